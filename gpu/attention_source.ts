@@ -1,0 +1,92 @@
+/**
+ * Generates the attention kernel for one head size.
+ *
+ * A thread owns one query: its vector, the running maximum and sum of the softmax, and the weighted
+ * sum of values stay in registers. Keys and values come in tiles of as many as there are threads,
+ * each thread fetching one; they are passed round by subgroup broadcast (drivers that compute on the
+ * CPU) or through workgroup memory (GPUs). Keys are taken four at a time, so that the running sum is
+ * rescaled once for four.
+ */
+export function attentionKernel(headDim: number, lanes: number, useSubgroup: boolean): string {
+  const vectors = Math.ceil(headDim / 4);
+  const all = (line: (d: number) => string) => Array.from({ length: vectors }, (_, d) => line(d));
+  const load = (array: string, d: number) =>
+    `vec4f(${
+      [0, 1, 2, 3].map((i) => d * 4 + i < headDim ? `${array}[at + ${d * 4 + i}u]` : "0.0")
+        .join(", ")
+    })`;
+  const tileDeclaration = useSubgroup ? "" : `
+var<workgroup> tile_k: array<array<vec4f, ${vectors}>, ${lanes}>;
+var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;`;
+  const key = (d: number, i: number) =>
+    useSubgroup ? `subgroupBroadcast(k${d}, j + ${i}u)` : `tile_k[j + ${i}u][${d}]`;
+  const value = (d: number, i: number) =>
+    useSubgroup ? `subgroupBroadcast(v${d}, j + ${i}u)` : `tile_v[j + ${i}u][${d}]`;
+  const fetch = useSubgroup
+    ? all((d) => `let k${d} = ${load("keys", d)}; let v${d} = ${load("values", d)};`)
+    : [
+      "workgroupBarrier(); // everyone is done with the last tile",
+      ...all((d) => `tile_k[lane][${d}] = ${load("keys", d)};`),
+      ...all((d) => `tile_v[lane][${d}] = ${load("values", d)};`),
+      "workgroupBarrier();",
+    ];
+  return `
+struct Params { length: u32, heads: u32, key_value_heads: u32, scale: f32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> queries: array<f32>;  // [windows, length, heads, ${headDim}]
+@group(0) @binding(2) var<storage, read> keys: array<f32>;     // [windows, length, key_value_heads, ${headDim}]
+@group(0) @binding(3) var<storage, read> values: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+${tileDeclaration}
+@compute @workgroup_size(${lanes})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let head = group.y;
+  let window = group.z * p.length;
+  let query = group.x * ${lanes}u + lane;
+  let key_value_head = head / (p.heads / p.key_value_heads);
+  ${all((d) => `var q${d}: vec4f; var o${d} = vec4f(0.0);`).join("\n")}
+  {
+    let at = ((window + min(query, p.length - 1u)) * p.heads + head) * ${headDim}u;
+    ${all((d) => `q${d} = p.scale * ${load("queries", d)};`).join("\n")}
+  }
+  var top = -3.0e38;
+  var sum = 0.0;
+  for (var tile = 0u; tile <= group.x; tile++) {
+    let first = tile * ${lanes}u;
+    let at = ((window + min(first + lane, p.length - 1u)) * p.key_value_heads + key_value_head) * ${headDim}u;
+    ${fetch.join("\n")}
+    for (var j = 0u; j < ${lanes}u; j += 4u) {
+      ${
+    [0, 1, 2, 3].map((i) =>
+      `var s${i} = ${all((d) => `dot(q${d}, ${key(d, i)})`).join(" + ")};
+      s${i} = select(-3.0e38, s${i}, first + j + ${i}u <= query);`
+    ).join("\n")
+  }
+      let new_top = max(max(top, max(s0, s1)), max(s2, s3));
+      let shrink = exp(top - new_top);
+      let w0 = exp(s0 - new_top);
+      let w1 = exp(s1 - new_top);
+      let w2 = exp(s2 - new_top);
+      let w3 = exp(s3 - new_top);
+      top = new_top;
+      sum = sum * shrink + (w0 + w1) + (w2 + w3);
+      ${
+    all((d) =>
+      `o${d} = o${d} * shrink + w0 * ${value(d, 0)} + w1 * ${value(d, 1)} + w2 * ${
+        value(d, 2)
+      } + w3 * ${value(d, 3)};`
+    ).join("\n")
+  }
+    }
+  }
+  if (query >= p.length) { return; }
+  let at = ((window + query) * p.heads + head) * ${headDim}u;
+  ${
+    all((d) =>
+      [0, 1, 2, 3].filter((i) => d * 4 + i < headDim)
+        .map((i) => `out[at + ${d * 4 + i}u] = o${d}.${"xyzw"[i]} / sum;`).join(" ")
+    ).join("\n")
+  }
+}
+`;
+}

@@ -1,0 +1,36 @@
+import source from "./dequantize.wgsl" with { type: "text" };
+import type { Gpu } from "./device.ts";
+import { uniform } from "./kernel.ts";
+import { type BitLayout, scalesPerBlock } from "./quantize_block.ts";
+import type { Tensor } from "./tensor.ts";
+
+/**
+ * The weights of a packed linear layer.
+ *
+ * @param bits u32 `[bitPlanes, rows, ⌈cols / 32⌉]`.
+ * @param scales f32 `[rows, blocks, scalesPerBlock]`.
+ * @param salient One bit per column, u32 `[⌈cols / 32⌉]`; any tensor if `planes` is 0.
+ * @returns f32 `[rows, cols]`, owned by the caller.
+ */
+export async function dequantize(
+  gpu: Gpu,
+  layout: BitLayout,
+  bits: Tensor,
+  scales: Tensor,
+  salient: Tensor,
+): Promise<Tensor> {
+  const { rows, cols, blockSize, zones, planes } = layout;
+  const words = Math.ceil(cols / 32);
+  const kernel = await gpu.kernel({
+    name: "dequantize",
+    source,
+    constants: { ZONES: zones, PLANES: planes, SCALES: scalesPerBlock(layout) },
+  });
+  const weight = gpu.empty([rows, cols]);
+  kernel.dispatch({
+    params: uniform([rows, cols, words, blockSize, Math.ceil(cols / blockSize)]),
+    tensors: [bits, scales, salient, weight],
+    workgroups: Math.ceil(rows * words / 64),
+  });
+  return weight;
+}

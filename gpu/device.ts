@@ -1,0 +1,408 @@
+import { UserError } from "../pipeline/errors.ts";
+import { Kernel, type KernelSource } from "./kernel.ts";
+import { Readback } from "./readback.ts";
+import { type Dtype, DTYPE_BYTES, shapeText, Tensor } from "./tensor.ts";
+
+/** Which adapter to open: the fastest, only a real GPU, or only a software one. */
+export type AdapterChoice = "auto" | "hardware" | "software";
+
+export interface GpuOptions {
+  adapter?: AdapterChoice;
+  /** Fill new tensors with NaN, so that a test sees what a kernel left unwritten. */
+  poison?: boolean;
+}
+
+/** GPU memory in bytes; pooled memory is free for reuse but still taken from the system. */
+export interface MemoryUse {
+  current: number;
+  pooled: number;
+  peak: number;
+}
+
+const UPLOAD_CHUNK = 4 << 20;
+const UNIFORM_SLOT = 256;
+const DISPATCHES_PER_SUBMIT = 64;
+const POISON = 0x7fc0_7fc0; // NaN as f32, as two bf16 and as two f16
+
+const NO_ADAPTER = [
+  "No WebGPU adapter was found",
+  "on Debian or Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1` brings a software driver",
+  "with an NVIDIA or AMD card install its Vulkan driver (`vulkaninfo --summary` should list it)",
+].join("; ");
+
+/** What the process must be told before the first `requestAdapter`. */
+function prepareEnvironment(): void {
+  const set = (name: string, value: string) => {
+    if (Deno.env.get(name) === undefined) Deno.env.set(name, value);
+  };
+  set("DENO_WEBGPU_BACKEND", "vulkan,metal,dx12"); // keeps OpenGL out
+  if (Deno.build.os !== "linux") return;
+  set("XDG_RUNTIME_DIR", "/tmp"); // Mesa warns without one
+  try {
+    // Mesa's software driver uses half of an AVX-512 register unless told otherwise.
+    if (/\bavx512f\b/.test(Deno.readTextFileSync("/proc/cpuinfo"))) {
+      set("LP_NATIVE_VECTOR_WIDTH", "512");
+    }
+  } catch {
+    // No /proc: the driver's own choice stands.
+  }
+}
+
+/**
+ * A WebGPU device: memory, kernels, and one queue of dispatches that is submitted in batches.
+ *
+ * Errors of the API are caught in error scopes and thrown by the next {@link read} or {@link idle};
+ * without that Deno reports nothing and results are zeros.
+ */
+export class Gpu implements AsyncDisposable {
+  readonly device: GPUDevice;
+  /** Name of the adapter and its driver, as the adapter gives it. */
+  readonly name: string;
+  /** True for a driver that computes on the CPU. */
+  readonly software: boolean;
+  /** Lanes of a subgroup if the adapter has subgroups of one size, else 0. */
+  readonly subgroupSize: number;
+  readonly poison: boolean;
+
+  #readback: Readback;
+  #kernels = new Map<string, Promise<Kernel>>();
+  #pool = new Map<number, GPUBuffer[]>();
+  #memory: MemoryUse = { current: 0, pooled: 0, peak: 0 };
+  #encoder?: GPUCommandEncoder;
+  #pass?: GPUComputePassEncoder;
+  #dispatches = 0;
+  #uniforms: GPUBuffer;
+  #uniformBytes = new Uint8Array(UNIFORM_SLOT * DISPATCHES_PER_SUBMIT);
+  #errors: Promise<GPUError | null>[] = [];
+  #lost?: string;
+
+  private constructor(device: GPUDevice, adapter: GPUAdapter, readback: Readback, poison: boolean) {
+    this.device = device;
+    this.name = adapter.info.description || adapter.info.vendor;
+    this.software = adapter.info.isFallbackAdapter;
+    const { subgroupMinSize: min, subgroupMaxSize: max } = adapter.info;
+    const subgroups = device.features.has("subgroups" as GPUFeatureName);
+    this.subgroupSize = subgroups && min === max ? min : 0;
+    this.poison = poison;
+    this.#readback = readback;
+    this.#uniforms = device.createBuffer({
+      label: "uniforms",
+      size: this.#uniformBytes.byteLength,
+      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+    });
+    device.addEventListener("uncapturederror", (event) => {
+      this.#lost ??= (event as GPUUncapturedErrorEvent).error.message;
+    });
+    device.lost.then(({ message, reason }) => {
+      if (reason !== "destroyed") this.#lost ??= `the device was lost: ${message}`;
+    });
+  }
+
+  /**
+   * Opens an adapter with the limits it offers.
+   *
+   * @throws {UserError} If there is no adapter of the kind asked for.
+   */
+  static async open({ adapter: choice = "auto", poison = false }: GpuOptions = {}): Promise<Gpu> {
+    prepareEnvironment();
+    const adapter = await navigator.gpu?.requestAdapter({
+      powerPreference: "high-performance",
+      forceFallbackAdapter: choice === "software",
+    });
+    if (!adapter) throw new UserError(NO_ADAPTER);
+    const { description, isFallbackAdapter } = adapter.info;
+    if (choice === "hardware" && isFallbackAdapter) {
+      throw new UserError(
+        `gpu.adapter is "hardware", but the only adapter found is "${description}", which computes on the CPU; ` +
+          `install the GPU's Vulkan driver or set gpu.adapter to "auto"`,
+      );
+    }
+    const limits: Record<string, number> = {};
+    for (
+      const limit of [
+        "maxStorageBufferBindingSize",
+        "maxBufferSize",
+        "maxComputeWorkgroupStorageSize",
+        "maxComputeInvocationsPerWorkgroup",
+        "maxComputeWorkgroupSizeX",
+        "maxStorageBuffersPerShaderStage",
+        "minStorageBufferOffsetAlignment",
+      ] as const
+    ) limits[limit] = adapter.limits[limit];
+    const device = await requestDevice(adapter, limits);
+    return new Gpu(device, adapter, await Readback.open(device), poison);
+  }
+
+  /** Memory in use now and at the worst moment so far. */
+  get memory(): MemoryUse {
+    return { ...this.#memory };
+  }
+
+  /** Largest number of bytes that one binding of a kernel can reach. */
+  get maxBinding(): number {
+    return this.device.limits.maxStorageBufferBindingSize;
+  }
+
+  /** Threads of a workgroup that reduces a row: barriers are dear where the CPU computes. */
+  get reductionLanes(): number {
+    return this.software ? 16 : 128;
+  }
+
+  /** Starts a new measurement of `memory.peak`. */
+  resetPeak(): void {
+    this.#memory.peak = this.#memory.current + this.#memory.pooled;
+  }
+
+  /**
+   * A tensor of undefined content (NaN when poisoned).
+   *
+   * @throws {UserError} If the adapter cannot hold a buffer of this size.
+   */
+  empty(shape: readonly number[], dtype: Dtype = "f32", label = ""): Tensor {
+    const elements = shape.reduce((product, length) => product * length, 1);
+    const wanted = Math.max(elements * DTYPE_BYTES[dtype], 4);
+    const size = Math.ceil(wanted / UNIFORM_SLOT) * UNIFORM_SLOT;
+    if (size > this.device.limits.maxBufferSize) {
+      throw new UserError(
+        `A tensor of ${shapeText(shape)} ${dtype} takes ${size} bytes, ` +
+          `more than a buffer of "${this.name}" can hold (${this.device.limits.maxBufferSize})`,
+      );
+    }
+    let buffer = this.#pool.get(size)?.pop();
+    if (buffer) this.#memory.pooled -= size;
+    else {
+      buffer = this.device.createBuffer({
+        label,
+        size,
+        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+      });
+    }
+    this.#memory.current += size;
+    const { current, pooled, peak } = this.#memory;
+    this.#memory.peak = Math.max(peak, current + pooled);
+    const tensor = new Tensor(this, buffer, shape, dtype, 0, true);
+    if (this.poison) this.#write(tensor, new Uint8Array(new Uint32Array(size / 4).fill(POISON).buffer));
+    return tensor;
+  }
+
+  /** A tensor of zeros. */
+  zeros(shape: readonly number[], dtype: Dtype = "f32"): Tensor {
+    const tensor = this.empty(shape, dtype);
+    this.clear(tensor);
+    return tensor;
+  }
+
+  /** Sets every element to zero. */
+  clear(tensor: Tensor): void {
+    this.#endPass();
+    this.#commands().clearBuffer(tensor.buffer, tensor.offset, tensor.bytes);
+    this.#count();
+  }
+
+  /**
+   * A tensor with a copy of host data; f16 and bf16 come as their bit patterns.
+   *
+   * @throws {RangeError} If the data do not fill the shape exactly.
+   */
+  upload(data: ArrayBufferView, shape: readonly number[], dtype?: Dtype): Tensor {
+    dtype ??= data instanceof Float32Array ? "f32" : data instanceof Int32Array ? "i32" : "u32";
+    const tensor = this.empty(shape, dtype);
+    if (data.byteLength !== tensor.size * DTYPE_BYTES[dtype]) {
+      const found = data.byteLength;
+      this.free(tensor);
+      throw new RangeError(`${found} bytes of data do not fill ${shapeText(shape)} ${dtype}`);
+    }
+    this.#write(tensor, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    return tensor;
+  }
+
+  /** Overwrites the start of a tensor with host data. */
+  #write(tensor: Tensor, bytes: Uint8Array): void {
+    this.flush(); // dispatches before this point must still see the old content
+    const { queue } = this.device;
+    for (let start = 0; start < bytes.byteLength; start += UPLOAD_CHUNK) {
+      let chunk = bytes.subarray(start, start + UPLOAD_CHUNK);
+      if (chunk.byteLength % 4) {
+        const padded = new Uint8Array(Math.ceil(chunk.byteLength / 4) * 4);
+        padded.set(chunk);
+        chunk = padded;
+      }
+      queue.writeBuffer(tensor.buffer, tensor.offset + start, chunk as BufferSource);
+      queue.submit([]); // lets the driver release its staging memory
+    }
+  }
+
+  /** Copies `source` to a tensor of its own. */
+  clone(source: Tensor): Tensor {
+    const copy = this.empty(source.shape, source.dtype);
+    this.copy(source, copy);
+    return copy;
+  }
+
+  /** Copies the content of one tensor over another of the same size. */
+  copy(source: Tensor, target: Tensor): void {
+    this.#endPass();
+    const { buffer, offset, bytes } = source;
+    this.#commands().copyBufferToBuffer(buffer, offset, target.buffer, target.offset, bytes);
+    this.#count();
+  }
+
+  /** Hands tensors back; a view is ignored. */
+  free(...tensors: Tensor[]): void {
+    for (const { owned, buffer } of tensors) {
+      if (!owned) continue;
+      const kept = this.#pool.get(buffer.size) ?? [];
+      if (kept.includes(buffer)) throw new Error("A tensor was freed twice");
+      kept.push(buffer);
+      this.#pool.set(buffer.size, kept);
+      this.#memory.current -= buffer.size;
+      this.#memory.pooled += buffer.size;
+    }
+  }
+
+  /** Gives the pooled memory back to the system. */
+  trim(): void {
+    this.flush();
+    for (const buffers of this.#pool.values()) buffers.forEach((buffer) => buffer.destroy());
+    this.#pool.clear();
+    this.#memory.pooled = 0;
+  }
+
+  /**
+   * Waits for the queue and reads a tensor: f32 as Float32Array, i32 as Int32Array, the rest as bits.
+   *
+   * @throws {Error} If anything queued before this point failed.
+   */
+  async read(tensor: Tensor): Promise<Float32Array<ArrayBuffer>>;
+  async read<Dtype extends "u32">(tensor: Tensor, as: Dtype): Promise<Uint32Array<ArrayBuffer>>;
+  async read(tensor: Tensor, as?: "u32"): Promise<Float32Array | Uint32Array> {
+    const bytes = await this.readBytes(tensor);
+    return as === "u32" ? new Uint32Array(bytes.buffer) : new Float32Array(bytes.buffer);
+  }
+
+  /** The bytes of a tensor, rounded up to whole words. */
+  async readBytes(tensor: Tensor): Promise<Uint8Array<ArrayBuffer>> {
+    this.flush();
+    const bytes = new Uint8Array(tensor.bytes);
+    await this.#readback.read(tensor.buffer, tensor.offset, bytes);
+    await this.#throwErrors();
+    return bytes;
+  }
+
+  /** Waits until everything queued so far is done. */
+  async idle(): Promise<void> {
+    this.flush();
+    await this.#readback.read(this.#uniformsEcho(), 0, new Uint8Array(4));
+    await this.#throwErrors();
+  }
+
+  #echo?: Tensor;
+  #uniformsEcho(): GPUBuffer {
+    this.#echo ??= this.empty([1]);
+    return this.#echo.buffer;
+  }
+
+  async #throwErrors(): Promise<void> {
+    for (const error of await Promise.all(this.#errors.splice(0))) {
+      if (error) throw new Error(`WebGPU: ${error.message}`);
+    }
+    if (this.#lost) throw new Error(`WebGPU: ${this.#lost}`);
+  }
+
+  /** The compiled kernel; each combination of text and constants is compiled once. */
+  kernel(source: KernelSource): Promise<Kernel> {
+    const key = JSON.stringify([source.name, source.constants ?? {}]);
+    let kernel = this.#kernels.get(key);
+    if (!kernel) {
+      kernel = Kernel.compile(this, source);
+      this.#kernels.set(key, kernel);
+    }
+    return kernel;
+  }
+
+  /** Queues one dispatch; called by {@link Kernel.dispatch}. */
+  dispatch(
+    kernel: Kernel,
+    params: Uint8Array | undefined,
+    tensors: readonly Tensor[],
+    grid: readonly [number, number, number],
+  ): void {
+    const entries: GPUBindGroupEntry[] = tensors.map((tensor, i) => {
+      if (tensor.bytes > this.maxBinding) {
+        throw new UserError(
+          `A tensor of ${shapeText(tensor.shape)} ${tensor.dtype} takes ${tensor.bytes} bytes, ` +
+            `more than a kernel on "${this.name}" can bind (${this.maxBinding})`,
+        );
+      }
+      const { buffer, offset, bytes } = tensor;
+      return { binding: kernel.storageBindings[i], resource: { buffer, offset, size: bytes } };
+    });
+    const commands = this.#commands();
+    let dynamicOffsets: number[] = [];
+    if (kernel.uniformBinding !== undefined) {
+      if (!params) throw new Error(`The kernel "${kernel.name}" lacks its parameters`);
+      const offset = this.#dispatches * UNIFORM_SLOT;
+      this.#uniformBytes.set(params, offset);
+      entries.push({
+        binding: kernel.uniformBinding,
+        resource: { buffer: this.#uniforms, offset: 0, size: UNIFORM_SLOT },
+      });
+      dynamicOffsets = [offset];
+    }
+    const group = this.device.createBindGroup({ layout: kernel.layout, entries });
+    this.#pass ??= commands.beginComputePass();
+    this.#pass.setPipeline(kernel.pipeline);
+    this.#pass.setBindGroup(0, group, dynamicOffsets);
+    this.#pass.dispatchWorkgroups(...grid);
+    this.#count();
+  }
+
+  /** Submits what is queued. */
+  flush(): void {
+    if (!this.#encoder) return;
+    this.#endPass();
+    const { queue } = this.device;
+    const used = this.#dispatches * UNIFORM_SLOT;
+    if (used) queue.writeBuffer(this.#uniforms, 0, this.#uniformBytes, 0, used);
+    queue.submit([this.#encoder.finish()]);
+    this.#encoder = undefined;
+    this.#dispatches = 0;
+    this.#errors.push(this.device.popErrorScope(), this.device.popErrorScope());
+  }
+
+  #commands(): GPUCommandEncoder {
+    if (!this.#encoder) {
+      this.device.pushErrorScope("out-of-memory");
+      this.device.pushErrorScope("validation");
+      this.#encoder = this.device.createCommandEncoder();
+    }
+    return this.#encoder;
+  }
+
+  #endPass(): void {
+    this.#pass?.end();
+    this.#pass = undefined;
+  }
+
+  #count(): void {
+    if (++this.#dispatches === DISPATCHES_PER_SUBMIT) this.flush();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.idle();
+    this.device.destroy();
+  }
+}
+
+/** Asks for subgroups, which Deno grants on adapters that do not list them, and does without if refused. */
+async function requestDevice(
+  adapter: GPUAdapter,
+  requiredLimits: Record<string, number>,
+): Promise<GPUDevice> {
+  try {
+    const requiredFeatures = ["subgroups" as GPUFeatureName];
+    return await adapter.requestDevice({ requiredFeatures, requiredLimits });
+  } catch {
+    return await adapter.requestDevice({ requiredLimits });
+  }
+}

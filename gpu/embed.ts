@@ -1,0 +1,31 @@
+import type { Gpu } from "./device.ts";
+import source from "./embed.wgsl" with { type: "text" };
+import { uniform } from "./kernel.ts";
+import type { Tensor } from "./tensor.ts";
+
+const FORMATS: Partial<Record<Tensor["dtype"], number>> = { f32: 0, f16: 1, bf16: 2 };
+
+/**
+ * Looks token ids up in a part of an embedding table.
+ *
+ * @param ids Token ids, u32 `[tokens]`.
+ * @param table Rows `first` and on of the table, `[rows, cols]`, f32, f16 or bf16.
+ * @param out Receives the rows, f32 `[tokens, cols]`; ids outside the part are left alone.
+ */
+export async function embed(
+  gpu: Gpu,
+  ids: Tensor,
+  table: Tensor,
+  first: number,
+  out: Tensor,
+  accumulate = false,
+): Promise<void> {
+  const [rows, cols] = table.shape;
+  const constants = { FORMAT: FORMATS[table.dtype]!, ACCUMULATE: Number(accumulate) };
+  const kernel = await gpu.kernel({ name: "embed", source, constants });
+  kernel.dispatch({
+    params: uniform([ids.size, cols, first, rows]),
+    tensors: [ids, table, out],
+    workgroups: [Math.ceil(cols / 64), ids.size],
+  });
+}

@@ -1,0 +1,183 @@
+import type { Gpu } from "./device.ts";
+import {
+  BROADCAST_TILE,
+  broadcastKernel,
+  finishKernel,
+  GEMM_FLAGS,
+  type GemmLayout,
+  tileKernel,
+  type TileShape,
+} from "./gemm_source.ts";
+import { uniform } from "./kernel.ts";
+import type { Tensor } from "./tensor.ts";
+import { copyRegion, transpose } from "./transpose.ts";
+
+export type { GemmLayout } from "./gemm_source.ts";
+
+/** A row-major matrix inside an f32 tensor: row i begins at element `start + i * stride`. */
+export interface Matrix {
+  tensor: Tensor;
+  start?: number;
+  /** Elements from one row to the next; the tensor's last dimension unless told otherwise. */
+  stride?: number;
+}
+
+export interface Gemm {
+  /** Which of A and B come transposed. C is `[m, n]`, the inner dimension is k. */
+  layout: GemmLayout;
+  m: number;
+  n: number;
+  k: number;
+  a: Matrix | Tensor;
+  b: Matrix | Tensor;
+  c: Matrix | Tensor;
+  /** Factor of the product; 1 unless told otherwise. */
+  alpha?: number;
+  /** Adds to C instead of replacing it. */
+  accumulate?: boolean;
+  /** Added to every row, `[n]`. */
+  bias?: Tensor;
+  /** Added to the result, `[m, n]`; must not share memory with C. */
+  residual?: Matrix | Tensor;
+  /** Leaves out tiles of C that lie wholly below the diagonal (they keep their content). */
+  upperOnly?: boolean;
+}
+
+interface Placed {
+  tensor: Tensor;
+  start: number;
+  stride: number;
+}
+
+function place(matrix: Matrix | Tensor): Placed {
+  const { tensor, start = 0, stride } = "tensor" in matrix
+    ? matrix
+    : { tensor: matrix, start: 0, stride: undefined };
+  return { tensor, start, stride: stride ?? tensor.shape[tensor.shape.length - 1] };
+}
+
+const LARGE: TileShape = { rows: 128, cols: 128, depth: 16 };
+const SMALL: TileShape = { rows: 64, cols: 64, depth: 16 };
+
+/**
+ * Queues C = alpha · op(A) · op(B) (+ bias) (+ residual) (+ C), in f32.
+ *
+ * GPUs multiply tiles in workgroup memory; a driver that computes on the CPU, and has subgroups of
+ * one size, passes values round between the lanes of a subgroup instead.
+ */
+export async function gemm(gpu: Gpu, options: Gemm): Promise<void> {
+  const { m, n } = options;
+  if (m === 0 || n === 0) return;
+  const call: Call = {
+    ...options,
+    a: place(options.a),
+    b: place(options.b),
+    c: place(options.c),
+    residual: options.residual ? place(options.residual) : undefined,
+  };
+  const lanes = gpu.subgroupSize;
+  const { rows } = BROADCAST_TILE;
+  if (gpu.software && lanes > 0 && rows % lanes === 0) await broadcastGemm(gpu, call);
+  else await tileGemm(gpu, call);
+}
+
+type Call = Omit<Gemm, "a" | "b" | "c" | "residual"> & {
+  a: Placed;
+  b: Placed;
+  c: Placed;
+  residual?: Placed;
+};
+
+async function tileGemm(gpu: Gpu, call: Call): Promise<void> {
+  const { layout, m, n, k, a, b, c, residual = c } = call;
+  const tile = tileFor(gpu, m, n);
+  // In a vec4 neither k nor m may run over the end of a row.
+  const inner = layout === "NN" || layout === "NT" ? [k, n] : [n];
+  const aligned = inner.concat([a, b, c, residual].flatMap(({ start, stride }) => [start, stride]))
+    .every((value) => value % 4 === 0);
+  const kernel = await gpu.kernel({
+    name: `gemm_${layout}_${tile.rows}x${tile.cols}x${tile.depth}${aligned ? "" : "_any"}`,
+    source: () => tileKernel(layout, tile, aligned),
+  });
+  kernel.dispatch({
+    ...parameters(call),
+    workgroups: [Math.ceil(n / tile.cols), Math.ceil(m / tile.rows)],
+  });
+}
+
+function tileFor(gpu: Gpu, m: number, n: number): TileShape {
+  const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
+  const fits = maxComputeWorkgroupStorageSize >= 17408 && maxComputeInvocationsPerWorkgroup >= 256;
+  // Fewer large tiles than this leave multiprocessors idle.
+  return fits && Math.ceil(m / LARGE.rows) * Math.ceil(n / LARGE.cols) >= 128 ? LARGE : SMALL;
+}
+
+async function broadcastGemm(gpu: Gpu, call: Call): Promise<void> {
+  const { m, n, k, c, upperOnly } = call;
+  const aTransposed = call.layout === "TN";
+  const lanes = gpu.subgroupSize;
+  const tile = { rows: BROADCAST_TILE.rows, cols: BROADCAST_TILE.colsPerLane * lanes };
+  const temporary: Tensor[] = [];
+  const prepare = async (matrix: Placed, rows: number, cols: number, turn: boolean) => {
+    if (!turn && matrix.start % 4 === 0 && matrix.stride % 4 === 0) return matrix;
+    const stride = Math.ceil((turn ? rows : cols) / 4) * 4; // whole vec4s
+    const tensor = gpu.empty([turn ? cols : rows, stride]);
+    temporary.push(tensor);
+    const region = { ...matrix, rows, cols };
+    await (turn ? transpose : copyRegion)(gpu, region, tensor, stride);
+    return { tensor, start: 0, stride };
+  };
+  const a = aTransposed
+    ? await prepare(call.a, k, m, false)
+    : await prepare(call.a, m, k, false);
+  const b = call.layout === "NT"
+    ? await prepare(call.b, n, k, true)
+    : await prepare(call.b, k, n, false);
+  const grid: [number, number] = [Math.ceil(n / tile.cols), Math.ceil(m / tile.rows)];
+  const whole = m % tile.rows === 0 && n % tile.cols === 0 &&
+    c.start % 4 === 0 && c.stride % 4 === 0;
+  const plain = (call.alpha ?? 1) === 1 && !call.bias && !call.residual && !call.accumulate;
+  let product = c;
+  if (!whole || !plain) {
+    const stride = grid[0] * tile.cols;
+    const tensor = gpu.empty([grid[1] * tile.rows, stride]);
+    temporary.push(tensor);
+    product = { tensor, start: 0, stride };
+  }
+  const kernel = await gpu.kernel({
+    name: `gemm_broadcast_${aTransposed ? "TN" : "NN"}_${lanes}`,
+    source: () => broadcastKernel(aTransposed, lanes),
+  });
+  const { params } = parameters({ layout: "NN", m, n, k, a, b, c: product, upperOnly });
+  kernel.dispatch({ params, tensors: [a.tensor, b.tensor, product.tensor], workgroups: grid });
+  if (product !== c) await finish(gpu, { ...call, a: product, b: product });
+  gpu.free(...temporary);
+}
+
+/** Queues C = alpha · A (+ bias) (+ residual) (+ C) for a product A that is already there. */
+async function finish(gpu: Gpu, call: Call): Promise<void> {
+  const { m, n, a, c, residual = c } = call;
+  const aligned = [a, c, residual].every(({ start, stride }) => start % 4 + stride % 4 === 0) &&
+    n % 4 === 0;
+  const kernel = await gpu.kernel({
+    name: aligned ? "gemm_finish" : "gemm_finish_any",
+    source: () => finishKernel(aligned),
+  });
+  kernel.dispatch({ ...parameters(call), workgroups: [Math.ceil(n / 64), Math.ceil(m / 4)] });
+}
+
+function parameters(call: Call): { params: Uint8Array; tensors: Tensor[] } {
+  const { m, n, k, a, b, c, bias, residual, alpha = 1 } = call;
+  const flags = (bias ? GEMM_FLAGS.bias : 0) |
+    (residual ? GEMM_FLAGS.residual : 0) |
+    (call.accumulate ? GEMM_FLAGS.accumulate : 0) |
+    (call.upperOnly ? GEMM_FLAGS.upper : 0);
+  const r = residual ?? { tensor: a.tensor, start: 0, stride: 0 };
+  return {
+    params: uniform(
+      [m, n, k, flags, a.start, a.stride, b.start, b.stride, c.start, c.stride, r.start, r.stride],
+      [alpha],
+    ),
+    tensors: [a.tensor, b.tensor, c.tensor, bias ?? a.tensor, r.tensor],
+  };
+}

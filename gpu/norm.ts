@@ -1,0 +1,30 @@
+import type { Gpu } from "./device.ts";
+import { uniform } from "./kernel.ts";
+import source from "./norm.wgsl" with { type: "text" };
+import reduce from "./reduce.wgsl" with { type: "text" };
+import type { Tensor } from "./tensor.ts";
+
+/**
+ * Normalizes the rows of `x`, f32 `[rows, cols]`: layer norm if there is a bias, else RMS norm.
+ *
+ * @param weight Factor of each column, f32 `[cols]`.
+ * @returns f32 `[rows, cols]`, owned by the caller.
+ */
+export async function norm(
+  gpu: Gpu,
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | undefined,
+  epsilon: number,
+): Promise<Tensor> {
+  const [rows, cols] = x.shape;
+  const constants = { CENTER: Number(bias !== undefined), LANES: gpu.reductionLanes };
+  const kernel = await gpu.kernel({ name: "norm", source: reduce + source, constants });
+  const out = gpu.empty(x.shape);
+  kernel.dispatch({
+    params: uniform([rows, cols], [epsilon]),
+    tensors: [x, weight, bias ?? weight, out],
+    workgroups: rows,
+  });
+  return out;
+}

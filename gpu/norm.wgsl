@@ -1,0 +1,42 @@
+// RMS norm:    out = x / sqrt(mean(x²) + epsilon) · weight
+// Layer norm:  out = (x - mean(x)) / sqrt(mean((x - mean(x))²) + epsilon) · weight + bias   (CENTER)
+//
+// One workgroup per row. Reference: tests/reference/decoder.ts.
+
+override CENTER: bool = false;
+
+struct Params { rows: u32, cols: u32, epsilon: f32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;             // [rows, cols]
+@group(0) @binding(2) var<storage, read> weight: array<f32>;        // [cols]
+@group(0) @binding(3) var<storage, read> bias: array<f32>;          // [cols], used if CENTER
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;     // [rows, cols]
+
+@compute @workgroup_size(LANES)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let row = group.y * groups.x + group.x;
+  if (row >= p.rows) { return; }
+  let start = row * p.cols;
+  let end = start + p.cols;
+  var mean = 0.0;
+  if (CENTER) {
+    var total = 0.0;
+    for (var i = start + lane; i < end; i += LANES) { total += x[i]; }
+    mean = sum_over_lanes(total, lane) / f32(p.cols);
+  }
+  var squares = 0.0;
+  for (var i = start + lane; i < end; i += LANES) {
+    let d = x[i] - mean;
+    squares += d * d;
+  }
+  let factor = 1.0 / sqrt(sum_over_lanes(squares, lane) / f32(p.cols) + p.epsilon);
+  for (var i = start + lane; i < end; i += LANES) {
+    var y = (x[i] - mean) * factor * weight[i - start];
+    if (CENTER) { y += bias[i - start]; }
+    out[i] = y;
+  }
+}

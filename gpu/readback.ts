@@ -1,0 +1,59 @@
+const CHUNK = 4 << 20;
+
+/**
+ * Copies GPU buffers to host memory.
+ *
+ * In Deno an awaited `mapAsync` sleeps 11 ms, but `getMappedRange` called in the same tick waits for
+ * the queue and succeeds. That is not what the specification promises, so `open` tries it once and
+ * falls back to awaiting where it throws.
+ */
+export class Readback {
+  #next = 0;
+
+  private constructor(
+    readonly device: GPUDevice,
+    private readonly slots: readonly GPUBuffer[],
+    /** Whether a buffer can be mapped without awaiting. */
+    readonly synchronous: boolean,
+  ) {}
+
+  static async open(device: GPUDevice): Promise<Readback> {
+    const slots: GPUBuffer[] = [];
+    for (let i = 0; i < 2; i++) {
+      const usage = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
+      const slot = device.createBuffer({ label: "readback", size: CHUNK, usage });
+      await slot.mapAsync(GPUMapMode.READ); // Deno panics if the first map is not awaited
+      slot.unmap();
+      slots.push(slot);
+    }
+    const [probe] = slots;
+    let synchronous = true;
+    const mapped = probe.mapAsync(GPUMapMode.READ);
+    mapped.catch(() => {});
+    try {
+      probe.getMappedRange(0, 4);
+    } catch {
+      synchronous = false;
+      await mapped;
+    }
+    probe.unmap();
+    return new Readback(device, slots, synchronous);
+  }
+
+  /** Fills `target` from byte `offset` of `source`, after everything that was submitted before. */
+  async read(source: GPUBuffer, offset: number, target: Uint8Array): Promise<void> {
+    for (let start = 0; start < target.byteLength; start += CHUNK) {
+      const length = Math.min(CHUNK, target.byteLength - start);
+      const slot = this.slots[this.#next++ % this.slots.length];
+      const size = Math.ceil(length / 4) * 4;
+      const encoder = this.device.createCommandEncoder({ label: "readback" });
+      encoder.copyBufferToBuffer(source, offset + start, slot, 0, size);
+      this.device.queue.submit([encoder.finish()]);
+      const mapped = slot.mapAsync(GPUMapMode.READ, 0, size);
+      if (this.synchronous) mapped.catch(() => {});
+      else await mapped;
+      target.set(new Uint8Array(slot.getMappedRange(0, size)).subarray(0, length), start);
+      slot.unmap();
+    }
+  }
+}

@@ -1,0 +1,170 @@
+import { distance } from "fastest-levenshtein";
+import { basename, join } from "node:path";
+import { UserError } from "../pipeline/errors.ts";
+import {
+  foreignContent,
+  isFloatDtype,
+  readHeader,
+  type StoredTensor,
+  TensorReader,
+  toFloat32,
+} from "./safetensors.ts";
+
+const INDEX = "model.safetensors.index.json";
+const SINGLE = "model.safetensors";
+
+/**
+ * The weights in a model folder: `model.safetensors`, or the shards that
+ * `model.safetensors.index.json` lists. Tensors are read when asked for, so memory holds no more
+ * than what the caller keeps. Shards stay open until the checkpoint is disposed.
+ */
+export class Checkpoint implements Disposable {
+  readonly #reader = new TensorReader();
+
+  private constructor(
+    readonly folder: string,
+    /** The names of the weight files in the folder, the index (if there is one) first. */
+    readonly files: string[],
+    /** By name, in the order of the index or, without one, of the file. */
+    readonly tensors: Map<string, StoredTensor>,
+  ) {}
+
+  /**
+   * Opens a folder and checks the headers of all its weight files.
+   *
+   * @throws {UserError} If there are no weights, or a file is missing, damaged or not as the index
+   *   says.
+   */
+  static open(folder: string): Checkpoint {
+    const names = listFolder(folder);
+    if (names.includes(INDEX)) {
+      const tensors = readShards(folder, names);
+      const shards = new Set(tensors.values().map(({ file }) => basename(file)));
+      return new Checkpoint(folder, [INDEX, ...[...shards].sort()], tensors);
+    }
+    if (names.includes(SINGLE)) {
+      return new Checkpoint(folder, [SINGLE], readHeader(join(folder, SINGLE)).tensors);
+    }
+    const pytorch = names.find((name) => /^pytorch_model.*\.bin(\.index\.json)?$/.test(name));
+    throw new UserError(
+      pytorch
+        ? `Cannot open "${folder}": it has its weights as "${pytorch}", a format that is not ` +
+          `supported; convert them to safetensors, in Python with ` +
+          `AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)`
+        : `Cannot open "${folder}": it has no weights, neither "${SINGLE}" nor "${INDEX}"`,
+    );
+  }
+
+  has(name: string): boolean {
+    return this.tensors.has(name);
+  }
+
+  /** @throws {UserError} If there is no such tensor. */
+  get(name: string): StoredTensor {
+    const tensor = this.tensors.get(name);
+    if (tensor) return tensor;
+    const near = [...this.tensors.keys()]
+      .map((known) => ({ known, edits: distance(known, name) }))
+      .sort((a, b) => a.edits - b.edits)
+      .slice(0, 3)
+      .map(({ known }) => `"${known}"`);
+    throw new UserError(
+      `Cannot find tensor "${name}" in "${this.folder}"; ` +
+        (near.length > 0 ? `the nearest names are ${near.join(", ")}` : "it has no tensors"),
+    );
+  }
+
+  /** The bytes of a tensor as stored, in a fresh buffer. See {@link TensorReader.readBytes}. */
+  readBytes(name: string): Uint8Array<ArrayBuffer> {
+    return this.#reader.readBytes(this.get(name));
+  }
+
+  /** The bytes of a tensor in pieces. See {@link TensorReader.readChunks}. */
+  readChunks(name: string, chunkBytes: number): Generator<Uint8Array<ArrayBuffer>> {
+    return this.#reader.readChunks(this.get(name), chunkBytes);
+  }
+
+  /**
+   * The numbers of a tensor, row-major, as f32.
+   *
+   * @throws {UserError} If it is not stored as F16, BF16, F32 or F64.
+   */
+  readFloat32(name: string): Float32Array<ArrayBuffer> {
+    const { dtype, file } = this.get(name);
+    if (!isFloatDtype(dtype)) {
+      throw new UserError(
+        `Cannot use tensor "${name}" of "${file}": it is stored as ${dtype}; ` +
+          `F16, BF16, F32 and F64 are supported`,
+      );
+    }
+    return toFloat32(this.readBytes(name), dtype);
+  }
+
+  [Symbol.dispose](): void {
+    this.#reader[Symbol.dispose]();
+  }
+}
+
+/** The names in a folder, sorted. */
+function listFolder(folder: string): string[] {
+  try {
+    return [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    const problem = error instanceof Deno.errors.NotFound
+      ? "there is no such folder"
+      : error instanceof Deno.errors.NotADirectory
+      ? "it is not a folder"
+      : error.message;
+    throw new UserError(`Cannot open "${folder}": ${problem}`);
+  }
+}
+
+/** The tensors that the index lists, in its order; `names` are the files in the folder. */
+function readShards(folder: string, names: string[]): Map<string, StoredTensor> {
+  const shards = new Map<string, Map<string, StoredTensor>>();
+  const tensors = new Map<string, StoredTensor>();
+  for (const [name, shard] of Object.entries(readWeightMap(join(folder, INDEX)))) {
+    if (!names.includes(shard)) {
+      throw new UserError(
+        `Cannot open "${folder}": the index puts "${name}" in "${shard}", which is not there; ` +
+          `download the missing file`,
+      );
+    }
+    let header = shards.get(shard);
+    if (!header) shards.set(shard, header = readHeader(join(folder, shard)).tensors);
+    const tensor = header.get(name);
+    if (!tensor) {
+      throw new UserError(
+        `Cannot open "${folder}": "${shard}" has no tensor "${name}", which the index puts there; ` +
+          `download both again`,
+      );
+    }
+    tensors.set(name, tensor);
+  }
+  return tensors;
+}
+
+/** The file name of each tensor, checked to be names of files in the same folder. */
+function readWeightMap(path: string): Record<string, string> {
+  const refuse = (problem: string): never => {
+    throw new UserError(`Cannot read "${path}": ${problem}`);
+  };
+  const text = Deno.readTextFileSync(path);
+  let index: { weight_map?: unknown } | null = null;
+  try {
+    index = JSON.parse(text);
+  } catch {
+    refuse(foreignContent(text) ?? "it is not JSON; download it again");
+  }
+  const weightMap = index?.weight_map;
+  if (typeof weightMap !== "object" || weightMap === null || Array.isArray(weightMap)) {
+    return refuse(`it has no object "weight_map"`);
+  }
+  for (const [name, file] of Object.entries(weightMap)) {
+    if (typeof file !== "string" || file === "" || /[\\/:]|^\.\.?$/.test(file)) {
+      refuse(`it puts "${name}" in ${JSON.stringify(file)}, which is no file name in its folder`);
+    }
+  }
+  return weightMap as Record<string, string>;
+}

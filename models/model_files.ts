@@ -1,0 +1,91 @@
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { basename, join } from "node:path";
+import { UserError } from "../pipeline/errors.ts";
+import { type Architecture, readArchitecture } from "./architecture.ts";
+import { Checkpoint } from "./checkpoint.ts";
+import { type QuantizationConfig, readQuantizationConfig } from "./packed_format.ts";
+import { TextTokenizer } from "./tokenizer.ts";
+
+/** A model in a folder: its configuration, weights and tokenizer. */
+export class ModelFiles implements Disposable {
+  #tokenizer?: TextTokenizer;
+
+  private constructor(
+    readonly folder: string,
+    /** config.json as it is. */
+    readonly config: Record<string, unknown>,
+    readonly architecture: Architecture,
+    readonly checkpoint: Checkpoint,
+    /** How the linear layers are packed; absent for a plain model. */
+    readonly quantization: QuantizationConfig | undefined,
+  ) {}
+
+  /**
+   * Opens a folder as transformers writes it, or a packed one.
+   *
+   * @throws {UserError} If something is missing, damaged or not supported.
+   */
+  static open(folder: string): ModelFiles {
+    if (!existsSync(folder) || !statSync(folder).isDirectory()) {
+      throw new UserError(
+        `Cannot open the model "${folder}": there is no such folder; ` +
+          `give the folder that holds config.json and model.safetensors`,
+      );
+    }
+    const config = readJson(join(folder, "config.json"));
+    const quantization = readQuantizationConfig(config, join(folder, "config.json"));
+    const architecture = readArchitecture(config, join(folder, "config.json"));
+    return new ModelFiles(folder, config, architecture, Checkpoint.open(folder), quantization);
+  }
+
+  /** The model's tokenizer, loaded when first asked for. */
+  get tokenizer(): TextTokenizer {
+    return this.#tokenizer ??= TextTokenizer.load(this.folder);
+  }
+
+  /** Paths of the files that the model is made of and that are there, the weights last. */
+  get files(): string[] {
+    const small = ["config.json", "generation_config.json", ...TOKENIZER_FILES]
+      .filter((name) => existsSync(join(this.folder, name)));
+    return [...small, ...this.checkpoint.files.map((file) => basename(file))]
+      .map((name) => join(this.folder, name));
+  }
+
+  [Symbol.dispose](): void {
+    this.checkpoint[Symbol.dispose]();
+  }
+}
+
+/** Files that belong to a tokenizer, in the forms that models come with. */
+export const TOKENIZER_FILES = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "tokenizer.model",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
+] as const;
+
+/** @throws {UserError} If the file is missing or does not hold a JSON object. */
+export function readJson(path: string): Record<string, unknown> {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    const missing = (error as { code?: string }).code === "ENOENT";
+    throw new UserError(
+      missing
+        ? `Cannot read "${path}": no such file`
+        : `Cannot read "${path}": ${(error as Error).message}`,
+    );
+  }
+  try {
+    const value = JSON.parse(text);
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
+  } catch (error) {
+    throw new UserError(`"${path}" is not valid JSON: ${(error as Error).message}`);
+  }
+  throw new UserError(`"${path}" must hold a JSON object`);
+}

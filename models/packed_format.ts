@@ -1,0 +1,287 @@
+import {
+  type BitLayout,
+  bitPlanes,
+  type LinearBits,
+  scalesPerBlock,
+} from "../gpu/quantize_block.ts";
+import { UserError } from "../pipeline/errors.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { type TensorToWrite, toFloat32 } from "./safetensors.ts";
+
+/** Version of the packed format; a reader refuses a later one. */
+export const FORMAT_VERSION = 1;
+
+/** `quantization_config` in the config.json of a packed model. */
+export interface QuantizationConfig {
+  quant_method: "billm";
+  format_version: number;
+  /** Columns that share scales. */
+  block_size: number;
+  /** Columns of each linear layer by module: the bits are padded to whole words. */
+  columns: Record<string, number>;
+}
+
+/**
+ * @returns Undefined for a model that is not quantized.
+ * @throws {UserError} If it was quantized by another method or a later version of this one.
+ */
+export function readQuantizationConfig(
+  config: Record<string, unknown>,
+  file: string,
+): QuantizationConfig | undefined {
+  const found = config.quantization_config as QuantizationConfig | undefined;
+  if (found == null) return undefined;
+  if (found.quant_method !== "billm") {
+    throw new UserError(
+      `"${file}": the model is quantized with ${JSON.stringify(found.quant_method)}, ` +
+        `which cannot be read; use the original model`,
+    );
+  }
+  if (found.format_version !== FORMAT_VERSION) {
+    throw new UserError(
+      `"${file}": the packed format has version ${JSON.stringify(found.format_version)}, ` +
+        `this program reads version ${FORMAT_VERSION}; use a later program`,
+    );
+  }
+  return found;
+}
+
+/** A linear layer's bits in host memory. */
+export interface HostBits extends BitLayout {
+  /** `[bitPlanes, rows, words]`. */
+  bits: Uint32Array<ArrayBuffer>;
+  /** `[rows, blocks, scalesPerBlock]`, values that f16 holds. */
+  scales: Float32Array<ArrayBuffer>;
+  /** One bit per column, `[words]`. */
+  salient: Uint32Array<ArrayBuffer>;
+}
+
+/** Bytes of a packed linear layer by part. */
+export interface StoredParts {
+  signs: number;
+  flags: number;
+  "salient-signs": number;
+  "salient-columns": number;
+  scales: number;
+}
+
+/** A packed linear layer and what is to be said of it. */
+export interface PackedLinear {
+  /** "model.layers.0.self_attn.q_proj" */
+  name: string;
+  host: HostBits;
+  tensors: TensorToWrite[];
+  parts: StoredParts;
+  salientColumns: number[];
+  /** Fraction of the weights outside the salient columns that are in the high zone. */
+  highFraction: number;
+}
+
+const WORD = 32;
+
+function words(cols: number): number {
+  return Math.ceil(cols / WORD);
+}
+
+/** Planes of bits that hold salient columns only and are stored without the others. */
+function compactPlanes(layout: BitLayout): number {
+  return Math.max(0, bitPlanes(layout) - layout.zones);
+}
+
+/**
+ * What a packed linear layer takes, from its form alone: the sum of `parts` in bytes.
+ *
+ * signs and flags: one bit per weight, in words of 32 columns; scales: f16; one bit per column says
+ * which are salient; a third and fourth sign (or a second one, with a single zone) of `salient`
+ * columns.
+ */
+export function storedParts(layout: BitLayout, salient: number): StoredParts {
+  const { rows, cols, blockSize, zones, planes } = layout;
+  return {
+    signs: 4 * rows * words(cols),
+    flags: zones === 2 ? 4 * rows * words(cols) : 0,
+    "salient-signs": 4 * compactPlanes(layout) * rows * words(salient),
+    "salient-columns": planes > 0 ? 4 * words(cols) : 0,
+    scales: 2 * rows * Math.ceil(cols / blockSize) * scalesPerBlock(layout),
+  };
+}
+
+/** Bits per weight as the paper counts: one sign, and the further signs of salient columns. */
+export function paperBits({ cols, planes }: BitLayout, salient: number): number {
+  return 1 + Math.max(0, planes - 1) * salient / cols;
+}
+
+/** Reads a linear layer's bits back from the GPU. */
+export async function readBits(linear: LinearBits): Promise<HostBits> {
+  const { bits, scales, salient: columns, ...layout } = linear;
+  const { gpu } = bits;
+  const marks = await gpu.read(columns, "u32");
+  const salient = new Uint32Array(words(layout.cols));
+  marks.forEach((mark, col) => salient[col >> 5] |= mark << (col & 31));
+  return {
+    rows: layout.rows,
+    cols: layout.cols,
+    blockSize: layout.blockSize,
+    zones: layout.zones,
+    planes: layout.planes,
+    bits: await gpu.read(bits, "u32"),
+    scales: await gpu.read(scales),
+    salient,
+  };
+}
+
+/** Numbers of the columns whose bit is set, ascending. */
+export function salientColumns({ cols, planes, salient }: HostBits): number[] {
+  if (planes === 0) return [];
+  const all = Array.from({ length: cols }, (_, col) => col);
+  return all.filter((col) => (salient[col >> 5] >>> (col & 31)) & 1);
+}
+
+/** The tensors that store a linear layer, NAME.signs and so on. */
+export function packLinear(name: string, host: HostBits): PackedLinear {
+  const { rows, cols, blockSize, zones, planes, bits } = host;
+  const width = words(cols);
+  const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
+  const columns = salientColumns(host);
+  const bytes = (array: Uint32Array | Float16Array) =>
+    new Uint8Array(array.buffer as ArrayBuffer, array.byteOffset, array.byteLength);
+  const tensors: TensorToWrite[] = [];
+  const add = (part: string, dtype: "U32" | "F16", shape: number[], data: Uint8Array) =>
+    tensors.push({ name: `${name}.${part}`, dtype, shape, data });
+  add("signs", "U32", [rows, width], bytes(plane(0)));
+  if (zones === 2) add("flags", "U32", [rows, width], bytes(plane(1)));
+  if (planes > 0) add("salient_columns", "U32", [width], bytes(host.salient));
+  const compact = compactPlanes(host);
+  if (compact > 0 && columns.length > 0) {
+    const compactWidth = words(columns.length);
+    const packed = new Uint32Array(compact * rows * compactWidth);
+    for (let k = 0; k < compact; k++) {
+      const source = plane(zones + k);
+      for (let row = 0; row < rows; row++) {
+        columns.forEach((col, i) => {
+          const bit = (source[row * width + (col >> 5)] >>> (col & 31)) & 1;
+          packed[(k * rows + row) * compactWidth + (i >> 5)] |= bit << (i & 31);
+        });
+      }
+    }
+    add("salient_signs", "U32", [compact, rows, compactWidth], bytes(packed));
+  }
+  const blocks = Math.ceil(cols / blockSize);
+  const scales = Float16Array.from(host.scales);
+  add("scales", "F16", [rows, blocks, scalesPerBlock(host)], bytes(scales));
+
+  const parts = storedParts(host, columns.length);
+  const others = rows * (cols - columns.length);
+  return {
+    name,
+    host,
+    tensors,
+    parts,
+    salientColumns: columns,
+    highFraction: zones === 2 && others > 0 ? countFlags(host) / others : 0,
+  };
+}
+
+/** Weights outside the salient columns whose flag says high zone. */
+function countFlags({ rows, cols, planes, bits, salient }: HostBits): number {
+  const width = words(cols);
+  let count = 0;
+  for (let i = 0; i < rows * width; i++) {
+    let flags = bits[rows * width + i];
+    if (planes > 0) flags &= ~salient[i % width];
+    for (; flags; flags &= flags - 1) count++;
+  }
+  return count;
+}
+
+/** Whether a checkpoint holds a linear layer in packed form. */
+export function isPacked(checkpoint: Checkpoint, name: string): boolean {
+  return checkpoint.has(`${name}.signs`);
+}
+
+/**
+ * Reads a packed linear layer.
+ *
+ * @throws {UserError} If a tensor is missing or has a shape that does not fit the others.
+ */
+export function unpackLinear(
+  checkpoint: Checkpoint,
+  name: string,
+  cols: number,
+  blockSize: number,
+): HostBits {
+  const [rows] = checkpoint.get(`${name}.signs`).shape;
+  const width = words(cols);
+  const blocks = Math.ceil(cols / blockSize);
+  const zones = checkpoint.has(`${name}.flags`) ? 2 : 1;
+  const perBlock = checkpoint.get(`${name}.scales`).shape[2];
+  const planes = perBlock > 2 * zones ? perBlock - 2 * zones - 1 : 0;
+  const layout: BitLayout = { rows, cols, blockSize, zones, planes };
+  const read = (part: string, shape: number[]): Uint8Array<ArrayBuffer> => {
+    const tensor = checkpoint.get(`${name}.${part}`);
+    if (tensor.shape.join() !== shape.join()) {
+      throw new UserError(
+        `"${tensor.file}": "${tensor.name}" has the shape [${tensor.shape}], expected [${shape}]; ` +
+          `the file does not fit its config.json`,
+      );
+    }
+    return checkpoint.readBytes(tensor.name);
+  };
+  const bits = new Uint32Array(bitPlanes(layout) * rows * width);
+  const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
+  plane(0).set(new Uint32Array(read("signs", [rows, width]).buffer));
+  if (zones === 2) plane(1).set(new Uint32Array(read("flags", [rows, width]).buffer));
+  const scales = toFloat32(read("scales", [rows, blocks, perBlock]), "F16");
+  const salient = new Uint32Array(width);
+  if (planes > 0) salient.set(new Uint32Array(read("salient_columns", [width]).buffer));
+  const host: HostBits = { ...layout, bits, scales, salient };
+  const compact = compactPlanes(layout);
+  const columns = salientColumns(host);
+  if (compact > 0 && columns.length > 0) {
+    const compactWidth = words(columns.length);
+    const packed = new Uint32Array(read("salient_signs", [compact, rows, compactWidth]).buffer);
+    for (let k = 0; k < compact; k++) {
+      const target = plane(zones + k);
+      for (let row = 0; row < rows; row++) {
+        columns.forEach((col, i) => {
+          const bit = (packed[(k * rows + row) * compactWidth + (i >> 5)] >>> (i & 31)) & 1;
+          target[row * width + (col >> 5)] |= bit << (col & 31);
+        });
+      }
+    }
+  }
+  return host;
+}
+
+/**
+ * The weights that a packed linear layer stands for, `[rows, cols]`; the same f32 bits as
+ * `dequantize()` gives on the GPU.
+ */
+export function dequantizeOnHost(host: HostBits): Float32Array {
+  const { rows, cols, blockSize, zones, planes, bits, scales, salient } = host;
+  const width = words(cols);
+  const blocks = Math.ceil(cols / blockSize);
+  const perBlock = scalesPerBlock(host);
+  const weight = new Float32Array(rows * cols);
+  for (let row = 0; row < rows; row++) {
+    for (let col = 0; col < cols; col++) {
+      const bit = (plane: number) =>
+        (bits[(plane * rows + row) * width + (col >> 5)] >>> (col & 31)) & 1;
+      const at = (row * blocks + Math.floor(col / blockSize)) * perBlock;
+      let value: number;
+      if (planes > 0 && (salient[col >> 5] >>> (col & 31)) & 1) {
+        value = scales[at + 2 * zones];
+        for (let plane = 0; plane < planes; plane++) {
+          const scale = scales[at + 2 * zones + 1 + plane];
+          value = Math.fround(bit(plane) ? value + scale : value - scale);
+        }
+      } else {
+        const zone = zones === 2 ? bit(1) : 0;
+        const scale = scales[at + 2 * zone + 1];
+        value = scales[at + 2 * zone] + (bit(0) ? scale : -scale);
+      }
+      weight[row * cols + col] = value;
+    }
+  }
+  return weight;
+}

@@ -1,0 +1,117 @@
+import { z } from "zod";
+import type { StageDeclaration } from "./config.ts";
+
+/** A JSON Schema, draft 2020-12. */
+export type JsonSchema = z.core.JSONSchema.BaseSchema;
+
+/** The top-level keys of a pipeline file. The items of `stages` are checked against the stages. */
+export const pipelineFields = z.strictObject({
+  name: z.string()
+    .regex(
+      /^[A-Za-z0-9][A-Za-z0-9._-]*$/,
+      'must be letters, digits, ".", "_" and "-", beginning with a letter or digit',
+    )
+    .describe("the name of the run, used in paths"),
+  model: z.string().min(1).describe('a folder or a hub id such as "facebook/opt-125m"'),
+  output: z.string().min(1).optional().describe("the folder of the run; out/NAME if left out"),
+  seed: z.int().min(0).max(2 ** 32 - 1).default(0).describe("the seed of every random choice"),
+  mode: z.enum(["default", "reference"]).default("default").describe(
+    "reference: the stages' defaults imitate the program that its authors released",
+  ),
+  gpu: z.strictObject({
+    adapter: z.enum(["auto", "hardware", "software"]).default("auto").describe(
+      "auto: hardware where there is some, else software",
+    ),
+  }).default({ adapter: "auto" }).describe("where the kernels run"),
+  stages: z.array(z.unknown()).min(1).describe("the stages to run, in this order"),
+});
+
+/** The JSON Schema of what a user writes for a zod schema: a key with a default is not required. */
+export function jsonSchemaOf(schema: z.ZodType): JsonSchema {
+  const { $schema: _, ...rest } = z.toJSONSchema(schema, {
+    io: "input",
+    unrepresentable: "any",
+    override: ({ jsonSchema }) => { // the ends of exact integers are no range that a user asks for
+      if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
+      if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
+    },
+  });
+  return rest;
+}
+
+/** The part of a JSON Schema that a value at `path` must meet; undefined if it says nothing of it. */
+export function schemaAt(
+  schema: JsonSchema | undefined,
+  path: readonly PropertyKey[],
+): JsonSchema | undefined {
+  if (schema === undefined || path.length === 0) return schema;
+  for (const option of schema.anyOf ?? schema.oneOf ?? []) {
+    const found = schemaAt(option as JsonSchema, path);
+    if (found) return found;
+  }
+  const [key, ...rest] = path;
+  const child = typeof key === "number"
+    ? schema.prefixItems?.[key] ?? schema.items
+    : schema.properties?.[String(key)] ?? schema.additionalProperties;
+  return typeof child === "object" ? schemaAt(child as JsonSchema, rest) : undefined;
+}
+
+/** The keys that a map at `path` may have. */
+export function knownKeys(schema: JsonSchema, path: readonly PropertyKey[]): string[] {
+  const found = schemaAt(schema, path);
+  const options = found?.anyOf ?? found?.oneOf ?? [found];
+  const keys = options.flatMap((option) => Object.keys((option as JsonSchema)?.properties ?? {}));
+  return [...new Set(keys)];
+}
+
+/**
+ * The JSON Schema of a pipeline file, draft 2020-12, for completion and checks in editors.
+ *
+ * It knows the stages given. A `use:` stage may have any options, because its module is not read.
+ */
+export function pipelineJsonSchema(stages: readonly StageDeclaration[]): object {
+  const { properties, ...fields } = jsonSchemaOf(pipelineFields);
+  const named = stages.map((stage) => [stage.name, {
+    title: stage.name,
+    description: stage.summary,
+    anyOf: [jsonSchemaOf(stage.options), { type: "null" }],
+  }]);
+  return {
+    $schema: "https://json-schema.org/draft/2020-12/schema",
+    title: "Pipeline",
+    ...fields,
+    properties: {
+      ...properties,
+      stages: {
+        ...properties?.stages as JsonSchema,
+        items: {
+          anyOf: [
+            {
+              title: "A stage with options",
+              type: "object",
+              properties: Object.fromEntries(named),
+              minProperties: 1,
+              maxProperties: 1,
+              additionalProperties: false,
+            },
+            {
+              title: "A stage of your own",
+              type: "object",
+              properties: {
+                use: {
+                  type: "string",
+                  description: "a module whose default export is a stage, from this file's folder",
+                },
+              },
+              required: ["use"],
+            },
+            {
+              title: "A stage without options",
+              anyOf: stages.map(({ name, summary }) => ({ const: name, description: summary })),
+            },
+          ],
+        },
+      },
+    },
+  };
+}
