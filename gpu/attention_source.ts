@@ -18,10 +18,36 @@ export function attentionKernel(headDim: number, lanes: number, useSubgroup: boo
   const tileDeclaration = useSubgroup ? "" : `
 var<workgroup> tile_k: array<array<vec4f, ${vectors}>, ${lanes}>;
 var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;`;
-  const key = (d: number, i: number) =>
-    useSubgroup ? `subgroupBroadcast(k${d}, j + ${i}u)` : `tile_k[j + ${i}u][${d}]`;
-  const value = (d: number, i: number) =>
-    useSubgroup ? `subgroupBroadcast(v${d}, j + ${i}u)` : `tile_v[j + ${i}u][${d}]`;
+  const key = (d: number, j: string, i: number) =>
+    useSubgroup ? `subgroupBroadcast(k${d}, ${j} + ${i}u)` : `tile_k[${j} + ${i}u][${d}]`;
+  const value = (d: number, j: string, i: number) =>
+    useSubgroup ? `subgroupBroadcast(v${d}, ${j} + ${i}u)` : `tile_v[${j} + ${i}u][${d}]`;
+  const fourKeys = (j: string) => `
+      ${
+    [0, 1, 2, 3].map((i) =>
+      `var s${i} = ${all((d) => `dot(q${d}, ${key(d, j, i)})`).join(" + ")};
+      s${i} = select(-3.0e38, s${i}, first + ${j} + ${i}u <= query);`
+    ).join("\n")
+  }
+      let new_top = max(max(top, max(s0, s1)), max(s2, s3));
+      let shrink = exp(top - new_top);
+      let w0 = exp(s0 - new_top);
+      let w1 = exp(s1 - new_top);
+      let w2 = exp(s2 - new_top);
+      let w3 = exp(s3 - new_top);
+      top = new_top;
+      sum = sum * shrink + (w0 + w1) + (w2 + w3);
+      ${
+    all((d) =>
+      `o${d} = o${d} * shrink + w0 * ${value(d, j, 0)} + w1 * ${value(d, j, 1)} + w2 * ${
+        value(d, j, 2)
+      } + w3 * ${value(d, j, 3)};`
+    ).join("\n")
+  }`;
+  // The lane of a broadcast must be a constant, so that loop is written out.
+  const allKeys = useSubgroup
+    ? Array.from({ length: lanes / 4 }, (_, j) => `{ ${fourKeys(`${j * 4}u`)} }`).join("\n")
+    : `for (var j = 0u; j < ${lanes}u; j += 4u) { ${fourKeys("j")} }`;
   const fetch = useSubgroup
     ? all((d) => `let k${d} = ${load("keys", d)}; let v${d} = ${load("values", d)};`)
     : [
@@ -55,29 +81,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     let first = tile * ${lanes}u;
     let at = ((window + min(first + lane, p.length - 1u)) * p.key_value_heads + key_value_head) * ${headDim}u;
     ${fetch.join("\n")}
-    for (var j = 0u; j < ${lanes}u; j += 4u) {
-      ${
-    [0, 1, 2, 3].map((i) =>
-      `var s${i} = ${all((d) => `dot(q${d}, ${key(d, i)})`).join(" + ")};
-      s${i} = select(-3.0e38, s${i}, first + j + ${i}u <= query);`
-    ).join("\n")
-  }
-      let new_top = max(max(top, max(s0, s1)), max(s2, s3));
-      let shrink = exp(top - new_top);
-      let w0 = exp(s0 - new_top);
-      let w1 = exp(s1 - new_top);
-      let w2 = exp(s2 - new_top);
-      let w3 = exp(s3 - new_top);
-      top = new_top;
-      sum = sum * shrink + (w0 + w1) + (w2 + w3);
-      ${
-    all((d) =>
-      `o${d} = o${d} * shrink + w0 * ${value(d, 0)} + w1 * ${value(d, 1)} + w2 * ${
-        value(d, 2)
-      } + w3 * ${value(d, 3)};`
-    ).join("\n")
-  }
-    }
+    ${allKeys}
   }
   if (query >= p.length) { return; }
   let at = ((window + query) * p.heads + head) * ${headDim}u;

@@ -1,7 +1,7 @@
 import source from "./cross_entropy.wgsl" with { type: "text" };
 import type { Gpu } from "./device.ts";
 import { uniform } from "./kernel.ts";
-import reduce from "./reduce.wgsl" with { type: "text" };
+import { withReduction } from "./reduction.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
@@ -20,11 +20,7 @@ export async function crossEntropy(
   state: Tensor,
 ): Promise<void> {
   const [rows, cols] = logits.shape;
-  const kernel = await gpu.kernel({
-    name: "cross_entropy",
-    source: reduce + source,
-    constants: { LANES: gpu.reductionLanes },
-  });
+  const kernel = await gpu.kernel(withReduction(gpu, { name: "cross_entropy", source }));
   kernel.dispatch({
     params: uniform([rows, cols, first]),
     tensors: [logits, targets, state],

@@ -143,11 +143,6 @@ export class Gpu implements AsyncDisposable {
     return this.device.limits.maxStorageBufferBindingSize;
   }
 
-  /** Threads of a workgroup that reduces a row: barriers are dear where the CPU computes. */
-  get reductionLanes(): number {
-    return this.software ? 16 : 128;
-  }
-
   /** Starts a new measurement of `memory.peak`. */
   resetPeak(): void {
     this.#memory.peak = this.#memory.current + this.#memory.pooled;

@@ -3,7 +3,7 @@ import type { Gpu } from "./device.ts";
 import { gemm } from "./gemm.ts";
 import { uniform } from "./kernel.ts";
 import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
-import reduce from "./reduce.wgsl" with { type: "text" };
+import { withReduction } from "./reduction.ts";
 import reverseDampedSource from "./reverse_damped.wgsl" with { type: "text" };
 import reverseFactorSource from "./reverse_factor.wgsl" with { type: "text" };
 import type { Tensor } from "./tensor.ts";
@@ -36,11 +36,9 @@ export async function inverseFactor(
   const [n] = hessian.shape;
   const tiles: [number, number] = [Math.ceil(n / 16), Math.ceil(n / 4)];
   using mean = gpu.empty([1]);
-  const meanKernel = await gpu.kernel({
-    name: "mean_diagonal",
-    source: reduce + meanSource,
-    constants: { LANES: 64 },
-  });
+  const meanKernel = await gpu.kernel(
+    withReduction(gpu, { name: "mean_diagonal", source: meanSource }),
+  );
   meanKernel.dispatch({ params: uniform([n]), tensors: [hessian, mean], workgroups: 1 });
   using a = gpu.empty([n, n]);
   const reverse = await gpu.kernel({ name: "reverse_damped", source: reverseDampedSource });

@@ -1,7 +1,7 @@
 import type { Gpu } from "./device.ts";
 import { uniform } from "./kernel.ts";
 import source from "./norm.wgsl" with { type: "text" };
-import reduce from "./reduce.wgsl" with { type: "text" };
+import { withReduction } from "./reduction.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
@@ -18,8 +18,8 @@ export async function norm(
   epsilon: number,
 ): Promise<Tensor> {
   const [rows, cols] = x.shape;
-  const constants = { CENTER: Number(bias !== undefined), LANES: gpu.reductionLanes };
-  const kernel = await gpu.kernel({ name: "norm", source: reduce + source, constants });
+  const constants = { CENTER: Number(bias !== undefined) };
+  const kernel = await gpu.kernel(withReduction(gpu, { name: "norm", source, constants }));
   const out = gpu.empty(x.shape);
   kernel.dispatch({
     params: uniform([rows, cols], [epsilon]),

@@ -3,13 +3,14 @@
 // bits of the order statistics, and out[q] = their linear interpolation.
 //
 // One workgroup; a thread handles one quantile: the rank below and the rank above. The slots are
-// numbered by the first thread: the ranks ascend, so equal bins are neighbours.
+// numbered by the first thread, one for each different bin.
 //
 // Reference: tests/gpu/quantile_test.ts.
 
 override LEVEL: u32 = 0;
-const BINS = select(1024u, 4096u, LEVEL == 0);
+override BINS: u32 = select(1024u, 4096u, LEVEL == 0);
 const MAX_QUANTILES = 128u;
+const NONE = 0xffffffffu;
 
 struct Wanted { rank: u32, slot: u32, prefix: u32 }
 
@@ -49,10 +50,12 @@ fn main(@builtin(local_invocation_index) lane: u32) {
   storageBarrier();
   workgroupBarrier();
   if (lane != 0) { return; }
-  var slot = 0u;
+  var next = 0u;
   for (var i = 0u; i < quantiles * 2; i++) {
-    if (i > 0 && bins[i] != bins[i - 1]) { slot++; }
-    slots[bins[i]] = slot;
-    wanted[i].slot = slot;
+    if (slots[bins[i]] == NONE) {
+      slots[bins[i]] = next;
+      next++;
+    }
+    wanted[i].slot = slots[bins[i]];
   }
 }

@@ -112,7 +112,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         if (NEAREST) {
           plus = w >= stored_mean[zone];
           if (ZONES == 2) {
-            let plus2 = w >= stored_mean;
+            let plus2 = vec2f(w) >= stored_mean;
             let off = abs(w - stored_mean - select(-stored_scale, stored_scale, plus2));
             zone = u32(off.y < off.x);
             plus = plus2[zone];

@@ -1,5 +1,5 @@
 import { distance } from "fastest-levenshtein";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
 import {
   foreignContent,
@@ -53,6 +53,11 @@ export class Checkpoint implements Disposable {
           `AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)`
         : `Cannot open "${folder}": it has no weights, neither "${SINGLE}" nor "${INDEX}"`,
     );
+  }
+
+  /** Opens a single weight file, whatever its name. */
+  static openFile(path: string): Checkpoint {
+    return new Checkpoint(dirname(path), [basename(path)], readHeader(path).tensors);
   }
 
   has(name: string): boolean {

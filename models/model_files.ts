@@ -38,6 +38,11 @@ export class ModelFiles implements Disposable {
     return new ModelFiles(folder, config, architecture, Checkpoint.open(folder), quantization);
   }
 
+  /** The same model with other weights, such as a part of its packed form. */
+  withWeights(checkpoint: Checkpoint, quantization: QuantizationConfig): ModelFiles {
+    return new ModelFiles(this.folder, this.config, this.architecture, checkpoint, quantization);
+  }
+
   /** The model's tokenizer, loaded when first asked for. */
   get tokenizer(): TextTokenizer {
     return this.#tokenizer ??= TextTokenizer.load(this.folder);

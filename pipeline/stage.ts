@@ -1,68 +1,163 @@
 import type { z } from "zod";
 import type { Gpu } from "../gpu/device.ts";
+import type { LinearBits } from "../gpu/quantize_block.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
-import type { Evaluation, PackedLinear, PackedSummary } from "../models/packed_format.ts";
-import type { Report } from "./events.ts";
+import type { PackedLinear } from "../models/packed_format.ts";
+import type { StageDeclaration } from "./config.ts";
+import type { LayerRecord, Report } from "./events.ts";
+import type { Evaluation, PackedModel } from "./record.ts";
+import type { RunFolder } from "./run_folder.ts";
 
-/**
- * How often the runner calls a stage: once per model; once per group of linear layers that share
- * one input (so one Hessian); or once per block of columns of each linear layer.
- */
-export type Scope = "model" | "layer" | "block";
-
-/** What a run may be told to imitate; each stage turns it into defaults of its own options. */
+/** What a run may be told to imitate; it changes the defaults of stages' options. */
 export type Mode = "default" | "reference";
 
 /**
- * What stages hand to each other. Tensors are on the GPU; `rows` and `cols` are those of the block.
- * The runner frees them when the scope that made them ends.
+ * What stages hand to each other. Tensors are on the GPU, `rows` and `cols` those of the block; the
+ * runner frees them when the scope ends that made them.
  */
 export interface Artifacts {
   /** config.json, tokenizer and weights of the original model. */
   "model-files": ModelFiles;
   /** Token windows, and the activations entering the current decoder layer. */
   "calibration": Calibration;
-  /** H = (2 / sequences) Σ x xᵀ of the group's input, before damping, `[cols, cols]` of the layer, f32. */
+  /** H = (2 / sequences) Σ x xᵀ over the input of the linear layers, undamped, f32 `[n, n]`. */
   "hessian": Tensor;
-  /** Upper Cholesky factor U of the inverse of the damped Hessian, UᵀU = H⁻¹, `[cols, cols]`, f32. */
+  /** Upper Cholesky factor U of the inverse of the damped Hessian, UᵀU = H⁻¹, f32 `[n, n]`. */
   "factor": Tensor;
-  /** The block's columns of the weight, compensated by the blocks before it, `[rows, cols]`, f32. */
-  "weight": Tensor;
-  /** What the masks are searched on: the saliency or the weight itself, `[rows, cols]`, f32. */
-  "search-values": Tensor;
-  /** What one squared error in a column costs in the searches, `[cols]`, f32. */
+  /** 1 / U_jj², what a squared error in a column costs, f32 `[n]`. */
   "column-costs": Tensor;
-  /** 1 for a salient column, else 0, `[cols]`, u32. */
+  /** w² / U_jj² of each weight of the block, f32 `[rows, cols]`. */
+  "saliency": Tensor;
+  /** 1 for a salient column, else 0, u32 `[cols]`. */
   "salient-columns": Tensor;
-  /** Mean and scales of the salient columns, `[rows, 1 + planes]`, f32 with the precision of f16. */
+  /** Mean and scale of each plane of the salient columns, f32 `[rows, 2 * planes]`. */
   "salient-fit": Tensor;
-  /** One bit per weight, 1 in the high zone, `[rows, ⌈cols / 32⌉]`, u32. */
+  /** One bit per weight, 1 in the high zone, u32 `[rows, ⌈cols / 32⌉]`. */
   "zones": Tensor;
-  /** Means and scales of the zones, `[rows, 2 · zones]`, f32 with the precision of f16. */
+  /** Mean and scale of each zone, f32 `[rows, 2 * zones]`. */
   "zone-fits": Tensor;
-  /** What the block is stored as, `[rows, cols]`, f32, and its bits. */
-  "quantized": Tensor;
-  /** The bits of a finished linear layer. */
-  "packed-linear": PackedLinear;
+  /** (w - q) / U_jj of the block once it is turned into bits, f32 `[rows, cols]`. */
+  "block-error": Tensor;
   /** What `pack` wrote. */
-  "packed-model": PackedSummary;
+  "packed-model": PackedModel;
   /** What `evaluate` measured. */
   "evaluation": Evaluation;
 }
 
 export type ArtifactName = keyof Artifacts;
 
-/** What `run` of a stage gets. `get` throws if the artifact is missing; `find` gives undefined. */
-export interface StageContext {
+/** What every stage gets. */
+export interface ModelContext {
   gpu: Gpu;
-  mode: Mode;
+  /** The model as the pipeline file names it. */
+  model: string;
   seed: number;
-  /** Aborted by Ctrl-C; long loops call `signal.throwIfAborted()`. */
-  signal: AbortSignal;
+  /** Columns that share scales. */
+  blockSize: number;
+  folder: RunFolder;
+  /** Records of the decoder layers that are complete. */
+  layerRecords: LayerRecord[];
   report: Report;
+  /** Aborted by Ctrl-C; long loops call {@link ModelContext.pause}. */
+  signal: AbortSignal;
+  /** Lets signals and timers through; throws if the run was interrupted. */
+  pause(): Promise<void>;
+  /** @throws {Error} If no stage has set the artifact. */
   get<Name extends ArtifactName>(name: Name): Artifacts[Name];
   find<Name extends ArtifactName>(name: Name): Artifacts[Name] | undefined;
+  /** The artifact lives as long as the scope that the stage runs in. */
   set<Name extends ArtifactName>(name: Name, value: Artifacts[Name]): void;
+}
+
+/** What a stage of scope "layer" gets: a group of linear layers that share one input. */
+export interface LayerContext extends ModelContext {
+  /** Number of the decoder layer, from 0, and how many there are. */
+  layer: { index: number; count: number };
+  linears: LinearLayer[];
+}
+
+/** What a stage of scope "block" gets: some neighbouring columns of one linear layer. */
+export interface BlockContext extends LayerContext {
+  linear: LinearLayer;
+  block: Block;
+}
+
+/** A linear layer while it is quantized. */
+export interface LinearLayer {
+  /** "model.layers.0.self_attn.q_proj" */
+  name: string;
+  /** "self_attn.q_proj" */
+  module: string;
+  rows: number;
+  cols: number;
+  /** As in the model, f32 `[rows, cols]`. */
+  original: Tensor;
+  /** Compensated so far, f32 `[rows, cols]`. */
+  weight: Tensor;
+  /** What the bits of the blocks done so far stand for, f32 `[rows, cols]`. */
+  quantized: Tensor;
+  /** Allocated by the first block. */
+  bits?: LinearBits;
+  /** Its bits in host memory, once all blocks are done. */
+  packed?: PackedLinear;
+}
+
+export interface Block {
+  first: number;
+  cols: number;
+  /** Columns per block of this run; the last block may have fewer. */
+  size: number;
+  /** The block's columns of the weight, compensated by the blocks before it, f32 `[rows, cols]`. */
+  weight: Tensor;
+  /** The block's part of "column-costs"; ones without a Hessian. f32 `[cols]`. */
+  costs: Tensor;
+}
+
+interface StageBase<Options> extends StageDeclaration {
+  /** Files that the options name: their content is part of what identifies a run. */
+  inputs?(options: Options): string[];
+}
+
+/** Runs once per model. */
+export interface ModelStage<Options = unknown> extends StageBase<Options> {
+  scope: "model";
+  run(context: ModelContext, options: Options): Promise<void>;
+}
+
+/** Runs once per group of linear layers that share an input. */
+export interface LayerStage<Options = unknown> extends StageBase<Options> {
+  scope: "layer";
+  /** Called for each calibration batch with the group's input, f32 `[tokens, n]`, before `run`. */
+  observe?(context: LayerContext, options: Options, input: Tensor): Promise<void>;
+  run(context: LayerContext, options: Options): Promise<void>;
+  /** Called when all groups of a decoder layer are done; says what was written. */
+  endLayer?(
+    context: ModelContext & { layer: LayerContext["layer"] },
+    options: Options,
+    linears: LinearLayer[],
+  ): Promise<Pick<LayerRecord, "file" | "bytes" | "sha256">>;
+  /** Called when all decoder layers are done. */
+  finish?(context: ModelContext, options: Options): Promise<void>;
+}
+
+/** Runs once per block of columns of each linear layer. */
+export interface BlockStage<Options = unknown> extends StageBase<Options> {
+  scope: "block";
+  run(context: BlockContext, options: Options): Promise<void>;
+}
+
+/**
+ * One step of a pipeline: what users write in the file, what it needs and gives, what it may be
+ * told, and what it does. {@link defineStage} infers the type of the options.
+ */
+// deno-lint-ignore no-explicit-any -- a list of stages holds stages of any options
+export type Stage<Options = any> = ModelStage<Options> | LayerStage<Options> | BlockStage<Options>;
+
+/** Gives the functions of a stage the type of the options that its schema describes. */
+export function defineStage<Schema extends z.ZodObject>(
+  stage: Stage<z.output<Schema>> & { options: Schema },
+): Stage<z.output<Schema>> {
+  return stage;
 }

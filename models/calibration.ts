@@ -1,0 +1,31 @@
+import type { Tensor } from "../gpu/tensor.ts";
+
+/** Windows that go through the model together. */
+export interface Batch {
+  windows: Int32Array[];
+  /** The activations entering the current decoder layer, f32 `[windows * length, hidden]`. */
+  hidden: Tensor;
+}
+
+/** The calibration data and where they are in the model. */
+export interface Calibration {
+  batches: Batch[];
+  /** Tokens of a window. */
+  length: number;
+  /** Windows in all batches. */
+  sequences: number;
+  /**
+   * "layer": all Hessians of a decoder layer from its original weights, then a second pass through
+   * the quantized ones. "module": one pass, each group of linear layers sees the quantized ones
+   * before it.
+   */
+  order: "layer" | "module";
+}
+
+/** Groups windows so that a batch has about `tokens` tokens. */
+export function batchWindows(windows: Int32Array[], tokens: number): Int32Array[][] {
+  const perBatch = Math.max(1, Math.floor(tokens / windows[0].length));
+  const batches: Int32Array[][] = [];
+  for (let i = 0; i < windows.length; i += perBatch) batches.push(windows.slice(i, i + perBatch));
+  return batches;
+}

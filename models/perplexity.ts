@@ -1,0 +1,65 @@
+import type { Gpu } from "../gpu/device.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import type { Perplexity } from "../pipeline/record.ts";
+import { batchWindows } from "./calibration.ts";
+import { Decoder, type Registers } from "./decoder.ts";
+import type { ModelFiles } from "./model_files.ts";
+
+export interface PerplexityOptions {
+  /** Windows of one length, at least two tokens each. */
+  windows: Int32Array[];
+  /** Name of the data, for the record. */
+  dataset: string;
+  /** Tokens that go through a layer together. */
+  batchTokens?: number;
+  /** Called after each batch of each layer. */
+  onProgress?(done: number, total: number): Promise<void>;
+}
+
+/**
+ * Perplexity over windows: the mean over the windows of the mean cross-entropy of their tokens but
+ * the first, exponentiated. Layer by layer, so that one layer's weights are on the GPU at a time.
+ */
+export async function perplexity(
+  gpu: Gpu,
+  model: ModelFiles,
+  { windows, dataset, batchTokens = 8192, onProgress }: PerplexityOptions,
+): Promise<Perplexity> {
+  using decoder = new Decoder(gpu, model);
+  const { layers } = model.architecture;
+  const length = windows[0].length;
+  const batches = batchWindows(windows, batchTokens);
+  const total = batches.length * (layers + 1);
+  let done = 0;
+  const hidden: Tensor[] = [];
+  for (const batch of batches) hidden.push(await decoder.embed(batch));
+  for (let layer = 0; layer < layers; layer++) {
+    const weights = await decoder.loadLayer(layer);
+    for (let i = 0; i < batches.length; i++) {
+      const registers: Registers = new Map([["hidden", hidden[i]]]);
+      await decoder.run(weights, registers, length);
+      hidden[i] = registers.get("hidden")!;
+      await onProgress?.(++done, total);
+    }
+    decoder.freeLayer(weights);
+  }
+  let sum = 0;
+  for (const [i, batch] of batches.entries()) {
+    using last = hidden[i];
+    const losses = await decoder.losses(last, batch);
+    for (let window = 0; window < batch.length; window++) {
+      let loss = 0;
+      for (let token = 0; token < length - 1; token++) loss += losses[window * length + token];
+      sum += loss / (length - 1);
+    }
+    await onProgress?.(++done, total);
+  }
+  const loss = sum / windows.length;
+  return {
+    dataset,
+    sequenceLength: length,
+    windows: windows.length,
+    loss,
+    perplexity: Math.exp(loss),
+  };
+}

@@ -1,0 +1,49 @@
+/** What a run says of itself while it goes on; the tasks turn it into a bar, lines or JSON. */
+export type RunEvent =
+  | {
+    type: "start";
+    name: string;
+    output: string;
+    adapter: string;
+    software: boolean;
+    /** Layers that an earlier, interrupted run has left complete. */
+    resumedLayers: number;
+  }
+  | { type: "stage"; stage: string; text: string }
+  | { type: "progress"; stage: string; done: number; total: number; text: string }
+  | ({ type: "linear" } & LinearRecord)
+  | ({ type: "layer"; layers: number } & LayerRecord)
+  | { type: "metric"; stage: string; name: string; value: number; text: string }
+  | { type: "warning"; message: string }
+  | { type: "already-done"; output: string }
+  | { type: "end"; output: string; seconds: number };
+
+export type Report = (event: RunEvent) => void;
+
+/** What the run record says of a linear layer. */
+export interface LinearRecord {
+  name: string;
+  rows: number;
+  cols: number;
+  /** tr((W-Q) H (W-Q)ᵀ) / tr(W H Wᵀ) on the calibration data; absent without a Hessian. */
+  relativeOutputError?: number;
+  /** Salient columns of each block. */
+  salientColumns: number[];
+  /** Fraction of the other weights in the high zone. */
+  highFraction: number;
+  /** Bits per weight as the paper counts them. */
+  paperBits: number;
+  /** Bytes stored, by part. */
+  storedBytes: Record<string, number>;
+}
+
+/** What the run record says of a decoder layer. */
+export interface LayerRecord {
+  layer: number;
+  seconds: number;
+  peakGpuBytes: number;
+  file: string;
+  bytes: number;
+  sha256: string;
+  linears: LinearRecord[];
+}

@@ -1,0 +1,58 @@
+import { createHash } from "node:crypto";
+import { closeSync, fsyncSync, openSync, readSync, renameSync, rmSync, writeSync } from "node:fs";
+import { UserError } from "./errors.ts";
+
+const REASONS: Record<string, string> = {
+  EACCES: "permission denied",
+  EPERM: "permission denied",
+  EROFS: "the file system is read-only",
+  ENOSPC: "no space left on the device",
+  ENOTDIR: "a part of the path is a file",
+  EISDIR: "it is a folder",
+  ENOENT: "no such file or folder",
+  EEXIST: "a file is in the way",
+};
+
+/** What went wrong with a file, in words. */
+export function reasonOf(error: unknown): string {
+  const { code, message } = error as { code?: string; message: string };
+  return REASONS[code ?? ""] ?? message;
+}
+
+/** Replaces a file at once: a reader, or a crash, finds the old content or the new one. */
+export function writeFileAtomically(path: string, content: string): void {
+  const temporary = `${path}.tmp`;
+  try {
+    const file = openSync(temporary, "w");
+    try {
+      writeSync(file, content);
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw new UserError(`Cannot write "${path}": ${reasonOf(error)}`);
+  }
+}
+
+/** @throws {UserError} If the file cannot be read. */
+export function sha256OfFile(path: string): string {
+  const hash = createHash("sha256");
+  const buffer = new Uint8Array(1 << 20);
+  let file: number;
+  try {
+    file = openSync(path, "r");
+  } catch (error) {
+    throw new UserError(`Cannot read "${path}": ${reasonOf(error)}`);
+  }
+  try {
+    for (let read = 0; (read = readSync(file, buffer)) > 0;) hash.update(buffer.subarray(0, read));
+  } catch (error) {
+    throw new UserError(`Cannot read "${path}": ${reasonOf(error)}`);
+  } finally {
+    closeSync(file);
+  }
+  return hash.digest("hex");
+}

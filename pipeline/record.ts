@@ -1,0 +1,68 @@
+import type { LayerRecord } from "./events.ts";
+
+/** A perplexity and what it was measured on. */
+export interface Perplexity {
+  dataset: string;
+  sequenceLength: number;
+  windows: number;
+  /** Mean over the windows of their mean cross-entropy, in nats. */
+  loss: number;
+  perplexity: number;
+}
+
+/** What `evaluate` measured. */
+export interface Evaluation {
+  original: Perplexity[];
+  /** Of the packed model as it lies on disk; absent if the pipeline packs nothing. */
+  packed?: Perplexity[];
+}
+
+export interface WrittenFileRecord {
+  name: string;
+  bytes: number;
+  sha256: string;
+}
+
+/** What `pack` wrote, counted from the bytes of the files. */
+export interface PackedModel {
+  folder: string;
+  files: WrittenFileRecord[];
+  /** Bytes of the weight files, packed and in the original model. */
+  bytes: number;
+  originalBytes: number;
+  /** Weights in the packed linear layers. */
+  weights: number;
+  /** Bits per weight of the linear layers as the paper counts: signs only. */
+  paperBits: number;
+  /** Bits per weight of the linear layers in the files, with the files' headers. */
+  storedBits: number;
+  /** The same by part. */
+  storedBitsByPart: Record<string, number>;
+}
+
+/** run.json: what ran, on what, and what came out. */
+export interface RunRecord {
+  status: "running" | "done";
+  /** Hash of everything that the result depends on. */
+  identity: string;
+  billm: string;
+  deno: string;
+  adapter: string;
+  name: string;
+  model: string;
+  mode: string;
+  seed: number;
+  /** Stages with all their options. */
+  stages: { name: string; options: unknown }[];
+  /** sha256 of the model's files and of the data sets. */
+  inputs: Record<string, string>;
+  started: string;
+  finished?: string;
+  /** Sum over all sessions of an interrupted run. */
+  seconds?: number;
+  secondsByStage?: Record<string, number>;
+  peakGpuBytes?: number;
+  layers?: LayerRecord[];
+  packed?: PackedModel;
+  evaluation?: Evaluation;
+}

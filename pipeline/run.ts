@@ -1,0 +1,191 @@
+import { createHash } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
+import { Gpu } from "../gpu/device.ts";
+import { VERSION } from "../version.ts";
+import { ArtifactStore } from "./artifacts.ts";
+import type { PipelineConfig, PlannedStage } from "./config.ts";
+import type { LayerRecord, Report } from "./events.ts";
+import { sha256OfFile } from "./files.ts";
+import { quantizeLayers } from "./layers.ts";
+import type { RunRecord } from "./record.ts";
+import { RunFolder } from "./run_folder.ts";
+import type { LayerStage, ModelContext, ModelStage, Stage } from "./stage.ts";
+
+export interface RunOptions {
+  report?: Report;
+  /** Aborting it ends the run at the next pause; what is complete stays. */
+  signal?: AbortSignal;
+  /** Replaces what a different run left in the output folder. */
+  overwrite?: boolean;
+}
+
+/** A stage of the plan with the kind of stage known. */
+export interface Planned<Kind extends Stage> {
+  stage: Kind;
+  // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
+  options: any;
+}
+
+/** Adds up the seconds of each stage; waits for the GPU, so that its work counts too. */
+export class StageClock {
+  readonly seconds: Record<string, number> = {};
+
+  constructor(readonly gpu: Gpu) {}
+
+  async time<Result>(stage: string, work: () => Promise<Result>): Promise<Result> {
+    const start = performance.now();
+    const result = await work();
+    await this.gpu.idle();
+    this.seconds[stage] = (this.seconds[stage] ?? 0) + (performance.now() - start) / 1000;
+    return result;
+  }
+}
+
+/** Columns per block where no stage says how many. */
+const BLOCK_SIZE = 128;
+
+/**
+ * Runs a pipeline from the first stage to the last, or goes on where an earlier run of the same
+ * pipeline was interrupted.
+ *
+ * @returns The record that is also in run.json.
+ * @throws {UserError} If the input or the machine does not allow it.
+ * @throws {DOMException} "AbortError" if the run was interrupted by the signal.
+ */
+export async function runPipeline(
+  config: PipelineConfig<Stage>,
+  { report = () => {}, signal = new AbortController().signal, overwrite = false }: RunOptions = {},
+): Promise<RunRecord> {
+  const started = performance.now();
+  await using gpu = await Gpu.open(config.gpu);
+  const clock = new StageClock(gpu);
+  using artifacts = new ArtifactStore();
+  const layerRecords: LayerRecord[] = [];
+  let folder: RunFolder | undefined;
+  const context: ModelContext = {
+    gpu,
+    model: config.model,
+    seed: config.seed,
+    blockSize: blockSizeOf(config.stages),
+    layerRecords,
+    report,
+    signal,
+    get folder() {
+      return folder!;
+    },
+    async pause() {
+      await setImmediate();
+      signal.throwIfAborted();
+    },
+    get: (name) => artifacts.get(name),
+    find: (name) => artifacts.find(name),
+    set: (name, value) => artifacts.set(name, value),
+  };
+  const isModelStage = (planned: PlannedStage<Stage>): planned is PlannedStage<ModelStage> =>
+    planned.stage.scope === "model";
+  const firstInner = config.stages.findIndex((planned) => !isModelStage(planned));
+  const innerEnd = config.stages.findLastIndex((planned) => !isModelStage(planned)) + 1;
+  const before = firstInner < 0 ? config.stages : config.stages.slice(0, firstInner);
+  const inner = config.stages.slice(before.length, innerEnd);
+  const after = firstInner < 0 ? [] : config.stages.slice(innerEnd);
+  const runModelStages = async (stages: PlannedStage<Stage>[]) => {
+    for (const planned of stages.filter(isModelStage)) {
+      await context.pause();
+      await clock.time(planned.stage.name, () => planned.stage.run(context, planned.options));
+    }
+  };
+
+  // What a run is identified by can be told only when the model's files are there.
+  const findsModel = before.findIndex(({ stage }) => stage.gives.includes("model-files")) + 1;
+  await runModelStages(before.slice(0, findsModel));
+  using model = artifacts.find("model-files");
+  const inputs = hashInputs(model?.files ?? [], config.stages);
+  const identity = identityOf(config, inputs);
+  folder = RunFolder.open(config.output, identity, overwrite);
+  if (folder.state === "done") {
+    report({ type: "already-done", output: config.output });
+    return folder.earlier!;
+  }
+  layerRecords.push(...folder.layers);
+  const earlierSeconds = folder.earlier?.seconds ?? 0;
+  const record: RunRecord = {
+    status: "running",
+    identity,
+    billm: VERSION,
+    deno: Deno.version.deno,
+    adapter: gpu.name,
+    name: config.name,
+    model: config.model,
+    mode: config.mode,
+    seed: config.seed,
+    stages: config.stages.map(({ stage, options }) => ({ name: stage.name, options })),
+    inputs,
+    started: folder.earlier?.started ?? new Date().toISOString(),
+  };
+  folder.savePipeline(config.text);
+  folder.saveRecord(record);
+  report({
+    type: "start",
+    name: config.name,
+    output: config.output,
+    adapter: gpu.name,
+    software: gpu.software,
+    resumedLayers: layerRecords.length,
+  });
+  if (folder.earlier && folder.earlier.adapter !== gpu.name) {
+    report({
+      type: "warning",
+      message: `The run began on "${folder.earlier.adapter}" and goes on on "${gpu.name}"; ` +
+        `adapters round differently, so the result may differ in some bits`,
+    });
+  }
+
+  await runModelStages(before.slice(findsModel));
+  let peak = gpu.memory.peak;
+  if (inner.length > 0) {
+    await quantizeLayers(context, artifacts, inner, clock, (bytes) => peak = Math.max(peak, bytes));
+    for (const { stage, options } of inner) {
+      const { finish } = stage as LayerStage;
+      if (finish) await clock.time(stage.name, () => finish(context, options));
+    }
+  }
+  await runModelStages(after);
+
+  const done: RunRecord = {
+    ...record,
+    status: "done",
+    finished: new Date().toISOString(),
+    seconds: earlierSeconds + (performance.now() - started) / 1000,
+    secondsByStage: clock.seconds,
+    peakGpuBytes: Math.max(peak, gpu.memory.peak),
+    layers: layerRecords,
+    packed: artifacts.find("packed-model"),
+    evaluation: artifacts.find("evaluation"),
+  };
+  folder.saveRecord(done);
+  report({ type: "end", output: config.output, seconds: done.seconds! });
+  return done;
+}
+
+function blockSizeOf(stages: PlannedStage<Stage>[]): number {
+  return stages.find(({ options }) => options["block-size"])?.options["block-size"] ?? BLOCK_SIZE;
+}
+
+function hashInputs(
+  modelFiles: readonly string[],
+  stages: readonly PlannedStage<Stage>[],
+): Record<string, string> {
+  const data = stages.flatMap(({ stage, options }) => stage.inputs?.(options) ?? []);
+  return Object.fromEntries([...modelFiles, ...data].map((path) => [path, sha256OfFile(path)]));
+}
+
+/** A hash of everything that the packed bytes and the metrics depend on, the adapter apart. */
+function identityOf(config: PipelineConfig<Stage>, inputs: Record<string, string>): string {
+  const stages = config.stages.map(({ stage, options }) => ({
+    name: stage.name,
+    options,
+    code: stage.run.toString(), // of stages of the user's own
+  }));
+  const everything = { version: VERSION, seed: config.seed, mode: config.mode, stages, inputs };
+  return createHash("sha256").update(JSON.stringify(everything)).digest("hex");
+}

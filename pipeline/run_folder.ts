@@ -1,0 +1,133 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "./errors.ts";
+import type { LayerRecord } from "./events.ts";
+import { reasonOf, sha256OfFile, writeFileAtomically } from "./files.ts";
+import type { RunRecord } from "./record.ts";
+
+/**
+ * The folder of a run: `pipeline.yaml` and `run.json`, the packed model in `model/`, and while the
+ * run goes on one record per finished decoder layer in `layers/`. Everything in it is complete or
+ * absent, so a run that was killed goes on from its last complete layer.
+ */
+export class RunFolder {
+  private constructor(
+    readonly path: string,
+    /** What is known of an earlier run with the same identity. */
+    readonly state: "new" | "interrupted" | "done",
+    /** Records of the complete layers of an interrupted run, from layer 0 without a gap. */
+    readonly layers: LayerRecord[],
+    /** run.json of the earlier run. */
+    readonly earlier: RunRecord | undefined,
+  ) {}
+
+  /**
+   * Opens the folder of a run, or makes it.
+   *
+   * @param identity What {@link RunRecord.identity} must be for the run to go on.
+   * @param overwrite Deletes what a different run left there.
+   * @throws {UserError} If the folder holds a different run or something else, or cannot be written.
+   */
+  static open(path: string, identity: string, overwrite: boolean): RunFolder {
+    const earlier = readRecord(path);
+    if (earlier?.identity === identity && !overwrite) {
+      removeTemporaryFiles(path);
+      if (earlier.status === "done" && filesAreWhole(path, earlier)) {
+        return new RunFolder(path, "done", [], earlier);
+      }
+      return new RunFolder(path, "interrupted", completeLayers(path), earlier);
+    }
+    if (existsSync(path) && statSync(path).isDirectory() && readdirSync(path).length > 0) {
+      if (!earlier) {
+        throw new UserError(
+          `The output folder "${path}" is not empty and holds no run; ` +
+            `choose another output, or empty it`,
+        );
+      }
+      if (!overwrite) {
+        throw new UserError(
+          `The output folder "${path}" holds a different run: its options or inputs are not those ` +
+            `of this one; choose another output, or give --overwrite to replace it`,
+        );
+      }
+      for (const name of ["model", "layers", "run.json", "pipeline.yaml"]) {
+        rmSync(join(path, name), { recursive: true, force: true });
+      }
+    }
+    try {
+      mkdirSync(join(path, "model"), { recursive: true });
+      mkdirSync(join(path, "layers"), { recursive: true });
+    } catch (error) {
+      throw new UserError(`Cannot make the output folder "${path}": ${reasonOf(error)}`);
+    }
+    return new RunFolder(path, "new", [], undefined);
+  }
+
+  /** Where the packed model lies. */
+  get model(): string {
+    return join(this.path, "model");
+  }
+
+  /** Marks a layer as complete; its file must be in place. */
+  saveLayer(record: LayerRecord): void {
+    writeFileAtomically(layerRecordPath(this.path, record.layer), JSON.stringify(record));
+  }
+
+  /** Writes run.json; once it says "done", the records of the single layers go. */
+  saveRecord(record: RunRecord): void {
+    writeFileAtomically(join(this.path, "run.json"), JSON.stringify(record, null, 2) + "\n");
+    if (record.status === "done") {
+      rmSync(join(this.path, "layers"), { recursive: true, force: true });
+    }
+  }
+
+  /** Writes the pipeline file as run. */
+  savePipeline(text: string): void {
+    writeFileAtomically(join(this.path, "pipeline.yaml"), text);
+  }
+}
+
+function layerRecordPath(path: string, layer: number): string {
+  return join(path, "layers", `${String(layer).padStart(5, "0")}.json`);
+}
+
+function readRecord(path: string): RunRecord | undefined {
+  try {
+    return JSON.parse(readFileSync(join(path, "run.json"), "utf8"));
+  } catch {
+    return undefined;
+  }
+}
+
+function removeTemporaryFiles(path: string): void {
+  for (const folder of [path, join(path, "model"), join(path, "layers")]) {
+    if (!existsSync(folder)) continue;
+    for (const name of readdirSync(folder)) {
+      if (name.endsWith(".tmp")) rmSync(join(folder, name));
+    }
+  }
+  mkdirSync(join(path, "model"), { recursive: true });
+  mkdirSync(join(path, "layers"), { recursive: true });
+}
+
+function filesAreWhole(path: string, { packed }: RunRecord): boolean {
+  return (packed?.files ?? []).every(({ name, bytes, sha256 }) => {
+    const file = join(path, "model", name);
+    return existsSync(file) && statSync(file).size === bytes && sha256OfFile(file) === sha256;
+  });
+}
+
+function completeLayers(path: string): LayerRecord[] {
+  const layers: LayerRecord[] = [];
+  for (;; layers.length) {
+    let record: LayerRecord;
+    try {
+      record = JSON.parse(readFileSync(layerRecordPath(path, layers.length), "utf8"));
+    } catch {
+      return layers;
+    }
+    const file = join(path, "model", record.file);
+    if (!existsSync(file) || sha256OfFile(file) !== record.sha256) return layers;
+    layers.push(record);
+  }
+}

@@ -1,0 +1,60 @@
+import { fitSalient, fitZones } from "../gpu/fit_rows.ts";
+import { emptyBits, quantizeBlock } from "../gpu/quantize_block.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import type { BlockContext } from "../pipeline/stage.ts";
+
+/** The salient columns of a block; none if no stage has selected any. u32 `[cols]`. */
+export function salientColumnsOf(context: BlockContext): Tensor {
+  const found = context.find("salient-columns");
+  if (found) return found;
+  const none = context.gpu.zeros([context.block.cols], "u32");
+  context.set("salient-columns", none);
+  return none;
+}
+
+/**
+ * Turns a block into bits with the fits that the stages before have made. What no stage has fitted
+ * gets the plainest fit: salient columns one plane, the others one zone.
+ *
+ * @param choice How the bits are chosen, see {@link quantizeBlock}.
+ * @returns "block-error", which is also set.
+ */
+export async function blockBits(
+  context: BlockContext,
+  choice: { feedback: boolean; nearest: boolean },
+): Promise<Tensor> {
+  const { gpu, linear, block } = context;
+  const hasSalient = context.find("salient-columns") !== undefined;
+  const salient = salientColumnsOf(context);
+  let salientFit = context.find("salient-fit");
+  if (hasSalient && !salientFit) {
+    salientFit = await fitSalient(gpu, block.weight, salient, 1);
+    context.set("salient-fit", salientFit);
+  }
+  const zones = context.find("zones");
+  let zoneFits = context.find("zone-fits");
+  if (!zoneFits) {
+    zoneFits = await fitZones(gpu, block.weight, salient, zones);
+    context.set("zone-fits", zoneFits);
+  }
+  linear.bits ??= emptyBits(gpu, {
+    rows: linear.rows,
+    cols: linear.cols,
+    blockSize: block.size,
+    zones: zones ? 2 : 1,
+    planes: salientFit ? salientFit.shape[1] / 2 : 0,
+  });
+  const input = {
+    first: block.first,
+    weight: block.weight,
+    salient,
+    salientFit,
+    zones,
+    zoneFits,
+    factor: context.find("factor"),
+    ...choice,
+  };
+  const error = await quantizeBlock(gpu, input, linear.bits, linear.quantized);
+  context.set("block-error", error);
+  return error;
+}

@@ -1,0 +1,48 @@
+import { z } from "zod";
+import { type Batch, batchWindows } from "../models/calibration.ts";
+import { Decoder } from "../models/decoder.ts";
+import { defineStage } from "../pipeline/stage.ts";
+import { calibrationWindows, DATASET_HELP } from "./data.ts";
+
+/**
+ * Turns text into token windows and embeds them. The runner then takes the windows through the
+ * decoder layers, so that every layer is calibrated on what the quantized layers before it give.
+ */
+export const calibrate = defineStage({
+  name: "calibrate",
+  scope: "model",
+  summary: "Turn text into the token windows that the layers are calibrated on",
+  options: z.strictObject({
+    "dataset": z.string().min(1).describe(DATASET_HELP),
+    "samples": z.int().min(1).max(65536).default(128).describe("Windows"),
+    "sequence-length": z.int().min(1).max(131072).default(2048).describe("Tokens of a window"),
+    "order": z.enum(["layer", "module"]).default("module").describe(
+      "layer: Hessians of a whole decoder layer, then its quantization (two passes); " +
+        "module: each group of linear layers sees the quantized ones before it (one pass)",
+    ),
+    "batch-tokens": z.int().min(1).default(8192).describe("Tokens that go through a layer together"),
+  }),
+  presets: { reference: { order: "layer" } },
+  needs: ["model-files"],
+  gives: ["calibration"],
+  inputs: (options) => [options.dataset],
+
+  async run(context, options) {
+    const { gpu, seed } = context;
+    const model = context.get("model-files");
+    const length = options["sequence-length"];
+    const windows = calibrationWindows(model, options.dataset, options.samples, length, seed);
+    context.report({
+      type: "stage",
+      stage: "calibrate",
+      text: `${windows.length} windows of ${length} tokens of ${options.dataset}`,
+    });
+    using decoder = new Decoder(gpu, model);
+    const batches: Batch[] = [];
+    for (const batch of batchWindows(windows, options["batch-tokens"])) {
+      batches.push({ windows: batch, hidden: await decoder.embed(batch) });
+    }
+    const { order } = options;
+    context.set("calibration", { batches, length, sequences: windows.length, order });
+  },
+});

@@ -1,0 +1,52 @@
+import { z } from "zod";
+import { gemm } from "../gpu/gemm.ts";
+import { defineStage } from "../pipeline/stage.ts";
+import { blockBits } from "./block_bits.ts";
+
+/**
+ * Turns the block into bits and lets the columns to come make up for its error:
+ * W[:, later] -= E · U[block, later] with E = (W - Q) / U_jj.
+ *
+ * @see GPTQ, https://arxiv.org/abs/2210.17323
+ */
+export const compensate = defineStage({
+  name: "compensate",
+  scope: "block",
+  summary: "Let the columns to come make up for each block's error",
+  options: z.strictObject({
+    "block-size": z.literal([32, 64, 128, 256]).default(128).describe(
+      "Columns that share scales and are quantized together",
+    ),
+    "feedback": z.enum(["block", "column"]).default("column").describe(
+      "block: only the blocks to come make up for an error (as the released program does); " +
+        "column: also the columns to come in the block",
+    ),
+    "assign": z.enum(["fit", "nearest"]).default("nearest").describe(
+      "The bits of a weight: those that the fit saw, or those of the nearest stored value",
+    ),
+  }),
+  presets: { reference: { feedback: "block", assign: "fit" } },
+  needs: ["factor"],
+  gives: ["block-error"],
+
+  async run(context, options) {
+    const { gpu, linear, block } = context;
+    const error = await blockBits(context, {
+      feedback: options.feedback === "column",
+      nearest: options.assign === "nearest",
+    });
+    const later = block.first + block.cols;
+    const { cols } = linear;
+    await gemm(gpu, {
+      layout: "NN",
+      m: linear.rows,
+      n: cols - later,
+      k: block.cols,
+      alpha: -1,
+      accumulate: true,
+      a: error,
+      b: { tensor: context.get("factor"), start: block.first * cols + later, stride: cols },
+      c: { tensor: linear.weight, start: later, stride: cols },
+    });
+  },
+});

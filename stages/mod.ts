@@ -1,0 +1,23 @@
+import type { Stage } from "../pipeline/stage.ts";
+import { calibrate } from "./calibrate.ts";
+import { compensate } from "./compensate.ts";
+import { download } from "./download.ts";
+import { evaluate } from "./evaluate.ts";
+import { hessian } from "./hessian.ts";
+import { pack } from "./pack.ts";
+import { residualBinarize } from "./residual_binarize.ts";
+import { salientSelect } from "./salient_select.ts";
+import { splitSearch } from "./split_search.ts";
+
+/** The stages that a pipeline file can name, in their usual order. */
+export const STAGES: readonly Stage[] = [
+  download,
+  calibrate,
+  hessian,
+  salientSelect,
+  residualBinarize,
+  splitSearch,
+  compensate,
+  pack,
+  evaluate,
+];

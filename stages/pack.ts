@@ -1,0 +1,177 @@
+import { copyFileSync, existsSync, statSync } from "node:fs";
+import { basename, join } from "node:path";
+import { z } from "zod";
+import { linearGroups } from "../models/architecture.ts";
+import { TOKENIZER_FILES } from "../models/model_files.ts";
+import {
+  FORMAT_VERSION,
+  packLinear,
+
+  type QuantizationConfig,
+  readBits,
+} from "../models/packed_format.ts";
+import { readHeader, type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
+import { UserError } from "../pipeline/errors.ts";
+import { reasonOf, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
+import type { PackedModel, WrittenFileRecord } from "../pipeline/record.ts";
+import { defineStage, type ModelContext } from "../pipeline/stage.ts";
+
+/** Parts of a packed linear layer by the last word of their tensors' names. */
+const PARTS: Record<string, string> = {
+  signs: "signs",
+  flags: "flags",
+  salient_signs: "salient-signs",
+  salient_columns: "salient-columns",
+  scales: "scales",
+};
+
+function shardName(shard: number, layers: number): string {
+  const digits = (n: number) => String(n).padStart(5, "0");
+  return `model-${digits(shard)}-of-${digits(layers + 1)}.safetensors`;
+}
+
+/**
+ * Writes the packed model: a shard for each decoder layer as soon as it is done, then what lies
+ * outside the layers, the index, config.json and the tokenizer.
+ */
+export const pack = defineStage({
+  name: "pack",
+  scope: "layer",
+  summary: "Write the packed model",
+  options: z.strictObject({}),
+  needs: ["model-files", "calibration"],
+  gives: ["packed-model"],
+
+  async run(context) {
+    for (const linear of context.linears) {
+      if (!linear.bits) throw new Error(`No stage has turned ${linear.name} into bits`);
+      linear.packed = packLinear(linear.name, await readBits(linear.bits));
+    }
+  },
+
+  async endLayer(context, _options, linears) {
+    const { checkpoint, architecture } = context.get("model-files");
+    const prefix = architecture.names.layer(context.layer.index);
+    const packed = new Set(linears.map(({ name }) => `${name}.weight`));
+    const tensors = linears.flatMap((linear) => linear.packed!.tensors);
+    for (const [name, { dtype, shape }] of checkpoint.tensors) {
+      if (!name.startsWith(prefix) || packed.has(name)) continue;
+      tensors.push({ name, dtype, shape, data: checkpoint.readBytes(name) });
+    }
+    const file = shardName(context.layer.index + 2, context.layer.count);
+    const { bytes, sha256 } = writeSafetensors(join(context.folder.model, file), tensors, METADATA);
+    return { file, bytes, sha256 };
+  },
+
+  async finish(context) {
+    const { architecture, checkpoint, config } = context.get("model-files");
+    const { layers } = architecture;
+    const outside: TensorToWrite[] = [];
+    for (const [name, { dtype, shape }] of checkpoint.tensors) {
+      const inLayer = Array.from({ length: layers }, (_, i) => architecture.names.layer(i))
+        .some((prefix) => name.startsWith(prefix));
+      if (inLayer) continue;
+      outside.push({ name, dtype, shape, data: checkpoint.readBytes(name) });
+    }
+    writeSafetensors(join(context.folder.model, shardName(1, layers)), outside, METADATA);
+
+    const modules = linearGroups(architecture).flatMap((group) => group.modules);
+    const columns = Object.fromEntries(modules.map((module) => {
+      const [, cols] = checkpoint.get(`${architecture.names.layer(0)}${module}.weight`).shape;
+      return [module, cols];
+    }));
+    const quantization: QuantizationConfig = {
+      quant_method: "billm",
+      format_version: FORMAT_VERSION,
+      block_size: context.blockSize,
+      columns,
+    };
+    writeJson(context, "config.json", { ...config, quantization_config: quantization });
+    copySmallFiles(context);
+    context.set("packed-model", summarize(context));
+  },
+});
+
+const METADATA = { format: "billm", format_version: String(FORMAT_VERSION) };
+
+function writeJson(context: ModelContext, name: string, value: unknown): void {
+  writeFileAtomically(join(context.folder.model, name), JSON.stringify(value, null, 2) + "\n");
+}
+
+function copySmallFiles(context: ModelContext): void {
+  const { folder } = context.get("model-files");
+  for (const name of ["generation_config.json", ...TOKENIZER_FILES]) {
+    if (!existsSync(join(folder, name))) continue;
+    const target = join(context.folder.model, name);
+    try {
+      copyFileSync(join(folder, name), target);
+    } catch (error) {
+      throw new UserError(`Cannot write "${target}": ${reasonOf(error)}`);
+    }
+  }
+}
+
+/** Writes the index of the shards, and counts what they take from their own headers. */
+function summarize(context: ModelContext): PackedModel {
+  const { architecture, checkpoint, files: originals } = context.get("model-files");
+  const { layers } = architecture;
+  const folder = context.folder.model;
+  const weightMap: [string, string][] = [];
+  const bytesByPart: Record<string, number> = { headers: 0 };
+  let bytes = 0;
+  let tensorBytes = 0;
+  for (let shard = 1; shard <= layers + 1; shard++) {
+    const name = shardName(shard, layers);
+    const { tensors } = readHeader(join(folder, name));
+    const size = statSync(join(folder, name)).size;
+    let content = 0;
+    for (const tensor of tensors.values()) {
+      weightMap.push([tensor.name, name]);
+      content += tensor.bytes;
+      const part = PARTS[tensor.name.slice(tensor.name.lastIndexOf(".") + 1)];
+      if (part) bytesByPart[part] = (bytesByPart[part] ?? 0) + tensor.bytes;
+    }
+    if (shard > 1) bytesByPart.headers += size - content;
+    bytes += size;
+    tensorBytes += content;
+  }
+  weightMap.sort(([a], [b]) => (a < b ? -1 : 1));
+  writeJson(context, "model.safetensors.index.json", {
+    metadata: { total_size: tensorBytes },
+    weight_map: Object.fromEntries(weightMap),
+  });
+
+  let weights = 0;
+  let paper = 0;
+  for (const linear of context.layerRecords.flatMap(({ linears }) => linears)) {
+    weights += linear.rows * linear.cols;
+    paper += linear.paperBits * linear.rows * linear.cols;
+  }
+  const perWeight = (count: number) => count * 8 / weights;
+  const linearBytes = Object.values(bytesByPart).reduce((sum, part) => sum + part, 0);
+  const weightFiles = new Set(checkpoint.files);
+  const originalBytes = originals.filter((path) => weightFiles.has(basename(path)))
+    .reduce((sum, path) => sum + statSync(path).size, 0);
+  const files: WrittenFileRecord[] = [];
+  const shards = Array.from({ length: layers + 1 }, (_, i) => shardName(i + 1, layers));
+  const small = ["config.json", "generation_config.json", ...TOKENIZER_FILES].filter((name) =>
+    existsSync(join(folder, name))
+  );
+  for (const name of [...small, "model.safetensors.index.json", ...shards]) {
+    const path = join(folder, name);
+    files.push({ name, bytes: statSync(path).size, sha256: sha256OfFile(path) });
+  }
+  return {
+    folder,
+    files,
+    bytes,
+    originalBytes,
+    weights,
+    paperBits: paper / weights,
+    storedBits: perWeight(linearBytes),
+    storedBitsByPart: Object.fromEntries(
+      Object.entries(bytesByPart).map(([part, count]) => [part, perWeight(count)]),
+    ),
+  };
+}
+

@@ -1,0 +1,26 @@
+import { z } from "zod";
+import { fitSalient } from "../gpu/fit_rows.ts";
+import { defineStage } from "../pipeline/stage.ts";
+
+/**
+ * Fits the salient columns of a block with a few planes of bits: each plane fits what the planes
+ * before it left over.
+ *
+ * @see BiLLM, "binary residual approximation", https://arxiv.org/abs/2402.04291
+ */
+export const residualBinarize = defineStage({
+  name: "residual-binarize",
+  scope: "block",
+  summary: "Fit the salient columns with several planes of bits",
+  options: z.strictObject({
+    "planes": z.int().min(1).max(4).default(2).describe("Bits per salient weight"),
+  }),
+  needs: ["salient-columns"],
+  gives: ["salient-fit"],
+
+  async run(context, { planes }) {
+    const { gpu, block } = context;
+    const salient = context.get("salient-columns");
+    context.set("salient-fit", await fitSalient(gpu, block.weight, salient, planes));
+  },
+});

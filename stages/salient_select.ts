@@ -1,0 +1,49 @@
+import { z } from "zod";
+import { columnOrder, MAX_BLOCK, saliency, selectSalientColumns } from "../gpu/search.ts";
+import { defineStage } from "../pipeline/stage.ts";
+
+/**
+ * Picks the columns of a block that are worth more than one bit: the most salient ones, as many as
+ * make the error least when they and the others are binarized apart.
+ *
+ * @see BiLLM, "salient weight selection", https://arxiv.org/abs/2402.04291
+ */
+export const salientSelect = defineStage({
+  name: "salient-select",
+  scope: "block",
+  summary: "Pick the salient columns of each block",
+  options: z.strictObject({
+    "metric": z.enum(["hessian", "magnitude"]).default("hessian").describe(
+      "Saliency of a weight: w² / U_jj², or |w|",
+    ),
+    "max-columns": z.int().min(1).max(64).default(49).describe(
+      "Sets of 1 to so many columns are tried",
+    ),
+    "search": z.enum(["saliency", "weight"]).default("weight").describe(
+      "What the tried sets must fit: the saliencies themselves (as the released program does), " +
+        "or the weights with their errors weighted by 1 / U_jj²",
+    ),
+  }),
+  presets: { reference: { search: "saliency" } },
+  needs: (options) => options.metric === "hessian" ? ["column-costs"] : [],
+  gives: ["salient-columns", "saliency"],
+
+  async run(context, options) {
+    const { gpu, block } = context;
+    const { metric } = options;
+    using ones = gpu.upload(new Float32Array(MAX_BLOCK).fill(1), [MAX_BLOCK]);
+    using order = await columnOrder(gpu, block.weight, block.costs, metric);
+    let values = block.weight;
+    let costs = block.costs;
+    if (options.search === "saliency") {
+      // The released program calls |w| itself the saliency under "magnitude".
+      if (metric === "hessian") values = await saliency(gpu, block.weight, block.costs);
+      costs = ones;
+      context.set("saliency", values === block.weight ? gpu.clone(values) : values);
+    }
+    context.set(
+      "salient-columns",
+      await selectSalientColumns(gpu, values, order, costs, options["max-columns"]),
+    );
+  },
+});

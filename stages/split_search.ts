@@ -1,0 +1,45 @@
+import { z } from "zod";
+import { fitZones } from "../gpu/fit_rows.ts";
+import { quantiles } from "../gpu/quantile.ts";
+import { MAX_BLOCK, splitZones } from "../gpu/search.ts";
+import { defineStage } from "../pipeline/stage.ts";
+import { salientColumnsOf } from "./block_bits.ts";
+
+/**
+ * Splits the columns that are not salient into a low and a high zone, one plane of bits each, at
+ * the break-point that makes the error least.
+ *
+ * @see BiLLM, "optimal splitting for binarization", https://arxiv.org/abs/2402.04291
+ */
+export const splitSearch = defineStage({
+  name: "split-search",
+  scope: "block",
+  summary: "Split the other columns into a low and a high zone",
+  options: z.strictObject({
+    "candidates": z.int().min(2).max(128).default(81).describe(
+      "Break-points tried: quantiles of the magnitude from 0.10 to 0.90",
+    ),
+    "search": z.enum(["saliency", "weight"]).default("weight").describe(
+      "What is split: the saliencies (as the released program does), " +
+        "or the weights with their errors weighted by 1 / U_jj²",
+    ),
+  }),
+  presets: { reference: { search: "saliency" } },
+  needs: (options) => options.search === "saliency" ? ["saliency"] : [],
+  gives: ["zones", "zone-fits"],
+
+  async run(context, options) {
+    const { gpu, block } = context;
+    const salient = salientColumnsOf(context);
+    using ones = gpu.upload(new Float32Array(MAX_BLOCK).fill(1), [MAX_BLOCK]);
+    const bySaliency = options.search === "saliency";
+    const values = bySaliency ? context.get("saliency") : block.weight;
+    const costs = bySaliency ? ones : block.costs;
+    const last = options.candidates - 1;
+    const probabilities = Array.from({ length: last + 1 }, (_, i) => 0.1 + 0.8 * i / last);
+    using threshold = await quantiles(gpu, values, salient, probabilities);
+    const zones = await splitZones(gpu, values, salient, costs, threshold);
+    context.set("zones", zones);
+    context.set("zone-fits", await fitZones(gpu, block.weight, salient, zones));
+  },
+});

@@ -1,0 +1,25 @@
+import { Gpu } from "../../gpu/device.ts";
+import type { KernelSource } from "../../gpu/kernel.ts";
+
+/** The device of a test file, whose new tensors are NaN, with the kernels that suit its adapter. */
+export function openGpu(): Promise<Gpu> {
+  return Gpu.open({ poison: true });
+}
+
+/** The same, but with the kernels of real GPUs whatever the adapter: a software one runs them too. */
+export async function openAsHardware(): Promise<Gpu> {
+  const gpu = await openGpu();
+  (gpu as { software: boolean }).software = false;
+  return gpu;
+}
+
+/** The names of the kernels that `gpu` is asked for from now on. */
+export function watchKernels(gpu: Gpu): Set<string> {
+  const names = new Set<string>();
+  const kernel = gpu.kernel.bind(gpu);
+  gpu.kernel = (source: KernelSource) => {
+    names.add(source.name);
+    return kernel(source);
+  };
+  return names;
+}

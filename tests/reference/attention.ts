@@ -1,0 +1,38 @@
+export interface AttentionReferenceShape {
+  heads: number;
+  keyValueHeads: number;
+  headDim: number;
+  length: number;
+}
+
+/** Causal softmax(q kᵀ / √headDim) v in f64, query by query; tokens are whole windows. */
+export function attentionReference(
+  q: ArrayLike<number>,
+  k: ArrayLike<number>,
+  v: ArrayLike<number>,
+  { heads, keyValueHeads, headDim, length }: AttentionReferenceShape,
+): Float64Array {
+  const out = new Float64Array(q.length);
+  const tokens = q.length / (heads * headDim);
+  for (let token = 0; token < tokens; token++) {
+    const first = token - token % length; // of the token's window
+    for (let head = 0; head < heads; head++) {
+      const keyHead = Math.floor(head * keyValueHeads / heads);
+      const at = (token * heads + head) * headDim;
+      const keyAt = (key: number) => (key * keyValueHeads + keyHead) * headDim;
+      const scores: number[] = [];
+      for (let key = first; key <= token; key++) {
+        let dot = 0;
+        for (let i = 0; i < headDim; i++) dot += q[at + i] * k[keyAt(key) + i];
+        scores.push(dot / Math.sqrt(headDim));
+      }
+      const top = Math.max(...scores);
+      const sum = scores.reduce((total, score) => total + Math.exp(score - top), 0);
+      scores.forEach((score, j) => {
+        const weight = Math.exp(score - top) / sum;
+        for (let i = 0; i < headDim; i++) out[at + i] += weight * v[keyAt(first + j) + i];
+      });
+    }
+  }
+  return out;
+}
