@@ -95,16 +95,17 @@ export async function inverseFactor(
       b: { tensor: m, start: start * n, stride: n },
       c: { tensor: rows, stride: n },
     });
-    await placeRegion(gpu, { tensor: rows, start: 0, stride: n, rows: size, cols: start }, {
+    await placeRegion(gpu, { tensor: inverse, start: 0, stride: BLOCK, rows: size, cols: size }, {
+      tensor: rows,
+      start,
+      stride: n,
+    });
+    await placeRegion(gpu, { tensor: rows, start: 0, stride: n, rows: size, cols: after }, {
       tensor: m,
       start: start * n,
       stride: n,
     });
-    await placeRegion(gpu, { tensor: inverse, start: 0, stride: BLOCK, rows: size, cols: size }, {
-      tensor: m,
-      start: start * n + start,
-      stride: n,
-    });
+    // Reads the rows from their own tensor: a kernel cannot read what it writes.
     await gemm(gpu, {
       layout: "NN",
       m: rest,
@@ -113,7 +114,7 @@ export async function inverseFactor(
       alpha: -1,
       accumulate: true,
       a: panel,
-      b: { tensor: m, start: start * n, stride: n },
+      b: rows,
       c: { tensor: m, start: after * n, stride: n },
     });
   }

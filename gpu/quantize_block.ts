@@ -85,7 +85,7 @@ export async function quantizeBlock(
   const [rows, cols] = weight.shape;
   // With feedback the block must fit into 16 KiB of workgroup memory, what every adapter has.
   const lanes = gpu.software ? 16 : 32;
-  const threads = feedback ? Math.min(lanes, 2 ** Math.floor(Math.log2(4096 / cols))) : lanes;
+  const threads = feedback ? Math.min(lanes, Math.floor(4096 / target.blockSize)) : lanes;
   const kernel = await gpu.kernel({
     name: "quantize_block",
     source,

@@ -94,16 +94,35 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       if (FEEDBACK) { w = tile[col * ROWS + lane]; } else { w = weight[row * p.cols + col]; }
       var q: f32;
       if (HAS_SALIENT && salient[col] == 1) {
+        var signs = 0u; // bit k is that of plane k
+        if (NEAREST) {
+          // Sign by sign does not find the nearest sum of three and more.
+          var least = 3.4e38;
+          for (var code = 0u; code < (1u << PLANES); code++) {
+            var value = stored_center;
+            for (var plane = 0u; plane < PLANES; plane++) {
+              value += select(-stored_plane[plane], stored_plane[plane], ((code >> plane) & 1u) == 1u);
+            }
+            let off = abs(w - value);
+            if (off < least) {
+              least = off;
+              signs = code;
+            }
+          }
+        } else {
+          var r = w;
+          for (var plane = 0u; plane < PLANES; plane++) {
+            r -= plane_mean[plane];
+            let plus = r >= 0.0;
+            r -= select(-plane_scale[plane], plane_scale[plane], plus);
+            signs |= u32(plus) << plane;
+          }
+        }
         q = stored_center;
-        var r = w;
-        if (NEAREST) { r -= stored_center; }
         for (var plane = 0u; plane < PLANES; plane++) {
-          if (!NEAREST) { r -= plane_mean[plane]; }
-          let plus = r >= 0.0;
-          let step = select(plane_scale[plane], stored_plane[plane], NEAREST);
-          r -= select(-step, step, plus);
-          q += select(-stored_plane[plane], stored_plane[plane], plus);
-          out[plane] |= u32(plus) << i;
+          let plus = (signs >> plane) & 1u;
+          q += select(-stored_plane[plane], stored_plane[plane], plus == 1u);
+          out[plane] |= plus << i;
         }
       } else {
         var zone = 0u;

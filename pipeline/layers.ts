@@ -1,6 +1,8 @@
 import { basename, join } from "node:path";
+import type { Gpu } from "../gpu/device.ts";
 import { relativeOutputError } from "../gpu/output_error.ts";
 import { MAX_BLOCK } from "../gpu/search.ts";
+import type { Tensor } from "../gpu/tensor.ts";
 import { copyRegion } from "../gpu/transpose.ts";
 import { linearGroups } from "../models/architecture.ts";
 import type { Calibration } from "../models/calibration.ts";
@@ -241,48 +243,13 @@ class LayerRun {
     };
     await runLayerStages(this.stages.slice(0, this.#firstBlockStage));
     for (const linear of context.linears) {
-      await this.#quantizeLinear(context, store, linear);
+      await quantizeLinear(context, store, linear, this.#blockStages, this.clock);
       await this.context.pause();
     }
     await runLayerStages(this.stages.slice(this.#firstBlockStage));
     for (const { module, quantized } of context.linears) {
       weights.set(module, { ...weights.get(module), weight: quantized });
     }
-  }
-
-  async #quantizeLinear(
-    layerContext: LayerContext,
-    store: ArtifactStore,
-    linear: LinearLayer,
-  ): Promise<void> {
-    if (this.#blockStages.length === 0) return;
-    const { gpu, blockSize } = this.context;
-    const { rows, cols } = linear;
-    for (let first = 0; first < cols; first += blockSize) {
-      const width = Math.min(blockSize, cols - first);
-      using blockStore = new ArtifactStore(store);
-      using weight = gpu.empty([rows, width]);
-      const region = { tensor: linear.weight, start: first, stride: cols, rows, cols: width };
-      await copyRegion(gpu, region, weight, width);
-      using costs = this.#blockCosts(store, first, width);
-      const block = { first, cols: width, size: blockSize, weight, costs };
-      const context: BlockContext = { ...layerContext, ...access(blockStore), linear, block };
-      for (const { stage, options } of this.#blockStages) {
-        await this.clock.time(stage.name, () => stage.run(context, options));
-      }
-      // Without a stage that turns the block into bits, the fits as they stand do.
-      if (!blockStore.find("block-error")) {
-        await blockBits(context, { feedback: false, nearest: false });
-      }
-    }
-  }
-
-  #blockCosts(store: ArtifactStore, first: number, cols: number) {
-    const { gpu } = this.context;
-    const costs = store.find("column-costs");
-    return costs
-      ? gpu.clone(costs.view(first, [cols]))
-      : gpu.upload(new Float32Array(MAX_BLOCK).fill(1).subarray(0, cols), [cols]);
   }
 
   /** Takes the activations through a layer. */
@@ -326,7 +293,50 @@ class LayerRun {
   }
 }
 
-function access(store: ArtifactStore): Pick<ModelContext, "get" | "find" | "set"> {
+/**
+ * Runs the stages of scope block over the columns of a linear layer, from left to right.
+ *
+ * @param store Holds the artifacts of the layer's group.
+ */
+export async function quantizeLinear(
+  layerContext: LayerContext,
+  store: ArtifactStore,
+  linear: LinearLayer,
+  stages: readonly Planned<BlockStage>[],
+  clock: StageClock,
+): Promise<void> {
+  if (stages.length === 0) return;
+  const { gpu, blockSize } = layerContext;
+  const { rows, cols } = linear;
+  for (let first = 0; first < cols; first += blockSize) {
+    const width = Math.min(blockSize, cols - first);
+    using blockStore = new ArtifactStore(store);
+    using weight = gpu.empty([rows, width]);
+    const region = { tensor: linear.weight, start: first, stride: cols, rows, cols: width };
+    await copyRegion(gpu, region, weight, width);
+    using costs = blockCosts(gpu, store, first, width);
+    const block = { first, cols: width, size: blockSize, weight, costs };
+    const context: BlockContext = { ...layerContext, ...access(blockStore), linear, block };
+    for (const { stage, options } of stages) {
+      await clock.time(stage.name, () => stage.run(context, options));
+    }
+    // Without a stage that turns the block into bits, the fits as they stand do.
+    if (!blockStore.find("block-error")) {
+      await blockBits(context, { feedback: false, nearest: false });
+    }
+  }
+}
+
+/** The block's part of the column costs; ones without a Hessian. */
+function blockCosts(gpu: Gpu, store: ArtifactStore, first: number, cols: number): Tensor {
+  const costs = store.find("column-costs");
+  return costs
+    ? gpu.clone(costs.view(first, [cols]))
+    : gpu.upload(new Float32Array(MAX_BLOCK).fill(1).subarray(0, cols), [cols]);
+}
+
+/** The artifacts of a scope, as contexts offer them. */
+export function access(store: ArtifactStore): Pick<ModelContext, "get" | "find" | "set"> {
   return {
     get: (name) => store.get(name),
     find: (name) => store.find(name),

@@ -27,7 +27,7 @@ const TOLERANCE = { abs: 4e-6, rel: 2e-6 };
 function makeBlock(rows: number, cols: number) {
   const weight = normals(rows * cols, rows + 100 * cols);
   const random = seededRandom(cols);
-  if (rows > 2) weight.fill(0, 0, cols).fill(0.5, cols, 2 * cols); // zeros, constant
+  if (rows > 2) weight.fill(0, 0, cols).fill(0.3, cols, 2 * cols); // zeros, constant
   const salient = Uint32Array.from({ length: cols }, () => Number(random() < 0.3));
   const words = Math.ceil(cols / 32);
   const zones = Uint32Array.from({ length: rows * words }, () => random() * 2 ** 32);

@@ -1,0 +1,61 @@
+// Whole models against the figures of the released BiLLM program: perplexity on WikiText-2 test.
+// The data and the expected figures lie outside the project, in ../shared; takes about half an hour
+// on two CPU cores. A run that is interrupted continues.
+
+import { existsSync, readFileSync } from "node:fs";
+import { loadPipeline } from "../pipeline/config.ts";
+import { runPipeline } from "../pipeline/run.ts";
+import { STAGES } from "../stages/mod.ts";
+import { showProgress } from "./progress.ts";
+import { runTask } from "./task.ts";
+
+/** Expected figure in NAME.expected.json, and how far ours may be from it. */
+const COMPARISONS = [
+  { model: "tiny-llama", variant: "no-compensation", within: 0.01 },
+  { model: "tiny-llama", variant: "hessian", within: 0.05 },
+  { model: "tiny-llama", variant: "magnitude", within: 0.05 },
+  { model: "tiny-opt", variant: "no-compensation", within: 0.05 },
+  { model: "tiny-opt", variant: "hessian", within: 0.15 },
+  { model: "tiny-opt", variant: "magnitude", within: 0.15 },
+];
+const EXPECTED_KEYS: Record<string, string> = {
+  "no-compensation": "billm-hessian-no-compensation",
+  hessian: "billm-hessian",
+  magnitude: "billm-magnitude",
+};
+const FIXTURES = "../shared/fixtures/billm-reference";
+
+await runTask(async (signal) => {
+  if (!existsSync(FIXTURES)) {
+    console.log(`Skipped: the expected figures are not there ("${FIXTURES}")`);
+    return;
+  }
+  const rows: Record<string, unknown>[] = [];
+  let failed = 0;
+  const compare = (name: string, expected: number, found: number, within: number) => {
+    const off = found / expected - 1;
+    const holds = Math.abs(off) <= within;
+    failed += Number(!holds);
+    rows.push({
+      name,
+      released: expected.toFixed(2),
+      ours: found.toFixed(2),
+      difference: `${(100 * off).toFixed(2)} %`,
+      allowed: `${100 * within} %`,
+      holds,
+    });
+  };
+  for (const { model, variant, within } of COMPARISONS) {
+    const expected = JSON.parse(readFileSync(`${FIXTURES}/${model}.expected.json`, "utf8"));
+    const config = await loadPipeline(`tests/parity/${model}-${variant}.yaml`, { stages: STAGES });
+    const progress = showProgress();
+    const { evaluation } = await runPipeline(config, { signal, report: progress, overwrite: false });
+    for (const { perplexity } of evaluation!.original) {
+      compare(`${model} full precision`, expected.fp32[0], perplexity, 0.001);
+    }
+    const [{ perplexity }] = evaluation!.packed!;
+    compare(`${model} ${variant}`, expected[EXPECTED_KEYS[variant]][0], perplexity, within);
+  }
+  console.table(rows);
+  if (failed > 0) Deno.exitCode = 1;
+});

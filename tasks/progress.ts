@@ -1,0 +1,115 @@
+import { styleText } from "node:util";
+import type { Report, RunEvent } from "../pipeline/events.ts";
+import { bytesText, timeText } from "./task.ts";
+
+const BAR = 24;
+
+/** A terminal gets a bar with the time left, anything else plain lines (10 % steps). */
+export function showProgress(terminal = Deno.stdout.isTerminal()): Report {
+  return terminal ? bar() : lines();
+}
+
+/** One JSON object per line. */
+export function showJson(): Report {
+  return (event) => console.log(JSON.stringify(event));
+}
+
+/** The text of an event that stays on the screen; progress does not. */
+function lineOf(event: RunEvent): string | undefined {
+  switch (event.type) {
+    case "start": {
+      const adapter = `on ${event.adapter}`;
+      const resumed = event.resumedLayers > 0
+        ? `; goes on after layer ${event.resumedLayers - 1}, the last complete one`
+        : "";
+      const slow = event.software ? "\n  A software adapter: everything works, but slowly" : "";
+      return `Run "${event.name}" ${adapter}, into ${event.output}${resumed}${slow}`;
+    }
+    case "stage":
+      return `${event.stage.padEnd(10)} ${event.text}`;
+    case "layer": {
+      const errors = event.linears.map(({ relativeOutputError }) => relativeOutputError)
+        .filter((error) => error !== undefined);
+      const mean = errors.reduce((sum, error) => sum + error, 0) / errors.length;
+      const error = errors.length > 0 ? `output error ${(100 * mean).toFixed(1)} %, ` : "";
+      return `layer ${event.layer + 1}/${event.layers}  ${error}` +
+        `${bytesText(event.bytes)}, ${event.seconds.toFixed(1)} s`;
+    }
+    case "metric":
+      return `${event.stage.padEnd(10)} ${event.name}: ${event.text}`;
+    case "warning":
+      return `Warning: ${event.message}`;
+    case "already-done":
+      return `Nothing to do: ${event.output} holds this run, finished, with the same options and ` +
+        `inputs (--overwrite runs it again)`;
+    case "end":
+      return `Done in ${timeText(event.seconds)}: ${event.output}`;
+    default:
+      return undefined;
+  }
+}
+
+/** Estimates the time left of what is in progress from its own speed so far. */
+class Pace {
+  #key = "";
+  #start = 0;
+  #first = 0;
+
+  left(key: string, done: number, total: number): number | undefined {
+    if (key !== this.#key) {
+      [this.#key, this.#start, this.#first] = [key, performance.now(), done];
+    }
+    if (done <= this.#first) return undefined;
+    return (performance.now() - this.#start) / 1000 * (total - done) / (done - this.#first);
+  }
+}
+
+function bar(): Report {
+  const encoder = new TextEncoder();
+  const pace = new Pace();
+  const write = (text: string) => Deno.stdout.writeSync(encoder.encode(text));
+  return (event) => {
+    if (event.type === "progress") {
+      const { stage, done, total, text } = event;
+      const left = pace.left(stage + total + text.replace(/\d+/, ""), done, total);
+      const filled = Math.round(BAR * done / total);
+      const rest = left === undefined ? "" : `, ${timeText(left)} left`;
+      const bar = styleText("green", "█".repeat(filled)) +
+        styleText("dim", "░".repeat(BAR - filled));
+      const { columns } = terminalSize();
+      const label = `${Math.floor(100 * done / total)} %${rest}  ${text}`;
+      write(`\r\x1b[K${bar} ${label.slice(0, Math.max(0, columns - BAR - 2))}`);
+      return;
+    }
+    const line = lineOf(event);
+    if (line !== undefined) write(`\r\x1b[K${line}\n`);
+  };
+}
+
+function terminalSize(): { columns: number } {
+  try {
+    return Deno.consoleSize();
+  } catch {
+    return { columns: 80 };
+  }
+}
+
+function lines(): Report {
+  const pace = new Pace();
+  let last = "";
+  return (event) => {
+    if (event.type === "progress") {
+      const { stage, done, total, text } = event;
+      const key = stage + text.replace(/\d+/, "");
+      const left = pace.left(key + total, done, total);
+      const tenth = Math.floor(10 * done / total);
+      if (stage === "layers" || `${key} ${tenth}` === last || done === 0) return;
+      last = `${key} ${tenth}`;
+      const rest = left === undefined ? "" : `, ${timeText(left)} left`;
+      console.log(`${stage.padEnd(10)} ${Math.floor(100 * done / total)} %${rest}  ${text}`);
+      return;
+    }
+    const line = lineOf(event);
+    if (line !== undefined) console.log(line);
+  };
+}

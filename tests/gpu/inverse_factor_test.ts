@@ -1,0 +1,108 @@
+import assert from "node:assert/strict";
+import { inverseFactor } from "../../gpu/inverse_factor.ts";
+import { assertClose } from "../assert_close.ts";
+import { damped, inverseFactorReference, matmul, transposed } from "../reference/linear_algebra.ts";
+import { normals } from "../reference/random.ts";
+import { openAsHardware, openGpu } from "./open_gpu.ts";
+
+const DAMPING = 0.01;
+
+/** (2 / tokens) XᵀX of correlated inputs; the lower triangle is NaN, since it must not be read. */
+function makeHessian(n: number, dead: number[] = []): Float32Array {
+  const tokens = 2 * n + 3;
+  const x = normals(tokens * n, n);
+  const common = normals(tokens, 1);
+  for (let t = 0; t < tokens; t++) {
+    for (let j = 0; j < n; j++) {
+      const at = t * n + j;
+      x[at] = dead.includes(j) ? 0 : (x[at] + common[t]) * (1 + j % 5);
+    }
+  }
+  const hessian = Float32Array.from(matmul(transposed(x, tokens, n), x, n, n, tokens));
+  return hessian.map((value, i) => i % n < Math.floor(i / n) ? NaN : value * 2 / tokens);
+}
+
+function identity(n: number): Float64Array {
+  return Float64Array.from({ length: n * n }, (_, i) => Number(i % n === Math.floor(i / n)));
+}
+
+for (
+  const { family, open } of [
+    { family: "suits the adapter", open: openGpu },
+    { family: "suits GPUs", open: openAsHardware },
+  ]
+) {
+  const gpu = await open();
+
+  /** Factors a Hessian and checks UᵀU · (H + damping) = I, U itself and its costs. */
+  async function check(hessian: Float32Array, n: number, damping: number): Promise<void> {
+    using tensor = gpu.upload(hessian, [n, n]);
+    const { factor, cost, status } = await inverseFactor(gpu, tensor, damping);
+    assert.deepEqual([...await gpu.read(status, "u32")], [0]);
+    const u = await gpu.read(factor);
+    const costs = await gpu.read(cost);
+    gpu.free(factor, cost, status);
+    const matrix = damped(hessian, n, damping);
+    const inverse = matmul(transposed(u, n, n), u, n, n, n);
+    // f32 loses the condition number of the matrix, up to some thousands, of its 1e-7.
+    assertClose(matmul(inverse, matrix, n, n, n), identity(n), { abs: 1e-3, what: "UᵀU (H + d)" });
+    const expected = inverseFactorReference(matrix, n);
+    const largest = expected.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+    assertClose(u, expected, { abs: 1e-5 * largest, rel: 1e-5, what: "U" });
+    assert(u.every((value, i) => i % n >= Math.floor(i / n) || value === 0), "U is triangular");
+    const diagonal = Float64Array.from({ length: n }, (_, j) => u[j * n + j]);
+    assertClose(costs, diagonal.map((value) => 1 / value ** 2), { rel: 1e-6, what: "cost" });
+  }
+
+  for (const n of [1, 2, 31, 32, 33, 63, 64, 65, 100, 128, 257]) {
+    Deno.test(`inverseFactor() that ${family} factors the inverse of [${n}, ${n}]`, async () => {
+      await check(makeHessian(n), n, DAMPING);
+    });
+  }
+
+  Deno.test(`inverseFactor() that ${family} takes dead columns for ones`, async () => {
+    await check(makeHessian(40, [0, 7, 31, 32, 39]), 40, DAMPING);
+    await check(new Float32Array(33 * 33), 33, DAMPING);
+  });
+
+  Deno.test(`inverseFactor() that ${family} works with any damping`, async () => {
+    await check(makeHessian(50), 50, 0);
+    await check(makeHessian(50), 50, 1);
+    await check(makeHessian(33).map((value) => value * 1e-6), 33, DAMPING);
+    await check(makeHessian(33).map((value) => value * 1e6), 33, DAMPING);
+  });
+
+  Deno.test(`inverseFactor() that ${family} reports where a pivot is not positive`, async () => {
+    const n = 70;
+    const statusOf = async (hessian: Float32Array) => {
+      using tensor = gpu.upload(hessian, [n, n]);
+      const { factor, cost, status } = await inverseFactor(gpu, tensor, 0);
+      const [code] = await gpu.read(status, "u32");
+      gpu.free(factor, cost, status);
+      return code;
+    };
+    const plain = Float32Array.from(identity(n));
+    assert.equal(await statusOf(plain), 0);
+    for (const column of [0, 37, 38, 69]) {
+      const fromLast = n - column; // columns are counted from the last, from 1
+      const negative = plain.slice();
+      negative[column * n + column] = -0.5;
+      assert.equal(await statusOf(negative), fromLast, `-0.5 at ${column}`);
+      for (const bad of [NaN, Infinity]) {
+        const broken = plain.slice();
+        broken[column * n + column] = bad;
+        const code = await statusOf(broken);
+        assert(code > 0, `${bad} at ${column}`); // the mean is bad as well, so any column will do
+      }
+      if (column === 69) continue;
+      const linked = plain.slice();
+      linked[column * n + column + 1] = 1.5; // two unit vectors cannot have this product
+      assert.equal(await statusOf(linked), fromLast, `1.5 beside ${column}`);
+      linked[column * n + column + 1] = NaN;
+      assert.equal(await statusOf(linked), fromLast, `NaN beside ${column}`);
+    }
+    const first = plain.slice();
+    for (const column of [10, 20, 60]) first[column * n + column] = -1;
+    assert.equal(await statusOf(first), n - 60, "the first of several");
+  });
+}
