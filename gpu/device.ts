@@ -96,6 +96,7 @@ export class Gpu implements AsyncDisposable {
     device.lost.then(({ message, reason }) => {
       if (reason !== "destroyed") this.#lost ??= `the device was lost: ${message}`;
     });
+    this.#openScopes();
   }
 
   /**
@@ -176,7 +177,9 @@ export class Gpu implements AsyncDisposable {
     const { current, pooled, peak } = this.#memory;
     this.#memory.peak = Math.max(peak, current + pooled);
     const tensor = new Tensor(this, buffer, shape, dtype, 0, true);
-    if (this.poison) this.#write(tensor, new Uint8Array(new Uint32Array(size / 4).fill(POISON).buffer));
+    if (this.poison) {
+      this.#write(tensor, new Uint8Array(new Uint32Array(size / 4).fill(POISON).buffer));
+    }
     return tensor;
   }
 
@@ -298,6 +301,7 @@ export class Gpu implements AsyncDisposable {
   }
 
   async #throwErrors(): Promise<void> {
+    this.#nextScopes();
     for (const error of await Promise.all(this.#errors.splice(0))) {
       if (error) throw new Error(`WebGPU: ${error.message}`);
     }
@@ -362,16 +366,22 @@ export class Gpu implements AsyncDisposable {
     queue.submit([this.#encoder.finish()]);
     this.#encoder = undefined;
     this.#dispatches = 0;
+    this.#nextScopes();
+  }
+
+  /** Scopes are always open: `uncapturederror` comes too late for the read that it should fail. */
+  #openScopes(): void {
+    this.device.pushErrorScope("out-of-memory");
+    this.device.pushErrorScope("validation");
+  }
+
+  #nextScopes(): void {
     this.#errors.push(this.device.popErrorScope(), this.device.popErrorScope());
+    this.#openScopes();
   }
 
   #commands(): GPUCommandEncoder {
-    if (!this.#encoder) {
-      this.device.pushErrorScope("out-of-memory");
-      this.device.pushErrorScope("validation");
-      this.#encoder = this.device.createCommandEncoder();
-    }
-    return this.#encoder;
+    return this.#encoder ??= this.device.createCommandEncoder();
   }
 
   #endPass(): void {

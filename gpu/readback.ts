@@ -9,6 +9,8 @@ const CHUNK = 4 << 20;
  */
 export class Readback {
   #next = 0;
+  /** Settles when the last read is done: a slot can be mapped for one read at a time. */
+  #turn: Promise<void> = Promise.resolve();
 
   private constructor(
     readonly device: GPUDevice,
@@ -42,18 +44,26 @@ export class Readback {
 
   /** Fills `target` from byte `offset` of `source`, after everything that was submitted before. */
   async read(source: GPUBuffer, offset: number, target: Uint8Array): Promise<void> {
-    for (let start = 0; start < target.byteLength; start += CHUNK) {
-      const length = Math.min(CHUNK, target.byteLength - start);
-      const slot = this.slots[this.#next++ % this.slots.length];
-      const size = Math.ceil(length / 4) * 4;
-      const encoder = this.device.createCommandEncoder({ label: "readback" });
-      encoder.copyBufferToBuffer(source, offset + start, slot, 0, size);
-      this.device.queue.submit([encoder.finish()]);
-      const mapped = slot.mapAsync(GPUMapMode.READ, 0, size);
-      if (this.synchronous) mapped.catch(() => {});
-      else await mapped;
-      target.set(new Uint8Array(slot.getMappedRange(0, size)).subarray(0, length), start);
-      slot.unmap();
+    const before = this.#turn;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#turn = promise;
+    if (!this.synchronous) await before;
+    try {
+      for (let start = 0; start < target.byteLength; start += CHUNK) {
+        const length = Math.min(CHUNK, target.byteLength - start);
+        const slot = this.slots[this.#next++ % this.slots.length];
+        const size = Math.ceil(length / 4) * 4;
+        const encoder = this.device.createCommandEncoder({ label: "readback" });
+        encoder.copyBufferToBuffer(source, offset + start, slot, 0, size);
+        this.device.queue.submit([encoder.finish()]);
+        const mapped = slot.mapAsync(GPUMapMode.READ, 0, size);
+        if (this.synchronous) mapped.catch(() => {});
+        else await mapped;
+        target.set(new Uint8Array(slot.getMappedRange(0, size)).subarray(0, length), start);
+        slot.unmap();
+      }
+    } finally {
+      resolve();
     }
   }
 }

@@ -26,6 +26,8 @@ export interface Architecture {
   modelType: "llama" | "opt";
   vocabularySize: number;
   hiddenSize: number;
+  /** Width of the embedding and of what the head reads; `hiddenSize` where nothing projects. */
+  embeddingSize: number;
   layers: number;
   heads: number;
   keyValueHeads: number;
@@ -34,6 +36,8 @@ export interface Architecture {
   maxLength: number;
   /** Base of the rotary position embedding; absent where positions are learned. */
   ropeTheta?: number;
+  /** RMS norms have a weight, layer norms a weight and a bias. */
+  norm: "rms" | "layer";
   normEpsilon: number;
   /** The operations of a decoder layer. */
   steps: Step[];
@@ -115,7 +119,9 @@ export function readArchitecture(config: Record<string, unknown>, file: string):
 function readHeads(fields: Fields, hiddenSize: number, keyValueKey?: string) {
   const heads = fields.integer("num_attention_heads");
   const keyValueHeads = keyValueKey ? fields.integer(keyValueKey, heads) : heads;
-  if (heads % keyValueHeads) fields.fail(keyValueKey!, `a divisor of num_attention_heads, ${heads}`);
+  if (heads % keyValueHeads) {
+    fields.fail(keyValueKey!, `a divisor of num_attention_heads, ${heads}`);
+  }
   return { heads, keyValueHeads, hiddenSize };
 }
 
@@ -126,18 +132,23 @@ function readLlama(fields: Fields): Architecture {
     fields.fail("hidden_size", `a multiple of num_attention_heads, ${heads}`);
   }
   const headDim = fields.integer("head_dim", hiddenSize / heads);
-  if (headDim % 2) fields.fail("head_dim", "even");
+  if (headDim % 2) {
+    if (fields.json.head_dim != null) fields.fail("head_dim", "even");
+    fields.fail("hidden_size", `an even multiple of num_attention_heads, ${heads}`);
+  }
   const qkv = ["q", "k", "v"].map((to) => ({ module: `self_attn.${to}_proj`, to }));
   return {
     modelType: "llama",
     vocabularySize: fields.integer("vocab_size"),
     hiddenSize,
+    embeddingSize: hiddenSize,
     layers: fields.integer("num_hidden_layers"),
     heads,
     keyValueHeads,
     headDim,
     maxLength: fields.integer("max_position_embeddings", 2048),
     ropeTheta: readRopeTheta(fields),
+    norm: "rms",
     normEpsilon: fields.number("rms_norm_eps", 1e-6),
     steps: [
       { op: "norm", module: "input_layernorm", from: "hidden", to: "x" },
@@ -185,7 +196,8 @@ function readLlama(fields: Fields): Architecture {
 function readRopeTheta(fields: Fields): number {
   const scaling = fields.json.rope_parameters ?? fields.json.rope_scaling;
   if (scaling == null) return fields.number("rope_theta", 10000);
-  const key = fields.json.rope_parameters ? "rope_parameters" : "rope_scaling";
+  const key = fields.json.rope_parameters != null ? "rope_parameters" : "rope_scaling";
+  if (typeof scaling !== "object" || Array.isArray(scaling)) fields.fail(key, "an object");
   const { rope_type, type, rope_theta } = scaling as Record<string, unknown>;
   if ((rope_type ?? type ?? "default") !== "default") {
     fields.fail(key, `of type "default" (scaled position embeddings are not supported)`);
@@ -204,7 +216,8 @@ function readOpt(fields: Fields): Architecture {
   }
   const normFirst = fields.boolean("do_layer_norm_before", true);
   const hasFinalNorm = normFirst && !fields.boolean("_remove_final_layer_norm", false);
-  const projects = fields.integer("word_embed_proj_dim", hiddenSize) !== hiddenSize;
+  const embeddingSize = fields.integer("word_embed_proj_dim", hiddenSize);
+  const projects = embeddingSize !== hiddenSize;
   const tied = fields.boolean("tie_word_embeddings", true);
   const input = normFirst ? "x" : "hidden";
   const norm = (module: string): Step => ({
@@ -231,7 +244,12 @@ function readOpt(fields: Fields): Architecture {
   ];
   const feedForwardSteps: Step[] = [
     { op: "linear", from: input, linears: [{ module: "fc1", to: "x" }] },
-    { op: "activation", name: fields.activation("activation_function", "relu"), from: "x", to: "x" },
+    {
+      op: "activation",
+      name: fields.activation("activation_function", "relu"),
+      from: "x",
+      to: "x",
+    },
     {
       op: "linear",
       from: "x",
@@ -243,11 +261,13 @@ function readOpt(fields: Fields): Architecture {
     modelType: "opt",
     vocabularySize: fields.integer("vocab_size"),
     hiddenSize,
+    embeddingSize,
     layers: fields.integer("num_hidden_layers"),
     heads,
     keyValueHeads: heads,
     headDim: hiddenSize / heads,
     maxLength: fields.integer("max_position_embeddings", 2048),
+    norm: "layer",
     normEpsilon: 1e-5, // transformers has no option for it
     steps: normFirst
       ? [attentionNorm, ...attentionSteps, feedForwardNorm, ...feedForwardSteps]

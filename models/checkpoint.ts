@@ -84,6 +84,14 @@ export class Checkpoint implements Disposable {
     return this.#reader.readBytes(this.get(name));
   }
 
+  /** The bytes of some rows, `shape[0]` in all, of a tensor as stored, in a fresh buffer. */
+  readRows(name: string, first: number, rows: number): Uint8Array<ArrayBuffer> {
+    const tensor = this.get(name);
+    const rowBytes = tensor.bytes / tensor.shape[0];
+    const offset = tensor.offset + first * rowBytes;
+    return this.#reader.readBytes({ ...tensor, offset, bytes: rows * rowBytes });
+  }
+
   /** The bytes of a tensor in pieces. See {@link TensorReader.readChunks}. */
   readChunks(name: string, chunkBytes: number): Generator<Uint8Array<ArrayBuffer>> {
     return this.#reader.readChunks(this.get(name), chunkBytes);

@@ -8,7 +8,7 @@ import { gemm } from "../gpu/gemm.ts";
 import { countNonFinite } from "../gpu/non_finite.ts";
 import { norm } from "../gpu/norm.ts";
 import { rope } from "../gpu/rope.ts";
-import type { Dtype, Tensor } from "../gpu/tensor.ts";
+import { type Dtype, shapeText, type Tensor } from "../gpu/tensor.ts";
 import { widen } from "../gpu/widen.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Architecture, Step } from "./architecture.ts";
@@ -17,8 +17,16 @@ import { isPacked, unpackLinear } from "./packed_format.ts";
 
 const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
 
-/** Bytes of an embedding or head on the GPU at a time. */
-const PART_BYTES = 64 << 20;
+export interface DecoderOptions {
+  /** Bytes of an embedding or head on the GPU at a time; 64 MiB unless told otherwise. */
+  partBytes?: number;
+  /**
+   * The format that the frequencies of rotary positions are rounded to: "f32" unless told otherwise,
+   * as in a model that transformers has loaded. A model cast as a whole with `.half()` or
+   * `.to(bfloat16)` rounds them too.
+   */
+  ropeFrequencies?: "f32" | "f16" | "bf16";
+}
 
 /** A matrix with its bias, or the weight and bias of a norm; f32. */
 export interface Affine {
@@ -34,9 +42,20 @@ export type Registers = Map<string, Tensor>;
 
 /** Runs a model's parts on the GPU; holds what does not depend on the layer. */
 export class Decoder implements Disposable {
-  #ropeTables = new Map<number, Tensor>();
+  readonly #partBytes: number;
+  readonly #ropeFrequencies: "f32" | "f16" | "bf16";
+  readonly #ropeTables = new Map<number, Tensor>();
+  /** Names of tensors outside the layers that were found to be finite. */
+  readonly #finite = new Set<string>();
 
-  constructor(readonly gpu: Gpu, readonly model: ModelFiles) {}
+  constructor(
+    readonly gpu: Gpu,
+    readonly model: ModelFiles,
+    { partBytes = 64 << 20, ropeFrequencies = "f32" }: DecoderOptions = {},
+  ) {
+    this.#partBytes = partBytes;
+    this.#ropeFrequencies = ropeFrequencies;
+  }
 
   get architecture(): Architecture {
     return this.model.architecture;
@@ -45,22 +64,24 @@ export class Decoder implements Disposable {
   /**
    * Uploads a decoder layer; packed linear layers are dequantized.
    *
-   * @throws {UserError} If a tensor is missing, has another shape than its neighbours, or holds NaN
-   *   or infinite values.
+   * @throws {UserError} If a tensor is missing, has another shape than config.json and its
+   *   neighbours want, or holds NaN or infinite values.
    */
   async loadLayer(index: number): Promise<LayerWeights> {
     const { steps, names } = this.architecture;
     const prefix = names.layer(index);
     const weights: LayerWeights = new Map();
     for (const step of steps) {
-      const modules = step.op === "norm"
-        ? [step.module]
-        : step.op === "linear"
-        ? step.linears.map(({ module }) => module)
-        : [];
-      for (const module of modules) weights.set(module, await this.#affine(prefix + module));
+      if (step.op === "norm") weights.set(step.module, await this.#norm(prefix + step.module));
+      if (step.op !== "linear") continue;
+      for (const { module } of step.linears) {
+        weights.set(module, await this.#affine(prefix + module));
+      }
     }
-    await this.#checkFinite(weights, prefix);
+    this.#checkLayerShapes(weights, prefix);
+    await this.#checkFinite(
+      [...weights].flatMap(([module, affine]) => named(prefix + module, affine)),
+    );
     return weights;
   }
 
@@ -69,6 +90,14 @@ export class Decoder implements Disposable {
     weights.clear();
   }
 
+  /** The weight of an RMS norm, or the weight and bias of a layer norm. */
+  async #norm(name: string): Promise<Affine> {
+    const weight = await this.#tensor(`${name}.weight`);
+    if (this.architecture.norm === "rms") return { weight };
+    return { weight, bias: await this.#tensor(`${name}.bias`) };
+  }
+
+  /** A linear layer, dequantized if it is packed. */
   async #affine(name: string): Promise<Affine> {
     const { checkpoint, quantization } = this.model;
     const bias = checkpoint.has(`${name}.bias`) ? await this.#tensor(`${name}.bias`) : undefined;
@@ -110,31 +139,95 @@ export class Decoder implements Disposable {
     if (!(dtype in STORED)) {
       throw new UserError(`"${file}": "${name}" is stored as ${dtype}; supported: F32, F16, BF16`);
     }
-    const bytes = checkpoint.readBytes(name);
-    if (rows === undefined) return this.gpu.upload(bytes, shape, STORED[dtype]);
-    const rowBytes = bytes.byteLength / shape[0];
-    const part = bytes.subarray(firstRow * rowBytes, (firstRow + rows) * rowBytes);
+    if (rows === undefined) {
+      return this.gpu.upload(checkpoint.readBytes(name), shape, STORED[dtype]);
+    }
+    const part = checkpoint.readRows(name, firstRow, rows);
     return this.gpu.upload(part, [rows, ...shape.slice(1)], STORED[dtype]);
   }
 
-  async #checkFinite(weights: LayerWeights, prefix: string): Promise<void> {
+  /** Checks that each operation of a layer gets tensors of the width that it works on. */
+  #checkLayerShapes(weights: LayerWeights, prefix: string): void {
+    const { steps, hiddenSize, heads, keyValueHeads, headDim } = this.architecture;
+    /** How wide each register is, and the linear layer that it comes from. */
+    const registers = new Map<string, { width: number; module?: string; cols?: number }>();
+    registers.set("hidden", { width: hiddenSize });
+    const widthOf = (register: string) => registers.get(register)!.width;
+    const expect = (module: string, { weight, bias }: Affine, shape: number[]) => {
+      this.#checkShape(`${prefix}${module}.weight`, weight.shape, shape);
+      if (bias) this.#checkShape(`${prefix}${module}.bias`, bias.shape, [shape[0]]);
+    };
+    const expectWidth = (register: string, wanted: number) => {
+      const { width, module, cols = 0 } = registers.get(register)!;
+      if (width === wanted) return;
+      this.#checkShape(`${prefix}${module}.weight`, [width, cols], [wanted, cols]);
+    };
+    for (const step of steps) {
+      switch (step.op) {
+        case "norm": {
+          const width = widthOf(step.from);
+          expect(step.module, weights.get(step.module)!, [width]);
+          registers.set(step.to, { width });
+          break;
+        }
+        case "linear": {
+          const cols = widthOf(step.from);
+          for (const { module, to } of step.linears) {
+            const affine = weights.get(module)!;
+            const width = step.residual ? widthOf(step.residual) : affine.weight.shape[0];
+            expect(module, affine, [width, cols]);
+            registers.set(to, { width, module, cols });
+          }
+          break;
+        }
+        case "rope":
+          for (const { register, heads } of step.registers) expectWidth(register, heads * headDim);
+          break;
+        case "attention":
+          expectWidth(step.query, heads * headDim);
+          expectWidth(step.key, keyValueHeads * headDim);
+          expectWidth(step.value, keyValueHeads * headDim);
+          registers.set(step.to, { width: heads * headDim });
+          break;
+        case "activation":
+          if (step.up) expectWidth(step.up, widthOf(step.from));
+          registers.set(step.to, { width: widthOf(step.from) });
+      }
+    }
+  }
+
+  #checkShape(name: string, shape: readonly number[], expected: readonly number[]): void {
+    if (shapeText(shape) === shapeText(expected)) return;
+    throw new UserError(
+      `"${this.model.folder}": "${name}" has the shape ${shapeText(shape)}, ` +
+        `expected ${shapeText(expected)}; the weights do not fit config.json`,
+    );
+  }
+
+  /** Checks tensors outside the layers when they are first used. */
+  async #checkOnce(name: string, affine: Affine, shape: readonly number[]): Promise<void> {
+    if (this.#finite.has(name)) return;
+    this.#checkShape(`${name}.weight`, affine.weight.shape, shape);
+    if (affine.bias) this.#checkShape(`${name}.bias`, affine.bias.shape, shape.slice(0, 1));
+    await this.#checkFinite(named(name, affine));
+    this.#finite.add(name);
+  }
+
+  async #checkFinite(tensors: { name: string; tensor: Tensor }[]): Promise<void> {
     const { gpu } = this;
-    const tensors = [...weights].flatMap(([module, { weight, bias }]) => [
-      { name: `${prefix}${module}.weight`, tensor: weight },
-      ...(bias ? [{ name: `${prefix}${module}.bias`, tensor: bias }] : []),
-    ]);
     using counts = gpu.zeros([tensors.length * 64], "u32"); // bindings start at multiples of 256 bytes
     for (const [i, { tensor }] of tensors.entries()) {
       await countNonFinite(gpu, tensor, counts.view(i * 64, [1]));
     }
     const found = await gpu.read(counts, "u32");
     tensors.forEach(({ name }, i) => {
-      if (found[i * 64] > 0) {
-        throw new UserError(
-          `"${this.model.folder}": "${name}" holds ${found[i * 64]} values that are NaN or infinite; ` +
-            `the model is damaged, get it again`,
-        );
-      }
+      const count = found[i * 64];
+      if (count === 0) return;
+      throw new UserError(
+        `"${this.model.folder}": "${name}" holds ${count} ` +
+          `${count === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
+          `the model is damaged, get it again`,
+      );
     });
   }
 
@@ -143,11 +236,12 @@ export class Decoder implements Disposable {
    *
    * @param windows Token ids; all windows have the same length.
    * @returns f32 `[windows * length, hidden]`, owned by the caller.
-   * @throws {UserError} If an id is not in the vocabulary or a window is longer than the model takes.
+   * @throws {UserError} If an id is not in the vocabulary, a window is longer than the model takes,
+   *   or the embedding has another shape than config.json wants or holds NaN or infinite values.
    */
   async embed(windows: readonly Int32Array[]): Promise<Tensor> {
     const { gpu } = this;
-    const { names, vocabularySize, maxLength } = this.architecture;
+    const { names, vocabularySize, maxLength, hiddenSize, embeddingSize } = this.architecture;
     const length = windows[0].length;
     if (length > maxLength) {
       throw new UserError(
@@ -165,32 +259,47 @@ export class Decoder implements Disposable {
           `(${vocabularySize} ids); do the tokens belong to this model?`,
       );
     }
-    const [, width] = this.model.checkpoint.get(`${names.embedding}.weight`).shape;
-    let hidden = gpu.empty([tokens, width]);
-    await this.#lookUp(`${names.embedding}.weight`, ids, hidden, false);
+    let hidden = gpu.empty([tokens, embeddingSize]);
+    await this.#lookUp(
+      `${names.embedding}.weight`,
+      [vocabularySize, embeddingSize],
+      ids,
+      hidden,
+      false,
+    );
     if (names.projectIn) {
       using narrow = hidden;
-      const projection = await this.#affine(names.projectIn);
-      hidden = await this.linear(narrow, projection);
-      gpu.free(projection.weight);
+      hidden = await this.#project(narrow, names.projectIn, [hiddenSize, embeddingSize]);
     }
     if (names.positions) {
       const { name, offset } = names.positions;
       const rows = Uint32Array.from(ids, (_, token) => token % length + offset);
-      await this.#lookUp(`${name}.weight`, rows, hidden, true);
+      await this.#lookUp(`${name}.weight`, [maxLength + offset, hiddenSize], rows, hidden, true);
     }
     return hidden;
   }
 
-  async #lookUp(name: string, ids: Uint32Array, out: Tensor, accumulate: boolean): Promise<void> {
+  async #lookUp(
+    name: string,
+    shape: readonly [number, number],
+    ids: Uint32Array,
+    out: Tensor,
+    accumulate: boolean,
+  ): Promise<void> {
     const { gpu } = this;
-    const { shape, bytes } = this.model.checkpoint.get(name);
-    const rowsPerPart = partRows(shape[0], bytes);
     using rows = gpu.upload(ids, [ids.length]);
-    for (let first = 0; first < shape[0]; first += rowsPerPart) {
-      using part = this.#upload(name, first, Math.min(rowsPerPart, shape[0] - first));
+    await this.#parts(name, shape, "stored", async (part, first) => {
       await embed(gpu, rows, part, first, out, accumulate);
-    }
+    });
+  }
+
+  /** x through a projection between the width of the embedding and that of the layers. */
+  async #project(x: Tensor, name: string, shape: readonly [number, number]): Promise<Tensor> {
+    const projection = await this.#affine(name);
+    await this.#checkOnce(name, projection, shape);
+    const out = await this.linear(x, projection);
+    this.gpu.free(projection.weight, ...(projection.bias ? [projection.bias] : []));
+    return out;
   }
 
   /** x · weightᵀ + bias (+ residual), f32 `[tokens, rows]`, owned by the caller. */
@@ -290,8 +399,9 @@ export class Decoder implements Disposable {
     const half = headDim / 2;
     const table = new Float32Array(length * half * 2);
     const { fround } = Math;
+    const round = ROUNDED[this.#ropeFrequencies];
     for (let i = 0; i < half; i++) {
-      const frequency = fround(1 / fround(ropeTheta! ** (2 * i / headDim)));
+      const frequency = round(fround(1 / fround(ropeTheta! ** fround(2 * i / headDim))));
       for (let position = 0; position < length; position++) {
         const angle = fround(position * frequency);
         table[(position * half + i) * 2] = Math.cos(angle);
@@ -306,33 +416,58 @@ export class Decoder implements Disposable {
   /** What the head reads: the last layer's output after the final norm and projection. */
   async finish(hidden: Tensor): Promise<Tensor> {
     const { gpu } = this;
-    const { names, normEpsilon } = this.architecture;
+    const { names, normEpsilon, hiddenSize, embeddingSize } = this.architecture;
     let x = hidden.view(0, hidden.shape);
     if (names.finalNorm) {
-      const { weight, bias } = await this.#affine(names.finalNorm);
+      const affine = await this.#norm(names.finalNorm);
+      await this.#checkOnce(names.finalNorm, affine, [hiddenSize]);
+      const { weight, bias } = affine;
       x = await norm(gpu, x, weight, bias, normEpsilon);
       gpu.free(weight, ...(bias ? [bias] : []));
     }
     if (names.projectOut) {
       using wide = x;
-      const projection = await this.#affine(names.projectOut);
-      x = await this.linear(wide, projection);
-      gpu.free(projection.weight);
+      x = await this.#project(wide, names.projectOut, [embeddingSize, hiddenSize]);
     }
     return x.owned ? x : gpu.clone(x);
   }
 
   /** Parts of the head's weight, f32 `[rows, width]`, each freed after the call it is passed to. */
   async #headParts(use: (part: Tensor, first: number) => Promise<void>): Promise<void> {
-    const { names } = this.architecture;
+    const { names, vocabularySize, embeddingSize } = this.architecture;
     const name = `${names.head ?? names.embedding}.weight`;
-    const { shape } = this.model.checkpoint.get(name);
-    const rowsPerPart = partRows(shape[0], shape[0] * shape[1] * 4);
-    for (let first = 0; first < shape[0]; first += rowsPerPart) {
-      using stored = this.#upload(name, first, Math.min(rowsPerPart, shape[0] - first));
-      using part = await widen(this.gpu, stored);
-      await use(part, first);
+    await this.#parts(name, [vocabularySize, embeddingSize], "f32", use);
+  }
+
+  /**
+   * Some rows at a time of a matrix that may be too large for the GPU; each part is freed after the
+   * call it is passed to. NaN and infinities are refused when the matrix is first used.
+   *
+   * @param as What the parts come as: f32, or whatever the matrix is stored as.
+   */
+  async #parts(
+    name: string,
+    shape: readonly [number, number],
+    as: "stored" | "f32",
+    use: (part: Tensor, first: number) => Promise<void>,
+  ): Promise<void> {
+    const stored = this.model.checkpoint.get(name);
+    this.#checkShape(name, stored.shape, shape);
+    const [rows, cols] = shape;
+    const rowBytes = as === "f32" ? 4 * cols : stored.bytes / rows;
+    const rowsPerPart = Math.max(1, Math.floor(this.#partBytes / rowBytes));
+    const isFinite = this.#finite.has(name);
+    for (let first = 0; first < rows; first += rowsPerPart) {
+      using part = this.#upload(name, first, Math.min(rowsPerPart, rows - first));
+      if (isFinite && as === "stored") {
+        await use(part, first);
+        continue;
+      }
+      using wide = part.dtype === "f32" ? part.view(0, part.shape) : await widen(this.gpu, part);
+      if (!isFinite) await this.#checkFinite([{ name, tensor: wide }]);
+      await use(as === "f32" ? wide : part, first);
     }
+    this.#finite.add(name);
   }
 
   /** Logits of every token, f32 `[tokens, vocabulary]`, owned by the caller; for short texts. */
@@ -367,7 +502,7 @@ export class Decoder implements Disposable {
     await this.#headParts(async (part, first) => {
       const [n] = part.shape;
       // Logits of some tokens at a time, in multiples of 64 so that all bindings stay aligned.
-      const slice = Math.max(64, Math.floor(PART_BYTES / 4 / n / 64) * 64);
+      const slice = Math.max(64, Math.floor(this.#partBytes / 4 / n / 64) * 64);
       for (let start = 0; start < tokens; start += slice) {
         const m = Math.min(slice, tokens - start);
         using logits = gpu.empty([m, n]);
@@ -387,8 +522,20 @@ export class Decoder implements Disposable {
   }
 }
 
-function partRows(rows: number, bytes: number): number {
-  return Math.max(1, Math.min(rows, Math.floor(PART_BYTES / (bytes / rows))));
+const ROUNDED = { f32: Math.fround, f16: Math.f16round, bf16: bf16Round };
+
+/** The nearest bf16, ties to even, of a finite f32. */
+function bf16Round(value: number): number {
+  const [bits] = new Uint32Array(Float32Array.of(value).buffer);
+  const rounded = bits + 0x7fff + ((bits >>> 16) & 1) & 0xffff0000;
+  return new Float32Array(Uint32Array.of(rounded).buffer)[0];
+}
+
+/** A module's tensors with their names. */
+function named(module: string, { weight, bias }: Affine): { name: string; tensor: Tensor }[] {
+  const tensors = [{ name: `${module}.weight`, tensor: weight }];
+  if (bias) tensors.push({ name: `${module}.bias`, tensor: bias });
+  return tensors;
 }
 
 /** Whether an operation from `start` on reads a register before it is written anew. */

@@ -4,12 +4,21 @@ import {
   type LinearBits,
   scalesPerBlock,
 } from "../gpu/quantize_block.ts";
+import { shapeText } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { type TensorToWrite, toFloat32 } from "./safetensors.ts";
+import {
+  type StoredDtype,
+  type StoredTensor,
+  type TensorToWrite,
+  toFloat32,
+} from "./safetensors.ts";
 
 /** Version of the packed format; a reader refuses a later one. */
 export const FORMAT_VERSION = 1;
+
+/** The most planes of bits that salient columns have. */
+const MAX_PLANES = 4;
 
 /** `quantization_config` in the config.json of a packed model. */
 export interface QuantizationConfig {
@@ -23,7 +32,8 @@ export interface QuantizationConfig {
 
 /**
  * @returns Undefined for a model that is not quantized.
- * @throws {UserError} If it was quantized by another method or a later version of this one.
+ * @throws {UserError} If it was quantized by another method or another version of this one, or a
+ *   field is missing or wrong.
  */
 export function readQuantizationConfig(
   config: Record<string, unknown>,
@@ -31,6 +41,13 @@ export function readQuantizationConfig(
 ): QuantizationConfig | undefined {
   const found = config.quantization_config as QuantizationConfig | undefined;
   if (found == null) return undefined;
+  const refuse = (field: string, wanted: string, value: unknown): never => {
+    throw new UserError(
+      `"${file}": quantization_config${field} must be ${wanted}, found ` +
+        (value === undefined ? "nothing" : JSON.stringify(value)),
+    );
+  };
+  if (!isObject(found)) refuse("", "an object", found);
   if (found.quant_method !== "billm") {
     throw new UserError(
       `"${file}": the model is quantized with ${JSON.stringify(found.quant_method)}, ` +
@@ -43,7 +60,22 @@ export function readQuantizationConfig(
         `this program reads version ${FORMAT_VERSION}; use a later program`,
     );
   }
+  const { block_size: blockSize, columns } = found;
+  if (!isCount(blockSize) || blockSize % WORD) {
+    refuse(".block_size", `a multiple of ${WORD}`, blockSize);
+  }
+  if (!isObject(columns) || !Object.values(columns).every(isCount)) {
+    refuse(".columns", "a whole number for each linear layer", columns);
+  }
   return found;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 1;
 }
 
 /** A linear layer's bits in host memory. */
@@ -202,7 +234,8 @@ export function isPacked(checkpoint: Checkpoint, name: string): boolean {
 /**
  * Reads a packed linear layer.
  *
- * @throws {UserError} If a tensor is missing or has a shape that does not fit the others.
+ * @throws {UserError} If a tensor is missing or has a shape that does not fit the others, or another
+ *   type.
  */
 export function unpackLinear(
   checkpoint: Checkpoint,
@@ -214,32 +247,51 @@ export function unpackLinear(
   const width = words(cols);
   const blocks = Math.ceil(cols / blockSize);
   const zones = checkpoint.has(`${name}.flags`) ? 2 : 1;
-  const perBlock = checkpoint.get(`${name}.scales`).shape[2];
-  const planes = perBlock > 2 * zones ? perBlock - 2 * zones - 1 : 0;
+  const refuse = ({ file, name }: StoredTensor, found: string, wanted: string): never => {
+    throw new UserError(
+      `"${file}": "${name}" is ${found}, expected ${wanted}; the file does not fit its config.json`,
+    );
+  };
+  const storedScales = checkpoint.get(`${name}.scales`);
+  const perBlock = storedScales.shape[2];
+  // Zones only, or a mean and one scale for each plane besides.
+  const planes = perBlock === 2 * zones ? 0 : perBlock - 2 * zones - 1;
+  if (!(perBlock === 2 * zones || planes >= 1 && planes <= MAX_PLANES)) {
+    const [least, most] = [2 * zones + 2, 2 * zones + 1 + MAX_PLANES];
+    refuse(
+      storedScales,
+      shapeText(storedScales.shape),
+      `[${rows}, ${blocks}, N] with N = ${2 * zones} or ${least} .. ${most}`,
+    );
+  }
   const layout: BitLayout = { rows, cols, blockSize, zones, planes };
-  const read = (part: string, shape: number[]): Uint8Array<ArrayBuffer> => {
+  const read = (
+    part: string,
+    dtype: StoredDtype,
+    shape: readonly number[],
+  ): Uint8Array<ArrayBuffer> => {
     const tensor = checkpoint.get(`${name}.${part}`);
-    if (tensor.shape.join() !== shape.join()) {
-      throw new UserError(
-        `"${tensor.file}": "${tensor.name}" has the shape [${tensor.shape}], expected [${shape}]; ` +
-          `the file does not fit its config.json`,
-      );
+    if (tensor.dtype !== dtype || shapeText(tensor.shape) !== shapeText(shape)) {
+      const found = `${tensor.dtype} ${shapeText(tensor.shape)}`;
+      refuse(tensor, found, `${dtype} ${shapeText(shape)}`);
     }
     return checkpoint.readBytes(tensor.name);
   };
   const bits = new Uint32Array(bitPlanes(layout) * rows * width);
   const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
-  plane(0).set(new Uint32Array(read("signs", [rows, width]).buffer));
-  if (zones === 2) plane(1).set(new Uint32Array(read("flags", [rows, width]).buffer));
-  const scales = toFloat32(read("scales", [rows, blocks, perBlock]), "F16");
+  plane(0).set(new Uint32Array(read("signs", "U32", [rows, width]).buffer));
+  if (zones === 2) plane(1).set(new Uint32Array(read("flags", "U32", [rows, width]).buffer));
+  const scales = toFloat32(read("scales", "F16", [rows, blocks, perBlock]), "F16");
   const salient = new Uint32Array(width);
-  if (planes > 0) salient.set(new Uint32Array(read("salient_columns", [width]).buffer));
+  if (planes > 0) salient.set(new Uint32Array(read("salient_columns", "U32", [width]).buffer));
   const host: HostBits = { ...layout, bits, scales, salient };
   const compact = compactPlanes(layout);
   const columns = salientColumns(host);
   if (compact > 0 && columns.length > 0) {
     const compactWidth = words(columns.length);
-    const packed = new Uint32Array(read("salient_signs", [compact, rows, compactWidth]).buffer);
+    const packed = new Uint32Array(
+      read("salient_signs", "U32", [compact, rows, compactWidth]).buffer,
+    );
     for (let k = 0; k < compact; k++) {
       const target = plane(zones + k);
       for (let row = 0; row < rows; row++) {

@@ -1,5 +1,6 @@
 import type { Gpu } from "../gpu/device.ts";
 import type { Tensor } from "../gpu/tensor.ts";
+import { UserError } from "../pipeline/errors.ts";
 import type { Perplexity } from "../pipeline/record.ts";
 import { batchWindows } from "./calibration.ts";
 import { Decoder, type Registers } from "./decoder.ts";
@@ -19,6 +20,8 @@ export interface PerplexityOptions {
 /**
  * Perplexity over windows: the mean over the windows of the mean cross-entropy of their tokens but
  * the first, exponentiated. Layer by layer, so that one layer's weights are on the GPU at a time.
+ *
+ * @throws {UserError} If the model cannot be read or the result is not a number.
  */
 export async function perplexity(
   gpu: Gpu,
@@ -55,6 +58,12 @@ export async function perplexity(
     await onProgress?.(++done, total);
   }
   const loss = sum / windows.length;
+  if (!Number.isFinite(loss)) {
+    throw new UserError(
+      `The perplexity of "${model.folder}" on "${dataset}" is not a number: ` +
+        `activations exceed what f32 holds`,
+    );
+  }
   return {
     dataset,
     sequenceLength: length,

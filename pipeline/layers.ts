@@ -322,7 +322,7 @@ export async function quantizeLinear(
     }
     // Without a stage that turns the block into bits, the fits as they stand do.
     if (!blockStore.find("block-error")) {
-      await blockBits(context, { feedback: false, nearest: false });
+      await blockBits(context, { feedback: false, nearest: false, refine: 0 });
     }
   }
 }

@@ -1,5 +1,6 @@
 import { fitSalient, fitZones } from "../gpu/fit_rows.ts";
 import { emptyBits, quantizeBlock } from "../gpu/quantize_block.ts";
+import { refineFits } from "../gpu/refine_fits.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { BlockContext } from "../pipeline/stage.ts";
 
@@ -12,16 +13,25 @@ export function salientColumnsOf(context: BlockContext): Tensor {
   return none;
 }
 
+/** How the bits of a block are chosen. */
+export interface BitChoice {
+  /** The columns to come in the block make up for each column's error. */
+  feedback: boolean;
+  /** Take the bits of the nearest value, not those that the fit saw. */
+  nearest: boolean;
+  /** Times that bits and fits are renewed in turn before; for `nearest`. */
+  refine: number;
+}
+
 /**
  * Turns a block into bits with the fits that the stages before have made. What no stage has fitted
  * gets the plainest fit: salient columns one plane, the others one zone.
  *
- * @param choice How the bits are chosen, see {@link quantizeBlock}.
  * @returns "block-error", which is also set.
  */
 export async function blockBits(
   context: BlockContext,
-  choice: { feedback: boolean; nearest: boolean },
+  choice: BitChoice,
 ): Promise<Tensor> {
   const { gpu, linear, block } = context;
   const hasSalient = context.find("salient-columns") !== undefined;
@@ -36,6 +46,10 @@ export async function blockBits(
   if (!zoneFits) {
     zoneFits = await fitZones(gpu, block.weight, salient, zones);
     context.set("zone-fits", zoneFits);
+  }
+  if (choice.refine > 0) {
+    const fits = { zoneFits, salientFit };
+    await refineFits(gpu, block.weight, salient, block.costs, fits, choice.refine);
   }
   linear.bits ??= emptyBits(gpu, {
     rows: linear.rows,
@@ -52,7 +66,8 @@ export async function blockBits(
     zones,
     zoneFits,
     factor: context.find("factor"),
-    ...choice,
+    feedback: choice.feedback,
+    nearest: choice.nearest,
   };
   const error = await quantizeBlock(gpu, input, linear.bits, linear.quantized);
   context.set("block-error", error);

@@ -24,8 +24,15 @@ export const compensate = defineStage({
     "assign": z.enum(["fit", "nearest"]).default("nearest").describe(
       "The bits of a weight: those that the fit saw, or those of the nearest stored value",
     ),
+    "refine": z.int().min(0).max(100).default(8).describe(
+      "Times that means and scales are moved to fit the bits, and the bits to fit them; " +
+        "needs assign: nearest",
+    ),
+  }).refine(({ assign, refine }) => assign === "nearest" || refine === 0, {
+    path: ["refine"],
+    message: "must be 0 with assign: fit",
   }),
-  presets: { reference: { feedback: "block", assign: "fit" } },
+  presets: { reference: { feedback: "block", assign: "fit", refine: 0 } },
   needs: ["factor"],
   gives: ["block-error"],
 
@@ -34,6 +41,7 @@ export const compensate = defineStage({
     const error = await blockBits(context, {
       feedback: options.feedback === "column",
       nearest: options.assign === "nearest",
+      refine: options.refine,
     });
     const later = block.first + block.cols;
     const { cols } = linear;

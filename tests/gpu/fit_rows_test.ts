@@ -75,3 +75,11 @@ for (const [rows, cols] of SHAPES) {
     }
   });
 }
+
+Deno.test("fitSalient() takes a zero for positive", async () => {
+  using weight = gpu.upload(Float32Array.of(-1, 0, 1), [1, 3]);
+  using salient = gpu.upload(Uint32Array.of(1, 1, 1), [3]);
+  using fit = await fitSalient(gpu, weight, salient, 2);
+  // The first plane leaves -1/3, -2/3 and 1/3.
+  assertClose(await gpu.read(fit), [0, 2 / 3, -2 / 9, 10 / 27], TOLERANCE);
+});

@@ -6,10 +6,13 @@ import { matmul, transposed } from "../reference/linear_algebra.ts";
 import { uniforms } from "../reference/random.ts";
 import { openAsHardware, openGpu, watchKernels } from "./open_gpu.ts";
 
-/** Where a matrix lies in its tensor: elements before it, and beyond the end of each row. */
+/** Where a matrix lies in its tensor. */
 interface Placement {
+  /** Elements before it. */
   before: number;
+  /** Elements beyond the end of each row, and that many more to a multiple of `align`. */
   gap: number;
+  align: number;
 }
 
 interface Extras {
@@ -39,9 +42,10 @@ const SIZES = [
 ];
 
 const PLACEMENTS: Placement[] = [
-  { before: 0, gap: 0 },
-  { before: 8, gap: 4 },
-  { before: 3, gap: 1 },
+  { before: 0, gap: 0, align: 1 },
+  { before: 8, gap: 1, align: 4 },
+  { before: 3, gap: 1, align: 1 },
+  { before: 2, gap: 0, align: 4 },
 ];
 
 const EXTRAS: Extras[] = [
@@ -63,10 +67,11 @@ function place(
   values: Float32Array,
   rows: number,
   cols: number,
-  { before, gap }: Placement,
+  { before, gap, align }: Placement,
 ): Placed {
-  const stride = Math.max(cols + gap, 1);
-  const content = new Float32Array(before + rows * stride).fill(NaN);
+  const stride = Math.ceil((cols + gap) / align) * align;
+  const beyond = before > 0 ? 5 * stride : 0;
+  const content = new Float32Array(before + rows * stride + beyond).fill(NaN);
   for (let i = 0; i < rows; i++) {
     content.set(values.subarray(i * cols, (i + 1) * cols), before + i * stride);
   }

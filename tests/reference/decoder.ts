@@ -1,4 +1,9 @@
-/** The parts of a decoder layer, row by row, in f64. */
+/**
+ * LLaMA and OPT in f64, token by token: the parts of a decoder layer, then whole models. Written from
+ * the papers (LLaMA, arXiv:2302.13971; OPT, arXiv:2205.01068) and the definitions in transformers.
+ */
+
+import { attentionReference } from "./attention.ts";
 
 /** x / √(mean(x²) + epsilon) · weight. */
 export function rmsNorm(
@@ -73,4 +78,182 @@ export function crossEntropyReference(logits: ArrayLike<number>, target: number)
   const top = values.reduce((a, b) => Math.max(a, b), -Infinity);
   const sum = values.reduce((total, v) => total + Math.exp(v - top), 0);
   return Math.log(sum) + top - values[target];
+}
+
+/** The weights of a model by their names in the checkpoint, row-major. */
+export type ReferenceTensors = Map<string, { shape: number[]; data: ArrayLike<number> }>;
+
+/** What a model computes from one window. */
+export interface ForwardReference {
+  /** The output of each decoder layer, `[layers][tokens][hidden]`. */
+  hidden: Float64Array[][];
+  /** `[tokens][vocabulary]`. */
+  logits: Float64Array[];
+}
+
+/** Runs a whole model over one window; `config` is its config.json. */
+export function forwardReference(
+  // deno-lint-ignore no-explicit-any
+  config: Record<string, any>,
+  tensors: ReferenceTensors,
+  ids: ArrayLike<number>,
+): ForwardReference {
+  switch (config.model_type) {
+    case "llama":
+      return llamaReference(config, tensors, Array.from(ids));
+    case "opt":
+      return optReference(config, tensors, Array.from(ids));
+    default:
+      throw new Error(`No reference for ${config.model_type}`);
+  }
+}
+
+const ACTIVATION: Record<string, (x: number) => number> = {
+  relu,
+  silu,
+  swish: silu,
+  gelu,
+  gelu_new: geluTanh,
+  gelu_pytorch_tanh: geluTanh,
+};
+
+function llamaReference(
+  // deno-lint-ignore no-explicit-any
+  config: Record<string, any>,
+  tensors: ReferenceTensors,
+  ids: number[],
+): ForwardReference {
+  const heads: number = config.num_attention_heads;
+  const keyValueHeads: number = config.num_key_value_heads ?? heads;
+  const headDim: number = config.head_dim ?? config.hidden_size / heads;
+  const theta: number = config.rope_parameters?.rope_theta ?? config.rope_theta ?? 10000;
+  const epsilon: number = config.rms_norm_eps ?? 1e-6;
+  const act = ACTIVATION[config.hidden_act ?? "silu"];
+  const norm = (x: Float64Array[], name: string) =>
+    x.map((row) => rmsNorm(row, tensors.get(`${name}.weight`)!.data, epsilon));
+
+  /** Turns all heads of each token by the token's position. */
+  const rotate = (x: Float64Array[]) =>
+    x.map((row, position) => {
+      const table: number[] = [];
+      for (let i = 0; i < headDim / 2; i++) {
+        const angle = position / theta ** (2 * i / headDim);
+        table.push(Math.cos(angle), Math.sin(angle));
+      }
+      const turned: number[] = [];
+      for (let first = 0; first < row.length; first += headDim) {
+        turned.push(...ropeHead(row.subarray(first, first + headDim), table));
+      }
+      return Float64Array.from(turned);
+    });
+
+  let x = ids.map((id) => row(tensors, "model.embed_tokens.weight", id));
+  const hidden: Float64Array[][] = [];
+  for (let layer = 0; layer < config.num_hidden_layers; layer++) {
+    const linear = (y: Float64Array[], name: string) =>
+      linearReference(y, tensors, `model.layers.${layer}.${name}`);
+    const y = norm(x, `model.layers.${layer}.input_layernorm`);
+    const q = rotate(linear(y, "self_attn.q_proj"));
+    const k = rotate(linear(y, "self_attn.k_proj"));
+    const v = linear(y, "self_attn.v_proj");
+    const shape = { heads, keyValueHeads, headDim, length: ids.length };
+    x = sum(x, linear(attend(q, k, v, shape), "self_attn.o_proj"));
+    const z = norm(x, `model.layers.${layer}.post_attention_layernorm`);
+    const up = linear(z, "mlp.up_proj");
+    const gated = linear(z, "mlp.gate_proj").map((gate, t) =>
+      gate.map((g, i) => act(g) * up[t][i])
+    );
+    x = sum(x, linear(gated, "mlp.down_proj"));
+    hidden.push(x);
+  }
+  const head = config.tie_word_embeddings ?? false ? "model.embed_tokens" : "lm_head";
+  return { hidden, logits: linearReference(norm(x, "model.norm"), tensors, head) };
+}
+
+function optReference(
+  // deno-lint-ignore no-explicit-any
+  config: Record<string, any>,
+  tensors: ReferenceTensors,
+  ids: number[],
+): ForwardReference {
+  const heads: number = config.num_attention_heads;
+  const headDim: number = config.hidden_size / heads;
+  const normBefore: boolean = config.do_layer_norm_before ?? true;
+  const projects = (config.word_embed_proj_dim ?? config.hidden_size) !== config.hidden_size;
+  const act = ACTIVATION[config.activation_function ?? "relu"];
+  const norm = (x: Float64Array[], name: string) =>
+    x.map((row) =>
+      layerNorm(row, tensors.get(`${name}.weight`)!.data, tensors.get(`${name}.bias`)!.data, 1e-5)
+    );
+
+  let x = ids.map((id) => row(tensors, "model.decoder.embed_tokens.weight", id));
+  if (projects) x = linearReference(x, tensors, "model.decoder.project_in");
+  // The first two rows of the table are not positions.
+  x = sum(x, ids.map((_, t) => row(tensors, "model.decoder.embed_positions.weight", t + 2)));
+  const hidden: Float64Array[][] = [];
+  for (let layer = 0; layer < config.num_hidden_layers; layer++) {
+    const name = `model.decoder.layers.${layer}`;
+    const linear = (y: Float64Array[], module: string) =>
+      linearReference(y, tensors, `${name}.${module}`);
+    let residual = x;
+    if (normBefore) x = norm(x, `${name}.self_attn_layer_norm`);
+    const q = linear(x, "self_attn.q_proj");
+    const k = linear(x, "self_attn.k_proj");
+    const v = linear(x, "self_attn.v_proj");
+    const shape = { heads, keyValueHeads: heads, headDim, length: ids.length };
+    x = sum(residual, linear(attend(q, k, v, shape), "self_attn.out_proj"));
+    if (!normBefore) x = norm(x, `${name}.self_attn_layer_norm`);
+    residual = x;
+    if (normBefore) x = norm(x, `${name}.final_layer_norm`);
+    x = linear(x, "fc1").map((row) => row.map(act));
+    x = sum(residual, linear(x, "fc2"));
+    if (!normBefore) x = norm(x, `${name}.final_layer_norm`);
+    hidden.push(x);
+  }
+  if (normBefore && !(config._remove_final_layer_norm ?? false)) {
+    x = norm(x, "model.decoder.final_layer_norm");
+  }
+  if (projects) x = linearReference(x, tensors, "model.decoder.project_out");
+  const head = config.tie_word_embeddings ?? true ? "model.decoder.embed_tokens" : "lm_head";
+  return { hidden, logits: linearReference(x, tensors, head) };
+}
+
+function row(tensors: ReferenceTensors, name: string, index: number): Float64Array {
+  const { shape: [, cols], data } = tensors.get(name)!;
+  return Float64Array.from({ length: cols }, (_, i) => data[index * cols + i]);
+}
+
+/** x · weightᵀ, plus the bias if there is one. */
+function linearReference(
+  x: Float64Array[],
+  tensors: ReferenceTensors,
+  name: string,
+): Float64Array[] {
+  const { shape: [rows, cols], data } = tensors.get(`${name}.weight`)!;
+  const bias = tensors.get(`${name}.bias`)?.data;
+  return x.map((values) => {
+    const out = new Float64Array(rows);
+    for (let r = 0; r < rows; r++) {
+      let dot = bias?.[r] ?? 0;
+      for (let c = 0; c < cols; c++) dot += values[c] * data[r * cols + c];
+      out[r] = dot;
+    }
+    return out;
+  });
+}
+
+function sum(x: Float64Array[], y: Float64Array[]): Float64Array[] {
+  return x.map((row, t) => row.map((value, i) => value + y[t][i]));
+}
+
+function attend(
+  q: Float64Array[],
+  k: Float64Array[],
+  v: Float64Array[],
+  shape: Parameters<typeof attentionReference>[3],
+): Float64Array[] {
+  const flat = (x: Float64Array[]) => x.flatMap((row) => [...row]);
+  const out = attentionReference(flat(q), flat(k), flat(v), shape);
+  const width = q[0].length;
+  return q.map((_, t) => out.slice(t * width, (t + 1) * width));
 }

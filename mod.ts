@@ -1,0 +1,48 @@
+/**
+ * Quantizes language models to about one bit per weight with BiLLM, on WebGPU.
+ *
+ * ```ts
+ * import { loadPipeline, runPipeline, STAGES } from "./mod.ts";
+ *
+ * const config = await loadPipeline("examples/tiny-llama.yaml", { stages: STAGES });
+ * const record = await runPipeline(config, { report: (event) => console.log(event.type) });
+ * console.log(record.packed?.storedBits, record.evaluation?.packed?.[0].perplexity);
+ * ```
+ *
+ * A stage of your own is a module whose default export {@link defineStage} makes; a pipeline file
+ * names it with `use: ./my_stage.ts`.
+ *
+ * @see BiLLM, https://arxiv.org/abs/2402.04291
+ * @module
+ */
+
+export { Gpu, type GpuOptions, type MemoryUse } from "./gpu/device.ts";
+export { Kernel, type KernelSource, uniform } from "./gpu/kernel.ts";
+export { type Dtype, Tensor } from "./gpu/tensor.ts";
+export { ModelFiles } from "./models/model_files.ts";
+export { perplexity, type PerplexityOptions } from "./models/perplexity.ts";
+export {
+  loadPipeline,
+  type LoadOptions,
+  type PipelineConfig,
+  pipelineJsonSchema,
+  type PlannedStage,
+} from "./pipeline/config.ts";
+export { PipelineFileError, type PipelineProblem, UserError } from "./pipeline/errors.ts";
+export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/events.ts";
+export type { Evaluation, PackedModel, Perplexity, RunRecord } from "./pipeline/record.ts";
+export { type RunOptions, runPipeline } from "./pipeline/run.ts";
+export {
+  type Artifacts,
+  type BlockContext,
+  type BlockStage,
+  defineStage,
+  type LayerContext,
+  type LayerStage,
+  type ModelContext,
+  type ModelStage,
+  type Stage,
+} from "./pipeline/stage.ts";
+export { STAGES } from "./stages/mod.ts";
+export { VERSION } from "./version.ts";
+export { z } from "zod";

@@ -1,0 +1,126 @@
+// Measures kernels on this machine's adapter: median of several runs, each waited for.
+
+import { parseArgs } from "node:util";
+import { attention } from "../gpu/attention.ts";
+import { Gpu } from "../gpu/device.ts";
+import { gemm, type GemmLayout } from "../gpu/gemm.ts";
+import { inverseFactor } from "../gpu/inverse_factor.ts";
+import { quantiles } from "../gpu/quantile.ts";
+import { columnOrder, selectSalientColumns, splitZones } from "../gpu/search.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import { runTask } from "./task.ts";
+
+const HELP = `Usage: deno task bench [--size N] [--runs N]
+
+Measures the kernels on this machine's adapter: the median time of several runs.
+
+Options
+  --size N   Rows and columns of the matrices (4096 on a GPU, 768 on a software adapter)
+  --runs N   Runs of each kernel (10 on a GPU, 3 on a software adapter)
+`;
+
+await runTask(async () => {
+  const { values } = parseArgs({
+    options: { size: { type: "string" }, runs: { type: "string" }, help: { type: "boolean" } },
+  });
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  await using gpu = await Gpu.open();
+  const size = Number(values.size ?? (gpu.software ? 768 : 4096));
+  const runs = Number(values.runs ?? (gpu.software ? 3 : 10));
+  console.log(`${gpu.name}, Deno ${Deno.version.deno}, ${size} x ${size}, median of ${runs} runs`);
+
+  const random = (shape: number[]): Tensor => {
+    const values = new Float32Array(shape.reduce((a, b) => a * b));
+    for (let i = 0; i < values.length; i++) {
+      values[i] = ((i * 7919 + (i >> 9) * 31) % 997) / 997 - 0.5;
+    }
+    return gpu.upload(values, shape);
+  };
+  /** Times `work` and prints what it does per second; it queues `repeat` calls of the kernel. */
+  const measure = async (
+    name: string,
+    amount: number,
+    unit: string,
+    work: () => Promise<void>,
+    repeat = gpu.software ? 1 : 10,
+  ) => {
+    await work();
+    await gpu.idle();
+    const times: number[] = [];
+    for (let run = 0; run < runs; run++) {
+      const start = performance.now();
+      for (let i = 0; i < repeat; i++) await work();
+      await gpu.idle();
+      times.push((performance.now() - start) / repeat);
+    }
+    const ms = times.sort((a, b) => a - b)[times.length >> 1];
+    const rate = (amount / ms / 1e6).toFixed(1);
+    console.log(`${name.padEnd(34)} ${ms.toFixed(3).padStart(10)} ms  ${rate.padStart(9)} ${unit}`);
+  };
+
+  const a = random([size, size]);
+  const b = random([size, size]);
+  const c = gpu.empty([size, size]);
+  const cube = 2 * size ** 3;
+  await measure("copy", 2 * a.bytes, "GB/s", async () => gpu.copy(a, c));
+  for (const layout of ["NN", "NT", "TN"] as GemmLayout[]) {
+    await measure(
+      `GEMM f32 ${layout}`,
+      cube,
+      "GFLOP/s",
+      () => gemm(gpu, { layout, m: size, n: size, k: size, a, b, c }),
+    );
+  }
+  await measure(
+    "Hessian, upper triangle of XᵀX",
+    cube / 2,
+    "GFLOP/s",
+    () => gemm(gpu, { layout: "TN", m: size, n: size, k: size, a, b: a, c, upperOnly: true }),
+  );
+
+  const [heads, headDim, length] = gpu.software ? [8, 32, 256] : [32, 128, 2048];
+  const q = random([length, heads * headDim]);
+  await measure(
+    `attention, ${heads} x ${headDim}, ${length} tokens`,
+    2 * length * length * heads * headDim,
+    "GFLOP/s",
+    async () =>
+      gpu.free(await attention(gpu, q, q, q, { heads, keyValueHeads: heads, headDim, length })),
+  );
+
+  const h = gpu.empty([size, size]);
+  await gemm(gpu, { layout: "TN", m: size, n: size, k: size, a, b: a, c: h, alpha: 2 });
+  await measure("factor of the inverse Hessian", 2 / 3 * size ** 3, "GFLOP/s", async () => {
+    const { factor, cost, status } = await inverseFactor(gpu, h, 0.01);
+    gpu.free(factor, cost, status);
+  }, 1);
+
+  const block = random([size, 128]);
+  const cost = random([128]);
+  using order = await columnOrder(gpu, block, cost, "magnitude");
+  using salient = await selectSalientColumns(gpu, block, order, cost, 49);
+  const probabilities = Array.from({ length: 81 }, (_, i) => 0.1 + i / 100);
+  using threshold = await quantiles(gpu, block, salient, probabilities);
+  const weights = block.size;
+  await measure(
+    "salient columns of a block",
+    weights,
+    "Gweights/s",
+    async () => gpu.free(await selectSalientColumns(gpu, block, order, cost, 49)),
+  );
+  await measure(
+    "quantiles of a block",
+    weights,
+    "Gweights/s",
+    async () => gpu.free(await quantiles(gpu, block, salient, probabilities)),
+  );
+  await measure(
+    "split of a block",
+    weights,
+    "Gweights/s",
+    async () => gpu.free(await splitZones(gpu, block, salient, cost, threshold)),
+  );
+});

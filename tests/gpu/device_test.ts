@@ -1,0 +1,373 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { Gpu } from "../../gpu/device.ts";
+import { Kernel, type KernelSource, uniform } from "../../gpu/kernel.ts";
+import { Readback } from "../../gpu/readback.ts";
+import { Tensor } from "../../gpu/tensor.ts";
+import { UserError } from "../../pipeline/errors.ts";
+import { assertClose } from "../assert_close.ts";
+import { uniforms } from "../reference/random.ts";
+import { openGpu } from "./open_gpu.ts";
+
+const gpu = await openGpu();
+
+/** x = 3 x + addend, so that the order of calls shows. */
+const STEP: KernelSource = {
+  name: "step",
+  source: `
+    struct Params { size: u32, addend: u32 }
+    @group(0) @binding(0) var<uniform> p: Params;
+    @group(0) @binding(1) var<storage, read_write> x: array<u32>;
+    @compute @workgroup_size(64)
+    fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+      let i = id.y * groups.x * 64 + id.x;
+      if (i < p.size) { x[i] = 3 * x[i] + p.addend; }
+    }`,
+};
+
+async function step(device: Gpu, x: Tensor, addend: number): Promise<void> {
+  const kernel = await device.kernel(STEP);
+  kernel.dispatch({
+    params: uniform([x.size, addend]),
+    tensors: [x],
+    workgroups: Math.ceil(x.size / 64),
+  });
+}
+
+const COPY: KernelSource = {
+  name: "copy",
+  source: `
+    @group(0) @binding(1) var<storage, read> source: array<u32>;
+    @group(0) @binding(3) var<storage, read_write> result: array<u32>;
+    @compute @workgroup_size(1)
+    fn main(@builtin(global_invocation_id) id: vec3u) { result[id.x] = source[id.x]; }`,
+};
+
+Deno.test("upload() and read() keep every dtype", async () => {
+  using f32 = gpu.upload(Float32Array.of(1.5, -0, 3e-39, Infinity), [2, 2]);
+  assert.deepEqual(await gpu.read(f32), Float32Array.of(1.5, -0, 3e-39, Infinity));
+  using u32 = gpu.upload(Uint32Array.of(0, 0xffffffff), [2]);
+  assert.deepEqual(await gpu.read(u32, "u32"), Uint32Array.of(0, 0xffffffff));
+  using i32 = gpu.upload(Int32Array.of(-7), [1]);
+  assert.deepEqual(new Int32Array((await gpu.readBytes(i32)).buffer), Int32Array.of(-7));
+  assert.deepEqual([f32.dtype, u32.dtype, i32.dtype], ["f32", "u32", "i32"]);
+  using f16 = gpu.upload(Uint16Array.of(0x3c00, 0x7fff, 0x8001), [3], "f16");
+  assert.deepEqual([f16.size, f16.bytes], [3, 8]);
+  const halves = new Uint16Array((await gpu.readBytes(f16)).buffer);
+  assert.deepEqual(halves.subarray(0, 3), Uint16Array.of(0x3c00, 0x7fff, 0x8001));
+});
+
+Deno.test("upload() and read() pass on what is larger than their pieces", async () => {
+  const size = 2 * (1 << 20) + 5; // 8 MiB and a little; the pieces have 4 MiB
+  const data = Uint32Array.from({ length: size }, (_, i) => Math.imul(i, 2654435761));
+  using tensor = gpu.upload(data, [size]);
+  assert(Buffer.compare(await gpu.readBytes(tensor), new Uint8Array(data.buffer)) === 0);
+});
+
+Deno.test("upload() takes a part of a host array", async () => {
+  const data = Float32Array.of(1, 2, 3, 4, 5);
+  using tensor = gpu.upload(data.subarray(1, 3), [2]);
+  assertClose(await gpu.read(tensor), [2, 3]);
+});
+
+Deno.test("upload() refuses data that do not fill the shape", () => {
+  const before = gpu.memory.current;
+  assert.throws(() => gpu.upload(new Float32Array(5), [2, 3]), {
+    name: "RangeError",
+    message: "20 bytes of data do not fill [2, 3] f32",
+  });
+  assert.throws(() => gpu.upload(new Uint16Array(2), [1], "bf16"), {
+    message: "4 bytes of data do not fill [1] bf16",
+  });
+  assert.equal(gpu.memory.current, before);
+});
+
+Deno.test("empty() is NaN on a poisoned device, also in used memory; zeros() is zero", async () => {
+  for (let turn = 0; turn < 2; turn++) {
+    using tensor = gpu.empty([5, 20]);
+    assert((await gpu.read(tensor)).every(Number.isNaN));
+    await step(gpu, tensor, 1);
+  }
+  using zeros = gpu.zeros([100]);
+  assertClose(await gpu.read(zeros), new Float32Array(100));
+});
+
+Deno.test("clone(), copy() and clear() act in the order of the calls", async () => {
+  using x = gpu.upload(Uint32Array.of(1, 2), [2]);
+  using first = gpu.clone(x);
+  await step(gpu, x, 5);
+  using second = gpu.clone(x);
+  gpu.clear(x);
+  await step(gpu, x, 1);
+  gpu.copy(x, first);
+  gpu.copy(second, x);
+  assert.deepEqual(await gpu.read(first, "u32"), Uint32Array.of(1, 1));
+  assert.deepEqual(await gpu.read(second, "u32"), Uint32Array.of(8, 11));
+  assert.deepEqual(await gpu.read(x, "u32"), Uint32Array.of(8, 11));
+  assert.deepEqual([second.shape, second.dtype, second.owned], [[2], "u32", true]);
+});
+
+Deno.test("views share memory; clear() and copy() stay inside them", async () => {
+  const align = gpu.device.limits.minStorageBufferOffsetAlignment / 4;
+  using whole = gpu.upload(new Uint32Array(3 * align).fill(7), [3 * align]);
+  const middle = whole.view(align, [align / 2, 2]);
+  assert.deepEqual([middle.offset, middle.bytes, middle.owned], [4 * align, 4 * align, false]);
+  await step(gpu, middle, 1);
+  gpu.clear(middle.view(1, [2]));
+  using one = gpu.upload(Uint32Array.of(5), [1]);
+  gpu.copy(one, middle.view(3, [1]));
+  gpu.free(middle); // does nothing
+  const expected = new Uint32Array(3 * align).fill(7).fill(22, align, 2 * align);
+  expected.fill(0, align + 1, align + 3).fill(5, align + 3, align + 4);
+  assert.deepEqual(await gpu.read(whole, "u32"), expected);
+  assert.deepEqual(await gpu.read(middle.view(0, [4]), "u32"), Uint32Array.of(22, 0, 0, 5));
+});
+
+Deno.test("view() stays inside its tensor", () => {
+  using whole = gpu.zeros([4, 3]);
+  assert.throws(() => whole.view(7, [2, 3]), {
+    name: "RangeError",
+    message: "No view of [2, 3] from element 7 of [4, 3]",
+  });
+  assert.throws(() => whole.view(-1, [1]), { name: "RangeError" });
+  assert.throws(() => whole.view(2, [2]).view(1, [2]), { name: "RangeError" });
+  assert.equal(whole.view(6, [2, 3]).bytes, 24);
+});
+
+Deno.test("dispatches keep their order and parameters over many submissions", async () => {
+  using x = gpu.upload(Uint32Array.of(1, 5, 9), [3]);
+  const expected = Uint32Array.of(1, 5, 9);
+  for (let turn = 0; turn < 200; turn++) {
+    await step(gpu, x, turn * turn);
+    if (turn % 7 === 0) gpu.copy(gpu.clone(x), x); // copies take a place in the queue as well
+    expected.forEach((value, i) => expected[i] = Math.imul(3, value) + turn * turn);
+  }
+  assert.deepEqual(await gpu.read(x, "u32"), expected);
+});
+
+Deno.test("a freed tensor's memory is reused after the calls queued before", async () => {
+  const size = 1000;
+  const first = gpu.upload(new Uint32Array(size).fill(1), [size]);
+  using kept = gpu.zeros([size], "u32");
+  await step(gpu, first, 4);
+  gpu.copy(first, kept);
+  gpu.free(first);
+  using second = gpu.upload(new Uint32Array(size).fill(50), [size]);
+  assert.equal(second.buffer, first.buffer);
+  await step(gpu, second, 0);
+  assert.deepEqual(await gpu.read(kept, "u32"), new Uint32Array(size).fill(7));
+  assert.deepEqual(await gpu.read(second, "u32"), new Uint32Array(size).fill(150));
+});
+
+Deno.test("free() refuses a tensor that is free already", () => {
+  const tensor = gpu.empty([3]);
+  gpu.free(tensor);
+  assert.throws(() => gpu.free(tensor), { message: "A tensor was freed twice" });
+});
+
+Deno.test("memory counts what is used, what is pooled and the worst moment", async () => {
+  await using own = await Gpu.open();
+  const megabyte = [1 << 18];
+  assert.deepEqual(own.memory, { current: 0, pooled: 0, peak: 0 });
+  const a = own.empty(megabyte);
+  const b = own.empty([1]); // buffers come in steps of 256 bytes
+  assert.deepEqual(own.memory, { current: 2 ** 20 + 256, pooled: 0, peak: 2 ** 20 + 256 });
+  own.free(a);
+  assert.deepEqual(own.memory, { current: 256, pooled: 2 ** 20, peak: 2 ** 20 + 256 });
+  const c = own.empty(megabyte);
+  assert.deepEqual(own.memory, { current: 2 ** 20 + 256, pooled: 0, peak: 2 ** 20 + 256 });
+  own.free(b, c);
+  const d = own.empty([1 << 19]); // fits no pooled buffer
+  assert.deepEqual(own.memory, {
+    current: 2 ** 21,
+    pooled: 2 ** 20 + 256,
+    peak: 2 ** 21 + 2 ** 20 + 256,
+  });
+  own.trim();
+  own.resetPeak();
+  assert.deepEqual(own.memory, { current: 2 ** 21, pooled: 0, peak: 2 ** 21 });
+  own.free(d);
+});
+
+Deno.test("trim() waits for the calls that use a freed tensor", async () => {
+  await using own = await Gpu.open();
+  const x = own.upload(Uint32Array.of(2), [1]);
+  using kept = own.zeros([1], "u32");
+  await step(own, x, 1);
+  own.copy(x, kept);
+  own.free(x);
+  own.trim();
+  assert.deepEqual(await own.read(kept, "u32"), Uint32Array.of(7));
+});
+
+Deno.test("a number of workgroups beyond 65535 is spread over two dimensions", async () => {
+  const size = 64 * 65535 + 65;
+  using x = gpu.zeros([size], "u32");
+  await step(gpu, x, 9);
+  assert((await gpu.read(x, "u32")).every((value) => value === 9));
+  const kernel = await gpu.kernel(STEP);
+  const call = { params: uniform([size, 9]), tensors: [x] };
+  assert.throws(() => kernel.dispatch({ ...call, workgroups: [1, 65536] }), {
+    name: "RangeError",
+    message: 'The kernel "step" needs a grid of 1,65536,1, at most 65535',
+  });
+  kernel.dispatch({ ...call, workgroups: 0 });
+  kernel.dispatch({ ...call, workgroups: [3, 0] });
+  assert.equal((await gpu.read(x, "u32"))[0], 9);
+});
+
+Deno.test("kernel() compiles each kernel once for its constants", async () => {
+  const source: KernelSource = {
+    name: "constant",
+    source: `
+      override VALUE: u32 = 1;
+      @group(0) @binding(0) var<storage, read_write> x: array<u32>;
+      @compute @workgroup_size(1)
+      fn main() { x[0] = VALUE; }`,
+  };
+  using x = gpu.zeros([1], "u32");
+  const values = [];
+  for (const constants of [undefined, { VALUE: 2 }, { VALUE: 3 }]) {
+    const kernel = await gpu.kernel({ ...source, constants });
+    assert.equal(await gpu.kernel({ ...source, constants }), kernel);
+    kernel.dispatch({ tensors: [x], workgroups: 1 });
+    values.push((await gpu.read(x, "u32"))[0]);
+  }
+  assert.deepEqual(values, [1, 2, 3]);
+});
+
+Deno.test("kernel() binds tensors in the order of their numbers, without a uniform if there is none", async () => {
+  const kernel = await gpu.kernel(COPY);
+  assert.deepEqual([kernel.uniformBinding, kernel.storageBindings], [undefined, [1, 3]]);
+  using a = gpu.upload(Uint32Array.of(5, 6), [2]);
+  using b = gpu.empty([2], "u32");
+  kernel.dispatch({ tensors: [a, b], workgroups: 2 });
+  assert.deepEqual(await gpu.read(b, "u32"), Uint32Array.of(5, 6));
+});
+
+Deno.test("kernel() shows the line of WGSL that does not compile", async () => {
+  const source = "@compute @workgroup_size(1)\nfn main() {\n  let x: u32 = 1.5;\n}";
+  await assert.rejects(gpu.kernel({ name: "broken", source }), (error: Error) => {
+    assert.match(error.message, /^Cannot compile the kernel "broken": /);
+    assert.match(error.message, /wgsl:3:/);
+    assert.match(error.message, /let x: u32 = 1\.5;/);
+    return true;
+  });
+  using x = gpu.upload(Uint32Array.of(1), [1]);
+  assert.deepEqual(await gpu.read(x, "u32"), Uint32Array.of(1)); // the device is still good
+});
+
+Deno.test("kernel() refuses constants that the WGSL does not declare", async () => {
+  await assert.rejects(
+    Kernel.compile(gpu, { ...STEP, constants: { NO_SUCH: 1 } }),
+    /^Error: Cannot compile the kernel "step": /,
+  );
+});
+
+Deno.test("dispatch() refuses a wrong number of tensors and missing parameters", async () => {
+  using x = gpu.zeros([1], "u32");
+  const copy = await gpu.kernel(COPY);
+  assert.throws(() => copy.dispatch({ tensors: [x], workgroups: 1 }), {
+    name: "RangeError",
+    message: 'The kernel "copy" binds 2 tensors, got 1',
+  });
+  const kernel = await gpu.kernel(STEP);
+  assert.throws(() => kernel.dispatch({ tensors: [x], workgroups: 1 }), {
+    message: 'The kernel "step" lacks its parameters',
+  });
+});
+
+Deno.test("read() throws what a call queued before did wrong, once", async () => {
+  const kernel = await gpu.kernel(COPY);
+  using x = gpu.upload(Uint32Array.of(4), [1]);
+  kernel.dispatch({ tensors: [x, x], workgroups: 1 }); // read and written at once
+  await assert.rejects(gpu.read(x), /^Error: WebGPU: .*usage/s);
+  assert.deepEqual(await gpu.read(x, "u32"), Uint32Array.of(4));
+  gpu.copy(x, x);
+  await assert.rejects(gpu.idle(), /^Error: WebGPU: /);
+  await gpu.idle();
+});
+
+Deno.test("read() throws what the device was misused for outside of calls", async () => {
+  using x = gpu.zeros([1]);
+  await gpu.idle();
+  gpu.device.createBuffer({ size: 4, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.STORAGE });
+  await assert.rejects(gpu.read(x), /^Error: WebGPU: .*usage/is);
+  assertClose(await gpu.read(x), [0]);
+});
+
+Deno.test("read() keeps throwing an error that no scope caught", async () => {
+  const own = await Gpu.open();
+  using x = own.zeros([1]);
+  const error = new GPUValidationError("something broke");
+  own.device.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
+  for (let turn = 0; turn < 2; turn++) {
+    await assert.rejects(own.read(x), { message: "WebGPU: something broke" });
+  }
+  own.device.destroy();
+});
+
+Deno.test("empty() names what the adapter can hold", () => {
+  const { maxBufferSize } = gpu.device.limits;
+  const elements = Math.floor(maxBufferSize / 4) + 64;
+  const size = Math.ceil(elements * 4 / 256) * 256;
+  assert.throws(() => gpu.empty([elements, 1]), (error: Error) => {
+    assert(error instanceof UserError);
+    assert.equal(
+      error.message,
+      `A tensor of [${elements}, 1] f32 takes ${size} bytes, ` +
+        `more than a buffer of "${gpu.name}" can hold (${maxBufferSize})`,
+    );
+    return true;
+  });
+});
+
+Deno.test("dispatch() names what a kernel can bind", async () => {
+  const kernel = await gpu.kernel(COPY);
+  using x = gpu.zeros([1], "u32");
+  const elements = gpu.maxBinding / 4 + 1;
+  const large = new Tensor(gpu, x.buffer, [elements], "u32", 0, false);
+  assert.throws(() => kernel.dispatch({ tensors: [large, x], workgroups: 1 }), {
+    name: "UserError",
+    message: `A tensor of [${elements}] u32 takes ${4 * elements} bytes, ` +
+      `more than a kernel on "${gpu.name}" can bind (${gpu.maxBinding})`,
+  });
+});
+
+Deno.test('Gpu.open() with adapter "hardware" refuses a driver that computes on the CPU', async () => {
+  const { isFallbackAdapter } = gpu.device.adapterInfo;
+  if (!isFallbackAdapter) {
+    await using hardware = await Gpu.open({ adapter: "hardware" });
+    assert.equal(hardware.software, false);
+    return;
+  }
+  await assert.rejects(Gpu.open({ adapter: "hardware" }), {
+    name: "UserError",
+    message:
+      `gpu.adapter is "hardware", but the only adapter found is "${gpu.name}", which computes on the CPU; ` +
+      'install the GPU\'s Vulkan driver or set gpu.adapter to "auto"',
+  });
+});
+
+Deno.test("a readback that has to wait for the mapping reads the same", async () => {
+  const size = 2 * (1 << 20) + 3; // more than two pieces of 4 MiB
+  const data = uniforms(size, 1);
+  using tensor = gpu.upload(data, [size]);
+  gpu.flush();
+  const readback = await Readback.open(gpu.device);
+  for (const synchronous of [true, false]) {
+    (readback as { synchronous: boolean }).synchronous = synchronous;
+    const whole = new Float32Array(size);
+    await readback.read(tensor.buffer, 0, new Uint8Array(whole.buffer));
+    assert.deepEqual(whole, data);
+    const parts = [0, 4, 40, 4096, 4 << 20].map((offset) => ({ offset, bytes: new Uint8Array(8) }));
+    await Promise.all(
+      parts.map(({ offset, bytes }) => readback.read(tensor.buffer, offset, bytes)),
+    );
+    for (const { offset, bytes } of parts) {
+      const expected = data.subarray(offset / 4, offset / 4 + 2);
+      assert.deepEqual(new Float32Array(bytes.buffer), expected);
+    }
+  }
+  for (const slot of (readback as unknown as { slots: GPUBuffer[] }).slots) slot.destroy();
+});

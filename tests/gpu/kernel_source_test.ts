@@ -1,0 +1,131 @@
+/**
+ * Every WGSL text of the project, with `-- --print` also on the screen:
+ * `deno test -A tests/gpu/kernel_source_test.ts -- --print`
+ */
+import assert from "node:assert/strict";
+import { attentionKernel } from "../../gpu/attention_source.ts";
+import {
+  broadcastKernel,
+  finishKernel,
+  type GemmLayout,
+  tileKernel,
+  type TileShape,
+} from "../../gpu/gemm_source.ts";
+import { uniform } from "../../gpu/kernel.ts";
+import { withReduction } from "../../gpu/reduction.ts";
+import { openAsHardware, openGpu } from "./open_gpu.ts";
+
+const gpu = await openGpu();
+const hardware = await openAsHardware();
+const FOLDER = new URL("../../gpu/", import.meta.url);
+const ROOT = new URL("../../", import.meta.url);
+
+const files = [...Deno.readDirSync(FOLDER)].map(({ name }) => name).sort();
+const texts = new Map(
+  files.filter((name) => name.endsWith(".wgsl"))
+    .map((name) => [name, Deno.readTextFileSync(new URL(name, FOLDER))]),
+);
+const modules = files.filter((name) => name.endsWith(".ts"))
+  .map((name) => Deno.readTextFileSync(new URL(name, FOLDER)));
+
+const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
+const TILES: TileShape[] = [
+  { rows: 128, cols: 128, depth: 16 },
+  { rows: 64, cols: 64, depth: 16 },
+];
+
+/** The kernels that are generated, for all subgroup sizes that occur (4 to 64 lanes). */
+const GENERATED: [name: string, source: string][] = [
+  ...LAYOUTS.flatMap((layout) =>
+    TILES.flatMap((tile) =>
+      [true, false].map((aligned): [string, string] => [
+        `tileKernel ${layout} ${tile.rows} x ${tile.cols}${aligned ? "" : ", not aligned"}`,
+        tileKernel(layout, tile, aligned),
+      ])
+    )
+  ),
+  ...[4, 8, 16, 32, 64].flatMap((lanes): [string, string][] => [
+    [`broadcastKernel of ${lanes} lanes`, broadcastKernel(false, lanes)],
+    [`broadcastKernel of ${lanes} lanes, A transposed`, broadcastKernel(true, lanes)],
+    [`attentionKernel of ${lanes} lanes by broadcast`, attentionKernel(64, lanes, true)],
+  ]),
+  ["finishKernel", finishKernel(true)],
+  ["finishKernel, not aligned", finishKernel(false)],
+  ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
+    `attentionKernel for heads of ${headDim} in workgroup memory`,
+    attentionKernel(headDim, 32, false),
+  ]),
+];
+
+/** What naga says of a text; undefined if it is valid. */
+async function complaint(code: string): Promise<string | undefined> {
+  gpu.device.pushErrorScope("validation");
+  gpu.device.createShaderModule({ code });
+  return (await gpu.device.popErrorScope())?.message;
+}
+
+for (const [name, source] of GENERATED) {
+  Deno.test(`${name} is valid WGSL`, async () => {
+    if (Deno.args.includes("--print")) console.log(source);
+    assert.equal(await complaint(source), undefined);
+    assert(!/undefined|NaN|\bvectors\b|\$\{/.test(source), "nothing is left of the generator");
+  });
+}
+
+for (const [name, source] of texts) {
+  Deno.test(`${name} is valid WGSL, bound in order and in use`, async () => {
+    if (Deno.args.includes("--print")) console.log(source);
+    if (name.startsWith("reduce")) {
+      assert.equal(await complaint(source), undefined);
+    } else {
+      for (const device of [gpu, hardware]) {
+        const complete = /_over_lanes/.test(source)
+          ? withReduction(device, { name, source }).source as string
+          : source;
+        assert.equal(await complaint(complete), undefined);
+      }
+      const numbers = [...source.matchAll(/@binding\((\d+)\)/g)].map(([, number]) =>
+        Number(number)
+      );
+      assert.deepEqual(numbers, numbers.map((_, i) => i), "bindings count from 0");
+    }
+    assert(modules.some((text) => text.includes(`"./${name}"`)), "a module imports it");
+  });
+
+  Deno.test(`${name} begins with what it computes and names a reference that exists`, () => {
+    assert.match(source, /^\/\/ \S/);
+    const [, reference] = /Reference: (?:\w+\(\) in )?(\S+\.ts)\./.exec(source) ?? [];
+    if (reference) assert(Deno.statSync(new URL(reference, ROOT)).isFile);
+    else assert(!/Reference:/.test(source));
+  });
+
+  Deno.test(`${name} lists u32 parameters before f32 ones, as uniform() packs them`, () => {
+    const [, fields] = /struct Params \{([^}]*)\}/.exec(source) ?? [];
+    if (fields === undefined) return;
+    const types = [...fields.matchAll(/\w+: (\w+)/g)].map(([, type]) => type);
+    assert.deepEqual(types, types.toSorted().reverse(), "u32 sorts after f32");
+    assert(types.every((type) => type === "u32" || type === "f32"));
+  });
+}
+
+Deno.test("uniform() packs u32 first and then f32", () => {
+  const packed = uniform([1, 0xffffffff], [0.5]);
+  assert.deepEqual(new Uint32Array(packed.buffer, 0, 2), Uint32Array.of(1, 0xffffffff));
+  assert.deepEqual(new Float32Array(packed.buffer, 8, 1), Float32Array.of(0.5));
+  assert.equal(uniform([]).byteLength, 0);
+});
+
+Deno.test("the tile kernel keeps 8 x 8 entries a thread and its tiles in workgroup memory", () => {
+  for (const layout of LAYOUTS) {
+    for (const tile of TILES) {
+      const source = tileKernel(layout, tile, true);
+      const threads = tile.rows * tile.cols / 64;
+      assert(source.includes(`@workgroup_size(${threads})`));
+      const bytes = [...source.matchAll(/array<array<vec4f, (\d+)>, (\d+)>/g)]
+        .reduce((sum, [, width, depth]) => sum + Number(width) * Number(depth) * 16, 0);
+      assert(bytes <= (tile.rows === 128 ? 17408 : 16384), `${bytes} bytes`); // gemm() asks for this
+      const products = [...source.matchAll(/fma\(/g)].length;
+      assert.equal(products, 16 * tile.depth, "written out, four entries each");
+    }
+  }
+});

@@ -1,0 +1,274 @@
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
+import { loadPipeline } from "../pipeline/config.ts";
+import type { RunEvent } from "../pipeline/events.ts";
+import type { RunRecord } from "../pipeline/record.ts";
+import { type RunOptions, runPipeline } from "../pipeline/run.ts";
+import { STAGES } from "../stages/mod.ts";
+import { normals } from "./reference/random.ts";
+
+const PROJECT = join(import.meta.dirname!, "..");
+
+/** A tensor of a micro model before it is written. */
+export interface MicroTensor {
+  shape: number[];
+  values: Float32Array;
+}
+
+export interface MicroModelOptions {
+  family?: "llama" | "opt";
+  /** Columns of most linear layers. */
+  hidden?: number;
+  /** Columns of the last one: neither this nor `hidden` need be a whole number of blocks. */
+  intermediate?: number;
+  layers?: number;
+  heads?: number;
+  keyValueHeads?: number;
+  vocabulary?: number;
+  maxLength?: number;
+  seed?: number;
+  dtype?: "F16" | "F32" | "BF16";
+  /** Keys of config.json to change; undefined leaves one out. */
+  config?: Record<string, unknown>;
+  /** Changes the tensors before they are written. */
+  alter?: (tensors: Map<string, MicroTensor>) => void;
+}
+
+/**
+ * Writes a model with random weights and the tokenizer of the example models: real in its form,
+ * quantized in a second.
+ *
+ * @returns Its folder.
+ */
+export function writeMicroModel(folder: string, options: MicroModelOptions = {}): string {
+  const { family = "llama", dtype = "F16", config = {}, alter, ...rest } = options;
+  const size = {
+    hidden: 64,
+    intermediate: 100,
+    layers: 4,
+    heads: 4,
+    keyValueHeads: 2,
+    vocabulary: 4096,
+    maxLength: 128,
+    seed: 1,
+    ...rest,
+  };
+  const { tensors, config: own } = family === "llama" ? llama(size) : opt(size);
+  alter?.(tensors);
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(
+    join(folder, "config.json"),
+    JSON.stringify({ ...own, vocab_size: size.vocabulary, ...config }, null, 2),
+  );
+  const toWrite = [...tensors].map(([name, { shape, values }]): TensorToWrite => ({
+    name,
+    dtype,
+    shape,
+    data: stored(values, dtype),
+  }));
+  writeSafetensors(join(folder, "model.safetensors"), toWrite, { format: "pt" });
+  for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]) {
+    copyFileSync(join(PROJECT, `examples/models/tiny-${family}`, name), join(folder, name));
+  }
+  return folder;
+}
+
+type Size = Required<
+  Pick<
+    MicroModelOptions,
+    "hidden" | "intermediate" | "layers" | "heads" | "keyValueHeads" | "vocabulary" | "maxLength"
+  >
+> & { seed: number };
+
+/** Adds tensors one by one, each with random numbers of its own. */
+function maker(seed: number) {
+  const tensors = new Map<string, MicroTensor>();
+  const add = (name: string, shape: number[], mean = 0, deviation = 0.1) => {
+    const count = shape.reduce((product, length) => product * length, 1);
+    const noise = normals(count, 1000 * seed + tensors.size, deviation);
+    tensors.set(name, { shape, values: noise.map((value) => mean + value) });
+  };
+  return { tensors, add };
+}
+
+function llama(size: Size) {
+  const { hidden, intermediate, layers, heads, keyValueHeads } = size;
+  const { tensors, add } = maker(size.seed);
+  const keyValueRows = hidden / heads * keyValueHeads;
+  add("model.embed_tokens.weight", [size.vocabulary, hidden], 0, 0.5);
+  for (let i = 0; i < layers; i++) {
+    const prefix = `model.layers.${i}`;
+    add(`${prefix}.input_layernorm.weight`, [hidden], 1);
+    add(`${prefix}.self_attn.q_proj.weight`, [hidden, hidden]);
+    add(`${prefix}.self_attn.k_proj.weight`, [keyValueRows, hidden]);
+    add(`${prefix}.self_attn.v_proj.weight`, [keyValueRows, hidden]);
+    add(`${prefix}.self_attn.o_proj.weight`, [hidden, hidden]);
+    add(`${prefix}.post_attention_layernorm.weight`, [hidden], 1);
+    add(`${prefix}.mlp.gate_proj.weight`, [intermediate, hidden]);
+    add(`${prefix}.mlp.up_proj.weight`, [intermediate, hidden]);
+    add(`${prefix}.mlp.down_proj.weight`, [hidden, intermediate]);
+  }
+  add("model.norm.weight", [hidden], 1);
+  const config: Record<string, unknown> = {
+    architectures: ["LlamaForCausalLM"],
+    model_type: "llama",
+    hidden_size: hidden,
+    intermediate_size: intermediate,
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    num_key_value_heads: keyValueHeads,
+    max_position_embeddings: size.maxLength,
+    rms_norm_eps: 1e-5,
+    rope_parameters: { rope_theta: 10000, rope_type: "default" },
+    tie_word_embeddings: true,
+  };
+  return { tensors, config };
+}
+
+function opt(size: Size) {
+  const { hidden, intermediate, layers } = size;
+  const { tensors, add } = maker(size.seed);
+  const affine = (name: string, shape: number[], mean = 0) => {
+    add(`${name}.weight`, shape, mean);
+    add(`${name}.bias`, [shape[0]], 0, 0.02);
+  };
+  add("model.decoder.embed_tokens.weight", [size.vocabulary, hidden], 0, 0.5);
+  add("model.decoder.embed_positions.weight", [size.maxLength + 2, hidden]);
+  for (let i = 0; i < layers; i++) {
+    const prefix = `model.decoder.layers.${i}`;
+    affine(`${prefix}.self_attn_layer_norm`, [hidden], 1);
+    for (const part of ["q", "k", "v", "out"]) {
+      affine(`${prefix}.self_attn.${part}_proj`, [hidden, hidden]);
+    }
+    affine(`${prefix}.final_layer_norm`, [hidden], 1);
+    affine(`${prefix}.fc1`, [intermediate, hidden]);
+    affine(`${prefix}.fc2`, [hidden, intermediate]);
+  }
+  affine("model.decoder.final_layer_norm", [hidden], 1);
+  const config: Record<string, unknown> = {
+    architectures: ["OPTForCausalLM"],
+    model_type: "opt",
+    hidden_size: hidden,
+    word_embed_proj_dim: hidden,
+    ffn_dim: intermediate,
+    num_hidden_layers: layers,
+    num_attention_heads: size.heads,
+    max_position_embeddings: size.maxLength,
+    activation_function: "relu",
+    do_layer_norm_before: true,
+    tie_word_embeddings: true,
+  };
+  return { tensors, config };
+}
+
+function stored(values: Float32Array, dtype: "F16" | "F32" | "BF16"): Uint8Array {
+  if (dtype === "F32") return new Uint8Array(values.slice().buffer);
+  if (dtype === "F16") return new Uint8Array(Float16Array.from(values).buffer);
+  const bits = new Uint32Array(values.slice().buffer);
+  return new Uint8Array(Uint16Array.from(bits, (word) => word >>> 16).buffer);
+}
+
+/** A stage as a pipeline file has it: its name, or its name (or `use`) with options. */
+export type StageItem = string | Record<string, unknown>;
+
+/** A temporary folder with a micro model, texts and pipeline files; deleted by `using`. */
+export class Workplace implements Disposable {
+  readonly folder = mkdtempSync(join(tmpdir(), "billm-test-"));
+  readonly model: string;
+  readonly calibration = join(this.folder, "calibration.txt");
+  readonly evaluation = join(this.folder, "evaluation.txt");
+  #pipelines = 0;
+
+  constructor(options: MicroModelOptions = {}) {
+    this.model = writeMicroModel(this.path("model"), options);
+    const text = (name: string, from: number, characters: number) =>
+      readFileSync(join(PROJECT, "examples/text", name), "utf8").slice(from, from + characters);
+    writeFileSync(this.calibration, text("calibration.txt", 2000, 4000));
+    writeFileSync(this.evaluation, text("evaluation.txt", 2000, 1500));
+  }
+
+  path(...names: string[]): string {
+    return join(this.folder, ...names);
+  }
+
+  get calibrate(): StageItem {
+    return this.calibrateWith({});
+  }
+
+  calibrateWith(options: Record<string, unknown>): StageItem {
+    const { calibration: dataset } = this;
+    return { calibrate: { dataset, samples: 4, "sequence-length": 32, ...options } };
+  }
+
+  get evaluate(): StageItem {
+    return this.evaluateWith({});
+  }
+
+  evaluateWith(options: Record<string, unknown>): StageItem {
+    const { evaluation: dataset } = this;
+    const perplexity = [{ dataset, "sequence-length": 32, windows: 4, ...options }];
+    return { evaluate: { perplexity } };
+  }
+
+  /** The stages of the whole method. */
+  get method(): StageItem[] {
+    return [
+      "download",
+      this.calibrate,
+      "hessian",
+      "salient-select",
+      "residual-binarize",
+      { "split-search": { candidates: 9 } },
+      { compensate: { "block-size": 32 } },
+      "pack",
+      this.evaluate,
+    ];
+  }
+
+  /**
+   * Writes a pipeline file.
+   *
+   * @param fields Replace those of the whole method into the folder "out".
+   * @returns Its path.
+   */
+  pipeline(fields: Record<string, unknown> & { stages?: StageItem[] } = {}): string {
+    const file = this.path(`pipeline${this.#pipelines++}.yaml`);
+    const { stages = this.method, ...others } = fields;
+    const head = { name: "micro", model: this.model, output: this.path("out"), ...others };
+    const lines = Object.entries(head).map(([key, value]) => `${key}: ${JSON.stringify(value)}`);
+    const items = stages.map((stage) => `  - ${JSON.stringify(stage)}`);
+    writeFileSync(file, [...lines, "stages:", ...items, ""].join("\n"));
+    return file;
+  }
+
+  /** Runs a pipeline of these fields, see {@link pipeline}. */
+  async run(
+    fields: Record<string, unknown> & { stages?: StageItem[] } = {},
+    options: RunOptions = {},
+  ): Promise<{ record: RunRecord; events: RunEvent[] }> {
+    return await runFile(this.pipeline(fields), options);
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** Runs a pipeline file and keeps what it says. */
+export async function runFile(
+  file: string,
+  options: RunOptions = {},
+): Promise<{ record: RunRecord; events: RunEvent[] }> {
+  const events: RunEvent[] = [];
+  const config = await loadPipeline(file, { stages: STAGES });
+  const record = await runPipeline(config, {
+    ...options,
+    report: (event) => {
+      events.push(event);
+      options.report?.(event);
+    },
+  });
+  return { record, events };
+}
