@@ -29,13 +29,22 @@ fn main(
     mean = sum_over_lanes(total, lane) / f32(p.cols);
   }
   var squares = 0.0;
+  var shift = 0.0; // what rounding left of the mean; it counts where the mean is large
   for (var i = start + lane; i < end; i += LANES) {
     let d = x[i] - mean;
     squares += d * d;
+    shift += d;
   }
-  let factor = 1.0 / sqrt(sum_over_lanes(squares, lane) / f32(p.cols) + p.epsilon);
+  var variance = sum_over_lanes(squares, lane) / f32(p.cols);
+  if (CENTER) {
+    shift = sum_over_lanes(shift, lane) / f32(p.cols);
+    variance = max(variance - shift * shift, 0.0);
+  } else {
+    shift = 0.0;
+  }
+  let factor = 1.0 / sqrt(variance + p.epsilon);
   for (var i = start + lane; i < end; i += LANES) {
-    var y = (x[i] - mean) * factor * weight[i - start];
+    var y = (x[i] - mean - shift) * factor * weight[i - start];
     if (CENTER) { y += bias[i - start]; }
     out[i] = y;
   }

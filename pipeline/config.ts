@@ -50,6 +50,8 @@ export interface PlannedStage<S extends StageDeclaration> {
   options: any;
   /** `file:line:column` of the stage's name, or of the module's if it has `use`. */
   where: string;
+  /** Absolute path of the module if it has `use`. */
+  module?: string;
 }
 
 /** A pipeline file, checked. */
@@ -116,10 +118,11 @@ export async function loadPipeline<S extends StageDeclaration>(
     ...fields,
     file: path,
     output: fields.output ?? `out/${fields.name}`,
-    stages: entries.map(({ stage, options, place }) => ({
+    stages: entries.map(({ stage, options, place, module }) => ({
       stage: stage!,
       options,
       where: place.where,
+      module,
     })),
     text: source.text(),
   };
@@ -477,6 +480,7 @@ interface Entry<S extends StageDeclaration> {
   // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
   options?: any;
   place: Place;
+  module?: string;
 }
 
 /** Reads one item of `stages`: `- name`, `- name: {options}` or `- {use: module, ...options}`. */
@@ -492,15 +496,16 @@ async function readEntry<S extends StageDeclaration>(
   let place = source.place(path);
   let stage: S | undefined;
   let written: unknown;
+  let module: string | undefined;
   if (isRecord(item) && "use" in item) {
     const { use, ...options } = item;
     written = options;
     place = source.place([...path, "use"]);
-    const loaded = typeof use === "string"
+    const loaded: LoadedStage<S> = typeof use === "string"
       ? await load(use)
       : { problems: [`use must be a string, found ${show(use)}`] };
     loaded.problems.forEach((problem) => source.report(place, problem));
-    stage = loaded.stage;
+    ({ stage, module } = loaded);
     if (!stage) return { place };
   } else {
     const keys = isRecord(item) ? Object.keys(item) : typeof item === "string" ? [item] : [];
@@ -536,7 +541,7 @@ async function readEntry<S extends StageDeclaration>(
   const value = isRecord(written) ? { ...preset, ...written } : written;
   const { data, issues } = checkValue(stage.options, value, stage.name);
   source.reportAll(issues, path);
-  return { place, stage, options: data };
+  return { place, stage, options: data, module };
 }
 
 /** Checks that each stage occurs once, in an order of scopes that can be run, after what it needs. */
@@ -589,6 +594,7 @@ function checkChain<S extends StageDeclaration>(
 
 interface LoadedStage<S> {
   stage?: S;
+  module?: string;
   problems: string[];
 }
 
@@ -622,9 +628,10 @@ function stageLoader<S extends StageDeclaration>(
   const loaded = new Map<string, Promise<LoadedStage<S>>>();
   const load = async (use: string): Promise<LoadedStage<S>> => {
     const fail = (reason: string) => `Cannot load the stage "${use}": ${reason}`;
+    const module = resolve(dirname(file), use);
     let stage: S;
     try {
-      stage = await importStage(resolve(dirname(file), use));
+      stage = await importStage(module);
     } catch (error) {
       const reason = error instanceof Error ? error.message.split("\n")[0] : show(error);
       return { problems: [fail(reason)] };
@@ -632,7 +639,7 @@ function stageLoader<S extends StageDeclaration>(
     if (stage === undefined) return { problems: [fail("it has no default export")] };
     const { issues } = checkValue(stageForm, stage, "stage");
     if (issues.length > 0) return { problems: issues.map(({ message }) => fail(message)) };
-    return { stage, problems: [] };
+    return { stage, module, problems: [] };
   };
   return (use) => {
     if (!loaded.has(use)) loaded.set(use, load(use));

@@ -1,5 +1,14 @@
 import { createHash } from "node:crypto";
-import { closeSync, fsyncSync, openSync, readSync, renameSync, rmSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  copyFileSync,
+  fsyncSync,
+  openSync,
+  readSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { UserError } from "./errors.ts";
 
 const REASONS: Record<string, string> = {
@@ -21,11 +30,20 @@ export function reasonOf(error: unknown): string {
 
 /** Replaces a file at once: a reader, or a crash, finds the old content or the new one. */
 export function writeFileAtomically(path: string, content: string): void {
+  replaceAtomically(path, (temporary) => writeFileSync(temporary, content));
+}
+
+/** Copies a file; the copy appears at once and whole. */
+export function copyFileAtomically(source: string, path: string): void {
+  replaceAtomically(path, (temporary) => copyFileSync(source, temporary));
+}
+
+function replaceAtomically(path: string, write: (temporary: string) => void): void {
   const temporary = `${path}.tmp`;
   try {
-    const file = openSync(temporary, "w");
+    write(temporary);
+    const file = openSync(temporary, "r+");
     try {
-      writeSync(file, content);
       fsyncSync(file);
     } finally {
       closeSync(file);

@@ -58,8 +58,9 @@ export interface RunRecord {
   inputs: Record<string, string>;
   started: string;
   finished?: string;
-  /** Sum over all sessions of an interrupted run. */
+  /** Of the session that finished the run, and of the layers that earlier ones completed. */
   seconds?: number;
+  /** Of the session that finished the run. */
   secondsByStage?: Record<string, number>;
   peakGpuBytes?: number;
   layers?: LayerRecord[];

@@ -4,6 +4,7 @@ import { Gpu } from "../gpu/device.ts";
 import { VERSION } from "../version.ts";
 import { ArtifactStore } from "./artifacts.ts";
 import type { PipelineConfig, PlannedStage } from "./config.ts";
+import { PipelineFileError } from "./errors.ts";
 import type { LayerRecord, Report } from "./events.ts";
 import { sha256OfFile } from "./files.ts";
 import { quantizeLayers } from "./layers.ts";
@@ -88,6 +89,12 @@ export async function runPipeline(
   const before = firstInner < 0 ? config.stages : config.stages.slice(0, firstInner);
   const inner = config.stages.slice(before.length, innerEnd);
   const after = firstInner < 0 ? [] : config.stages.slice(innerEnd);
+  if (inner.length > 0 && !before.some(({ stage }) => stage.gives.includes("calibration"))) {
+    const [{ stage, where }] = inner;
+    const message = `Stage "${stage.name}" needs "calibration", which stage "calibrate" gives; ` +
+      `put calibrate before it`;
+    throw new PipelineFileError([{ where, message }]);
+  }
   const runModelStages = async (stages: PlannedStage<Stage>[]) => {
     for (const planned of stages.filter(isModelStage)) {
       await context.pause();
@@ -107,7 +114,7 @@ export async function runPipeline(
     return folder.earlier!;
   }
   layerRecords.push(...folder.layers);
-  const earlierSeconds = folder.earlier?.seconds ?? 0;
+  const earlierSeconds = layerRecords.reduce((sum, { seconds }) => sum + seconds, 0);
   const record: RunRecord = {
     status: "running",
     identity,
@@ -122,8 +129,8 @@ export async function runPipeline(
     inputs,
     started: folder.earlier?.started ?? new Date().toISOString(),
   };
-  folder.savePipeline(config.text);
   folder.saveRecord(record);
+  folder.savePipeline(config.text);
   report({
     type: "start",
     name: config.name,
@@ -157,7 +164,7 @@ export async function runPipeline(
     finished: new Date().toISOString(),
     seconds: earlierSeconds + (performance.now() - started) / 1000,
     secondsByStage: clock.seconds,
-    peakGpuBytes: Math.max(peak, gpu.memory.peak),
+    peakGpuBytes: Math.max(peak, gpu.memory.peak, ...layerRecords.map((l) => l.peakGpuBytes)),
     layers: layerRecords,
     packed: artifacts.find("packed-model"),
     evaluation: artifacts.find("evaluation"),
@@ -181,10 +188,10 @@ function hashInputs(
 
 /** A hash of everything that the packed bytes and the metrics depend on, the adapter apart. */
 function identityOf(config: PipelineConfig<Stage>, inputs: Record<string, string>): string {
-  const stages = config.stages.map(({ stage, options }) => ({
+  const stages = config.stages.map(({ stage, options, module }) => ({
     name: stage.name,
     options,
-    code: stage.run.toString(), // of stages of the user's own
+    code: module ? sha256OfFile(module) : stage.run.toString(),
   }));
   const everything = { version: VERSION, seed: config.seed, mode: config.mode, stages, inputs };
   return createHash("sha256").update(JSON.stringify(everything)).digest("hex");

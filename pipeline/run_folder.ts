@@ -25,41 +25,38 @@ export class RunFolder {
    * Opens the folder of a run, or makes it.
    *
    * @param identity What {@link RunRecord.identity} must be for the run to go on.
-   * @param overwrite Deletes what a different run left there.
+   * @param overwrite Deletes what a different run left there, or this one if it is finished.
    * @throws {UserError} If the folder holds a different run or something else, or cannot be written.
    */
   static open(path: string, identity: string, overwrite: boolean): RunFolder {
     const earlier = readRecord(path);
-    if (earlier?.identity === identity && !overwrite) {
+    if (earlier?.identity === identity && !(overwrite && earlier.status === "done")) {
       removeTemporaryFiles(path);
       if (earlier.status === "done" && filesAreWhole(path, earlier)) {
+        removeLayerRecords(path);
         return new RunFolder(path, "done", [], earlier);
       }
+      makeFolders(path);
       return new RunFolder(path, "interrupted", completeLayers(path), earlier);
     }
-    if (existsSync(path) && statSync(path).isDirectory() && readdirSync(path).length > 0) {
-      if (!earlier) {
-        throw new UserError(
-          `The output folder "${path}" is not empty and holds no run; ` +
-            `choose another output, or empty it`,
-        );
-      }
-      if (!overwrite) {
-        throw new UserError(
-          `The output folder "${path}" holds a different run: its options or inputs are not those ` +
-            `of this one; choose another output, or give --overwrite to replace it`,
-        );
-      }
-      for (const name of ["model", "layers", "run.json", "pipeline.yaml"]) {
-        rmSync(join(path, name), { recursive: true, force: true });
-      }
+    if (!earlier && holdsSomethingElse(path)) {
+      throw new UserError(
+        `The output folder "${path}" is not empty and holds no run; ` +
+          `choose another output, or empty it`,
+      );
     }
-    try {
-      mkdirSync(join(path, "model"), { recursive: true });
-      mkdirSync(join(path, "layers"), { recursive: true });
-    } catch (error) {
-      throw new UserError(`Cannot make the output folder "${path}": ${reasonOf(error)}`);
+    if (earlier && !overwrite) {
+      throw new UserError(
+        `The output folder "${path}" holds a different run: its options or inputs are not those ` +
+          `of this one; choose another output, or give --overwrite to replace it`,
+      );
     }
+    // The record goes last: killed before that, the same command does the same again.
+    for (const name of ["pipeline.yaml", "layers", "model", "run.json"]) {
+      if (earlier) rmSync(join(path, name), { recursive: true, force: true });
+    }
+    makeFolders(path);
+    removeTemporaryFiles(path);
     return new RunFolder(path, "new", [], undefined);
   }
 
@@ -76,9 +73,7 @@ export class RunFolder {
   /** Writes run.json; once it says "done", the records of the single layers go. */
   saveRecord(record: RunRecord): void {
     writeFileAtomically(join(this.path, "run.json"), JSON.stringify(record, null, 2) + "\n");
-    if (record.status === "done") {
-      rmSync(join(this.path, "layers"), { recursive: true, force: true });
-    }
+    if (record.status === "done") removeLayerRecords(this.path);
   }
 
   /** Writes the pipeline file as run. */
@@ -99,6 +94,27 @@ function readRecord(path: string): RunRecord | undefined {
   }
 }
 
+/** Whether there is more in a folder than what a run makes before it writes run.json. */
+function holdsSomethingElse(path: string): boolean {
+  if (!existsSync(path) || !statSync(path).isDirectory()) return false;
+  const isEmptyFolder = (name: string) => {
+    const inner = join(path, name);
+    return statSync(inner).isDirectory() && readdirSync(inner).length === 0;
+  };
+  return readdirSync(path).some((name) =>
+    name === "model" || name === "layers" ? !isEmptyFolder(name) : name !== "run.json.tmp"
+  );
+}
+
+function makeFolders(path: string): void {
+  try {
+    mkdirSync(join(path, "model"), { recursive: true });
+    mkdirSync(join(path, "layers"), { recursive: true });
+  } catch (error) {
+    throw new UserError(`Cannot make the output folder "${path}": ${reasonOf(error)}`);
+  }
+}
+
 function removeTemporaryFiles(path: string): void {
   for (const folder of [path, join(path, "model"), join(path, "layers")]) {
     if (!existsSync(folder)) continue;
@@ -106,8 +122,10 @@ function removeTemporaryFiles(path: string): void {
       if (name.endsWith(".tmp")) rmSync(join(folder, name));
     }
   }
-  mkdirSync(join(path, "model"), { recursive: true });
-  mkdirSync(join(path, "layers"), { recursive: true });
+}
+
+function removeLayerRecords(path: string): void {
+  rmSync(join(path, "layers"), { recursive: true, force: true });
 }
 
 function filesAreWhole(path: string, { packed }: RunRecord): boolean {
@@ -126,6 +144,7 @@ function completeLayers(path: string): LayerRecord[] {
     } catch {
       return layers;
     }
+    if (!record.file) return layers; // nothing was packed: there is nothing to go on from
     const file = join(path, "model", record.file);
     if (!existsSync(file) || sha256OfFile(file) !== record.sha256) return layers;
     layers.push(record);

@@ -4,13 +4,14 @@ import { refineFits } from "../gpu/refine_fits.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { BlockContext } from "../pipeline/stage.ts";
 
-/** The salient columns of a block; none if no stage has selected any. u32 `[cols]`. */
-export function salientColumnsOf(context: BlockContext): Tensor {
-  const found = context.find("salient-columns");
-  if (found) return found;
-  const none = context.gpu.zeros([context.block.cols], "u32");
-  context.set("salient-columns", none);
-  return none;
+/**
+ * The salient columns of a block; none if no stage has selected any.
+ *
+ * @returns u32 `[cols]`, owned by the caller.
+ */
+export function salientColumnsOf({ gpu, block, find }: BlockContext): Tensor {
+  const found = find("salient-columns");
+  return found ? found.view(0, found.shape) : gpu.zeros([block.cols], "u32");
 }
 
 /** How the bits of a block are chosen. */
@@ -35,7 +36,7 @@ export async function blockBits(
 ): Promise<Tensor> {
   const { gpu, linear, block } = context;
   const hasSalient = context.find("salient-columns") !== undefined;
-  const salient = salientColumnsOf(context);
+  using salient = salientColumnsOf(context);
   let salientFit = context.find("salient-fit");
   if (hasSalient && !salientFit) {
     salientFit = await fitSalient(gpu, block.weight, salient, 1);

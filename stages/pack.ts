@@ -1,4 +1,4 @@
-import { copyFileSync, existsSync, statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { linearGroups } from "../models/architecture.ts";
@@ -12,7 +12,7 @@ import {
 } from "../models/packed_format.ts";
 import { readHeader, type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
 import { UserError } from "../pipeline/errors.ts";
-import { reasonOf, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
+import { copyFileAtomically, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/record.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 
@@ -44,7 +44,12 @@ export const pack = defineStage({
 
   async run(context) {
     for (const linear of context.linears) {
-      if (!linear.bits) throw new Error(`No stage has turned ${linear.name} into bits`);
+      if (!linear.bits) {
+        throw new UserError(
+          `Cannot pack "${linear.name}": no stage before pack has turned it into bits; ` +
+            `put split-search or compensate before pack`,
+        );
+      }
       linear.packed = packLinear(linear.name, await readBits(linear.bits));
     }
   },
@@ -102,12 +107,7 @@ function copySmallFiles(context: ModelContext): void {
   const { folder } = context.get("model-files");
   for (const name of ["generation_config.json", ...TOKENIZER_FILES]) {
     if (!existsSync(join(folder, name))) continue;
-    const target = join(context.folder.model, name);
-    try {
-      copyFileSync(join(folder, name), target);
-    } catch (error) {
-      throw new UserError(`Cannot write "${target}": ${reasonOf(error)}`);
-    }
+    copyFileAtomically(join(folder, name), join(context.folder.model, name));
   }
 }
 

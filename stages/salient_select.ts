@@ -25,7 +25,7 @@ export const salientSelect = defineStage({
     ),
   }),
   presets: { reference: { search: "saliency" } },
-  needs: (options) => options.metric === "hessian" ? ["column-costs"] : [],
+  needs: (options) => ["calibration", ...(options.metric === "hessian" ? ["column-costs"] : [])],
   gives: ["salient-columns", "saliency"],
 
   async run(context, options) {

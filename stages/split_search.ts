@@ -25,12 +25,12 @@ export const splitSearch = defineStage({
     ),
   }),
   presets: { reference: { search: "saliency" } },
-  needs: (options) => options.search === "saliency" ? ["saliency"] : [],
+  needs: (options) => ["calibration", ...(options.search === "saliency" ? ["saliency"] : [])],
   gives: ["zones", "zone-fits"],
 
   async run(context, options) {
     const { gpu, block } = context;
-    const salient = salientColumnsOf(context);
+    using salient = salientColumnsOf(context);
     using ones = gpu.upload(new Float32Array(MAX_BLOCK).fill(1), [MAX_BLOCK]);
     const bySaliency = options.search === "saliency";
     const values = bySaliency ? context.get("saliency") : block.weight;

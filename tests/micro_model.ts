@@ -75,12 +75,14 @@ export function writeMicroModel(folder: string, options: MicroModelOptions = {})
   return folder;
 }
 
-type Size = Required<
-  Pick<
-    MicroModelOptions,
-    "hidden" | "intermediate" | "layers" | "heads" | "keyValueHeads" | "vocabulary" | "maxLength"
+type Size =
+  & Required<
+    Pick<
+      MicroModelOptions,
+      "hidden" | "intermediate" | "layers" | "heads" | "keyValueHeads" | "vocabulary" | "maxLength"
+    >
   >
-> & { seed: number };
+  & { seed: number };
 
 /** Adds tensors one by one, each with random numbers of its own. */
 function maker(seed: number) {
@@ -97,7 +99,7 @@ function llama(size: Size) {
   const { hidden, intermediate, layers, heads, keyValueHeads } = size;
   const { tensors, add } = maker(size.seed);
   const keyValueRows = hidden / heads * keyValueHeads;
-  add("model.embed_tokens.weight", [size.vocabulary, hidden], 0, 0.5);
+  add("model.embed_tokens.weight", [size.vocabulary, hidden]);
   for (let i = 0; i < layers; i++) {
     const prefix = `model.layers.${i}`;
     add(`${prefix}.input_layernorm.weight`, [hidden], 1);
@@ -134,7 +136,7 @@ function opt(size: Size) {
     add(`${name}.weight`, shape, mean);
     add(`${name}.bias`, [shape[0]], 0, 0.02);
   };
-  add("model.decoder.embed_tokens.weight", [size.vocabulary, hidden], 0, 0.5);
+  add("model.decoder.embed_tokens.weight", [size.vocabulary, hidden]);
   add("model.decoder.embed_positions.weight", [size.maxLength + 2, hidden]);
   for (let i = 0; i < layers; i++) {
     const prefix = `model.decoder.layers.${i}`;

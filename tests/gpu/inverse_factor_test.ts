@@ -74,15 +74,17 @@ for (
 
   Deno.test(`inverseFactor() that ${family} reports where a pivot is not positive`, async () => {
     const n = 70;
-    const statusOf = async (hessian: Float32Array) => {
+    const statusOf = async (hessian: Float32Array, damping = 0) => {
       using tensor = gpu.upload(hessian, [n, n]);
-      const { factor, cost, status } = await inverseFactor(gpu, tensor, 0);
+      const { factor, cost, status } = await inverseFactor(gpu, tensor, damping);
       const [code] = await gpu.read(status, "u32");
       gpu.free(factor, cost, status);
       return code;
     };
     const plain = Float32Array.from(identity(n));
     assert.equal(await statusOf(plain), 0);
+    const huge = plain.map((value) => value * 1e37); // the sum of the diagonal is infinite
+    assert.equal(await statusOf(huge, DAMPING), 1);
     for (const column of [0, 37, 38, 69]) {
       const fromLast = n - column; // columns are counted from the last, from 1
       const negative = plain.slice();

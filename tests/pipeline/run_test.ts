@@ -1,0 +1,631 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, join } from "node:path";
+import { Gpu } from "../../gpu/device.ts";
+import type { BitLayout } from "../../gpu/quantize_block.ts";
+import { linearGroups } from "../../models/architecture.ts";
+import { ModelFiles } from "../../models/model_files.ts";
+import { dequantizeOnHost, storedParts, unpackLinear } from "../../models/packed_format.ts";
+import { perplexity } from "../../models/perplexity.ts";
+import { consecutiveWindows, readText } from "../../models/windows.ts";
+import { UserError } from "../../pipeline/errors.ts";
+import type { RunEvent } from "../../pipeline/events.ts";
+import type { RunRecord } from "../../pipeline/record.ts";
+import { type StageItem, Workplace, writeMicroModel } from "../micro_model.ts";
+
+const sha256 = (path: string) => createHash("sha256").update(readFileSync(path)).digest("hex");
+
+/** Hash of each file below a folder, by its path from there. */
+function contents(folder: string): Record<string, string> {
+  const names = readdirSync(folder, { recursive: true }).map(String).sort();
+  return Object.fromEntries(
+    names.filter((name) => statSync(join(folder, name)).isFile())
+      .map((name) => [name, sha256(join(folder, name))]),
+  );
+}
+
+/** Every linear layer of a packed model. */
+function linearNames({ architecture }: ModelFiles): string[] {
+  const modules = linearGroups(architecture).flatMap((group) => group.modules);
+  return Array.from({ length: architecture.layers }, (_, i) => architecture.names.layer(i))
+    .flatMap((prefix) => modules.map((module) => prefix + module));
+}
+
+function unpack(packed: ModelFiles, name: string) {
+  const { columns, block_size } = packed.quantization!;
+  const module = Object.keys(columns).find((module) => name.endsWith(`.${module}`))!;
+  return unpackLinear(packed.checkpoint, name, columns[module], block_size);
+}
+
+/** Checks a packed model against its record and the formula of what it takes. */
+function checkPacked(record: RunRecord, form: Pick<BitLayout, "zones" | "planes">): void {
+  const { packed, layers } = record;
+  using model = ModelFiles.open(packed!.folder);
+  using original = ModelFiles.open(record.model);
+  const records = new Map(layers!.flatMap(({ linears }) => linears.map((l) => [l.name, l])));
+  assert.deepEqual([...records.keys()], linearNames(model));
+  const sums: Record<string, number> = { headers: 0 };
+  let weights = 0;
+  for (const [name, linear] of records) {
+    const host = unpack(model, name);
+    const { rows, cols, blockSize, zones, planes } = host;
+    assert.deepEqual({ zones, planes }, form, name);
+    assert.deepEqual([rows, cols], original.checkpoint.get(`${name}.weight`).shape, name);
+    const salient = linear.salientColumns.reduce((sum, count) => sum + count, 0);
+    assert.equal(linear.salientColumns.length, Math.ceil(cols / blockSize), name);
+    assert.ok(planes > 0 ? salient > 0 : salient === 0, name);
+    assert.ok(zones === 2 ? linear.highFraction > 0 : linear.highFraction === 0, name);
+    const parts = storedParts(host, salient);
+    assert.deepEqual(linear.storedBytes, { ...parts }, name);
+    for (const [part, bytes] of Object.entries(parts)) {
+      const tensor = `${name}.${part.replace("-", "_")}`;
+      const stored = model.checkpoint.has(tensor) ? model.checkpoint.get(tensor).bytes : 0;
+      assert.equal(stored, bytes, tensor);
+      if (bytes > 0) sums[part] = (sums[part] ?? 0) + bytes;
+    }
+    weights += rows * cols;
+    assert.equal(linear.paperBits, 1 + Math.max(0, planes - 1) * salient / cols, name);
+    const values = dequantizeOnHost(host);
+    const source = original.checkpoint.readFloat32(`${name}.weight`);
+    let error = 0;
+    let total = 0;
+    for (let i = 0; i < values.length; i++) {
+      error += (values[i] - source[i]) ** 2;
+      total += source[i] ** 2;
+    }
+    assert.ok(error < 0.75 * total, `${name}: its squared error is ${error} of ${total}`);
+    if (linear.relativeOutputError !== undefined) {
+      assert.ok(linear.relativeOutputError > 0 && linear.relativeOutputError < 0.75, name);
+    }
+  }
+  for (const { file, bytes, sha256: hash, layer } of layers!) {
+    const path = join(packed!.folder, file);
+    assert.deepEqual([statSync(path).size, sha256(path)], [bytes, hash]);
+    const tensors = [...model.checkpoint.tensors.values()].filter((t) => t.file === path);
+    assert.ok(tensors.every(({ name }) => name.includes(`.layers.${layer}.`)));
+    sums.headers += bytes - tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
+  }
+  assert.equal(packed!.weights, weights);
+  const bits = Object.entries(sums).map(([part, bytes]) => [part, 8 * bytes / weights]);
+  assert.deepEqual(packed!.storedBitsByPart, Object.fromEntries(bits));
+  const storedBits = 8 * Object.values(sums).reduce((sum, bytes) => sum + bytes, 0) / weights;
+  assert.equal(packed!.storedBits, storedBits);
+  const onDisk = readdirSync(packed!.folder);
+  assert.deepEqual(packed!.files.map(({ name }) => name).sort(), onDisk.sort());
+  for (const { name, bytes, sha256: hash } of packed!.files) {
+    const path = join(packed!.folder, name);
+    assert.deepEqual([statSync(path).size, sha256(path)], [bytes, hash], name);
+  }
+  const weightFiles = onDisk.filter((name) => name.endsWith(".safetensors"));
+  const bytes = weightFiles.reduce((sum, n) => sum + statSync(join(packed!.folder, n)).size, 0);
+  assert.equal(packed!.bytes, bytes);
+  const source = join(record.model, "model.safetensors");
+  assert.equal(packed!.originalBytes, statSync(source).size);
+  // All but the linear layers is as it was.
+  for (const [name, tensor] of original.checkpoint.tensors) {
+    if (records.has(name.replace(/\.weight$/, ""))) continue;
+    const { dtype, shape } = model.checkpoint.get(name);
+    assert.deepEqual([dtype, shape], [tensor.dtype, tensor.shape], name);
+    assert.deepEqual(model.checkpoint.readBytes(name), original.checkpoint.readBytes(name), name);
+  }
+}
+
+/** The kinds of events, each with how often it comes in a row. */
+function sequence(events: RunEvent[]): string[] {
+  const runs: { kind: string; count: number }[] = [];
+  for (const event of events) {
+    const kind = "stage" in event ? `${event.type} ${event.stage}` : event.type;
+    if (runs.at(-1)?.kind === kind) runs.at(-1)!.count++;
+    else runs.push({ kind, count: 1 });
+  }
+  return runs.map(({ kind, count }) => count > 1 ? `${kind} x ${count}` : kind);
+}
+
+Deno.test("a run of the whole method and what it leaves", async (t) => {
+  using place = new Workplace();
+  const out = place.path("out");
+  const { record, events } = await place.run();
+  const first = contents(out);
+
+  await t.step("leaves the packed model, the record and the file, and nothing else", () => {
+    assert.deepEqual(Object.keys(first), [
+      "model/config.json",
+      "model/generation_config.json",
+      "model/model-00001-of-00005.safetensors",
+      "model/model-00002-of-00005.safetensors",
+      "model/model-00003-of-00005.safetensors",
+      "model/model-00004-of-00005.safetensors",
+      "model/model-00005-of-00005.safetensors",
+      "model/model.safetensors.index.json",
+      "model/tokenizer.json",
+      "model/tokenizer_config.json",
+      "pipeline.yaml",
+      "run.json",
+    ]);
+    assert.deepEqual(readdirSync(out).sort(), ["model", "pipeline.yaml", "run.json"]);
+    assert.deepEqual(
+      readFileSync(join(out, "pipeline.yaml"), "utf8"),
+      readFileSync(place.path("pipeline0.yaml"), "utf8"),
+    );
+  });
+
+  await t.step("writes the record that it returns", () => {
+    const written = JSON.parse(readFileSync(join(out, "run.json"), "utf8"));
+    assert.deepEqual(written, JSON.parse(JSON.stringify(record)));
+    assert.equal(record.status, "done");
+    assert.match(record.identity, /^[0-9a-f]{64}$/);
+    const { name, model, mode, seed, deno } = record;
+    assert.deepEqual([name, model, mode, seed, deno], [
+      "micro",
+      place.model,
+      "default",
+      0,
+      Deno.version.deno,
+    ]);
+    const small = ["config.json", "generation_config.json", "tokenizer.json"];
+    const files = [...small, "tokenizer_config.json", "model.safetensors"]
+      .map((file) => join(place.model, file));
+    assert.deepEqual(
+      record.inputs,
+      Object.fromEntries(
+        [...files, place.calibration, place.evaluation].map((path) => [path, sha256(path)]),
+      ),
+    );
+    assert.deepEqual(record.stages.map(({ name }) => name), [
+      "download",
+      "calibrate",
+      "hessian",
+      "salient-select",
+      "residual-binarize",
+      "split-search",
+      "compensate",
+      "pack",
+      "evaluate",
+    ]);
+    assert.deepEqual(record.stages[5].options, { candidates: 9, search: "weight" });
+    assert.deepEqual(Object.keys(record.secondsByStage!).sort(), [
+      ...record.stages.map(({ name }) => name).sort(),
+    ]);
+    const spent = Object.values(record.secondsByStage!).reduce((sum, part) => sum + part, 0);
+    assert.ok(spent > 0 && spent < record.seconds!);
+    assert.ok(Date.parse(record.finished!) > Date.parse(record.started));
+    assert.ok(record.layers!.every(({ peakGpuBytes }) => peakGpuBytes <= record.peakGpuBytes!));
+    assert.deepEqual(record.layers!.map(({ layer }) => layer), [0, 1, 2, 3]);
+  });
+
+  await t.step("packs every linear layer in the bytes that the form takes", () => {
+    checkPacked(record, { zones: 2, planes: 2 });
+  });
+
+  await t.step("says what it does, in this order", () => {
+    assert.deepEqual(sequence(events), [
+      "stage download",
+      "start",
+      "stage calibrate",
+      ...[0, 1, 2, 3].flatMap(() => ["progress layers", "linear x 7", "layer"]),
+      "progress evaluate x 5",
+      "metric evaluate",
+      "progress evaluate x 5",
+      "metric evaluate",
+      "end",
+    ]);
+    const [start] = events.filter((event) => event.type === "start");
+    assert.deepEqual([start.name, start.output, start.resumedLayers], ["micro", out, 0]);
+    assert.equal(start.adapter, record.adapter);
+    const layers = events.filter((event) => event.type === "layer");
+    assert.deepEqual(
+      layers,
+      record.layers!.map((layer) => ({ type: "layer", layers: 4, ...layer })),
+    );
+    const linears = events.filter((event) => event.type === "linear");
+    assert.deepEqual(
+      linears,
+      record.layers!.flatMap((layer) => layer.linears.map((l) => ({ type: "linear", ...l }))),
+    );
+    const progress = events.filter((event) => event.type === "progress");
+    const [before, after] = [progress.slice(4, 9), progress.slice(9)];
+    for (const part of [before, after]) {
+      assert.deepEqual(part.map(({ done, total }) => [done, total]), [
+        [1, 5],
+        [2, 5],
+        [3, 5],
+        [4, 5],
+        [5, 5],
+      ]);
+    }
+    const metrics = events.filter((event) => event.type === "metric");
+    assert.deepEqual(
+      metrics.map(({ name, value }) => [name, value]),
+      [
+        ["perplexity of the original model", record.evaluation!.original[0].perplexity],
+        ["perplexity of the packed model", record.evaluation!.packed![0].perplexity],
+      ],
+    );
+  });
+
+  await t.step("measures the packed files: the same as a plain model of their values", async () => {
+    const { packed: [packed], original: [original] } = record.evaluation as Required<
+      NonNullable<RunRecord["evaluation"]>
+    >;
+    assert.ok(original.perplexity > 1000 && original.perplexity < 10000, "no better than chance");
+    assert.notEqual(packed.perplexity, original.perplexity);
+    assert.equal(packed.perplexity, Math.exp(packed.loss));
+    using model = ModelFiles.open(record.packed!.folder);
+    await using gpu = await Gpu.open();
+    const ids = model.tokenizer.encode(readText(place.evaluation));
+    const windows = consecutiveWindows(ids, 32, { limit: 4 });
+    const again = await perplexity(gpu, model, { windows, dataset: place.evaluation });
+    assert.deepEqual(again, packed);
+    const plain = writeMicroModel(place.path("plain"), {
+      dtype: "F32",
+      alter(tensors) {
+        const { checkpoint } = model;
+        for (const [name, tensor] of tensors) {
+          const linear = name.replace(/\.weight$/, "");
+          tensor.values = checkpoint.has(`${linear}.signs`)
+            ? dequantizeOnHost(unpack(model, linear))
+            : checkpoint.readFloat32(name);
+        }
+      },
+    });
+    using dequantized = ModelFiles.open(plain);
+    const measured = await perplexity(gpu, dequantized, { windows, dataset: place.evaluation });
+    assert.equal(measured.loss, packed.loss);
+  });
+
+  await t.step("is recognised when it is finished, and nothing is written", async () => {
+    const stamps = () =>
+      ["", ...Object.keys(first)].map((name) => {
+        const { mtimeMs, ino } = statSync(join(out, name));
+        return [name, mtimeMs, ino];
+      });
+    const before = stamps();
+    const again = await place.run();
+    assert.deepEqual(sequence(again.events), ["stage download", "already-done"]);
+    assert.deepEqual(again.events[1], { type: "already-done", output: out });
+    assert.deepEqual(again.record, JSON.parse(JSON.stringify(record)));
+    assert.deepEqual(stamps(), before);
+    assert.deepEqual(readdirSync(out).sort(), ["model", "pipeline.yaml", "run.json"]);
+  });
+
+  await t.step("cleans up after a run that was killed when it was already done", async () => {
+    mkdirSync(join(out, "layers"));
+    writeFileSync(join(out, "layers/00000.json"), "{}");
+    writeFileSync(join(out, "run.json.tmp"), "{");
+    const { events } = await place.run();
+    assert.deepEqual(sequence(events), ["stage download", "already-done"]);
+    assert.deepEqual(contents(out), first);
+    assert.deepEqual(readdirSync(out).sort(), ["model", "pipeline.yaml", "run.json"]);
+  });
+
+  const model = (folder: string) => contents(join(folder, "model"));
+  const whole = model(out);
+
+  await t.step("gives the same bytes in another folder", async () => {
+    const other = place.path("elsewhere");
+    const { record: twin } = await place.run({ name: "other", output: other });
+    assert.deepEqual(model(other), whole);
+    assert.equal(twin.identity, record.identity);
+    assert.deepEqual(twin.evaluation, record.evaluation);
+  });
+
+  await t.step("runs again if a packed file is damaged or missing", async () => {
+    const file = join(out, "model/model-00003-of-00005.safetensors");
+    const bytes = readFileSync(file);
+    bytes[bytes.length - 1] ^= 1;
+    writeFileSync(file, bytes);
+    const { record: mended, events } = await place.run();
+    assert.equal(sequence(events).at(-1), "end");
+    assert.deepEqual(model(out), whole);
+    assert.equal(mended.status, "done");
+    rmSync(join(out, "model/config.json"));
+    assert.equal(sequence((await place.run()).events).at(-1), "end");
+    assert.deepEqual(model(out), whole);
+  });
+
+  await t.step("is not replaced by a different one, unless told so", async () => {
+    const different = { seed: 1 };
+    await assert.rejects(
+      place.run(different),
+      new UserError(
+        `The output folder "${out}" holds a different run: its options or inputs are not those ` +
+          `of this one; choose another output, or give --overwrite to replace it`,
+      ),
+    );
+    assert.deepEqual(model(out), whole);
+    writeFileSync(join(out, "model/notes.txt"), "of the run before");
+    const { record: replaced } = await place.run(different, { overwrite: true });
+    assert.equal(replaced.seed, 1);
+    assert.notEqual(replaced.identity, record.identity);
+    assert.deepEqual(Object.keys(model(out)), Object.keys(whole));
+    assert.notDeepEqual(model(out), whole);
+    checkPacked(replaced, { zones: 2, planes: 2 });
+  });
+});
+
+Deno.test("a folder that holds something else is left alone", async () => {
+  using place = new Workplace({ layers: 1 });
+  mkdirSync(place.path("out"));
+  writeFileSync(place.path("out/thesis.txt"), "mine");
+  const refusal = new UserError(
+    `The output folder "${place.path("out")}" is not empty and holds no run; ` +
+      `choose another output, or empty it`,
+  );
+  await assert.rejects(place.run(), refusal);
+  await assert.rejects(place.run({}, { overwrite: true }), refusal);
+  assert.deepEqual(readdirSync(place.path("out")), ["thesis.txt"]);
+});
+
+Deno.test("a changed text, model or option makes a different run; name and output do not", async () => {
+  using place = new Workplace({ layers: 1 });
+  const stages: StageItem[] = ["download", place.evaluate];
+  const identityOf = async (
+    fields: { seed?: number; stages?: StageItem[]; name?: string } = {},
+  ) => {
+    const output = place.path("out");
+    rmSync(output, { recursive: true, force: true });
+    return (await place.run({ stages, output, ...fields })).record.identity;
+  };
+  const identity = await identityOf();
+  assert.equal(await identityOf({ name: "another" }), identity);
+  const others = [
+    await identityOf({ seed: 7 }),
+    await identityOf({ stages: ["download", place.evaluateWith({ windows: 3 })] }),
+  ];
+  writeFileSync(place.evaluation, readFileSync(place.evaluation, "utf8") + " more");
+  others.push(await identityOf());
+  const config = join(place.model, "config.json");
+  writeFileSync(config, readFileSync(config, "utf8") + "\n");
+  others.push(await identityOf());
+  assert.equal(new Set([identity, ...others]).size, 5);
+});
+
+Deno.test("order layer and order module differ where a layer's own quantization is seen", async () => {
+  using place = new Workplace({ layers: 2 });
+  const run = async (order: string) => {
+    const stages = place.method.with(1, place.calibrateWith({ order }));
+    const { record } = await place.run({ stages, output: place.path(order) });
+    checkPacked(record, { zones: 2, planes: 2 });
+    return new Map(record.layers!.flatMap(({ linears }) => linears.map((l) => [l.name, l])));
+  };
+  const [layer, module] = [await run("layer"), await run("module")];
+  const error = (name: string) =>
+    [layer, module].map((records) => records.get(name)!.relativeOutputError);
+  const [q, qOfModule] = error("model.layers.0.self_attn.q_proj");
+  assert.equal(q, qOfModule, "nothing before it is quantized");
+  for (const name of ["model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.q_proj"]) {
+    const [ofLayer, ofModule] = error(name);
+    assert.notEqual(ofLayer, ofModule, name);
+  }
+});
+
+Deno.test("batches of any size give the same bits", async () => {
+  using place = new Workplace({ layers: 1 });
+  const run = async (tokens: number, order: string) => {
+    const output = place.path(`out-${tokens}`);
+    const options = { samples: 5, "batch-tokens": tokens, order };
+    const stages = place.method.with(1, place.calibrateWith(options));
+    const { record } = await place.run({ stages, output });
+    return record.layers![0].linears.map(({ relativeOutputError }) => relativeOutputError!);
+  };
+  const [one, two] = [await run(32, "module"), await run(100, "module")];
+  one.forEach((error, i) => {
+    assert.ok(Math.abs(error / two[i] - 1) < 0.02, `${error} and ${two[i]}`);
+  });
+});
+
+Deno.test("mode reference takes the defaults of the released program", async () => {
+  using place = new Workplace({ layers: 1 });
+  const stages = place.method.with(5, "split-search").with(6, "compensate");
+  const { record } = await place.run({ mode: "reference", stages });
+  const options = Object.fromEntries(record.stages.map(({ name, options }) => [name, options]));
+  assert.deepEqual([record.mode, options.calibrate], ["reference", {
+    dataset: place.calibration,
+    samples: 4,
+    "sequence-length": 32,
+    order: "layer",
+    "batch-tokens": 8192,
+  }]);
+  assert.deepEqual(options["salient-select"], {
+    metric: "hessian",
+    "max-columns": 49,
+    search: "saliency",
+  });
+  assert.deepEqual(options["split-search"], { candidates: 81, search: "saliency" });
+  assert.deepEqual(options.compensate, {
+    "block-size": 128,
+    feedback: "block",
+    assign: "fit",
+    refine: 0,
+  });
+  checkPacked(record, { zones: 2, planes: 2 });
+});
+
+/** Chains of stages, and the form of the linear layers that each gives. */
+const CHAINS: {
+  what: string;
+  stages: StageItem[];
+  zones: 1 | 2;
+  planes: number;
+  model?: ConstructorParameters<typeof Workplace>[0];
+}[] = [
+  {
+    what: "no compensate",
+    stages: ["hessian", "salient-select", "residual-binarize", "split-search", "pack"],
+    zones: 2,
+    planes: 2,
+  },
+  {
+    what: "no split-search",
+    stages: ["hessian", "salient-select", "residual-binarize", "compensate", "pack"],
+    zones: 1,
+    planes: 2,
+  },
+  {
+    what: "no residual-binarize",
+    stages: ["hessian", "salient-select", "split-search", "compensate", "pack"],
+    zones: 2,
+    planes: 1,
+  },
+  {
+    what: "no salient-select",
+    stages: ["hessian", "split-search", "compensate", "pack"],
+    zones: 2,
+    planes: 0,
+  },
+  {
+    what: "hessian and compensate only",
+    stages: ["hessian", "compensate", "pack"],
+    zones: 1,
+    planes: 0,
+  },
+  { what: "split-search only", stages: ["split-search", "pack"], zones: 2, planes: 0 },
+  {
+    what: "no hessian, metric magnitude",
+    stages: [{ "salient-select": { metric: "magnitude" } }, "residual-binarize", "pack"],
+    zones: 1,
+    planes: 2,
+  },
+  {
+    what: "metric magnitude, all stages",
+    stages: [
+      "hessian",
+      { "salient-select": { metric: "magnitude", search: "saliency" } },
+      "residual-binarize",
+      { "split-search": { search: "saliency" } },
+      "compensate",
+      "pack",
+    ],
+    zones: 2,
+    planes: 2,
+  },
+  ...([[1, 32], [2, 64], [3, 128], [4, 256]] as const).map(([planes, blockSize]) => ({
+    what: `${planes} planes, block size ${blockSize}`,
+    stages: [
+      "hessian",
+      "salient-select",
+      { "residual-binarize": { planes } },
+      "split-search",
+      { compensate: { "block-size": blockSize } },
+      "pack",
+    ],
+    zones: 2 as const,
+    planes,
+    model: { intermediate: 300 },
+  })),
+  {
+    what: "4 planes, one zone",
+    stages: [
+      "hessian",
+      "salient-select",
+      { "residual-binarize": { planes: 4 } },
+      "compensate",
+      "pack",
+    ],
+    zones: 1,
+    planes: 4,
+  },
+  {
+    what: "OPT, widths that are no multiple of a word",
+    stages: [
+      "hessian",
+      "salient-select",
+      { "residual-binarize": { planes: 3 } },
+      "split-search",
+      { compensate: { "block-size": 32, feedback: "block" } },
+      "pack",
+    ],
+    zones: 2,
+    planes: 3,
+    model: { family: "opt", hidden: 72, intermediate: 90 },
+  },
+  {
+    what: "BF16, one head for each key",
+    stages: [
+      "hessian",
+      "salient-select",
+      "residual-binarize",
+      "split-search",
+      { compensate: { assign: "fit", refine: 0 } },
+      "pack",
+    ],
+    zones: 2,
+    planes: 2,
+    model: { dtype: "BF16", heads: 2, keyValueHeads: 2, hidden: 96 },
+  },
+];
+
+for (const { what, stages, zones, planes, model } of CHAINS) {
+  Deno.test(`chain: ${what}`, async () => {
+    using place = new Workplace({ layers: 1, ...model });
+    const { record, events } = await place.run({
+      stages: ["download", place.calibrate, ...stages, place.evaluate],
+    });
+    checkPacked(record, { zones, planes } as BitLayout);
+    const { original, packed } = record.evaluation!;
+    for (const { perplexity } of [...original, ...packed!]) {
+      assert.ok(perplexity > 1000 && perplexity < 10000, String(perplexity));
+    }
+    assert.equal(sequence(events).at(-1), "end");
+    const hasErrors = record.layers![0].linears.every((l) =>
+      "relativeOutputError" in l &&
+      l.relativeOutputError !== undefined
+    );
+    assert.equal(hasErrors, stages.includes("hessian"));
+  });
+}
+
+Deno.test("chain: download and evaluate only", async () => {
+  using place = new Workplace({ layers: 1 });
+  const { record, events } = await place.run({ stages: ["download", place.evaluate] });
+  assert.deepEqual(sequence(events), [
+    "stage download",
+    "start",
+    "progress evaluate x 2",
+    "metric evaluate",
+    "end",
+  ]);
+  assert.equal(record.packed, undefined);
+  assert.equal(record.evaluation!.packed, undefined);
+  assert.deepEqual(record.layers, []);
+  assert.deepEqual(contents(place.path("out/model")), {});
+  const again = await place.run({ stages: ["download", place.evaluate] });
+  assert.deepEqual(sequence(again.events), ["stage download", "already-done"]);
+});
+
+Deno.test("chain: nothing is packed", async () => {
+  using place = new Workplace({ layers: 2 });
+  const { record } = await place.run({
+    stages: ["download", place.calibrate, "hessian", "salient-select", place.evaluate],
+  });
+  assert.deepEqual(contents(place.path("out/model")), {});
+  assert.equal(record.evaluation!.packed, undefined);
+  assert.deepEqual(record.layers!.map(({ file, bytes }) => [file, bytes]), [["", 0], ["", 0]]);
+});
+
+Deno.test("chain: a packed model is evaluated without being packed again", async () => {
+  using place = new Workplace({ layers: 1 });
+  const { record } = await place.run();
+  const { record: measured } = await place.run({
+    model: place.path("out/model"),
+    output: place.path("measured"),
+    stages: ["download", place.evaluate],
+  });
+  assert.deepEqual(measured.evaluation!.original, record.evaluation!.packed);
+  const shard = basename(place.path("out/model/model-00002-of-00002.safetensors"));
+  assert.ok(Object.keys(measured.inputs).some((path) => basename(path) === shard));
+});
+
+Deno.test("no run is left half done in the record if the folder's record is gone", () => {
+  using place = new Workplace({ layers: 1 });
+  assert.equal(existsSync(place.path("out")), false);
+});
