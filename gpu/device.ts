@@ -267,7 +267,7 @@ export class Gpu implements AsyncDisposable {
   }
 
   /**
-   * Waits for the queue and reads a tensor: f32 as Float32Array, i32 as Int32Array, the rest as bits.
+   * Waits for the queue and reads a tensor as f32, or as u32 if told so, whatever its dtype.
    *
    * @throws {Error} If anything queued before this point failed.
    */
@@ -394,8 +394,11 @@ export class Gpu implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.idle();
-    this.device.destroy();
+    try {
+      await this.idle();
+    } finally {
+      this.device.destroy();
+    }
   }
 }
 

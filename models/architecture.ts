@@ -194,17 +194,19 @@ function readLlama(fields: Fields): Architecture {
 }
 
 function readRopeTheta(fields: Fields): number {
-  const scaling = fields.json.rope_parameters ?? fields.json.rope_scaling;
-  if (scaling == null) return fields.number("rope_theta", 10000);
-  const key = fields.json.rope_parameters != null ? "rope_parameters" : "rope_scaling";
-  if (typeof scaling !== "object" || Array.isArray(scaling)) fields.fail(key, "an object");
-  const { rope_type, type, rope_theta } = scaling as Record<string, unknown>;
-  if ((rope_type ?? type ?? "default") !== "default") {
-    fields.fail(key, `of type "default" (scaled position embeddings are not supported)`);
+  let theta = fields.number("rope_theta", 10000);
+  for (const key of ["rope_scaling", "rope_parameters"]) {
+    const value = fields.json[key];
+    if (value == null) continue;
+    if (typeof value !== "object" || Array.isArray(value)) fields.fail(key, "an object");
+    const { rope_type, type, rope_theta } = value as Record<string, unknown>;
+    if ((rope_type ?? type ?? "default") !== "default") {
+      fields.fail(key, `of type "default" (scaled position embeddings are not supported)`);
+    }
+    const inner = `${key}.rope_theta`;
+    theta = new Fields({ [inner]: rope_theta }, fields.file).number(inner, theta);
   }
-  return rope_theta === undefined
-    ? fields.number("rope_theta", 10000)
-    : new Fields({ rope_theta }, fields.file).number("rope_theta");
+  return theta;
 }
 
 function readOpt(fields: Fields): Architecture {

@@ -619,6 +619,8 @@ const stageForm = z.object({
     "must be a list of artifact names, or a function of the options that gives one",
   ).describe("the artifacts that earlier stages must give"),
   gives: artifactNames.describe("the artifacts that later stages may need"),
+  run: z.custom((value) => typeof value === "function", "must be a function")
+    .describe("the function that does the work"),
 });
 
 function stageLoader<S extends StageDeclaration>(

@@ -42,8 +42,9 @@ export class StageClock {
   }
 }
 
-/** Columns per block where no stage says how many. */
+/** Columns per block where no stage says how many, and what a stage may say. */
 const BLOCK_SIZE = 128;
+const BLOCK_SIZES = [32, 64, 128, 256];
 
 /**
  * Runs a pipeline from the first stage to the last, or goes on where an earlier run of the same
@@ -62,7 +63,6 @@ export async function runPipeline(
   const clock = new StageClock(gpu);
   using artifacts = new ArtifactStore();
   const layerRecords: LayerRecord[] = [];
-  let folder: RunFolder | undefined;
   const context: ModelContext = {
     gpu,
     model: config.model,
@@ -72,7 +72,7 @@ export async function runPipeline(
     report,
     signal,
     get folder() {
-      return folder!;
+      return folder; // there once the model is known
     },
     async pause() {
       await setImmediate();
@@ -108,11 +108,12 @@ export async function runPipeline(
   using model = artifacts.find("model-files");
   const inputs = hashInputs(model?.files ?? [], config.stages);
   const identity = identityOf(config, inputs);
-  folder = RunFolder.open(config.output, identity, overwrite);
+  const folder = RunFolder.open(config.output, identity, overwrite);
   if (folder.state === "done") {
     report({ type: "already-done", output: config.output });
     return folder.earlier!;
   }
+  for (const { stage, options } of config.stages) await stage.check?.(context, options);
   layerRecords.push(...folder.layers);
   const earlierSeconds = layerRecords.reduce((sum, { seconds }) => sum + seconds, 0);
   const record: RunRecord = {
@@ -175,7 +176,14 @@ export async function runPipeline(
 }
 
 function blockSizeOf(stages: PlannedStage<Stage>[]): number {
-  return stages.find(({ options }) => options["block-size"])?.options["block-size"] ?? BLOCK_SIZE;
+  const planned = stages.find(({ options }) => options["block-size"] !== undefined);
+  const size = planned ? planned.options["block-size"] : BLOCK_SIZE;
+  if (BLOCK_SIZES.includes(size)) return size;
+  const { stage, where } = planned!;
+  const message = `${stage.name}.block-size must be one of ${
+    BLOCK_SIZES.join(", ")
+  }, found ${size}`;
+  throw new PipelineFileError([{ where, message }]);
 }
 
 function hashInputs(

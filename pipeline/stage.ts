@@ -118,6 +118,8 @@ export interface Block {
 interface StageBase<Options> extends StageDeclaration {
   /** Files that the options name: their content is part of what identifies a run. */
   inputs?(options: Options): string[];
+  /** Called when the model is known, before any long work: refuses what would fail hours later. */
+  check?(context: ModelContext, options: Options): Promise<void>;
 }
 
 /** Runs once per model. */

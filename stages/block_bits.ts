@@ -2,6 +2,7 @@ import { fitSalient, fitZones } from "../gpu/fit_rows.ts";
 import { emptyBits, quantizeBlock } from "../gpu/quantize_block.ts";
 import { refineFits } from "../gpu/refine_fits.ts";
 import type { Tensor } from "../gpu/tensor.ts";
+import { UserError } from "../pipeline/errors.ts";
 import type { BlockContext } from "../pipeline/stage.ts";
 
 /**
@@ -52,13 +53,20 @@ export async function blockBits(
     const fits = { zoneFits, salientFit };
     await refineFits(gpu, block.weight, salient, block.costs, fits, choice.refine);
   }
-  linear.bits ??= emptyBits(gpu, {
-    rows: linear.rows,
-    cols: linear.cols,
-    blockSize: block.size,
-    zones: zones ? 2 : 1,
+  const form = {
+    zones: zones ? 2 as const : 1 as const,
     planes: salientFit ? salientFit.shape[1] / 2 : 0,
-  });
+  };
+  const { rows, cols } = linear;
+  linear.bits ??= emptyBits(gpu, { rows, cols, blockSize: block.size, ...form });
+  if (linear.bits.zones !== form.zones || linear.bits.planes !== form.planes) {
+    throw new UserError(
+      `The block of "${linear.name}" from column ${block.first} on has ${
+        formText(form)
+      }, the blocks ` +
+        `before it ${formText(linear.bits)}; a stage must do the same in each block`,
+    );
+  }
   const input = {
     first: block.first,
     weight: block.weight,
@@ -73,4 +81,10 @@ export async function blockBits(
   const error = await quantizeBlock(gpu, input, linear.bits, linear.quantized);
   context.set("block-error", error);
   return error;
+}
+
+function formText({ zones, planes }: { zones: number; planes: number }): string {
+  return `${zones} zone${zones === 1 ? "" : "s"} and ${planes} salient plane${
+    planes === 1 ? "" : "s"
+  }`;
 }

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { type Batch, batchWindows } from "../models/calibration.ts";
 import { Decoder } from "../models/decoder.ts";
+import { UserError } from "../pipeline/errors.ts";
 import { defineStage } from "../pipeline/stage.ts";
 import { calibrationWindows, DATASET_HELP } from "./data.ts";
 
@@ -20,7 +21,9 @@ export const calibrate = defineStage({
       "layer: Hessians of a whole decoder layer, then its quantization (two passes); " +
         "module: each group of linear layers sees the quantized ones before it (one pass)",
     ),
-    "batch-tokens": z.int().min(1).default(8192).describe("Tokens that go through a layer together"),
+    "batch-tokens": z.int().min(1).default(8192).describe(
+      "Tokens that go through a layer together",
+    ),
   }),
   presets: { reference: { order: "layer" } },
   needs: ["model-files"],
@@ -30,12 +33,18 @@ export const calibrate = defineStage({
   async run(context, options) {
     const { gpu, seed } = context;
     const model = context.get("model-files");
+    if (model.quantization) {
+      throw new UserError(
+        `The model "${model.folder}" is quantized already; give the original one`,
+      );
+    }
     const length = options["sequence-length"];
     const windows = calibrationWindows(model, options.dataset, options.samples, length, seed);
     context.report({
       type: "stage",
       stage: "calibrate",
-      text: `${windows.length} windows of ${length} tokens of ${options.dataset}`,
+      text: `${windows.length} window${windows.length === 1 ? "" : "s"} of ${length} tokens ` +
+        `of ${options.dataset}`,
     });
     using decoder = new Decoder(gpu, model);
     const batches: Batch[] = [];

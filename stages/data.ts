@@ -7,6 +7,15 @@ import { UserError } from "../pipeline/errors.ts";
 export const DATASET_HELP =
   "A UTF-8 text, WikiText's .raw form, or a .safetensors file with token ids [windows, length]";
 
+/** @throws {UserError} If windows are longer than the model takes. */
+function checkLength({ folder, architecture: { maxLength } }: ModelFiles, length: number): void {
+  if (length <= maxLength) return;
+  throw new UserError(
+    `Windows of sequence-length ${length} are longer than the model "${folder}" takes ` +
+      `(${maxLength} tokens); use a smaller sequence-length`,
+  );
+}
+
 /** A file of token ids instead of text. */
 function holdsIds(dataset: string): boolean {
   return dataset.endsWith(".safetensors");
@@ -35,6 +44,7 @@ export function calibrationWindows(
   length: number,
   seed: number,
 ): Int32Array[] {
+  checkLength(model, length);
   if (!holdsIds(dataset)) {
     const ids = model.tokenizer.encode(readText(dataset));
     return randomWindows(ids, length, samples, seed, { name: basename(dataset) });
@@ -56,6 +66,7 @@ export function evaluationWindows(
   length: number,
   limit: number | undefined,
 ): Int32Array[] {
+  checkLength(model, length);
   if (holdsIds(dataset)) return readIds(dataset, length).slice(0, limit);
   const ids = model.tokenizer.encode(readText(dataset));
   return consecutiveWindows(ids, length, { limit, name: basename(dataset) });

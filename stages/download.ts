@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { ModelFiles } from "../models/model_files.ts";
+import { isPacked } from "../models/packed_format.ts";
 import { defineStage } from "../pipeline/stage.ts";
 
 /** Opens the model's folder and checks its files. */
@@ -13,6 +14,7 @@ export const download = defineStage({
 
   async run(context) {
     const model = ModelFiles.open(context.model);
+    checkNames(model);
     const { modelType, layers, hiddenSize } = model.architecture;
     context.set("model-files", model);
     context.report({
@@ -22,3 +24,18 @@ export const download = defineStage({
     });
   },
 });
+
+/** @throws {UserError} If a weight is missing: found later, it would end a run after hours. */
+function checkNames({ architecture, checkpoint }: ModelFiles): void {
+  const { names, steps, layers } = architecture;
+  const modules = steps.flatMap((step) => {
+    if (step.op === "norm") return [step.module];
+    return step.op === "linear" ? step.linears.map(({ module }) => module) : [];
+  });
+  const { embedding, positions, projectIn, projectOut, finalNorm, head } = names;
+  const all = [embedding, positions?.name, projectIn];
+  for (let i = 0; i < layers; i++) all.push(...modules.map((module) => names.layer(i) + module));
+  for (const name of [...all, projectOut, finalNorm, head]) {
+    if (name && !isPacked(checkpoint, name)) checkpoint.get(`${name}.weight`);
+  }
+}

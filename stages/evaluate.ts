@@ -19,11 +19,20 @@ export const evaluate = defineStage({
   options: z.strictObject({
     "perplexity": z.array(perplexityOptions).min(1).describe("Texts to measure on"),
     "original": z.boolean().default(true).describe("Measure the original model too"),
-    "batch-tokens": z.int().min(1).default(8192).describe("Tokens that go through a layer together"),
+    "batch-tokens": z.int().min(1).default(8192).describe(
+      "Tokens that go through a layer together",
+    ),
   }),
   needs: ["model-files"],
   gives: ["evaluation"],
   inputs: (options) => options.perplexity.map(({ dataset }) => dataset),
+
+  async check(context, options) {
+    const model = context.get("model-files");
+    for (const { dataset, windows, ...rest } of options.perplexity) {
+      evaluationWindows(model, dataset, rest["sequence-length"], windows);
+    }
+  },
 
   async run(context, options) {
     const { gpu } = context;

@@ -6,7 +6,6 @@ import { TOKENIZER_FILES } from "../models/model_files.ts";
 import {
   FORMAT_VERSION,
   packLinear,
-
   type QuantizationConfig,
   readBits,
 } from "../models/packed_format.ts";
@@ -174,4 +173,3 @@ function summarize(context: ModelContext): PackedModel {
     ),
   };
 }
-

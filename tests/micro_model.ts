@@ -1,4 +1,14 @@
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
@@ -273,4 +283,19 @@ export async function runFile(
     },
   });
   return { record, events };
+}
+
+/** The hash of a file. */
+export function sha256(path: string): string {
+  return createHash("sha256").update(readFileSync(path)).digest("hex");
+}
+
+/** The hash of each file below a folder, by its path from there; a folder has none. */
+export function contents(folder: string): Record<string, string> {
+  const names = readdirSync(folder, { recursive: true }).map(String).sort();
+  return Object.fromEntries(
+    names.map((name) => join(folder, name))
+      .filter((path) => statSync(path).isFile())
+      .map((path) => [path.slice(folder.length + 1), sha256(path)]),
+  );
 }

@@ -304,7 +304,8 @@ Deno.test("read() keeps throwing an error that no scope caught", async () => {
   for (let turn = 0; turn < 2; turn++) {
     await assert.rejects(own.read(x), { message: "WebGPU: something broke" });
   }
-  own.device.destroy();
+  await assert.rejects(own[Symbol.asyncDispose](), { message: "WebGPU: something broke" });
+  assert.equal((await own.device.lost).reason, "destroyed"); // disposed of all the same
 });
 
 Deno.test("empty() names what the adapter can hold", () => {

@@ -171,7 +171,9 @@ for (
           await check(gpu, layout, size, placement, EXTRAS[turn++ % EXTRAS.length]);
         }
       }
-      for (const placement of PLACEMENTS) await check(gpu, layout, [128, 256, 8], placement, {});
+      for (const size of [[128, 256, 8], [100, 256, 8], [128, 200, 8]]) { // whole tiles or nearly
+        for (const placement of PLACEMENTS) await check(gpu, layout, size, placement, {});
+      }
     });
 
     Deno.test(`gemm() that ${family}, ${layout}, adds bias, residual and C in any combination`, async () => {

@@ -71,11 +71,16 @@ function makeZones(rows: number, cols: number, seed: number) {
   return { zones, words, zoneOf };
 }
 
-/** f16 values that stand for others: WGSL lets a device round to either neighbour. */
+/** The nearest f16; the largest one stands for everything beyond it. */
+function nearestHalf(value: number): number {
+  return Math.f16round(Math.min(Math.max(value, -65504), 65504));
+}
+
+/** Half of an f16's last place, and what f32 loses in the sum of the salient means. */
 function assertStored(actual: Float32Array, found: number[], what: string): void {
   assert.deepEqual(actual, actual.map(Math.f16round), `${what} are f16`);
   const clamped = found.map((value) => Math.min(Math.max(value, -65504), 65504));
-  assertClose(actual, clamped, { abs: 2 ** -24, rel: 2 ** -10, what });
+  assertClose(actual, clamped, { abs: 2 ** -25 + 1e-12, rel: 2 ** -11 + 1e-6, what });
 }
 
 /** Quantizes a layer block by block and compares everything that comes out with the reference. */
@@ -257,4 +262,45 @@ Deno.test("quantizeBlock() takes a weight on its mean for positive", async () =>
     assertClose(await gpu.read(quantized), expected);
     gpu.free(target.bits, target.scales, target.salient);
   }
+});
+
+Deno.test("quantizeBlock() stores the nearest f16, of two as near the even one", async () => {
+  const gpu = await openGpu();
+  const random = seededRandom(1);
+  const half = (bits: number) => new Float16Array(Uint16Array.of(bits).buffer)[0];
+  const numbers = [
+    0,
+    -0,
+    65504,
+    65519,
+    65520,
+    1e6,
+    3e38,
+    2 ** -24,
+    2 ** -25,
+    1.5 * 2 ** -24,
+    1e-30,
+  ];
+  for (let i = 0; i < 500; i++) {
+    const bits = Math.floor(random() * 0x7bff);
+    const [below, above] = [half(bits), half(bits + 1)];
+    const middle = (below + above) / 2;
+    numbers.push(below, middle, middle * (1 + 2 ** -23), middle * (1 - 2 ** -23));
+  }
+  const values = Float32Array.from(numbers.flatMap((value) => [value, -value]));
+  const rows = values.length / 2;
+  const layout: BitLayout = { rows, cols: 1, blockSize: 32, zones: 1, planes: 0 };
+  const target = emptyBits(gpu, layout);
+  using weight = gpu.zeros([rows, 1]);
+  using salient = gpu.zeros([1], "u32");
+  using quantized = gpu.empty([rows, 1]);
+  using zoneFits = gpu.upload(values, [rows, 2]); // means and scales
+  using _error = await quantizeBlock(
+    gpu,
+    { first: 0, weight, salient, zoneFits },
+    target,
+    quantized,
+  );
+  assertClose(await gpu.read(target.scales), Array.from(values, nearestHalf));
+  gpu.free(target.bits, target.scales, target.salient);
 });

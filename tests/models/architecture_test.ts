@@ -89,7 +89,8 @@ Deno.test("config.json says the same in its present and in its older form", () =
       { rope_theta: 500000.0, rope_scaling: { type: "default" } },
       { rope_theta: 500000.0, rope_scaling: { rope_type: "default" } },
       { rope_theta: 500000.0, rope_parameters: null },
-      { rope_parameters: { rope_theta: 500000.0 } },
+      { rope_theta: 500000.0, rope_parameters: { rope_type: "default" } },
+      { rope_theta: 10000.0, rope_parameters: { rope_theta: 500000.0 } },
     ]
   ) {
     const config = { ...same, head_dim: 64, torch_dtype: "bfloat16", ...older };
@@ -298,12 +299,16 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
     { ...LLAMA, rope_parameters: LLAMA_3_SCALING },
     `rope_parameters must be ${UNSCALED}, found ${JSON.stringify(LLAMA_3_SCALING)}`,
   ],
+  [
+    { ...LLAMA, rope_parameters: { rope_type: "default" }, rope_scaling: { type: "dynamic" } },
+    `rope_scaling must be ${UNSCALED}, found {"type":"dynamic"}`,
+  ],
   [{ ...LLAMA, rope_scaling: "linear" }, 'rope_scaling must be an object, found "linear"'],
   [{ ...LLAMA, rope_parameters: [] }, "rope_parameters must be an object, found []"],
   [{ ...LLAMA, rope_parameters: 0 }, "rope_parameters must be an object, found 0"],
   [
     { ...LLAMA, rope_parameters: { rope_theta: "1e4" } },
-    'rope_theta must be a number above 0, found "1e4"',
+    'rope_parameters.rope_theta must be a number above 0, found "1e4"',
   ],
 ];
 

@@ -6,13 +6,13 @@ import { ModelFiles } from "../../models/model_files.ts";
 import { UserError } from "../../pipeline/errors.ts";
 import { assertClose } from "../assert_close.ts";
 import { crossEntropyReference, forwardReference } from "../reference/decoder.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
+import { LoadedModel } from "./loaded_model.ts";
 import {
-  LoadedModel,
   type RandomModel,
   randomModel,
   randomWindows,
   type StoredFloat,
-  TemporaryFolder,
   TINY_LLAMA,
   TINY_OPT,
   writeModel,

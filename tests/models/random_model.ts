@@ -1,10 +1,5 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Gpu } from "../../gpu/device.ts";
-import type { Tensor } from "../../gpu/tensor.ts";
-import { Decoder, type DecoderOptions, type LayerWeights } from "../../models/decoder.ts";
-import { ModelFiles } from "../../models/model_files.ts";
 import { type TensorToWrite, writeSafetensors } from "../../models/safetensors.ts";
 import { normals, seededRandom } from "../reference/random.ts";
 
@@ -142,15 +137,6 @@ export function stored(data: Float32Array, dtype: StoredFloat): Uint8Array {
   return new Uint8Array(Uint16Array.from(bits, (word) => word >>> 16).buffer);
 }
 
-/** A folder that is removed when it goes out of scope. */
-export class TemporaryFolder implements Disposable {
-  readonly path = mkdtempSync(join(tmpdir(), "billm-test-"));
-
-  [Symbol.dispose](): void {
-    rmSync(this.path, { recursive: true });
-  }
-}
-
 /** Writes a model as transformers does: one file, or several with an index. */
 export function writeModel(folder: string, model: RandomModel, shards = 1): void {
   writeFileSync(join(folder, "config.json"), JSON.stringify(model.config));
@@ -171,60 +157,6 @@ export function writeModel(folder: string, model: RandomModel, shards = 1): void
   }
   const index = { metadata: {}, weight_map: weightMap };
   writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify(index));
-}
-
-/** A model with all its layers on the GPU, for tests that run it several times. */
-export class LoadedModel implements Disposable {
-  private constructor(
-    readonly model: ModelFiles,
-    readonly decoder: Decoder,
-    readonly layers: LayerWeights[],
-  ) {}
-
-  static async open(gpu: Gpu, folder: string, options: DecoderOptions = {}): Promise<LoadedModel> {
-    const model = ModelFiles.open(folder);
-    try {
-      const decoder = new Decoder(gpu, model, options);
-      const layers: LayerWeights[] = [];
-      for (let i = 0; i < model.architecture.layers; i++) layers.push(await decoder.loadLayer(i));
-      return new LoadedModel(model, decoder, layers);
-    } catch (error) {
-      model[Symbol.dispose]();
-      throw error;
-    }
-  }
-
-  /**
-   * Runs windows through all layers, or the first few.
-   *
-   * @param use Gets the output of the last layer that ran, which is freed afterwards.
-   */
-  async forward<Result>(
-    windows: readonly Int32Array[],
-    use: (hidden: Tensor) => Promise<Result>,
-    layers = this.layers.length,
-  ): Promise<Result> {
-    const registers = new Map([["hidden", await this.decoder.embed(windows)]]);
-    for (const weights of this.layers.slice(0, layers)) {
-      await this.decoder.run(weights, registers, windows[0].length);
-    }
-    using hidden = registers.get("hidden")!;
-    return await use(hidden);
-  }
-
-  /** Logits of windows, row after row. */
-  async logits(windows: readonly Int32Array[]): Promise<Float32Array> {
-    return await this.forward(windows, async (hidden) => {
-      using logits = await this.decoder.logits(hidden);
-      return await this.decoder.gpu.read(logits);
-    });
-  }
-
-  [Symbol.dispose](): void {
-    for (const weights of this.layers) this.decoder.freeLayer(weights);
-    this.decoder[Symbol.dispose]();
-    this.model[Symbol.dispose]();
-  }
 }
 
 /** Windows of random token ids. */

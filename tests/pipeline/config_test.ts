@@ -808,7 +808,7 @@ refuses("--set of a stage where there are no stages", head, [
 
 // --- Stages of the user's own ---
 
-const myStage: StageDeclaration = {
+const myStage = {
   name: "my-stage",
   scope: "block",
   summary: "Mine.",
@@ -816,7 +816,8 @@ const myStage: StageDeclaration = {
   presets: { reference: { power: 5 } },
   needs: [],
   gives: ["factor"],
-};
+  run: async () => {},
+} as StageDeclaration;
 const importMine = (stage: unknown) => async () => stage as StageDeclaration;
 
 Deno.test("use: runs a stage of the user's own, as any other", async () => {
@@ -865,6 +866,7 @@ for (
       'stage lacks "scope": how often it runs',
       'stage lacks "needs": the artifacts that earlier stages must give',
       'stage lacks "gives": the artifacts that later stages may need',
+      'stage lacks "run": the function that does the work',
     ]],
     ["with wrong fields", { ...myStage, scope: "row", needs: [1], options: z.object({}) }, [
       'stage.scope must be one of "model", "layer", "block", found "row"',
@@ -906,7 +908,7 @@ Deno.test("use: imports a module of the pipeline's folder", async () => {
       "mine.ts": `import { z } from ${JSON.stringify(zod)};
 export default {
   name: "mine", scope: "layer", summary: "Mine.", needs: [], gives: [],
-  options: z.strictObject({ n: z.int().default(4) }),
+  options: z.strictObject({ n: z.int().default(4) }), run() {},
 };`,
     },
   });

@@ -186,6 +186,77 @@ export function nearestValue(w: number, salient: boolean, fits: RowFits): number
   return values.reduce((best, value) => Math.abs(w - value) < Math.abs(w - best) ? value : best);
 }
 
+/** What {@link refineFits} works on: a row's weights, their costs, and what is fitted to them. */
+export interface RefinedFits {
+  zones: Fit[];
+  /** Planes of the salient weights; the means add up. */
+  salient: Fit[];
+}
+
+/**
+ * Alternates between giving each weight a value and moving the values to where the squared errors,
+ * weighted by cost, are least. The planes of salient weights take their signs one after the other.
+ */
+export function refineReference(
+  row: readonly number[],
+  salient: ArrayLike<number>,
+  cost: ArrayLike<number>,
+  { zones, salient: planes }: RefinedFits,
+  rounds: number,
+): RefinedFits {
+  const columns = row.map((_, c) => c);
+  let levels = zones.map(({ mean, scale }) => [mean - scale, mean + scale]);
+  for (let round = 0; round < rounds; round++) {
+    const taken: number[][][] = levels.map(() => [[], []]);
+    for (const c of columns.filter((c) => !salient[c])) {
+      let [bestZone, bestSide] = [0, 0];
+      levels.forEach((sides, zone) =>
+        sides.forEach((value, side) => {
+          const least = Math.abs(row[c] - levels[bestZone][bestSide]);
+          if (Math.abs(row[c] - value) < least) [bestZone, bestSide] = [zone, side];
+        })
+      );
+      taken[bestZone][bestSide].push(c);
+    }
+    levels = levels.map((sides, zone) =>
+      sides.map((value, side) => weightedMean(row, cost, taken[zone][side]) ?? value)
+        .sort((a, b) => a - b)
+    );
+  }
+  let center = planes.reduce((sum, { mean }) => sum + mean, 0);
+  const scales = planes.map(({ scale }) => scale);
+  const marked = columns.filter((c) => salient[c]);
+  for (let turn = 0; planes.length && turn < rounds * (planes.length + 1); turn++) {
+    const moving = turn % (planes.length + 1);
+    const pulls = columns.map((c) => {
+      let left = row[c] - center;
+      let pull = 1;
+      scales.forEach((scale, plane) => {
+        const sign = signOf(left);
+        if (plane + 1 === moving) pull = sign;
+        left -= sign * scale;
+      });
+      return left * pull;
+    });
+    const step = weightedMean(pulls, cost, marked) ?? 0;
+    if (moving === 0) center += step;
+    else scales[moving - 1] = Math.max(scales[moving - 1] + step, 0);
+  }
+  return {
+    zones: levels.map(([low, high]) => ({ mean: (low + high) / 2, scale: (high - low) / 2 })),
+    salient: scales.map((scale, plane) => ({ mean: plane === 0 ? center : 0, scale })),
+  };
+}
+
+function weightedMean(
+  values: readonly number[],
+  cost: ArrayLike<number>,
+  columns: readonly number[],
+): number | undefined {
+  const total = columns.reduce((sum, c) => sum + cost[c], 0);
+  return total > 0 ? columns.reduce((sum, c) => sum + cost[c] * values[c], 0) / total : undefined;
+}
+
 /** The weights of packed bits: what `gpu/dequantize.wgsl` must give, with every f32 rounding. */
 export function dequantizeReference(
   { rows, cols, blockSize, zones, planes }: {

@@ -1,0 +1,164 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { Checkpoint } from "../../models/checkpoint.ts";
+import { ModelFiles, readJson, TOKENIZER_FILES } from "../../models/model_files.ts";
+import { writeSafetensors } from "../../models/safetensors.ts";
+import { UserError } from "../../pipeline/errors.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
+import { randomModel, TINY_LLAMA, TINY_OPT, writeModel } from "./random_model.ts";
+
+const EXAMPLES = join(import.meta.dirname!, "../../examples/models");
+
+for (const name of ["tiny-llama", "tiny-opt"]) {
+  Deno.test(`the example ${name} opens, with its tokenizer`, () => {
+    using model = ModelFiles.open(join(EXAMPLES, name));
+    const { architecture, checkpoint, config, tokenizer } = model;
+    assert.equal(architecture.layers, 6);
+    assert.equal(architecture.modelType, config.model_type);
+    assert.equal(model.quantization, undefined);
+    const { embedding } = architecture.names;
+    const { vocabularySize, embeddingSize } = architecture;
+    assert.deepEqual(checkpoint.get(`${embedding}.weight`).shape, [vocabularySize, embeddingSize]);
+    assert.equal(tokenizer.decode(tokenizer.encode("A study in scarlet")), "A study in scarlet");
+    assert.equal(model.tokenizer, tokenizer); // loaded once
+  });
+}
+
+Deno.test("files lists what a model is made of and is there, the weights last", () => {
+  using folder = new TemporaryFolder();
+  const list = () => {
+    using model = ModelFiles.open(folder.path);
+    return model.files.map((path) => path.slice(folder.path.length + 1));
+  };
+  writeModel(folder.path, randomModel(TINY_LLAMA, 1));
+  assert.deepEqual(list(), ["config.json", "model.safetensors"]);
+  for (const name of [...TOKENIZER_FILES, "generation_config.json", "README.md"]) {
+    Deno.writeTextFileSync(join(folder.path, name), "{}");
+  }
+  assert.deepEqual(list(), [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "model.safetensors",
+  ]);
+  for (const { name } of Deno.readDirSync(folder.path)) Deno.removeSync(join(folder.path, name));
+  writeModel(folder.path, randomModel(TINY_OPT, 2), 2);
+  assert.deepEqual(list(), [
+    "config.json",
+    "model.safetensors.index.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+  ]);
+});
+
+Deno.test("withWeights() is the same model with other weights", () => {
+  using folder = new TemporaryFolder();
+  writeModel(folder.path, randomModel(TINY_LLAMA, 3));
+  using model = ModelFiles.open(folder.path);
+  const path = join(folder.path, "part.safetensors");
+  writeSafetensors(path, [{
+    name: "a.signs",
+    dtype: "U32",
+    shape: [0, 0],
+    data: new Uint8Array(),
+  }]);
+  using part = Checkpoint.openFile(path);
+  const quantization = {
+    quant_method: "billm" as const,
+    format_version: 1,
+    block_size: 128,
+    columns: {},
+  };
+  using other = model.withWeights(part, quantization);
+  assert.equal(other.architecture, model.architecture);
+  assert.equal(other.config, model.config);
+  assert.equal(other.folder, model.folder);
+  assert.equal(other.checkpoint, part);
+  assert.equal(other.quantization, quantization);
+  assert.equal(model.quantization, undefined);
+});
+
+/** Opens a folder and expects it to be refused; FOLDER in `text` stands for its path. */
+function expectRefusal(folder: string, text: string): void {
+  assert.throws(
+    () => ModelFiles.open(folder),
+    new UserError(text.replaceAll("FOLDER", folder)),
+  );
+}
+
+Deno.test("a folder without a model is refused with what is missing", () => {
+  using folder = new TemporaryFolder();
+  const noFolder = 'Cannot open the model "FOLDER": there is no such folder; ' +
+    "give the folder that holds config.json and model.safetensors";
+  expectRefusal(join(folder.path, "x"), noFolder);
+  const config = join(folder.path, "config.json");
+  expectRefusal(folder.path, 'Cannot read "FOLDER/config.json": no such file');
+  Deno.writeTextFileSync(config, JSON.stringify(TINY_LLAMA));
+  expectRefusal(config, noFolder);
+  expectRefusal(
+    folder.path,
+    'Cannot open "FOLDER": it has no weights, ' +
+      'neither "model.safetensors" nor "model.safetensors.index.json"',
+  );
+  Deno.writeTextFileSync(join(folder.path, "pytorch_model.bin"), "");
+  expectRefusal(
+    folder.path,
+    'Cannot open "FOLDER": it has its weights as "pytorch_model.bin", a format that is not ' +
+      "supported; convert them to safetensors, in Python with " +
+      "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)",
+  );
+});
+
+Deno.test("a config.json that cannot be used is refused with its place", () => {
+  using folder = new TemporaryFolder();
+  writeModel(folder.path, randomModel(TINY_LLAMA, 4));
+  const write = (config: unknown) =>
+    Deno.writeTextFileSync(join(folder.path, "config.json"), JSON.stringify(config));
+  write({ ...TINY_LLAMA, model_type: "bert" });
+  expectRefusal(
+    folder.path,
+    '"FOLDER/config.json": model_type must be a supported one (llama, opt), found "bert"',
+  );
+  write({ ...TINY_LLAMA, quantization_config: { quant_method: "awq" } });
+  expectRefusal(
+    folder.path,
+    '"FOLDER/config.json": the model is quantized with "awq", which cannot be read; ' +
+      "use the original model",
+  );
+  write([]);
+  expectRefusal(folder.path, '"FOLDER/config.json" must hold a JSON object');
+});
+
+Deno.test("readJson() gives an object or says what is wrong", () => {
+  using folder = new TemporaryFolder();
+  const path = join(folder.path, "x.json");
+  const write = (text: string) => Deno.writeTextFileSync(path, text);
+  write('{"a": [1, null]}');
+  assert.deepEqual(readJson(path), { a: [1, null] });
+  for (const text of ["[]", "null", '"a"', "1"]) {
+    write(text);
+    assert.throws(() => readJson(path), new UserError(`"${path}" must hold a JSON object`));
+  }
+  write('{"a": 1,}');
+  assert.throws(() => readJson(path), (error: Error) => {
+    assert.ok(error instanceof UserError);
+    assert.ok(error.message.startsWith(`"${path}" is not valid JSON: `), error.message);
+    return true;
+  });
+  assert.throws(
+    () => readJson(path + "x"),
+    new UserError(`Cannot read "${path}x": no such file`),
+  );
+  assert.throws(() => readJson(folder.path), (error: Error) => {
+    assert.ok(error instanceof UserError);
+    assert.ok(error.message.startsWith(`Cannot read "${folder.path}": `), error.message);
+    return true;
+  });
+});

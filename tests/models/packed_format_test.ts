@@ -1,0 +1,468 @@
+import assert from "node:assert/strict";
+import { statSync } from "node:fs";
+import { join } from "node:path";
+import { dequantize } from "../../gpu/dequantize.ts";
+import { Gpu } from "../../gpu/device.ts";
+import { emptyBits, scalesPerBlock } from "../../gpu/quantize_block.ts";
+import { linearGroups } from "../../models/architecture.ts";
+import { Checkpoint } from "../../models/checkpoint.ts";
+import { Decoder } from "../../models/decoder.ts";
+import { ModelFiles } from "../../models/model_files.ts";
+import {
+  dequantizeOnHost,
+  type HostBits,
+  isPacked,
+  packLinear,
+  paperBits,
+  readBits,
+  readQuantizationConfig,
+  salientColumns,
+  storedParts,
+  unpackLinear,
+} from "../../models/packed_format.ts";
+import { readHeader, type TensorToWrite, writeSafetensors } from "../../models/safetensors.ts";
+import { UserError } from "../../pipeline/errors.ts";
+import { assertClose } from "../assert_close.ts";
+import { forwardReference } from "../reference/decoder.ts";
+import { seededRandom } from "../reference/random.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
+import { LoadedModel } from "./loaded_model.ts";
+import { randomModel, randomWindows, stored, TINY_LLAMA, writeModel } from "./random_model.ts";
+
+const gpu = await Gpu.open();
+
+type Layout = Pick<HostBits, "rows" | "cols" | "blockSize" | "zones" | "planes">;
+
+/** Bits of a linear layer, one number each, and the weights that they stand for. */
+interface PlainBits {
+  host: HostBits;
+  salient: boolean[];
+  /** Whether a weight is in the high zone, `[rows * cols]`. */
+  high: boolean[];
+  weight: Float32Array;
+}
+
+/** Random bits and scales, number by number; about `share` of the columns are salient. */
+function randomBits(layout: Layout, share: number, seed: number, largest = 1): PlainBits {
+  const { rows, cols, blockSize, zones, planes } = layout;
+  const random = seededRandom(seed);
+  const coin = () => random() < 0.5;
+  const width = Math.ceil(cols / 32);
+  const blocks = Math.ceil(cols / blockSize);
+  const perBlock = scalesPerBlock(layout);
+  const host: HostBits = {
+    ...layout,
+    bits: new Uint32Array(Math.max(zones, planes) * rows * width),
+    scales: Float32Array.from(
+      { length: rows * blocks * perBlock },
+      () => Math.f16round(largest * (2 * random() - 1)),
+    ),
+    salient: new Uint32Array(width),
+  };
+  const salient = Array.from({ length: cols }, () => planes > 0 && random() < share);
+  salient.forEach((is, col) => {
+    if (is) host.salient[col >> 5] |= 1 << (col & 31);
+  });
+  const high = new Array(rows * cols).fill(false);
+  const weight = new Float32Array(rows * cols);
+  for (let row = 0; row < rows; row++) {
+    for (let col = 0; col < cols; col++) {
+      const set = (plane: number) => {
+        host.bits[(plane * rows + row) * width + (col >> 5)] |= 1 << (col & 31);
+      };
+      const first = (row * blocks + Math.floor(col / blockSize)) * perBlock;
+      const scales = host.scales.subarray(first, first + perBlock);
+      if (salient[col]) {
+        let value = scales[2 * zones];
+        for (let plane = 0; plane < planes; plane++) {
+          const plus = coin();
+          if (plus) set(plane);
+          value = Math.fround(value + (plus ? 1 : -1) * scales[2 * zones + 1 + plane]);
+        }
+        weight[row * cols + col] = value;
+      } else {
+        const plus = coin();
+        const zone = Number(zones === 2 && coin());
+        if (plus) set(0);
+        if (zone === 1) set(1);
+        high[row * cols + col] = zone === 1;
+        weight[row * cols + col] = scales[2 * zone] + (plus ? 1 : -1) * scales[2 * zone + 1];
+      }
+    }
+  }
+  return { host, salient, high, weight };
+}
+
+async function dequantizeOnGpu(host: HostBits): Promise<Float32Array> {
+  using bits = gpu.upload(host.bits, [host.bits.length]);
+  using scales = gpu.upload(host.scales, [host.scales.length]);
+  using salient = gpu.upload(host.salient, [host.salient.length]);
+  using weight = await dequantize(gpu, host, bits, scales, salient);
+  return await gpu.read(weight);
+}
+
+/** [rows, cols, columns of a block], around words of 32 and blocks. */
+const SIZES = [
+  [1, 1, 32],
+  [3, 31, 32],
+  [5, 32, 256],
+  [2, 33, 32],
+  [1, 127, 128],
+  [4, 129, 128],
+  [3, 257, 64],
+  [2, 257, 256],
+  [1, 300, 96],
+];
+
+for (const zones of [1, 2] as const) {
+  for (const planes of [0, 1, 2, 3, 4]) {
+    Deno.test(`${zones} zones and ${planes} planes come back bit for bit`, async () => {
+      using folder = new TemporaryFolder();
+      for (const [rows, cols, blockSize] of SIZES) {
+        for (const share of planes > 0 ? [0, 0.2, 1] : [0]) {
+          const what = `[${rows}, ${cols}], blocks of ${blockSize}, ${share} salient`;
+          const layout = { rows, cols, blockSize, zones, planes };
+          const { host, salient, high, weight } = randomBits(layout, share, rows * cols + planes);
+          const packed = packLinear("a.b", host);
+          const path = join(folder.path, "x.safetensors");
+          const other: TensorToWrite = { // bytes before and after the layer's
+            name: "a.c",
+            dtype: "U8",
+            shape: [3],
+            data: Uint8Array.of(1, 2, 3),
+          };
+          writeSafetensors(path, [...packed.tensors, other]);
+          using checkpoint = Checkpoint.openFile(path);
+          assert.ok(isPacked(checkpoint, "a.b"));
+          assert.ok(!isPacked(checkpoint, "a.c"));
+          assert.deepEqual(unpackLinear(checkpoint, "a.b", cols, blockSize), host, what);
+
+          assert.deepEqual(dequantizeOnHost(host), weight, `${what}, on the host`);
+          assert.deepEqual(await dequantizeOnGpu(host), weight, `${what}, on the GPU`);
+
+          const columns = salient.flatMap((is, col) => is ? [col] : []);
+          assert.deepEqual(packed.salientColumns, columns, what);
+          assert.deepEqual(salientColumns(host), columns, what);
+          const others = high.filter((_, i) => !salient[i % cols]);
+          const inHigh = others.filter((is) => is).length;
+          assert.equal(packed.highFraction, inHigh / (others.length || 1), what);
+
+          const bytes: Record<string, number> = {};
+          for (const { name, bytes: size } of readHeader(path).tensors.values()) {
+            if (name.startsWith("a.b.")) bytes[name.slice(4).replace("_", "-")] = size;
+          }
+          const parts = storedParts(layout, columns.length);
+          assert.deepEqual(packed.parts, parts, what);
+          const stored = Object.entries(parts).filter(([, size]) => size > 0);
+          assert.deepEqual(bytes, Object.fromEntries(stored), `${what}: formula and file`);
+        }
+      }
+    });
+  }
+}
+
+Deno.test("a packed layer can be packed, written and packed again into the same bytes", () => {
+  using folder = new TemporaryFolder();
+  const { host } = randomBits({ rows: 7, cols: 200, blockSize: 64, zones: 2, planes: 4 }, 0.3, 1);
+  const path = join(folder.path, "x.safetensors");
+  const { sha256 } = writeSafetensors(path, packLinear("a", host).tensors);
+  using checkpoint = Checkpoint.openFile(path);
+  const again = packLinear("a", unpackLinear(checkpoint, "a", 200, 64));
+  const copy = join(folder.path, "y.safetensors");
+  assert.equal(writeSafetensors(copy, again.tensors).sha256, sha256);
+});
+
+Deno.test("readBits() reads a layer back from the GPU, its salient columns as bits", async () => {
+  const layout = { rows: 3, cols: 70, blockSize: 32, zones: 2, planes: 3 } as const;
+  const { host, salient } = randomBits(layout, 0.3, 2);
+  const linear = emptyBits(gpu, layout);
+  const copy = (data: Uint32Array | Float32Array, target: typeof linear.bits) => {
+    using uploaded = gpu.upload(data, target.shape);
+    gpu.copy(uploaded, target);
+  };
+  copy(host.bits, linear.bits);
+  copy(host.scales, linear.scales);
+  copy(Uint32Array.from(salient, Number), linear.salient);
+  assert.deepEqual(await readBits(linear), host);
+  gpu.free(linear.bits, linear.scales, linear.salient);
+});
+
+Deno.test("a layer of 4096 x 4096 takes less than 3 bits per weight, formula and file", () => {
+  const layout = { rows: 4096, cols: 4096, blockSize: 128, zones: 2, planes: 2 } as const;
+  const salient = 16 * 32; // in each of the 32 blocks
+  const parts = storedParts(layout, salient);
+  assert.deepEqual(parts, {
+    signs: 4096 * 4096 / 8,
+    flags: 4096 * 4096 / 8,
+    "salient-signs": 0, // the second sign of a salient weight takes the place of its flag
+    "salient-columns": 4096 / 8,
+    scales: 4096 * 32 * 7 * 2,
+  });
+  const bits = (bytes: number) => 8 * bytes / (4096 * 4096);
+  const sum = Object.values(parts).reduce((a, b) => a + b);
+  assert.equal(bits(sum), 2.875 + 1 / 4096);
+  assert.equal(paperBits(layout, salient), 1.125);
+
+  using folder = new TemporaryFolder();
+  const path = join(folder.path, "x.safetensors");
+  const host: HostBits = {
+    ...layout,
+    bits: new Uint32Array(2 * 4096 * 128),
+    scales: new Float32Array(4096 * 32 * 7),
+    salient: new Uint32Array(128).map((_, word) => word % 4 === 1 ? 0x0000ffff : 0),
+  };
+  const packed = packLinear("model.layers.0.self_attn.q_proj", host);
+  assert.equal(packed.salientColumns.length, salient);
+  const { headerBytes } = writeSafetensors(path, packed.tensors);
+  assert.equal(statSync(path).size - headerBytes, sum);
+  assert.ok(bits(statSync(path).size) < 2.876, `${bits(statSync(path).size)} with the header`);
+});
+
+Deno.test("more planes store more signs, of salient columns only", () => {
+  const layout = { rows: 10, cols: 256, blockSize: 128, zones: 2, planes: 4 } as const;
+  assert.deepEqual(storedParts(layout, 33), {
+    signs: 320,
+    flags: 320,
+    "salient-signs": 2 * 10 * 2 * 4, // a third and a fourth sign, 33 columns in two words
+    "salient-columns": 32,
+    scales: 10 * 2 * 9 * 2,
+  });
+  // With one zone there are no flags, so the second sign is stored like the others.
+  assert.deepEqual(storedParts({ ...layout, zones: 1, planes: 2 }, 33), {
+    signs: 320,
+    flags: 0,
+    "salient-signs": 10 * 2 * 4,
+    "salient-columns": 32,
+    scales: 10 * 2 * 5 * 2,
+  });
+  assert.deepEqual(storedParts({ ...layout, zones: 1, planes: 0 }, 0), {
+    signs: 320,
+    flags: 0,
+    "salient-signs": 0,
+    "salient-columns": 0,
+    scales: 10 * 2 * 2 * 2,
+  });
+});
+
+Deno.test("paper bits: one per weight, one more for each further plane of a salient column", () => {
+  const layout = { rows: 1, cols: 1000, blockSize: 128, zones: 2 } as const;
+  const bits = (planes: number, salient: number) => paperBits({ ...layout, planes }, salient);
+  assert.equal(bits(0, 0), 1);
+  assert.equal(bits(1, 80), 1);
+  assert.equal(bits(2, 80), 1.08);
+  assert.equal(bits(4, 100), 1.3);
+  assert.equal(bits(2, 1000), 2);
+});
+
+const QUANTIZATION = {
+  quant_method: "billm",
+  format_version: 1,
+  block_size: 128,
+  columns: { "mlp.up_proj": 64 },
+};
+
+Deno.test("quantization_config is read, or absent", () => {
+  const read = (found: unknown) => readQuantizationConfig({ quantization_config: found }, "c.json");
+  assert.deepEqual(read(QUANTIZATION), QUANTIZATION);
+  assert.equal(read(undefined), undefined);
+  assert.equal(read(null), undefined);
+});
+
+const REFUSED: [quantization: unknown, text: string][] = [
+  [
+    { quant_method: "gptq", bits: 4 },
+    'the model is quantized with "gptq", which cannot be read; use the original model',
+  ],
+  [
+    { bits: 4 },
+    "the model is quantized with undefined, which cannot be read; use the original model",
+  ],
+  [
+    { ...QUANTIZATION, format_version: 2 },
+    "the packed format has version 2, this program reads version 1; use a later program",
+  ],
+  ["billm", 'quantization_config must be an object, found "billm"'],
+  [
+    { ...QUANTIZATION, block_size: 100 },
+    "quantization_config.block_size must be a multiple of 32, found 100",
+  ],
+  [
+    { ...QUANTIZATION, block_size: undefined },
+    "quantization_config.block_size must be a multiple of 32, found nothing",
+  ],
+  [
+    { ...QUANTIZATION, columns: undefined },
+    "quantization_config.columns must be a whole number for each linear layer, found nothing",
+  ],
+  [
+    { ...QUANTIZATION, columns: { fc1: "64" } },
+    "quantization_config.columns must be a whole number for each linear layer, " +
+    'found {"fc1":"64"}',
+  ],
+];
+
+for (const [quantization, text] of REFUSED) {
+  Deno.test(`quantization_config is refused: ${text}`, () => {
+    assert.throws(
+      () => readQuantizationConfig({ quantization_config: quantization }, "c.json"),
+      new UserError(`"c.json": ${text}`),
+    );
+  });
+}
+
+const LAYOUT: Layout = { rows: 3, cols: 70, blockSize: 32, zones: 2, planes: 3 };
+
+/** Writes a layer after `change` had its way with its tensors, and reads it. */
+function unpackChanged(
+  folder: string,
+  change: (tensors: Map<string, TensorToWrite>) => void,
+  cols = LAYOUT.cols,
+): HostBits {
+  const { host } = randomBits(LAYOUT, 0.3, 3);
+  const tensors = new Map(
+    packLinear("a.b", host).tensors.map((tensor) => [tensor.name.slice("a.b.".length), tensor]),
+  );
+  change(tensors);
+  const path = join(folder, "x.safetensors");
+  writeSafetensors(path, [...tensors.values()]);
+  using checkpoint = Checkpoint.openFile(path);
+  return unpackLinear(checkpoint, "a.b", cols, LAYOUT.blockSize);
+}
+
+/** Zeros of another type or shape. */
+function zeros(part: string, dtype: "U32" | "I32" | "F16" | "F32", shape: number[]): TensorToWrite {
+  const size = shape.reduce((product, length) => product * length, 1);
+  const data = new Uint8Array(size * (dtype === "F16" ? 2 : 4));
+  return { name: `a.b.${part}`, dtype, shape, data };
+}
+
+const N = "N = 4 or 6 .. 9";
+
+const DAMAGED: [tensor: TensorToWrite, problem: string][] = [
+  [zeros("signs", "U32", [3, 2]), "U32 [3, 2], expected U32 [3, 3]"],
+  [zeros("signs", "U32", [9]), "U32 [9], expected U32 [9, 3]"],
+  [zeros("signs", "I32", [3, 3]), "I32 [3, 3], expected U32 [3, 3]"],
+  [zeros("flags", "U32", [2, 3]), "U32 [2, 3], expected U32 [3, 3]"],
+  [zeros("salient_columns", "U32", [4]), "U32 [4], expected U32 [3]"],
+  [zeros("salient_signs", "U32", [2, 3, 1]), "U32 [2, 3, 1], expected U32 [1, 3, 1]"],
+  [zeros("scales", "F16", [3, 2, 8]), "F16 [3, 2, 8], expected F16 [3, 3, 8]"],
+  [zeros("scales", "F32", [3, 3, 8]), "F32 [3, 3, 8], expected F16 [3, 3, 8]"],
+  // Neither zones only nor zones, a mean and one to four scales.
+  [zeros("scales", "F16", [3, 3, 5]), `[3, 3, 5], expected [3, 3, N] with ${N}`],
+  [zeros("scales", "F16", [3, 3, 2]), `[3, 3, 2], expected [3, 3, N] with ${N}`],
+  [zeros("scales", "F16", [3, 3, 10]), `[3, 3, 10], expected [3, 3, N] with ${N}`],
+  [zeros("scales", "F16", [72]), `[72], expected [3, 3, N] with ${N}`],
+];
+
+for (const [tensor, problem] of DAMAGED) {
+  Deno.test(`a packed layer is refused: ${tensor.name} is ${problem}`, () => {
+    using folder = new TemporaryFolder();
+    assert.throws(
+      () => unpackChanged(folder.path, (tensors) => tensors.set(tensor.name.slice(4), tensor)),
+      new UserError(
+        `"${join(folder.path, "x.safetensors")}": "${tensor.name}" is ${problem}; ` +
+          `the file does not fit its config.json`,
+      ),
+    );
+  });
+}
+
+Deno.test("a packed layer is refused if config.json says other columns", () => {
+  using folder = new TemporaryFolder();
+  assert.throws(
+    () => unpackChanged(folder.path, () => {}, 64),
+    new UserError(
+      `"${join(folder.path, "x.safetensors")}": "a.b.signs" is U32 [3, 3], ` +
+        `expected U32 [3, 2]; the file does not fit its config.json`,
+    ),
+  );
+});
+
+for (const part of ["signs", "scales", "salient_columns", "salient_signs"]) {
+  Deno.test(`a packed layer is refused without its ${part}`, () => {
+    using folder = new TemporaryFolder();
+    assert.throws(
+      () => unpackChanged(folder.path, (tensors) => assert.ok(tensors.delete(part))),
+      (error: Error) => {
+        assert.ok(error instanceof UserError);
+        const start = `Cannot find tensor "a.b.${part}" in "${folder.path}"; the nearest names are`;
+        assert.ok(error.message.startsWith(start), error.message);
+        return true;
+      },
+    );
+  });
+}
+
+Deno.test("without its flags a layer has the scales of another form", () => {
+  using folder = new TemporaryFolder();
+  assert.throws(
+    () => unpackChanged(folder.path, (tensors) => assert.ok(tensors.delete("flags"))),
+    new UserError(
+      `"${join(folder.path, "x.safetensors")}": "a.b.scales" is [3, 3, 8], ` +
+        `expected [3, 3, N] with N = 2 or 4 .. 7; the file does not fit its config.json`,
+    ),
+  );
+});
+
+/** A tiny model whose linear layers are packed random bits, and the weights these stand for. */
+function packedModel(folder: string, columns: (columns: Record<string, number>) => unknown) {
+  const model = randomModel(TINY_LLAMA, 4);
+  writeModel(folder, model); // for the names of its modules
+  const tensors: TensorToWrite[] = [];
+  const widths: Record<string, number> = {};
+  using files = ModelFiles.open(folder);
+  const modules = linearGroups(files.architecture).flatMap((group) => group.modules);
+  for (const [name, { shape, data }] of model.tensors) {
+    const module = modules.find((module) => name.endsWith(`.${module}.weight`));
+    if (module) {
+      const [rows, cols] = shape;
+      widths[module] = cols;
+      const layout = { rows, cols, blockSize: 32, zones: 2, planes: 3 } as const;
+      const { host, weight } = randomBits(layout, 0.2, tensors.length, 0.2);
+      data.set(weight);
+      tensors.push(...packLinear(name.slice(0, -".weight".length), host).tensors);
+    } else {
+      tensors.push({ name, dtype: "F32", shape, data: stored(data, "F32") });
+    }
+  }
+  const quantization = { ...QUANTIZATION, block_size: 32, columns: columns(widths) };
+  const config = { ...TINY_LLAMA, quantization_config: quantization };
+  Deno.writeTextFileSync(join(folder, "config.json"), JSON.stringify(config));
+  writeSafetensors(join(folder, "model.safetensors"), tensors);
+  return model;
+}
+
+Deno.test("a packed model runs with the weights that its bits stand for", async () => {
+  using folder = new TemporaryFolder();
+  const model = packedModel(folder.path, (columns) => columns);
+  const before = gpu.memory.current;
+  {
+    using loaded = await LoadedModel.open(gpu, folder.path);
+    const { weight } = loaded.layers[1].get("mlp.down_proj")!;
+    const expected = model.tensors.get("model.layers.1.mlp.down_proj.weight")!;
+    assert.deepEqual(weight.shape, expected.shape);
+    assert.deepEqual(await gpu.read(weight), expected.data);
+
+    const windows = randomWindows(2, 17, TINY_LLAMA.vocab_size, 5);
+    const logits = windows.flatMap((window) =>
+      forwardReference(model.config, model.tensors, window).logits.flatMap((row) => [...row])
+    );
+    // As for plain models: f32 sums of some 50 terms, logits near 6.
+    assertClose(await loaded.logits(windows), logits, { abs: 2e-5, rel: 1e-5, what: "logits" });
+  }
+  assert.equal(gpu.memory.current, before);
+});
+
+Deno.test("a packed model is refused if config.json lacks the columns of a layer", async () => {
+  using folder = new TemporaryFolder();
+  packedModel(folder.path, ({ "self_attn.k_proj": _, ...others }) => others);
+  using files = ModelFiles.open(folder.path);
+  using decoder = new Decoder(gpu, files);
+  await assert.rejects(
+    () => decoder.loadLayer(0),
+    new UserError(
+      `"${folder.path}": quantization_config lacks the columns of ` +
+        `"model.layers.0.self_attn.k_proj"`,
+    ),
+  );
+});

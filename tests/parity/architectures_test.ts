@@ -1,0 +1,93 @@
+// Whole models against what transformers computes: tiny random ones in all the forms that LLaMA and
+// OPT have. They lie outside the project; the test says so where they are missing.
+
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { Gpu } from "../../gpu/device.ts";
+import { Checkpoint } from "../../models/checkpoint.ts";
+import type { DecoderOptions } from "../../models/decoder.ts";
+import { assertClose } from "../assert_close.ts";
+import { LoadedModel } from "../models/loaded_model.ts";
+import { forwardReference, type ReferenceTensors } from "../reference/decoder.ts";
+
+const FOLDER = "../shared/fixtures/architectures";
+
+/** The models, and how the frequencies of their positions were rounded when they were run. */
+const MODELS: [name: string, ropeFrequencies: DecoderOptions["ropeFrequencies"]][] = [
+  ["llama", "f16"],
+  ["llama-gqa-tied", "bf16"],
+  ["llama-biases", "f32"],
+  ["opt", "f32"],
+  ["opt-350m-style", "f32"],
+];
+
+/** The ids with the greatest logits, row by row. */
+function greatest(logits: ArrayLike<number>, vocabulary: number): number[] {
+  const ids: number[] = [];
+  for (let first = 0; first < logits.length; first += vocabulary) {
+    let best = 0;
+    for (let id = 1; id < vocabulary; id++) {
+      if (logits[first + id] > logits[first + best]) best = id;
+    }
+    ids.push(best);
+  }
+  return ids;
+}
+
+for (const [name, ropeFrequencies] of MODELS) {
+  const folder = `${FOLDER}/${name}`;
+  const there = existsSync(folder);
+  Deno.test({
+    name: `${name} computes what transformers does${there ? "" : " (needs ../shared)"}`,
+    ignore: !there,
+    async fn() {
+      await using gpu = await Gpu.open();
+      using golden = Checkpoint.openFile(`${folder}/golden.safetensors`);
+      const tokens = (name: string) => {
+        const { buffer } = golden.readBytes(name);
+        const { dtype } = golden.get(name);
+        return dtype === "I64"
+          ? Int32Array.from(new BigInt64Array(buffer), Number)
+          : new Int32Array(buffer);
+      };
+      const ids = tokens("input_ids");
+      const generated = tokens("greedy_ids");
+      assert.equal(ids.length, 48);
+      assert.equal(generated.length, 36);
+      assert.deepEqual(generated.subarray(0, 12), ids.subarray(0, 12));
+      const expected = golden.readFloat32("logits");
+      const vocabulary = expected.length / 48;
+
+      using loaded = await LoadedModel.open(gpu, folder, { ropeFrequencies });
+      // Both sides compute in f32; logits are near 1.4, the greatest deviation seen is 1.3e-5.
+      const logits = await loaded.logits([ids]);
+      assertClose(logits, expected, { abs: 1e-4, what: "logits" });
+      const hidden = await loaded.forward([ids], (hidden) => gpu.read(hidden), 1);
+      const after = golden.readFloat32("hidden_after_layer_0");
+      assertClose(hidden, after, { abs: 1e-4, what: "hidden states after the first layer" });
+
+      // A token depends only on those before it. So if after each of them the greatest logit is
+      // that of the next, generating them one by one gives the same.
+      const expectGreedy = async (model: LoadedModel, what: string) => {
+        const next = greatest(await model.logits([generated]), vocabulary);
+        assert.deepEqual(next.slice(11, 35), [...generated.subarray(12)], what);
+      };
+      await expectGreedy(loaded, "greedy ids");
+      if (ropeFrequencies !== "f32") {
+        using exact = await LoadedModel.open(gpu, folder);
+        await expectGreedy(exact, "greedy ids with the frequencies of a model that is loaded");
+      } else {
+        const tensors: ReferenceTensors = new Map();
+        for (const { name, shape } of loaded.model.checkpoint.tensors.values()) {
+          tensors.set(name, { shape, data: loaded.model.checkpoint.readFloat32(name) });
+        }
+        const reference = forwardReference(loaded.model.config, tensors, ids);
+        // The f64 reference of the other tests is held to the same.
+        assertClose(reference.logits.flatMap((row) => [...row]), expected, {
+          abs: 1e-4,
+          what: "logits of the reference",
+        });
+      }
+    },
+  });
+}

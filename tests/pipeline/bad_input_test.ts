@@ -1,0 +1,578 @@
+import assert from "node:assert/strict";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { readHeader, writeSafetensors } from "../../models/safetensors.ts";
+import type { RunEvent } from "../../pipeline/events.ts";
+import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
+import { startTask } from "../start_task.ts";
+
+const CASES = join(import.meta.dirname!, "../data/safetensors-cases");
+
+/** Checks that every file of a run's folder is complete: half a file would not be readable. */
+function checkWhole(folder: string): void {
+  if (!existsSync(folder) || !statSync(folder).isDirectory()) return;
+  for (const name of readdirSync(folder, { recursive: true }).map(String)) {
+    const path = join(folder, name);
+    assert.doesNotMatch(name, /\.tmp$/);
+    if (name.endsWith(".json")) JSON.parse(readFileSync(path, "utf8"));
+    if (name.endsWith(".safetensors")) readHeader(path);
+  }
+}
+
+interface BadInput {
+  model?: MicroModelOptions;
+  /** Spoils what is there. */
+  prepare?: (place: Workplace) => void;
+  fields?: (place: Workplace) => Record<string, unknown> & { stages?: StageItem[] };
+  /** The whole message; PLACE is the temporary folder. */
+  message: string;
+  name?: string;
+  /** Whether anything may have been made in the output folder. */
+  leaves?: "nothing" | "no layers" | "layer 0";
+}
+
+function refuses(what: string, { model, prepare, fields, message, leaves, ...rest }: BadInput) {
+  Deno.test(`a run is refused: ${what}`, async () => {
+    using place = new Workplace({ layers: 2, ...model });
+    prepare?.(place);
+    const expected = message.replaceAll("PLACE", place.folder);
+    const { name = "UserError" } = rest;
+    await assert.rejects(place.run(fields?.(place)), { name, message: expected });
+    const out = place.path("out");
+    checkWhole(out);
+    const made = existsSync(out) && statSync(out).isDirectory() ? Object.keys(contents(out)) : [];
+    const shards = made.filter((file) => file.endsWith(".safetensors"));
+    if (leaves === "nothing") assert.deepEqual(made, []);
+    if (leaves === "no layers") assert.deepEqual(shards, []);
+    if (leaves === "layer 0") assert.deepEqual(shards, ["model/model-00002-of-00003.safetensors"]);
+  });
+}
+
+// --- The model's folder -------------------------------------------------------------------------
+
+refuses("no model folder", {
+  fields: (place) => ({ model: place.path("no-model") }),
+  message: 'Cannot open the model "PLACE/no-model": there is no such folder; ' +
+    "give the folder that holds config.json and model.safetensors",
+  leaves: "nothing",
+});
+refuses("no config.json", {
+  prepare: ({ model }) => rmSync(join(model, "config.json")),
+  message: 'Cannot read "PLACE/model/config.json": no such file',
+  leaves: "nothing",
+});
+refuses("config.json is not JSON", {
+  prepare: ({ model }) => writeFileSync(join(model, "config.json"), "{ model_type"),
+  message: '"PLACE/model/config.json" is not valid JSON: ' +
+    "Expected property name or '}' in JSON at position 2 (line 1 column 3)",
+  leaves: "nothing",
+});
+refuses("config.json is a list", {
+  prepare: ({ model }) => writeFileSync(join(model, "config.json"), "[]"),
+  message: '"PLACE/model/config.json" must hold a JSON object',
+});
+refuses("an unknown model_type", {
+  model: { config: { model_type: "mamba" } },
+  message: '"PLACE/model/config.json": model_type must be a supported one (llama, opt), ' +
+    'found "mamba"',
+  leaves: "nothing",
+});
+refuses("scaled rotary positions", {
+  model: { config: { rope_parameters: { rope_type: "llama3", factor: 8 } } },
+  message: '"PLACE/model/config.json": rope_parameters must be of type "default" ' +
+    '(scaled position embeddings are not supported), found {"rope_type":"llama3","factor":8}',
+});
+refuses("scaled rotary positions, as older files say it", {
+  model: {
+    config: { rope_parameters: undefined, rope_scaling: { type: "linear", factor: 2 } },
+  },
+  message: '"PLACE/model/config.json": rope_scaling must be of type "default" ' +
+    '(scaled position embeddings are not supported), found {"type":"linear","factor":2}',
+});
+refuses("a model that another program has quantized", {
+  model: { config: { quantization_config: { quant_method: "gptq" } } },
+  message: '"PLACE/model/config.json": the model is quantized with "gptq", which cannot be read; ' +
+    "use the original model",
+});
+refuses("no weights", {
+  prepare: ({ model }) => rmSync(join(model, "model.safetensors")),
+  message: 'Cannot open "PLACE/model": it has no weights, ' +
+    'neither "model.safetensors" nor "model.safetensors.index.json"',
+  leaves: "nothing",
+});
+for (
+  const [file, problem] of Object.entries({
+    bad_truncated_data: "it lacks 1 byte of 88; download it again",
+    bad_git_lfs_pointer: "it is a Git LFS pointer, not the file itself; run `git lfs pull`",
+    bad_overlap: 'tensors "a" and "b" share bytes',
+  })
+) {
+  refuses(`weights like ${file}.safetensors`, {
+    prepare: ({ model }) =>
+      copyFileSync(join(CASES, `${file}.safetensors`), join(model, "model.safetensors")),
+    message: `Cannot read "PLACE/model/model.safetensors": ${problem}`,
+    leaves: "nothing",
+  });
+}
+refuses("no tokenizer", {
+  prepare: ({ model }) => rmSync(join(model, "tokenizer.json")),
+  message: 'Cannot open the tokenizer of "PLACE/model": there is no "tokenizer.json" ' +
+    '(found only "tokenizer_config.json"); ' +
+    "make one in Python with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+  leaves: "nothing",
+});
+refuses("a hub's name where no such folder is", {
+  fields: () => ({ model: "facebook/opt-125m" }),
+  message: 'Cannot open the model "facebook/opt-125m": there is no such folder; ' +
+    "give the folder that holds config.json and model.safetensors",
+});
+
+// --- Tensors ------------------------------------------------------------------------------------
+
+const without = (name: string): MicroModelOptions => ({ alter: (tensors) => tensors.delete(name) });
+
+for (
+  const [name, nearest] of [
+    ["model.layers.1.mlp.up_proj.weight", [
+      "model.layers.0.mlp.up_proj.weight",
+      "model.layers.1.mlp.down_proj.weight",
+      "model.layers.1.mlp.gate_proj.weight",
+    ]],
+    ["model.layers.1.post_attention_layernorm.weight", [
+      "model.layers.0.post_attention_layernorm.weight",
+      "model.layers.1.input_layernorm.weight",
+      "model.layers.0.input_layernorm.weight",
+    ]],
+    ["model.embed_tokens.weight", [
+      "model.norm.weight",
+      "model.layers.0.mlp.up_proj.weight",
+      "model.layers.1.mlp.up_proj.weight",
+    ]],
+    ["model.norm.weight", [
+      "model.embed_tokens.weight",
+      "model.layers.0.mlp.up_proj.weight",
+      "model.layers.1.mlp.up_proj.weight",
+    ]],
+  ] as const
+) {
+  refuses(`${name} is missing`, {
+    model: without(name),
+    message: `Cannot find tensor "${name}" in "PLACE/model"; ` +
+      `the nearest names are ${nearest.map((known) => `"${known}"`).join(", ")}`,
+    leaves: "nothing",
+  });
+}
+refuses("the head is missing where it is not the embedding", {
+  model: { config: { tie_word_embeddings: false } },
+  message: 'Cannot find tensor "lm_head.weight" in "PLACE/model"; the nearest names are ' +
+    '"model.norm.weight", "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"',
+  leaves: "nothing",
+});
+
+for (
+  const [name, shape, expected] of [
+    ["model.layers.0.mlp.up_proj.weight", [90, 64], [100, 64]],
+    ["model.layers.0.self_attn.q_proj.weight", [64, 60], [64, 64]],
+    ["model.layers.0.self_attn.q_proj.weight", [64], [64, 64]],
+    ["model.layers.0.self_attn.k_proj.weight", [64, 64], [32, 64]],
+    ["model.layers.0.input_layernorm.weight", [60], [64]],
+    ["model.embed_tokens.weight", [4000, 64], [4096, 64]],
+  ] as const
+) {
+  refuses(`${name} has the shape [${shape.join(", ")}]`, {
+    model: {
+      alter(tensors) {
+        const count = shape.reduce<number>((product, length) => product * length, 1);
+        tensors.set(name, { shape: [...shape], values: new Float32Array(count).fill(0.1) });
+      },
+    },
+    message: `"PLACE/model": "${name}" has the shape [${shape.join(", ")}], ` +
+      `expected [${expected.join(", ")}]; the weights do not fit config.json`,
+    leaves: "no layers",
+  });
+}
+
+const holding = (name: string, ...values: number[]): MicroModelOptions => ({
+  alter: (tensors) => tensors.get(name)!.values.set(values, 7),
+});
+const damaged = (name: string, count = 1) =>
+  `"PLACE/model": "${name}" holds ${count} ${count > 1 ? "values that are" : "value that is"} ` +
+  `NaN or infinite; the model is damaged, get it again`;
+
+for (
+  const [name, values, leaves, options] of [
+    ["model.layers.0.self_attn.q_proj.weight", [NaN], "no layers", {}],
+    ["model.layers.1.mlp.down_proj.weight", [Infinity, -Infinity], "layer 0", {}],
+    ["model.layers.0.post_attention_layernorm.weight", [-Infinity], "no layers", {}],
+    ["model.embed_tokens.weight", [NaN, 1, Infinity], "no layers", {}],
+    ["model.embed_tokens.weight", [Infinity], "no layers", { dtype: "F32" }],
+    ["model.norm.weight", [NaN], undefined, { dtype: "BF16" }],
+    ["model.decoder.embed_positions.weight", [NaN], "no layers", { family: "opt" }],
+    ["model.decoder.layers.1.fc1.bias", [Infinity], undefined, { family: "opt" }],
+    ["model.decoder.final_layer_norm.bias", [Infinity], undefined, { family: "opt" }],
+  ] as [string, number[], BadInput["leaves"], MicroModelOptions][]
+) {
+  refuses(`${name} holds ${values.join(", ")}`, {
+    model: { ...holding(name, ...values), ...options },
+    message: damaged(name, values.filter((value) => !Number.isFinite(value)).length),
+    leaves,
+  });
+}
+refuses("the head holds NaN", {
+  model: {
+    config: { tie_word_embeddings: false },
+    alter(tensors) {
+      const values = new Float32Array(4096 * 64).fill(0.1);
+      values[4096 * 64 - 1] = NaN;
+      tensors.set("lm_head.weight", { shape: [4096, 64], values });
+    },
+  },
+  message: damaged("lm_head.weight"),
+});
+refuses("a packed model is to be packed again", {
+  prepare(place) {
+    const config = JSON.parse(readFileSync(join(place.model, "config.json"), "utf8"));
+    config.quantization_config = {
+      quant_method: "billm",
+      format_version: 1,
+      block_size: 128,
+      columns: {},
+    };
+    writeFileSync(join(place.model, "config.json"), JSON.stringify(config));
+  },
+  message: 'The model "PLACE/model" is quantized already; give the original one',
+});
+
+// --- Data ---------------------------------------------------------------------------------------
+
+refuses("no calibration text", {
+  prepare: ({ calibration }) => rmSync(calibration),
+  message: 'Cannot read "PLACE/calibration.txt": no such file or folder',
+  leaves: "nothing",
+});
+refuses("a folder as evaluation text", {
+  prepare({ evaluation }) {
+    rmSync(evaluation);
+    mkdirSync(evaluation);
+  },
+  message: 'Cannot read "PLACE/evaluation.txt": it is a folder',
+  leaves: "nothing",
+});
+refuses("a calibration text that is not UTF-8", {
+  prepare: ({ calibration }) => writeFileSync(calibration, new Uint8Array([0x63, 0xe9, 0x63])),
+  message: 'Cannot read the text "PLACE/calibration.txt": it is not UTF-8; ' +
+    "convert it, for example with iconv",
+  leaves: "no layers",
+});
+refuses("a calibration text shorter than one window", {
+  prepare: ({ calibration }) => writeFileSync(calibration, "the law of the sea"),
+  message: 'The text "calibration.txt" has 6 tokens, fewer than one window of 32; ' +
+    "use a longer text or a smaller sequence-length",
+  leaves: "no layers",
+});
+refuses("an evaluation text shorter than one window", {
+  prepare: ({ evaluation }) => writeFileSync(evaluation, "the law of the sea"),
+  message: 'The text "evaluation.txt" has 6 tokens, fewer than one window of 32; ' +
+    "use a longer text or a smaller sequence-length",
+  leaves: "nothing",
+});
+refuses("windows of calibration longer than the model takes", {
+  fields: (place) => ({
+    stages: place.method.with(1, place.calibrateWith({ "sequence-length": 129 })),
+  }),
+  message: 'Windows of sequence-length 129 are longer than the model "PLACE/model" takes ' +
+    "(128 tokens); use a smaller sequence-length",
+  leaves: "no layers",
+});
+refuses("windows of evaluation longer than the model takes", {
+  fields: (place) => ({
+    stages: place.method.with(8, place.evaluateWith({ "sequence-length": 129 })),
+  }),
+  message: 'Windows of sequence-length 129 are longer than the model "PLACE/model" takes ' +
+    "(128 tokens); use a smaller sequence-length",
+  leaves: "nothing",
+});
+
+/** Calibration on a file of token ids, [windows, length]. */
+const onIds = (place: Workplace, options = {}) => ({
+  stages: place.method.with(
+    1,
+    place.calibrateWith({ dataset: place.path("ids.safetensors"), samples: 2, ...options }),
+  ),
+});
+const writeIds = (place: Workplace, ids: number[], shape: number[]) => {
+  const data = new Uint8Array(Int32Array.from(ids).buffer);
+  writeSafetensors(place.path("ids.safetensors"), [{ name: "ids", dtype: "I32", shape, data }]);
+};
+const someIds = Array.from({ length: 2 * 32 }, (_, i) => i % 50);
+
+refuses("a token id that the model does not know", {
+  prepare: (place) => writeIds(place, someIds.with(40, 4096), [2, 32]),
+  fields: onIds,
+  message: 'Token id 4096 is not in the vocabulary of "PLACE/model" (4096 ids); ' +
+    "do the tokens belong to this model?",
+  leaves: "no layers",
+});
+refuses("a negative token id", {
+  prepare: (place) => writeIds(place, someIds.with(3, -1), [2, 32]),
+  fields: onIds,
+  message: 'Cannot read token ids from "PLACE/ids.safetensors": -1 is no token id',
+});
+refuses("token windows shorter than the sequence-length", {
+  prepare: (place) => writeIds(place, someIds, [4, 16]),
+  fields: onIds,
+  message:
+    'The token windows of "ids.safetensors" have 16 tokens, fewer than sequence-length 32; ' +
+    "use a smaller sequence-length",
+});
+refuses("fewer token windows than samples", {
+  prepare: (place) => writeIds(place, someIds, [2, 32]),
+  fields: (place) => onIds(place, { samples: 3 }),
+  message: '"ids.safetensors" holds 2 windows, fewer than samples 3; ' +
+    "use a smaller number of samples",
+});
+refuses("a vocabulary smaller than the tokenizer's", {
+  model: { vocabulary: 5 },
+  prepare: ({ calibration }) => writeFileSync(calibration, "sea ".repeat(200)),
+  message: 'Token id 1585 is not in the vocabulary of "PLACE/model" (5 ids); ' +
+    "do the tokens belong to this model?",
+  leaves: "no layers",
+});
+
+Deno.test("a run is refused: a Hessian of fewer tokens than columns, without damping", async () => {
+  using place = new Workplace({ layers: 1 });
+  const stages = place.method
+    .with(1, place.calibrateWith({ samples: 1 }))
+    .with(2, { hessian: { damping: 0 } });
+  const names = ["q", "k", "v"].map((letter) => `model.layers.0.self_attn.${letter}_proj`);
+  // Where exactly rounding makes a pivot negative depends on the adapter.
+  await assert.rejects(place.run({ stages }), (error: Error) => {
+    assert.equal(error.name, "UserError");
+    const [, column] = error.message.match(/at column (\d+) of 64/)!;
+    assert.ok(Math.abs(Number(column) - 32) <= 8, "32 tokens determine about as many columns");
+    assert.equal(
+      error.message,
+      `The Hessian of ${names.join(", ")} cannot be factored: with damping 0 it is not positive ` +
+        `definite at column ${column} of 64; use more damping or more calibration text`,
+    );
+    return true;
+  });
+  checkWhole(place.path("out"));
+});
+
+// --- Chains that --check cannot refuse or that are refused before the run -----------------------
+
+refuses("nothing has turned the layer into bits", {
+  fields: (place) => ({ stages: ["download", place.calibrate, "pack", place.evaluate] }),
+  message:
+    'Cannot pack "model.layers.0.self_attn.q_proj": no stage before pack has turned it into ' +
+    "bits; put split-search or compensate before pack",
+  leaves: "no layers",
+});
+refuses("pack stands before the stages that make bits", {
+  fields: (place) => ({
+    stages: ["download", place.calibrate, "pack", "split-search", place.evaluate],
+  }),
+  message:
+    'Cannot pack "model.layers.0.self_attn.q_proj": no stage before pack has turned it into ' +
+    "bits; put split-search or compensate before pack",
+  leaves: "no layers",
+});
+refuses("no stage makes calibration data", {
+  fields: (place) => ({ stages: ["download", "split-search", place.evaluate] }),
+  name: "PipelineFileError",
+  message: 'PLACE/pipeline0.yaml:6:5: Stage "split-search" needs "calibration", which stage ' +
+    '"calibrate" gives; put calibrate before it',
+  leaves: "nothing",
+});
+
+// --- The output folder --------------------------------------------------------------------------
+
+refuses("a file in the place of the output folder", {
+  prepare: (place) => writeFileSync(place.path("out"), "mine"),
+  message: 'Cannot make the output folder "PLACE/out": a part of the path is a file',
+});
+refuses("a file in the place of a parent of the output folder", {
+  prepare: (place) => writeFileSync(place.path("file"), "mine"),
+  fields: (place) => ({ output: place.path("file/out") }),
+  message: 'Cannot make the output folder "PLACE/file/out": a part of the path is a file',
+});
+refuses("the model's own folder as output", {
+  fields: (place) => ({ output: place.model }),
+  message: 'The output folder "PLACE/model" is not empty and holds no run; ' +
+    "choose another output, or empty it",
+});
+if (Deno.build.os === "linux") {
+  refuses("an output folder where none can be made", {
+    fields: () => ({ output: "/proc/billm/out" }),
+    message: 'Cannot make the output folder "/proc/billm/out": no such file or folder',
+  });
+}
+
+for (
+  const [temporary, moment, problem] of [
+    ["model/model-00003-of-00003.safetensors", "start", " (needed 26.3 KB)"],
+    ["layers/00001.json", "start", ""],
+    ["model/model-00001-of-00003.safetensors", "start", " (needed 524.6 KB)"],
+    ["model/tokenizer.json", "start", ""],
+    ["model/config.json", "start", ""],
+    ["model/model.safetensors.index.json", "start", ""],
+    ["run.json", "metric", ""],
+  ]
+) {
+  Deno.test({
+    name: `the disk is full when ${temporary} is written: the run goes on when there is room`,
+    ignore: Deno.build.os !== "linux",
+    async fn() {
+      using place = new Workplace({ layers: 2 });
+      const path = place.path("out", temporary);
+      let full = false;
+      const report = (event: RunEvent) => {
+        if (full || event.type !== moment) return;
+        symlinkSync("/dev/full", `${path}.tmp`);
+        full = true;
+      };
+      await assert.rejects(place.run({}, { report }), {
+        name: "UserError",
+        message: `Cannot write "${path}": no space left on the device${problem}`,
+      });
+      checkWhole(place.path("out"));
+      assert.equal(existsSync(path), temporary === "run.json", "the file from before, or none");
+      const { record } = await place.run();
+      assert.equal(record.status, "done");
+      checkWhole(place.path("out"));
+    },
+  });
+}
+
+/** Mounts a file system of a few bytes; undefined where that is not allowed. */
+function mountSmall(folder: string, bytes: number): Disposable | undefined {
+  mkdirSync(folder);
+  const run = (command: string, args: string[]) => {
+    try {
+      return new Deno.Command(command, { args, stderr: "null" }).outputSync().success;
+    } catch {
+      return false; // no such command
+    }
+  };
+  if (Deno.build.os !== "linux" || Deno.uid() !== 0) return undefined;
+  if (!run("mount", ["-t", "tmpfs", "-o", `size=${bytes}`, "tmpfs", folder])) return undefined;
+  return { [Symbol.dispose]: () => void run("umount", [folder]) };
+}
+
+Deno.test("a disk that is really full, where one can be mounted", async () => {
+  using place = new Workplace({ layers: 2 });
+  using mounted = mountSmall(place.path("disk"), 200_000);
+  if (!mounted) return;
+  const output = place.path("disk/out");
+  const { code, stderr } = await startTask("quantize", [place.pipeline({ output })]);
+  assert.equal(
+    stderr,
+    `Error: Cannot write "${output}/model/model-00001-of-00003.safetensors": ` +
+      "no space left on the device (needed 524.6 KB)\n",
+  );
+  assert.equal(code, 1);
+  checkWhole(output);
+});
+
+// --- What a user sees ---------------------------------------------------------------------------
+
+/** Checks what the command prints for an error, and how it ends. */
+async function checkCommand(args: string[], code: number, stderr: string): Promise<void> {
+  const result = await startTask("quantize", args);
+  assert.equal(result.stderr, stderr);
+  assert.equal(result.code, code);
+  assert.doesNotMatch(result.stdout, /Done/);
+}
+
+Deno.test("quantize ends with 2 if the pipeline file is not there or not YAML", async () => {
+  using place = new Workplace({ layers: 1 });
+  const file = place.path("none.yaml");
+  await checkCommand(
+    [file],
+    2,
+    `${file}: Cannot read the pipeline file "${file}": no such file\n`,
+  );
+  const bad = place.path("bad.yaml");
+  writeFileSync(bad, "name: x\nstages: [download\n");
+  await checkCommand(
+    [bad],
+    2,
+    `${bad}:3:1: Not valid YAML: Flow sequence in block collection must be sufficiently indented ` +
+      "and end with a ]\n",
+  );
+});
+
+Deno.test("quantize ends with 2 and all that is wrong in the pipeline file", async () => {
+  using place = new Workplace({ layers: 1 });
+  const file = place.path("wrong.yaml");
+  writeFileSync(
+    file,
+    `name: wrong
+model: ${place.model}
+outptu: here
+stages:
+  - download
+  - compensate: { block-size: 100 }
+  - calibrate: { dataset: a.txt, samples: many }
+  - hessian: { damping: 11 }
+  - salient-selct
+  - residual-binarize: { planes: 5, plane: 1 }
+  - evaluate: { perplexity: [{ dataset: 3 }] }
+`,
+  );
+  await checkCommand(
+    [file, "--set", "seed=-1"],
+    2,
+    [
+      `${file}:3:1: Unknown key "outptu" in the pipeline; did you mean "output"?`,
+      `${file}:6:5: Stage "compensate" needs "factor", which stage "hessian" gives; ` +
+      `put hessian before it`,
+      `${file}:6:31: compensate.block-size must be one of 32, 64, 128, 256, found 100`,
+      `${file}:7:5: Stage "calibrate" runs once per model and cannot stand between the stages of a ` +
+      'layer; put it before "compensate" or after "residual-binarize"',
+      `${file}:7:43: calibrate.samples must be a whole number, found "many"`,
+      `${file}:8:25: hessian.damping must be at most 10, found 11`,
+      `${file}:9:5: Unknown stage "salient-selct"; did you mean "salient-select"? Known stages: ` +
+      "download, calibrate, hessian, salient-select, residual-binarize, split-search, compensate, " +
+      "pack, evaluate",
+      `${file}:10:34: residual-binarize.planes must be at most 4, found 5`,
+      `${file}:10:37: Unknown key "plane" in residual-binarize; did you mean "planes"?`,
+      `${file}:11:41: evaluate.perplexity.0.dataset must be a string, found 3`,
+      "--set seed=-1: seed must be at least 0, found -1",
+      "",
+    ].join("\n"),
+  );
+  assert.equal(existsSync(place.path("out")), false);
+});
+
+Deno.test("quantize ends with 1 and one line if the input is bad", async () => {
+  using place = new Workplace({ layers: 2, ...holding("model.layers.1.mlp.up_proj.weight", NaN) });
+  const pipeline = place.pipeline();
+  const line = damaged("model.layers.1.mlp.up_proj.weight").replace("PLACE", place.folder);
+  await checkCommand([pipeline], 1, `Error: ${line}\n`);
+  await checkCommand(
+    [pipeline, "--set", "model=no/model", "--json"],
+    1,
+    'Error: Cannot open the model "no/model": there is no such folder; ' +
+      "give the folder that holds config.json and model.safetensors\n",
+  );
+  await checkCommand(
+    [pipeline, "--set", "seed=5"],
+    1,
+    `Error: The output folder "${
+      place.path("out")
+    }" holds a different run: its options or inputs ` +
+      "are not those of this one; choose another output, or give --overwrite to replace it\n",
+  );
+});

@@ -1,0 +1,233 @@
+import assert from "node:assert/strict";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../../pipeline/errors.ts";
+import type { RunEvent } from "../../pipeline/events.ts";
+import { contents, type StageItem, Workplace } from "../micro_model.ts";
+import { seededRandom } from "../reference/random.ts";
+import { startTask } from "../start_task.ts";
+
+/** What a finished run left, apart from times. */
+function outcome(folder: string) {
+  assert.deepEqual(readdirSync(folder).sort(), ["model", "pipeline.yaml", "run.json"]);
+  const { status, layers, packed, evaluation, ...record } = JSON.parse(
+    readFileSync(join(folder, "run.json"), "utf8"),
+  );
+  assert.equal(status, "done");
+  const { identity, inputs, stages } = record;
+  return {
+    files: contents(join(folder, "model")),
+    layers: layers.map((layer: object) => ({ ...layer, seconds: 0, peakGpuBytes: 0 })),
+    packed: { ...packed, folder: "" },
+    evaluation,
+    identity,
+    inputs,
+    stages,
+  };
+}
+
+Deno.test("a run that is killed at any moment goes on and ends in the same bytes", async () => {
+  using place = new Workplace();
+  const start = performance.now();
+  const undisturbed = await startTask("quantize", [
+    place.pipeline({ output: place.path("whole") }),
+  ]);
+  const duration = performance.now() - start;
+  assert.equal(undisturbed.code, 0, undisturbed.stderr);
+  const expected = outcome(place.path("whole"));
+
+  // One moment in each tenth of the duration, in random order; the first kill waits for a layer.
+  const random = seededRandom(20240204);
+  const moments = Array.from({ length: 10 }, (_, i) => ({ at: i + random(), rank: random() }))
+    .sort((a, b) => a.rank - b.rank)
+    .map(({ at }) => at / 10 * duration);
+  const killers = [undefined, ...moments];
+  let kills = 0;
+  let resumed = 0;
+  for (let folder = 0; kills < 10; folder++) {
+    const output = place.path(`out${folder}`);
+    const pipeline = place.pipeline({ output });
+    for (let finished = false; !finished;) {
+      const moment = killers.shift();
+      const onlyAtLayer = kills === 0 && folder === 0 && moment === undefined;
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const { code, stdout, stderr } = await startTask("quantize", [pipeline], {
+        onStart(child) {
+          if (moment !== undefined) timer = setTimeout(() => child.kill("SIGKILL"), moment);
+        },
+        onOutput(text, child) {
+          if (onlyAtLayer && text.includes("layer 1/4")) child.kill("SIGKILL");
+        },
+      });
+      clearTimeout(timer);
+      if (/; goes on after layer \d, the last complete one/.test(stdout)) resumed++;
+      if (code === 137) kills++;
+      else {
+        assert.equal(code, 0, stderr);
+        assert.doesNotMatch(stdout, /Nothing to do/);
+        finished = true;
+      }
+    }
+    assert.deepEqual(outcome(output), expected, `after ${kills} kills`);
+    if (killers.length === 0) break;
+  }
+  assert.ok(kills >= 5, `${kills} kills came before the end`);
+  assert.ok(resumed >= 2, `${resumed} runs went on after a layer`);
+});
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  Deno.test(`${signal} stops a run, and the same command goes on`, async () => {
+    using place = new Workplace();
+    await place.run({ output: place.path("whole") });
+    const pipeline = place.pipeline();
+    let sent = false;
+    const stopped = await startTask("quantize", [pipeline], {
+      onOutput(text, child) {
+        if (sent || !text.includes("layer 2/4")) return;
+        sent = true;
+        child.kill(signal);
+      },
+    });
+    assert.equal(
+      stopped.stderr,
+      "\nInterrupted. The same command goes on from the last complete layer.\n",
+    );
+    assert.equal(stopped.code, 130);
+    const again = await startTask("quantize", [pipeline]);
+    assert.equal(again.code, 0, again.stderr);
+    assert.match(again.stdout, /; goes on after layer [123], the last complete one\n/);
+    assert.deepEqual(outcome(place.path("out")), outcome(place.path("whole")));
+  });
+}
+
+/** Runs until `isMoment` says of an event that the run is to be interrupted. */
+async function interrupt(
+  place: Workplace,
+  isMoment: (event: RunEvent) => boolean,
+  fields: { output?: string; stages?: StageItem[] } = {},
+  overwrite = false,
+): Promise<RunEvent[]> {
+  const controller = new AbortController();
+  const events: RunEvent[] = [];
+  const report = (event: RunEvent) => {
+    events.push(event);
+    if (isMoment(event)) controller.abort();
+  };
+  const options = { signal: controller.signal, report, overwrite };
+  await assert.rejects(place.run(fields, options), { name: "AbortError" });
+  return events;
+}
+
+const resumedLayers = (events: RunEvent[]) =>
+  events.find((event) => event.type === "start")?.resumedLayers;
+
+for (const order of ["module", "layer"]) {
+  Deno.test(`a run that is interrupted again and again, order ${order}`, async () => {
+    using place = new Workplace({ family: order === "layer" ? "opt" : "llama", layers: 3 });
+    const stages = place.method.with(1, place.calibrateWith({ order, "batch-tokens": 64 }));
+    const whole = place.path("whole");
+    await place.run({ output: whole, stages });
+
+    // Each with the layers that the moments before have left complete.
+    const moments: [(event: RunEvent) => boolean, number][] = [
+      [(event) => event.type === "stage" && event.stage === "download", 0],
+      [(event) => event.type === "start", 0],
+      [(event) => event.type === "linear", 0],
+      [(event) => event.type === "progress" && event.text === "layer 1", 1],
+      [(event) => event.type === "layer" && event.layer === 1, 1],
+      [(event) => event.type === "layer" && event.layer === 2, 2],
+      [(event) => event.type === "progress" && event.stage === "evaluate", 3],
+      [(event) => event.type === "metric" && event.name.includes("original"), 3],
+    ];
+    for (const [isMoment, layers] of moments) {
+      const events = await interrupt(place, isMoment, { stages });
+      assert.equal(resumedLayers(events) ?? 0, layers);
+    }
+    const { events, record } = await place.run({ stages });
+    assert.equal(resumedLayers(events), 3);
+    assert.deepEqual(outcome(place.path("out")), outcome(whole));
+    const { seconds = 0, layers = [], peakGpuBytes = 0 } = record;
+    assert.ok(seconds > layers.reduce((sum, layer) => sum + layer.seconds, 0));
+    assert.ok(layers.every((layer) => layer.peakGpuBytes <= peakGpuBytes));
+  });
+}
+
+Deno.test("a run that was killed before it wrote its record begins anew", async () => {
+  using place = new Workplace({ layers: 1 });
+  for (const there of [[], ["model"], ["model", "layers"]]) {
+    const out = place.path(`out-${there.length}`);
+    mkdirSync(out);
+    there.forEach((name) => mkdirSync(join(out, name)));
+    if (there.length > 1) writeFileSync(join(out, "run.json.tmp"), '{ "status"');
+    await place.run({ output: out });
+    assert.equal(outcome(out).layers.length, 1);
+  }
+});
+
+Deno.test("a run goes on from the last layer whose file is whole, and clears what is half written", async () => {
+  using place = new Workplace({ layers: 3 });
+  const out = place.path("out");
+  const whole = place.path("whole");
+  await place.run({ output: whole });
+  await interrupt(place, (event) => event.type === "layer" && event.layer === 2);
+  const damaged = join(out, "model/model-00003-of-00004.safetensors");
+  writeFileSync(damaged, readFileSync(damaged).subarray(0, 1000));
+  writeFileSync(join(out, "model/model-00004-of-00004.safetensors.tmp"), "half");
+  writeFileSync(join(out, "layers/00002.json.tmp"), "half");
+  writeFileSync(join(out, "run.json.tmp"), "half");
+  rmSync(join(out, "pipeline.yaml"));
+  const { events } = await place.run();
+  assert.equal(resumedLayers(events), 1);
+  assert.deepEqual(outcome(out), outcome(whole));
+  assert.deepEqual(
+    readFileSync(join(out, "pipeline.yaml"), "utf8"),
+    readFileSync(place.path("pipeline1.yaml"), "utf8"),
+  );
+});
+
+Deno.test("a run that packs nothing begins anew", async () => {
+  using place = new Workplace({ layers: 2 });
+  const stages = ["download", place.calibrate, "hessian", "salient-select", place.evaluate];
+  await interrupt(place, (event) => event.type === "layer", { stages });
+  const { events } = await place.run({ stages });
+  assert.equal(resumedLayers(events), 0);
+  assert.equal(events.at(-1)!.type, "end");
+});
+
+Deno.test("an interrupted run is not that of other options", async () => {
+  using place = new Workplace({ layers: 2 });
+  await interrupt(place, (event) => event.type === "layer");
+  await assert.rejects(
+    place.run({ seed: 1 }),
+    new UserError(
+      `The output folder "${place.path("out")}" holds a different run: its options or inputs are ` +
+        `not those of this one; choose another output, or give --overwrite to replace it`,
+    ),
+  );
+  const { events } = await place.run();
+  assert.equal(resumedLayers(events), 1);
+});
+
+Deno.test("overwrite begins a finished run anew, and goes on with an interrupted one", async () => {
+  using place = new Workplace({ layers: 2 });
+  await place.run();
+  const atLayer = (event: RunEvent) => event.type === "layer";
+  assert.equal(resumedLayers(await interrupt(place, atLayer, {}, true)), 0);
+  const { events } = await place.run({}, { overwrite: true });
+  assert.equal(resumedLayers(events), 1);
+});
+
+Deno.test("a run that goes on with another adapter warns", async () => {
+  using place = new Workplace({ layers: 2 });
+  await interrupt(place, (event) => event.type === "layer");
+  const file = place.path("out/run.json");
+  const record = JSON.parse(readFileSync(file, "utf8"));
+  const { adapter } = record;
+  writeFileSync(file, JSON.stringify({ ...record, adapter: "Some GPU" }));
+  const { events } = await place.run();
+  assert.deepEqual(events.filter(({ type }) => type === "warning"), [{
+    type: "warning",
+    message: `The run began on "Some GPU" and goes on on "${adapter}"; ` +
+      `adapters round differently, so the result may differ in some bits`,
+  }]);
+});

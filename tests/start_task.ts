@@ -1,0 +1,46 @@
+import { join } from "node:path";
+
+const PROJECT = join(import.meta.dirname!, "..");
+
+export interface TaskResult {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+export interface TaskOptions {
+  cwd?: string;
+  env?: Record<string, string>;
+  /** Called with everything that the task has printed so far, whenever it prints. */
+  onOutput?: (text: string, child: Deno.ChildProcess) => void;
+  /** Called when the task is started. */
+  onStart?: (child: Deno.ChildProcess) => void;
+}
+
+/** Runs a task of the project in a process of its own. */
+export async function startTask(
+  task: string,
+  args: string[],
+  { cwd = PROJECT, env = {}, onOutput, onStart }: TaskOptions = {},
+): Promise<TaskResult> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", join(PROJECT, `tasks/${task}.ts`), ...args],
+    cwd,
+    env: { NO_COLOR: "1", INIT_CWD: "", ...env },
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  onStart?.(child);
+  let stdout = "";
+  const [status, , stderr] = await Promise.all([
+    child.status,
+    (async () => {
+      for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
+        stdout += text;
+        onOutput?.(stdout, child);
+      }
+    })(),
+    new Response(child.stderr).text(),
+  ]);
+  return { code: status.code, stdout, stderr };
+}
