@@ -22,8 +22,8 @@ export { type Dtype, Tensor } from "./gpu/tensor.ts";
 export { ModelFiles } from "./models/model_files.ts";
 export { perplexity, type PerplexityOptions } from "./models/perplexity.ts";
 export {
-  loadPipeline,
   type LoadOptions,
+  loadPipeline,
   type PipelineConfig,
   pipelineJsonSchema,
   type PlannedStage,

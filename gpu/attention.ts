@@ -28,7 +28,11 @@ export async function attention(
   { heads, keyValueHeads, headDim, length }: AttentionShape,
 ): Promise<Tensor> {
   const useSubgroup = gpu.software && gpu.subgroupSize > 0;
-  const lanes = useSubgroup ? gpu.subgroupSize : 32;
+  let lanes = useSubgroup ? gpu.subgroupSize : 32;
+  if (!useSubgroup) { // a tile of keys and one of values must fit into workgroup memory
+    const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
+    while (lanes > 4 && 8 * lanes * (headDim + 3) > maxComputeWorkgroupStorageSize) lanes /= 2;
+  }
   const kernel = await gpu.kernel({
     name: `attention_${headDim}_${useSubgroup ? "subgroup" : "workgroup"}_${lanes}`,
     source: () => attentionKernel(headDim, lanes, useSubgroup),

@@ -75,6 +75,10 @@ export async function gemm(gpu: Gpu, options: Gemm): Promise<void> {
     c: place(options.c),
     residual: options.residual ? place(options.residual) : undefined,
   };
+  const { buffer } = call.c.tensor;
+  if ([call.a, call.b, call.residual].some((operand) => operand?.tensor.buffer === buffer)) {
+    throw new Error("A product cannot be written over what it is made of");
+  }
   const lanes = gpu.subgroupSize;
   const { rows } = BROADCAST_TILE;
   if (gpu.software && lanes > 0 && rows % lanes === 0) await broadcastGemm(gpu, call);
@@ -127,9 +131,7 @@ async function broadcastGemm(gpu: Gpu, call: Call): Promise<void> {
     await (turn ? transpose : copyRegion)(gpu, region, tensor, stride);
     return { tensor, start: 0, stride };
   };
-  const a = aTransposed
-    ? await prepare(call.a, k, m, false)
-    : await prepare(call.a, m, k, false);
+  const a = aTransposed ? await prepare(call.a, k, m, false) : await prepare(call.a, m, k, false);
   const b = call.layout === "NT"
     ? await prepare(call.b, n, k, true)
     : await prepare(call.b, k, n, false);

@@ -102,8 +102,10 @@ export function tileKernel(layout: GemmLayout, tile: TileShape, aligned: boolean
         let k = k0 + (block % ${depth / 4}u) * 4u;
         let at = p.${x}_start + (${first} + block / ${depth / 4}u * 4u) * p.${x}_stride + k;
         ${
-          repeat(4, (i) =>
-            `r${q * 4 + i} = ${clamp4(`load_${x}(at + ${i}u * p.${x}_stride)`, "k")};`)
+          repeat(
+            4,
+            (i) => `r${q * 4 + i} = ${clamp4(`load_${x}(at + ${i}u * p.${x}_stride)`, "k")};`,
+          )
         } }`)
       : repeat(vectors(length), (q) =>
         `{ let piece = u + ${q * loaders}u;
@@ -123,10 +125,13 @@ export function tileKernel(layout: GemmLayout, tile: TileShape, aligned: boolean
               [0, 1, 2, 3].map((j) => `r${q * 4 + j}.${XYZW[i]}`).join(", ")
             });`)
         } }`)
-      : repeat(vectors(length), (q) =>
-        `{ let piece = u + ${q * loaders}u; ${tileName}[piece / ${length / 4}u][piece % ${
-          length / 4
-        }u] = r${q}; }`);
+      : repeat(
+        vectors(length),
+        (q) =>
+          `{ let piece = u + ${q * loaders}u; ${tileName}[piece / ${length / 4}u][piece % ${
+            length / 4
+          }u] = r${q}; }`,
+      );
   const step = (k: number) =>
     `{ ${
       [0, 1].map((g) =>
@@ -137,7 +142,9 @@ export function tileKernel(layout: GemmLayout, tile: TileShape, aligned: boolean
     }
     ${
       repeat(8, (i) =>
-        [0, 1].map((j) => `c${i}_${j} = fma(vec4f(a${i >> 2}.${XYZW[i & 3]}), b${j}, c${i}_${j});`)
+        [0, 1].map((j) =>
+          `c${i}_${j} = fma(vec4f(a${i >> 2}.${XYZW[i & 3]}), b${j}, c${i}_${j});`
+        )
           .join(" "))
     } }`;
   return `${prelude(aligned)}
@@ -174,7 +181,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   ${
     repeat(8, (i) =>
       [0, 1].map((j) =>
-        `put(m0 + ${(i >> 2) * rows / 2 + (i & 3)}u + ty * 4u, n0 + ${j * cols / 2}u + tx * 4u, c${i}_${j});`
+        `put(m0 + ${(i >> 2) * rows / 2 + (i & 3)}u + ty * 4u, n0 + ${
+          j * cols / 2
+        }u + tx * 4u, c${i}_${j});`
       ).join(" "))
   }
 }
@@ -216,9 +225,7 @@ export function broadcastKernel(aTransposed: boolean, subgroupSize: number): str
   }`
     : `for (var k0 = 0u; k0 < p.k; k0 += 4u) {
     let a_row = (p.a_start + (m0 + lane) * p.a_stride + k0) >> 2u;
-    ${
-      repeat(rowLoads, (q) => `let a${q} = A[a_row + ${q * subgroupSize / 4}u * p.a_stride];`)
-    }
+    ${repeat(rowLoads, (q) => `let a${q} = A[a_row + ${q * subgroupSize / 4}u * p.a_stride];`)}
     for (var i = 0u; i < min(4u, p.k - k0); i++) {
       let k = k0 + i;
       ${loadB}
@@ -247,10 +254,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   ${loop}
   let at = (p.c_start + m0 * p.c_stride + n0) >> 2u;
   let stride = p.c_stride >> 2u;
-  ${
-    repeat(rows, (i) =>
-      `C[at + ${i}u * stride] = c${i}_0; C[at + ${i}u * stride + 1u] = c${i}_1;`)
-  }
+  ${repeat(rows, (i) => `C[at + ${i}u * stride] = c${i}_0; C[at + ${i}u * stride + 1u] = c${i}_1;`)}
 }
 `;
 }

@@ -5,6 +5,12 @@ import { uniform } from "./kernel.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
+ * Tokens summed up in one go. A long f32 sum loses digits, and the searches that read the Hessian
+ * have near ties: summing 8192 tokens at once moves perplexities by 2 %, 1024 do not.
+ */
+const CHUNK = 1024;
+
+/**
  * Adds a batch to a Hessian: H += factor · XᵀX, in the upper triangle (and parts of the lower one).
  *
  * @param input X, f32 `[tokens, n]`.
@@ -17,18 +23,21 @@ export async function accumulateHessian(
   factor: number,
 ): Promise<void> {
   const [tokens, n] = input.shape;
-  await gemm(gpu, {
-    layout: "TN",
-    m: n,
-    n,
-    k: tokens,
-    a: input,
-    b: input,
-    c: hessian,
-    alpha: factor,
-    accumulate: true,
-    upperOnly: true,
-  });
+  for (let start = 0; start < tokens; start += CHUNK) {
+    const x = { tensor: input, start: start * n };
+    await gemm(gpu, {
+      layout: "TN",
+      m: n,
+      n,
+      k: Math.min(CHUNK, tokens - start),
+      a: x,
+      b: x,
+      c: hessian,
+      alpha: factor,
+      accumulate: true,
+      upperOnly: true,
+    });
+  }
 }
 
 /** Makes a matrix symmetric by copying its upper triangle, f32 `[n, n]`, in place. */

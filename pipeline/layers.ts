@@ -157,8 +157,9 @@ class LayerRun {
         step = group.step;
       }
       for (const [i, batch] of this.calibration.batches.entries()) {
-        await this.clock.time("calibrate", () =>
-          this.decoder.run(weights, registers[i], length, step)
+        await this.clock.time(
+          "calibrate",
+          () => this.decoder.run(weights, registers[i], length, step),
         );
         gpu.free(batch.hidden);
         batch.hidden = registers[i].get("hidden")!;
@@ -220,8 +221,9 @@ class LayerRun {
     group: Group,
   ): Promise<void> {
     for (const states of registers) {
-      await this.clock.time("calibrate", () =>
-        this.decoder.run(weights, states, this.calibration.length, from, group.step)
+      await this.clock.time(
+        "calibrate",
+        () => this.decoder.run(weights, states, this.calibration.length, from, group.step),
       );
       for (const { stage, options } of this.#layerStages) {
         if (!stage.observe) continue;
@@ -256,8 +258,9 @@ class LayerRun {
   async #forward(weights: LayerWeights): Promise<void> {
     for (const batch of this.calibration.batches) {
       const registers: Registers = new Map([["hidden", batch.hidden]]);
-      await this.clock.time("calibrate", () =>
-        this.decoder.run(weights, registers, this.calibration.length)
+      await this.clock.time(
+        "calibrate",
+        () => this.decoder.run(weights, registers, this.calibration.length),
       );
       batch.hidden = registers.get("hidden")!;
       await this.context.pause();

@@ -21,7 +21,7 @@ export const calibrate = defineStage({
       "layer: Hessians of a whole decoder layer, then its quantization (two passes); " +
         "module: each group of linear layers sees the quantized ones before it (one pass)",
     ),
-    "batch-tokens": z.int().min(1).default(8192).describe(
+    "batch-tokens": z.int().min(1).max(65535).default(8192).describe(
       "Tokens that go through a layer together",
     ),
   }),

@@ -19,7 +19,7 @@ export const evaluate = defineStage({
   options: z.strictObject({
     "perplexity": z.array(perplexityOptions).min(1).describe("Texts to measure on"),
     "original": z.boolean().default(true).describe("Measure the original model too"),
-    "batch-tokens": z.int().min(1).default(8192).describe(
+    "batch-tokens": z.int().min(1).max(65535).default(8192).describe(
       "Tokens that go through a layer together",
     ),
   }),

@@ -49,7 +49,11 @@ await runTask(async (signal) => {
     const expected = JSON.parse(readFileSync(`${FIXTURES}/${model}.expected.json`, "utf8"));
     const config = await loadPipeline(`tests/parity/${model}-${variant}.yaml`, { stages: STAGES });
     const progress = showProgress();
-    const { evaluation } = await runPipeline(config, { signal, report: progress, overwrite: false });
+    const { evaluation } = await runPipeline(config, {
+      signal,
+      report: progress,
+      overwrite: false,
+    });
     for (const { perplexity } of evaluation!.original) {
       compare(`${model} full precision`, expected.fp32[0], perplexity, 0.001);
     }
