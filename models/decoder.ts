@@ -153,10 +153,8 @@ export class Decoder implements Disposable {
     const registers = new Map<string, { width: number; module?: string; cols?: number }>();
     registers.set("hidden", { width: hiddenSize });
     const widthOf = (register: string) => registers.get(register)!.width;
-    const expect = (module: string, { weight, bias }: Affine, shape: number[]) => {
+    const expect = (module: string, { weight }: Affine, shape: number[]) =>
       this.#checkShape(`${prefix}${module}.weight`, weight.shape, shape);
-      if (bias) this.#checkShape(`${prefix}${module}.bias`, bias.shape, [shape[0]]);
-    };
     const expectWidth = (register: string, wanted: number) => {
       const { width, module, cols = 0 } = registers.get(register)!;
       if (width === wanted) return;
@@ -193,6 +191,10 @@ export class Decoder implements Disposable {
           if (step.up) expectWidth(step.up, widthOf(step.from));
           registers.set(step.to, { width: widthOf(step.from) });
       }
+    }
+    // Last, so that a weight with too few rows is not taken for a bias with too many.
+    for (const [module, { weight, bias }] of weights) {
+      if (bias) this.#checkShape(`${prefix}${module}.bias`, bias.shape, [weight.shape[0]]);
     }
   }
 

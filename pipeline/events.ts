@@ -25,7 +25,10 @@ export interface LinearRecord {
   name: string;
   rows: number;
   cols: number;
-  /** tr((W-Q) H (W-Q)ᵀ) / tr(W H Wᵀ) on the calibration data; absent without a Hessian. */
+  /**
+   * tr((W-Q) H (W-Q)ᵀ) / tr(W H Wᵀ) on the calibration data; absent without a Hessian or if the
+   * layer gives nothing but zeros.
+   */
   relativeOutputError?: number;
   /** Salient columns of each block. */
   salientColumns: number[];

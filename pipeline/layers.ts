@@ -277,12 +277,13 @@ class LayerRun {
         const size = this.context.blockSize;
         const perBlock = new Array(Math.ceil(cols / size)).fill(0);
         for (const col of salient) perBlock[Math.floor(col / size)]++;
+        const error = hessian &&
+          await relativeOutputError(context.gpu, original, quantized, hessian);
         const record: LinearRecord = {
           name,
           rows,
           cols,
-          relativeOutputError: hessian &&
-            await relativeOutputError(context.gpu, original, quantized, hessian),
+          ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
           salientColumns: perBlock,
           highFraction: packed.highFraction,
           paperBits: paperBits(packed.host, salient.length),

@@ -140,10 +140,10 @@ export async function runPipeline(
     software: gpu.software,
     resumedLayers: layerRecords.length,
   });
-  if (folder.earlier && folder.earlier.adapter !== gpu.name) {
+  if (layerRecords.length > 0 && folder.earlier!.adapter !== gpu.name) {
     report({
       type: "warning",
-      message: `The run began on "${folder.earlier.adapter}" and goes on on "${gpu.name}"; ` +
+      message: `The run began on "${folder.earlier!.adapter}" and goes on on "${gpu.name}"; ` +
         `adapters round differently, so the result may differ in some bits`,
     });
   }

@@ -31,8 +31,11 @@ export async function runTask(main: (signal: AbortSignal) => Promise<void>): Pro
 /** Bytes for people: "12.3 MB". */
 export function bytesText(bytes: number): string {
   const units = ["B", "kB", "MB", "GB", "TB"];
-  const power = bytes < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(bytes) / 3));
-  return `${(bytes / 1000 ** power).toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
+  let power = 0;
+  let value = bytes;
+  // What would be rounded to 1000.0 is 1.0 of the next unit.
+  for (; value >= 999.95 && power < units.length - 1; power++) value /= 1000;
+  return `${value.toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
 }
 
 /** Seconds for people: "1:02:03" or "0:07". */

@@ -66,7 +66,10 @@ const CASES: Case[] = [
     ),
     shards: 3,
   },
-  { what: "OPT, norms first, odd head size, f16", model: randomModel(TINY_OPT, 4, "F16") },
+  {
+    what: "OPT, norms first, odd head size, projections, f16",
+    model: randomModel({ ...TINY_OPT, word_embed_proj_dim: 26 }, 4, "F16"),
+  },
   {
     what: "OPT, norms last, projections, f32",
     model: randomModel(
@@ -291,6 +294,9 @@ const MISFITS: [config: typeof TINY_LLAMA, name: string, shape: number[], wanted
   [TINY_LLAMA, "model.layers.0.mlp.up_proj.weight", [51, 40], [52, 40]],
   [TINY_LLAMA, "model.layers.0.mlp.down_proj.weight", [1, 52], [40, 52]],
   [TINY_LLAMA, "model.layers.0.mlp.gate_proj.weight", [2080], [2080, 40]],
+  [BIASED, "model.layers.1.mlp.up_proj.weight", [51, 40], [52, 40]],
+  [TINY_OPT, "model.decoder.layers.1.self_attn.q_proj.weight", [30, 35], [35, 35]],
+  [TINY_OPT, "model.decoder.layers.1.self_attn.out_proj.weight", [30, 35], [35, 35]],
   // Norms and biases.
   [BIASED, "model.layers.1.input_layernorm.weight", [39], [40]],
   [BIASED, "model.layers.1.post_attention_layernorm.weight", [41], [40]],

@@ -42,8 +42,16 @@ interface PlainBits {
   weight: Float32Array;
 }
 
-/** Random bits and scales, number by number; about `share` of the columns are salient. */
-function randomBits(layout: Layout, share: number, seed: number, largest = 1): PlainBits {
+/**
+ * Random bits and scales, number by number; about `share` of the columns are salient. Scales have
+ * magnitudes from 2^least to 2^most, by default so different that their sums do not fit into an f32.
+ */
+function randomBits(
+  layout: Layout,
+  share: number,
+  seed: number,
+  [least, most] = [-12, 14],
+): PlainBits {
   const { rows, cols, blockSize, zones, planes } = layout;
   const random = seededRandom(seed);
   const coin = () => random() < 0.5;
@@ -55,7 +63,7 @@ function randomBits(layout: Layout, share: number, seed: number, largest = 1): P
     bits: new Uint32Array(Math.max(zones, planes) * rows * width),
     scales: Float32Array.from(
       { length: rows * blocks * perBlock },
-      () => Math.f16round(largest * (2 * random() - 1)),
+      () => Math.f16round((2 * random() - 1) * 2 ** (least + (most - least) * random())),
     ),
     salient: new Uint32Array(width),
   };
@@ -418,7 +426,7 @@ function packedModel(folder: string, columns: (columns: Record<string, number>) 
       const [rows, cols] = shape;
       widths[module] = cols;
       const layout = { rows, cols, blockSize: 32, zones: 2, planes: 3 } as const;
-      const { host, weight } = randomBits(layout, 0.2, tensors.length, 0.2);
+      const { host, weight } = randomBits(layout, 0.2, tensors.length, [-4, -1]);
       data.set(weight);
       tensors.push(...packLinear(name.slice(0, -".weight".length), host).tensors);
     } else {

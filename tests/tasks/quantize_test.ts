@@ -1,0 +1,239 @@
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { STAGES } from "../../stages/mod.ts";
+import { contents, Workplace } from "../micro_model.ts";
+import { startTask } from "../start_task.ts";
+
+const quantize = (args: string[], options = {}) => startTask("quantize", args, options);
+
+Deno.test("quantize --help prints the usage and the stages", async () => {
+  for (const option of ["--help", "-h"]) {
+    const { code, stdout, stderr } = await quantize([option]);
+    assert.deepEqual([code, stderr], [0, ""]);
+    assert.match(stdout, /^Usage: deno task quantize PIPELINE\.yaml \[options\]\n/);
+    for (const word of ["--set PATH=VALUE", "--check", "--json", "--overwrite", "--help"]) {
+      assert.ok(stdout.includes(`\n  ${word} `), word);
+    }
+    for (const { name, summary } of STAGES) {
+      assert.ok(stdout.includes(`\n  ${name.padEnd(18)} ${summary}\n`), name);
+    }
+  }
+});
+
+Deno.test("quantize refuses wrong arguments", async () => {
+  const usage = "deno task quantize --help prints the usage\n";
+  for (
+    const [args, message] of [
+      [[], "Give one pipeline file, found 0"],
+      [["a.yaml", "b.yaml"], "Give one pipeline file, found 2"],
+      [["a.yaml", "--set"], "Option '--set <value>' argument missing"],
+      [["a.yaml", "--json=yes"], "Option '--json' does not take an argument"],
+    ] as const
+  ) {
+    const { code, stdout, stderr } = await quantize([...args]);
+    assert.equal(stderr, `deno task quantize: ${message}; ${usage}`);
+    assert.deepEqual([code, stdout], [2, ""]);
+  }
+  const { code, stderr } = await quantize(["a.yaml", "--chek"]);
+  assert.equal(code, 2);
+  assert.match(stderr, /^deno task quantize: Unknown option '--chek'.*prints the usage\n$/);
+});
+
+Deno.test("quantize --check prints the plan and makes nothing", async () => {
+  using place = new Workplace({ layers: 1 });
+  const file = place.pipeline();
+  const out = place.path("out");
+  const sets = ["--set", "stages.calibrate.samples=2", "--set", "mode=reference"];
+  const { code, stdout, stderr } = await quantize([file, "--check", ...sets]);
+  assert.deepEqual([code, stderr], [0, ""]);
+  assert.equal(
+    stdout,
+    `${file} is good.
+name micro, model ${place.model}, output ${out}, mode reference, seed 0
+  once per model  download           
+  once per model  calibrate          dataset: "${place.calibration}", samples: 2, ` +
+      `sequence-length: 32, order: "layer", batch-tokens: 8192
+  once per layer  hessian            damping: 0.01
+  once per block  salient-select     metric: "hessian", max-columns: 49, search: "saliency"
+  once per block  residual-binarize  planes: 2
+  once per block  split-search       candidates: 9, search: "saliency"
+  once per block  compensate         block-size: 32, feedback: "block", assign: "fit", refine: 0
+  once per layer  pack               
+  once per model  evaluate           perplexity: ` +
+      `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4}], ` +
+      `original: true, batch-tokens: 8192
+`,
+  );
+  assert.equal(existsSync(out), false);
+
+  const json = await quantize([file, "--check", "--json"]);
+  const plan = JSON.parse(json.stdout);
+  assert.deepEqual(
+    [plan.name, plan.model, plan.output, plan.mode, plan.seed],
+    ["micro", place.model, out, "default", 0],
+  );
+  assert.deepEqual(plan.stages[1], {
+    name: "calibrate",
+    scope: "model",
+    options: {
+      dataset: place.calibration,
+      samples: 4,
+      "sequence-length": 32,
+      order: "module",
+      "batch-tokens": 8192,
+    },
+  });
+});
+
+Deno.test("quantize takes paths from the folder that it is called in", async () => {
+  using place = new Workplace({ layers: 1 });
+  const file = place.pipeline({ model: "model", output: "relative" });
+  const { code, stderr } = await quantize([basename(file), "--check"], {
+    env: { INIT_CWD: place.folder },
+  });
+  assert.deepEqual([code, stderr], [0, ""]);
+  const { INIT_CWD: _, ...env } = Deno.env.toObject();
+  const project = join(import.meta.dirname!, "../..");
+  const task = await new Deno.Command(Deno.execPath(), {
+    args: ["task", "--cwd", project, "quantize", basename(file), "--check"],
+    cwd: place.folder,
+    env,
+    clearEnv: true,
+  }).output();
+  const text = new TextDecoder().decode(task.stdout);
+  assert.ok(text.startsWith(`${basename(file)} is good.\n`), new TextDecoder().decode(task.stderr));
+});
+
+/** The keys of each kind of event. */
+const KEYS: Record<string, string[]> = {
+  start: ["name", "output", "adapter", "software", "resumedLayers"],
+  stage: ["stage", "text"],
+  progress: ["stage", "done", "total", "text"],
+  linear: [
+    "name",
+    "rows",
+    "cols",
+    "relativeOutputError",
+    "salientColumns",
+    "highFraction",
+    "paperBits",
+    "storedBytes",
+  ],
+  layer: [
+    "layers",
+    "layer",
+    "seconds",
+    "peakGpuBytes",
+    "file",
+    "bytes",
+    "sha256",
+    "linears",
+  ],
+  metric: ["stage", "name", "value", "text"],
+  end: ["output", "seconds"],
+  "already-done": ["output"],
+};
+
+Deno.test("quantize --json prints one event to a line, the record last; --overwrite runs again", async () => {
+  using place = new Workplace({ layers: 2 });
+  const args = [place.pipeline(), "--json", "--set", "stages.calibrate.samples=2"];
+  const run = async (...more: string[]) => {
+    const { code, stdout, stderr } = await quantize([...args, ...more]);
+    assert.deepEqual([code, stderr], [0, ""]);
+    const lines = stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+    const { type, ...record } = lines.pop();
+    assert.equal(type, "record");
+    assert.deepEqual(record, JSON.parse(readFileSync(place.path("out/run.json"), "utf8")));
+    for (const { type, ...event } of lines) {
+      assert.deepEqual(Object.keys(event).sort(), KEYS[type].toSorted(), type);
+    }
+    return { types: lines.map(({ type }) => type), record };
+  };
+  const { types, record } = await run();
+  assert.deepEqual([types[0], types[1], types.at(-1)], ["stage", "start", "end"]);
+  for (const type of ["progress", "linear", "layer", "metric"]) assert.ok(types.includes(type));
+  assert.equal(record.stages[1].options.samples, 2);
+  assert.match(readFileSync(place.path("out/pipeline.yaml"), "utf8"), /"samples": 2,/);
+  const files = contents(place.path("out/model"));
+
+  assert.deepEqual((await run()).types, ["stage", "already-done"]);
+  assert.equal((await run("--overwrite")).types.at(-1), "end");
+  assert.deepEqual(contents(place.path("out/model")), files);
+  const other = await run("--overwrite", "--set", "seed=1");
+  assert.equal(other.record.seed, 1);
+});
+
+Deno.test("quantize prints plain lines where there is no terminal, and a summary", async () => {
+  using place = new Workplace({ layers: 2 });
+  const file = place.pipeline();
+  const first = await quantize([file]);
+  assert.deepEqual([first.code, first.stderr], [0, ""]);
+  assert.ok(!first.stdout.includes("\x1b") && !first.stdout.includes("\r"));
+  const record = JSON.parse(readFileSync(place.path("out/run.json"), "utf8"));
+  const [before] = record.evaluation.original;
+  const [after] = record.evaluation.packed;
+  const on = `on ${place.evaluation}, 4 windows of 32 tokens`;
+  const shape = (text: string) =>
+    text.replace(/\d+\.\d s$/gm, "S s").replace(/output error [\d.]+ %/g, "output error E %")
+      .replace(/, \d+:\d\d left/g, "").replace(/^Done in \d+:\d\d/m, "Done in T");
+  const bytes = (count: number) => `${(count / 1000).toFixed(1)} kB`;
+  const steps = (model: string) =>
+    [33, 66, 100].map((percent) => `evaluate   ${percent} %  ${model}, ${place.evaluation}`);
+  const summary = [
+    "",
+    `Size        ${bytes(record.packed.bytes)} in all, ` +
+    `${(100 * record.packed.bytes / record.packed.originalBytes).toFixed(1)} % of ` +
+    `${bytes(record.packed.originalBytes)} (with embeddings and head as in the original)`,
+    `Paper bits  ${
+      record.packed.paperBits.toFixed(2)
+    } per weight of the linear layers (signs only)`,
+    `Stored bits ${record.packed.storedBits.toFixed(2)} per weight of the linear layers: ` +
+    Object.entries(record.packed.storedBitsByPart)
+      .map(([part, bits]) => `${part} ${(bits as number).toFixed(3)}`).join(", "),
+    `Perplexity  ${before.perplexity.toFixed(2)} -> ${after.perplexity.toFixed(2)} ` +
+    `on ${place.evaluation}`,
+    `GPU memory  ${(record.peakGpuBytes / 1e6).toFixed(1)} MB at most`,
+    "",
+  ];
+  const software = /A software adapter/.test(first.stdout)
+    ? ["  A software adapter: everything works, but slowly"]
+    : [];
+  assert.deepEqual(shape(first.stdout).split("\n"), [
+    `download   ${place.model}: llama, 2 layers, 64 wide`,
+    `Run "micro" on ${record.adapter}, into ${place.path("out")}`,
+    ...software,
+    `calibrate  4 windows of 32 tokens of ${place.calibration}`,
+    ...record.layers.map((layer: { bytes: number }, i: number) =>
+      `layer ${i + 1}/2  output error E %, ${bytes(layer.bytes)}, S s`
+    ),
+    ...steps("original model"),
+    `evaluate   perplexity of the original model: ${before.perplexity.toFixed(2)} ${on}`,
+    ...steps("packed model"),
+    `evaluate   perplexity of the packed model: ${after.perplexity.toFixed(2)} ${on}`,
+    `Done in T: ${place.path("out")}`,
+    ...summary,
+  ]);
+
+  const again = await quantize([file]);
+  assert.deepEqual([again.code, again.stderr], [0, ""]);
+  assert.deepEqual(again.stdout.split("\n"), [
+    `download   ${place.model}: llama, 2 layers, 64 wide`,
+    `Nothing to do: ${place.path("out")} holds this run, finished, with the same options and ` +
+    "inputs (--overwrite runs it again)",
+    ...summary,
+  ]);
+});
+
+Deno.test("quantize that only measures prints one perplexity", async () => {
+  using place = new Workplace({ layers: 1 });
+  const { code, stdout } = await quantize([
+    place.pipeline({ stages: ["download", place.evaluate] }),
+  ]);
+  assert.equal(code, 0);
+  const record = JSON.parse(readFileSync(place.path("out/run.json"), "utf8"));
+  const [{ perplexity }] = record.evaluation.original;
+  const line = `Perplexity  ${perplexity.toFixed(2)} on ${place.evaluation}`;
+  assert.ok(stdout.includes(`\n\n${line}\n`), stdout);
+  assert.ok(!stdout.includes("Size"));
+});

@@ -1,0 +1,98 @@
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { parse } from "yaml";
+import { STAGES } from "../../stages/mod.ts";
+import { startTask } from "../start_task.ts";
+
+const EXAMPLES = join(import.meta.dirname!, "../../examples");
+
+interface Schema {
+  type?: string;
+  const?: unknown;
+  enum?: unknown[];
+  anyOf?: Schema[];
+  properties?: Record<string, Schema>;
+  required?: string[];
+  additionalProperties?: boolean;
+  minProperties?: number;
+  maxProperties?: number;
+  items?: Schema;
+  minItems?: number;
+  minimum?: number;
+  maximum?: number;
+  minLength?: number;
+  pattern?: string;
+}
+
+const TYPES: Record<string, (value: unknown) => boolean> = {
+  object: (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+  array: Array.isArray,
+  string: (value) => typeof value === "string",
+  number: (value) => typeof value === "number",
+  integer: Number.isInteger,
+  boolean: (value) => typeof value === "boolean",
+  null: (value) => value === null,
+};
+
+/** Whether a value meets a schema, as far as the schema uses the words above. */
+function meets(value: unknown, schema: Schema): boolean {
+  const within = (size: number, least = -Infinity, most = Infinity) =>
+    size >= least && size <= most;
+  if (schema.type !== undefined && !TYPES[schema.type](value)) return false;
+  if ("const" in schema && value !== schema.const) return false;
+  if (schema.enum && !schema.enum.includes(value)) return false;
+  if (schema.anyOf && !schema.anyOf.some((option) => meets(value, option))) return false;
+  if (typeof value === "number") return within(value, schema.minimum, schema.maximum);
+  if (typeof value === "string") {
+    return within(value.length, schema.minLength) && new RegExp(schema.pattern ?? "").test(value);
+  }
+  if (Array.isArray(value)) {
+    return within(value.length, schema.minItems) &&
+      value.every((item) => meets(item, schema.items ?? {}));
+  }
+  if (!TYPES.object(value)) return true;
+  const members = Object.entries(value as object);
+  return within(members.length, schema.minProperties, schema.maxProperties) &&
+    (schema.required ?? []).every((key) => Object.hasOwn(value as object, key)) &&
+    members.every(([key, member]) => {
+      const known = schema.properties?.[key];
+      return known ? meets(member, known) : schema.additionalProperties !== false;
+    });
+}
+
+Deno.test("the schema task prints a JSON Schema that fits the examples and refuses mistakes", async () => {
+  const { code, stdout, stderr } = await startTask("schema", []);
+  assert.deepEqual([code, stderr], [0, ""]);
+  const schema = JSON.parse(stdout);
+  assert.equal(schema.$schema, "https://json-schema.org/draft/2020-12/schema");
+  const [{ properties }] = schema.properties.stages.items.anyOf;
+  assert.deepEqual(Object.keys(properties), STAGES.map(({ name }) => name));
+
+  const files = readdirSync(EXAMPLES).filter((name) => name.endsWith(".yaml"));
+  assert.ok(files.length >= 2);
+  for (const file of files) {
+    assert.ok(meets(parse(readFileSync(join(EXAMPLES, file), "utf8")), schema), file);
+  }
+
+  const good = { name: "a", model: "m", stages: ["download", { hessian: { damping: 0.1 } }] };
+  assert.ok(meets(good, schema));
+  assert.ok(
+    meets({ ...good, stages: [{ use: "./mine.ts", anything: 3 }, { pack: null }] }, schema),
+  );
+  const { model: _, ...lacking } = good;
+  const bad = [
+    lacking,
+    { ...good, nmae: "b" },
+    { ...good, seed: -1 },
+    { ...good, mode: "fast" },
+    { ...good, stages: [] },
+    { ...good, stages: ["downlaod"] },
+    { ...good, stages: [{ hessian: { damping: 11 } }] },
+    { ...good, stages: [{ hessian: { dampin: 0.1 } }] },
+    { ...good, stages: [{ calibrate: { samples: 4 } }] },
+    { ...good, stages: [{ compensate: { "block-size": 100 } }] },
+    { ...good, stages: [{ download: {}, pack: {} }] },
+  ];
+  for (const value of bad) assert.ok(!meets(value, schema), JSON.stringify(value));
+});
