@@ -35,7 +35,9 @@ for (const model of ["tiny-llama", "tiny-opt"]) {
   const file = `${FOLDER}/${model}.linears.safetensors`;
   const there = existsSync(file);
   Deno.test({
-    name: `linear layers of ${model} equal the released program's${there ? "" : " (needs ../shared)"}`,
+    name: `linear layers of ${model} equal the released program's${
+      there ? "" : " (needs ../shared)"
+    }`,
     ignore: !there,
     async fn() {
       await using gpu = await Gpu.open();
