@@ -4,7 +4,7 @@ import { UserError } from "../pipeline/errors.ts";
 import { type Architecture, readArchitecture } from "./architecture.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import { type QuantizationConfig, readQuantizationConfig } from "./packed_format.ts";
-import { TextTokenizer } from "./tokenizer.ts";
+import { TextTokenizer, TOKENIZER_FILES } from "./tokenizer.ts";
 
 /** A model in a folder: its configuration, weights and tokenizer. */
 export class ModelFiles implements Disposable {
@@ -60,18 +60,6 @@ export class ModelFiles implements Disposable {
     this.checkpoint[Symbol.dispose]();
   }
 }
-
-/** Files that belong to a tokenizer, in the forms that models come with. */
-export const TOKENIZER_FILES = [
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "tokenizer.model",
-  "vocab.json",
-  "merges.txt",
-  "chat_template.jinja",
-] as const;
 
 /** @throws {UserError} If the file is missing or does not hold a JSON object. */
 export function readJson(path: string): Record<string, unknown> {

@@ -4,7 +4,7 @@ import { UserError } from "../pipeline/errors.ts";
 import { foreignContent } from "./safetensors.ts";
 
 /** Files that belong to a tokenizer and go with a model that is copied. */
-const TOKENIZER_FILES = [
+export const TOKENIZER_FILES = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",

@@ -2,7 +2,6 @@ import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { linearGroups } from "../models/architecture.ts";
-import { TOKENIZER_FILES } from "../models/model_files.ts";
 import {
   FORMAT_VERSION,
   packLinear,
@@ -10,6 +9,7 @@ import {
   readBits,
 } from "../models/packed_format.ts";
 import { readHeader, type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
+import { TOKENIZER_FILES } from "../models/tokenizer.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { copyFileAtomically, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/record.ts";

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Checkpoint } from "../../models/checkpoint.ts";
-import { ModelFiles, readJson, TOKENIZER_FILES } from "../../models/model_files.ts";
+import { ModelFiles, readJson } from "../../models/model_files.ts";
+import { TOKENIZER_FILES } from "../../models/tokenizer.ts";
 import { writeSafetensors } from "../../models/safetensors.ts";
 import { UserError } from "../../pipeline/errors.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";

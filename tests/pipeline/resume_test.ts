@@ -173,8 +173,9 @@ Deno.test("a run goes on from the last layer whose file is whole, and clears wha
   const damaged = join(out, "model/model-00003-of-00004.safetensors");
   writeFileSync(damaged, readFileSync(damaged).subarray(0, 1000));
   writeFileSync(join(out, "model/model-00004-of-00004.safetensors.tmp"), "half");
+  writeFileSync(join(out, "model/of-a-version-before.tmp"), "half");
   writeFileSync(join(out, "layers/00002.json.tmp"), "half");
-  writeFileSync(join(out, "run.json.tmp"), "half");
+  writeFileSync(join(out, "of-a-version-before.tmp"), "half");
   rmSync(join(out, "pipeline.yaml"));
   const { events } = await place.run();
   assert.equal(resumedLayers(events), 1);

@@ -1,16 +1,24 @@
 import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
+import { z } from "zod";
 import { Gpu } from "../../gpu/device.ts";
 import type { BitLayout } from "../../gpu/quantize_block.ts";
 import { linearGroups } from "../../models/architecture.ts";
+import { Decoder, type Registers } from "../../models/decoder.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { dequantizeOnHost, storedParts, unpackLinear } from "../../models/packed_format.ts";
 import { perplexity } from "../../models/perplexity.ts";
 import { consecutiveWindows, readText } from "../../models/windows.ts";
+import { loadPipeline } from "../../pipeline/config.ts";
 import { UserError } from "../../pipeline/errors.ts";
 import type { RunEvent } from "../../pipeline/events.ts";
 import type { RunRecord } from "../../pipeline/record.ts";
+import { runPipeline } from "../../pipeline/run.ts";
+import { defineStage, type LayerContext } from "../../pipeline/stage.ts";
+import { calibrationWindows } from "../../stages/data.ts";
+import { STAGES } from "../../stages/mod.ts";
+import { assertClose } from "../assert_close.ts";
 import { contents, sha256, type StageItem, Workplace, writeMicroModel } from "../micro_model.ts";
 
 /** Every linear layer of a packed model. */
@@ -369,6 +377,73 @@ Deno.test("a changed text, model or option makes a different run; name and outpu
   assert.equal(new Set([identity, ...others]).size, 5);
 });
 
+for (const order of ["layer", "module"] as const) {
+  Deno.test(`calibration, order ${order}, sees what the packed layers before give`, async () => {
+    using place = new Workplace({ layers: 2, dtype: "F32" });
+    /** The input of each group, all batches one after the other, and its Hessian. */
+    const groups: { layer: number; input: number[]; hessian: Float32Array }[] = [];
+    const current = new Map<LayerContext, number[]>();
+    const probe = defineStage({
+      name: "probe",
+      scope: "layer",
+      summary: "Keep what the linear layers get",
+      options: z.strictObject({}),
+      needs: ["hessian"],
+      gives: [],
+      async observe(context, _options, input) {
+        const values = [...current.get(context) ?? [], ...await context.gpu.read(input)];
+        current.set(context, values);
+      },
+      async run(context) {
+        const hessian = await context.gpu.read(context.get("hessian"));
+        const input = current.get(context)!;
+        groups.push({ layer: context.layer.index, input, hessian });
+      },
+    });
+    const calibrate = place.calibrateWith({ order, "batch-tokens": 64 });
+    const stages = place.method.with(1, calibrate).toSpliced(3, 0, "probe");
+    const file = place.pipeline({ stages });
+    await runPipeline(await loadPipeline(file, { stages: [...STAGES, probe] }));
+    assert.equal(groups.length, 8);
+
+    await using gpu = await Gpu.open();
+    using original = ModelFiles.open(place.model);
+    using packed = ModelFiles.open(place.path("out/model"));
+    const windows = calibrationWindows(original, place.calibration, 4, 32, 0);
+    using decoder = new Decoder(gpu, packed);
+    using unquantized = new Decoder(gpu, original);
+    const { architecture } = packed;
+    const { steps } = architecture;
+    let hidden = await unquantized.embed(windows);
+    for (let layer = 0; layer < 2; layer++) {
+      const quantized = await decoder.loadLayer(layer);
+      const seen = order === "layer" ? await unquantized.loadLayer(layer) : quantized;
+      for (const [i, { step }] of linearGroups(architecture).entries()) {
+        const registers: Registers = new Map([["hidden", gpu.clone(hidden)]]);
+        await decoder.run(seen, registers, 32, 0, step);
+        const operation = steps[step];
+        assert.ok(operation.op === "linear");
+        const expected = await gpu.read(registers.get(operation.from)!);
+        const { input, hessian, ...group } = groups[4 * layer + i];
+        assert.equal(group.layer, layer);
+        const what = `input of group ${i} of layer ${layer}`;
+        assertClose(input, expected, { abs: 1e-5, rel: 1e-5, what });
+        const cols = input.length / 128;
+        const diagonal = Array.from({ length: cols }, (_, col) => {
+          let sum = 0;
+          for (let token = 0; token < 128; token++) sum += input[token * cols + col] ** 2;
+          return 2 / windows.length * sum;
+        });
+        const found = diagonal.map((_, col) => hessian[col * cols + col]);
+        assertClose(found, diagonal, { rel: 1e-5, what: `diagonal of its Hessian, ${what}` });
+      }
+      const registers: Registers = new Map([["hidden", hidden]]);
+      await decoder.run(quantized, registers, 32);
+      hidden = registers.get("hidden")!;
+    }
+  });
+}
+
 Deno.test("order layer and order module differ where a layer's own quantization is seen", async () => {
   using place = new Workplace({ layers: 2 });
   const run = async (order: string) => {
@@ -578,6 +653,35 @@ for (const { what, stages, zones, planes, model } of CHAINS) {
     assert.equal(hasErrors, stages.includes("hessian"));
   });
 }
+
+Deno.test("each part of the method lowers the error of what the layers give", async () => {
+  using place = new Workplace({ layers: 1 });
+  const chains: StageItem[][] = [
+    [{ "salient-select": { "max-columns": 1 } }],
+    ["split-search"],
+    ["salient-select", "residual-binarize", "split-search"],
+    ["salient-select", "residual-binarize", "split-search", { compensate: { refine: 0 } }],
+  ];
+  const errors: number[] = [];
+  for (const [i, chain] of chains.entries()) {
+    const { record } = await place.run({
+      stages: [
+        "download",
+        place.calibrateWith({ samples: 16, order: "layer" }),
+        "hessian",
+        ...chain,
+        "pack",
+      ],
+      output: place.path(`out-${i}`),
+    });
+    const linears = record.layers!.flatMap((layer) => layer.linears);
+    const sum = linears.reduce((sum, linear) => sum + linear.relativeOutputError!, 0);
+    errors.push(sum / linears.length);
+  }
+  for (let i = 1; i < errors.length; i++) {
+    assert.ok(errors[i] < 0.95 * errors[i - 1], `mean errors ${errors.join(", ")}`);
+  }
+});
 
 Deno.test("chain: download and evaluate only", async () => {
   using place = new Workplace({ layers: 1 });
