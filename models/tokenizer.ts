@@ -9,9 +9,9 @@ export const TOKENIZER_FILES = [
   "tokenizer_config.json",
   "special_tokens_map.json",
   "added_tokens.json",
-  "tokenizer.model",
   "vocab.json",
   "merges.txt",
+  "tokenizer.model",
   "chat_template.jinja",
 ];
 

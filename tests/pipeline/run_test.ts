@@ -9,6 +9,7 @@ import { Decoder, type Registers } from "../../models/decoder.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { dequantizeOnHost, storedParts, unpackLinear } from "../../models/packed_format.ts";
 import { perplexity } from "../../models/perplexity.ts";
+import { writeSafetensors } from "../../models/safetensors.ts";
 import { consecutiveWindows, readText } from "../../models/windows.ts";
 import { loadPipeline } from "../../pipeline/config.ts";
 import { UserError } from "../../pipeline/errors.ts";
@@ -699,6 +700,44 @@ Deno.test("chain: download and evaluate only", async () => {
   assert.deepEqual(contents(place.path("out/model")), {});
   const again = await place.run({ stages: ["download", place.evaluate] });
   assert.deepEqual(sequence(again.events), ["stage download", "already-done"]);
+});
+
+Deno.test("chain: only the packed model is measured, on two texts and on token ids", async () => {
+  using place = new Workplace({ layers: 1 });
+  const ids = place.path("ids.safetensors");
+  using model = ModelFiles.open(place.model);
+  const text = consecutiveWindows(model.tokenizer.encode(readText(place.evaluation)), 32);
+  const windows = Int32Array.from(text.slice(0, 3).flatMap((window) => [...window]));
+  const data = new Uint8Array(windows.buffer);
+  writeSafetensors(ids, [{ name: "ids", dtype: "I32", shape: [3, 32], data }]);
+  const { evaluation: dataset, calibration } = place;
+  const { record, events } = await place.run({
+    stages: [
+      "download",
+      place.calibrate,
+      "split-search",
+      "pack",
+      {
+        evaluate: {
+          original: false,
+          "batch-tokens": 70,
+          perplexity: [
+            { dataset, "sequence-length": 32, windows: 3 },
+            { dataset: ids, "sequence-length": 32 },
+            { dataset: calibration, "sequence-length": 128 },
+          ],
+        },
+      },
+    ],
+  });
+  const { original, packed } = record.evaluation!;
+  assert.deepEqual(original, []);
+  const [ofText, ofIds, ofOther] = packed!;
+  assert.deepEqual(ofIds, { ...ofText, dataset: ids });
+  assert.deepEqual([ofText.windows, ofOther.sequenceLength], [3, 128]);
+  const tokens = model.tokenizer.encode(readText(calibration)).length;
+  assert.equal(ofOther.windows, Math.floor(tokens / 128), "all windows, the rest is dropped");
+  assert.equal(events.filter(({ type }) => type === "metric").length, 3);
 });
 
 Deno.test("chain: nothing is packed", async () => {
