@@ -1,9 +1,13 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
-import { type Architecture, readArchitecture } from "./architecture.ts";
+import { type Architecture, linearGroups, readArchitecture } from "./architecture.ts";
 import { Checkpoint } from "./checkpoint.ts";
-import { type QuantizationConfig, readQuantizationConfig } from "./packed_format.ts";
+import {
+  FORMAT_VERSION,
+  type QuantizationConfig,
+  readQuantizationConfig,
+} from "./packed_format.ts";
 import { TextTokenizer, TOKENIZER_FILES } from "./tokenizer.ts";
 
 /** A model in a folder: its configuration, weights and tokenizer. */
@@ -36,6 +40,21 @@ export class ModelFiles implements Disposable {
     const quantization = readQuantizationConfig(config, join(folder, "config.json"));
     const architecture = readArchitecture(config, join(folder, "config.json"));
     return new ModelFiles(folder, config, architecture, Checkpoint.open(folder), quantization);
+  }
+
+  /** What config.json of this model says once its linear layers are packed. */
+  packedConfig(blockSize: number): QuantizationConfig {
+    const { names } = this.architecture;
+    const modules = linearGroups(this.architecture).flatMap((group) => group.modules);
+    return {
+      quant_method: "billm",
+      format_version: FORMAT_VERSION,
+      block_size: blockSize,
+      columns: Object.fromEntries(modules.map((module) => {
+        const { shape } = this.checkpoint.get(`${names.layer(0)}${module}.weight`);
+        return [module, shape[1]];
+      })),
+    };
   }
 
   /** The same model with other weights, such as a part of its packed form. */

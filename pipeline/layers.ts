@@ -8,7 +8,7 @@ import { linearGroups } from "../models/architecture.ts";
 import type { Calibration } from "../models/calibration.ts";
 import { Checkpoint } from "../models/checkpoint.ts";
 import { Decoder, type LayerWeights, type Registers } from "../models/decoder.ts";
-import { paperBits, type QuantizationConfig } from "../models/packed_format.ts";
+import { paperBits } from "../models/packed_format.ts";
 import { blockBits } from "../stages/block_bits.ts";
 import { ArtifactStore } from "./artifacts.ts";
 import type { PlannedStage } from "./config.ts";
@@ -106,19 +106,11 @@ class LayerRun {
   /** Takes the activations through a layer that an earlier run has packed. */
   async passThrough(index: number, file: string): Promise<void> {
     const { model } = this.decoder;
-    const quantization: QuantizationConfig = {
-      quant_method: "billm",
-      format_version: 1,
-      block_size: this.context.blockSize,
-      columns: Object.fromEntries(
-        linearGroups(model.architecture).flatMap(({ modules }) => modules).map((module) => {
-          const name = `${model.architecture.names.layer(index)}${module}.weight`;
-          return [module, model.checkpoint.get(name).shape[1]];
-        }),
-      ),
-    };
     using checkpoint = Checkpoint.openFile(join(this.context.folder.model, basename(file)));
-    using decoder = new Decoder(this.context.gpu, model.withWeights(checkpoint, quantization));
+    using decoder = new Decoder(
+      this.context.gpu,
+      model.withWeights(checkpoint, model.packedConfig(this.context.blockSize)),
+    );
     const weights = await decoder.loadLayer(index);
     await this.#forward(weights);
     decoder.freeLayer(weights);

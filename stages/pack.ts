@@ -1,13 +1,7 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
-import { linearGroups } from "../models/architecture.ts";
-import {
-  FORMAT_VERSION,
-  packLinear,
-  type QuantizationConfig,
-  readBits,
-} from "../models/packed_format.ts";
+import { FORMAT_VERSION, packLinear, readBits } from "../models/packed_format.ts";
 import { readHeader, type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
 import { TOKENIZER_FILES } from "../models/tokenizer.ts";
 import { UserError } from "../pipeline/errors.ts";
@@ -60,7 +54,7 @@ export const pack = defineStage({
     const tensors = linears.flatMap((linear) => linear.packed!.tensors);
     for (const [name, { dtype, shape }] of checkpoint.tensors) {
       if (!name.startsWith(prefix) || packed.has(name)) continue;
-      tensors.push({ name, dtype, shape, data: checkpoint.readBytes(name) });
+      tensors.push({ name, dtype, shape, data: checkpoint.readChunks(name, CHUNK) });
     }
     const file = shardName(context.layer.index + 2, context.layer.count);
     const { bytes, sha256 } = writeSafetensors(join(context.folder.model, file), tensors, METADATA);
@@ -68,33 +62,29 @@ export const pack = defineStage({
   },
 
   async finish(context) {
-    const { architecture, checkpoint, config } = context.get("model-files");
+    const model = context.get("model-files");
+    const { architecture, checkpoint, config } = model;
     const { layers } = architecture;
     const outside: TensorToWrite[] = [];
     for (const [name, { dtype, shape }] of checkpoint.tensors) {
       const inLayer = Array.from({ length: layers }, (_, i) => architecture.names.layer(i))
         .some((prefix) => name.startsWith(prefix));
       if (inLayer) continue;
-      outside.push({ name, dtype, shape, data: checkpoint.readBytes(name) });
+      outside.push({ name, dtype, shape, data: checkpoint.readChunks(name, CHUNK) });
     }
     writeSafetensors(join(context.folder.model, shardName(1, layers)), outside, METADATA);
 
-    const modules = linearGroups(architecture).flatMap((group) => group.modules);
-    const columns = Object.fromEntries(modules.map((module) => {
-      const [, cols] = checkpoint.get(`${architecture.names.layer(0)}${module}.weight`).shape;
-      return [module, cols];
-    }));
-    const quantization: QuantizationConfig = {
-      quant_method: "billm",
-      format_version: FORMAT_VERSION,
-      block_size: context.blockSize,
-      columns,
-    };
-    writeJson(context, "config.json", { ...config, quantization_config: quantization });
+    writeJson(context, "config.json", {
+      ...config,
+      quantization_config: model.packedConfig(context.blockSize),
+    });
     copySmallFiles(context);
     context.set("packed-model", summarize(context));
   },
 });
+
+/** Bytes of a tensor in memory while it is copied. */
+const CHUNK = 16 << 20;
 
 const METADATA = { format: "billm", format_version: String(FORMAT_VERSION) };
 

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import {
+  chmodSync,
   copyFileSync,
   existsSync,
   mkdirSync,
@@ -461,8 +462,8 @@ for (
   });
 }
 
-/** Mounts a file system of a few bytes; undefined where that is not allowed. */
-function mountSmall(folder: string, bytes: number): Disposable | undefined {
+/** Mounts an empty file system in memory; undefined where that is not allowed. */
+function mountEmpty(folder: string, options: string): Disposable | undefined {
   mkdirSync(folder);
   const run = (command: string, args: string[]) => {
     try {
@@ -472,13 +473,13 @@ function mountSmall(folder: string, bytes: number): Disposable | undefined {
     }
   };
   if (Deno.build.os !== "linux" || Deno.uid() !== 0) return undefined;
-  if (!run("mount", ["-t", "tmpfs", "-o", `size=${bytes}`, "tmpfs", folder])) return undefined;
+  if (!run("mount", ["-t", "tmpfs", "-o", options, "tmpfs", folder])) return undefined;
   return { [Symbol.dispose]: () => void run("umount", [folder]) };
 }
 
 Deno.test("a disk that is really full, where one can be mounted", async () => {
   using place = new Workplace({ layers: 2 });
-  using mounted = mountSmall(place.path("disk"), 200_000);
+  using mounted = mountEmpty(place.path("disk"), "size=200000");
   if (!mounted) return;
   const output = place.path("disk/out");
   const { code, stderr } = await startTask("quantize", [place.pipeline({ output })]);
@@ -489,6 +490,32 @@ Deno.test("a disk that is really full, where one can be mounted", async () => {
   );
   assert.equal(code, 1);
   checkWhole(output);
+});
+
+Deno.test("a disk that is read-only, where one can be mounted", async () => {
+  using place = new Workplace({ layers: 1 });
+  using mounted = mountEmpty(place.path("disk"), "ro");
+  if (!mounted) return;
+  const output = place.path("disk/out");
+  await assert.rejects(place.run({ output }), {
+    name: "UserError",
+    message: `Cannot make the output folder "${output}": the file system is read-only`,
+  });
+});
+
+Deno.test({
+  name: "a folder that only others may write, for users who are not root",
+  ignore: Deno.build.os === "windows" || Deno.uid() === 0,
+  async fn() {
+    using place = new Workplace({ layers: 1 });
+    mkdirSync(place.path("locked"), { mode: 0o555 });
+    const output = place.path("locked/out");
+    await assert.rejects(place.run({ output }), {
+      name: "UserError",
+      message: `Cannot make the output folder "${output}": permission denied`,
+    });
+    chmodSync(place.path("locked"), 0o755);
+  },
 });
 
 // --- What a user sees ---------------------------------------------------------------------------
