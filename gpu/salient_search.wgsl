@@ -1,14 +1,16 @@
 // error[g, n-1] = Σ cost · (x - fit(x, first n columns) - fit(x, the other columns))²
 //
-// over the rows of part g, for n = 1 .. CANDIDATES. The columns come in the order of their saliency;
-// fit is two planes of mean ± scale: one on x, one on what is left.
+// over the ROWS rows of part g, for n = 1, 2, ... The columns come in the order of their saliency; fit
+// is two planes of mean ± scale: one on x, one on what is left.
 //
-// A thread is one candidate: all threads read the same entry of the row, and the sum over rows needs
-// no exchange between them. A workgroup takes ROWS rows, each held in workgroup memory in turn.
+// A thread owns a row and four candidates, the components of a vec4: one read of an entry serves four
+// candidates, and no thread waits for another. The rows lie in workgroup memory as [column][row], so
+// that neighbouring threads read neighbours. The sums over rows are added up in the end.
 // Source: BiLLM, arXiv:2402.04291, algorithm 2. Reference: tests/reference/billm.ts.
 
-override CANDIDATES: u32 = 64; // threads, a multiple of 32
-override ROWS: u32 = 16;
+override ROWS: u32 = 32;   // threads
+override TILE: u32 = 4096; // ROWS · columns
+const COLS = 256u;         // a block has at most so many columns
 
 struct Params { rows: u32, cols: u32, candidates: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -17,88 +19,83 @@ struct Params { rows: u32, cols: u32, candidates: u32 }
 @group(0) @binding(3) var<storage, read> cost: array<f32>;             // [cols]
 @group(0) @binding(4) var<storage, read_write> error: array<f32>;      // [parts, candidates]
 
-const VECTORS = 64u; // blocks have at most 256 columns
-var<workgroup> x: array<array<f32, 4>, VECTORS>;
-var<workgroup> c: array<array<f32, 4>, VECTORS>;
+var<workgroup> tile: array<f32, TILE>;
+var<workgroup> costs: array<f32, COLS>;
+var<workgroup> totals: array<vec4f, ROWS>;
 
-fn load4(v: array<f32, 4>) -> vec4f { return vec4f(v[0], v[1], v[2], v[3]); }
+fn signs(d: vec4f) -> vec4f { return select(vec4f(-1.0), vec4f(1.0), d >= vec4f(0.0)); }
 
-fn ones(condition: vec4<bool>) -> vec4f { return select(vec4f(0.0), vec4f(1.0), condition); }
-
-@compute @workgroup_size(CANDIDATES)
+@compute @workgroup_size(ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let quads = (p.cols + 3) / 4;
-  let n_in = f32(min(lane + 1, p.cols));
-  let n_out = max(f32(p.cols) - n_in, 1.0);
-  for (var col = lane; col < quads * 4; col += CANDIDATES) {
-    var value = 0.0;
-    if (col < p.cols) { value = cost[order[col]]; }
-    c[col / 4][col % 4] = value; // 0 beyond the last column
+  let row = min(group.x * ROWS + lane, p.rows - 1);
+  let first = group.y * 4;
+  for (var k = 0u; k < p.cols; k++) { tile[k * ROWS + lane] = values[row * p.cols + order[k]]; }
+  for (var k = lane; k < p.cols; k += ROWS) { costs[k] = cost[order[k]]; }
+  workgroupBarrier();
+
+  let last_in = first + vec4u(0, 1, 2, 3); // place of the last salient column
+  let n_in = vec4f(last_in + 1);
+  let n_out = max(vec4f(f32(p.cols)) - n_in, vec4f(1.0));
+  var mean_in = vec4f(0.0);
+  var mean_out = vec4f(0.0);
+  for (var k = 0u; k < p.cols; k++) {
+    let x = tile[k * ROWS + lane];
+    let inside = vec4u(k) <= last_in;
+    mean_in += select(vec4f(0.0), vec4f(x), inside);
+    mean_out += select(vec4f(x), vec4f(0.0), inside);
   }
-  var total = 0.0;
-  for (var row = group.x * ROWS; row < min((group.x + 1) * ROWS, p.rows); row++) {
-    workgroupBarrier(); // the last row is done with
-    for (var col = lane; col < quads * 4; col += CANDIDATES) {
-      var value = 0.0;
-      if (col < p.cols) { value = values[row * p.cols + order[col]]; }
-      x[col / 4][col % 4] = value;
-    }
-    workgroupBarrier();
-    var sum_in = 0.0;
-    var sum_out = 0.0;
-    for (var q = 0u; q < quads; q++) {
-      let v = load4(x[q]);
-      let inside = ones(q * 4 + vec4u(0, 1, 2, 3) <= vec4u(lane));
-      sum_in += dot(v, inside);
-      sum_out += dot(v, 1.0 - inside); // x is 0 beyond the last column
-    }
-    let mean_in = sum_in / n_in;
-    let mean_out = sum_out / n_out;
-    // First plane: scales, and the mean of what it leaves.
-    var abs_in = 0.0;
-    var abs_out = 0.0;
-    var rest_in = vec2f(0.0); // Σ d, Σ sign(d)
-    var rest_out = vec2f(0.0);
-    for (var q = 0u; q < quads; q++) {
-      let col = q * 4 + vec4u(0, 1, 2, 3);
-      let inside = ones(col <= vec4u(lane));
-      let outside = ones(col < vec4u(p.cols)) * (1.0 - inside);
-      let d = load4(x[q]) - (mean_in * inside + mean_out * (1.0 - inside));
-      let s = select(vec4f(-1.0), vec4f(1.0), d >= vec4f(0.0));
-      abs_in += dot(abs(d), inside);
-      abs_out += dot(abs(d), outside);
-      rest_in += vec2f(dot(d, inside), dot(s, inside));
-      rest_out += vec2f(dot(d, outside), dot(s, outside));
-    }
-    let scale_in = abs_in / n_in;
-    let scale_out = abs_out / n_out;
-    let shift_in = mean_in + (rest_in.x - scale_in * rest_in.y) / n_in;
-    let shift_out = mean_out + (rest_out.x - scale_out * rest_out.y) / n_out;
-    // Second plane.
-    abs_in = 0.0;
-    abs_out = 0.0;
-    for (var q = 0u; q < quads; q++) {
-      let col = q * 4 + vec4u(0, 1, 2, 3);
-      let inside = ones(col <= vec4u(lane));
-      let outside = ones(col < vec4u(p.cols)) * (1.0 - inside);
-      let v = load4(x[q]);
-      let d = v - (mean_in * inside + mean_out * (1.0 - inside));
-      let s = select(vec4f(-1.0), vec4f(1.0), d >= vec4f(0.0));
-      let r = abs(v - (shift_in + scale_in * s) * inside - (shift_out + scale_out * s) * (1.0 - inside));
-      abs_in += dot(r, inside);
-      abs_out += dot(r, outside);
-    }
-    let second_in = abs_in / n_in;
-    let second_out = abs_out / n_out;
-    for (var q = 0u; q < quads; q++) {
-      let inside = ones(q * 4 + vec4u(0, 1, 2, 3) <= vec4u(lane));
-      let v = load4(x[q]);
-      let d = v - (mean_in * inside + mean_out * (1.0 - inside));
-      let s = select(vec4f(-1.0), vec4f(1.0), d >= vec4f(0.0));
-      let r = v - (shift_in + scale_in * s) * inside - (shift_out + scale_out * s) * (1.0 - inside);
-      let e = abs(r) - (second_in * inside + second_out * (1.0 - inside));
-      total += dot(load4(c[q]), e * e);
-    }
+  mean_in /= n_in;
+  mean_out /= n_out;
+  // First plane: its scale, and the mean of what it leaves.
+  var scale_in = vec4f(0.0);
+  var scale_out = vec4f(0.0);
+  var rest_in = vec4f(0.0);  // Σ d
+  var rest_out = vec4f(0.0);
+  var signs_in = vec4f(0.0); // Σ sign(d)
+  var signs_out = vec4f(0.0);
+  for (var k = 0u; k < p.cols; k++) {
+    let inside = vec4u(k) <= last_in;
+    let d = tile[k * ROWS + lane] - select(mean_out, mean_in, inside);
+    let d_in = select(vec4f(0.0), d, inside);
+    let d_out = select(d, vec4f(0.0), inside);
+    let s = signs(d);
+    scale_in += abs(d_in);
+    scale_out += abs(d_out);
+    rest_in += d_in;
+    rest_out += d_out;
+    signs_in += select(vec4f(0.0), s, inside);
+    signs_out += select(s, vec4f(0.0), inside);
   }
-  if (lane < p.candidates) { error[group.x * p.candidates + lane] = total; }
+  scale_in /= n_in;
+  scale_out /= n_out;
+  let second_mean_in = (rest_in - scale_in * signs_in) / n_in;
+  let second_mean_out = (rest_out - scale_out * signs_out) / n_out;
+  // Second plane: its scale.
+  var second_in = vec4f(0.0);
+  var second_out = vec4f(0.0);
+  for (var k = 0u; k < p.cols; k++) {
+    let inside = vec4u(k) <= last_in;
+    let d = tile[k * ROWS + lane] - select(mean_out, mean_in, inside);
+    let r = abs(d - select(scale_out, scale_in, inside) * signs(d) -
+      select(second_mean_out, second_mean_in, inside));
+    second_in += select(vec4f(0.0), r, inside);
+    second_out += select(r, vec4f(0.0), inside);
+  }
+  second_in /= n_in;
+  second_out /= n_out;
+  var total = vec4f(0.0);
+  for (var k = 0u; k < p.cols; k++) {
+    let inside = vec4u(k) <= last_in;
+    let d = tile[k * ROWS + lane] - select(mean_out, mean_in, inside);
+    let r = abs(d - select(scale_out, scale_in, inside) * signs(d) -
+      select(second_mean_out, second_mean_in, inside));
+    let e = r - select(second_out, second_in, inside);
+    total += costs[k] * e * e;
+  }
+  totals[lane] = select(vec4f(0.0), total, group.x * ROWS + lane < p.rows);
+  workgroupBarrier();
+  if (lane >= 4 || first + lane >= p.candidates) { return; }
+  var sum = 0.0;
+  for (var i = 0u; i < ROWS; i++) { sum += totals[i][lane]; }
+  error[group.x * p.candidates + first + lane] = sum;
 }
