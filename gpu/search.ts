@@ -17,9 +17,19 @@ export type Metric = "hessian" | "magnitude";
 export const MAX_BLOCK = 256;
 export const MAX_CANDIDATES = 128;
 
-/** Rows that one workgroup takes: enough workgroups to fill a GPU, few enough partial sums to add. */
+/** Rows that one workgroup of {@link columnOrder} adds up, so that few partial sums are left. */
 function rowsPerPart(rows: number): number {
   return Math.max(4, Math.ceil(rows / 1024));
+}
+
+/**
+ * Rows that one workgroup of a search holds in workgroup memory: what 16 KiB take, which every
+ * adapter has, but not more than a subgroup has lanes.
+ */
+function searchShape(gpu: Gpu, cols: number): { ROWS: number; TILE: number; QUADS: number } {
+  const rows = Math.min(gpu.software ? 16 : 32, 2 ** Math.floor(Math.log2(3072 / cols)));
+  // A GPU needs many workgroups, a CPU wants each to bring its rows in only once.
+  return { ROWS: rows, TILE: rows * cols, QUADS: gpu.software ? MAX_CANDIDATES / 4 : 1 };
 }
 
 /** w² · cost of each weight, f32, the shape of `weight`; `cost` is f32 `[cols]`. */
@@ -90,18 +100,18 @@ export async function selectSalientColumns(
   const [rows, cols] = values.shape;
   const candidates = Math.min(maxColumns, cols - 1);
   if (candidates < 1) return gpu.zeros([cols], "u32");
-  const perPart = rowsPerPart(rows);
-  const parts = Math.ceil(rows / perPart);
+  const constants = searchShape(gpu, cols);
+  const parts = Math.ceil(rows / constants.ROWS);
   const search = await gpu.kernel({
     name: "salient_search",
     source: salientSearchSource,
-    constants: { CANDIDATES: Math.ceil(candidates / 32) * 32, ROWS: perPart },
+    constants,
   });
   using error = gpu.empty([parts, candidates]);
   search.dispatch({
     params: uniform([rows, cols, candidates]),
     tensors: [values, order, cost, error],
-    workgroups: parts,
+    workgroups: [parts, Math.ceil(candidates / 4 / constants.QUADS)],
   });
   using best = await bestCandidate(gpu, error);
   const mark = await gpu.kernel({ name: "mark_columns", source: markSource });
@@ -130,18 +140,14 @@ export async function splitZones(
 ): Promise<Tensor> {
   const [rows, cols] = values.shape;
   const candidates = threshold.size;
-  const perPart = rowsPerPart(rows);
-  const parts = Math.ceil(rows / perPart);
-  const search = await gpu.kernel({
-    name: "split_search",
-    source: splitSearchSource,
-    constants: { CANDIDATES: Math.ceil(candidates / 32) * 32, ROWS: perPart },
-  });
+  const constants = searchShape(gpu, cols);
+  const parts = Math.ceil(rows / constants.ROWS);
+  const search = await gpu.kernel({ name: "split_search", source: splitSearchSource, constants });
   using error = gpu.empty([parts, candidates]);
   search.dispatch({
     params: uniform([rows, cols, candidates]),
     tensors: [values, salient, cost, threshold, error],
-    workgroups: parts,
+    workgroups: [parts, Math.ceil(candidates / 4 / constants.QUADS)],
   });
   using best = await bestCandidate(gpu, error);
   const bits = await gpu.kernel({ name: "zone_bits", source: zoneBitsSource });

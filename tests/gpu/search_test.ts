@@ -164,15 +164,16 @@ async function searchErrors(
   tensors: Tensor[],
   [rows, cols, candidates]: number[],
   perPart: number,
+  quads: number,
 ): Promise<number[]> {
-  const constants = { CANDIDATES: Math.ceil(candidates / 32) * 32, ROWS: perPart };
+  const constants = { ROWS: perPart, TILE: perPart * cols, QUADS: quads };
   const search = await gpu.kernel({ ...kernel, constants });
   const parts = Math.ceil(rows / perPart);
   using error = gpu.empty([parts, candidates]);
   search.dispatch({
     params: uniform([rows, cols, candidates]),
     tensors: [...tensors, error],
-    workgroups: parts,
+    workgroups: [parts, Math.ceil(candidates / 4 / quads)],
   });
   const sums = new Array<number>(candidates).fill(0);
   (await gpu.read(error)).forEach((value, i) => sums[i % candidates] += value);
@@ -190,9 +191,11 @@ for (const [rows, cols, candidates] of [[1, 4, 3], [4, 33, 32], [9, 63, 33], [6,
     using costTensor = gpu.upload(cost, [cols]);
     const kernel = { name: "salient_search", source: salientSearchSource };
     const tensors = [values, orderTensor, costTensor];
-    const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], 4);
     const expected = salientErrors(weight, cols, order, cost, candidates);
-    assertClose(actual, expected, { abs: 1e-6, rel: 1e-5 }); // f32 sums of up to 1536 terms
+    for (const quads of [1, 3, 32]) {
+      const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], 4, quads);
+      assertClose(actual, expected, { abs: 1e-6, rel: 1e-5 }); // f32 sums of up to 1536 terms
+    }
   });
 
   Deno.test(`split_search gives the error of each of ${candidates} thresholds for [${rows}, ${cols}]`, async () => {
@@ -206,9 +209,11 @@ for (const [rows, cols, candidates] of [[1, 4, 3], [4, 33, 32], [9, 63, 33], [6,
     using thresholdTensor = gpu.upload(thresholds, [candidates]);
     const kernel = { name: "split_search", source: splitSearchSource };
     const tensors = [values, salientTensor, costTensor, thresholdTensor];
-    const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], 4);
     const expected = splitErrors(weight, cols, salient, cost, [...thresholds]);
-    assertClose(actual, expected, { abs: 1e-6, rel: 1e-5 }); // f32 sums of up to 1536 terms
+    for (const quads of [1, 3, 32]) {
+      const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], 4, quads);
+      assertClose(actual, expected, { abs: 1e-6, rel: 1e-5 }); // f32 sums of up to 1536 terms
+    }
   });
 }
 
