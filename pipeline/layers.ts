@@ -56,13 +56,7 @@ export async function quantizeLayers(
   for (let index = 0; index < layers; index++) {
     const start = performance.now();
     context.gpu.resetPeak();
-    context.report({
-      type: "progress",
-      stage: "layers",
-      done: index,
-      total: layers,
-      text: index < complete ? `layer ${index}, already quantized` : `layer ${index}`,
-    });
+    run.progress(index, 0, index < complete ? ", already quantized" : "");
     if (index < complete) {
       await run.passThrough(index, context.layerRecords[index].file);
     } else {
@@ -84,6 +78,8 @@ class LayerRun {
   readonly #layerStages: Planned<LayerStage>[];
   readonly #blockStages: Planned<BlockStage>[];
   readonly #firstBlockStage: number;
+  /** The linear layers of a decoder layer, in the order of execution. */
+  readonly #modules: string[];
 
   constructor(
     readonly context: ModelContext,
@@ -101,6 +97,19 @@ class LayerRun {
     >[];
     const first = stages.findIndex(({ stage }) => stage.scope === "block");
     this.#firstBlockStage = first < 0 ? stages.length : first;
+    this.#modules = linearGroups(decoder.architecture).flatMap(({ modules }) => modules);
+  }
+
+  /** Says how far the run is: so many linear layers of a decoder layer are done. */
+  progress(index: number, linears: number, what: string): void {
+    const { layers } = this.decoder.architecture;
+    this.context.report({
+      type: "progress",
+      stage: "layers",
+      done: index * this.#modules.length + linears,
+      total: layers * this.#modules.length,
+      text: `layer ${index + 1}${what}`,
+    });
   }
 
   /** Takes the activations through a layer that an earlier run has packed. */
@@ -237,6 +246,11 @@ class LayerRun {
     };
     await runLayerStages(this.stages.slice(0, this.#firstBlockStage));
     for (const linear of context.linears) {
+      this.progress(
+        context.layer.index,
+        this.#modules.indexOf(linear.module),
+        `, ${linear.module}`,
+      );
       await quantizeLinear(context, store, linear, this.#blockStages, this.clock);
       await this.context.pause();
     }

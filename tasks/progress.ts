@@ -20,7 +20,7 @@ function lineOf(event: RunEvent): string | undefined {
     case "start": {
       const adapter = `on ${event.adapter}`;
       const resumed = event.resumedLayers > 0
-        ? `; goes on after layer ${event.resumedLayers - 1}, the last complete one`
+        ? `; goes on after layer ${event.resumedLayers}, the last complete one`
         : "";
       const slow = event.software ? "\n  A software adapter: everything works, but slowly" : "";
       return `Run "${event.name}" ${adapter}, into ${event.output}${resumed}${slow}`;
@@ -71,7 +71,7 @@ function bar(): Report {
   return (event) => {
     if (event.type === "progress") {
       const { stage, done, total, text } = event;
-      const left = pace.left(stage + total + text.replace(/\d+/, ""), done, total);
+      const left = pace.left(stage + total + (stage === "layers" ? "" : text), done, total);
       const filled = Math.round(BAR * done / total);
       const rest = left === undefined ? "" : `, ${timeText(left)} left`;
       const bar = styleText("green", "█".repeat(filled)) +
@@ -100,7 +100,7 @@ function lines(): Report {
   return (event) => {
     if (event.type === "progress") {
       const { stage, done, total, text } = event;
-      const key = stage + text.replace(/\d+/, "");
+      const key = stage + (stage === "layers" ? "" : text);
       const left = pace.left(key + total, done, total);
       const tenth = Math.floor(10 * done / total);
       if (stage === "layers" || `${key} ${tenth}` === last || done === 0) return;

@@ -140,7 +140,7 @@ for (const order of ["module", "layer"]) {
       [(event) => event.type === "stage" && event.stage === "download", 0],
       [(event) => event.type === "start", 0],
       [(event) => event.type === "linear", 0],
-      [(event) => event.type === "progress" && event.text === "layer 1", 1],
+      [(event) => event.type === "progress" && event.text === "layer 2", 1],
       [(event) => event.type === "layer" && event.layer === 1, 1],
       [(event) => event.type === "layer" && event.layer === 2, 2],
       [(event) => event.type === "progress" && event.stage === "evaluate", 3],

@@ -200,7 +200,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       "stage download",
       "start",
       "stage calibrate",
-      ...[0, 1, 2, 3].flatMap(() => ["progress layers", "linear x 7", "layer"]),
+      ...[0, 1, 2, 3].flatMap(() => ["progress layers x 8", "linear x 7", "layer"]),
       "progress evaluate x 5",
       "metric evaluate",
       "progress evaluate x 5",
@@ -221,7 +221,15 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       record.layers!.flatMap((layer) => layer.linears.map((l) => ({ type: "linear", ...l }))),
     );
     const progress = events.filter((event) => event.type === "progress");
-    const [before, after] = [progress.slice(4, 9), progress.slice(9)];
+    const [before, after] = [progress.slice(32, 37), progress.slice(37)];
+    const layerProgress = progress.slice(0, 32).map(({ done, total, text }) =>
+      `${done}/${total} ${text}`
+    );
+    assert.deepEqual(layerProgress.slice(8, 11), [
+      "7/28 layer 2",
+      "7/28 layer 2, self_attn.q_proj",
+      "8/28 layer 2, self_attn.k_proj",
+    ]);
     for (const part of [before, after]) {
       assert.deepEqual(part.map(({ done, total }) => [done, total]), [
         [1, 5],
