@@ -16,7 +16,7 @@ export interface LinearStep {
 export type Step =
   | { op: "norm"; module: string; from: string; to: string }
   /** Linear layers that share an input, hence a Hessian. */
-  | { op: "linear"; from: string; linears: LinearStep[]; residual?: string }
+  | { op: "linear"; from: string; linears: LinearStep[]; bias: boolean; residual?: string }
   | { op: "rope"; registers: { register: string; heads: number }[] }
   | { op: "attention"; query: string; key: string; value: string; to: string }
   | { op: "activation"; name: ActivationName; from: string; up?: string; to: string };
@@ -136,6 +136,8 @@ function readLlama(fields: Fields): Architecture {
     if (fields.json.head_dim != null) fields.fail("head_dim", "even");
     fields.fail("hidden_size", `an even multiple of num_attention_heads, ${heads}`);
   }
+  const attentionBias = fields.boolean("attention_bias", false);
+  const mlpBias = fields.boolean("mlp_bias", false);
   const qkv = ["q", "k", "v"].map((to) => ({ module: `self_attn.${to}_proj`, to }));
   return {
     modelType: "llama",
@@ -152,7 +154,7 @@ function readLlama(fields: Fields): Architecture {
     normEpsilon: fields.number("rms_norm_eps", 1e-6),
     steps: [
       { op: "norm", module: "input_layernorm", from: "hidden", to: "x" },
-      { op: "linear", from: "x", linears: qkv },
+      { op: "linear", from: "x", linears: qkv, bias: attentionBias },
       {
         op: "rope",
         registers: [{ register: "q", heads }, { register: "k", heads: keyValueHeads }],
@@ -162,6 +164,7 @@ function readLlama(fields: Fields): Architecture {
         op: "linear",
         from: "x",
         linears: [{ module: "self_attn.o_proj", to: "hidden" }],
+        bias: attentionBias,
         residual: "hidden",
       },
       { op: "norm", module: "post_attention_layernorm", from: "hidden", to: "x" },
@@ -169,6 +172,7 @@ function readLlama(fields: Fields): Architecture {
         op: "linear",
         from: "x",
         linears: [{ module: "mlp.gate_proj", to: "gate" }, { module: "mlp.up_proj", to: "up" }],
+        bias: mlpBias,
       },
       {
         op: "activation",
@@ -181,6 +185,7 @@ function readLlama(fields: Fields): Architecture {
         op: "linear",
         from: "x",
         linears: [{ module: "mlp.down_proj", to: "hidden" }],
+        bias: mlpBias,
         residual: "hidden",
       },
     ],
@@ -230,22 +235,25 @@ function readOpt(fields: Fields): Architecture {
   });
   const attentionNorm = norm("self_attn_layer_norm");
   const feedForwardNorm = norm("final_layer_norm");
+  const bias = fields.boolean("enable_bias", true);
   const attentionSteps: Step[] = [
     {
       op: "linear",
       from: input,
       linears: ["q", "k", "v"].map((to) => ({ module: `self_attn.${to}_proj`, to })),
+      bias,
     },
     { op: "attention", query: "q", key: "k", value: "v", to: "x" },
     {
       op: "linear",
       from: "x",
       linears: [{ module: "self_attn.out_proj", to: "hidden" }],
+      bias,
       residual: "hidden",
     },
   ];
   const feedForwardSteps: Step[] = [
-    { op: "linear", from: input, linears: [{ module: "fc1", to: "x" }] },
+    { op: "linear", from: input, linears: [{ module: "fc1", to: "x" }], bias },
     {
       op: "activation",
       name: fields.activation("activation_function", "relu"),
@@ -256,6 +264,7 @@ function readOpt(fields: Fields): Architecture {
       op: "linear",
       from: "x",
       linears: [{ module: "fc2", to: "hidden" }],
+      bias,
       residual: "hidden",
     },
   ];

@@ -75,7 +75,7 @@ export class Decoder implements Disposable {
       if (step.op === "norm") weights.set(step.module, await this.#norm(prefix + step.module));
       if (step.op !== "linear") continue;
       for (const { module } of step.linears) {
-        weights.set(module, await this.#affine(prefix + module));
+        weights.set(module, await this.#affine(prefix + module, step.bias));
       }
     }
     this.#checkLayerShapes(weights, prefix);
@@ -97,10 +97,10 @@ export class Decoder implements Disposable {
     return { weight, bias: await this.#tensor(`${name}.bias`) };
   }
 
-  /** A linear layer, dequantized if it is packed. */
-  async #affine(name: string): Promise<Affine> {
+  /** A linear layer, dequantized if it is packed; a bias that config.json does not ask for is ignored. */
+  async #affine(name: string, hasBias: boolean): Promise<Affine> {
     const { checkpoint, quantization } = this.model;
-    const bias = checkpoint.has(`${name}.bias`) ? await this.#tensor(`${name}.bias`) : undefined;
+    const bias = hasBias ? await this.#tensor(`${name}.bias`) : undefined;
     if (!quantization || !isPacked(checkpoint, name)) {
       return { weight: await this.#tensor(`${name}.weight`), bias };
     }
@@ -297,10 +297,10 @@ export class Decoder implements Disposable {
 
   /** x through a projection between the width of the embedding and that of the layers. */
   async #project(x: Tensor, name: string, shape: readonly [number, number]): Promise<Tensor> {
-    const projection = await this.#affine(name);
+    const projection = await this.#affine(name, false);
     await this.#checkOnce(name, projection, shape);
     const out = await this.linear(x, projection);
-    this.gpu.free(projection.weight, ...(projection.bias ? [projection.bias] : []));
+    this.gpu.free(projection.weight);
     return out;
   }
 

@@ -3,6 +3,9 @@ import { gemm } from "../gpu/gemm.ts";
 import { defineStage } from "../pipeline/stage.ts";
 import { blockBits } from "./block_bits.ts";
 
+/** Rounds of refinement where the file says nothing: more gain less than another seed does. */
+const REFINE = 8;
+
 /**
  * Turns the block into bits and lets the columns to come make up for its error:
  * W[:, later] -= E · U[block, later] with E = (W - Q) / U_jj.
@@ -24,15 +27,15 @@ export const compensate = defineStage({
     "assign": z.enum(["fit", "nearest"]).default("nearest").describe(
       "The bits of a weight: those that the fit saw, or those of the nearest stored value",
     ),
-    "refine": z.int().min(0).max(100).default(8).describe(
+    "refine": z.int().min(0).max(100).optional().describe(
       "Times that means and scales are moved to fit the bits, and the bits to fit them; " +
-        "needs assign: nearest",
+        "8 if absent, none with assign: fit",
     ),
-  }).refine(({ assign, refine }) => assign === "nearest" || refine === 0, {
+  }).refine(({ assign, refine }) => assign === "nearest" || !refine, {
     path: ["refine"],
     message: "must be 0 with assign: fit",
   }),
-  presets: { reference: { feedback: "block", assign: "fit", refine: 0 } },
+  presets: { reference: { feedback: "block", assign: "fit" } },
   needs: ["factor"],
   gives: ["block-error"],
 
@@ -41,7 +44,7 @@ export const compensate = defineStage({
     const error = await blockBits(context, {
       feedback: options.feedback === "column",
       nearest: options.assign === "nearest",
-      refine: options.refine,
+      refine: options.refine ?? (options.assign === "nearest" ? REFINE : 0),
     });
     const later = block.first + block.cols;
     const { cols } = linear;

@@ -332,6 +332,20 @@ for (const [config, name, shape, wanted] of MISFITS) {
   });
 }
 
+Deno.test("a bias that config.json does not ask for is ignored, as transformers does", async () => {
+  using folder = new TemporaryFolder();
+  const model = randomModel(TINY_LLAMA, 23);
+  const logits = async () => {
+    writeModel(folder.path, model);
+    using loaded = await LoadedModel.open(gpu, folder.path);
+    return await loaded.logits([Int32Array.of(0, 1)]);
+  };
+  const without = await logits();
+  const name = "model.layers.0.mlp.down_proj.bias";
+  model.tensors.set(name, { shape: [40], data: new Float32Array(40).fill(1) });
+  assert.deepEqual(await logits(), without);
+});
+
 Deno.test("a missing tensor is named, with the nearest names there are", async () => {
   for (
     const [config, name, near] of [
@@ -339,6 +353,7 @@ Deno.test("a missing tensor is named, with the nearest names there are", async (
       [TINY_LLAMA, "model.layers.0.mlp.up_proj.weight", ["model.layers.1.mlp.up_proj.weight"]],
       // Without its bias this layer norm would pass for an RMS norm.
       [TINY_OPT, "model.decoder.final_layer_norm.bias", ["model.decoder.final_layer_norm.weight"]],
+      [TINY_OPT, "model.decoder.layers.0.fc1.bias", ["model.decoder.layers.0.fc2.bias"]],
     ] as const
   ) {
     using folder = new TemporaryFolder();

@@ -527,7 +527,6 @@ Deno.test("mode reference takes the defaults of the released program", async () 
     "block-size": 128,
     feedback: "block",
     assign: "fit",
-    refine: 0,
   });
   checkPacked(record, { zones: 2, planes: 2 });
 });
@@ -637,7 +636,7 @@ const CHAINS: {
       "salient-select",
       "residual-binarize",
       "split-search",
-      { compensate: { assign: "fit", refine: 0 } },
+      { compensate: { assign: "fit" } },
       "pack",
     ],
     zones: 2,

@@ -58,7 +58,7 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per block  salient-select     metric: "hessian", max-columns: 49, search: "saliency"
   once per block  residual-binarize  planes: 2
   once per block  split-search       candidates: 9, search: "saliency"
-  once per block  compensate         block-size: 32, feedback: "block", assign: "fit", refine: 0
+  once per block  compensate         block-size: 32, feedback: "block", assign: "fit"
   once per layer  pack               
   once per model  evaluate           perplexity: ` +
       `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4}], ` +
