@@ -1,8 +1,8 @@
 import { distance } from "fastest-levenshtein";
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
+import { readJson } from "./json.ts";
 import {
-  foreignContent,
   isFloatDtype,
   readHeader,
   type StoredTensor,
@@ -163,14 +163,7 @@ function readWeightMap(path: string): Record<string, string> {
   const refuse = (problem: string): never => {
     throw new UserError(`Cannot read "${path}": ${problem}`);
   };
-  const text = Deno.readTextFileSync(path);
-  let index: { weight_map?: unknown } | null = null;
-  try {
-    index = JSON.parse(text);
-  } catch {
-    refuse(foreignContent(text) ?? "it is not JSON; download it again");
-  }
-  const weightMap = index?.weight_map;
+  const weightMap = readJson(path).weight_map;
   if (typeof weightMap !== "object" || weightMap === null || Array.isArray(weightMap)) {
     return refuse(`it has no object "weight_map"`);
   }

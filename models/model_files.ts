@@ -1,8 +1,9 @@
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
 import { type Architecture, linearGroups, readArchitecture } from "./architecture.ts";
 import { Checkpoint } from "./checkpoint.ts";
+import { readJson } from "./json.ts";
 import {
   FORMAT_VERSION,
   type QuantizationConfig,
@@ -78,26 +79,4 @@ export class ModelFiles implements Disposable {
   [Symbol.dispose](): void {
     this.checkpoint[Symbol.dispose]();
   }
-}
-
-/** @throws {UserError} If the file is missing or does not hold a JSON object. */
-export function readJson(path: string): Record<string, unknown> {
-  let text: string;
-  try {
-    text = readFileSync(path, "utf8");
-  } catch (error) {
-    const missing = (error as { code?: string }).code === "ENOENT";
-    throw new UserError(
-      missing
-        ? `Cannot read "${path}": no such file`
-        : `Cannot read "${path}": ${(error as Error).message}`,
-    );
-  }
-  try {
-    const value = JSON.parse(text);
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
-  } catch (error) {
-    throw new UserError(`"${path}" is not valid JSON: ${(error as Error).message}`);
-  }
-  throw new UserError(`"${path}" must hold a JSON object`);
 }

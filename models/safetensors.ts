@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
+import { bytesText } from "../pipeline/units.ts";
 
 /** Bits per element, in the order of the reference implementation, which also orders its files. */
 const DTYPE_BITS = {
@@ -79,7 +80,7 @@ export function readHeader(path: string): SafetensorsHeader {
   if (size < 8) refuse(`it has ${count(size)}, too few for a header; download it again`);
   const headerBytes = Number(new DataView(start.buffer).getBigUint64(0, true));
   if (headerBytes > MAX_HEADER_BYTES) {
-    const found = `its header would be ${sizeText(headerBytes)} long, more than 100 MB`;
+    const found = `its header would be ${bytesText(headerBytes)} long, more than 100 MB`;
     refuse(`it is not a safetensors file (${found})`);
   }
   const dataStart = 8 + headerBytes;
@@ -520,7 +521,7 @@ function writeProblem(error: unknown, bytes: number): string {
       return "the folder is not writable";
     case "ENOSPC":
     case "EDQUOT":
-      return `no space left on the device (needed ${sizeText(bytes)})`;
+      return `no space left on the device (needed ${bytesText(bytes)})`;
     default:
       return error.message;
   }
@@ -543,10 +544,4 @@ export function foreignContent(start: string): string | undefined {
 
 function count(bytes: number): string {
   return `${bytes} byte${bytes === 1 ? "" : "s"}`;
-}
-
-function sizeText(bytes: number): string {
-  const units = ["B", "KB", "MB", "GB", "TB", "PB", "EB"];
-  const power = Math.min(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), units.length - 1);
-  return `${(bytes / 1000 ** power).toFixed(power && 1)} ${units[power]}`;
 }

@@ -1,7 +1,7 @@
 import { Tokenizer } from "@huggingface/tokenizers";
 import { join } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
-import { foreignContent } from "./safetensors.ts";
+import { readJson } from "./json.ts";
 
 /** Files that belong to a tokenizer and go with a model that is copied. */
 export const TOKENIZER_FILES = [
@@ -83,7 +83,7 @@ export class TextTokenizer {
   static load(folder: string): TextTokenizer {
     const files = TOKENIZER_FILES.filter((name) => exists(join(folder, name)));
     const config = files.includes("tokenizer_config.json")
-      ? readJson<TokenizerConfig>(join(folder, "tokenizer_config.json"))
+      ? readJson(join(folder, "tokenizer_config.json")) as TokenizerConfig
       : {};
     let json: TokenizerJson;
     if (files.includes("tokenizer.json")) {
@@ -180,7 +180,7 @@ function wordsOf(pattern: string): PreTokenizer {
 
 /** The `tokenizer.json` that `transformers` makes of `vocab.json` and `merges.txt`. */
 function gpt2Tokenizer(folder: string, config: TokenizerConfig): TokenizerJson {
-  const vocab = readJson<Record<string, number>>(join(folder, "vocab.json"));
+  const vocab = readJson(join(folder, "vocab.json")) as Record<string, number>;
   const merges = Deno.readTextFileSync(join(folder, "merges.txt")).split(/\r?\n/)
     .filter((line) => line !== "" && !line.startsWith("#version"));
   const { bos_token, eos_token, unk_token, pad_token, add_bos_token, add_prefix_space } = config;
@@ -212,15 +212,5 @@ function exists(path: string): boolean {
       return false;
     }
     throw error;
-  }
-}
-
-function readJson<Content>(path: string): Content {
-  const text = Deno.readTextFileSync(path);
-  try {
-    return JSON.parse(text);
-  } catch {
-    const problem = foreignContent(text) ?? "it is not JSON; download it again";
-    throw new UserError(`Cannot read "${path}": ${problem}`);
   }
 }

@@ -1,6 +1,6 @@
 import { styleText } from "node:util";
 import type { Report, RunEvent } from "../pipeline/events.ts";
-import { bytesText, timeText } from "./task.ts";
+import { bytesText, timeText } from "../pipeline/units.ts";
 
 const BAR = 24;
 

@@ -4,9 +4,10 @@ import { PipelineFileError } from "../pipeline/errors.ts";
 import type { RunRecord } from "../pipeline/record.ts";
 import { runPipeline } from "../pipeline/run.ts";
 import type { Stage } from "../pipeline/stage.ts";
+import { bytesText } from "../pipeline/units.ts";
 import { STAGES } from "../stages/mod.ts";
 import { showJson, showProgress } from "./progress.ts";
-import { bytesText, runTask, startInCallersFolder } from "./task.ts";
+import { runTask, startInCallersFolder } from "./task.ts";
 
 const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
 

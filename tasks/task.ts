@@ -28,24 +28,6 @@ export async function runTask(main: (signal: AbortSignal) => Promise<void>): Pro
   Deno.exit();
 }
 
-/** Bytes for people: "12.3 MB". */
-export function bytesText(bytes: number): string {
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  let power = 0;
-  let value = bytes;
-  // What would be rounded to 1000.0 is 1.0 of the next unit.
-  for (; value >= 999.95 && power < units.length - 1; power++) value /= 1000;
-  return `${value.toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
-}
-
-/** Seconds for people: "1:02:03" or "0:07". */
-export function timeText(seconds: number): string {
-  const whole = Math.round(seconds);
-  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  const two = (n: number) => String(n).padStart(2, "0");
-  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
-}
-
 /** Makes paths mean what they meant where the command was typed: tasks start in the project's folder. */
 export function startInCallersFolder(): void {
   const folder = Deno.env.get("INIT_CWD");

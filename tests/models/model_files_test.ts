@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Checkpoint } from "../../models/checkpoint.ts";
-import { ModelFiles, readJson } from "../../models/model_files.ts";
+import { readJson } from "../../models/json.ts";
+import { ModelFiles } from "../../models/model_files.ts";
 import { TOKENIZER_FILES } from "../../models/tokenizer.ts";
 import { writeSafetensors } from "../../models/safetensors.ts";
 import { UserError } from "../../pipeline/errors.ts";
@@ -100,7 +101,7 @@ Deno.test("a folder without a model is refused with what is missing", () => {
     "give the folder that holds config.json and model.safetensors";
   expectRefusal(join(folder.path, "x"), noFolder);
   const config = join(folder.path, "config.json");
-  expectRefusal(folder.path, 'Cannot read "FOLDER/config.json": no such file');
+  expectRefusal(folder.path, 'Cannot read "FOLDER/config.json": no such file or folder');
   Deno.writeTextFileSync(config, JSON.stringify(TINY_LLAMA));
   expectRefusal(config, noFolder);
   expectRefusal(
@@ -134,7 +135,7 @@ Deno.test("a config.json that cannot be used is refused with its place", () => {
       "use the original model",
   );
   write([]);
-  expectRefusal(folder.path, '"FOLDER/config.json" must hold a JSON object');
+  expectRefusal(folder.path, 'Cannot read "FOLDER/config.json": it does not hold a JSON object');
 });
 
 Deno.test("readJson() gives an object or says what is wrong", () => {
@@ -145,17 +146,26 @@ Deno.test("readJson() gives an object or says what is wrong", () => {
   assert.deepEqual(readJson(path), { a: [1, null] });
   for (const text of ["[]", "null", '"a"', "1"]) {
     write(text);
-    assert.throws(() => readJson(path), new UserError(`"${path}" must hold a JSON object`));
+    assert.throws(
+      () => readJson(path),
+      new UserError(`Cannot read "${path}": it does not hold a JSON object`),
+    );
   }
   write('{"a": 1,}');
-  assert.throws(() => readJson(path), (error: Error) => {
-    assert.ok(error instanceof UserError);
-    assert.ok(error.message.startsWith(`"${path}" is not valid JSON: `), error.message);
-    return true;
-  });
+  assert.throws(
+    () => readJson(path),
+    new UserError(`Cannot read "${path}": it is not JSON; download it again`),
+  );
+  write("<!DOCTYPE html><p>Not found");
+  assert.throws(
+    () => readJson(path),
+    new UserError(
+      `Cannot read "${path}": it is an HTML page, perhaps an error message; download it again`,
+    ),
+  );
   assert.throws(
     () => readJson(path + "x"),
-    new UserError(`Cannot read "${path}x": no such file`),
+    new UserError(`Cannot read "${path}x": no such file or folder`),
   );
   assert.throws(() => readJson(folder.path), (error: Error) => {
     assert.ok(error instanceof UserError);

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { bytesText, timeText } from "../../tasks/task.ts";
+import { bytesText, timeText } from "../../pipeline/units.ts";
 
 Deno.test("bytesText() gives three or four digits and the unit", () => {
   const expected: [number, string][] = [
@@ -12,7 +12,8 @@ Deno.test("bytesText() gives three or four digits and the unit", () => {
     [1_000_000, "1.0 MB"],
     [13_476_000_000, "13.5 GB"],
     [1e12, "1.0 TB"],
-    [1e15, "1000.0 TB"],
+    [1e15, "1.0 PB"],
+    [2 ** 63, "9.2 EB"],
   ];
   for (const [bytes, text] of expected) assert.equal(bytesText(bytes), text);
 });
