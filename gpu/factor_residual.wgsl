@@ -18,27 +18,47 @@ struct Params { n: u32, damping: f32 }
 @group(0) @binding(4) var<storage, read_write> Y: array<f64>;           // [n, n]
 @group(0) @binding(5) var<storage, read_write> D: array<f32>;           // [n, n]
 
-fn damped(row: u32, col: u32) -> f64 {
-  let h = H[min(row, col) * p.n + max(row, col)];
-  if (row != col) { return f64(h); }
-  return f64(select(h, 1.0, h == 0.0)) + f64(p.damping) * f64(mean[0]);
-}
-
 @compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3u) {
+  let n = p.n;
   let i = id.y;
   let j = id.x;
-  if (i >= p.n || j >= p.n) { return; }
+  if (i >= n || j >= n) { return; }
   var sum = 0.0lf;
   if (STEP == 0) {
     if (j < i) { return; }
-    for (var k = i; k < p.n; k++) { sum += f64(U[i * p.n + k]) * damped(k, j); }
-    Y[i * p.n + j] = sum;
+    // The part of G above the diagonal, the diagonal, and the mirror of what lies below.
+    var k = i;
+    for (; k + 4 <= j; k += 4) {
+      sum += f64(U[i * n + k]) * f64(H[k * n + j]);
+      sum += f64(U[i * n + k + 1]) * f64(H[(k + 1) * n + j]);
+      sum += f64(U[i * n + k + 2]) * f64(H[(k + 2) * n + j]);
+      sum += f64(U[i * n + k + 3]) * f64(H[(k + 3) * n + j]);
+    }
+    for (; k < j; k++) { sum += f64(U[i * n + k]) * f64(H[k * n + j]); }
+    let h = H[j * n + j];
+    sum += f64(U[i * n + j]) * (f64(select(h, 1.0, h == 0.0)) + f64(p.damping) * f64(mean[0]));
+    k++;
+    for (; k + 4 <= n; k += 4) {
+      sum += f64(U[i * n + k]) * f64(H[j * n + k]);
+      sum += f64(U[i * n + k + 1]) * f64(H[j * n + k + 1]);
+      sum += f64(U[i * n + k + 2]) * f64(H[j * n + k + 2]);
+      sum += f64(U[i * n + k + 3]) * f64(H[j * n + k + 3]);
+    }
+    for (; k < n; k++) { sum += f64(U[i * n + k]) * f64(H[j * n + k]); }
+    Y[i * n + j] = sum;
     return;
   }
   if (j >= i) {
-    for (var k = j; k < p.n; k++) { sum += Y[i * p.n + k] * f64(U[j * p.n + k]); }
+    var k = j;
+    for (; k + 4 <= n; k += 4) {
+      sum += Y[i * n + k] * f64(U[j * n + k]);
+      sum += Y[i * n + k + 1] * f64(U[j * n + k + 1]);
+      sum += Y[i * n + k + 2] * f64(U[j * n + k + 2]);
+      sum += Y[i * n + k + 3] * f64(U[j * n + k + 3]);
+    }
+    for (; k < n; k++) { sum += Y[i * n + k] * f64(U[j * n + k]); }
     if (i == j) { sum = (sum - 1.0lf) * 0.5lf; }
   }
-  D[i * p.n + j] = f32(-sum);
+  D[i * n + j] = f32(-sum);
 }
