@@ -67,7 +67,7 @@ export class Gpu implements AsyncDisposable {
   readonly poison: boolean;
 
   #readback: Readback;
-  #kernels = new Map<string, Promise<Kernel>>();
+  #kernels = new Map<string, { text: KernelSource["source"]; kernel: Promise<Kernel> }>();
   #pool = new Map<number, GPUBuffer[]>();
   #memory: MemoryUse = { current: 0, pooled: 0, peak: 0 };
   #encoder?: GPUCommandEncoder;
@@ -311,15 +311,21 @@ export class Gpu implements AsyncDisposable {
     if (this.#lost) throw new Error(`WebGPU: ${this.#lost}`);
   }
 
-  /** The compiled kernel; each combination of text and constants is compiled once. */
+  /**
+   * The compiled kernel; each name is compiled once for each set of constants.
+   *
+   * @throws {Error} If another kernel of this name has another text.
+   */
   kernel(source: KernelSource): Promise<Kernel> {
     const key = JSON.stringify([source.name, source.constants ?? {}]);
-    let kernel = this.#kernels.get(key);
-    if (!kernel) {
-      kernel = Kernel.compile(this, source);
-      this.#kernels.set(key, kernel);
+    let known = this.#kernels.get(key);
+    if (!known) {
+      known = { text: source.source, kernel: Kernel.compile(this, source) };
+      this.#kernels.set(key, known);
+    } else if (typeof source.source === "string" && source.source !== known.text) {
+      throw new Error(`There is another kernel "${source.name}"; give yours a name of its own`);
     }
-    return kernel;
+    return known.kernel;
   }
 
   /** Queues one dispatch; called by {@link Kernel.dispatch}. */

@@ -95,7 +95,7 @@ type Call = Omit<Gemm, "a" | "b" | "c" | "residual"> & {
 async function tileGemm(gpu: Gpu, call: Call): Promise<void> {
   const { layout, m, n, k, a, b, c, residual = c } = call;
   const tile = tileFor(gpu, m, n);
-  // In a vec4 neither k nor m may run over the end of a row.
+  // A vec4 may not run over the end of a row: not along n, nor along k where that is the fast one.
   const inner = layout === "NN" || layout === "NT" ? [k, n] : [n];
   const aligned = inner.concat([a, b, c, residual].flatMap(({ start, stride }) => [start, stride]))
     .every((value) => value % 4 === 0);

@@ -8,7 +8,7 @@
 /** Which operands come transposed: `N` as used, `T` with rows and columns swapped. */
 export type GemmLayout = "NN" | "NT" | "TN";
 
-/** A tile kernel for GPUs: operands pass through workgroup memory. */
+/** The size of the tiles that pass through workgroup memory. */
 export interface TileShape {
   /** Rows and columns of C that a workgroup computes. */
   rows: number;

@@ -81,7 +81,8 @@ export async function inverseFactor(
       b: inverse,
       c: panel,
     });
-    // The lower triangle's rest: A -= L Lᵀ, all of it, since GEMM leaves out upper tiles only.
+    // The rest of the matrix: A -= L Lᵀ. Only its lower triangle counts, but GEMM can leave out
+    // tiles below the diagonal only.
     await gemm(gpu, {
       layout: "NT",
       m: rest,

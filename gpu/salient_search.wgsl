@@ -4,7 +4,7 @@
 // is two planes of mean ± scale: one on x, one on what is left.
 //
 // A thread owns a row and four candidates, the components of a vec4: one read of an entry serves four
-// candidates, and no thread waits for another. The rows lie in workgroup memory as [column][row], so
+// candidates, and threads meet only before and after each four. The rows lie in workgroup memory as [column][row], so
 // that neighbouring threads read neighbours. The sums over rows are added up in the end.
 // Source: BiLLM, arXiv:2402.04291, algorithm 2. Reference: tests/reference/billm.ts.
 

@@ -23,8 +23,9 @@ function rowsPerPart(rows: number): number {
 }
 
 /**
- * Rows that one workgroup of a search holds in workgroup memory: what 16 KiB take, which every
- * adapter has, but not more than a subgroup has lanes.
+ * The constants of a search kernel: the rows that a workgroup holds in workgroup memory, the entries
+ * of that tile, and the fours of candidates it takes in turn. With 3072 entries the tile and the
+ * sums beside it stay under 16 KiB, which every adapter has.
  */
 function searchShape(gpu: Gpu, cols: number): { ROWS: number; TILE: number; QUADS: number } {
   const rows = Math.min(gpu.software ? 16 : 32, 2 ** Math.floor(Math.log2(3072 / cols)));

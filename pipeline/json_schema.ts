@@ -12,7 +12,9 @@ export const pipelineFields = z.strictObject({
       'must be letters, digits, ".", "_" and "-", beginning with a letter or digit',
     )
     .describe("the name of the run, used in paths"),
-  model: z.string().min(1).describe('a folder or a hub id such as "facebook/opt-125m"'),
+  model: z.string().min(1).describe(
+    "the folder of a model, with config.json and model.safetensors",
+  ),
   output: z.string().min(1).optional().describe("the folder of the run; out/NAME if left out"),
   seed: z.int().min(0).max(2 ** 32 - 1).default(0).describe("the seed of every random choice"),
   mode: z.enum(["default", "reference"]).default("default").describe(

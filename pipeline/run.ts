@@ -194,7 +194,11 @@ function hashInputs(
   return Object.fromEntries([...modelFiles, ...data].map((path) => [path, sha256OfFile(path)]));
 }
 
-/** A hash of everything that the packed bytes and the metrics depend on, the adapter apart. */
+/**
+ * A hash of what the packed bytes and the metrics depend on: options, seed, the content of the inputs
+ * and of the modules of users' stages (not of what these import), and the program's version. The
+ * adapter is left out.
+ */
 function identityOf(config: PipelineConfig<Stage>, inputs: Record<string, string>): string {
   const stages = config.stages.map(({ stage, options, module }) => ({
     name: stage.name,

@@ -16,7 +16,7 @@ export const calibrate = defineStage({
   options: z.strictObject({
     "dataset": z.string().min(1).describe(DATASET_HELP),
     "samples": z.int().min(1).max(65536).default(128).describe("Windows"),
-    "sequence-length": z.int().min(1).max(131072).default(2048).describe("Tokens of a window"),
+    "sequence-length": z.int().min(1).max(65535).default(2048).describe("Tokens of a window"),
     "order": z.enum(["layer", "module"]).default("module").describe(
       "layer: Hessians of a whole decoder layer, then its quantization (two passes); " +
         "module: each group of linear layers sees the quantized ones before it (one pass)",

@@ -7,7 +7,7 @@ import { DATASET_HELP, evaluationWindows } from "./data.ts";
 
 const perplexityOptions = z.strictObject({
   "dataset": z.string().min(1).describe(DATASET_HELP),
-  "sequence-length": z.int().min(2).max(131072).default(2048).describe("Tokens of a window"),
+  "sequence-length": z.int().min(2).max(65535).default(2048).describe("Tokens of a window"),
   "windows": z.int().min(1).optional().describe("Only the first windows; all if absent"),
 });
 

@@ -8,6 +8,7 @@ import { inverseFactor } from "../gpu/inverse_factor.ts";
 import { quantiles } from "../gpu/quantile.ts";
 import { columnOrder, selectSalientColumns, splitZones } from "../gpu/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
+import { PipelineFileError } from "../pipeline/errors.ts";
 import { runTask } from "./task.ts";
 
 const HELP = `Usage: deno task bench [--size N] [--runs N]
@@ -20,16 +21,14 @@ Options
 `;
 
 await runTask(async () => {
-  const { values } = parseArgs({
-    options: { size: { type: "string" }, runs: { type: "string" }, help: { type: "boolean" } },
-  });
+  const values = readArguments();
   if (values.help) {
     console.log(HELP);
     return;
   }
   await using gpu = await Gpu.open();
-  const size = Number(values.size ?? (gpu.software ? 768 : 4096));
-  const runs = Number(values.runs ?? (gpu.software ? 3 : 10));
+  const size = count("--size", values.size, gpu.software ? 768 : 4096);
+  const runs = count("--runs", values.runs, gpu.software ? 3 : 10);
   console.log(`${gpu.name}, Deno ${Deno.version.deno}, ${size} x ${size}, median of ${runs} runs`);
 
   const random = (shape: number[]): Tensor => {
@@ -57,7 +56,7 @@ await runTask(async () => {
       times.push((performance.now() - start) / repeat);
     }
     const ms = times.sort((a, b) => a - b)[times.length >> 1];
-    const rate = (amount / ms / 1e6).toFixed(1);
+    const rate = (amount / ms / (unit.startsWith("M") ? 1e3 : 1e6)).toFixed(1);
     console.log(`${name.padEnd(34)} ${ms.toFixed(3).padStart(10)} ms  ${rate.padStart(9)} ${unit}`);
   };
 
@@ -108,19 +107,41 @@ await runTask(async () => {
   await measure(
     "salient columns of a block",
     weights,
-    "Gweights/s",
+    "Mweights/s",
     async () => gpu.free(await selectSalientColumns(gpu, block, order, cost, 49)),
   );
   await measure(
     "quantiles of a block",
     weights,
-    "Gweights/s",
+    "Mweights/s",
     async () => gpu.free(await quantiles(gpu, block, salient, probabilities)),
   );
   await measure(
     "split of a block",
     weights,
-    "Gweights/s",
+    "Mweights/s",
     async () => gpu.free(await splitZones(gpu, block, salient, cost, threshold)),
   );
 });
+
+function readArguments() {
+  try {
+    return parseArgs({
+      options: { size: { type: "string" }, runs: { type: "string" }, help: { type: "boolean" } },
+    }).values;
+  } catch (error) {
+    throw usageError((error as Error).message);
+  }
+}
+
+function count(name: string, value: string | undefined, fallback: number): number {
+  if (value === undefined) return fallback;
+  if (!/^[1-9]\d*$/.test(value)) {
+    throw usageError(`${name} must be a whole number of at least 1, found "${value}"`);
+  }
+  return Number(value);
+}
+
+function usageError(message: string): PipelineFileError {
+  return new PipelineFileError([{ where: "deno task bench", message }]);
+}

@@ -87,7 +87,7 @@ function planOf(config: PipelineConfig<Stage>) {
 function planText(config: PipelineConfig<Stage>): string {
   const plan = planOf(config);
   const lines = [
-    `${config.file} is good.`,
+    `${config.file} is good (the model and the texts are not looked at).`,
     `name ${plan.name}, model ${plan.model}, output ${plan.output}, mode ${plan.mode}, seed ${plan.seed}`,
   ];
   for (const { name, scope, options } of plan.stages) {
