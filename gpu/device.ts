@@ -62,8 +62,6 @@ export class Gpu implements AsyncDisposable {
   readonly software: boolean;
   /** Lanes of a subgroup if the adapter has subgroups of one size, else 0. */
   readonly subgroupSize: number;
-  /** Whether shaders can compute in f64. */
-  readonly hasF64: boolean;
   readonly poison: boolean;
 
   #readback: Readback;
@@ -85,7 +83,6 @@ export class Gpu implements AsyncDisposable {
     const { subgroupMinSize: min, subgroupMaxSize: max } = adapter.info;
     const subgroups = device.features.has("subgroups" as GPUFeatureName);
     this.subgroupSize = subgroups && min === max ? min : 0;
-    this.hasF64 = device.features.has("wgpu-shader-f64" as GPUFeatureName);
     this.poison = poison;
     this.#readback = readback;
     this.#uniforms = device.createBuffer({
@@ -411,21 +408,15 @@ export class Gpu implements AsyncDisposable {
   }
 }
 
-/** Features that help where they are there. Deno grants them on adapters that do not list them. */
-const OPTIONAL_FEATURES = ["subgroups", "wgpu-shader-f64"] as GPUFeatureName[];
-
-/** Asks for as many of the optional features as the adapter grants, one being worth asking alone. */
+/** Asks for subgroups, which Deno grants on adapters that do not list them, and does without if refused. */
 async function requestDevice(
   adapter: GPUAdapter,
   requiredLimits: Record<string, number>,
 ): Promise<GPUDevice> {
-  const [first, second] = OPTIONAL_FEATURES;
-  for (const requiredFeatures of [[first, second], [first], [second]]) {
-    try {
-      return await adapter.requestDevice({ requiredFeatures, requiredLimits });
-    } catch {
-      // Not granted: ask for less.
-    }
+  try {
+    const requiredFeatures = ["subgroups" as GPUFeatureName];
+    return await adapter.requestDevice({ requiredFeatures, requiredLimits });
+  } catch {
+    return await adapter.requestDevice({ requiredLimits });
   }
-  return await adapter.requestDevice({ requiredLimits });
 }

@@ -1,7 +1,5 @@
 import blockSource from "./cholesky_block.wgsl" with { type: "text" };
-import columnCostsSource from "./column_costs.wgsl" with { type: "text" };
 import type { Gpu } from "./device.ts";
-import factorResidualSource from "./factor_residual.wgsl" with { type: "text" };
 import { gemm } from "./gemm.ts";
 import { uniform } from "./kernel.ts";
 import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
@@ -12,13 +10,6 @@ import type { Tensor } from "./tensor.ts";
 import { placeRegion } from "./transpose.ts";
 
 const BLOCK = 32;
-
-/**
- * Widest factor that is refined in f64, where the adapter has it. In f32 alone U is off by some
- * 1e-6, which decides near ties of the searches: it moves a small model's perplexity by 2 %. The
- * ties of wide layers are rarer, and the cost grows with the third power.
- */
-const REFINED = 2048;
 
 /** The upper Cholesky factor of an inverse Hessian. */
 export interface InverseFactor {
@@ -129,58 +120,9 @@ export async function inverseFactor(
     });
   }
   gpu.free(inverse);
-  let factor = gpu.empty([n, n]);
-  const turn = await gpu.kernel({ name: "reverse_factor", source: reverseFactorSource });
-  turn.dispatch({ params: uniform([n]), tensors: [m, factor], workgroups: tiles });
-  if (gpu.hasF64 && n <= REFINED) {
-    const refined = await refine(gpu, hessian, mean, damping, factor);
-    gpu.free(factor);
-    factor = refined;
-  }
+  const factor = gpu.empty([n, n]);
   const cost = gpu.empty([n]);
-  const costs = await gpu.kernel({ name: "column_costs", source: columnCostsSource });
-  costs.dispatch({
-    params: uniform([n]),
-    tensors: [factor, cost],
-    workgroups: Math.ceil(n / 64),
-  });
+  const turn = await gpu.kernel({ name: "reverse_factor", source: reverseFactorSource });
+  turn.dispatch({ params: uniform([n]), tensors: [m, factor, cost], workgroups: tiles });
   return { factor, cost, status };
-}
-
-/** One step of Newton's method with an f64 residual: (I + D) · U, f32 `[n, n]`, owned by the caller. */
-async function refine(
-  gpu: Gpu,
-  hessian: Tensor,
-  mean: Tensor,
-  damping: number,
-  factor: Tensor,
-): Promise<Tensor> {
-  const [n] = hessian.shape;
-  using y = gpu.empty([n, n, 2], "u32"); // f64
-  using d = gpu.empty([n, n]);
-  for (const step of [0, 1]) {
-    const residual = await gpu.kernel({
-      name: "factor_residual",
-      source: factorResidualSource,
-      constants: { STEP: step },
-    });
-    residual.dispatch({
-      params: uniform([n], [damping]),
-      tensors: [hessian, mean, factor, y, d],
-      workgroups: [Math.ceil(n / 8), Math.ceil(n / 8)],
-    });
-  }
-  const refined = gpu.clone(factor);
-  await gemm(gpu, {
-    layout: "NN",
-    m: n,
-    n,
-    k: n,
-    accumulate: true,
-    upperOnly: true,
-    a: d,
-    b: factor,
-    c: refined,
-  });
-  return refined;
 }
