@@ -11,6 +11,9 @@ import {
 } from "./packed_format.ts";
 import { TextTokenizer, TOKENIZER_FILES } from "./tokenizer.ts";
 
+/** What a model has beside its weights, where it is there. */
+export const SMALL_FILES = ["config.json", "generation_config.json", ...TOKENIZER_FILES];
+
 /** A model in a folder: its configuration, weights and tokenizer. */
 export class ModelFiles implements Disposable {
   #tokenizer?: TextTokenizer;
@@ -70,7 +73,7 @@ export class ModelFiles implements Disposable {
 
   /** Paths of the files that the model is made of and that are there, the weights last. */
   get files(): string[] {
-    const small = ["config.json", "generation_config.json", ...TOKENIZER_FILES]
+    const small = SMALL_FILES
       .filter((name) => existsSync(join(this.folder, name)));
     return [...small, ...this.checkpoint.files.map((file) => basename(file))]
       .map((name) => join(this.folder, name));

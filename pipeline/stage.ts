@@ -10,9 +10,6 @@ import type { LayerRecord, Report } from "./events.ts";
 import type { Evaluation, PackedModel } from "./record.ts";
 import type { RunFolder } from "./run_folder.ts";
 
-/** What a run may be told to imitate; it changes the defaults of stages' options. */
-export type Mode = "default" | "reference";
-
 /**
  * What stages hand to each other. Tensors are on the GPU, `rows` and `cols` those of the block; the
  * runner frees them when the scope ends that made them.

@@ -1,9 +1,9 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
+import { SMALL_FILES } from "../models/model_files.ts";
 import { FORMAT_VERSION, packLinear, readBits } from "../models/packed_format.ts";
 import { readHeader, type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
-import { TOKENIZER_FILES } from "../models/tokenizer.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { copyFileAtomically, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/record.ts";
@@ -66,10 +66,9 @@ export const pack = defineStage({
     const { architecture, checkpoint, config } = model;
     const { layers } = architecture;
     const outside: TensorToWrite[] = [];
+    const prefixes = Array.from({ length: layers }, (_, i) => architecture.names.layer(i));
     for (const [name, { dtype, shape }] of checkpoint.tensors) {
-      const inLayer = Array.from({ length: layers }, (_, i) => architecture.names.layer(i))
-        .some((prefix) => name.startsWith(prefix));
-      if (inLayer) continue;
+      if (prefixes.some((prefix) => name.startsWith(prefix))) continue;
       outside.push({ name, dtype, shape, data: checkpoint.readChunks(name, CHUNK) });
     }
     writeSafetensors(join(context.folder.model, shardName(1, layers)), outside, METADATA);
@@ -94,7 +93,7 @@ function writeJson(context: ModelContext, name: string, value: unknown): void {
 
 function copySmallFiles(context: ModelContext): void {
   const { folder } = context.get("model-files");
-  for (const name of ["generation_config.json", ...TOKENIZER_FILES]) {
+  for (const name of SMALL_FILES.filter((name) => name !== "config.json")) {
     if (!existsSync(join(folder, name))) continue;
     copyFileAtomically(join(folder, name), join(context.folder.model, name));
   }
@@ -143,9 +142,7 @@ function summarize(context: ModelContext): PackedModel {
     .reduce((sum, path) => sum + statSync(path).size, 0);
   const files: WrittenFileRecord[] = [];
   const shards = Array.from({ length: layers + 1 }, (_, i) => shardName(i + 1, layers));
-  const small = ["config.json", "generation_config.json", ...TOKENIZER_FILES].filter((name) =>
-    existsSync(join(folder, name))
-  );
+  const small = SMALL_FILES.filter((name) => existsSync(join(folder, name)));
   for (const name of [...small, "model.safetensors.index.json", ...shards]) {
     const path = join(folder, name);
     files.push({ name, bytes: statSync(path).size, sha256: sha256OfFile(path) });
