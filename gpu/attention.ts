@@ -10,6 +10,8 @@ export interface AttentionShape {
   headDim: number;
   /** Tokens of a window; a token attends to itself and those before it in its window. */
   length: number;
+  /** It attends to itself and at most the `slidingWindow - 1` tokens before it; all if absent. */
+  slidingWindow?: number;
 }
 
 /**
@@ -25,7 +27,7 @@ export async function attention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { heads, keyValueHeads, headDim, length }: AttentionShape,
+  { heads, keyValueHeads, headDim, length, slidingWindow = Infinity }: AttentionShape,
 ): Promise<Tensor> {
   const useSubgroup = gpu.software && gpu.subgroupSize > 0;
   let lanes = useSubgroup ? gpu.subgroupSize : 32;
@@ -33,13 +35,18 @@ export async function attention(
     const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
     while (lanes > 4 && 8 * lanes * (headDim + 3) > maxComputeWorkgroupStorageSize) lanes /= 2;
   }
+  const slides = slidingWindow < length;
   const kernel = await gpu.kernel({
-    name: `attention_${headDim}_${useSubgroup ? "subgroup" : "workgroup"}_${lanes}`,
-    source: () => attentionKernel(headDim, lanes, useSubgroup),
+    name: `attention_${headDim}_${useSubgroup ? "subgroup" : "workgroup"}_${lanes}${
+      slides ? "_sliding" : ""
+    }`,
+    source: () => attentionKernel(headDim, lanes, useSubgroup, slides),
   });
   const out = gpu.empty(q.shape);
   kernel.dispatch({
-    params: uniform([length, heads, keyValueHeads], [1 / Math.sqrt(headDim)]),
+    params: uniform([length, heads, keyValueHeads, slides ? slidingWindow : length], [
+      1 / Math.sqrt(headDim),
+    ]),
     tensors: [q, k, v, out],
     workgroups: [Math.ceil(length / lanes), heads, q.shape[0] / length],
   });

@@ -6,8 +6,16 @@
  * each thread fetching one; they are passed round by subgroup broadcast (drivers that compute on the
  * CPU) or through workgroup memory (GPUs). Keys are taken four at a time, so that the running sum is
  * rescaled once for four.
+ *
+ * @param slides Whether keys that `sliding_window` leaves out are masked; tiles of none but these are
+ *   skipped.
  */
-export function attentionKernel(headDim: number, lanes: number, useSubgroup: boolean): string {
+export function attentionKernel(
+  headDim: number,
+  lanes: number,
+  useSubgroup: boolean,
+  slides: boolean,
+): string {
   const vectors = Math.ceil(headDim / 4);
   const all = (line: (d: number) => string) => Array.from({ length: vectors }, (_, d) => line(d));
   const load = (array: string, d: number) =>
@@ -22,11 +30,19 @@ var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;`;
     useSubgroup ? `subgroupBroadcast(k${d}, ${j} + ${i}u)` : `tile_k[${j} + ${i}u][${d}]`;
   const value = (d: number, j: string, i: number) =>
     useSubgroup ? `subgroupBroadcast(v${d}, ${j} + ${i}u)` : `tile_v[${j} + ${i}u][${d}]`;
+  const isSeen = (position: string) =>
+    slides
+      ? `${position} <= query && ${position} + p.sliding_window > query`
+      : `${position} <= query`;
+  // What a thread adds up before it comes to a key that it sees, it shrinks to nothing then.
+  const firstTile = slides
+    ? `(group.x * ${lanes}u - min(group.x * ${lanes}u, p.sliding_window - 1u)) / ${lanes}u`
+    : "0u";
   const fourKeys = (j: string) => `
       ${
     [0, 1, 2, 3].map((i) =>
       `var s${i} = ${all((d) => `dot(q${d}, ${key(d, j, i)})`).join(" + ")};
-      s${i} = select(-3.0e38, s${i}, first + ${j} + ${i}u <= query);`
+      s${i} = select(-3.0e38, s${i}, ${isSeen(`first + ${j} + ${i}u`)});`
     ).join("\n")
   }
       let new_top = max(max(top, max(s0, s1)), max(s2, s3));
@@ -57,7 +73,7 @@ var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;`;
       "workgroupBarrier();",
     ];
   return `
-struct Params { length: u32, heads: u32, key_value_heads: u32, scale: f32 }
+struct Params { length: u32, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> queries: array<f32>;  // [windows, length, heads, ${headDim}]
 @group(0) @binding(2) var<storage, read> keys: array<f32>;     // [windows, length, key_value_heads, ${headDim}]
@@ -77,7 +93,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   var top = -3.0e38;
   var sum = 0.0;
-  for (var tile = 0u; tile <= group.x; tile++) {
+  for (var tile = ${firstTile}; tile <= group.x; tile++) {
     let first = tile * ${lanes}u;
     let at = ((window + min(first + lane, p.length - 1u)) * p.key_value_heads + key_value_head) * ${headDim}u;
     ${fetch.join("\n")}

@@ -5,10 +5,11 @@ import { withReduction } from "./reduction.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
- * Normalizes the rows of `x`, f32 `[rows, cols]`: layer norm if there is a bias, else RMS norm.
+ * Normalizes the rows of `x`, f32 `[rows, cols]`: layer norm if there is a bias, else RMS norm. Rows
+ * that are a multiple of the weight long, such as the heads of a token, are normalized part by part.
  *
  * @param weight Factor of each column, f32 `[cols]`.
- * @returns f32 `[rows, cols]`, owned by the caller.
+ * @returns f32, the shape of `x`, owned by the caller.
  */
 export async function norm(
   gpu: Gpu,
@@ -17,7 +18,8 @@ export async function norm(
   bias: Tensor | undefined,
   epsilon: number,
 ): Promise<Tensor> {
-  const [rows, cols] = x.shape;
+  const cols = weight.size;
+  const rows = x.size / cols;
   const constants = { CENTER: Number(bias !== undefined) };
   const kernel = await gpu.kernel(withReduction(gpu, { name: "norm", source, constants }));
   const out = gpu.empty(x.shape);

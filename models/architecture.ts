@@ -1,5 +1,6 @@
 import { type ActivationName, ACTIVATIONS } from "../gpu/activation.ts";
 import { UserError } from "../pipeline/errors.ts";
+import type { Rotary, RotaryScaling } from "./rotary.ts";
 
 /** A linear layer of a decoder layer, named as in the checkpoint ("self_attn.q_proj"). */
 export interface LinearStep {
@@ -14,7 +15,8 @@ export interface LinearStep {
  * module by module and evaluation alike.
  */
 export type Step =
-  | { op: "norm"; module: string; from: string; to: string }
+  /** With `heads`, each head of the register is normalized on its own. */
+  | { op: "norm"; module: string; from: string; to: string; heads?: number }
   /** Linear layers that share an input, hence a Hessian. */
   | { op: "linear"; from: string; linears: LinearStep[]; bias: boolean; residual?: string }
   | { op: "rope"; registers: { register: string; heads: number }[] }
@@ -23,7 +25,7 @@ export type Step =
 
 /** Everything about a model that its config.json says and a run must know. */
 export interface Architecture {
-  modelType: "llama" | "opt";
+  modelType: ModelType;
   vocabularySize: number;
   hiddenSize: number;
   /** Width of the embedding and of what the head reads; `hiddenSize` where nothing projects. */
@@ -34,8 +36,10 @@ export interface Architecture {
   headDim: number;
   /** Longest window that the model takes. */
   maxLength: number;
-  /** Base of the rotary position embedding; absent where positions are learned. */
-  ropeTheta?: number;
+  /** Absent where positions are learned. */
+  rotary?: Rotary;
+  /** Tokens that each layer attends to, the token itself among them; undefined: all before it. */
+  slidingWindows: (number | undefined)[];
   /** RMS norms have a weight, layer norms a weight and a bias. */
   norm: "rms" | "layer";
   normEpsilon: number;
@@ -57,21 +61,41 @@ export interface Architecture {
 }
 
 /** The model types that {@link readArchitecture} knows. */
-export const MODEL_TYPES = ["llama", "opt"] as const;
+export const MODEL_TYPES = ["llama", "mistral", "opt", "qwen2", "qwen3"] as const;
+
+export type ModelType = (typeof MODEL_TYPES)[number];
 
 /** The fields of a config.json, read with checks that name the file and the field. */
 class Fields {
-  constructor(readonly json: Record<string, unknown>, readonly file: string) {}
+  /** @param prefix What stands before the names of the fields in messages. */
+  constructor(
+    readonly json: Record<string, unknown>,
+    readonly file: string,
+    readonly prefix = "",
+  ) {}
+
+  /** The fields of an object that a field holds. */
+  within(key: string): Fields {
+    return new Fields(this.json[key] as Record<string, unknown>, this.file, `${key}.`);
+  }
 
   fail(key: string, wanted: string): never {
     const found = this.json[key] === undefined ? "nothing" : JSON.stringify(this.json[key]);
-    throw new UserError(`"${this.file}": ${key} must be ${wanted}, found ${found}`);
+    throw new UserError(`"${this.file}": ${this.prefix}${key} must be ${wanted}, found ${found}`);
   }
 
   integer(key: string, fallback?: number): number {
     const value = this.json[key] ?? fallback;
     if (!Number.isSafeInteger(value) || (value as number) < 1) {
       this.fail(key, "a whole number of at least 1");
+    }
+    return value as number;
+  }
+
+  count(key: string, fallback: number): number {
+    const value = this.json[key] ?? fallback;
+    if (!Number.isSafeInteger(value) || (value as number) < 0) {
+      this.fail(key, "a whole number of at least 0");
     }
     return value as number;
   }
@@ -106,55 +130,125 @@ class Fields {
  */
 export function readArchitecture(config: Record<string, unknown>, file: string): Architecture {
   const fields = new Fields(config, file);
-  switch (config.model_type) {
-    case "llama":
-      return readLlama(fields);
-    case "opt":
-      return readOpt(fields);
-    default:
-      return fields.fail("model_type", `a supported one (${MODEL_TYPES.join(", ")})`);
+  const modelType = config.model_type as ModelType;
+  if (!MODEL_TYPES.includes(modelType)) {
+    fields.fail("model_type", `a supported one (${MODEL_TYPES.join(", ")})`);
   }
+  return modelType === "opt" ? readOpt(fields) : readLlama(fields, modelType);
 }
 
-function readHeads(fields: Fields, hiddenSize: number, keyValueKey?: string) {
+/** In what the relatives of LLaMA differ: the defaults of transformers, and what config.json lacks. */
+interface LlamaKind {
+  /** Where config.json says nothing. */
+  keyValueHeads?: number;
+  headDim?: number;
+  maxLength: number;
+  /** Whether q, k and v, and the output projection, have biases. */
+  biases(fields: Fields): { qkv: boolean; output: boolean };
+  /** q and k are normalized head by head. */
+  headNorms?: boolean;
+  slidingWindows?(fields: Fields, layers: number): (number | undefined)[];
+}
+
+const LLAMA_KINDS: Record<Exclude<ModelType, "opt">, LlamaKind> = {
+  llama: { maxLength: 2048, biases: attentionBias },
+  mistral: {
+    keyValueHeads: 8,
+    maxLength: 131072,
+    biases: () => ({ qkv: false, output: false }),
+    slidingWindows: (fields, layers) => new Array(layers).fill(slidingWindow(fields)),
+  },
+  qwen2: {
+    keyValueHeads: 32,
+    maxLength: 32768,
+    biases: () => ({ qkv: true, output: false }),
+    slidingWindows: qwenWindows,
+  },
+  qwen3: {
+    keyValueHeads: 32,
+    headDim: 128,
+    maxLength: 32768,
+    biases: attentionBias,
+    headNorms: true,
+    slidingWindows: qwenWindows,
+  },
+};
+
+function attentionBias(fields: Fields): { qkv: boolean; output: boolean } {
+  const bias = fields.boolean("attention_bias", false);
+  return { qkv: bias, output: bias };
+}
+
+/** The window that config.json states, 4096 if nothing; null is none. */
+function slidingWindow(fields: Fields): number | undefined {
+  return fields.json.sliding_window === null ? undefined : fields.integer("sliding_window", 4096);
+}
+
+/** Qwen models say layer by layer who slides or, in the older form, from which layer on. */
+function qwenWindows(fields: Fields, layers: number): (number | undefined)[] {
+  const window = fields.boolean("use_sliding_window", false) ? slidingWindow(fields) : undefined;
+  const types = fields.json.layer_types;
+  if (types == null) {
+    const first = fields.count("max_window_layers", 28);
+    return Array.from({ length: layers }, (_, layer) => layer >= first ? window : undefined);
+  }
+  const known = ["full_attention", "sliding_attention"];
+  if (
+    !Array.isArray(types) || types.length !== layers || types.some((type) => !known.includes(type))
+  ) {
+    fields.fail("layer_types", `${layers} times one of ${known.join(", ")}`);
+  }
+  return types.map((type) => type === "sliding_attention" ? window : undefined);
+}
+
+function readHeads(fields: Fields, fallback: number | undefined) {
   const heads = fields.integer("num_attention_heads");
-  const keyValueHeads = keyValueKey ? fields.integer(keyValueKey, heads) : heads;
+  const isNull = fields.json.num_key_value_heads === null;
+  const keyValueHeads = fields.integer("num_key_value_heads", isNull ? heads : fallback ?? heads);
   if (heads % keyValueHeads) {
-    fields.fail(keyValueKey!, `a divisor of num_attention_heads, ${heads}`);
+    fields.fail("num_key_value_heads", `a divisor of num_attention_heads, ${heads}`);
   }
-  return { heads, keyValueHeads, hiddenSize };
+  return { heads, keyValueHeads };
 }
 
-function readLlama(fields: Fields): Architecture {
+function readLlama(fields: Fields, modelType: Exclude<ModelType, "opt">): Architecture {
+  const kind = LLAMA_KINDS[modelType];
   const hiddenSize = fields.integer("hidden_size");
-  const { heads, keyValueHeads } = readHeads(fields, hiddenSize, "num_key_value_heads");
-  if (fields.json.head_dim == null && hiddenSize % heads) {
+  const layers = fields.integer("num_hidden_layers");
+  const { heads, keyValueHeads } = readHeads(fields, kind.keyValueHeads);
+  if (fields.json.head_dim == null && !kind.headDim && hiddenSize % heads) {
     fields.fail("hidden_size", `a multiple of num_attention_heads, ${heads}`);
   }
-  const headDim = fields.integer("head_dim", hiddenSize / heads);
+  const headDim = fields.integer("head_dim", kind.headDim ?? hiddenSize / heads);
   if (headDim % 2) {
     if (fields.json.head_dim != null) fields.fail("head_dim", "even");
     fields.fail("hidden_size", `an even multiple of num_attention_heads, ${heads}`);
   }
-  const attentionBias = fields.boolean("attention_bias", false);
-  const mlpBias = fields.boolean("mlp_bias", false);
+  const biases = kind.biases(fields);
+  const mlpBias = modelType === "llama" && fields.boolean("mlp_bias", false);
   const qkv = ["q", "k", "v"].map((to) => ({ module: `self_attn.${to}_proj`, to }));
+  const headNorms: Step[] = [["q", heads] as const, ["k", keyValueHeads] as const]
+    .map(([to, heads]) => ({ op: "norm", module: `self_attn.${to}_norm`, from: to, to, heads }));
+  const rotary = readRotary(fields);
+  const stretch = rotary.scaling?.type === "linear" ? rotary.scaling.factor : 1;
   return {
-    modelType: "llama",
+    modelType,
     vocabularySize: fields.integer("vocab_size"),
     hiddenSize,
     embeddingSize: hiddenSize,
-    layers: fields.integer("num_hidden_layers"),
+    layers,
     heads,
     keyValueHeads,
     headDim,
-    maxLength: fields.integer("max_position_embeddings", 2048),
-    ropeTheta: readRopeTheta(fields),
+    maxLength: Math.floor(fields.integer("max_position_embeddings", kind.maxLength) * stretch),
+    rotary,
+    slidingWindows: kind.slidingWindows?.(fields, layers) ?? new Array(layers).fill(undefined),
     norm: "rms",
     normEpsilon: fields.number("rms_norm_eps", 1e-6),
     steps: [
       { op: "norm", module: "input_layernorm", from: "hidden", to: "x" },
-      { op: "linear", from: "x", linears: qkv, bias: attentionBias },
+      { op: "linear", from: "x", linears: qkv, bias: biases.qkv },
+      ...(kind.headNorms ? headNorms : []),
       {
         op: "rope",
         registers: [{ register: "q", heads }, { register: "k", heads: keyValueHeads }],
@@ -164,7 +258,7 @@ function readLlama(fields: Fields): Architecture {
         op: "linear",
         from: "x",
         linears: [{ module: "self_attn.o_proj", to: "hidden" }],
-        bias: attentionBias,
+        bias: biases.output,
         residual: "hidden",
       },
       { op: "norm", module: "post_attention_layernorm", from: "hidden", to: "x" },
@@ -198,25 +292,51 @@ function readLlama(fields: Fields): Architecture {
   };
 }
 
-function readRopeTheta(fields: Fields): number {
-  let theta = fields.number("rope_theta", 10000);
+/** `rope_parameters` or, in the older form, `rope_theta` and `rope_scaling`. */
+function readRotary(fields: Fields): Rotary {
+  const rotary: Rotary = { theta: fields.number("rope_theta", 10000) };
   for (const key of ["rope_scaling", "rope_parameters"]) {
     const value = fields.json[key];
     if (value == null) continue;
     if (typeof value !== "object" || Array.isArray(value)) fields.fail(key, "an object");
-    const { rope_type, type, rope_theta } = value as Record<string, unknown>;
-    if ((rope_type ?? type ?? "default") !== "default") {
-      fields.fail(key, `of type "default" (scaled position embeddings are not supported)`);
-    }
-    const inner = `${key}.rope_theta`;
-    theta = new Fields({ [inner]: rope_theta }, fields.file).number(inner, theta);
+    const inner = fields.within(key);
+    rotary.theta = inner.number("rope_theta", rotary.theta);
+    const scaling = readScaling(fields, inner);
+    if (scaling) rotary.scaling = scaling;
   }
-  return theta;
+  return rotary;
+}
+
+function readScaling(fields: Fields, inner: Fields): RotaryScaling | undefined {
+  switch (inner.json.rope_type ?? inner.json.type ?? "default") {
+    case "default":
+      return undefined;
+    case "linear":
+      return { type: "linear", factor: inner.number("factor") };
+    case "llama3": {
+      const longest = fields.integer("max_position_embeddings", 2048);
+      const [lowTurns, highTurns] = ["low_freq_factor", "high_freq_factor"]
+        .map((key) => inner.number(key));
+      if (lowTurns >= highTurns) {
+        inner.fail("high_freq_factor", `above low_freq_factor, ${lowTurns}`);
+      }
+      return {
+        type: "llama3",
+        factor: inner.number("factor"),
+        lowTurns,
+        highTurns,
+        originalLength: inner.integer("original_max_position_embeddings", longest),
+      };
+    }
+    default:
+      return fields.fail(inner.prefix.slice(0, -1), "of the type default, linear or llama3");
+  }
 }
 
 function readOpt(fields: Fields): Architecture {
   const hiddenSize = fields.integer("hidden_size");
-  const { heads } = readHeads(fields, hiddenSize);
+  const layers = fields.integer("num_hidden_layers");
+  const heads = fields.integer("num_attention_heads");
   if (hiddenSize % heads) fields.fail("hidden_size", `a multiple of num_attention_heads, ${heads}`);
   if (!fields.boolean("layer_norm_elementwise_affine", true)) {
     fields.fail("layer_norm_elementwise_affine", "true");
@@ -273,11 +393,12 @@ function readOpt(fields: Fields): Architecture {
     vocabularySize: fields.integer("vocab_size"),
     hiddenSize,
     embeddingSize,
-    layers: fields.integer("num_hidden_layers"),
+    layers,
     heads,
     keyValueHeads: heads,
     headDim: hiddenSize / heads,
     maxLength: fields.integer("max_position_embeddings", 2048),
+    slidingWindows: new Array(layers).fill(undefined),
     norm: "layer",
     normEpsilon: 1e-5, // transformers has no option for it
     steps: normFirst

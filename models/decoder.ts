@@ -14,6 +14,7 @@ import { UserError } from "../pipeline/errors.ts";
 import type { Architecture, Step } from "./architecture.ts";
 import type { ModelFiles } from "./model_files.ts";
 import { isPacked, unpackLinear } from "./packed_format.ts";
+import { rotaryFrequencies } from "./rotary.ts";
 
 const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
 
@@ -35,7 +36,12 @@ export interface Affine {
 }
 
 /** The weights of a decoder layer by module name, f32, `[rows, cols]` or `[width]`. */
-export type LayerWeights = Map<string, Affine>;
+export class LayerWeights extends Map<string, Affine> {
+  /** @param layer Its number, from 0. */
+  constructor(readonly layer: number) {
+    super();
+  }
+}
 
 /** Activations by register, f32 `[tokens, width]`. */
 export type Registers = Map<string, Tensor>;
@@ -70,7 +76,7 @@ export class Decoder implements Disposable {
   async loadLayer(index: number): Promise<LayerWeights> {
     const { steps, names } = this.architecture;
     const prefix = names.layer(index);
-    const weights: LayerWeights = new Map();
+    const weights = new LayerWeights(index);
     for (const step of steps) {
       if (step.op === "norm") weights.set(step.module, await this.#norm(prefix + step.module));
       if (step.op !== "linear") continue;
@@ -163,8 +169,9 @@ export class Decoder implements Disposable {
     for (const step of steps) {
       switch (step.op) {
         case "norm": {
+          if (step.heads) expectWidth(step.from, step.heads * headDim);
           const width = widthOf(step.from);
-          expect(step.module, weights.get(step.module)!, [width]);
+          expect(step.module, weights.get(step.module)!, [step.heads ? headDim : width]);
           registers.set(step.to, { width });
           break;
         }
@@ -383,6 +390,7 @@ export class Decoder implements Disposable {
           keyValueHeads: architecture.keyValueHeads,
           headDim: architecture.headDim,
           length,
+          slidingWindow: architecture.slidingWindows[weights.layer],
         });
         return [[step.to, out]];
       }
@@ -397,15 +405,14 @@ export class Decoder implements Disposable {
   #ropeTable(length: number): Tensor {
     const known = this.#ropeTables.get(length);
     if (known) return known;
-    const { headDim, ropeTheta } = this.architecture;
+    const { headDim, rotary } = this.architecture;
     const half = headDim / 2;
     const table = new Float32Array(length * half * 2);
-    const { fround } = Math;
-    const round = ROUNDED[this.#ropeFrequencies];
+    const frequencies = rotaryFrequencies(headDim, rotary!)
+      .map(ROUNDED[this.#ropeFrequencies]);
     for (let i = 0; i < half; i++) {
-      const frequency = round(fround(1 / fround(ropeTheta! ** fround(2 * i / headDim))));
       for (let position = 0; position < length; position++) {
-        const angle = fround(position * frequency);
+        const angle = Math.fround(position * frequencies[i]);
         table[(position * half + i) * 2] = Math.cos(angle);
         table[(position * half + i) * 2 + 1] = Math.sin(angle);
       }

@@ -47,6 +47,14 @@ for (
     });
   }
 
+  for (const slidingWindow of [1, 2, 15, 16, 17, 33, 99, 100, 4096]) {
+    Deno.test(`attention() that ${family} agrees with the reference on ${slidingWindow} tokens`, async () => {
+      const shape = { heads: 4, keyValueHeads: 2, headDim: 8, slidingWindow };
+      await check(gpu, { ...shape, length: 100 }, 2);
+      await check(gpu, { ...shape, length: 17 }, 1);
+    });
+  }
+
   Deno.test(`attention() that ${family} holds scores far apart`, async () => {
     for (const sharpness of [20, 1000]) {
       await check(gpu, { heads: 2, keyValueHeads: 1, headDim: 32, length: 100 }, 1, sharpness);

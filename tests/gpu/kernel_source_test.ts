@@ -47,13 +47,16 @@ const GENERATED: [name: string, source: string][] = [
   ...[4, 8, 16, 32, 64].flatMap((lanes): [string, string][] => [
     [`broadcastKernel of ${lanes} lanes`, broadcastKernel(false, lanes)],
     [`broadcastKernel of ${lanes} lanes, A transposed`, broadcastKernel(true, lanes)],
-    [`attentionKernel of ${lanes} lanes by broadcast`, attentionKernel(64, lanes, true)],
+    ...[true, false].map((slides): [string, string] => [
+      `attentionKernel of ${lanes} lanes by broadcast${slides ? ", sliding" : ""}`,
+      attentionKernel(64, lanes, true, slides),
+    ]),
   ]),
   ["finishKernel", finishKernel(true)],
   ["finishKernel, not aligned", finishKernel(false)],
   ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
-    attentionKernel(headDim, 32, false),
+    attentionKernel(headDim, 32, false, headDim % 16 === 0),
   ]),
 ];
 

@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { norm } from "../../gpu/norm.ts";
 import { assertClose } from "../assert_close.ts";
 import { layerNorm, rmsNorm } from "../reference/decoder.ts";
@@ -41,6 +42,20 @@ for (
       );
     });
   }
+
+  Deno.test(`norm() that ${family} takes the heads of a token one by one`, async () => {
+    const [x, weight] = [normals(3 * 2 * 18, 9), uniforms(18, 10)];
+    using xTensor = gpu.upload(x, [3, 2 * 18]);
+    using weightTensor = gpu.upload(weight, [18]);
+    using out = await norm(gpu, xTensor, weightTensor, undefined, EPSILON);
+    assert.deepEqual(out.shape, [3, 2 * 18]);
+    const heads = Array.from({ length: 6 }, (_, i) => x.subarray(i * 18, (i + 1) * 18));
+    assertClose(
+      await gpu.read(out),
+      heads.flatMap((head) => [...rmsNorm(head, weight, EPSILON)]),
+      { abs: 1e-7, rel: 2e-6 },
+    );
+  });
 
   Deno.test(`norm() that ${family} reaches beyond 65535 rows`, async () => {
     const [rows, cols] = [65535 + 3, 2];

@@ -46,7 +46,8 @@ Deno.test("a LLaMA needs little; the rest has the defaults of transformers", () 
     keyValueHeads: 32,
     headDim: 128,
     maxLength: 2048,
-    ropeTheta: 10000,
+    rotary: { theta: 10000 },
+    slidingWindows: new Array(32).fill(undefined),
     norm: "rms",
     normEpsilon: 1e-6,
     names: {
@@ -77,7 +78,7 @@ Deno.test("config.json says the same in its present and in its older form", () =
     keyValueHeads: 8,
     headDim: 64,
     maxLength: 8192,
-    ropeTheta: 500000,
+    rotary: { theta: 500000 },
     normEpsilon: 1e-5,
     names: { ...plain(read(LLAMA)).names, head: undefined },
   };
@@ -109,7 +110,9 @@ Deno.test("null stands for a field that is not there", () => {
 function short(step: Step): string {
   switch (step.op) {
     case "norm":
-      return `${step.to} = norm ${step.module} ${step.from}`;
+      return `${step.to} = norm ${step.module} ${step.from}${
+        step.heads ? ` in ${step.heads} heads` : ""
+      }`;
     case "linear":
       return step.linears.map(({ module, to }) =>
         `${to} = ${module} ${step.from}${step.residual ? ` + ${step.residual}` : ""}`
@@ -144,6 +147,82 @@ Deno.test("a LLaMA layer: norm, attention, norm, gated feed-forward", () => {
   ]);
 });
 
+Deno.test("relatives of LLaMA have the defaults of transformers where config.json says nothing", () => {
+  const small = { ...LLAMA, num_hidden_layers: 2, num_attention_heads: 32 };
+  const defaults = (modelType: string) => {
+    const { keyValueHeads, headDim, maxLength, slidingWindows, names } = read(
+      { ...small, model_type: modelType },
+    );
+    return { keyValueHeads, headDim, maxLength, slidingWindows, head: names.head };
+  };
+  const none = [undefined, undefined];
+  const head = "lm_head";
+  assert.deepEqual(
+    defaults("mistral"),
+    { keyValueHeads: 8, headDim: 128, maxLength: 131072, slidingWindows: [4096, 4096], head },
+  );
+  assert.deepEqual(
+    defaults("qwen2"),
+    { keyValueHeads: 32, headDim: 128, maxLength: 32768, slidingWindows: none, head },
+  );
+  assert.deepEqual(
+    read({ ...small, model_type: "qwen3", hidden_size: 2048 }).headDim,
+    128,
+    "a Qwen3's heads are 128 wide, whatever its hidden size",
+  );
+});
+
+Deno.test("Qwen2 has biases on q, k and v; Qwen3 normalizes the heads of q and k", () => {
+  const biases = (config: Record<string, unknown>) =>
+    read(config).steps.flatMap((step) => step.op === "linear" ? [step.bias] : []);
+  assert.deepEqual(biases({ ...LLAMA, model_type: "qwen2" }), [true, false, false, false]);
+  const QWEN3 = { ...LLAMA, model_type: "qwen3", num_key_value_heads: 4 };
+  assert.deepEqual(biases({ ...QWEN3, attention_bias: true }), [true, true, false, false]);
+  assert.deepEqual(biases(MISTRAL), [false, false, false, false]);
+  assert.deepEqual(read(QWEN3).steps.map(short).slice(1, 5), [
+    "q = self_attn.q_proj x, k = self_attn.k_proj x, v = self_attn.v_proj x",
+    "q = norm self_attn.q_norm q in 32 heads",
+    "k = norm self_attn.k_norm k in 4 heads",
+    "rope q/32,k/4",
+  ]);
+});
+
+Deno.test("sliding windows are read layer by layer", () => {
+  const windows = (config: Record<string, unknown>) =>
+    read({ ...config, num_hidden_layers: 3 }).slidingWindows;
+  const none = [undefined, undefined, undefined];
+  assert.deepEqual(windows({ ...MISTRAL, sliding_window: null }), none);
+  assert.deepEqual(windows({ ...MISTRAL, sliding_window: 64 }), [64, 64, 64]);
+  assert.deepEqual(windows({ ...LLAMA, sliding_window: 64 }), none);
+  assert.deepEqual(windows({ ...QWEN, max_window_layers: 2 }), [undefined, undefined, 4096]);
+  assert.deepEqual(windows({ ...QWEN, max_window_layers: 0, sliding_window: null }), none);
+  const layerTypes = ["sliding_attention", "full_attention", "sliding_attention"];
+  const typed = { ...QWEN, layer_types: layerTypes, sliding_window: 8, max_window_layers: 0 };
+  assert.deepEqual(windows(typed), [8, undefined, 8]);
+  assert.deepEqual(windows({ ...typed, use_sliding_window: false }), none);
+});
+
+Deno.test("scaled rotary positions are read in both forms", () => {
+  const { rope_type: _, ...factors } = LLAMA_3;
+  const scaling = {
+    type: "llama3",
+    factor: 8,
+    lowTurns: 1,
+    highTurns: 4,
+    originalLength: 8192,
+  };
+  for (
+    const older of [
+      { rope_theta: 500000, rope_scaling: LLAMA_3 },
+      { rope_theta: 500000, rope_scaling: { ...factors, type: "llama3" } },
+      { rope_parameters: { ...LLAMA_3, rope_theta: 500000 } },
+    ]
+  ) assert.deepEqual(read({ ...LLAMA, ...older }).rotary, { theta: 500000, scaling });
+  const linear = read({ ...LLAMA, rope_scaling: { type: "linear", factor: 4 } });
+  assert.deepEqual(linear.rotary, { theta: 10000, scaling: { type: "linear", factor: 4 } });
+  assert.equal(linear.maxLength, 8192, "its config.json states the length before scaling");
+});
+
 Deno.test("an OPT needs little; the rest has the defaults of transformers", () => {
   const architecture = read(OPT);
   assert.deepEqual(plain(architecture), {
@@ -156,6 +235,7 @@ Deno.test("an OPT needs little; the rest has the defaults of transformers", () =
     keyValueHeads: 12,
     headDim: 64,
     maxLength: 2048,
+    slidingWindows: new Array(12).fill(undefined),
     norm: "layer",
     normEpsilon: 1e-5,
     names: {
@@ -212,14 +292,28 @@ Deno.test("an OPT may have a head of its own and no final norm", () => {
 
 const COUNT = "a whole number of at least 1";
 const ACTIVATION = "one of relu, silu, swish, gelu, gelu_new, gelu_pytorch_tanh";
-const UNSCALED = `of type "default" (scaled position embeddings are not supported)`;
-const LLAMA_3_SCALING = { rope_type: "llama3", factor: 8, rope_theta: 500000 };
+const SCALED = "of the type default, linear or llama3";
+const LLAMA_3 = {
+  rope_type: "llama3",
+  factor: 8,
+  low_freq_factor: 1,
+  high_freq_factor: 4,
+  original_max_position_embeddings: 8192,
+};
+const MISTRAL = { ...LLAMA, model_type: "mistral" };
+const QWEN = { ...LLAMA, model_type: "qwen2", use_sliding_window: true };
 
 /** [config, what is said after `"m/config.json": `] */
 const REFUSED: [config: Record<string, unknown>, text: string][] = [
-  [{}, "model_type must be a supported one (llama, opt), found nothing"],
-  [{ model_type: "gpt2" }, 'model_type must be a supported one (llama, opt), found "gpt2"'],
-  [{ model_type: "Llama" }, 'model_type must be a supported one (llama, opt), found "Llama"'],
+  [{}, "model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found nothing"],
+  [
+    { model_type: "gpt2" },
+    'model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found "gpt2"',
+  ],
+  [
+    { model_type: "Llama" },
+    'model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found "Llama"',
+  ],
   // Missing fields.
   [{ ...LLAMA, vocab_size: undefined }, `vocab_size must be ${COUNT}, found nothing`],
   [{ ...LLAMA, hidden_size: undefined }, `hidden_size must be ${COUNT}, found nothing`],
@@ -288,20 +382,38 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
   ],
   // Positions.
   [
-    { ...LLAMA, rope_scaling: { type: "linear", factor: 2 } },
-    `rope_scaling must be ${UNSCALED}, found {"type":"linear","factor":2}`,
+    { ...LLAMA, rope_scaling: { type: "linear" } },
+    "rope_scaling.factor must be a number above 0, found nothing",
+  ],
+  [
+    { ...LLAMA, rope_parameters: { ...LLAMA_3, low_freq_factor: 4 } },
+    "rope_parameters.high_freq_factor must be above low_freq_factor, 4, found 4",
+  ],
+  [
+    { ...LLAMA, rope_scaling: { ...LLAMA_3, original_max_position_embeddings: 0 } },
+    `rope_scaling.original_max_position_embeddings must be ${COUNT}, found 0`,
   ],
   [
     { ...LLAMA, rope_theta: 500000, rope_scaling: { rope_type: "yarn" } },
-    `rope_scaling must be ${UNSCALED}, found {"rope_type":"yarn"}`,
+    `rope_scaling must be ${SCALED}, found {"rope_type":"yarn"}`,
+  ],
+  // Sliding windows.
+  [{ ...MISTRAL, sliding_window: 0 }, `sliding_window must be ${COUNT}, found 0`],
+  [
+    { ...QWEN, max_window_layers: -1 },
+    "max_window_layers must be a whole number of at least 0, found -1",
   ],
   [
-    { ...LLAMA, rope_parameters: LLAMA_3_SCALING },
-    `rope_parameters must be ${UNSCALED}, found ${JSON.stringify(LLAMA_3_SCALING)}`,
+    { ...QWEN, num_hidden_layers: 2, layer_types: ["full_attention"] },
+    'layer_types must be 2 times one of full_attention, sliding_attention, found ["full_attention"]',
+  ],
+  [
+    { ...QWEN, num_hidden_layers: 1, layer_types: ["linear_attention"] },
+    'layer_types must be 1 times one of full_attention, sliding_attention, found ["linear_attention"]',
   ],
   [
     { ...LLAMA, rope_parameters: { rope_type: "default" }, rope_scaling: { type: "dynamic" } },
-    `rope_scaling must be ${UNSCALED}, found {"type":"dynamic"}`,
+    `rope_scaling must be ${SCALED}, found {"type":"dynamic"}`,
   ],
   [{ ...LLAMA, rope_scaling: "linear" }, 'rope_scaling must be an object, found "linear"'],
   [{ ...LLAMA, rope_parameters: [] }, "rope_parameters must be an object, found []"],

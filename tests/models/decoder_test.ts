@@ -32,6 +32,15 @@ interface Case {
   shards?: number;
 }
 
+/** A Qwen of 3 layers, of which the middle one sees 7 tokens. */
+const TINY_QWEN = {
+  ...TINY_LLAMA,
+  num_hidden_layers: 3,
+  use_sliding_window: true,
+  sliding_window: 7,
+  layer_types: ["full_attention", "sliding_attention", "full_attention"],
+};
+
 const CASES: Case[] = [
   { what: "LLaMA, grouped heads, tied head, f32", model: randomModel(TINY_LLAMA, 1) },
   {
@@ -65,6 +74,51 @@ const CASES: Case[] = [
       "BF16",
     ),
     shards: 3,
+  },
+  {
+    what: "LLaMA, rotary positions scaled as in LLaMA 3, f32",
+    model: randomModel(
+      {
+        ...TINY_LLAMA,
+        head_dim: 32,
+        rope_theta: 500,
+        rope_scaling: {
+          rope_type: "llama3",
+          factor: 8,
+          low_freq_factor: 1,
+          high_freq_factor: 4,
+          original_max_position_embeddings: 32,
+        },
+      },
+      31,
+    ),
+  },
+  {
+    what: "LLaMA, rotary positions scaled linearly, f16",
+    model: randomModel({ ...TINY_LLAMA, rope_scaling: { type: "linear", factor: 2.5 } }, 32, "F16"),
+  },
+  {
+    what: "Mistral, sliding window, bf16",
+    model: randomModel({ ...TINY_LLAMA, model_type: "mistral", sliding_window: 5 }, 33, "BF16"),
+  },
+  {
+    what: "Qwen2, one layer of three with a sliding window, f32",
+    model: randomModel({ ...TINY_QWEN, model_type: "qwen2" }, 34),
+  },
+  {
+    what: "Qwen2, sliding from the second layer on, f16",
+    model: randomModel(
+      { ...TINY_QWEN, model_type: "qwen2", layer_types: undefined, max_window_layers: 1 },
+      35,
+      "F16",
+    ),
+  },
+  {
+    what: "Qwen3, norms of heads wider than the model, biases, f32",
+    model: randomModel(
+      { ...TINY_QWEN, model_type: "qwen3", head_dim: 18, attention_bias: true },
+      36,
+    ),
   },
   {
     what: "OPT, norms first, odd head size, projections, f16",

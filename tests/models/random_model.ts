@@ -1,5 +1,6 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { ModelType } from "../../models/architecture.ts";
 import { type TensorToWrite, writeSafetensors } from "../../models/safetensors.ts";
 import { normals, seededRandom } from "../reference/random.ts";
 
@@ -14,7 +15,7 @@ export interface RandomModel {
 
 /** The fields that the shapes depend on. */
 interface Config {
-  model_type: "llama" | "opt";
+  model_type: ModelType;
   vocab_size: number;
   hidden_size: number;
   num_hidden_layers: number;
@@ -71,19 +72,24 @@ export function randomModel(config: Config, seed: number, dtype: StoredFloat = "
   };
   const hidden = config.hidden_size;
   const heads = config.num_attention_heads;
-  if (config.model_type === "llama") {
+  if (config.model_type !== "opt") {
     const intermediate = config.intermediate_size as number;
     const headDim = config.head_dim as number ?? hidden / heads;
     const keyWidth = (config.num_key_value_heads as number ?? heads) * headDim;
     const { attention_bias: attentionBias, mlp_bias: mlpBias } = config;
+    const inputBias = config.model_type === "qwen2" || attentionBias;
     add("model.embed_tokens.weight", [config.vocab_size, hidden], 0, 1);
     for (let i = 0; i < config.num_hidden_layers; i++) {
       const layer = `model.layers.${i}`;
       norm(`${layer}.input_layernorm`, hidden, false);
-      linear(`${layer}.self_attn.q_proj`, heads * headDim, hidden, attentionBias);
-      linear(`${layer}.self_attn.k_proj`, keyWidth, hidden, attentionBias);
-      linear(`${layer}.self_attn.v_proj`, keyWidth, hidden, attentionBias);
+      linear(`${layer}.self_attn.q_proj`, heads * headDim, hidden, inputBias);
+      linear(`${layer}.self_attn.k_proj`, keyWidth, hidden, inputBias);
+      linear(`${layer}.self_attn.v_proj`, keyWidth, hidden, inputBias);
       linear(`${layer}.self_attn.o_proj`, hidden, heads * headDim, attentionBias);
+      if (config.model_type === "qwen3") {
+        norm(`${layer}.self_attn.q_norm`, headDim, false);
+        norm(`${layer}.self_attn.k_norm`, headDim, false);
+      }
       norm(`${layer}.post_attention_layernorm`, hidden, false);
       linear(`${layer}.mlp.gate_proj`, intermediate, hidden, mlpBias);
       linear(`${layer}.mlp.up_proj`, intermediate, hidden, mlpBias);

@@ -1,5 +1,5 @@
-// Whole models against what transformers computes: tiny random ones in all the forms that LLaMA and
-// OPT have. They lie outside the project; the test says so where they are missing.
+// Whole models against what transformers computes: tiny random ones of all model types in all
+// their forms. They lie outside the project; the test says so where they are missing.
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
@@ -17,6 +17,11 @@ const MODELS: [name: string, ropeFrequencies: DecoderOptions["ropeFrequencies"]]
   ["llama", "f16"],
   ["llama-gqa-tied", "bf16"],
   ["llama-biases", "f32"],
+  ["llama3-rope-scaled", "f32"],
+  ["mistral", "bf16"],
+  ["mistral-window", "f32"],
+  ["qwen2", "bf16"],
+  ["qwen3", "bf16"],
   ["opt", "f32"],
   ["opt-350m-style", "f32"],
 ];

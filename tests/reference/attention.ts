@@ -3,19 +3,23 @@ export interface AttentionReferenceShape {
   keyValueHeads: number;
   headDim: number;
   length: number;
+  slidingWindow?: number;
 }
 
-/** Causal softmax(q kᵀ / √headDim) v in f64, query by query; tokens are whole windows. */
+/**
+ * Causal softmax(q kᵀ / √headDim) v in f64, query by query; tokens are whole windows. A token sees
+ * itself and the last of those before it, `slidingWindow` in all.
+ */
 export function attentionReference(
   q: ArrayLike<number>,
   k: ArrayLike<number>,
   v: ArrayLike<number>,
-  { heads, keyValueHeads, headDim, length }: AttentionReferenceShape,
+  { heads, keyValueHeads, headDim, length, slidingWindow = length }: AttentionReferenceShape,
 ): Float64Array {
   const out = new Float64Array(q.length);
   const tokens = q.length / (heads * headDim);
   for (let token = 0; token < tokens; token++) {
-    const first = token - token % length; // of the token's window
+    const first = Math.max(token - token % length, token - slidingWindow + 1); // that it sees
     for (let head = 0; head < heads; head++) {
       const keyHead = Math.floor(head * keyValueHeads / heads);
       const at = (token * heads + head) * headDim;

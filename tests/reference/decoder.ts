@@ -1,6 +1,7 @@
 /**
- * LLaMA and OPT in f64, token by token: the parts of a decoder layer, then whole models. Written from
- * the papers (LLaMA, arXiv:2302.13971; OPT, arXiv:2205.01068) and the definitions in transformers.
+ * LLaMA, its relatives (Mistral, Qwen) and OPT in f64, token by token: the parts of a decoder layer,
+ * then whole models. Written from the papers (LLaMA, arXiv:2302.13971; Mistral, arXiv:2310.06825;
+ * Qwen3, arXiv:2505.09388; OPT, arXiv:2205.01068) and the definitions in transformers.
  */
 
 import { attentionReference } from "./attention.ts";
@@ -100,6 +101,9 @@ export function forwardReference(
 ): ForwardReference {
   switch (config.model_type) {
     case "llama":
+    case "mistral":
+    case "qwen2":
+    case "qwen3":
       return llamaReference(config, tensors, Array.from(ids));
     case "opt":
       return optReference(config, tensors, Array.from(ids));
@@ -126,7 +130,7 @@ function llamaReference(
   const heads: number = config.num_attention_heads;
   const keyValueHeads: number = config.num_key_value_heads ?? heads;
   const headDim: number = config.head_dim ?? config.hidden_size / heads;
-  const theta: number = config.rope_parameters?.rope_theta ?? config.rope_theta ?? 10000;
+  const frequencies = frequenciesReference(config, headDim);
   const epsilon: number = config.rms_norm_eps ?? 1e-6;
   const act = ACTIVATION[config.hidden_act ?? "silu"];
   const norm = (x: Float64Array[], name: string) =>
@@ -137,7 +141,7 @@ function llamaReference(
     x.map((row, position) => {
       const table: number[] = [];
       for (let i = 0; i < headDim / 2; i++) {
-        const angle = position / theta ** (2 * i / headDim);
+        const angle = position * frequencies[i];
         table.push(Math.cos(angle), Math.sin(angle));
       }
       const turned: number[] = [];
@@ -147,16 +151,31 @@ function llamaReference(
       return Float64Array.from(turned);
     });
 
+  /** Normalizes each head by itself, if the model does. */
+  const headNorm = (x: Float64Array[], name: string) => {
+    const weight = tensors.get(`${name}.weight`)?.data;
+    if (!weight) return x;
+    return x.map((row) => {
+      const normed: number[] = [];
+      for (let first = 0; first < row.length; first += headDim) {
+        normed.push(...rmsNorm(row.subarray(first, first + headDim), weight, epsilon));
+      }
+      return Float64Array.from(normed);
+    });
+  };
+
   let x = ids.map((id) => row(tensors, "model.embed_tokens.weight", id));
   const hidden: Float64Array[][] = [];
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
     const linear = (y: Float64Array[], name: string) =>
       linearReference(y, tensors, `model.layers.${layer}.${name}`);
     const y = norm(x, `model.layers.${layer}.input_layernorm`);
-    const q = rotate(linear(y, "self_attn.q_proj"));
-    const k = rotate(linear(y, "self_attn.k_proj"));
+    const attention = `model.layers.${layer}.self_attn`;
+    const q = rotate(headNorm(linear(y, "self_attn.q_proj"), `${attention}.q_norm`));
+    const k = rotate(headNorm(linear(y, "self_attn.k_proj"), `${attention}.k_norm`));
     const v = linear(y, "self_attn.v_proj");
-    const shape = { heads, keyValueHeads, headDim, length: ids.length };
+    const slidingWindow = slidingWindowReference(config, layer);
+    const shape = { heads, keyValueHeads, headDim, length: ids.length, slidingWindow };
     x = sum(x, linear(attend(q, k, v, shape), "self_attn.o_proj"));
     const z = norm(x, `model.layers.${layer}.post_attention_layernorm`);
     const up = linear(z, "mlp.up_proj");
@@ -168,6 +187,40 @@ function llamaReference(
   }
   const head = config.tie_word_embeddings ?? false ? "model.embed_tokens" : "lm_head";
   return { hidden, logits: linearReference(norm(x, "model.norm"), tensors, head) };
+}
+
+/** How fast each pair of a head's entries turns, in radians a token. */
+// deno-lint-ignore no-explicit-any
+function frequenciesReference(config: Record<string, any>, headDim: number): number[] {
+  const rope = config.rope_parameters ?? config.rope_scaling ?? {};
+  const theta = rope.rope_theta ?? config.rope_theta ?? 10000;
+  return Array.from({ length: headDim / 2 }, (_, i) => {
+    const plain = theta ** (-2 * i / headDim);
+    switch (rope.rope_type ?? rope.type) {
+      case "linear":
+        return plain / rope.factor;
+      case "llama3": {
+        const turns = rope.original_max_position_embeddings * plain / (2 * Math.PI);
+        const { low_freq_factor: low, high_freq_factor: high, factor } = rope;
+        const share = Math.min(Math.max((turns - low) / (high - low), 0), 1);
+        return plain * (share + (1 - share) / factor);
+      }
+      default:
+        return plain;
+    }
+  });
+}
+
+/** Tokens that a layer sees; undefined: all. */
+// deno-lint-ignore no-explicit-any
+function slidingWindowReference(config: Record<string, any>, layer: number): number | undefined {
+  const window = config.sliding_window ?? undefined;
+  if (config.model_type === "mistral") return window;
+  if (!config.use_sliding_window) return undefined;
+  const slides = config.layer_types
+    ? config.layer_types[layer] === "sliding_attention"
+    : layer >= config.max_window_layers;
+  return slides ? window : undefined;
 }
 
 function optReference(
