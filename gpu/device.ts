@@ -19,7 +19,8 @@ export interface MemoryUse {
   peak: number;
 }
 
-const UPLOAD_CHUNK = 4 << 20;
+/** Bytes that are uploaded at a time. */
+export const UPLOAD_CHUNK = 4 << 20;
 const UNIFORM_SLOT = 256;
 const DISPATCHES_PER_SUBMIT = 64;
 const POISON = 0x7fc0_7fc0; // NaN as f32, as two bf16 and as two f16
@@ -178,7 +179,8 @@ export class Gpu implements AsyncDisposable {
     this.#memory.peak = Math.max(peak, current + pooled);
     const tensor = new Tensor(this, buffer, shape, dtype, 0, true);
     if (this.poison) {
-      this.#write(tensor, new Uint8Array(new Uint32Array(size / 4).fill(POISON).buffer));
+      this.flush(); // dispatches before this point must still see the old content
+      this.#write(tensor, 0, new Uint8Array(new Uint32Array(size / 4).fill(POISON).buffer));
     }
     return tensor;
   }
@@ -200,32 +202,52 @@ export class Gpu implements AsyncDisposable {
   /**
    * A tensor with a copy of host data; f16 and bf16 come as their bit patterns.
    *
+   * @param data All of it, or pieces one after the other, each but the last a multiple of 4 bytes.
+   *   A piece is copied before the next one is asked for.
    * @throws {RangeError} If the data do not fill the shape exactly.
    */
-  upload(data: ArrayBufferView, shape: readonly number[], dtype?: Dtype): Tensor {
-    dtype ??= data instanceof Float32Array ? "f32" : data instanceof Int32Array ? "i32" : "u32";
+  upload(
+    data: ArrayBufferView | Iterable<Uint8Array>,
+    shape: readonly number[],
+    dtype: Dtype = data instanceof Float32Array
+      ? "f32"
+      : data instanceof Int32Array
+      ? "i32"
+      : "u32",
+  ): Tensor {
     const tensor = this.empty(shape, dtype);
-    if (data.byteLength !== tensor.size * DTYPE_BYTES[dtype]) {
-      const found = data.byteLength;
+    const wanted = tensor.size * DTYPE_BYTES[dtype];
+    const pieces = ArrayBuffer.isView(data)
+      ? [new Uint8Array(data.buffer, data.byteOffset, data.byteLength)]
+      : data;
+    let found = 0;
+    try {
+      this.flush(); // dispatches before this point must still see the old content
+      for (const piece of pieces) {
+        if (found + piece.length <= wanted) this.#write(tensor, found, piece);
+        found += piece.length;
+      }
+      if (found !== wanted) {
+        throw new RangeError(`${found} bytes of data do not fill ${shapeText(shape)} ${dtype}`);
+      }
+    } catch (error) {
       this.free(tensor);
-      throw new RangeError(`${found} bytes of data do not fill ${shapeText(shape)} ${dtype}`);
+      throw error;
     }
-    this.#write(tensor, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     return tensor;
   }
 
-  /** Overwrites the start of a tensor with host data. */
-  #write(tensor: Tensor, bytes: Uint8Array): void {
-    this.flush(); // dispatches before this point must still see the old content
+  /** Overwrites a tensor with host data from byte `start` on. */
+  #write(tensor: Tensor, start: number, bytes: Uint8Array): void {
     const { queue } = this.device;
-    for (let start = 0; start < bytes.byteLength; start += UPLOAD_CHUNK) {
-      let chunk = bytes.subarray(start, start + UPLOAD_CHUNK);
+    for (let done = 0; done < bytes.length; done += UPLOAD_CHUNK) {
+      let chunk = bytes.subarray(done, done + UPLOAD_CHUNK);
       if (chunk.byteLength % 4) {
         const padded = new Uint8Array(Math.ceil(chunk.byteLength / 4) * 4);
         padded.set(chunk);
         chunk = padded;
       }
-      queue.writeBuffer(tensor.buffer, tensor.offset + start, chunk as BufferSource);
+      queue.writeBuffer(tensor.buffer, tensor.offset + start + done, chunk as BufferSource);
       queue.submit([]); // lets the driver release its staging memory
     }
   }

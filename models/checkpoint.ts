@@ -2,21 +2,34 @@ import { distance } from "fastest-levenshtein";
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
 import { readJson } from "./json.ts";
+import { readPytorch } from "./pytorch.ts";
 import {
   isFloatDtype,
   readHeader,
+  rowsOf,
   type StoredTensor,
   TensorReader,
   toFloat32,
 } from "./safetensors.ts";
 
-const INDEX = "model.safetensors.index.json";
-const SINGLE = "model.safetensors";
+/** Finds the tensors in a file; see {@link readHeader}. */
+type FindTensors = (path: string) => Map<string, StoredTensor>;
+
+/** How a folder may hold its weights; the first that is there is used. */
+const FORMATS: { index: string; single: string; find: FindTensors }[] = [
+  {
+    index: "model.safetensors.index.json",
+    single: "model.safetensors",
+    find: (path) => readHeader(path).tensors,
+  },
+  { index: "pytorch_model.bin.index.json", single: "pytorch_model.bin", find: readPytorch },
+];
 
 /**
  * The weights in a model folder: `model.safetensors`, or the shards that
- * `model.safetensors.index.json` lists. Tensors are read when asked for, so memory holds no more
- * than what the caller keeps. Shards stay open until the checkpoint is disposed.
+ * `model.safetensors.index.json` lists, or else the same of `pytorch_model.bin`. Tensors are read
+ * when asked for, so memory holds no more than what the caller keeps. Shards stay open until the
+ * checkpoint is disposed.
  */
 export class Checkpoint implements Disposable {
   readonly #reader = new TensorReader();
@@ -37,25 +50,23 @@ export class Checkpoint implements Disposable {
    */
   static open(folder: string): Checkpoint {
     const names = listFolder(folder);
-    if (names.includes(INDEX)) {
-      const tensors = readShards(folder, names);
-      const shards = new Set(tensors.values().map(({ file }) => basename(file)));
-      return new Checkpoint(folder, [INDEX, ...[...shards].sort()], tensors);
+    for (const { index, single, find } of FORMATS) {
+      if (names.includes(index)) {
+        const tensors = findInShards(folder, names, index, find);
+        const shards = new Set(tensors.values().map(({ file }) => basename(file)));
+        return new Checkpoint(folder, [index, ...[...shards].sort()], tensors);
+      }
+      if (names.includes(single)) {
+        return new Checkpoint(folder, [single], find(join(folder, single)));
+      }
     }
-    if (names.includes(SINGLE)) {
-      return new Checkpoint(folder, [SINGLE], readHeader(join(folder, SINGLE)).tensors);
-    }
-    const pytorch = names.find((name) => /^pytorch_model.*\.bin(\.index\.json)?$/.test(name));
+    const known = FORMATS.map(({ single }) => `"${single}"`).join(" or ");
     throw new UserError(
-      pytorch
-        ? `Cannot open "${folder}": it has its weights as "${pytorch}", a format that is not ` +
-          `supported; convert them to safetensors, in Python with ` +
-          `AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)`
-        : `Cannot open "${folder}": it has no weights, neither "${SINGLE}" nor "${INDEX}"`,
+      `Cannot open "${folder}": it has no weights as ${known}, nor an index of such files`,
     );
   }
 
-  /** Opens a single weight file, whatever its name. */
+  /** Opens a single safetensors file, whatever its name. */
   static openFile(path: string): Checkpoint {
     return new Checkpoint(dirname(path), [basename(path)], readHeader(path).tensors);
   }
@@ -79,17 +90,14 @@ export class Checkpoint implements Disposable {
     );
   }
 
-  /** The bytes of a tensor as stored, in a fresh buffer. See {@link TensorReader.readBytes}. */
+  /** The bytes of a tensor, row-major, in a fresh buffer. See {@link TensorReader.readBytes}. */
   readBytes(name: string): Uint8Array<ArrayBuffer> {
     return this.#reader.readBytes(this.get(name));
   }
 
-  /** The bytes of some rows, `shape[0]` in all, of a tensor as stored, in a fresh buffer. */
+  /** The bytes of some rows, `shape[0]` in all, of a tensor, row-major, in a fresh buffer. */
   readRows(name: string, first: number, rows: number): Uint8Array<ArrayBuffer> {
-    const tensor = this.get(name);
-    const rowBytes = tensor.bytes / tensor.shape[0];
-    const offset = tensor.offset + first * rowBytes;
-    return this.#reader.readBytes({ ...tensor, offset, bytes: rows * rowBytes });
+    return this.#reader.readBytes(rowsOf(this.get(name), first, rows));
   }
 
   /** The bytes of a tensor in pieces. See {@link TensorReader.readChunks}. */
@@ -134,19 +142,24 @@ function listFolder(folder: string): string[] {
 }
 
 /** The tensors that the index lists, in its order; `names` are the files in the folder. */
-function readShards(folder: string, names: string[]): Map<string, StoredTensor> {
+function findInShards(
+  folder: string,
+  names: string[],
+  index: string,
+  find: FindTensors,
+): Map<string, StoredTensor> {
   const shards = new Map<string, Map<string, StoredTensor>>();
   const tensors = new Map<string, StoredTensor>();
-  for (const [name, shard] of Object.entries(readWeightMap(join(folder, INDEX)))) {
+  for (const [name, shard] of Object.entries(readWeightMap(join(folder, index)))) {
     if (!names.includes(shard)) {
       throw new UserError(
         `Cannot open "${folder}": the index puts "${name}" in "${shard}", which is not there; ` +
           `download the missing file`,
       );
     }
-    let header = shards.get(shard);
-    if (!header) shards.set(shard, header = readHeader(join(folder, shard)).tensors);
-    const tensor = header.get(name);
+    let found = shards.get(shard);
+    if (!found) shards.set(shard, found = find(join(folder, shard)));
+    const tensor = found.get(name);
     if (!tensor) {
       throw new UserError(
         `Cannot open "${folder}": "${shard}" has no tensor "${name}", which the index puts there; ` +

@@ -6,6 +6,7 @@ import { Checkpoint } from "./checkpoint.ts";
 import { readJson } from "./json.ts";
 import {
   FORMAT_VERSION,
+  isPacked,
   type QuantizationConfig,
   readQuantizationConfig,
 } from "./packed_format.ts";
@@ -37,13 +38,16 @@ export class ModelFiles implements Disposable {
     if (!existsSync(folder) || !statSync(folder).isDirectory()) {
       throw new UserError(
         `Cannot open the model "${folder}": there is no such folder; ` +
-          `give the folder that holds config.json and model.safetensors`,
+          `give the folder that holds config.json and the weights, ` +
+          `or a name on the hub such as facebook/opt-125m`,
       );
     }
     const config = readJson(join(folder, "config.json"));
     const quantization = readQuantizationConfig(config, join(folder, "config.json"));
     const architecture = readArchitecture(config, join(folder, "config.json"));
-    return new ModelFiles(folder, config, architecture, Checkpoint.open(folder), quantization);
+    const checkpoint = Checkpoint.open(folder);
+    const named = withNamesOf(checkpoint, architecture);
+    return new ModelFiles(folder, config, named, checkpoint, quantization);
   }
 
   /** What config.json of this model says once its linear layers are packed. */
@@ -82,4 +86,25 @@ export class ModelFiles implements Disposable {
   [Symbol.dispose](): void {
     this.checkpoint[Symbol.dispose]();
   }
+}
+
+/** Some checkpoints, such as those of facebook/opt-*, leave out the "model." before their names. */
+function withNamesOf(checkpoint: Checkpoint, architecture: Architecture): Architecture {
+  const { names } = architecture;
+  const bare = (name: string) => name.replace(/^model\./, "");
+  const isThere = (name: string) => isPacked(checkpoint, name) || checkpoint.has(`${name}.weight`);
+  if (isThere(names.embedding) || !isThere(bare(names.embedding))) return architecture;
+  const { positions, projectIn, projectOut, finalNorm } = names;
+  return {
+    ...architecture,
+    names: {
+      ...names,
+      layer: (i) => bare(names.layer(i)),
+      embedding: bare(names.embedding),
+      positions: positions && { ...positions, name: bare(positions.name) },
+      projectIn: projectIn && bare(projectIn),
+      projectOut: projectOut && bare(projectOut),
+      finalNorm: finalNorm && bare(finalNorm),
+    },
+  };
 }

@@ -4,7 +4,7 @@ import { UserError } from "../pipeline/errors.ts";
 import { bytesText } from "../pipeline/units.ts";
 
 /** Bits per element, in the order of the reference implementation, which also orders its files. */
-const DTYPE_BITS = {
+export const DTYPE_BITS = {
   BOOL: 8,
   F4: 4,
   F6_E2M3: 6,
@@ -35,16 +35,22 @@ export type StoredDtype = keyof typeof DTYPE_BITS;
 /** The element types that {@link toFloat32} reads. */
 export type FloatDtype = "F16" | "BF16" | "F32" | "F64";
 
-/** Where a tensor lies: `bytes` bytes from byte `offset` of `file`, row-major, little-endian. */
+/**
+ * Where a tensor lies: `bytes` bytes from byte `offset` of `file`, row-major, little-endian; with
+ * `strides`, its elements lie apart or in another order.
+ */
 export interface StoredTensor {
   name: string;
   dtype: StoredDtype;
   /** `[]` is one element. */
   shape: number[];
   file: string;
-  /** From the start of the file; may be any number, aligned or not. */
+  /** Of its first element, from the start of the file; may be any number, aligned or not. */
   offset: number;
+  /** Of its elements together, without what may lie between them. */
   bytes: number;
+  /** The steps from one index to the next, in elements, of a tensor that is not row-major. */
+  strides?: number[];
 }
 
 /** What the header of a file says. */
@@ -98,7 +104,7 @@ export function readHeader(path: string): SafetensorsHeader {
     tensors.sort((a, b) => a.offset - b.offset || a.bytes - b.bytes);
     checkCover(tensors, dataStart);
   } catch (error) {
-    if (!(error instanceof HeaderError)) throw error;
+    if (!(error instanceof FormatError)) throw error;
     refuse(error.message);
   }
 
@@ -113,8 +119,8 @@ export function readHeader(path: string): SafetensorsHeader {
   return { tensors: new Map(tensors.map((tensor) => [tensor.name, tensor])), metadata };
 }
 
-/** What is wrong in a header; {@link readHeader} adds the file's name. */
-class HeaderError extends Error {}
+/** What is wrong in a file, to follow `Cannot read "x": `; who opened the file adds that. */
+export class FormatError extends Error {}
 
 /** The members of the header. Whole numbers are `bigint`, so that none loses digits. */
 function parseHeader(bytes: Uint8Array): Map<string, unknown> {
@@ -122,17 +128,17 @@ function parseHeader(bytes: Uint8Array): Map<string, unknown> {
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
-    throw new HeaderError("its header is not UTF-8");
+    throw new FormatError("its header is not UTF-8");
   }
   let parsed: unknown;
   try {
     parsed = JSON.parse(text, exactIntegers);
   } catch {
-    throw new HeaderError("its header is not JSON");
+    throw new FormatError("its header is not JSON");
   }
-  if (!isObject(parsed)) throw new HeaderError("its header is not a JSON object");
+  if (!isObject(parsed)) throw new FormatError("its header is not a JSON object");
   const twice = repeatedKey(text);
-  if (twice !== undefined) throw new HeaderError(`its header has the key "${twice}" twice`);
+  if (twice !== undefined) throw new FormatError(`its header has the key "${twice}" twice`);
   return new Map(Object.entries(parsed));
 }
 
@@ -166,10 +172,10 @@ function repeatedKey(json: string): string | undefined {
 
 function checkMetadata(metadata: unknown): Record<string, string> {
   if (metadata === undefined || metadata === null) return {};
-  if (!isObject(metadata)) throw new HeaderError("its metadata is not a JSON object");
+  if (!isObject(metadata)) throw new FormatError("its metadata is not a JSON object");
   for (const [key, value] of Object.entries(metadata)) {
     if (typeof value !== "string") {
-      throw new HeaderError(`its metadata "${key}" is ${show(value)}, not a text`);
+      throw new FormatError(`its metadata "${key}" is ${show(value)}, not a text`);
     }
   }
   return metadata as Record<string, string>;
@@ -177,34 +183,34 @@ function checkMetadata(metadata: unknown): Record<string, string> {
 
 function checkTensor(name: string, info: unknown, file: string, dataStart: number): StoredTensor {
   const tensor = `tensor "${name}"`;
-  if (!isObject(info)) throw new HeaderError(`${tensor} is ${show(info)}, not a JSON object`);
+  if (!isObject(info)) throw new FormatError(`${tensor} is ${show(info)}, not a JSON object`);
   const { dtype, shape, data_offsets: offsets } = info;
   if (!isDtype(dtype)) {
-    throw new HeaderError(`${tensor} has the dtype ${show(dtype)}, unknown to the format`);
+    throw new FormatError(`${tensor} has the dtype ${show(dtype)}, unknown to the format`);
   }
   if (!isIntegers(shape)) {
-    throw new HeaderError(`${tensor} has the shape ${show(shape)}, not a list of whole numbers`);
+    throw new FormatError(`${tensor} has the shape ${show(shape)}, not a list of whole numbers`);
   }
   if (!isIntegers(offsets) || offsets.length !== 2) {
-    throw new HeaderError(`${tensor} has the offsets ${show(offsets)}, not two whole numbers`);
+    throw new FormatError(`${tensor} has the offsets ${show(offsets)}, not two whole numbers`);
   }
   const [start, end] = offsets;
   if (end < start) {
-    throw new HeaderError(`${tensor} ends at byte ${end}, before its start ${start}`);
+    throw new FormatError(`${tensor} ends at byte ${end}, before its start ${start}`);
   }
 
   const type = `${dtype} ${show(shape)}`;
   let bits = BigInt(DTYPE_BITS[dtype]);
   for (const dimension of shape) {
     bits *= dimension;
-    if (bits >= 2n ** 64n) throw new HeaderError(`${tensor} is too large: ${type}`);
+    if (bits >= 2n ** 64n) throw new FormatError(`${tensor} is too large: ${type}`);
   }
-  if (bits % 8n !== 0n) throw new HeaderError(`${tensor} ends within a byte: ${type}`);
+  if (bits % 8n !== 0n) throw new FormatError(`${tensor} ends within a byte: ${type}`);
   if (end - start !== bits / 8n) {
-    throw new HeaderError(`${tensor} has ${end - start} bytes, but ${type} needs ${bits / 8n}`);
+    throw new FormatError(`${tensor} has ${end - start} bytes, but ${type} needs ${bits / 8n}`);
   }
   if (end > Number.MAX_SAFE_INTEGER || shape.some((size) => size > Number.MAX_SAFE_INTEGER)) {
-    throw new HeaderError(`${tensor} is too large: ${type}`);
+    throw new FormatError(`${tensor} is too large: ${type}`);
   }
   return {
     name,
@@ -222,10 +228,10 @@ function checkCover(tensors: StoredTensor[], dataStart: number): void {
   let previous = "";
   for (const { name, offset, bytes } of tensors) {
     if (offset > end) {
-      throw new HeaderError(`its bytes ${end} to ${offset} belong to no tensor`);
+      throw new FormatError(`its bytes ${end} to ${offset} belong to no tensor`);
     }
     if (offset < end) {
-      throw new HeaderError(`tensors "${previous}" and "${name}" share bytes`);
+      throw new FormatError(`tensors "${previous}" and "${name}" share bytes`);
     }
     end = offset + bytes;
     previous = name;
@@ -272,20 +278,45 @@ export class TensorReader implements Disposable {
         `Cannot read "${tensor.name}" into ${into.length} bytes: it has ${tensor.bytes}`,
       );
     }
-    return readRange(this.#open(tensor.file), tensor.file, tensor.offset, tensor.bytes, into);
+    const file = this.#open(tensor.file);
+    if (tensor.strides) return gather(file, tensor, tensor.strides, into);
+    return readRange(file, tensor.file, tensor.offset, tensor.bytes, into);
   }
 
   /**
-   * Reads the bytes of a tensor in pieces of `chunkBytes`; the last one may be shorter.
-   * All pieces lie in one buffer: each is valid until the next is asked for.
+   * Reads the bytes of a tensor in pieces of `chunkBytes`; the last one may be shorter. With
+   * strides, pieces are whole rows, or parts of one, of at most `chunkBytes` or a single element.
+   * Each is valid until the next is asked for, as it may lie in the same buffer.
    */
   *readChunks(tensor: StoredTensor, chunkBytes: number): Generator<Uint8Array<ArrayBuffer>> {
     if (!(chunkBytes >= 1)) throw new RangeError(`Cannot read chunks of ${chunkBytes} bytes`);
+    if (tensor.strides) return yield* this.#readRowChunks(tensor, tensor.strides, chunkBytes);
     const buffer = new Uint8Array(Math.min(chunkBytes, tensor.bytes));
     for (let done = 0; done < tensor.bytes; done += chunkBytes) {
       const length = Math.min(chunkBytes, tensor.bytes - done);
       const file = this.#open(tensor.file);
       yield readRange(file, tensor.file, tensor.offset + done, length, buffer);
+    }
+  }
+
+  *#readRowChunks(
+    tensor: StoredTensor,
+    strides: number[],
+    chunkBytes: number,
+  ): Generator<Uint8Array<ArrayBuffer>> {
+    const [rows, ...shape] = tensor.shape;
+    const rowBytes = tensor.bytes / rows;
+    if (rowBytes > chunkBytes && shape.length > 0) {
+      for (let row = 0; row < rows; row++) {
+        const part = { ...rowsOf(tensor, row, 1), shape, strides: strides.slice(1) };
+        yield* this.readChunks(part, chunkBytes);
+      }
+      return;
+    }
+    const step = Math.max(1, Math.floor(chunkBytes / rowBytes));
+    const buffer = new Uint8Array(Math.min(step, rows) * rowBytes);
+    for (let row = 0; row < rows; row += step) {
+      yield this.readBytes(rowsOf(tensor, row, Math.min(step, rows - row)), buffer);
     }
   }
 
@@ -304,7 +335,65 @@ export class TensorReader implements Disposable {
   }
 }
 
-function openFile(path: string): Deno.FsFile {
+/** Some rows, `shape[0]` in all, of a tensor. */
+export function rowsOf(tensor: StoredTensor, first: number, rows: number): StoredTensor {
+  const { shape, strides, offset } = tensor;
+  const rowBytes = tensor.bytes / shape[0];
+  const step = strides ? strides[0] * DTYPE_BITS[tensor.dtype] / 8 : rowBytes;
+  return {
+    ...tensor,
+    shape: [rows, ...shape.slice(1)],
+    offset: offset + first * step,
+    bytes: rows * rowBytes,
+  };
+}
+
+/** How much {@link gather} reads at once. */
+const WINDOW_BYTES = 1 << 16;
+
+/** Reads a tensor with strides as row-major bytes, in the order in which they lie in the file. */
+function gather(
+  file: Deno.FsFile,
+  { file: path, shape, dtype, offset, bytes }: StoredTensor,
+  strides: number[],
+  into = new Uint8Array(bytes),
+): Uint8Array<ArrayBuffer> {
+  if (bytes === 0) return into.subarray(0, 0);
+  const width = DTYPE_BITS[dtype] / 8;
+  let row = bytes;
+  const dimensions = shape.map((size, i) => ({ size, from: strides[i] * width, to: row /= size }))
+    .filter(({ size }) => size > 1)
+    .sort((a, b) => b.from - a.from);
+  const end = dimensions.reduce((sum, { size, from }) => sum + (size - 1) * from, offset + width);
+
+  const window = new Uint8Array(Math.min(WINDOW_BYTES, end - offset));
+  let start = 0; // of what the window holds
+  let held = 0;
+  const copy = (from: number, to: number, length: number): void => {
+    if (from < start || from + length > start + held) {
+      start = from;
+      held = Math.min(window.length, end - from);
+      readRange(file, path, start, held, window);
+    }
+    for (let i = 0; i < length; i++) into[to + i] = window[from - start + i];
+  };
+  const visit = (depth: number, from: number, to: number): void => {
+    if (depth === dimensions.length) return copy(from, to, width);
+    const { size, from: fromStep, to: toStep } = dimensions[depth];
+    if (depth === dimensions.length - 1 && fromStep === width && toStep === width) {
+      for (let done = 0; done < size * width; done += WINDOW_BYTES) {
+        copy(from + done, to + done, Math.min(WINDOW_BYTES, size * width - done));
+      }
+      return;
+    }
+    for (let i = 0; i < size; i++) visit(depth + 1, from + i * fromStep, to + i * toStep);
+  };
+  visit(0, offset, 0);
+  return into.subarray(0, bytes);
+}
+
+/** @throws {UserError} If the file cannot be opened. */
+export function openFile(path: string): Deno.FsFile {
   try {
     return Deno.openSync(path);
   } catch (error) {
@@ -312,7 +401,12 @@ function openFile(path: string): Deno.FsFile {
   }
 }
 
-function readRange(
+/**
+ * Reads `bytes` bytes from byte `offset`, into the start of `into` or a fresh buffer.
+ *
+ * @throws {UserError} If the file cannot be read or ends before.
+ */
+export function readRange(
   file: Deno.FsFile,
   path: string,
   offset: number,
@@ -542,6 +636,7 @@ export function foreignContent(start: string): string | undefined {
   }
 }
 
-function count(bytes: number): string {
+/** "1 byte", "2 bytes". */
+export function count(bytes: number): string {
   return `${bytes} byte${bytes === 1 ? "" : "s"}`;
 }

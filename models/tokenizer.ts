@@ -2,6 +2,13 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import { join } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
 import { readJson } from "./json.ts";
+import {
+  type AddedToken,
+  readTokenizerSettings,
+  type TokenizerClass,
+  type TokenizerSettings,
+} from "./tokenizer_settings.ts";
+import { type BpeJson, SOURCES, type Step, type TokenizerJson } from "./tokenizer_sources.ts";
 
 /** Files that belong to a tokenizer and go with a model that is copied. */
 export const TOKENIZER_FILES = [
@@ -15,39 +22,6 @@ export const TOKENIZER_FILES = [
   "chat_template.jinja",
 ];
 
-/** The parts of a `tokenizer.json` that we look at. */
-interface TokenizerJson {
-  added_tokens?: unknown[];
-  pre_tokenizer?: PreTokenizer | null;
-  model?: BpeJson;
-}
-
-interface PreTokenizer {
-  type: string;
-  [option: string]: unknown;
-}
-
-interface BpeJson {
-  type?: string;
-  merges?: (string | [string, string])[];
-  ignore_merges?: boolean;
-  end_of_word_suffix?: string | null;
-}
-
-/** The parts of a `tokenizer_config.json` that we look at. */
-interface TokenizerConfig {
-  tokenizer_class?: string;
-  add_bos_token?: boolean;
-  add_prefix_space?: boolean;
-  clean_up_tokenization_spaces?: boolean;
-  bos_token?: SpecialToken;
-  eos_token?: SpecialToken;
-  unk_token?: SpecialToken;
-  pad_token?: SpecialToken;
-}
-
-type SpecialToken = string | { content: string } | null;
-
 /** Members that the library asks for, and that mean nothing if they are absent. */
 const NOTHING = { added_tokens: [], normalizer: null, post_processor: null, decoder: null };
 
@@ -57,14 +31,14 @@ export class TextTokenizer {
 
   private constructor(
     tokenizer: Tokenizer,
-    config: TokenizerConfig,
+    { bos, eos }: TokenizerSettings,
     /** The names of the tokenizer's files in the folder, to be copied with the model. */
     readonly files: string[],
   ) {
     this.#tokenizer = tokenizer;
     this.vocabularySize = tokenizer.model!.vocab.length;
-    this.bosId = tokenizer.token_to_id(contentOf(config.bos_token) ?? "");
-    this.eosId = tokenizer.token_to_id(contentOf(config.eos_token) ?? "");
+    this.bosId = tokenizer.token_to_id(bos ?? "");
+    this.eosId = tokenizer.token_to_id(eos ?? "");
   }
 
   /** One more than the greatest token id; a model's embedding may have more rows. */
@@ -75,38 +49,29 @@ export class TextTokenizer {
   readonly eosId: number | undefined;
 
   /**
-   * Reads the tokenizer of a model folder: `tokenizer.json`, or `vocab.json` and `merges.txt` of a
-   * GPT-2 tokenizer (as in the folders of OPT), with `tokenizer_config.json` if there is one.
+   * Reads the tokenizer of a model folder: `tokenizer.json`, else `vocab.json` and `merges.txt` of
+   * GPT-2 (as OPT has them) or Qwen2, or `tokenizer.model` of Llama; with what the smaller files
+   * say about special tokens. The ids are those of version 4 of `transformers`. Version 5 makes
+   * another tokenizer of Llama's files, which takes the spaces at the start of a text and between
+   * words for others.
    *
    * @throws {UserError} If files are missing, damaged or of a kind that is not supported.
    */
   static load(folder: string): TextTokenizer {
     const files = TOKENIZER_FILES.filter((name) => exists(join(folder, name)));
-    const config = files.includes("tokenizer_config.json")
-      ? readJson(join(folder, "tokenizer_config.json")) as TokenizerConfig
-      : {};
-    let json: TokenizerJson;
-    if (files.includes("tokenizer.json")) {
-      json = readJson(join(folder, "tokenizer.json"));
-    } else if (
-      files.includes("vocab.json") && files.includes("merges.txt") &&
-      config.tokenizer_class?.startsWith("GPT2Tokenizer")
-    ) {
-      json = gpt2Tokenizer(folder, config);
-    } else {
-      const found = files.length > 0 ? `only ${files.map((f) => `"${f}"`).join(", ")}` : "nothing";
-      throw new UserError(
-        `Cannot open the tokenizer of "${folder}": there is no "tokenizer.json" (found ${found}); ` +
-          `make one in Python with AutoTokenizer.from_pretrained(...).save_pretrained(...)`,
-      );
-    }
+    const settings = readTokenizerSettings(folder);
     try {
-      const tokenizer = new Tokenizer(
-        { ...NOTHING, ...json, pre_tokenizer: preTokenizer(json) },
-        config,
-      );
-      return new TextTokenizer(tokenizer, config, files);
+      const json = readVocabulary(folder, files, settings);
+      const tokenizer = new Tokenizer({
+        ...NOTHING,
+        ...json,
+        added_tokens: withTokens(json, settings),
+        pre_tokenizer: preTokenizer(json),
+        post_processor: template(json, settings),
+      }, {});
+      return new TextTokenizer(tokenizer, settings, files);
     } catch (error) {
+      if (error instanceof UserError) throw error;
       const problem = error instanceof Error ? error.message : String(error);
       throw new UserError(`Cannot open the tokenizer of "${folder}": ${problem}`);
     }
@@ -140,25 +105,129 @@ export class TextTokenizer {
   }
 }
 
+/** What `tokenizer.json` holds, or would hold but for the special tokens of the smaller files. */
+function readVocabulary(
+  folder: string,
+  files: string[],
+  settings: TokenizerSettings,
+): TokenizerJson {
+  if (files.includes("tokenizer.json")) {
+    const json: TokenizerJson = {
+      post_processor: null,
+      ...readJson(join(folder, "tokenizer.json")),
+    };
+    const own = json.pre_tokenizer;
+    if (own?.type === "ByteLevel") {
+      own.add_prefix_space = settings.addPrefixSpace ?? own.add_prefix_space;
+    }
+    return json;
+  }
+  const { className = "" } = settings;
+  const source = Object.hasOwn(SOURCES, className)
+    ? SOURCES[className as TokenizerClass]
+    : undefined;
+  if (source?.files.every((name) => files.includes(name))) return source.read(folder, settings);
+  const quoted = (names: string[], joint: string) => names.map((name) => `"${name}"`).join(joint);
+  const needs = source
+    ? `, or ${quoted(source.files, " and ")} for its class ${className}`
+    : className
+    ? ` for its class ${className}`
+    : ", as neither tokenizer_config.json nor config.json tells its class";
+  const found = files.length > 0 ? `only ${quoted(files, ", ")}` : "nothing";
+  throw new Error(
+    `it needs "tokenizer.json"${needs} (found ${found}); ` +
+      `make one in Python with AutoTokenizer.from_pretrained(...).save_pretrained(...)`,
+  );
+}
+
+/** Whether there was no file of this form, so that the class decides what it does not hold. */
+function isMade(json: TokenizerJson): boolean {
+  return json.post_processor === undefined;
+}
+
+/** The added tokens, with those of the smaller files that are not among them yet. */
+function withTokens(json: TokenizerJson, settings: TokenizerSettings): AddedToken[] {
+  const { vocab = {} } = json.model ?? {};
+  const ids = new Map(
+    Array.isArray(vocab) ? vocab.map(([token], id) => [token, id]) : Object.entries(vocab),
+  );
+  const tokens = new Map<string, AddedToken>();
+  for (const token of json.added_tokens ?? []) tokens.set(token.content, token);
+  let next = 0;
+  for (const id of ids.values()) next = Math.max(next, id + 1);
+  for (const { id = 0 } of tokens.values()) next = Math.max(next, id + 1);
+  for (const token of settings.addedTokens) {
+    const known = tokens.get(token.content);
+    const there = known !== undefined || ids.has(token.content);
+    if (!there && !isMade(json) && settings.usualTokens.has(token.content)) continue;
+    const id = known?.id ?? ids.get(token.content) ?? token.id ?? next;
+    next = Math.max(next, id + 1);
+    tokens.set(token.content, { ...token, ...known, id, special: known?.special || token.special });
+  }
+  for (const { content, single_word } of tokens.values()) {
+    if (single_word) {
+      throw new Error(`the token "${content}" is a "single_word", not supported yet`);
+    }
+  }
+  return [...tokens.values()];
+}
+
+/**
+ * What adds tokens to a text: what `tokenizer.json` has, if there is one; else, and for Llama even
+ * then, what the settings say.
+ */
+function template(json: TokenizerJson, settings: TokenizerSettings): Step | null | undefined {
+  const { className, bos, eos, addBos, addEos } = settings;
+  const isLlama = className === "LlamaTokenizer";
+  const isSet = addBos !== undefined || addEos !== undefined;
+  if (!isMade(json) && !(isLlama && isSet)) return json.post_processor;
+  const token = (name: string, content: string | undefined) => {
+    if (content === undefined) throw new Error(`it has no "${name}_token", but is to add one`);
+    return { SpecialToken: { id: content, type_id: 0 } };
+  };
+  const single: unknown[] = [{ Sequence: { id: "A", type_id: 0 } }];
+  if (addBos ?? isLlama) single.unshift(token("bos", bos));
+  if (addEos) single.push(token("eos", eos));
+  return { type: "TemplateProcessing", single };
+}
+
 /**
  * The pre-tokenizer, changed where that makes the library fast or exact; the ids are those of the
  * original one.
  */
-function preTokenizer({ pre_tokenizer: own, model }: TokenizerJson): PreTokenizer | null {
-  if (own?.type === "ByteLevel" && own.use_regex !== false && !own.add_prefix_space) {
-    // The library's own pattern counts U+FEFF as a space and U+0085 as none.
-    return sequence(wordsOf(GPT2_WORD), { ...own, use_regex: false });
-  }
-  if ((!own || own.type === "Metaspace") && model && splitsAtSpaces(model)) {
+function preTokenizer({ pre_tokenizer: own, model }: TokenizerJson): Step | null {
+  if ((!own || own.type === "Metaspace" && own.split === false) && model && splitsAtSpaces(model)) {
     // The library remembers words that it has seen, but not a whole text: seconds, not minutes.
     return sequence(...(own ? [own] : []), wordsOf("▁+[^▁]*|[^▁]+"));
   }
-  return own ?? null;
+  return own ? exact(own) : null;
+}
+
+/** A step of a pre-tokenizer such that the library does what Python's `tokenizers` does. */
+function exact(step: Step): Step {
+  switch (step.type) {
+    case "Sequence":
+      return sequence(...(step.pretokenizers as Step[]).map(exact));
+    case "ByteLevel": { // the library's own pattern counts U+FEFF as a space and U+0085 as none
+      if (step.use_regex === false) return step;
+      const bytes = { ...step, use_regex: false, add_prefix_space: false };
+      return sequence(...(step.add_prefix_space ? [PREFIX_SPACE] : []), wordsOf(GPT2_WORD), bytes);
+    }
+    case "Digits": // the library knows ASCII digits only
+      return wordsOf(step.individual_digits ? "\\p{N}|\\P{N}+" : "\\p{N}+|\\P{N}+");
+    case "Metaspace": // the library does not split
+      return step.split === false ? step : sequence(step, wordsOf("▁[^▁]*|[^▁]+"));
+    default:
+      return step;
+  }
 }
 
 /** What GPT-2 takes for a word. */
 const GPT2_WORD =
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+
+/** Puts a space before what begins with none. */
+const PREFIX_SPACE = { type: "Replace", pattern: { Regex: "\\A[^ ]" }, content: " $&" };
 
 /** Whether a BPE gives the same ids when the text is cut before each run of spaces. */
 function splitsAtSpaces({ type, merges, ignore_merges, end_of_word_suffix }: BpeJson): boolean {
@@ -169,39 +238,13 @@ function splitsAtSpaces({ type, merges, ignore_merges, end_of_word_suffix }: Bpe
   });
 }
 
-function sequence(...pretokenizers: PreTokenizer[]): PreTokenizer {
+function sequence(...pretokenizers: Step[]): Step {
   return { type: "Sequence", pretokenizers };
 }
 
 /** The pre-tokenizer that gives the matches of a pattern, which must leave nothing out. */
-function wordsOf(pattern: string): PreTokenizer {
+function wordsOf(pattern: string): Step {
   return { type: "Split", pattern: { Regex: pattern }, behavior: "Removed", invert: true };
-}
-
-/** The `tokenizer.json` that `transformers` makes of `vocab.json` and `merges.txt`. */
-function gpt2Tokenizer(folder: string, config: TokenizerConfig): TokenizerJson {
-  const vocab = readJson(join(folder, "vocab.json")) as Record<string, number>;
-  const merges = Deno.readTextFileSync(join(folder, "merges.txt")).split(/\r?\n/)
-    .filter((line) => line !== "" && !line.startsWith("#version"));
-  const { bos_token, eos_token, unk_token, pad_token, add_bos_token, add_prefix_space } = config;
-  const special = [bos_token, eos_token, unk_token, pad_token].map(contentOf)
-    .filter((content) => content !== undefined && Object.hasOwn(vocab, content)) as string[];
-  const bos = { SpecialToken: { id: contentOf(bos_token), type_id: 0 } };
-  const text = { Sequence: { id: "A", type_id: 0 } };
-  const byteLevel = { type: "ByteLevel", add_prefix_space: add_prefix_space ?? false };
-  const json = {
-    added_tokens: [...new Set(special)]
-      .map((content) => ({ id: vocab[content], content, special: true })),
-    pre_tokenizer: byteLevel,
-    post_processor: { type: "TemplateProcessing", single: add_bos_token ? [bos, text] : [text] },
-    decoder: byteLevel,
-    model: { type: "BPE", vocab, merges },
-  };
-  return json;
-}
-
-function contentOf(token?: SpecialToken): string | undefined {
-  return typeof token === "string" ? token : token?.content;
 }
 
 function exists(path: string): boolean {

@@ -59,7 +59,7 @@ export interface PipelineConfig<S extends StageDeclaration> {
   /** The file's path as the user gave it. */
   file: string;
   name: string;
-  /** The folder of the model, as written. */
+  /** The folder of the model or its name on the hub, as written. */
   model: string;
   /** The folder of the run, as written. */
   output: string;

@@ -10,7 +10,16 @@ export type RunEvent =
     resumedLayers: number;
   }
   | { type: "stage"; stage: string; text: string }
-  | { type: "progress"; stage: string; done: number; total: number; text: string }
+  | {
+    type: "progress";
+    stage: string;
+    done: number;
+    total: number;
+    /** What is in progress. */
+    text: string;
+    /** What changes from event to event, such as a rate. */
+    detail?: string;
+  }
   | ({ type: "linear" } & LinearRecord)
   | ({ type: "layer"; layers: number } & LayerRecord)
   | { type: "metric"; stage: string; name: string; value: number; text: string }

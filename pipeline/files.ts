@@ -55,8 +55,12 @@ function replaceAtomically(path: string, write: (temporary: string) => void): vo
   }
 }
 
-/** @throws {UserError} If the file cannot be read. */
-export function sha256OfFile(path: string): string {
+/**
+ * The hash of a file, in steps of 64 MiB, each of which gives its bytes.
+ *
+ * @throws {UserError} If the file cannot be read.
+ */
+export function* sha256InSteps(path: string): Generator<number, string> {
   const hash = createHash("sha256");
   const buffer = new Uint8Array(1 << 20);
   let file: number;
@@ -66,11 +70,27 @@ export function sha256OfFile(path: string): string {
     throw new UserError(`Cannot read "${path}": ${reasonOf(error)}`);
   }
   try {
-    for (let read = 0; (read = readSync(file, buffer)) > 0;) hash.update(buffer.subarray(0, read));
+    let step = 0;
+    for (let read = 0; (read = readSync(file, buffer)) > 0;) {
+      hash.update(buffer.subarray(0, read));
+      step += read;
+      if (step < 64 << 20) continue;
+      yield step;
+      step = 0;
+    }
   } catch (error) {
     throw new UserError(`Cannot read "${path}": ${reasonOf(error)}`);
   } finally {
     closeSync(file);
   }
   return hash.digest("hex");
+}
+
+/** @throws {UserError} If the file cannot be read. */
+export function sha256OfFile(path: string): string {
+  const steps = sha256InSteps(path);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
 }

@@ -13,7 +13,7 @@ export const pipelineFields = z.strictObject({
     )
     .describe("the name of the run, used in paths"),
   model: z.string().min(1).describe(
-    "the folder of a model, with config.json and model.safetensors",
+    "the folder of a model, with config.json and its weights, or its name on the hub",
   ),
   output: z.string().min(1).optional().describe("the folder of the run; out/NAME if left out"),
   seed: z.int().min(0).max(2 ** 32 - 1).default(0).describe("the seed of every random choice"),

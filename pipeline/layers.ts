@@ -9,8 +9,8 @@ import type { Calibration } from "../models/calibration.ts";
 import { Checkpoint } from "../models/checkpoint.ts";
 import { Decoder, type LayerWeights, type Registers } from "../models/decoder.ts";
 import { paperBits } from "../models/packed_format.ts";
-import { blockBits } from "../stages/block_bits.ts";
 import { ArtifactStore } from "./artifacts.ts";
+import { blockBits } from "./block_bits.ts";
 import type { PlannedStage } from "./config.ts";
 import type { LayerRecord, LinearRecord } from "./events.ts";
 import type { Planned, StageClock } from "./run.ts";
@@ -136,10 +136,11 @@ class LayerRun {
     const groups = linearGroups(architecture).map(({ step, modules }) =>
       this.#group(weights, step, modules, { index, count })
     );
-    const registers: Registers[] = this.calibration.batches.map(({ hidden }) =>
-      new Map([["hidden", hidden.view(0, hidden.shape)]])
-    );
     const { length, order } = this.calibration;
+    // Two passes need the layer's input twice; in one pass it is freed as soon as it is used up.
+    const registers: Registers[] = this.calibration.batches.map(({ hidden }) =>
+      new Map([["hidden", order === "layer" ? hidden.view(0, hidden.shape) : hidden]])
+    );
     if (order === "layer") {
       // Every group sees the original layer; then the quantized layer gives the next one's input.
       let step = 0;
@@ -162,7 +163,6 @@ class LayerRun {
           "calibrate",
           () => this.decoder.run(weights, registers[i], length, step),
         );
-        gpu.free(batch.hidden);
         batch.hidden = registers[i].get("hidden")!;
         await this.context.pause();
       }

@@ -54,8 +54,10 @@ export interface RunRecord {
   seed: number;
   /** Stages with all their options. */
   stages: { name: string; options: unknown }[];
-  /** sha256 of the model's files and of the data sets. */
+  /** sha256 of the model's files and of the data sets, by path or by name on the hub. */
   inputs: Record<string, string>;
+  /** The hub's commits that they are of, by "id@revision". */
+  commits?: Record<string, string>;
   started: string;
   finished?: string;
   /** Of the session that finished the run, and of the layers that earlier ones completed. */

@@ -1,12 +1,15 @@
 import { createHash } from "node:crypto";
+import { statSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
+import { type FetchFiles, type LocalDataset, openDataset } from "../data/datasets.ts";
 import { Gpu } from "../gpu/device.ts";
 import { VERSION } from "../version.ts";
 import { ArtifactStore } from "./artifacts.ts";
 import type { PipelineConfig, PlannedStage } from "./config.ts";
 import { PipelineFileError } from "./errors.ts";
 import type { LayerRecord, Report } from "./events.ts";
-import { sha256OfFile } from "./files.ts";
+import { sha256InSteps, sha256OfFile } from "./files.ts";
+import { HubAccess, hubName, hubSha256 } from "./hub_access.ts";
 import { quantizeLayers } from "./layers.ts";
 import type { RunRecord } from "./record.ts";
 import { RunFolder } from "./run_folder.ts";
@@ -63,8 +66,11 @@ export async function runPipeline(
   const clock = new StageClock(gpu);
   using artifacts = new ArtifactStore();
   const layerRecords: LayerRecord[] = [];
+  const hub = new HubAccess(report, signal);
+  const datasets = new Map<string, LocalDataset>();
   const context: ModelContext = {
     gpu,
+    hub,
     model: config.model,
     seed: config.seed,
     blockSize: blockSizeOf(config.stages),
@@ -73,6 +79,15 @@ export async function runPipeline(
     signal,
     get folder() {
       return folder; // there once the model is known
+    },
+    async dataset(dataset, use) {
+      const key = `${use} ${dataset}`;
+      const known = datasets.get(key);
+      if (known) return known;
+      const fetch: FetchFiles = (repository, paths) => hub.dataset(repository, paths);
+      const opened = await openDataset(dataset, use, fetch);
+      datasets.set(key, opened);
+      return opened;
     },
     async pause() {
       await setImmediate();
@@ -102,11 +117,16 @@ export async function runPipeline(
     }
   };
 
+  // Data first: a text that is not there is found before a large model is downloaded.
+  const dataFiles: string[] = [];
+  for (const { stage, options } of config.stages) {
+    dataFiles.push(...await stage.inputs?.(context, options) ?? []);
+  }
   // What a run is identified by can be told only when the model's files are there.
   const findsModel = before.findIndex(({ stage }) => stage.gives.includes("model-files")) + 1;
   await runModelStages(before.slice(0, findsModel));
   using model = artifacts.find("model-files");
-  const inputs = hashInputs(model?.files ?? [], config.stages);
+  const inputs = await hashInputs(context, [...model?.files ?? [], ...dataFiles]);
   const identity = identityOf(config, inputs);
   const folder = RunFolder.open(config.output, identity, overwrite);
   if (folder.state === "done") {
@@ -128,6 +148,7 @@ export async function runPipeline(
     seed: config.seed,
     stages: config.stages.map(({ stage, options }) => ({ name: stage.name, options })),
     inputs,
+    ...(Object.keys(hub.commits).length > 0 && { commits: hub.commits }),
     started: folder.earlier?.started ?? new Date().toISOString(),
   };
   folder.saveRecord(record);
@@ -186,12 +207,26 @@ function blockSizeOf(stages: PlannedStage<Stage>[]): number {
   throw new PipelineFileError([{ where, message }]);
 }
 
-function hashInputs(
-  modelFiles: readonly string[],
-  stages: readonly PlannedStage<Stage>[],
-): Record<string, string> {
-  const data = stages.flatMap(({ stage, options }) => stage.inputs?.(options) ?? []);
-  return Object.fromEntries([...modelFiles, ...data].map((path) => [path, sha256OfFile(path)]));
+/** The hashes of files by their paths; those from the hub by their names there. */
+async function hashInputs(
+  { report, pause }: ModelContext,
+  paths: readonly string[],
+): Promise<Record<string, string>> {
+  const total = paths.reduce((sum, path) => sum + statSync(path).size, 0);
+  let done = 0;
+  const hash = async (path: string): Promise<string> => {
+    const steps = sha256InSteps(path);
+    for (;;) {
+      const step = steps.next();
+      if (step.done) return step.value;
+      done += step.value;
+      report({ type: "progress", stage: "download", done, total, text: "hashing the inputs" });
+      await pause();
+    }
+  };
+  const inputs: Record<string, string> = {};
+  for (const path of paths) inputs[hubName(path) ?? path] = hubSha256(path) ?? await hash(path);
+  return inputs;
 }
 
 /**

@@ -6,8 +6,8 @@ import { reasonOf, sha256OfFile, writeFileAtomically } from "./files.ts";
 import type { RunRecord } from "./record.ts";
 
 /**
- * The folder of a run: `pipeline.yaml` and `run.json`, the packed model in `model/`, and while the
- * run goes on one record per finished decoder layer in `layers/`. Everything in it is complete or
+ * The folder of a run: `pipeline.yaml` and `run.json`, the token ids that it was calibrated on in
+ * `calibration.safetensors`, the packed model in `model/`, and while the run goes on one record per finished decoder layer in `layers/`. Everything in it is complete or
  * absent, so a run that was killed goes on from its last complete layer.
  */
 export class RunFolder {
@@ -52,7 +52,9 @@ export class RunFolder {
       );
     }
     // The record goes last: killed before that, the same command does the same again.
-    for (const name of ["pipeline.yaml", "layers", "model", "run.json"]) {
+    for (
+      const name of ["pipeline.yaml", "calibration.safetensors", "layers", "model", "run.json"]
+    ) {
       if (earlier) rmSync(join(path, name), { recursive: true, force: true });
     }
     makeFolders(path);

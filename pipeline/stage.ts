@@ -1,4 +1,5 @@
 import type { z } from "zod";
+import type { LocalDataset } from "../data/datasets.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { LinearBits } from "../gpu/quantize_block.ts";
 import type { Tensor } from "../gpu/tensor.ts";
@@ -7,6 +8,7 @@ import type { ModelFiles } from "../models/model_files.ts";
 import type { PackedLinear } from "../models/packed_format.ts";
 import type { StageDeclaration } from "./config.ts";
 import type { LayerRecord, Report } from "./events.ts";
+import type { HubAccess } from "./hub_access.ts";
 import type { Evaluation, PackedModel } from "./record.ts";
 import type { RunFolder } from "./run_folder.ts";
 
@@ -54,6 +56,13 @@ export interface ModelContext {
   /** Columns that share scales. */
   blockSize: number;
   folder: RunFolder;
+  hub: HubAccess;
+  /**
+   * A data set by its name on the hub or its path, its files on this machine.
+   *
+   * @throws {UserError} If it cannot be found or fetched.
+   */
+  dataset(dataset: string, use: "calibration" | "evaluation"): Promise<LocalDataset>;
   /** Records of the decoder layers that are complete. */
   layerRecords: LayerRecord[];
   report: Report;
@@ -113,8 +122,11 @@ export interface Block {
 }
 
 interface StageBase<Options> extends StageDeclaration {
-  /** Files that the options name: their content is part of what identifies a run. */
-  inputs?(options: Options): string[];
+  /**
+   * Files that the options name, on this machine: their content is part of what identifies a run.
+   * Called before any other work of the run.
+   */
+  inputs?(context: ModelContext, options: Options): Promise<string[]>;
   /** Called when the model is known, before any long work: refuses what would fail hours later. */
   check?(context: ModelContext, options: Options): Promise<void>;
 }

@@ -1,9 +1,11 @@
+import { join } from "node:path";
 import { z } from "zod";
+import { writeTokenIds } from "../data/windows.ts";
 import { type Batch, batchWindows } from "../models/calibration.ts";
 import { Decoder } from "../models/decoder.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { defineStage } from "../pipeline/stage.ts";
-import { calibrationWindows, DATASET_HELP } from "./data.ts";
+import { calibrationWindows, datasetOption } from "./data.ts";
 
 /**
  * Turns text into token windows and embeds them. The runner then takes the windows through the
@@ -14,7 +16,7 @@ export const calibrate = defineStage({
   scope: "model",
   summary: "Turn text into the token windows that the layers are calibrated on",
   options: z.strictObject({
-    "dataset": z.string().min(1).describe(DATASET_HELP),
+    "dataset": datasetOption,
     "samples": z.int().min(1).max(65536).default(128).describe("Windows"),
     "sequence-length": z.int().min(1).max(65535).default(2048).describe("Tokens of a window"),
     "order": z.enum(["layer", "module"]).default("module").describe(
@@ -28,10 +30,9 @@ export const calibrate = defineStage({
   presets: { reference: { order: "layer" } },
   needs: ["model-files"],
   gives: ["calibration"],
-  inputs: (options) => [options.dataset],
+  inputs: async (context, { dataset }) => (await context.dataset(dataset, "calibration")).files,
 
   async run(context, options) {
-    const { gpu, seed } = context;
     const model = context.get("model-files");
     if (model.quantization) {
       throw new UserError(
@@ -39,14 +40,15 @@ export const calibrate = defineStage({
       );
     }
     const length = options["sequence-length"];
-    const windows = calibrationWindows(model, options.dataset, options.samples, length, seed);
+    const windows = await calibrationWindows(context, options.dataset, options.samples, length);
+    writeTokenIds(join(context.folder.path, "calibration.safetensors"), windows);
     context.report({
       type: "stage",
       stage: "calibrate",
       text: `${windows.length} window${windows.length === 1 ? "" : "s"} of ${length} tokens ` +
         `of ${options.dataset}`,
     });
-    using decoder = new Decoder(gpu, model);
+    using decoder = new Decoder(context.gpu, model);
     const batches: Batch[] = [];
     for (const batch of batchWindows(windows, options["batch-tokens"])) {
       batches.push({ windows: batch, hidden: await decoder.embed(batch) });

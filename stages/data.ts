@@ -1,11 +1,22 @@
-import { basename } from "node:path";
+import { z } from "zod";
+import { DATASETS } from "../data/datasets.ts";
 import type { ModelFiles } from "../models/model_files.ts";
-import { consecutiveWindows, randomWindows, readText, readTokenIds } from "../models/windows.ts";
 import { UserError } from "../pipeline/errors.ts";
+import type { ModelContext } from "../pipeline/stage.ts";
 
-/** Help text of every option that names data. */
-export const DATASET_HELP =
-  "A UTF-8 text, WikiText's .raw form, or a .safetensors file with token ids [windows, length]";
+const NAMES = Object.keys(DATASETS);
+
+/** The option that names data: a data set of the hub, or something that can only be a path. */
+export const datasetOption = z.string().min(1)
+  .refine(
+    (dataset) => NAMES.includes(dataset) || /[./\\]/.test(dataset),
+    `must be ${NAMES.join(", ")} or a path such as ./texts`,
+  )
+  .describe(
+    `${NAMES.join(", ")} (fetched from the hub); or a .txt, .jsonl, .jsonl.gz or .parquet file ` +
+      "(column text), a folder of them, WikiText's .raw form, or a .safetensors file with token " +
+      "ids [windows, length]",
+  );
 
 /** @throws {UserError} If windows are longer than the model takes. */
 function checkLength({ folder, architecture: { maxLength } }: ModelFiles, length: number): void {
@@ -16,58 +27,39 @@ function checkLength({ folder, architecture: { maxLength } }: ModelFiles, length
   );
 }
 
-/** A file of token ids instead of text. */
-function holdsIds(dataset: string): boolean {
-  return dataset.endsWith(".safetensors");
-}
-
-function readIds(dataset: string, length: number): Int32Array[] {
-  const windows = readTokenIds(dataset);
-  if (windows[0].length < length) {
-    throw new UserError(
-      `The token windows of "${basename(dataset)}" have ${windows[0].length} tokens, fewer than ` +
-        `sequence-length ${length}; use a smaller sequence-length`,
-    );
-  }
-  return windows.map((window) => window.subarray(0, length));
-}
-
 /**
- * Windows for calibration: random crops of a text, or the first windows of a file of ids.
+ * Windows to calibrate on, drawn with the run's seed.
  *
  * @throws {UserError} If the data hold less than is asked for.
  */
-export function calibrationWindows(
-  model: ModelFiles,
+export async function calibrationWindows(
+  context: ModelContext,
   dataset: string,
   samples: number,
   length: number,
-  seed: number,
-): Int32Array[] {
+): Promise<Int32Array[]> {
+  const { seed, pause } = context;
+  const model = context.get("model-files");
   checkLength(model, length);
-  if (!holdsIds(dataset)) {
-    const ids = model.tokenizer.encode(readText(dataset));
-    return randomWindows(ids, length, samples, seed, { name: basename(dataset) });
-  }
-  const windows = readIds(dataset, length);
-  if (windows.length < samples) {
-    throw new UserError(
-      `"${basename(dataset)}" holds ${windows.length} windows, fewer than samples ${samples}; ` +
-        `use a smaller number of samples`,
-    );
-  }
-  return windows.slice(0, samples);
+  const data = await context.dataset(dataset, "calibration");
+  return await data.calibration(() => model.tokenizer, { samples, length, seed, pause });
 }
 
-/** Windows for evaluation: one after the other, the rest of the text dropped. */
-export function evaluationWindows(
-  model: ModelFiles,
+/**
+ * Windows to evaluate on: one after the other, the rest of the text dropped.
+ *
+ * @param limit The greatest number of windows.
+ * @throws {UserError} If the text has fewer tokens than one window.
+ */
+export async function evaluationWindows(
+  context: ModelContext,
   dataset: string,
   length: number,
   limit: number | undefined,
-): Int32Array[] {
+): Promise<Int32Array[]> {
+  // The original's tokenizer: the packed model has a copy of it.
+  const model = context.get("model-files");
   checkLength(model, length);
-  if (holdsIds(dataset)) return readIds(dataset, length).slice(0, limit);
-  const ids = model.tokenizer.encode(readText(dataset));
-  return consecutiveWindows(ids, length, { limit, name: basename(dataset) });
+  const data = await context.dataset(dataset, "evaluation");
+  return await data.evaluation(() => model.tokenizer, { length, limit });
 }

@@ -2,11 +2,11 @@ import { z } from "zod";
 import { ModelFiles } from "../models/model_files.ts";
 import { perplexity } from "../models/perplexity.ts";
 import type { Perplexity } from "../pipeline/record.ts";
-import { defineStage } from "../pipeline/stage.ts";
-import { DATASET_HELP, evaluationWindows } from "./data.ts";
+import { defineStage, type ModelContext } from "../pipeline/stage.ts";
+import { datasetOption, evaluationWindows } from "./data.ts";
 
 const perplexityOptions = z.strictObject({
-  "dataset": z.string().min(1).describe(DATASET_HELP),
+  "dataset": datasetOption,
   "sequence-length": z.int().min(2).max(65535).default(2048).describe("Tokens of a window"),
   "windows": z.int().min(1).optional().describe("Only the first windows; all if absent"),
 });
@@ -25,13 +25,16 @@ export const evaluate = defineStage({
   }),
   needs: ["model-files"],
   gives: ["evaluation"],
-  inputs: (options) => options.perplexity.map(({ dataset }) => dataset),
+  async inputs(context, options) {
+    const files: string[] = [];
+    for (const { dataset } of options.perplexity) {
+      files.push(...(await context.dataset(dataset, "evaluation")).files);
+    }
+    return files;
+  },
 
   async check(context, options) {
-    const model = context.get("model-files");
-    for (const { dataset, windows, ...rest } of options.perplexity) {
-      evaluationWindows(model, dataset, rest["sequence-length"], windows);
-    }
+    for (const text of options.perplexity) await windowsOf(context, text);
   },
 
   async run(context, options) {
@@ -42,16 +45,16 @@ export const evaluate = defineStage({
 
     const measure = async (model: ModelFiles, label: string): Promise<Perplexity[]> => {
       const results: Perplexity[] = [];
-      for (const { dataset, windows: limit, ...rest } of options.perplexity) {
-        // The original's tokenizer: the packed model has a copy of it.
-        const windows = evaluationWindows(original, dataset, rest["sequence-length"], limit);
+      for (const text of options.perplexity) {
+        const { dataset } = text;
+        const windows = await windowsOf(context, text);
         const result = await perplexity(gpu, model, {
           windows,
           dataset,
           batchTokens: options["batch-tokens"],
           onProgress: async (done, total) => {
-            const text = `${label}, ${dataset}`;
-            context.report({ type: "progress", stage: "evaluate", done, total, text });
+            const what = `${label}, ${dataset}`;
+            context.report({ type: "progress", stage: "evaluate", done, total, text: what });
             await context.pause();
           },
         });
@@ -74,3 +77,18 @@ export const evaluate = defineStage({
     });
   },
 });
+
+const known = new WeakMap<ModelContext, Map<unknown, Int32Array[]>>();
+
+/** The windows of a text, tokenized once in a run. */
+async function windowsOf(
+  context: ModelContext,
+  text: z.output<typeof perplexityOptions>,
+): Promise<Int32Array[]> {
+  const ofRun = known.get(context) ?? new Map();
+  known.set(context, ofRun);
+  const { dataset, windows: limit, "sequence-length": length } = text;
+  const windows = ofRun.get(text) ?? await evaluationWindows(context, dataset, length, limit);
+  ofRun.set(text, windows);
+  return windows;
+}

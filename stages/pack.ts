@@ -69,6 +69,8 @@ export const pack = defineStage({
     const prefixes = Array.from({ length: layers }, (_, i) => architecture.names.layer(i));
     for (const [name, { dtype, shape }] of checkpoint.tensors) {
       if (prefixes.some((prefix) => name.startsWith(prefix))) continue;
+      // Some checkpoints have a tied head's weight twice.
+      if (name === "lm_head.weight" && !architecture.names.head) continue;
       outside.push({ name, dtype, shape, data: checkpoint.readChunks(name, CHUNK) });
     }
     writeSafetensors(join(context.folder.model, shardName(1, layers)), outside, METADATA);

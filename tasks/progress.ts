@@ -70,14 +70,15 @@ function bar(): Report {
   const write = (text: string) => Deno.stdout.writeSync(encoder.encode(text));
   return (event) => {
     if (event.type === "progress") {
-      const { stage, done, total, text } = event;
+      const { stage, done, total, text, detail } = event;
       const left = pace.left(stage + total + (stage === "layers" ? "" : text), done, total);
       const filled = Math.round(BAR * done / total);
       const rest = left === undefined ? "" : `, ${timeText(left)} left`;
       const bar = styleText("green", "█".repeat(filled)) +
         styleText("dim", "░".repeat(BAR - filled));
       const { columns } = terminalSize();
-      const label = `${Math.floor(100 * done / total)} %${rest}  ${text}`;
+      const more = detail ? `, ${detail}` : "";
+      const label = `${Math.floor(100 * done / total)} %${rest}  ${text}${more}`;
       write(`\r\x1b[K${bar} ${label.slice(0, Math.max(0, columns - BAR - 2))}`);
       return;
     }
@@ -99,14 +100,15 @@ function lines(): Report {
   let last = "";
   return (event) => {
     if (event.type === "progress") {
-      const { stage, done, total, text } = event;
+      const { stage, done, total, text, detail } = event;
       const key = stage + (stage === "layers" ? "" : text);
       const left = pace.left(key + total, done, total);
       const tenth = Math.floor(10 * done / total);
       if (stage === "layers" || `${key} ${tenth}` === last || done === 0) return;
       last = `${key} ${tenth}`;
       const rest = left === undefined ? "" : `, ${timeText(left)} left`;
-      console.log(`${stage.padEnd(10)} ${Math.floor(100 * done / total)} %${rest}  ${text}`);
+      const more = detail ? `, ${detail}` : "";
+      console.log(`${stage.padEnd(10)} ${Math.floor(100 * done / total)} %${rest}  ${text}${more}`);
       return;
     }
     const line = lineOf(event);

@@ -70,6 +70,28 @@ Deno.test("upload() takes a part of a host array", async () => {
   assertClose(await gpu.read(tensor), [2, 3]);
 });
 
+Deno.test("upload() takes data piece by piece, from one buffer", async () => {
+  const data = Uint8Array.from({ length: 14 }, (_, i) => i);
+  function* pieces() {
+    const buffer = new Uint8Array(8);
+    for (const [start, end] of [[0, 8], [8, 12], [12, 14]]) {
+      buffer.set(data.subarray(start, end));
+      yield buffer.subarray(0, end - start);
+      buffer.fill(255);
+    }
+  }
+  using tensor = gpu.upload(pieces(), [7], "f16");
+  assert.deepEqual((await gpu.readBytes(tensor)).subarray(0, 14), data);
+  for (const shape of [[6], [8]]) {
+    const before = gpu.memory.current;
+    assert.throws(() => gpu.upload(pieces(), shape, "f16"), {
+      name: "RangeError",
+      message: `14 bytes of data do not fill [${shape}] f16`,
+    });
+    assert.equal(gpu.memory.current, before);
+  }
+});
+
 Deno.test("upload() refuses data that do not fill the shape", () => {
   const before = gpu.memory.current;
   assert.throws(() => gpu.upload(new Float32Array(5), [2, 3]), {

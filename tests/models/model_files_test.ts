@@ -106,15 +106,14 @@ Deno.test("a folder without a model is refused with what is missing", () => {
   expectRefusal(config, noFolder);
   expectRefusal(
     folder.path,
-    'Cannot open "FOLDER": it has no weights, ' +
-      'neither "model.safetensors" nor "model.safetensors.index.json"',
+    'Cannot open "FOLDER": it has no weights as "model.safetensors" or "pytorch_model.bin", ' +
+      "nor an index of such files",
   );
   Deno.writeTextFileSync(join(folder.path, "pytorch_model.bin"), "");
   expectRefusal(
     folder.path,
-    'Cannot open "FOLDER": it has its weights as "pytorch_model.bin", a format that is not ' +
-      "supported; convert them to safetensors, in Python with " +
-      "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)",
+    'Cannot read "FOLDER/pytorch_model.bin": it has 0 bytes that do not start as a file of ' +
+      "torch.save(); download it again",
   );
 });
 

@@ -3,11 +3,12 @@
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
+import { readText } from "../../data/texts.ts";
+import { consecutiveWindows } from "../../data/windows.ts";
 import { Gpu } from "../../gpu/device.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { perplexity } from "../../models/perplexity.ts";
 import { TextTokenizer } from "../../models/tokenizer.ts";
-import { consecutiveWindows, readText } from "../../models/windows.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 

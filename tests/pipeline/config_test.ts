@@ -360,7 +360,7 @@ refuses(
 
 refuses("a map without the required keys", "seed: 1\n", [
   'p.yaml:1:1: The pipeline lacks "name": the name of the run, used in paths',
-  'p.yaml:1:1: The pipeline lacks "model": the folder of a model, with config.json and model.safetensors',
+  'p.yaml:1:1: The pipeline lacks "model": the folder of a model, with config.json and its weights, or its name on the hub',
   'p.yaml:1:1: The pipeline lacks "stages": the stages to run, in this order',
 ]);
 refuses(

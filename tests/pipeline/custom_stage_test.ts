@@ -285,6 +285,7 @@ Deno.test("a user's stage that throws ends the run, which keeps its complete lay
   assert.equal(kind.stderr, "Error: Nothing of mine fits here\n");
   for (const kindly of [false, true]) {
     assert.deepEqual(Object.keys(contents(place.path(`out-${kindly}`))), [
+      "calibration.safetensors",
       "layers/00000.json",
       "model/model-00002-of-00003.safetensors",
       "pipeline.yaml",

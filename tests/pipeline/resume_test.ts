@@ -7,9 +7,12 @@ import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { seededRandom } from "../reference/random.ts";
 import { startTask } from "../start_task.ts";
 
+/** What a finished run leaves in its folder. */
+const LEFT = ["calibration.safetensors", "model", "pipeline.yaml", "run.json"];
+
 /** What a finished run left, apart from times. */
 function outcome(folder: string) {
-  assert.deepEqual(readdirSync(folder).sort(), ["model", "pipeline.yaml", "run.json"]);
+  assert.deepEqual(readdirSync(folder).sort(), LEFT);
   const { status, layers, packed, evaluation, ...record } = JSON.parse(
     readFileSync(join(folder, "run.json"), "utf8"),
   );

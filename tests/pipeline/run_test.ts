@@ -2,6 +2,9 @@ import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
+import { readText } from "../../data/texts.ts";
+import { consecutiveWindows } from "../../data/windows.ts";
+import { openDataset } from "../../data/datasets.ts";
 import { Gpu } from "../../gpu/device.ts";
 import type { BitLayout } from "../../gpu/quantize_block.ts";
 import { linearGroups } from "../../models/architecture.ts";
@@ -10,17 +13,18 @@ import { ModelFiles } from "../../models/model_files.ts";
 import { dequantizeOnHost, storedParts, unpackLinear } from "../../models/packed_format.ts";
 import { perplexity } from "../../models/perplexity.ts";
 import { writeSafetensors } from "../../models/safetensors.ts";
-import { consecutiveWindows, readText } from "../../models/windows.ts";
 import { loadPipeline } from "../../pipeline/config.ts";
 import { UserError } from "../../pipeline/errors.ts";
 import type { RunEvent } from "../../pipeline/events.ts";
 import type { RunRecord } from "../../pipeline/record.ts";
 import { runPipeline } from "../../pipeline/run.ts";
 import { defineStage, type LayerContext } from "../../pipeline/stage.ts";
-import { calibrationWindows } from "../../stages/data.ts";
 import { STAGES } from "../../stages/mod.ts";
 import { assertClose } from "../assert_close.ts";
 import { contents, sha256, type StageItem, Workplace, writeMicroModel } from "../micro_model.ts";
+
+/** What a finished run leaves in its folder. */
+const LEFT = ["calibration.safetensors", "model", "pipeline.yaml", "run.json"];
 
 /** Every linear layer of a packed model. */
 function linearNames({ architecture }: ModelFiles): string[] {
@@ -127,6 +131,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
 
   await t.step("leaves the packed model, the record and the file, and nothing else", () => {
     assert.deepEqual(Object.keys(first), [
+      "calibration.safetensors",
       "model/config.json",
       "model/generation_config.json",
       "model/model-00001-of-00005.safetensors",
@@ -140,7 +145,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       "pipeline.yaml",
       "run.json",
     ]);
-    assert.deepEqual(readdirSync(out).sort(), ["model", "pipeline.yaml", "run.json"]);
+    assert.deepEqual(readdirSync(out).sort(), LEFT);
     assert.deepEqual(
       readFileSync(join(out, "pipeline.yaml"), "utf8"),
       readFileSync(place.path("pipeline0.yaml"), "utf8"),
@@ -291,7 +296,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     assert.deepEqual(again.events[1], { type: "already-done", output: out });
     assert.deepEqual(again.record, JSON.parse(JSON.stringify(record)));
     assert.deepEqual(stamps(), before);
-    assert.deepEqual(readdirSync(out).sort(), ["model", "pipeline.yaml", "run.json"]);
+    assert.deepEqual(readdirSync(out).sort(), LEFT);
   });
 
   await t.step("cleans up after a run that was killed when it was already done", async () => {
@@ -301,7 +306,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     const { events } = await place.run();
     assert.deepEqual(sequence(events), ["stage download", "already-done"]);
     assert.deepEqual(contents(out), first);
-    assert.deepEqual(readdirSync(out).sort(), ["model", "pipeline.yaml", "run.json"]);
+    assert.deepEqual(readdirSync(out).sort(), LEFT);
   });
 
   const model = (folder: string) => contents(join(folder, "model"));
@@ -418,7 +423,9 @@ for (const order of ["layer", "module"] as const) {
     await using gpu = await Gpu.open();
     using original = ModelFiles.open(place.model);
     using packed = ModelFiles.open(place.path("out/model"));
-    const windows = calibrationWindows(original, place.calibration, 4, 32, 0);
+    const data = await openDataset(place.calibration, "calibration", () => assert.fail());
+    const options = { samples: 4, length: 32, seed: 0 };
+    const windows = await data.calibration(() => original.tokenizer, options);
     using decoder = new Decoder(gpu, packed);
     using unquantized = new Decoder(gpu, original);
     const { architecture } = packed;

@@ -2,8 +2,8 @@ import { fitSalient, fitZones } from "../gpu/fit_rows.ts";
 import { emptyBits, quantizeBlock } from "../gpu/quantize_block.ts";
 import { refineFits } from "../gpu/refine_fits.ts";
 import type { Tensor } from "../gpu/tensor.ts";
-import { UserError } from "../pipeline/errors.ts";
-import type { BlockContext } from "../pipeline/stage.ts";
+import { UserError } from "./errors.ts";
+import type { BlockContext } from "./stage.ts";
 
 /**
  * The salient columns of a block; none if no stage has selected any.

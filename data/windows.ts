@@ -1,40 +1,6 @@
+import { readHeader, TensorReader, writeSafetensors } from "../models/safetensors.ts";
 import { UserError } from "../pipeline/errors.ts";
-import { readHeader, TensorReader } from "./safetensors.ts";
-
-/**
- * Reads a UTF-8 text file; a byte order mark at its start is dropped.
- *
- * A file whose name ends in `.raw` is taken for a WikiText file and becomes what its dataset's rows
- * joined with two line ends are, as perplexities are published on it: each line keeps its line end,
- * and a blank line is an empty row.
- *
- * @throws {UserError} If the file cannot be read or is not UTF-8.
- */
-export function readText(path: string): string {
-  const refuse = (problem: string): never => {
-    throw new UserError(`Cannot read the text "${path}": ${problem}`);
-  };
-  let bytes = new Uint8Array();
-  try {
-    bytes = Deno.readFileSync(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) refuse("there is no such file");
-    if (error instanceof Deno.errors.IsADirectory) refuse("it is a folder");
-    refuse(error instanceof Error ? error.message : String(error));
-  }
-  let text = "";
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    refuse("it is not UTF-8; convert it, for example with iconv");
-  }
-  return path.endsWith(".raw") ? joinRows(text) : text;
-}
-
-function joinRows(text: string): string {
-  const rows = text.match(/[^\n]*\n|[^\n]+$/g) ?? [];
-  return rows.map((row) => row.trim() === "" ? "" : row).join("\n\n");
-}
+import { PythonRandom } from "./python_random.ts";
 
 /** What error messages call the text that token ids come from. */
 export interface TextName {
@@ -63,13 +29,14 @@ export function consecutiveWindows(
 }
 
 /**
- * Cuts windows at random places of token ids, as calibration in the manner of GPTQ does: every
- * place is equally probable, and windows may overlap or repeat. The same ids, length, count and
- * seed give the same windows on every platform; a greater count only adds windows.
+ * Cuts windows at random places of token ids, as GPTQ and the released BiLLM program calibrate on a
+ * text: for equal token ids, the windows are theirs. The window at the very end of the text is never
+ * drawn there, nor here, unless it is the only one. Windows may overlap or repeat. A greater count
+ * only adds windows.
  *
  * @param length Tokens per window.
  * @param count Windows.
- * @param seed An integer from 0 to 2⁵³ - 1.
+ * @param seed Of Python's `random`: an integer of at most 53 bits.
  * @throws {UserError} If there are fewer tokens than one window has.
  */
 export function randomWindows(
@@ -81,9 +48,10 @@ export function randomWindows(
 ): Int32Array<ArrayBuffer>[] {
   countWindows(ids, length, name);
   const tokens = Int32Array.from(ids);
-  const random = sfc32(seed);
+  const random = new PythonRandom(seed);
+  const last = Math.max(0, tokens.length - length - 1);
   return Array.from({ length: count }, () => {
-    const start = Math.floor(random() * (tokens.length - length + 1));
+    const start = random.randint(0, last);
     return tokens.slice(start, start + length);
   });
 }
@@ -100,25 +68,6 @@ function countWindows(ids: ArrayLike<number>, length: number, name?: string): nu
     );
   }
   return Math.floor(ids.length / length);
-}
-
-/**
- * Chris Doty-Humphrey's "Small Fast Counting" generator, seeded as in his PractRand.
- *
- * @returns A function that gives the next number in [0, 1), a multiple of 2⁻³².
- * @see https://pracrand.sourceforge.net/
- */
-function sfc32(seed: number): () => number {
-  let [a, b, c, counter] = [0, seed | 0, Math.floor(seed / 2 ** 32) | 0, 1];
-  const next = () => {
-    const sum = (a + b + counter++) | 0;
-    a = b ^ (b >>> 9);
-    b = (c + (c << 3)) | 0;
-    c = ((c << 21 | c >>> 11) + sum) | 0;
-    return (sum >>> 0) / 2 ** 32;
-  };
-  for (let warmUp = 0; warmUp < 12; warmUp++) next();
-  return next;
 }
 
 /**
@@ -146,4 +95,22 @@ export function readTokenIds(path: string): Int32Array<ArrayBuffer>[] {
   });
   const [windows, length] = shape;
   return Array.from({ length: windows }, (_, i) => ids.slice(i * length, (i + 1) * length));
+}
+
+/**
+ * Writes token windows of one length to a safetensors file that {@link readTokenIds} reads: one
+ * tensor, "input_ids", I32 `[windows, length]`.
+ *
+ * @throws {UserError} If the file cannot be written.
+ */
+export function writeTokenIds(path: string, windows: readonly Int32Array[]): void {
+  const length = windows[0]?.length ?? 0;
+  if (length === 0 || windows.some((window) => window.length !== length)) {
+    throw new RangeError(`Cannot write ${windows.length} windows: not all of one length`);
+  }
+  const data = windows.map(({ buffer, byteOffset, byteLength }) =>
+    new Uint8Array(buffer, byteOffset, byteLength)
+  );
+  const shape = [windows.length, length];
+  writeSafetensors(path, [{ name: "input_ids", dtype: "I32", shape, data }]);
 }

@@ -1,0 +1,274 @@
+import { readdirSync, statSync } from "node:fs";
+import { basename, extname, join, resolve } from "node:path";
+import { didYouMean } from "../pipeline/did_you_mean.ts";
+import { UserError } from "../pipeline/errors.ts";
+import { reasonOf } from "../pipeline/files.ts";
+import { cropDocuments, type TokenSource } from "./document_crops.ts";
+import { hasRows, readRows, ROW_EXTENSIONS } from "./rows.ts";
+import { joinTexts } from "./texts.ts";
+import { consecutiveWindows, randomWindows, readTokenIds } from "./windows.ts";
+
+/**
+ * Fetches files of a repository of the Hugging Face hub.
+ *
+ * @param paths In the repository.
+ * @returns The folder that holds these paths.
+ */
+export type FetchFiles = (
+  repository: { type: "dataset"; id: string; revision: string },
+  paths: string[],
+) => Promise<string>;
+
+/** What data are wanted for. */
+export type DatasetUse = "calibration" | "evaluation";
+
+export interface CalibrationOptions {
+  /** Windows. */
+  samples: number;
+  /** Tokens of a window. */
+  length: number;
+  /** Of Python's `random`: an integer of at most 53 bits. */
+  seed: number;
+  /** Called now and then; what it throws ends the work. */
+  pause?: () => Promise<void>;
+}
+
+export interface EvaluationOptions {
+  /** Tokens of a window. */
+  length: number;
+  /** The greatest number of windows; all, if absent. */
+  limit?: number;
+}
+
+/** Data whose files are on this machine. They are read when windows are asked for. */
+export interface LocalDataset {
+  name: string;
+  /** Every file that the windows come from. */
+  files: string[];
+  /**
+   * Windows to calibrate on; a greater number only adds windows.
+   *
+   * @param tokenizer Not called if the data are token ids.
+   * @throws {UserError} If the data are damaged or hold less than is asked for.
+   */
+  calibration(tokenizer: () => TokenSource, options: CalibrationOptions): Promise<Int32Array[]>;
+  /**
+   * Windows to evaluate on: one after the other, the rest dropped.
+   *
+   * @param tokenizer Not called if the data are token ids.
+   * @throws {UserError} If the data are damaged or shorter than one window.
+   */
+  evaluation(tokenizer: () => TokenSource, options: EvaluationOptions): Promise<Int32Array[]>;
+}
+
+/** A part of a data set of the hub. */
+interface Split {
+  /** In the repository. */
+  file: string;
+  /**
+   * How windows come about: the documents are joined to one text, with this between them; or each
+   * window is cut out of one document.
+   */
+  windows: { joinedBy: string } | "within-documents";
+  /** Only the first documents. */
+  documents?: number;
+  /** Only the first windows. */
+  limit?: number;
+}
+
+/** A data set of the hub, and what the published perplexities make of it. */
+export interface NamedDataset {
+  /** Of the repository. */
+  id: string;
+  revision: string;
+  /** Where its texts stand. */
+  column: string;
+  calibration: Split;
+  evaluation: Split;
+}
+
+/**
+ * The data sets that go by a name, read as GPTQ and the released BiLLM program do.
+ *
+ * @see https://github.com/Aaronhuang-778/BiLLM
+ */
+export const DATASETS: Readonly<Record<string, NamedDataset>> = {
+  wikitext2: {
+    id: "Salesforce/wikitext",
+    revision: "main",
+    column: "text",
+    calibration: {
+      file: "wikitext-2-raw-v1/train-00000-of-00001.parquet",
+      windows: { joinedBy: " " },
+    },
+    evaluation: {
+      file: "wikitext-2-raw-v1/test-00000-of-00001.parquet",
+      windows: { joinedBy: "\n\n" },
+    },
+  },
+  ptb: {
+    id: "ptb-text-only/ptb_text_only",
+    revision: "refs/convert/parquet", // the main branch has a script instead of data
+    column: "sentence",
+    calibration: { file: "penn_treebank/train/0000.parquet", windows: { joinedBy: " " } },
+    evaluation: { file: "penn_treebank/test/0000.parquet", windows: { joinedBy: " " } },
+  },
+  c4: {
+    id: "allenai/c4",
+    revision: "main",
+    column: "text",
+    calibration: { file: "en/c4-train.00000-of-01024.json.gz", windows: "within-documents" },
+    evaluation: {
+      file: "en/c4-validation.00000-of-00008.json.gz",
+      windows: { joinedBy: " " },
+      documents: 1100,
+      limit: 256,
+    },
+  },
+};
+
+/**
+ * Finds data by name or path. A name of {@link DATASETS} means that data set even if there is a
+ * file of this name; write `./c4` for the file.
+ *
+ * A path is a file that {@link readRows} reads, a folder of such files (in the order of their
+ * names, subfolders left out), or a safetensors file of token ids. Documents and files are joined
+ * with an empty line between them.
+ *
+ * @param fetch Called for a named data set, with the file that this use needs.
+ * @throws {UserError} If there is nothing of this name or path, or nothing in it that can be read.
+ */
+export async function openDataset(
+  dataset: string,
+  use: DatasetUse,
+  fetch: FetchFiles,
+): Promise<LocalDataset> {
+  if (Object.hasOwn(DATASETS, dataset)) return await openNamed(dataset, use, fetch);
+  let folder = false;
+  try {
+    folder = statSync(dataset).isDirectory();
+  } catch (error) {
+    const isMissing = (error as { code?: string }).code === "ENOENT";
+    if (isMissing && !/[/\\]/.test(dataset) && extname(dataset) === "") throw unknown(dataset);
+    throw new UserError(`Cannot read "${dataset}": ${reasonOf(error)}`);
+  }
+  const name = basename(resolve(dataset));
+  if (folder) return openTexts(name, filesOf(dataset));
+  if (dataset.toLowerCase().endsWith(".safetensors")) return openTokenIds(name, dataset);
+  if (hasRows(dataset)) return openTexts(name, [dataset]);
+  throw new UserError(
+    `Cannot read "${dataset}": its name ends in none of ${ROW_EXTENSIONS.join(", ")} and ` +
+      `.safetensors; let the name of a plain text end in .txt`,
+  );
+}
+
+function unknown(dataset: string): UserError {
+  const names = Object.keys(DATASETS);
+  const guess = didYouMean(dataset, names);
+  return new UserError(
+    `Unknown dataset "${dataset}"${guess === undefined ? "" : `, did you mean "${guess}"`}; ` +
+      `known are ${names.join(", ")}, and paths of files and folders`,
+  );
+}
+
+async function openNamed(name: string, use: DatasetUse, fetch: FetchFiles): Promise<LocalDataset> {
+  const { id, revision, column, [use]: split } = DATASETS[name];
+  const folder = await fetch({ type: "dataset", id, revision }, [split.file]);
+  const file = join(folder, split.file);
+  const documents = () => first(readRows(file, column), split.documents);
+  const encode = async (tokenizer: () => TokenSource): Promise<number[]> => {
+    if (split.windows === "within-documents") throw new Error(`"${name}" is no text to join`);
+    const separator = split.windows.joinedBy;
+    return tokenizer().encode(await joinTexts(documents(), { separator, name }));
+  };
+  const check = (asked: DatasetUse) => {
+    if (asked !== use) throw new Error(`"${name}" was opened for ${use}, not for ${asked}`);
+  };
+  return {
+    name,
+    files: [file],
+    async calibration(tokenizer, { pause, ...options }) {
+      check("calibration");
+      if (split.windows === "within-documents") {
+        return await cropDocuments(file, tokenizer(), { ...options, column, pause });
+      }
+      const { samples, length, seed } = options;
+      return randomWindows(await encode(tokenizer), length, samples, seed, { name });
+    },
+    async evaluation(tokenizer, { length, limit = Infinity }) {
+      check("evaluation");
+      const most = Math.min(limit, split.limit ?? Infinity);
+      return consecutiveWindows(await encode(tokenizer), length, { limit: most, name });
+    },
+  };
+}
+
+async function* first<Item>(items: AsyncIterable<Item>, count = Infinity): AsyncGenerator<Item> {
+  if (count <= 0) return;
+  for await (const item of items) {
+    yield item;
+    if (--count <= 0) return;
+  }
+}
+
+function filesOf(folder: string): string[] {
+  let files: string[] = [];
+  try {
+    const names = readdirSync(folder).filter((name) => !name.startsWith(".") && hasRows(name));
+    files = names.sort().map((name) => join(folder, name));
+    files = files.filter((file) => statSync(file).isFile());
+  } catch (error) {
+    throw new UserError(`Cannot read "${folder}": ${reasonOf(error)}`);
+  }
+  if (files.length > 0) return files;
+  throw new UserError(
+    `Cannot read "${folder}": the folder has no file that ends in ${ROW_EXTENSIONS.join(", ")}; ` +
+      `its subfolders are not searched`,
+  );
+}
+
+function openTexts(name: string, files: string[]): LocalDataset {
+  const documents = async function* () {
+    for (const file of files) yield* readRows(file);
+  };
+  const encode = async (tokenizer: () => TokenSource): Promise<number[]> =>
+    tokenizer().encode(await joinTexts(documents(), { separator: "\n\n", name }));
+  return {
+    name,
+    files,
+    async calibration(tokenizer, { samples, length, seed }) {
+      return randomWindows(await encode(tokenizer), length, samples, seed, { name });
+    },
+    async evaluation(tokenizer, { length, limit }) {
+      return consecutiveWindows(await encode(tokenizer), length, { limit, name });
+    },
+  };
+}
+
+function openTokenIds(name: string, file: string): LocalDataset {
+  const read = (length: number): Int32Array[] => {
+    const windows = readTokenIds(file);
+    if (windows[0].length < length) {
+      throw new UserError(
+        `The token windows of "${name}" have ${windows[0].length} tokens, fewer than ` +
+          `sequence-length ${length}; use a smaller sequence-length`,
+      );
+    }
+    return windows.map((window) => window.subarray(0, length));
+  };
+  return {
+    name,
+    files: [file],
+    async calibration(_tokenizer, { samples, length }) {
+      const windows = read(length);
+      if (windows.length < samples) {
+        throw new UserError(
+          `"${name}" holds ${windows.length} windows, fewer than samples ${samples}; ` +
+            `use a smaller number of samples`,
+        );
+      }
+      return windows.slice(0, samples);
+    },
+    evaluation: async (_tokenizer, { length, limit }) => read(length).slice(0, limit),
+  };
+}

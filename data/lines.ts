@@ -1,0 +1,90 @@
+import { closeSync, createReadStream, openSync, readSync } from "node:fs";
+import { pipeline } from "node:stream";
+import { createGunzip } from "node:zlib";
+import { foreignContent } from "../models/safetensors.ts";
+import { UserError } from "../pipeline/errors.ts";
+import { reasonOf } from "../pipeline/files.ts";
+
+/** A line of a file, without its line end. */
+export interface Line {
+  bytes: Uint8Array;
+  /** From 1; blank lines count. */
+  number: number;
+}
+
+const CHUNK = 1 << 18;
+const LINE_FEED = 0x0a;
+
+/**
+ * The lines of a file that are not blank, one after the other. The file may be of any size; if its
+ * name ends in `.gz`, it is gzip, of one member or of several.
+ *
+ * @throws {UserError} If the file cannot be read, or is cut or damaged gzip.
+ */
+export async function* readLines(path: string): AsyncGenerator<Line> {
+  let number = 0;
+  let start: Uint8Array[] = []; // of a line whose end has not been read yet
+  try {
+    for await (const chunk of readBytes(path)) {
+      let from = 0;
+      for (let end; (end = chunk.indexOf(LINE_FEED, from)) >= 0; from = end + 1) {
+        const bytes = joinBytes(start, chunk.subarray(from, end));
+        start = [];
+        number++;
+        if (!isBlank(bytes)) yield { bytes, number };
+      }
+      if (from < chunk.length) start.push(chunk.subarray(from));
+    }
+  } catch (error) {
+    throw new UserError(`Cannot read "${path}": ${readProblem(path, error, number)}`);
+  }
+  const bytes = joinBytes(start, new Uint8Array());
+  if (!isBlank(bytes)) yield { bytes, number: number + 1 };
+}
+
+function readBytes(path: string): AsyncIterable<Uint8Array> {
+  const file = createReadStream(path, { highWaterMark: CHUNK });
+  if (!/\.gz$/i.test(path)) return file;
+  return pipeline(file, createGunzip({ chunkSize: CHUNK }), () => {}); // the iteration throws
+}
+
+function joinBytes(start: Uint8Array[], end: Uint8Array): Uint8Array {
+  if (start.length === 0) return end;
+  const joined = new Uint8Array(start.reduce((sum, { length }) => sum + length, end.length));
+  let offset = 0;
+  for (const part of [...start, end]) {
+    joined.set(part, offset);
+    offset += part.length;
+  }
+  return joined;
+}
+
+function isBlank(bytes: Uint8Array): boolean {
+  return bytes.every((byte) => byte === 0x20 || byte === 0x09 || byte === 0x0d);
+}
+
+function readProblem(path: string, error: unknown, lines: number): string {
+  const { code, message } = error as { code?: string; message: string };
+  switch (code) {
+    case "Z_BUF_ERROR":
+      return "its compressed data end too early; download it again";
+    case "Z_DATA_ERROR":
+      if (lines > 0 || message !== "incorrect header check") {
+        return "its compressed data are damaged; download it again";
+      }
+      return foreignFile(path) ?? "it is not gzip, though its name ends in .gz";
+    default:
+      return reasonOf(error);
+  }
+}
+
+/** What a file is that is no data file at all; undefined if it may be one. */
+export function foreignFile(path: string): string | undefined {
+  const bytes = new Uint8Array(512);
+  const file = openSync(path, "r");
+  try {
+    return foreignContent(new TextDecoder().decode(bytes.subarray(0, readSync(file, bytes))));
+  } finally {
+    closeSync(file);
+  }
+}

@@ -1,0 +1,72 @@
+import {
+  asyncBufferFromFile,
+  type FileMetaData,
+  parquetMetadataAsync,
+  parquetReadObjects,
+  parquetSchema,
+} from "hyparquet";
+import { compressors } from "hyparquet-compressors";
+import { UserError } from "../pipeline/errors.ts";
+import { reasonOf } from "../pipeline/files.ts";
+import { kindOf } from "./json_rows.ts";
+import { foreignFile } from "./lines.ts";
+
+const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** Bytes that are not UTF-8 stay bytes, so that the row they stand in can be named. */
+const PARSERS = {
+  stringFromBytes(bytes: Uint8Array | undefined): unknown {
+    if (!bytes) return bytes;
+    try {
+      return UTF8.decode(bytes);
+    } catch {
+      return bytes;
+    }
+  },
+};
+
+/**
+ * The values of a column of strings of a parquet file. One row group of that column is in memory
+ * at a time.
+ *
+ * @throws {UserError} If the file cannot be read, or a value of the column is not a string.
+ */
+export async function* parquetRows(path: string, column: string): AsyncGenerator<string> {
+  const refuse = (problem: string): never => {
+    throw new UserError(`Cannot read "${path}": ${problem}`);
+  };
+  const damaged = (error: unknown): never => {
+    if (error instanceof Error && "code" in error) refuse(reasonOf(error));
+    const found = error instanceof Error ? error.message : String(error);
+    return refuse(foreignFile(path) ?? `it is not parquet, or damaged (${found})`);
+  };
+  const file = await asyncBufferFromFile(path).catch(damaged);
+  const metadata: FileMetaData = await parquetMetadataAsync(file).catch(damaged);
+  const columns = parquetSchema(metadata).children.map(({ element }) => element.name);
+  if (!columns.includes(column)) {
+    refuse(`it has no column "${column}" (columns: ${columns.join(", ") || "none"})`);
+  }
+  let first = 0;
+  for (const { num_rows } of metadata.row_groups) {
+    const end = first + Number(num_rows);
+    const rows = await parquetReadObjects({
+      file,
+      metadata,
+      columns: [column],
+      rowStart: first,
+      rowEnd: end,
+      compressors,
+      parsers: PARSERS,
+    }).catch(damaged);
+    if (rows.length !== end - first) {
+      damaged(`${rows.length} of ${end - first} rows from row ${first + 1}`);
+    }
+    for (const [i, { [column]: text }] of rows.entries()) {
+      const where = `column "${column}" of row ${first + i + 1}`;
+      if (text instanceof Uint8Array) refuse(`${where} is not UTF-8`);
+      if (typeof text !== "string") refuse(`${where} is ${kindOf(text)}, not a string`);
+      yield text;
+    }
+    first = end;
+  }
+}

@@ -1,0 +1,78 @@
+import { constants } from "node:buffer";
+import { UserError } from "../pipeline/errors.ts";
+import { bytesText } from "../pipeline/units.ts";
+
+/** The most that a JavaScript string holds, in UTF-16 units. */
+export const MAX_LENGTH = constants.MAX_STRING_LENGTH;
+
+/**
+ * Reads a UTF-8 text file; a byte order mark at its start is dropped.
+ *
+ * A file whose name ends in `.raw` is taken for a WikiText file and becomes what its dataset's rows
+ * joined with two line ends are, as perplexities are published on it: each line keeps its line end,
+ * and a blank line is an empty row.
+ *
+ * @throws {UserError} If the file cannot be read, is not UTF-8 or too long for a string.
+ */
+export function readText(path: string): string {
+  const refuse = (problem: string): never => {
+    throw new UserError(`Cannot read the text "${path}": ${problem}`);
+  };
+  let bytes = new Uint8Array();
+  try {
+    const { size } = Deno.statSync(path);
+    if (size > MAX_LENGTH) {
+      refuse(`it has ${bytesText(size)}, more than ${bytesText(MAX_LENGTH)}; use a part of it`);
+    }
+    bytes = Deno.readFileSync(path);
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    if (error instanceof Deno.errors.NotFound) refuse("there is no such file");
+    if (error instanceof Deno.errors.IsADirectory) refuse("it is a folder");
+    refuse(error instanceof Error ? error.message : String(error));
+  }
+  let text = "";
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    refuse("it is not UTF-8; convert it, for example with iconv");
+  }
+  if (!path.endsWith(".raw")) return text;
+  try {
+    return joinRows(text);
+  } catch { // "Invalid string length"
+    return refuse("its rows joined are too long for one text; use a part of it");
+  }
+}
+
+function joinRows(text: string): string {
+  const rows = text.match(/[^\n]*\n|[^\n]+$/g) ?? [];
+  return rows.map((row) => row.trim() === "" ? "" : row).join("\n\n");
+}
+
+/**
+ * Joins texts into one.
+ *
+ * @param options.separator What stands between two texts.
+ * @param options.name What an error message calls the whole.
+ * @param options.limit The greatest length, in UTF-16 units.
+ * @throws {UserError} If the whole is longer than that.
+ */
+export async function joinTexts(
+  texts: AsyncIterable<string>,
+  { separator, name, limit = MAX_LENGTH }: { separator: string; name: string; limit?: number },
+): Promise<string> {
+  const parts: string[] = [];
+  let length = -separator.length;
+  for await (const text of texts) {
+    length += separator.length + text.length;
+    if (length > limit) {
+      throw new UserError(
+        `The text "${name}" is longer than ${limit} characters, too long to be tokenized in one ` +
+          `piece; use a part of it`,
+      );
+    }
+    parts.push(text);
+  }
+  return parts.join(separator);
+}

@@ -1,0 +1,223 @@
+import {
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, dirname, join, relative } from "node:path";
+import { UserError } from "../pipeline/errors.ts";
+import { reasonOf } from "../pipeline/files.ts";
+import { type HubRepository, isCommitHash } from "./repository.ts";
+import { sleep } from "./retry.ts";
+
+/** How often it is tried to get a lock that another process holds. */
+const LOCK_PERIOD_MS = 100;
+
+/** A file in the cache. */
+export interface CachedFile {
+  /** In the repository, with forward slashes. */
+  path: string;
+  /** As in `RemoteFile`; absent if only the cache was asked and holds a copy in place of a link. */
+  etag?: string;
+  bytes: number;
+}
+
+/**
+ * The folder of one repository in the cache, laid out as Python's huggingface_hub does:
+ *
+ *     blobs/<etag>                the content; <etag>.incomplete while it is transferred
+ *     snapshots/<commit>/<path>   relative link to the blob, or the file itself without links
+ *     refs/<revision>             the commit hash
+ *     ../.locks/<folder>/<etag>.lock
+ *
+ * @see https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+ */
+export class RepositoryCache {
+  readonly folder: string;
+  readonly #name: string;
+
+  constructor(
+    /** The folder of all repositories. */
+    readonly root: string,
+    repository: HubRepository,
+    readonly symlink = symlinkSync as (target: string, path: string) => void,
+  ) {
+    this.#name = [`${repository.type}s`, ...repository.id.split("/")].join("--");
+    this.folder = join(root, this.#name);
+  }
+
+  blob(etag: string): string {
+    return join(this.folder, "blobs", etag);
+  }
+
+  incomplete(etag: string): string {
+    return `${this.blob(etag)}.incomplete`;
+  }
+
+  snapshot(commit: string): string {
+    return join(this.folder, "snapshots", commit);
+  }
+
+  /** The commit that a revision stood for when it was last fetched. */
+  commitOf(revision: string): string | undefined {
+    if (isCommitHash(revision)) return revision;
+    const commit = contentOf(join(this.folder, "refs", revision))?.trim();
+    return commit !== undefined && isCommitHash(commit) ? commit : undefined;
+  }
+
+  /**
+   * Notes the commit that a revision stands for.
+   *
+   * @throws {UserError} If the cache cannot be written to.
+   */
+  setCommit(revision: string, commit: string): void {
+    if (revision === commit) return;
+    const path = join(this.folder, "refs", revision);
+    if (contentOf(path) === commit) return;
+    makeFolder(dirname(path));
+    // A name of its own, since others may do the same at the same time.
+    const temporary = `${path}.${crypto.randomUUID()}.tmp`;
+    try {
+      writeFileSync(temporary, commit);
+      renameSync(temporary, path);
+    } catch (error) {
+      rmSync(temporary, { force: true });
+      throw new UserError(`Cannot write "${path}": ${reasonOf(error)}`);
+    }
+  }
+
+  /** A file of a snapshot; nothing if it is not there or its blob is gone. */
+  file(commit: string, path: string): CachedFile | undefined {
+    const place = join(this.snapshot(commit), path);
+    const bytes = sizeOf(place);
+    if (bytes === undefined) return undefined;
+    try {
+      return { path, etag: basename(readlinkSync(place)), bytes };
+    } catch {
+      return { path, bytes }; // a copy
+    }
+  }
+
+  /** The names of the files at the top of a snapshot. */
+  topNames(commit: string): string[] {
+    const folder = this.snapshot(commit);
+    try {
+      return readdirSync(folder).filter((name) => this.file(commit, name));
+    } catch (error) {
+      if ((error as { code?: string }).code === "ENOENT") return [];
+      throw new UserError(`Cannot read "${folder}": ${reasonOf(error)}`);
+    }
+  }
+
+  /** Puts a blob in a snapshot under some paths. `isNew`: nothing else refers to the blob yet. */
+  link(commit: string, etag: string, paths: string[], isNew: boolean): void {
+    const blob = this.blob(etag);
+    for (const [i, path] of paths.entries()) {
+      const place = join(this.snapshot(commit), path);
+      makeFolder(dirname(place));
+      try {
+        rmSync(place, { force: true });
+        try {
+          this.symlink(relative(dirname(place), blob), place);
+        } catch (error) {
+          const { code } = error as { code?: string };
+          // Another process has made the same link.
+          if (code === "EEXIST" && sizeOf(place) === sizeOf(blob)) continue;
+          // Windows lets few users make links, and some file systems have none.
+          if (!["EPERM", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL"].includes(code ?? "")) {
+            throw error;
+          }
+          if (isNew && i === paths.length - 1) renameSync(blob, place);
+          else copyFileSync(blob, place);
+        }
+      } catch (error) {
+        throw new UserError(`Cannot write "${place}": ${reasonOf(error)}`);
+      }
+    }
+  }
+
+  /**
+   * Waits until no other process (or other call in this one) transfers the blob. The lock ends with
+   * the file being closed, and so also with the process, however it ends.
+   *
+   * @param onWait Called once if there is something to wait for.
+   */
+  async lock(etag: string, signal: AbortSignal, onWait: () => void): Promise<Disposable> {
+    const path = join(this.root, ".locks", this.#name, `${etag}.lock`);
+    for (let tries = 0;; tries++) {
+      signal.throwIfAborted();
+      makeFolder(dirname(path));
+      let file: Deno.FsFile | undefined;
+      try {
+        file = await Deno.open(path, { create: true, write: true });
+        // One who has removed the file would lock another one.
+        if (await file.tryLock(true) && (await file.stat()).ino === Deno.statSync(path).ino) {
+          return file;
+        }
+        file.close();
+      } catch (error) {
+        file?.close();
+        if (!(error instanceof Deno.errors.NotFound)) {
+          throw new UserError(
+            `Cannot lock "${path}": ${reasonOf(error)}; ` +
+              `set HF_HUB_CACHE to a folder whose file system has locks`,
+          );
+        }
+      }
+      if (tries === 1) onWait();
+      await sleep(LOCK_PERIOD_MS, signal);
+    }
+  }
+}
+
+/** The size of a file in bytes; links are followed. Nothing if there is no file. */
+export function sizeOf(path: string): number | undefined {
+  try {
+    const stat = statSync(path, { throwIfNoEntry: false });
+    return stat?.isFile() ? stat.size : undefined;
+  } catch (error) {
+    throw new UserError(`Cannot read "${path}": ${reasonOf(error)}`);
+  }
+}
+
+/** Makes a folder and those that it is in. */
+export function makeFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true });
+  } catch (error) {
+    throw new UserError(
+      `Cannot make the folder "${path}": ${reasonOf(error)}; ` +
+        `set HF_HOME or HF_HUB_CACHE to a folder that can be written to`,
+    );
+  }
+}
+
+/** Bytes free for this user on the disk that a folder is on or, not yet made, would be on. */
+export function freeBytes(folder: string): number {
+  for (let path = folder;; path = dirname(path)) {
+    try {
+      const { bavail, bsize } = statfsSync(path);
+      return bavail * bsize;
+    } catch (error) {
+      // No such folder yet, unless this is the root.
+      if (dirname(path) === path) {
+        throw new UserError(`Cannot tell the free space of "${folder}": ${reasonOf(error)}`);
+      }
+    }
+  }
+}
+
+function contentOf(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return undefined; // not there, which is the usual case, or of no use
+  }
+}

@@ -1,0 +1,110 @@
+import { datasetInfo, listFiles, modelInfo, pathsInfo } from "@huggingface/hub";
+import { UserError } from "../pipeline/errors.ts";
+import { noHub, noSuchFile } from "./refusal.ts";
+import { type HubRepository, isCommitHash } from "./repository.ts";
+import type { HubSession } from "./session.ts";
+
+/** A file of a repository at a commit. */
+export interface RemoteFile {
+  /** With forward slashes. */
+  path: string;
+  /** The SHA-256 of the content, 64 digits, or, for small files, git's SHA-1 of it, 40 digits. */
+  etag: string;
+  bytes: number;
+}
+
+/** Paths in one question to the hub. */
+const PATHS_AT_ONCE = 500;
+
+// The library builds the addresses, follows the pages of a listing and reads the answers. It gets
+// neither the token, of which it refuses all that do not begin with "hf_", nor anything other than
+// good answers: its errors lack the headers that tell a gated repository from a missing one.
+function common({ settings, fetch }: HubSession) {
+  return { hubUrl: settings.endpoint, fetch };
+}
+
+/** The commit that the revision stands for, and the name that the repository has now. */
+export async function resolveRevision(
+  session: HubSession,
+): Promise<{ commit: string; id: string }> {
+  const { type, id, revision } = session.repository;
+  const question = { name: id, revision, ...common(session) };
+  const { sha, name } = await understanding(
+    session,
+    () =>
+      type === "model"
+        ? modelInfo({ ...question, additionalFields: ["sha"] })
+        : datasetInfo({ ...question, additionalFields: ["sha"] }),
+  );
+  if (typeof sha !== "string" || !isCommitHash(sha)) throw strange(session, "no commit hash");
+  return { commit: sha, id: typeof name === "string" ? name : id };
+}
+
+/** The files at the top of a repository. */
+export async function topFiles(session: HubSession, commit: string): Promise<RemoteFile[]> {
+  const repo = designation(session.repository);
+  const entries = await understanding(
+    session,
+    () => Array.fromAsync(listFiles({ repo, revision: commit, ...common(session) })),
+  );
+  return entries.filter(({ type }) => type === "file").map((entry) => remoteFile(session, entry));
+}
+
+/**
+ * What the repository says of the paths, in their order.
+ *
+ * @throws {UserError} If one of them is not there or not a file.
+ */
+export async function filesAt(
+  session: HubSession,
+  commit: string,
+  paths: string[],
+): Promise<RemoteFile[]> {
+  const { repository } = session;
+  const found = new Map<string, RemoteFile>();
+  for (let first = 0; first < paths.length; first += PATHS_AT_ONCE) {
+    const entries = await understanding(session, () =>
+      pathsInfo({
+        repo: designation(repository),
+        revision: commit,
+        paths: paths.slice(first, first + PATHS_AT_ONCE),
+        ...common(session),
+      }));
+    for (const entry of entries) {
+      if (entry.type === "file") found.set(entry.path, remoteFile(session, entry));
+    }
+  }
+  return paths.map((path) => {
+    const file = found.get(path);
+    if (file) return file;
+    throw noSuchFile(session.settings, repository, path);
+  });
+}
+
+/** The library throws a TypeError or the like at JSON that is not what the hub would send. */
+async function understanding<T>(session: HubSession, ask: () => Promise<T>): Promise<T> {
+  try {
+    return await ask();
+  } catch (error) {
+    session.signal.throwIfAborted();
+    throw error instanceof UserError ? error : strange(session, "JSON of another form", error);
+  }
+}
+
+function designation({ type, id }: HubRepository) {
+  return { type, name: id };
+}
+
+function remoteFile(
+  session: HubSession,
+  entry: { path: string; size: number; oid?: string; lfs?: { oid: string; size: number } },
+): RemoteFile {
+  const { oid: etag = "", size: bytes } = entry.lfs ?? entry;
+  if (!/^(?:[0-9a-f]{40}|[0-9a-f]{64})$/.test(etag)) throw strange(session, "a file without hash");
+  if (!Number.isSafeInteger(bytes) || bytes < 0) throw strange(session, "a file without size");
+  return { path: entry.path, etag, bytes };
+}
+
+function strange({ settings, repository }: HubSession, found: string, cause?: unknown): UserError {
+  return noHub(settings, repository, `gives ${found}`, cause);
+}

@@ -1,0 +1,94 @@
+import { readJson } from "../models/json.ts";
+import { SMALL_FILES } from "../models/model_files.ts";
+import { UserError } from "../pipeline/errors.ts";
+
+/** The weights of a model, in the one of its formats that is fetched. */
+export interface ModelWeights {
+  /** The file that lists the shards, if there are shards. */
+  index?: string;
+  /** The weight files; with an index those that, by their names, are its shards. */
+  files: string[];
+}
+
+/** Names of single files and of indices, and what shards look like; the best format first. */
+const FORMATS = [
+  {
+    single: "model.safetensors",
+    index: "model.safetensors.index.json",
+    shard: /^model-\d+-of-\d+\.safetensors$/,
+  },
+  {
+    single: "pytorch_model.bin",
+    index: "pytorch_model.bin.index.json",
+    shard: /^pytorch_model-\d+-of-\d+\.bin$/,
+  },
+];
+
+/** Ends of the names of weights that are of no use here. */
+const FOREIGN_FORMATS: Record<string, string> = {
+  gguf: "GGUF",
+  onnx: "ONNX",
+  h5: "TensorFlow",
+  msgpack: "Flax",
+  ot: "rust-bert",
+  pth: "PyTorch under another name",
+  pt: "PyTorch under another name",
+  bin: "PyTorch under another name",
+  safetensors: "safetensors under another name",
+  npz: "NumPy",
+  ckpt: "a checkpoint of TensorFlow or Lightning",
+  mlmodel: "Core ML",
+  tflite: "TensorFlow Lite",
+};
+
+/** The names of a model's small files among those of a folder or repository. */
+export function smallFiles(names: string[]): string[] {
+  return SMALL_FILES.filter((name) => names.includes(name));
+}
+
+/**
+ * The weights among the names of a folder or repository: safetensors if there are any, else
+ * PyTorch's. An index goes before a single file, as it does where a folder is opened.
+ */
+export function modelWeights(names: string[]): ModelWeights | undefined {
+  for (const { single, index, shard } of FORMATS) {
+    if (names.includes(index)) return { index, files: names.filter((name) => shard.test(name)) };
+    if (names.includes(single)) return { files: [single] };
+  }
+  return undefined;
+}
+
+/** What the weights of a repository are in, for a message: 'GGUF ("a.gguf" and 3 more)'. */
+export function foreignWeights(names: string[]): string | undefined {
+  const byFormat = Map.groupBy(names, (name) => FOREIGN_FORMATS[name.split(".").at(-1)!]);
+  const found = [...byFormat].filter(([format]) => format !== undefined);
+  if (found.length === 0) return undefined;
+  return found
+    .map(([format, [first, ...others]]) =>
+      `${format} ("${first}"${others.length > 0 ? ` and ${others.length} more` : ""})`
+    )
+    .join(", ");
+}
+
+/**
+ * The shards that an index lists, sorted.
+ *
+ * @throws {UserError} If the file cannot be read or does not list file names.
+ */
+export function shardsOf(index: string): string[] {
+  const { weight_map } = readJson(index);
+  const names = new Set(
+    typeof weight_map === "object" && weight_map !== null ? Object.values(weight_map) : [],
+  );
+  if (names.size === 0) {
+    throw new UserError(`Cannot read "${index}": it has no object "weight_map" that lists shards`);
+  }
+  for (const name of names) {
+    if (typeof name !== "string" || /^\.{0,2}$|[\\/:]/.test(name)) {
+      throw new UserError(
+        `Cannot read "${index}": it lists ${JSON.stringify(name)}, which is no file name`,
+      );
+    }
+  }
+  return ([...names] as string[]).sort();
+}

@@ -1,0 +1,125 @@
+import { UserError } from "../pipeline/errors.ts";
+import { type HubRepository, kindOf, pageOf } from "./repository.ts";
+import { PassingTrouble, retryAfterMs } from "./retry.ts";
+import type { HubSettings } from "./settings.ts";
+
+/** Statuses that say "not now" and not "no", besides all from 500 up. */
+const PASSING = [408, 425, 429];
+
+/**
+ * What an answer of 400 or more means; its body is read.
+ *
+ * @param path The file asked for, if the address names one.
+ * @see hf_raise_for_status in Python's huggingface_hub, for the headers.
+ */
+export async function refusal(
+  response: Response,
+  settings: HubSettings,
+  repository: HubRepository,
+  path?: string,
+): Promise<Error> {
+  const { status, headers } = response;
+  const body = (await response.text()).slice(0, 100_000);
+  const ofHub = URL.parse(response.url)?.origin === new URL(settings.endpoint).origin;
+  const said = (headers.get("X-Error-Message") ?? errorOf(body))?.slice(0, 300);
+  const answer = `${ofHub ? "the hub" : `"${URL.parse(response.url)?.host}"`} answers ${status}` +
+    (said ? ` (${said})` : "");
+  // Addresses on other hosts are signed and expire; the next attempt asks the hub for a new one.
+  if (status >= 500 || PASSING.includes(status) || !ofHub) {
+    return new PassingTrouble(answer, retryAfterMs(headers.get("Retry-After")));
+  }
+
+  const { id, revision } = repository;
+  const page = pageOf(settings.endpoint, repository);
+  const tokens = `${settings.endpoint}/settings/tokens`;
+  const because = (text: string) => new UserError(`Cannot download "${id}": ${text}`);
+  switch (headers.get("X-Error-Code")) {
+    case "GatedRepo":
+      return because(
+        `its owner asks for conditions to be accepted; do so at ${page}, ` +
+          (settings.token === undefined
+            ? `then set HF_TOKEN to a token of that account (${tokens})`
+            : `with the account of the token of ${settings.tokenSource}` +
+              (said ? ` (the hub says: ${said})` : "")),
+      );
+    case "RevisionNotFound":
+      return because(
+        `it has no revision "${revision}"; its branches and commits are at ${page}/tree/main`,
+      );
+    case "EntryNotFound":
+      return noSuchFile(settings, repository, path!);
+  }
+  if (status === 404 && !headers.has("X-Error-Code") && !isJson(body)) {
+    return noHub(settings, repository, `sends ${typeText(headers)} in place of JSON`);
+  }
+  if (said === "Access to this resource is disabled.") {
+    return because("the hub has disabled access to it; nothing but another repository would do");
+  }
+  if (status === 401 && settings.token !== undefined) {
+    return because(
+      `the hub refuses the token of ${settings.tokenSource}` + (said ? ` (${said})` : "") +
+        `; make a new one at ${tokens}, or unset it`,
+    );
+  }
+  // To those who may not see it the hub does not tell a private repository from a missing one.
+  if (status === 401 || status === 404) {
+    return because(
+      settings.token === undefined
+        ? `the hub has no such ${kindOf(repository)}, or it is private; ` +
+          `check the name at ${page}, and set HF_TOKEN if it is private (${tokens})`
+        : `the hub has no such ${kindOf(repository)}, or the token of ${settings.tokenSource} ` +
+          `may not see it; check the name at ${page}, and the token's rights at ${tokens}`,
+    );
+  }
+  if (status === 403) {
+    return because(`${answer}; check the rights of the token at ${tokens}`);
+  }
+  return because(answer);
+}
+
+export function noSuchFile(
+  { endpoint }: HubSettings,
+  repository: HubRepository,
+  path: string,
+): UserError {
+  const { id, revision } = repository;
+  const tree = `${pageOf(endpoint, repository)}/tree/${encodeURIComponent(revision)}`;
+  return new UserError(
+    `Cannot download "${id}": revision "${revision}" has no file "${path}"; ` +
+      `its files are at ${tree}`,
+  );
+}
+
+/** Something else answers in place of the hub. */
+export function noHub(
+  { endpoint }: HubSettings,
+  { id }: HubRepository,
+  evidence: string,
+  cause?: unknown,
+): UserError {
+  return new UserError(
+    `Cannot download "${id}": what answers at "${endpoint}" is no hub (it ${evidence}); ` +
+      `check HF_ENDPOINT, or sign in to the network`,
+    { cause },
+  );
+}
+
+/** What kind of content an answer says it has. */
+export function typeText(headers: Headers): string {
+  return `"${headers.get("Content-Type") ?? "no type"}"`;
+}
+
+export function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** The "error" of a JSON body. */
+function errorOf(body: string): string | undefined {
+  const error = isJson(body) ? JSON.parse(body)?.error : undefined;
+  return typeof error === "string" ? error : undefined;
+}

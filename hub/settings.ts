@@ -1,0 +1,97 @@
+import { readFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { UserError } from "../pipeline/errors.ts";
+import { reasonOf } from "../pipeline/files.ts";
+
+/** Where models and data sets come from and where they are kept. */
+export interface HubSettings {
+  /** Address of the hub, without a slash at the end. */
+  endpoint: string;
+  /** Sent to the endpoint, and to no other host. */
+  token?: string;
+  /** Where the token was found, for messages: a variable's name or a file's path. */
+  tokenSource?: string;
+  /** Folder that holds `models--owner--name` and the like; shared with Python's huggingface_hub. */
+  cache: string;
+  /** Nothing is asked over the network. */
+  offline: boolean;
+}
+
+type Environment = Record<string, string | undefined>;
+
+/**
+ * Reads the settings that Python's huggingface_hub reads, in its order of precedence: HF_ENDPOINT;
+ * HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME; HF_TOKEN, HUGGING_FACE_HUB_TOKEN,
+ * the file HF_TOKEN_PATH or `token` in HF_HOME, none of them with HF_HUB_DISABLE_IMPLICIT_TOKEN;
+ * HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE. `~` and `$NAME` in paths are replaced. Other than in Python
+ * a variable that is empty counts as one that is not set.
+ *
+ * @throws {UserError} If HF_ENDPOINT is no address or the token file cannot be read.
+ * @see https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+ */
+export function hubSettings(env: Environment = Deno.env.toObject()): HubSettings {
+  const path = (name: string, other: string) => expand(env[name] || other, env);
+  const userHome = env.HOME || env.USERPROFILE || homedir();
+  const cacheHome = env.XDG_CACHE_HOME || join(userHome, ".cache");
+  const home = path("HF_HOME", join(cacheHome, "huggingface"));
+  return {
+    endpoint: readEndpoint(env.HF_ENDPOINT || "https://huggingface.co"),
+    ...findToken(env, path("HF_TOKEN_PATH", join(home, "token"))),
+    cache: path("HF_HUB_CACHE", env.HUGGINGFACE_HUB_CACHE || join(home, "hub")),
+    offline: isTrue(env.HF_HUB_OFFLINE || env.TRANSFORMERS_OFFLINE),
+  };
+}
+
+function readEndpoint(text: string): string {
+  const url = URL.parse(text);
+  if (url === null || !/^https?:$/.test(url.protocol) || url.search !== "" || url.hash !== "") {
+    throw new UserError(
+      `Cannot use HF_ENDPOINT "${text}": it is no address of a hub; ` +
+        `write one such as "https://huggingface.co", or unset it`,
+    );
+  }
+  return text.replace(/\/+$/, "");
+}
+
+function findToken(env: Environment, file: string): Pick<HubSettings, "token" | "tokenSource"> {
+  if (isTrue(env.HF_HUB_DISABLE_IMPLICIT_TOKEN)) return {};
+  // HF_TOKEN wins even if nothing but blanks is in it, as in Python.
+  const tokenSource = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].find((name) => env[name]);
+  const fromEnvironment = clean(tokenSource && env[tokenSource]);
+  if (fromEnvironment) return { token: fromEnvironment, tokenSource };
+  const fromFile = clean(readTokenFile(file));
+  return fromFile ? { token: fromFile, tokenSource: file } : {};
+}
+
+function readTokenFile(file: string): string | undefined {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "")) return undefined;
+    throw new UserError(`Cannot read the token file "${file}": ${reasonOf(error)}`);
+  }
+}
+
+function clean(token: string | undefined): string | undefined {
+  const text = token?.replace(/[\r\n]/g, "").trim();
+  // Anything else cannot stand in a header.
+  if (text && !/^[\x21-\x7e]+$/.test(text)) {
+    throw new UserError(
+      `Cannot use the token of the hub: it has characters that no token has; ` +
+        `look at HF_TOKEN and at the token file`,
+    );
+  }
+  return text || undefined;
+}
+
+function isTrue(value: string | undefined): boolean {
+  return ["1", "ON", "YES", "TRUE"].includes(value?.toUpperCase() ?? "");
+}
+
+function expand(path: string, env: Environment): string {
+  const home = env.HOME || env.USERPROFILE || homedir();
+  return path
+    .replace(/^~(?=[/\\]|$)/, () => home)
+    .replace(/\$(?:(\w+)|\{(\w+)\})/g, (all, plain, braced) => env[plain ?? braced] ?? all);
+}

@@ -1,0 +1,186 @@
+import { dirname } from "node:path";
+import { UserError } from "../pipeline/errors.ts";
+import { bytesText } from "../pipeline/units.ts";
+import { makeFolder, type RepositoryCache, sizeOf } from "./cache.ts";
+import type { RemoteFile } from "./listing.ts";
+import { PartialFile } from "./partial_file.ts";
+import type { ProgressMeter } from "./progress.ts";
+import { pageOf } from "./repository.ts";
+import { Attempts, PassingTrouble, sleep } from "./retry.ts";
+import { type HubSession, secondsText, StallGuard } from "./session.ts";
+
+/** The file that has come is not the one that the hub lists; nothing of it can be used. */
+class WrongContent extends Error {}
+
+/**
+ * Brings a file into the cache's blobs, unless it is there: goes on where an earlier transfer was
+ * cut, tries again after trouble that may pass, and checks length and hash. The caller holds the
+ * blob's lock.
+ *
+ * @returns Whether the blob is new.
+ * @throws {UserError} If that cannot be done. What has come is kept, unless it is wrong.
+ */
+export async function transferBlob(
+  session: HubSession,
+  cache: RepositoryCache,
+  commit: string,
+  file: RemoteFile,
+  meter: ProgressMeter,
+): Promise<boolean> {
+  const { repository, signal, limits, warn } = session;
+  const blob = cache.blob(file.etag);
+  const found = sizeOf(blob);
+  if (found === file.bytes) return false;
+  if (found !== undefined) {
+    warn(`"${blob}" has ${found} bytes in place of ${file.bytes}; downloading it again`);
+  }
+  makeFolder(dirname(blob));
+
+  const attempts = new Attempts(limits);
+  for (let wrongs = 0;;) {
+    using partial = await PartialFile.open(cache.incomplete(file.etag), file, signal);
+    try {
+      await complete(session, commit, partial, meter, attempts);
+      const digest = partial.digest();
+      if (digest !== file.etag) {
+        throw new WrongContent(`what has come has the hash ${digest}, the hub lists ${file.etag}`);
+      }
+      await partial.finish(blob);
+      return true;
+    } catch (error) {
+      if (!(error instanceof WrongContent)) throw error;
+      partial.discard();
+      meter.advance(-meter.doneOf(file.etag), file.etag);
+      if (++wrongs === 2) {
+        throw new UserError(
+          `Cannot download "${file.path}" of "${repository.id}": ${error.message}, twice in a ` +
+            `row; try again later or over another network, or report it at ` +
+            `${pageOf(session.settings.endpoint, repository)}/discussions`,
+        );
+      }
+      warn(`Downloading "${file.path}" of "${repository.id}" once more: ${error.message}`);
+    }
+  }
+}
+
+/** Gets what is missing of a file, in as many attempts as it takes. */
+async function complete(
+  session: HubSession,
+  commit: string,
+  partial: PartialFile,
+  meter: ProgressMeter,
+  attempts: Attempts,
+): Promise<void> {
+  const { repository, signal, limits, warn } = session;
+  const { file } = partial;
+  meter.advance(partial.size - meter.doneOf(file.etag), file.etag);
+  // A server that sends the same beginning again and again does not get anywhere.
+  let furthest = partial.size;
+  while (!partial.complete) {
+    try {
+      await receive(session, commit, partial, (bytes) => {
+        meter.receive(bytes, file.etag);
+        if (partial.size > furthest) {
+          furthest = partial.size;
+          attempts.succeed();
+        }
+      });
+    } catch (trouble) {
+      if (!(trouble instanceof PassingTrouble)) throw trouble;
+      meter.advance(partial.size - meter.doneOf(file.etag), file.etag);
+      const what = `"${file.path}" of "${repository.id}"`;
+      const pauseMs = attempts.pauseAfter(trouble);
+      if (pauseMs === undefined) {
+        const why = trouble.retryAfterMs > limits.longestRetryAfterMs
+          ? `the server asks to wait ${secondsText(trouble.retryAfterMs)}`
+          : `${limits.attempts} attempts in a row have failed`;
+        throw new UserError(
+          `Cannot download ${what}: ${trouble.message}; ${why}; check the network and run the ` +
+            `same again, it goes on at ${bytesText(partial.size)} of ${bytesText(file.bytes)}`,
+        );
+      }
+      warn(
+        `The download of ${what} stopped at ${bytesText(partial.size)} of ` +
+          `${bytesText(file.bytes)}: ${trouble.message}; trying again in ${secondsText(pauseMs)}`,
+      );
+      await sleep(pauseMs, signal);
+    }
+  }
+}
+
+/** One attempt: asks for what is missing and adds what comes. */
+async function receive(
+  session: HubSession,
+  commit: string,
+  partial: PartialFile,
+  onBytes: (count: number) => void,
+): Promise<void> {
+  const { settings, repository, limits, signal } = session;
+  const { path, bytes } = partial.file;
+  const address = [
+    pageOf(settings.endpoint, repository),
+    "resolve",
+    commit,
+    ...path.split("/")
+      .map(encodeURIComponent),
+  ].join("/");
+  const headers: HeadersInit = partial.size > 0 ? { Range: `bytes=${partial.size}-` } : {};
+  using guard = new StallGuard(limits.stallMs, signal);
+  const response = await session.request(address, guard, { headers }, path);
+  try {
+    checkAnswer(response, partial);
+  } catch (error) {
+    await response.body?.cancel();
+    throw error;
+  }
+
+  // A body that is done without having been read, such as an empty one, has no reader.
+  const reader = response.body?.getReader();
+  while (reader) {
+    const { done, value } = await session.translating(guard, () => reader.read());
+    if (done) break;
+    guard.arrived();
+    try {
+      if (partial.size + value.length > bytes) {
+        throw new WrongContent(`the server sends more than the ${bytes} bytes that the hub lists`);
+      }
+      partial.append(value);
+    } catch (error) {
+      await reader.cancel();
+      throw error;
+    }
+    onBytes(value.length);
+  }
+  if (!partial.complete) throw new PassingTrouble("the server ended the connection early");
+}
+
+/** Checks that the body is what is missing; begins the file anew if it is the whole. */
+function checkAnswer({ status, headers }: Response, partial: PartialFile): void {
+  const { bytes } = partial.file;
+  const coding = headers.get("Content-Encoding") ?? "identity";
+  if (coding !== "identity") {
+    throw new PassingTrouble(`the server sends it as "${coding}", which was not asked for`);
+  }
+  if (status === 416) {
+    partial.restart();
+    throw new PassingTrouble("the server has nothing at this place of the file (416)");
+  }
+  if (status === 206) {
+    const [, start, total] =
+      /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(headers.get("Content-Range") ?? "") ??
+        [];
+    if (Number(start) === partial.size && (total === "*" || Number(total) === bytes)) return;
+    const found = headers.get("Content-Range");
+    const wanted = `bytes ${partial.size}-${bytes - 1}/${bytes}`;
+    partial.restart(); // the next attempt asks for no range
+    throw new PassingTrouble(`the server sends "${found}" in place of "${wanted}"`);
+  }
+  if (status !== 200) throw new PassingTrouble(`the server answers ${status}`);
+  const length = headers.get("Content-Length");
+  if (length !== null && Number(length) !== bytes) {
+    throw new PassingTrouble(
+      `the server sends ${length} bytes in place of the ${bytes} that the hub lists`,
+    );
+  }
+  if (partial.size > 0) partial.restart(); // the server ignores ranges
+}

@@ -1,0 +1,69 @@
+import { realpathSync } from "node:fs";
+import { basename, dirname } from "node:path";
+import { fetchFiles, fetchModel, type Snapshot } from "../hub/fetch_files.ts";
+import type { HubRepository } from "../hub/repository.ts";
+import type { Report } from "./events.ts";
+import { bytesText } from "./units.ts";
+
+/** Fetches what a run names on the Hugging Face hub and remembers which commits that were. */
+export class HubAccess {
+  /** Commit hashes by "id@revision". */
+  readonly commits: Record<string, string> = {};
+
+  constructor(readonly report: Report, readonly signal: AbortSignal) {}
+
+  /** The files of a model that a run needs. */
+  async model(id: string, revision: string): Promise<Snapshot> {
+    const repository: HubRepository = { type: "model", id, revision };
+    return this.#remember(await fetchModel(repository, this.#options(id)));
+  }
+
+  /** Files of a data set; gives the folder that holds them. */
+  async dataset(repository: HubRepository, paths: string[]): Promise<string> {
+    const options = this.#options(repository.id);
+    return this.#remember(await fetchFiles(repository, paths, options)).folder;
+  }
+
+  #remember(snapshot: Snapshot): Snapshot {
+    const { repository: { id, revision }, commit, downloadedBytes } = snapshot;
+    this.commits[`${id}@${revision}`] = commit;
+    if (downloadedBytes > 0) {
+      const text = `${id}: ${bytesText(downloadedBytes)} downloaded, to ${snapshot.folder}`;
+      this.report({ type: "stage", stage: "download", text });
+    }
+    return snapshot;
+  }
+
+  #options(id: string): Parameters<typeof fetchModel>[1] {
+    return {
+      signal: this.signal,
+      onProgress: ({ doneBytes, totalBytes, bytesPerSecond }) =>
+        this.report({
+          type: "progress",
+          stage: "download",
+          done: doneBytes,
+          total: totalBytes,
+          text: id,
+          detail: `${bytesText(doneBytes)} of ${bytesText(totalBytes)}, ` +
+            `${bytesText(bytesPerSecond)}/s`,
+        }),
+      onWarning: (message) => this.report({ type: "warning", message }),
+    };
+  }
+}
+
+/** What a file in the hub's cache is called whatever the cache and the commit: "id/path". */
+export function hubName(path: string): string | undefined {
+  const found = /(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\][0-9a-f]{40}[/\\](.+)$/.exec(
+    path,
+  );
+  return found ? `${found[1].replace("--", "/")}/${found[2]}` : undefined;
+}
+
+/** The sha256 of a file in the hub's cache if its name says it: it was checked by the download. */
+export function hubSha256(path: string): string | undefined {
+  if (!hubName(path)) return undefined;
+  const blob = realpathSync(path);
+  const isBlob = basename(dirname(blob)) === "blobs" && /^[0-9a-f]{64}$/.test(basename(blob));
+  return isBlob ? basename(blob) : undefined;
+}
