@@ -19,6 +19,13 @@ export interface MemoryUse {
   peak: number;
 }
 
+function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
+  const both = new Uint8Array(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
+}
+
 /** Bytes that are uploaded at a time. */
 export const UPLOAD_CHUNK = 4 << 20;
 const UNIFORM_SLOT = 256;
@@ -202,8 +209,8 @@ export class Gpu implements AsyncDisposable {
   /**
    * A tensor with a copy of host data; f16 and bf16 come as their bit patterns.
    *
-   * @param data All of it, or pieces one after the other, each but the last a multiple of 4 bytes.
-   *   A piece is copied before the next one is asked for.
+   * @param data All of it, or pieces one after the other. A piece is copied before the next one is
+   *   asked for.
    * @throws {RangeError} If the data do not fill the shape exactly.
    */
   upload(
@@ -221,11 +228,17 @@ export class Gpu implements AsyncDisposable {
       ? [new Uint8Array(data.buffer, data.byteOffset, data.byteLength)]
       : data;
     let found = 0;
+    let rest = new Uint8Array(); // of a piece that does not end with a word
     try {
       this.flush(); // dispatches before this point must still see the old content
-      for (const piece of pieces) {
-        if (found + piece.length <= wanted) this.#write(tensor, found, piece);
-        found += piece.length;
+      for (let piece of pieces) {
+        if (rest.length > 0) piece = concat(rest, piece);
+        const start = found - rest.length;
+        found = start + piece.length;
+        if (found > wanted) continue;
+        const whole = found === wanted ? piece.length : piece.length - piece.length % 4;
+        this.#write(tensor, start, piece.subarray(0, whole));
+        rest = piece.slice(whole);
       }
       if (found !== wanted) {
         throw new RangeError(`${found} bytes of data do not fill ${shapeText(shape)} ${dtype}`);

@@ -1,4 +1,4 @@
-import { readJson } from "../models/json.ts";
+import { readWeightMap } from "../models/checkpoint.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { UserError } from "../pipeline/errors.ts";
 
@@ -76,19 +76,7 @@ export function foreignWeights(names: string[]): string | undefined {
  * @throws {UserError} If the file cannot be read or does not list file names.
  */
 export function shardsOf(index: string): string[] {
-  const { weight_map } = readJson(index);
-  const names = new Set(
-    typeof weight_map === "object" && weight_map !== null ? Object.values(weight_map) : [],
-  );
-  if (names.size === 0) {
-    throw new UserError(`Cannot read "${index}": it has no object "weight_map" that lists shards`);
-  }
-  for (const name of names) {
-    if (typeof name !== "string" || /^\.{0,2}$|[\\/:]/.test(name)) {
-      throw new UserError(
-        `Cannot read "${index}": it lists ${JSON.stringify(name)}, which is no file name`,
-      );
-    }
-  }
-  return ([...names] as string[]).sort();
+  const shards = [...new Set(Object.values(readWeightMap(index)))].sort();
+  if (shards.length > 0) return shards;
+  throw new UserError(`Cannot read "${index}": its "weight_map" is empty`);
 }

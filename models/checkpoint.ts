@@ -95,14 +95,18 @@ export class Checkpoint implements Disposable {
     return this.#reader.readBytes(this.get(name));
   }
 
-  /** The bytes of some rows, `shape[0]` in all, of a tensor, row-major, in a fresh buffer. */
-  readRows(name: string, first: number, rows: number): Uint8Array<ArrayBuffer> {
-    return this.#reader.readBytes(rowsOf(this.get(name), first, rows));
-  }
-
-  /** The bytes of a tensor in pieces. See {@link TensorReader.readChunks}. */
-  readChunks(name: string, chunkBytes: number): Generator<Uint8Array<ArrayBuffer>> {
-    return this.#reader.readChunks(this.get(name), chunkBytes);
+  /**
+   * The bytes of a tensor, or of `rows` of it from `first` on, in pieces. See
+   * {@link TensorReader.readChunks}.
+   */
+  readChunks(
+    name: string,
+    chunkBytes: number,
+    part?: { first: number; rows: number },
+  ): Generator<Uint8Array<ArrayBuffer>> {
+    const tensor = this.get(name);
+    const wanted = part ? rowsOf(tensor, part.first, part.rows) : tensor;
+    return this.#reader.readChunks(wanted, chunkBytes);
   }
 
   /**
@@ -171,8 +175,12 @@ function findInShards(
   return tensors;
 }
 
-/** The file name of each tensor, checked to be names of files in the same folder. */
-function readWeightMap(path: string): Record<string, string> {
+/**
+ * The file name of each tensor that an index lists.
+ *
+ * @throws {UserError} If the index cannot be read or lists anything but files of its own folder.
+ */
+export function readWeightMap(path: string): Record<string, string> {
   const refuse = (problem: string): never => {
     throw new UserError(`Cannot read "${path}": ${problem}`);
   };

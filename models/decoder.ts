@@ -2,7 +2,7 @@ import { activation } from "../gpu/activation.ts";
 import { attention } from "../gpu/attention.ts";
 import { crossEntropy } from "../gpu/cross_entropy.ts";
 import { dequantize } from "../gpu/dequantize.ts";
-import type { Gpu } from "../gpu/device.ts";
+import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
 import { embed } from "../gpu/embed.ts";
 import { gemm } from "../gpu/gemm.ts";
 import { countNonFinite } from "../gpu/non_finite.ts";
@@ -145,11 +145,9 @@ export class Decoder implements Disposable {
     if (!(dtype in STORED)) {
       throw new UserError(`"${file}": "${name}" is stored as ${dtype}; supported: F32, F16, BF16`);
     }
-    if (rows === undefined) {
-      return this.gpu.upload(checkpoint.readBytes(name), shape, STORED[dtype]);
-    }
-    const part = checkpoint.readRows(name, firstRow, rows);
-    return this.gpu.upload(part, [rows, ...shape.slice(1)], STORED[dtype]);
+    const part = rows === undefined ? undefined : { first: firstRow, rows };
+    const chunks = checkpoint.readChunks(name, UPLOAD_CHUNK, part);
+    return this.gpu.upload(chunks, [rows ?? shape[0], ...shape.slice(1)], STORED[dtype]);
   }
 
   /** Checks that each operation of a layer gets tensors of the width that it works on. */

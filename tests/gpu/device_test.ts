@@ -74,7 +74,7 @@ Deno.test("upload() takes data piece by piece, from one buffer", async () => {
   const data = Uint8Array.from({ length: 14 }, (_, i) => i);
   function* pieces() {
     const buffer = new Uint8Array(8);
-    for (const [start, end] of [[0, 8], [8, 12], [12, 14]]) {
+    for (const [start, end] of [[0, 3], [3, 3], [3, 8], [8, 9], [9, 10], [10, 14]]) {
       buffer.set(data.subarray(start, end));
       yield buffer.subarray(0, end - start);
       buffer.fill(255);

@@ -98,7 +98,8 @@ function expectRefusal(folder: string, text: string): void {
 Deno.test("a folder without a model is refused with what is missing", () => {
   using folder = new TemporaryFolder();
   const noFolder = 'Cannot open the model "FOLDER": there is no such folder; ' +
-    "give the folder that holds config.json and model.safetensors";
+    "give the folder that holds config.json and the weights, " +
+    "or a name on the hub such as facebook/opt-125m";
   expectRefusal(join(folder.path, "x"), noFolder);
   const config = join(folder.path, "config.json");
   expectRefusal(folder.path, 'Cannot read "FOLDER/config.json": no such file or folder');
@@ -125,7 +126,7 @@ Deno.test("a config.json that cannot be used is refused with its place", () => {
   write({ ...TINY_LLAMA, model_type: "bert" });
   expectRefusal(
     folder.path,
-    '"FOLDER/config.json": model_type must be a supported one (llama, opt), found "bert"',
+    '"FOLDER/config.json": model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found "bert"',
   );
   write({ ...TINY_LLAMA, quantization_config: { quant_method: "awq" } });
   expectRefusal(

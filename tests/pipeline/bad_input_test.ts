@@ -124,8 +124,8 @@ for (
 }
 refuses("no tokenizer", {
   prepare: ({ model }) => rmSync(join(model, "tokenizer.json")),
-  message: 'Cannot open the tokenizer of "PLACE/model": there is no "tokenizer.json" ' +
-    '(found only "tokenizer_config.json"); ' +
+  message: 'Cannot open the tokenizer of "PLACE/model": it needs "tokenizer.json" ' +
+    'for its class TokenizersBackend (found only "tokenizer_config.json"); ' +
     "make one in Python with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
   leaves: "nothing",
 });

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { STAGES } from "../../stages/mod.ts";
 import { contents, Workplace } from "../micro_model.ts";
@@ -84,6 +84,21 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
       "batch-tokens": 8192,
     },
   });
+});
+
+Deno.test("the example pipelines are good, and say what they download and need", async () => {
+  const project = join(import.meta.dirname!, "../..");
+  const examples = readdirSync(join(project, "examples")).filter((name) => name.endsWith(".yaml"));
+  assert.ok(examples.length >= 8);
+  for (const example of examples) {
+    const path = join(project, "examples", example);
+    const { code, stderr } = await quantize([path, "--check"]);
+    assert.deepEqual([code, stderr], [0, ""], example);
+    const text = readFileSync(path, "utf8");
+    if (/^model: examples\//m.test(text)) continue;
+    assert.match(text, /^# Download: [\d.]+ GB .*for the model, [\d.]+ GB of C4/m, example);
+    assert.match(text, /^# GPU memory: [\d.]+ GB/m, example);
+  }
 });
 
 Deno.test("quantize takes paths from the folder that it is called in", async () => {
