@@ -1,6 +1,7 @@
 import { attentionKernel } from "./attention_source.ts";
+import { attentionTileBytes, attentionTileKernel } from "./attention_tile_source.ts";
 import type { Gpu } from "./device.ts";
-import { uniform } from "./kernel.ts";
+import { type Kernel, uniform } from "./kernel.ts";
 import type { Tensor } from "./tensor.ts";
 
 export interface AttentionShape {
@@ -29,26 +30,45 @@ export async function attention(
   v: Tensor,
   { heads, keyValueHeads, headDim, length, slidingWindow = Infinity }: AttentionShape,
 ): Promise<Tensor> {
-  const useSubgroup = gpu.software && gpu.subgroupSize > 0;
-  let lanes = useSubgroup ? gpu.subgroupSize : 32;
-  if (!useSubgroup) { // a tile of keys and one of values must fit into workgroup memory
-    const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
-    while (lanes > 4 && 8 * lanes * (headDim + 3) > maxComputeWorkgroupStorageSize) lanes /= 2;
-  }
   const slides = slidingWindow < length;
-  const kernel = await gpu.kernel({
-    name: `attention_${headDim}_${useSubgroup ? "subgroup" : "workgroup"}_${lanes}${
-      slides ? "_sliding" : ""
-    }`,
-    source: () => attentionKernel(headDim, lanes, useSubgroup, slides),
-  });
+  const { kernel, queries } = await kernelFor(gpu, headDim, slides);
   const out = gpu.empty(q.shape);
   kernel.dispatch({
     params: uniform([length, heads, keyValueHeads, slides ? slidingWindow : length], [
       1 / Math.sqrt(headDim),
     ]),
     tensors: [q, k, v, out],
-    workgroups: [Math.ceil(length / lanes), heads, q.shape[0] / length],
+    workgroups: [Math.ceil(length / queries), heads, q.shape[0] / length],
   });
   return out;
+}
+
+/** The kernel for an adapter and how many queries its workgroups take. */
+async function kernelFor(
+  gpu: Gpu,
+  headDim: number,
+  slides: boolean,
+): Promise<{ kernel: Kernel; queries: number }> {
+  const sliding = slides ? "_sliding" : "";
+  const { maxComputeWorkgroupStorageSize: memory } = gpu.device.limits;
+  if (!gpu.software && headDim % 64 === 0 && headDim <= 128) {
+    const queries = [128, 64].find((queries) => attentionTileBytes(headDim, queries) <= memory);
+    if (queries) {
+      const kernel = await gpu.kernel({
+        name: `attention_tile_${headDim}_${queries}${sliding}`,
+        source: () => attentionTileKernel(headDim, queries, slides),
+      });
+      return { kernel, queries };
+    }
+  }
+  const useSubgroup = gpu.software && gpu.subgroupSize > 0;
+  let lanes = useSubgroup ? gpu.subgroupSize : 32;
+  if (!useSubgroup) { // a tile of keys and one of values must fit into workgroup memory
+    while (lanes > 4 && 8 * lanes * (headDim + 3) > memory) lanes /= 2;
+  }
+  const kernel = await gpu.kernel({
+    name: `attention_${headDim}_${useSubgroup ? "subgroup" : "workgroup"}_${lanes}${sliding}`,
+    source: () => attentionKernel(headDim, lanes, useSubgroup, slides),
+  });
+  return { kernel, queries: lanes };
 }

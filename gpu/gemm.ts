@@ -99,9 +99,11 @@ async function tileGemm(gpu: Gpu, call: Call): Promise<void> {
   const inner = layout === "NN" || layout === "NT" ? [k, n] : [n];
   const aligned = inner.concat([a, b, c, residual].flatMap(({ start, stride }) => [start, stride]))
     .every((value) => value % 4 === 0);
+  const whole = m % tile.rows === 0 && n % tile.cols === 0 && k % tile.depth === 0;
+  const fit = !aligned ? "any" : whole ? "whole" : "aligned";
   const kernel = await gpu.kernel({
-    name: `gemm_${layout}_${tile.rows}x${tile.cols}x${tile.depth}${aligned ? "" : "_any"}`,
-    source: () => tileKernel(layout, tile, aligned),
+    name: `gemm_${layout}_${tile.rows}x${tile.cols}x${tile.depth}_${fit}`,
+    source: () => tileKernel(layout, tile, fit),
   });
   kernel.dispatch({
     ...parameters(call),
@@ -163,7 +165,7 @@ async function finish(gpu: Gpu, call: Call): Promise<void> {
     n % 4 === 0;
   const kernel = await gpu.kernel({
     name: aligned ? "gemm_finish" : "gemm_finish_any",
-    source: () => finishKernel(aligned),
+    source: () => finishKernel(aligned ? "aligned" : "any"),
   });
   kernel.dispatch({ ...parameters(call), workgroups: [Math.ceil(n / 64), Math.ceil(m / 4)] });
 }

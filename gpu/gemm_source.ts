@@ -37,10 +37,14 @@ struct Params {
 `;
 
 /**
- * Bindings, parameters and `put`, which finishes four neighbouring entries of C.
- * Aligned: every row starts at a multiple of four elements and the columns come in fours.
+ * What a kernel may take for granted. Aligned: every row starts at a multiple of four elements and
+ * the columns come in fours. Whole: besides, C is made of whole tiles, and k of whole steps.
  */
-function prelude(aligned: boolean): string {
+export type GemmFit = "any" | "aligned" | "whole";
+
+/** Bindings, parameters and `put`, which finishes four neighbouring entries of C. */
+function prelude(fit: GemmFit): string {
+  const aligned = fit !== "any";
   const element = aligned ? "vec4f" : "f32";
   const load = (array: string, index: string) =>
     aligned
@@ -60,7 +64,7 @@ fn load_a(index: u32) -> vec4f { return ${load("A", "index")}; }
 fn load_b(index: u32) -> vec4f { return ${load("B", "index")}; }
 
 fn put(row: u32, col: u32, sum: vec4f) {
-  if (row >= p.m || col >= p.n) { return; }
+  ${fit === "whole" ? "" : "if (row >= p.m || col >= p.n) { return; }"}
   var v = p.alpha * sum;
   let at = p.c_start + row * p.c_stride + col;
   if ((p.flags & ${GEMM_FLAGS.bias}u) != 0u) { v += ${load("bias", "col")}; }
@@ -78,7 +82,8 @@ fn put(row: u32, col: u32, sum: vec4f) {
  * C in registers, two by two groups of four, so that it reads workgroup memory only in vec4 without
  * bank conflicts. The next tile is fetched into registers while this one is multiplied.
  */
-export function tileKernel(layout: GemmLayout, tile: TileShape, aligned: boolean): string {
+export function tileKernel(layout: GemmLayout, tile: TileShape, fit: GemmFit): string {
+  const aligned = fit !== "any";
   const { rows, cols, depth } = tile;
   const threadsX = cols / 8;
   const threads = threadsX * (rows / 8);
@@ -113,6 +118,35 @@ export function tileKernel(layout: GemmLayout, tile: TileShape, aligned: boolean
         r${q} = select(vec4f(0.0), load_${x}(p.${x}_start + k * p.${x}_stride + ${first} + piece % ${
           length / 4
         }u * 4u), ${kIn("k")}); }`);
+  // Of whole tiles, each thread walks along its own places: nothing is checked or multiplied.
+  const place = (x: "a" | "b", length: number, across: boolean, first: string) =>
+    `row_stride = p.${x}_stride >> 2u;
+    ${across ? `step = ${depth / 4}u;` : `step = ${depth}u * row_stride;`}
+    ${
+      repeat(vectors(length) / (across ? 4 : 1), (q) =>
+        across
+          ? `{ let block = u + ${
+            q * loaders
+          }u; at${q} = (p.${x}_start >> 2u) + (${first} + block / ${
+            depth / 4
+          }u * 4u) * row_stride + block % ${depth / 4}u; }`
+          : `{ let piece = u + ${q * loaders}u; at${q} = (p.${x}_start >> 2u) + piece / ${
+            length / 4
+          }u * row_stride + (${first} >> 2u) + piece % ${length / 4}u; }`)
+    }`;
+  const walk = (x: "A" | "B", length: number, across: boolean) =>
+    repeat(
+      vectors(length) / (across ? 4 : 1),
+      (q) =>
+        (across
+          ? repeat(4, (i) => `r${q * 4 + i} = ${x}[at${q} + ${i}u * row_stride];`)
+          : `r${q} = ${x}[at${q}];`) + ` at${q} += step;`,
+    );
+  const fetchBoth = fit === "whole"
+    ? `if (fetches_a) { ${walk("A", rows, aAcross)} } else { ${walk("B", cols, bAcross)} }`
+    : `if (fetches_a) { ${fetch("a", rows, aAcross, "m0")} } else { ${
+      fetch("b", cols, bAcross, "n0")
+    } }`;
   const stash = (tileName: string, length: number, across: boolean) =>
     across
       ? repeat(vectors(length) / 4, (q) =>
@@ -147,7 +181,7 @@ export function tileKernel(layout: GemmLayout, tile: TileShape, aligned: boolean
         )
           .join(" "))
     } }`;
-  return `${prelude(aligned)}
+  return `${prelude(fit)}
 var<workgroup> tile_a: array<array<vec4f, ${rows / 4 + (aAcross ? 1 : 0)}>, ${depth}>;
 var<workgroup> tile_b: array<array<vec4f, ${cols / 4 + (bAcross ? 1 : 0)}>, ${depth}>;
 
@@ -163,17 +197,20 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   ${repeat(Math.max(vectors(rows), vectors(cols)), (q) => `var r${q}: vec4f;`)}
   ${repeat(8, (i) => `var c${i}_0 = vec4f(0.0); var c${i}_1 = vec4f(0.0);`)}
   var k0 = 0u;
-  if (fetches_a) { ${fetch("a", rows, aAcross, "m0")} } else { ${fetch("b", cols, bAcross, "n0")} }
+  ${
+    fit !== "whole" ? "" : `
+  var row_stride: u32;
+  var step: u32;
+  ${repeat(Math.max(vectors(rows), vectors(cols)), (q) => `var at${q}: u32;`)}
+  if (fetches_a) { ${place("a", rows, aAcross, "m0")} } else { ${place("b", cols, bAcross, "n0")} }`
+  }
+  ${fetchBoth}
   loop {
     if (fetches_a) { ${stash("tile_a", rows, aAcross)} } else { ${stash("tile_b", cols, bAcross)} }
     workgroupBarrier();
     k0 += ${depth}u;
     let more = k0 < p.k;
-    if (more) {
-      if (fetches_a) { ${fetch("a", rows, aAcross, "m0")} } else { ${
-    fetch("b", cols, bAcross, "n0")
-  } }
-    }
+    if (more) { ${fetchBoth} }
     ${repeat(depth, step)}
     if (!more) { break; }
     workgroupBarrier(); // everyone is done with the tiles
@@ -260,8 +297,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 }
 
 /** Finishes a product that lies in whole tiles in A: a thread handles four neighbours of C. */
-export function finishKernel(aligned: boolean): string {
-  return `${prelude(aligned)}
+export function finishKernel(fit: "any" | "aligned"): string {
+  return `${prelude(fit)}
 @compute @workgroup_size(16, 4)
 fn main(@builtin(global_invocation_id) id: vec3u) {
   let row = id.y;

@@ -6,7 +6,7 @@ import { normals } from "../reference/random.ts";
 import { openAsHardware, openGpu } from "./open_gpu.ts";
 
 const HEAD_DIMS = [4, 6, 8, 32, 48, 64, 80, 128];
-const LENGTHS = [1, 15, 16, 17, 31, 32, 33, 64, 65, 100]; // tiles have 16 or 32 queries
+const LENGTHS = [1, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 129, 300]; // tiles have 16 to 128
 
 /** @param sharpness Factor of the queries: at 20 a few keys take all the weight. */
 async function check(gpu: Gpu, shape: AttentionShape, windows: number, sharpness = 1) {
@@ -44,12 +44,15 @@ for (
     Deno.test(`attention() that ${family} agrees with the reference for windows of ${length}`, async () => {
       await check(gpu, { heads: 2, keyValueHeads: 2, headDim: 8, length }, 3);
       await check(gpu, { heads: 4, keyValueHeads: 1, headDim: 32, length }, 1);
+      await check(gpu, { heads: 2, keyValueHeads: 1, headDim: 64, length }, 2);
     });
   }
 
   for (const slidingWindow of [1, 2, 15, 16, 17, 33, 99, 100, 4096]) {
     Deno.test(`attention() that ${family} agrees with the reference on ${slidingWindow} tokens`, async () => {
       const shape = { heads: 4, keyValueHeads: 2, headDim: 8, slidingWindow };
+      await check(gpu, { ...shape, headDim: 64, length: 200 }, 2);
+      await check(gpu, { ...shape, headDim: 128, length: 65 }, 1);
       await check(gpu, { ...shape, length: 100 }, 2);
       await check(gpu, { ...shape, length: 17 }, 1);
     });
@@ -60,5 +63,6 @@ for (
       await check(gpu, { heads: 2, keyValueHeads: 1, headDim: 32, length: 100 }, 1, sharpness);
     }
     await check(gpu, { heads: 1, keyValueHeads: 1, headDim: 32, length: 40 }, 1, 0);
+    await check(gpu, { heads: 2, keyValueHeads: 1, headDim: 64, length: 100 }, 1, 1000);
   });
 }

@@ -153,8 +153,8 @@ for (
     family: "suits GPUs",
     open: openAsHardware,
     kernels: LAYOUTS.flatMap((layout) =>
-      ["64x64x16", "64x64x16_any", "128x128x16", "128x128x16_any"].map((shape) =>
-        `gemm_${layout}_${shape}`
+      ["64x64x16", "128x128x16"].flatMap((tile) =>
+        ["any", "aligned", "whole"].map((fit) => `gemm_${layout}_${tile}_${fit}`)
       )
     ),
     tile: { rows: 64, cols: 64 },
@@ -186,6 +186,7 @@ for (
         };
         await check(gpu, layout, [66, 68, 20], PLACEMENTS[0], extras);
         await check(gpu, layout, [64, 128, 8], PLACEMENTS[1], extras);
+        await check(gpu, layout, [64, 128, 32], PLACEMENTS[1], extras);
         await check(gpu, layout, [7, 9, 11], PLACEMENTS[2], extras);
       }
     });
@@ -194,6 +195,7 @@ for (
     Deno.test(`gemm() that ${family}, ${layout}, equals the reference on a wide C`, async () => {
       await check(gpu, layout, [129, 63 * 128 + 4, 20], PLACEMENTS[0], EXTRAS[4]);
       await check(gpu, layout, [129, 63 * 128 + 5, 17], PLACEMENTS[2], EXTRAS[4]);
+      await check(gpu, layout, [128, 128 * 128, 32], PLACEMENTS[1], EXTRAS[4]);
     });
   }
 

@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { attentionKernel } from "../../gpu/attention_source.ts";
+import { attentionTileKernel } from "../../gpu/attention_tile_source.ts";
 import {
   broadcastKernel,
   finishKernel,
@@ -38,9 +39,9 @@ const TILES: TileShape[] = [
 const GENERATED: [name: string, source: string][] = [
   ...LAYOUTS.flatMap((layout) =>
     TILES.flatMap((tile) =>
-      [true, false].map((aligned): [string, string] => [
-        `tileKernel ${layout} ${tile.rows} x ${tile.cols}${aligned ? "" : ", not aligned"}`,
-        tileKernel(layout, tile, aligned),
+      (["any", "aligned", "whole"] as const).map((fit): [string, string] => [
+        `tileKernel ${layout} ${tile.rows} x ${tile.cols}, ${fit}`,
+        tileKernel(layout, tile, fit),
       ])
     )
   ),
@@ -52,8 +53,18 @@ const GENERATED: [name: string, source: string][] = [
       attentionKernel(64, lanes, true, slides),
     ]),
   ]),
-  ["finishKernel", finishKernel(true)],
-  ["finishKernel, not aligned", finishKernel(false)],
+  ["finishKernel, aligned", finishKernel("aligned")],
+  ["finishKernel, any", finishKernel("any")],
+  ...[64, 128].flatMap((headDim) =>
+    [64, 128].flatMap((queries) =>
+      [true, false].map((slides): [string, string] => [
+        `attentionTileKernel for heads of ${headDim}, ${queries} queries${
+          slides ? ", sliding" : ""
+        }`,
+        attentionTileKernel(headDim, queries, slides),
+      ])
+    )
+  ),
   ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
     attentionKernel(headDim, 32, false, headDim % 16 === 0),
@@ -121,7 +132,7 @@ Deno.test("uniform() packs u32 first and then f32", () => {
 Deno.test("the tile kernel keeps 8 x 8 entries a thread and its tiles in workgroup memory", () => {
   for (const layout of LAYOUTS) {
     for (const tile of TILES) {
-      const source = tileKernel(layout, tile, true);
+      const source = tileKernel(layout, tile, "whole");
       const threads = tile.rows * tile.cols / 64;
       assert(source.includes(`@workgroup_size(${threads})`));
       const bytes = [...source.matchAll(/array<array<vec4f, (\d+)>, (\d+)>/g)]
