@@ -34,6 +34,8 @@ export interface FetchOptions {
   /** Called with what went otherwise than expected, such as a connection that broke. */
   onWarning?(text: string): void;
   limits?: Partial<HubLimits>;
+  /** Of a model: called when all but the weights are there; what it throws ends the download. */
+  beforeWeights?(folder: string): Promise<void>;
   /** Bytes free on the disk of a folder. */
   freeBytes?(folder: string): number;
   /** Makes a link at `path`. */
@@ -47,7 +49,12 @@ interface Wanted {
   /** Whether nothing can be missing that the hub has and `cached()` does not ask for. */
   isWhole(paths: string[]): boolean;
   /** Fetches what is missing and returns the paths. */
-  fetch(session: HubSession, commit: string, download: Download): Promise<string[]>;
+  fetch(
+    session: HubSession,
+    commit: string,
+    download: Download,
+    options: FetchOptions,
+  ): Promise<string[]>;
 }
 
 /**
@@ -128,7 +135,7 @@ const MODEL: Wanted = {
   // Other programs fetch config.json and weights only; we fetch the weights last.
   isWhole: (paths) => TOKENIZER_FILES.some((name) => paths.includes(name)),
 
-  async fetch(session, commit, download) {
+  async fetch(session, commit, download, options) {
     const { id } = session.repository;
     const listed = new Map((await topFiles(session, commit)).map((file) => [file.path, file]));
     const names = [...listed.keys()];
@@ -152,6 +159,7 @@ const MODEL: Wanted = {
     const entries = (paths: string[]) => paths.map((path) => listed.get(path)!);
     download.plan(entries([...small, ...files]));
     await download.fetch(entries(small));
+    await options.beforeWeights?.(download.cache.snapshot(commit));
     if (index === undefined) {
       await download.fetch(entries(files));
       return [...small, ...files];
@@ -237,7 +245,7 @@ async function fetchSnapshot(
     const meter = new ProgressMeter((progress) => options.onProgress?.(progress));
     const space = options.freeBytes ?? freeBytes;
     const download = new Download(session, cache, commit, meter, space);
-    const fetched = await wanted.fetch(session, commit, download);
+    const fetched = await wanted.fetch(session, commit, download, options);
     noteCommit(cache, revision, commit, warn);
     return snapshot(commit, fetched, meter.receivedBytes);
   } catch (error) {

@@ -3,6 +3,9 @@ import { type HubRepository, kindOf, pageOf } from "./repository.ts";
 import { PassingTrouble, retryAfterMs } from "./retry.ts";
 import type { HubSettings } from "./settings.ts";
 
+/** There is no such repository, or none that may be seen. */
+export class NoSuchRepository extends UserError {}
+
 /** Statuses that say "not now" and not "no", besides all from 500 up. */
 const PASSING = [408, 425, 429];
 
@@ -63,12 +66,13 @@ export async function refusal(
   }
   // To those who may not see it the hub does not tell a private repository from a missing one.
   if (status === 401 || status === 404) {
-    return because(
-      settings.token === undefined
-        ? `the hub has no such ${kindOf(repository)}, or it is private; ` +
-          `check the name at ${page}, and set HF_TOKEN if it is private (${tokens})`
-        : `the hub has no such ${kindOf(repository)}, or the token of ${settings.tokenSource} ` +
-          `may not see it; check the name at ${page}, and the token's rights at ${tokens}`,
+    return new NoSuchRepository(
+      `Cannot download "${id}": ` +
+        (settings.token === undefined
+          ? `the hub has no such ${kindOf(repository)}, or it is private; ` +
+            `check the name at ${page}, and set HF_TOKEN if it is private (${tokens})`
+          : `the hub has no such ${kindOf(repository)}, or the token of ${settings.tokenSource} ` +
+            `may not see it; check the name at ${page}, and the token's rights at ${tokens}`),
     );
   }
   if (status === 403) {

@@ -18,6 +18,9 @@ import { rotaryFrequencies } from "./rotary.ts";
 
 const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
 
+/** How a checkpoint may store the tensors that a {@link Decoder} reads. */
+export const STORED_DTYPES: readonly string[] = Object.keys(STORED);
+
 export interface DecoderOptions {
   /** Bytes of an embedding or head on the GPU at a time; 64 MiB unless told otherwise. */
   partBytes?: number;
@@ -114,7 +117,7 @@ export class Decoder implements Disposable {
     const module = Object.keys(quantization.columns).find((known) => name.endsWith(`.${known}`));
     if (!module) {
       throw new UserError(
-        `"${this.model.folder}": quantization_config lacks the columns of "${name}"`,
+        `"${this.model.name}": quantization_config lacks the columns of "${name}"`,
       );
     }
     const host = unpackLinear(
@@ -206,7 +209,7 @@ export class Decoder implements Disposable {
   #checkShape(name: string, shape: readonly number[], expected: readonly number[]): void {
     if (shapeText(shape) === shapeText(expected)) return;
     throw new UserError(
-      `"${this.model.folder}": "${name}" has the shape ${shapeText(shape)}, ` +
+      `"${this.model.name}": "${name}" has the shape ${shapeText(shape)}, ` +
         `expected ${shapeText(expected)}; the weights do not fit config.json`,
     );
   }
@@ -231,7 +234,7 @@ export class Decoder implements Disposable {
       const count = found[i * 64];
       if (count === 0) return;
       throw new UserError(
-        `"${this.model.folder}": "${name}" holds ${count} ` +
+        `"${this.model.name}": "${name}" holds ${count} ` +
           `${count === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
           `the model is damaged, get it again`,
       );
@@ -239,48 +242,47 @@ export class Decoder implements Disposable {
   }
 
   /**
-   * The input of the first decoder layer.
+   * The input of the first decoder layer, for several batches: the embedding is read once.
    *
-   * @param windows Token ids; all windows have the same length.
-   * @returns f32 `[windows * length, hidden]`, owned by the caller.
+   * @param batches Token ids; all windows have the same length.
+   * @returns f32 `[windows * length, hidden]` for each batch, owned by the caller.
    * @throws {UserError} If an id is not in the vocabulary, a window is longer than the model takes,
    *   or the embedding has another shape than config.json wants or holds NaN or infinite values.
    */
-  async embed(windows: readonly Int32Array[]): Promise<Tensor> {
+  async embed(batches: readonly (readonly Int32Array[])[]): Promise<Tensor[]> {
     const { gpu } = this;
     const { names, vocabularySize, maxLength, hiddenSize, embeddingSize } = this.architecture;
-    const length = windows[0].length;
+    const length = batches[0][0].length;
     if (length > maxLength) {
       throw new UserError(
-        `The windows have ${length} tokens, but the model "${this.model.folder}" takes at most ` +
+        `The windows have ${length} tokens, but the model "${this.model.name}" takes at most ` +
           `${maxLength}; use a smaller sequence-length`,
       );
     }
-    const tokens = windows.length * length;
-    const ids = new Uint32Array(tokens);
-    windows.forEach((window, i) => ids.set(window, i * length));
-    const wrong = ids.find((id) => id >= vocabularySize);
-    if (wrong !== undefined) {
+    const ids = batches.map((windows) => {
+      const ids = new Uint32Array(windows.length * length);
+      windows.forEach((window, i) => ids.set(window, i * length));
+      return ids;
+    });
+    const wrong = ids.flatMap((ids) => ids.find((id) => id >= vocabularySize) ?? []);
+    if (wrong.length > 0) {
       throw new UserError(
-        `Token id ${wrong} is not in the vocabulary of "${this.model.folder}" ` +
+        `Token id ${wrong[0]} is not in the vocabulary of "${this.model.name}" ` +
           `(${vocabularySize} ids); do the tokens belong to this model?`,
       );
     }
-    let hidden = gpu.empty([tokens, embeddingSize]);
-    await this.#lookUp(
-      `${names.embedding}.weight`,
-      [vocabularySize, embeddingSize],
-      ids,
-      hidden,
-      false,
-    );
+    const hidden = ids.map(({ length }) => gpu.empty([length, embeddingSize]));
+    const shape = [vocabularySize, embeddingSize] as const;
+    await this.#lookUp(`${names.embedding}.weight`, shape, ids, hidden, false);
     if (names.projectIn) {
-      using narrow = hidden;
-      hidden = await this.#project(narrow, names.projectIn, [hiddenSize, embeddingSize]);
+      for (const [i, narrow] of hidden.entries()) {
+        hidden[i] = await this.#project(narrow, names.projectIn, [hiddenSize, embeddingSize]);
+        gpu.free(narrow);
+      }
     }
     if (names.positions) {
       const { name, offset } = names.positions;
-      const rows = Uint32Array.from(ids, (_, token) => token % length + offset);
+      const rows = ids.map((ids) => ids.map((_, token) => token % length + offset));
       await this.#lookUp(`${name}.weight`, [maxLength + offset, hiddenSize], rows, hidden, true);
     }
     return hidden;
@@ -289,15 +291,18 @@ export class Decoder implements Disposable {
   async #lookUp(
     name: string,
     shape: readonly [number, number],
-    ids: Uint32Array,
-    out: Tensor,
+    ids: readonly Uint32Array[],
+    out: readonly Tensor[],
     accumulate: boolean,
   ): Promise<void> {
     const { gpu } = this;
-    using rows = gpu.upload(ids, [ids.length]);
+    const rows = ids.map((ids) => gpu.upload(ids, [ids.length]));
     await this.#parts(name, shape, "stored", async (part, first) => {
-      await embed(gpu, rows, part, first, out, accumulate);
+      for (const [i, batch] of rows.entries()) {
+        await embed(gpu, batch, part, first, out[i], accumulate);
+      }
     });
+    gpu.free(...rows);
   }
 
   /** x through a projection between the width of the embedding and that of the layers. */
@@ -315,7 +320,7 @@ export class Decoder implements Disposable {
     const [n, cols] = weight.shape;
     if (cols !== k) {
       throw new UserError(
-        `"${this.model.folder}": a weight of ${n} x ${cols} meets an input ${k} wide; ` +
+        `"${this.model.name}": a weight of ${n} x ${cols} meets an input ${k} wide; ` +
           `the weights do not fit config.json`,
       );
     }
@@ -462,7 +467,7 @@ export class Decoder implements Disposable {
     this.#checkShape(name, stored.shape, shape);
     const [rows, cols] = shape;
     const rowBytes = as === "f32" ? 4 * cols : stored.bytes / rows;
-    const rowsPerPart = Math.max(1, Math.floor(this.#partBytes / rowBytes));
+    const rowsPerPart = this.#rowsPerPart(rowBytes);
     const isFinite = this.#finite.has(name);
     for (let first = 0; first < rows; first += rowsPerPart) {
       using part = this.#upload(name, first, Math.min(rowsPerPart, rows - first));
@@ -493,34 +498,62 @@ export class Decoder implements Disposable {
   }
 
   /**
-   * The cross-entropy of each token's prediction of the next, in nats.
+   * The cross-entropy of each token's prediction of the next, in nats, for several batches: the head
+   * is read once.
    *
-   * @param hidden The last layer's output for whole windows, f32 `[windows * length, hidden]`.
-   * @returns f32 `[windows * length]` on the host; the entry of a window's last token means nothing.
+   * @param finished What {@link finish} gave for the last layer's output of each batch.
+   * @param batches The windows of each batch.
+   * @param onBatch Called after each batch of each part of the head.
+   * @returns f32 `[windows * length]` on the host for each batch; the entry of a window's last token
+   *   means nothing.
    */
-  async losses(hidden: Tensor, windows: readonly Int32Array[]): Promise<Float32Array> {
+  async losses(
+    finished: readonly Tensor[],
+    batches: readonly (readonly Int32Array[])[],
+    onBatch?: () => Promise<void>,
+  ): Promise<Float32Array[]> {
     const { gpu } = this;
-    const length = windows[0].length;
-    using x = await this.finish(hidden);
-    const [tokens, width] = x.shape;
-    const next = new Uint32Array(tokens);
-    windows.forEach((window, i) => next.set(window.subarray(1), i * length));
-    using state = gpu.empty([tokens, 4]);
+    const length = batches[0][0].length;
+    const states = finished.map(({ shape: [tokens] }) => gpu.empty([tokens, 4]));
+    const next = batches.map((windows, i) => {
+      const next = new Uint32Array(finished[i].shape[0]);
+      windows.forEach((window, w) => next.set(window.subarray(1), w * length));
+      return next;
+    });
     await this.#headParts(async (part, first) => {
       const [n] = part.shape;
       // Logits of some tokens at a time, in multiples of 64 so that all bindings stay aligned.
       const slice = Math.max(64, Math.floor(this.#partBytes / 4 / n / 64) * 64);
-      for (let start = 0; start < tokens; start += slice) {
-        const m = Math.min(slice, tokens - start);
-        using logits = gpu.empty([m, n]);
-        using targets = gpu.upload(next.subarray(start, start + m), [m]);
-        const a = { tensor: x, start: start * width };
-        await gemm(gpu, { layout: "NT", m, n, k: width, a, b: part, c: logits });
-        await crossEntropy(gpu, logits, targets, first, state.view(start * 4, [m, 4]));
+      for (const [i, x] of finished.entries()) {
+        const [tokens, width] = x.shape;
+        for (let start = 0; start < tokens; start += slice) {
+          const m = Math.min(slice, tokens - start);
+          using logits = gpu.empty([m, n]);
+          using targets = gpu.upload(next[i].subarray(start, start + m), [m]);
+          const a = { tensor: x, start: start * width };
+          await gemm(gpu, { layout: "NT", m, n, k: width, a, b: part, c: logits });
+          await crossEntropy(gpu, logits, targets, first, states[i].view(start * 4, [m, 4]));
+        }
+        await onBatch?.();
       }
     });
-    const all = await gpu.read(state);
-    return Float32Array.from({ length: tokens }, (_, token) => all[token * 4 + 3]);
+    const losses: Float32Array[] = [];
+    for (const state of states) {
+      const all = await gpu.read(state);
+      losses.push(Float32Array.from({ length: all.length / 4 }, (_, token) => all[token * 4 + 3]));
+      gpu.free(state);
+    }
+    return losses;
+  }
+
+  /** Parts that the head is read in. */
+  get headParts(): number {
+    const { vocabularySize, embeddingSize } = this.architecture;
+    return Math.ceil(vocabularySize / this.#rowsPerPart(4 * embeddingSize));
+  }
+
+  #rowsPerPart(rowBytes: number): number {
+    return Math.max(1, Math.floor(this.#partBytes / rowBytes));
   }
 
   [Symbol.dispose](): void {

@@ -21,6 +21,8 @@ export class ModelFiles implements Disposable {
 
   private constructor(
     readonly folder: string,
+    /** What messages call it. */
+    readonly name: string,
     /** config.json as it is. */
     readonly config: Record<string, unknown>,
     readonly architecture: Architecture,
@@ -32,9 +34,10 @@ export class ModelFiles implements Disposable {
   /**
    * Opens a folder as transformers writes it, or a packed one.
    *
+   * @param name What messages call the model; the folder if absent.
    * @throws {UserError} If something is missing, damaged or not supported.
    */
-  static open(folder: string): ModelFiles {
+  static open(folder: string, name = folder): ModelFiles {
     if (!existsSync(folder) || !statSync(folder).isDirectory()) {
       throw new UserError(
         `Cannot open the model "${folder}": there is no such folder; ` +
@@ -42,12 +45,10 @@ export class ModelFiles implements Disposable {
           `or a name on the hub such as facebook/opt-125m`,
       );
     }
-    const config = readJson(join(folder, "config.json"));
-    const quantization = readQuantizationConfig(config, join(folder, "config.json"));
-    const architecture = readArchitecture(config, join(folder, "config.json"));
+    const { config, architecture, quantization } = readConfig(folder, name);
     const checkpoint = Checkpoint.open(folder);
     const named = withNamesOf(checkpoint, architecture);
-    return new ModelFiles(folder, config, named, checkpoint, quantization);
+    return new ModelFiles(folder, name, config, named, checkpoint, quantization);
   }
 
   /** What config.json of this model says once its linear layers are packed. */
@@ -67,7 +68,8 @@ export class ModelFiles implements Disposable {
 
   /** The same model with other weights, such as a part of its packed form. */
   withWeights(checkpoint: Checkpoint, quantization: QuantizationConfig): ModelFiles {
-    return new ModelFiles(this.folder, this.config, this.architecture, checkpoint, quantization);
+    const { folder, name, config, architecture } = this;
+    return new ModelFiles(folder, name, config, architecture, checkpoint, quantization);
   }
 
   /** The model's tokenizer, loaded when first asked for. */
@@ -86,6 +88,23 @@ export class ModelFiles implements Disposable {
   [Symbol.dispose](): void {
     this.checkpoint[Symbol.dispose]();
   }
+}
+
+/**
+ * What config.json of a folder says; the weights need not be there yet.
+ *
+ * @param name What messages call the folder.
+ * @throws {UserError} If it is missing, damaged or describes what is not supported.
+ */
+export function readConfig(folder: string, name = folder): {
+  config: Record<string, unknown>;
+  architecture: Architecture;
+  quantization: QuantizationConfig | undefined;
+} {
+  const config = readJson(join(folder, "config.json"));
+  const file = `${name}/config.json`;
+  const quantization = readQuantizationConfig(config, file);
+  return { config, quantization, architecture: readArchitecture(config, file) };
 }
 
 /** Some checkpoints, such as those of facebook/opt-*, leave out the "model." before their names. */

@@ -1,5 +1,4 @@
 import type { Gpu } from "../gpu/device.ts";
-import type { Tensor } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Perplexity } from "../pipeline/record.ts";
 import { batchWindows } from "./calibration.ts";
@@ -32,10 +31,9 @@ export async function perplexity(
   const { layers } = model.architecture;
   const length = windows[0].length;
   const batches = batchWindows(windows, batchTokens);
-  const total = batches.length * (layers + 1);
+  const total = batches.length * (layers + decoder.headParts);
   let done = 0;
-  const hidden: Tensor[] = [];
-  for (const batch of batches) hidden.push(await decoder.embed(batch));
+  const hidden = await decoder.embed(batches);
   for (let layer = 0; layer < layers; layer++) {
     const weights = await decoder.loadLayer(layer);
     for (let i = 0; i < batches.length; i++) {
@@ -46,21 +44,24 @@ export async function perplexity(
     }
     decoder.freeLayer(weights);
   }
+  for (const [i, last] of hidden.entries()) {
+    hidden[i] = await decoder.finish(last);
+    gpu.free(last);
+  }
+  const losses = await decoder.losses(hidden, batches, async () => onProgress?.(++done, total));
+  gpu.free(...hidden);
   let sum = 0;
   for (const [i, batch] of batches.entries()) {
-    using last = hidden[i];
-    const losses = await decoder.losses(last, batch);
     for (let window = 0; window < batch.length; window++) {
-      let loss = 0;
-      for (let token = 0; token < length - 1; token++) loss += losses[window * length + token];
-      sum += loss / (length - 1);
+      const first = window * length;
+      const inWindow = losses[i].subarray(first, first + length - 1);
+      sum += inWindow.reduce((total, loss) => total + loss, 0) / (length - 1);
     }
-    await onProgress?.(++done, total);
   }
   const loss = sum / windows.length;
   if (!Number.isFinite(loss)) {
     throw new UserError(
-      `The perplexity of "${model.folder}" on "${dataset}" is not a number: ` +
+      `The perplexity of "${model.name}" on "${dataset}" is not a number: ` +
         `activations exceed what f32 holds`,
     );
   }

@@ -1,9 +1,9 @@
 import { createHash } from "node:crypto";
 import {
   closeSync,
-  copyFileSync,
   fsyncSync,
   openSync,
+  readFileSync,
   readSync,
   renameSync,
   rmSync,
@@ -33,9 +33,9 @@ export function writeFileAtomically(path: string, content: string): void {
   replaceAtomically(path, (temporary) => writeFileSync(temporary, content));
 }
 
-/** Copies a file; the copy appears at once and whole. */
+/** Copies the content of a file; the copy appears at once and whole. */
 export function copyFileAtomically(source: string, path: string): void {
-  replaceAtomically(path, (temporary) => copyFileSync(source, temporary));
+  replaceAtomically(path, (temporary) => writeFileSync(temporary, readFileSync(source)));
 }
 
 function replaceAtomically(path: string, write: (temporary: string) => void): void {

@@ -1,6 +1,6 @@
 import { realpathSync } from "node:fs";
 import { basename, dirname } from "node:path";
-import { fetchFiles, fetchModel, type Snapshot } from "../hub/fetch_files.ts";
+import { fetchFiles, fetchModel, type FetchOptions, type Snapshot } from "../hub/fetch_files.ts";
 import type { HubRepository } from "../hub/repository.ts";
 import type { Report } from "./events.ts";
 import { bytesText } from "./units.ts";
@@ -10,12 +10,25 @@ export class HubAccess {
   /** Commit hashes by "id@revision". */
   readonly commits: Record<string, string> = {};
 
-  constructor(readonly report: Report, readonly signal: AbortSignal) {}
+  /** @param beforeWeights Called before the weights of a model are fetched, which may take long. */
+  constructor(
+    readonly report: Report,
+    readonly signal: AbortSignal,
+    readonly beforeWeights: () => Promise<void>,
+  ) {}
 
-  /** The files of a model that a run needs. */
-  async model(id: string, revision: string): Promise<Snapshot> {
+  /**
+   * The files of a model that a run needs.
+   *
+   * @param check Called with the folder when all but the weights are there.
+   */
+  async model(id: string, revision: string, check: (folder: string) => void): Promise<Snapshot> {
     const repository: HubRepository = { type: "model", id, revision };
-    return this.#remember(await fetchModel(repository, this.#options(id)));
+    const beforeWeights = async (folder: string) => {
+      check(folder);
+      await this.beforeWeights();
+    };
+    return this.#remember(await fetchModel(repository, { ...this.#options(id), beforeWeights }));
   }
 
   /** Files of a data set; gives the folder that holds them. */
@@ -34,7 +47,7 @@ export class HubAccess {
     return snapshot;
   }
 
-  #options(id: string): Parameters<typeof fetchModel>[1] {
+  #options(id: string): FetchOptions {
     return {
       signal: this.signal,
       onProgress: ({ doneBytes, totalBytes, bytesPerSecond }) =>
@@ -44,8 +57,8 @@ export class HubAccess {
           done: doneBytes,
           total: totalBytes,
           text: id,
-          detail: `${bytesText(doneBytes)} of ${bytesText(totalBytes)}, ` +
-            `${bytesText(bytesPerSecond)}/s`,
+          detail: `${bytesText(doneBytes)} of ${bytesText(totalBytes)}` +
+            (bytesPerSecond > 0 ? `, ${bytesText(bytesPerSecond)}/s` : ""),
         }),
       onWarning: (message) => this.report({ type: "warning", message }),
     };

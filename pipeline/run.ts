@@ -66,7 +66,17 @@ export async function runPipeline(
   const clock = new StageClock(gpu);
   using artifacts = new ArtifactStore();
   const layerRecords: LayerRecord[] = [];
-  const hub = new HubAccess(report, signal);
+  // Data come before large weights: what is wrong with them is found before these are downloaded.
+  let dataFiles: string[] | undefined;
+  const fetchData = async (): Promise<string[]> => {
+    if (dataFiles) return dataFiles;
+    const files: string[] = [];
+    for (const { stage, options } of config.stages) {
+      files.push(...await stage.inputs?.(context, options) ?? []);
+    }
+    return dataFiles = files;
+  };
+  const hub = new HubAccess(report, signal, async () => void await fetchData());
   const datasets = new Map<string, LocalDataset>();
   const context: ModelContext = {
     gpu,
@@ -117,16 +127,11 @@ export async function runPipeline(
     }
   };
 
-  // Data first: a text that is not there is found before a large model is downloaded.
-  const dataFiles: string[] = [];
-  for (const { stage, options } of config.stages) {
-    dataFiles.push(...await stage.inputs?.(context, options) ?? []);
-  }
   // What a run is identified by can be told only when the model's files are there.
   const findsModel = before.findIndex(({ stage }) => stage.gives.includes("model-files")) + 1;
   await runModelStages(before.slice(0, findsModel));
   using model = artifacts.find("model-files");
-  const inputs = await hashInputs(context, [...model?.files ?? [], ...dataFiles]);
+  const inputs = await hashInputs(context, [...model?.files ?? [], ...await fetchData()]);
   const identity = identityOf(config, inputs);
   const folder = RunFolder.open(config.output, identity, overwrite);
   if (folder.state === "done") {
@@ -134,6 +139,7 @@ export async function runPipeline(
     return folder.earlier!;
   }
   for (const { stage, options } of config.stages) await stage.check?.(context, options);
+  folder.begin();
   layerRecords.push(...folder.layers);
   const earlierSeconds = layerRecords.reduce((sum, { seconds }) => sum + seconds, 0);
   const record: RunRecord = {
@@ -212,20 +218,24 @@ async function hashInputs(
   { report, pause }: ModelContext,
   paths: readonly string[],
 ): Promise<Record<string, string>> {
-  const total = paths.reduce((sum, path) => sum + statSync(path).size, 0);
-  let done = 0;
-  const hash = async (path: string): Promise<string> => {
-    const steps = sha256InSteps(path);
-    for (;;) {
+  const known = new Map(paths.map((path) => [path, hubSha256(path)]));
+  const sizeOf = (path: string) => known.get(path) ? 0 : statSync(path).size;
+  const total = paths.reduce((sum, path) => sum + sizeOf(path), 0);
+  const text = "hashing the inputs";
+  const inputs: Record<string, string> = {};
+  let before = 0;
+  for (const path of paths) {
+    let hash = known.get(path);
+    let done = before;
+    for (const steps = sha256InSteps(path); hash === undefined;) {
       const step = steps.next();
-      if (step.done) return step.value;
-      done += step.value;
-      report({ type: "progress", stage: "download", done, total, text: "hashing the inputs" });
+      if (step.done) hash = step.value;
+      else report({ type: "progress", stage: "download", done: done += step.value, total, text });
       await pause();
     }
-  };
-  const inputs: Record<string, string> = {};
-  for (const path of paths) inputs[hubName(path) ?? path] = hubSha256(path) ?? await hash(path);
+    before += sizeOf(path);
+    inputs[hubName(path) ?? path] = hash;
+  }
   return inputs;
 }
 

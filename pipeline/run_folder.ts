@@ -7,8 +7,9 @@ import type { RunRecord } from "./record.ts";
 
 /**
  * The folder of a run: `pipeline.yaml` and `run.json`, the token ids that it was calibrated on in
- * `calibration.safetensors`, the packed model in `model/`, and while the run goes on one record per finished decoder layer in `layers/`. Everything in it is complete or
- * absent, so a run that was killed goes on from its last complete layer.
+ * `calibration.safetensors`, the packed model in `model/`, and while the run goes on one record per
+ * finished decoder layer in `layers/`. Everything in it is complete or absent, so a run that was
+ * killed goes on from its last complete layer.
  */
 export class RunFolder {
   private constructor(
@@ -22,11 +23,12 @@ export class RunFolder {
   ) {}
 
   /**
-   * Opens the folder of a run, or makes it.
+   * Looks at the folder of a run; changes nothing but what a finished or killed run left over.
    *
    * @param identity What {@link RunRecord.identity} must be for the run to go on.
-   * @param overwrite Deletes what a different run left there, or this one if it is finished.
-   * @throws {UserError} If the folder holds a different run or something else, or cannot be written.
+   * @param overwrite Whether {@link begin} may delete what a different run left there, or this one if
+   *   it is finished. A different run without a complete layer may be deleted in any case.
+   * @throws {UserError} If the folder holds a different run or something else.
    */
   static open(path: string, identity: string, overwrite: boolean): RunFolder {
     const earlier = readRecord(path);
@@ -36,7 +38,6 @@ export class RunFolder {
         removeLayerRecords(path);
         return new RunFolder(path, "done", [], earlier);
       }
-      makeFolders(path);
       return new RunFolder(path, "interrupted", completeLayers(path), earlier);
     }
     if (!earlier && holdsSomethingElse(path)) {
@@ -45,21 +46,31 @@ export class RunFolder {
           `choose another output, or empty it`,
       );
     }
-    if (earlier && !overwrite) {
+    const holdsWork = earlier && (earlier.status === "done" || completeLayers(path).length > 0);
+    if (holdsWork && !overwrite) {
       throw new UserError(
         `The output folder "${path}" holds a different run: its options or inputs are not those ` +
           `of this one; choose another output, or give --overwrite to replace it`,
       );
     }
-    // The record goes last: killed before that, the same command does the same again.
-    for (
-      const name of ["pipeline.yaml", "calibration.safetensors", "layers", "model", "run.json"]
-    ) {
-      if (earlier) rmSync(join(path, name), { recursive: true, force: true });
+    return new RunFolder(path, "new", [], undefined);
+  }
+
+  /**
+   * Makes the folder ready for the run to begin or go on.
+   *
+   * @throws {UserError} If it cannot be written.
+   */
+  begin(): void {
+    const { path } = this;
+    if (this.state === "new" && existsSync(join(path, "run.json"))) {
+      // The record goes last: killed before that, the same command does the same again.
+      for (
+        const name of ["pipeline.yaml", "calibration.safetensors", "layers", "model", "run.json"]
+      ) rmSync(join(path, name), { recursive: true, force: true });
     }
     makeFolders(path);
     removeTemporaryFiles(path);
-    return new RunFolder(path, "new", [], undefined);
   }
 
   /** Where the packed model lies. */

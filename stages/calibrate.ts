@@ -4,7 +4,7 @@ import { writeTokenIds } from "../data/windows.ts";
 import { type Batch, batchWindows } from "../models/calibration.ts";
 import { Decoder } from "../models/decoder.ts";
 import { UserError } from "../pipeline/errors.ts";
-import { defineStage } from "../pipeline/stage.ts";
+import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { calibrationWindows, datasetOption } from "./data.ts";
 
 /**
@@ -32,15 +32,20 @@ export const calibrate = defineStage({
   gives: ["calibration"],
   inputs: async (context, { dataset }) => (await context.dataset(dataset, "calibration")).files,
 
-  async run(context, options) {
+  async check(context, options) {
     const model = context.get("model-files");
     if (model.quantization) {
       throw new UserError(
-        `The model "${model.folder}" is quantized already; give the original one`,
+        `The model "${model.name}" is quantized already; give the original one`,
       );
     }
+    await windowsOf(context, options);
+  },
+
+  async run(context, options) {
+    const model = context.get("model-files");
     const length = options["sequence-length"];
-    const windows = await calibrationWindows(context, options.dataset, options.samples, length);
+    const windows = await windowsOf(context, options);
     writeTokenIds(join(context.folder.path, "calibration.safetensors"), windows);
     context.report({
       type: "stage",
@@ -49,11 +54,18 @@ export const calibrate = defineStage({
         `of ${options.dataset}`,
     });
     using decoder = new Decoder(context.gpu, model);
-    const batches: Batch[] = [];
-    for (const batch of batchWindows(windows, options["batch-tokens"])) {
-      batches.push({ windows: batch, hidden: await decoder.embed(batch) });
-    }
+    const inBatches = batchWindows(windows, options["batch-tokens"]);
+    const hidden = await decoder.embed(inBatches);
+    const batches = inBatches.map((windows, i): Batch => ({ windows, hidden: hidden[i] }));
     const { order } = options;
     context.set("calibration", { batches, length, sequences: windows.length, order });
   },
 });
+
+function windowsOf(
+  context: ModelContext,
+  options: { "dataset": string; "samples": number; "sequence-length": number },
+): Promise<Int32Array[]> {
+  const { dataset, samples } = options;
+  return calibrationWindows(context, dataset, samples, options["sequence-length"]);
+}

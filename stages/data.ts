@@ -19,12 +19,28 @@ export const datasetOption = z.string().min(1)
   );
 
 /** @throws {UserError} If windows are longer than the model takes. */
-function checkLength({ folder, architecture: { maxLength } }: ModelFiles, length: number): void {
+function checkLength({ name, architecture: { maxLength } }: ModelFiles, length: number): void {
   if (length <= maxLength) return;
   throw new UserError(
-    `Windows of sequence-length ${length} are longer than the model "${folder}" takes ` +
+    `Windows of sequence-length ${length} are longer than the model "${name}" takes ` +
       `(${maxLength} tokens); use a smaller sequence-length`,
   );
+}
+
+const known = new WeakMap<ModelContext, Map<string, Promise<Int32Array[]>>>();
+
+/** What `make` gives, made once in a run: a text is tokenized once, however often it is asked for. */
+function once(
+  context: ModelContext,
+  key: unknown[],
+  make: () => Promise<Int32Array[]>,
+): Promise<Int32Array[]> {
+  const ofRun = known.get(context) ?? new Map();
+  known.set(context, ofRun);
+  const text = JSON.stringify(key);
+  const windows = ofRun.get(text) ?? make();
+  ofRun.set(text, windows);
+  return windows;
 }
 
 /**
@@ -41,8 +57,10 @@ export async function calibrationWindows(
   const { seed, pause } = context;
   const model = context.get("model-files");
   checkLength(model, length);
-  const data = await context.dataset(dataset, "calibration");
-  return await data.calibration(() => model.tokenizer, { samples, length, seed, pause });
+  return await once(context, ["calibration", dataset, samples, length], async () => {
+    const data = await context.dataset(dataset, "calibration");
+    return await data.calibration(() => model.tokenizer, { samples, length, seed, pause });
+  });
 }
 
 /**
@@ -60,6 +78,8 @@ export async function evaluationWindows(
   // The original's tokenizer: the packed model has a copy of it.
   const model = context.get("model-files");
   checkLength(model, length);
-  const data = await context.dataset(dataset, "evaluation");
-  return await data.evaluation(() => model.tokenizer, { length, limit });
+  return await once(context, ["evaluation", dataset, length, limit], async () => {
+    const data = await context.dataset(dataset, "evaluation");
+    return await data.evaluation(() => model.tokenizer, { length, limit });
+  });
 }

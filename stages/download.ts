@@ -1,6 +1,8 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
-import { ModelFiles } from "../models/model_files.ts";
+import { NoSuchRepository } from "../hub/refusal.ts";
+import { STORED_DTYPES } from "../models/decoder.ts";
+import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { isPacked } from "../models/packed_format.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { defineStage } from "../pipeline/stage.ts";
@@ -33,15 +35,17 @@ export const download = defineStage({
         );
       }
     } else if (HUB_ID.test(name)) {
-      const snapshot = await context.hub.model(name, revision ?? "main").catch((error) => {
-        if (!(error instanceof UserError)) throw error;
-        throw new UserError(`${error.message}; a folder "${name}" is not there either`);
+      const check = (folder: string) => void readConfig(folder, name);
+      const snapshot = await context.hub.model(name, revision ?? "main", check).catch((error) => {
+        if (!(error instanceof NoSuchRepository)) throw error;
+        const message = `${error.message}; a folder "${name}" is not there either`;
+        throw new UserError(message, { cause: error });
       });
       folder = snapshot.folder;
       label = `${name}@${snapshot.commit.slice(0, 7)}`;
     }
-    const model = ModelFiles.open(folder);
-    checkNames(model);
+    const model = ModelFiles.open(folder, name);
+    checkTensors(model);
     const { modelType, layers, hiddenSize } = model.architecture;
     context.set("model-files", model);
     context.report({
@@ -52,17 +56,35 @@ export const download = defineStage({
   },
 });
 
-/** @throws {UserError} If a weight is missing: found later, it would end a run after hours. */
-function checkNames({ architecture, checkpoint }: ModelFiles): void {
-  const { names, steps, layers } = architecture;
-  const modules = steps.flatMap((step) => {
-    if (step.op === "norm") return [step.module];
-    return step.op === "linear" ? step.linears.map(({ module }) => module) : [];
-  });
+/**
+ * @throws {UserError} If a weight or bias is missing or of a type that is not supported: found later,
+ *   it would end a run after hours.
+ */
+function checkTensors({ architecture, checkpoint, folder }: ModelFiles): void {
+  const { names, steps, layers, norm } = architecture;
+  const isBiased = norm === "layer";
+  const check = (name: string, bias: boolean) => {
+    const tensors = isPacked(checkpoint, name) ? [] : [`${name}.weight`];
+    if (bias) tensors.push(`${name}.bias`);
+    for (const tensor of tensors) {
+      const { dtype } = checkpoint.get(tensor);
+      if (STORED_DTYPES.includes(dtype)) continue;
+      throw new UserError(
+        `Cannot use "${tensor}" of "${folder}": it is stored as ${dtype}; supported are ` +
+          STORED_DTYPES.join(", "),
+      );
+    }
+  };
   const { embedding, positions, projectIn, projectOut, finalNorm, head } = names;
-  const all = [embedding, positions?.name, projectIn];
-  for (let i = 0; i < layers; i++) all.push(...modules.map((module) => names.layer(i) + module));
-  for (const name of [...all, projectOut, finalNorm, head]) {
-    if (name && !isPacked(checkpoint, name)) checkpoint.get(`${name}.weight`);
+  for (const name of [embedding, positions?.name, projectIn]) if (name) check(name, false);
+  for (let i = 0; i < layers; i++) {
+    for (const step of steps) {
+      if (step.op === "norm") check(names.layer(i) + step.module, isBiased);
+      if (step.op !== "linear") continue;
+      for (const { module } of step.linears) check(names.layer(i) + module, step.bias);
+    }
   }
+  if (projectOut) check(projectOut, false);
+  if (finalNorm) check(finalNorm, isBiased);
+  if (head) check(head, false);
 }

@@ -78,17 +78,9 @@ export const evaluate = defineStage({
   },
 });
 
-const known = new WeakMap<ModelContext, Map<unknown, Int32Array[]>>();
-
-/** The windows of a text, tokenized once in a run. */
-async function windowsOf(
+function windowsOf(
   context: ModelContext,
-  text: z.output<typeof perplexityOptions>,
+  { dataset, windows: limit, "sequence-length": length }: z.output<typeof perplexityOptions>,
 ): Promise<Int32Array[]> {
-  const ofRun = known.get(context) ?? new Map();
-  known.set(context, ofRun);
-  const { dataset, windows: limit, "sequence-length": length } = text;
-  const windows = ofRun.get(text) ?? await evaluationWindows(context, dataset, length, limit);
-  ofRun.set(text, windows);
-  return windows;
+  return evaluationWindows(context, dataset, length, limit);
 }

@@ -18,7 +18,7 @@ export async function runTask(main: (signal: AbortSignal) => Promise<void>): Pro
     await main(controller.signal);
   } catch (error) {
     if (controller.signal.aborted) {
-      console.error("\nInterrupted. The same command goes on from the last complete layer.");
+      console.error("\nInterrupted. The same command goes on where this one stopped.");
       Deno.exit(130);
     }
     if (!(error instanceof UserError)) throw error;

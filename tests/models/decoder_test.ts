@@ -165,10 +165,7 @@ for (const { what, model, shards } of CASES) {
         const named = { ...TOLERANCE, what: `length ${length}` };
         assertClose(await loaded.logits(windows), flat(expected), named);
 
-        const losses = await loaded.forward(
-          windows,
-          (hidden) => loaded.decoder.losses(hidden, windows),
-        );
+        const losses = await loaded.losses(windows);
         assert.equal(losses.length, 3 * length);
         windows.forEach((window, i) => {
           for (let token = 0; token < length - 1; token++) {
@@ -214,8 +211,9 @@ for (const dtype of ["F32", "F16", "BF16"] as const) {
     const run = async (partBytes?: number) => {
       using loaded = await LoadedModel.open(gpu, folder.path, { partBytes });
       const logits = await loaded.logits(windows);
-      using embedded = await loaded.decoder.embed(windows);
-      const losses = await loaded.forward(windows, (h) => loaded.decoder.losses(h, windows));
+      const [embedding] = await loaded.decoder.embed([windows]);
+      using embedded = embedding;
+      const losses = await loaded.losses(windows);
       return { logits, embedded: await gpu.read(embedded), losses };
     };
     const whole = await run();
@@ -256,7 +254,7 @@ Deno.test("a layer runs in pieces as it does in one go", async () => {
     const whole = await loaded.forward(windows, (hidden) => gpu.read(hidden), 1);
     const before = gpu.memory.current;
     {
-      const registers = new Map([["hidden", await decoder.embed(windows)]]);
+      const registers = new Map([["hidden", (await decoder.embed([windows]))[0]]]);
       const { steps } = decoder.architecture;
       for (let step = 0; step < steps.length; step++) {
         await decoder.run(weights, registers, 9, step, step + 1);
@@ -326,8 +324,8 @@ Deno.test("NaN values are counted, in whichever part they are", async () => {
     `"${folder.path}": "model.embed_tokens.weight" holds 3 values that are NaN or infinite; ` +
       `the model is damaged, get it again`,
   );
-  await assert.rejects(() => decoder.embed([Int32Array.of(0)]), expected);
-  await assert.rejects(() => decoder.embed([Int32Array.of(0)]), expected); // and still are
+  await assert.rejects(() => decoder.embed([[Int32Array.of(0)]]), expected);
+  await assert.rejects(() => decoder.embed([[Int32Array.of(0)]]), expected); // and still are
 });
 
 const BIASED = { ...TINY_LLAMA, attention_bias: true, mlp_bias: true };
@@ -455,20 +453,20 @@ Deno.test("embed() refuses tokens and windows that the model does not take", asy
   using files = ModelFiles.open(folder.path);
   using decoder = new Decoder(gpu, files);
   await assert.rejects(
-    () => decoder.embed([Int32Array.of(96, 97)]),
+    () => decoder.embed([[Int32Array.of(96, 97)]]),
     new UserError(
       `Token id 97 is not in the vocabulary of "${folder.path}" (97 ids); ` +
         `do the tokens belong to this model?`,
     ),
   );
   await assert.rejects(
-    () => decoder.embed([new Int32Array(65)]),
+    () => decoder.embed([[new Int32Array(65)]]),
     new UserError(
       `The windows have 65 tokens, but the model "${folder.path}" takes at most 64; ` +
         `use a smaller sequence-length`,
     ),
   );
-  using whole = await decoder.embed([new Int32Array(64)]);
+  const [whole] = await decoder.embed([[new Int32Array(64)]]);
   assert.deepEqual(whole.shape, [64, 40]);
 });
 

@@ -34,7 +34,7 @@ export class LoadedModel implements Disposable {
     use: (hidden: Tensor) => Promise<Result>,
     layers = this.layers.length,
   ): Promise<Result> {
-    const registers = new Map([["hidden", await this.decoder.embed(windows)]]);
+    const registers = new Map([["hidden", (await this.decoder.embed([windows]))[0]]]);
     for (const weights of this.layers.slice(0, layers)) {
       await this.decoder.run(weights, registers, windows[0].length);
     }
@@ -47,6 +47,14 @@ export class LoadedModel implements Disposable {
     return await this.forward(windows, async (hidden) => {
       using logits = await this.decoder.logits(hidden);
       return await this.decoder.gpu.read(logits);
+    });
+  }
+
+  /** The cross-entropy of each token's prediction of the next. */
+  async losses(windows: readonly Int32Array[]): Promise<Float32Array> {
+    return await this.forward(windows, async (hidden) => {
+      using finished = await this.decoder.finish(hidden);
+      return (await this.decoder.losses([finished], [windows]))[0];
     });
   }
 

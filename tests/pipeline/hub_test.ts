@@ -207,7 +207,18 @@ Deno.test("a data set that cannot be had ends the run before the model is downlo
   const { code, stderr } = await place.quantize({ model: "someone/micro", stages });
   assert.equal(code, 1);
   assert.match(stderr, /^Error: Cannot download "ptb-text-only\/ptb_text_only": /);
-  assert.deepEqual(place.hub.requests.filter(({ route }) => route === "resolve"), []);
+  assert.deepEqual(place.hub.requests.filter(({ path }) => path?.endsWith(".safetensors")), []);
+});
+
+Deno.test("a model that cannot be used is refused before its weights are downloaded", async () => {
+  await using place = new HubPlace({ layers: 1, config: { model_type: "mamba" } });
+  const { code, stderr } = await place.quantize({ model: "someone/micro" });
+  assert.deepEqual([code, stderr], [
+    1,
+    'Error: "someone/micro/config.json": model_type must be a supported one (llama, mistral, opt, ' +
+    'qwen2, qwen3), found "mamba"\n',
+  ]);
+  assert.deepEqual(place.hub.requests.filter(({ path }) => path?.endsWith(".safetensors")), []);
 });
 
 Deno.test("texts as JSON lines and folders of texts calibrate and evaluate", async () => {

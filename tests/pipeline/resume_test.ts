@@ -1,5 +1,13 @@
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../pipeline/errors.ts";
 import type { RunEvent } from "../../pipeline/events.ts";
@@ -100,7 +108,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
     });
     assert.equal(
       stopped.stderr,
-      "\nInterrupted. The same command goes on from the last complete layer.\n",
+      "\nInterrupted. The same command goes on where this one stopped.\n",
     );
     assert.equal(stopped.code, 130);
     const again = await startTask("quantize", [pipeline]);
@@ -241,4 +249,34 @@ Deno.test("a run that goes on with another adapter warns", async () => {
     message: `The run began on "Some GPU" and goes on on "${adapter}"; ` +
       `adapters round differently, so the result may differ in some bits`,
   }]);
+});
+
+Deno.test("--overwrite keeps a finished run until the new one is known to be able to run", async () => {
+  using place = new Workplace({ layers: 1 });
+  await place.run();
+  const before = contents(place.path("out"));
+  writeFileSync(place.path("short.txt"), "too short");
+  const evaluate = place.evaluateWith({ dataset: place.path("short.txt") });
+  const stages = place.method.with(-1, evaluate);
+  await assert.rejects(place.run({ stages }, { overwrite: true }), { name: "UserError" });
+  assert.deepEqual(contents(place.path("out")), before);
+});
+
+Deno.test("a run without a complete layer gives way to a different one", async () => {
+  using place = new Workplace({ layers: 1 });
+  const controller = new AbortController();
+  const report = ({ type }: RunEvent) => {
+    if (type === "start") controller.abort();
+  };
+  const { signal } = controller;
+  await assert.rejects(place.run({}, { signal, report }), { name: "AbortError" });
+  const { record } = await place.run({ seed: 7 });
+  assert.deepEqual([record.status, record.seed], ["done", 7]);
+});
+
+Deno.test("the packed model's files can be written to even if the original's cannot", async () => {
+  using place = new Workplace({ layers: 1 });
+  chmodSync(join(place.model, "tokenizer.json"), 0o444);
+  await place.run();
+  assert.equal(statSync(place.path("out/model/tokenizer.json")).mode & 0o200, 0o200);
 });

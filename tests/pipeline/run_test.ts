@@ -430,7 +430,7 @@ for (const order of ["layer", "module"] as const) {
     using unquantized = new Decoder(gpu, original);
     const { architecture } = packed;
     const { steps } = architecture;
-    let hidden = await unquantized.embed(windows);
+    let hidden = (await unquantized.embed([windows]))[0];
     for (let layer = 0; layer < 2; layer++) {
       const quantized = await decoder.loadLayer(layer);
       const seen = order === "layer" ? await unquantized.loadLayer(layer) : quantized;
