@@ -4,8 +4,10 @@ import {
   broadcastKernel,
   finishKernel,
   GEMM_FLAGS,
+  type GemmFit,
   type GemmLayout,
   tileKernel,
+  tileKernelBytes,
   type TileShape,
 } from "./gemm_source.ts";
 import { uniform } from "./kernel.ts";
@@ -99,8 +101,7 @@ async function tileGemm(gpu: Gpu, call: Call): Promise<void> {
   const inner = layout === "NN" || layout === "NT" ? [k, n] : [n];
   const aligned = inner.concat([a, b, c, residual].flatMap(({ start, stride }) => [start, stride]))
     .every((value) => value % 4 === 0);
-  const whole = m % tile.rows === 0 && n % tile.cols === 0 && k % tile.depth === 0;
-  const fit = !aligned ? "any" : whole ? "whole" : "aligned";
+  const fit = aligned ? fitOf(gpu, layout, tile, m, n, k) : "any";
   const kernel = await gpu.kernel({
     name: `gemm_${layout}_${tile.rows}x${tile.cols}x${tile.depth}_${fit}`,
     source: () => tileKernel(layout, tile, fit),
@@ -111,9 +112,24 @@ async function tileGemm(gpu: Gpu, call: Call): Promise<void> {
   });
 }
 
+function fitOf(
+  gpu: Gpu,
+  layout: GemmLayout,
+  tile: TileShape,
+  m: number,
+  n: number,
+  k: number,
+): GemmFit {
+  if (m % tile.rows || n % tile.cols || k % tile.depth) return "aligned";
+  const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
+  const fits = tileKernelBytes(layout, tile, "paired") <= maxComputeWorkgroupStorageSize;
+  return fits && k % (2 * tile.depth) === 0 ? "paired" : "whole";
+}
+
 function tileFor(gpu: Gpu, m: number, n: number): TileShape {
   const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
-  const fits = maxComputeWorkgroupStorageSize >= 17408 && maxComputeInvocationsPerWorkgroup >= 256;
+  const fits = maxComputeInvocationsPerWorkgroup >= 256 &&
+    tileKernelBytes("NT", LARGE, "any") <= maxComputeWorkgroupStorageSize;
   // Fewer large tiles than this leave multiprocessors idle.
   return fits && Math.ceil(m / LARGE.rows) * Math.ceil(n / LARGE.cols) >= 128 ? LARGE : SMALL;
 }

@@ -38,9 +38,22 @@ struct Params {
 
 /**
  * What a kernel may take for granted. Aligned: every row starts at a multiple of four elements and
- * the columns come in fours. Whole: besides, C is made of whole tiles, and k of whole steps.
+ * the columns come in fours. Whole: besides, C is made of whole tiles, and k of whole steps. Paired:
+ * besides, the steps are even in number, and workgroup memory has room for two tiles of each operand,
+ * so that one barrier a step is enough.
  */
-export type GemmFit = "any" | "aligned" | "whole";
+export type GemmFit = "any" | "aligned" | "whole" | "paired";
+
+/** Bytes of workgroup memory that {@link tileKernel} needs. */
+export function tileKernelBytes(layout: GemmLayout, tile: TileShape, fit: GemmFit): number {
+  const { a, b } = tileWidths(layout, tile);
+  return 16 * tile.depth * (a + b) * (fit === "paired" ? 2 : 1);
+}
+
+/** Vectors in a row of the tiles; one more where storing a transposed block would meet itself. */
+function tileWidths(layout: GemmLayout, { rows, cols }: TileShape): { a: number; b: number } {
+  return { a: rows / 4 + Number(layout[0] === "N"), b: cols / 4 + Number(layout[1] === "T") };
+}
 
 /** Bindings, parameters and `put`, which finishes four neighbouring entries of C. */
 function prelude(fit: GemmFit): string {
@@ -64,7 +77,7 @@ fn load_a(index: u32) -> vec4f { return ${load("A", "index")}; }
 fn load_b(index: u32) -> vec4f { return ${load("B", "index")}; }
 
 fn put(row: u32, col: u32, sum: vec4f) {
-  ${fit === "whole" ? "" : "if (row >= p.m || col >= p.n) { return; }"}
+  ${fit === "whole" || fit === "paired" ? "" : "if (row >= p.m || col >= p.n) { return; }"}
   var v = p.alpha * sum;
   let at = p.c_start + row * p.c_stride + col;
   if ((p.flags & ${GEMM_FLAGS.bias}u) != 0u) { v += ${load("bias", "col")}; }
@@ -84,6 +97,7 @@ fn put(row: u32, col: u32, sum: vec4f) {
  */
 export function tileKernel(layout: GemmLayout, tile: TileShape, fit: GemmFit): string {
   const aligned = fit !== "any";
+  const walks = fit === "whole" || fit === "paired";
   const { rows, cols, depth } = tile;
   const threadsX = cols / 8;
   const threads = threadsX * (rows / 8);
@@ -142,7 +156,7 @@ export function tileKernel(layout: GemmLayout, tile: TileShape, fit: GemmFit): s
           ? repeat(4, (i) => `r${q * 4 + i} = ${x}[at${q} + ${i}u * row_stride];`)
           : `r${q} = ${x}[at${q}];`) + ` at${q} += step;`,
     );
-  const fetchBoth = fit === "whole"
+  const fetchBoth = walks
     ? `if (fetches_a) { ${walk("A", rows, aAcross)} } else { ${walk("B", cols, bAcross)} }`
     : `if (fetches_a) { ${fetch("a", rows, aAcross, "m0")} } else { ${
       fetch("b", cols, bAcross, "n0")
@@ -166,24 +180,36 @@ export function tileKernel(layout: GemmLayout, tile: TileShape, fit: GemmFit): s
             length / 4
           }u] = r${q}; }`,
       );
-  const step = (k: number) =>
-    `{ ${
-      [0, 1].map((g) =>
-        `let a${g} = tile_a[${k}][ty + ${g * rows / 8}u]; let b${g} = tile_b[${k}][tx + ${
-          g * cols / 8
-        }u];`
-      ).join(" ")
-    }
-    ${
-      repeat(8, (i) =>
-        [0, 1].map((j) =>
-          `c${i}_${j} = fma(vec4f(a${i >> 2}.${XYZW[i & 3]}), b${j}, c${i}_${j});`
-        )
-          .join(" "))
+  const stashBoth = (pair: number) =>
+    `if (fetches_a) { ${stash(`tile_a${pair}`, rows, aAcross)} } else { ${
+      stash(`tile_b${pair}`, cols, bAcross)
     } }`;
+  const multiply = (pair: number) =>
+    repeat(
+      depth,
+      (k) =>
+        `{ ${
+          [0, 1].map((g) =>
+            `let a${g} = tile_a${pair}[${k}][ty + ${
+              g * rows / 8
+            }u]; let b${g} = tile_b${pair}[${k}][tx + ${g * cols / 8}u];`
+          ).join(" ")
+        }
+    ${
+          repeat(8, (i) =>
+            [0, 1].map((j) =>
+              `c${i}_${j} = fma(vec4f(a${i >> 2}.${XYZW[i & 3]}), b${j}, c${i}_${j});`
+            )
+              .join(" "))
+        } }`,
+    );
+  const widths = tileWidths(layout, tile);
   return `${prelude(fit)}
-var<workgroup> tile_a: array<array<vec4f, ${rows / 4 + (aAcross ? 1 : 0)}>, ${depth}>;
-var<workgroup> tile_b: array<array<vec4f, ${cols / 4 + (bAcross ? 1 : 0)}>, ${depth}>;
+${
+    repeat(fit === "paired" ? 2 : 1, (pair) =>
+      `var<workgroup> tile_a${pair}: array<array<vec4f, ${widths.a}>, ${depth}>;
+var<workgroup> tile_b${pair}: array<array<vec4f, ${widths.b}>, ${depth}>;`)
+  }
 
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -198,22 +224,36 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   ${repeat(8, (i) => `var c${i}_0 = vec4f(0.0); var c${i}_1 = vec4f(0.0);`)}
   var k0 = 0u;
   ${
-    fit !== "whole" ? "" : `
+    !walks ? "" : `
   var row_stride: u32;
   var step: u32;
   ${repeat(Math.max(vectors(rows), vectors(cols)), (q) => `var at${q}: u32;`)}
   if (fetches_a) { ${place("a", rows, aAcross, "m0")} } else { ${place("b", cols, bAcross, "n0")} }`
   }
   ${fetchBoth}
+  ${stashBoth(0)}
+  workgroupBarrier();
   loop {
-    if (fetches_a) { ${stash("tile_a", rows, aAcross)} } else { ${stash("tile_b", cols, bAcross)} }
+    k0 += ${depth}u;
+    ${
+    fit === "paired"
+      ? `${fetchBoth}
+    ${multiply(0)}
+    ${stashBoth(1)}
     workgroupBarrier();
     k0 += ${depth}u;
     let more = k0 < p.k;
     if (more) { ${fetchBoth} }
-    ${repeat(depth, step)}
+    ${multiply(1)}
+    if (!more) { break; }`
+      : `let more = k0 < p.k;
+    if (more) { ${fetchBoth} }
+    ${multiply(0)}
     if (!more) { break; }
-    workgroupBarrier(); // everyone is done with the tiles
+    workgroupBarrier(); // everyone is done with the tiles`
+  }
+    ${stashBoth(0)}
+    workgroupBarrier();
   }
   ${
     repeat(8, (i) =>

@@ -10,6 +10,7 @@ import {
   finishKernel,
   type GemmLayout,
   tileKernel,
+  tileKernelBytes,
   type TileShape,
 } from "../../gpu/gemm_source.ts";
 import { uniform } from "../../gpu/kernel.ts";
@@ -39,7 +40,7 @@ const TILES: TileShape[] = [
 const GENERATED: [name: string, source: string][] = [
   ...LAYOUTS.flatMap((layout) =>
     TILES.flatMap((tile) =>
-      (["any", "aligned", "whole"] as const).map((fit): [string, string] => [
+      (["any", "aligned", "whole", "paired"] as const).map((fit): [string, string] => [
         `tileKernel ${layout} ${tile.rows} x ${tile.cols}, ${fit}`,
         tileKernel(layout, tile, fit),
       ])
@@ -135,9 +136,14 @@ Deno.test("the tile kernel keeps 8 x 8 entries a thread and its tiles in workgro
       const source = tileKernel(layout, tile, "whole");
       const threads = tile.rows * tile.cols / 64;
       assert(source.includes(`@workgroup_size(${threads})`));
-      const bytes = [...source.matchAll(/array<array<vec4f, (\d+)>, (\d+)>/g)]
-        .reduce((sum, [, width, depth]) => sum + Number(width) * Number(depth) * 16, 0);
-      assert(bytes <= (tile.rows === 128 ? 17408 : 16384), `${bytes} bytes`); // gemm() asks for this
+      for (const fit of ["whole", "paired"] as const) {
+        const bytes = [
+          ...tileKernel(layout, tile, fit).matchAll(/array<array<vec4f, (\d+)>, (\d+)>/g),
+        ]
+          .reduce((sum, [, width, depth]) => sum + Number(width) * Number(depth) * 16, 0);
+        assert.equal(bytes, tileKernelBytes(layout, tile, fit));
+      }
+      assert(tileKernelBytes(layout, tile, "whole") <= 17408); // what most GPUs have is 32 KiB
       const products = [...source.matchAll(/fma\(/g)].length;
       assert.equal(products, 16 * tile.depth, "written out, four entries each");
     }
