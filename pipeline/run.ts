@@ -12,7 +12,7 @@ import { sha256InSteps, sha256OfFile } from "./files.ts";
 import { HubAccess, hubName, hubSha256 } from "./hub_access.ts";
 import { quantizeLayers } from "./layers.ts";
 import type { RunRecord } from "./record.ts";
-import { RunFolder } from "./run_folder.ts";
+import { type PlannedRun, RunFolder } from "./run_folder.ts";
 import type { LayerStage, ModelContext, ModelStage, Stage } from "./stage.ts";
 
 export interface RunOptions {
@@ -132,8 +132,15 @@ export async function runPipeline(
   await runModelStages(before.slice(0, findsModel));
   using model = artifacts.find("model-files");
   const inputs = await hashInputs(context, [...model?.files ?? [], ...await fetchData()]);
-  const identity = identityOf(config, inputs);
-  const folder = RunFolder.open(config.output, identity, overwrite);
+  const planned: PlannedRun = {
+    identity: identityOf(config, inputs),
+    billm: VERSION,
+    mode: config.mode,
+    seed: config.seed,
+    stages: config.stages.map(({ stage, options }) => ({ name: stage.name, options })),
+    inputs,
+  };
+  const folder = RunFolder.open(config.output, planned, overwrite);
   if (folder.state === "done") {
     report({ type: "already-done", output: config.output });
     return folder.earlier!;
@@ -144,16 +151,11 @@ export async function runPipeline(
   const earlierSeconds = layerRecords.reduce((sum, { seconds }) => sum + seconds, 0);
   const record: RunRecord = {
     status: "running",
-    identity,
-    billm: VERSION,
+    ...planned,
     deno: Deno.version.deno,
     adapter: gpu.name,
     name: config.name,
     model: config.model,
-    mode: config.mode,
-    seed: config.seed,
-    stages: config.stages.map(({ stage, options }) => ({ name: stage.name, options })),
-    inputs,
     ...(Object.keys(hub.commits).length > 0 && { commits: hub.commits }),
     started: folder.earlier?.started ?? new Date().toISOString(),
   };

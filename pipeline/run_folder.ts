@@ -25,14 +25,14 @@ export class RunFolder {
   /**
    * Looks at the folder of a run; changes nothing but what a finished or killed run left over.
    *
-   * @param identity What {@link RunRecord.identity} must be for the run to go on.
+   * @param run What is to run; an earlier run with its identity goes on.
    * @param overwrite Whether {@link begin} may delete what a different run left there, or this one if
    *   it is finished. A different run without a complete layer may be deleted in any case.
    * @throws {UserError} If the folder holds a different run or something else.
    */
-  static open(path: string, identity: string, overwrite: boolean): RunFolder {
+  static open(path: string, run: PlannedRun, overwrite: boolean): RunFolder {
     const earlier = readRecord(path);
-    if (earlier?.identity === identity && !(overwrite && earlier.status === "done")) {
+    if (earlier?.identity === run.identity && !(overwrite && earlier.status === "done")) {
       removeTemporaryFiles(path);
       if (earlier.status === "done" && filesAreWhole(path, earlier)) {
         removeLayerRecords(path);
@@ -46,11 +46,11 @@ export class RunFolder {
           `choose another output, or empty it`,
       );
     }
-    const holdsWork = earlier && (earlier.status === "done" || completeLayers(path).length > 0);
+    const holdsWork = earlier && (earlier.status !== "running" || completeLayers(path).length > 0);
     if (holdsWork && !overwrite) {
       throw new UserError(
-        `The output folder "${path}" holds a different run: its options or inputs are not those ` +
-          `of this one; choose another output, or give --overwrite to replace it`,
+        `The output folder "${path}" holds a different run: ${difference(earlier, run)}; ` +
+          `choose another output, or give --overwrite to replace it`,
       );
     }
     return new RunFolder(path, "new", [], undefined);
@@ -93,6 +93,40 @@ export class RunFolder {
   savePipeline(text: string): void {
     writeFileAtomically(join(this.path, "pipeline.yaml"), text);
   }
+}
+
+/** What tells a run from others. */
+export type PlannedRun = Pick<
+  RunRecord,
+  "identity" | "billm" | "mode" | "seed" | "stages" | "inputs"
+>;
+
+/** The first thing in which an earlier run differs, in words. */
+function difference(earlier: PlannedRun, now: PlannedRun): string {
+  if (!Array.isArray(earlier.stages)) return "its run.json is not of this program";
+  const changed = (what: string, was: unknown, is: unknown): string | undefined => {
+    const text = (value: unknown) => value === undefined ? "not given" : JSON.stringify(value);
+    return text(was) === text(is) ? undefined : `${what} was ${text(was)} and is ${text(is)} now`;
+  };
+  const names = ({ stages }: PlannedRun) => stages.map(({ name }) => name);
+  const options = () =>
+    now.stages.map(({ name, options }, i) => {
+      const [was, is] = [earlier.stages[i].options, options] as Record<string, unknown>[];
+      return Object.keys({ ...was, ...is })
+        .map((key) => changed(`${name}.${key}`, was[key], is[key])).find(Boolean);
+    }).find(Boolean);
+  const inputs = () => {
+    const path = Object.keys({ ...earlier.inputs, ...now.inputs })
+      .find((path) => earlier.inputs[path] !== now.inputs[path]);
+    if (path === undefined) return undefined;
+    if (!(path in earlier.inputs)) return `"${path}" is no input of it`;
+    return path in now.inputs ? `"${path}" has changed` : `"${path}" is an input of it`;
+  };
+  return changed("the version", earlier.billm, now.billm) ??
+    changed("mode", earlier.mode, now.mode) ??
+    changed("seed", earlier.seed, now.seed) ??
+    changed("the list of stages", names(earlier), names(now)) ??
+    options() ?? inputs() ?? "the code of a stage has changed";
 }
 
 function layerRecordPath(path: string, layer: number): string {

@@ -73,14 +73,16 @@ export const pack = defineStage({
       if (name === "lm_head.weight" && !architecture.names.head) continue;
       outside.push({ name, dtype, shape, data: checkpoint.readChunks(name, CHUNK) });
     }
-    writeSafetensors(join(context.folder.model, shardName(1, layers)), outside, METADATA);
+    const first = shardName(1, layers);
+    const { sha256 } = writeSafetensors(join(context.folder.model, first), outside, METADATA);
 
     writeJson(context, "config.json", {
       ...config,
       quantization_config: model.packedConfig(context.blockSize),
     });
     copySmallFiles(context);
-    context.set("packed-model", summarize(context));
+    const shards = context.layerRecords.map(({ file, sha256 }) => [file, sha256] as const);
+    context.set("packed-model", summarize(context, new Map([[first, sha256], ...shards])));
   },
 });
 
@@ -101,8 +103,12 @@ function copySmallFiles(context: ModelContext): void {
   }
 }
 
-/** Writes the index of the shards, and counts what they take from their own headers. */
-function summarize(context: ModelContext): PackedModel {
+/**
+ * Writes the index of the shards, and counts what they take from their own headers.
+ *
+ * @param known Hashes of files.
+ */
+function summarize(context: ModelContext, known: Map<string, string>): PackedModel {
   const { architecture, checkpoint, files: originals } = context.get("model-files");
   const { layers } = architecture;
   const folder = context.folder.model;
@@ -147,7 +153,8 @@ function summarize(context: ModelContext): PackedModel {
   const small = SMALL_FILES.filter((name) => existsSync(join(folder, name)));
   for (const name of [...small, "model.safetensors.index.json", ...shards]) {
     const path = join(folder, name);
-    files.push({ name, bytes: statSync(path).size, sha256: sha256OfFile(path) });
+    const sha256 = known.get(name) ?? sha256OfFile(path);
+    files.push({ name, bytes: statSync(path).size, sha256 });
   }
   return {
     folder,

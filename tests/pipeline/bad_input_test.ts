@@ -599,7 +599,7 @@ Deno.test("quantize ends with 1 and one line if the input is bad", async () => {
     1,
     `Error: The output folder "${
       place.path("out")
-    }" holds a different run: its options or inputs ` +
-      "are not those of this one; choose another output, or give --overwrite to replace it\n",
+    }" holds a different run: seed was 0 and is 5 now; ` +
+      "choose another output, or give --overwrite to replace it\n",
   );
 });

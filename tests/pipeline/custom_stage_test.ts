@@ -103,8 +103,8 @@ Deno.test("a user's block stage takes the place of salient-select", async (t) =>
     await assert.rejects(
       place.run({ stages }),
       new UserError(
-        `The output folder "${place.path("out")}" holds a different run: its options or inputs ` +
-          `are not those of this one; choose another output, or give --overwrite to replace it`,
+        `The output folder "${place.path("out")}" holds a different run: the code of a stage has ` +
+          `changed; choose another output, or give --overwrite to replace it`,
       ),
     );
   });

@@ -219,8 +219,8 @@ Deno.test("an interrupted run is not that of other options", async () => {
   await assert.rejects(
     place.run({ seed: 1 }),
     new UserError(
-      `The output folder "${place.path("out")}" holds a different run: its options or inputs are ` +
-        `not those of this one; choose another output, or give --overwrite to replace it`,
+      `The output folder "${place.path("out")}" holds a different run: seed was 0 and is 1 now; ` +
+        `choose another output, or give --overwrite to replace it`,
     ),
   );
   const { events } = await place.run();
@@ -279,4 +279,33 @@ Deno.test("the packed model's files can be written to even if the original's can
   chmodSync(join(place.model, "tokenizer.json"), 0o444);
   await place.run();
   assert.equal(statSync(place.path("out/model/tokenizer.json")).mode & 0o200, 0o200);
+});
+
+Deno.test("a different run is refused with what is different", async () => {
+  using place = new Workplace({ layers: 1 });
+  await place.run();
+  const out = place.path("out");
+  const refused = (what: string) => ({
+    name: "UserError",
+    message: `The output folder "${out}" holds a different run: ${what}; choose another output, ` +
+      "or give --overwrite to replace it",
+  });
+  const stages = place.method.with(1, place.calibrateWith({ samples: 3 }));
+  await assert.rejects(
+    place.run({ stages }),
+    refused("calibrate.samples was 4 and is 3 now"),
+  );
+  await assert.rejects(
+    place.run({ mode: "reference" }),
+    refused('mode was "default" and is "reference" now'),
+  );
+  const shorter = place.method.slice(0, -1);
+  await assert.rejects(place.run({ stages: shorter }), {
+    name: "UserError",
+    message: /: the list of stages was \["download",.*\] and is \[.*"pack"\] now; choose/,
+  });
+  writeFileSync(place.evaluation, readFileSync(place.calibration));
+  await assert.rejects(place.run(), refused(`"${place.evaluation}" has changed`));
+  writeFileSync(join(out, "run.json"), "{}");
+  await assert.rejects(place.run(), refused("its run.json is not of this program"));
 });

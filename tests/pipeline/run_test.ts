@@ -339,8 +339,8 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     await assert.rejects(
       place.run(different),
       new UserError(
-        `The output folder "${out}" holds a different run: its options or inputs are not those ` +
-          `of this one; choose another output, or give --overwrite to replace it`,
+        `The output folder "${out}" holds a different run: seed was 0 and is 1 now; ` +
+          `choose another output, or give --overwrite to replace it`,
       ),
     );
     assert.deepEqual(model(out), whole);
