@@ -8,8 +8,7 @@ import { inverseFactor } from "../gpu/inverse_factor.ts";
 import { quantiles } from "../gpu/quantile.ts";
 import { columnOrder, selectSalientColumns, splitZones } from "../gpu/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
-import { PipelineFileError } from "../pipeline/errors.ts";
-import { runTask } from "./task.ts";
+import { count, runTask, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task bench [--size N] [--runs N]
 
@@ -20,6 +19,8 @@ Options
   --runs N   Runs of each kernel (10 on a GPU, 3 on a software adapter)
 `;
 
+const usageError = usageErrors("bench");
+
 await runTask(async () => {
   const values = readArguments();
   if (values.help) {
@@ -27,8 +28,8 @@ await runTask(async () => {
     return;
   }
   await using gpu = await Gpu.open();
-  const size = count("--size", values.size, gpu.software ? 768 : 4096);
-  const runs = count("--runs", values.runs, gpu.software ? 3 : 10);
+  const size = count(usageError, "--size", values.size, gpu.software ? 768 : 4096);
+  const runs = count(usageError, "--runs", values.runs, gpu.software ? 3 : 10);
   console.log(`${gpu.name}, Deno ${Deno.version.deno}, ${size} x ${size}, median of ${runs} runs`);
 
   const random = (shape: number[]): Tensor => {
@@ -72,6 +73,30 @@ await runTask(async () => {
       "GFLOP/s",
       () => gemm(gpu, { layout, m: size, n: size, k: size, a, b, c }),
     );
+  }
+  if (!gpu.software) { // what the feed-forward layers of LLaMA-7B multiply for a batch of tokens
+    const [hidden, inner, tokens] = [4096, 11008, 8192];
+    const x = gpu.zeros([tokens, inner]);
+    const y = gpu.zeros([tokens, inner]);
+    const weight = gpu.zeros([inner, hidden]);
+    for (const [n, k] of [[inner, hidden], [hidden, inner]]) {
+      await measure(
+        `GEMM f32 NT, ${tokens} x ${n} x ${k}`,
+        2 * tokens * n * k,
+        "GFLOP/s",
+        () =>
+          gemm(gpu, {
+            layout: "NT",
+            m: tokens,
+            n,
+            k,
+            a: { tensor: x, stride: k },
+            b: { tensor: weight, stride: k },
+            c: { tensor: y, stride: n },
+          }),
+      );
+    }
+    gpu.free(x, y, weight);
   }
   await measure(
     "Hessian, upper triangle of XᵀX",
@@ -132,16 +157,4 @@ function readArguments() {
   } catch (error) {
     throw usageError((error as Error).message);
   }
-}
-
-function count(name: string, value: string | undefined, fallback: number): number {
-  if (value === undefined) return fallback;
-  if (!/^[1-9]\d*$/.test(value)) {
-    throw usageError(`${name} must be a whole number of at least 1, found "${value}"`);
-  }
-  return Number(value);
-}
-
-function usageError(message: string): PipelineFileError {
-  return new PipelineFileError([{ where: "deno task bench", message }]);
 }

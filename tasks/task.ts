@@ -33,3 +33,22 @@ export function startInCallersFolder(): void {
   const folder = Deno.env.get("INIT_CWD");
   if (folder) Deno.chdir(folder);
 }
+
+/** Makes the errors of a task that was called in a wrong way. */
+export function usageErrors(task: string): (message: string) => PipelineFileError {
+  return (message) => new PipelineFileError([{ where: `deno task ${task}`, message }]);
+}
+
+/** A whole number of at least 1 from the command line. */
+export function count(
+  usageError: (message: string) => PipelineFileError,
+  name: string,
+  value: string | undefined,
+  fallback: number,
+): number {
+  if (value === undefined) return fallback;
+  if (!/^[1-9]\d*$/.test(value)) {
+    throw usageError(`${name} must be a whole number of at least 1, found "${value}"`);
+  }
+  return Number(value);
+}

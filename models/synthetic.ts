@@ -1,0 +1,200 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { writeTokenIds } from "../data/windows.ts";
+import { type Architecture, readArchitecture } from "./architecture.ts";
+import { type TensorToWrite, writeSafetensors } from "./safetensors.ts";
+
+const LLAMA = {
+  model_type: "llama",
+  vocab_size: 32000,
+  hidden_size: 4096,
+  intermediate_size: 11008,
+  num_hidden_layers: 32,
+  num_attention_heads: 32,
+  max_position_embeddings: 4096,
+};
+
+const OPT = {
+  model_type: "opt",
+  vocab_size: 50272,
+  max_position_embeddings: 2048,
+};
+
+/** config.json of models whose shapes are taken, by name. */
+export const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
+  "opt-125m": {
+    ...OPT,
+    hidden_size: 768,
+    ffn_dim: 3072,
+    num_hidden_layers: 12,
+    num_attention_heads: 12,
+  },
+  "opt-6.7b": {
+    ...OPT,
+    hidden_size: 4096,
+    ffn_dim: 16384,
+    num_hidden_layers: 32,
+    num_attention_heads: 32,
+  },
+  "llama-7b": LLAMA,
+  "llama-3-8b": {
+    ...LLAMA,
+    vocab_size: 128256,
+    intermediate_size: 14336,
+    num_key_value_heads: 8,
+    max_position_embeddings: 8192,
+    rope_theta: 500000,
+  },
+  "mistral-7b": {
+    ...LLAMA,
+    model_type: "mistral",
+    intermediate_size: 14336,
+    num_key_value_heads: 8,
+    max_position_embeddings: 32768,
+    sliding_window: 4096,
+  },
+  "qwen3-0.6b": {
+    ...LLAMA,
+    model_type: "qwen3",
+    vocab_size: 151936,
+    hidden_size: 1024,
+    intermediate_size: 3072,
+    num_hidden_layers: 28,
+    num_attention_heads: 16,
+    num_key_value_heads: 8,
+    head_dim: 128,
+    max_position_embeddings: 40960,
+    tie_word_embeddings: true,
+  },
+};
+
+/** Values that are made and written at a time. */
+const CHUNK = 1 << 20;
+
+/**
+ * Writes a model with random weights, to time what real ones would take: config.json and a shard of
+ * f16 safetensors for each decoder layer. Activations stay near 1, as in a trained model.
+ *
+ * @param config What config.json is to say; {@link SHAPES} has some.
+ * @param seed An integer of 32 bits.
+ */
+export function writeSyntheticModel(
+  folder: string,
+  config: Record<string, unknown>,
+  seed: number,
+): void {
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "config.json"), JSON.stringify(config, null, 2) + "\n");
+  const architecture = readArchitecture(config, join(folder, "config.json"));
+  const random = uniforms(seed);
+  const shards = architecture.layers + 1;
+  const weightMap: Record<string, string> = {};
+  const write = (shard: number, shapes: [name: string, shape: number[]][]) => {
+    const digits = (n: number) => String(n).padStart(5, "0");
+    const file = `model-${digits(shard + 1)}-of-${digits(shards)}.safetensors`;
+    const tensors = shapes.map(([name, shape]): TensorToWrite => {
+      weightMap[name] = file;
+      return { name, dtype: "F16", shape, data: values(shape, random) };
+    });
+    writeSafetensors(join(folder, file), tensors, { format: "pt" });
+  };
+  write(0, outside(architecture));
+  for (let i = 0; i < architecture.layers; i++) {
+    const prefix = architecture.names.layer(i);
+    const tensors = layer(architecture, config);
+    write(i + 1, tensors.map(([name, shape]) => [prefix + name, shape]));
+  }
+  const index = { metadata: {}, weight_map: weightMap };
+  writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify(index, null, 2));
+}
+
+/** Writes random token ids to calibrate on, `[samples, length]`. */
+export function writeSyntheticTokens(
+  path: string,
+  { samples, length, vocabulary, seed }: {
+    samples: number;
+    length: number;
+    vocabulary: number;
+    seed: number;
+  },
+): void {
+  const random = uniforms(seed);
+  const window = () => Int32Array.from({ length }, () => Math.floor(random() * vocabulary));
+  writeTokenIds(path, Array.from({ length: samples }, window));
+}
+
+/** What lies outside the decoder layers. */
+function outside(architecture: Architecture): [name: string, shape: number[]][] {
+  const { names, vocabularySize, embeddingSize, hiddenSize, maxLength, norm } = architecture;
+  const tensors: [string, number[]][] = [];
+  const add = (name: string | undefined, shape: number[]) =>
+    name && tensors.push([`${name}.weight`, shape]);
+  add(names.embedding, [vocabularySize, embeddingSize]);
+  add(names.head, [vocabularySize, embeddingSize]);
+  add(names.projectIn, [hiddenSize, embeddingSize]);
+  add(names.projectOut, [embeddingSize, hiddenSize]);
+  const { positions, finalNorm } = names;
+  if (positions) add(positions.name, [maxLength + positions.offset, hiddenSize]);
+  add(finalNorm, [hiddenSize]);
+  if (finalNorm && norm === "layer") tensors.push([`${finalNorm}.bias`, [hiddenSize]]);
+  return tensors;
+}
+
+/** The tensors of a decoder layer, without its prefix. */
+function layer(
+  { steps, hiddenSize, heads, keyValueHeads, headDim, norm }: Architecture,
+  config: Record<string, unknown>,
+): [name: string, shape: number[]][] {
+  const inner = (config.intermediate_size ?? config.ffn_dim) as number;
+  const outputs: Record<string, number> = {
+    q: heads * headDim,
+    k: keyValueHeads * headDim,
+    v: keyValueHeads * headDim,
+    gate: inner,
+    up: inner,
+  };
+  const tensors: [string, number[]][] = [];
+  const widths = new Map([["hidden", hiddenSize]]);
+  for (const step of steps) {
+    if (step.op === "norm") {
+      const width = step.heads ? headDim : widths.get(step.from)!;
+      tensors.push([`${step.module}.weight`, [width]]);
+      if (norm === "layer") tensors.push([`${step.module}.bias`, [width]]);
+      widths.set(step.to, widths.get(step.from)!);
+    } else if (step.op === "linear") {
+      const cols = widths.get(step.from)!;
+      for (const { module, to } of step.linears) {
+        const rows = step.residual ? hiddenSize : outputs[to] ?? inner;
+        tensors.push([`${module}.weight`, [rows, cols]]);
+        if (step.bias) tensors.push([`${module}.bias`, [rows]]);
+        widths.set(to, rows);
+      }
+    } else if (step.op === "attention") widths.set(step.to, heads * headDim);
+    else if (step.op === "activation") widths.set(step.to, widths.get(step.from)!);
+  }
+  return tensors;
+}
+
+/** Matrices keep the length of what they multiply, on average; vectors are near 1. */
+function* values(shape: number[], random: () => number): Generator<Uint8Array> {
+  const size = shape.reduce((product, length) => product * length, 1);
+  const [mean, deviation] = shape.length === 1 ? [1, 0.1] : [0, 1 / Math.sqrt(shape[1])];
+  // The sum of two uniform numbers has a standard deviation of √(1/6).
+  const scale = deviation * Math.sqrt(6);
+  for (let done = 0; done < size; done += CHUNK) {
+    const chunk = new Float16Array(Math.min(CHUNK, size - done));
+    for (let i = 0; i < chunk.length; i++) chunk[i] = mean + scale * (random() + random() - 1);
+    yield new Uint8Array(chunk.buffer);
+  }
+}
+
+/** Numbers in [0, 1): Vigna's splitmix in 32 bits. */
+function uniforms(seed: number): () => number {
+  let state = seed | 0;
+  return () => {
+    state = (state + 0x9e3779b9) | 0;
+    let word = Math.imul(state ^ (state >>> 16), 0x85ebca6b);
+    word = Math.imul(word ^ (word >>> 13), 0xc2b2ae35);
+    return ((word ^ (word >>> 16)) >>> 0) / 2 ** 32;
+  };
+}

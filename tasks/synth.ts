@@ -1,0 +1,68 @@
+// Writes a model of random weights in the shapes of a known one, to time a whole run without it.
+
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { SHAPES, writeSyntheticModel, writeSyntheticTokens } from "../models/synthetic.ts";
+import { count, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+
+const HELP = `Usage: deno task synth --like NAME FOLDER [options]
+
+Writes a model of random weights (f16 safetensors, a shard for each layer) and random token ids to
+calibrate on, token_ids.safetensors. NAME is one of ${Object.keys(SHAPES).join(", ")}.
+
+Options
+  --layers N            Decoder layers; those of the model if left out
+  --samples N           Windows of token ids (128)
+  --sequence-length N   Tokens of a window (2048)
+  --seed N              Of the random numbers (0)
+  --help                Print this
+`;
+
+await runTask(async () => {
+  const usageError = usageErrors("synth");
+  const { values, positionals } = readArguments();
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  const name = values.like ?? "";
+  if (!Object.hasOwn(SHAPES, name)) {
+    throw usageError(`--like must be one of ${Object.keys(SHAPES).join(", ")}, found "${name}"`);
+  }
+  if (positionals.length !== 1) throw usageError(`Give one folder, found ${positionals.length}`);
+  startInCallersFolder();
+  const [folder] = positionals;
+  const seed = count(usageError, "--seed", values.seed, 0);
+  const layers = count(usageError, "--layers", values.layers, 0);
+  const config: Record<string, unknown> = {
+    ...SHAPES[name],
+    ...(layers > 0 && { num_hidden_layers: layers }),
+  };
+  writeSyntheticModel(folder, config, seed);
+  const tokens = join(folder, "token_ids.safetensors");
+  writeSyntheticTokens(tokens, {
+    samples: count(usageError, "--samples", values.samples, 128),
+    length: count(usageError, "--sequence-length", values["sequence-length"], 2048),
+    vocabulary: config.vocab_size as number,
+    seed,
+  });
+  console.log(`${folder}: random weights in the shapes of ${name}; calibrate on ${tokens}`);
+
+  function readArguments() {
+    try {
+      return parseArgs({
+        allowPositionals: true,
+        options: {
+          "like": { type: "string" },
+          "layers": { type: "string" },
+          "samples": { type: "string" },
+          "sequence-length": { type: "string" },
+          "seed": { type: "string" },
+          "help": { type: "boolean", short: "h" },
+        },
+      });
+    } catch (error) {
+      throw usageError((error as Error).message);
+    }
+  }
+});
