@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -9,4 +9,16 @@ export class TemporaryFolder implements Disposable {
   [Symbol.dispose](): void {
     rmSync(this.path, { recursive: true });
   }
+}
+
+/** Runs a test on a file of that name and content, in a fresh folder. */
+export function withFile(
+  name: string,
+  content: string | Uint8Array,
+  test: (path: string, folder: string) => void,
+): void {
+  using folder = new TemporaryFolder();
+  const path = join(folder.path, name);
+  writeFileSync(path, content);
+  test(path, folder.path);
 }

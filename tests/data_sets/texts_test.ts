@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { joinTexts, readText } from "../../data/texts.ts";
 import { UserError } from "../../pipeline/errors.ts";
+import { withFile } from "../temporary_folder.ts";
 
 Deno.test("readText() gives a text as it is, without a byte order mark", () => {
   const text = "One\r\n \nTwo 中\n";
@@ -60,21 +60,4 @@ Deno.test("joinTexts() joins texts, up to a length", async () => {
 
 async function* stream(texts: string[]): AsyncGenerator<string> {
   yield* texts;
-}
-
-/** Runs a test on a file of that name and content, in a fresh folder. */
-function withFile(
-  name: string,
-  content: string | Uint8Array,
-  test: (path: string, folder: string) => void,
-): void {
-  const folder = Deno.makeTempDirSync();
-  try {
-    const path = join(folder, name);
-    if (typeof content === "string") Deno.writeTextFileSync(path, content);
-    else Deno.writeFileSync(path, content);
-    test(path, folder);
-  } finally {
-    Deno.removeSync(folder, { recursive: true });
-  }
 }

@@ -8,6 +8,7 @@ import {
 } from "../../data/windows.ts";
 import { readHeader, writeSafetensors } from "../../models/safetensors.ts";
 import { UserError } from "../../pipeline/errors.ts";
+import { withFile } from "../temporary_folder.ts";
 
 const ids = Array.from({ length: 1000 }, (_, i) => i);
 
@@ -126,23 +127,6 @@ Deno.test({
     assert.deepEqual([...windows[0].subarray(0, 5)], [342, 469, 723, 271, 455]);
   },
 });
-
-/** Runs a test on a file of that name and content, in a fresh folder. */
-function withFile(
-  name: string,
-  content: string | Uint8Array,
-  test: (path: string, folder: string) => void,
-): void {
-  const folder = Deno.makeTempDirSync();
-  try {
-    const path = join(folder, name);
-    if (typeof content === "string") Deno.writeTextFileSync(path, content);
-    else Deno.writeFileSync(path, content);
-    test(path, folder);
-  } finally {
-    Deno.removeSync(folder, { recursive: true });
-  }
-}
 
 function exists(path: string): boolean {
   try {
