@@ -8,6 +8,11 @@ export type AdapterChoice = "auto" | "hardware" | "software";
 
 export interface GpuOptions {
   adapter?: AdapterChoice;
+  /**
+   * Bytes of GPU memory that a run should stay under. It bounds what is kept for later, not what a
+   * single step needs; no bound if absent.
+   */
+  memory?: number;
   /** Fill new tensors with NaN, so that a test sees what a kernel left unwritten. */
   poison?: boolean;
 }
@@ -30,6 +35,8 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
 export const UPLOAD_CHUNK = 4 << 20;
 const UNIFORM_SLOT = 256;
 const DISPATCHES_PER_SUBMIT = 64;
+/** Timestamps of a query set, two for each pass; the most that WebGPU allows. */
+const TIMESTAMPS = 4096;
 const POISON = 0x7fc0_7fc0; // NaN as f32, as two bf16 and as two f16
 
 const NO_ADAPTER = [
@@ -70,6 +77,8 @@ export class Gpu implements AsyncDisposable {
   readonly software: boolean;
   /** Lanes of a subgroup if the adapter has subgroups of one size, else 0. */
   readonly subgroupSize: number;
+  /** Bytes of GPU memory to stay under; Infinity if nobody said. */
+  readonly budget: number;
   readonly poison: boolean;
 
   #readback: Readback;
@@ -83,16 +92,32 @@ export class Gpu implements AsyncDisposable {
   #uniformBytes = new Uint8Array(UNIFORM_SLOT * DISPATCHES_PER_SUBMIT);
   #errors: Promise<GPUError | null>[] = [];
   #lost?: string;
+  #section?: string;
+  #timing?: PassTiming;
 
-  private constructor(device: GPUDevice, adapter: GPUAdapter, readback: Readback, poison: boolean) {
+  private constructor(
+    device: GPUDevice,
+    adapter: GPUAdapter,
+    readback: Readback,
+    { memory = Infinity, poison = false }: GpuOptions,
+  ) {
     this.device = device;
     this.name = adapter.info.description || adapter.info.vendor;
     this.software = adapter.info.isFallbackAdapter;
     const { subgroupMinSize: min, subgroupMaxSize: max } = adapter.info;
     const subgroups = device.features.has("subgroups" as GPUFeatureName);
     this.subgroupSize = subgroups && min === max ? min : 0;
+    this.budget = memory;
     this.poison = poison;
     this.#readback = readback;
+    if (device.features.has("timestamp-query")) {
+      this.#timing = {
+        set: device.createQuerySet({ type: "timestamp", count: TIMESTAMPS }),
+        labels: [],
+        pending: [],
+        seconds: {},
+      };
+    }
     this.#uniforms = device.createBuffer({
       label: "uniforms",
       size: this.#uniformBytes.byteLength,
@@ -112,7 +137,8 @@ export class Gpu implements AsyncDisposable {
    *
    * @throws {UserError} If there is no adapter of the kind asked for.
    */
-  static async open({ adapter: choice = "auto", poison = false }: GpuOptions = {}): Promise<Gpu> {
+  static async open(options: GpuOptions = {}): Promise<Gpu> {
+    const { adapter: choice = "auto" } = options;
     prepareEnvironment();
     const adapter = await navigator.gpu?.requestAdapter({
       powerPreference: "high-performance",
@@ -139,7 +165,7 @@ export class Gpu implements AsyncDisposable {
       ] as const
     ) limits[limit] = adapter.limits[limit];
     const device = await requestDevice(adapter, limits);
-    return new Gpu(device, adapter, await Readback.open(device), poison);
+    return new Gpu(device, adapter, await Readback.open(device), options);
   }
 
   /** Memory in use now and at the worst moment so far. */
@@ -175,6 +201,10 @@ export class Gpu implements AsyncDisposable {
     let buffer = this.#pool.get(size)?.pop();
     if (buffer) this.#memory.pooled -= size;
     else {
+      const { current, pooled } = this.#memory;
+      if (current + pooled + size > this.budget) {
+        this.#shrinkPool(this.budget - current - size, true);
+      }
       buffer = this.device.createBuffer({
         label,
         size,
@@ -295,10 +325,22 @@ export class Gpu implements AsyncDisposable {
 
   /** Gives the pooled memory back to the system. */
   trim(): void {
+    this.#shrinkPool(0);
+  }
+
+  /** Gives pooled memory back, the largest buffers first, until at most `kept` bytes are left. */
+  #shrinkPool(kept: number, waits = false): void {
+    if (this.#pool.size === 0) return;
     this.flush();
-    for (const buffers of this.#pool.values()) buffers.forEach((buffer) => buffer.destroy());
-    this.#pool.clear();
-    this.#memory.pooled = 0;
+    // What is destroyed takes memory until the queue has come past it.
+    if (waits && this.#readback.synchronous) this.#readback.wait();
+    for (const [size, buffers] of [...this.#pool].sort(([a], [b]) => b - a)) {
+      while (buffers.length > 0 && this.#memory.pooled > kept) {
+        buffers.pop()!.destroy();
+        this.#memory.pooled -= size;
+      }
+      if (buffers.length === 0) this.#pool.delete(size);
+    }
   }
 
   /**
@@ -325,14 +367,68 @@ export class Gpu implements AsyncDisposable {
   /** Waits until everything queued so far is done. */
   async idle(): Promise<void> {
     this.flush();
-    await this.#readback.read(this.#uniformsEcho(), 0, new Uint8Array(4));
+    await this.#readback.wait();
     await this.#throwErrors();
   }
 
-  #echo?: Tensor;
-  #uniformsEcho(): GPUBuffer {
-    this.#echo ??= this.empty([1]);
-    return this.#echo.buffer;
+  /** Whether the GPU says how long its work took; else only waiting tells. */
+  get isTimed(): boolean {
+    return this.#timing !== undefined;
+  }
+
+  /**
+   * Counts the time that the GPU spends on the dispatches from here on under a name.
+   *
+   * @returns The name until now.
+   */
+  section(name: string | undefined): string | undefined {
+    const before = this.#section;
+    if (name !== before) this.#endPass();
+    this.#section = name;
+    return before;
+  }
+
+  /** Seconds that the GPU has spent on each section so far; waits for the queue. */
+  async sectionSeconds(): Promise<Record<string, number>> {
+    const timing = this.#timing;
+    if (!timing) return {};
+    this.flush(true);
+    for (const { labels, buffer } of timing.pending.splice(0)) {
+      const ticks = new BigUint64Array(2 * labels.length);
+      await this.#readback.read(buffer, 0, new Uint8Array(ticks.buffer));
+      buffer.destroy();
+      labels.forEach((label, i) => {
+        const seconds = Number(ticks[2 * i + 1] - ticks[2 * i]) / 1e9;
+        timing.seconds[label] = (timing.seconds[label] ?? 0) + seconds;
+      });
+    }
+    await this.#throwErrors();
+    return { ...timing.seconds };
+  }
+
+  #beginPass(commands: GPUCommandEncoder): GPUComputePassEncoder {
+    const timing = this.#timing;
+    if (!timing || this.#section === undefined) return commands.beginComputePass();
+    const first = 2 * timing.labels.push(this.#section) - 2;
+    return commands.beginComputePass({
+      timestampWrites: {
+        querySet: timing.set,
+        beginningOfPassWriteIndex: first,
+        endOfPassWriteIndex: first + 1,
+      },
+    });
+  }
+
+  /** Has the timestamps written to a buffer of their own, so that the query set can be used anew. */
+  #resolveTimestamps({ set, labels, pending }: PassTiming, commands: GPUCommandEncoder): void {
+    const count = 2 * labels.length;
+    const buffer = this.device.createBuffer({
+      label: "timestamps",
+      size: 8 * count,
+      usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
+    });
+    commands.resolveQuerySet(set, 0, count, buffer, 0);
+    pending.push({ labels: labels.splice(0), buffer });
   }
 
   async #throwErrors(): Promise<void> {
@@ -390,21 +486,29 @@ export class Gpu implements AsyncDisposable {
       dynamicOffsets = [offset];
     }
     const group = this.device.createBindGroup({ layout: kernel.layout, entries });
-    this.#pass ??= commands.beginComputePass();
+    this.#pass ??= this.#beginPass(commands);
     this.#pass.setPipeline(kernel.pipeline);
     this.#pass.setBindGroup(0, group, dynamicOffsets);
     this.#pass.dispatchWorkgroups(...grid);
     this.#count();
   }
 
-  /** Submits what is queued. */
-  flush(): void {
-    if (!this.#encoder) return;
+  /** Submits what is queued; and has all timestamps so far written out, if told so. */
+  flush(resolves = false): void {
+    const timing = this.#timing;
+    resolves &&= timing !== undefined && timing.labels.length > 0;
+    if (!this.#encoder && !resolves) return;
     this.#endPass();
+    const commands = this.#commands();
+    // A batch of dispatches adds no more than two timestamps each.
+    const full = TIMESTAMPS - 2 * DISPATCHES_PER_SUBMIT;
+    if (timing && (resolves || 2 * timing.labels.length > full)) {
+      this.#resolveTimestamps(timing, commands);
+    }
     const { queue } = this.device;
     const used = this.#dispatches * UNIFORM_SLOT;
     if (used) queue.writeBuffer(this.#uniforms, 0, this.#uniformBytes, 0, used);
-    queue.submit([this.#encoder.finish()]);
+    queue.submit([commands.finish()]);
     this.#encoder = undefined;
     this.#dispatches = 0;
     this.#nextScopes();
@@ -443,15 +547,27 @@ export class Gpu implements AsyncDisposable {
   }
 }
 
+/** The timestamps of the passes that belong to a section. */
+interface PassTiming {
+  set: GPUQuerySet;
+  /** The sections of the passes in the query set so far. */
+  labels: string[];
+  /** Timestamps that are on their way to the host. */
+  pending: { labels: string[]; buffer: GPUBuffer }[];
+  /** Of the sections, as read so far. */
+  seconds: Record<string, number>;
+}
+
 /** Asks for subgroups, which Deno grants on adapters that do not list them, and does without if refused. */
 async function requestDevice(
   adapter: GPUAdapter,
   requiredLimits: Record<string, number>,
 ): Promise<GPUDevice> {
+  const timing = (["timestamp-query"] as const).filter((name) => adapter.features.has(name));
   try {
-    const requiredFeatures = ["subgroups" as GPUFeatureName];
+    const requiredFeatures = ["subgroups" as GPUFeatureName, ...timing];
     return await adapter.requestDevice({ requiredFeatures, requiredLimits });
   } catch {
-    return await adapter.requestDevice({ requiredLimits });
+    return await adapter.requestDevice({ requiredFeatures: timing, requiredLimits });
   }
 }

@@ -15,6 +15,8 @@ export class Readback {
   private constructor(
     readonly device: GPUDevice,
     private readonly slots: readonly GPUBuffer[],
+    /** A few bytes to read when only the waiting matters. */
+    private readonly echo: GPUBuffer,
     /** Whether a buffer can be mapped without awaiting. */
     readonly synchronous: boolean,
   ) {}
@@ -39,7 +41,13 @@ export class Readback {
       await mapped;
     }
     probe.unmap();
-    return new Readback(device, slots, synchronous);
+    const echo = device.createBuffer({ label: "echo", size: 4, usage: GPUBufferUsage.COPY_SRC });
+    return new Readback(device, slots, echo, synchronous);
+  }
+
+  /** Waits for everything that was submitted before; at once, not later, if maps are synchronous. */
+  wait(): Promise<void> {
+    return this.read(this.echo, 0, new Uint8Array(4));
   }
 
   /** Fills `target` from byte `offset` of `source`, after everything that was submitted before. */
