@@ -33,6 +33,8 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
 
 /** Bytes that are uploaded at a time. */
 export const UPLOAD_CHUNK = 4 << 20;
+/** Bytes that are allocated at a time to find out how many there are. */
+const PROBE_CHUNK = 1 << 30;
 const UNIFORM_SLOT = 256;
 const DISPATCHES_PER_SUBMIT = 64;
 /** Timestamps of a query set, two for each pass; the most that WebGPU allows. */
@@ -77,8 +79,7 @@ export class Gpu implements AsyncDisposable {
   readonly software: boolean;
   /** Lanes of a subgroup if the adapter has subgroups of one size, else 0. */
   readonly subgroupSize: number;
-  /** Bytes of GPU memory to stay under; Infinity if nobody said. */
-  readonly budget: number;
+  #budget: number;
   readonly poison: boolean;
 
   #readback: Readback;
@@ -107,7 +108,7 @@ export class Gpu implements AsyncDisposable {
     const { subgroupMinSize: min, subgroupMaxSize: max } = adapter.info;
     const subgroups = device.features.has("subgroups" as GPUFeatureName);
     this.subgroupSize = subgroups && min === max ? min : 0;
-    this.budget = memory;
+    this.#budget = memory;
     this.poison = poison;
     this.#readback = readback;
     if (device.features.has("timestamp-query")) {
@@ -140,10 +141,7 @@ export class Gpu implements AsyncDisposable {
   static async open(options: GpuOptions = {}): Promise<Gpu> {
     const { adapter: choice = "auto" } = options;
     prepareEnvironment();
-    const adapter = await navigator.gpu?.requestAdapter({
-      powerPreference: "high-performance",
-      forceFallbackAdapter: choice === "software",
-    });
+    const adapter = await requestAdapter(choice);
     if (!adapter) throw new UserError(NO_ADAPTER);
     const { description, isFallbackAdapter } = adapter.info;
     if (choice === "hardware" && isFallbackAdapter) {
@@ -178,6 +176,44 @@ export class Gpu implements AsyncDisposable {
     return this.device.limits.maxStorageBufferBindingSize;
   }
 
+  /**
+   * How much of `bytes` of memory there is: as much as the run may use or, where nobody said, as can
+   * be allocated. A run that wants more than there is stays under it from then on.
+   */
+  async memoryFor(bytes: number): Promise<number> {
+    if (this.#budget === Infinity) {
+      const found = await this.#probe(bytes);
+      if (found < bytes) this.#budget = found;
+    }
+    return Math.min(bytes, this.#budget);
+  }
+
+  async #probe(bytes: number): Promise<number> {
+    if (bytes < PROBE_CHUNK) return bytes;
+    // The memory of the CPU, and what macOS shares with the GPU, is given out before it is there.
+    if (this.software || Deno.build.os === "darwin") {
+      return 0.8 * Deno.systemMemoryInfo().available;
+    }
+    // On a device of its own: running out of memory may cost the device.
+    const adapter = await requestAdapter("auto");
+    if (!adapter) return bytes;
+    const maxBufferSize = Math.min(adapter.limits.maxBufferSize, PROBE_CHUNK);
+    const device = await adapter.requestDevice({ requiredLimits: { maxBufferSize } });
+    let found = 0;
+    try {
+      while (found < bytes) {
+        device.pushErrorScope("out-of-memory");
+        device.createBuffer({ size: maxBufferSize, usage: GPUBufferUsage.STORAGE });
+        if (await device.popErrorScope()) break;
+        found += maxBufferSize;
+      }
+    } finally {
+      device.destroy();
+    }
+    // What is in use already was not to be had; some of the rest is left to the driver.
+    return found < bytes ? 0.95 * found + this.#memory.current : bytes;
+  }
+
   /** Starts a new measurement of `memory.peak`. */
   resetPeak(): void {
     this.#memory.peak = this.#memory.current + this.#memory.pooled;
@@ -202,8 +238,8 @@ export class Gpu implements AsyncDisposable {
     if (buffer) this.#memory.pooled -= size;
     else {
       const { current, pooled } = this.#memory;
-      if (current + pooled + size > this.budget) {
-        this.#shrinkPool(this.budget - current - size, true);
+      if (current + pooled + size > this.#budget) {
+        this.#shrinkPool(this.#budget - current - size, true);
       }
       buffer = this.device.createBuffer({
         label,
@@ -545,6 +581,13 @@ export class Gpu implements AsyncDisposable {
       this.device.destroy();
     }
   }
+}
+
+function requestAdapter(choice: AdapterChoice): Promise<GPUAdapter | null> {
+  return navigator.gpu?.requestAdapter({
+    powerPreference: "high-performance",
+    forceFallbackAdapter: choice === "software",
+  });
 }
 
 /** The timestamps of the passes that belong to a section. */

@@ -12,6 +12,7 @@ import { type Dtype, shapeText, type Tensor } from "../gpu/tensor.ts";
 import { widen } from "../gpu/widen.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Architecture, Step } from "./architecture.ts";
+import { isRead } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
 import { isPacked, unpackLinear } from "./packed_format.ts";
 import { rotaryFrequencies } from "./rotary.ts";
@@ -56,6 +57,8 @@ export class Decoder implements Disposable {
   readonly #ropeTables = new Map<number, Tensor>();
   /** Names of tensors outside the layers that were found to be finite. */
   readonly #finite = new Set<string>();
+  /** Tensors that {@link prefetchLayer} has brought to the GPU, as they are stored. */
+  readonly #prefetched = new Map<string, Tensor>();
 
   constructor(
     readonly gpu: Gpu,
@@ -92,6 +95,26 @@ export class Decoder implements Disposable {
       [...weights].flatMap(([module, affine]) => named(prefix + module, affine)),
     );
     return weights;
+  }
+
+  /**
+   * Reads and uploads the weights of a layer that is to be loaded next, as they are stored, while
+   * the GPU is at work.
+   */
+  prefetchLayer(index: number): void {
+    const prefix = this.architecture.names.layer(index);
+    const add = (name: string) => this.#prefetched.set(name, this.#upload(name));
+    for (const step of this.architecture.steps) {
+      if (step.op === "norm") {
+        add(`${prefix}${step.module}.weight`);
+        if (this.architecture.norm === "layer") add(`${prefix}${step.module}.bias`);
+      } else if (step.op === "linear") {
+        for (const { module } of step.linears) {
+          add(`${prefix}${module}.weight`);
+          if (step.bias) add(`${prefix}${module}.bias`);
+        }
+      }
+    }
   }
 
   freeLayer(weights: LayerWeights): void {
@@ -134,7 +157,8 @@ export class Decoder implements Disposable {
 
   /** A stored tensor as f32. */
   async #tensor(name: string): Promise<Tensor> {
-    const stored = this.#upload(name);
+    const stored = this.#prefetched.get(name) ?? this.#upload(name);
+    this.#prefetched.delete(name);
     if (stored.dtype === "f32") return stored;
     const wide = await widen(this.gpu, stored);
     this.gpu.free(stored);
@@ -557,8 +581,9 @@ export class Decoder implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.gpu.free(...this.#ropeTables.values());
+    this.gpu.free(...this.#ropeTables.values(), ...this.#prefetched.values());
     this.#ropeTables.clear();
+    this.#prefetched.clear();
   }
 }
 
@@ -576,39 +601,4 @@ function named(module: string, { weight, bias }: Affine): { name: string; tensor
   const tensors = [{ name: `${module}.weight`, tensor: weight }];
   if (bias) tensors.push({ name: `${module}.bias`, tensor: bias });
   return tensors;
-}
-
-/** Whether an operation from `start` on reads a register before it is written anew. */
-function isRead(steps: readonly Step[], register: string, start: number): boolean {
-  for (const step of steps.slice(start)) {
-    if (inputs(step).includes(register)) return true;
-    if (outputs(step).includes(register)) return false;
-  }
-  return register === "hidden"; // what the next layer reads
-}
-
-function inputs(step: Step): string[] {
-  switch (step.op) {
-    case "norm":
-      return [step.from];
-    case "linear":
-      return step.residual ? [step.from, step.residual] : [step.from];
-    case "rope":
-      return step.registers.map(({ register }) => register);
-    case "attention":
-      return [step.query, step.key, step.value];
-    case "activation":
-      return step.up ? [step.from, step.up] : [step.from];
-  }
-}
-
-function outputs(step: Step): string[] {
-  switch (step.op) {
-    case "linear":
-      return step.linears.map(({ to }) => to);
-    case "rope":
-      return [];
-    default:
-      return [step.to];
-  }
 }

@@ -66,7 +66,8 @@ export interface PipelineConfig<S extends StageDeclaration> {
   /** An integer from 0 to 2³² - 1. */
   seed: number;
   mode: "default" | "reference";
-  gpu: { adapter: "auto" | "hardware" | "software" };
+  /** `memory` is a text such as "12GB". */
+  gpu: { adapter: "auto" | "hardware" | "software"; memory?: string };
   stages: PlannedStage<S>[];
   /** The YAML as run: the file's own text or, after `--set`, the changed one, comments kept. */
   text: string;

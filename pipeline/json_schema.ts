@@ -1,5 +1,6 @@
 import { z } from "zod";
 import type { StageDeclaration } from "./config.ts";
+import { BYTES_PATTERN } from "./units.ts";
 
 /** A JSON Schema, draft 2020-12. */
 export type JsonSchema = z.core.JSONSchema.BaseSchema;
@@ -23,6 +24,9 @@ export const pipelineFields = z.strictObject({
   gpu: z.strictObject({
     adapter: z.enum(["auto", "hardware", "software"]).default("auto").describe(
       "auto: hardware where there is some, else software",
+    ),
+    memory: z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional().describe(
+      "GPU memory to stay under; as much as there is if left out. Changes the time, not the result",
     ),
   }).default({ adapter: "auto" }).describe("where the kernels run"),
   stages: z.array(z.unknown()).min(1).describe("the stages to run, in this order"),

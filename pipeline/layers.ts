@@ -1,6 +1,6 @@
 import { basename, join } from "node:path";
 import type { Gpu } from "../gpu/device.ts";
-import { relativeOutputError } from "../gpu/output_error.ts";
+import { outputErrorParts, relativeError } from "../gpu/output_error.ts";
 import { MAX_BLOCK } from "../gpu/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { copyRegion } from "../gpu/transpose.ts";
@@ -8,6 +8,13 @@ import { linearGroups } from "../models/architecture.ts";
 import type { Calibration } from "../models/calibration.ts";
 import { Checkpoint } from "../models/checkpoint.ts";
 import { Decoder, type LayerWeights, type Registers } from "../models/decoder.ts";
+import {
+  type LiveRegisters,
+  liveRegisters,
+  type Restarts,
+  restartsOf,
+  totalWidth,
+} from "../models/layer_plan.ts";
 import { paperBits } from "../models/packed_format.ts";
 import { ArtifactStore } from "./artifacts.ts";
 import { blockBits } from "./block_bits.ts";
@@ -30,13 +37,26 @@ interface Group {
   step: number;
   /** The register that is their input. */
   from: string;
+  /** Where the activations may be kept on the way to them. */
+  restarts: Restarts;
+  /** Elements that are kept for each token if they are kept near. */
+  nearWidth: number;
   context: LayerContext;
   store: ArtifactStore;
+  /** Of each linear layer once it is quantized; see {@link outputErrorParts}. */
+  errors: Tensor[];
 }
+
+/** Batches that are queued on a GPU before the host waits for them. */
+const BATCHES_AHEAD = 4;
 
 /**
  * Takes the calibration data through the decoder layers and runs the stages of scope layer and block
  * on each group of linear layers.
+ *
+ * The host runs ahead of the GPU: it waits once for each linear layer and for every few batches, and
+ * while the last batches of a layer are on their way, it writes that layer's file and brings the next
+ * layer's weights to the GPU.
  *
  * @param onPeak Told the peak of GPU memory of each layer, in bytes.
  */
@@ -49,6 +69,7 @@ export async function quantizeLayers(
 ): Promise<void> {
   const model = context.get("model-files");
   const calibration = context.get("calibration");
+  using _ = calibration.activations;
   using decoder = new Decoder(context.gpu, model);
   const run = new LayerRun(context, artifacts, stages, clock, decoder, calibration);
   const { layers } = model.architecture;
@@ -69,9 +90,9 @@ export async function quantizeLayers(
       context.layerRecords.push(record);
       context.report({ type: "layer", layers, ...record });
     }
-    context.gpu.trim();
+    await calibration.activations.checkRange(`layer ${index + 1} of "${model.name}"`);
   }
-  for (const { hidden } of calibration.batches) context.gpu.free(hidden);
+  context.gpu.trim();
 }
 
 class LayerRun {
@@ -121,7 +142,8 @@ class LayerRun {
       model.withWeights(checkpoint, model.packedConfig(this.context.blockSize)),
     );
     const weights = await decoder.loadLayer(index);
-    await this.#forward(weights);
+    await this.#finishLayer(weights);
+    await this.context.gpu.idle();
     decoder.freeLayer(weights);
   }
 
@@ -131,57 +153,36 @@ class LayerRun {
     count: number,
   ): Promise<{ linears: LinearRecord[]; file: Pick<LayerRecord, "file" | "bytes" | "sha256"> }> {
     const { gpu } = this.context;
-    const { architecture } = this.decoder;
     const weights = await this.decoder.loadLayer(index);
-    const groups = linearGroups(architecture).map(({ step, modules }) =>
-      this.#group(weights, step, modules, { index, count })
+    const live = liveRegisters(
+      this.decoder.architecture,
+      (module) => weights.get(module)!.weight.shape[0],
     );
-    const { length, order } = this.calibration;
-    // Two passes need the layer's input twice; in one pass it is freed as soon as it is used up.
-    const registers: Registers[] = this.calibration.batches.map(({ hidden }) =>
-      new Map([["hidden", order === "layer" ? hidden.view(0, hidden.shape) : hidden]])
+    const groups = linearGroups(this.decoder.architecture).map(({ step, modules }) =>
+      this.#group(weights, step, modules, live, { index, count })
     );
-    if (order === "layer") {
+    if (this.calibration.order === "layer") {
       // Every group sees the original layer; then the quantized layer gives the next one's input.
-      let step = 0;
-      for (const group of groups) {
-        await this.#observe(weights, registers, step, group);
-        step = group.step;
-      }
-      for (const states of registers) for (const tensor of states.values()) gpu.free(tensor);
+      await this.#observeAll(weights, groups);
       for (const group of groups) await this.#quantizeGroup(weights, group);
-      await this.#forward(weights);
     } else {
-      let step = 0;
       for (const group of groups) {
-        await this.#observe(weights, registers, step, group);
+        await this.#observe(weights, group);
         await this.#quantizeGroup(weights, group);
-        step = group.step;
-      }
-      for (const [i, batch] of this.calibration.batches.entries()) {
-        await this.clock.time(
-          "calibrate",
-          () => this.decoder.run(weights, registers[i], length, step),
-        );
-        batch.hidden = registers[i].get("hidden")!;
-        await this.context.pause();
       }
     }
-    const linears = groups.flatMap((group) => group.context.linears);
     const records = await this.#records(groups);
     let file = { file: "", bytes: 0, sha256: "" };
-    for (const { stage, options } of this.#layerStages) {
-      if (!stage.endLayer) continue;
-      const context = { ...this.context, layer: { index, count } };
-      file = await this.clock.time(stage.name, () => stage.endLayer!(context, options, linears));
-    }
-    for (const group of groups) {
-      for (const { original, weight, bits } of group.context.linears) {
-        gpu.free(original, weight);
-        if (bits) gpu.free(bits.bits, bits.scales, bits.salient);
+    await this.#finishLayer(weights, async () => {
+      const linears = groups.flatMap((group) => group.context.linears);
+      for (const { stage, options } of this.#layerStages) {
+        if (!stage.endLayer) continue;
+        const context = { ...this.context, layer: { index, count } };
+        file = await this.clock.host(stage.name, () => stage.endLayer!(context, options, linears));
       }
-      group.store[Symbol.dispose]();
-    }
+      if (index + 1 < count) this.decoder.prefetchLayer(index + 1);
+    });
+    await gpu.idle();
     this.decoder.freeLayer(weights); // among them the quantized ones
     return { linears: records, file };
   }
@@ -190,6 +191,7 @@ class LayerRun {
     weights: LayerWeights,
     step: number,
     modules: string[],
+    live: readonly LiveRegisters[],
     layer: { index: number; count: number },
   ): Group {
     const { gpu } = this.context;
@@ -211,40 +213,113 @@ class LayerRun {
       };
     });
     const context: LayerContext = { ...this.context, ...access(store), layer, linears };
-    return { step, from: operation.from, context, store };
+    const restarts = restartsOf(steps, live, step);
+    return {
+      step,
+      from: operation.from,
+      restarts,
+      nearWidth: totalWidth(live[restarts.near]),
+      context,
+      store,
+      errors: [],
+    };
   }
 
-  /** Runs the layer up to a group and shows the group's input to the stages. */
-  async #observe(
-    weights: LayerWeights,
-    registers: Registers[],
-    from: number,
-    group: Group,
-  ): Promise<void> {
-    for (const states of registers) {
-      await this.clock.time(
-        "calibrate",
-        () => this.decoder.run(weights, states, this.calibration.length, from, group.step),
-      );
-      for (const { stage, options } of this.#layerStages) {
-        if (!stage.observe) continue;
-        const input = states.get(group.from)!;
-        await this.clock.time(stage.name, () => stage.observe!(group.context, options, input));
+  /** Shows the inputs of all groups to the stages, in one pass through the original layer. */
+  async #observeAll(weights: LayerWeights, groups: readonly Group[]): Promise<void> {
+    const { activations } = this.calibration;
+    for (let batch = 0; batch < activations.batches; batch++) {
+      const registers = await activations.load(batch);
+      let step = 0;
+      for (const group of groups) {
+        await this.#run(weights, registers, step, group.step);
+        await this.#show(group, registers);
+        step = group.step;
       }
-      await this.context.pause();
+      this.context.gpu.free(...registers.values());
+      await this.#pace(batch);
     }
+  }
+
+  /** Shows the input of one group to the stages; what lies before it is quantized already. */
+  async #observe(weights: LayerWeights, group: Group): Promise<void> {
+    const { activations } = this.calibration;
+    for (let batch = 0; batch < activations.batches; batch++) {
+      let registers = await activations.load(batch);
+      const before = activations.step(batch);
+      const restart = this.#restartOf(batch, group);
+      if (restart > before) {
+        await this.#run(weights, registers, before, restart);
+        await activations.keep(batch, restart, registers);
+        registers = await activations.load(batch);
+      }
+      await this.#run(weights, registers, restart, group.step);
+      await this.#show(group, registers);
+      this.context.gpu.free(...registers.values());
+      await this.#pace(batch);
+    }
+    this.#freePassed(weights);
+  }
+
+  /** Where to keep a batch on its way to a group: near if there is room, else where it takes least. */
+  #restartOf(batch: number, { restarts, nearWidth }: Group): number {
+    const { activations, batches, length } = this.calibration;
+    const more = nearWidth * batches[batch].length * length - activations.elements(batch);
+    const restart = activations.hasRoomFor(more) ? restarts.near : restarts.lean;
+    return Math.max(restart, activations.step(batch));
+  }
+
+  /** Frees the linear layers that no batch has to go through again. */
+  #freePassed(weights: LayerWeights): void {
+    const { activations, batches } = this.calibration;
+    const passed = Math.min(...batches.map((_, batch) => activations.step(batch)));
+    for (const step of this.decoder.architecture.steps.slice(0, passed)) {
+      if (step.op !== "linear") continue;
+      for (const { module } of step.linears) {
+        const affine = weights.get(module);
+        if (!affine) continue;
+        this.context.gpu.free(affine.weight, ...(affine.bias ? [affine.bias] : []));
+        weights.delete(module);
+      }
+    }
+  }
+
+  async #run(
+    weights: LayerWeights,
+    registers: Registers,
+    from: number,
+    to?: number,
+  ): Promise<void> {
+    const { length } = this.calibration;
+    await this.clock.queue(
+      "calibrate",
+      () => this.decoder.run(weights, registers, length, from, to),
+    );
+  }
+
+  async #show(group: Group, registers: Registers): Promise<void> {
+    const input = registers.get(group.from)!;
+    for (const { stage, options } of this.#layerStages) {
+      if (!stage.observe) continue;
+      await this.clock.queue(stage.name, () => stage.observe!(group.context, options, input));
+    }
+  }
+
+  /** Lets the host run ahead of a GPU, but not too far; a driver on the CPU gains nothing by it. */
+  async #pace(batch: number): Promise<void> {
+    const { gpu } = this.context;
+    if (gpu.software || batch % BATCHES_AHEAD === BATCHES_AHEAD - 1) await gpu.idle();
+    await this.context.pause();
   }
 
   /** Runs the stages on a group and puts what they made in the place of its weights. */
   async #quantizeGroup(weights: LayerWeights, group: Group): Promise<void> {
     const { context, store } = group;
-    const runLayerStages = async (stages: readonly PlannedStage<Stage>[]) => {
-      for (const { stage, options } of stages) {
-        if (stage.scope !== "layer") continue;
-        await this.clock.time(stage.name, () => stage.run(context, options));
-      }
-    };
-    await runLayerStages(this.stages.slice(0, this.#firstBlockStage));
+    const { gpu } = context;
+    for (const { stage, options } of this.stages.slice(0, this.#firstBlockStage)) {
+      if (stage.scope !== "layer") continue;
+      await this.clock.queue(stage.name, () => stage.run(context, options));
+    }
     for (const linear of context.linears) {
       this.progress(
         context.layer.index,
@@ -252,39 +327,60 @@ class LayerRun {
         `, ${linear.module}`,
       );
       await quantizeLinear(context, store, linear, this.#blockStages, this.clock);
+      await gpu.idle();
       await this.context.pause();
     }
-    await runLayerStages(this.stages.slice(this.#firstBlockStage));
-    for (const { module, quantized } of context.linears) {
-      weights.set(module, { ...weights.get(module), weight: quantized });
+    for (const { stage, options } of this.stages.slice(this.#firstBlockStage)) {
+      if (stage.scope !== "layer") continue;
+      await this.clock.time(stage.name, () => stage.run(context, options));
     }
+    const hessian = store.find("hessian");
+    for (const { module, original, weight, quantized, bits, packed } of context.linears) {
+      if (hessian && packed) {
+        group.errors.push(
+          await this.clock.queue(
+            "output-error",
+            () => outputErrorParts(gpu, original, quantized, hessian),
+          ),
+        );
+      }
+      weights.set(module, { ...weights.get(module), weight: quantized });
+      gpu.free(original, weight);
+      if (bits) gpu.free(bits.bits, bits.scales, bits.salient);
+    }
+    store[Symbol.dispose]();
   }
 
-  /** Takes the activations through a layer. */
-  async #forward(weights: LayerWeights): Promise<void> {
-    for (const batch of this.calibration.batches) {
-      const registers: Registers = new Map([["hidden", batch.hidden]]);
-      await this.clock.time(
-        "calibrate",
-        () => this.decoder.run(weights, registers, this.calibration.length),
-      );
-      batch.hidden = registers.get("hidden")!;
+  /**
+   * Takes the activations to the end of the layer.
+   *
+   * @param meanwhile What the host does while the GPU is at it.
+   */
+  async #finishLayer(weights: LayerWeights, meanwhile?: () => Promise<void>): Promise<void> {
+    const { gpu } = this.context;
+    const { activations } = this.calibration;
+    for (let batch = 0; batch < activations.batches; batch++) {
+      const registers = await activations.load(batch);
+      await this.#run(weights, registers, activations.step(batch));
+      await activations.keep(batch, 0, registers);
+      if (gpu.software) await gpu.idle();
       await this.context.pause();
     }
+    gpu.flush();
+    await meanwhile?.();
   }
 
   async #records(groups: readonly Group[]): Promise<LinearRecord[]> {
     const records: LinearRecord[] = [];
-    for (const { context, store } of groups) {
-      const hessian = store.find("hessian");
-      for (const { name, rows, cols, original, quantized, packed } of context.linears) {
+    for (const { context, errors } of groups) {
+      for (const { name, rows, cols, packed } of context.linears) {
         if (!packed) continue;
         const salient = packed.salientColumns;
         const size = this.context.blockSize;
         const perBlock = new Array(Math.ceil(cols / size)).fill(0);
         for (const col of salient) perBlock[Math.floor(col / size)]++;
-        const error = hessian &&
-          await relativeOutputError(context.gpu, original, quantized, hessian);
+        using parts = errors.shift();
+        const error = parts && await relativeError(parts);
         const record: LinearRecord = {
           name,
           rows,
@@ -296,7 +392,7 @@ class LayerRun {
           storedBytes: { ...packed.parts },
         };
         records.push(record);
-        context.report({ type: "linear", ...record });
+        this.context.report({ type: "linear", ...record });
       }
     }
     return records;
@@ -328,7 +424,7 @@ export async function quantizeLinear(
     const block = { first, cols: width, size: blockSize, weight, costs };
     const context: BlockContext = { ...layerContext, ...access(blockStore), linear, block };
     for (const { stage, options } of stages) {
-      await clock.time(stage.name, () => stage.run(context, options));
+      await clock.queue(stage.name, () => stage.run(context, options));
     }
     // Without a stage that turns the block into bits, the fits as they stand do.
     if (!blockStore.find("block-error")) {

@@ -14,6 +14,7 @@ import { quantizeLayers } from "./layers.ts";
 import type { RunRecord } from "./record.ts";
 import { type PlannedRun, RunFolder } from "./run_folder.ts";
 import type { LayerStage, ModelContext, ModelStage, Stage } from "./stage.ts";
+import { bytesOf } from "./units.ts";
 
 export interface RunOptions {
   report?: Report;
@@ -30,18 +31,52 @@ export interface Planned<Kind extends Stage> {
   options: any;
 }
 
-/** Adds up the seconds of each stage; waits for the GPU, so that its work counts too. */
+/**
+ * Adds up the seconds of each stage: those of the GPU for what is only queued, those of the clock for
+ * the rest. What the host does while the GPU is at work counts for both.
+ */
 export class StageClock {
-  readonly seconds: Record<string, number> = {};
+  readonly #seconds: Record<string, number> = {};
 
   constructor(readonly gpu: Gpu) {}
 
+  /** Waits for the GPU before and after, so that the work counts and nothing else. */
   async time<Result>(stage: string, work: () => Promise<Result>): Promise<Result> {
+    await this.gpu.idle();
+    return await this.host(stage, async () => {
+      const result = await work();
+      await this.gpu.idle();
+      return result;
+    });
+  }
+
+  /** Counts what the GPU takes for the work that is queued; waits only if the GPU cannot tell. */
+  async queue<Result>(stage: string, work: () => Promise<Result>): Promise<Result> {
+    if (!this.gpu.isTimed) return await this.time(stage, work);
+    this.#seconds[stage] ??= 0; // a stage that gives the GPU nothing to do is there too
+    const before = this.gpu.section(stage);
+    try {
+      return await work();
+    } finally {
+      this.gpu.section(before);
+    }
+  }
+
+  /** Counts what the host takes. */
+  async host<Result>(stage: string, work: () => Promise<Result>): Promise<Result> {
     const start = performance.now();
     const result = await work();
-    await this.gpu.idle();
-    this.seconds[stage] = (this.seconds[stage] ?? 0) + (performance.now() - start) / 1000;
+    this.#seconds[stage] = (this.#seconds[stage] ?? 0) + (performance.now() - start) / 1000;
     return result;
+  }
+
+  /** Seconds by stage; waits for the GPU. */
+  async seconds(): Promise<Record<string, number>> {
+    const all = { ...this.#seconds };
+    for (const [stage, seconds] of Object.entries(await this.gpu.sectionSeconds())) {
+      all[stage] = (all[stage] ?? 0) + seconds;
+    }
+    return all;
   }
 }
 
@@ -62,7 +97,8 @@ export async function runPipeline(
   { report = () => {}, signal = new AbortController().signal, overwrite = false }: RunOptions = {},
 ): Promise<RunRecord> {
   const started = performance.now();
-  await using gpu = await Gpu.open(config.gpu);
+  const { adapter, memory } = config.gpu;
+  await using gpu = await Gpu.open({ adapter, memory: memory ? bytesOf(memory) : undefined });
   const clock = new StageClock(gpu);
   using artifacts = new ArtifactStore();
   const layerRecords: LayerRecord[] = [];
@@ -193,7 +229,7 @@ export async function runPipeline(
     status: "done",
     finished: new Date().toISOString(),
     seconds: earlierSeconds + (performance.now() - started) / 1000,
-    secondsByStage: clock.seconds,
+    secondsByStage: await clock.seconds(),
     peakGpuBytes: Math.max(peak, gpu.memory.peak, ...layerRecords.map((l) => l.peakGpuBytes)),
     layers: layerRecords,
     packed: artifacts.find("packed-model"),

@@ -90,7 +90,7 @@ export interface BlockContext extends LayerContext {
   block: Block;
 }
 
-/** A linear layer while it is quantized. */
+/** A linear layer while it is quantized; its tensors live until the stages have run on its group. */
 export interface LinearLayer {
   /** "model.layers.0.self_attn.q_proj" */
   name: string;

@@ -8,6 +8,15 @@ export function bytesText(bytes: number): string {
   return `${value.toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
 }
 
+/** What {@link bytesOf} reads. */
+export const BYTES_PATTERN = /^(\d+(?:\.\d+)?) ?([MG])(i?)B$/;
+
+/** The bytes that "12GB" or "512 MiB" means. */
+export function bytesOf(text: string): number {
+  const [, number, unit, binary] = BYTES_PATTERN.exec(text)!;
+  return Number(number) * (binary ? 1024 : 1000) ** (unit === "M" ? 2 : 3);
+}
+
 /** Seconds for people: "1:02:03" or "0:07". */
 export function timeText(seconds: number): string {
   const whole = Math.round(seconds);

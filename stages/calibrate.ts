@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { writeTokenIds } from "../data/windows.ts";
-import { type Batch, batchWindows } from "../models/calibration.ts";
+import { Activations } from "../models/activations.ts";
+import { activationBytes, batchWindows } from "../models/calibration.ts";
 import { Decoder } from "../models/decoder.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
@@ -25,6 +26,9 @@ export const calibrate = defineStage({
     ),
     "batch-tokens": z.int().min(1).max(65535).default(8192).describe(
       "Tokens that go through a layer together",
+    ),
+    "activations": z.enum(["f32", "f16"]).default("f32").describe(
+      "How activations are kept between operations; f16 takes half of the memory",
     ),
   }),
   presets: { reference: { order: "layer" } },
@@ -53,12 +57,34 @@ export const calibrate = defineStage({
       text: `${windows.length} window${windows.length === 1 ? "" : "s"} of ${length} tokens ` +
         `of ${options.dataset}`,
     });
-    using decoder = new Decoder(context.gpu, model);
-    const inBatches = batchWindows(windows, options["batch-tokens"]);
-    const hidden = await decoder.embed(inBatches);
-    const batches = inBatches.map((windows, i): Batch => ({ windows, hidden: hidden[i] }));
+    const batches = batchWindows(windows, options["batch-tokens"]);
     const { order } = options;
-    context.set("calibration", { batches, length, sequences: windows.length, order });
+    const { gpu } = context;
+    const tokens = windows.length * length;
+    const needs = { batchTokens: batches[0].length * length, order };
+    const activations = new Activations(gpu, batches.length, {
+      dtype: options.activations,
+      gpuBytes: await activationBytes(gpu, model, tokens, needs),
+    });
+    context.set("calibration", {
+      batches,
+      activations,
+      length,
+      sequences: windows.length,
+      order,
+    });
+    using decoder = new Decoder(gpu, model);
+    // The embedding is read once for as many batches as there is room for in f32.
+    for (let first = 0; first < batches.length;) {
+      const last = batches.findLastIndex((_, i) =>
+        i === first ||
+        activations.hasRoomFor((i + 1 - first) * needs.batchTokens * model.architecture.hiddenSize)
+      );
+      const hidden = await decoder.embed(batches.slice(first, last + 1));
+      for (const tensor of hidden) {
+        await activations.keep(first++, 0, new Map([["hidden", tensor]]));
+      }
+    }
   },
 });
 

@@ -187,7 +187,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     ]);
     assert.deepEqual(record.stages[5].options, { candidates: 9, search: "weight" });
     assert.deepEqual(Object.keys(record.secondsByStage!).sort(), [
-      ...record.stages.map(({ name }) => name).sort(),
+      ...[...record.stages.map(({ name }) => name), "output-error"].sort(),
     ]);
     const spent = Object.values(record.secondsByStage!).reduce((sum, part) => sum + part, 0);
     assert.ok(spent > 0 && spent < record.seconds!);
@@ -523,6 +523,7 @@ Deno.test("mode reference takes the defaults of the released program", async () 
     "sequence-length": 32,
     order: "layer",
     "batch-tokens": 8192,
+    "activations": "f32",
   }]);
   assert.deepEqual(options["salient-select"], {
     metric: "hessian",
