@@ -11,6 +11,7 @@ import { rope } from "../gpu/rope.ts";
 import { type Dtype, shapeText, type Tensor } from "../gpu/tensor.ts";
 import { widen } from "../gpu/widen.ts";
 import { UserError } from "../pipeline/errors.ts";
+import type { Activations } from "./activations.ts";
 import type { Architecture, Step } from "./architecture.ts";
 import { isRead } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
@@ -99,7 +100,7 @@ export class Decoder implements Disposable {
 
   /**
    * Reads and uploads the weights of a layer that is to be loaded next, as they are stored, while
-   * the GPU is at work.
+   * the GPU is at work; packed ones are left for then.
    */
   prefetchLayer(index: number): void {
     const prefix = this.architecture.names.layer(index);
@@ -110,7 +111,7 @@ export class Decoder implements Disposable {
         if (this.architecture.norm === "layer") add(`${prefix}${step.module}.bias`);
       } else if (step.op === "linear") {
         for (const { module } of step.linears) {
-          add(`${prefix}${module}.weight`);
+          if (!isPacked(this.model.checkpoint, prefix + module)) add(`${prefix}${module}.weight`);
           if (step.bias) add(`${prefix}${module}.bias`);
         }
       }
@@ -310,6 +311,24 @@ export class Decoder implements Disposable {
       await this.#lookUp(`${name}.weight`, [maxLength + offset, hiddenSize], rows, hidden, true);
     }
     return hidden;
+  }
+
+  /** Embeds batches and keeps them as what enters the first layer; see {@link embed}. */
+  async embedInto(
+    activations: Activations,
+    batches: readonly (readonly Int32Array[])[],
+  ): Promise<void> {
+    const { hiddenSize } = this.architecture;
+    const elements = batches[0].length * batches[0][0].length * hiddenSize;
+    // The embedding is read once for as many batches as there is room for.
+    for (let first = 0; first < batches.length;) {
+      const last = batches.findLastIndex((_, i) =>
+        i <= first || activations.hasRoomFor((i + 1 - first) * elements)
+      );
+      for (const hidden of await this.embed(batches.slice(first, last + 1))) {
+        await activations.keep(first++, 0, new Map([["hidden", hidden]]));
+      }
+    }
   }
 
   async #lookUp(
@@ -525,22 +544,23 @@ export class Decoder implements Disposable {
    * The cross-entropy of each token's prediction of the next, in nats, for several batches: the head
    * is read once.
    *
-   * @param finished What {@link finish} gave for the last layer's output of each batch.
+   * @param finished Gives what {@link finish} gave for the last layer's output of a batch, once for
+   *   each part of the head; it is freed.
    * @param batches The windows of each batch.
    * @param onBatch Called after each batch of each part of the head.
    * @returns f32 `[windows * length]` on the host for each batch; the entry of a window's last token
    *   means nothing.
    */
   async losses(
-    finished: readonly Tensor[],
+    finished: (batch: number) => Promise<Tensor>,
     batches: readonly (readonly Int32Array[])[],
     onBatch?: () => Promise<void>,
   ): Promise<Float32Array[]> {
     const { gpu } = this;
     const length = batches[0][0].length;
-    const states = finished.map(({ shape: [tokens] }) => gpu.empty([tokens, 4]));
-    const next = batches.map((windows, i) => {
-      const next = new Uint32Array(finished[i].shape[0]);
+    const states = batches.map((windows) => gpu.empty([windows.length * length, 4]));
+    const next = batches.map((windows) => {
+      const next = new Uint32Array(windows.length * length);
       windows.forEach((window, w) => next.set(window.subarray(1), w * length));
       return next;
     });
@@ -548,7 +568,8 @@ export class Decoder implements Disposable {
       const [n] = part.shape;
       // Logits of some tokens at a time, in multiples of 64 so that all bindings stay aligned.
       const slice = Math.max(64, Math.floor(this.#partBytes / 4 / n / 64) * 64);
-      for (const [i, x] of finished.entries()) {
+      for (let i = 0; i < batches.length; i++) {
+        using x = await finished(i);
         const [tokens, width] = x.shape;
         for (let start = 0; start < tokens; start += slice) {
           const m = Math.min(slice, tokens - start);

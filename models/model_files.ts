@@ -51,18 +51,24 @@ export class ModelFiles implements Disposable {
     return new ModelFiles(folder, name, config, named, checkpoint, quantization);
   }
 
+  /** Output and input features of a linear layer, the same in each decoder layer. */
+  linearShape(module: string): [rows: number, cols: number] {
+    const name = this.architecture.names.layer(0) + module;
+    if (!this.quantization || !isPacked(this.checkpoint, name)) {
+      const [rows, cols] = this.checkpoint.get(`${name}.weight`).shape;
+      return [rows, cols];
+    }
+    return [this.checkpoint.get(`${name}.signs`).shape[0], this.quantization.columns[module]];
+  }
+
   /** What config.json of this model says once its linear layers are packed. */
   packedConfig(blockSize: number): QuantizationConfig {
-    const { names } = this.architecture;
     const modules = linearGroups(this.architecture).flatMap((group) => group.modules);
     return {
       quant_method: "billm",
       format_version: FORMAT_VERSION,
       block_size: blockSize,
-      columns: Object.fromEntries(modules.map((module) => {
-        const { shape } = this.checkpoint.get(`${names.layer(0)}${module}.weight`);
-        return [module, shape[1]];
-      })),
+      columns: Object.fromEntries(modules.map((module) => [module, this.linearShape(module)[1]])),
     };
   }
 

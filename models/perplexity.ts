@@ -1,8 +1,10 @@
 import type { Gpu } from "../gpu/device.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Perplexity } from "../pipeline/record.ts";
+import { Activations } from "./activations.ts";
 import { batchWindows } from "./calibration.ts";
-import { Decoder, type Registers } from "./decoder.ts";
+import { Decoder } from "./decoder.ts";
+import { activationBytes } from "./memory_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
 
 export interface PerplexityOptions {
@@ -33,23 +35,32 @@ export async function perplexity(
   const batches = batchWindows(windows, batchTokens);
   const total = batches.length * (layers + decoder.headParts);
   let done = 0;
-  const hidden = await decoder.embed(batches);
+  const progress = async () => {
+    // The host runs ahead of a GPU, but not too far.
+    if (gpu.software || done % 4 === 0) await gpu.idle();
+    await onProgress?.(++done, total);
+  };
+  const work = { batchTokens: batches[0].length * length };
+  const gpuBytes = await activationBytes(gpu, model, windows.length * length, work);
+  using activations = new Activations(gpu, batches.length, { gpuBytes });
+  await decoder.embedInto(activations, batches);
   for (let layer = 0; layer < layers; layer++) {
     const weights = await decoder.loadLayer(layer);
-    for (let i = 0; i < batches.length; i++) {
-      const registers: Registers = new Map([["hidden", hidden[i]]]);
+    for (let batch = 0; batch < batches.length; batch++) {
+      const registers = await activations.load(batch);
       await decoder.run(weights, registers, length);
-      hidden[i] = registers.get("hidden")!;
-      await onProgress?.(++done, total);
+      await activations.keep(batch, 0, registers);
+      if (batch === batches.length - 1 && layer + 1 < layers) decoder.prefetchLayer(layer + 1);
+      await progress();
     }
     decoder.freeLayer(weights);
   }
-  for (const [i, last] of hidden.entries()) {
-    hidden[i] = await decoder.finish(last);
-    gpu.free(last);
+  for (let batch = 0; batch < batches.length; batch++) {
+    using last = (await activations.load(batch)).get("hidden")!;
+    await activations.keep(batch, 0, new Map([["hidden", await decoder.finish(last)]]));
   }
-  const losses = await decoder.losses(hidden, batches, async () => onProgress?.(++done, total));
-  gpu.free(...hidden);
+  const finished = async (batch: number) => (await activations.load(batch)).get("hidden")!;
+  const losses = await decoder.losses(finished, batches, progress);
   let sum = 0;
   for (const [i, batch] of batches.entries()) {
     for (let window = 0; window < batch.length; window++) {

@@ -171,7 +171,6 @@ class LayerRun {
         await this.#quantizeGroup(weights, group);
       }
     }
-    const records = await this.#records(groups);
     let file = { file: "", bytes: 0, sha256: "" };
     await this.#finishLayer(weights, async () => {
       const linears = groups.flatMap((group) => group.context.linears);
@@ -184,7 +183,7 @@ class LayerRun {
     });
     await gpu.idle();
     this.decoder.freeLayer(weights); // among them the quantized ones
-    return { linears: records, file };
+    return { linears: await this.#records(groups), file };
   }
 
   #group(

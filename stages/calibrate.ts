@@ -2,8 +2,9 @@ import { join } from "node:path";
 import { z } from "zod";
 import { writeTokenIds } from "../data/windows.ts";
 import { Activations } from "../models/activations.ts";
-import { activationBytes, batchWindows } from "../models/calibration.ts";
+import { batchWindows } from "../models/calibration.ts";
 import { Decoder } from "../models/decoder.ts";
+import { activationBytes } from "../models/memory_plan.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { calibrationWindows, datasetOption } from "./data.ts";
@@ -60,11 +61,10 @@ export const calibrate = defineStage({
     const batches = batchWindows(windows, options["batch-tokens"]);
     const { order } = options;
     const { gpu } = context;
-    const tokens = windows.length * length;
-    const needs = { batchTokens: batches[0].length * length, order };
+    const work = { batchTokens: batches[0].length * length, order };
     const activations = new Activations(gpu, batches.length, {
       dtype: options.activations,
-      gpuBytes: await activationBytes(gpu, model, tokens, needs),
+      gpuBytes: await activationBytes(gpu, model, windows.length * length, work),
     });
     context.set("calibration", {
       batches,
@@ -74,17 +74,7 @@ export const calibrate = defineStage({
       order,
     });
     using decoder = new Decoder(gpu, model);
-    // The embedding is read once for as many batches as there is room for in f32.
-    for (let first = 0; first < batches.length;) {
-      const last = batches.findLastIndex((_, i) =>
-        i === first ||
-        activations.hasRoomFor((i + 1 - first) * needs.batchTokens * model.architecture.hiddenSize)
-      );
-      const hidden = await decoder.embed(batches.slice(first, last + 1));
-      for (const tensor of hidden) {
-        await activations.keep(first++, 0, new Map([["hidden", tensor]]));
-      }
-    }
+    await decoder.embedInto(activations, batches);
   },
 });
 

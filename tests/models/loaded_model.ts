@@ -54,7 +54,9 @@ export class LoadedModel implements Disposable {
   async losses(windows: readonly Int32Array[]): Promise<Float32Array> {
     return await this.forward(windows, async (hidden) => {
       using finished = await this.decoder.finish(hidden);
-      return (await this.decoder.losses([finished], [windows]))[0];
+      return (await this.decoder.losses(() => Promise.resolve(finished.view(0, finished.shape)), [
+        windows,
+      ]))[0];
     });
   }
 

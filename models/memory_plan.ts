@@ -1,0 +1,70 @@
+import type { Gpu } from "../gpu/device.ts";
+import { UserError } from "../pipeline/errors.ts";
+import { bytesText } from "../pipeline/units.ts";
+import { linearGroups } from "./architecture.ts";
+import { liveRegisters, totalWidth } from "./layer_plan.ts";
+import type { ModelFiles } from "./model_files.ts";
+
+/** What takes GPU memory besides the activations that are kept. */
+export interface Work {
+  /** Tokens that go through a layer together. */
+  batchTokens: number;
+  /** How the layers are quantized; only run if absent. */
+  order?: "layer" | "module";
+}
+
+/**
+ * GPU memory that running a decoder layer, and quantizing it, takes besides the activations that are
+ * kept: the weights of this layer and the next, what a group of linear layers is quantized with, and
+ * a batch on its way through the layer. From above: not all of it is needed at once.
+ *
+ * @returns Bytes.
+ */
+export function workingBytes(model: ModelFiles, { batchTokens, order }: Work): number {
+  const groups = linearGroups(model.architecture).map(({ modules }) => {
+    const shapes = modules.map((module) => model.linearShape(module));
+    return { weights: shapes.reduce((sum, [n, m]) => sum + n * m, 0), cols: shapes[0][1] };
+  });
+  const weights = groups.reduce((sum, group) => sum + group.weights, 0);
+  const widths = widthsOf(model);
+  // What an operation reads and what it writes are there at the same time.
+  const batch = 4 * batchTokens * Math.max(...widths.slice(1).map((width, i) => width + widths[i]));
+  // In f32, and the next layer's as stored.
+  const layers = (4 + 2) * weights;
+  if (!order) return layers + batch;
+  const hessians = groups.map(({ cols }) => 4 * cols ** 2);
+  const widest = Math.max(...hessians);
+  const kept = order === "layer" ? hessians.reduce((a, b) => a + b, 0) : widest;
+  // A group's weights as compensated so far and as quantized, and what they are packed into.
+  const inWork = Math.max(...groups.map((group) => 8.5 * group.weights));
+  return layers + inWork + kept + Math.max(batch, 2 * widest);
+}
+
+/** The elements that must be there for each token before each operation of a decoder layer. */
+function widthsOf(model: ModelFiles): number[] {
+  const { architecture } = model;
+  return liveRegisters(architecture, (module) => model.linearShape(module)[0]).map(totalWidth);
+}
+
+/**
+ * GPU memory that the activations of `tokens` tokens may be kept in.
+ *
+ * @returns Bytes.
+ * @throws {UserError} If the GPU's memory, or as much of it as may be used, is too little.
+ */
+export async function activationBytes(
+  gpu: Gpu,
+  model: ModelFiles,
+  tokens: number,
+  work: Work,
+): Promise<number> {
+  const working = workingBytes(model, work);
+  const wanted = working + 4 * tokens * Math.max(...widthsOf(model));
+  const memory = await gpu.memoryFor(wanted);
+  if (memory >= working) return memory - working;
+  throw new UserError(
+    `${bytesText(memory)} of GPU memory are too little for "${model.name}": ` +
+      `a decoder layer takes ${bytesText(working)}; ` +
+      `use a smaller batch-tokens, or give more memory`,
+  );
+}
