@@ -23,8 +23,11 @@ const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
 /** How a checkpoint may store the tensors that a {@link Decoder} reads. */
 export const STORED_DTYPES: readonly string[] = Object.keys(STORED);
 
+/** Bytes of an embedding or head on the GPU at a time, unless told otherwise. */
+export const PART_BYTES = 64 << 20;
+
 export interface DecoderOptions {
-  /** Bytes of an embedding or head on the GPU at a time; 64 MiB unless told otherwise. */
+  /** Bytes of an embedding or head on the GPU at a time; {@link PART_BYTES} if absent. */
   partBytes?: number;
   /**
    * The format that the frequencies of rotary positions are rounded to: "f32" unless told otherwise,
@@ -64,7 +67,7 @@ export class Decoder implements Disposable {
   constructor(
     readonly gpu: Gpu,
     readonly model: ModelFiles,
-    { partBytes = 64 << 20, ropeFrequencies = "f32" }: DecoderOptions = {},
+    { partBytes = PART_BYTES, ropeFrequencies = "f32" }: DecoderOptions = {},
   ) {
     this.#partBytes = partBytes;
     this.#ropeFrequencies = ropeFrequencies;

@@ -1,7 +1,8 @@
 import type { Gpu } from "../gpu/device.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { bytesText } from "../pipeline/units.ts";
-import { linearGroups } from "./architecture.ts";
+import { type Architecture, linearGroups } from "./architecture.ts";
+import { PART_BYTES } from "./decoder.ts";
 import { liveRegisters, totalWidth } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
 
@@ -31,13 +32,18 @@ export function workingBytes(model: ModelFiles, { batchTokens, order }: Work): n
   const batch = 4 * batchTokens * Math.max(...widths.slice(1).map((width, i) => width + widths[i]));
   // In f32, and the next layer's as stored.
   const layers = (4 + 2) * weights;
-  if (!order) return layers + batch;
+  if (!order) return layers + Math.max(batch, 3 * tableBytes(model.architecture));
   const hessians = groups.map(({ cols }) => 4 * cols ** 2);
   const widest = Math.max(...hessians);
   const kept = order === "layer" ? hessians.reduce((a, b) => a + b, 0) : widest;
   // A group's weights as compensated so far and as quantized, and what they are packed into.
   const inWork = Math.max(...groups.map((group) => 8.5 * group.weights));
   return layers + inWork + kept + Math.max(batch, 2 * widest);
+}
+
+/** A part of the embedding or head in f32; the logits that it gives take as much, at most. */
+function tableBytes({ vocabularySize, embeddingSize }: Architecture): number {
+  return Math.min(PART_BYTES, 4 * vocabularySize * embeddingSize);
 }
 
 /** The elements that must be there for each token before each operation of a decoder layer. */

@@ -53,6 +53,8 @@ export interface LinearRecord {
 export interface LayerRecord {
   layer: number;
   seconds: number;
+  /** Of the GPU for what is only queued there, of the clock for the rest. */
+  secondsByStage: Record<string, number>;
   peakGpuBytes: number;
   file: string;
   bytes: number;

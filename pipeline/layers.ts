@@ -76,6 +76,7 @@ export async function quantizeLayers(
   const complete = context.layerRecords.length;
   for (let index = 0; index < layers; index++) {
     const start = performance.now();
+    const secondsBefore = await clock.seconds();
     context.gpu.resetPeak();
     run.progress(index, 0, index < complete ? ", already quantized" : "");
     if (index < complete) {
@@ -85,7 +86,15 @@ export async function quantizeLayers(
       const peakGpuBytes = context.gpu.memory.peak;
       onPeak(peakGpuBytes);
       const seconds = (performance.now() - start) / 1000;
-      const record: LayerRecord = { layer: index, seconds, peakGpuBytes, ...file, linears };
+      const secondsByStage = difference(await clock.seconds(), secondsBefore);
+      const record: LayerRecord = {
+        layer: index,
+        seconds,
+        secondsByStage,
+        peakGpuBytes,
+        ...file,
+        linears,
+      };
       context.folder.saveLayer(record);
       context.layerRecords.push(record);
       context.report({ type: "layer", layers, ...record });
@@ -93,6 +102,15 @@ export async function quantizeLayers(
     await calibration.activations.checkRange(`layer ${index + 1} of "${model.name}"`);
   }
   context.gpu.trim();
+}
+
+/** What has been added to each figure. */
+function difference(
+  now: Record<string, number>,
+  before: Record<string, number>,
+): Record<string, number> {
+  const changes = Object.entries(now).map(([name, value]) => [name, value - (before[name] ?? 0)]);
+  return Object.fromEntries(changes.filter(([, change]) => change !== 0));
 }
 
 class LayerRun {

@@ -58,6 +58,7 @@ const events: RunEvent[] = [
     layers: 2,
     layer: 0,
     seconds: 1.26,
+    secondsByStage: { hessian: 0.5 },
     peakGpuBytes: 5e6,
     file: "model-00002-of-00003.safetensors",
     bytes: 26256,
