@@ -8,11 +8,16 @@ import type { Tensor } from "./tensor.ts";
  *
  * @param overflows What f16 cannot hold (beyond ±65504 once rounded, infinite or NaN) is counted
  *   here, u32 `[1]`, and stored as an infinity.
- * @returns A tensor of the same shape, f16, owned by the caller.
+ * @param out Where to put them; a tensor of the same shape, f16, that the caller owns, if absent.
+ * @returns `out`.
  */
-export async function narrow(gpu: Gpu, values: Tensor, overflows: Tensor): Promise<Tensor> {
+export async function narrow(
+  gpu: Gpu,
+  values: Tensor,
+  overflows: Tensor,
+  out: Tensor = gpu.empty(values.shape, "f16"),
+): Promise<Tensor> {
   const kernel = await gpu.kernel({ name: "narrow", source });
-  const out = gpu.empty(values.shape, "f16");
   kernel.dispatch({
     params: uniform([values.size]),
     tensors: [values, out, overflows],

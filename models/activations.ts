@@ -9,48 +9,89 @@ import type { Registers } from "./decoder.ts";
 export type ActivationDtype = "f32" | "f16";
 
 export interface ActivationsOptions {
+  /** Tokens of each batch. */
+  tokens: readonly number[];
+  /** Elements of a token that must be kept: those of the stream between the layers. */
+  width: number;
+  /** Elements of a token that are kept at most, where there is room; `width` if absent. */
+  nearWidth?: number;
   /** f32 unless told otherwise. What is computed is computed in f32 in any case. */
   dtype?: ActivationDtype;
   /** Bytes of GPU memory to keep them in; what is beyond goes to host memory. Infinity if absent. */
   gpuBytes?: number;
 }
 
-/** A register's content, in GPU memory or in host memory. */
+/** A register's content. */
 interface Kept {
   shape: readonly number[];
-  stored: Tensor | Uint8Array<ArrayBuffer>;
+  /** Elements from the start of the batch's place in GPU memory; -1 in host memory. */
+  start: number;
+  bytes?: Uint8Array<ArrayBuffer>;
 }
 
 /** Where a batch is in a decoder layer: the registers before operation `step`. */
 interface KeptBatch {
   step: number;
   registers: Map<string, Kept>;
+  /** Its place in GPU memory; none if it is kept in host memory. */
+  place?: Tensor;
 }
+
+/** Places of batches lie in buffers of about this many bytes: small ones cost drivers a lot each. */
+const ARENA_BYTES = 1 << 30;
+/** Elements that places and registers start at multiples of, so that kernels can bind them. */
+const ALIGNMENT = 128;
 
 /**
  * The activations of batches of tokens that are on their way through a model: what a batch needs to
- * go on from some operation of a decoder layer. They lie in GPU memory as long as there is room,
- * else in host memory.
+ * go on from some operation of a decoder layer. Each batch has a place in GPU memory for the stream
+ * between the layers and, as long as there is room, for the input of a linear layer beside it. Where
+ * there is no room for the stream it is kept in host memory.
  */
 export class Activations implements Disposable {
   readonly dtype: ActivationDtype;
-  readonly #limit: number;
   readonly #batches: KeptBatch[];
+  readonly #arenas: Tensor[] = [];
   /** What the tensors stand for that {@link load} gave out. */
   readonly #loaded = new WeakMap<Tensor, Kept>();
   readonly #overflows: Tensor;
-  #gpuBytes = 0;
 
-  /** @param batches Their number. */
-  constructor(
-    readonly gpu: Gpu,
-    batches: number,
-    { dtype = "f32", gpuBytes = Infinity }: ActivationsOptions = {},
-  ) {
+  constructor(readonly gpu: Gpu, options: ActivationsOptions) {
+    const { tokens, width, nearWidth = width, dtype = "f32", gpuBytes = Infinity } = options;
     this.dtype = dtype;
-    this.#limit = gpuBytes;
-    this.#batches = Array.from({ length: batches }, () => ({ step: 0, registers: new Map() }));
+    this.#batches = tokens.map(() => ({ step: 0, registers: new Map() }));
     this.#overflows = gpu.zeros([1], "u32");
+    const aligned = (elements: number) => Math.ceil(elements / ALIGNMENT) * ALIGNMENT;
+    const stream = tokens.map((count) => aligned(count * width));
+    const beside = tokens.map((count) => aligned(count * (nearWidth - width)));
+    let room = Math.floor(gpuBytes / DTYPE_BYTES[dtype]);
+    const wants = (sizes: number[]) =>
+      sizes.map((size) => {
+        if (size > room) return 0;
+        room -= size;
+        return size;
+      });
+    const kept = wants(stream);
+    const more = wants(beside);
+    this.#allocate(kept.map((size, i) => size && size + more[i]));
+  }
+
+  #allocate(sizes: readonly number[]): void {
+    const { dtype } = this;
+    const most = Math.min(ARENA_BYTES, this.gpu.device.limits.maxBufferSize) / DTYPE_BYTES[dtype];
+    for (let first = 0; first < sizes.length;) {
+      let end = first;
+      let total = 0;
+      while (end < sizes.length && (end === first || total + sizes[end] <= most)) {
+        total += sizes[end++];
+      }
+      const arena = total > 0 && this.gpu.empty([total], dtype);
+      if (arena) this.#arenas.push(arena);
+      for (let start = 0; first < end; start += sizes[first++]) {
+        const size = sizes[first];
+        if (arena && size > 0) this.#batches[first].place = arena.view(start, [size]);
+      }
+    }
   }
 
   get batches(): number {
@@ -62,79 +103,75 @@ export class Activations implements Disposable {
     return this.#batches[batch].step;
   }
 
-  /** Whether so many more elements can be kept in GPU memory. */
-  hasRoomFor(elements: number): boolean {
-    return this.#gpuBytes + elements * DTYPE_BYTES[this.dtype] <= this.#limit;
-  }
-
-  /** Elements that are kept of a batch. */
-  elements(batch: number): number {
-    const registers = this.#batches[batch].registers.values();
-    return registers.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b), 0);
+  /** Whether so many elements of a batch can be kept in GPU memory. */
+  hasRoomFor(batch: number, elements: number): boolean {
+    const { place } = this.#batches[batch];
+    return place !== undefined && elements <= place.size;
   }
 
   /**
    * A batch's registers, f32 `[tokens, width]`. Free them, or hand them to {@link keep}; none of them
-   * may be written to.
+   * may be written to, nor be read after the batch has been kept anew.
    */
   async load(batch: number): Promise<Registers> {
-    const registers: Registers = new Map();
-    for (const [name, kept] of this.#batches[batch].registers) {
-      const { stored, shape } = kept;
-      let tensor: Tensor;
-      if (stored instanceof Uint8Array) {
-        tensor = this.gpu.upload(stored, shape, this.dtype);
-      } else tensor = stored.view(0, shape);
+    const { place, registers } = this.#batches[batch];
+    const loaded: Registers = new Map();
+    for (const [name, kept] of registers) {
+      const { bytes, start, shape } = kept;
+      const stored = bytes
+        ? this.gpu.upload(bytes, shape, this.dtype)
+        : place!.view(start, shape, this.dtype);
+      let tensor = stored;
       if (this.dtype === "f16") {
-        using narrow = tensor;
+        using narrow = stored;
         tensor = await widen(this.gpu, narrow);
       }
       this.#loaded.set(tensor, kept);
-      registers.set(name, tensor);
+      loaded.set(name, tensor);
     }
-    return registers;
+    return loaded;
   }
 
   /**
    * Keeps a batch's registers in the place of those it had, and frees them.
    *
    * @param step The operation to go on with.
+   * @param registers "hidden" first; what is unchanged must come as {@link load} gave it.
    */
   async keep(batch: number, step: number, registers: Registers): Promise<void> {
-    const before = this.#batches[batch].registers;
+    const { place, registers: before } = this.#batches[batch];
+    const starts: number[] = [];
+    let end = 0;
+    for (const { size } of registers.values()) {
+      starts.push(Math.ceil(end / ALIGNMENT) * ALIGNMENT);
+      end = starts.at(-1)! + size;
+    }
+    const target = place && end <= place.size ? place : undefined;
     const after = new Map<string, Kept>();
     for (const [name, tensor] of registers) {
-      const kept = this.#loaded.get(tensor);
-      if (kept && before.get(name) === kept) after.set(name, kept);
+      const start = target ? starts[after.size] : -1;
+      const known = this.#loaded.get(tensor);
+      const isThere = known && before.get(name) === known && known.start === start;
+      after.set(name, isThere ? known : await this.#store(tensor, target, start));
+      this.gpu.free(tensor);
     }
-    for (const [name, kept] of before) if (after.get(name) !== kept) this.#free(kept);
-    for (const [name, tensor] of registers) {
-      if (after.has(name)) this.gpu.free(tensor);
-      else after.set(name, await this.#store(tensor));
-    }
-    this.#batches[batch] = { step, registers: after };
+    this.#batches[batch] = { step, registers: after, place };
   }
 
-  async #store(tensor: Tensor): Promise<Kept> {
-    const { shape } = tensor;
-    let stored = tensor.owned ? tensor : this.gpu.clone(tensor);
-    if (this.dtype === "f16") {
-      using wide = stored;
-      stored = await narrow(this.gpu, wide, this.#overflows);
+  async #store(source: Tensor, place: Tensor | undefined, start: number): Promise<Kept> {
+    const { gpu, dtype } = this;
+    const { shape } = source;
+    if (place) {
+      const target = place.view(start, shape, dtype);
+      if (dtype === "f16") await narrow(gpu, source, this.#overflows, target);
+      else gpu.copy(source, target);
+      return { shape, start };
     }
-    if (this.hasRoomFor(stored.size)) {
-      this.#gpuBytes += stored.bytes;
-      return { shape, stored };
-    }
-    using moved = stored;
-    const bytes = await this.gpu.readBytes(moved);
-    return { shape, stored: bytes.subarray(0, moved.size * DTYPE_BYTES[this.dtype]) };
-  }
-
-  #free({ stored }: Kept): void {
-    if (stored instanceof Uint8Array) return;
-    this.#gpuBytes -= stored.bytes;
-    this.gpu.free(stored);
+    using stored = dtype === "f16"
+      ? await narrow(gpu, source, this.#overflows)
+      : source.view(0, shape);
+    const bytes = await gpu.readBytes(stored);
+    return { shape, start, bytes: bytes.subarray(0, stored.size * DTYPE_BYTES[dtype]) };
   }
 
   /**
@@ -154,10 +191,6 @@ export class Activations implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const batch of this.#batches) {
-      for (const kept of batch.registers.values()) this.#free(kept);
-      batch.registers.clear();
-    }
-    this.gpu.free(this.#overflows);
+    this.gpu.free(...this.#arenas, this.#overflows);
   }
 }

@@ -26,6 +26,9 @@ export const STORED_DTYPES: readonly string[] = Object.keys(STORED);
 /** Bytes of an embedding or head on the GPU at a time, unless told otherwise. */
 export const PART_BYTES = 64 << 20;
 
+/** Bytes of embedded tokens in f32 on the GPU at a time. */
+const EMBED_BYTES = 1 << 30;
+
 export interface DecoderOptions {
   /** Bytes of an embedding or head on the GPU at a time; {@link PART_BYTES} if absent. */
   partBytes?: number;
@@ -321,15 +324,13 @@ export class Decoder implements Disposable {
     activations: Activations,
     batches: readonly (readonly Int32Array[])[],
   ): Promise<void> {
-    const { hiddenSize } = this.architecture;
-    const elements = batches[0].length * batches[0][0].length * hiddenSize;
-    // The embedding is read once for as many batches as there is room for.
-    for (let first = 0; first < batches.length;) {
-      const last = batches.findLastIndex((_, i) =>
-        i <= first || activations.hasRoomFor((i + 1 - first) * elements)
-      );
-      for (const hidden of await this.embed(batches.slice(first, last + 1))) {
-        await activations.keep(first++, 0, new Map([["hidden", hidden]]));
+    const batchBytes = 4 * batches[0].length * batches[0][0].length * this.architecture.hiddenSize;
+    // The embedding is read once for so many batches: all at once could take too much memory.
+    const together = Math.max(1, Math.floor(EMBED_BYTES / batchBytes));
+    for (let first = 0; first < batches.length; first += together) {
+      const some = await this.embed(batches.slice(first, first + together));
+      for (const [i, hidden] of some.entries()) {
+        await activations.keep(first + i, 0, new Map([["hidden", hidden]]));
       }
     }
   }

@@ -3,7 +3,7 @@ import { UserError } from "../pipeline/errors.ts";
 import { bytesText } from "../pipeline/units.ts";
 import { type Architecture, linearGroups } from "./architecture.ts";
 import { PART_BYTES } from "./decoder.ts";
-import { liveRegisters, totalWidth } from "./layer_plan.ts";
+import { liveRegisters, restartsOf, totalWidth } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
 
 /** What takes GPU memory besides the activations that are kept. */
@@ -52,11 +52,22 @@ function widthsOf(model: ModelFiles): number[] {
   return liveRegisters(architecture, (module) => model.linearShape(module)[0]).map(totalWidth);
 }
 
+/** The most elements that are kept for each token between two groups of linear layers. */
+export function nearWidth(model: ModelFiles): number {
+  const { architecture } = model;
+  const live = liveRegisters(architecture, (module) => model.linearShape(module)[0]);
+  return Math.max(
+    ...linearGroups(architecture).map(({ step }) =>
+      totalWidth(live[restartsOf(architecture.steps, live, step).near])
+    ),
+  );
+}
+
 /**
  * GPU memory that the activations of `tokens` tokens may be kept in.
  *
  * @returns Bytes.
- * @throws {UserError} If the GPU's memory, or as much of it as may be used, is too little.
+ * @throws {UserError} If the GPU's memory, or as much of it as may be used, is too little to quantize.
  */
 export async function activationBytes(
   gpu: Gpu,
@@ -65,9 +76,12 @@ export async function activationBytes(
   work: Work,
 ): Promise<number> {
   const working = workingBytes(model, work);
-  const wanted = working + 4 * tokens * Math.max(...widthsOf(model));
+  const { hiddenSize, embeddingSize } = model.architecture;
+  const width = work.order === "module" ? nearWidth(model) : Math.max(hiddenSize, embeddingSize);
+  const wanted = working + 4 * tokens * width;
   const memory = await gpu.memoryFor(wanted);
-  if (memory >= working) return memory - working;
+  // What running a layer takes is small beside what quantizing it took.
+  if (memory >= working || !work.order) return Math.max(0, memory - working);
   throw new UserError(
     `${bytesText(memory)} of GPU memory are too little for "${model.name}": ` +
       `a decoder layer takes ${bytesText(working)}; ` +

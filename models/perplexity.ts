@@ -42,7 +42,12 @@ export async function perplexity(
   };
   const work = { batchTokens: batches[0].length * length };
   const gpuBytes = await activationBytes(gpu, model, windows.length * length, work);
-  using activations = new Activations(gpu, batches.length, { gpuBytes });
+  const { hiddenSize, embeddingSize } = model.architecture;
+  using activations = new Activations(gpu, {
+    tokens: batches.map((windows) => windows.length * length),
+    width: Math.max(hiddenSize, embeddingSize),
+    gpuBytes,
+  });
   await decoder.embedInto(activations, batches);
   for (let layer = 0; layer < layers; layer++) {
     const weights = await decoder.loadLayer(layer);

@@ -281,8 +281,8 @@ class LayerRun {
   /** Where to keep a batch on its way to a group: near if there is room, else where it takes least. */
   #restartOf(batch: number, { restarts, nearWidth }: Group): number {
     const { activations, batches, length } = this.calibration;
-    const more = nearWidth * batches[batch].length * length - activations.elements(batch);
-    const restart = activations.hasRoomFor(more) ? restarts.near : restarts.lean;
+    const elements = nearWidth * batches[batch].length * length;
+    const restart = activations.hasRoomFor(batch, elements) ? restarts.near : restarts.lean;
     return Math.max(restart, activations.step(batch));
   }
 

@@ -4,7 +4,7 @@ import { writeTokenIds } from "../data/windows.ts";
 import { Activations } from "../models/activations.ts";
 import { batchWindows } from "../models/calibration.ts";
 import { Decoder } from "../models/decoder.ts";
-import { activationBytes } from "../models/memory_plan.ts";
+import { activationBytes, nearWidth } from "../models/memory_plan.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { calibrationWindows, datasetOption } from "./data.ts";
@@ -62,7 +62,10 @@ export const calibrate = defineStage({
     const { order } = options;
     const { gpu } = context;
     const work = { batchTokens: batches[0].length * length, order };
-    const activations = new Activations(gpu, batches.length, {
+    const activations = new Activations(gpu, {
+      tokens: batches.map((windows) => windows.length * length),
+      width: model.architecture.hiddenSize,
+      nearWidth: order === "module" ? nearWidth(model) : undefined,
       dtype: options.activations,
       gpuBytes: await activationBytes(gpu, model, windows.length * length, work),
     });
