@@ -352,8 +352,8 @@ class LayerRun {
       await this.clock.time(stage.name, () => stage.run(context, options));
     }
     const hessian = store.find("hessian");
-    for (const { module, original, weight, quantized, bits, packed } of context.linears) {
-      if (hessian && packed) {
+    for (const { module, original, weight, quantized, bits, host } of context.linears) {
+      if (hessian && host) {
         group.errors.push(
           await this.clock.queue(
             "output-error",

@@ -5,7 +5,7 @@ import type { LinearBits } from "../gpu/quantize_block.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
-import type { PackedLinear } from "../models/packed_format.ts";
+import type { HostBits, PackedLinear } from "../models/packed_format.ts";
 import type { StageDeclaration } from "./config.ts";
 import type { LayerRecord, Report } from "./events.ts";
 import type { HubAccess } from "./hub_access.ts";
@@ -107,6 +107,8 @@ export interface LinearLayer {
   /** Allocated by the first block. */
   bits?: LinearBits;
   /** Its bits in host memory, once all blocks are done. */
+  host?: HostBits;
+  /** What is written of it, once the decoder layer is done. */
   packed?: PackedLinear;
 }
 

@@ -43,7 +43,7 @@ export const pack = defineStage({
             `put split-search or compensate before pack`,
         );
       }
-      linear.packed = packLinear(linear.name, await readBits(linear.bits));
+      linear.host = await readBits(linear.bits);
     }
   },
 
@@ -51,7 +51,10 @@ export const pack = defineStage({
     const { checkpoint, architecture } = context.get("model-files");
     const prefix = architecture.names.layer(context.layer.index);
     const packed = new Set(linears.map(({ name }) => `${name}.weight`));
-    const tensors = linears.flatMap((linear) => linear.packed!.tensors);
+    const tensors = linears.flatMap((linear) => {
+      linear.packed = packLinear(linear.name, linear.host!);
+      return linear.packed.tensors;
+    });
     for (const [name, { dtype, shape }] of checkpoint.tensors) {
       if (!name.startsWith(prefix) || packed.has(name)) continue;
       tensors.push({ name, dtype, shape, data: checkpoint.readChunks(name, CHUNK) });

@@ -12,7 +12,8 @@ import { count, runTask, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task bench [--size N] [--runs N]
 
-Measures the kernels on this machine's adapter: the median time of several runs.
+Measures the kernels on this machine's adapter: the median time of several runs, what that is per
+second, and which fraction of what a plain copy or a plain product (GEMM f32 NN) reaches.
 
 Options
   --size N   Rows and columns of the matrices (4096 on a GPU, 768 on a software adapter)
@@ -39,6 +40,7 @@ await runTask(async () => {
     }
     return gpu.upload(values, shape);
   };
+  const plainRates: Record<string, number> = {};
   /** Times `work` and prints what it does per second; it queues `repeat` calls of the kernel. */
   const measure = async (
     name: string,
@@ -57,8 +59,14 @@ await runTask(async () => {
       times.push((performance.now() - start) / repeat);
     }
     const ms = times.sort((a, b) => a - b)[times.length >> 1];
-    const rate = (amount / ms / (unit.startsWith("M") ? 1e3 : 1e6)).toFixed(1);
-    console.log(`${name.padEnd(34)} ${ms.toFixed(3).padStart(10)} ms  ${rate.padStart(9)} ${unit}`);
+    const rate = amount / ms / (unit.startsWith("M") ? 1e3 : 1e6);
+    // The first of a unit is what the others are held against: a plain copy, a plain product.
+    const plain = plainRates[unit] ??= rate;
+    const fraction = unit.startsWith("M") ? "" : `  ${(100 * rate / plain).toFixed(0)} %`;
+    console.log(
+      `${name.padEnd(34)} ${ms.toFixed(3).padStart(10)} ms  ` +
+        `${rate.toFixed(1).padStart(9)} ${unit}${fraction}`,
+    );
   };
 
   const a = random([size, size]);
