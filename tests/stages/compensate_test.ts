@@ -1,0 +1,81 @@
+import assert from "node:assert/strict";
+import { ArtifactStore } from "../../pipeline/artifacts.ts";
+import { access, quantizeLinear } from "../../pipeline/layers.ts";
+import { type Planned, StageClock } from "../../pipeline/run.ts";
+import type { BlockStage, LayerContext, LinearLayer } from "../../pipeline/stage.ts";
+import { compensate } from "../../stages/compensate.ts";
+import { assertClose } from "../assert_close.ts";
+import { openGpu } from "../gpu/open_gpu.ts";
+import { matmul } from "../reference/linear_algebra.ts";
+import { normals } from "../reference/random.ts";
+
+const gpu = await openGpu();
+const ROWS = 9;
+
+/** An upper triangular matrix with a diagonal near 1 and small entries beside it. */
+function randomFactor(cols: number): Float32Array {
+  const factor = normals(cols * cols, 2, 0.05);
+  for (let i = 0; i < cols; i++) {
+    factor.fill(0, i * cols, i * cols + i);
+    factor[i * cols + i] = 1 + 0.3 * Math.abs(factor[i * cols + i]);
+  }
+  return factor;
+}
+
+// Fewer columns than are made up for at a time, just as many, more, and some over.
+for (const cols of [200, 1024, 1100, 2176]) {
+  for (const feedback of ["column", "block"]) {
+    Deno.test(`later columns make up for all errors: ${cols} columns, feedback ${feedback}`, async () => {
+      const before = gpu.memory.current;
+      const weight = normals(ROWS * cols, 1);
+      const factor = randomFactor(cols);
+      const errors = new Float32Array(ROWS * cols);
+      let quantized: Float32Array;
+      {
+        const linear: LinearLayer = {
+          name: "linear",
+          module: "linear",
+          rows: ROWS,
+          cols,
+          original: gpu.upload(weight, [ROWS, cols]),
+          weight: gpu.upload(weight, [ROWS, cols]),
+          quantized: gpu.empty([ROWS, cols]),
+        };
+        using store = new ArtifactStore();
+        store.set("factor", gpu.upload(factor, [cols, cols]));
+        const probe: Partial<BlockStage> = {
+          name: "probe",
+          async run({ get, block }) {
+            const found = await gpu.read(get("block-error"));
+            for (let row = 0; row < ROWS; row++) {
+              errors.set(
+                found.subarray(row * block.cols, (row + 1) * block.cols),
+                row * cols + block.first,
+              );
+            }
+          },
+        };
+        const stages = [
+          { stage: compensate, options: compensate.options.parse({ feedback }) },
+          { stage: probe, options: {} },
+        ] as Planned<BlockStage>[];
+        const context = { gpu, blockSize: 128, ...access(store) } as unknown as LayerContext;
+        await quantizeLinear(context, store, linear, stages, new StageClock(gpu));
+        quantized = await gpu.read(linear.quantized);
+        const { bits, scales, salient } = linear.bits!;
+        gpu.free(linear.original, linear.weight, linear.quantized, bits, scales, salient);
+      }
+      // With feedback in the block, W - Q = E · U. Without, the block's own part of U is its diagonal.
+      const seen = factor.map((u, i) => {
+        const [row, col] = [Math.floor(i / cols), i % cols];
+        const isWithin = Math.floor(row / 128) === Math.floor(col / 128) && row !== col;
+        return feedback === "block" && isWithin ? 0 : u;
+      });
+      const difference = weight.map((w, i) => w - quantized[i]);
+      assert.ok(errors.some((error) => Math.abs(error) > 0.1));
+      // Sums of up to 2176 f32 products of about 0.05.
+      assertClose(difference, matmul(errors, seen, ROWS, cols, cols), { abs: 3e-4, what: "W - Q" });
+      assert.equal(gpu.memory.current, before, "everything is freed");
+    });
+  }
+}
