@@ -199,17 +199,17 @@ export class Gpu implements AsyncDisposable {
     if (!adapter) return bytes;
     const maxBufferSize = Math.min(adapter.limits.maxBufferSize, PROBE_CHUNK);
     const device = await adapter.requestDevice({ requiredLimits: { maxBufferSize } });
+    const buffers: GPUBuffer[] = [];
     let found = 0;
-    try {
-      while (found < bytes) {
-        device.pushErrorScope("out-of-memory");
-        device.createBuffer({ size: maxBufferSize, usage: GPUBufferUsage.STORAGE });
-        if (await device.popErrorScope()) break;
-        found += maxBufferSize;
-      }
-    } finally {
-      device.destroy();
+    while (found < bytes) {
+      device.pushErrorScope("out-of-memory");
+      buffers.push(device.createBuffer({ size: maxBufferSize, usage: GPUBufferUsage.STORAGE }));
+      if (await device.popErrorScope()) break;
+      found += maxBufferSize;
     }
+    for (const buffer of buffers) buffer.destroy();
+    await device.queue.onSubmittedWorkDone(); // only then the memory is given back
+    device.destroy();
     // What is in use already was not to be had; some of the rest is left to the driver.
     return found < bytes ? 0.95 * found + this.#memory.current : bytes;
   }
@@ -234,20 +234,12 @@ export class Gpu implements AsyncDisposable {
           `more than a buffer of "${this.name}" can hold (${this.device.limits.maxBufferSize})`,
       );
     }
-    let buffer = this.#pool.get(size)?.pop();
-    if (buffer) this.#memory.pooled -= size;
-    else {
-      const { current, pooled } = this.#memory;
-      if (current + pooled + size > this.#budget) {
-        this.#shrinkPool(this.#budget - current - size, true);
-      }
-      buffer = this.device.createBuffer({
-        label,
-        size,
-        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
-      });
-    }
-    this.#memory.current += size;
+    const buffer = this.#fromPool(size) ?? this.device.createBuffer({
+      label,
+      size,
+      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+    });
+    this.#memory.current += buffer.size;
     const { current, pooled, peak } = this.#memory;
     this.#memory.peak = Math.max(peak, current + pooled);
     const tensor = new Tensor(this, buffer, shape, dtype, 0, true);
@@ -361,22 +353,33 @@ export class Gpu implements AsyncDisposable {
 
   /** Gives the pooled memory back to the system. */
   trim(): void {
-    this.#shrinkPool(0);
+    this.flush();
+    for (const buffers of this.#pool.values()) buffers.forEach((buffer) => buffer.destroy());
+    this.#pool.clear();
+    this.#memory.pooled = 0;
   }
 
-  /** Gives pooled memory back, the largest buffers first, until at most `kept` bytes are left. */
-  #shrinkPool(kept: number, waits = false): void {
-    if (this.#pool.size === 0) return;
-    this.flush();
-    // What is destroyed takes memory until the queue has come past it.
-    if (waits && this.#readback.synchronous) this.#readback.wait();
-    for (const [size, buffers] of [...this.#pool].sort(([a], [b]) => b - a)) {
-      while (buffers.length > 0 && this.#memory.pooled > kept) {
-        buffers.pop()!.destroy();
-        this.#memory.pooled -= size;
-      }
-      if (buffers.length === 0) this.#pool.delete(size);
+  /**
+   * A pooled buffer of this size. Where the budget leaves no room for a new one, a somewhat larger one
+   * does as well; if there is none, the pool is given back.
+   */
+  #fromPool(size: number): GPUBuffer | undefined {
+    const { current, pooled } = this.#memory;
+    const isTight = pooled > 0 && current + pooled + size > this.#budget;
+    let found = this.#pool.get(size);
+    if (!found?.length && isTight) {
+      const sizes = [...this.#pool.keys()].filter((other) => other > size && other <= 2 * size)
+        .sort((a, b) => a - b);
+      found = sizes.map((other) => this.#pool.get(other)!).find(({ length }) => length > 0);
     }
+    const buffer = found?.pop();
+    if (buffer) this.#memory.pooled -= buffer.size;
+    else if (isTight) {
+      this.trim();
+      // What is destroyed takes memory until the queue has come past it.
+      if (this.#readback.synchronous) this.#readback.wait();
+    }
+    return buffer;
   }
 
   /**
