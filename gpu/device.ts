@@ -70,6 +70,8 @@ export class Gpu implements AsyncDisposable {
   readonly software: boolean;
   /** Lanes of a subgroup if the adapter has subgroups of one size, else 0. */
   readonly subgroupSize: number;
+  /** Whether kernels may compute in f64. */
+  readonly f64: boolean;
   readonly poison: boolean;
 
   #readback: Readback;
@@ -91,6 +93,7 @@ export class Gpu implements AsyncDisposable {
     const { subgroupMinSize: min, subgroupMaxSize: max } = adapter.info;
     const subgroups = device.features.has("subgroups" as GPUFeatureName);
     this.subgroupSize = subgroups && min === max ? min : 0;
+    this.f64 = device.features.has(F64);
     this.poison = poison;
     this.#readback = readback;
     this.#uniforms = device.createBuffer({
@@ -443,15 +446,20 @@ export class Gpu implements AsyncDisposable {
   }
 }
 
-/** Asks for subgroups, which Deno grants on adapters that do not list them, and does without if refused. */
+const SUBGROUPS = "subgroups" as GPUFeatureName;
+const F64 = "wgpu-shader-f64" as GPUFeatureName;
+
+/** Asks for subgroups and f64, which Deno grants on adapters that do not list them, and does without if refused. */
 async function requestDevice(
   adapter: GPUAdapter,
   requiredLimits: Record<string, number>,
 ): Promise<GPUDevice> {
-  try {
-    const requiredFeatures = ["subgroups" as GPUFeatureName];
-    return await adapter.requestDevice({ requiredFeatures, requiredLimits });
-  } catch {
-    return await adapter.requestDevice({ requiredLimits });
+  for (const requiredFeatures of [[SUBGROUPS, F64], [SUBGROUPS]]) {
+    try {
+      return await adapter.requestDevice({ requiredFeatures, requiredLimits });
+    } catch {
+      continue; // refused
+    }
   }
+  return await adapter.requestDevice({ requiredLimits });
 }
