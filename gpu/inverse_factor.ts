@@ -1,6 +1,6 @@
 import dampedSource from "./damped.wgsl" with { type: "text" };
 import type { Gpu } from "./device.ts";
-import { FACTOR_BLOCK, factorBlockKernel } from "./factor_block_source.ts";
+import { FACTOR_BLOCK, factorBlockKernel, updateKernel } from "./factor_source.ts";
 import { gemm, type GemmLayout } from "./gemm.ts";
 import { type Kernel, uniform } from "./kernel.ts";
 import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
@@ -51,7 +51,7 @@ export async function inverseFactor(
 ): Promise<InverseFactor> {
   const [n] = hessian.shape;
   const tiles: [number, number] = [Math.ceil(n / 16), Math.ceil(n / 4)];
-  const { words, kernel, multiply } = arithmetic(gpu, precision);
+  const { words, kernel, multiply, update } = arithmetic(gpu, precision);
   using mean = gpu.empty([1]);
   const meanKernel = await gpu.kernel(
     withReduction(gpu, { name: "mean_diagonal", source: meanSource }),
@@ -106,18 +106,7 @@ export async function inverseFactor(
       tensors: [block, rows, a],
       workgroups: Math.ceil((size * (n - start) + start * size) / 64),
     });
-    await multiply({
-      layout: "TN",
-      m: start,
-      n,
-      k: size,
-      alpha: -1,
-      accumulate: true,
-      upperOnly: true,
-      a: { tensor: rows, start: 0, stride },
-      b: { tensor: rows, start: 0, stride },
-      c: { tensor: a, start: 0, stride: n },
-    });
+    await update({ tensor: rows, start: 0, stride }, size, a, start);
     start -= FACTOR_BLOCK;
   }
 
@@ -161,6 +150,7 @@ interface Product {
   c: Part;
   alpha?: number;
   accumulate?: boolean;
+  /** Leaves out what lies below the diagonal of C, or most of it. */
   upperOnly?: boolean;
 }
 
@@ -171,7 +161,12 @@ interface Arithmetic {
   kernel(name: string, source: string): Promise<Kernel>;
   /** C = alpha · op(A) · op(B) (+ C), see {@link gemm}. */
   multiply(product: Product): Promise<void>;
+  /** C -= QᵀQ for the first m rows of C `[n, n]` and Q `[k, n]`, where upperOnly is enough. */
+  update(q: Part, k: number, c: Tensor, m: number): Promise<void>;
 }
+
+/** Terms that are summed up by themselves before they are subtracted from what f32 has so far. */
+const SUBTRACTED = 32;
 
 function arithmetic(gpu: Gpu, precision: FactorPrecision): Arithmetic {
   if (precision === "f32") {
@@ -179,6 +174,23 @@ function arithmetic(gpu: Gpu, precision: FactorPrecision): Arithmetic {
       words: 1,
       kernel: (name, source) => gpu.kernel({ name, source }),
       multiply: (product) => gemm(gpu, product),
+      async update(q, k, c, m) {
+        const [n] = c.shape;
+        if (gpu.software || n % 4 !== 0) {
+          for (let first = 0; first < k; first += SUBTRACTED) {
+            const a = { ...q, start: first * q.stride };
+            const terms = Math.min(SUBTRACTED, k - first);
+            await gemm(gpu, subtractSquare(a, terms, c, m));
+          }
+          return;
+        }
+        const kernel = await gpu.kernel({ name: "factor_update", source: updateKernel });
+        kernel.dispatch({
+          params: uniform([m, n, k, q.stride, n]),
+          tensors: [q.tensor, c],
+          workgroups: [Math.ceil(n / 64), Math.ceil(m / 64)],
+        });
+      },
     };
   }
   const kernel = (name: string, source: string) =>
@@ -186,24 +198,44 @@ function arithmetic(gpu: Gpu, precision: FactorPrecision): Arithmetic {
       name: `${name}_f64`,
       source: () => source.replace("alias real = f32;", "alias real = f64;"),
     });
+  const multiply = async (
+    { layout, m, n, k, a, b, c, alpha = 1, accumulate, upperOnly }: Product,
+  ) => {
+    const [aI, aK] = layout === "TN" ? [1, a.stride] : [a.stride, 1];
+    const [bK, bJ] = layout === "NT" ? [1, b.stride] : [b.stride, 1];
+    const product = await kernel("product", productSource);
+    product.dispatch({
+      params: uniform(
+        [
+          ...[m, n, k, Number(accumulate ?? false), Number(upperOnly ?? false)],
+          ...[a.start, aI, aK, b.start, bK, bJ, c.start, c.stride],
+        ],
+        [alpha],
+      ),
+      tensors: [a.tensor, b.tensor, c.tensor],
+      workgroups: [Math.ceil(n / 16), Math.ceil(m / 16)],
+    });
+  };
   return {
     words: 2,
     kernel,
-    async multiply({ layout, m, n, k, a, b, c, alpha = 1, accumulate, upperOnly }) {
-      const [aI, aK] = layout === "TN" ? [1, a.stride] : [a.stride, 1];
-      const [bK, bJ] = layout === "NT" ? [1, b.stride] : [b.stride, 1];
-      const product = await kernel("product", productSource);
-      product.dispatch({
-        params: uniform(
-          [
-            ...[m, n, k, Number(accumulate ?? false), Number(upperOnly ?? false)],
-            ...[a.start, aI, aK, b.start, bK, bJ, c.start, c.stride],
-          ],
-          [alpha],
-        ),
-        tensors: [a.tensor, b.tensor, c.tensor],
-        workgroups: [Math.ceil(n / 16), Math.ceil(m / 16)],
-      });
-    },
+    multiply,
+    update: (q, k, c, m) => multiply(subtractSquare(q, k, c, m)),
+  };
+}
+
+function subtractSquare(q: Part, k: number, c: Tensor, m: number): Product {
+  const [n] = c.shape;
+  return {
+    layout: "TN",
+    m,
+    n,
+    k,
+    alpha: -1,
+    accumulate: true,
+    upperOnly: true,
+    a: q,
+    b: q,
+    c: { tensor: c, start: 0, stride: n },
   };
 }

@@ -1,0 +1,173 @@
+/** Generates the kernels of the inverse factor whose hot loops are written out. */
+
+/** Rows and columns of a block on the diagonal. */
+export const FACTOR_BLOCK = 64;
+
+const XYZW = "xyzw";
+
+function repeat(count: number, line: (i: number) => string): string {
+  return Array.from({ length: count }, (_, i) => line(i)).join("\n");
+}
+
+/**
+ * For a diagonal block A_bb = R Rᵀ with R upper triangular: U = R⁻¹.
+ *
+ * One workgroup; each thread keeps 4 x 4 entries in registers. A step takes the last row that is
+ * left, row k, through workgroup memory: with q = A[k, :] / √A[k, k], but q[k] = 1 / √A[k, k], it
+ * subtracts q[i] · q from each row i above, whose entry in column k it takes for 0, and q becomes
+ * row k of U. So what is left of A and the rows of U that are not complete share the square. Four
+ * steps are summed up before they are subtracted, for the sake of the last digits.
+ *
+ * A pivot that is not positive is taken for 1, and `status` becomes n minus its column, unless it
+ * tells of another one already.
+ *
+ * @param real The type it computes in.
+ */
+export function factorBlockKernel(real: "f32" | "f64"): string {
+  const threads = FACTOR_BLOCK / 4; // along each side
+  const step = (r: number) => {
+    const side = r & 1;
+    const r4 = XYZW[r];
+    const subtract = (i: number) => `d${i} += above.${XYZW[i]} * q;`;
+    return `{ // row k = 4 * owner + ${r}
+      if (ty == owner) {
+        var row = c${r} - d${r};
+        if (tx == owner) { pivots[${side}] = row.${r4}; row.${r4} = real(1.0); }
+        rows[${side}][tx] = row;
+      }
+      workgroupBarrier(); // the other row may still be read
+      let pivot = pivots[${side}];
+      let good = pivot > real(0.0) && pivot < real(3.0e38);
+      if (!good && failed == 0u) { failed = p.n - (p.start + 4u * owner + ${r}u); }
+      let scale = real(1.0) / sqrt(select(real(1.0), pivot, good));
+      let q = rows[${side}][tx] * scale;
+      let above = rows[${side}][ty] * scale;
+      if (tx == owner) { ${repeat(4, (i) => `c${i}.${r4} = real(0.0); d${i}.${r4} = real(0.0);`)} }
+      if (ty < owner) { ${repeat(4, subtract)} }
+      if (ty == owner) { ${repeat(r, subtract)} c${r} = q; d${r} = real4(); }
+    }`;
+  };
+  return `
+alias real = ${real};
+alias real4 = vec4<real>;
+
+struct Params { n: u32, start: u32, size: u32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> A: array<real>;            // [n, n], upper triangle
+@group(0) @binding(2) var<storage, read_write> U: array<real4>;     // [${FACTOR_BLOCK}, ${FACTOR_BLOCK}]
+@group(0) @binding(3) var<storage, read_write> status: array<u32>;  // [1]
+
+var<workgroup> rows: array<array<real4, ${threads}>, 2>;            // the steps take turns
+var<workgroup> pivots: array<real, 2>;
+
+// Beyond the end of the matrix the block is continued with the identity.
+fn load(i: u32, j: u32) -> real {
+  let first = p.start * p.n + p.start;
+  let inside = max(i, j) < p.size;
+  let value = A[first + select(0u, min(i, j) * p.n + max(i, j), inside)];
+  return select(select(real(0.0), real(1.0), i == j), value, inside);
+}
+
+@compute @workgroup_size(${threads * threads})
+fn main(@builtin(local_invocation_index) thread: u32) {
+  let tx = thread % ${threads}u;
+  let ty = thread / ${threads}u;
+  ${
+    repeat(4, (i) =>
+      `var c${i} = real4(${
+        [0, 1, 2, 3].map((j) =>
+          `load(4u * ty + ${i}u, 4u * tx + ${j}u)`
+        ).join(", ")
+      });`)
+  }
+  var failed = 0u;
+  for (var left = (p.size + 3u) / 4u; left > 0u; left--) {
+    let owner = left - 1u;
+    ${repeat(4, (i) => `var d${i} = real4();`)}
+    ${repeat(4, (i) => step(3 - i))}
+    ${repeat(4, (i) => `c${i} -= d${i};`)}
+  }
+  if (thread == 0u && failed != 0u && status[0] == 0u) { status[0] = failed; }
+  let columns = 4u * tx + vec4u(0u, 1u, 2u, 3u);
+  ${
+    repeat(4, (i) =>
+      `U[(4u * ty + ${i}u) * ${threads}u + tx] = ` +
+      `select(real4(), c${i}, columns >= vec4u(4u * ty + ${i}u));`)
+  }
+}
+`;
+}
+
+const TILE = 64;
+const DEPTH = 16;
+
+/**
+ * C -= QᵀQ for the first m rows of C, without tiles that lie wholly below the diagonal.
+ *
+ * Like the product of two matrices, but 16 terms at a time are summed up by themselves: one long f32
+ * sum would lose more digits than all else in the factorization. One workgroup of 64 threads computes
+ * 64 x 64 entries, each thread 8 x 8 of them in registers, two by two groups of four.
+ */
+export function updateKernel(): string {
+  const vectors = TILE / 4;
+  const threads = TILE / 8; // along each side
+  const loads = DEPTH * vectors / (threads * threads);
+  const each = (line: (i: number, g: number) => string) =>
+    repeat(8, (i) => [0, 1].map((g) => line(i, g)).join(" "));
+  return `
+struct Params { m: u32, n: u32, k: u32, q_stride: u32, c_stride: u32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> Q: array<vec4f>;           // [k, q_stride]
+@group(0) @binding(2) var<storage, read_write> C: array<vec4f>;     // [m, c_stride]
+
+var<workgroup> tile_a: array<array<vec4f, ${vectors}>, ${DEPTH}>;   // of Q, columns m0 on
+var<workgroup> tile_b: array<array<vec4f, ${vectors}>, ${DEPTH}>;   // columns n0 on
+
+fn put(row: u32, col: u32, sum: vec4f) {
+  if (row < p.m && col < p.n) { C[(row * p.c_stride + col) >> 2u] -= sum; }
+}
+
+@compute @workgroup_size(${threads * threads})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+  let m0 = group.y * ${TILE}u;
+  let n0 = group.x * ${TILE}u;
+  if (n0 + ${TILE}u <= m0) { return; }
+  let tx = thread % ${threads}u;
+  let ty = thread / ${threads}u;
+  let row_stride = p.q_stride >> 2u;
+  ${each((i, g) => `var c${i}_${g} = vec4f();`)}
+  for (var k0 = 0u; k0 < p.k; k0 += ${DEPTH}u) {
+    ${
+    repeat(loads, (q) => {
+      const k = `${q * DEPTH / loads}u + thread / ${vectors}u`;
+      return `{ let k = ${k};
+      let at = (k0 + k) * row_stride + thread % ${vectors}u;
+      let inside = k0 + k < p.k;
+      tile_a[k][thread % ${vectors}u] = select(vec4f(), Q[at + (m0 >> 2u)], inside);
+      tile_b[k][thread % ${vectors}u] = select(vec4f(), Q[at + (n0 >> 2u)], inside); }`;
+    })
+  }
+    workgroupBarrier();
+    ${each((i, g) => `var s${i}_${g} = vec4f();`)}
+    ${
+    repeat(DEPTH, (k) =>
+      `{ ${
+        [0, 1].map((g) =>
+          `let a${g} = tile_a[${k}][ty + ${g * threads}u]; ` +
+          `let b${g} = tile_b[${k}][tx + ${g * threads}u];`
+        ).join(" ")
+      }
+    ${each((i, g) => `s${i}_${g} = fma(vec4f(a${i >> 2}.${XYZW[i & 3]}), b${g}, s${i}_${g});`)} }`)
+  }
+    ${each((i, g) => `c${i}_${g} += s${i}_${g};`)}
+    workgroupBarrier(); // everyone is done with the tiles
+  }
+  ${
+    each((i, g) =>
+      `put(m0 + ${(i >> 2) * TILE / 2 + (i & 3)}u + ty * 4u, ` +
+      `n0 + ${g * TILE / 2}u + tx * 4u, c${i}_${g});`
+    )
+  }
+}
+`;
+}
