@@ -12,41 +12,60 @@ function repeat(count: number, line: (i: number) => string): string {
 /**
  * For a diagonal block A_bb = R Rᵀ with R upper triangular: U = R⁻¹.
  *
- * One workgroup; each thread keeps 4 x 4 entries in registers. A step takes the last row that is
- * left, row k, through workgroup memory: with q = A[k, :] / √A[k, k], but q[k] = 1 / √A[k, k], it
- * subtracts q[i] · q from each row i above, whose entry in column k it takes for 0, and q becomes
- * row k of U. So what is left of A and the rows of U that are not complete share the square. Four
- * steps are summed up before they are subtracted, for the sake of the last digits.
+ * One workgroup; each thread keeps `each` x `each` entries in registers. A step takes the last row
+ * that is left, row k, through workgroup memory: with q = A[k, :] / √A[k, k], but
+ * q[k] = 1 / √A[k, k], it subtracts q[i] · q from each row i above, whose entry in column k it takes
+ * for 0, and q becomes row k of U. So what is left of A and the rows of U that are not complete share
+ * the square. The steps of a thread's rows are summed up before they are subtracted, for the sake of
+ * the last digits.
  *
  * A pivot that is not positive is taken for 1, and `status` becomes n minus its column, unless it
  * tells of another one already.
  *
  * @param real The type it computes in.
+ * @param each Rows and columns of a thread, 4 or 8.
  */
-export function factorBlockKernel(real: "f32" | "f64"): string {
-  const threads = FACTOR_BLOCK / 4; // along each side
+export function factorBlockKernel(real: "f32" | "f64", each: 4 | 8): string {
+  const threads = FACTOR_BLOCK / each; // along each side
+  const groups = each / 4; // vectors in a thread's row
+  const entry = (name: string, i: number, j: number) => `${name}${i}_${j >> 2}.${XYZW[j & 3]}`;
   const step = (r: number) => {
     const side = r & 1;
-    const r4 = XYZW[r];
-    const subtract = (i: number) => `d${i} += above.${XYZW[i]} * q;`;
-    return `{ // row k = 4 * owner + ${r}
+    const vector = (index: string) => `rows[${side}][${index}]`;
+    const place = (side: "x" | "y", g: number) => `${groups}u * t${side} + ${g}u`;
+    const subtract = (i: number) =>
+      repeat(groups, (g) => `d${i}_${g} += above${i >> 2}.${XYZW[i & 3]} * q${g};`);
+    return `{ // row k = ${each} * owner + ${r}
       if (ty == owner) {
-        var row = c${r} - d${r};
-        if (tx == owner) { pivots[${side}] = row.${r4}; row.${r4} = real(1.0); }
-        rows[${side}][tx] = row;
+        ${repeat(groups, (g) => `var row${g} = c${r}_${g} - d${r}_${g};`)}
+        if (tx == owner) {
+          pivots[${side}] = row${r >> 2}.${XYZW[r & 3]};
+          row${r >> 2}.${XYZW[r & 3]} = real(1.0);
+        }
+        ${repeat(groups, (g) => `${vector(place("x", g))} = row${g};`)}
       }
       workgroupBarrier(); // the other row may still be read
       let pivot = pivots[${side}];
       let good = pivot > real(0.0) && pivot < real(3.0e38);
-      if (!good && failed == 0u) { failed = p.n - (p.start + 4u * owner + ${r}u); }
+      if (!good && failed == 0u) { failed = p.n - (p.start + ${each}u * owner + ${r}u); }
       let scale = real(1.0) / sqrt(select(real(1.0), pivot, good));
-      let q = rows[${side}][tx] * scale;
-      let above = rows[${side}][ty] * scale;
-      if (tx == owner) { ${repeat(4, (i) => `c${i}.${r4} = real(0.0); d${i}.${r4} = real(0.0);`)} }
-      if (ty < owner) { ${repeat(4, subtract)} }
-      if (ty == owner) { ${repeat(r, subtract)} c${r} = q; d${r} = real4(); }
+      ${
+      repeat(groups, (g) =>
+        `let q${g} = ${vector(place("x", g))} * scale;
+      let above${g} = ${vector(place("y", g))} * scale;`)
+    }
+      if (tx == owner) {
+        ${repeat(each, (i) => `${entry("c", i, r)} = real(0.0); ${entry("d", i, r)} = real(0.0);`)}
+      }
+      if (ty < owner) { ${repeat(each, subtract)} }
+      if (ty == owner) {
+        ${repeat(r, subtract)}
+        ${repeat(groups, (g) => `c${r}_${g} = q${g}; d${r}_${g} = real4();`)}
+      }
     }`;
   };
+  const vectors = (line: (i: number, g: number) => string) =>
+    repeat(each, (i) => repeat(groups, (g) => line(i, g)));
   return `
 alias real = ${real};
 alias real4 = vec4<real>;
@@ -57,7 +76,7 @@ struct Params { n: u32, start: u32, size: u32 }
 @group(0) @binding(2) var<storage, read_write> U: array<real4>;     // [${FACTOR_BLOCK}, ${FACTOR_BLOCK}]
 @group(0) @binding(3) var<storage, read_write> status: array<u32>;  // [1]
 
-var<workgroup> rows: array<array<real4, ${threads}>, 2>;            // the steps take turns
+var<workgroup> rows: array<array<real4, ${FACTOR_BLOCK / 4}>, 2>;   // the steps take turns
 var<workgroup> pivots: array<real, 2>;
 
 // Beyond the end of the matrix the block is continued with the identity.
@@ -72,27 +91,28 @@ fn load(i: u32, j: u32) -> real {
 fn main(@builtin(local_invocation_index) thread: u32) {
   let tx = thread % ${threads}u;
   let ty = thread / ${threads}u;
+  let row = ${each}u * ty;
+  let col = ${each}u * tx;
   ${
-    repeat(4, (i) =>
-      `var c${i} = real4(${
-        [0, 1, 2, 3].map((j) =>
-          `load(4u * ty + ${i}u, 4u * tx + ${j}u)`
-        ).join(", ")
-      });`)
+    vectors((i, g) =>
+      `var c${i}_${g} = real4(${
+        [0, 1, 2, 3].map((j) => `load(row + ${i}u, col + ${4 * g + j}u)`).join(", ")
+      });`
+    )
   }
   var failed = 0u;
-  for (var left = (p.size + 3u) / 4u; left > 0u; left--) {
+  for (var left = (p.size + ${each - 1}u) / ${each}u; left > 0u; left--) {
     let owner = left - 1u;
-    ${repeat(4, (i) => `var d${i} = real4();`)}
-    ${repeat(4, (i) => step(3 - i))}
-    ${repeat(4, (i) => `c${i} -= d${i};`)}
+    ${vectors((i, g) => `var d${i}_${g} = real4();`)}
+    ${repeat(each, (i) => step(each - 1 - i))}
+    ${vectors((i, g) => `c${i}_${g} -= d${i}_${g};`)}
   }
   if (thread == 0u && failed != 0u && status[0] == 0u) { status[0] = failed; }
-  let columns = 4u * tx + vec4u(0u, 1u, 2u, 3u);
   ${
-    repeat(4, (i) =>
-      `U[(4u * ty + ${i}u) * ${threads}u + tx] = ` +
-      `select(real4(), c${i}, columns >= vec4u(4u * ty + ${i}u));`)
+    vectors((i, g) =>
+      `U[(row + ${i}u) * ${FACTOR_BLOCK / 4}u + ${groups}u * tx + ${g}u] = select(real4(), ` +
+      `c${i}_${g}, col + vec4u(${[0, 1, 2, 3].map((j) => `${4 * g + j}u`)}) >= vec4u(row + ${i}u));`
+    )
   }
 }
 `;
