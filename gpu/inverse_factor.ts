@@ -76,7 +76,8 @@ export async function inverseFactor(
   using block = gpu.empty([FACTOR_BLOCK, words * FACTOR_BLOCK]);
   const stride = Math.ceil(n / 4) * 4; // whole vec4s
   using rows = gpu.empty([FACTOR_BLOCK, words * stride]);
-  for (let start = (Math.ceil(n / FACTOR_BLOCK) - 1) * FACTOR_BLOCK; start >= 0;) {
+  const last = (Math.ceil(n / FACTOR_BLOCK) - 1) * FACTOR_BLOCK;
+  for (let start = last; start >= 0; start -= FACTOR_BLOCK) {
     const size = Math.min(FACTOR_BLOCK, n - start);
     const end = start + size;
     factorBlock.dispatch({
@@ -109,7 +110,6 @@ export async function inverseFactor(
       workgroups: Math.ceil((size * (n - start) + start * size) / 64),
     });
     await update({ tensor: rows, start: 0, stride }, size, a, start);
-    start -= FACTOR_BLOCK;
   }
 
   let factor = a;
