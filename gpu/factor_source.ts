@@ -118,63 +118,66 @@ fn main(@builtin(local_invocation_index) thread: u32) {
 `;
 }
 
-const TILE = 64;
-const DEPTH = 16;
+/** The rows and columns of C that a workgroup of {@link updateKernel} computes. */
+export const UPDATE_TILE = { rows: 64, cols: 64 } as const;
+
+const DEPTH = 16; // terms that are summed up by themselves
 
 /**
  * C -= QᵀQ for the first m rows of C, without tiles that lie wholly below the diagonal.
  *
- * Like the product of two matrices, but 16 terms at a time are summed up by themselves: one long f32
- * sum would lose more digits than all else in the factorization. One workgroup of 64 threads computes
- * 64 x 64 entries, each thread 8 x 8 of them in registers, two by two groups of four.
+ * Like the product of two matrices, but `DEPTH` terms at a time are summed up by themselves: one long
+ * f32 sum would lose more digits than all else in the factorization. Each thread keeps 8 x 8 entries
+ * in registers, two by two groups of four. A few small workgroups to a multiprocessor hide each
+ * other's loads, so nothing is fetched ahead.
  */
-export function updateKernel(): string {
-  const vectors = TILE / 4;
-  const threads = TILE / 8; // along each side
-  const loads = DEPTH * vectors / (threads * threads);
+export function updateKernel(tile: { rows: number; cols: number } = UPDATE_TILE): string {
+  const { rows, cols } = tile;
+  const threadsX = cols / 8;
+  const threads = threadsX * rows / 8;
   const each = (line: (i: number, g: number) => string) =>
     repeat(8, (i) => [0, 1].map((g) => line(i, g)).join(" "));
+  const fetch = (name: string, width: number, first: string) => {
+    const vectors = width / 4;
+    return repeat(DEPTH * vectors / threads, (q) =>
+      `{ let piece = thread + ${q * threads}u;
+      let k = piece / ${vectors}u;
+      let at = (k0 + k) * row_stride + (${first} >> 2u) + piece % ${vectors}u;
+      ${name}[k][piece % ${vectors}u] = select(vec4f(), Q[at], k0 + k < p.k); }`);
+  };
   return `
 struct Params { m: u32, n: u32, k: u32, q_stride: u32, c_stride: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> Q: array<vec4f>;           // [k, q_stride]
 @group(0) @binding(2) var<storage, read_write> C: array<vec4f>;     // [m, c_stride]
 
-var<workgroup> tile_a: array<array<vec4f, ${vectors}>, ${DEPTH}>;   // of Q, columns m0 on
-var<workgroup> tile_b: array<array<vec4f, ${vectors}>, ${DEPTH}>;   // columns n0 on
+var<workgroup> tile_a: array<array<vec4f, ${rows / 4}>, ${DEPTH}>; // of Q, columns m0 on
+var<workgroup> tile_b: array<array<vec4f, ${cols / 4}>, ${DEPTH}>; // columns n0 on
 
 fn put(row: u32, col: u32, sum: vec4f) {
   if (row < p.m && col < p.n) { C[(row * p.c_stride + col) >> 2u] -= sum; }
 }
 
-@compute @workgroup_size(${threads * threads})
+@compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
-  let m0 = group.y * ${TILE}u;
-  let n0 = group.x * ${TILE}u;
-  if (n0 + ${TILE}u <= m0) { return; }
-  let tx = thread % ${threads}u;
-  let ty = thread / ${threads}u;
+  let m0 = group.y * ${rows}u;
+  let n0 = group.x * ${cols}u;
+  if (n0 + ${cols}u <= m0) { return; }
+  let tx = thread % ${threadsX}u;
+  let ty = thread / ${threadsX}u;
   let row_stride = p.q_stride >> 2u;
   ${each((i, g) => `var c${i}_${g} = vec4f();`)}
   for (var k0 = 0u; k0 < p.k; k0 += ${DEPTH}u) {
-    ${
-    repeat(loads, (q) => {
-      const k = `${q * DEPTH / loads}u + thread / ${vectors}u`;
-      return `{ let k = ${k};
-      let at = (k0 + k) * row_stride + thread % ${vectors}u;
-      let inside = k0 + k < p.k;
-      tile_a[k][thread % ${vectors}u] = select(vec4f(), Q[at + (m0 >> 2u)], inside);
-      tile_b[k][thread % ${vectors}u] = select(vec4f(), Q[at + (n0 >> 2u)], inside); }`;
-    })
-  }
+    ${fetch("tile_a", rows, "m0")}
+    ${fetch("tile_b", cols, "n0")}
     workgroupBarrier();
     ${each((i, g) => `var s${i}_${g} = vec4f();`)}
     ${
     repeat(DEPTH, (k) =>
       `{ ${
         [0, 1].map((g) =>
-          `let a${g} = tile_a[${k}][ty + ${g * threads}u]; ` +
-          `let b${g} = tile_b[${k}][tx + ${g * threads}u];`
+          `let a${g} = tile_a[${k}][ty + ${g * rows / 8}u]; ` +
+          `let b${g} = tile_b[${k}][tx + ${g * cols / 8}u];`
         ).join(" ")
       }
     ${each((i, g) => `s${i}_${g} = fma(vec4f(a${i >> 2}.${XYZW[i & 3]}), b${g}, s${i}_${g});`)} }`)
@@ -184,8 +187,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   }
   ${
     each((i, g) =>
-      `put(m0 + ${(i >> 2) * TILE / 2 + (i & 3)}u + ty * 4u, ` +
-      `n0 + ${g * TILE / 2}u + tx * 4u, c${i}_${g});`
+      `put(m0 + ${(i >> 2) * rows / 2 + (i & 3)}u + ty * 4u, ` +
+      `n0 + ${g * cols / 2}u + tx * 4u, c${i}_${g});`
     )
   }
 }

@@ -1,6 +1,6 @@
 import dampedSource from "./damped.wgsl" with { type: "text" };
 import type { Gpu } from "./device.ts";
-import { FACTOR_BLOCK, factorBlockKernel, updateKernel } from "./factor_source.ts";
+import { FACTOR_BLOCK, factorBlockKernel, UPDATE_TILE, updateKernel } from "./factor_source.ts";
 import { gemm, type GemmLayout } from "./gemm.ts";
 import { type Kernel, uniform } from "./kernel.ts";
 import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
@@ -186,11 +186,14 @@ function arithmetic(gpu: Gpu, precision: FactorPrecision): Arithmetic {
           }
           return;
         }
-        const kernel = await gpu.kernel({ name: "factor_update", source: updateKernel });
+        const kernel = await gpu.kernel({
+          name: "factor_update",
+          source: () => updateKernel(),
+        });
         kernel.dispatch({
           params: uniform([m, n, k, q.stride, n]),
           tensors: [q.tensor, c],
-          workgroups: [Math.ceil(n / 64), Math.ceil(m / 64)],
+          workgroups: [Math.ceil(n / UPDATE_TILE.cols), Math.ceil(m / UPDATE_TILE.rows)],
         });
       },
     };
