@@ -123,6 +123,27 @@ export const UPDATE_TILE = { rows: 64, cols: 64 } as const;
 
 const DEPTH = 16; // terms that are summed up by themselves
 
+/** A line for each of the 8 x 2 vectors that a thread keeps. */
+function each(line: (i: number, g: number) => string): string {
+  return repeat(8, (i) => [0, 1].map((g) => line(i, g)).join(" "));
+}
+
+/** c += Σ_k a[k] b[k] for a thread's 8 x 8 entries, from tiles `[DEPTH][rows / 4]` and `[DEPTH][cols / 4]`. */
+function multiply(rows: number, cols: number): string {
+  return `${each((i, g) => `var s${i}_${g} = vec4f();`)}
+    ${
+    repeat(DEPTH, (k) =>
+      `{ ${
+        [0, 1].map((g) =>
+          `let a${g} = tile_a[${k}][ty + ${g * rows / 8}u]; ` +
+          `let b${g} = tile_b[${k}][tx + ${g * cols / 8}u];`
+        ).join(" ")
+      }
+    ${each((i, g) => `s${i}_${g} = fma(vec4f(a${i >> 2}.${XYZW[i & 3]}), b${g}, s${i}_${g});`)} }`)
+  }
+    ${each((i, g) => `c${i}_${g} += s${i}_${g};`)}`;
+}
+
 /**
  * C -= QᵀQ for the first m rows of C, without tiles that lie wholly below the diagonal.
  *
@@ -135,8 +156,6 @@ export function updateKernel(tile: { rows: number; cols: number } = UPDATE_TILE)
   const { rows, cols } = tile;
   const threadsX = cols / 8;
   const threads = threadsX * rows / 8;
-  const each = (line: (i: number, g: number) => string) =>
-    repeat(8, (i) => [0, 1].map((g) => line(i, g)).join(" "));
   const fetch = (name: string, width: number, first: string) => {
     const vectors = width / 4;
     return repeat(DEPTH * vectors / threads, (q) =>
@@ -171,18 +190,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     ${fetch("tile_a", rows, "m0")}
     ${fetch("tile_b", cols, "n0")}
     workgroupBarrier();
-    ${each((i, g) => `var s${i}_${g} = vec4f();`)}
-    ${
-    repeat(DEPTH, (k) =>
-      `{ ${
-        [0, 1].map((g) =>
-          `let a${g} = tile_a[${k}][ty + ${g * rows / 8}u]; ` +
-          `let b${g} = tile_b[${k}][tx + ${g * cols / 8}u];`
-        ).join(" ")
-      }
-    ${each((i, g) => `s${i}_${g} = fma(vec4f(a${i >> 2}.${XYZW[i & 3]}), b${g}, s${i}_${g});`)} }`)
-  }
-    ${each((i, g) => `c${i}_${g} += s${i}_${g};`)}
+    ${multiply(rows, cols)}
     workgroupBarrier(); // everyone is done with the tiles
   }
   ${
@@ -190,6 +198,89 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
       `put(m0 + ${(i >> 2) * rows / 2 + (i & 3)}u + ty * 4u, ` +
       `n0 + ${g * cols / 2}u + tx * 4u, c${i}_${g});`
     )
+  }
+}
+`;
+}
+
+/**
+ * For the block b on the diagonal and U_b, its inverse factor, `[64, 64]`:
+ *
+ *     Q = U_b · [A_abᵀ | I | A_bc]        A_ab = 0        [A_bb | A_bc] = [Q_b | Q_c]
+ *
+ * with a before the block and c after it. A workgroup of 64 threads computes 64 columns of Q, like
+ * {@link updateKernel}; no other reads or writes the part of A that it replaces.
+ */
+export function rowsKernel(): string {
+  const width = FACTOR_BLOCK / 4;
+  const turned = (name: string, value: (i: number) => string) =>
+    `{ let k = 4u * (thread % 4u);
+      let at = thread / 4u;
+      ${repeat(4, (i) => `let v${i} = ${value(i)};`)}
+      ${
+      repeat(4, (j) =>
+        `${name}[k + ${j}u][at] = vec4f(${
+          [0, 1, 2, 3].map((i) => `v${i}.${XYZW[j]}`).join(", ")
+        });`)
+    } }`;
+  return `
+struct Params { n: u32, start: u32, size: u32, q_stride: u32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> U: array<vec4f>;           // [64, 64]
+@group(0) @binding(2) var<storage, read_write> Q: array<vec4f>;     // [64, q_stride]
+@group(0) @binding(3) var<storage, read_write> A: array<vec4f>;     // [n, n]
+
+var<workgroup> tile_a: array<array<vec4f, ${width}>, ${DEPTH}>;    // of U_bᵀ
+var<workgroup> tile_b: array<array<vec4f, ${width}>, ${DEPTH}>;    // of what U_b is multiplied with
+
+fn put(row: u32, col: u32, before: bool, value: vec4f) {
+  if (row >= p.size || col >= p.n) { return; }
+  Q[(row * p.q_stride + col) >> 2u] = value;
+  if (!before) { A[((p.start + row) * p.n + col) >> 2u] = value; }
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+  let n0 = group.x * ${FACTOR_BLOCK}u;
+  let before = n0 < p.start;
+  if (n0 == p.start) {
+    for (var piece = thread; piece < ${FACTOR_BLOCK * width}u; piece += 64u) {
+      put(piece / ${width}u, n0 + 4u * (piece % ${width}u), false, U[piece]);
+    }
+    return;
+  }
+  let tx = thread % 8u;
+  let ty = thread / 8u;
+  ${each((i, g) => `var c${i}_${g} = vec4f();`)}
+  for (var k0 = 0u; k0 < p.size; k0 += ${DEPTH}u) {
+    ${turned("tile_a", (i) => `U[((4u * at + ${i}u) * ${FACTOR_BLOCK}u + k0 + k) >> 2u]`)}
+    if (before) {
+      ${
+    turned("tile_b", (i) =>
+      `select(vec4f(), A[((n0 + 4u * at + ${i}u) * p.n + p.start + k0 + k) >> 2u], k0 + k < p.size)`)
+  }
+    } else {
+      ${
+    repeat(4, (q) =>
+      `{ let k = ${4 * q}u + thread / ${width}u;
+      let at = ((p.start + k0 + k) * p.n + n0) >> 2u;
+      tile_b[k][thread % ${width}u] = select(vec4f(), A[at + thread % ${width}u], k0 + k < p.size); }`)
+  }
+    }
+    workgroupBarrier();
+    ${multiply(FACTOR_BLOCK, FACTOR_BLOCK)}
+    workgroupBarrier(); // everyone is done with the tiles, and with A
+  }
+  ${
+    each((i, g) =>
+      `put(${(i >> 2) * FACTOR_BLOCK / 2 + (i & 3)}u + ty * 4u, ` +
+      `n0 + ${g * FACTOR_BLOCK / 2}u + tx * 4u, before, c${i}_${g});`
+    )
+  }
+  if (!before) { return; }
+  for (var piece = thread; piece < ${FACTOR_BLOCK * width}u; piece += 64u) {
+    let col = 4u * (piece % ${width}u);
+    if (col < p.size) { A[((n0 + piece / ${width}u) * p.n + p.start + col) >> 2u] = vec4f(); }
   }
 }
 `;

@@ -1,6 +1,12 @@
 import dampedSource from "./damped.wgsl" with { type: "text" };
 import type { Gpu } from "./device.ts";
-import { FACTOR_BLOCK, factorBlockKernel, UPDATE_TILE, updateKernel } from "./factor_source.ts";
+import {
+  FACTOR_BLOCK,
+  factorBlockKernel,
+  rowsKernel,
+  UPDATE_TILE,
+  updateKernel,
+} from "./factor_source.ts";
 import { gemm, type GemmLayout } from "./gemm.ts";
 import { type Kernel, uniform } from "./kernel.ts";
 import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
@@ -51,7 +57,8 @@ export async function inverseFactor(
 ): Promise<InverseFactor> {
   const [n] = hessian.shape;
   const tiles: [number, number] = [Math.ceil(n / 16), Math.ceil(n / 4)];
-  const { words, kernel, multiply, update } = arithmetic(gpu, precision);
+  const calculus = arithmetic(gpu, precision);
+  const { words, kernel } = calculus;
   using mean = gpu.empty([1]);
   const meanKernel = await gpu.kernel(
     withReduction(gpu, { name: "mean_diagonal", source: meanSource }),
@@ -72,44 +79,21 @@ export async function inverseFactor(
     name: `factor_block_${precision}_${each}`,
     source: () => factorBlockKernel(precision, each),
   });
-  const settleRows = await kernel("settle_rows", settleSource);
-  using block = gpu.empty([FACTOR_BLOCK, words * FACTOR_BLOCK]);
+  const fused = precision === "f32" && !gpu.software && n % 4 === 0;
+  using inverse = gpu.empty([FACTOR_BLOCK, words * FACTOR_BLOCK]);
   const stride = Math.ceil(n / 4) * 4; // whole vec4s
   using rows = gpu.empty([FACTOR_BLOCK, words * stride]);
   const last = (Math.ceil(n / FACTOR_BLOCK) - 1) * FACTOR_BLOCK;
   for (let start = last; start >= 0; start -= FACTOR_BLOCK) {
     const size = Math.min(FACTOR_BLOCK, n - start);
-    const end = start + size;
     factorBlock.dispatch({
       params: uniform([n, start, size]),
-      tensors: [a, block, status],
+      tensors: [a, inverse, status],
       workgroups: 1,
     });
-    const u = { tensor: block, start: 0, stride: FACTOR_BLOCK };
-    await multiply({
-      layout: "NT",
-      m: size,
-      n: start,
-      k: size,
-      a: u,
-      b: { tensor: a, start, stride: n },
-      c: { tensor: rows, start: 0, stride },
-    });
-    await multiply({
-      layout: "NN",
-      m: size,
-      n: n - end,
-      k: size,
-      a: u,
-      b: { tensor: a, start: start * n + end, stride: n },
-      c: { tensor: rows, start: end, stride },
-    });
-    settleRows.dispatch({
-      params: uniform([n, start, size, stride, FACTOR_BLOCK]),
-      tensors: [block, rows, a],
-      workgroups: Math.ceil((size * (n - start) + start * size) / 64),
-    });
-    await update({ tensor: rows, start: 0, stride }, size, a, start);
+    const block = { n, start, size, stride, a, inverse, rows };
+    if (fused) await fusedStep(gpu, block);
+    else await productStep(block, calculus);
   }
 
   let factor = a;
@@ -127,6 +111,84 @@ export async function inverseFactor(
   const upper = await gpu.kernel({ name: "upper_factor", source: upperSource });
   upper.dispatch({ params: uniform([n]), tensors: [factor, cost], workgroups: tiles });
   return { factor, cost, status };
+}
+
+/** A block on the diagonal of A and what its step works with. */
+interface Block {
+  n: number;
+  /** Its first row and how many it has. */
+  start: number;
+  size: number;
+  /** A `[n, n]`. */
+  a: Tensor;
+  /** U_b, `[FACTOR_BLOCK, FACTOR_BLOCK]`. */
+  inverse: Tensor;
+  /** Q, `[FACTOR_BLOCK, stride]`. */
+  rows: Tensor;
+  stride: number;
+}
+
+/** Two kernels made for it: what a GPU does fastest, in few calls. */
+async function fusedStep(gpu: Gpu, block: Block): Promise<void> {
+  const { n, start, size, stride, a, inverse, rows } = block;
+  const rowsOf = await gpu.kernel({ name: "factor_rows", source: rowsKernel });
+  rowsOf.dispatch({
+    params: uniform([n, start, size, stride]),
+    tensors: [inverse, rows, a],
+    workgroups: [Math.ceil(n / FACTOR_BLOCK), 1],
+  });
+  const update = await gpu.kernel({ name: "factor_update", source: () => updateKernel() });
+  update.dispatch({
+    params: uniform([start, n, size, stride, n]),
+    tensors: [rows, a],
+    workgroups: [Math.ceil(n / UPDATE_TILE.cols), Math.ceil(start / UPDATE_TILE.rows)],
+  });
+}
+
+/** The same by products of matrices. */
+async function productStep(block: Block, { kernel, multiply, terms }: Arithmetic): Promise<void> {
+  const { n, start, size, stride, a, inverse, rows } = block;
+  const end = start + size;
+  const u = { tensor: inverse, start: 0, stride: FACTOR_BLOCK };
+  await multiply({
+    layout: "NT",
+    m: size,
+    n: start,
+    k: size,
+    a: u,
+    b: { tensor: a, start, stride: n },
+    c: { tensor: rows, start: 0, stride },
+  });
+  await multiply({
+    layout: "NN",
+    m: size,
+    n: n - end,
+    k: size,
+    a: u,
+    b: { tensor: a, start: start * n + end, stride: n },
+    c: { tensor: rows, start: end, stride },
+  });
+  const settleRows = await kernel("settle_rows", settleSource);
+  settleRows.dispatch({
+    params: uniform([n, start, size, stride, FACTOR_BLOCK]),
+    tensors: [inverse, rows, a],
+    workgroups: Math.ceil((size * (n - start) + start * size) / 64),
+  });
+  for (let first = 0; first < size; first += terms) {
+    const q = { tensor: rows, start: first * stride, stride };
+    await multiply({
+      layout: "TN",
+      m: start,
+      n,
+      k: Math.min(terms, size - first),
+      alpha: -1,
+      accumulate: true,
+      upperOnly: true,
+      a: q,
+      b: q,
+      c: { tensor: a, start: 0, stride: n },
+    });
+  }
 }
 
 /** True if the adapter computes in f64 and holds such a matrix `[n, n]`. */
@@ -163,12 +225,9 @@ interface Arithmetic {
   kernel(name: string, source: string): Promise<Kernel>;
   /** C = alpha · op(A) · op(B) (+ C), see {@link gemm}. */
   multiply(product: Product): Promise<void>;
-  /** C -= QᵀQ for the first m rows of C `[n, n]` and Q `[k, n]`, where upperOnly is enough. */
-  update(q: Part, k: number, c: Tensor, m: number): Promise<void>;
+  /** Products that are summed up by themselves before they are subtracted from what is there. */
+  terms: number;
 }
-
-/** Terms that are summed up by themselves before they are subtracted from what f32 has so far. */
-const SUBTRACTED = 32;
 
 function arithmetic(gpu: Gpu, precision: FactorPrecision): Arithmetic {
   if (precision === "f32") {
@@ -176,26 +235,7 @@ function arithmetic(gpu: Gpu, precision: FactorPrecision): Arithmetic {
       words: 1,
       kernel: (name, source) => gpu.kernel({ name, source }),
       multiply: (product) => gemm(gpu, product),
-      async update(q, k, c, m) {
-        const [n] = c.shape;
-        if (gpu.software || n % 4 !== 0) {
-          for (let first = 0; first < k; first += SUBTRACTED) {
-            const a = { ...q, start: first * q.stride };
-            const terms = Math.min(SUBTRACTED, k - first);
-            await gemm(gpu, subtractSquare(a, terms, c, m));
-          }
-          return;
-        }
-        const kernel = await gpu.kernel({
-          name: "factor_update",
-          source: () => updateKernel(),
-        });
-        kernel.dispatch({
-          params: uniform([m, n, k, q.stride, n]),
-          tensors: [q.tensor, c],
-          workgroups: [Math.ceil(n / UPDATE_TILE.cols), Math.ceil(m / UPDATE_TILE.rows)],
-        });
-      },
+      terms: 32, // a longer sum would lose more digits than all else
     };
   }
   const kernel = (name: string, source: string) =>
@@ -225,22 +265,6 @@ function arithmetic(gpu: Gpu, precision: FactorPrecision): Arithmetic {
     words: 2,
     kernel,
     multiply,
-    update: (q, k, c, m) => multiply(subtractSquare(q, k, c, m)),
-  };
-}
-
-function subtractSquare(q: Part, k: number, c: Tensor, m: number): Product {
-  const [n] = c.shape;
-  return {
-    layout: "TN",
-    m,
-    n,
-    k,
-    alpha: -1,
-    accumulate: true,
-    upperOnly: true,
-    a: q,
-    b: q,
-    c: { tensor: c, start: 0, stride: n },
+    terms: FACTOR_BLOCK,
   };
 }
