@@ -35,7 +35,7 @@ export type FactorPrecision = "f32" | "f64";
  *
  * With G = R Rᵀ and R upper triangular, U = R⁻¹. Blocks of rows are taken from the last to the
  * first, in one copy of G of which the upper triangle counts. With U_b the inverse factor of the
- * block b on the diagonal, the rows Q = U_b · [G_ab ᵀ | I | M_bc] (a: before the block, c: after it)
+ * block b on the diagonal, the rows Q = U_b · [G_abᵀ | I | M_bc] (a: before the block, c: after it)
  * complete rows b of U, and the rows above them become
  *
  *     G_aa -= Q_aᵀ Q_a        M_ab = -Q_aᵀ U_b        M_ac -= Q_aᵀ Q_c
@@ -73,7 +73,7 @@ export async function inverseFactor(
   });
 
   const status = gpu.zeros([1], "u32");
-  // A software adapter runs a few busy threads faster, a GPU has registers for 4 x 4 numbers in f64.
+  // Where the CPU computes, a few busy threads are faster; f64 needs twice the registers.
   const each = gpu.software && precision === "f32" ? 8 : 4;
   const factorBlock = await gpu.kernel({
     name: `factor_block_${precision}_${each}`,

@@ -1,5 +1,7 @@
 // U[i, j] = 0 for j < i, in place;   cost[j] = 1 / U_jj²
 //
+// Tiles that straddle the diagonal may have left something below it.
+//
 // Reference: tests/reference/linear_algebra.ts.
 
 @group(0) @binding(0) var<uniform> n: u32;
