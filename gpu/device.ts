@@ -80,6 +80,8 @@ export class Gpu implements AsyncDisposable {
   /** Lanes of a subgroup if the adapter has subgroups of one size, else 0. */
   readonly subgroupSize: number;
   #budget: number;
+  /** Whether kernels may compute in f64. */
+  readonly f64: boolean;
   readonly poison: boolean;
 
   #readback: Readback;
@@ -109,6 +111,7 @@ export class Gpu implements AsyncDisposable {
     const subgroups = device.features.has("subgroups" as GPUFeatureName);
     this.subgroupSize = subgroups && min === max ? min : 0;
     this.#budget = memory;
+    this.f64 = device.features.has(F64);
     this.poison = poison;
     this.#readback = readback;
     if (device.features.has("timestamp-query")) {
@@ -604,16 +607,22 @@ interface PassTiming {
   seconds: Record<string, number>;
 }
 
-/** Asks for subgroups, which Deno grants on adapters that do not list them, and does without if refused. */
+const SUBGROUPS = "subgroups" as GPUFeatureName;
+const F64 = "wgpu-shader-f64" as GPUFeatureName;
+
+/** Asks for subgroups and f64, which Deno grants on adapters that do not list them, and does without if refused. */
 async function requestDevice(
   adapter: GPUAdapter,
   requiredLimits: Record<string, number>,
 ): Promise<GPUDevice> {
   const timing = (["timestamp-query"] as const).filter((name) => adapter.features.has(name));
-  try {
-    const requiredFeatures = ["subgroups" as GPUFeatureName, ...timing];
-    return await adapter.requestDevice({ requiredFeatures, requiredLimits });
-  } catch {
-    return await adapter.requestDevice({ requiredFeatures: timing, requiredLimits });
+  for (const features of [[SUBGROUPS, F64], [SUBGROUPS]]) {
+    try {
+      const requiredFeatures = [...features, ...timing];
+      return await adapter.requestDevice({ requiredFeatures, requiredLimits });
+    } catch {
+      continue; // refused
+    }
   }
+  return await adapter.requestDevice({ requiredFeatures: timing, requiredLimits });
 }

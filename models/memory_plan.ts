@@ -36,9 +36,10 @@ export function workingBytes(model: ModelFiles, { batchTokens, order }: Work): n
   const hessians = groups.map(({ cols }) => 4 * cols ** 2);
   const widest = Math.max(...hessians);
   const kept = order === "layer" ? hessians.reduce((a, b) => a + b, 0) : widest;
-  // A group's weights as compensated so far and as quantized, and what they are packed into.
+  // A group's weights as compensated so far and as quantized, and what they are packed into; the
+  // factor is made in place, beside the Hessian.
   const inWork = Math.max(...groups.map((group) => 8.5 * group.weights));
-  return layers + inWork + kept + Math.max(batch, 2 * widest);
+  return layers + inWork + kept + Math.max(batch, 1.1 * widest);
 }
 
 /** A part of the embedding or head in f32; the logits that it gives take as much, at most. */

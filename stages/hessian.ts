@@ -1,12 +1,61 @@
 import { z } from "zod";
 import { accumulateHessian, mirrorUpper, zeroDeadColumns } from "../gpu/hessian.ts";
-import { inverseFactor } from "../gpu/inverse_factor.ts";
+import { canFactorInF64, type FactorPrecision, inverseFactor } from "../gpu/inverse_factor.ts";
+import type { Tensor } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
-import { defineStage } from "../pipeline/stage.ts";
+import { defineStage, type LayerContext } from "../pipeline/stage.ts";
+
+/** The most damping that is tried of itself. */
+const MOST_DAMPING = 10;
+
+/**
+ * Factors the inverse of the damped Hessian in f32. If f32 meets a pivot that is not positive, f64 is
+ * tried, where the adapter has it, and then both with ten times the damping, and so on.
+ *
+ * @returns The factor and the costs of {@link inverseFactor}.
+ * @throws {UserError} If nothing helps.
+ */
+async function factorSafely(
+  { gpu, linears, report }: LayerContext,
+  hessian: Tensor,
+  damping: number,
+): Promise<{ factor: Tensor; cost: Tensor }> {
+  const [n] = hessian.shape;
+  const precisions: FactorPrecision[] = canFactorInF64(gpu, n) ? ["f32", "f64"] : ["f32"];
+  const names = linears.map(({ name }) => name).join(", ");
+  let failed = 0;
+  let used = damping;
+  while (true) {
+    for (const precision of precisions) {
+      const { factor, cost, status } = await inverseFactor(gpu, hessian, used, precision);
+      [failed] = await gpu.read(status, "u32");
+      gpu.free(status);
+      if (failed === 0) {
+        const raised = used === damping ? "" : ` with damping raised to ${used}`;
+        if (raised || precision !== "f32") {
+          report({
+            type: "warning",
+            message: `The Hessian of ${names} could not be factored in f32 with damping ` +
+              `${damping}; it was factored in ${precision}${raised}`,
+          });
+        }
+        return { factor, cost };
+      }
+      gpu.free(factor, cost);
+    }
+    if (used === 0 || used >= MOST_DAMPING) break;
+    used = Math.min(Number((10 * used).toPrecision(6)), MOST_DAMPING);
+  }
+  throw new UserError(
+    `The Hessian of ${names} cannot be factored: with damping ${used} it is not positive ` +
+      `definite at column ${n - failed} of ${n}; use more damping or more calibration text`,
+  );
+}
 
 /**
  * Collects the Hessian of the squared output error, H = (2 / sequences) Σ x xᵀ, and factors the
  * inverse of its damped form. Columns whose input is always zero are dead: their weights become 0.
+ * Where f32 is not enough to factor it, f64 or more damping helps, with a warning.
  *
  * @see Optimal brain surgeon in GPTQ's form, https://arxiv.org/abs/2210.17323
  */
@@ -35,16 +84,9 @@ export const hessian = defineStage({
     const h = context.get("hessian");
     await mirrorUpper(gpu, h);
     for (const { weight } of linears) await zeroDeadColumns(gpu, h, weight);
-    const { factor, cost, status } = await inverseFactor(gpu, h, damping);
-    const [failed] = await gpu.read(status, "u32");
-    gpu.free(status);
-    if (failed) {
-      throw new UserError(
-        `The Hessian of ${linears.map(({ name }) => name).join(", ")} cannot be factored: ` +
-          `with damping ${damping} it is not positive definite at column ` +
-          `${h.shape[0] - failed} of ${h.shape[0]}; use more damping or more calibration text`,
-      );
-    }
+    const before = gpu.section("factor"); // its time is worth knowing apart from the sums
+    const { factor, cost } = await factorSafely(context, h, damping);
+    gpu.section(before);
     context.set("factor", factor);
     context.set("column-costs", cost);
   },

@@ -1,8 +1,14 @@
 import assert from "node:assert/strict";
 import type { Gpu } from "../../gpu/device.ts";
-import { inverseFactor } from "../../gpu/inverse_factor.ts";
+import { type FactorPrecision, inverseFactor } from "../../gpu/inverse_factor.ts";
 import { assertClose } from "../assert_close.ts";
-import { damped, inverseFactorReference, matmul, transposed } from "../reference/linear_algebra.ts";
+import {
+  damped,
+  inverseFactorReference,
+  matmul,
+  nearlySingular,
+  transposed,
+} from "../reference/linear_algebra.ts";
 import { normals } from "../reference/random.ts";
 import { openAsHardware, openGpu } from "./open_gpu.ts";
 
@@ -28,9 +34,15 @@ function identity(n: number): Float64Array {
 }
 
 /** Factors a Hessian and checks UᵀU · (H + damping) = I, U itself and its costs. */
-async function check(gpu: Gpu, hessian: Float32Array, n: number, damping: number): Promise<void> {
+async function check(
+  gpu: Gpu,
+  hessian: Float32Array,
+  n: number,
+  damping: number,
+  precision: FactorPrecision = "f32",
+): Promise<void> {
   using tensor = gpu.upload(hessian, [n, n]);
-  const { factor, cost, status } = await inverseFactor(gpu, tensor, damping);
+  const { factor, cost, status } = await inverseFactor(gpu, tensor, damping, precision);
   assert.deepEqual([...await gpu.read(status, "u32")], [0]);
   const u = await gpu.read(factor);
   const costs = await gpu.read(cost);
@@ -41,7 +53,9 @@ async function check(gpu: Gpu, hessian: Float32Array, n: number, damping: number
   assertClose(matmul(inverse, matrix, n, n, n), identity(n), { abs: 1e-3, what: "UᵀU (H + d)" });
   const expected = inverseFactorReference(matrix, n);
   const largest = expected.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-  assertClose(u, expected, { abs: 1e-5 * largest, rel: 1e-5, what: "U" });
+  // Of f64 only the last rounding is seen, and where rounding moves the damping itself.
+  const close = precision === "f32" ? 1e-5 : 2e-7;
+  assertClose(u, expected, { abs: close * largest, rel: close, what: "U" });
   assert(u.every((value, i) => i % n >= Math.floor(i / n) || value === 0), "U is triangular");
   const diagonal = Float64Array.from({ length: n }, (_, j) => u[j * n + j]);
   assertClose(costs, diagonal.map((value) => 1 / value ** 2), { rel: 1e-6, what: "cost" });
@@ -55,7 +69,7 @@ for (
 ) {
   const gpu = await open();
 
-  for (const n of [1, 2, 31, 32, 33, 63, 64, 65, 100, 128, 257]) {
+  for (const n of [1, 2, 31, 32, 33, 63, 64, 65, 100, 128, 132, 192, 257]) {
     Deno.test(`inverseFactor() that ${family} factors the inverse of [${n}, ${n}]`, async () => {
       await check(gpu, makeHessian(n), n, DAMPING);
     });
@@ -71,6 +85,41 @@ for (
     await check(gpu, makeHessian(50), 50, 1);
     await check(gpu, makeHessian(33).map((value) => value * 1e-6), 33, DAMPING);
     await check(gpu, makeHessian(33).map((value) => value * 1e6), 33, DAMPING);
+  });
+
+  Deno.test({
+    name: `inverseFactor() that ${family} factors in f64`,
+    ignore: !gpu.f64,
+    async fn() {
+      for (const n of [1, 33, 64, 65, 130, 192]) {
+        await check(gpu, makeHessian(n), n, DAMPING, "f64");
+      }
+      await check(gpu, makeHessian(70, [0, 7, 63, 64, 69]), 70, DAMPING, "f64");
+      await check(gpu, makeHessian(65), 65, 0, "f64");
+    },
+  });
+
+  Deno.test({
+    name: `inverseFactor() that ${family} factors in f64 what f32 cannot`,
+    ignore: !gpu.f64,
+    async fn() {
+      const n = 150;
+      const hessian = nearlySingular(n);
+      using tensor = gpu.upload(hessian, [n, n]);
+      const factored = async (precision: FactorPrecision) => {
+        const { factor, cost, status } = await inverseFactor(gpu, tensor, 1e-9, precision);
+        const [code] = await gpu.read(status, "u32");
+        const u = await gpu.read(factor);
+        gpu.free(factor, cost, status);
+        return { code, u };
+      };
+      assert((await factored("f32")).code > 0, "f32 meets a pivot that is not positive");
+      const { code, u } = await factored("f64");
+      assert.equal(code, 0);
+      const expected = inverseFactorReference(damped(hessian, n, 1e-9), n);
+      const largest = expected.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+      assertClose(u, expected, { abs: 1e-6 * largest, what: "U" }); // f64 loses 1e8 of its 1e-16
+    },
   });
 
   Deno.test(`inverseFactor() that ${family} reports where a pivot is not positive`, async () => {

@@ -187,7 +187,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     ]);
     assert.deepEqual(record.stages[5].options, { candidates: 9, search: "weight" });
     assert.deepEqual(Object.keys(record.secondsByStage!).sort(), [
-      ...[...record.stages.map(({ name }) => name), "output-error"].sort(),
+      ...[...record.stages.map(({ name }) => name), "factor", "output-error"].sort(),
     ]);
     const spent = Object.values(record.secondsByStage!).reduce((sum, part) => sum + part, 0);
     assert.ok(spent > 0 && spent < record.seconds!);

@@ -84,3 +84,12 @@ export function damped(hessian: ArrayLike<number>, n: number, damping: number): 
 export function inverseFactorReference(matrix: ArrayLike<number>, n: number): Float64Array {
   return transposed(cholesky(inverse(matrix, n), n), n, n);
 }
+
+/** v vᵀ + 2⁻¹³ I, exact in f32, for whole numbers v: the smallest eigenvalue is 1e-8 of the largest. */
+export function nearlySingular(n: number): Float32Array {
+  const v = (i: number) => 1 + 7 * i % 19;
+  return Float32Array.from({ length: n * n }, (_, at) => {
+    const [i, j] = [Math.floor(at / n), at % n];
+    return v(i) * v(j) + Number(i === j) * 2 ** -13;
+  });
+}
