@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
-import bestSource from "../../gpu/best_candidate.wgsl" with { type: "text" };
 import { uniform } from "../../gpu/kernel.ts";
 import salientSearchSource from "../../gpu/salient_search.wgsl" with { type: "text" };
 import {
+  bestCandidate,
   columnOrder,
   type Metric,
   saliency,
+  searchGrid,
+  type SearchShape,
   selectSalientColumns,
   splitZones,
 } from "../../gpu/search.ts";
@@ -158,22 +160,28 @@ for (const [rows, cols] of SHAPES) {
   });
 }
 
-/** The errors of all candidates, summed over the parts of `perPart` rows. */
+/** Candidates one after the other, side by side, and both. */
+const SEARCH_SHAPES: SearchShape[] = [
+  { ROWS: 4, SLOTS: 1, QUADS: 32 },
+  { ROWS: 4, SLOTS: 1, QUADS: 3 },
+  { ROWS: 8, SLOTS: 4, QUADS: 1 },
+  { ROWS: 4, SLOTS: 2, QUADS: 2 },
+];
+
+/** The errors of all candidates, summed over the parts. */
 async function searchErrors(
   kernel: { name: string; source: string },
   tensors: Tensor[],
   [rows, cols, candidates]: number[],
-  perPart: number,
-  quads: number,
+  shape: SearchShape,
 ): Promise<number[]> {
-  const constants = { ROWS: perPart, TILE: perPart * cols, QUADS: quads };
+  const { constants, workgroups } = searchGrid(shape, rows, cols, candidates);
   const search = await gpu.kernel({ ...kernel, constants });
-  const parts = Math.ceil(rows / perPart);
-  using error = gpu.empty([parts, candidates]);
+  using error = gpu.empty([workgroups[0], candidates]);
   search.dispatch({
     params: uniform([rows, cols, candidates]),
     tensors: [...tensors, error],
-    workgroups: [parts, Math.ceil(candidates / 4 / quads)],
+    workgroups,
   });
   const sums = new Array<number>(candidates).fill(0);
   (await gpu.read(error)).forEach((value, i) => sums[i % candidates] += value);
@@ -192,8 +200,8 @@ for (const [rows, cols, candidates] of [[1, 4, 3], [4, 33, 32], [9, 63, 33], [6,
     const kernel = { name: "salient_search", source: salientSearchSource };
     const tensors = [values, orderTensor, costTensor];
     const expected = salientErrors(weight, cols, order, cost, candidates);
-    for (const quads of [1, 3, 32]) {
-      const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], 4, quads);
+    for (const shape of SEARCH_SHAPES) {
+      const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], shape);
       assertClose(actual, expected, { abs: 1e-6, rel: 1e-5 }); // f32 sums of up to 1536 terms
     }
   });
@@ -210,8 +218,8 @@ for (const [rows, cols, candidates] of [[1, 4, 3], [4, 33, 32], [9, 63, 33], [6,
     const kernel = { name: "split_search", source: splitSearchSource };
     const tensors = [values, salientTensor, costTensor, thresholdTensor];
     const expected = splitErrors(weight, cols, salient, cost, [...thresholds]);
-    for (const quads of [1, 3, 32]) {
-      const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], 4, quads);
+    for (const shape of SEARCH_SHAPES) {
+      const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], shape);
       assertClose(actual, expected, { abs: 1e-6, rel: 1e-5 }); // f32 sums of up to 1536 terms
     }
   });
@@ -246,10 +254,8 @@ for (
 ) {
   Deno.test(`best_candidate ${name}`, async () => {
     const shape = [errors.length, errors[0].length];
-    const kernel = await gpu.kernel({ name: "best_candidate", source: bestSource });
     using error = gpu.upload(Float32Array.from(errors.flat()), shape);
-    using out = gpu.empty([1], "u32");
-    kernel.dispatch({ params: uniform(shape), tensors: [error, out], workgroups: 1 });
+    using out = await bestCandidate(gpu, error);
     assert.deepEqual([...await gpu.read(out, "u32")], [best]);
   });
 }
