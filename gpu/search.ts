@@ -37,7 +37,14 @@ export function searchGrid(
   candidates: number,
 ): { constants: Record<string, number>; workgroups: [number, number] } {
   return {
-    constants: { ROWS, SLOTS, QUADS, TILE: (ROWS + 1) * cols },
+    constants: {
+      ROWS,
+      SLOTS,
+      QUADS,
+      TILE: (ROWS + 1) * cols,
+      // Neighbouring entries of a row come together, on a CPU each thread brings its own row.
+      LOADERS: SLOTS > 1 ? Math.min(32, ROWS * SLOTS) : 1,
+    },
     workgroups: [Math.ceil(rows / ROWS), Math.ceil(candidates / (4 * SLOTS * QUADS))],
   };
 }

@@ -8,10 +8,11 @@
 // Source: BiLLM, arXiv:2402.04291, algorithm 2. Reference: tests/reference/billm.ts.
 
 override ROWS: u32 = 16;
-override SLOTS: u32 = 4;   // fours of candidates side by side
-override QUADS: u32 = 1;   // fours of candidates that a thread takes, one after the other
-override TILE: u32 = 2176; // (ROWS + 1) · columns
-const COLS = 256u;         // a block has at most so many columns
+override SLOTS: u32 = 4;    // fours of candidates side by side
+override QUADS: u32 = 1;    // fours of candidates that a thread takes, one after the other
+override TILE: u32 = 2176;  // (ROWS + 1) · columns
+override LOADERS: u32 = 32; // threads that bring in a row side by side
+const COLS = 256u;          // a block has at most so many columns
 
 struct Params { rows: u32, cols: u32, candidates: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -78,10 +79,11 @@ fn main(
   var kept = 0u;
   for (var i = 0u; i < COLS / 32; i++) { kept += countOneBits(atomicLoad(&marks[i])); }
   workgroupBarrier();
-  for (var i = lane; i < ROWS * kept; i += ROWS * SLOTS) {
-    let k = i % kept;
-    let row = min(group.x * ROWS + i / kept, p.rows - 1);
-    tile[k * stride + i / kept] = values[row * p.cols + columns[k]];
+  for (var r = lane / LOADERS; r < ROWS; r += ROWS * SLOTS / LOADERS) {
+    let start = min(group.x * ROWS + r, p.rows - 1) * p.cols;
+    for (var k = lane % LOADERS; k < kept; k += LOADERS) {
+      tile[k * stride + r] = values[start + columns[k]];
+    }
   }
   workgroupBarrier();
 
