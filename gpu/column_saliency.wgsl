@@ -29,7 +29,14 @@ fn main(
     let col = first + local.x;
     var total = 0.0;
     if (col < p.cols) {
-      for (var row = group.x * ROWS + local.y; row < after; row += SLICES) {
+      var row = group.x * ROWS + local.y;
+      let step = SLICES * p.cols;
+      for (; row + 3 * SLICES < after; row += 4 * SLICES) {
+        let at = row * p.cols + col;
+        let w = vec4f(weight[at], weight[at + step], weight[at + 2 * step], weight[at + 3 * step]);
+        if (METRIC == 0) { total += dot(w, w); } else { total += dot(abs(w), vec4f(1.0)); }
+      }
+      for (; row < after; row += SLICES) {
         let w = weight[row * p.cols + col];
         if (METRIC == 0) { total += w * w; } else { total += abs(w); }
       }

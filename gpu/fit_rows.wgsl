@@ -62,8 +62,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   workgroupBarrier();
   for (var r = lane / LOADERS; r < ROWS; r += THREADS / LOADERS) {
     let start = min(group.x * ROWS + r, p.rows - 1) * p.cols;
-    for (var k = lane % LOADERS; k < n; k += LOADERS) {
-      tile[r * STRIDE + k] = weight[start + columns[k]];
+    for (var first = lane % LOADERS; first < n; first += 4 * LOADERS) {
+      let k = first + LOADERS * vec4u(0, 1, 2, 3);
+      let near = min(k, vec4u(n - 1));
+      let x = vec4f( // four reads are on their way before one is waited for
+        weight[start + columns[near.x]],
+        weight[start + columns[near.y]],
+        weight[start + columns[near.z]],
+        weight[start + columns[near.w]],
+      );
+      tile[r * STRIDE + k.x] = x.x;
+      if (k.y < n) { tile[r * STRIDE + k.y] = x.y; }
+      if (k.z < n) { tile[r * STRIDE + k.z] = x.z; }
+      if (k.w < n) { tile[r * STRIDE + k.w] = x.w; }
     }
   }
   workgroupBarrier();

@@ -84,17 +84,16 @@ export async function quantizeBlock(
   const { first, weight, salient, salientFit, zones, zoneFits, factor, feedback = false } = input;
   const [rows, cols] = weight.shape;
   const groups = target.blockSize / 4;
-  // A row of the block takes 16 (groups + 4) bytes of workgroup memory; beside the rows there are
-  // eight rows of U and its diagonal.
+  // With feedback rows of the block lie in workgroup memory, beside eight rows of U and its diagonal.
   const memory = gpu.device.limits.maxComputeWorkgroupStorageSize - 8 * 16 * groups - 1024;
-  const most = 2 ** Math.floor(Math.log2(memory / (16 * (groups + 4))));
+  const most = 2 ** Math.floor(Math.log2(memory / (16 * groups)));
   const rowsOfGroup = feedback ? Math.min(16, most) : gpu.software ? 16 : 32;
   const kernel = await gpu.kernel({
     name: "quantize_block",
     source,
     constants: {
       ROWS: rowsOfGroup,
-      LANES: gpu.software ? 1 : 4,
+      LANES: gpu.software ? 1 : 8,
       GROUPS: groups,
       FEEDBACK: Number(feedback),
       NEAREST: Number(input.nearest ?? false),

@@ -16,11 +16,10 @@
 // Source: BiLLM, arXiv:2402.04291; GPTQ, arXiv:2210.17323. Reference: tests/reference/billm.ts.
 
 override ROWS: u32 = 16;
-override LANES: u32 = 4;      // threads of a row, at most 4
+override LANES: u32 = 8;      // threads of a row
 override GROUPS: u32 = 32;    // fours of columns of a block
 override FEEDBACK: bool = false;
-override STRIDE: u32 = GROUPS + 4; // so that the threads of two rows meet no conflict
-override TILE: u32 = select(1u, ROWS * STRIDE, FEEDBACK);
+override TILE: u32 = select(1u, ROWS * GROUPS, FEEDBACK);
 override FACTORS: u32 = select(1u, 8 * GROUPS, FEEDBACK);
 override NEAREST: bool = false;
 override HAS_FACTOR: bool = false;
@@ -43,7 +42,7 @@ struct Params { rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, b
 @group(0) @binding(10) var<storage, read_write> scales: array<f32>;     // [rows, blocks, SCALES]
 @group(0) @binding(11) var<storage, read_write> marks: array<u32>;      // [layer_cols], as salient
 
-var<workgroup> tile: array<vec4f, TILE>;         // [row][column / 4], padded to STRIDE
+var<workgroup> tile: array<vec4f, TILE>;         // [row][column / 4]
 var<workgroup> factors: array<vec4f, FACTORS>;   // [column % 8][column / 4] of U
 var<workgroup> diagonal: array<f32, 256>;
 
@@ -129,25 +128,17 @@ fn settle(w: f32, col: u32, high_bits: u32, fits: Fits, out: ptr<function, vec4u
   return Settled(q, e);
 }
 
-fn weight_at(row: u32, col: u32) -> f32 {
-  var w = 0.0;
-  if (col < p.cols) { w = weight[row * p.cols + col]; }
-  return w;
-}
-
+// Four weights of a row side by side; beyond the last column come others that nothing depends on.
 fn four_weights(row: u32, col: u32) -> vec4f {
-  return vec4f(
-    weight_at(row, col),
-    weight_at(row, col + 1),
-    weight_at(row, col + 2),
-    weight_at(row, col + 3),
-  );
+  let at = row * p.cols + min(col + vec4u(0, 1, 2, 3), vec4u(p.cols - 1));
+  return vec4f(weight[at.x], weight[at.y], weight[at.z], weight[at.w]);
 }
 
-fn factor_at(source: u32, later: u32) -> f32 {
-  var u = 0.0;
-  if (max(source, later) < p.cols) { u = factor[(p.first + source) * p.layer_cols + p.first + later]; }
-  return u;
+// Four entries of U side by side, likewise.
+fn four_factors(col: u32, later: u32) -> vec4f {
+  let at = (p.first + min(col, p.cols - 1)) * p.layer_cols + p.first +
+    min(later + vec4u(0, 1, 2, 3), vec4u(p.cols - 1));
+  return vec4f(factor[at.x], factor[at.y], factor[at.z], factor[at.w]);
 }
 
 @compute @workgroup_size(LANES * ROWS)
@@ -162,11 +153,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     for (var col = lane; col < p.cols; col += threads) { marks[p.first + col] = salient[col]; }
   }
   if (HAS_FACTOR) {
-    for (var col = lane; col < p.cols; col += threads) { diagonal[col] = factor_at(col, col); }
+    for (var col = lane; col < p.cols; col += threads) { diagonal[col] = four_factors(col, col).x; }
   }
   if (FEEDBACK) {
     for (var g = share; g < GROUPS; g += LANES) {
-      tile[place * STRIDE + g] = four_weights(row, g * 4);
+      tile[place * GROUPS + g] = four_weights(row, g * 4);
     }
   }
 
@@ -223,17 +214,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   for (var col = 0u; col < p.cols; col += 8) {
     let g = col / 4;
     if (FEEDBACK) {
-      for (var i = lane; i < 8 * GROUPS; i += threads) {
-        let source = col + i / GROUPS;
-        let later = i % GROUPS * 4;
-        if (later >= col) {
-          factors[i] = vec4f(
-            factor_at(source, later),
-            factor_at(source, later + 1),
-            factor_at(source, later + 2),
-            factor_at(source, later + 3),
-          );
-        }
+      for (var i = lane; i < 8 * GROUPS; i += 2 * threads) {
+        let j = i + threads; // both are on their way before one is waited for
+        if (max(i % GROUPS, j % GROUPS) < g) { continue; }
+        let factors_i = four_factors(col + i / GROUPS, i % GROUPS * 4);
+        let factors_j = four_factors(col + j / GROUPS, j % GROUPS * 4);
+        factors[i] = factors_i;
+        if (j < 8 * GROUPS) { factors[j] = factors_j; }
       }
       workgroupBarrier(); // also for what the other threads of the row have moved
     }
@@ -241,8 +228,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     var low: vec4f;
     var high: vec4f;
     if (FEEDBACK) {
-      low = tile[place * STRIDE + g];
-      high = tile[place * STRIDE + g + 1];
+      low = tile[place * GROUPS + g];
+      high = tile[place * GROUPS + g + 1];
     } else {
       low = four_weights(row, col);
       high = four_weights(row, col + 4);
@@ -284,7 +271,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
     if (FEEDBACK) {
       for (var k = g + 2 + share; k < GROUPS; k += LANES) {
-        let at = place * STRIDE + k;
+        let at = place * GROUPS + k;
         tile[at] -= (s0.e * factors[k] + s1.e * factors[GROUPS + k] +
           s2.e * factors[2 * GROUPS + k] + s3.e * factors[3 * GROUPS + k]) +
           (s4.e * factors[4 * GROUPS + k] + s5.e * factors[5 * GROUPS + k] +

@@ -25,6 +25,7 @@ struct Params { rows: u32, cols: u32, candidates: u32 }
 @group(0) @binding(4) var<storage, read_write> error: array<f32>;      // [parts, candidates]
 
 var<workgroup> tile: array<f32, TILE>;
+var<workgroup> columns: array<u32, COLS>; // in their order
 var<workgroup> costs: array<f32, COLS>;
 var<workgroup> totals: array<vec4f, ROWS * SLOTS>;
 
@@ -70,13 +71,28 @@ fn main(
 ) {
   const ALL = vec4f(1.0);
   let stride = ROWS + 1;
+  for (var k = lane; k < p.cols; k += ROWS * SLOTS) {
+    columns[k] = order[k];
+    costs[k] = cost[order[k]];
+  }
+  workgroupBarrier();
   for (var r = lane / LOADERS; r < ROWS; r += ROWS * SLOTS / LOADERS) {
     let start = min(group.x * ROWS + r, p.rows - 1) * p.cols;
-    for (var k = lane % LOADERS; k < p.cols; k += LOADERS) {
-      tile[k * stride + r] = values[start + order[k]];
+    for (var first = lane % LOADERS; first < p.cols; first += 4 * LOADERS) {
+      let k = first + LOADERS * vec4u(0, 1, 2, 3);
+      let near = min(k, vec4u(p.cols - 1));
+      let x = vec4f( // four reads are on their way before one is waited for
+        values[start + columns[near.x]],
+        values[start + columns[near.y]],
+        values[start + columns[near.z]],
+        values[start + columns[near.w]],
+      );
+      tile[k.x * stride + r] = x.x;
+      if (k.y < p.cols) { tile[k.y * stride + r] = x.y; }
+      if (k.z < p.cols) { tile[k.z * stride + r] = x.z; }
+      if (k.w < p.cols) { tile[k.w * stride + r] = x.w; }
     }
   }
-  for (var k = lane; k < p.cols; k += ROWS * SLOTS) { costs[k] = cost[order[k]]; }
   workgroupBarrier();
 
   for (var turn = 0u; turn < QUADS; turn++) {

@@ -81,8 +81,19 @@ fn main(
   workgroupBarrier();
   for (var r = lane / LOADERS; r < ROWS; r += ROWS * SLOTS / LOADERS) {
     let start = min(group.x * ROWS + r, p.rows - 1) * p.cols;
-    for (var k = lane % LOADERS; k < kept; k += LOADERS) {
-      tile[k * stride + r] = values[start + columns[k]];
+    for (var first = lane % LOADERS; first < kept; first += 4 * LOADERS) {
+      let k = first + LOADERS * vec4u(0, 1, 2, 3);
+      let near = min(k, vec4u(kept - 1));
+      let x = vec4f( // four reads are on their way before one is waited for
+        values[start + columns[near.x]],
+        values[start + columns[near.y]],
+        values[start + columns[near.z]],
+        values[start + columns[near.w]],
+      );
+      tile[k.x * stride + r] = x.x;
+      if (k.y < kept) { tile[k.y * stride + r] = x.y; }
+      if (k.z < kept) { tile[k.z * stride + r] = x.z; }
+      if (k.w < kept) { tile[k.w * stride + r] = x.w; }
     }
   }
   workgroupBarrier();
