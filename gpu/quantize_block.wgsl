@@ -128,10 +128,19 @@ fn settle(w: f32, col: u32, high_bits: u32, fits: Fits, out: ptr<function, vec4u
   return Settled(q, e);
 }
 
-// Four weights of a row side by side; beyond the last column come others that nothing depends on.
+fn weight_at(row: u32, col: u32) -> f32 {
+  var w = 0.0;
+  if (col < p.cols) { w = weight[row * p.cols + col]; }
+  return w;
+}
+
 fn four_weights(row: u32, col: u32) -> vec4f {
-  let at = row * p.cols + min(col + vec4u(0, 1, 2, 3), vec4u(p.cols - 1));
-  return vec4f(weight[at.x], weight[at.y], weight[at.z], weight[at.w]);
+  return vec4f(
+    weight_at(row, col),
+    weight_at(row, col + 1),
+    weight_at(row, col + 2),
+    weight_at(row, col + 3),
+  );
 }
 
 // Four entries of U side by side, likewise.
@@ -153,7 +162,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     for (var col = lane; col < p.cols; col += threads) { marks[p.first + col] = salient[col]; }
   }
   if (HAS_FACTOR) {
-    for (var col = lane; col < p.cols; col += threads) { diagonal[col] = four_factors(col, col).x; }
+    for (var col = lane; col < p.cols; col += threads) { diagonal[col] = factor[(p.first + col) * (p.layer_cols + 1)]; }
   }
   if (FEEDBACK) {
     for (var g = share; g < GROUPS; g += LANES) {
