@@ -51,17 +51,17 @@ export function searchGrid(
 
 /**
  * A GPU needs many workgroups of several subgroups, and 32 rows where the workgroup memory allows it:
- * beside the tile there are up to 4 KiB. A CPU wants each workgroup to bring its rows in only once.
+ * beside the tile there are up to 4.5 KiB. A CPU wants each workgroup to bring its rows in only once.
  */
 function searchShape(gpu: Gpu, cols: number): SearchShape {
-  const entries = (gpu.device.limits.maxComputeWorkgroupStorageSize - 4096) / 4;
+  const entries = (gpu.device.limits.maxComputeWorkgroupStorageSize - 4608) / 4;
   const most = 2 ** Math.floor(Math.log2(entries / cols - 1));
   if (gpu.software) return { ROWS: Math.min(16, most), SLOTS: 1, QUADS: MAX_CANDIDATES / 4 };
   const ROWS = Math.min(32, most);
   return { ROWS, SLOTS: 128 / ROWS, QUADS: 1 };
 }
 
-/** Fours of threads that read what others have summed, in a kernel of a single workgroup. */
+/** Threads of a kernel that has a single workgroup, a multiple of {@link MAX_BLOCK}. */
 function threadsOfOneGroup(gpu: Gpu): number {
   return gpu.software
     ? MAX_BLOCK

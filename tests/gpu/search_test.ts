@@ -20,19 +20,20 @@ import {
   splitErrors,
 } from "../reference/billm.ts";
 import { normals, seededRandom, uniforms } from "../reference/random.ts";
-import { openGpu } from "./open_gpu.ts";
+import { openAsHardware, openGpu } from "./open_gpu.ts";
 import splitSearchSource from "../../gpu/split_search.wgsl" with { type: "text" };
 
 const gpu = await openGpu();
+const hardware = await openAsHardware();
 
-// Rows on both sides of a part (4 rows, or 5 beyond 4096 rows), columns of the vec4 and of a word.
+// Rows on both sides of a part (16 or 32), columns of the vec4 and of a word.
 const SHAPES = [
   [1, 2],
   [1, 128],
   [3, 5],
   [4, 31],
   [5, 32],
-  [33, 33],
+  [17, 33],
   [7, 63],
   [8, 64],
   [9, 65],
@@ -67,8 +68,18 @@ function assertAsGood(errors: number[], taken: number, what: string): void {
   assert(errors[taken] <= best * (1 + 1e-5) + 1e-9, message);
 }
 
-for (const [rows, cols] of SHAPES) {
-  Deno.test(`saliency() is w² · cost on [${rows}, ${cols}]`, async () => {
+const CASES = [
+  ...SHAPES.map(([rows, cols]) => ({ gpu, suits: "", rows, cols })),
+  ...[[3, 5], [33, 128], [130, 33], [13, 255], [5, 256], [4099, 6]].map(([rows, cols]) => ({
+    gpu: hardware,
+    suits: ", as on a GPU",
+    rows,
+    cols,
+  })),
+];
+
+for (const { gpu, suits, rows, cols } of CASES) {
+  Deno.test(`saliency() is w² · cost on [${rows}, ${cols}]${suits}`, async () => {
     const { weight, cost } = makeBlock(rows, cols, 2);
     using weightTensor = gpu.upload(weight, [rows, cols]);
     using costTensor = gpu.upload(cost, [cols]);
@@ -78,7 +89,7 @@ for (const [rows, cols] of SHAPES) {
   });
 
   for (const metric of ["hessian", "magnitude"] as Metric[]) {
-    Deno.test(`columnOrder() by ${metric} sorts the columns of [${rows}, ${cols}]`, async () => {
+    Deno.test(`columnOrder() by ${metric} sorts the columns of [${rows}, ${cols}]${suits}`, async () => {
       const { weight, cost } = makeBlock(rows, cols, 2);
       if (cols > 4) {
         // Two equal columns, and a second one of zeros: ties keep the order of the columns.
@@ -102,7 +113,7 @@ for (const [rows, cols] of SHAPES) {
   }
 
   for (const [maxColumns, heavy] of [[49, 7], [1, 0], [128, 40]]) {
-    Deno.test(`selectSalientColumns() of at most ${maxColumns} finds the best of [${rows}, ${cols}]`, async () => {
+    Deno.test(`selectSalientColumns() of at most ${maxColumns} finds the best of [${rows}, ${cols}]${suits}`, async () => {
       const { weight, cost } = makeBlock(rows, cols, Math.min(heavy, cols - 1));
       const sums = columnSaliency(weight, cols, cost);
       const order = sums.map((_, c) => c).sort((a, b) => sums[b] - sums[a]);
@@ -120,7 +131,7 @@ for (const [rows, cols] of SHAPES) {
     });
   }
 
-  Deno.test(`splitZones() finds the best threshold for [${rows}, ${cols}]`, async () => {
+  Deno.test(`splitZones() finds the best threshold for [${rows}, ${cols}]${suits}`, async () => {
     const { weight, cost } = makeBlock(rows, cols, 2);
     const sums = columnSaliency(weight, cols, cost);
     const order = sums.map((_, c) => c).sort((a, b) => sums[b] - sums[a]);
