@@ -1,11 +1,14 @@
 // part[g, c] = Σ |saliency of row r, column c| over the rows of part g,
 // saliency = w² · cost[c]  (METRIC 0, "hessian")   or   w  (METRIC 1, "magnitude")
 //
-// One workgroup per part g of ROWS rows; neighbouring threads take neighbouring columns.
+// One workgroup per part g of ROWS rows; neighbouring threads take neighbouring columns, SLICES
+// threads share a column.
 // Source: BiLLM, arXiv:2402.04291. Reference: tests/reference/billm.ts.
 
 override METRIC: u32 = 0;
 override ROWS: u32 = 16;
+override SLICES: u32 = 4;
+const LANES = 64u;
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -13,14 +16,42 @@ struct Params { rows: u32, cols: u32 }
 @group(0) @binding(2) var<storage, read> cost: array<f32>;             // [cols]
 @group(0) @binding(3) var<storage, read_write> part: array<f32>;       // [parts, cols]
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  for (var col = lane; col < p.cols; col += 64) {
+var<workgroup> sums: array<f32, LANES * SLICES>;
+
+@compute @workgroup_size(LANES, SLICES)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(local_invocation_id) local: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let after = min((group.x + 1) * ROWS, p.rows);
+  for (var first = 0u; first < p.cols; first += LANES) {
+    let col = first + local.x;
     var total = 0.0;
-    for (var row = group.x * ROWS; row < min((group.x + 1) * ROWS, p.rows); row++) {
-      let w = weight[row * p.cols + col];
-      if (METRIC == 0) { total += w * w * cost[col]; } else { total += abs(w); }
+    if (col < p.cols) {
+      var row = group.x * ROWS + local.y;
+      let step = SLICES * p.cols;
+      for (; row + 3 * SLICES < after; row += 4 * SLICES) {
+        let at = row * p.cols + col;
+        let w = vec4f(weight[at], weight[at + step], weight[at + 2 * step], weight[at + 3 * step]);
+        if (METRIC == 0) { total += dot(w, w); } else { total += dot(abs(w), vec4f(1.0)); }
+      }
+      for (; row < after; row += SLICES) {
+        let w = weight[row * p.cols + col];
+        if (METRIC == 0) { total += w * w; } else { total += abs(w); }
+      }
     }
-    part[group.x * p.cols + col] = total;
+    if (SLICES > 1) {
+      sums[lane] = total;
+      workgroupBarrier();
+      if (local.y == 0) {
+        for (var slice = 1u; slice < SLICES; slice++) { total += sums[slice * LANES + local.x]; }
+      }
+      workgroupBarrier(); // the next columns overwrite the sums
+    }
+    if (col < p.cols && local.y == 0) {
+      if (METRIC == 0) { total *= cost[col]; }
+      part[group.x * p.cols + col] = total;
+    }
   }
 }

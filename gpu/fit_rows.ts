@@ -1,6 +1,7 @@
 import type { Gpu } from "./device.ts";
 import source from "./fit_rows.wgsl" with { type: "text" };
 import { uniform } from "./kernel.ts";
+import { rowShape } from "./row_shape.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
@@ -17,7 +18,7 @@ export async function fitSalient(
   planes: number,
 ): Promise<Tensor> {
   const fit = gpu.empty([weight.shape[0], 2 * planes]);
-  await fitGroup(gpu, weight, salient, salient, fit, 0, { PLANES: planes, ZONE: 0 });
+  await fitRows(gpu, weight, salient, salient, fit, { PLANES: planes, ZONES: 0 });
   return fit;
 }
 
@@ -33,28 +34,25 @@ export async function fitZones(
   salient: Tensor,
   zones: Tensor | undefined,
 ): Promise<Tensor> {
-  const [rows, cols] = weight.shape;
-  const fit = gpu.empty([rows, zones ? 4 : 2]);
-  using none = zones ? undefined : gpu.zeros([rows, Math.ceil(cols / 32)], "u32");
-  await fitGroup(gpu, weight, salient, zones ?? none!, fit, 0, { PLANES: 1, ZONE: 1 });
-  if (zones) await fitGroup(gpu, weight, salient, zones, fit, 2, { PLANES: 1, ZONE: 2 });
+  const fit = gpu.empty([weight.shape[0], zones ? 4 : 2]);
+  await fitRows(gpu, weight, salient, zones ?? salient, fit, { PLANES: 1, ZONES: zones ? 2 : 1 });
   return fit;
 }
 
-async function fitGroup(
+async function fitRows(
   gpu: Gpu,
   weight: Tensor,
   salient: Tensor,
   zones: Tensor,
   fit: Tensor,
-  start: number,
-  constants: { PLANES: number; ZONE: number },
+  form: { PLANES: number; ZONES: number },
 ): Promise<void> {
   const [rows, cols] = weight.shape;
-  const kernel = await gpu.kernel({ name: "fit_rows", source, constants });
+  const shape = rowShape(gpu, cols);
+  const kernel = await gpu.kernel({ name: "fit_rows", source, constants: { ...shape, ...form } });
   kernel.dispatch({
-    params: uniform([rows, cols, start, fit.shape[1]]),
+    params: uniform([rows, cols]),
     tensors: [weight, salient, zones, fit],
-    workgroups: Math.ceil(rows / 32),
+    workgroups: Math.ceil(rows / shape.ROWS),
   });
 }

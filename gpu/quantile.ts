@@ -1,11 +1,22 @@
+import { constant } from "./constant.ts";
 import type { Gpu } from "./device.ts";
-import fillSource from "./fill.wgsl" with { type: "text" };
 import { uniform } from "./kernel.ts";
 import countSource from "./quantile_count.wgsl" with { type: "text" };
 import pickSource from "./quantile_pick.wgsl" with { type: "text" };
 import type { Tensor } from "./tensor.ts";
 
-const NONE = 0xffffffff;
+/** Bins of the first level and of the others: 11, 10 and 10 bits of a magnitude. */
+const FIRST_BINS = 2048;
+const BINS = 1024;
+
+/** The counts of the first level, which every call leaves at zero for the next one. */
+const firstCounts = new WeakMap<Gpu, Tensor>();
+
+function firstCount(gpu: Gpu): Tensor {
+  const count = firstCounts.get(gpu) ?? gpu.zeros([FIRST_BINS], "u32");
+  firstCounts.set(gpu, count);
+  return count;
+}
 
 /**
  * Quantiles of |values| with the salient columns counted as zeros, with linear interpolation between
@@ -24,54 +35,40 @@ export async function quantiles(
 ): Promise<Tensor> {
   const n = probabilities.length;
   if (n > 128) throw new RangeError(`At most 128 quantiles at a time, asked for ${n}`);
-  const { fround } = Math;
   const last = values.size - 1;
-  const wantedHost = new Uint32Array(n * 6); // rank, slot 0, prefix 0: below, then above
-  const weightHost = new Float32Array(n);
-  probabilities.forEach((probability, i) => {
-    const rank = fround(fround(probability) * fround(last)); // the precision of the released program
-    const below = Math.min(Math.floor(rank), last);
-    wantedHost[i * 6] = below;
-    wantedHost[i * 6 + 3] = Math.min(below + 1, last);
-    weightHost[i] = rank - below;
-  });
-  using wanted = gpu.upload(wantedHost, [n, 6]);
-  using weight = gpu.upload(weightHost, [n]);
-  using slot0 = gpu.empty([4096], "u32");
-  using slot1 = gpu.empty([n * 2, 1024], "u32");
-  using count = gpu.empty([Math.max(n * 2, 4), 1024], "u32");
+  // f32 products, the precision of the released program. Not on the device, which might not round them.
+  const { fround } = Math;
+  const places = probabilities.map((probability) => fround(fround(probability) * fround(last)));
+  const place = constant(gpu, Float32Array.from(places));
+  const first = firstCount(gpu);
+  const slots = 2 * n; // a rank below and one above for each quantile
+  using count = gpu.empty([2, slots, BINS], "u32");
+  using slot = gpu.empty([FIRST_BINS + slots * BINS], "u32");
+  using wanted = gpu.empty([2, slots, 3], "u32");
   const out = gpu.empty([n]);
-  const fill = await gpu.kernel({ name: "fill", source: fillSource });
-  const slots = [slot0, slot1, slot1]; // level 2 makes none
+  // A GPU's threads take a few values each; on a CPU few workgroups clear and add up their bins.
+  const lanes = gpu.software ? 16 : 256;
+  const groups = Math.min(Math.ceil(values.size / (4 * lanes)), gpu.software ? 16 : 256);
+  const kernels = [];
   for (let level = 0; level < 3; level++) {
-    gpu.clear(count);
-    const tally = await gpu.kernel({
-      name: "quantile_count",
-      source: countSource,
-      constants: { LEVEL: level },
+    const constants = { LEVEL: level, LANES: lanes };
+    kernels.push({
+      tally: await gpu.kernel({ name: "quantile_count", source: countSource, constants }),
+      pick: await gpu.kernel({ name: "quantile_pick", source: pickSource, constants }),
+      slotsSearched: [1, slots, n][level],
     });
+  }
+  // From here on nothing is awaited: no other call may come between, the first counts are shared.
+  for (const { tally, pick, slotsSearched } of kernels) {
     tally.dispatch({
-      params: uniform([values.size, values.shape[1]]),
-      tensors: [values, salient, slot0, slot1, count],
-      workgroups: Math.ceil(values.size / 64),
-    });
-    if (level < 2) {
-      const { size } = slots[level];
-      fill.dispatch({
-        params: uniform([size, NONE]),
-        tensors: [slots[level]],
-        workgroups: Math.ceil(size / 64),
-      });
-    }
-    const pick = await gpu.kernel({
-      name: "quantile_pick",
-      source: pickSource,
-      constants: { LEVEL: level },
+      params: uniform([values.size, values.shape[1], count.size]),
+      tensors: [values, salient, slot, first, count],
+      workgroups: groups,
     });
     pick.dispatch({
-      params: uniform([n]),
-      tensors: [count, weight, wanted, slots[level], out],
-      workgroups: 1,
+      params: uniform([n, last]),
+      tensors: [place, count, first, wanted, slot, out],
+      workgroups: slotsSearched,
     });
   }
   return out;

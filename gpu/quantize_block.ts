@@ -83,15 +83,18 @@ export async function quantizeBlock(
 ): Promise<Tensor> {
   const { first, weight, salient, salientFit, zones, zoneFits, factor, feedback = false } = input;
   const [rows, cols] = weight.shape;
-  // With feedback the block must fit into 16 KiB of workgroup memory, what every adapter has.
-  const lanes = gpu.software ? 16 : 32;
-  const threads = feedback ? Math.min(lanes, Math.floor(4096 / target.blockSize)) : lanes;
+  const groups = target.blockSize / 4;
+  // With feedback rows of the block lie in workgroup memory, beside eight rows of U and its diagonal.
+  const memory = gpu.device.limits.maxComputeWorkgroupStorageSize - 8 * 16 * groups - 1024;
+  const most = 2 ** Math.floor(Math.log2(memory / (16 * groups)));
+  const rowsOfGroup = feedback ? Math.min(16, most) : gpu.software ? 16 : 32;
   const kernel = await gpu.kernel({
     name: "quantize_block",
     source,
     constants: {
-      ROWS: threads,
-      TILE: feedback ? threads * target.blockSize : 1,
+      ROWS: rowsOfGroup,
+      LANES: gpu.software ? 1 : 8,
+      GROUPS: groups,
       FEEDBACK: Number(feedback),
       NEAREST: Number(input.nearest ?? false),
       HAS_FACTOR: Number(factor !== undefined),
@@ -118,9 +121,9 @@ export async function quantizeBlock(
       error,
       target.bits,
       target.scales,
+      target.salient,
     ],
-    workgroups: Math.ceil(rows / threads),
+    workgroups: Math.ceil(rows / rowsOfGroup),
   });
-  gpu.copy(salient, target.salient.view(first, [cols]));
   return error;
 }

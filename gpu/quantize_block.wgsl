@@ -8,14 +8,19 @@
 // does; those after the block by a matrix product. With NEAREST the bits are those of the nearest of
 // the stored values; without, they are the signs seen by the fit and the zones found by the search.
 //
-// One thread per row: columns follow each other, rows are independent. With FEEDBACK the block lies
-// in workgroup memory, [column][row], and each thread touches its own entries only.
+// Columns follow each other, rows are independent. LANES threads share a row: all of them turn eight
+// columns into bits, in registers, and each moves its share of the later columns, four side by side.
+// With FEEDBACK the rows of the block lie in workgroup memory, and so do the rows of U of the eight
+// columns, which all rows read.
 //
 // Source: BiLLM, arXiv:2402.04291; GPTQ, arXiv:2210.17323. Reference: tests/reference/billm.ts.
 
-override ROWS: u32 = 32;      // threads
-override TILE: u32 = 1;       // ROWS · columns with FEEDBACK
+override ROWS: u32 = 16;
+override LANES: u32 = 8;      // threads of a row
+override GROUPS: u32 = 32;    // fours of columns of a block
 override FEEDBACK: bool = false;
+override TILE: u32 = select(1u, ROWS * GROUPS, FEEDBACK);
+override FACTORS: u32 = select(1u, 8 * GROUPS, FEEDBACK);
 override NEAREST: bool = false;
 override HAS_FACTOR: bool = false;
 override HAS_SALIENT: bool = false;
@@ -35,8 +40,11 @@ struct Params { rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, b
 @group(0) @binding(8) var<storage, read_write> error: array<f32>;       // [rows, cols]
 @group(0) @binding(9) var<storage, read_write> bits: array<u32>;        // [planes of bits, rows, words]
 @group(0) @binding(10) var<storage, read_write> scales: array<f32>;     // [rows, blocks, SCALES]
+@group(0) @binding(11) var<storage, read_write> marks: array<u32>;      // [layer_cols], as salient
 
-var<workgroup> tile: array<f32, TILE>;
+var<workgroup> tile: array<vec4f, TILE>;         // [row][column / 4]
+var<workgroup> factors: array<vec4f, FACTORS>;   // [column % 8][column / 4] of U
+var<workgroup> diagonal: array<f32, 256>;
 
 // The nearest f16 (ties to even). By integer arithmetic: a driver may take the packing of a f16 and
 // its unpacking for nothing at all, and NVIDIA's does.
@@ -47,11 +55,121 @@ fn rounded(value: f32) -> f32 {
   return bitcast<f32>((b + 0xfffu + ((b >> 13u) & 1u)) & 0xffffe000u);
 }
 
-@compute @workgroup_size(ROWS)
+// Means and scales of a row. Unrounded fits decide the bits, rounded ones the values.
+struct Fits {
+  mean: vec2f,
+  stored_mean: vec2f,
+  stored_scale: vec2f,
+  plane_mean: vec4f,
+  plane_scale: vec4f,
+  stored_plane: vec4f,
+  stored_center: f32,
+}
+
+// Value and error of a weight.
+struct Settled { q: f32, e: f32 }
+
+// Turns a weight into bits, which go to bit `col % 32` of `out`; nothing beyond the last column.
+fn settle(w: f32, col: u32, high_bits: u32, fits: Fits, out: ptr<function, vec4u>) -> Settled {
+  if (col >= p.cols) { return Settled(0.0, 0.0); }
+  let i = col % 32;
+  var q: f32;
+  if (HAS_SALIENT && salient[col] == 1) {
+    var signs = 0u; // bit k is that of plane k
+    if (NEAREST) {
+      // Sign by sign does not find the nearest sum of three and more.
+      var least = 3.4e38;
+      for (var code = 0u; code < (1u << PLANES); code++) {
+        var value = fits.stored_center;
+        for (var plane = 0u; plane < PLANES; plane++) {
+          let step = fits.stored_plane[plane];
+          value += select(-step, step, ((code >> plane) & 1u) == 1u);
+        }
+        let off = abs(w - value);
+        if (off < least) {
+          least = off;
+          signs = code;
+        }
+      }
+    } else {
+      var r = w;
+      for (var plane = 0u; plane < PLANES; plane++) {
+        r -= fits.plane_mean[plane];
+        let plus = r >= 0.0;
+        r -= select(-fits.plane_scale[plane], fits.plane_scale[plane], plus);
+        signs |= u32(plus) << plane;
+      }
+    }
+    q = fits.stored_center;
+    for (var plane = 0u; plane < PLANES; plane++) {
+      let plus = (signs >> plane) & 1u;
+      q += select(-fits.stored_plane[plane], fits.stored_plane[plane], plus == 1u);
+      (*out)[plane] |= plus << i;
+    }
+  } else {
+    var high = ZONES == 2 && ((high_bits >> i) & 1u) == 1u;
+    var plus = w >= select(fits.mean.x, fits.mean.y, high);
+    if (NEAREST) {
+      let plus2 = vec2f(w) >= fits.stored_mean;
+      if (ZONES == 2) {
+        let off = abs(w - fits.stored_mean - select(-fits.stored_scale, fits.stored_scale, plus2));
+        high = off.y < off.x;
+      }
+      plus = select(plus2.x, plus2.y, high);
+    }
+    let mean = select(fits.stored_mean.x, fits.stored_mean.y, high);
+    let scale = select(fits.stored_scale.x, fits.stored_scale.y, high);
+    q = mean + select(-scale, scale, plus);
+    (*out)[0] |= u32(plus) << i;
+    if (ZONES == 2) { (*out)[1] |= u32(high) << i; }
+  }
+  var e = 0.0;
+  if (HAS_FACTOR) { e = (w - q) / diagonal[col]; }
+  return Settled(q, e);
+}
+
+fn weight_at(row: u32, col: u32) -> f32 {
+  var w = 0.0;
+  if (col < p.cols) { w = weight[row * p.cols + col]; }
+  return w;
+}
+
+fn four_weights(row: u32, col: u32) -> vec4f {
+  return vec4f(
+    weight_at(row, col),
+    weight_at(row, col + 1),
+    weight_at(row, col + 2),
+    weight_at(row, col + 3),
+  );
+}
+
+// Four entries of U side by side, likewise.
+fn four_factors(col: u32, later: u32) -> vec4f {
+  let at = (p.first + min(col, p.cols - 1)) * p.layer_cols + p.first +
+    min(later + vec4u(0, 1, 2, 3), vec4u(p.cols - 1));
+  return vec4f(factor[at.x], factor[at.y], factor[at.z], factor[at.w]);
+}
+
+@compute @workgroup_size(LANES * ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let row = group.x * ROWS + lane;
-  if (row >= p.rows) { return; }
-  // Unrounded fits decide the bits, rounded ones the values.
+  let threads = LANES * ROWS;
+  let share = lane % LANES; // of the row
+  let place = lane / LANES; // of the row in the workgroup
+  let own_row = group.x * ROWS + place;
+  let writes = own_row < p.rows;
+  let row = min(own_row, p.rows - 1);
+  if (group.x == 0) {
+    for (var col = lane; col < p.cols; col += threads) { marks[p.first + col] = salient[col]; }
+  }
+  if (HAS_FACTOR) {
+    for (var col = lane; col < p.cols; col += threads) { diagonal[col] = factor[(p.first + col) * (p.layer_cols + 1)]; }
+  }
+  if (FEEDBACK) {
+    for (var g = share; g < GROUPS; g += LANES) {
+      tile[place * GROUPS + g] = four_weights(row, g * 4);
+    }
+  }
+
   var mean = vec2f(0.0);
   var scale = vec2f(0.0);
   for (var z = 0u; z < ZONES; z++) {
@@ -74,91 +192,110 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
     stored_center = rounded(center);
   }
-  let scales_at = (row * p.blocks + p.block) * SCALES;
-  for (var z = 0u; z < ZONES; z++) {
-    scales[scales_at + z * 2] = stored_mean[z];
-    scales[scales_at + z * 2 + 1] = stored_scale[z];
-  }
-  if (HAS_SALIENT) {
-    scales[scales_at + ZONES * 2] = stored_center;
-    for (var plane = 0u; plane < PLANES; plane++) {
-      scales[scales_at + ZONES * 2 + 1 + plane] = stored_plane[plane];
+  if (writes && share == 0) {
+    let scales_at = (row * p.blocks + p.block) * SCALES;
+    for (var z = 0u; z < ZONES; z++) {
+      scales[scales_at + z * 2] = stored_mean[z];
+      scales[scales_at + z * 2 + 1] = stored_scale[z];
+    }
+    if (HAS_SALIENT) {
+      scales[scales_at + ZONES * 2] = stored_center;
+      for (var plane = 0u; plane < PLANES; plane++) {
+        scales[scales_at + ZONES * 2 + 1 + plane] = stored_plane[plane];
+      }
     }
   }
-  if (FEEDBACK) {
-    for (var col = 0u; col < p.cols; col++) { tile[col * ROWS + lane] = weight[row * p.cols + col]; }
-  }
+  let fits = Fits(
+    mean,
+    stored_mean,
+    stored_scale,
+    plane_mean,
+    plane_scale,
+    stored_plane,
+    stored_center,
+  );
+
+  if (HAS_FACTOR && !FEEDBACK) { workgroupBarrier(); } // for the diagonal
 
   let words = (p.cols + 31) / 32;
-  for (var word = 0u; word < words; word++) {
-    var out = vec4u(0);
-    let high_bits = zones[row * words + word];
-    for (var i = 0u; i < min(32u, p.cols - word * 32); i++) {
-      let col = word * 32 + i;
-      var w: f32;
-      if (FEEDBACK) { w = tile[col * ROWS + lane]; } else { w = weight[row * p.cols + col]; }
-      var q: f32;
-      if (HAS_SALIENT && salient[col] == 1) {
-        var signs = 0u; // bit k is that of plane k
-        if (NEAREST) {
-          // Sign by sign does not find the nearest sum of three and more.
-          var least = 3.4e38;
-          for (var code = 0u; code < (1u << PLANES); code++) {
-            var value = stored_center;
-            for (var plane = 0u; plane < PLANES; plane++) {
-              value += select(-stored_plane[plane], stored_plane[plane], ((code >> plane) & 1u) == 1u);
-            }
-            let off = abs(w - value);
-            if (off < least) {
-              least = off;
-              signs = code;
-            }
-          }
-        } else {
-          var r = w;
-          for (var plane = 0u; plane < PLANES; plane++) {
-            r -= plane_mean[plane];
-            let plus = r >= 0.0;
-            r -= select(-plane_scale[plane], plane_scale[plane], plus);
-            signs |= u32(plus) << plane;
-          }
-        }
-        q = stored_center;
-        for (var plane = 0u; plane < PLANES; plane++) {
-          let plus = (signs >> plane) & 1u;
-          q += select(-stored_plane[plane], stored_plane[plane], plus == 1u);
-          out[plane] |= plus << i;
-        }
-      } else {
-        var zone = 0u;
-        if (ZONES == 2) { zone = (high_bits >> i) & 1u; }
-        var plus = w >= mean[zone];
-        if (NEAREST) {
-          plus = w >= stored_mean[zone];
-          if (ZONES == 2) {
-            let plus2 = vec2f(w) >= stored_mean;
-            let off = abs(w - stored_mean - select(-stored_scale, stored_scale, plus2));
-            zone = u32(off.y < off.x);
-            plus = plus2[zone];
-          }
-        }
-        q = stored_mean[zone] + select(-stored_scale[zone], stored_scale[zone], plus);
-        out[0] |= u32(plus) << i;
-        if (ZONES == 2) { out[1] |= zone << i; }
+  var out = vec4u(0);
+  var high_bits = 0u;
+  for (var col = 0u; col < p.cols; col += 8) {
+    let g = col / 4;
+    if (FEEDBACK) {
+      for (var i = lane; i < 8 * GROUPS; i += 2 * threads) {
+        let j = i + threads; // both are on their way before one is waited for
+        if (max(i % GROUPS, j % GROUPS) < g) { continue; }
+        let factors_i = four_factors(col + i / GROUPS, i % GROUPS * 4);
+        let factors_j = four_factors(col + j / GROUPS, j % GROUPS * 4);
+        factors[i] = factors_i;
+        if (j < 8 * GROUPS) { factors[j] = factors_j; }
       }
-      quantized[row * p.layer_cols + p.first + col] = q;
-      if (HAS_FACTOR) {
-        let u_row = (p.first + col) * p.layer_cols + p.first;
-        let e = (w - q) / factor[u_row + col];
-        error[row * p.cols + col] = e;
-        if (FEEDBACK) {
-          for (var k = col + 1; k < p.cols; k++) { tile[k * ROWS + lane] -= e * factor[u_row + k]; }
+      workgroupBarrier(); // also for what the other threads of the row have moved
+    }
+    if (col % 32 == 0 && ZONES == 2) { high_bits = zones[row * words + col / 32]; }
+    var low: vec4f;
+    var high: vec4f;
+    if (FEEDBACK) {
+      low = tile[place * GROUPS + g];
+      high = tile[place * GROUPS + g + 1];
+    } else {
+      low = four_weights(row, col);
+      high = four_weights(row, col + 4);
+    }
+    // What is taken from the columns done already, and from a column itself, is of no use any more.
+    let s0 = settle(low.x, col, high_bits, fits, &out);
+    if (FEEDBACK) { low -= s0.e * factors[g]; high -= s0.e * factors[g + 1]; }
+    let s1 = settle(low.y, col + 1, high_bits, fits, &out);
+    if (FEEDBACK) { low -= s1.e * factors[GROUPS + g]; high -= s1.e * factors[GROUPS + g + 1]; }
+    let s2 = settle(low.z, col + 2, high_bits, fits, &out);
+    if (FEEDBACK) { low -= s2.e * factors[2 * GROUPS + g]; high -= s2.e * factors[2 * GROUPS + g + 1]; }
+    let s3 = settle(low.w, col + 3, high_bits, fits, &out);
+    if (FEEDBACK) { high -= s3.e * factors[3 * GROUPS + g + 1]; }
+    let s4 = settle(high.x, col + 4, high_bits, fits, &out);
+    if (FEEDBACK) { high -= s4.e * factors[4 * GROUPS + g + 1]; }
+    let s5 = settle(high.y, col + 5, high_bits, fits, &out);
+    if (FEEDBACK) { high -= s5.e * factors[5 * GROUPS + g + 1]; }
+    let s6 = settle(high.z, col + 6, high_bits, fits, &out);
+    if (FEEDBACK) { high -= s6.e * factors[6 * GROUPS + g + 1]; }
+    let s7 = settle(high.w, col + 7, high_bits, fits, &out);
+
+    if (writes) {
+      let low_q = vec4f(s0.q, s1.q, s2.q, s3.q);
+      let high_q = vec4f(s4.q, s5.q, s6.q, s7.q);
+      let low_e = vec4f(s0.e, s1.e, s2.e, s3.e);
+      let high_e = vec4f(s4.e, s5.e, s6.e, s7.e);
+      for (var i = share; i < 4; i += LANES) {
+        let at = row * p.cols + col + i;
+        let out_at = row * p.layer_cols + p.first + col + i;
+        if (col + i < p.cols) {
+          quantized[out_at] = low_q[i];
+          if (HAS_FACTOR) { error[at] = low_e[i]; }
+        }
+        if (col + i + 4 < p.cols) {
+          quantized[out_at + 4] = high_q[i];
+          if (HAS_FACTOR) { error[at + 4] = high_e[i]; }
         }
       }
     }
-    let at = row * p.words + p.first / 32 + word;
-    for (var plane = 0u; plane < max(ZONES, select(1u, PLANES, HAS_SALIENT)); plane++) {
-      bits[plane * p.rows * p.words + at] = out[plane];
+    if (FEEDBACK) {
+      for (var k = g + 2 + share; k < GROUPS; k += LANES) {
+        let at = place * GROUPS + k;
+        tile[at] -= (s0.e * factors[k] + s1.e * factors[GROUPS + k] +
+          s2.e * factors[2 * GROUPS + k] + s3.e * factors[3 * GROUPS + k]) +
+          (s4.e * factors[4 * GROUPS + k] + s5.e * factors[5 * GROUPS + k] +
+          s6.e * factors[6 * GROUPS + k] + s7.e * factors[7 * GROUPS + k]);
+      }
+      workgroupBarrier(); // the next eight columns overwrite the factors
+    }
+    if (col % 32 == 24 || col + 8 >= p.cols) {
+      if (writes && share == 0) {
+        let at = row * p.words + p.first / 32 + col / 32;
+        for (var plane = 0u; plane < max(ZONES, select(1u, PLANES, HAS_SALIENT)); plane++) {
+          bits[plane * p.rows * p.words + at] = out[plane];
+        }
+      }
+      out = vec4u(0);
     }
   }
 }

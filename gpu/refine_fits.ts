@@ -1,6 +1,7 @@
 import type { Gpu } from "./device.ts";
 import { uniform } from "./kernel.ts";
 import source from "./refine_fits.wgsl" with { type: "text" };
+import { rowShape } from "./row_shape.ts";
 import type { Tensor } from "./tensor.ts";
 
 export interface Fits {
@@ -27,10 +28,12 @@ export async function refineFits(
   rounds: number,
 ): Promise<void> {
   const [rows, cols] = weight.shape;
+  const shape = rowShape(gpu, cols);
   const kernel = await gpu.kernel({
     name: "refine_fits",
     source,
     constants: {
+      ...shape,
       ROUNDS: rounds,
       ZONES: zoneFits.shape[1] / 2,
       PLANES: salientFit ? salientFit.shape[1] / 2 : 0,
@@ -40,6 +43,6 @@ export async function refineFits(
   kernel.dispatch({
     params: uniform([rows, cols]),
     tensors: [weight, salient, cost, zoneFits, salientFit ?? none!],
-    workgroups: Math.ceil(rows / 32),
+    workgroups: Math.ceil(rows / shape.ROWS),
   });
 }

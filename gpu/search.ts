@@ -3,7 +3,6 @@ import columnOrderSource from "./column_order.wgsl" with { type: "text" };
 import columnSaliencySource from "./column_saliency.wgsl" with { type: "text" };
 import type { Gpu } from "./device.ts";
 import { uniform } from "./kernel.ts";
-import markSource from "./mark_columns.wgsl" with { type: "text" };
 import saliencySource from "./saliency.wgsl" with { type: "text" };
 import salientSearchSource from "./salient_search.wgsl" with { type: "text" };
 import splitSearchSource from "./split_search.wgsl" with { type: "text" };
@@ -17,20 +16,56 @@ export type Metric = "hessian" | "magnitude";
 export const MAX_BLOCK = 256;
 export const MAX_CANDIDATES = 128;
 
-/** Rows that one workgroup of {@link columnOrder} adds up, so that few partial sums are left. */
-function rowsPerPart(rows: number): number {
-  return Math.max(4, Math.ceil(rows / 1024));
+/** Rows whose sums {@link columnOrder} writes down: few parts are left, but all of a GPU has work. */
+const ROWS_PER_PART = 32;
+
+/** The constants of a search kernel. */
+export interface SearchShape {
+  /** Rows that a workgroup holds in workgroup memory. */
+  ROWS: number;
+  /** Fours of candidates that it takes side by side. */
+  SLOTS: number;
+  /** Fours of candidates that each of its threads takes in turn. */
+  QUADS: number;
+}
+
+/** A search kernel's constants and grid. */
+export function searchGrid(
+  { ROWS, SLOTS, QUADS }: SearchShape,
+  rows: number,
+  cols: number,
+  candidates: number,
+): { constants: Record<string, number>; workgroups: [number, number] } {
+  return {
+    constants: {
+      ROWS,
+      SLOTS,
+      QUADS,
+      TILE: (ROWS + 1) * cols,
+      // Neighbouring entries of a row come together, on a CPU each thread brings its own row.
+      LOADERS: SLOTS > 1 ? Math.min(32, ROWS * SLOTS) : 1,
+    },
+    workgroups: [Math.ceil(rows / ROWS), Math.ceil(candidates / (4 * SLOTS * QUADS))],
+  };
 }
 
 /**
- * The constants of a search kernel: the rows that a workgroup holds in workgroup memory, the entries
- * of that tile, and the fours of candidates it takes in turn. With 3072 entries the tile and the
- * sums beside it stay under 16 KiB, which every adapter has.
+ * A GPU needs many workgroups of several subgroups, and 32 rows where the workgroup memory allows it:
+ * beside the tile there are up to 4.5 KiB. A CPU wants each workgroup to bring its rows in only once.
  */
-function searchShape(gpu: Gpu, cols: number): { ROWS: number; TILE: number; QUADS: number } {
-  const rows = Math.min(gpu.software ? 16 : 32, 2 ** Math.floor(Math.log2(3072 / cols)));
-  // A GPU needs many workgroups, a CPU wants each to bring its rows in only once.
-  return { ROWS: rows, TILE: rows * cols, QUADS: gpu.software ? MAX_CANDIDATES / 4 : 1 };
+function searchShape(gpu: Gpu, cols: number): SearchShape {
+  const entries = (gpu.device.limits.maxComputeWorkgroupStorageSize - 4608) / 4;
+  const most = 2 ** Math.floor(Math.log2(entries / cols - 1));
+  if (gpu.software) return { ROWS: Math.min(16, most), SLOTS: 1, QUADS: MAX_CANDIDATES / 4 };
+  const ROWS = Math.min(32, most);
+  return { ROWS, SLOTS: 128 / ROWS, QUADS: 1 };
+}
+
+/** Threads of a kernel that has a single workgroup, a multiple of {@link MAX_BLOCK}. */
+function threadsOfOneGroup(gpu: Gpu): number {
+  return gpu.software
+    ? MAX_BLOCK
+    : Math.min(1024, gpu.device.limits.maxComputeInvocationsPerWorkgroup);
 }
 
 /** w² · cost of each weight, f32, the shape of `weight`; `cost` is f32 `[cols]`. */
@@ -58,27 +93,49 @@ export async function columnOrder(
   metric: Metric,
 ): Promise<Tensor> {
   const [rows, cols] = weight.shape;
-  const perPart = rowsPerPart(rows);
-  const parts = Math.ceil(rows / perPart);
+  const parts = Math.ceil(rows / ROWS_PER_PART);
   const sum = await gpu.kernel({
     name: "column_saliency",
     source: columnSaliencySource,
-    constants: { METRIC: metric === "hessian" ? 0 : 1, ROWS: perPart },
+    constants: {
+      METRIC: metric === "hessian" ? 0 : 1,
+      ROWS: ROWS_PER_PART,
+      SLICES: gpu.software ? 1 : 4,
+    },
   });
   using part = gpu.empty([parts, cols]);
   sum.dispatch({ params: uniform([rows, cols]), tensors: [weight, cost, part], workgroups: parts });
-  const sort = await gpu.kernel({ name: "column_order", source: columnOrderSource });
+  const sort = await gpu.kernel({
+    name: "column_order",
+    source: columnOrderSource,
+    constants: { LANES: threadsOfOneGroup(gpu) },
+  });
   const order = gpu.empty([cols], "u32");
   sort.dispatch({ params: uniform([parts, cols]), tensors: [part, order], workgroups: 1 });
   return order;
 }
 
-async function bestCandidate(gpu: Gpu, error: Tensor): Promise<Tensor> {
+/**
+ * Queues the choice of the candidate with the least error, f32 `[parts, candidates]`.
+ *
+ * @param order Columns by saliency, u32 `[cols]`: as many as the candidate says are marked.
+ * @returns The candidate, u32 `[1]`; with `order` 1 for each marked column, u32 `[cols]`.
+ */
+export async function bestCandidate(gpu: Gpu, error: Tensor, order?: Tensor): Promise<Tensor> {
   const [parts, candidates] = error.shape;
-  const kernel = await gpu.kernel({ name: "best_candidate", source: bestSource });
-  const best = gpu.empty([1], "u32");
-  kernel.dispatch({ params: uniform([parts, candidates]), tensors: [error, best], workgroups: 1 });
-  return best;
+  const cols = order?.size ?? 1;
+  const kernel = await gpu.kernel({
+    name: "best_candidate",
+    source: bestSource,
+    constants: { SLICES: threadsOfOneGroup(gpu) / MAX_CANDIDATES, MARK: Number(!!order) },
+  });
+  const chosen = gpu.empty([cols], "u32");
+  kernel.dispatch({
+    params: uniform([parts, candidates, cols]),
+    tensors: [error, order ?? error, chosen],
+    workgroups: 1,
+  });
+  return chosen;
 }
 
 /**
@@ -101,28 +158,19 @@ export async function selectSalientColumns(
   const [rows, cols] = values.shape;
   const candidates = Math.min(maxColumns, cols - 1);
   if (candidates < 1) return gpu.zeros([cols], "u32");
-  const constants = searchShape(gpu, cols);
-  const parts = Math.ceil(rows / constants.ROWS);
+  const { constants, workgroups } = searchGrid(searchShape(gpu, cols), rows, cols, candidates);
   const search = await gpu.kernel({
     name: "salient_search",
     source: salientSearchSource,
     constants,
   });
-  using error = gpu.empty([parts, candidates]);
+  using error = gpu.empty([workgroups[0], candidates]);
   search.dispatch({
     params: uniform([rows, cols, candidates]),
     tensors: [values, order, cost, error],
-    workgroups: [parts, Math.ceil(candidates / 4 / constants.QUADS)],
+    workgroups,
   });
-  using best = await bestCandidate(gpu, error);
-  const mark = await gpu.kernel({ name: "mark_columns", source: markSource });
-  const salient = gpu.empty([cols], "u32");
-  mark.dispatch({
-    params: uniform([cols]),
-    tensors: [order, best, salient],
-    workgroups: Math.ceil(cols / 64),
-  });
-  return salient;
+  return await bestCandidate(gpu, error, order);
 }
 
 /**
@@ -141,14 +189,13 @@ export async function splitZones(
 ): Promise<Tensor> {
   const [rows, cols] = values.shape;
   const candidates = threshold.size;
-  const constants = searchShape(gpu, cols);
-  const parts = Math.ceil(rows / constants.ROWS);
+  const { constants, workgroups } = searchGrid(searchShape(gpu, cols), rows, cols, candidates);
   const search = await gpu.kernel({ name: "split_search", source: splitSearchSource, constants });
-  using error = gpu.empty([parts, candidates]);
+  using error = gpu.empty([workgroups[0], candidates]);
   search.dispatch({
     params: uniform([rows, cols, candidates]),
     tensors: [values, salient, cost, threshold, error],
-    workgroups: [parts, Math.ceil(candidates / 4 / constants.QUADS)],
+    workgroups,
   });
   using best = await bestCandidate(gpu, error);
   const bits = await gpu.kernel({ name: "zone_bits", source: zoneBitsSource });

@@ -1,6 +1,8 @@
+import { constant } from "../gpu/constant.ts";
 import { fitSalient, fitZones } from "../gpu/fit_rows.ts";
 import { emptyBits, quantizeBlock } from "../gpu/quantize_block.ts";
 import { refineFits } from "../gpu/refine_fits.ts";
+import { MAX_BLOCK } from "../gpu/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { UserError } from "./errors.ts";
 import type { BlockContext } from "./stage.ts";
@@ -8,11 +10,12 @@ import type { BlockContext } from "./stage.ts";
 /**
  * The salient columns of a block; none if no stage has selected any.
  *
- * @returns u32 `[cols]`, owned by the caller.
+ * @returns u32 `[cols]`, a view of what others own.
  */
 export function salientColumnsOf({ gpu, block, find }: BlockContext): Tensor {
   const found = find("salient-columns");
-  return found ? found.view(0, found.shape) : gpu.zeros([block.cols], "u32");
+  if (found) return found.view(0, found.shape);
+  return constant(gpu, new Float32Array(MAX_BLOCK)).view(0, [block.cols], "u32"); // 0 has the same bits
 }
 
 /** How the bits of a block are chosen. */
@@ -37,7 +40,7 @@ export async function blockBits(
 ): Promise<Tensor> {
   const { gpu, linear, block } = context;
   const hasSalient = context.find("salient-columns") !== undefined;
-  using salient = salientColumnsOf(context);
+  const salient = salientColumnsOf(context);
   let salientFit = context.find("salient-fit");
   if (hasSalient && !salientFit) {
     salientFit = await fitSalient(gpu, block.weight, salient, 1);

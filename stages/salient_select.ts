@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { constant } from "../gpu/constant.ts";
 import { columnOrder, MAX_BLOCK, saliency, selectSalientColumns } from "../gpu/search.ts";
 import { defineStage } from "../pipeline/stage.ts";
 
@@ -31,15 +32,14 @@ export const salientSelect = defineStage({
   async run(context, options) {
     const { gpu, block } = context;
     const { metric } = options;
-    using ones = gpu.upload(new Float32Array(MAX_BLOCK).fill(1), [MAX_BLOCK]);
     using order = await columnOrder(gpu, block.weight, block.costs, metric);
     let values = block.weight;
     let costs = block.costs;
     if (options.search === "saliency") {
       // The released program calls |w| itself the saliency under "magnitude".
       if (metric === "hessian") values = await saliency(gpu, block.weight, block.costs);
-      costs = ones;
-      context.set("saliency", values === block.weight ? gpu.clone(values) : values);
+      costs = constant(gpu, new Float32Array(MAX_BLOCK).fill(1));
+      context.set("saliency", values === block.weight ? values.view(0, values.shape) : values);
     }
     context.set(
       "salient-columns",

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { constant } from "../gpu/constant.ts";
 import { fitZones } from "../gpu/fit_rows.ts";
 import { quantiles } from "../gpu/quantile.ts";
 import { MAX_BLOCK, splitZones } from "../gpu/search.ts";
@@ -30,11 +31,10 @@ export const splitSearch = defineStage({
 
   async run(context, options) {
     const { gpu, block } = context;
-    using salient = salientColumnsOf(context);
-    using ones = gpu.upload(new Float32Array(MAX_BLOCK).fill(1), [MAX_BLOCK]);
+    const salient = salientColumnsOf(context);
     const bySaliency = options.search === "saliency";
     const values = bySaliency ? context.get("saliency") : block.weight;
-    const costs = bySaliency ? ones : block.costs;
+    const costs = bySaliency ? constant(gpu, new Float32Array(MAX_BLOCK).fill(1)) : block.costs;
     const last = options.candidates - 1;
     const probabilities = Array.from({ length: last + 1 }, (_, i) => 0.1 + 0.8 * i / last);
     using threshold = await quantiles(gpu, values, salient, probabilities);

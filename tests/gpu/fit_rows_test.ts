@@ -2,16 +2,17 @@ import { fitSalient, fitZones } from "../../gpu/fit_rows.ts";
 import { assertClose } from "../assert_close.ts";
 import { fitPlanes, rowsOf } from "../reference/billm.ts";
 import { normals, seededRandom } from "../reference/random.ts";
-import { openGpu } from "./open_gpu.ts";
+import { openAsHardware, openGpu } from "./open_gpu.ts";
 
 const gpu = await openGpu();
+const hardware = await openAsHardware();
 
-// Rows on both sides of a workgroup (32), columns of a word of zone bits.
+// Rows on both sides of a workgroup (16), columns of a word of zone bits.
 const SHAPES = [
   [1, 1],
   [1, 128],
-  [31, 2],
-  [32, 5],
+  [15, 2],
+  [16, 5],
   [33, 31],
   [5, 32],
   [64, 33],
@@ -45,33 +46,38 @@ function flat(values: number[], planes: number): number[] {
   return fitPlanes(values, planes).flatMap(({ mean, scale }) => [mean, scale]);
 }
 
-for (const [rows, cols] of SHAPES) {
-  Deno.test(`fitSalient() and fitZones() agree with the reference on [${rows}, ${cols}]`, async () => {
+for (
+  const { family, gpu: device, rows, cols } of SHAPES.flatMap(([rows, cols]) => [
+    { family: "suit the adapter", gpu, rows, cols },
+    { family: "suit GPUs", gpu: hardware, rows, cols },
+  ])
+) {
+  Deno.test(`fitSalient() and fitZones() that ${family} agree with the reference on [${rows}, ${cols}]`, async () => {
     const { weight, salient, zones, words, isHigh } = makeBlock(rows, cols);
     const matrix = rowsOf(weight, cols);
-    using weightTensor = gpu.upload(weight, [rows, cols]);
-    using zoneTensor = gpu.upload(zones, [rows, words]);
+    using weightTensor = device.upload(weight, [rows, cols]);
+    using zoneTensor = device.upload(zones, [rows, words]);
     const none = new Uint32Array(cols);
     const all = new Uint32Array(cols).fill(1);
     for (const flags of [salient, none, all]) {
-      using flagTensor = gpu.upload(flags, [cols]);
+      using flagTensor = device.upload(flags, [cols]);
       for (const planes of [1, 2, 3, 4]) {
-        using fit = await fitSalient(gpu, weightTensor, flagTensor, planes);
+        using fit = await fitSalient(device, weightTensor, flagTensor, planes);
         const expected = matrix.flatMap((row) =>
           flat(row.filter((_, c) => flags[c] === 1), planes)
         );
-        assertClose(await gpu.read(fit), expected, { ...TOLERANCE, what: `${planes} planes` });
+        assertClose(await device.read(fit), expected, { ...TOLERANCE, what: `${planes} planes` });
       }
-      using oneZone = await fitZones(gpu, weightTensor, flagTensor, undefined);
+      using oneZone = await fitZones(device, weightTensor, flagTensor, undefined);
       const others = matrix.flatMap((row) => flat(row.filter((_, c) => flags[c] === 0), 1));
-      assertClose(await gpu.read(oneZone), others, { ...TOLERANCE, what: "one zone" });
-      using twoZones = await fitZones(gpu, weightTensor, flagTensor, zoneTensor);
+      assertClose(await device.read(oneZone), others, { ...TOLERANCE, what: "one zone" });
+      using twoZones = await fitZones(device, weightTensor, flagTensor, zoneTensor);
       const split = matrix.flatMap((row, r) => {
         const inZone = (high: boolean) =>
           row.filter((_, c) => flags[c] === 0 && isHigh(r, c) === high);
         return [...flat(inZone(false), 1), ...flat(inZone(true), 1)];
       });
-      assertClose(await gpu.read(twoZones), split, { ...TOLERANCE, what: "two zones" });
+      assertClose(await device.read(twoZones), split, { ...TOLERANCE, what: "two zones" });
     }
   });
 }

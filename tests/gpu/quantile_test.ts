@@ -3,9 +3,10 @@ import { quantiles } from "../../gpu/quantile.ts";
 import { assertClose } from "../assert_close.ts";
 import { quantilesReference } from "../reference/billm.ts";
 import { normals, seededRandom } from "../reference/random.ts";
-import { openGpu } from "./open_gpu.ts";
+import { openAsHardware, openGpu } from "./open_gpu.ts";
 
 const gpu = await openGpu();
+const hardware = await openAsHardware();
 
 /** The break-points of the search: 0.10, 0.11 .. 0.90. */
 const LADDER = Array.from({ length: 81 }, (_, i) => (10 + i) / 100);
@@ -19,11 +20,13 @@ async function check(
   salient: Uint32Array,
   probabilities: readonly number[],
 ): Promise<void> {
-  using tensor = gpu.upload(values, [values.length / cols, cols]);
-  using salientTensor = gpu.upload(salient, [cols]);
-  using out = await quantiles(gpu, tensor, salientTensor, probabilities);
   const expected = quantilesReference(values, cols, salient, probabilities);
-  assertClose(await gpu.read(out), expected, { rel: gpu.software ? 0 : 2 ** -23 });
+  for (const device of [gpu, hardware]) {
+    using tensor = device.upload(values, [values.length / cols, cols]);
+    using salientTensor = device.upload(salient, [cols]);
+    using out = await quantiles(device, tensor, salientTensor, probabilities);
+    assertClose(await device.read(out), expected, { rel: gpu.software ? 0 : 2 ** -23 });
+  }
 }
 
 function flags(cols: number, every: number): Uint32Array {

@@ -10,9 +10,7 @@ import {
   rowsOf,
 } from "../reference/billm.ts";
 import { normals, seededRandom, uniforms } from "../reference/random.ts";
-import { openGpu } from "./open_gpu.ts";
-
-const gpu = await openGpu();
+import { openAsHardware, openGpu } from "./open_gpu.ts";
 
 const SHAPES = [[1, 1], [5, 5], [31, 32], [32, 33], [33, 100], [65, 128], [3, 256]];
 
@@ -61,9 +59,18 @@ function flat(fits: { mean: number; scale: number }[][]): number[] {
   return fits.flat().flatMap(({ mean, scale }) => [mean, scale]);
 }
 
-for (const zones of [1, 2]) {
+const DEVICES = [
+  { family: "suits the adapter", gpu: await openGpu() },
+  { family: "suits GPUs", gpu: await openAsHardware() },
+];
+
+for (
+  const { family, gpu, zones } of DEVICES.flatMap((
+    device,
+  ) => [{ ...device, zones: 1 }, { ...device, zones: 2 }])
+) {
   for (const planes of [0, 1, 2, 3, 4]) {
-    Deno.test(`refineFits() with ${zones} zones and ${planes} planes agrees with the reference`, async () => {
+    Deno.test(`refineFits() that ${family}, with ${zones} zones and ${planes} planes agrees with the reference`, async () => {
       for (const [rows, cols] of SHAPES) {
         const { weight, salient, cost, matrix, start } = makeBlock(rows, cols, zones, planes);
         using weightTensor = gpu.upload(weight, [rows, cols]);

@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
-import bestSource from "../../gpu/best_candidate.wgsl" with { type: "text" };
 import { uniform } from "../../gpu/kernel.ts";
 import salientSearchSource from "../../gpu/salient_search.wgsl" with { type: "text" };
 import {
+  bestCandidate,
   columnOrder,
   type Metric,
   saliency,
+  searchGrid,
+  type SearchShape,
   selectSalientColumns,
   splitZones,
 } from "../../gpu/search.ts";
@@ -18,19 +20,20 @@ import {
   splitErrors,
 } from "../reference/billm.ts";
 import { normals, seededRandom, uniforms } from "../reference/random.ts";
-import { openGpu } from "./open_gpu.ts";
+import { openAsHardware, openGpu } from "./open_gpu.ts";
 import splitSearchSource from "../../gpu/split_search.wgsl" with { type: "text" };
 
 const gpu = await openGpu();
+const hardware = await openAsHardware();
 
-// Rows on both sides of a part (4 rows, or 5 beyond 4096 rows), columns of the vec4 and of a word.
+// Rows on both sides of a part (16 or 32), columns of the vec4 and of a word.
 const SHAPES = [
   [1, 2],
   [1, 128],
   [3, 5],
   [4, 31],
   [5, 32],
-  [33, 33],
+  [17, 33],
   [7, 63],
   [8, 64],
   [9, 65],
@@ -65,8 +68,18 @@ function assertAsGood(errors: number[], taken: number, what: string): void {
   assert(errors[taken] <= best * (1 + 1e-5) + 1e-9, message);
 }
 
-for (const [rows, cols] of SHAPES) {
-  Deno.test(`saliency() is w² · cost on [${rows}, ${cols}]`, async () => {
+const CASES = [
+  ...SHAPES.map(([rows, cols]) => ({ gpu, suits: "", rows, cols })),
+  ...[[3, 5], [33, 128], [130, 33], [13, 255], [5, 256], [4099, 6]].map(([rows, cols]) => ({
+    gpu: hardware,
+    suits: ", as on a GPU",
+    rows,
+    cols,
+  })),
+];
+
+for (const { gpu, suits, rows, cols } of CASES) {
+  Deno.test(`saliency() is w² · cost on [${rows}, ${cols}]${suits}`, async () => {
     const { weight, cost } = makeBlock(rows, cols, 2);
     using weightTensor = gpu.upload(weight, [rows, cols]);
     using costTensor = gpu.upload(cost, [cols]);
@@ -76,7 +89,7 @@ for (const [rows, cols] of SHAPES) {
   });
 
   for (const metric of ["hessian", "magnitude"] as Metric[]) {
-    Deno.test(`columnOrder() by ${metric} sorts the columns of [${rows}, ${cols}]`, async () => {
+    Deno.test(`columnOrder() by ${metric} sorts the columns of [${rows}, ${cols}]${suits}`, async () => {
       const { weight, cost } = makeBlock(rows, cols, 2);
       if (cols > 4) {
         // Two equal columns, and a second one of zeros: ties keep the order of the columns.
@@ -100,7 +113,7 @@ for (const [rows, cols] of SHAPES) {
   }
 
   for (const [maxColumns, heavy] of [[49, 7], [1, 0], [128, 40]]) {
-    Deno.test(`selectSalientColumns() of at most ${maxColumns} finds the best of [${rows}, ${cols}]`, async () => {
+    Deno.test(`selectSalientColumns() of at most ${maxColumns} finds the best of [${rows}, ${cols}]${suits}`, async () => {
       const { weight, cost } = makeBlock(rows, cols, Math.min(heavy, cols - 1));
       const sums = columnSaliency(weight, cols, cost);
       const order = sums.map((_, c) => c).sort((a, b) => sums[b] - sums[a]);
@@ -118,7 +131,7 @@ for (const [rows, cols] of SHAPES) {
     });
   }
 
-  Deno.test(`splitZones() finds the best threshold for [${rows}, ${cols}]`, async () => {
+  Deno.test(`splitZones() finds the best threshold for [${rows}, ${cols}]${suits}`, async () => {
     const { weight, cost } = makeBlock(rows, cols, 2);
     const sums = columnSaliency(weight, cols, cost);
     const order = sums.map((_, c) => c).sort((a, b) => sums[b] - sums[a]);
@@ -158,22 +171,28 @@ for (const [rows, cols] of SHAPES) {
   });
 }
 
-/** The errors of all candidates, summed over the parts of `perPart` rows. */
+/** Candidates one after the other, side by side, and both. */
+const SEARCH_SHAPES: SearchShape[] = [
+  { ROWS: 4, SLOTS: 1, QUADS: 32 },
+  { ROWS: 4, SLOTS: 1, QUADS: 3 },
+  { ROWS: 8, SLOTS: 4, QUADS: 1 },
+  { ROWS: 4, SLOTS: 2, QUADS: 2 },
+];
+
+/** The errors of all candidates, summed over the parts. */
 async function searchErrors(
   kernel: { name: string; source: string },
   tensors: Tensor[],
   [rows, cols, candidates]: number[],
-  perPart: number,
-  quads: number,
+  shape: SearchShape,
 ): Promise<number[]> {
-  const constants = { ROWS: perPart, TILE: perPart * cols, QUADS: quads };
+  const { constants, workgroups } = searchGrid(shape, rows, cols, candidates);
   const search = await gpu.kernel({ ...kernel, constants });
-  const parts = Math.ceil(rows / perPart);
-  using error = gpu.empty([parts, candidates]);
+  using error = gpu.empty([workgroups[0], candidates]);
   search.dispatch({
     params: uniform([rows, cols, candidates]),
     tensors: [...tensors, error],
-    workgroups: [parts, Math.ceil(candidates / 4 / quads)],
+    workgroups,
   });
   const sums = new Array<number>(candidates).fill(0);
   (await gpu.read(error)).forEach((value, i) => sums[i % candidates] += value);
@@ -192,8 +211,8 @@ for (const [rows, cols, candidates] of [[1, 4, 3], [4, 33, 32], [9, 63, 33], [6,
     const kernel = { name: "salient_search", source: salientSearchSource };
     const tensors = [values, orderTensor, costTensor];
     const expected = salientErrors(weight, cols, order, cost, candidates);
-    for (const quads of [1, 3, 32]) {
-      const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], 4, quads);
+    for (const shape of SEARCH_SHAPES) {
+      const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], shape);
       assertClose(actual, expected, { abs: 1e-6, rel: 1e-5 }); // f32 sums of up to 1536 terms
     }
   });
@@ -210,8 +229,8 @@ for (const [rows, cols, candidates] of [[1, 4, 3], [4, 33, 32], [9, 63, 33], [6,
     const kernel = { name: "split_search", source: splitSearchSource };
     const tensors = [values, salientTensor, costTensor, thresholdTensor];
     const expected = splitErrors(weight, cols, salient, cost, [...thresholds]);
-    for (const quads of [1, 3, 32]) {
-      const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], 4, quads);
+    for (const shape of SEARCH_SHAPES) {
+      const actual = await searchErrors(kernel, tensors, [rows, cols, candidates], shape);
       assertClose(actual, expected, { abs: 1e-6, rel: 1e-5 }); // f32 sums of up to 1536 terms
     }
   });
@@ -246,10 +265,8 @@ for (
 ) {
   Deno.test(`best_candidate ${name}`, async () => {
     const shape = [errors.length, errors[0].length];
-    const kernel = await gpu.kernel({ name: "best_candidate", source: bestSource });
     using error = gpu.upload(Float32Array.from(errors.flat()), shape);
-    using out = gpu.empty([1], "u32");
-    kernel.dispatch({ params: uniform(shape), tensors: [error, out], workgroups: 1 });
+    using out = await bestCandidate(gpu, error);
     assert.deepEqual([...await gpu.read(out, "u32")], [best]);
   });
 }
