@@ -1,4 +1,5 @@
 import { basename, join } from "node:path";
+import { constant } from "../gpu/constant.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { outputErrorParts, relativeError } from "../gpu/output_error.ts";
 import { MAX_BLOCK } from "../gpu/search.ts";
@@ -437,7 +438,7 @@ export async function quantizeLinear(
     using weight = gpu.empty([rows, width]);
     const region = { tensor: linear.weight, start: first, stride: cols, rows, cols: width };
     await copyRegion(gpu, region, weight, width);
-    using costs = blockCosts(gpu, store, first, width);
+    using costs = await blockCosts(gpu, store, first, width);
     const block = { first, cols: width, size: blockSize, weight, costs };
     const context: BlockContext = { ...layerContext, ...access(blockStore), linear, block };
     for (const { stage, options } of stages) {
@@ -451,11 +452,20 @@ export async function quantizeLinear(
 }
 
 /** The block's part of the column costs; ones without a Hessian. */
-function blockCosts(gpu: Gpu, store: ArtifactStore, first: number, cols: number): Tensor {
+async function blockCosts(
+  gpu: Gpu,
+  store: ArtifactStore,
+  first: number,
+  cols: number,
+): Promise<Tensor> {
   const costs = store.find("column-costs");
-  return costs
-    ? gpu.clone(costs.view(first, [cols]))
-    : gpu.upload(new Float32Array(MAX_BLOCK).fill(1).subarray(0, cols), [cols]);
+  if (!costs) return constant(gpu, new Float32Array(MAX_BLOCK).fill(1)).view(0, [cols]);
+  const part = costs.view(first, [cols]);
+  // Kernels can bind what starts at a multiple of so many bytes.
+  if (part.offset % gpu.device.limits.minStorageBufferOffsetAlignment === 0) return part;
+  const copy = gpu.empty([cols]);
+  await copyRegion(gpu, { tensor: costs, start: first, stride: cols, rows: 1, cols }, copy, cols);
+  return copy;
 }
 
 /** The artifacts of a scope, as contexts offer them. */
