@@ -12,7 +12,7 @@ import {
 } from "./gemm_source.ts";
 import { uniform } from "./kernel.ts";
 import type { Tensor } from "./tensor.ts";
-import { copyRegion, transpose } from "./transpose.ts";
+import { copyRegion } from "./transpose.ts";
 
 export type { GemmLayout } from "./gemm_source.ts";
 
@@ -135,42 +135,44 @@ function tileFor(gpu: Gpu, m: number, n: number): TileShape {
 }
 
 async function broadcastGemm(gpu: Gpu, call: Call): Promise<void> {
-  const { m, n, k, c, upperOnly } = call;
-  const aTransposed = call.layout === "TN";
+  const { layout, m, n, k, c, bias, upperOnly } = call;
   const lanes = gpu.subgroupSize;
   const tile = { rows: BROADCAST_TILE.rows, cols: BROADCAST_TILE.colsPerLane * lanes };
   const temporary: Tensor[] = [];
-  const prepare = async (matrix: Placed, rows: number, cols: number, turn: boolean) => {
-    if (!turn && matrix.start % 4 === 0 && matrix.stride % 4 === 0) return matrix;
-    const stride = Math.ceil((turn ? rows : cols) / 4) * 4; // whole vec4s
-    const tensor = gpu.empty([turn ? cols : rows, stride]);
+  const prepare = async (matrix: Placed, rows: number, cols: number) => {
+    if (matrix.start % 4 === 0 && matrix.stride % 4 === 0) return matrix;
+    const stride = Math.ceil(cols / 4) * 4; // whole vec4s
+    const tensor = gpu.empty([rows, stride]);
     temporary.push(tensor);
-    const region = { ...matrix, rows, cols };
-    await (turn ? transpose : copyRegion)(gpu, region, tensor, stride);
+    await copyRegion(gpu, { ...matrix, rows, cols }, tensor, stride);
     return { tensor, start: 0, stride };
   };
-  const a = aTransposed ? await prepare(call.a, k, m, false) : await prepare(call.a, m, k, false);
-  const b = call.layout === "NT"
-    ? await prepare(call.b, n, k, true)
-    : await prepare(call.b, k, n, false);
+  const a = layout === "TN" ? await prepare(call.a, k, m) : await prepare(call.a, m, k);
+  const b = layout === "NT" ? await prepare(call.b, n, k) : await prepare(call.b, k, n);
   const grid: [number, number] = [Math.ceil(n / tile.cols), Math.ceil(m / tile.rows)];
   const whole = m % tile.rows === 0 && n % tile.cols === 0 &&
     c.start % 4 === 0 && c.stride % 4 === 0;
-  const plain = (call.alpha ?? 1) === 1 && !call.bias && !call.residual && !call.accumulate;
+  const plain = (call.alpha ?? 1) === 1 && !call.residual && !call.accumulate;
+  const inPlace = whole && plain;
   let product = c;
-  if (!whole || !plain) {
+  if (!inPlace) {
     const stride = grid[0] * tile.cols;
     const tensor = gpu.empty([grid[1] * tile.rows, stride]);
     temporary.push(tensor);
     product = { tensor, start: 0, stride };
   }
   const kernel = await gpu.kernel({
-    name: `gemm_broadcast_${aTransposed ? "TN" : "NN"}_${lanes}`,
-    source: () => broadcastKernel(aTransposed, lanes),
+    name: `gemm_broadcast_${layout}_${lanes}`,
+    source: () => broadcastKernel(layout, lanes),
   });
-  const { params } = parameters({ layout: "NN", m, n, k, a, b, c: product, upperOnly });
-  kernel.dispatch({ params, tensors: [a.tensor, b.tensor, product.tensor], workgroups: grid });
-  if (product !== c) await finish(gpu, { ...call, a: product, b: product });
+  const fused = inPlace ? bias : undefined;
+  const { params } = parameters({ layout, m, n, k, a, b, c: product, bias: fused, upperOnly });
+  kernel.dispatch({
+    params,
+    tensors: [a.tensor, b.tensor, product.tensor, fused ?? a.tensor],
+    workgroups: grid,
+  });
+  if (!inPlace) await finish(gpu, { ...call, a: product, b: product });
   gpu.free(...temporary);
 }
 
@@ -179,19 +181,24 @@ async function finish(gpu: Gpu, call: Call): Promise<void> {
   const { m, n, a, c, residual = c } = call;
   const aligned = [a, c, residual].every(({ start, stride }) => start % 4 + stride % 4 === 0) &&
     n % 4 === 0;
+  const flags = flagsOf(call) & ~GEMM_FLAGS.upper;
   const kernel = await gpu.kernel({
-    name: aligned ? "gemm_finish" : "gemm_finish_any",
-    source: () => finishKernel(aligned ? "aligned" : "any"),
+    name: `gemm_finish_${aligned ? "aligned" : "any"}_${flags}`,
+    source: () => finishKernel(aligned ? "aligned" : "any", flags),
   });
   kernel.dispatch({ ...parameters(call), workgroups: [Math.ceil(n / 64), Math.ceil(m / 4)] });
 }
 
+function flagsOf({ bias, residual, accumulate, upperOnly }: Call): number {
+  return (bias ? GEMM_FLAGS.bias : 0) |
+    (residual ? GEMM_FLAGS.residual : 0) |
+    (accumulate ? GEMM_FLAGS.accumulate : 0) |
+    (upperOnly ? GEMM_FLAGS.upper : 0);
+}
+
 function parameters(call: Call): { params: Uint8Array; tensors: Tensor[] } {
   const { m, n, k, a, b, c, bias, residual, alpha = 1 } = call;
-  const flags = (bias ? GEMM_FLAGS.bias : 0) |
-    (residual ? GEMM_FLAGS.residual : 0) |
-    (call.accumulate ? GEMM_FLAGS.accumulate : 0) |
-    (call.upperOnly ? GEMM_FLAGS.upper : 0);
+  const flags = flagsOf(call);
   const r = residual ?? { tensor: a.tensor, start: 0, stride: 0 };
   return {
     params: uniform(

@@ -55,8 +55,12 @@ function tileWidths(layout: GemmLayout, { rows, cols }: TileShape): { a: number;
   return { a: rows / 4 + Number(layout[0] === "N"), b: cols / 4 + Number(layout[1] === "T") };
 }
 
-/** Bindings, parameters and `put`, which finishes four neighbouring entries of C. */
-function prelude(fit: GemmFit): string {
+/**
+ * Bindings, parameters and `put`, which finishes four neighbouring entries of C.
+ *
+ * @param known The flags if they are known when the kernel is compiled.
+ */
+function prelude(fit: GemmFit, known?: number): string {
   const aligned = fit !== "any";
   const element = aligned ? "vec4f" : "f32";
   const load = (array: string, index: string) =>
@@ -66,6 +70,11 @@ function prelude(fit: GemmFit): string {
   const store = aligned
     ? "C[at >> 2u] = v;"
     : repeat(4, (i) => `if (col + ${i}u < p.n) { C[at + ${i}u] = v.${XYZW[i]}; }`);
+  const extra = (name: keyof typeof GEMM_FLAGS, text: string) => {
+    const flag = GEMM_FLAGS[name];
+    if (known === undefined) return `if ((p.flags & ${flag}u) != 0u) { ${text} }`;
+    return known & flag ? `{ ${text} }` : "";
+  };
   return `${PARAMS}
 @group(0) @binding(1) var<storage, read> A: array<${element}>;
 @group(0) @binding(2) var<storage, read> B: array<${element}>;
@@ -80,11 +89,14 @@ fn put(row: u32, col: u32, sum: vec4f) {
   ${fit === "whole" || fit === "paired" ? "" : "if (row >= p.m || col >= p.n) { return; }"}
   var v = p.alpha * sum;
   let at = p.c_start + row * p.c_stride + col;
-  if ((p.flags & ${GEMM_FLAGS.bias}u) != 0u) { v += ${load("bias", "col")}; }
-  if ((p.flags & ${GEMM_FLAGS.residual}u) != 0u) { let r = p.r_start + row * p.r_stride + col; v += ${
-    load("R", "r")
-  }; }
-  if ((p.flags & ${GEMM_FLAGS.accumulate}u) != 0u) { v += ${load("C", "at")}; }
+  ${extra("bias", `v += ${load("bias", "col")};`)}
+  ${
+    extra(
+      "residual",
+      `let r = p.r_start + row * p.r_stride + col; v += ${load("R", "r")};`,
+    )
+  }
+  ${extra("accumulate", `v += ${load("C", "at")};`)}
   ${store}
 }
 `;
@@ -273,52 +285,91 @@ export const BROADCAST_TILE = { rows: 64, colsPerLane: 8 } as const;
 /**
  * For drivers that compute on the CPU, where workgroup memory is slow: one subgroup per workgroup.
  * A lane holds 64 rows by 8 columns of C; the 64 values of A for one k are loaded by the lanes
- * together and passed round by broadcast. B has k as its slow dimension. So has A if `aTransposed`;
- * else each lane loads four neighbours along k from its rows and they are used one after the other.
+ * together and passed round by broadcast. Of an operand whose fast dimension is k, a lane loads four
+ * neighbours along k from each of its rows or columns.
  *
- * C is written in whole tiles, and starts and strides are multiples of four: guarding 128 stores, or
- * looping over them, takes Mesa's compiler half a minute and more. {@link finishKernel} does the rest.
+ * The accumulators are more than the registers hold and live in the first-level cache, so each is
+ * loaded and stored once for several steps along k: four, or two where both operands have k as their
+ * slow dimension, for eight streams a power of two apart evict each other.
+ *
+ * C = A · B (+ bias) is written in whole tiles, and starts and strides are multiples of four:
+ * guarding 128 stores, looping over them or loading C for them takes Mesa's compiler seconds.
+ * {@link finishKernel} does the rest.
  */
-export function broadcastKernel(aTransposed: boolean, subgroupSize: number): string {
+export function broadcastKernel(layout: GemmLayout, subgroupSize: number): string {
   const { rows, colsPerLane } = BROADCAST_TILE;
-  const loads = Math.ceil(rows / 4 / subgroupSize);
-  const rowLoads = rows / subgroupSize;
-  const multiply = (row: number, a: string) =>
-    `c${row}_0 = fma(vec4f(${a}), b0, c${row}_0); c${row}_1 = fma(vec4f(${a}), b1, c${row}_1);`;
-  const loadB = `let b_row = (p.b_start + k * p.b_stride + n0) >> 2u;
-    let b0 = B[b_row];
-    let b1 = B[b_row + 1u];`;
-  const loop = aTransposed
-    ? `for (var k = 0u; k < p.k; k++) {
-    let a_row = ((p.a_start + k * p.a_stride + m0) >> 2u) + lane;
-    ${repeat(loads, (q) => `let a${q} = A[a_row + ${q * subgroupSize}u];`)}
-    ${loadB}
+  const aAcross = layout[0] === "N";
+  const bAcross = layout[1] === "T";
+  const steps = aAcross || bAcross ? 4 : 2;
+  const within = (value: string, step: number) =>
+    step === 0 ? value : `select(vec4f(0.0), ${value}, k + ${step}u < p.k)`;
+  const inRange = (value: string) =>
+    `select(vec4f(0.0), ${value}, vec4u(k) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.k))`;
+  const allSteps = (line: (step: number) => string) => repeat(steps, line);
+
+  const loadA = aAcross
+    ? `let a_at = (p.a_start + (m0 + lane) * p.a_stride + k) >> 2u;
     ${
-      repeat(rows / 4, (i) =>
-        `{ let s = subgroupBroadcast(a${Math.floor(i / subgroupSize)}, ${i % subgroupSize}u); ${
-          repeat(4, (j) => multiply(i * 4 + j, `s.${XYZW[j]}`))
-        } }`)
-    }
-  }`
-    : `for (var k0 = 0u; k0 < p.k; k0 += 4u) {
-    let a_row = (p.a_start + (m0 + lane) * p.a_stride + k0) >> 2u;
-    ${repeat(rowLoads, (q) => `let a${q} = A[a_row + ${q * subgroupSize / 4}u * p.a_stride];`)}
-    for (var i = 0u; i < min(4u, p.k - k0); i++) {
-      let k = k0 + i;
-      ${loadB}
-      ${repeat(rowLoads, (q) => `let v${q} = a${q}[i];`)}
-      ${
-      repeat(rows, (i) =>
-        `{ let s = subgroupBroadcast(v${Math.floor(i / subgroupSize)}, ${i % subgroupSize}u); ${
-          multiply(i, "s")
-        } }`)
-    }
-    }
-  }`;
+      repeat(
+        rows / subgroupSize,
+        (q) => `let a${q} = ${inRange(`A[a_at + ${q * subgroupSize / 4}u * p.a_stride]`)};`,
+      )
+    }`
+    : allSteps((step) =>
+      `let a_at${step} = ((p.a_start + (k + ${step}u) * p.a_stride + m0) >> 2u) + lane;
+    ${
+        repeat(Math.ceil(rows / 4 / subgroupSize), (q) =>
+          `let a${q}_${step} = ${within(`A[a_at${step} + ${q * subgroupSize}u]`, step)};`)
+      }`
+    );
+  const loadB = bAcross
+    ? `let b_at = (p.b_start + n0 * p.b_stride + k) >> 2u;
+    let b_row = p.b_stride >> 2u;
+    ${repeat(colsPerLane, (j) => `let t${j} = ${inRange(`B[b_at + ${j}u * b_row]`)};`)}
+    ${
+      allSteps((step) =>
+        [0, 1].map((half) =>
+          `let b${half}_${step} = vec4f(${
+            [0, 1, 2, 3].map((j) => `t${half * 4 + j}.${XYZW[step]}`).join(", ")
+          });`
+        ).join(" ")
+      )
+    }`
+    : allSteps((step) =>
+      `let b_at${step} = (p.b_start + (k + ${step}u) * p.b_stride + n0) >> 2u;
+    let b0_${step} = ${within(`B[b_at${step}]`, step)};
+    let b1_${step} = ${within(`B[b_at${step} + 1u]`, step)};`
+    );
+  const multiply = (row: number, a: (step: number) => string) =>
+    [0, 1].map((half) =>
+      allSteps((step) =>
+        `c${row}_${half} = fma(vec4f(${a(step)}), b${half}_${step}, c${row}_${half});`
+      )
+    ).join("\n");
+  const multiplyAll = aAcross
+    ? repeat(
+      rows,
+      (row) =>
+        `{ let s = subgroupBroadcast(a${Math.floor(row / subgroupSize)}, ${row % subgroupSize}u);
+      ${multiply(row, (step) => `s.${XYZW[step]}`)} }`,
+    )
+    : repeat(
+      rows / 4,
+      (i) =>
+        `{ ${
+          allSteps((step) =>
+            `let s${step} = subgroupBroadcast(a${Math.floor(i / subgroupSize)}_${step}, ${
+              i % subgroupSize
+            }u);`
+          )
+        }
+      ${repeat(4, (j) => multiply(i * 4 + j, (step) => `s${step}.${XYZW[j]}`))} }`,
+    );
   return `${PARAMS}
 @group(0) @binding(1) var<storage, read> A: array<vec4f>;
 @group(0) @binding(2) var<storage, read> B: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> C: array<vec4f>;
+@group(0) @binding(4) var<storage, read> bias: array<vec4f>; // [n]
 
 @compute @workgroup_size(${subgroupSize})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -327,8 +378,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   if ((p.flags & ${GEMM_FLAGS.upper}u) != 0u && (group.x + 1u) * ${
     subgroupSize * colsPerLane
   }u <= m0) { return; }
-  ${repeat(rows, (i) => `var c${i}_0 = vec4f(0.0); var c${i}_1 = vec4f(0.0);`)}
-  ${loop}
+  var first0 = vec4f(0.0);
+  var first1 = vec4f(0.0);
+  if ((p.flags & ${GEMM_FLAGS.bias}u) != 0u) {
+    first0 = bias[n0 >> 2u];
+    first1 = bias[(n0 >> 2u) + 1u];
+  }
+  ${repeat(rows, (i) => `var c${i}_0 = first0; var c${i}_1 = first1;`)}
+  for (var k = 0u; k < p.k; k += ${steps}u) {
+    ${loadA}
+    ${loadB}
+    ${multiplyAll}
+  }
   let at = (p.c_start + m0 * p.c_stride + n0) >> 2u;
   let stride = p.c_stride >> 2u;
   ${repeat(rows, (i) => `C[at + ${i}u * stride] = c${i}_0; C[at + ${i}u * stride + 1u] = c${i}_1;`)}
@@ -336,9 +397,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 `;
 }
 
-/** Finishes a product that lies in whole tiles in A: a thread handles four neighbours of C. */
-export function finishKernel(fit: "any" | "aligned"): string {
-  return `${prelude(fit)}
+/**
+ * Finishes a product that lies in whole tiles in A: a thread handles four neighbours of C.
+ *
+ * @param flags The {@link GEMM_FLAGS} of the call; what they leave out is not in the kernel, for
+ *   drivers that compute on the CPU walk through branches that no lane takes.
+ */
+export function finishKernel(fit: "any" | "aligned", flags: number): string {
+  return `${prelude(fit, flags)}
 @compute @workgroup_size(16, 4)
 fn main(@builtin(global_invocation_id) id: vec3u) {
   let row = id.y;

@@ -239,8 +239,12 @@ for (
 
   Deno.test(`the tests of gemm() that ${family} reach every kernel`, () => {
     const products = [...used].filter((name) => /^gemm_/.test(name)).sort();
-    const broadcast = ["NN", "TN"].map((layout) => `gemm_broadcast_${layout}_${gpu.subgroupSize}`);
-    const expected = kernels ?? [...broadcast, "gemm_finish", "gemm_finish_any"];
+    const expected = kernels ?? [
+      ...LAYOUTS.map((layout) => `gemm_broadcast_${layout}_${gpu.subgroupSize}`),
+      ...["aligned", "any"].flatMap((fit) =>
+        [0, 1, 2, 3, 4, 5, 6, 7].map((flags) => `gemm_finish_${fit}_${flags}`)
+      ),
+    ];
     if (kernels || (gpu.software && gpu.subgroupSize > 0)) {
       assert.deepEqual(products, expected.toSorted());
     }

@@ -47,15 +47,19 @@ const GENERATED: [name: string, source: string][] = [
     )
   ),
   ...[4, 8, 16, 32, 64].flatMap((lanes): [string, string][] => [
-    [`broadcastKernel of ${lanes} lanes`, broadcastKernel(false, lanes)],
-    [`broadcastKernel of ${lanes} lanes, A transposed`, broadcastKernel(true, lanes)],
+    ...LAYOUTS.map((layout): [string, string] => [
+      `broadcastKernel ${layout} of ${lanes} lanes`,
+      broadcastKernel(layout, lanes),
+    ]),
     ...[true, false].map((slides): [string, string] => [
       `attentionKernel of ${lanes} lanes by broadcast${slides ? ", sliding" : ""}`,
       attentionKernel(64, lanes, true, slides),
     ]),
   ]),
-  ["finishKernel, aligned", finishKernel("aligned")],
-  ["finishKernel, any", finishKernel("any")],
+  ...[0, 1, 2, 4, 7].flatMap((flags): [string, string][] => [
+    [`finishKernel, aligned, flags ${flags}`, finishKernel("aligned", flags)],
+    [`finishKernel, any, flags ${flags}`, finishKernel("any", flags)],
+  ]),
   ...[64, 128].flatMap((headDim) =>
     [64, 128].flatMap((queries) =>
       [true, false].map((slides): [string, string] => [
