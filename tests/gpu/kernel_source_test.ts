@@ -3,6 +3,7 @@
  * `deno test -A tests/gpu/kernel_source_test.ts -- --print`
  */
 import assert from "node:assert/strict";
+import { attentionBroadcastKernel } from "../../gpu/attention_broadcast_source.ts";
 import { attentionKernel } from "../../gpu/attention_source.ts";
 import { attentionTileKernel } from "../../gpu/attention_tile_source.ts";
 import {
@@ -52,8 +53,8 @@ const GENERATED: [name: string, source: string][] = [
       broadcastKernel(layout, lanes),
     ]),
     ...[true, false].map((slides): [string, string] => [
-      `attentionKernel of ${lanes} lanes by broadcast${slides ? ", sliding" : ""}`,
-      attentionKernel(64, lanes, true, slides),
+      `attentionBroadcastKernel of ${lanes} lanes${slides ? ", sliding" : ""}`,
+      attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, slides),
     ]),
   ]),
   ...[0, 1, 2, 4, 7].flatMap((flags): [string, string][] => [
@@ -72,7 +73,7 @@ const GENERATED: [name: string, source: string][] = [
   ),
   ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
-    attentionKernel(headDim, 32, false, headDim % 16 === 0),
+    attentionKernel(headDim, 32, headDim % 16 === 0),
   ]),
 ];
 
