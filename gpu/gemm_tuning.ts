@@ -37,7 +37,7 @@ export class TileTuning {
   readonly #path?: string;
 
   /** @param folder Of the file; nothing is kept if absent. */
-  constructor(readonly gpu: Gpu, folder = tuningFolder()) {
+  constructor(readonly gpu: Gpu, folder: string | undefined) {
     this.#adapter = `${gpu.name}, Deno ${Deno.version.deno}, kernels ${TILE_KERNEL_VERSION}`;
     this.#path = folder && join(folder, "gemm.json");
   }
@@ -46,7 +46,7 @@ export class TileTuning {
   static of(gpu: Gpu): TileTuning | undefined {
     if (gpu.software || Deno.env.get("BILLM_TUNE") === "0") return undefined;
     let tuning = TileTuning.#known.get(gpu);
-    if (!tuning) TileTuning.#known.set(gpu, tuning = new TileTuning(gpu));
+    if (!tuning) TileTuning.#known.set(gpu, tuning = new TileTuning(gpu, tuningFolder()));
     return tuning;
   }
 

@@ -86,3 +86,17 @@ Deno.test("placeRegion() does nothing for a region without columns", async () =>
   await placeRegion(gpu, region, { tensor, start: 0, stride: 1 });
   assertClose(await gpu.read(tensor), [3, 4]);
 });
+
+Deno.test("copyRegion() widens f16 and bf16", async () => {
+  const values = [1, -2.5, 0.125, 65504, -0.5, 3];
+  const halves = new Float16Array([9, ...values]);
+  const words = new Uint16Array(new Float32Array([9, ...values]).buffer)
+    .filter((_, i) => i % 2 === 1);
+  for (const [bits, dtype] of [[halves, "f16"], [words, "bf16"]] as const) {
+    using tensor = gpu.upload(bits, [7], dtype);
+    using target = gpu.empty([2, 4]);
+    await copyRegion(gpu, { tensor, start: 1, stride: 3, rows: 2, cols: 3 }, target, 4);
+    const large = dtype === "f16" ? 65504 : 65280; // bf16 has eight digits
+    assertClose(await gpu.read(target), [1, -2.5, 0.125, 0, large, -0.5, 3, 0]);
+  }
+});
