@@ -10,8 +10,7 @@ export const BROADCAST_TILE = { rows: 64, colsPerLane: 8 } as const;
  * neighbours along k from each of its rows or columns.
  *
  * The accumulators are more than the registers hold and live in the first-level cache, so each is
- * loaded and stored once for several steps along k: four, or two where both operands have k as their
- * slow dimension, for eight streams a power of two apart evict each other.
+ * loaded and stored once for four steps along k.
  *
  * C = A · B (+ bias) is written in whole tiles, and starts and strides are multiples of four:
  * guarding 128 stores, looping over them or loading C for them takes Mesa's compiler seconds.
@@ -21,7 +20,7 @@ export function broadcastKernel(layout: GemmLayout, subgroupSize: number): strin
   const { rows, colsPerLane } = BROADCAST_TILE;
   const aAcross = layout[0] === "N";
   const bAcross = layout[1] === "T";
-  const steps = aAcross || bAcross ? 4 : 2;
+  const steps = 4;
   const within = (value: string, step: number) =>
     step === 0 ? value : `select(vec4f(0.0), ${value}, k + ${step}u < p.k)`;
   const inRange = (value: string) =>
