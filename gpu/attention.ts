@@ -1,3 +1,7 @@
+import {
+  attentionBroadcastKernel,
+  attentionBroadcastQueries,
+} from "./attention_broadcast_source.ts";
 import { attentionKernel } from "./attention_source.ts";
 import { attentionTileBytes, attentionTileKernel } from "./attention_tile_source.ts";
 import type { Gpu } from "./device.ts";
@@ -61,14 +65,20 @@ async function kernelFor(
       return { kernel, queries };
     }
   }
-  const useSubgroup = gpu.software && gpu.subgroupSize > 0;
-  let lanes = useSubgroup ? gpu.subgroupSize : 32;
-  if (!useSubgroup) { // a tile of keys and one of values must fit into workgroup memory
-    while (lanes > 4 && 8 * lanes * (headDim + 3) > memory) lanes /= 2;
+  if (gpu.software && gpu.subgroupSize > 0) {
+    const lanes = gpu.subgroupSize;
+    const kernel = await gpu.kernel({
+      name: `attention_broadcast_${headDim}_${lanes}${sliding}`,
+      source: () => attentionBroadcastKernel(headDim, lanes, slides),
+    });
+    return { kernel, queries: lanes * attentionBroadcastQueries(headDim) };
   }
+  let lanes = 32;
+  // A tile of keys and one of values must fit into workgroup memory.
+  while (lanes > 4 && 8 * lanes * (headDim + 3) > memory) lanes /= 2;
   const kernel = await gpu.kernel({
-    name: `attention_${headDim}_${useSubgroup ? "subgroup" : "workgroup"}_${lanes}${sliding}`,
-    source: () => attentionKernel(headDim, lanes, useSubgroup, slides),
+    name: `attention_${headDim}_${lanes}${sliding}`,
+    source: () => attentionKernel(headDim, lanes, slides),
   });
   return { kernel, queries: lanes };
 }

@@ -1,21 +1,15 @@
 /**
- * Generates the attention kernel for one head size.
+ * Generates the attention kernel for one head size, whatever it is.
  *
  * A thread owns one query: its vector, the running maximum and sum of the softmax, and the weighted
  * sum of values stay in registers. Keys and values come in tiles of as many as there are threads,
- * each thread fetching one; they are passed round by subgroup broadcast (drivers that compute on the
- * CPU) or through workgroup memory (GPUs). Keys are taken four at a time, so that the running sum is
- * rescaled once for four.
+ * each thread fetching one, and pass through workgroup memory. Keys are taken four at a time, so that
+ * the running sum is rescaled once for four.
  *
  * @param slides Whether keys that `sliding_window` leaves out are masked; tiles of none but these are
  *   skipped.
  */
-export function attentionKernel(
-  headDim: number,
-  lanes: number,
-  useSubgroup: boolean,
-  slides: boolean,
-): string {
+export function attentionKernel(headDim: number, lanes: number, slides: boolean): string {
   const vectors = Math.ceil(headDim / 4);
   const all = (line: (d: number) => string) => Array.from({ length: vectors }, (_, d) => line(d));
   const load = (array: string, d: number) =>
@@ -23,13 +17,6 @@ export function attentionKernel(
       [0, 1, 2, 3].map((i) => d * 4 + i < headDim ? `${array}[at + ${d * 4 + i}u]` : "0.0")
         .join(", ")
     })`;
-  const tileDeclaration = useSubgroup ? "" : `
-var<workgroup> tile_k: array<array<vec4f, ${vectors}>, ${lanes}>;
-var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;`;
-  const key = (d: number, j: string, i: number) =>
-    useSubgroup ? `subgroupBroadcast(k${d}, ${j} + ${i}u)` : `tile_k[${j} + ${i}u][${d}]`;
-  const value = (d: number, j: string, i: number) =>
-    useSubgroup ? `subgroupBroadcast(v${d}, ${j} + ${i}u)` : `tile_v[${j} + ${i}u][${d}]`;
   const isSeen = (position: string) =>
     slides
       ? `${position} <= query && ${position} + p.sliding_window > query`
@@ -38,11 +25,11 @@ var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;`;
   const firstTile = slides
     ? `(group.x * ${lanes}u - min(group.x * ${lanes}u, p.sliding_window - 1u)) / ${lanes}u`
     : "0u";
-  const fourKeys = (j: string) => `
+  const fourKeys = `
       ${
     [0, 1, 2, 3].map((i) =>
-      `var s${i} = ${all((d) => `dot(q${d}, ${key(d, j, i)})`).join(" + ")};
-      s${i} = select(-3.0e38, s${i}, ${isSeen(`first + ${j} + ${i}u`)});`
+      `var s${i} = ${all((d) => `dot(q${d}, tile_k[j + ${i}u][${d}])`).join(" + ")};
+      s${i} = select(-3.0e38, s${i}, ${isSeen(`first + j + ${i}u`)});`
     ).join("\n")
   }
       let new_top = max(max(top, max(s0, s1)), max(s2, s3));
@@ -55,23 +42,11 @@ var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;`;
       sum = sum * shrink + (w0 + w1) + (w2 + w3);
       ${
     all((d) =>
-      `o${d} = o${d} * shrink + w0 * ${value(d, j, 0)} + w1 * ${value(d, j, 1)} + w2 * ${
-        value(d, j, 2)
-      } + w3 * ${value(d, j, 3)};`
+      `o${d} = o${d} * shrink + ${
+        [0, 1, 2, 3].map((i) => `w${i} * tile_v[j + ${i}u][${d}]`).join(" + ")
+      };`
     ).join("\n")
   }`;
-  // The lane of a broadcast must be a constant, so that loop is written out.
-  const allKeys = useSubgroup
-    ? Array.from({ length: lanes / 4 }, (_, j) => `{ ${fourKeys(`${j * 4}u`)} }`).join("\n")
-    : `for (var j = 0u; j < ${lanes}u; j += 4u) { ${fourKeys("j")} }`;
-  const fetch = useSubgroup
-    ? all((d) => `let k${d} = ${load("keys", d)}; let v${d} = ${load("values", d)};`)
-    : [
-      "workgroupBarrier(); // everyone is done with the last tile",
-      ...all((d) => `tile_k[lane][${d}] = ${load("keys", d)};`),
-      ...all((d) => `tile_v[lane][${d}] = ${load("values", d)};`),
-      "workgroupBarrier();",
-    ];
   return `
 struct Params { length: u32, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -79,7 +54,10 @@ struct Params { length: u32, heads: u32, key_value_heads: u32, sliding_window: u
 @group(0) @binding(2) var<storage, read> keys: array<f32>;     // [windows, length, key_value_heads, ${headDim}]
 @group(0) @binding(3) var<storage, read> values: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
-${tileDeclaration}
+
+var<workgroup> tile_k: array<array<vec4f, ${vectors}>, ${lanes}>;
+var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;
+
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let head = group.y;
@@ -96,8 +74,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   for (var tile = ${firstTile}; tile <= group.x; tile++) {
     let first = tile * ${lanes}u;
     let at = ((window + min(first + lane, p.length - 1u)) * p.key_value_heads + key_value_head) * ${headDim}u;
-    ${fetch.join("\n")}
-    ${allKeys}
+    workgroupBarrier(); // everyone is done with the last tile
+    ${
+    all((d) =>
+      `tile_k[lane][${d}] = ${load("keys", d)}; tile_v[lane][${d}] = ${load("values", d)};`
+    )
+      .join("\n")
+  }
+    workgroupBarrier();
+    for (var j = 0u; j < ${lanes}u; j += 4u) { ${fourKeys} }
   }
   if (query >= p.length) { return; }
   let at = ((window + query) * p.heads + head) * ${headDim}u;

@@ -1,10 +1,11 @@
 import type { Gpu } from "./device.ts";
 import { uniform } from "./kernel.ts";
 import type { Tensor } from "./tensor.ts";
-import copySource from "./copy_region.wgsl" with { type: "text" };
-import source from "./transpose.wgsl" with { type: "text" };
+import source from "./copy_region.wgsl" with { type: "text" };
 
-/** A part of a row-major f32 matrix. */
+const FORMATS: Partial<Record<Tensor["dtype"], number>> = { f32: 0, f16: 1, bf16: 2 };
+
+/** A part of a row-major matrix, f32, f16 or bf16. */
 export interface Region {
   tensor: Tensor;
   start: number;
@@ -13,25 +14,7 @@ export interface Region {
   cols: number;
 }
 
-/**
- * Writes the transpose of `region` into `target`, f32 `[cols, targetStride]`, whose rows are padded
- * with zeros from `rows` to `targetStride`, a multiple of four.
- */
-export async function transpose(
-  gpu: Gpu,
-  { tensor, start, stride, rows, cols }: Region,
-  target: Tensor,
-  targetStride: number,
-): Promise<void> {
-  const kernel = await gpu.kernel({ name: "transpose", source });
-  kernel.dispatch({
-    params: uniform([rows, cols, start, stride, targetStride]),
-    tensors: [tensor, target],
-    workgroups: [Math.ceil(cols / 32), Math.ceil(targetStride / 32)],
-  });
-}
-
-/** Writes `region` into `target`, f32 `[rows, targetStride]`, padded with zeros like {@link transpose}. */
+/** Writes `region` into `target`, f32 `[rows, targetStride]`, whose rows are padded with zeros. */
 export async function copyRegion(
   gpu: Gpu,
   region: Region,
@@ -48,7 +31,11 @@ export async function placeRegion(
   target: { tensor: Tensor; start: number; stride: number },
   width: number = cols,
 ): Promise<void> {
-  const kernel = await gpu.kernel({ name: "copy_region", source: copySource });
+  const kernel = await gpu.kernel({
+    name: "copy_region",
+    source,
+    constants: { FORMAT: FORMATS[tensor.dtype]! },
+  });
   kernel.dispatch({
     params: uniform([rows, cols, start, stride, target.start, target.stride, width]),
     tensors: [tensor, target.tensor],

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import type { Gpu } from "../../gpu/device.ts";
-import { gemm, type GemmLayout, type Matrix } from "../../gpu/gemm.ts";
-import { tileKernelBytes } from "../../gpu/gemm_source.ts";
+import { gemm, type GemmLayout, type Matrix, TILES } from "../../gpu/gemm.ts";
+import { tileKernelBytes, tileName } from "../../gpu/gemm_tile_source.ts";
 import { assertClose } from "../assert_close.ts";
 import { matmul, transposed } from "../reference/linear_algebra.ts";
 import { uniforms } from "../reference/random.ts";
@@ -156,13 +156,12 @@ for (
     family: "suits GPUs",
     open: openAsHardware,
     kernels: LAYOUTS.flatMap((layout) =>
-      [64, 128].flatMap((size) => {
-        const tile = { rows: size, cols: size, depth: 16 };
-        return (["any", "aligned", "whole", "paired"] as const)
+      TILES.slice(0, 2).flatMap((tile) =>
+        (["any", "aligned", "whole", "paired"] as const)
           // Software adapters have no room for two pairs of the large tiles of some layouts.
           .filter((fit) => tileKernelBytes(layout, tile, fit) <= workgroupMemory)
-          .map((fit) => `gemm_${layout}_${size}x${size}x16_${fit}`);
-      })
+          .map((fit) => `gemm_${layout}_${tileName(tile)}_${fit}`)
+      )
     ),
     tile: { rows: 64, cols: 64 },
   }]
@@ -239,8 +238,12 @@ for (
 
   Deno.test(`the tests of gemm() that ${family} reach every kernel`, () => {
     const products = [...used].filter((name) => /^gemm_/.test(name)).sort();
-    const broadcast = ["NN", "TN"].map((layout) => `gemm_broadcast_${layout}_${gpu.subgroupSize}`);
-    const expected = kernels ?? [...broadcast, "gemm_finish", "gemm_finish_any"];
+    const expected = kernels ?? [
+      ...LAYOUTS.map((layout) => `gemm_broadcast_${layout}_${gpu.subgroupSize}`),
+      ...["aligned", "any"].flatMap((fit) =>
+        [0, 1, 2, 3, 4, 5, 6, 7].map((flags) => `gemm_finish_${fit}_${flags}`)
+      ),
+    ];
     if (kernels || (gpu.software && gpu.subgroupSize > 0)) {
       assert.deepEqual(products, expected.toSorted());
     }

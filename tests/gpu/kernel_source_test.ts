@@ -3,16 +3,13 @@
  * `deno test -A tests/gpu/kernel_source_test.ts -- --print`
  */
 import assert from "node:assert/strict";
+import { attentionBroadcastKernel } from "../../gpu/attention_broadcast_source.ts";
 import { attentionKernel } from "../../gpu/attention_source.ts";
 import { attentionTileKernel } from "../../gpu/attention_tile_source.ts";
-import {
-  broadcastKernel,
-  finishKernel,
-  type GemmLayout,
-  tileKernel,
-  tileKernelBytes,
-  type TileShape,
-} from "../../gpu/gemm_source.ts";
+import { TILES } from "../../gpu/gemm.ts";
+import { broadcastKernel } from "../../gpu/gemm_broadcast_source.ts";
+import { ALL_F32, finishKernel, type GemmLayout, type Storages } from "../../gpu/gemm_source.ts";
+import { tileKernel, tileKernelBytes, tileName, tileThreads } from "../../gpu/gemm_tile_source.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import { withReduction } from "../../gpu/reduction.ts";
 import { openAsHardware, openGpu } from "./open_gpu.ts";
@@ -31,31 +28,45 @@ const modules = files.filter((name) => name.endsWith(".ts"))
   .map((name) => Deno.readTextFileSync(new URL(name, FOLDER)));
 
 const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
-const TILES: TileShape[] = [
-  { rows: 128, cols: 128, depth: 16 },
-  { rows: 64, cols: 64, depth: 16 },
+const STORAGES: Storages[] = [
+  ALL_F32,
+  { a: "f32", b: "f16", c: "f32", r: "f32" },
+  { a: "f32", b: "bf16", c: "f32", r: "f32" },
+  { a: "f16", b: "bf16", c: "f16", r: "f16" },
 ];
 
 /** The kernels that are generated, for all subgroup sizes that occur (4 to 64 lanes). */
 const GENERATED: [name: string, source: string][] = [
   ...LAYOUTS.flatMap((layout) =>
     TILES.flatMap((tile) =>
-      (["any", "aligned", "whole", "paired"] as const).map((fit): [string, string] => [
-        `tileKernel ${layout} ${tile.rows} x ${tile.cols}, ${fit}`,
-        tileKernel(layout, tile, fit),
-      ])
+      STORAGES.flatMap((storages) =>
+        (["any", "aligned", "whole", "paired"] as const)
+          .filter((fit) => fit !== "any" || storages.c === "f32")
+          .map((fit): [string, string] => [
+            `tileKernel ${layout} ${tileName(tile)}, ${fit}, ${Object.values(storages)}`,
+            tileKernel(layout, tile, fit, storages),
+          ])
+      )
     )
   ),
   ...[4, 8, 16, 32, 64].flatMap((lanes): [string, string][] => [
-    [`broadcastKernel of ${lanes} lanes`, broadcastKernel(false, lanes)],
-    [`broadcastKernel of ${lanes} lanes, A transposed`, broadcastKernel(true, lanes)],
+    ...LAYOUTS.map((layout): [string, string] => [
+      `broadcastKernel ${layout} of ${lanes} lanes`,
+      broadcastKernel(layout, lanes),
+    ]),
     ...[true, false].map((slides): [string, string] => [
-      `attentionKernel of ${lanes} lanes by broadcast${slides ? ", sliding" : ""}`,
-      attentionKernel(64, lanes, true, slides),
+      `attentionBroadcastKernel of ${lanes} lanes${slides ? ", sliding" : ""}`,
+      attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, slides),
     ]),
   ]),
-  ["finishKernel, aligned", finishKernel("aligned")],
-  ["finishKernel, any", finishKernel("any")],
+  ...[0, 1, 2, 4, 7].flatMap((flags): [string, string][] => [
+    [`finishKernel, aligned, flags ${flags}`, finishKernel(true, flags)],
+    [`finishKernel, any, flags ${flags}`, finishKernel(false, flags)],
+    [
+      `finishKernel, f16, flags ${flags}`,
+      finishKernel(true, flags, { c: "f16", r: "f16" }),
+    ],
+  ]),
   ...[64, 128].flatMap((headDim) =>
     [64, 128].flatMap((queries) =>
       [true, false].map((slides): [string, string] => [
@@ -68,7 +79,7 @@ const GENERATED: [name: string, source: string][] = [
   ),
   ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
-    attentionKernel(headDim, 32, false, headDim % 16 === 0),
+    attentionKernel(headDim, 32, headDim % 16 === 0),
   ]),
 ];
 
@@ -130,12 +141,11 @@ Deno.test("uniform() packs u32 first and then f32", () => {
   assert.equal(uniform([]).byteLength, 0);
 });
 
-Deno.test("the tile kernel keeps 8 x 8 entries a thread and its tiles in workgroup memory", () => {
+Deno.test("the tile kernel keeps its sums in registers and its tiles in workgroup memory", () => {
   for (const layout of LAYOUTS) {
     for (const tile of TILES) {
       const source = tileKernel(layout, tile, "whole");
-      const threads = tile.rows * tile.cols / 64;
-      assert(source.includes(`@workgroup_size(${threads})`));
+      assert(source.includes(`@workgroup_size(${tileThreads(tile)})`));
       for (const fit of ["whole", "paired"] as const) {
         const bytes = [
           ...tileKernel(layout, tile, fit).matchAll(/array<array<vec4f, (\d+)>, (\d+)>/g),
@@ -143,9 +153,12 @@ Deno.test("the tile kernel keeps 8 x 8 entries a thread and its tiles in workgro
           .reduce((sum, [, width, depth]) => sum + Number(width) * Number(depth) * 16, 0);
         assert.equal(bytes, tileKernelBytes(layout, tile, fit));
       }
-      assert(tileKernelBytes(layout, tile, "whole") <= 17408); // what most GPUs have is 32 KiB
       const products = [...source.matchAll(/fma\(/g)].length;
-      assert.equal(products, 16 * tile.depth, "written out, four entries each");
+      const vectors = tile.threadRows * tile.threadCols / 4;
+      assert.equal(products, vectors * tile.depth, "written out, four entries each");
+    }
+    for (const tile of TILES.slice(0, 2)) { // which need no measurement
+      assert(tileKernelBytes(layout, tile, "whole") <= 17408); // what most GPUs have is 32 KiB
     }
   }
 });
