@@ -17,6 +17,13 @@ export interface GpuOptions {
   poison?: boolean;
 }
 
+/** What the GPU's time is counted as. */
+export interface Section {
+  name: string;
+  /** How many times the time counts, where one of several equal pieces of work is measured. */
+  stands?: number;
+}
+
 /** GPU memory in bytes; pooled memory is free for reuse but still taken from the system. */
 export interface MemoryUse {
   current: number;
@@ -35,6 +42,8 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
 export const UPLOAD_CHUNK = 4 << 20;
 /** Bytes that are allocated at a time to find out how many there are. */
 const PROBE_CHUNK = 1 << 30;
+/** Bind groups that each kernel keeps for the next call with the same tensors. */
+const KEPT_BIND_GROUPS = 64;
 const UNIFORM_SLOT = 256;
 const DISPATCHES_PER_SUBMIT = 64;
 /** Timestamps of a query set, two for each pass; the most that WebGPU allows. */
@@ -86,16 +95,20 @@ export class Gpu implements AsyncDisposable {
 
   #readback: Readback;
   #kernels = new Map<string, { text: KernelSource["source"]; kernel: Promise<Kernel> }>();
+  #compiled: Kernel[] = [];
   #pool = new Map<number, GPUBuffer[]>();
   #memory: MemoryUse = { current: 0, pooled: 0, peak: 0 };
   #encoder?: GPUCommandEncoder;
   #pass?: GPUComputePassEncoder;
   #dispatches = 0;
+  /** A number for each buffer that was ever bound, never used again for another. */
+  #numbers = new WeakMap<GPUBuffer, number>();
+  #nextNumber = 0;
   #uniforms: GPUBuffer;
   #uniformBytes = new Uint8Array(UNIFORM_SLOT * DISPATCHES_PER_SUBMIT);
   #errors: Promise<GPUError | null>[] = [];
   #lost?: string;
-  #section?: string;
+  #section?: Section;
   #timing?: PassTiming;
 
   private constructor(
@@ -360,6 +373,7 @@ export class Gpu implements AsyncDisposable {
     for (const buffers of this.#pool.values()) buffers.forEach((buffer) => buffer.destroy());
     this.#pool.clear();
     this.#memory.pooled = 0;
+    for (const kernel of this.#compiled) kernel.bindGroups.clear();
   }
 
   /**
@@ -419,14 +433,15 @@ export class Gpu implements AsyncDisposable {
   }
 
   /**
-   * Counts the time that the GPU spends on the dispatches from here on under a name.
+   * Counts the time that the GPU spends on the dispatches from here on under a name. Each change costs
+   * about as much as two dispatches.
    *
-   * @returns The name until now.
+   * @returns The section until now.
    */
-  section(name: string | undefined): string | undefined {
+  section(section: Section | undefined): Section | undefined {
     const before = this.#section;
-    if (name !== before) this.#endPass();
-    this.#section = name;
+    if (section !== before) this.#endPass();
+    this.#section = section;
     return before;
   }
 
@@ -439,9 +454,9 @@ export class Gpu implements AsyncDisposable {
       const ticks = new BigUint64Array(2 * labels.length);
       await this.#readback.read(buffer, 0, new Uint8Array(ticks.buffer));
       buffer.destroy();
-      labels.forEach((label, i) => {
-        const seconds = Number(ticks[2 * i + 1] - ticks[2 * i]) / 1e9;
-        timing.seconds[label] = (timing.seconds[label] ?? 0) + seconds;
+      labels.forEach(({ name, stands = 1 }, i) => {
+        const seconds = stands * Number(ticks[2 * i + 1] - ticks[2 * i]) / 1e9;
+        timing.seconds[name] = (timing.seconds[name] ?? 0) + seconds;
       });
     }
     await this.#throwErrors();
@@ -490,7 +505,9 @@ export class Gpu implements AsyncDisposable {
     const key = JSON.stringify([source.name, source.constants ?? {}]);
     let known = this.#kernels.get(key);
     if (!known) {
-      known = { text: source.source, kernel: Kernel.compile(this, source) };
+      const kernel = Kernel.compile(this, source);
+      kernel.then((compiled) => this.#compiled.push(compiled), () => {}); // its user sees the error
+      known = { text: source.source, kernel };
       this.#kernels.set(key, known);
     } else if (typeof source.source === "string" && source.source !== known.text) {
       throw new Error(`There is another kernel "${source.name}"; give yours a name of its own`);
@@ -505,6 +522,31 @@ export class Gpu implements AsyncDisposable {
     tensors: readonly Tensor[],
     grid: readonly [number, number, number],
   ): void {
+    const commands = this.#commands();
+    let dynamicOffsets: number[] = [];
+    if (kernel.uniformBinding !== undefined) {
+      if (!params) throw new Error(`The kernel "${kernel.name}" lacks its parameters`);
+      const offset = this.#dispatches * UNIFORM_SLOT;
+      this.#uniformBytes.set(params, offset);
+      dynamicOffsets = [offset];
+    }
+    const group = this.#bindGroup(kernel, tensors);
+    this.#pass ??= this.#beginPass(commands);
+    this.#pass.setPipeline(kernel.pipeline);
+    this.#pass.setBindGroup(0, group, dynamicOffsets);
+    this.#pass.dispatchWorkgroups(...grid);
+    this.#count();
+  }
+
+  /** The tensors bound to a kernel; pooled buffers come back in the same places, block after block. */
+  #bindGroup(kernel: Kernel, tensors: readonly Tensor[]): GPUBindGroup {
+    let key = "";
+    for (const { buffer, offset, bytes } of tensors) {
+      key += `${this.#numberOf(buffer)} ${offset} ${bytes},`;
+    }
+    const groups = kernel.bindGroups;
+    const known = groups.get(key);
+    if (known) return known;
     const entries: GPUBindGroupEntry[] = tensors.map((tensor, i) => {
       if (tensor.bytes > this.maxBinding) {
         throw new UserError(
@@ -515,24 +557,22 @@ export class Gpu implements AsyncDisposable {
       const { buffer, offset, bytes } = tensor;
       return { binding: kernel.storageBindings[i], resource: { buffer, offset, size: bytes } };
     });
-    const commands = this.#commands();
-    let dynamicOffsets: number[] = [];
     if (kernel.uniformBinding !== undefined) {
-      if (!params) throw new Error(`The kernel "${kernel.name}" lacks its parameters`);
-      const offset = this.#dispatches * UNIFORM_SLOT;
-      this.#uniformBytes.set(params, offset);
       entries.push({
         binding: kernel.uniformBinding,
         resource: { buffer: this.#uniforms, offset: 0, size: UNIFORM_SLOT },
       });
-      dynamicOffsets = [offset];
     }
     const group = this.device.createBindGroup({ layout: kernel.layout, entries });
-    this.#pass ??= this.#beginPass(commands);
-    this.#pass.setPipeline(kernel.pipeline);
-    this.#pass.setBindGroup(0, group, dynamicOffsets);
-    this.#pass.dispatchWorkgroups(...grid);
-    this.#count();
+    if (groups.size >= KEPT_BIND_GROUPS) groups.clear();
+    groups.set(key, group);
+    return group;
+  }
+
+  #numberOf(buffer: GPUBuffer): number {
+    let number = this.#numbers.get(buffer);
+    if (number === undefined) this.#numbers.set(buffer, number = this.#nextNumber++);
+    return number;
   }
 
   /** Submits what is queued; and has all timestamps so far written out, if told so. */
@@ -600,9 +640,9 @@ function requestAdapter(choice: AdapterChoice): Promise<GPUAdapter | null> {
 interface PassTiming {
   set: GPUQuerySet;
   /** The sections of the passes in the query set so far. */
-  labels: string[];
+  labels: Section[];
   /** Timestamps that are on their way to the host. */
-  pending: { labels: string[]; buffer: GPUBuffer }[];
+  pending: { labels: Section[]; buffer: GPUBuffer }[];
   /** Of the sections, as read so far. */
   seconds: Record<string, number>;
 }

@@ -31,6 +31,9 @@ const MAX_GROUPS = 65535;
 
 /** A compiled compute pipeline. Its bindings are read from the WGSL text, all in group 0. */
 export class Kernel {
+  /** Those of earlier calls, by what they bind; kept by the {@link Gpu}. */
+  readonly bindGroups = new Map<string, GPUBindGroup>();
+
   private constructor(
     readonly gpu: Gpu,
     readonly name: string,

@@ -49,7 +49,10 @@ interface Group {
 }
 
 /** Batches that are queued on a GPU before the host waits for them. */
-const BATCHES_AHEAD = 4;
+const BATCHES_AHEAD = 32;
+
+/** Of so many blocks of a linear layer one is measured: to measure each costs more than some take. */
+const BLOCKS_PER_MEASUREMENT = 8;
 
 /**
  * Takes the calibration data through the decoder layers and runs the stages of scope layer and block
@@ -441,14 +444,23 @@ export async function quantizeLinear(
     using costs = await blockCosts(gpu, store, first, width);
     const block = { first, cols: width, size: blockSize, weight, costs };
     const context: BlockContext = { ...layerContext, ...access(blockStore), linear, block };
+    const stands = blocksThatItStandsFor(first / blockSize, Math.ceil(cols / blockSize));
     for (const { stage, options } of stages) {
-      await clock.queue(stage.name, () => stage.run(context, options));
+      const run = () => stage.run(context, options);
+      await (stands > 0 ? clock.queue(stage.name, run, stands) : run());
     }
     // Without a stage that turns the block into bits, the fits as they stand do.
     if (!blockStore.find("block-error")) {
       await blockBits(context, { feedback: false, nearest: false, refine: 0 });
     }
   }
+}
+
+/** The blocks that a block is measured for: those around the middle one of some neighbours, or none. */
+function blocksThatItStandsFor(block: number, blocks: number): number {
+  const first = block - block % BLOCKS_PER_MEASUREMENT;
+  const together = Math.min(BLOCKS_PER_MEASUREMENT, blocks - first);
+  return block - first === together >> 1 ? together : 0;
 }
 
 /** The block's part of the column costs; ones without a Hessian. */

@@ -41,20 +41,25 @@ export class StageClock {
   constructor(readonly gpu: Gpu) {}
 
   /** Waits for the GPU before and after, so that the work counts and nothing else. */
-  async time<Result>(stage: string, work: () => Promise<Result>): Promise<Result> {
+  async time<Result>(stage: string, work: () => Promise<Result>, stands = 1): Promise<Result> {
     await this.gpu.idle();
-    return await this.host(stage, async () => {
+    const workToTheEnd = async () => {
       const result = await work();
       await this.gpu.idle();
       return result;
-    });
+    };
+    return await this.host(stage, workToTheEnd, stands);
   }
 
-  /** Counts what the GPU takes for the work that is queued; waits only if the GPU cannot tell. */
-  async queue<Result>(stage: string, work: () => Promise<Result>): Promise<Result> {
-    if (!this.gpu.isTimed) return await this.time(stage, work);
+  /**
+   * Counts what the GPU takes for the work that is queued; waits only if the GPU cannot tell.
+   *
+   * @param stands How many times it counts, where one of several equal pieces of work is measured.
+   */
+  async queue<Result>(stage: string, work: () => Promise<Result>, stands = 1): Promise<Result> {
+    if (!this.gpu.isTimed) return await this.time(stage, work, stands);
     this.#seconds[stage] ??= 0; // a stage that gives the GPU nothing to do is there too
-    const before = this.gpu.section(stage);
+    const before = this.gpu.section({ name: stage, stands });
     try {
       return await work();
     } finally {
@@ -63,10 +68,11 @@ export class StageClock {
   }
 
   /** Counts what the host takes. */
-  async host<Result>(stage: string, work: () => Promise<Result>): Promise<Result> {
+  async host<Result>(stage: string, work: () => Promise<Result>, stands = 1): Promise<Result> {
     const start = performance.now();
     const result = await work();
-    this.#seconds[stage] = (this.#seconds[stage] ?? 0) + (performance.now() - start) / 1000;
+    const seconds = stands * (performance.now() - start) / 1000;
+    this.#seconds[stage] = (this.#seconds[stage] ?? 0) + seconds;
     return result;
   }
 

@@ -84,7 +84,7 @@ export const hessian = defineStage({
     const h = context.get("hessian");
     await mirrorUpper(gpu, h);
     for (const { weight } of linears) await zeroDeadColumns(gpu, h, weight);
-    const before = gpu.section("factor"); // its time is worth knowing apart from the sums
+    const before = gpu.section({ name: "factor" }); // its time is worth knowing apart from the sums
     const { factor, cost } = await factorSafely(context, h, damping);
     gpu.section(before);
     context.set("factor", factor);
