@@ -80,8 +80,8 @@ export const TILES: readonly TileShape[] = [
 ];
 const [LARGE, SMALL] = TILES;
 
-/** Multiplications from which on a product is worth measuring for. */
-const TUNED_FROM = 2 ** 31;
+/** Multiplications from which on a product is worth measuring for: models of a billion weights. */
+const TUNED_FROM = 2 ** 33;
 /** Multiplications of a measurement: some milliseconds of a fast GPU. */
 const MEASURED = 2 ** 36;
 /** Bytes of C that a measurement may take. */
