@@ -28,7 +28,9 @@ function outcome(folder: string) {
   const { identity, inputs, stages } = record;
   return {
     files: contents(join(folder, "model")),
-    layers: layers.map((layer: object) => ({ ...layer, seconds: 0, peakGpuBytes: 0 })),
+    layers: layers.map((layer: object) => {
+      return { ...layer, seconds: 0, secondsByStage: {}, peakGpuBytes: 0 };
+    }),
     packed: { ...packed, folder: "" },
     evaluation,
     identity,

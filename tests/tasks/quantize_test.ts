@@ -53,7 +53,7 @@ Deno.test("quantize --check prints the plan and makes nothing", async () => {
 name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per model  download           
   once per model  calibrate          dataset: "${place.calibration}", samples: 2, ` +
-      `sequence-length: 32, order: "layer", batch-tokens: 8192
+      `sequence-length: 32, order: "layer", batch-tokens: 8192, activations: "f32"
   once per layer  hessian            damping: 0.01
   once per block  salient-select     metric: "hessian", max-columns: 49, search: "saliency"
   once per block  residual-binarize  planes: 2
@@ -82,6 +82,7 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
       "sequence-length": 32,
       order: "module",
       "batch-tokens": 8192,
+      "activations": "f32",
     },
   });
 });
@@ -139,6 +140,7 @@ const KEYS: Record<string, string[]> = {
     "layers",
     "layer",
     "seconds",
+    "secondsByStage",
     "peakGpuBytes",
     "file",
     "bytes",
