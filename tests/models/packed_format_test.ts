@@ -3,6 +3,8 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { dequantize } from "../../gpu/dequantize.ts";
 import { Gpu } from "../../gpu/device.ts";
+import { unpackRows } from "../../gpu/packed_matmul.ts";
+import { isPackedWeight } from "../../gpu/packed_weight.ts";
 import { emptyBits, scalesPerBlock } from "../../gpu/quantize_block.ts";
 import { linearGroups } from "../../models/architecture.ts";
 import { Checkpoint } from "../../models/checkpoint.ts";
@@ -413,7 +415,11 @@ Deno.test("without its flags a layer has the scales of another form", () => {
 });
 
 /** A tiny model whose linear layers are packed random bits, and the weights these stand for. */
-function packedModel(folder: string, columns: (columns: Record<string, number>) => unknown) {
+function packedModel(
+  folder: string,
+  columns: (columns: Record<string, number>) => unknown,
+  change?: (name: string, host: HostBits) => void,
+) {
   const model = randomModel(TINY_LLAMA, 4);
   writeModel(folder, model); // for the names of its modules
   const tensors: TensorToWrite[] = [];
@@ -428,6 +434,7 @@ function packedModel(folder: string, columns: (columns: Record<string, number>) 
       const layout = { rows, cols, blockSize: 32, zones: 2, planes: 3 } as const;
       const { host, weight } = randomBits(layout, 0.2, tensors.length, [-4, -1]);
       data.set(weight);
+      change?.(name.slice(0, -".weight".length), host);
       tensors.push(...packLinear(name.slice(0, -".weight".length), host).tensors);
     } else {
       tensors.push({ name, dtype: "F32", shape, data: stored(data, "F32") });
@@ -440,25 +447,51 @@ function packedModel(folder: string, columns: (columns: Record<string, number>) 
   return model;
 }
 
-Deno.test("a packed model runs with the weights that its bits stand for", async () => {
-  using folder = new TemporaryFolder();
-  const model = packedModel(folder.path, (columns) => columns);
-  const before = gpu.memory.current;
-  {
-    using loaded = await LoadedModel.open(gpu, folder.path);
-    const { weight } = loaded.layers[1].get("mlp.down_proj")!;
-    const expected = model.tensors.get("model.layers.1.mlp.down_proj.weight")!;
-    assert.deepEqual(weight.shape, expected.shape);
-    assert.deepEqual(await gpu.read(weight), expected.data);
+for (const packed of [false, true]) {
+  const how = packed ? "as it is" : "dequantized";
+  Deno.test(`a packed model runs ${how} with the weights that its bits stand for`, async () => {
+    using folder = new TemporaryFolder();
+    const model = packedModel(folder.path, (columns) => columns);
+    const before = gpu.memory.current;
+    {
+      using loaded = await LoadedModel.open(gpu, folder.path, { packed });
+      const { weight } = loaded.layers[1].get("mlp.down_proj")!;
+      const expected = model.tensors.get("model.layers.1.mlp.down_proj.weight")!;
+      assert.equal(isPackedWeight(weight), packed);
+      using rows = isPackedWeight(weight) ? await unpackRows(gpu, weight) : gpu.clone(weight);
+      assert.deepEqual(rows.shape, expected.shape);
+      assert.deepEqual(await gpu.read(rows), expected.data);
 
-    const windows = randomWindows(2, 17, TINY_LLAMA.vocab_size, 5);
-    const logits = windows.flatMap((window) =>
-      forwardReference(model.config, model.tensors, window).logits.flatMap((row) => [...row])
-    );
-    // As for plain models: f32 sums of some 50 terms, logits near 6.
-    assertClose(await loaded.logits(windows), logits, { abs: 2e-5, rel: 1e-5, what: "logits" });
+      for (const length of [1, 8, 17]) {
+        const windows = randomWindows(length === 17 ? 2 : 1, length, TINY_LLAMA.vocab_size, 5);
+        const logits = windows.flatMap((window) =>
+          forwardReference(model.config, model.tensors, window).logits.flatMap((row) => [...row])
+        );
+        // As for plain models: f32 sums of some 50 terms, logits near 6.
+        assertClose(await loaded.logits(windows), logits, { abs: 2e-5, rel: 1e-5, what: "logits" });
+      }
+    }
+    assert.equal(gpu.memory.current, before);
+  });
+}
+
+Deno.test("scales that are not finite are refused, packed or dequantized", async () => {
+  using folder = new TemporaryFolder();
+  packedModel(folder.path, (columns) => columns, (name, host) => {
+    if (name === "model.layers.0.mlp.up_proj") host.scales.set([NaN, Infinity]);
+  });
+  const start = `"${folder.path}": "model.layers.0.mlp.up_proj.`;
+  for (const [packed, found] of [[true, "scales"], [false, "weight"]] as const) {
+    await assert.rejects(() => LoadedModel.open(gpu, folder.path, { packed }), (error: Error) => {
+      assert.ok(
+        error instanceof UserError && error.message.startsWith(start + found),
+        error.message,
+      );
+      assert.match(error.message, /" holds \d+ values that are NaN or infinite; /);
+      if (packed) assert.match(error.message, / holds 2 values /);
+      return true;
+    });
   }
-  assert.equal(gpu.memory.current, before);
 });
 
 Deno.test("a packed model is refused if config.json lacks the columns of a layer", async () => {
