@@ -68,9 +68,10 @@ export async function packedMatvec(
 /** As many as bring enough threads, where the columns and the workgroup's limits allow. */
 function splitsFor(gpu: Gpu, tiles: number, units: number): number {
   const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
+  const most = gpu.software ? 2 : 16;
   let splits = 1;
   const mayDouble = () =>
-    2 * splits <= units && splits < 16 && splits * tiles < GROUPS &&
+    2 * splits <= units && splits < most && splits * tiles < GROUPS &&
     64 * splits <= maxComputeInvocationsPerWorkgroup &&
     packedMatvecBytes(2 * splits) <= maxComputeWorkgroupStorageSize;
   while (mayDouble()) splits *= 2;

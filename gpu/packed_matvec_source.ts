@@ -168,13 +168,12 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
     }
   }`;
 
-  const fetch = `{
-    let fetched = min(next, p.units - 1u);
-    next_here = (tile * p.units + fetched) * ${32 * planeCount}u + lane;
+  const fetch = `if (next < p.units) {
+    next_here = (tile * p.units + next) * ${32 * planeCount}u + lane;
     ${list(firstPlanes, (k) => `next_plane${k} = bits[next_here + ${32 * k}u];`)}
-    next_marks = salient[fetched];
+    next_marks = salient[next];
     ${
-    mixed ? "" : `{ let block = fetched * 128u / p.block_size;
+    mixed ? "" : `{ let block = next * 128u / p.block_size;
     ${scaleSource(form, "next_scale").load("tile", "block", "lane")} }`
   }
   }`;

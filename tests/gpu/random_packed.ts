@@ -1,5 +1,14 @@
+import assert from "node:assert/strict";
+import type { Gpu } from "../../gpu/device.ts";
+import type { Addends } from "../../gpu/packed_matvec.ts";
 import { type BitLayout, bitPlanes, scalesPerBlock } from "../../gpu/quantize_block.ts";
-import type { PackedOnHost } from "../../gpu/packed_weight.ts";
+import {
+  freePacked,
+  type PackedOnHost,
+  type PackedWeight,
+  uploadPacked,
+} from "../../gpu/packed_weight.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
 import { dequantizeReference } from "../reference/billm.ts";
 import { normals, seededRandom } from "../reference/random.ts";
 
@@ -68,4 +77,55 @@ export function productReference(
     }
   }
   return { sums, magnitudes };
+}
+
+/** A product of activations with a packed weight. */
+export type Multiply = (
+  gpu: Gpu,
+  x: Tensor,
+  weight: PackedWeight,
+  addends: Addends,
+) => Promise<Tensor>;
+
+/** Runs a product of random factors and compares it with the reference. */
+export async function checkProduct(
+  gpu: Gpu,
+  multiply: Multiply,
+  layout: BitLayout,
+  tokens: number,
+  extras: { share?: number; coded?: boolean; bias?: boolean; residual?: boolean },
+): Promise<void> {
+  const { rows, cols, blockSize } = layout;
+  const seed = 100 * rows + 10 * cols + tokens;
+  const { host, weight } = randomPacked(layout, seed, extras);
+  const x = normals(tokens * cols, seed + 2);
+  const [biases, residuals] = [normals(rows, seed + 3), normals(tokens * rows, seed + 4)];
+  const before = gpu.memory.current;
+  const packed = await uploadPacked(gpu, host);
+  const actual = await (async () => {
+    using factor = gpu.upload(x, [tokens, cols]);
+    using bias = gpu.upload(biases, [rows]);
+    using residual = gpu.upload(residuals, [tokens, rows]);
+    using y = await multiply(gpu, factor, packed, {
+      bias: extras.bias ? bias : undefined,
+      residual: extras.residual ? residual : undefined,
+    });
+    assert.deepEqual(y.shape, [tokens, rows]);
+    return await gpu.read(y);
+  })();
+  freePacked(gpu, packed);
+  assert.equal(gpu.memory.current, before);
+  const { sums, magnitudes } = productReference(x, weight, cols);
+  for (let i = 0; i < sums.length; i++) {
+    if (extras.bias) sums[i] += biases[i % rows];
+    if (extras.residual) sums[i] += residuals[i];
+    const size = magnitudes[i] + Math.abs(biases[i % rows]) + Math.abs(residuals[i]);
+    // f32: the sums of subsets and the scales each round at 2^-24 of what they add up.
+    const error = Math.abs(actual[i] - sums[i]) / size;
+    assert(
+      error <= 2e-6,
+      `[${tokens}, ${cols}] · [${rows}, ${cols}], blocks of ${blockSize}, ` +
+        `${JSON.stringify(extras)}: ${actual[i]} at ${i}, expected ${sums[i]} (${error})`,
+    );
+  }
 }

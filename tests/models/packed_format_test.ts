@@ -29,7 +29,14 @@ import { forwardReference } from "../reference/decoder.ts";
 import { seededRandom } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { LoadedModel } from "./loaded_model.ts";
-import { randomModel, randomWindows, stored, TINY_LLAMA, writeModel } from "./random_model.ts";
+import {
+  randomModel,
+  randomWindows,
+  stored,
+  TINY_LLAMA,
+  TINY_OPT,
+  writeModel,
+} from "./random_model.ts";
 
 const gpu = await Gpu.open();
 
@@ -414,13 +421,21 @@ Deno.test("without its flags a layer has the scales of another form", () => {
   );
 });
 
+interface PackedOptions {
+  config?: typeof TINY_LLAMA;
+  blockSize?: number;
+  zones?: 1 | 2;
+  planes?: number;
+}
+
 /** A tiny model whose linear layers are packed random bits, and the weights these stand for. */
 function packedModel(
   folder: string,
   columns: (columns: Record<string, number>) => unknown,
   change?: (name: string, host: HostBits) => void,
+  { config = TINY_LLAMA, blockSize = 32, zones = 2, planes = 3 }: PackedOptions = {},
 ) {
-  const model = randomModel(TINY_LLAMA, 4);
+  const model = randomModel(config, 4);
   writeModel(folder, model); // for the names of its modules
   const tensors: TensorToWrite[] = [];
   const widths: Record<string, number> = {};
@@ -431,7 +446,7 @@ function packedModel(
     if (module) {
       const [rows, cols] = shape;
       widths[module] = cols;
-      const layout = { rows, cols, blockSize: 32, zones: 2, planes: 3 } as const;
+      const layout = { rows, cols, blockSize, zones, planes };
       const { host, weight } = randomBits(layout, 0.2, tensors.length, [-4, -1]);
       data.set(weight);
       change?.(name.slice(0, -".weight".length), host);
@@ -440,9 +455,9 @@ function packedModel(
       tensors.push({ name, dtype: "F32", shape, data: stored(data, "F32") });
     }
   }
-  const quantization = { ...QUANTIZATION, block_size: 32, columns: columns(widths) };
-  const config = { ...TINY_LLAMA, quantization_config: quantization };
-  Deno.writeTextFileSync(join(folder, "config.json"), JSON.stringify(config));
+  const quantization = { ...QUANTIZATION, block_size: blockSize, columns: columns(widths) };
+  const packed = { ...config, quantization_config: quantization };
+  Deno.writeTextFileSync(join(folder, "config.json"), JSON.stringify(packed));
   writeSafetensors(join(folder, "model.safetensors"), tensors);
   return model;
 }
@@ -471,6 +486,45 @@ for (const packed of [false, true]) {
         assertClose(await loaded.logits(windows), logits, { abs: 2e-5, rel: 1e-5, what: "logits" });
       }
     }
+    assert.equal(gpu.memory.current, before);
+  });
+}
+
+const PACKED_MODELS: [what: string, options: PackedOptions][] = [
+  ["OPT, blocks of 32", { config: TINY_OPT, planes: 2 }],
+  ["OPT, one zone, blocks of 96", {
+    config: { ...TINY_OPT, hidden_size: 110, ffn_dim: 201, word_embed_proj_dim: 26 },
+    zones: 1,
+    blockSize: 96,
+  }],
+  ["LLaMA, blocks of 128 and a rest", {
+    config: { ...TINY_LLAMA, hidden_size: 144, intermediate_size: 333, attention_bias: true },
+    blockSize: 128,
+    planes: 2,
+  }],
+  ["Qwen3, nothing salient", {
+    config: { ...TINY_LLAMA, model_type: "qwen3", head_dim: 18 },
+    blockSize: 64,
+    planes: 0,
+  }],
+];
+
+for (const [what, options] of PACKED_MODELS) {
+  Deno.test(`a model that stays packed gives the logits of its matrices: ${what}`, async () => {
+    using folder = new TemporaryFolder();
+    packedModel(folder.path, (columns) => columns, undefined, options);
+    using matrices = await LoadedModel.open(gpu, folder.path);
+    const before = gpu.memory.current;
+    using packed = await LoadedModel.open(gpu, folder.path, { packed: true });
+    assert([...packed.layers[0].values()].some(({ weight }) => isPackedWeight(weight)));
+    for (const length of [1, 5, 8, 21]) {
+      const windows = randomWindows(1, length, TINY_LLAMA.vocab_size, length);
+      const expected = await matrices.logits(windows);
+      // f32 sums in another order.
+      assertClose(await packed.logits(windows), expected, { abs: 1e-4, rel: 1e-5, what });
+    }
+    packed[Symbol.dispose]();
+    matrices.decoder[Symbol.dispose]();
     assert.equal(gpu.memory.current, before);
   });
 }
