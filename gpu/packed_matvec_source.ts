@@ -94,6 +94,34 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
     `table[${
       token * groups
     }u + ${word} * 8u + ${group}].sums[split][(${bits} >> (${group} * 4u)) & 15u]`;
+  /** The salient ones of 16 positions: as a rule those of few words. */
+  const lookUpMarked = (local: string, word: string, half: number) =>
+    `if ((marks[${word}] & ${half === 0 ? "0xffffu" : "0xffff0000u"}) != 0u) {
+      ${
+      list(planes, (k) =>
+        `let bits${k} = marks[${word}] & ${
+          k < firstPlanes ? `plane${k}[${word}]` : `bits[here + ${32 * k}u][${word}]`
+        };`)
+    }
+      ${
+      each(4, "g", (g) =>
+        list(tokens, (t) =>
+          list(planes, (k) =>
+            `marked_plus${t}_${k} += ${
+              entry(
+                t,
+                unrolled ? `${half * 4 + parseInt(g)}u` : `(${half * 4}u + g)`,
+                local,
+                `bits${k}`,
+              )
+            };`)))
+    }
+      ${
+      list(tokens, (t) =>
+        `{ let total = marked_totals[${t * groups / 4}u + ${local} * 2u + ${half}u][split];
+        marked${t} += (total.x + total.y) + (total.z + total.w); }`)
+    }
+    }`;
   const lookUp = (local: string, word: string) => `
     let ordinary = ~marks[${word}];
     let plus = plane0[${word}] & ordinary;
@@ -116,28 +144,7 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
       }u + ${local} * 2u + 1u][split];
       all${t} += (total.x + total.y) + (total.z + total.w); }`)
   }
-    ${
-    planes === 0 ? "" : `if (marks[${word}] != 0u) {
-      ${
-      list(planes, (k) =>
-        `let bits${k} = marks[${word}] & ${
-          k < firstPlanes ? `plane${k}[${word}]` : `bits[here + ${32 * k}u][${word}]`
-        };`)
-    }
-      ${
-      each(8, "g", (g) =>
-        list(tokens, (t) =>
-          list(planes, (k) => `marked_plus${t}_${k} += ${entry(t, g, local, `bits${k}`)};`)))
-    }
-      ${
-      list(tokens, (t) =>
-        `{ let total = marked_totals[${t * groups / 4}u + ${local} * 2u][split] + marked_totals[${
-          t * groups / 4
-        }u + ${local} * 2u + 1u][split];
-        marked${t} += (total.x + total.y) + (total.z + total.w); }`)
-    }
-    }`
-  }
+    ${planes === 0 ? "" : [0, 1].map((half) => lookUpMarked(local, word, half)).join("\n")}
     ${
     mixed
       ? `{ let block = min((unit * 128u + ${word} * 32u) / p.block_size, p.blocks - 1u);
