@@ -42,28 +42,32 @@ for (const zones of [1, 2] as const) {
   }
 }
 
-/** Forms that between them have all that the kernels for GPUs are made of. */
-const FORMS: [form: Omit<BitLayout, "rows" | "cols">, coded: boolean][] = [
-  [{ zones: 2, planes: 2, blockSize: 128 }, false],
-  [{ zones: 2, planes: 2, blockSize: 256 }, true],
-  [{ zones: 2, planes: 3, blockSize: 96 }, false],
-  [{ zones: 1, planes: 2, blockSize: 128 }, false],
-  [{ zones: 1, planes: 0, blockSize: 32 }, true],
+/**
+ * Forms that between them have all that the kernels for GPUs are made of, and how many tokens. A
+ * software adapter takes long to compile what is written out for four of them.
+ */
+const FORMS: [form: Omit<BitLayout, "rows" | "cols">, coded: boolean, tokens: number[]][] = [
+  [{ zones: 2, planes: 2, blockSize: 128 }, false, [1, 2, 3, 4, 5, 8]],
+  [{ zones: 2, planes: 2, blockSize: 256 }, true, [1]],
+  [{ zones: 2, planes: 3, blockSize: 96 }, false, [1, 2]],
+  [{ zones: 1, planes: 2, blockSize: 128 }, false, [1, 2]],
+  [{ zones: 1, planes: 0, blockSize: 32 }, true, [1, 4]],
 ];
 
-for (const [form, coded] of FORMS) {
+for (const [form, coded, counts] of FORMS) {
   const { zones, planes, blockSize } = form;
   const what = `${zones} zones, ${planes} planes, blocks of ${blockSize}${coded ? ", codes" : ""}`;
   Deno.test(`packedMatvec() for GPUs agrees with the reference: ${what}`, async () => {
     const names = watchKernels(hardware);
-    for (const tokens of planes === 2 && !coded ? [1, 2, 3, 4, 5, 8] : [1, 2, 4]) {
+    for (const tokens of counts) {
       for (const [rows, cols] of [[33, 700], [64, 530]]) {
         const extras = { share: 0.3, coded, bias: tokens % 2 === 1, residual: tokens < 3 };
         await checkProduct(hardware, multiply, { ...form, rows, cols }, tokens, extras);
       }
     }
     const shapes = [...names].flatMap((name) => /_([124])x\d+$/.exec(name)?.[1] ?? []);
-    assert.deepEqual([...new Set(shapes)].sort(), ["1", "2", "4"]);
+    const expected = counts.filter((count) => count <= 4 && count !== 3).map(String);
+    assert.deepEqual([...new Set(shapes)].sort(), expected);
   });
 }
 
