@@ -11,6 +11,7 @@ import { packedProduct } from "../gpu/packed_matmul.ts";
 import {
   freePacked,
   isPackedWeight,
+  type PackedOnHost,
   type PackedWeight,
   uploadPacked,
 } from "../gpu/packed_weight.ts";
@@ -22,7 +23,7 @@ import type { Activations } from "./activations.ts";
 import type { Architecture, Step } from "./architecture.ts";
 import { isRead } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
-import { type HostBits, isPacked, unpackLinear } from "./packed_format.ts";
+import { isPacked, unpackLinear } from "./packed_format.ts";
 import { rotaryFrequencies } from "./rotary.ts";
 
 const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
@@ -298,7 +299,7 @@ export class Decoder implements Disposable {
   }
 
   /** Checks what a packed linear layer is made of; its bits may be any. */
-  #checkScales(name: string, { scales }: HostBits): void {
+  #checkScales(name: string, { scales }: PackedOnHost): void {
     let count = 0;
     for (const scale of scales) if (!Number.isFinite(scale)) count++;
     this.#refuseNonFinite(`${name}.scales`, count);
