@@ -23,8 +23,11 @@ import { shapeText, type Tensor } from "./tensor.ts";
 const LARGE: PackedTile = { rows: 128, cols: 128, depth: 16 };
 const SMALL: PackedTile = { rows: 64, cols: 64, depth: 16 };
 
-/** Bytes of a packed weight that are unpacked at a time where the CPU computes. */
-const SLAB_BYTES = 16 << 20;
+/** Tokens from which on unpacking each weight once costs less than for each tile of tokens anew. */
+const SLAB_TOKENS = 1024;
+/** Bytes of unpacked rows at a time. */
+const SLAB_BYTES = 64 << 20;
+const SLAB_BYTES_ON_CPU = 16 << 20;
 
 /**
  * x · weightᵀ (+ bias) (+ residual) for any number of tokens, by the kernel that suits it.
@@ -44,8 +47,8 @@ export async function packedProduct(
 }
 
 /**
- * The same for many tokens. GPUs unpack the weight tile by tile, in workgroup memory; a driver that
- * computes on the CPU unpacks some rows at a time.
+ * The same for many tokens. GPUs unpack the weight tile by tile, in workgroup memory; for very many
+ * tokens, and on a driver that computes on the CPU, some rows are unpacked at a time.
  */
 export async function packedMatmul(
   gpu: Gpu,
@@ -61,11 +64,13 @@ export async function packedMatmul(
     );
   }
   const y = gpu.empty([tokens, rows]);
-  await (gpu.software ? multiplySlabs : multiplyTiles)(gpu, x, weight, addends, y);
+  const multiply = gpu.software || tokens >= SLAB_TOKENS ? multiplySlabs : multiplyTiles;
+  await multiply(gpu, x, weight, addends, y);
   return y;
 }
 
-async function multiplyTiles(
+/** Queues the product tile by tile into `y`; {@link packedMatmul} chooses. */
+export async function multiplyTiles(
   gpu: Gpu,
   x: Tensor,
   weight: PackedWeight,
@@ -84,7 +89,7 @@ async function multiplyTiles(
   reorder.dispatch({
     params: uniform([tokens, cols, positions]),
     tensors: [x, order, ordered],
-    workgroups: [Math.ceil(positions / 256), tokens],
+    workgroups: [Math.ceil(positions / 256), Math.min(tokens, 32768), Math.ceil(tokens / 32768)],
   });
   const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
   const paired = packedMatmulBytes(tile, true) <= maxComputeWorkgroupStorageSize;
@@ -113,7 +118,8 @@ function tileFor(gpu: Gpu, tokens: number, rows: number): PackedTile {
   return fits && count >= 128 ? LARGE : SMALL;
 }
 
-async function multiplySlabs(
+/** Queues the product some rows of the weight at a time into `y`; {@link packedMatmul} chooses. */
+export async function multiplySlabs(
   gpu: Gpu,
   x: Tensor,
   weight: PackedWeight,
@@ -123,7 +129,8 @@ async function multiplySlabs(
   const { rows, cols } = weight;
   const [m] = x.shape;
   // A multiple of 64, so that a part of the bias can be bound.
-  const most = Math.max(64, Math.floor(SLAB_BYTES / 4 / cols / 64) * 64);
+  const slabBytes = gpu.software ? SLAB_BYTES_ON_CPU : SLAB_BYTES;
+  const most = Math.max(64, Math.floor(slabBytes / 4 / cols / 64) * 64);
   for (let first = 0; first < rows; first += most) {
     const n = Math.min(most, rows - first);
     using slab = await unpackRows(gpu, weight, first, n);
@@ -161,7 +168,7 @@ export async function unpackRows(
   kernel.dispatch({
     params: uniform([first, rows, cols, units, Math.ceil(cols / blockSize), blockSize]),
     tensors: [bits, scales, factors ?? scales, salient, order, out],
-    workgroups: Math.ceil(rows * units * 4 / 64),
+    workgroups: Math.ceil(rows / 32) * units * 8,
   });
   return out;
 }

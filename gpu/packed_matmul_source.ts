@@ -261,37 +261,52 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 `;
 }
 
-/** The weights of some rows, f32 `[rows, cols]`; a thread makes those of a word. */
+/**
+ * The weights of some rows, f32 `[rows, cols]`. 32 threads make 128 columns of a row, each one of every
+ * 32, so that neighbours store side by side; the threads after them make the next row.
+ */
 export function unpackKernel(form: PackedForm): string {
   const planeCount = planesOf(form);
-  const names: RowNames = { plane: (k) => `bits${k}`, marks: "marks" };
+  const scale = scaleSource(form, "scale_");
+  const loadScales = (block: string) =>
+    `{ let block = min(${block}, p.blocks - 1u); ${scale.load("tile", "block", "lane")} }`;
+  const word = (w: number) => {
+    const names: RowNames = { plane: (k) => `bits${k}.${XYZW[w]}`, marks: `marks.${XYZW[w]}` };
+    return `{
+    ${form.mixed ? loadScales(`(unit * 128u + ${32 * w}u) / p.block_size`) : ""}
+    ${weightValues(form, "scale_")}
+    let col = order[unit * 128u + ${32 * w}u + i] & 0x7fffffffu; // bit 31 marks salient columns
+    if (col < p.cols) { weight[local_row * p.cols + col] = ${
+      weightAt(form, names, "bit", form.planes > 0)
+    }; }
+  }`;
+  };
   return `
 struct Params {
   first: u32, rows: u32, cols: u32, units: u32, blocks: u32, block_size: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> bits: array<u32>;        // [tiles, units, planes, 32, 4]
+@group(0) @binding(1) var<storage, read> bits: array<vec4u>;      // [tiles, units, planes, 32]
 @group(0) @binding(2) var<storage, read> scales: array<u32>;      // [tiles, blocks, words, 32]
 @group(0) @binding(3) var<storage, read> factors: array<vec2f>;   // [tiles * 32]
-@group(0) @binding(4) var<storage, read> salient: array<u32>;     // [units * 4]
+@group(0) @binding(4) var<storage, read> salient: array<vec4u>;   // [units]
 @group(0) @binding(5) var<storage, read> order: array<u32>;       // [units * 128]
 @group(0) @binding(6) var<storage, read_write> weight: array<f32>; // [rows, cols], from row \`first\` on
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(128)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  let word = index % (p.units * 4u);
-  let local_row = index / (p.units * 4u);
+  let index = id.y * groups.x * 128u + id.x;
+  let i = index & 31u;
+  let unit = (index >> 10u) % p.units;
+  let local_row = (index >> 10u) / p.units * 32u + ((index >> 5u) & 31u);
   if (local_row >= p.rows) { return; }
   let row = p.first + local_row;
   let tile = row >> 5u;
   let lane = row & 31u;
-  let start = (((tile * p.units + (word >> 2u)) * ${planeCount}u) * 32u + lane) * 4u + (word & 3u);
-  ${list(planeCount, (k) => `let bits${k} = bits[start + ${128 * k}u];`)}
-  let marks = salient[word];
-  let block = min(word * 32u / p.block_size, p.blocks - 1u);
-  ${scaleSource(form, "scale_").declare}
-  ${scaleSource(form, "scale_").load("tile", "block", "lane")}
+  let start = (tile * p.units + unit) * ${32 * planeCount}u + lane;
+  ${list(planeCount, (k) => `let bits${k} = bits[start + ${32 * k}u];`)}
+  let marks = salient[unit];
+  ${scale.declare}
   ${
     form.coded
       ? `let factor = factors[row];
@@ -299,14 +314,9 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let scale_factor = factor.y;`
       : ""
   }
-  ${weightValues(form, "scale_")}
-  for (var i = 0u; i < 32u; i++) {
-    let col = order[word * 32u + i] & 0x7fffffffu; // bit 31 marks salient columns
-    let bit = 1u << i;
-    if (col < p.cols) { weight[local_row * p.cols + col] = ${
-    weightAt(form, names, "bit", form.planes > 0)
-  }; }
-  }
+  let bit = 1u << i;
+  ${form.mixed ? "" : loadScales("unit * 128u / p.block_size")}
+  ${list(4, word)}
 }
 `;
 }

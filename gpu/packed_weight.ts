@@ -160,19 +160,21 @@ function uploadScales(gpu: Gpu, host: PackedOnHost): Tensor {
   const words = scaleWords({ ...host, coded: codes !== undefined });
   const perBlock = scalesPerBlock(host);
   const perWord = codes ? 4 : 2;
-  const source = codes?.values ?? new Uint16Array(Float16Array.from(host.scales).buffer);
+  const source = codes?.values ?? new Uint16Array(new Float16Array(host.scales).buffer);
   const out = new Uint32Array(tiles * blocks * words * TILE_ROWS);
   const parts = codes ? new Int8Array(out.buffer) : new Uint16Array(out.buffer);
+  // Where the parts lie from the first of a row and block on.
+  const places = Array.from({ length: perBlock }, (_, i) => {
+    const part = i % perWord;
+    return (i - part) * TILE_ROWS + part;
+  });
   let from = 0;
   for (let row = 0; row < rows; row++) {
     const lane = row % TILE_ROWS;
     const tile = (row - lane) / TILE_ROWS;
     for (let block = 0; block < blocks; block++) {
-      const start = (tile * blocks + block) * words * TILE_ROWS + lane;
-      for (let i = 0; i < perBlock; i++) {
-        const part = i % perWord;
-        parts[(start + (i - part) / perWord * TILE_ROWS) * perWord + part] = source[from++];
-      }
+      const start = ((tile * blocks + block) * words * TILE_ROWS + lane) * perWord;
+      for (let i = 0; i < perBlock; i++) parts[start + places[i]] = source[from++];
     }
   }
   return gpu.upload(out, [tiles, blocks, words, TILE_ROWS]);

@@ -65,6 +65,13 @@ for (
   });
 }
 
+Deno.test("packedMatmul() for GPUs unpacks rows for very many tokens", async () => {
+  const names = watchKernels(hardware);
+  const layout = { rows: 70, cols: 40, blockSize: 32, zones: 2, planes: 2 } as const;
+  await checkProduct(hardware, multiply, layout, 1024, { bias: true, residual: true });
+  assert(![...names].some((name) => name.startsWith("packed_matmul")));
+});
+
 Deno.test("packedProduct() takes any number of tokens", async () => {
   const product: Multiply = (gpu, x, weight, addends) => packedProduct(gpu, x, weight, addends);
   const layout = { rows: 35, cols: 70, blockSize: 64, zones: 2, planes: 2 } as const;

@@ -83,7 +83,7 @@ Deno.test("packedMatvec() gives the same bits again", async () => {
   freePacked(software, weight);
 });
 
-Deno.test("packedMatvec() sees zeros, infinities and NaN in the right places only", async () => {
+Deno.test("packedMatvec() sees zeros and NaN in the right places only", async () => {
   const layout = { rows: 40, cols: 200, blockSize: 128, zones: 2, planes: 2 } as const;
   const weight = await uploadPacked(software, randomPacked(layout, 7).host);
   const run = async (values: Float32Array) => {
