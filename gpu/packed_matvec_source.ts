@@ -21,7 +21,7 @@ export const MATVEC_FLAGS = { bias: 1, residual: 2 } as const;
 export interface PackedMatvecShape {
   /** Tokens that are handled together. */
   tokens: 1 | 2 | 4;
-  /** Groups of 32 threads that share the columns among them. */
+  /** Groups of 32 threads that share the columns among them; a power of two. */
   splits: number;
   /** Loops are written out, for GPUs. */
   unrolled: boolean;
@@ -90,10 +90,13 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
   }`;
 
   /** The entry of a token's group of columns for four bits of a word. */
-  const entry = (token: number, group: string, word: string, bits: string) =>
-    `table[${
-      token * groups
-    }u + ${word} * 8u + ${group}].sums[split][(${bits} >> (${group} * 4u)) & 15u]`;
+  const entry = (token: number, group: string, word: string, bits: string) => {
+    const index = unrolled
+      ? `${token * groups + parseInt(word) * 8 + parseInt(group)}`
+      : `${token * groups}u + ${word} * 8u + ${group}`;
+    const shifted = unrolled ? `${bits} >> ${4 * parseInt(group)}u` : `${bits} >> (${group} * 4u)`;
+    return `table[${index}][base | ((${shifted}) & 15u)]`;
+  };
   /** The salient ones of 16 positions: as a rule those of few words. */
   const lookUpMarked = (local: string, word: string, half: number) =>
     `if ((marks[${word}] & ${half === 0 ? "0xffffu" : "0xffff0000u"}) != 0u) {
@@ -202,9 +205,9 @@ struct Params {
 @group(0) @binding(8) var<storage, read> R: array<f32>;          // [tokens, rows]
 @group(0) @binding(9) var<storage, read_write> Y: array<f32>;    // [tokens, rows]
 
-// The sums of the subsets of four activations; the odd length keeps the groups in different banks.
-struct Group { sums: array<array<f32, 16>, ${splits}>, gap: f32 }
-var<workgroup> table: array<Group, 32>;
+// The sums of the subsets of four activations, for each split. The odd length keeps the groups in
+// different banks, and lets compilers see that no index is too large.
+var<workgroup> table: array<array<f32, ${16 * splits + 1}>, 32>;
 // The sums of the four that are not salient, and of those that are.
 var<workgroup> totals: array<array<vec4f, ${splits}>, 8>;
 var<workgroup> marked_totals: array<array<vec4f, ${splits}>, 8>;
@@ -224,6 +227,7 @@ fn gather(token: u32, place: vec4u) -> vec4f {
 }
 
 fn fill(lane: u32, split: u32, x: vec4f, place: vec4u) {
+  let base = split << 4u;
   let xy = x.x + x.y;
   let zw = x.z + x.w;
   ${
@@ -231,7 +235,7 @@ fn fill(lane: u32, split: u32, x: vec4f, place: vec4u) {
       const low = ["", "x.x", "x.y", "xy"][subset & 3];
       const high = ["", "x.z", "x.w", "zw"][subset >> 2];
       const sum = [low, high].filter((text) => text).join(" + ") || "0.0";
-      return `table[lane].sums[split][${subset}] = ${sum};`;
+      return `table[lane][base | ${subset}u] = ${sum};`;
     })
   }
   let is_marked = place >= vec4u(${2 ** 31}u);
@@ -254,7 +258,8 @@ fn main(
   let tile = workgroup.y * workgroups.x + workgroup.x;
   if (tile >= p.tiles) { return; }
   let lane = thread & 31u;
-  let split = thread >> 5u;
+  let split = (thread >> 5u) & ${splits - 1}u;
+  let base = split << 4u;
   let token = lane / ${groups}u; // whose activations this thread brings
   let group = lane % ${groups}u;
   ${
@@ -292,13 +297,13 @@ fn main(
     unit = next;
   }
   workgroupBarrier(); // the table now holds each split's part of the result
-  ${list(tokens, (t) => `table[lane].sums[split][${t}] = y${t};`)}
+  ${list(tokens, (t) => `table[lane][base | ${t}u] = y${t};`)}
   workgroupBarrier();
   let row = tile * 32u + lane;
   if (row >= p.rows) { return; }
   for (var t = split; t < p.tokens; t += ${splits}u) {
     var y = 0.0;
-    ${list(splits, (i) => `y += table[lane].sums[${i}][t];`)}
+    ${list(splits, (i) => `y += table[lane][${16 * i}u | t];`)}
     let at = (p.first + t) * p.rows + row;
     if ((p.flags & ${MATVEC_FLAGS.bias}u) != 0u) { y += bias[row]; }
     if ((p.flags & ${MATVEC_FLAGS.residual}u) != 0u) { y += R[at]; }
