@@ -50,7 +50,7 @@ export async function perplexity(
   });
   await decoder.embedInto(activations, batches);
   for (let layer = 0; layer < layers; layer++) {
-    const weights = await decoder.loadLayer(layer);
+    const weights = await decoder.loadLayer(layer, { packed: true });
     for (let batch = 0; batch < batches.length; batch++) {
       const registers = await activations.load(batch);
       await decoder.run(weights, registers, length);

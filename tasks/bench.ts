@@ -5,7 +5,11 @@ import { attention } from "../gpu/attention.ts";
 import { Gpu } from "../gpu/device.ts";
 import { gemm, type GemmLayout } from "../gpu/gemm.ts";
 import { inverseFactor } from "../gpu/inverse_factor.ts";
+import { packedMatmul } from "../gpu/packed_matmul.ts";
+import { packedMatvec } from "../gpu/packed_matvec.ts";
+import { freePacked, type PackedWeight, uploadPacked } from "../gpu/packed_weight.ts";
 import { quantiles } from "../gpu/quantile.ts";
+import { scalesPerBlock } from "../gpu/quantize_block.ts";
 import { columnOrder, selectSalientColumns, splitZones } from "../gpu/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { count, runTask, usageErrors } from "./task.ts";
@@ -113,6 +117,31 @@ await runTask(async () => {
     () => gemm(gpu, { layout: "TN", m: size, n: size, k: size, a, b: a, c, upperOnly: true }),
   );
 
+  const tokens = gpu.software ? 64 : 512;
+  // Several weights one after the other, so that a GPU's cache does not hold them.
+  const weights = await packedWeights(gpu, size, gpu.software ? 2 : 16);
+  for (const count of [1, 4]) {
+    using x = random([count, size]);
+    let turn = 0;
+    await measure(
+      `packed weight, ${count} token${count > 1 ? "s" : ""}`,
+      weights[0].bits.bytes + weights[0].scales.bytes,
+      "GB/s",
+      async () => gpu.free(await packedMatvec(gpu, x, weights[turn++ % weights.length])),
+      gpu.software ? 1 : 64,
+    );
+  }
+  {
+    using x = random([tokens, size]);
+    await measure(
+      `packed weight, ${tokens} tokens`,
+      2 * tokens * size ** 2,
+      "GFLOP/s",
+      async () => gpu.free(await packedMatmul(gpu, x, weights[0])),
+    );
+  }
+  for (const weight of weights) freePacked(gpu, weight);
+
   const [heads, headDim, length] = gpu.software ? [8, 32, 256] : [32, 128, 2048];
   const q = random([length, heads * headDim]);
   await measure(
@@ -136,26 +165,42 @@ await runTask(async () => {
   using salient = await selectSalientColumns(gpu, block, order, cost, 49);
   const probabilities = Array.from({ length: 81 }, (_, i) => 0.1 + i / 100);
   using threshold = await quantiles(gpu, block, salient, probabilities);
-  const weights = block.size;
+  const blockWeights = block.size;
   await measure(
     "salient columns of a block",
-    weights,
+    blockWeights,
     "Mweights/s",
     async () => gpu.free(await selectSalientColumns(gpu, block, order, cost, 49)),
   );
   await measure(
     "quantiles of a block",
-    weights,
+    blockWeights,
     "Mweights/s",
     async () => gpu.free(await quantiles(gpu, block, salient, probabilities)),
   );
   await measure(
     "split of a block",
-    weights,
+    blockWeights,
     "Mweights/s",
     async () => gpu.free(await splitZones(gpu, block, salient, cost, threshold)),
   );
 });
+
+/** Weights in the form that BiLLM gives them, two zones and a tenth of the columns salient. */
+async function packedWeights(gpu: Gpu, size: number, count: number): Promise<PackedWeight[]> {
+  const words = Math.ceil(size / 32);
+  const layout = { rows: size, cols: size, blockSize: 128, zones: 2, planes: 2 } as const;
+  const perRow = Math.ceil(size / 128) * scalesPerBlock(layout);
+  const host = {
+    ...layout,
+    bits: Uint32Array.from({ length: 2 * size * words }, (_, i) => Math.imul(i, 2654435761)),
+    salient: new Uint32Array(words).fill(0b111).map((mark, i) => i === words - 1 ? 0 : mark),
+    scales: new Float32Array(size * perRow).fill(0.5),
+  };
+  const weights: PackedWeight[] = [];
+  for (let i = 0; i < count; i++) weights.push(await uploadPacked(gpu, host));
+  return weights;
+}
 
 function readArguments() {
   try {

@@ -1,6 +1,11 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { Decoder, type DecoderOptions, type LayerWeights } from "../../models/decoder.ts";
+import {
+  Decoder,
+  type DecoderOptions,
+  type LayerWeights,
+  type Weight,
+} from "../../models/decoder.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 
 /** A model with all its layers on the GPU, for tests that run it several times. */
@@ -8,15 +13,21 @@ export class LoadedModel implements Disposable {
   private constructor(
     readonly model: ModelFiles,
     readonly decoder: Decoder,
-    readonly layers: LayerWeights[],
+    readonly layers: LayerWeights<Weight>[],
   ) {}
 
-  static async open(gpu: Gpu, folder: string, options: DecoderOptions = {}): Promise<LoadedModel> {
+  static async open(
+    gpu: Gpu,
+    folder: string,
+    { packed = false, ...options }: DecoderOptions & { packed?: boolean } = {},
+  ): Promise<LoadedModel> {
     const model = ModelFiles.open(folder);
     try {
       const decoder = new Decoder(gpu, model, options);
-      const layers: LayerWeights[] = [];
-      for (let i = 0; i < model.architecture.layers; i++) layers.push(await decoder.loadLayer(i));
+      const layers: LayerWeights<Weight>[] = [];
+      for (let i = 0; i < model.architecture.layers; i++) {
+        layers.push(await decoder.loadLayer(i, { packed }));
+      }
       return new LoadedModel(model, decoder, layers);
     } catch (error) {
       model[Symbol.dispose]();

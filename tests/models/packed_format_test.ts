@@ -3,6 +3,8 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { dequantize } from "../../gpu/dequantize.ts";
 import { Gpu } from "../../gpu/device.ts";
+import { unpackRows } from "../../gpu/packed_matmul.ts";
+import { isPackedWeight } from "../../gpu/packed_weight.ts";
 import { emptyBits, scalesPerBlock } from "../../gpu/quantize_block.ts";
 import { linearGroups } from "../../models/architecture.ts";
 import { Checkpoint } from "../../models/checkpoint.ts";
@@ -27,7 +29,14 @@ import { forwardReference } from "../reference/decoder.ts";
 import { seededRandom } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { LoadedModel } from "./loaded_model.ts";
-import { randomModel, randomWindows, stored, TINY_LLAMA, writeModel } from "./random_model.ts";
+import {
+  randomModel,
+  randomWindows,
+  stored,
+  TINY_LLAMA,
+  TINY_OPT,
+  writeModel,
+} from "./random_model.ts";
 
 const gpu = await Gpu.open();
 
@@ -412,9 +421,21 @@ Deno.test("without its flags a layer has the scales of another form", () => {
   );
 });
 
+interface PackedOptions {
+  config?: typeof TINY_LLAMA;
+  blockSize?: number;
+  zones?: 1 | 2;
+  planes?: number;
+}
+
 /** A tiny model whose linear layers are packed random bits, and the weights these stand for. */
-function packedModel(folder: string, columns: (columns: Record<string, number>) => unknown) {
-  const model = randomModel(TINY_LLAMA, 4);
+function packedModel(
+  folder: string,
+  columns: (columns: Record<string, number>) => unknown,
+  change?: (name: string, host: HostBits) => void,
+  { config = TINY_LLAMA, blockSize = 32, zones = 2, planes = 3 }: PackedOptions = {},
+) {
+  const model = randomModel(config, 4);
   writeModel(folder, model); // for the names of its modules
   const tensors: TensorToWrite[] = [];
   const widths: Record<string, number> = {};
@@ -425,40 +446,116 @@ function packedModel(folder: string, columns: (columns: Record<string, number>) 
     if (module) {
       const [rows, cols] = shape;
       widths[module] = cols;
-      const layout = { rows, cols, blockSize: 32, zones: 2, planes: 3 } as const;
+      const layout = { rows, cols, blockSize, zones, planes };
       const { host, weight } = randomBits(layout, 0.2, tensors.length, [-4, -1]);
       data.set(weight);
+      change?.(name.slice(0, -".weight".length), host);
       tensors.push(...packLinear(name.slice(0, -".weight".length), host).tensors);
     } else {
       tensors.push({ name, dtype: "F32", shape, data: stored(data, "F32") });
     }
   }
-  const quantization = { ...QUANTIZATION, block_size: 32, columns: columns(widths) };
-  const config = { ...TINY_LLAMA, quantization_config: quantization };
-  Deno.writeTextFileSync(join(folder, "config.json"), JSON.stringify(config));
+  const quantization = { ...QUANTIZATION, block_size: blockSize, columns: columns(widths) };
+  const packed = { ...config, quantization_config: quantization };
+  Deno.writeTextFileSync(join(folder, "config.json"), JSON.stringify(packed));
   writeSafetensors(join(folder, "model.safetensors"), tensors);
   return model;
 }
 
-Deno.test("a packed model runs with the weights that its bits stand for", async () => {
-  using folder = new TemporaryFolder();
-  const model = packedModel(folder.path, (columns) => columns);
-  const before = gpu.memory.current;
-  {
-    using loaded = await LoadedModel.open(gpu, folder.path);
-    const { weight } = loaded.layers[1].get("mlp.down_proj")!;
-    const expected = model.tensors.get("model.layers.1.mlp.down_proj.weight")!;
-    assert.deepEqual(weight.shape, expected.shape);
-    assert.deepEqual(await gpu.read(weight), expected.data);
+for (const packed of [false, true]) {
+  const how = packed ? "as it is" : "dequantized";
+  Deno.test(`a packed model runs ${how} with the weights that its bits stand for`, async () => {
+    using folder = new TemporaryFolder();
+    const model = packedModel(folder.path, (columns) => columns);
+    const before = gpu.memory.current;
+    {
+      using loaded = await LoadedModel.open(gpu, folder.path, { packed });
+      const { weight } = loaded.layers[1].get("mlp.down_proj")!;
+      const expected = model.tensors.get("model.layers.1.mlp.down_proj.weight")!;
+      assert.equal(isPackedWeight(weight), packed);
+      using rows = isPackedWeight(weight) ? await unpackRows(gpu, weight) : gpu.clone(weight);
+      assert.deepEqual(rows.shape, expected.shape);
+      assert.deepEqual(await gpu.read(rows), expected.data);
 
-    const windows = randomWindows(2, 17, TINY_LLAMA.vocab_size, 5);
-    const logits = windows.flatMap((window) =>
-      forwardReference(model.config, model.tensors, window).logits.flatMap((row) => [...row])
-    );
-    // As for plain models: f32 sums of some 50 terms, logits near 6.
-    assertClose(await loaded.logits(windows), logits, { abs: 2e-5, rel: 1e-5, what: "logits" });
+      for (const length of [1, 8, 17]) {
+        const windows = randomWindows(length === 17 ? 2 : 1, length, TINY_LLAMA.vocab_size, 5);
+        const logits = windows.flatMap((window) =>
+          forwardReference(model.config, model.tensors, window).logits.flatMap((row) => [...row])
+        );
+        // As for plain models: f32 sums of some 50 terms, logits near 6.
+        assertClose(await loaded.logits(windows), logits, { abs: 2e-5, rel: 1e-5, what: "logits" });
+      }
+    }
+    assert.equal(gpu.memory.current, before);
+  });
+}
+
+const PACKED_MODELS: [what: string, options: PackedOptions][] = [
+  ["OPT, blocks of 32", { config: TINY_OPT, planes: 2 }],
+  ["OPT, one zone, blocks of 96", {
+    config: { ...TINY_OPT, hidden_size: 110, ffn_dim: 201, word_embed_proj_dim: 26 },
+    zones: 1,
+    blockSize: 96,
+  }],
+  ["LLaMA, blocks of 128 and a rest", {
+    config: { ...TINY_LLAMA, hidden_size: 144, intermediate_size: 333, attention_bias: true },
+    blockSize: 128,
+    planes: 2,
+  }],
+  ["Qwen3, nothing salient", {
+    config: { ...TINY_LLAMA, model_type: "qwen3", head_dim: 18 },
+    blockSize: 64,
+    planes: 0,
+  }],
+];
+
+for (const [what, options] of PACKED_MODELS) {
+  Deno.test(`a model that stays packed gives the logits of its matrices: ${what}`, async () => {
+    using folder = new TemporaryFolder();
+    const model = packedModel(folder.path, (columns) => columns, undefined, options);
+    using matrices = await LoadedModel.open(gpu, folder.path);
+    const before = gpu.memory.current;
+    using packed = await LoadedModel.open(gpu, folder.path, { packed: true });
+    assert([...packed.layers[0].values()].some(({ weight }) => isPackedWeight(weight)));
+    for (const length of [1, 5, 8, 21]) {
+      const windows = randomWindows(1, length, TINY_LLAMA.vocab_size, length);
+      const expected = windows.flatMap((window) =>
+        forwardReference(model.config, model.tensors, window).logits.flatMap((row) => [...row])
+      );
+      const error = (logits: Float32Array) =>
+        expected.reduce((most, logit, i) => Math.max(most, Math.abs(logits[i] - logit)), 0);
+      const [ofMatrices, ofPacked] = [await matrices.logits(windows), await packed.logits(windows)];
+      assertClose(ofPacked, ofMatrices, { abs: 1e-3, what });
+      // The sums are in another order, so they round otherwise, but not more: by up to 1e-4 where
+      // activations are large (LLaMA; logits near 40), else by 1e-5.
+      assert(
+        error(ofPacked) <= 3 * error(ofMatrices) + 1e-5,
+        `${error(ofPacked)} from the reference, the matrices ${error(ofMatrices)}`,
+      );
+    }
+    packed[Symbol.dispose]();
+    matrices.decoder[Symbol.dispose]();
+    assert.equal(gpu.memory.current, before);
+  });
+}
+
+Deno.test("scales that are not finite are refused, packed or dequantized", async () => {
+  using folder = new TemporaryFolder();
+  packedModel(folder.path, (columns) => columns, (name, host) => {
+    if (name === "model.layers.0.mlp.up_proj") host.scales.set([NaN, Infinity]);
+  });
+  const start = `"${folder.path}": "model.layers.0.mlp.up_proj.`;
+  for (const [packed, found] of [[true, "scales"], [false, "weight"]] as const) {
+    await assert.rejects(() => LoadedModel.open(gpu, folder.path, { packed }), (error: Error) => {
+      assert.ok(
+        error instanceof UserError && error.message.startsWith(start + found),
+        error.message,
+      );
+      assert.match(error.message, /" holds \d+ values that are NaN or infinite; /);
+      if (packed) assert.match(error.message, / holds 2 values /);
+      return true;
+    });
   }
-  assert.equal(gpu.memory.current, before);
 });
 
 Deno.test("a packed model is refused if config.json lacks the columns of a layer", async () => {
