@@ -3,6 +3,7 @@
  * `deno test -A tests/gpu/kernel_source_test.ts -- --print`
  */
 import assert from "node:assert/strict";
+import { attentionDecodeKernel } from "../../gpu/attention_decode_source.ts";
 import { attentionKernel } from "../../gpu/attention_source.ts";
 import { attentionTileKernel } from "../../gpu/attention_tile_source.ts";
 import {
@@ -14,6 +15,7 @@ import {
   type TileShape,
 } from "../../gpu/gemm_source.ts";
 import { uniform } from "../../gpu/kernel.ts";
+import { matvecKernel } from "../../gpu/matvec_source.ts";
 import { withReduction } from "../../gpu/reduction.ts";
 import { openAsHardware, openGpu } from "./open_gpu.ts";
 
@@ -35,6 +37,14 @@ const TILES: TileShape[] = [
   { rows: 128, cols: 128, depth: 16 },
   { rows: 64, cols: 64, depth: 16 },
 ];
+
+/** With the sums over lanes that it calls. */
+function withSums(name: string, source: string): string {
+  return withReduction(hardware, { name, source }).source as string;
+}
+
+/** The threads of its workgroups. */
+const LANES = withReduction(hardware, { name: "", source: "" }).constants!.LANES;
 
 /** The kernels that are generated, for all subgroup sizes that occur (4 to 64 lanes). */
 const GENERATED: [name: string, source: string][] = [
@@ -70,6 +80,18 @@ const GENERATED: [name: string, source: string][] = [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
     attentionKernel(headDim, 32, false, headDim % 16 === 0),
   ]),
+  ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
+    (["f32", "f16"] as const).map((dtype): [string, string] => [
+      `attentionDecodeKernel for heads of ${headDim} in ${dtype}`,
+      withSums("attention_decode", attentionDecodeKernel(headDim, LANES, dtype)),
+    ])
+  ),
+  ...(["f32", "f16", "bf16"] as const).flatMap((dtype) =>
+    [true, false].map((aligned): [string, string] => [
+      `matvecKernel of ${dtype}${aligned ? "" : ", any"}`,
+      withSums("matvec", matvecKernel(dtype, aligned)),
+    ])
+  ),
 ];
 
 /** What naga says of a text; undefined if it is valid. */
