@@ -122,7 +122,10 @@ export interface GenerateOptions extends SamplingOptions {
   maxTokens?: number;
   /** Tokens that end the text; those that the model's files name if absent. */
   stopIds?: readonly number[];
-  /** How keys and values are kept; f16 if absent. */
+  /**
+   * How keys and values are kept: f32, which is exact and the default, or f16, which takes half the
+   * memory.
+   */
   cache?: CacheDtype;
   /** Ends the text when it aborts. */
   signal?: AbortSignal;
@@ -165,7 +168,7 @@ export async function* generate(
   options: GenerateOptions,
 ): AsyncGenerator<GeneratedToken, GenerationEnd, void> {
   const start = performance.now();
-  const { maxTokens = 256, cache: dtype = "f16", signal } = options;
+  const { maxTokens = 256, cache: dtype = "f32", signal } = options;
   const { files } = model;
   const { gpu } = model.decoder;
   const { maxLength } = files.architecture;
