@@ -15,7 +15,7 @@ import type { ModelFiles } from "./model_files.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
 import { TextStream } from "./text_stream.ts";
 
-export interface LoadOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
+export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
   signal?: AbortSignal;
   /** Called after each layer. */
   onProgress?(done: number, total: number): void;
@@ -37,7 +37,7 @@ export class ResidentModel implements Disposable {
   static async load(
     gpu: Gpu,
     files: ModelFiles,
-    options: LoadOptions = {},
+    options: ResidentOptions = {},
   ): Promise<ResidentModel> {
     const { signal, onProgress, ropeFrequencies } = options;
     const model = new ResidentModel(files, new Decoder(gpu, files, { ropeFrequencies }));
