@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { setImmediate } from "node:timers/promises";
+import { setImmediate, setTimeout } from "node:timers/promises";
 import { argmax, NOT_FINITE } from "../gpu/argmax.ts";
 import type { CacheDtype } from "../gpu/attention_decode.ts";
 import type { Gpu } from "../gpu/device.ts";
@@ -14,6 +14,16 @@ import { KeyValueCache } from "./kv_cache.ts";
 import type { ModelFiles } from "./model_files.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
 import { TextStream } from "./text_stream.ts";
+
+let lastWait = 0;
+
+/** Lets others have their turn; and signals, which Deno hears of only while it waits, ten times a second. */
+async function pause(): Promise<void> {
+  await setImmediate();
+  if (performance.now() - lastWait < 100) return;
+  await setTimeout(1);
+  lastWait = performance.now();
+}
 
 export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
   signal?: AbortSignal;
@@ -51,7 +61,7 @@ export class ResidentModel implements Disposable {
         gpu.trim(); // what the weights were made of
         if (layer === 0) await model.#checkMemory(gpu.memory.current - before);
         onProgress?.(layer + 1, layers);
-        await setImmediate(); // lets signals in
+        await pause();
       }
       return model;
     } catch (error) {
@@ -92,7 +102,7 @@ export class ResidentModel implements Disposable {
       await this.decoder.run(weights, registers, cache);
       if (ids.length === 1) continue;
       await gpu.idle(); // a long text takes its time, so that a signal may come in between
-      await setImmediate();
+      await pause();
       if (!signal?.aborted) continue;
       gpu.free(registers.get("hidden")!);
       return undefined;
@@ -219,7 +229,7 @@ export async function* generate(
     }
     yield { id, text: added };
     if (reason) return { ...end, reason };
-    await setImmediate(); // lets signals in
+    await pause();
     since = performance.now();
     input = Int32Array.of(id);
   }

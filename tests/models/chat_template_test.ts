@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type ChatMessage, renderChat } from "../../models/chat_template.ts";
 import { UserError } from "../../pipeline/errors.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
 
 const TOKENS = { bos_token: { content: "<s>" }, eos_token: "</s>" };
 
@@ -36,16 +36,12 @@ const CHATML = `{% for message in messages %}
 {% endif %}`;
 
 function render(files: Record<string, unknown>, messages = MESSAGES): string {
-  const folder = mkdtempSync(join(tmpdir(), "billm-chat-"));
-  try {
-    for (const [name, content] of Object.entries(files)) {
-      const text = typeof content === "string" ? content : JSON.stringify(content);
-      writeFileSync(join(folder, name), text);
-    }
-    return renderChat(folder, messages, "some/model");
-  } finally {
-    rmSync(folder, { recursive: true });
+  using folder = new TemporaryFolder();
+  for (const [name, content] of Object.entries(files)) {
+    const text = typeof content === "string" ? content : JSON.stringify(content);
+    writeFileSync(join(folder.path, name), text);
   }
+  return renderChat(folder.path, messages, "some/model");
 }
 
 Deno.test("renderChat() renders the template of tokenizer_config.json", () => {

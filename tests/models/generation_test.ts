@@ -1,7 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { rmSync, writeFileSync } from "node:fs";
 import type { CacheDtype } from "../../gpu/attention_decode.ts";
 import {
   generate,
@@ -17,6 +15,7 @@ import { UserError } from "../../pipeline/errors.ts";
 import { assertClose } from "../assert_close.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { Workplace, writeMicroModel } from "../micro_model.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
 import { LoadedModel } from "./loaded_model.ts";
 import {
   randomModel,
@@ -54,12 +53,6 @@ const MODELS: Record<string, [config: typeof TINY_LLAMA, dtype: StoredFloat]> = 
   ],
 };
 
-/** A folder that is deleted by `using`. */
-function temporaryFolder() {
-  const path = mkdtempSync(join(tmpdir(), "billm-generation-"));
-  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true }) };
-}
-
 /** The id with the greatest value. */
 function greatest(logits: Float32Array): number {
   return logits.indexOf(Math.max(...logits));
@@ -85,7 +78,7 @@ async function* stepByStep(
 
 for (const [name, [config, dtype]] of Object.entries(MODELS)) {
   Deno.test(`token by token, a ${name} computes what it does on the whole window`, async () => {
-    using folder = temporaryFolder();
+    using folder = new TemporaryFolder();
     writeModel(folder.path, randomModel(config, 5, dtype));
     using loaded = await LoadedModel.open(gpu, folder.path);
     using model = await ResidentModel.load(gpu, loaded.model);
@@ -110,7 +103,7 @@ for (const [name, [config, dtype]] of Object.entries(MODELS)) {
   });
 
   Deno.test(`the greedy tokens of a ${name} are those of whole windows`, async () => {
-    using folder = temporaryFolder();
+    using folder = new TemporaryFolder();
     writeModel(folder.path, randomModel(config, 6, dtype));
     using loaded = await LoadedModel.open(gpu, folder.path);
     using model = await ResidentModel.load(gpu, loaded.model);
@@ -134,7 +127,7 @@ for (const [name, [config, dtype]] of Object.entries(MODELS)) {
 
 Deno.test("several tokens may follow what a cache holds", async () => {
   for (const name of ["llama", "mistral with a sliding window", "opt"]) {
-    using folder = temporaryFolder();
+    using folder = new TemporaryFolder();
     const [config] = MODELS[name];
     writeModel(folder.path, randomModel(config, 5));
     using loaded = await LoadedModel.open(gpu, folder.path);
@@ -151,7 +144,7 @@ Deno.test("several tokens may follow what a cache holds", async () => {
 });
 
 Deno.test("a model in memory reads no file, and leaves no memory behind", async () => {
-  using folder = temporaryFolder();
+  using folder = new TemporaryFolder();
   writeModel(folder.path, randomModel(TINY_OPT, 5, "F16"));
   const before = gpu.memory.current;
   {
@@ -306,7 +299,7 @@ Deno.test("generate() refuses what it cannot do", async () => {
 });
 
 Deno.test("generate() refuses logits that are not numbers", async () => {
-  using folder = temporaryFolder();
+  using folder = new TemporaryFolder();
   writeMicroModel(folder.path, {
     layers: 1,
     dtype: "F32",

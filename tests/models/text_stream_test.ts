@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { cpSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { TextStream } from "../../models/text_stream.ts";
 import { TextTokenizer } from "../../models/tokenizer.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
 
 /** Bytes of UTF-8 as GPT-2's vocabulary writes them. */
 const BYTE_NAMES = (() => {
@@ -67,13 +67,9 @@ function sentencePieceTokenizer(): TextTokenizer {
 }
 
 function load(json: Record<string, unknown>): TextTokenizer {
-  const folder = mkdtempSync(join(tmpdir(), "billm-stream-"));
-  try {
-    writeFileSync(join(folder, "tokenizer.json"), JSON.stringify(json));
-    return TextTokenizer.load(folder);
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
+  using folder = new TemporaryFolder();
+  writeFileSync(join(folder.path, "tokenizer.json"), JSON.stringify(json));
+  return TextTokenizer.load(folder.path);
 }
 
 /** What comes for each token, and at the end. */
@@ -145,22 +141,18 @@ for (
     name: `the texts of ${model} come whole${there ? "" : " (needs ../shared)"}`,
     ignore: !there,
     fn() {
-      const folder = mkdtempSync(join(tmpdir(), "billm-stream-"));
-      try {
-        for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
-          cpSync(join(model, name), join(folder, name));
-        }
-        const tokenizer = TextTokenizer.load(folder);
-        const text =
-          "Once upon a time, there was a girl – Zoë – who said: “こんにちは 🚀”.  Then  two\n\nlines.";
-        const ids = tokenizer.encode(text);
-        for (const start of [1, 4, 9]) {
-          const before = tokenizer.decode(ids.slice(0, start));
-          const found = pieces(tokenizer, ids.slice(start), ids.slice(0, start));
-          assert.equal(before + found.join(""), tokenizer.decode(ids));
-        }
-      } finally {
-        rmSync(folder, { recursive: true });
+      using folder = new TemporaryFolder();
+      for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
+        cpSync(join(model, name), join(folder.path, name));
+      }
+      const tokenizer = TextTokenizer.load(folder.path);
+      const text =
+        "Once upon a time, there was a girl – Zoë – who said: “こんにちは 🚀”.  Then  two\n\nlines.";
+      const ids = tokenizer.encode(text);
+      for (const start of [1, 4, 9]) {
+        const before = tokenizer.decode(ids.slice(0, start));
+        const found = pieces(tokenizer, ids.slice(start), ids.slice(0, start));
+        assert.equal(before + found.join(""), tokenizer.decode(ids));
       }
     },
   });
