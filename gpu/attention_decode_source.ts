@@ -63,6 +63,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 var<workgroup> query: array<vec4f, ${vectors}>;
+// Behind the last key they stay zero, as workgroup memory is in the beginning.
 var<workgroup> weights: array<f32, ${KEYS_PER_GROUP + 4 * sharers}>;
 var<workgroup> parts: array<vec4f, ${vectors * sharers}>;
 
@@ -106,8 +107,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     weights[j] = w;
     sum += w;
   }
-  for (var j = count + lane; j < count + ${4 * sharers}u; j += ${lanes}u) { weights[j] = 0.0; }
-  workgroupBarrier(); // all weights are there
+  workgroupBarrier(); // all weights are there; sum_over_lanes need not wait for that
   sum = sum_over_lanes(sum, lane);
 
   let sharer = lane / ${vectors}u;
