@@ -194,7 +194,8 @@ export async function* generate(
     );
   }
   const stopIds = new Set(options.stopIds ?? stopIdsOf(files));
-  const stream = new TextStream(files.tokenizer, text);
+  // An answer is a text of its own: no space stands before its first word.
+  const stream = new TextStream(files.tokenizer, options.messages ? [] : text);
   const capacity = Math.min(maxLength, promptTokens + maxTokens);
   using cache = new KeyValueCache(gpu, files.architecture, capacity, dtype);
   const end: GenerationEnd = {

@@ -20,7 +20,7 @@ export interface SamplingOptions {
 
 /** Tokens that may come next, and their probabilities, which add up to 1. */
 export interface Candidates {
-  /** The most likely first where some were left out, else by id. */
+  /** With top-k the most likely first, else by id. */
   ids: Uint32Array;
   probabilities: Float64Array;
 }
@@ -130,42 +130,51 @@ export function candidates(
     topP?: number;
   },
 ): Candidates {
-  let ids = topK < logits.length
+  const ids = topK < logits.length
     ? mostLikely(logits, topK)
-    : Uint32Array.from(logits, (_, id) => id);
-  let probabilities = softmax(logits, ids, temperature);
-  if (topP < 1) {
-    // The tokens less likely than this have less than 1 - topP together: none of them is needed.
-    const least = (1 - topP) / ids.length;
-    const order = Array.from(ids.keys()).filter((i) => probabilities[i] >= least)
-      .sort((a, b) => probabilities[b] - probabilities[a] || ids[a] - ids[b]);
-    let count = 0;
-    for (let sum = 0; count < order.length && (count === 0 || sum < topP); count++) {
-      sum += probabilities[order[count]];
-    }
-    ids = Uint32Array.from(order.slice(0, count), (i) => ids[i]);
-    probabilities = softmax(logits, ids, temperature);
+    : new Uint32Array(logits.length).map((_, id) => id);
+  const all = { ids, probabilities: softmax(logits, ids, temperature) };
+  return topP < 1 ? nucleus(all, topP) : all;
+}
+
+/** The fewest of the most likely tokens that have the probability `topP` together. */
+function nucleus({ ids, probabilities }: Candidates, topP: number): Candidates {
+  // Tokens less likely than this have less than 1 - topP together: none of them is needed.
+  const least = (1 - topP) / ids.length;
+  const likely = probabilities.filter((probability) => probability >= least).sort();
+  let first = likely.length - 1;
+  let sum = likely[first];
+  while (first > 0 && sum < topP) sum += likely[--first];
+  const cut = likely[first];
+  let equals = 0; // tokens as likely as the last one that is needed
+  while (likely[first + equals] === cut) equals++;
+  const kept = { ids: ids.slice(0, likely.length - first), probabilities: likely.slice(first) };
+  for (let i = 0, count = 0; i < ids.length; i++) {
+    const probability = probabilities[i];
+    if (probability < cut || probability === cut && equals-- <= 0) continue;
+    kept.ids[count] = ids[i];
+    kept.probabilities[count++] = probability / sum;
   }
-  return { ids, probabilities };
+  return kept;
 }
 
 function softmax(logits: Float32Array, ids: Uint32Array, temperature: number): Float64Array {
   let top = -Infinity;
-  for (const id of ids) top = Math.max(top, logits[id]);
+  for (let i = 0; i < ids.length; i++) top = Math.max(top, logits[ids[i]]);
+  const weights = new Float64Array(ids.length);
   let sum = 0;
-  const weights = Float64Array.from(ids, (id) => {
-    const weight = Math.exp((logits[id] - top) / temperature);
-    sum += weight;
-    return weight;
-  });
-  return weights.map((weight) => weight / sum);
+  for (let i = 0; i < ids.length; i++) {
+    sum += weights[i] = Math.exp((logits[ids[i]] - top) / temperature);
+  }
+  for (let i = 0; i < ids.length; i++) weights[i] /= sum;
+  return weights;
 }
 
 /** @param point In [0, 1): the token in whose share of the probability it lies is drawn. */
 export function draw({ ids, probabilities }: Candidates, point: number): number {
   let sum = 0;
-  for (const [i, probability] of probabilities.entries()) {
-    sum += probability;
+  for (let i = 0; i < ids.length; i++) {
+    sum += probabilities[i];
     if (point < sum) return ids[i];
   }
   return ids[probabilities.findLastIndex((probability) => probability > 0)]; // rounding left a gap

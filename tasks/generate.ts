@@ -2,7 +2,7 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { parseArgs, styleText } from "node:util";
 import type { CacheDtype } from "../gpu/attention_decode.ts";
 import { Gpu } from "../gpu/device.ts";
 import { NoSuchRepository } from "../hub/refusal.ts";
@@ -23,9 +23,9 @@ import { count, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
 
-Continues a text, token by token; what is generated goes to the standard output as it comes. MODEL is a
-folder with a model, packed or plain, the output folder of a run that packed one, or a name on the
-Hugging Face hub. Ctrl-C ends the text.
+Continues a text, token by token; what is generated goes to the standard output as it comes (on a
+terminal after the prompt). MODEL is a folder with a model, packed or plain, the output folder of a run that
+packed one, or a name on the Hugging Face hub. Ctrl-C ends the text.
 
 Options
   --prompt TEXT            What the text begins with; - reads it from the standard input
@@ -88,6 +88,8 @@ await runTask(async (signal) => {
   const asked = values.chat
     ? { messages: [{ role: "user" as const, content: prompt }] }
     : { prompt };
+  // Whoever looks on reads the text from its beginning; a file gets what is generated.
+  if (Deno.stdout.isTerminal() && !values.json && !values.chat) print(styleText("dim", prompt));
   const ids: number[] = [];
   let text = "";
   const end = await run(

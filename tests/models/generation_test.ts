@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { rmSync, writeFileSync } from "node:fs";
 import type { CacheDtype } from "../../gpu/attention_decode.ts";
+import { Gpu } from "../../gpu/device.ts";
 import {
   generate,
   type GeneratedToken,
@@ -315,6 +316,41 @@ Deno.test("generate() refuses logits that are not numbers", async () => {
       ),
     );
   }
+});
+
+Deno.test("a model that is too large for the GPU's memory is refused", async () => {
+  using place = new Workplace({ layers: 4 });
+  using files = ModelFiles.open(place.model);
+  await using small = await Gpu.open({ memory: 900_000 });
+  await assert.rejects(
+    ResidentModel.load(small, files),
+    new UserError(
+      `900.0 kB of GPU memory are too little for "${place.model}": its weights take 1.0 MB`,
+    ),
+  );
+  assert.equal(small.memory.current, 0);
+});
+
+Deno.test("generate() answers messages with a text of its own", async () => {
+  using place = new Workplace({ layers: 1 });
+  writeFileSync(
+    place.path("model/chat_template.jinja"),
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:",
+  );
+  using files = ModelFiles.open(place.model);
+  using model = await ResidentModel.load(gpu, files);
+  const options = { maxTokens: 8, stopIds: [] };
+  const messages = [
+    { role: "system", content: "Be brief" } as const,
+    { role: "user", content: "Why?" } as const,
+  ];
+  const answer = await run(model, { ...options, messages });
+  const prompt = files.tokenizer.encode("system: Be brief\nuser: Why?\nassistant:", {
+    specialTokens: false,
+  });
+  assert.equal(answer.end.promptTokens, prompt.length);
+  assert.deepEqual(answer.ids, (await run(model, { ...options, prompt })).ids);
+  assert.equal(answer.text, files.tokenizer.decode(answer.ids));
 });
 
 Deno.test("an empty prompt is the token that begins texts", async () => {
