@@ -23,9 +23,9 @@ import { count, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
 
-Continues a text, token by token; what is generated goes to the standard output as it comes (on a
-terminal after the prompt). MODEL is a folder with a model, packed or plain, the output folder of a run that
-packed one, or a name on the Hugging Face hub. Ctrl-C ends the text.
+Continues a text, token by token. What is generated goes to the standard output as it comes, on a
+terminal after the prompt. MODEL is a folder with a model, packed or plain, the output folder of a
+run that packed one, or a name on the Hugging Face hub. Ctrl-C ends the text.
 
 Options
   --prompt TEXT            What the text begins with; - reads it from the standard input
@@ -37,7 +37,7 @@ Options
   --top-p X                Draw from the most likely tokens that have the probability X together
   --repetition-penalty X   Make tokens that are in the text already less likely, if above 1 (1)
   --seed N                 Of the random numbers: the same seed gives the same text (0)
-  --cache DTYPE            How keys and values are kept, f32 or f16, which takes half the memory (f32)
+  --cache DTYPE            How keys and values are kept: f32, or f16 in half the memory (f32)
   --json                   Print one JSON object in the end and nothing else
   --help                   Print this
 
@@ -50,9 +50,9 @@ const usageError = usageErrors("generate");
 const HUB_ID = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 
 const ENDS: Record<GenerationEnd["reason"], string> = {
-  "stop-token": "the model ended the text",
-  "max-tokens": "--max-tokens ended the text",
-  "max-length": "the text is as long as the model takes",
+  "stop-token": "ended by the model",
+  "max-tokens": "--max-tokens reached",
+  "max-length": "as long as the model takes",
   "interrupted": "interrupted",
 };
 
@@ -270,13 +270,11 @@ function summary(
   { promptTokensPerSecond, tokensPerSecond }: Record<string, number | null>,
   gpuBytes: number,
 ): string {
-  const part = (what: string, tokens: number, rate: number | null) =>
-    `${what} ${tokens} ${tokens === 1 ? "token" : "tokens"}` +
-    (rate === null ? "" : ` (${rate.toFixed(1)} per second)`);
+  const at = (rate: number | null) => rate === null ? "" : ` at ${rate.toFixed(1)}/s`;
   return [
-    part("Prompt", promptTokens, promptTokensPerSecond),
-    part("generated", tokens, tokensPerSecond),
-    `GPU memory ${bytesText(gpuBytes)}`,
+    `${promptTokens} prompt ${promptTokens === 1 ? "token" : "tokens"}${at(promptTokensPerSecond)}`,
+    `${tokens} generated${at(tokensPerSecond)}`,
+    `${bytesText(gpuBytes)} of GPU memory`,
     ENDS[reason],
   ].join(", ");
 }

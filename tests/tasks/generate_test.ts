@@ -9,10 +9,7 @@ const task = (args: string[], options: TaskOptions = {}) => startTask("generate"
 
 /** The output of a text that was generated, its figures taken out. */
 function shape(stderr: string): string {
-  return stderr.replace(/ \([\d.]+ per second\)/g, " (R)").replace(
-    /GPU memory [\d.]+ .?B/,
-    "GPU memory M",
-  );
+  return stderr.replace(/ at [\d.]+\/s/g, " at R").replace(/[\d.]+ .?B of/, "M of");
 }
 
 Deno.test("generate --help prints the usage", async () => {
@@ -20,7 +17,7 @@ Deno.test("generate --help prints the usage", async () => {
     const { code, stdout, stderr } = await task([option]);
     assert.deepEqual([code, stderr], [0, ""]);
     assert.match(stdout, /^Usage: deno task generate MODEL --prompt TEXT \[options\]\n/);
-    assert(stdout.split("\n").every((line) => line.length <= 106), "fits the screen");
+    assert(stdout.split("\n").every((line) => line.length <= 100), "fits the screen");
     const options = ["prompt TEXT", "chat", "max-tokens N", "temperature X", "top-k N", "top-p X"];
     options.push("repetition-penalty X", "seed N", "cache DTYPE", "json", "help");
     for (const option of options) assert(stdout.includes(`\n  --${option} `), option);
@@ -115,11 +112,10 @@ Deno.test("generate prints the text, then what it took; --json the same as an ob
   assert.equal(plain.stdout, found.text.endsWith("\n") ? found.text : `${found.text}\n`);
   assert.equal(
     shape(plain.stderr),
-    `Prompt ${found.promptTokens} tokens (R), generated 9 tokens (R), GPU memory M, ` +
-      `--max-tokens ended the text\n`,
+    `${found.promptTokens} prompt tokens at R, 9 generated at R, M of GPU memory, --max-tokens reached\n`,
   );
   const one = await task([place.model, "--prompt", "The city of", "--max-tokens", "1"]);
-  assert.match(shape(one.stderr), / tokens \(R\), generated 1 token, GPU memory M, /);
+  assert.match(shape(one.stderr), / prompt tokens at R, 1 generated, M of GPU memory, /);
 
   const sampled = (seed: string) =>
     task([place.model, ...args, "--temperature", "2", "--top-k", "50", "--seed", seed]);
@@ -179,7 +175,7 @@ Deno.test({
     assert(stdout.endsWith("\n"));
     assert.match(
       shape(stderr),
-      /^Prompt \d tokens? \(R\), generated \d+ tokens \(R\), GPU memory M, interrupted\n$/,
+      /^\d prompt tokens? at R, \d+ generated at R, M of GPU memory, interrupted\n$/,
     );
   },
 });
