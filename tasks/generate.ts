@@ -29,9 +29,9 @@ run that packed one, or a name on the Hugging Face hub. Ctrl-C ends the text.
 
 Options
   --prompt TEXT            What the text begins with; - reads it from the standard input
-  --chat                   Give the prompt as a user's message, in the form the model was trained for
+  --chat                   Give the prompt as a message, in the form the model was trained for
   --max-tokens N           The most tokens to generate (256)
-  --temperature X          Draw tokens at random, the more evenly the higher, 1 as the model predicts;
+  --temperature X          Draw tokens at random, the more evenly the higher; 1 as predicted,
                            0 always takes the most likely one (0)
   --top-k N                Draw from the N most likely tokens only
   --top-p X                Draw from the most likely tokens that have the probability X together
