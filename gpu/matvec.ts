@@ -7,7 +7,6 @@ import {
   matvecKernel,
   matvecStep,
 } from "./matvec_source.ts";
-import { withReduction } from "./reduction.ts";
 import type { Tensor } from "./tensor.ts";
 
 const MAX_GROUPS = 65535;
@@ -38,13 +37,11 @@ export async function matvec(
   const [n, k] = weight.shape;
   const dtype = weight.dtype as MatvecDtype;
   const aligned = k % matvecStep(dtype) === 0;
-  const { source, ...kernelSource } = withReduction(gpu, {
-    name: `matvec_${dtype}${aligned ? "" : "_any"}`,
-    source: "",
-  });
+  const useSubgroup = gpu.software && gpu.subgroupSize > 0;
+  const lanes = useSubgroup ? gpu.subgroupSize : gpu.software ? 16 : 128;
   const kernel = await gpu.kernel({
-    ...kernelSource,
-    source: () => source + matvecKernel(dtype, aligned),
+    name: `matvec_${dtype}_${useSubgroup ? "subgroup" : "workgroup"}${aligned ? "" : "_any"}`,
+    source: () => matvecKernel(dtype, lanes, useSubgroup, aligned),
   });
   const groups = Math.ceil(n / MATVEC_ROWS);
   const flags = (bias ? MATVEC_FLAGS.bias : 0) | (residual ? MATVEC_FLAGS.residual : 0);

@@ -1,7 +1,7 @@
 /** How a matrix may be stored that is multiplied with a vector. */
 export type MatvecDtype = "f32" | "f16" | "bf16";
 
-/** Rows of the matrix that a workgroup takes. */
+/** Rows of the matrix that a workgroup takes, as many as a vector has entries. */
 export const MATVEC_ROWS = 4;
 
 /** What {@link matvecKernel} adds to the product. */
@@ -13,14 +13,21 @@ export function matvecStep(dtype: MatvecDtype): number {
 }
 
 /**
- * Generates the kernel of {@link matvec}. It calls `sum_over_lanes`.
+ * Generates the kernel of {@link matvec}.
  *
  * A workgroup takes four rows, so that a thread has four reads under way and uses the entries of the
  * vector four times. Its threads stride over the columns.
  *
+ * @param lanes Threads of a workgroup, a power of two.
+ * @param useSubgroup Whether they are exactly one subgroup.
  * @param aligned Whether rows are whole reads of 16 bytes; else a thread reads entry by entry.
  */
-export function matvecKernel(dtype: MatvecDtype, aligned: boolean): string {
+export function matvecKernel(
+  dtype: MatvecDtype,
+  lanes: number,
+  useSubgroup: boolean,
+  aligned: boolean,
+): string {
   const rows = Array.from({ length: MATVEC_ROWS }, (_, r) => r);
   const step = aligned ? matvecStep(dtype) : 1;
   const all = (line: (r: number) => string) => rows.map(line).join("\n    ");
@@ -47,6 +54,18 @@ export function matvecKernel(dtype: MatvecDtype, aligned: boolean): string {
     let even = vec4f(x0.xz, x1.xz);
     let odd = vec4f(x0.yw, x1.yw);`
     : "");
+  // All rows at once, so that there are few barriers.
+  const four = `vec4f(${rows.map((r) => `sum${r}`).join(", ")})`;
+  const strides = Array.from({ length: Math.log2(lanes) }, (_, i) => lanes >> (i + 1));
+  const addUp = useSubgroup ? `let sums = subgroupAdd(${four});` : `partials[lane] = ${four};
+  workgroupBarrier();
+  ${
+    strides.map((stride) =>
+      `if (lane < ${stride}u) { partials[lane] += partials[lane + ${stride}u]; }
+  workgroupBarrier();`
+    ).join("\n  ")
+  }
+  let sums = partials[0];`;
   const stored = !aligned ? "u32" : dtype === "f32" ? "vec4f" : "vec4u";
   return `
 struct Params { n: u32, k: u32, flags: u32, start: u32, stride: u32 }
@@ -71,6 +90,8 @@ ${
 }`
   }
 
+${useSubgroup ? "" : `var<workgroup> partials: array<vec4f, ${lanes}>;`}
+
 fn finish(row: u32, token: u32, sum: f32) {
   if (row >= p.n) { return; }
   var y = sum;
@@ -79,7 +100,7 @@ fn finish(row: u32, token: u32, sum: f32) {
   out[p.start + token * p.stride + row] = y;
 }
 
-@compute @workgroup_size(LANES)
+@compute @workgroup_size(${lanes})
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
@@ -92,13 +113,13 @@ fn main(
   let start = token * (p.k / 4u);
   ${all((r) => `let row${r} = min(first + ${r}u, p.n - 1u) * reads;`)}
   ${all((r) => `var sum${r} = 0.0;`)}
-  for (var i = lane; i < reads; i += LANES) {
+  for (var i = lane; i < reads; i += ${lanes}u) {
     ${vector}
     ${all(product)}
   }
-  ${all((r) => `sum${r} = sum_over_lanes(sum${r}, lane);`)}
+  ${addUp}
   if (lane == 0u) {
-    ${all((r) => `finish(first + ${r}u, token, sum${r});`)}
+    ${all((r) => `finish(first + ${r}u, token, sums[${r}]);`)}
   }
 }
 `;

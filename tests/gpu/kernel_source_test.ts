@@ -87,10 +87,12 @@ const GENERATED: [name: string, source: string][] = [
     ])
   ),
   ...(["f32", "f16", "bf16"] as const).flatMap((dtype) =>
-    [true, false].map((aligned): [string, string] => [
-      `matvecKernel of ${dtype}${aligned ? "" : ", any"}`,
-      withSums("matvec", matvecKernel(dtype, aligned)),
-    ])
+    [true, false].flatMap((aligned) =>
+      [true, false].map((useSubgroup): [string, string] => [
+        `matvecKernel of ${dtype}${aligned ? "" : ", any"}${useSubgroup ? ", a subgroup" : ""}`,
+        matvecKernel(dtype, 32, useSubgroup, aligned),
+      ])
+    )
   ),
 ];
 
