@@ -63,11 +63,29 @@ export class ResidentModel implements Disposable {
         onProgress?.(layer + 1, layers);
         await pause();
       }
+      await model.#warmUp();
       return model;
     } catch (error) {
       model[Symbol.dispose]();
       throw error;
     }
+  }
+
+  /** Has the kernels compiled, so that a text need not wait for them. */
+  async #warmUp(): Promise<void> {
+    const { gpu } = this.decoder;
+    const { architecture } = this.files;
+    const prompt = 2;
+    if (architecture.maxLength <= prompt) return;
+    for (const dtype of ["f32", "f16"] as const) {
+      using cache = new KeyValueCache(gpu, architecture, prompt + 1, dtype);
+      for (const count of [prompt, 1]) {
+        using logits = (await this.logits(new Int32Array(count), cache))!;
+        using best = await argmax(gpu, logits);
+        await gpu.read(best, "u32");
+      }
+    }
+    gpu.trim();
   }
 
   /** Refuses what will not fit before the GPU does. */
