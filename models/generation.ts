@@ -107,6 +107,7 @@ export class ResidentModel implements Disposable {
    * @param ids Tokens that follow those in the cache, to which they are added.
    * @returns f32 `[1, vocabulary]`, owned by the caller; undefined if the signal aborted it.
    * @throws {UserError} If an id is not in the vocabulary or the text gets longer than the model takes.
+   * @throws {RangeError} If the cache cannot hold so many tokens.
    */
   async logits(
     ids: Int32Array,
@@ -114,6 +115,11 @@ export class ResidentModel implements Disposable {
     signal?: AbortSignal,
   ): Promise<Tensor | undefined> {
     const { gpu } = this.decoder;
+    if (cache.length + ids.length > cache.capacity) {
+      throw new RangeError(
+        `A cache of ${cache.capacity} tokens, ${cache.length} of them in use, cannot take ${ids.length}`,
+      );
+    }
     const [hidden] = await this.decoder.embed([[ids]], cache.length);
     const registers: Registers = new Map([["hidden", hidden]]);
     for (const weights of this.#layers) {

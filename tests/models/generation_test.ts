@@ -154,6 +154,10 @@ Deno.test("a model in memory reads no file, and leaves no memory behind", async 
     const text = Int32Array.of(1, 2, 3);
     using cache = new KeyValueCache(gpu, files.architecture, 5, "f16");
     (await model.logits(text, cache))!;
+    await assert.rejects(
+      model.logits(text, cache),
+      new RangeError("A cache of 5 tokens, 3 of them in use, cannot take 3"),
+    );
     const after = gpu.memory.current;
     files.checkpoint.readChunks = () => assert.fail("reads a file");
     const logits = (await model.logits(Int32Array.of(4), cache))!;
