@@ -9,6 +9,17 @@
  * console.log(record.packed?.storedBits, record.evaluation?.packed?.[0].perplexity);
  * ```
  *
+ * A model, packed or plain, continues texts:
+ *
+ * ```ts
+ * await using gpu = await Gpu.open();
+ * using files = ModelFiles.open("out/tiny-llama/model");
+ * using model = await ResidentModel.load(gpu, files);
+ * for await (const { text } of generate(model, { prompt: "The city", maxTokens: 50 })) {
+ *   await Deno.stdout.write(new TextEncoder().encode(text));
+ * }
+ * ```
+ *
  * A stage of your own is a module whose default export {@link defineStage} makes; a pipeline file
  * names it with `use: ./my_stage.ts`.
  *
@@ -19,8 +30,17 @@
 export { Gpu, type GpuOptions, type MemoryUse } from "./gpu/device.ts";
 export { Kernel, type KernelSource, uniform } from "./gpu/kernel.ts";
 export { type Dtype, Tensor } from "./gpu/tensor.ts";
+export type { ChatMessage } from "./models/chat_template.ts";
+export {
+  generate,
+  type GeneratedToken,
+  type GenerateOptions,
+  type GenerationEnd,
+  ResidentModel,
+} from "./models/generation.ts";
 export { ModelFiles } from "./models/model_files.ts";
 export { perplexity, type PerplexityOptions } from "./models/perplexity.ts";
+export type { SamplingOptions } from "./models/sampling.ts";
 export {
   type LoadOptions,
   loadPipeline,

@@ -1,10 +1,13 @@
 import { activation } from "../gpu/activation.ts";
+import { appendCache } from "../gpu/append_cache.ts";
 import { attention } from "../gpu/attention.ts";
+import { attentionDecode } from "../gpu/attention_decode.ts";
 import { crossEntropy } from "../gpu/cross_entropy.ts";
 import { dequantize } from "../gpu/dequantize.ts";
 import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
 import { embed } from "../gpu/embed.ts";
 import { gemm } from "../gpu/gemm.ts";
+import { matvec } from "../gpu/matvec.ts";
 import { countNonFinite } from "../gpu/non_finite.ts";
 import { norm } from "../gpu/norm.ts";
 import { packedProduct } from "../gpu/packed_matmul.ts";
@@ -21,6 +24,7 @@ import { widen } from "../gpu/widen.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Activations } from "./activations.ts";
 import type { Architecture, Step } from "./architecture.ts";
+import type { KeyValueCache } from "./kv_cache.ts";
 import { isRead } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
 import { isPacked, unpackLinear } from "./packed_format.ts";
@@ -75,11 +79,14 @@ export type Registers = Map<string, Tensor>;
 export class Decoder implements Disposable {
   readonly #partBytes: number;
   readonly #ropeFrequencies: "f32" | "f16" | "bf16";
-  readonly #ropeTables = new Map<number, Tensor>();
+  /** (cos, sin) for the longest window so far. */
+  #longestRopeTable?: Tensor;
   /** Names of tensors outside the layers that were found to be finite. */
   readonly #finite = new Set<string>();
   /** Tensors that {@link prefetchLayer} has brought to the GPU, as they are stored. */
   readonly #prefetched = new Map<string, Tensor>();
+  /** Tensors outside the layers that {@link keepEnds} has brought to the GPU. */
+  readonly #kept = new Map<string, Tensor>();
 
   constructor(
     readonly gpu: Gpu,
@@ -99,15 +106,19 @@ export class Decoder implements Disposable {
    * the matrices gave which were packed.
    *
    * @param options `packed` leaves them packed, which takes a tenth of the memory; the products are
-   *   the same but for rounding.
+   *   the same but for rounding. `stored` leaves matrices in f16 or bf16 if they are stored so: half
+   *   the memory, for somewhat slower products of many tokens.
    * @throws {UserError} If a tensor is missing, has another shape than config.json and its
    *   neighbours want, or holds NaN or infinite values.
    */
   async loadLayer(index: number, options?: { packed?: false }): Promise<LayerWeights>;
-  async loadLayer(index: number, options: { packed: boolean }): Promise<LayerWeights<Weight>>;
   async loadLayer(
     index: number,
-    { packed = false }: { packed?: boolean } = {},
+    options: { packed: boolean; stored?: boolean },
+  ): Promise<LayerWeights<Weight>>;
+  async loadLayer(
+    index: number,
+    options: { packed?: boolean; stored?: boolean } = {},
   ): Promise<LayerWeights<Weight>> {
     const { steps, names } = this.architecture;
     const prefix = names.layer(index);
@@ -116,7 +127,7 @@ export class Decoder implements Disposable {
       if (step.op === "norm") weights.set(step.module, await this.#norm(prefix + step.module));
       if (step.op !== "linear") continue;
       for (const { module } of step.linears) {
-        weights.set(module, await this.#affine(prefix + module, step.bias, packed));
+        weights.set(module, await this.#affine(prefix + module, step.bias, options));
       }
     }
     this.#checkLayerShapes(weights, prefix);
@@ -167,11 +178,19 @@ export class Decoder implements Disposable {
    * A linear layer, dequantized if it is packed and is not to stay so; a bias that config.json does not
    * ask for is ignored.
    */
-  async #affine(name: string, hasBias: boolean, staysPacked: boolean): Promise<Affine<Weight>> {
+  async #affine(
+    name: string,
+    hasBias: boolean,
+    { packed: staysPacked = false, stored: staysStored = false }: {
+      packed?: boolean;
+      stored?: boolean;
+    },
+  ): Promise<Affine<Weight>> {
     const { checkpoint, quantization } = this.model;
     const bias = hasBias ? await this.#tensor(`${name}.bias`) : undefined;
     if (!quantization || !isPacked(checkpoint, name)) {
-      return { weight: await this.#tensor(`${name}.weight`), bias };
+      const weight = `${name}.weight`;
+      return { weight: await (staysStored ? this.#matrix(weight) : this.#tensor(weight)), bias };
     }
     const { gpu } = this;
     const module = Object.keys(quantization.columns).find((known) => name.endsWith(`.${known}`));
@@ -196,6 +215,16 @@ export class Decoder implements Disposable {
     return { weight: await dequantize(gpu, host, bits, scales, salient), bias };
   }
 
+  /** A matrix as it is stored, checked. */
+  async #matrix(name: string): Promise<Tensor> {
+    const stored = this.#upload(name);
+    if (stored.dtype !== "f32") {
+      using wide = await widen(this.gpu, stored);
+      await this.#checkFinite([{ name, tensor: wide }]);
+    }
+    return stored;
+  }
+
   /** A stored tensor as f32. */
   async #tensor(name: string): Promise<Tensor> {
     const stored = this.#prefetched.get(name) ?? this.#upload(name);
@@ -206,9 +235,14 @@ export class Decoder implements Disposable {
     return wide;
   }
 
-  /** A tensor, or some of its rows, as it is stored. */
+  /** A tensor, or some of its rows, as it is stored; a view of it if it is kept. */
   #upload(name: string, firstRow = 0, rows?: number): Tensor {
     const { checkpoint } = this.model;
+    const kept = this.#kept.get(name);
+    if (kept) {
+      const [allRows, ...rest] = kept.shape;
+      return kept.view(firstRow * kept.size / allRows, [rows ?? allRows, ...rest]);
+    }
     const { dtype, shape, file } = checkpoint.get(name);
     if (!(dtype in STORED)) {
       throw new UserError(`"${file}": "${name}" is stored as ${dtype}; supported: F32, F16, BF16`);
@@ -315,20 +349,49 @@ export class Decoder implements Disposable {
   }
 
   /**
+   * Brings what lies outside the layers to the GPU to stay there: embedding, positions and head as they
+   * are stored, projections and final norm in f32. {@link embed} and {@link logits} read no file then.
+   *
+   * @throws {UserError} If a tensor is missing, has another shape than config.json wants, or holds NaN
+   *   or infinite values.
+   */
+  async keepEnds(): Promise<void> {
+    const { names, norm, vocabularySize, embeddingSize, hiddenSize, maxLength } = this.architecture;
+    const { embedding, head = embedding, positions, finalNorm } = names;
+    const tables = new Map<string, [rows: number, cols: number]>();
+    for (const table of [embedding, head]) {
+      tables.set(`${table}.weight`, [vocabularySize, embeddingSize]);
+    }
+    if (positions) {
+      tables.set(`${positions.name}.weight`, [maxLength + positions.offset, hiddenSize]);
+    }
+    for (const [name, shape] of tables) {
+      this.#kept.set(name, this.#upload(name));
+      await this.#parts(name, shape, "stored", async () => {}); // checks it
+    }
+    const others = [names.projectIn, names.projectOut, finalNorm]
+      .flatMap((name) => name ? [`${name}.weight`] : []);
+    if (finalNorm && norm === "layer") others.push(`${finalNorm}.bias`);
+    for (const name of others) this.#kept.set(name, await this.#tensor(name));
+  }
+
+  /**
    * The input of the first decoder layer, for several batches: the embedding is read once.
    *
    * @param batches Token ids; all windows have the same length.
+   * @param start Position of the first token of each window.
    * @returns f32 `[windows * length, hidden]` for each batch, owned by the caller.
    * @throws {UserError} If an id is not in the vocabulary, a window is longer than the model takes,
    *   or the embedding has another shape than config.json wants or holds NaN or infinite values.
    */
-  async embed(batches: readonly (readonly Int32Array[])[]): Promise<Tensor[]> {
+  async embed(batches: readonly (readonly Int32Array[])[], start = 0): Promise<Tensor[]> {
     const { gpu } = this;
     const { names, vocabularySize, maxLength, hiddenSize, embeddingSize } = this.architecture;
     const length = batches[0][0].length;
-    if (length > maxLength) {
+    const end = start + length;
+    if (end > maxLength) {
       throw new UserError(
-        `The windows have ${length} tokens, but the model "${this.model.name}" takes at most ` +
+        `The windows have ${end} tokens, but the model "${this.model.name}" takes at most ` +
           `${maxLength}; use a smaller sequence-length`,
       );
     }
@@ -355,7 +418,7 @@ export class Decoder implements Disposable {
     }
     if (names.positions) {
       const { name, offset } = names.positions;
-      const rows = ids.map((ids) => ids.map((_, token) => token % length + offset));
+      const rows = ids.map((ids) => ids.map((_, token) => start + token % length + offset));
       await this.#lookUp(`${name}.weight`, [maxLength + offset, hiddenSize], rows, hidden, true);
     }
     return hidden;
@@ -419,7 +482,18 @@ export class Decoder implements Disposable {
     }
     if (isPackedWeight(weight)) return packedProduct(this.gpu, x, weight, { bias, residual });
     const c = this.gpu.empty([tokens, n]);
-    await gemm(this.gpu, { layout: "NT", m: tokens, n, k, a: x, b: weight, c, bias, residual });
+    if (tokens === 1) await matvec(this.gpu, { x, weight, out: c, bias, residual });
+    else {await gemm(this.gpu, {
+        layout: "NT",
+        m: tokens,
+        n,
+        k,
+        a: x,
+        b: weight,
+        c,
+        bias,
+        residual,
+      });}
     return c;
   }
 
@@ -427,18 +501,19 @@ export class Decoder implements Disposable {
    * Runs operations `from` up to, not including, `to` of a decoder layer over the registers. A
    * register is freed as soon as no later operation of the layer reads it.
    *
-   * @param length Tokens of a window.
+   * @param window Tokens of a window; or the cache of a single window that goes on: it gets the keys
+   *   and values of these tokens, and its length stays until all layers have run.
    */
   async run(
     weights: LayerWeights<Weight>,
     registers: Registers,
-    length: number,
+    window: number | KeyValueCache,
     from = 0,
     to = this.architecture.steps.length,
   ): Promise<void> {
     const { steps } = this.architecture;
     for (let i = from; i < to; i++) {
-      const results = await this.#step(steps[i], weights, registers, length);
+      const results = await this.#step(steps[i], weights, registers, window);
       for (const [register, tensor] of results) {
         const before = registers.get(register);
         registers.set(register, tensor);
@@ -456,7 +531,7 @@ export class Decoder implements Disposable {
     step: Step,
     weights: LayerWeights<Weight>,
     registers: Registers,
-    length: number,
+    window: number | KeyValueCache,
   ): Promise<[string, Tensor][]> {
     const { gpu, architecture } = this;
     const read = (register: string) => registers.get(register)!;
@@ -475,20 +550,18 @@ export class Decoder implements Disposable {
         return results;
       }
       case "rope": {
-        const table = this.#ropeTable(length);
+        if (typeof window !== "number") return []; // done together with the writing to the cache
+        const table = this.#ropeTable(window);
         for (const { register, heads } of step.registers) {
           await rope(gpu, read(register), table, heads);
         }
         return [];
       }
       case "attention": {
-        const out = await attention(gpu, read(step.query), read(step.key), read(step.value), {
-          heads: architecture.heads,
-          keyValueHeads: architecture.keyValueHeads,
-          headDim: architecture.headDim,
-          length,
-          slidingWindow: architecture.slidingWindows[weights.layer],
-        });
+        const [q, k, v] = [read(step.query), read(step.key), read(step.value)];
+        const out = typeof window === "number"
+          ? await this.#attention(q, k, v, weights.layer, window)
+          : await this.#attentionToCache(q, k, v, weights.layer, window);
         return [[step.to, out]];
       }
       case "activation": {
@@ -498,12 +571,49 @@ export class Decoder implements Disposable {
     }
   }
 
+  #attention(q: Tensor, k: Tensor, v: Tensor, layer: number, length: number): Promise<Tensor> {
+    const { heads, keyValueHeads, headDim, slidingWindows } = this.architecture;
+    const slidingWindow = slidingWindows[layer];
+    const shape = { heads, keyValueHeads, headDim, length, slidingWindow };
+    return attention(this.gpu, q, k, v, shape);
+  }
+
+  /** Attention of new tokens, not turned by their positions yet, to themselves and a cache. */
+  async #attentionToCache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layer: number,
+    cache: KeyValueCache,
+  ): Promise<Tensor> {
+    const { gpu } = this;
+    const { heads, keyValueHeads, headDim, rotary, slidingWindows } = this.architecture;
+    const [tokens] = q.shape;
+    const start = cache.length;
+    const { keys, values } = cache.layers[layer];
+    const table = rotary && this.#ropeTable(cache.capacity);
+    const append = { q, k, v, keys, values, heads, keyValueHeads, headDim, start };
+    if (start === 0 && tokens > 1) { // a window of its own
+      if (table) {
+        await rope(gpu, q, table, heads);
+        await rope(gpu, k, table, keyValueHeads);
+      }
+      await appendCache(gpu, append);
+      return await this.#attention(q, k, v, layer, tokens);
+    }
+    await appendCache(gpu, { ...append, table });
+    const slidingWindow = slidingWindows[layer];
+    const shape = { heads, keyValueHeads, headDim, start, slidingWindow };
+    return await attentionDecode(gpu, q, keys, values, shape);
+  }
+
   /** (cos, sin) of each position and frequency, in the f32 steps of transformers. */
   #ropeTable(length: number): Tensor {
-    const known = this.#ropeTables.get(length);
-    if (known) return known;
     const { headDim, rotary } = this.architecture;
     const half = headDim / 2;
+    const longest = this.#longestRopeTable;
+    if (longest && longest.shape[0] >= length) return longest.view(0, [length, half, 2]);
+    if (longest) this.gpu.free(longest);
     const table = new Float32Array(length * half * 2);
     const frequencies = rotaryFrequencies(headDim, rotary!)
       .map(ROUNDED[this.#ropeFrequencies]);
@@ -514,9 +624,7 @@ export class Decoder implements Disposable {
         table[(position * half + i) * 2 + 1] = Math.sin(angle);
       }
     }
-    const tensor = this.gpu.upload(table, [length, half, 2]);
-    this.#ropeTables.set(length, tensor);
-    return tensor;
+    return this.#longestRopeTable = this.gpu.upload(table, [length, half, 2]);
   }
 
   /** What the head reads: the last layer's output after the final norm and projection. */
@@ -538,11 +646,14 @@ export class Decoder implements Disposable {
     return x.owned ? x : gpu.clone(x);
   }
 
-  /** Parts of the head's weight, f32 `[rows, width]`, each freed after the call it is passed to. */
-  async #headParts(use: (part: Tensor, first: number) => Promise<void>): Promise<void> {
+  /** Parts of the head's weight, `[rows, width]`, each freed after the call it is passed to. */
+  async #headParts(
+    as: "stored" | "f32",
+    use: (part: Tensor, first: number) => Promise<void>,
+  ): Promise<void> {
     const { names, vocabularySize, embeddingSize } = this.architecture;
     const name = `${names.head ?? names.embedding}.weight`;
-    await this.#parts(name, [vocabularySize, embeddingSize], "f32", use);
+    await this.#parts(name, [vocabularySize, embeddingSize], as, use);
   }
 
   /**
@@ -561,8 +672,13 @@ export class Decoder implements Disposable {
     this.#checkShape(name, stored.shape, shape);
     const [rows, cols] = shape;
     const rowBytes = as === "f32" ? 4 * cols : stored.bytes / rows;
-    const rowsPerPart = this.#rowsPerPart(rowBytes);
     const isFinite = this.#finite.has(name);
+    let rowsPerPart = this.#rowsPerPart(rowBytes);
+    if (this.#kept.has(name)) {
+      // Views begin at multiples of 256 bytes; where nothing is widened, they may be large.
+      const most = isFinite && as === "stored" ? this.gpu.maxBinding / rowBytes : rowsPerPart;
+      rowsPerPart = Math.max(128, Math.floor(most / 128) * 128);
+    }
     for (let first = 0; first < rows; first += rowsPerPart) {
       using part = this.#upload(name, first, Math.min(rowsPerPart, rows - first));
       if (isFinite && as === "stored") {
@@ -583,7 +699,13 @@ export class Decoder implements Disposable {
     using x = await this.finish(hidden);
     const [tokens, width] = x.shape;
     const logits = gpu.empty([tokens, vocabularySize]);
-    await this.#headParts(async (part, first) => {
+    if (tokens === 1) {
+      await this.#headParts("stored", async (weight, start) => {
+        await matvec(gpu, { x, weight, out: logits, start });
+      });
+      return logits;
+    }
+    await this.#headParts("f32", async (part, first) => {
       const c = { tensor: logits, start: first, stride: vocabularySize };
       const [n] = part.shape;
       await gemm(gpu, { layout: "NT", m: tokens, n, k: width, a: x, b: part, c });
@@ -615,7 +737,7 @@ export class Decoder implements Disposable {
       windows.forEach((window, w) => next.set(window.subarray(1), w * length));
       return next;
     });
-    await this.#headParts(async (part, first) => {
+    await this.#headParts("f32", async (part, first) => {
       const [n] = part.shape;
       // Logits of some tokens at a time, in multiples of 64 so that all bindings stay aligned.
       const slice = Math.max(64, Math.floor(this.#partBytes / 4 / n / 64) * 64);
@@ -653,9 +775,12 @@ export class Decoder implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.gpu.free(...this.#ropeTables.values(), ...this.#prefetched.values());
-    this.#ropeTables.clear();
+    const { gpu } = this;
+    gpu.free(...this.#prefetched.values(), ...this.#kept.values());
+    if (this.#longestRopeTable) gpu.free(this.#longestRopeTable);
+    this.#longestRopeTable = undefined;
     this.#prefetched.clear();
+    this.#kept.clear();
   }
 }
 
@@ -673,12 +798,13 @@ function shapeOf(weight: Weight): readonly number[] {
   return isPackedWeight(weight) ? [weight.rows, weight.cols] : weight.shape;
 }
 
-/** A module's tensors with their names, without packed ones. */
+/** A module's f32 tensors with their names: packed and stored ones are checked when they are read. */
 function named(
   module: string,
   { weight, bias }: Affine<Weight>,
 ): { name: string; tensor: Tensor }[] {
-  const tensors = isPackedWeight(weight) ? [] : [{ name: `${module}.weight`, tensor: weight }];
+  const isWide = !isPackedWeight(weight) && weight.dtype === "f32";
+  const tensors = isWide ? [{ name: `${module}.weight`, tensor: weight }] : [];
   if (bias) tensors.push({ name: `${module}.bias`, tensor: bias });
   return tensors;
 }

@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { attentionBroadcastKernel } from "../../gpu/attention_broadcast_source.ts";
+import { attentionDecodeKernel } from "../../gpu/attention_decode_source.ts";
 import { attentionKernel } from "../../gpu/attention_source.ts";
 import { attentionTileKernel } from "../../gpu/attention_tile_source.ts";
 import { TILES } from "../../gpu/gemm.ts";
@@ -11,6 +12,7 @@ import { broadcastKernel } from "../../gpu/gemm_broadcast_source.ts";
 import { ALL_F32, finishKernel, type GemmLayout, type Storages } from "../../gpu/gemm_source.ts";
 import { tileKernel, tileKernelBytes, tileName, tileThreads } from "../../gpu/gemm_tile_source.ts";
 import { uniform } from "../../gpu/kernel.ts";
+import { matvecKernel } from "../../gpu/matvec_source.ts";
 import { withReduction } from "../../gpu/reduction.ts";
 import { openAsHardware, openGpu } from "./open_gpu.ts";
 
@@ -34,6 +36,14 @@ const STORAGES: Storages[] = [
   { a: "f32", b: "bf16", c: "f32", r: "f32" },
   { a: "f16", b: "bf16", c: "f16", r: "f16" },
 ];
+
+/** With the sums over lanes that it calls. */
+function withSums(name: string, source: string): string {
+  return withReduction(hardware, { name, source }).source as string;
+}
+
+/** The threads of its workgroups. */
+const LANES = withReduction(hardware, { name: "", source: "" }).constants!.LANES;
 
 /** The kernels that are generated, for all subgroup sizes that occur (4 to 64 lanes). */
 const GENERATED: [name: string, source: string][] = [
@@ -81,6 +91,20 @@ const GENERATED: [name: string, source: string][] = [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
     attentionKernel(headDim, 32, headDim % 16 === 0),
   ]),
+  ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
+    (["f32", "f16"] as const).map((dtype): [string, string] => [
+      `attentionDecodeKernel for heads of ${headDim} in ${dtype}`,
+      withSums("attention_decode", attentionDecodeKernel(headDim, LANES, dtype)),
+    ])
+  ),
+  ...(["f32", "f16", "bf16"] as const).flatMap((dtype) =>
+    [true, false].flatMap((aligned) =>
+      [true, false].map((useSubgroup): [string, string] => [
+        `matvecKernel of ${dtype}${aligned ? "" : ", any"}${useSubgroup ? ", a subgroup" : ""}`,
+        matvecKernel(dtype, 32, useSubgroup, aligned),
+      ])
+    )
+  ),
 ];
 
 /** What naga says of a text; undefined if it is valid. */

@@ -1,0 +1,329 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { setImmediate, setTimeout } from "node:timers/promises";
+import { argmax, NOT_FINITE } from "../gpu/argmax.ts";
+import type { CacheDtype } from "../gpu/attention_decode.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import { UserError } from "../pipeline/errors.ts";
+import { bytesText } from "../pipeline/units.ts";
+import { type ChatMessage, renderChat } from "./chat_template.ts";
+import {
+  Decoder,
+  type DecoderOptions,
+  type LayerWeights,
+  type Registers,
+  type Weight,
+} from "./decoder.ts";
+import { readJson } from "./json.ts";
+import { KeyValueCache } from "./kv_cache.ts";
+import type { ModelFiles } from "./model_files.ts";
+import { Sampler, type SamplingOptions } from "./sampling.ts";
+import { TextStream } from "./text_stream.ts";
+
+let lastWait = 0;
+
+/** Lets others have their turn; and signals, which Deno hears of only while it waits, ten times a second. */
+async function pause(): Promise<void> {
+  await setImmediate();
+  if (performance.now() - lastWait < 100) return;
+  await setTimeout(1);
+  lastWait = performance.now();
+}
+
+export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
+  signal?: AbortSignal;
+  /** Called after each layer. */
+  onProgress?(done: number, total: number): void;
+}
+
+/** A model, packed or plain, whose weights all stay in GPU memory. */
+export class ResidentModel implements Disposable {
+  readonly #layers: LayerWeights<Weight>[] = [];
+
+  private constructor(readonly files: ModelFiles, readonly decoder: Decoder) {}
+
+  /**
+   * Brings all weights to the GPU.
+   *
+   * @param files Must stay open as long as the model is used.
+   * @throws {UserError} If the model is damaged or the GPU's memory is too little for it.
+   * @throws {DOMException} If the signal aborts it.
+   */
+  static async load(
+    gpu: Gpu,
+    files: ModelFiles,
+    options: ResidentOptions = {},
+  ): Promise<ResidentModel> {
+    const { signal, onProgress, ropeFrequencies } = options;
+    const model = new ResidentModel(files, new Decoder(gpu, files, { ropeFrequencies }));
+    const { layers } = files.architecture;
+    try {
+      await model.decoder.keepEnds();
+      const before = gpu.memory.current;
+      for (let layer = 0; layer < layers; layer++) {
+        signal?.throwIfAborted();
+        model.#layers.push(await model.decoder.loadLayer(layer, { packed: true, stored: true }));
+        gpu.trim(); // what the weights were made of
+        if (layer === 0) await model.#checkMemory(gpu.memory.current - before);
+        onProgress?.(layer + 1, layers);
+        await pause();
+      }
+      await model.#warmUp();
+      return model;
+    } catch (error) {
+      model[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Has the kernels compiled, so that a text need not wait for them. */
+  async #warmUp(): Promise<void> {
+    const { gpu } = this.decoder;
+    const { architecture } = this.files;
+    const prompt = 2;
+    if (architecture.maxLength <= prompt) return;
+    for (const dtype of ["f32", "f16"] as const) {
+      using cache = new KeyValueCache(gpu, architecture, prompt + 1, dtype);
+      for (const count of [prompt, 1]) {
+        using logits = (await this.logits(new Int32Array(count), cache))!;
+        using best = await argmax(gpu, logits);
+        await gpu.read(best, "u32");
+      }
+    }
+    gpu.trim();
+  }
+
+  /** Refuses what will not fit before the GPU does. */
+  async #checkMemory(layerBytes: number): Promise<void> {
+    const { gpu } = this.decoder;
+    const { layers } = this.files.architecture;
+    const wanted = gpu.memory.current + (layers - 1) * layerBytes;
+    const memory = await gpu.memoryFor(wanted);
+    if (memory >= wanted) return;
+    throw new UserError(
+      `${bytesText(memory)} of GPU memory are too little for "${this.files.name}": ` +
+        `its weights take ${bytesText(wanted)}`,
+    );
+  }
+
+  /**
+   * The logits after the last of some tokens.
+   *
+   * @param ids Tokens that follow those in the cache, to which they are added.
+   * @returns f32 `[1, vocabulary]`, owned by the caller; undefined if the signal aborted it.
+   * @throws {UserError} If an id is not in the vocabulary or the text gets longer than the model takes.
+   * @throws {RangeError} If the cache cannot hold so many tokens.
+   */
+  async logits(
+    ids: Int32Array,
+    cache: KeyValueCache,
+    signal?: AbortSignal,
+  ): Promise<Tensor | undefined> {
+    const { gpu } = this.decoder;
+    if (cache.length + ids.length > cache.capacity) {
+      throw new RangeError(
+        `A cache of ${cache.capacity} tokens, ${cache.length} of them in use, cannot take ${ids.length}`,
+      );
+    }
+    const [hidden] = await this.decoder.embed([[ids]], cache.length);
+    const registers: Registers = new Map([["hidden", hidden]]);
+    for (const weights of this.#layers) {
+      await this.decoder.run(weights, registers, cache);
+      if (ids.length === 1) continue;
+      await gpu.idle(); // a long text takes its time, so that a signal may come in between
+      await pause();
+      if (!signal?.aborted) continue;
+      gpu.free(registers.get("hidden")!);
+      return undefined;
+    }
+    cache.length += ids.length;
+    using all = registers.get("hidden")!;
+    if (ids.length === 1) return await this.decoder.logits(all);
+    const [tokens, width] = all.shape;
+    using last = gpu.empty([1, width]);
+    gpu.copy(all.view((tokens - 1) * width, [1, width]), last);
+    return await this.decoder.logits(last);
+  }
+
+  [Symbol.dispose](): void {
+    for (const weights of this.#layers) this.decoder.freeLayer(weights);
+    this.decoder[Symbol.dispose]();
+    this.decoder.gpu.trim();
+  }
+}
+
+export interface GenerateOptions extends SamplingOptions {
+  /** What the text begins with, or its token ids. Either this or `messages`. */
+  prompt?: string | readonly number[];
+  /** A conversation, for models that have a chat template. */
+  messages?: readonly ChatMessage[];
+  /** The most tokens to generate; 256 if absent. */
+  maxTokens?: number;
+  /** Tokens that end the text; those that the model's files name if absent. */
+  stopIds?: readonly number[];
+  /**
+   * How keys and values are kept: f32, which is exact and the default, or f16, which takes half the
+   * memory.
+   */
+  cache?: CacheDtype;
+  /** Ends the text when it aborts. */
+  signal?: AbortSignal;
+}
+
+/** A generated token. */
+export interface GeneratedToken {
+  id: number;
+  /**
+   * What it adds to the text: nothing while a character is not complete, and all that is left with the
+   * last token.
+   */
+  text: string;
+}
+
+/** Why a text ended, and how long it took. */
+export interface GenerationEnd {
+  /** A token that ends texts, `maxTokens`, the most tokens that the model takes, or the signal. */
+  reason: "stop-token" | "max-tokens" | "max-length" | "interrupted";
+  /** Tokens of the prompt. */
+  promptTokens: number;
+  /** Generated tokens. */
+  tokens: number;
+  /** From the start to the first generated token. */
+  promptSeconds: number;
+  /** From the first generated token to the last, without what was done with them meanwhile. */
+  seconds: number;
+}
+
+/**
+ * Continues a text, token by token.
+ *
+ * @returns An iterator over the generated tokens, the one that ends the text among them; its return
+ *   value is a {@link GenerationEnd}.
+ * @throws {UserError} If an option is out of its range, the prompt is empty or longer than the model
+ *   takes, there is no chat template for messages, or the logits are not numbers.
+ */
+export async function* generate(
+  model: ResidentModel,
+  options: GenerateOptions,
+): AsyncGenerator<GeneratedToken, GenerationEnd, void> {
+  const start = performance.now();
+  const { maxTokens = 256, cache: dtype = "f32", signal } = options;
+  const { files } = model;
+  const { gpu } = model.decoder;
+  const { maxLength } = files.architecture;
+  if (!(Number.isSafeInteger(maxTokens) && maxTokens >= 1)) {
+    throw new UserError(`maxTokens must be a whole number of at least 1, found ${maxTokens}`);
+  }
+  const sampler = new Sampler(options);
+  const text = promptIds(files, options);
+  const promptTokens = text.length;
+  if (promptTokens > maxLength) {
+    throw new UserError(
+      `The prompt has ${promptTokens} tokens, but the model "${files.name}" takes at most ${maxLength}`,
+    );
+  }
+  const stopIds = new Set(options.stopIds ?? stopIdsOf(files));
+  // An answer is a text of its own: no space stands before its first word.
+  const stream = new TextStream(files.tokenizer, options.messages ? [] : text);
+  const capacity = Math.min(maxLength, promptTokens + maxTokens);
+  using cache = new KeyValueCache(gpu, files.architecture, capacity, dtype);
+  const end: GenerationEnd = {
+    reason: "interrupted",
+    promptTokens,
+    tokens: 0,
+    promptSeconds: 0,
+    seconds: 0,
+  };
+  let since = start;
+  let input = Int32Array.from(text);
+  while (!signal?.aborted) {
+    using logits = await model.logits(input, cache, signal);
+    if (!logits) break;
+    const id = await choose(gpu, logits, sampler, text, files.name);
+    text.push(id);
+    end.tokens++;
+    const reason = stopIds.has(id)
+      ? "stop-token"
+      : end.tokens === maxTokens
+      ? "max-tokens"
+      : cache.length === maxLength
+      ? "max-length"
+      : undefined;
+    const added = (reason === "stop-token" ? "" : stream.push(id)) + (reason ? stream.end() : "");
+    const seconds = (performance.now() - since) / 1000;
+    if (end.tokens === 1) {
+      end.promptSeconds = seconds;
+      gpu.trim(); // activations of the whole prompt
+    } else {
+      end.seconds += seconds;
+    }
+    yield { id, text: added };
+    if (reason) return { ...end, reason };
+    await pause();
+    since = performance.now();
+    input = Int32Array.of(id);
+  }
+  return end;
+}
+
+/** @throws {UserError} If logits are NaN or infinite. */
+async function choose(
+  gpu: Gpu,
+  logits: Tensor,
+  sampler: Sampler,
+  text: readonly number[],
+  name: string,
+): Promise<number> {
+  if (sampler.isGreedy) {
+    using best = await argmax(gpu, logits);
+    const [id] = await gpu.read(best, "u32");
+    if (id !== NOT_FINITE) return id;
+  } else {
+    const values = await gpu.read(logits);
+    if (values.every(Number.isFinite)) return sampler.next(values, text);
+  }
+  throw new UserError(
+    `What "${name}" predicts is not a number: activations exceed what f32 holds`,
+  );
+}
+
+function promptIds(files: ModelFiles, { prompt, messages }: GenerateOptions): number[] {
+  if ((prompt === undefined) === (messages === undefined)) {
+    throw new UserError("Give either a prompt or messages");
+  }
+  const { tokenizer } = files;
+  const ids = messages
+    ? tokenizer.encode(renderChat(files.folder, messages, files.name), { specialTokens: false })
+    : typeof prompt === "string"
+    ? tokenizer.encode(prompt)
+    : [...prompt!];
+  if (ids.length === 0 && tokenizer.bosId !== undefined) ids.push(tokenizer.bosId);
+  if (ids.length === 0) {
+    throw new UserError(
+      `The prompt has no tokens, and "${files.name}" has none that begins a text; give a longer one`,
+    );
+  }
+  return ids;
+}
+
+/**
+ * The tokens that end a text: what generation_config.json says or, without it, config.json; and the
+ * tokenizer's.
+ *
+ * @throws {UserError} If `eos_token_id` is neither a token id nor a list of them.
+ */
+export function stopIdsOf(files: ModelFiles): number[] {
+  const path = join(files.folder, "generation_config.json");
+  const generation = existsSync(path) ? readJson(path).eos_token_id : undefined;
+  const found = generation ?? files.config.eos_token_id ?? [];
+  const ids = Array.isArray(found) ? found : [found];
+  if (!ids.every((id) => Number.isSafeInteger(id) && id >= 0)) {
+    throw new UserError(
+      `"${generation === undefined ? join(files.folder, "config.json") : path}": ` +
+        `eos_token_id must be a token id or a list of them, found ${JSON.stringify(found)}`,
+    );
+  }
+  const { eosId } = files.tokenizer;
+  return [...new Set([...ids, ...(eosId === undefined ? [] : [eosId])])];
+}

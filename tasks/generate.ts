@@ -1,0 +1,280 @@
+// Continues a text with a model, packed or plain.
+
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs, styleText } from "node:util";
+import type { CacheDtype } from "../gpu/attention_decode.ts";
+import { Gpu } from "../gpu/device.ts";
+import { NoSuchRepository } from "../hub/refusal.ts";
+import {
+  generate,
+  type GeneratedToken,
+  type GenerateOptions,
+  type GenerationEnd,
+  ResidentModel,
+} from "../models/generation.ts";
+import { ModelFiles, readConfig } from "../models/model_files.ts";
+import { checkSampling } from "../models/sampling.ts";
+import { UserError } from "../pipeline/errors.ts";
+import type { RunEvent } from "../pipeline/events.ts";
+import { HubAccess } from "../pipeline/hub_access.ts";
+import { bytesText } from "../pipeline/units.ts";
+import { count, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+
+const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
+
+Continues a text, token by token. What is generated goes to the standard output as it comes, on a
+terminal after the prompt. MODEL is a folder with a model, packed or plain, the output folder of a
+run that packed one, or a name on the Hugging Face hub. Ctrl-C ends the text.
+
+Options
+  --prompt TEXT            What the text begins with; - reads it from the standard input
+  --chat                   Give the prompt as a message, in the form the model was trained for
+  --max-tokens N           The most tokens to generate (256)
+  --temperature X          Draw tokens at random, the more evenly the higher; 1 as predicted,
+                           0 always takes the most likely one (0)
+  --top-k N                Draw from the N most likely tokens only
+  --top-p X                Draw from the most likely tokens that have the probability X together
+  --repetition-penalty X   Make tokens that are in the text already less likely, if above 1 (1)
+  --seed N                 Of the random numbers: the same seed gives the same text (0)
+  --cache DTYPE            How keys and values are kept: f32, or f16 in half the memory (f32)
+  --json                   Print one JSON object in the end and nothing else
+  --help                   Print this
+
+Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted.
+`;
+
+const usageError = usageErrors("generate");
+
+/** A name on the hub: "gpt2" or "facebook/opt-125m". */
+const HUB_ID = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
+
+const ENDS: Record<GenerationEnd["reason"], string> = {
+  "stop-token": "ended by the model",
+  "max-tokens": "--max-tokens reached",
+  "max-length": "as long as the model takes",
+  "interrupted": "interrupted",
+};
+
+const encoder = new TextEncoder();
+
+/** Empties the line that says what is in progress. */
+const CLEAR = "\r\x1b[K";
+
+await runTask(async (signal) => {
+  const { values, positionals } = readArguments();
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  if (positionals.length !== 1) throw usageError(`Give one model, found ${positionals.length}`);
+  if (values.prompt === undefined) throw usageError("Give a --prompt");
+  const options = readOptions();
+  startInCallersFolder();
+  const prompt = values.prompt === "-" ? await readInput() : values.prompt;
+
+  const terminal = Deno.stderr.isTerminal();
+  const progress = (text: string) => {
+    if (terminal) printError(CLEAR + text);
+  };
+  using files = await openModel(positionals[0], signal, progress);
+  await using gpu = await Gpu.open();
+  using model = await load(gpu, files, signal, progress);
+  if (!model) {
+    Deno.exitCode = 130;
+    return;
+  }
+
+  const asked = values.chat
+    ? { messages: [{ role: "user" as const, content: prompt }] }
+    : { prompt };
+  // Whoever looks on reads the text from its beginning; a file gets what is generated.
+  if (Deno.stdout.isTerminal() && !values.json && !values.chat) print(styleText("dim", prompt));
+  const ids: number[] = [];
+  let text = "";
+  const end = await run(
+    generate(model, { ...options, ...asked, signal }),
+    ({ id, text: added }) => {
+      ids.push(id);
+      text += added;
+      return values.json || print(added);
+    },
+  );
+  const { current, pooled } = gpu.memory;
+  const rates = {
+    promptTokensPerSecond: rate(end.promptTokens, end.promptSeconds),
+    tokensPerSecond: rate(end.tokens - 1, end.seconds), // the first one belongs to the prompt
+  };
+  if (values.json) {
+    const figures = { ...end, ...rates, gpuBytes: current + pooled, adapter: gpu.name };
+    console.log(JSON.stringify({ model: files.name, prompt, text, ids, ...figures }));
+  } else {
+    if (!text.endsWith("\n")) print("\n");
+    console.error(summary(end, rates, current + pooled));
+  }
+  if (end.reason === "interrupted") Deno.exitCode = 130;
+
+  /** What the arguments say, but for the prompt. */
+  function readOptions(): GenerateOptions {
+    const { cache = "f32" } = values;
+    if (cache !== "f32" && cache !== "f16") {
+      throw usageError(`--cache must be f32 or f16, found "${cache}"`);
+    }
+    const topK = values["top-k"] === undefined
+      ? undefined
+      : count(usageError, "--top-k", values["top-k"], 0);
+    const options = {
+      maxTokens: count(usageError, "--max-tokens", values["max-tokens"], 256),
+      temperature: number("--temperature", values.temperature),
+      topK,
+      topP: number("--top-p", values["top-p"]),
+      repetitionPenalty: number("--repetition-penalty", values["repetition-penalty"]),
+      seed: number("--seed", values.seed),
+      cache: cache as CacheDtype,
+    };
+    try {
+      checkSampling(options);
+    } catch (error) {
+      throw error instanceof UserError ? usageError(error.message) : error;
+    }
+    if (options.temperature) return options;
+    for (const name of ["top-k", "top-p"] as const) {
+      if (values[name] !== undefined) throw usageError(`--${name} needs a --temperature above 0`);
+    }
+    return options;
+  }
+});
+
+function readArguments() {
+  try {
+    return parseArgs({
+      args: Deno.args,
+      allowPositionals: true,
+      options: {
+        "prompt": { type: "string" },
+        "chat": { type: "boolean" },
+        "max-tokens": { type: "string" },
+        "temperature": { type: "string" },
+        "top-k": { type: "string" },
+        "top-p": { type: "string" },
+        "repetition-penalty": { type: "string" },
+        "seed": { type: "string" },
+        "cache": { type: "string" },
+        "json": { type: "boolean" },
+        "help": { type: "boolean", short: "h" },
+      },
+    });
+  } catch (error) {
+    throw usageError(
+      `${(error as Error).message}; deno task generate --help prints the usage`,
+    );
+  }
+}
+
+function number(name: string, value: string | undefined): number | undefined {
+  if (value === undefined) return undefined;
+  if (value.trim() === "" || !Number.isFinite(Number(value))) {
+    throw usageError(`${name} must be a number, found "${value}"`);
+  }
+  return Number(value);
+}
+
+/** The standard input as it is, but for the line break at its end. */
+async function readInput(): Promise<string> {
+  const text = await new Response(Deno.stdin.readable).text();
+  return text.replace(/\r?\n$/, "");
+}
+
+/** Opens a folder, or fetches a model from the hub. */
+async function openModel(
+  name: string,
+  signal: AbortSignal,
+  progress: (text: string) => void,
+): Promise<ModelFiles> {
+  const isRun = !existsSync(join(name, "config.json")) &&
+    existsSync(join(name, "model", "config.json"));
+  if (isRun) return ModelFiles.open(join(name, "model"));
+  if (existsSync(name) || !HUB_ID.test(name)) return ModelFiles.open(name);
+  const report = (event: RunEvent) => {
+    if (event.type === "progress") progress(`${event.text}: ${event.detail}`);
+    else if (event.type === "warning") printError(`Warning: ${event.message}\n`);
+  };
+  const hub = new HubAccess(report, signal, async () => {});
+  const check = (folder: string) => void readConfig(folder, name);
+  try {
+    return ModelFiles.open((await hub.model(name, "main", check)).folder, name);
+  } catch (error) {
+    if (!(error instanceof NoSuchRepository)) throw error;
+    throw new UserError(`${error.message}; a folder "${name}" is not there either`, {
+      cause: error,
+    });
+  } finally {
+    progress("");
+  }
+}
+
+/** The model on the GPU; nothing if the signal came first. */
+async function load(
+  gpu: Gpu,
+  files: ModelFiles,
+  signal: AbortSignal,
+  progress: (text: string) => void,
+): Promise<ResidentModel | undefined> {
+  try {
+    return await ResidentModel.load(gpu, files, {
+      signal,
+      onProgress: (done, total) => progress(`Loading ${files.name}: layer ${done} of ${total}`),
+    });
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  } finally {
+    progress("");
+  }
+}
+
+/** Takes the tokens of a text until it ends, or `take` wants no more. */
+async function run(
+  tokens: AsyncGenerator<GeneratedToken, GenerationEnd, void>,
+  take: (token: GeneratedToken) => boolean,
+): Promise<GenerationEnd> {
+  for (;;) {
+    const { done, value } = await tokens.next();
+    if (done) return value;
+    if (!take(value)) Deno.exit(0);
+  }
+}
+
+/** @returns Whether somebody reads it. */
+function print(text: string): boolean {
+  const bytes = encoder.encode(text);
+  try {
+    for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.BrokenPipe) return false; // as with `| head`
+    throw error;
+  }
+}
+
+function printError(text: string): void {
+  Deno.stderr.writeSync(encoder.encode(text));
+}
+
+/** Tokens per second; none where nothing took time. */
+function rate(tokens: number, seconds: number): number | null {
+  return tokens > 0 && seconds > 0 ? tokens / seconds : null;
+}
+
+function summary(
+  { promptTokens, tokens, reason }: GenerationEnd,
+  { promptTokensPerSecond, tokensPerSecond }: Record<string, number | null>,
+  gpuBytes: number,
+): string {
+  const at = (rate: number | null) => rate === null ? "" : ` at ${rate.toFixed(1)}/s`;
+  return [
+    `${promptTokens} prompt ${promptTokens === 1 ? "token" : "tokens"}${at(promptTokensPerSecond)}`,
+    `${tokens} generated${at(tokensPerSecond)}`,
+    `${bytesText(gpuBytes)} of GPU memory`,
+    ENDS[reason],
+  ].join(", ");
+}
