@@ -4,12 +4,8 @@ import { UserError } from "../pipeline/errors.ts";
 import { type Architecture, linearGroups, readArchitecture } from "./architecture.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import { readJson } from "./json.ts";
-import {
-  FORMAT_VERSION,
-  isPacked,
-  type QuantizationConfig,
-  readQuantizationConfig,
-} from "./packed_format.ts";
+import { isPacked, type QuantizationConfig, readQuantizationConfig } from "./packed_format.ts";
+import { FORMAT_VERSION } from "./packed_metadata.ts";
 import { TextTokenizer, TOKENIZER_FILES } from "./tokenizer.ts";
 
 /** What a model has beside its weights, where it is there. */

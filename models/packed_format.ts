@@ -7,15 +7,13 @@ import {
 import { shapeText } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { versionProblem } from "./packed_metadata.ts";
 import {
   type StoredDtype,
   type StoredTensor,
   type TensorToWrite,
   toFloat32,
 } from "./safetensors.ts";
-
-/** Version of the packed format; a reader refuses a later one. */
-export const FORMAT_VERSION = 1;
 
 /** The most planes of bits that salient columns have. */
 const MAX_PLANES = 4;
@@ -32,7 +30,7 @@ export interface QuantizationConfig {
 
 /**
  * @returns Undefined for a model that is not quantized.
- * @throws {UserError} If it was quantized by another method or another version of this one, or a
+ * @throws {UserError} If it was quantized by another method or a later version of this one, or a
  *   field is missing or wrong.
  */
 export function readQuantizationConfig(
@@ -54,12 +52,11 @@ export function readQuantizationConfig(
         `which cannot be read; use the original model`,
     );
   }
-  if (found.format_version !== FORMAT_VERSION) {
-    throw new UserError(
-      `"${file}": the packed format has version ${JSON.stringify(found.format_version)}, ` +
-        `this program reads version ${FORMAT_VERSION}; use a later program`,
-    );
+  if (!isCount(found.format_version)) {
+    refuse(".format_version", "a whole number", found.format_version);
   }
+  const problem = versionProblem(found.format_version);
+  if (problem) throw new UserError(`"${file}": ${problem}`);
   const { block_size: blockSize, columns } = found;
   if (!isCount(blockSize) || blockSize % WORD) {
     refuse(".block_size", `a multiple of ${WORD}`, blockSize);

@@ -1,8 +1,10 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
+import type { Checkpoint } from "../models/checkpoint.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
-import { FORMAT_VERSION, packLinear, readBits } from "../models/packed_format.ts";
+import { packLinear, readBits } from "../models/packed_format.ts";
+import { packedMetadata } from "../models/packed_metadata.ts";
 import { readHeader, type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { copyFileAtomically, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
@@ -55,12 +57,13 @@ export const pack = defineStage({
       linear.packed = packLinear(linear.name, linear.host!);
       return linear.packed.tensors;
     });
-    for (const [name, { dtype, shape }] of checkpoint.tensors) {
+    for (const name of checkpoint.tensors.keys()) {
       if (!name.startsWith(prefix) || packed.has(name)) continue;
-      tensors.push({ name, dtype, shape, data: checkpoint.readChunks(name, CHUNK) });
+      tensors.push(copyOf(checkpoint, name));
     }
     const file = shardName(context.layer.index + 2, context.layer.count);
-    const { bytes, sha256 } = writeSafetensors(join(context.folder.model, file), tensors, METADATA);
+    const path = join(context.folder.model, file);
+    const { bytes, sha256 } = writeSafetensors(path, tensors, packedMetadata(tensors));
     return { file, bytes, sha256 };
   },
 
@@ -70,14 +73,15 @@ export const pack = defineStage({
     const { layers } = architecture;
     const outside: TensorToWrite[] = [];
     const prefixes = Array.from({ length: layers }, (_, i) => architecture.names.layer(i));
-    for (const [name, { dtype, shape }] of checkpoint.tensors) {
+    for (const name of checkpoint.tensors.keys()) {
       if (prefixes.some((prefix) => name.startsWith(prefix))) continue;
       // Some checkpoints have a tied head's weight twice.
       if (name === "lm_head.weight" && !architecture.names.head) continue;
-      outside.push({ name, dtype, shape, data: checkpoint.readChunks(name, CHUNK) });
+      outside.push(copyOf(checkpoint, name));
     }
     const first = shardName(1, layers);
-    const { sha256 } = writeSafetensors(join(context.folder.model, first), outside, METADATA);
+    const path = join(context.folder.model, first);
+    const { sha256 } = writeSafetensors(path, outside, packedMetadata(outside));
 
     writeJson(context, "config.json", {
       ...config,
@@ -92,7 +96,12 @@ export const pack = defineStage({
 /** Bytes of a tensor in memory while it is copied. */
 const CHUNK = 16 << 20;
 
-const METADATA = { format: "billm", format_version: String(FORMAT_VERSION) };
+/** A tensor as the original has it; its data may be asked for several times. */
+function copyOf(checkpoint: Checkpoint, name: string): TensorToWrite {
+  const { dtype, shape } = checkpoint.get(name);
+  const data = { [Symbol.iterator]: () => checkpoint.readChunks(name, CHUNK) };
+  return { name, dtype, shape, data };
+}
 
 function writeJson(context: ModelContext, name: string, value: unknown): void {
   writeFileAtomically(join(context.folder.model, name), JSON.stringify(value, null, 2) + "\n");

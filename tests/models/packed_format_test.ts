@@ -264,7 +264,7 @@ Deno.test("paper bits: one per weight, one more for each further plane of a sali
 
 const QUANTIZATION = {
   quant_method: "billm",
-  format_version: 1,
+  format_version: 2,
   block_size: 128,
   columns: { "mlp.up_proj": 64 },
 };
@@ -272,6 +272,8 @@ const QUANTIZATION = {
 Deno.test("quantization_config is read, or absent", () => {
   const read = (found: unknown) => readQuantizationConfig({ quantization_config: found }, "c.json");
   assert.deepEqual(read(QUANTIZATION), QUANTIZATION);
+  const first = { ...QUANTIZATION, format_version: 1 };
+  assert.deepEqual(read(first), first);
   assert.equal(read(undefined), undefined);
   assert.equal(read(null), undefined);
 });
@@ -286,8 +288,12 @@ const REFUSED: [quantization: unknown, text: string][] = [
     "the model is quantized with undefined, which cannot be read; use the original model",
   ],
   [
-    { ...QUANTIZATION, format_version: 2 },
-    "the packed format has version 2, this program reads version 1; use a later program",
+    { ...QUANTIZATION, format_version: 3 },
+    "the packed format has version 3, this program reads versions up to 2; use a later program",
+  ],
+  [
+    { ...QUANTIZATION, format_version: "2" },
+    'quantization_config.format_version must be a whole number, found "2"',
   ],
   ["billm", 'quantization_config must be an object, found "billm"'],
   [
