@@ -199,16 +199,20 @@ export function packLinear(name: string, host: HostBits): PackedLinear {
   const scales = Float16Array.from(host.scales);
   add("scales", "F16", [rows, blocks, scalesPerBlock(host)], bytes(scales));
 
-  const parts = storedParts(host, columns.length);
-  const others = rows * (cols - columns.length);
   return {
     name,
     host,
     tensors,
-    parts,
+    parts: storedParts(host, columns.length),
     salientColumns: columns,
-    highFraction: zones === 2 && others > 0 ? countFlags(host) / others : 0,
+    highFraction: highFraction(host),
   };
+}
+
+/** Fraction of the weights outside the salient columns that are in the high zone. */
+export function highFraction(host: HostBits): number {
+  const others = host.rows * (host.cols - salientColumns(host).length);
+  return host.zones === 2 && others > 0 ? countFlags(host) / others : 0;
 }
 
 /** Weights outside the salient columns whose flag says high zone. */
@@ -233,6 +237,48 @@ function bitCount(word: number): number {
 /** Whether a checkpoint holds a linear layer in packed form. */
 export function isPacked(checkpoint: Checkpoint, name: string): boolean {
   return checkpoint.has(`${name}.signs`);
+}
+
+/** The parts that a packed linear layer may have, as the last words of its tensors' names. */
+const PART_NAMES: Record<string, keyof StoredParts> = {
+  signs: "signs",
+  flags: "flags",
+  salient_signs: "salient-signs",
+  salient_columns: "salient-columns",
+  scales: "scales",
+};
+
+/** The part of a packed linear layer that a tensor is; undefined for another tensor. */
+export function partOf(checkpoint: Checkpoint, tensor: string): keyof StoredParts | undefined {
+  const dot = tensor.lastIndexOf(".");
+  const part = PART_NAMES[tensor.slice(dot + 1)];
+  return part && isPacked(checkpoint, tensor.slice(0, dot)) ? part : undefined;
+}
+
+/** The packed linear layers of a checkpoint by name, in its order, with what each is stored in. */
+export function packedLinears(
+  checkpoint: Checkpoint,
+): Map<string, { tensors: string[]; parts: StoredParts }> {
+  const linears = new Map<string, { tensors: string[]; parts: StoredParts }>();
+  for (const { name, bytes } of checkpoint.tensors.values()) {
+    const part = partOf(checkpoint, name);
+    if (!part) continue;
+    const linear = name.slice(0, name.lastIndexOf("."));
+    if (!linears.has(linear)) {
+      const parts = { signs: 0, flags: 0, "salient-signs": 0, "salient-columns": 0, scales: 0 };
+      linears.set(linear, { tensors: [], parts });
+    }
+    const { tensors, parts } = linears.get(linear)!;
+    tensors.push(name);
+    parts[part] += bytes;
+  }
+  return linears;
+}
+
+/** Columns of a packed linear layer; undefined if config.json does not say. */
+export function columnsOf({ columns }: QuantizationConfig, name: string): number | undefined {
+  const module = Object.keys(columns).find((known) => name.endsWith(`.${known}`));
+  return module === undefined ? undefined : columns[module];
 }
 
 /**
@@ -310,33 +356,44 @@ export function unpackLinear(
 }
 
 /**
- * The weights that a packed linear layer stands for, `[rows, cols]`; the same f32 bits as
- * `dequantize()` gives on the GPU.
+ * The weights that a packed linear layer stands for, or `rows` rows of them from `first` on, f32
+ * `[rows, cols]`; the same bits as `dequantize()` gives on the GPU.
  */
-export function dequantizeOnHost(host: HostBits): Float32Array {
-  const { rows, cols, blockSize, zones, planes, bits, scales, salient } = host;
+export function dequantizeOnHost(
+  host: HostBits,
+  first = 0,
+  rows = host.rows - first,
+): Float32Array<ArrayBuffer> {
+  const { cols, blockSize, zones, planes, bits, scales, salient } = host;
   const width = words(cols);
   const blocks = Math.ceil(cols / blockSize);
   const perBlock = scalesPerBlock(host);
+  const planeStride = host.rows * width;
   const weight = new Float32Array(rows * cols);
   for (let row = 0; row < rows; row++) {
-    for (let col = 0; col < cols; col++) {
-      const bit = (plane: number) =>
-        (bits[(plane * rows + row) * width + (col >> 5)] >>> (col & 31)) & 1;
-      const at = (row * blocks + Math.floor(col / blockSize)) * perBlock;
-      let value: number;
-      if (planes > 0 && (salient[col >> 5] >>> (col & 31)) & 1) {
-        value = scales[at + 2 * zones];
-        for (let plane = 0; plane < planes; plane++) {
-          const scale = scales[at + 2 * zones + 1 + plane];
-          value = Math.fround(bit(plane) ? value + scale : value - scale);
+    for (let word = 0; word < width; word++) {
+      const start = word * WORD;
+      const at = ((first + row) * blocks + Math.floor(start / blockSize)) * perBlock;
+      const index = (first + row) * width + word;
+      const signs = bits[index];
+      const flags = zones === 2 ? bits[planeStride + index] : 0;
+      const marked = planes > 0 ? salient[word] : 0;
+      for (let i = 0; i < WORD && start + i < cols; i++) {
+        let value: number;
+        if ((marked >>> i) & 1) {
+          value = scales[at + 2 * zones];
+          for (let plane = 0; plane < planes; plane++) {
+            const scale = scales[at + 2 * zones + 1 + plane];
+            const plus = (bits[plane * planeStride + index] >>> i) & 1;
+            value = Math.fround(plus ? value + scale : value - scale);
+          }
+        } else {
+          const zone = at + 2 * ((flags >>> i) & 1);
+          const scale = scales[zone + 1];
+          value = scales[zone] + ((signs >>> i) & 1 ? scale : -scale);
         }
-      } else {
-        const zone = zones === 2 ? bit(1) : 0;
-        const scale = scales[at + 2 * zone + 1];
-        value = scales[at + 2 * zone] + (bit(0) ? scale : -scale);
+        weight[row * cols + start + i] = value;
       }
-      weight[row * cols + col] = value;
     }
   }
   return weight;

@@ -1,24 +1,15 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
-import type { Checkpoint } from "../models/checkpoint.ts";
+import { Checkpoint } from "../models/checkpoint.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
-import { packLinear, readBits } from "../models/packed_format.ts";
+import { packLinear, partOf, readBits } from "../models/packed_format.ts";
 import { packedMetadata } from "../models/packed_metadata.ts";
-import { readHeader, type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
+import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { copyFileAtomically, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/record.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
-
-/** Parts of a packed linear layer by the last word of their tensors' names. */
-const PARTS: Record<string, string> = {
-  signs: "signs",
-  flags: "flags",
-  salient_signs: "salient-signs",
-  salient_columns: "salient-columns",
-  scales: "scales",
-};
 
 function shardName(shard: number, layers: number): string {
   const digits = (n: number) => String(n).padStart(5, "0");
@@ -130,13 +121,13 @@ function summarize(context: ModelContext, known: Map<string, string>): PackedMod
   let tensorBytes = 0;
   for (let shard = 1; shard <= layers + 1; shard++) {
     const name = shardName(shard, layers);
-    const { tensors } = readHeader(join(folder, name));
+    using written = Checkpoint.openFile(join(folder, name));
     const size = statSync(join(folder, name)).size;
     let content = 0;
-    for (const tensor of tensors.values()) {
+    for (const tensor of written.tensors.values()) {
       weightMap.push([tensor.name, name]);
       content += tensor.bytes;
-      const part = PARTS[tensor.name.slice(tensor.name.lastIndexOf(".") + 1)];
+      const part = partOf(written, tensor.name);
       if (part) bytesByPart[part] = (bytesByPart[part] ?? 0) + tensor.bytes;
     }
     if (shard > 1) bytesByPart.headers += size - content;
