@@ -75,12 +75,22 @@ function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 1;
 }
 
+/** Means and scales in 8 bits: value = code · factor, in f32. */
+export interface HostCodes {
+  /** `[rows, blocks, scalesPerBlock]`, -127 .. 127. */
+  values: Int8Array<ArrayBuffer>;
+  /** Of a row's means and of its scales, values that f16 holds, `[rows, 2]`. */
+  factors: Float32Array<ArrayBuffer>;
+}
+
 /** A linear layer's bits in host memory. */
 export interface HostBits extends BitLayout {
   /** `[bitPlanes, rows, words]`. */
   bits: Uint32Array<ArrayBuffer>;
-  /** `[rows, blocks, scalesPerBlock]`, values that f16 holds. */
+  /** `[rows, blocks, scalesPerBlock]`: values that f16 holds, or what `codes` stand for. */
   scales: Float32Array<ArrayBuffer>;
+  /** How the scales are stored in 8 bits. */
+  codes?: HostCodes;
   /** One bit per column, `[words]`. */
   salient: Uint32Array<ArrayBuffer>;
 }
@@ -120,18 +130,21 @@ function compactPlanes(layout: BitLayout): number {
 /**
  * What a packed linear layer takes, from its form alone: the sum of `parts` in bytes.
  *
- * signs and flags: one bit per weight, in words of 32 columns; scales: f16; one bit per column says
- * which are salient; a third and fourth sign (or a second one, with a single zone) of `salient`
- * columns.
+ * signs and flags: one bit per weight, in words of 32 columns; scales: f16, or 8 bits and two factors
+ * in f16 for each row; one bit per column says which are salient; a third and fourth sign (or a second
+ * one, with a single zone) of `salient` columns.
+ *
+ * @param codes Whether the scales are stored in 8 bits.
  */
-export function storedParts(layout: BitLayout, salient: number): StoredParts {
+export function storedParts(layout: BitLayout, salient: number, codes = false): StoredParts {
   const { rows, cols, blockSize, zones, planes } = layout;
+  const scales = Math.ceil(cols / blockSize) * scalesPerBlock(layout); // of a row
   return {
     signs: 4 * rows * words(cols),
     flags: zones === 2 ? 4 * rows * words(cols) : 0,
     "salient-signs": 4 * compactPlanes(layout) * rows * words(salient),
     "salient-columns": planes > 0 ? 4 * words(cols) : 0,
-    scales: 2 * rows * Math.ceil(cols / blockSize) * scalesPerBlock(layout),
+    scales: codes ? rows * (scales + 4) : 2 * rows * scales,
   };
 }
 
@@ -172,10 +185,10 @@ export function packLinear(name: string, host: HostBits): PackedLinear {
   const width = words(cols);
   const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
   const columns = salientColumns(host);
-  const bytes = (array: Uint32Array | Float16Array) =>
+  const bytes = (array: Uint32Array | Float16Array | Int8Array) =>
     new Uint8Array(array.buffer as ArrayBuffer, array.byteOffset, array.byteLength);
   const tensors: TensorToWrite[] = [];
-  const add = (part: string, dtype: "U32" | "F16", shape: number[], data: Uint8Array) =>
+  const add = (part: string, dtype: StoredDtype, shape: number[], data: Uint8Array) =>
     tensors.push({ name: `${name}.${part}`, dtype, shape, data });
   add("signs", "U32", [rows, width], bytes(plane(0)));
   if (zones === 2) add("flags", "U32", [rows, width], bytes(plane(1)));
@@ -195,15 +208,19 @@ export function packLinear(name: string, host: HostBits): PackedLinear {
     }
     add("salient_signs", "U32", [compact, rows, compactWidth], bytes(packed));
   }
-  const blocks = Math.ceil(cols / blockSize);
-  const scales = Float16Array.from(host.scales);
-  add("scales", "F16", [rows, blocks, scalesPerBlock(host)], bytes(scales));
+  const shape = [rows, Math.ceil(cols / blockSize), scalesPerBlock(host)];
+  if (host.codes) {
+    add("scales", "I8", shape, bytes(host.codes.values));
+    add("scale_factors", "F16", [rows, 2], bytes(Float16Array.from(host.codes.factors)));
+  } else {
+    add("scales", "F16", shape, bytes(Float16Array.from(host.scales)));
+  }
 
   return {
     name,
     host,
     tensors,
-    parts: storedParts(host, columns.length),
+    parts: storedParts(host, columns.length, host.codes !== undefined),
     salientColumns: columns,
     highFraction: highFraction(host),
   };
@@ -246,6 +263,7 @@ const PART_NAMES: Record<string, keyof StoredParts> = {
   salient_signs: "salient-signs",
   salient_columns: "salient-columns",
   scales: "scales",
+  scale_factors: "scales",
 };
 
 /** The part of a packed linear layer that a tensor is; undefined for another tensor. */
@@ -331,10 +349,20 @@ export function unpackLinear(
   const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
   plane(0).set(new Uint32Array(read("signs", "U32", [rows, width]).buffer));
   if (zones === 2) plane(1).set(new Uint32Array(read("flags", "U32", [rows, width]).buffer));
-  const scales = toFloat32(read("scales", "F16", [rows, blocks, perBlock]), "F16");
+  const shape = [rows, blocks, perBlock];
+  let scales: Float32Array<ArrayBuffer>;
+  let codes: HostCodes | undefined;
+  if (checkpoint.has(`${name}.scale_factors`)) {
+    const values = new Int8Array(read("scales", "I8", shape).buffer);
+    const factors = toFloat32(read("scale_factors", "F16", [rows, 2]), "F16");
+    codes = { values, factors };
+    scales = decodeScales(layout, codes);
+  } else {
+    scales = toFloat32(read("scales", "F16", shape), "F16");
+  }
   const salient = new Uint32Array(width);
   if (planes > 0) salient.set(new Uint32Array(read("salient_columns", "U32", [width]).buffer));
-  const host: HostBits = { ...layout, bits, scales, salient };
+  const host: HostBits = { ...layout, bits, scales, salient, ...(codes && { codes }) };
   const compact = compactPlanes(layout);
   const columns = salientColumns(host);
   if (compact > 0 && columns.length > 0) {
@@ -353,6 +381,24 @@ export function unpackLinear(
     }
   }
   return host;
+}
+
+/** What codes stand for, f32 `[rows, blocks, scalesPerBlock]`. */
+function decodeScales(
+  layout: BitLayout,
+  { values, factors }: HostCodes,
+): Float32Array<ArrayBuffer> {
+  const perBlock = scalesPerBlock(layout);
+  const perRow = values.length / layout.rows;
+  // Of each zone a mean and a scale; of the salient columns a mean and scales.
+  const kinds = Array.from(
+    { length: perBlock },
+    (_, i) => i < 2 * layout.zones ? i % 2 : Number(i > 2 * layout.zones),
+  );
+  return Float32Array.from(
+    values,
+    (code, i) => code * factors[2 * Math.floor(i / perRow) + kinds[i % perBlock]],
+  );
 }
 
 /**

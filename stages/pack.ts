@@ -1,6 +1,10 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
+import { dequantize } from "../gpu/dequantize.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { LinearBits } from "../gpu/quantize_block.ts";
+import { roundScales } from "../gpu/round_scales.ts";
 import { Checkpoint } from "../models/checkpoint.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { packLinear, partOf, readBits } from "../models/packed_format.ts";
@@ -9,7 +13,7 @@ import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { copyFileAtomically, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/record.ts";
-import { defineStage, type ModelContext } from "../pipeline/stage.ts";
+import { defineStage, type LinearLayer, type ModelContext } from "../pipeline/stage.ts";
 
 function shardName(shard: number, layers: number): string {
   const digits = (n: number) => String(n).padStart(5, "0");
@@ -24,11 +28,15 @@ export const pack = defineStage({
   name: "pack",
   scope: "layer",
   summary: "Write the packed model",
-  options: z.strictObject({}),
+  options: z.strictObject({
+    "scales": z.enum(["f16", "i8"]).default("f16").describe(
+      "How means and scales are stored: in f16, or in 8 bits with two f16 factors for each row",
+    ),
+  }),
   needs: ["model-files", "calibration"],
   gives: ["packed-model"],
 
-  async run(context) {
+  async run(context, { scales }) {
     for (const linear of context.linears) {
       if (!linear.bits) {
         throw new UserError(
@@ -36,7 +44,8 @@ export const pack = defineStage({
             `put split-search or compensate before pack`,
         );
       }
-      linear.host = await readBits(linear.bits);
+      if (scales === "i8") await roundToCodes(context.gpu, linear, linear.bits);
+      else linear.host = await readBits(linear.bits);
     }
   },
 
@@ -83,6 +92,21 @@ export const pack = defineStage({
     context.set("packed-model", summarize(context, new Map([[first, sha256], ...shards])));
   },
 });
+
+/**
+ * Rounds the scales of a linear layer to what 8 bits hold, and makes what its bits stand for anew: the
+ * layers to come are calibrated on what is stored.
+ */
+async function roundToCodes(gpu: Gpu, linear: LinearLayer, bits: LinearBits): Promise<void> {
+  const { codes, factors } = await roundScales(gpu, bits, bits.scales);
+  const host = await readBits(bits);
+  const values = Int8Array.from(new Int32Array((await gpu.read(codes, "u32")).buffer));
+  linear.host = { ...host, codes: { values, factors: await gpu.read(factors) } };
+  gpu.free(codes, factors);
+  using salient = gpu.upload(host.salient, [host.salient.length]);
+  using quantized = await dequantize(gpu, bits, bits.bits, bits.scales, salient);
+  gpu.copy(quantized, linear.quantized);
+}
 
 /** Bytes of a tensor in memory while it is copied. */
 const CHUNK = 16 << 20;

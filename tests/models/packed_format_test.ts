@@ -44,13 +44,15 @@ interface PlainBits {
 
 /**
  * Random bits and scales, number by number; about `share` of the columns are salient. Scales have
- * magnitudes from 2^least to 2^most, by default so different that their sums do not fit into an f32.
+ * magnitudes from 2^least to 2^most, by default so different that their sums do not fit into an f32;
+ * or they are 8-bit codes with such factors.
  */
 function randomBits(
   layout: Layout,
   share: number,
   seed: number,
   [least, most] = [-12, 14],
+  coded = false,
 ): PlainBits {
   const { rows, cols, blockSize, zones, planes } = layout;
   const random = seededRandom(seed);
@@ -67,6 +69,19 @@ function randomBits(
     ),
     salient: new Uint32Array(width),
   };
+  if (coded) {
+    const values = Int8Array.from(host.scales, () => 255 * random() - 127);
+    const factors = Float32Array.from(
+      { length: 2 * rows },
+      () => Math.f16round(2 ** (least + (most - least) * random())),
+    );
+    host.codes = { values, factors };
+    const isScale = (place: number) => place < 2 * zones ? place % 2 === 1 : place > 2 * zones;
+    host.scales = Float32Array.from(values, (code, i) => {
+      const row = Math.floor(i / (blocks * perBlock));
+      return code * factors[2 * row + Number(isScale(i % perBlock))];
+    });
+  }
   const salient = Array.from({ length: cols }, () => planes > 0 && random() < share);
   salient.forEach((is, col) => {
     if (is) host.salient[col >> 5] |= 1 << (col & 31);
@@ -127,10 +142,13 @@ for (const zones of [1, 2] as const) {
     Deno.test(`${zones} zones and ${planes} planes come back bit for bit`, async () => {
       using folder = new TemporaryFolder();
       for (const [rows, cols, blockSize] of SIZES) {
-        for (const share of planes > 0 ? [0, 0.2, 1] : [0]) {
-          const what = `[${rows}, ${cols}], blocks of ${blockSize}, ${share} salient`;
+        for (
+          const [share, coded] of [[0, false], [0.2, false], [0.2, true], [1, true]] as const
+        ) {
+          const what = `[${rows}, ${cols}], blocks of ${blockSize}, ${share} salient, ${coded}`;
           const layout = { rows, cols, blockSize, zones, planes };
-          const { host, salient, high, weight } = randomBits(layout, share, rows * cols + planes);
+          const seed = rows * cols + planes;
+          const { host, salient, high, weight } = randomBits(layout, share, seed, [-12, 14], coded);
           const packed = packLinear("a.b", host);
           const path = join(folder.path, "x.safetensors");
           const other: TensorToWrite = { // bytes before and after the layer's
@@ -157,9 +175,11 @@ for (const zones of [1, 2] as const) {
 
           const bytes: Record<string, number> = {};
           for (const { name, bytes: size } of readHeader(path).tensors.values()) {
-            if (name.startsWith("a.b.")) bytes[name.slice(4).replace("_", "-")] = size;
+            if (!name.startsWith("a.b.")) continue;
+            const part = name === "a.b.scale_factors" ? "scales" : name.slice(4).replace("_", "-");
+            bytes[part] = (bytes[part] ?? 0) + size;
           }
-          const parts = storedParts(layout, columns.length);
+          const parts = storedParts(layout, columns.length, coded);
           assert.deepEqual(packed.parts, parts, what);
           const stored = Object.entries(parts).filter(([, size]) => size > 0);
           assert.deepEqual(bytes, Object.fromEntries(stored), `${what}: formula and file`);
@@ -224,6 +244,14 @@ Deno.test("a layer of 4096 x 4096 takes less than 3 bits per weight, formula and
   const { headerBytes } = writeSafetensors(path, packed.tensors);
   assert.equal(statSync(path).size - headerBytes, sum);
   assert.ok(bits(statSync(path).size) < 2.876, `${bits(statSync(path).size)} with the header`);
+});
+
+Deno.test("scales in 8 bits take half, and two f16 for each row", () => {
+  const layout = { rows: 4096, cols: 4096, blockSize: 128, zones: 2, planes: 2 } as const;
+  const { scales, ...rest } = storedParts(layout, 512, true);
+  const { scales: half, ...others } = storedParts(layout, 512);
+  assert.deepEqual([scales, half], [4096 * (32 * 7 + 4), 4096 * 32 * 7 * 2]);
+  assert.deepEqual(rest, others);
 });
 
 Deno.test("more planes store more signs, of salient columns only", () => {
@@ -331,8 +359,9 @@ function unpackChanged(
   folder: string,
   change: (tensors: Map<string, TensorToWrite>) => void,
   cols = LAYOUT.cols,
+  coded = false,
 ): HostBits {
-  const { host } = randomBits(LAYOUT, 0.3, 3);
+  const { host } = randomBits(LAYOUT, 0.3, 3, [-12, 14], coded);
   const tensors = new Map(
     packLinear("a.b", host).tensors.map((tensor) => [tensor.name.slice("a.b.".length), tensor]),
   );
@@ -380,6 +409,38 @@ for (const [tensor, problem] of DAMAGED) {
     );
   });
 }
+
+const DAMAGED_CODES: typeof DAMAGED = [
+  [zeros("scales", "F16", [3, 3, 8]), "F16 [3, 3, 8], expected I8 [3, 3, 8]"],
+  [zeros("scale_factors", "F16", [3, 1]), "F16 [3, 1], expected F16 [3, 2]"],
+  [zeros("scale_factors", "F32", [3, 2]), "F32 [3, 2], expected F16 [3, 2]"],
+];
+
+for (const [tensor, problem] of DAMAGED_CODES) {
+  Deno.test(`a packed layer with codes is refused: ${tensor.name} is ${problem}`, () => {
+    using folder = new TemporaryFolder();
+    const change = (tensors: Map<string, TensorToWrite>) =>
+      tensors.set(tensor.name.slice(4), tensor);
+    assert.throws(
+      () => unpackChanged(folder.path, change, LAYOUT.cols, true),
+      new UserError(
+        `"${join(folder.path, "x.safetensors")}": "${tensor.name}" is ${problem}; ` +
+          `the file does not fit its config.json`,
+      ),
+    );
+  });
+}
+
+Deno.test("codes without their factors are refused", () => {
+  using folder = new TemporaryFolder();
+  assert.throws(
+    () => unpackChanged(folder.path, (tensors) => tensors.delete("scale_factors"), 70, true),
+    new UserError(
+      `"${join(folder.path, "x.safetensors")}": "a.b.scales" is I8 [3, 3, 8], ` +
+        `expected F16 [3, 3, 8]; the file does not fit its config.json`,
+    ),
+  );
+});
 
 Deno.test("a packed layer is refused if config.json says other columns", () => {
   using folder = new TemporaryFolder();
