@@ -7,6 +7,7 @@ import {
 import { shapeText } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { decodeFlags, encodeFlags } from "./flag_codes.ts";
 import { versionProblem } from "./packed_metadata.ts";
 import {
   type StoredDtype,
@@ -122,13 +123,28 @@ function words(cols: number): number {
   return Math.ceil(cols / WORD);
 }
 
-/** Planes of bits that hold salient columns only and are stored without the others. */
-function compactPlanes(layout: BitLayout): number {
-  return Math.max(0, bitPlanes(layout) - layout.zones);
+/** How the parts of a packed linear layer are stored where there is a choice. */
+export interface StoredForm {
+  /** "entropy" takes as many bits as the flags hold information. */
+  flags: "plain" | "entropy";
 }
 
 /**
- * What a packed linear layer takes, from its form alone: the sum of `parts` in bytes.
+ * The first plane of bits that is stored for the salient columns only, without the others. In the
+ * plain form the second sign of a salient weight takes the place of its flag.
+ */
+function firstCompactPlane({ zones }: BitLayout, flags: StoredForm["flags"]): number {
+  return flags === "entropy" ? 1 : zones;
+}
+
+/** Planes of bits that are stored for the salient columns only. */
+function compactPlanes(layout: BitLayout, flags: StoredForm["flags"]): number {
+  const planes = flags === "entropy" ? layout.planes : bitPlanes(layout);
+  return Math.max(0, planes - firstCompactPlane(layout, flags));
+}
+
+/**
+ * What a packed linear layer with plain flags takes, from its form alone: the sum of `parts` in bytes.
  *
  * signs and flags: one bit per weight, in words of 32 columns; scales: f16, or 8 bits and two factors
  * in f16 for each row; one bit per column says which are salient; a third and fourth sign (or a second
@@ -142,7 +158,7 @@ export function storedParts(layout: BitLayout, salient: number, codes = false): 
   return {
     signs: 4 * rows * words(cols),
     flags: zones === 2 ? 4 * rows * words(cols) : 0,
-    "salient-signs": 4 * compactPlanes(layout) * rows * words(salient),
+    "salient-signs": 4 * compactPlanes(layout, "plain") * rows * words(salient),
     "salient-columns": planes > 0 ? 4 * words(cols) : 0,
     scales: codes ? rows * (scales + 4) : 2 * rows * scales,
   };
@@ -179,26 +195,40 @@ export function salientColumns({ cols, planes, salient }: HostBits): number[] {
   return all.filter((col) => (salient[col >> 5] >>> (col & 31)) & 1);
 }
 
-/** The tensors that store a linear layer, NAME.signs and so on. */
-export function packLinear(name: string, host: HostBits): PackedLinear {
+/**
+ * The tensors that store a linear layer, NAME.signs and so on.
+ *
+ * @param form With a single zone there are no flags, whatever it says.
+ */
+export function packLinear(
+  name: string,
+  host: HostBits,
+  form: StoredForm = { flags: "plain" },
+): PackedLinear {
+  const flags = host.zones === 2 ? form.flags : "plain";
   const { rows, cols, blockSize, zones, planes, bits } = host;
   const width = words(cols);
   const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
   const columns = salientColumns(host);
-  const bytes = (array: Uint32Array | Float16Array | Int8Array) =>
+  const bytes = (array: Uint32Array | Uint16Array | Float16Array | Int8Array) =>
     new Uint8Array(array.buffer as ArrayBuffer, array.byteOffset, array.byteLength);
   const tensors: TensorToWrite[] = [];
   const add = (part: string, dtype: StoredDtype, shape: number[], data: Uint8Array) =>
     tensors.push({ name: `${name}.${part}`, dtype, shape, data });
   add("signs", "U32", [rows, width], bytes(plane(0)));
-  if (zones === 2) add("flags", "U32", [rows, width], bytes(plane(1)));
+  if (flags === "entropy") {
+    const codes = encodeFlags({ rows, cols, plane: plane(1), salient: marksOf(host) });
+    add("flags", "U16", [codes.length], bytes(codes));
+  } else if (zones === 2) {
+    add("flags", "U32", [rows, width], bytes(plane(1)));
+  }
   if (planes > 0) add("salient_columns", "U32", [width], bytes(host.salient));
-  const compact = compactPlanes(host);
+  const compact = compactPlanes(host, flags);
   if (compact > 0 && columns.length > 0) {
     const compactWidth = words(columns.length);
     const packed = new Uint32Array(compact * rows * compactWidth);
     for (let k = 0; k < compact; k++) {
-      const source = plane(zones + k);
+      const source = plane(firstCompactPlane(host, flags) + k);
       for (let row = 0; row < rows; row++) {
         columns.forEach((col, i) => {
           const bit = (source[row * width + (col >> 5)] >>> (col & 31)) & 1;
@@ -220,10 +250,24 @@ export function packLinear(name: string, host: HostBits): PackedLinear {
     name,
     host,
     tensors,
-    parts: storedParts(host, columns.length, host.codes !== undefined),
+    parts: sizesOf(tensors),
     salientColumns: columns,
     highFraction: highFraction(host),
   };
+}
+
+/** What tensors of a packed linear layer take, by part. */
+function sizesOf(tensors: readonly TensorToWrite[]): StoredParts {
+  const parts = { signs: 0, flags: 0, "salient-signs": 0, "salient-columns": 0, scales: 0 };
+  for (const { name, data } of tensors) {
+    parts[PART_NAMES[name.slice(name.lastIndexOf(".") + 1)]] += (data as Uint8Array).length;
+  }
+  return parts;
+}
+
+/** Which columns are salient, as bits; none without planes for them. */
+function marksOf({ cols, planes, salient }: HostBits): Uint32Array {
+  return planes > 0 ? salient : new Uint32Array(words(cols));
 }
 
 /** Fraction of the weights outside the salient columns that are in the high zone. */
@@ -348,7 +392,12 @@ export function unpackLinear(
   const bits = new Uint32Array(bitPlanes(layout) * rows * width);
   const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
   plane(0).set(new Uint32Array(read("signs", "U32", [rows, width]).buffer));
-  if (zones === 2) plane(1).set(new Uint32Array(read("flags", "U32", [rows, width]).buffer));
+  const flags = zones === 2 && checkpoint.get(`${name}.flags`).dtype === "U16"
+    ? "entropy"
+    : "plain";
+  if (zones === 2 && flags === "plain") {
+    plane(1).set(new Uint32Array(read("flags", "U32", [rows, width]).buffer));
+  }
   const shape = [rows, blocks, perBlock];
   let scales: Float32Array<ArrayBuffer>;
   let codes: HostCodes | undefined;
@@ -363,7 +412,14 @@ export function unpackLinear(
   const salient = new Uint32Array(width);
   if (planes > 0) salient.set(new Uint32Array(read("salient_columns", "U32", [width]).buffer));
   const host: HostBits = { ...layout, bits, scales, salient, ...(codes && { codes }) };
-  const compact = compactPlanes(layout);
+  if (flags === "entropy") {
+    const tensor = checkpoint.get(`${name}.flags`);
+    const codes = new Uint16Array(read("flags", "U16", [tensor.bytes / 2]).buffer);
+    if (!decodeFlags(codes, { rows, cols, plane: plane(1), salient: marksOf(host) })) {
+      refuse(tensor, "no entropy code of flags", `one of ${rows} x ${cols}`);
+    }
+  }
+  const compact = compactPlanes(layout, flags);
   const columns = salientColumns(host);
   if (compact > 0 && columns.length > 0) {
     const compactWidth = words(columns.length);
@@ -371,7 +427,7 @@ export function unpackLinear(
       read("salient_signs", "U32", [compact, rows, compactWidth]).buffer,
     );
     for (let k = 0; k < compact; k++) {
-      const target = plane(zones + k);
+      const target = plane(firstCompactPlane(layout, flags) + k);
       for (let row = 0; row < rows; row++) {
         columns.forEach((col, i) => {
           const bit = (packed[(k * rows + row) * compactWidth + (i >> 5)] >>> (i & 31)) & 1;

@@ -32,6 +32,9 @@ export const pack = defineStage({
     "scales": z.enum(["f16", "i8"]).default("f16").describe(
       "How means and scales are stored: in f16, or in 8 bits with two f16 factors for each row",
     ),
+    "flags": z.enum(["plain", "entropy"]).default("plain").describe(
+      "How the zones of the weights are stored: in a bit each, or in as many as they hold information",
+    ),
   }),
   needs: ["model-files", "calibration"],
   gives: ["packed-model"],
@@ -49,12 +52,12 @@ export const pack = defineStage({
     }
   },
 
-  async endLayer(context, _options, linears) {
+  async endLayer(context, { flags }, linears) {
     const { checkpoint, architecture } = context.get("model-files");
     const prefix = architecture.names.layer(context.layer.index);
     const packed = new Set(linears.map(({ name }) => `${name}.weight`));
     const tensors = linears.flatMap((linear) => {
-      linear.packed = packLinear(linear.name, linear.host!);
+      linear.packed = packLinear(linear.name, linear.host!, { flags });
       return linear.packed.tensors;
     });
     for (const name of checkpoint.tensors.keys()) {

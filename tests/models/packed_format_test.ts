@@ -151,6 +151,10 @@ for (const zones of [1, 2] as const) {
           const { host, salient, high, weight } = randomBits(layout, share, seed, [-12, 14], coded);
           const packed = packLinear("a.b", host);
           const path = join(folder.path, "x.safetensors");
+          const entropyPath = join(folder.path, "entropy.safetensors");
+          writeSafetensors(entropyPath, packLinear("a.b", host, { flags: "entropy" }).tensors);
+          using entropy = Checkpoint.openFile(entropyPath);
+          assert.deepEqual(unpackLinear(entropy, "a.b", cols, blockSize), host, what);
           const other: TensorToWrite = { // bytes before and after the layer's
             name: "a.c",
             dtype: "U8",
@@ -198,6 +202,38 @@ Deno.test("a packed layer can be packed, written and packed again into the same 
   const again = packLinear("a", unpackLinear(checkpoint, "a", 200, 64));
   const copy = join(folder.path, "y.safetensors");
   assert.equal(writeSafetensors(copy, again.tensors).sha256, sha256);
+});
+
+Deno.test("entropy-coded flags take fewer bytes, and the second signs then lie apart", () => {
+  const layout = { rows: 64, cols: 512, blockSize: 128, zones: 2, planes: 2 } as const;
+  const { host, salient } = randomBits(layout, 0.1, 6);
+  host.bits.subarray(64 * 16).fill(0); // all in the low zone, second signs minus
+  const plain = packLinear("a", host);
+  const entropy = packLinear("a", host, { flags: "entropy" });
+  const columns = salient.filter((is) => is).length;
+  assert.deepEqual(plain.parts, storedParts(layout, columns));
+  const { flags, ...others } = entropy.parts;
+  assert.ok(flags < plain.parts.flags / 20, `${flags} bytes`);
+  assert.deepEqual(others, {
+    signs: plain.parts.signs,
+    "salient-signs": 64 * 4 * Math.ceil(columns / 32),
+    "salient-columns": plain.parts["salient-columns"],
+    scales: plain.parts.scales,
+  });
+  const one = { ...host, zones: 1 as const, planes: 0, scales: new Float32Array(64 * 4 * 2) };
+  assert.deepEqual(packLinear("a", one, { flags: "entropy" }), packLinear("a", one));
+});
+
+Deno.test("flags that are no entropy code are refused", () => {
+  using folder = new TemporaryFolder();
+  const flags = { name: "a.b.flags", dtype: "U16", shape: [3], data: new Uint8Array(6) } as const;
+  assert.throws(
+    () => unpackChanged(folder.path, (tensors) => tensors.set("flags", { ...flags, shape: [3] })),
+    new UserError(
+      `"${join(folder.path, "x.safetensors")}": "a.b.flags" is no entropy code of flags, ` +
+        `expected one of 3 x 70; the file does not fit its config.json`,
+    ),
+  );
 });
 
 Deno.test("readBits() reads a layer back from the GPU, its salient columns as bits", async () => {
