@@ -16,6 +16,7 @@ import type { Architecture, Step } from "./architecture.ts";
 import { isRead } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
 import { isPacked, unpackLinear } from "./packed_format.ts";
+import { isPackedTable, tableLayout, uploadTable } from "./packed_table.ts";
 import { rotaryFrequencies } from "./rotary.ts";
 
 const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
@@ -502,6 +503,7 @@ export class Decoder implements Disposable {
    * Some rows at a time of a matrix that may be too large for the GPU; each part is freed after the
    * call it is passed to. NaN and infinities are refused when the matrix is first used.
    *
+   * @param name With ".weight", also of a packed one, which comes as f32.
    * @param as What the parts come as: f32, or whatever the matrix is stored as.
    */
   async #parts(
@@ -510,14 +512,26 @@ export class Decoder implements Disposable {
     as: "stored" | "f32",
     use: (part: Tensor, first: number) => Promise<void>,
   ): Promise<void> {
-    const stored = this.model.checkpoint.get(name);
-    this.#checkShape(name, stored.shape, shape);
+    const { checkpoint } = this.model;
+    const table = name.slice(0, -".weight".length);
+    const isPacked = isPackedTable(checkpoint, table);
     const [rows, cols] = shape;
-    const rowBytes = as === "f32" ? 4 * cols : stored.bytes / rows;
+    let rowBytes = 4 * cols;
+    if (isPacked) {
+      const layout = tableLayout(checkpoint, table);
+      this.#checkShape(name, [layout.rows, layout.cols], shape);
+    } else {
+      const stored = checkpoint.get(name);
+      this.#checkShape(name, stored.shape, shape);
+      if (as === "stored") rowBytes = stored.bytes / rows;
+    }
     const rowsPerPart = this.#rowsPerPart(rowBytes);
     const isFinite = this.#finite.has(name);
     for (let first = 0; first < rows; first += rowsPerPart) {
-      using part = this.#upload(name, first, Math.min(rowsPerPart, rows - first));
+      const count = Math.min(rowsPerPart, rows - first);
+      using part = isPacked
+        ? await uploadTable(this.gpu, checkpoint, table, first, count)
+        : this.#upload(name, first, count);
       if (isFinite && as === "stored") {
         await use(part, first);
         continue;

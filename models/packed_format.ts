@@ -158,7 +158,7 @@ export function storedParts(layout: BitLayout, salient: number, codes = false): 
   return {
     signs: 4 * rows * words(cols),
     flags: zones === 2 ? 4 * rows * words(cols) : 0,
-    "salient-signs": 4 * compactPlanes(layout, "plain") * rows * words(salient),
+    "salient-signs": 4 * compactPlanes(layout, "plain") * words(rows * salient),
     "salient-columns": planes > 0 ? 4 * words(cols) : 0,
     scales: codes ? rows * (scales + 4) : 2 * rows * scales,
   };
@@ -225,18 +225,20 @@ export function packLinear(
   if (planes > 0) add("salient_columns", "U32", [width], bytes(host.salient));
   const compact = compactPlanes(host, flags);
   if (compact > 0 && columns.length > 0) {
-    const compactWidth = words(columns.length);
-    const packed = new Uint32Array(compact * rows * compactWidth);
+    const planeWords = words(rows * columns.length);
+    const packed = new Uint32Array(compact * planeWords);
     for (let k = 0; k < compact; k++) {
       const source = plane(firstCompactPlane(host, flags) + k);
-      for (let row = 0; row < rows; row++) {
-        columns.forEach((col, i) => {
+      const target = packed.subarray(k * planeWords, (k + 1) * planeWords);
+      for (let row = 0, at = 0; row < rows; row++) {
+        for (const col of columns) {
           const bit = (source[row * width + (col >> 5)] >>> (col & 31)) & 1;
-          packed[(k * rows + row) * compactWidth + (i >> 5)] |= bit << (i & 31);
-        });
+          target[at >> 5] |= bit << (at & 31);
+          at++;
+        }
       }
     }
-    add("salient_signs", "U32", [compact, rows, compactWidth], bytes(packed));
+    add("salient_signs", "U32", [compact, planeWords], bytes(packed));
   }
   const shape = [rows, Math.ceil(cols / blockSize), scalesPerBlock(host)];
   if (host.codes) {
@@ -422,16 +424,20 @@ export function unpackLinear(
   const compact = compactPlanes(layout, flags);
   const columns = salientColumns(host);
   if (compact > 0 && columns.length > 0) {
-    const compactWidth = words(columns.length);
-    const packed = new Uint32Array(
-      read("salient_signs", "U32", [compact, rows, compactWidth]).buffer,
-    );
+    // In version 1 each row begins with a word of its own.
+    const isOfWords = checkpoint.get(`${name}.salient_signs`).shape.length === 3;
+    const rowWords = words(columns.length);
+    const rowBits = isOfWords ? WORD * rowWords : columns.length;
+    const planeWords = words(rows * rowBits);
+    const shape = isOfWords ? [compact, rows, rowWords] : [compact, planeWords];
+    const packed = new Uint32Array(read("salient_signs", "U32", shape).buffer);
     for (let k = 0; k < compact; k++) {
+      const source = packed.subarray(k * planeWords, (k + 1) * planeWords);
       const target = plane(firstCompactPlane(layout, flags) + k);
       for (let row = 0; row < rows; row++) {
         columns.forEach((col, i) => {
-          const bit = (packed[(k * rows + row) * compactWidth + (i >> 5)] >>> (i & 31)) & 1;
-          target[row * width + (col >> 5)] |= bit << (col & 31);
+          const at = row * rowBits + i;
+          target[row * width + (col >> 5)] |= ((source[at >> 5] >>> (at & 31)) & 1) << (col & 31);
         });
       }
     }

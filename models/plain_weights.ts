@@ -6,13 +6,19 @@ import { readJson } from "./json.ts";
 import {
   columnsOf,
   dequantizeOnHost,
-  type HostBits,
-  packedLinears,
+  partOf,
   type QuantizationConfig,
   readQuantizationConfig,
   unpackLinear,
 } from "./packed_format.ts";
-import { DTYPE_BITS, isFloatDtype, type StoredDtype, toFloat32 } from "./safetensors.ts";
+import { dequantizeTableOnHost, isPackedTable, tableLayout } from "./packed_table.ts";
+import {
+  DTYPE_BITS,
+  isFloatDtype,
+  type StoredDtype,
+  type StoredTensor,
+  toFloat32,
+} from "./safetensors.ts";
 
 /** A tensor of a model as the plain model has it. */
 export interface PlainTensor {
@@ -86,12 +92,12 @@ export class PlainWeights implements Disposable {
       }
       return;
     }
-    const host = this.#unpack(name);
+    const rowsOf = this.#packedRows(name.slice(0, -WEIGHT.length));
     const [rows, cols] = shape;
     const together = Math.max(1, Math.ceil(elements / cols));
     let rest = new Float32Array();
     for (let row = 0; row < rows; row += together) {
-      const values = dequantizeOnHost(host, row, Math.min(together, rows - row));
+      const values = rowsOf(row, Math.min(together, rows - row));
       const all = new Float32Array(rest.length + values.length);
       all.set(rest);
       all.set(values, rest.length);
@@ -104,11 +110,15 @@ export class PlainWeights implements Disposable {
     if (rest.length > 0) yield rest;
   }
 
-  #unpack(name: string): HostBits {
+  /** Gives rows of a packed matrix. */
+  #packedRows(name: string): (first: number, rows: number) => Float32Array {
     const { checkpoint, quantization } = this;
-    const linear = name.slice(0, -WEIGHT.length);
-    const columns = columnsOf(quantization!, linear)!;
-    return unpackLinear(checkpoint, linear, columns, quantization!.block_size);
+    if (isPackedTable(checkpoint, name)) {
+      return (first, rows) => dequantizeTableOnHost(checkpoint, name, first, rows);
+    }
+    const columns = columnsOf(quantization!, name)!;
+    const host = unpackLinear(checkpoint, name, columns, quantization!.block_size);
+    return (first, rows) => dequantizeOnHost(host, first, rows);
   }
 
   [Symbol.dispose](): void {
@@ -128,29 +138,30 @@ function plainTensors(
   checkpoint: Checkpoint,
   quantization: QuantizationConfig | undefined,
 ): Map<string, PlainTensor> {
-  const linears = quantization ? packedLinears(checkpoint) : new Map();
-  const parts = new Map<string, string>();
-  for (const [linear, { tensors }] of linears) {
-    for (const name of tensors) parts.set(name, linear);
-  }
   const plain = new Map<string, PlainTensor>();
-  for (const tensor of checkpoint.tensors.values()) {
-    const linear = parts.get(tensor.name);
-    if (linear === undefined) {
-      const { name, shape, dtype, file } = tensor;
+  const add = (tensor: StoredTensor) => {
+    const { name, shape, dtype, file } = tensor;
+    const dot = name.lastIndexOf(".");
+    const module = name.slice(0, dot);
+    const weight = module + WEIGHT;
+    if (quantization && partOf(checkpoint, name)) {
+      if (plain.has(weight)) return;
+      const cols = columnsOf(quantization, module);
+      if (cols === undefined) {
+        throw new UserError(
+          `"${checkpoint.folder}": quantization_config lacks the columns of "${module}"`,
+        );
+      }
+      const { shape: [rows], file } = checkpoint.get(`${module}.signs`);
+      plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
+    } else if (quantization && isPackedTable(checkpoint, module)) {
+      if (plain.has(weight)) return;
+      const { rows, cols } = tableLayout(checkpoint, module);
+      plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
+    } else {
       plain.set(name, { name, shape, dtype, file });
-      continue;
     }
-    const name = linear + WEIGHT;
-    if (plain.has(name)) continue;
-    const cols = columnsOf(quantization!, linear);
-    if (cols === undefined) {
-      throw new UserError(
-        `"${checkpoint.folder}": quantization_config lacks the columns of "${linear}"`,
-      );
-    }
-    const { shape: [rows], file } = checkpoint.get(`${linear}.signs`);
-    plain.set(name, { name, shape: [rows, cols], dtype: "packed", file });
-  }
+  };
+  for (const tensor of checkpoint.tensors.values()) add(tensor);
   return plain;
 }

@@ -9,6 +9,7 @@ import { Checkpoint } from "../models/checkpoint.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { packLinear, partOf, readBits } from "../models/packed_format.ts";
 import { packedMetadata } from "../models/packed_metadata.ts";
+import { packTable } from "../models/packed_table.ts";
 import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { copyFileAtomically, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
@@ -34,6 +35,10 @@ export const pack = defineStage({
     ),
     "flags": z.enum(["plain", "entropy"]).default("plain").describe(
       "How the zones of the weights are stored: in a bit each, or in as many as they hold information",
+    ),
+    "embeddings": z.literal(["stored", 8, 4]).default("stored").describe(
+      "Bits of the embeddings and the head, with an f16 scale for each 64 (or, in 4 bits, 32) numbers " +
+        "of a row; stored: as in the original",
     ),
   }),
   needs: ["model-files", "calibration"],
@@ -70,9 +75,21 @@ export const pack = defineStage({
     return { file, bytes, sha256 };
   },
 
-  async finish(context) {
+  async check(context, { embeddings }) {
+    const { hiddenSize, embeddingSize } = context.get("model-files").architecture;
+    if (embeddings === 4 && (hiddenSize % 2 || embeddingSize % 2)) {
+      throw new UserError(
+        `Cannot pack the embeddings in 4 bits: they are ${embeddingSize} wide, which is odd; ` +
+          `use embeddings: 8`,
+      );
+    }
+  },
+
+  async finish(context, { embeddings }) {
     const model = context.get("model-files");
     const { architecture, checkpoint, config } = model;
+    const { embedding, positions, head } = architecture.names;
+    const tables = new Set([embedding, positions?.name, head].map((name) => `${name}.weight`));
     const { layers } = architecture;
     const outside: TensorToWrite[] = [];
     const prefixes = Array.from({ length: layers }, (_, i) => architecture.names.layer(i));
@@ -80,7 +97,11 @@ export const pack = defineStage({
       if (prefixes.some((prefix) => name.startsWith(prefix))) continue;
       // Some checkpoints have a tied head's weight twice.
       if (name === "lm_head.weight" && !architecture.names.head) continue;
-      outside.push(copyOf(checkpoint, name));
+      if (embeddings !== "stored" && tables.has(name)) {
+        outside.push(...packTable(checkpoint, name.slice(0, -".weight".length), embeddings));
+      } else {
+        outside.push(copyOf(checkpoint, name));
+      }
     }
     const first = shardName(1, layers);
     const path = join(context.folder.model, first);

@@ -216,12 +216,41 @@ Deno.test("entropy-coded flags take fewer bytes, and the second signs then lie a
   assert.ok(flags < plain.parts.flags / 20, `${flags} bytes`);
   assert.deepEqual(others, {
     signs: plain.parts.signs,
-    "salient-signs": 64 * 4 * Math.ceil(columns / 32),
+    "salient-signs": 4 * Math.ceil(64 * columns / 32),
     "salient-columns": plain.parts["salient-columns"],
     scales: plain.parts.scales,
   });
   const one = { ...host, zones: 1 as const, planes: 0, scales: new Float32Array(64 * 4 * 2) };
   assert.deepEqual(packLinear("a", one, { flags: "entropy" }), packLinear("a", one));
+});
+
+Deno.test("version 1 has the signs of each row in words of their own", () => {
+  for (const share of [0.3, 1]) { // 64 columns fill their words
+    const layout = { rows: 3, cols: 64, blockSize: 32, zones: 2, planes: 3 } as const;
+    const { host } = randomBits(layout, share, 3);
+    const columns = salientColumns(host);
+    const width = Math.ceil(columns.length / 32);
+    const signs = new Uint32Array(layout.rows * width);
+    for (let row = 0; row < layout.rows; row++) {
+      columns.forEach((col, i) => {
+        const bit = (host.bits[2 * 3 * 2 + row * 2 + (col >> 5)] >>> (col & 31)) & 1;
+        signs[row * width + (i >> 5)] |= bit << (i & 31);
+      });
+    }
+    const tensors = packLinear("a.b", host).tensors
+      .filter(({ name }) => name !== "a.b.salient_signs");
+    tensors.push({
+      name: "a.b.salient_signs",
+      dtype: "U32",
+      shape: [1, layout.rows, width],
+      data: new Uint8Array(signs.buffer),
+    });
+    using folder = new TemporaryFolder();
+    const path = join(folder.path, "x.safetensors");
+    writeSafetensors(path, tensors, { format: "billm", format_version: "1" });
+    using checkpoint = Checkpoint.openFile(path);
+    assert.deepEqual(unpackLinear(checkpoint, "a.b", 64, 32), host);
+  }
 });
 
 Deno.test("flags that are no entropy code are refused", () => {
@@ -295,7 +324,7 @@ Deno.test("more planes store more signs, of salient columns only", () => {
   assert.deepEqual(storedParts(layout, 33), {
     signs: 320,
     flags: 320,
-    "salient-signs": 2 * 10 * 2 * 4, // a third and a fourth sign, 33 columns in two words
+    "salient-signs": 2 * 11 * 4, // a third and a fourth sign, 10 x 33 bits in 11 words
     "salient-columns": 32,
     scales: 10 * 2 * 9 * 2,
   });
@@ -303,7 +332,7 @@ Deno.test("more planes store more signs, of salient columns only", () => {
   assert.deepEqual(storedParts({ ...layout, zones: 1, planes: 2 }, 33), {
     signs: 320,
     flags: 0,
-    "salient-signs": 10 * 2 * 4,
+    "salient-signs": 11 * 4,
     "salient-columns": 32,
     scales: 10 * 2 * 5 * 2,
   });
@@ -424,6 +453,7 @@ const DAMAGED: [tensor: TensorToWrite, problem: string][] = [
   [zeros("flags", "U32", [2, 3]), "U32 [2, 3], expected U32 [3, 3]"],
   [zeros("salient_columns", "U32", [4]), "U32 [4], expected U32 [3]"],
   [zeros("salient_signs", "U32", [2, 3, 1]), "U32 [2, 3, 1], expected U32 [1, 3, 1]"],
+  [zeros("salient_signs", "U32", [1, 1]), "U32 [1, 1], expected U32 [1, 3]"],
   [zeros("scales", "F16", [3, 2, 8]), "F16 [3, 2, 8], expected F16 [3, 3, 8]"],
   [zeros("scales", "F32", [3, 3, 8]), "F32 [3, 3, 8], expected F16 [3, 3, 8]"],
   // Neither zones only nor zones, a mean and one to four scales.

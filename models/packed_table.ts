@@ -1,0 +1,198 @@
+import {
+  dequantizeTable,
+  tableGroups,
+  type TableLayout,
+  tableRowBytes,
+} from "../gpu/dequantize_table.ts";
+import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
+import { shapeText, type Tensor } from "../gpu/tensor.ts";
+import { UserError } from "../pipeline/errors.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { type StoredTensor, type TensorToWrite, toFloat32 } from "./safetensors.ts";
+
+/** Columns that share a scale, by the bits of a code. */
+const GROUPS = { 8: 64, 4: 32 } as const;
+
+/** Numbers that are quantized at a time. */
+const CHUNK = 1 << 20;
+
+/**
+ * Whether a checkpoint holds a table in packed form.
+ *
+ * @param name Without ".weight".
+ */
+export function isPackedTable(checkpoint: Checkpoint, name: string): boolean {
+  return checkpoint.has(`${name}.codes`);
+}
+
+/**
+ * The form of a packed table.
+ *
+ * @throws {UserError} If its tensors do not fit each other.
+ */
+export function tableLayout(checkpoint: Checkpoint, name: string): TableLayout {
+  const codes = checkpoint.get(`${name}.codes`);
+  const [rows, width] = codes.shape;
+  if (codes.shape.length !== 2 || (codes.dtype !== "I8" && codes.dtype !== "U8")) {
+    refuse(codes, "I8 [rows, cols] or U8 [rows, cols / 2]");
+  }
+  const bits = codes.dtype === "I8" ? 8 : 4;
+  const layout = { rows, cols: width * 8 / bits, bits, group: GROUPS[bits] } as const;
+  const scales = checkpoint.get(`${name}.group_scales`);
+  const shape = [rows, tableGroups(layout)];
+  if (scales.dtype !== "F16" || shapeText(scales.shape) !== shapeText(shape)) {
+    refuse(scales, `F16 ${shapeText(shape)}`);
+  }
+  return layout;
+}
+
+function refuse({ file, name, dtype, shape }: StoredTensor, wanted: string): never {
+  throw new UserError(
+    `"${file}": "${name}" is ${dtype} ${shapeText(shape)}, expected ${wanted}; ` +
+      `the file is damaged`,
+  );
+}
+
+/**
+ * Quantizes a table: an embedding or a head, `[rows, cols]`.
+ *
+ * 8 bits: codes -127 .. 127, the scale of a group is its largest magnitude / 127. 4 bits: codes
+ * -8 .. 7, of some scales near the largest magnitude / 8 the one with the least squared error. Scales
+ * are f16.
+ *
+ * @param name Without ".weight".
+ * @returns NAME.codes and NAME.group_scales.
+ * @throws {UserError} If it holds NaN or infinite values, or is not stored as floating-point numbers.
+ */
+export function packTable(checkpoint: Checkpoint, name: string, bits: 8 | 4): TensorToWrite[] {
+  const { shape: [rows, cols] } = checkpoint.get(`${name}.weight`);
+  const layout: TableLayout = { rows, cols, bits, group: GROUPS[bits] };
+  const [rowBytes, groups] = [tableRowBytes(layout), tableGroups(layout)];
+  const codes = new Uint8Array(rows * rowBytes);
+  const scales = new Float16Array(rows * groups);
+  const together = Math.max(1, Math.floor(CHUNK / cols));
+  for (let first = 0; first < rows; first += together) {
+    const count = Math.min(together, rows - first);
+    const values = checkpoint.readFloat32(`${name}.weight`, { first, rows: count });
+    for (let row = 0; row < count; row++) {
+      for (let g = 0; g < groups; g++) {
+        const start = g * layout.group;
+        const end = Math.min(cols, start + layout.group);
+        const group = values.subarray(row * cols + start, row * cols + end);
+        const scale = bits === 8 ? scaleOf8(group) : scaleOf4(group);
+        if (!Number.isFinite(scale)) {
+          throw new UserError(
+            `"${checkpoint.get(`${name}.weight`).file}": "${name}.weight" holds values that are ` +
+              `NaN, infinite or too large for 8 bits and an f16; use embeddings: stored`,
+          );
+        }
+        scales[(first + row) * groups + g] = scale;
+        const at = (first + row) * rowBytes;
+        group.forEach((value, i) => {
+          if (bits === 8) codes[at + start + i] = codeOf(value, scale, -127, 127);
+          else {
+            const code = codeOf(value, scale, -8, 7) + 8;
+            codes[at + ((start + i) >> 1)] |= code << (4 * (i & 1));
+          }
+        });
+      }
+    }
+  }
+  const data = new Uint8Array(scales.buffer);
+  return [
+    {
+      name: `${name}.codes`,
+      dtype: bits === 8 ? "I8" : "U8",
+      shape: [rows, rowBytes],
+      data: codes,
+    },
+    { name: `${name}.group_scales`, dtype: "F16", shape: [rows, groups], data },
+  ];
+}
+
+/** The nearest code; no scale, no code. */
+function codeOf(value: number, scale: number, least: number, most: number): number {
+  if (scale === 0) return 0;
+  return Math.max(least, Math.min(most, Math.round(value / scale)));
+}
+
+function scaleOf8(group: Float32Array): number {
+  return Math.f16round(Math.abs(largest(group)) / 127);
+}
+
+/** The number of the largest magnitude; NaN if one is. */
+function largest(group: Float32Array): number {
+  let top = 0;
+  for (const value of group) {
+    if (Number.isNaN(value)) return NaN;
+    if (Math.abs(value) > Math.abs(top)) top = value;
+  }
+  return top;
+}
+
+/** The largest magnitude may be the code -8 or stand a bit beyond the codes. */
+const DIVISORS_OF_4 = [-8, -8.5, -9, -7.5, 7, 7.5, 8];
+
+function scaleOf4(group: Float32Array): number {
+  const top = largest(group);
+  let best = 0;
+  let least = Infinity;
+  for (const divisor of DIVISORS_OF_4) {
+    const scale = Math.f16round(top / divisor);
+    if (!Number.isFinite(scale)) return scale;
+    let error = 0;
+    for (const value of group) error += (value - codeOf(value, scale, -8, 7) * scale) ** 2;
+    if (error < least) [least, best] = [error, scale];
+  }
+  return best;
+}
+
+/** Uploads some rows of a packed table and makes them f32 `[rows, cols]`, owned by the caller. */
+export async function uploadTable(
+  gpu: Gpu,
+  checkpoint: Checkpoint,
+  name: string,
+  first: number,
+  rows: number,
+): Promise<Tensor> {
+  const layout = { ...tableLayout(checkpoint, name), rows };
+  const upload = (part: string, bytes: number) =>
+    gpu.upload(
+      padded(checkpoint.readChunks(`${name}.${part}`, UPLOAD_CHUNK, { first, rows }), bytes),
+      [Math.ceil(bytes / 4)],
+      "u32",
+    );
+  using codes = upload("codes", rows * tableRowBytes(layout));
+  using scales = upload("group_scales", 2 * rows * tableGroups(layout));
+  return await dequantizeTable(gpu, layout, codes, scales);
+}
+
+/** Adds zeros up to whole words. */
+function* padded(chunks: Iterable<Uint8Array>, bytes: number): Generator<Uint8Array> {
+  yield* chunks;
+  if (bytes % 4) yield new Uint8Array(4 - bytes % 4);
+}
+
+/** Some rows of a packed table, f32 `[rows, cols]`: the bits that the GPU makes. */
+export function dequantizeTableOnHost(
+  checkpoint: Checkpoint,
+  name: string,
+  first: number,
+  rows: number,
+): Float32Array<ArrayBuffer> {
+  const layout = tableLayout(checkpoint, name);
+  const { cols, bits, group } = layout;
+  const [rowBytes, groups] = [tableRowBytes(layout), tableGroups(layout)];
+  const part = { first, rows };
+  const codes = checkpoint.readBytes(`${name}.codes`, part);
+  const scales = toFloat32(checkpoint.readBytes(`${name}.group_scales`, part), "F16");
+  const table = new Float32Array(rows * cols);
+  for (let row = 0; row < rows; row++) {
+    for (let col = 0; col < cols; col++) {
+      const byte = codes[row * rowBytes + (col * bits >> 3)];
+      const code = bits === 8 ? byte << 24 >> 24 : (byte >> (4 * (col & 1)) & 15) - 8;
+      table[row * cols + col] = code * scales[row * groups + Math.floor(col / group)] + 0; // no -0
+    }
+  }
+  return table;
+}
