@@ -61,19 +61,28 @@ function refuse({ file, name, dtype, shape }: StoredTensor, wanted: string): nev
  * are f16.
  *
  * @param name Without ".weight".
+ * @param model What messages call the model.
  * @returns NAME.codes and NAME.group_scales.
  * @throws {UserError} If it holds NaN or infinite values, or is not stored as floating-point numbers.
  */
-export function packTable(checkpoint: Checkpoint, name: string, bits: 8 | 4): TensorToWrite[] {
+export function packTable(
+  checkpoint: Checkpoint,
+  name: string,
+  bits: 8 | 4,
+  model = checkpoint.folder,
+): TensorToWrite[] {
   const { shape: [rows, cols] } = checkpoint.get(`${name}.weight`);
   const layout: TableLayout = { rows, cols, bits, group: GROUPS[bits] };
   const [rowBytes, groups] = [tableRowBytes(layout), tableGroups(layout)];
   const codes = new Uint8Array(rows * rowBytes);
   const scales = new Float16Array(rows * groups);
   const together = Math.max(1, Math.floor(CHUNK / cols));
+  let bad = 0;
   for (let first = 0; first < rows; first += together) {
     const count = Math.min(together, rows - first);
     const values = checkpoint.readFloat32(`${name}.weight`, { first, rows: count });
+    bad += values.reduce((sum, value) => sum + Number(!Number.isFinite(value)), 0);
+    if (bad > 0) continue; // they are counted to the end
     for (let row = 0; row < count; row++) {
       for (let g = 0; g < groups; g++) {
         const start = g * layout.group;
@@ -82,8 +91,8 @@ export function packTable(checkpoint: Checkpoint, name: string, bits: 8 | 4): Te
         const scale = bits === 8 ? scaleOf8(group) : scaleOf4(group);
         if (!Number.isFinite(scale)) {
           throw new UserError(
-            `"${checkpoint.get(`${name}.weight`).file}": "${name}.weight" holds values that are ` +
-              `NaN, infinite or too large for 8 bits and an f16; use embeddings: stored`,
+            `"${model}": "${name}.weight" holds values that are too large for a scale in f16; ` +
+              `use embeddings: stored`,
           );
         }
         scales[(first + row) * groups + g] = scale;
@@ -97,6 +106,13 @@ export function packTable(checkpoint: Checkpoint, name: string, bits: 8 | 4): Te
         });
       }
     }
+  }
+  if (bad > 0) {
+    throw new UserError(
+      `"${model}": "${name}.weight" holds ${bad} ` +
+        `${bad === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
+        `the model is damaged, get it again`,
+    );
   }
   const data = new Uint8Array(scales.buffer);
   return [

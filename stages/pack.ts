@@ -30,17 +30,18 @@ export const pack = defineStage({
   scope: "layer",
   summary: "Write the packed model",
   options: z.strictObject({
-    "scales": z.enum(["f16", "i8"]).default("f16").describe(
+    "scales": z.enum(["f16", "i8"]).default("i8").describe(
       "How means and scales are stored: in f16, or in 8 bits with two f16 factors for each row",
     ),
-    "flags": z.enum(["plain", "entropy"]).default("plain").describe(
+    "flags": z.enum(["plain", "entropy"]).default("entropy").describe(
       "How the zones of the weights are stored: in a bit each, or in as many as they hold information",
     ),
-    "embeddings": z.literal(["stored", 8, 4]).default("stored").describe(
+    "embeddings": z.literal(["stored", 8, 4]).default(8).describe(
       "Bits of the embeddings and the head, with an f16 scale for each 64 (or, in 4 bits, 32) numbers " +
         "of a row; stored: as in the original",
     ),
   }),
+  presets: { reference: { scales: "f16", flags: "plain", embeddings: "stored" } },
   needs: ["model-files", "calibration"],
   gives: ["packed-model"],
 
@@ -98,7 +99,8 @@ export const pack = defineStage({
       // Some checkpoints have a tied head's weight twice.
       if (name === "lm_head.weight" && !architecture.names.head) continue;
       if (embeddings !== "stored" && tables.has(name)) {
-        outside.push(...packTable(checkpoint, name.slice(0, -".weight".length), embeddings));
+        const table = name.slice(0, -".weight".length);
+        outside.push(...packTable(checkpoint, table, embeddings, model.name));
       } else {
         outside.push(copyOf(checkpoint, name));
       }

@@ -103,21 +103,27 @@ Deno.test("zeros, and numbers too small for a scale, become zeros; the largest f
   }
 });
 
-Deno.test("a table that holds NaN or infinity is refused", () => {
+Deno.test("a table that holds NaN or infinity is refused, or what is too large for a scale", () => {
   using folder = new TemporaryFolder();
-  for (const [i, bad] of [NaN, Infinity, -Infinity, 1e30].entries()) {
-    const values = normals(64, 1);
-    values[40] = bad;
+  const damaged = (count: string) =>
+    `holds ${count} NaN or infinite; the model is damaged, get it again`;
+  const large = "holds values that are too large for a scale in f16; use embeddings: stored";
+  const cases: [values: number[], problem: string][] = [
+    [[NaN], damaged("1 value that is")],
+    [[Infinity, 1, -Infinity, NaN], damaged("3 values that are")],
+    [[1e30], large],
+    [[-1e30], large],
+  ];
+  for (const [i, [values, problem]] of cases.entries()) {
+    const all = normals(64, 1);
+    all.set(values, 40);
     const shape = [2, 32];
-    const data = stored(values, "F32");
+    const data = stored(all, "F32");
     using plain = write(folder.path, `${i}`, [{ name: "e.weight", dtype: "F32", shape, data }]);
     for (const bits of [8, 4] as const) {
       assert.throws(
-        () => packTable(plain, "e", bits),
-        new UserError(
-          `"${join(folder.path, `${i}`)}": "e.weight" holds values that are NaN, infinite or too ` +
-            `large for 8 bits and an f16; use embeddings: stored`,
-        ),
+        () => packTable(plain, "e", bits, "the model"),
+        new UserError(`"the model": "e.weight" ${problem}`),
       );
     }
   }

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { Checkpoint } from "../../models/checkpoint.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { dequantizeOnHost, storedParts, unpackLinear } from "../../models/packed_format.ts";
+import { dequantizeTableOnHost } from "../../models/packed_table.ts";
 import { readHeader, type TensorToWrite, writeSafetensors } from "../../models/safetensors.ts";
 import type { RunRecord } from "../../pipeline/record.ts";
 import { contents, Workplace } from "../micro_model.ts";
@@ -134,7 +135,8 @@ Deno.test("inspect --json says of each linear layer what the run's record says",
   const { headers = 0 } = written!.storedBitsByPart;
   assert.ok(Math.abs(report.storedBits + headers - written!.storedBits) < 1e-12);
   assert.deepEqual(report.embeddings, [
-    { name: "model.embed_tokens.weight", dtype: "F16", shape: [4096, 64], bytes: 4096 * 64 * 2 },
+    { name: "model.embed_tokens.codes", dtype: "I8", shape: [4096, 64], bytes: 4096 * 64 },
+    { name: "model.embed_tokens.group_scales", dtype: "F16", shape: [4096, 1], bytes: 4096 * 2 },
   ]);
   assert.deepEqual(report.head, []);
   assert.equal(report.other.length, 5); // two norms in each layer and the last one
@@ -223,6 +225,8 @@ function expectedHalves(): Map<string, { shape: number[]; halves: Float16Array }
       const module = Object.keys(columns).find((known) => linear.endsWith(`.${known}`))!;
       const values = isPacked
         ? dequantizeOnHost(unpackLinear(model.checkpoint, linear, columns[module], blockSize))
+        : name === "model.embed_tokens.weight"
+        ? dequantizeTableOnHost(model.checkpoint, linear, 0, shape[0])
         : model.checkpoint.readFloat32(name);
       return [name, { shape, halves: Float16Array.from(values) }];
     }),
@@ -313,9 +317,9 @@ Deno.test("compare: a packed model and its dequantized copy differ by the roundi
   assert.deepEqual([code, stderr], [1, ""]);
   const { a, b, tensors, differences } = JSON.parse(stdout);
   assert.deepEqual({ a, b, tensors }, { a: packed, b: out, tensors: 20 });
-  assert.equal(differences.length, 14);
+  assert.equal(differences.length, 14 + 1);
   for (const { name, relativeRms } of differences) {
-    assert.match(name, /_proj\.weight$/);
+    assert.match(name, /(_proj|embed_tokens)\.weight$/);
     assert.ok(relativeRms > 0 && relativeRms < 2 ** -11, `${name}: ${relativeRms}`);
   }
   for (const same of [packed, out, place.model]) {
