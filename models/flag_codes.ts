@@ -119,9 +119,10 @@ function encode(bytes: Uint8Array, { frequencies, starts }: Model): Uint16Array 
     const frequency = frequencies[bytes[i]];
     if (state >= frequency * 2 ** (32 - SCALE_BITS)) {
       words[--at] = state;
-      state = Math.floor(state / 65536);
+      state = state >>> 16;
     }
-    state = Math.floor(state / frequency) * SCALE + state % frequency + starts[bytes[i]];
+    const quotient = (state / frequency) >>> 0;
+    state = quotient * SCALE + (state - quotient * frequency) + starts[bytes[i]];
   }
   words[--at] = state;
   words[--at] = state / 65536;
@@ -137,7 +138,7 @@ function decode(words: Uint16Array, count: number, model: Model): Uint8Array | u
     const place = state & (SCALE - 1);
     const group = groups[place];
     bytes[i] = group;
-    state = frequencies[group] * Math.floor(state / SCALE) + place - starts[group];
+    state = frequencies[group] * (state >>> SCALE_BITS) + place - starts[group];
     if (state < LEAST_STATE) state = state * 65536 + words[at++];
   }
   return at === words.length && state === LEAST_STATE ? bytes : undefined;
@@ -151,16 +152,30 @@ function gather(
 ): { bytes: Uint8Array; count: number } {
   const width = Math.ceil(cols / 32);
   const bytes = new Uint8Array(Math.ceil(rows * cols / 8));
-  let count = 0;
+  let at = 0; // in bits
   for (let row = first; row < first + rows; row++) {
-    for (let col = 0; col < cols; col++) {
-      if ((salient[col >> 5] >>> (col & 31)) & 1) continue;
-      const flag = (plane[row * width + (col >> 5)] >>> (col & 31)) & 1;
-      bytes[count >> 3] |= flag << (count & 7);
-      count++;
+    for (let word = 0; word < width; word++) {
+      const flags = plane[row * width + word];
+      const count = Math.min(32, cols - 32 * word);
+      if (salient[word] === 0 && count === 32) {
+        // 32 flags that begin anywhere within a byte.
+        const [byte, shift] = [at >> 3, at & 7];
+        bytes[byte] |= flags << shift;
+        bytes[byte + 1] = flags >>> (8 - shift);
+        bytes[byte + 2] = flags >>> (16 - shift);
+        bytes[byte + 3] = flags >>> (24 - shift);
+        if (shift > 0) bytes[byte + 4] = flags >>> (32 - shift);
+        at += 32;
+      } else {
+        for (let i = 0; i < count; i++) {
+          if ((salient[word] >>> i) & 1) continue;
+          bytes[at >> 3] |= ((flags >>> i) & 1) << (at & 7);
+          at++;
+        }
+      }
     }
   }
-  return { bytes: bytes.subarray(0, Math.ceil(count / 8)), count };
+  return { bytes: bytes.subarray(0, Math.ceil(at / 8)), count: at };
 }
 
 /** Undoes {@link gather}; the bits of salient columns stay. */

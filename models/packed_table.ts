@@ -81,14 +81,20 @@ export function packTable(
   for (let first = 0; first < rows; first += together) {
     const count = Math.min(together, rows - first);
     const values = checkpoint.readFloat32(`${name}.weight`, { first, rows: count });
-    bad += values.reduce((sum, value) => sum + Number(!Number.isFinite(value)), 0);
-    if (bad > 0) continue; // they are counted to the end
     for (let row = 0; row < count; row++) {
+      const rowStart = row * cols;
+      const at = (first + row) * rowBytes;
       for (let g = 0; g < groups; g++) {
-        const start = g * layout.group;
-        const end = Math.min(cols, start + layout.group);
-        const group = values.subarray(row * cols + start, row * cols + end);
-        const scale = bits === 8 ? scaleOf8(group) : scaleOf4(group);
+        const start = rowStart + g * layout.group;
+        const end = Math.min(rowStart + cols, start + layout.group);
+        const top = largest(values, start, end);
+        if (!Number.isFinite(top)) {
+          for (let i = start; i < end; i++) bad += Number(!Number.isFinite(values[i]));
+          continue;
+        }
+        const scale = bits === 8
+          ? Math.f16round(Math.abs(top) / 127)
+          : bestScale(values, start, end, top);
         if (!Number.isFinite(scale)) {
           throw new UserError(
             `"${model}": "${name}.weight" holds values that are too large for a scale in f16; ` +
@@ -96,14 +102,17 @@ export function packTable(
           );
         }
         scales[(first + row) * groups + g] = scale;
-        const at = (first + row) * rowBytes;
-        group.forEach((value, i) => {
-          if (bits === 8) codes[at + start + i] = codeOf(value, scale, -127, 127);
-          else {
-            const code = codeOf(value, scale, -8, 7) + 8;
-            codes[at + ((start + i) >> 1)] |= code << (4 * (i & 1));
+        if (scale === 0) {
+          if (bits === 4) {
+            codes.fill(0x88, at + ((start - rowStart) >> 1), at + ((end - rowStart + 1) >> 1));
           }
-        });
+          continue;
+        }
+        for (let i = start; i < end; i++) {
+          const col = i - rowStart;
+          if (bits === 8) codes[at + col] = codeOf(values[i], scale, -127, 127);
+          else codes[at + (col >> 1)] |= (codeOf(values[i], scale, -8, 7) + 8) << (4 * (col & 1));
+        }
       }
     }
   }
@@ -126,38 +135,43 @@ export function packTable(
   ];
 }
 
-/** The nearest code; no scale, no code. */
+/** The nearest code. */
 function codeOf(value: number, scale: number, least: number, most: number): number {
-  if (scale === 0) return 0;
-  return Math.max(least, Math.min(most, Math.round(value / scale)));
+  const code = Math.floor(value / scale + 0.5);
+  return code < least ? least : code > most ? most : code;
 }
 
-function scaleOf8(group: Float32Array): number {
-  return Math.f16round(Math.abs(largest(group)) / 127);
-}
-
-/** The number of the largest magnitude; NaN if one is. */
-function largest(group: Float32Array): number {
+/** The number of the largest magnitude among values `start` to `end`; NaN if one is. */
+function largest(values: Float32Array, start: number, end: number): number {
   let top = 0;
-  for (const value of group) {
-    if (Number.isNaN(value)) return NaN;
+  for (let i = start; i < end; i++) {
+    const value = values[i];
+    if (value !== value) return NaN;
     if (Math.abs(value) > Math.abs(top)) top = value;
   }
   return top;
 }
 
-/** The largest magnitude may be the code -8 or stand a bit beyond the codes. */
-const DIVISORS_OF_4 = [-8, -8.5, -9, -7.5, 7, 7.5, 8];
+/** Of 4-bit codes: the largest magnitude is the code -8 or 7, or stands a bit beyond them. */
+const DIVISORS = [-8, -8.5, -9, -7.5, 7, 7.5, 8];
 
-function scaleOf4(group: Float32Array): number {
-  const top = largest(group);
+/**
+ * The scale of 4-bit codes with the least squared error of those that are tried.
+ *
+ * @param top The number of the largest magnitude.
+ */
+function bestScale(values: Float32Array, start: number, end: number, top: number): number {
   let best = 0;
   let least = Infinity;
-  for (const divisor of DIVISORS_OF_4) {
+  for (const divisor of DIVISORS) {
     const scale = Math.f16round(top / divisor);
     if (!Number.isFinite(scale)) return scale;
+    if (scale === 0) continue;
     let error = 0;
-    for (const value of group) error += (value - codeOf(value, scale, -8, 7) * scale) ** 2;
+    for (let i = start; i < end; i++) {
+      const off = values[i] - codeOf(values[i], scale, -8, 7) * scale;
+      error += off * off;
+    }
     if (error < least) [least, best] = [error, scale];
   }
   return best;
