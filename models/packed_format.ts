@@ -457,10 +457,11 @@ function decodeScales(
     { length: perBlock },
     (_, i) => i < 2 * layout.zones ? i % 2 : Number(i > 2 * layout.zones),
   );
-  return Float32Array.from(
-    values,
-    (code, i) => code * factors[2 * Math.floor(i / perRow) + kinds[i % perBlock]],
-  );
+  const scales = new Float32Array(values.length);
+  for (let i = 0; i < values.length; i++) {
+    scales[i] = values[i] * factors[2 * Math.floor(i / perRow) + kinds[i % perBlock]];
+  }
+  return scales;
 }
 
 /**

@@ -126,7 +126,7 @@ export const pack = defineStage({
 async function roundToCodes(gpu: Gpu, linear: LinearLayer, bits: LinearBits): Promise<void> {
   const { codes, factors } = await roundScales(gpu, bits, bits.scales);
   const host = await readBits(bits);
-  const values = Int8Array.from(new Int32Array((await gpu.read(codes, "u32")).buffer));
+  const values = new Int8Array(await gpu.read(codes, "u32")); // the low byte of each
   linear.host = { ...host, codes: { values, factors: await gpu.read(factors) } };
   gpu.free(codes, factors);
   using salient = gpu.upload(host.salient, [host.salient.length]);
