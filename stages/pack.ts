@@ -130,8 +130,7 @@ async function roundToCodes(gpu: Gpu, linear: LinearLayer, bits: LinearBits): Pr
   linear.host = { ...host, codes: { values, factors: await gpu.read(factors) } };
   gpu.free(codes, factors);
   using salient = gpu.upload(host.salient, [host.salient.length]);
-  using quantized = await dequantize(gpu, bits, bits.bits, bits.scales, salient);
-  gpu.copy(quantized, linear.quantized);
+  await dequantize(gpu, bits, bits.bits, bits.scales, salient, linear.quantized);
 }
 
 /** Bytes of a tensor in memory while it is copied. */
