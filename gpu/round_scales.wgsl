@@ -1,20 +1,25 @@
-// Rounds the means and scales of each row to what 8 bits and two factors hold.
+// Rounds the means and scales of each row to what 8 or 4 bits and two factors hold.
 //
-//   factor[mean] = max |mean| / 127      factor[scale] = max |scale| / 127      rounded up to f16
-//   code = round(value / factor)         value ← code · factor                  (ties to even)
+//   factor[mean] = max |mean| / TOP_MEAN     factor[scale] = max |scale| / TOP_SCALE    up to f16
+//   code = round(value / factor)             value ← code · factor                      ties to even
+//
+// 8 bits: both -127 .. 127. 4 bits: means -7 .. 7, scales 0 .. 15 (which are not below 0, or become 0).
 //
 // The maxima are those of the row over all its blocks. Where all are zero, so are factor and codes.
 // One workgroup per row; reduce.wgsl gives LANES and max_over_lanes.
 //
 // Reference: tests/gpu/round_scales_test.ts.
 
+override TOP_MEAN: f32 = 127;
+override TOP_SCALE: f32 = 127;
+override LEAST_SCALE: f32 = -127;
 override ZONES: u32 = 2;
 override SCALES: u32 = 7;     // per row and block: zones' (mean, scale), salient mean, salient scales
 
 struct Params { rows: u32, per_row: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> scales: array<f32>;      // [rows, blocks, SCALES]
-@group(0) @binding(2) var<storage, read_write> codes: array<i32>;       // the same, -127 .. 127
+@group(0) @binding(2) var<storage, read_write> codes: array<i32>;       // the same
 @group(0) @binding(3) var<storage, read_write> factors: array<f32>;     // [rows, 2]: of means, of scales
 
 fn is_mean(index: u32) -> bool {
@@ -43,11 +48,13 @@ fn main(
     let size = abs(scales[start + i]);
     if (is_mean(i)) { top_mean = max(top_mean, size); } else { top_scale = max(top_scale, size); }
   }
-  let mean_factor = rounded_up(max_over_lanes(top_mean, lane) / 127.0);
-  let scale_factor = rounded_up(max_over_lanes(top_scale, lane) / 127.0);
+  let mean_factor = rounded_up(max_over_lanes(top_mean, lane) / TOP_MEAN);
+  let scale_factor = rounded_up(max_over_lanes(top_scale, lane) / TOP_SCALE);
   for (var i = lane; i < p.per_row; i += LANES) {
-    let factor = select(scale_factor, mean_factor, is_mean(i));
-    let nearest = clamp(round(scales[start + i] / factor), -127.0, 127.0);
+    let mean = is_mean(i);
+    let factor = select(scale_factor, mean_factor, mean);
+    let least = select(LEAST_SCALE, -TOP_MEAN, mean);
+    let nearest = clamp(round(scales[start + i] / factor), least, select(TOP_SCALE, TOP_MEAN, mean));
     let code = select(0, i32(nearest), factor > 0.0);
     codes[start + i] = code;
     // Zero has one code, so -0 becomes 0; drivers may take f32(code) for `nearest` itself.

@@ -76,10 +76,12 @@ function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 1;
 }
 
-/** Means and scales in 8 bits: value = code · factor, in f32. */
+/** Means and scales in few bits: value = code · factor, in f32. */
 export interface HostCodes {
-  /** `[rows, blocks, scalesPerBlock]`, -127 .. 127. */
+  /** `[rows, blocks, scalesPerBlock]`, -127 .. 127; in 4 bits, means -7 .. 7 and scales 0 .. 15. */
   values: Int8Array<ArrayBuffer>;
+  /** Of a code in the file; 8 if absent. */
+  bits?: 4;
   /** Of a row's means and of its scales, values that f16 holds, `[rows, 2]`. */
   factors: Float32Array<ArrayBuffer>;
 }
@@ -90,7 +92,7 @@ export interface HostBits extends BitLayout {
   bits: Uint32Array<ArrayBuffer>;
   /** `[rows, blocks, scalesPerBlock]`: values that f16 holds, or what `codes` stand for. */
   scales: Float32Array<ArrayBuffer>;
-  /** How the scales are stored in 8 bits. */
+  /** How the scales are stored in 8 or 4 bits. */
   codes?: HostCodes;
   /** One bit per column, `[words]`. */
   salient: Uint32Array<ArrayBuffer>;
@@ -146,21 +148,26 @@ function compactPlanes(layout: BitLayout, flags: StoredForm["flags"]): number {
 /**
  * What a packed linear layer with plain flags takes, from its form alone: the sum of `parts` in bytes.
  *
- * signs and flags: one bit per weight, in words of 32 columns; scales: f16, or 8 bits and two factors
+ * signs and flags: one bit per weight, in words of 32 columns; scales: f16, or few bits and two factors
  * in f16 for each row; one bit per column says which are salient; a third and fourth sign (or a second
  * one, with a single zone) of `salient` columns.
  *
- * @param codes Whether the scales are stored in 8 bits.
+ * @param scaleBits Of a mean or scale.
  */
-export function storedParts(layout: BitLayout, salient: number, codes = false): StoredParts {
+export function storedParts(
+  layout: BitLayout,
+  salient: number,
+  scaleBits: 16 | 8 | 4 = 16,
+): StoredParts {
   const { rows, cols, blockSize, zones, planes } = layout;
-  const scales = Math.ceil(cols / blockSize) * scalesPerBlock(layout); // of a row
+  const blocks = Math.ceil(cols / blockSize);
+  const perRow = Math.ceil(blocks * scaleBits / 8) * scalesPerBlock(layout);
   return {
     signs: 4 * rows * words(cols),
     flags: zones === 2 ? 4 * rows * words(cols) : 0,
     "salient-signs": 4 * compactPlanes(layout, "plain") * words(rows * salient),
     "salient-columns": planes > 0 ? 4 * words(cols) : 0,
-    scales: codes ? rows * (scales + 4) : 2 * rows * scales,
+    scales: rows * (perRow + (scaleBits < 16 ? 4 : 0)),
   };
 }
 
@@ -242,7 +249,11 @@ export function packLinear(
   }
   const shape = [rows, Math.ceil(cols / blockSize), scalesPerBlock(host)];
   if (host.codes) {
-    add("scales", "I8", shape, bytes(host.codes.values));
+    if (host.codes.bits === 4) {
+      add("scales", "U8", nibbleShape(host), toNibbles(host, host.codes.values));
+    } else {
+      add("scales", "I8", shape, bytes(host.codes.values));
+    }
     add("scale_factors", "F16", [rows, 2], bytes(Float16Array.from(host.codes.factors)));
   } else {
     add("scales", "F16", shape, bytes(Float16Array.from(host.scales)));
@@ -367,7 +378,8 @@ export function unpackLinear(
     );
   };
   const storedScales = checkpoint.get(`${name}.scales`);
-  const perBlock = storedScales.shape[2];
+  const isNibbles = storedScales.dtype === "U8";
+  const perBlock = storedScales.shape[isNibbles ? 0 : 2];
   // Zones only, or a mean and one scale for each plane besides.
   const planes = perBlock === 2 * zones ? 0 : perBlock - 2 * zones - 1;
   if (!(perBlock === 2 * zones || planes >= 1 && planes <= MAX_PLANES)) {
@@ -375,7 +387,8 @@ export function unpackLinear(
     refuse(
       storedScales,
       shapeText(storedScales.shape),
-      `[${rows}, ${blocks}, N] with N = ${2 * zones} or ${least} .. ${most}`,
+      (isNibbles ? `[N, ${rows}, ${Math.ceil(blocks / 2)}]` : `[${rows}, ${blocks}, N]`) +
+        ` with N = ${2 * zones} or ${least} .. ${most}`,
     );
   }
   const layout: BitLayout = { rows, cols, blockSize, zones, planes };
@@ -404,9 +417,11 @@ export function unpackLinear(
   let scales: Float32Array<ArrayBuffer>;
   let codes: HostCodes | undefined;
   if (checkpoint.has(`${name}.scale_factors`)) {
-    const values = new Int8Array(read("scales", "I8", shape).buffer);
+    const values = isNibbles
+      ? fromNibbles(layout, read("scales", "U8", nibbleShape(layout)))
+      : new Int8Array(read("scales", "I8", shape).buffer);
     const factors = toFloat32(read("scale_factors", "F16", [rows, 2]), "F16");
-    codes = { values, factors };
+    codes = { values, factors, ...(isNibbles && { bits: 4 }) };
     scales = decodeScales(layout, codes);
   } else {
     scales = toFloat32(read("scales", "F16", shape), "F16");
@@ -445,6 +460,51 @@ export function unpackLinear(
   return host;
 }
 
+/** Of each number of a row and block, whether it is a mean (0) or a scale (1). */
+function kindsOf(layout: BitLayout): number[] {
+  return Array.from(
+    { length: scalesPerBlock(layout) },
+    (_, i) => i < 2 * layout.zones ? i % 2 : Number(i > 2 * layout.zones),
+  );
+}
+
+/** 4-bit codes lie apart by what they are, two neighbouring blocks of a row to a byte. */
+function nibbleShape(layout: BitLayout): [numbers: number, rows: number, bytes: number] {
+  const blocks = Math.ceil(layout.cols / layout.blockSize);
+  return [scalesPerBlock(layout), layout.rows, Math.ceil(blocks / 2)];
+}
+
+/** Tells where each 4-bit code lies among its bytes, and what is added to it there: 8 to means. */
+function visitNibbles(
+  layout: BitLayout,
+  visit: (code: number, at: number, shift: number, plus: number) => void,
+): void {
+  const [perBlock, rows, rowBytes] = nibbleShape(layout);
+  const blocks = Math.ceil(layout.cols / layout.blockSize);
+  const plus = kindsOf(layout).map((kind) => kind === 0 ? 8 : 0);
+  for (let row = 0, code = 0; row < rows; row++) {
+    for (let block = 0; block < blocks; block++) {
+      for (let i = 0; i < perBlock; i++, code++) {
+        const at = (i * rows + row) * rowBytes + (block >> 1);
+        visit(code, at, 4 * (block & 1), plus[i]);
+      }
+    }
+  }
+}
+
+function toNibbles(layout: BitLayout, codes: Int8Array): Uint8Array {
+  const bytes = new Uint8Array(nibbleShape(layout).reduce((product, size) => product * size));
+  visitNibbles(layout, (i, at, shift, plus) => bytes[at] |= (codes[i] + plus) << shift);
+  return bytes;
+}
+
+function fromNibbles(layout: BitLayout, bytes: Uint8Array): Int8Array<ArrayBuffer> {
+  const blocks = Math.ceil(layout.cols / layout.blockSize);
+  const codes = new Int8Array(layout.rows * blocks * scalesPerBlock(layout));
+  visitNibbles(layout, (i, at, shift, plus) => codes[i] = ((bytes[at] >> shift) & 15) - plus);
+  return codes;
+}
+
 /** What codes stand for, f32 `[rows, blocks, scalesPerBlock]`. */
 function decodeScales(
   layout: BitLayout,
@@ -452,11 +512,7 @@ function decodeScales(
 ): Float32Array<ArrayBuffer> {
   const perBlock = scalesPerBlock(layout);
   const perRow = values.length / layout.rows;
-  // Of each zone a mean and a scale; of the salient columns a mean and scales.
-  const kinds = Array.from(
-    { length: perBlock },
-    (_, i) => i < 2 * layout.zones ? i % 2 : Number(i > 2 * layout.zones),
-  );
+  const kinds = kindsOf(layout);
   const scales = new Float32Array(values.length);
   for (let i = 0; i < values.length; i++) {
     scales[i] = values[i] * factors[2 * Math.floor(i / perRow) + kinds[i % perBlock]];

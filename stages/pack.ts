@@ -30,8 +30,8 @@ export const pack = defineStage({
   scope: "layer",
   summary: "Write the packed model",
   options: z.strictObject({
-    "scales": z.enum(["f16", "i8"]).default("i8").describe(
-      "How means and scales are stored: in f16, or in 8 bits with two f16 factors for each row",
+    "scales": z.enum(["f16", "i8", "i4"]).default("i8").describe(
+      "How means and scales are stored: in f16, or in 8 or 4 bits with two f16 factors for each row",
     ),
     "flags": z.enum(["plain", "entropy"]).default("entropy").describe(
       "How the zones of the weights are stored: in a bit each, or in as many as they hold information",
@@ -53,8 +53,8 @@ export const pack = defineStage({
             `put split-search or compensate before pack`,
         );
       }
-      if (scales === "i8") await roundToCodes(context.gpu, linear, linear.bits);
-      else linear.host = await readBits(linear.bits);
+      if (scales === "f16") linear.host = await readBits(linear.bits);
+      else await roundToCodes(context.gpu, linear, linear.bits, scales === "i8" ? 8 : 4);
     }
   },
 
@@ -120,14 +120,20 @@ export const pack = defineStage({
 });
 
 /**
- * Rounds the scales of a linear layer to what 8 bits hold, and makes what its bits stand for anew: the
- * layers to come are calibrated on what is stored.
+ * Rounds the scales of a linear layer to what few bits hold, and makes what its bits stand for anew:
+ * the layers to come are calibrated on what is stored.
  */
-async function roundToCodes(gpu: Gpu, linear: LinearLayer, bits: LinearBits): Promise<void> {
-  const { codes, factors } = await roundScales(gpu, bits, bits.scales);
+async function roundToCodes(
+  gpu: Gpu,
+  linear: LinearLayer,
+  bits: LinearBits,
+  scaleBits: 8 | 4,
+): Promise<void> {
+  const { codes, factors } = await roundScales(gpu, bits, bits.scales, scaleBits);
   const host = await readBits(bits);
   const values = new Int8Array(await gpu.read(codes, "u32")); // the low byte of each
-  linear.host = { ...host, codes: { values, factors: await gpu.read(factors) } };
+  const few = scaleBits === 4 ? { bits: scaleBits } : {};
+  linear.host = { ...host, codes: { values, factors: await gpu.read(factors), ...few } };
   gpu.free(codes, factors);
   using salient = gpu.upload(host.salient, [host.salient.length]);
   await dequantize(gpu, bits, bits.bits, bits.scales, salient, linear.quantized);

@@ -24,8 +24,10 @@ function check(
   after: Float32Array,
   codes: Int32Array,
   factors: Float32Array,
+  bits: 8 | 4 = 8,
 ): void {
   const { rows } = layout;
+  const tops = bits === 8 ? [127, 127] : [7, 15];
   const perBlock = scalesPerBlock(layout);
   const perRow = before.length / rows;
   const means = meansOf(layout);
@@ -37,13 +39,13 @@ function check(
       const factor = factors[2 * row + kind];
       // A quotient may be off by an ulp or two, so at a value of f16 it may go up to the next.
       const [least, most] = [
-        leastHalf(top / 127 * (1 - 2 ** -21)),
-        leastHalf(top / 127 * (1 + 2 ** -21)),
+        leastHalf(top / tops[kind] * (1 - 2 ** -21)),
+        leastHalf(top / tops[kind] * (1 + 2 ** -21)),
       ];
       assert.ok(factor === least || factor === most, `row ${row}: ${factor} for ${top}`);
       for (const at of places) {
         const exact = factor === 0 ? 0 : before[at] / factor;
-        assert.ok(Number.isInteger(codes[at]) && Math.abs(codes[at]) <= 127, `${codes[at]}`);
+        assert.ok(Number.isInteger(codes[at]) && Math.abs(codes[at]) <= tops[kind], `${codes[at]}`);
         assert.ok(Math.abs(codes[at] - exact) <= 0.5 + 1e-4, `${codes[at]} for ${exact}`);
         assert.equal(after[at], Math.fround(codes[at] * factor));
       }
@@ -74,6 +76,30 @@ for (const zones of [1, 2] as const) {
     });
   }
 }
+
+for (const zones of [1, 2] as const) {
+  Deno.test(`roundScales() in 4 bits, ${zones} zones`, async () => {
+    const layout: BitLayout = { rows: 40, cols: 700, blockSize: 64, zones, planes: 2 };
+    const shape = [40, 11, scalesPerBlock(layout)];
+    const before = normals(40 * 11 * shape[2], zones).map((value, i) =>
+      meansOf(layout).includes(i % shape[2]) ? value : Math.abs(value)
+    );
+    using scales = gpu.upload(before, shape);
+    const { codes, factors } = await roundScales(gpu, layout, scales, 4);
+    const read = new Int32Array((await gpu.read(codes, "u32")).buffer);
+    check(layout, before, await gpu.read(scales), read, await gpu.read(factors), 4);
+    gpu.free(codes, factors);
+  });
+}
+
+Deno.test("in 4 bits a scale below zero becomes zero", async () => {
+  const layout: BitLayout = { rows: 1, cols: 64, blockSize: 32, zones: 1, planes: 0 };
+  using scales = gpu.upload(Float32Array.of(-7, -15, 7, 15), [1, 2, 2]);
+  const { codes, factors } = await roundScales(gpu, layout, scales, 4);
+  assert.deepEqual([...new Int32Array((await gpu.read(codes, "u32")).buffer)], [-7, 0, 7, 15]);
+  assert.deepEqual([...await gpu.read(factors)], [1, 1]);
+  gpu.free(codes, factors);
+});
 
 Deno.test("roundScales() keeps zeros, the smallest f16 and the largest", async () => {
   const layout: BitLayout = { rows: 6, cols: 32, blockSize: 32, zones: 1, planes: 0 };

@@ -45,14 +45,14 @@ interface PlainBits {
 /**
  * Random bits and scales, number by number; about `share` of the columns are salient. Scales have
  * magnitudes from 2^least to 2^most, by default so different that their sums do not fit into an f32;
- * or they are 8-bit codes with such factors.
+ * or they are codes of few bits with such factors.
  */
 function randomBits(
   layout: Layout,
   share: number,
   seed: number,
   [least, most] = [-12, 14],
-  coded = false,
+  scaleBits: 16 | 8 | 4 = 16,
 ): PlainBits {
   const { rows, cols, blockSize, zones, planes } = layout;
   const random = seededRandom(seed);
@@ -69,14 +69,18 @@ function randomBits(
     ),
     salient: new Uint32Array(width),
   };
-  if (coded) {
-    const values = Int8Array.from(host.scales, () => 255 * random() - 127);
+  if (scaleBits < 16) {
+    const isScale = (place: number) => place < 2 * zones ? place % 2 === 1 : place > 2 * zones;
+    const codeOf = (i: number) => {
+      if (scaleBits === 8) return Math.floor(255 * random()) - 127;
+      return isScale(i % perBlock) ? Math.floor(16 * random()) : Math.floor(15 * random()) - 7;
+    };
+    const values = Int8Array.from(host.scales, (_, i) => codeOf(i));
     const factors = Float32Array.from(
       { length: 2 * rows },
       () => Math.f16round(2 ** (least + (most - least) * random())),
     );
-    host.codes = { values, factors };
-    const isScale = (place: number) => place < 2 * zones ? place % 2 === 1 : place > 2 * zones;
+    host.codes = { values, factors, ...(scaleBits === 4 && { bits: 4 }) };
     host.scales = Float32Array.from(values, (code, i) => {
       const row = Math.floor(i / (blocks * perBlock));
       return code * factors[2 * row + Number(isScale(i % perBlock))];
@@ -143,12 +147,18 @@ for (const zones of [1, 2] as const) {
       using folder = new TemporaryFolder();
       for (const [rows, cols, blockSize] of SIZES) {
         for (
-          const [share, coded] of [[0, false], [0.2, false], [0.2, true], [1, true]] as const
+          const [share, scaleBits] of [[0, 16], [0.2, 16], [0.2, 8], [1, 8], [0.3, 4]] as const
         ) {
-          const what = `[${rows}, ${cols}], blocks of ${blockSize}, ${share} salient, ${coded}`;
+          const what = `[${rows}, ${cols}], blocks of ${blockSize}, ${share} salient, ${scaleBits}`;
           const layout = { rows, cols, blockSize, zones, planes };
           const seed = rows * cols + planes;
-          const { host, salient, high, weight } = randomBits(layout, share, seed, [-12, 14], coded);
+          const { host, salient, high, weight } = randomBits(
+            layout,
+            share,
+            seed,
+            [-12, 14],
+            scaleBits,
+          );
           const packed = packLinear("a.b", host);
           const path = join(folder.path, "x.safetensors");
           const entropyPath = join(folder.path, "entropy.safetensors");
@@ -183,7 +193,7 @@ for (const zones of [1, 2] as const) {
             const part = name === "a.b.scale_factors" ? "scales" : name.slice(4).replace("_", "-");
             bytes[part] = (bytes[part] ?? 0) + size;
           }
-          const parts = storedParts(layout, columns.length, coded);
+          const parts = storedParts(layout, columns.length, scaleBits);
           assert.deepEqual(packed.parts, parts, what);
           const stored = Object.entries(parts).filter(([, size]) => size > 0);
           assert.deepEqual(bytes, Object.fromEntries(stored), `${what}: formula and file`);
@@ -311,12 +321,15 @@ Deno.test("a layer of 4096 x 4096 takes less than 3 bits per weight, formula and
   assert.ok(bits(statSync(path).size) < 2.876, `${bits(statSync(path).size)} with the header`);
 });
 
-Deno.test("scales in 8 bits take half, and two f16 for each row", () => {
+Deno.test("scales in 8 bits take half, in 4 a quarter, and two f16 for each row", () => {
   const layout = { rows: 4096, cols: 4096, blockSize: 128, zones: 2, planes: 2 } as const;
-  const { scales, ...rest } = storedParts(layout, 512, true);
+  const { scales, ...rest } = storedParts(layout, 512, 8);
   const { scales: half, ...others } = storedParts(layout, 512);
   assert.deepEqual([scales, half], [4096 * (32 * 7 + 4), 4096 * 32 * 7 * 2]);
   assert.deepEqual(rest, others);
+  assert.equal(storedParts(layout, 512, 4).scales, 4096 * (32 * 7 / 2 + 4));
+  const odd = { ...layout, rows: 3, cols: 300 }; // three blocks take two bytes of each number
+  assert.equal(storedParts(odd, 0, 4).scales, 3 * (2 * 7 + 4));
 });
 
 Deno.test("more planes store more signs, of salient columns only", () => {
@@ -424,9 +437,9 @@ function unpackChanged(
   folder: string,
   change: (tensors: Map<string, TensorToWrite>) => void,
   cols = LAYOUT.cols,
-  coded = false,
+  scaleBits: 16 | 8 | 4 = 16,
 ): HostBits {
-  const { host } = randomBits(LAYOUT, 0.3, 3, [-12, 14], coded);
+  const { host } = randomBits(LAYOUT, 0.3, 3, [-12, 14], scaleBits);
   const tensors = new Map(
     packLinear("a.b", host).tensors.map((tensor) => [tensor.name.slice("a.b.".length), tensor]),
   );
@@ -438,9 +451,13 @@ function unpackChanged(
 }
 
 /** Zeros of another type or shape. */
-function zeros(part: string, dtype: "U32" | "I32" | "F16" | "F32", shape: number[]): TensorToWrite {
+function zeros(
+  part: string,
+  dtype: "U32" | "I32" | "F16" | "F32" | "U8",
+  shape: number[],
+): TensorToWrite {
   const size = shape.reduce((product, length) => product * length, 1);
-  const data = new Uint8Array(size * (dtype === "F16" ? 2 : 4));
+  const data = new Uint8Array(size * (dtype === "U8" ? 1 : dtype === "F16" ? 2 : 4));
   return { name: `a.b.${part}`, dtype, shape, data };
 }
 
@@ -476,19 +493,21 @@ for (const [tensor, problem] of DAMAGED) {
   });
 }
 
-const DAMAGED_CODES: typeof DAMAGED = [
-  [zeros("scales", "F16", [3, 3, 8]), "F16 [3, 3, 8], expected I8 [3, 3, 8]"],
-  [zeros("scale_factors", "F16", [3, 1]), "F16 [3, 1], expected F16 [3, 2]"],
-  [zeros("scale_factors", "F32", [3, 2]), "F32 [3, 2], expected F16 [3, 2]"],
+const DAMAGED_CODES: [...(typeof DAMAGED)[number], scaleBits: 8 | 4][] = [
+  [zeros("scales", "F16", [3, 3, 8]), "F16 [3, 3, 8], expected I8 [3, 3, 8]", 8],
+  [zeros("scale_factors", "F16", [3, 1]), "F16 [3, 1], expected F16 [3, 2]", 8],
+  [zeros("scale_factors", "F32", [3, 2]), "F32 [3, 2], expected F16 [3, 2]", 4],
+  [zeros("scales", "U8", [8, 3, 3]), "U8 [8, 3, 3], expected U8 [8, 3, 2]", 4],
+  [zeros("scales", "U8", [5, 3, 2]), "[5, 3, 2], expected [N, 3, 2] with N = 4 or 6 .. 9", 4],
 ];
 
-for (const [tensor, problem] of DAMAGED_CODES) {
+for (const [tensor, problem, scaleBits] of DAMAGED_CODES) {
   Deno.test(`a packed layer with codes is refused: ${tensor.name} is ${problem}`, () => {
     using folder = new TemporaryFolder();
     const change = (tensors: Map<string, TensorToWrite>) =>
       tensors.set(tensor.name.slice(4), tensor);
     assert.throws(
-      () => unpackChanged(folder.path, change, LAYOUT.cols, true),
+      () => unpackChanged(folder.path, change, LAYOUT.cols, scaleBits),
       new UserError(
         `"${join(folder.path, "x.safetensors")}": "${tensor.name}" is ${problem}; ` +
           `the file does not fit its config.json`,
@@ -500,7 +519,7 @@ for (const [tensor, problem] of DAMAGED_CODES) {
 Deno.test("codes without their factors are refused", () => {
   using folder = new TemporaryFolder();
   assert.throws(
-    () => unpackChanged(folder.path, (tensors) => tensors.delete("scale_factors"), 70, true),
+    () => unpackChanged(folder.path, (tensors) => tensors.delete("scale_factors"), 70, 8),
     new UserError(
       `"${join(folder.path, "x.safetensors")}": "a.b.scales" is I8 [3, 3, 8], ` +
         `expected F16 [3, 3, 8]; the file does not fit its config.json`,

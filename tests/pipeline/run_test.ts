@@ -66,7 +66,7 @@ function checkPacked(record: RunRecord, form: Pick<BitLayout, "zones" | "planes"
     const stored = packedLinears(model.checkpoint).get(name)!.parts;
     assert.deepEqual(linear.storedBytes, stored, name);
     // Entropy-coded flags take about what they hold, and leave second signs to lie apart.
-    const plain = storedParts(host, salient, host.codes !== undefined);
+    const plain = storedParts(host, salient, host.codes ? 8 : 16);
     const signs = 4 * (planes - 1) * Math.ceil(rows * salient / 32);
     const isCoded = zones === 2 && model.checkpoint.get(`${name}.flags`).dtype === "U16";
     const parts = isCoded

@@ -80,6 +80,9 @@ Deno.test("pack: the error of an output is that of the weights as they are store
   assert.notEqual(f16.relativeOutputError, i8.relativeOutputError);
   const change = i8.relativeOutputError! / f16.relativeOutputError!;
   assert.ok(change > 0.99 && change < 1.02, `${change}`);
+  const i4 = await errorOf({ ...PLAIN, scales: "i4" });
+  const larger = i4.relativeOutputError! / f16.relativeOutputError!;
+  assert.ok(larger > 1 && larger < 1.2, `${larger}`);
 });
 
 Deno.test("pack: entropy-coded flags stand for the same weights", async () => {
@@ -136,7 +139,7 @@ for (const family of ["llama", "opt"] as const) {
 
 Deno.test("pack: with all options, an interrupted run ends in the same bytes", async () => {
   using place = new Workplace({ layers: 3 });
-  const pack = { scales: "i8", flags: "entropy", embeddings: 4 };
+  const pack = { scales: "i4", flags: "entropy", embeddings: 4 };
   await runWith(place, "whole", pack);
   const controller = new AbortController();
   const fields = { output: place.path("again"), stages: methodWith(place, pack) };
