@@ -10,6 +10,7 @@ import type { Tensor } from "./tensor.ts";
  * @param bits u32 `[bitPlanes, rows, ⌈cols / 32⌉]`.
  * @param scales f32 `[rows, blocks, scalesPerBlock]`.
  * @param salient One bit per column, u32 `[⌈cols / 32⌉]`; any tensor if `planes` is 0.
+ * @param weight Receives the weights, f32 `[rows, cols]`; a fresh tensor if absent.
  * @returns f32 `[rows, cols]`, owned by the caller.
  */
 export async function dequantize(
@@ -18,6 +19,7 @@ export async function dequantize(
   bits: Tensor,
   scales: Tensor,
   salient: Tensor,
+  weight = gpu.empty([layout.rows, layout.cols]),
 ): Promise<Tensor> {
   const { rows, cols, blockSize, zones, planes } = layout;
   const words = Math.ceil(cols / 32);
@@ -26,7 +28,6 @@ export async function dequantize(
     source,
     constants: { ZONES: zones, PLANES: planes, SCALES: scalesPerBlock(layout) },
   });
-  const weight = gpu.empty([rows, cols]);
   kernel.dispatch({
     params: uniform([rows, cols, words, blockSize, Math.ceil(cols / blockSize)]),
     tensors: [bits, scales, salient, weight],

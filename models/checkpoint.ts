@@ -90,9 +90,13 @@ export class Checkpoint implements Disposable {
     );
   }
 
-  /** The bytes of a tensor, row-major, in a fresh buffer. See {@link TensorReader.readBytes}. */
-  readBytes(name: string): Uint8Array<ArrayBuffer> {
-    return this.#reader.readBytes(this.get(name));
+  /**
+   * The bytes of a tensor, or of `rows` of it from `first` on, row-major, in a fresh buffer. See
+   * {@link TensorReader.readBytes}.
+   */
+  readBytes(name: string, part?: { first: number; rows: number }): Uint8Array<ArrayBuffer> {
+    const tensor = this.get(name);
+    return this.#reader.readBytes(part ? rowsOf(tensor, part.first, part.rows) : tensor);
   }
 
   /**
@@ -110,11 +114,11 @@ export class Checkpoint implements Disposable {
   }
 
   /**
-   * The numbers of a tensor, row-major, as f32.
+   * The numbers of a tensor, or of `rows` of it from `first` on, row-major, as f32.
    *
    * @throws {UserError} If it is not stored as F16, BF16, F32 or F64.
    */
-  readFloat32(name: string): Float32Array<ArrayBuffer> {
+  readFloat32(name: string, part?: { first: number; rows: number }): Float32Array<ArrayBuffer> {
     const { dtype, file } = this.get(name);
     if (!isFloatDtype(dtype)) {
       throw new UserError(
@@ -122,7 +126,7 @@ export class Checkpoint implements Disposable {
           `F16, BF16, F32 and F64 are supported`,
       );
     }
-    return toFloat32(this.readBytes(name), dtype);
+    return toFloat32(this.readBytes(name, part), dtype);
   }
 
   [Symbol.dispose](): void {

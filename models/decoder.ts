@@ -28,6 +28,7 @@ import type { KeyValueCache } from "./kv_cache.ts";
 import { isRead } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
 import { isPacked, unpackLinear } from "./packed_format.ts";
+import { GpuTable, isPackedTable, tableLayout } from "./packed_table.ts";
 import { rotaryFrequencies } from "./rotary.ts";
 
 const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
@@ -87,6 +88,8 @@ export class Decoder implements Disposable {
   readonly #prefetched = new Map<string, Tensor>();
   /** Tensors outside the layers that {@link keepEnds} has brought to the GPU. */
   readonly #kept = new Map<string, Tensor>();
+  /** Likewise, of packed tables. */
+  readonly #keptTables = new Map<string, GpuTable>();
 
   constructor(
     readonly gpu: Gpu,
@@ -366,7 +369,11 @@ export class Decoder implements Disposable {
       tables.set(`${positions.name}.weight`, [maxLength + positions.offset, hiddenSize]);
     }
     for (const [name, shape] of tables) {
-      this.#kept.set(name, this.#upload(name));
+      const table = name.slice(0, -".weight".length);
+      const { checkpoint } = this.model;
+      if (isPackedTable(checkpoint, table)) {
+        this.#keptTables.set(name, GpuTable.upload(this.gpu, checkpoint, table));
+      } else this.#kept.set(name, this.#upload(name));
       await this.#parts(name, shape, "stored", async () => {}); // checks it
     }
     const others = [names.projectIn, names.projectOut, finalNorm]
@@ -449,11 +456,13 @@ export class Decoder implements Disposable {
   ): Promise<void> {
     const { gpu } = this;
     const rows = ids.map((ids) => gpu.upload(ids, [ids.length]));
+    const isWanted = (first: number, count: number) =>
+      ids.some((batch) => batch.some((id) => id >= first && id < first + count));
     await this.#parts(name, shape, "stored", async (part, first) => {
       for (const [i, batch] of rows.entries()) {
         await embed(gpu, batch, part, first, out[i], accumulate);
       }
-    });
+    }, isWanted);
     gpu.free(...rows);
   }
 
@@ -660,27 +669,47 @@ export class Decoder implements Disposable {
    * Some rows at a time of a matrix that may be too large for the GPU; each part is freed after the
    * call it is passed to. NaN and infinities are refused when the matrix is first used.
    *
+   * @param name With ".weight", also of a packed one, which comes as f32.
    * @param as What the parts come as: f32, or whatever the matrix is stored as.
+   * @param isWanted Says of some rows whether they are used; all are, if absent.
    */
   async #parts(
     name: string,
     shape: readonly [number, number],
     as: "stored" | "f32",
     use: (part: Tensor, first: number) => Promise<void>,
+    isWanted?: (first: number, count: number) => boolean,
   ): Promise<void> {
-    const stored = this.model.checkpoint.get(name);
-    this.#checkShape(name, stored.shape, shape);
+    const { checkpoint } = this.model;
+    const table = name.slice(0, -".weight".length);
+    const isPacked = isPackedTable(checkpoint, table);
     const [rows, cols] = shape;
-    const rowBytes = as === "f32" ? 4 * cols : stored.bytes / rows;
+    let rowBytes = 4 * cols;
+    if (isPacked) {
+      const layout = tableLayout(checkpoint, table);
+      this.#checkShape(name, [layout.rows, layout.cols], shape);
+    } else {
+      const stored = checkpoint.get(name);
+      this.#checkShape(name, stored.shape, shape);
+      if (as === "stored") rowBytes = stored.bytes / rows;
+    }
     const isFinite = this.#finite.has(name);
     let rowsPerPart = this.#rowsPerPart(rowBytes);
-    if (this.#kept.has(name)) {
+    const keptTable = this.#keptTables.get(name);
+    if (keptTable || this.#kept.has(name)) {
       // Views begin at multiples of 256 bytes; where nothing is widened, they may be large.
-      const most = isFinite && as === "stored" ? this.gpu.maxBinding / rowBytes : rowsPerPart;
+      const isWhole = isFinite && as === "stored" && !keptTable;
+      const most = isWhole ? this.gpu.maxBinding / rowBytes : rowsPerPart;
       rowsPerPart = Math.max(128, Math.floor(most / 128) * 128);
     }
     for (let first = 0; first < rows; first += rowsPerPart) {
-      using part = this.#upload(name, first, Math.min(rowsPerPart, rows - first));
+      const count = Math.min(rowsPerPart, rows - first);
+      if (isFinite && isWanted && !isWanted(first, count)) continue;
+      using uploaded = isPacked && !keptTable
+        ? GpuTable.upload(this.gpu, checkpoint, table, first, count)
+        : undefined;
+      using part = await (keptTable?.dequantized(first, count) ??
+        uploaded?.dequantized(0, count) ?? this.#upload(name, first, count));
       if (isFinite && as === "stored") {
         await use(part, first);
         continue;
@@ -781,6 +810,8 @@ export class Decoder implements Disposable {
     this.#longestRopeTable = undefined;
     this.#prefetched.clear();
     this.#kept.clear();
+    for (const table of this.#keptTables.values()) table[Symbol.dispose]();
+    this.#keptTables.clear();
   }
 }
 

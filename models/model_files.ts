@@ -4,12 +4,9 @@ import { UserError } from "../pipeline/errors.ts";
 import { type Architecture, linearGroups, readArchitecture } from "./architecture.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import { readJson } from "./json.ts";
-import {
-  FORMAT_VERSION,
-  isPacked,
-  type QuantizationConfig,
-  readQuantizationConfig,
-} from "./packed_format.ts";
+import { isPacked, type QuantizationConfig, readQuantizationConfig } from "./packed_format.ts";
+import { FORMAT_VERSION } from "./packed_metadata.ts";
+import { isPackedTable } from "./packed_table.ts";
 import { TextTokenizer, TOKENIZER_FILES } from "./tokenizer.ts";
 
 /** What a model has beside its weights, where it is there. */
@@ -117,7 +114,8 @@ export function readConfig(folder: string, name = folder): {
 function withNamesOf(checkpoint: Checkpoint, architecture: Architecture): Architecture {
   const { names } = architecture;
   const bare = (name: string) => name.replace(/^model\./, "");
-  const isThere = (name: string) => isPacked(checkpoint, name) || checkpoint.has(`${name}.weight`);
+  const isThere = (name: string) =>
+    checkpoint.has(`${name}.weight`) || isPackedTable(checkpoint, name);
   if (isThere(names.embedding) || !isThere(bare(names.embedding))) return architecture;
   const { positions, projectIn, projectOut, finalNorm } = names;
   return {

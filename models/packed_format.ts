@@ -7,15 +7,14 @@ import {
 import { shapeText } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { decodeFlags, encodeFlags } from "./flag_codes.ts";
+import { versionProblem } from "./packed_metadata.ts";
 import {
   type StoredDtype,
   type StoredTensor,
   type TensorToWrite,
   toFloat32,
 } from "./safetensors.ts";
-
-/** Version of the packed format; a reader refuses a later one. */
-export const FORMAT_VERSION = 1;
 
 /** The most planes of bits that salient columns have. */
 const MAX_PLANES = 4;
@@ -32,7 +31,7 @@ export interface QuantizationConfig {
 
 /**
  * @returns Undefined for a model that is not quantized.
- * @throws {UserError} If it was quantized by another method or another version of this one, or a
+ * @throws {UserError} If it was quantized by another method or a later version of this one, or a
  *   field is missing or wrong.
  */
 export function readQuantizationConfig(
@@ -54,12 +53,11 @@ export function readQuantizationConfig(
         `which cannot be read; use the original model`,
     );
   }
-  if (found.format_version !== FORMAT_VERSION) {
-    throw new UserError(
-      `"${file}": the packed format has version ${JSON.stringify(found.format_version)}, ` +
-        `this program reads version ${FORMAT_VERSION}; use a later program`,
-    );
+  if (!isCount(found.format_version)) {
+    refuse(".format_version", "a whole number", found.format_version);
   }
+  const problem = versionProblem(found.format_version);
+  if (problem) throw new UserError(`"${file}": ${problem}`);
   const { block_size: blockSize, columns } = found;
   if (!isCount(blockSize) || blockSize % WORD) {
     refuse(".block_size", `a multiple of ${WORD}`, blockSize);
@@ -78,12 +76,24 @@ function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 1;
 }
 
+/** Means and scales in few bits: value = code · factor, in f32. */
+export interface HostCodes {
+  /** `[rows, blocks, scalesPerBlock]`, -127 .. 127; in 4 bits, means -7 .. 7 and scales 0 .. 15. */
+  values: Int8Array<ArrayBuffer>;
+  /** Of a code in the file; 8 if absent. */
+  bits?: 4;
+  /** Of a row's means and of its scales, values that f16 holds, `[rows, 2]`. */
+  factors: Float32Array<ArrayBuffer>;
+}
+
 /** A linear layer's bits in host memory. */
 export interface HostBits extends BitLayout {
   /** `[bitPlanes, rows, words]`. */
   bits: Uint32Array<ArrayBuffer>;
-  /** `[rows, blocks, scalesPerBlock]`, values that f16 holds. */
+  /** `[rows, blocks, scalesPerBlock]`: values that f16 holds, or what `codes` stand for. */
   scales: Float32Array<ArrayBuffer>;
+  /** How the scales are stored in 8 or 4 bits. */
+  codes?: HostCodes;
   /** One bit per column, `[words]`. */
   salient: Uint32Array<ArrayBuffer>;
 }
@@ -115,26 +125,49 @@ function words(cols: number): number {
   return Math.ceil(cols / WORD);
 }
 
-/** Planes of bits that hold salient columns only and are stored without the others. */
-function compactPlanes(layout: BitLayout): number {
-  return Math.max(0, bitPlanes(layout) - layout.zones);
+/** How the parts of a packed linear layer are stored where there is a choice. */
+export interface StoredForm {
+  /** "entropy" takes as many bits as the flags hold information. */
+  flags: "plain" | "entropy";
 }
 
 /**
- * What a packed linear layer takes, from its form alone: the sum of `parts` in bytes.
- *
- * signs and flags: one bit per weight, in words of 32 columns; scales: f16; one bit per column says
- * which are salient; a third and fourth sign (or a second one, with a single zone) of `salient`
- * columns.
+ * The first plane of bits that is stored for the salient columns only, without the others. In the
+ * plain form the second sign of a salient weight takes the place of its flag.
  */
-export function storedParts(layout: BitLayout, salient: number): StoredParts {
+function firstCompactPlane({ zones }: BitLayout, flags: StoredForm["flags"]): number {
+  return flags === "entropy" ? 1 : zones;
+}
+
+/** Planes of bits that are stored for the salient columns only. */
+function compactPlanes(layout: BitLayout, flags: StoredForm["flags"]): number {
+  const planes = flags === "entropy" ? layout.planes : bitPlanes(layout);
+  return Math.max(0, planes - firstCompactPlane(layout, flags));
+}
+
+/**
+ * What a packed linear layer with plain flags takes, from its form alone: the sum of `parts` in bytes.
+ *
+ * signs and flags: one bit per weight, in words of 32 columns; scales: f16, or few bits and two factors
+ * in f16 for each row; one bit per column says which are salient; a third and fourth sign (or a second
+ * one, with a single zone) of `salient` columns.
+ *
+ * @param scaleBits Of a mean or scale.
+ */
+export function storedParts(
+  layout: BitLayout,
+  salient: number,
+  scaleBits: 16 | 8 | 4 = 16,
+): StoredParts {
   const { rows, cols, blockSize, zones, planes } = layout;
+  const blocks = Math.ceil(cols / blockSize);
+  const perRow = Math.ceil(blocks * scaleBits / 8) * scalesPerBlock(layout);
   return {
     signs: 4 * rows * words(cols),
     flags: zones === 2 ? 4 * rows * words(cols) : 0,
-    "salient-signs": 4 * compactPlanes(layout) * rows * words(salient),
+    "salient-signs": 4 * compactPlanes(layout, "plain") * words(rows * salient),
     "salient-columns": planes > 0 ? 4 * words(cols) : 0,
-    scales: 2 * rows * Math.ceil(cols / blockSize) * scalesPerBlock(layout),
+    scales: rows * (perRow + (scaleBits < 16 ? 4 : 0)),
   };
 }
 
@@ -169,49 +202,91 @@ export function salientColumns({ cols, planes, salient }: HostBits): number[] {
   return all.filter((col) => (salient[col >> 5] >>> (col & 31)) & 1);
 }
 
-/** The tensors that store a linear layer, NAME.signs and so on. */
-export function packLinear(name: string, host: HostBits): PackedLinear {
+/**
+ * The tensors that store a linear layer, NAME.signs and so on.
+ *
+ * @param form With a single zone there are no flags, whatever it says.
+ */
+export function packLinear(
+  name: string,
+  host: HostBits,
+  form: StoredForm = { flags: "plain" },
+): PackedLinear {
+  const flags = host.zones === 2 ? form.flags : "plain";
   const { rows, cols, blockSize, zones, planes, bits } = host;
   const width = words(cols);
   const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
   const columns = salientColumns(host);
-  const bytes = (array: Uint32Array | Float16Array) =>
+  const bytes = (array: Uint32Array | Uint16Array | Float16Array | Int8Array) =>
     new Uint8Array(array.buffer as ArrayBuffer, array.byteOffset, array.byteLength);
   const tensors: TensorToWrite[] = [];
-  const add = (part: string, dtype: "U32" | "F16", shape: number[], data: Uint8Array) =>
+  const add = (part: string, dtype: StoredDtype, shape: number[], data: Uint8Array) =>
     tensors.push({ name: `${name}.${part}`, dtype, shape, data });
   add("signs", "U32", [rows, width], bytes(plane(0)));
-  if (zones === 2) add("flags", "U32", [rows, width], bytes(plane(1)));
+  if (flags === "entropy") {
+    const codes = encodeFlags({ rows, cols, plane: plane(1), salient: marksOf(host) });
+    add("flags", "U16", [codes.length], bytes(codes));
+  } else if (zones === 2) {
+    add("flags", "U32", [rows, width], bytes(plane(1)));
+  }
   if (planes > 0) add("salient_columns", "U32", [width], bytes(host.salient));
-  const compact = compactPlanes(host);
+  const compact = compactPlanes(host, flags);
   if (compact > 0 && columns.length > 0) {
-    const compactWidth = words(columns.length);
-    const packed = new Uint32Array(compact * rows * compactWidth);
+    const planeWords = words(rows * columns.length);
+    const packed = new Uint32Array(compact * planeWords);
     for (let k = 0; k < compact; k++) {
-      const source = plane(zones + k);
-      for (let row = 0; row < rows; row++) {
-        columns.forEach((col, i) => {
+      const source = plane(firstCompactPlane(host, flags) + k);
+      const target = packed.subarray(k * planeWords, (k + 1) * planeWords);
+      for (let row = 0, at = 0; row < rows; row++) {
+        for (const col of columns) {
           const bit = (source[row * width + (col >> 5)] >>> (col & 31)) & 1;
-          packed[(k * rows + row) * compactWidth + (i >> 5)] |= bit << (i & 31);
-        });
+          target[at >> 5] |= bit << (at & 31);
+          at++;
+        }
       }
     }
-    add("salient_signs", "U32", [compact, rows, compactWidth], bytes(packed));
+    add("salient_signs", "U32", [compact, planeWords], bytes(packed));
   }
-  const blocks = Math.ceil(cols / blockSize);
-  const scales = Float16Array.from(host.scales);
-  add("scales", "F16", [rows, blocks, scalesPerBlock(host)], bytes(scales));
+  const shape = [rows, Math.ceil(cols / blockSize), scalesPerBlock(host)];
+  if (host.codes) {
+    if (host.codes.bits === 4) {
+      add("scales", "U8", nibbleShape(host), toNibbles(host, host.codes.values));
+    } else {
+      add("scales", "I8", shape, bytes(host.codes.values));
+    }
+    add("scale_factors", "F16", [rows, 2], bytes(Float16Array.from(host.codes.factors)));
+  } else {
+    add("scales", "F16", shape, bytes(Float16Array.from(host.scales)));
+  }
 
-  const parts = storedParts(host, columns.length);
-  const others = rows * (cols - columns.length);
   return {
     name,
     host,
     tensors,
-    parts,
+    parts: sizesOf(tensors),
     salientColumns: columns,
-    highFraction: zones === 2 && others > 0 ? countFlags(host) / others : 0,
+    highFraction: highFraction(host),
   };
+}
+
+/** What tensors of a packed linear layer take, by part. */
+function sizesOf(tensors: readonly TensorToWrite[]): StoredParts {
+  const parts = { signs: 0, flags: 0, "salient-signs": 0, "salient-columns": 0, scales: 0 };
+  for (const { name, data } of tensors) {
+    parts[PART_NAMES[name.slice(name.lastIndexOf(".") + 1)]] += (data as Uint8Array).length;
+  }
+  return parts;
+}
+
+/** Which columns are salient, as bits; none without planes for them. */
+function marksOf({ cols, planes, salient }: HostBits): Uint32Array {
+  return planes > 0 ? salient : new Uint32Array(words(cols));
+}
+
+/** Fraction of the weights outside the salient columns that are in the high zone. */
+export function highFraction(host: HostBits): number {
+  const others = host.rows * (host.cols - salientColumns(host).length);
+  return host.zones === 2 && others > 0 ? countFlags(host) / others : 0;
 }
 
 /** Weights outside the salient columns whose flag says high zone. */
@@ -238,6 +313,49 @@ export function isPacked(checkpoint: Checkpoint, name: string): boolean {
   return checkpoint.has(`${name}.signs`);
 }
 
+/** The parts that a packed linear layer may have, as the last words of its tensors' names. */
+const PART_NAMES: Record<string, keyof StoredParts> = {
+  signs: "signs",
+  flags: "flags",
+  salient_signs: "salient-signs",
+  salient_columns: "salient-columns",
+  scales: "scales",
+  scale_factors: "scales",
+};
+
+/** The part of a packed linear layer that a tensor is; undefined for another tensor. */
+export function partOf(checkpoint: Checkpoint, tensor: string): keyof StoredParts | undefined {
+  const dot = tensor.lastIndexOf(".");
+  const part = PART_NAMES[tensor.slice(dot + 1)];
+  return part && isPacked(checkpoint, tensor.slice(0, dot)) ? part : undefined;
+}
+
+/** The packed linear layers of a checkpoint by name, in its order, with what each is stored in. */
+export function packedLinears(
+  checkpoint: Checkpoint,
+): Map<string, { tensors: string[]; parts: StoredParts }> {
+  const linears = new Map<string, { tensors: string[]; parts: StoredParts }>();
+  for (const { name, bytes } of checkpoint.tensors.values()) {
+    const part = partOf(checkpoint, name);
+    if (!part) continue;
+    const linear = name.slice(0, name.lastIndexOf("."));
+    if (!linears.has(linear)) {
+      const parts = { signs: 0, flags: 0, "salient-signs": 0, "salient-columns": 0, scales: 0 };
+      linears.set(linear, { tensors: [], parts });
+    }
+    const { tensors, parts } = linears.get(linear)!;
+    tensors.push(name);
+    parts[part] += bytes;
+  }
+  return linears;
+}
+
+/** Columns of a packed linear layer; undefined if config.json does not say. */
+export function columnsOf({ columns }: QuantizationConfig, name: string): number | undefined {
+  const module = Object.keys(columns).find((known) => name.endsWith(`.${known}`));
+  return module === undefined ? undefined : columns[module];
+}
+
 /**
  * Reads a packed linear layer.
  *
@@ -260,7 +378,8 @@ export function unpackLinear(
     );
   };
   const storedScales = checkpoint.get(`${name}.scales`);
-  const perBlock = storedScales.shape[2];
+  const isNibbles = storedScales.dtype === "U8";
+  const perBlock = storedScales.shape[isNibbles ? 0 : 2];
   // Zones only, or a mean and one scale for each plane besides.
   const planes = perBlock === 2 * zones ? 0 : perBlock - 2 * zones - 1;
   if (!(perBlock === 2 * zones || planes >= 1 && planes <= MAX_PLANES)) {
@@ -268,7 +387,8 @@ export function unpackLinear(
     refuse(
       storedScales,
       shapeText(storedScales.shape),
-      `[${rows}, ${blocks}, N] with N = ${2 * zones} or ${least} .. ${most}`,
+      (isNibbles ? `[N, ${rows}, ${Math.ceil(blocks / 2)}]` : `[${rows}, ${blocks}, N]`) +
+        ` with N = ${2 * zones} or ${least} .. ${most}`,
     );
   }
   const layout: BitLayout = { rows, cols, blockSize, zones, planes };
@@ -287,24 +407,52 @@ export function unpackLinear(
   const bits = new Uint32Array(bitPlanes(layout) * rows * width);
   const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
   plane(0).set(new Uint32Array(read("signs", "U32", [rows, width]).buffer));
-  if (zones === 2) plane(1).set(new Uint32Array(read("flags", "U32", [rows, width]).buffer));
-  const scales = toFloat32(read("scales", "F16", [rows, blocks, perBlock]), "F16");
+  const flags = zones === 2 && checkpoint.get(`${name}.flags`).dtype === "U16"
+    ? "entropy"
+    : "plain";
+  if (zones === 2 && flags === "plain") {
+    plane(1).set(new Uint32Array(read("flags", "U32", [rows, width]).buffer));
+  }
+  const shape = [rows, blocks, perBlock];
+  let scales: Float32Array<ArrayBuffer>;
+  let codes: HostCodes | undefined;
+  if (checkpoint.has(`${name}.scale_factors`)) {
+    const values = isNibbles
+      ? fromNibbles(layout, read("scales", "U8", nibbleShape(layout)))
+      : new Int8Array(read("scales", "I8", shape).buffer);
+    const factors = toFloat32(read("scale_factors", "F16", [rows, 2]), "F16");
+    codes = { values, factors, ...(isNibbles && { bits: 4 }) };
+    scales = decodeScales(layout, codes);
+  } else {
+    scales = toFloat32(read("scales", "F16", shape), "F16");
+  }
   const salient = new Uint32Array(width);
   if (planes > 0) salient.set(new Uint32Array(read("salient_columns", "U32", [width]).buffer));
-  const host: HostBits = { ...layout, bits, scales, salient };
-  const compact = compactPlanes(layout);
+  const host: HostBits = { ...layout, bits, scales, salient, ...(codes && { codes }) };
+  if (flags === "entropy") {
+    const tensor = checkpoint.get(`${name}.flags`);
+    const codes = new Uint16Array(read("flags", "U16", [tensor.bytes / 2]).buffer);
+    if (!decodeFlags(codes, { rows, cols, plane: plane(1), salient: marksOf(host) })) {
+      refuse(tensor, "no entropy code of flags", `one of ${rows} x ${cols}`);
+    }
+  }
+  const compact = compactPlanes(layout, flags);
   const columns = salientColumns(host);
   if (compact > 0 && columns.length > 0) {
-    const compactWidth = words(columns.length);
-    const packed = new Uint32Array(
-      read("salient_signs", "U32", [compact, rows, compactWidth]).buffer,
-    );
+    // In version 1 each row begins with a word of its own.
+    const isOfWords = checkpoint.get(`${name}.salient_signs`).shape.length === 3;
+    const rowWords = words(columns.length);
+    const rowBits = isOfWords ? WORD * rowWords : columns.length;
+    const planeWords = words(rows * rowBits);
+    const shape = isOfWords ? [compact, rows, rowWords] : [compact, planeWords];
+    const packed = new Uint32Array(read("salient_signs", "U32", shape).buffer);
     for (let k = 0; k < compact; k++) {
-      const target = plane(zones + k);
+      const source = packed.subarray(k * planeWords, (k + 1) * planeWords);
+      const target = plane(firstCompactPlane(layout, flags) + k);
       for (let row = 0; row < rows; row++) {
         columns.forEach((col, i) => {
-          const bit = (packed[(k * rows + row) * compactWidth + (i >> 5)] >>> (i & 31)) & 1;
-          target[row * width + (col >> 5)] |= bit << (col & 31);
+          const at = row * rowBits + i;
+          target[row * width + (col >> 5)] |= ((source[at >> 5] >>> (at & 31)) & 1) << (col & 31);
         });
       }
     }
@@ -312,34 +460,105 @@ export function unpackLinear(
   return host;
 }
 
+/** Of each number of a row and block, whether it is a mean (0) or a scale (1). */
+function kindsOf(layout: BitLayout): number[] {
+  return Array.from(
+    { length: scalesPerBlock(layout) },
+    (_, i) => i < 2 * layout.zones ? i % 2 : Number(i > 2 * layout.zones),
+  );
+}
+
+/** 4-bit codes lie apart by what they are, two neighbouring blocks of a row to a byte. */
+function nibbleShape(layout: BitLayout): [numbers: number, rows: number, bytes: number] {
+  const blocks = Math.ceil(layout.cols / layout.blockSize);
+  return [scalesPerBlock(layout), layout.rows, Math.ceil(blocks / 2)];
+}
+
+/** Tells where each 4-bit code lies among its bytes, and what is added to it there: 8 to means. */
+function visitNibbles(
+  layout: BitLayout,
+  visit: (code: number, at: number, shift: number, plus: number) => void,
+): void {
+  const [perBlock, rows, rowBytes] = nibbleShape(layout);
+  const blocks = Math.ceil(layout.cols / layout.blockSize);
+  const plus = kindsOf(layout).map((kind) => kind === 0 ? 8 : 0);
+  for (let row = 0, code = 0; row < rows; row++) {
+    for (let block = 0; block < blocks; block++) {
+      for (let i = 0; i < perBlock; i++, code++) {
+        const at = (i * rows + row) * rowBytes + (block >> 1);
+        visit(code, at, 4 * (block & 1), plus[i]);
+      }
+    }
+  }
+}
+
+function toNibbles(layout: BitLayout, codes: Int8Array): Uint8Array {
+  const bytes = new Uint8Array(nibbleShape(layout).reduce((product, size) => product * size));
+  visitNibbles(layout, (i, at, shift, plus) => bytes[at] |= (codes[i] + plus) << shift);
+  return bytes;
+}
+
+function fromNibbles(layout: BitLayout, bytes: Uint8Array): Int8Array<ArrayBuffer> {
+  const blocks = Math.ceil(layout.cols / layout.blockSize);
+  const codes = new Int8Array(layout.rows * blocks * scalesPerBlock(layout));
+  visitNibbles(layout, (i, at, shift, plus) => codes[i] = ((bytes[at] >> shift) & 15) - plus);
+  return codes;
+}
+
+/** What codes stand for, f32 `[rows, blocks, scalesPerBlock]`. */
+function decodeScales(
+  layout: BitLayout,
+  { values, factors }: HostCodes,
+): Float32Array<ArrayBuffer> {
+  const perBlock = scalesPerBlock(layout);
+  const perRow = values.length / layout.rows;
+  const kinds = kindsOf(layout);
+  const scales = new Float32Array(values.length);
+  for (let i = 0; i < values.length; i++) {
+    scales[i] = values[i] * factors[2 * Math.floor(i / perRow) + kinds[i % perBlock]];
+  }
+  return scales;
+}
+
 /**
- * The weights that a packed linear layer stands for, `[rows, cols]`; the same f32 bits as
- * `dequantize()` gives on the GPU.
+ * The weights that a packed linear layer stands for, or `rows` rows of them from `first` on, f32
+ * `[rows, cols]`; the same bits as `dequantize()` gives on the GPU.
  */
-export function dequantizeOnHost(host: HostBits): Float32Array {
-  const { rows, cols, blockSize, zones, planes, bits, scales, salient } = host;
+export function dequantizeOnHost(
+  host: HostBits,
+  first = 0,
+  rows = host.rows - first,
+): Float32Array<ArrayBuffer> {
+  const { cols, blockSize, zones, planes, bits, scales, salient } = host;
   const width = words(cols);
   const blocks = Math.ceil(cols / blockSize);
   const perBlock = scalesPerBlock(host);
+  const planeStride = host.rows * width;
   const weight = new Float32Array(rows * cols);
   for (let row = 0; row < rows; row++) {
-    for (let col = 0; col < cols; col++) {
-      const bit = (plane: number) =>
-        (bits[(plane * rows + row) * width + (col >> 5)] >>> (col & 31)) & 1;
-      const at = (row * blocks + Math.floor(col / blockSize)) * perBlock;
-      let value: number;
-      if (planes > 0 && (salient[col >> 5] >>> (col & 31)) & 1) {
-        value = scales[at + 2 * zones];
-        for (let plane = 0; plane < planes; plane++) {
-          const scale = scales[at + 2 * zones + 1 + plane];
-          value = Math.fround(bit(plane) ? value + scale : value - scale);
+    for (let word = 0; word < width; word++) {
+      const start = word * WORD;
+      const at = ((first + row) * blocks + Math.floor(start / blockSize)) * perBlock;
+      const index = (first + row) * width + word;
+      const signs = bits[index];
+      const flags = zones === 2 ? bits[planeStride + index] : 0;
+      const marked = planes > 0 ? salient[word] : 0;
+      for (let i = 0; i < WORD && start + i < cols; i++) {
+        let value: number;
+        if ((marked >>> i) & 1) {
+          value = scales[at + 2 * zones];
+          for (let plane = 0; plane < planes; plane++) {
+            const scale = scales[at + 2 * zones + 1 + plane];
+            const plus = (bits[plane * planeStride + index] >>> i) & 1;
+            value = Math.fround(plus ? value + scale : value - scale);
+          }
+        } else {
+          const zone = at + 2 * ((flags >>> i) & 1);
+          const scale = scales[zone + 1];
+          value = scales[zone] + ((signs >>> i) & 1 ? scale : -scale);
         }
-      } else {
-        const zone = zones === 2 ? bit(1) : 0;
-        const scale = scales[at + 2 * zone + 1];
-        value = scales[at + 2 * zone] + (bit(0) ? scale : -scale);
+        weight[row * cols + start + i] = value;
       }
-      weight[row * cols + col] = value;
     }
   }
   return weight;

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
 import { bytesText } from "../pipeline/units.ts";
+import { checksumOf, checksumText, PackedMetadataError, readChecksums } from "./packed_metadata.ts";
 
 /** Bits per element, in the order of the reference implementation, which also orders its files. */
 export const DTYPE_BITS = {
@@ -51,6 +52,10 @@ export interface StoredTensor {
   bytes: number;
   /** The steps from one index to the next, in elements, of a tensor that is not row-major. */
   strides?: number[];
+  /** CRC-32 of its bytes, where the file says it. */
+  checksum?: number;
+  /** The tensor that this is some rows of, where that has a checksum. */
+  whole?: StoredTensor;
 }
 
 /** What the header of a file says. */
@@ -103,8 +108,10 @@ export function readHeader(path: string): SafetensorsHeader {
     tensors = [...members].map(([name, info]) => checkTensor(name, info, path, dataStart));
     tensors.sort((a, b) => a.offset - b.offset || a.bytes - b.bytes);
     checkCover(tensors, dataStart);
+    const checksums = readChecksums(metadata, members.keys());
+    for (const tensor of checksums ? tensors : []) tensor.checksum = checksums!.get(tensor.name);
   } catch (error) {
-    if (!(error instanceof FormatError)) throw error;
+    if (!(error instanceof FormatError || error instanceof PackedMetadataError)) throw error;
     refuse(error.message);
   }
 
@@ -257,13 +264,20 @@ function show(value: unknown): string {
   return typeof value === "string" ? `"${value}"` : String(value);
 }
 
+/** Bytes that are read at once to compare a tensor with its checksum. */
+const CHECKED_BYTES = 1 << 24;
+
 /**
- * Reads tensors from their files, which it keeps open until it is disposed.
+ * Reads tensors from their files, which it keeps open until it is disposed. A tensor with a checksum
+ * is compared with it when it, or a part of it, is read for the first time.
  *
- * All methods throw a {@link UserError} if a file cannot be read or has become shorter.
+ * All methods throw a {@link UserError} if a file cannot be read, has become shorter, or holds other
+ * bytes than the checksum says.
  */
 export class TensorReader implements Disposable {
   readonly #files = new Map<string, Deno.FsFile>();
+  /** Tensors that have the bytes that their checksums say. */
+  readonly #checked = new WeakSet<StoredTensor>();
 
   /**
    * Reads the bytes of a tensor.
@@ -278,25 +292,55 @@ export class TensorReader implements Disposable {
         `Cannot read "${tensor.name}" into ${into.length} bytes: it has ${tensor.bytes}`,
       );
     }
+    this.#checkWhole(tensor);
     const file = this.#open(tensor.file);
     if (tensor.strides) return gather(file, tensor, tensor.strides, into);
-    return readRange(file, tensor.file, tensor.offset, tensor.bytes, into);
+    const bytes = readRange(file, tensor.file, tensor.offset, tensor.bytes, into);
+    if (this.#isToCheck(tensor)) this.#compare(tensor, checksumOf(bytes));
+    return bytes;
   }
 
   /**
    * Reads the bytes of a tensor in pieces of `chunkBytes`; the last one may be shorter. With
    * strides, pieces are whole rows, or parts of one, of at most `chunkBytes` or a single element.
-   * Each is valid until the next is asked for, as it may lie in the same buffer.
+   * Each is valid until the next is asked for, as it may lie in the same buffer. A whole tensor is
+   * compared with its checksum after the last piece.
    */
   *readChunks(tensor: StoredTensor, chunkBytes: number): Generator<Uint8Array<ArrayBuffer>> {
     if (!(chunkBytes >= 1)) throw new RangeError(`Cannot read chunks of ${chunkBytes} bytes`);
     if (tensor.strides) return yield* this.#readRowChunks(tensor, tensor.strides, chunkBytes);
+    this.#checkWhole(tensor);
     const buffer = new Uint8Array(Math.min(chunkBytes, tensor.bytes));
+    const isToCheck = this.#isToCheck(tensor);
+    let checksum = 0;
     for (let done = 0; done < tensor.bytes; done += chunkBytes) {
       const length = Math.min(chunkBytes, tensor.bytes - done);
       const file = this.#open(tensor.file);
-      yield readRange(file, tensor.file, tensor.offset + done, length, buffer);
+      const chunk = readRange(file, tensor.file, tensor.offset + done, length, buffer);
+      if (isToCheck) checksum = checksumOf(chunk, checksum);
+      yield chunk;
     }
+    if (isToCheck) this.#compare(tensor, checksum);
+  }
+
+  /** Before a part of a tensor is read, compares the whole with its checksum. */
+  #checkWhole({ whole }: StoredTensor): void {
+    if (!whole || !this.#isToCheck(whole)) return;
+    for (const _ of this.readChunks(whole, CHECKED_BYTES));
+  }
+
+  #isToCheck(tensor: StoredTensor): boolean {
+    return tensor.checksum !== undefined && !this.#checked.has(tensor);
+  }
+
+  #compare(tensor: StoredTensor, found: number): void {
+    if (found !== tensor.checksum) {
+      throw new UserError(
+        `Cannot read "${tensor.file}": tensor "${tensor.name}" has the checksum ` +
+          `${checksumText(found)}, not ${checksumText(tensor.checksum!)}; the file is damaged`,
+      );
+    }
+    this.#checked.add(tensor);
   }
 
   *#readRowChunks(
@@ -337,11 +381,13 @@ export class TensorReader implements Disposable {
 
 /** Some rows, `shape[0]` in all, of a tensor. */
 export function rowsOf(tensor: StoredTensor, first: number, rows: number): StoredTensor {
+  const { checksum, ...whole } = tensor;
   const { shape, strides, offset } = tensor;
   const rowBytes = tensor.bytes / shape[0];
   const step = strides ? strides[0] * DTYPE_BITS[tensor.dtype] / 8 : rowBytes;
   return {
-    ...tensor,
+    ...whole,
+    ...(checksum !== undefined && { whole: tensor }),
     shape: [rows, ...shape.slice(1)],
     offset: offset + first * step,
     bytes: rows * rowBytes,

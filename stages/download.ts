@@ -4,6 +4,7 @@ import { NoSuchRepository } from "../hub/refusal.ts";
 import { STORED_DTYPES } from "../models/decoder.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { isPacked } from "../models/packed_format.ts";
+import { isPackedTable } from "../models/packed_table.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { defineStage } from "../pipeline/stage.ts";
 
@@ -64,7 +65,8 @@ function checkTensors({ architecture, checkpoint, folder }: ModelFiles): void {
   const { names, steps, layers, norm } = architecture;
   const isBiased = norm === "layer";
   const check = (name: string, bias: boolean) => {
-    const tensors = isPacked(checkpoint, name) ? [] : [`${name}.weight`];
+    const isStored = !isPacked(checkpoint, name) && !isPackedTable(checkpoint, name);
+    const tensors = isStored ? [`${name}.weight`] : [];
     if (bias) tensors.push(`${name}.bias`);
     for (const tensor of tensors) {
       const { dtype } = checkpoint.get(tensor);

@@ -1,22 +1,20 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
+import { dequantize } from "../gpu/dequantize.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { LinearBits } from "../gpu/quantize_block.ts";
+import { roundScales } from "../gpu/round_scales.ts";
+import { Checkpoint } from "../models/checkpoint.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
-import { FORMAT_VERSION, packLinear, readBits } from "../models/packed_format.ts";
-import { readHeader, type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
+import { packLinear, partOf, readBits } from "../models/packed_format.ts";
+import { packedMetadata } from "../models/packed_metadata.ts";
+import { packTable } from "../models/packed_table.ts";
+import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { copyFileAtomically, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/record.ts";
-import { defineStage, type ModelContext } from "../pipeline/stage.ts";
-
-/** Parts of a packed linear layer by the last word of their tensors' names. */
-const PARTS: Record<string, string> = {
-  signs: "signs",
-  flags: "flags",
-  salient_signs: "salient-signs",
-  salient_columns: "salient-columns",
-  scales: "scales",
-};
+import { defineStage, type LinearLayer, type ModelContext } from "../pipeline/stage.ts";
 
 function shardName(shard: number, layers: number): string {
   const digits = (n: number) => String(n).padStart(5, "0");
@@ -31,11 +29,23 @@ export const pack = defineStage({
   name: "pack",
   scope: "layer",
   summary: "Write the packed model",
-  options: z.strictObject({}),
+  options: z.strictObject({
+    "scales": z.enum(["f16", "i8", "i4"]).default("i8").describe(
+      "How means and scales are stored: in f16, or in 8 or 4 bits with two f16 factors for each row",
+    ),
+    "flags": z.enum(["plain", "entropy"]).default("entropy").describe(
+      "How the zones of the weights are stored: in a bit each, or in as many as they hold information",
+    ),
+    "embeddings": z.literal(["stored", 8, 4]).default(8).describe(
+      "Bits of the embeddings and the head, with an f16 scale for each 64 (or, in 4 bits, 32) numbers " +
+        "of a row; stored: as in the original",
+    ),
+  }),
+  presets: { reference: { scales: "f16", flags: "plain", embeddings: "stored" } },
   needs: ["model-files", "calibration"],
   gives: ["packed-model"],
 
-  async run(context) {
+  async run(context, { scales }) {
     for (const linear of context.linears) {
       if (!linear.bits) {
         throw new UserError(
@@ -43,41 +53,61 @@ export const pack = defineStage({
             `put split-search or compensate before pack`,
         );
       }
-      linear.host = await readBits(linear.bits);
+      if (scales === "f16") linear.host = await readBits(linear.bits);
+      else await roundToCodes(context.gpu, linear, linear.bits, scales === "i8" ? 8 : 4);
     }
   },
 
-  async endLayer(context, _options, linears) {
+  async endLayer(context, { flags }, linears) {
     const { checkpoint, architecture } = context.get("model-files");
     const prefix = architecture.names.layer(context.layer.index);
     const packed = new Set(linears.map(({ name }) => `${name}.weight`));
     const tensors = linears.flatMap((linear) => {
-      linear.packed = packLinear(linear.name, linear.host!);
+      linear.packed = packLinear(linear.name, linear.host!, { flags });
       return linear.packed.tensors;
     });
-    for (const [name, { dtype, shape }] of checkpoint.tensors) {
+    for (const name of checkpoint.tensors.keys()) {
       if (!name.startsWith(prefix) || packed.has(name)) continue;
-      tensors.push({ name, dtype, shape, data: checkpoint.readChunks(name, CHUNK) });
+      tensors.push(copyOf(checkpoint, name));
     }
     const file = shardName(context.layer.index + 2, context.layer.count);
-    const { bytes, sha256 } = writeSafetensors(join(context.folder.model, file), tensors, METADATA);
+    const path = join(context.folder.model, file);
+    const { bytes, sha256 } = writeSafetensors(path, tensors, packedMetadata(tensors));
     return { file, bytes, sha256 };
   },
 
-  async finish(context) {
+  async check(context, { embeddings }) {
+    const { hiddenSize, embeddingSize } = context.get("model-files").architecture;
+    if (embeddings === 4 && (hiddenSize % 2 || embeddingSize % 2)) {
+      throw new UserError(
+        `Cannot pack the embeddings in 4 bits: they are ${embeddingSize} wide, which is odd; ` +
+          `use embeddings: 8`,
+      );
+    }
+  },
+
+  async finish(context, { embeddings }) {
     const model = context.get("model-files");
     const { architecture, checkpoint, config } = model;
+    const { embedding, positions, head } = architecture.names;
+    const tables = new Set([embedding, positions?.name, head].map((name) => `${name}.weight`));
     const { layers } = architecture;
     const outside: TensorToWrite[] = [];
     const prefixes = Array.from({ length: layers }, (_, i) => architecture.names.layer(i));
-    for (const [name, { dtype, shape }] of checkpoint.tensors) {
+    for (const name of checkpoint.tensors.keys()) {
       if (prefixes.some((prefix) => name.startsWith(prefix))) continue;
       // Some checkpoints have a tied head's weight twice.
       if (name === "lm_head.weight" && !architecture.names.head) continue;
-      outside.push({ name, dtype, shape, data: checkpoint.readChunks(name, CHUNK) });
+      if (embeddings !== "stored" && tables.has(name)) {
+        const table = name.slice(0, -".weight".length);
+        outside.push(...packTable(checkpoint, table, embeddings, model.name));
+      } else {
+        outside.push(copyOf(checkpoint, name));
+      }
     }
     const first = shardName(1, layers);
-    const { sha256 } = writeSafetensors(join(context.folder.model, first), outside, METADATA);
+    const path = join(context.folder.model, first);
+    const { sha256 } = writeSafetensors(path, outside, packedMetadata(outside));
 
     writeJson(context, "config.json", {
       ...config,
@@ -89,10 +119,35 @@ export const pack = defineStage({
   },
 });
 
+/**
+ * Rounds the scales of a linear layer to what few bits hold, and makes what its bits stand for anew:
+ * the layers to come are calibrated on what is stored.
+ */
+async function roundToCodes(
+  gpu: Gpu,
+  linear: LinearLayer,
+  bits: LinearBits,
+  scaleBits: 8 | 4,
+): Promise<void> {
+  const { codes, factors } = await roundScales(gpu, bits, bits.scales, scaleBits);
+  const host = await readBits(bits);
+  const values = new Int8Array(await gpu.read(codes, "u32")); // the low byte of each
+  const few = scaleBits === 4 ? { bits: scaleBits } : {};
+  linear.host = { ...host, codes: { values, factors: await gpu.read(factors), ...few } };
+  gpu.free(codes, factors);
+  using salient = gpu.upload(host.salient, [host.salient.length]);
+  await dequantize(gpu, bits, bits.bits, bits.scales, salient, linear.quantized);
+}
+
 /** Bytes of a tensor in memory while it is copied. */
 const CHUNK = 16 << 20;
 
-const METADATA = { format: "billm", format_version: String(FORMAT_VERSION) };
+/** A tensor as the original has it; its data may be asked for several times. */
+function copyOf(checkpoint: Checkpoint, name: string): TensorToWrite {
+  const { dtype, shape } = checkpoint.get(name);
+  const data = { [Symbol.iterator]: () => checkpoint.readChunks(name, CHUNK) };
+  return { name, dtype, shape, data };
+}
 
 function writeJson(context: ModelContext, name: string, value: unknown): void {
   writeFileAtomically(join(context.folder.model, name), JSON.stringify(value, null, 2) + "\n");
@@ -121,13 +176,13 @@ function summarize(context: ModelContext, known: Map<string, string>): PackedMod
   let tensorBytes = 0;
   for (let shard = 1; shard <= layers + 1; shard++) {
     const name = shardName(shard, layers);
-    const { tensors } = readHeader(join(folder, name));
+    using written = Checkpoint.openFile(join(folder, name));
     const size = statSync(join(folder, name)).size;
     let content = 0;
-    for (const tensor of tensors.values()) {
+    for (const tensor of written.tensors.values()) {
       weightMap.push([tensor.name, name]);
       content += tensor.bytes;
-      const part = PARTS[tensor.name.slice(tensor.name.lastIndexOf(".") + 1)];
+      const part = partOf(written, tensor.name);
       if (part) bytesByPart[part] = (bytesByPart[part] ?? 0) + tensor.bytes;
     }
     if (shard > 1) bytesByPart.headers += size - content;

@@ -99,14 +99,14 @@ function planText(config: PipelineConfig<Stage>): string {
 }
 
 /** What a person wants to know in the end. */
-function summary({ packed, evaluation, peakGpuBytes }: RunRecord): string {
+function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): string {
   const lines: string[] = [""];
   if (packed) {
     const share = (100 * packed.bytes / packed.originalBytes).toFixed(1);
     lines.push(
       `Size        ${bytesText(packed.bytes)} in all, ${share} % of ${
         bytesText(packed.originalBytes)
-      } (with embeddings and head as in the original)`,
+      } (with embeddings and head ${tablesText(stages)})`,
       `Paper bits  ${packed.paperBits.toFixed(2)} per weight of the linear layers (signs only)`,
       `Stored bits ${packed.storedBits.toFixed(2)} per weight of the linear layers: ${
         Object.entries(packed.storedBitsByPart)
@@ -122,4 +122,11 @@ function summary({ packed, evaluation, peakGpuBytes }: RunRecord): string {
   });
   if (peakGpuBytes) lines.push(`GPU memory  ${bytesText(peakGpuBytes)} at most`);
   return lines.join("\n");
+}
+
+/** How `pack` has stored embeddings and head. */
+function tablesText(stages: RunRecord["stages"]): string {
+  const options = stages.find(({ name }) => name === "pack")?.options as { embeddings?: unknown };
+  const { embeddings = "stored" } = options ?? {};
+  return embeddings === "stored" ? "as in the original" : `in ${embeddings} bits`;
 }

@@ -5,8 +5,13 @@ import { PipelineFileError, UserError } from "../pipeline/errors.ts";
  * once), errors that the user can act on are printed without a stack trace. The process ends here.
  *
  * Exit codes: 0 done, 1 failed, 2 bad pipeline file or arguments, 130 interrupted.
+ *
+ * @param interrupted Said after "Interrupted."
  */
-export async function runTask(main: (signal: AbortSignal) => Promise<void>): Promise<never> {
+export async function runTask(
+  main: (signal: AbortSignal) => Promise<void>,
+  interrupted = "The same command goes on where this one stopped.",
+): Promise<never> {
   const controller = new AbortController();
   const interrupt = () => {
     if (controller.signal.aborted) Deno.exit(130);
@@ -18,7 +23,7 @@ export async function runTask(main: (signal: AbortSignal) => Promise<void>): Pro
     await main(controller.signal);
   } catch (error) {
     if (controller.signal.aborted) {
-      console.error("\nInterrupted. The same command goes on where this one stopped.");
+      console.error(`\nInterrupted. ${interrupted}`);
       Deno.exit(130);
     }
     if (!(error instanceof UserError)) throw error;

@@ -53,13 +53,15 @@ interface PlainBits {
 
 /**
  * Random bits and scales, number by number; about `share` of the columns are salient. Scales have
- * magnitudes from 2^least to 2^most, by default so different that their sums do not fit into an f32.
+ * magnitudes from 2^least to 2^most, by default so different that their sums do not fit into an f32;
+ * or they are codes of few bits with such factors.
  */
 function randomBits(
   layout: Layout,
   share: number,
   seed: number,
   [least, most] = [-12, 14],
+  scaleBits: 16 | 8 | 4 = 16,
 ): PlainBits {
   const { rows, cols, blockSize, zones, planes } = layout;
   const random = seededRandom(seed);
@@ -76,6 +78,23 @@ function randomBits(
     ),
     salient: new Uint32Array(width),
   };
+  if (scaleBits < 16) {
+    const isScale = (place: number) => place < 2 * zones ? place % 2 === 1 : place > 2 * zones;
+    const codeOf = (i: number) => {
+      if (scaleBits === 8) return Math.floor(255 * random()) - 127;
+      return isScale(i % perBlock) ? Math.floor(16 * random()) : Math.floor(15 * random()) - 7;
+    };
+    const values = Int8Array.from(host.scales, (_, i) => codeOf(i));
+    const factors = Float32Array.from(
+      { length: 2 * rows },
+      () => Math.f16round(2 ** (least + (most - least) * random())),
+    );
+    host.codes = { values, factors, ...(scaleBits === 4 && { bits: 4 }) };
+    host.scales = Float32Array.from(values, (code, i) => {
+      const row = Math.floor(i / (blocks * perBlock));
+      return code * factors[2 * row + Number(isScale(i % perBlock))];
+    });
+  }
   const salient = Array.from({ length: cols }, () => planes > 0 && random() < share);
   salient.forEach((is, col) => {
     if (is) host.salient[col >> 5] |= 1 << (col & 31);
@@ -136,12 +155,25 @@ for (const zones of [1, 2] as const) {
     Deno.test(`${zones} zones and ${planes} planes come back bit for bit`, async () => {
       using folder = new TemporaryFolder();
       for (const [rows, cols, blockSize] of SIZES) {
-        for (const share of planes > 0 ? [0, 0.2, 1] : [0]) {
-          const what = `[${rows}, ${cols}], blocks of ${blockSize}, ${share} salient`;
+        for (
+          const [share, scaleBits] of [[0, 16], [0.2, 16], [0.2, 8], [1, 8], [0.3, 4]] as const
+        ) {
+          const what = `[${rows}, ${cols}], blocks of ${blockSize}, ${share} salient, ${scaleBits}`;
           const layout = { rows, cols, blockSize, zones, planes };
-          const { host, salient, high, weight } = randomBits(layout, share, rows * cols + planes);
+          const seed = rows * cols + planes;
+          const { host, salient, high, weight } = randomBits(
+            layout,
+            share,
+            seed,
+            [-12, 14],
+            scaleBits,
+          );
           const packed = packLinear("a.b", host);
           const path = join(folder.path, "x.safetensors");
+          const entropyPath = join(folder.path, "entropy.safetensors");
+          writeSafetensors(entropyPath, packLinear("a.b", host, { flags: "entropy" }).tensors);
+          using entropy = Checkpoint.openFile(entropyPath);
+          assert.deepEqual(unpackLinear(entropy, "a.b", cols, blockSize), host, what);
           const other: TensorToWrite = { // bytes before and after the layer's
             name: "a.c",
             dtype: "U8",
@@ -166,9 +198,11 @@ for (const zones of [1, 2] as const) {
 
           const bytes: Record<string, number> = {};
           for (const { name, bytes: size } of readHeader(path).tensors.values()) {
-            if (name.startsWith("a.b.")) bytes[name.slice(4).replace("_", "-")] = size;
+            if (!name.startsWith("a.b.")) continue;
+            const part = name === "a.b.scale_factors" ? "scales" : name.slice(4).replace("_", "-");
+            bytes[part] = (bytes[part] ?? 0) + size;
           }
-          const parts = storedParts(layout, columns.length);
+          const parts = storedParts(layout, columns.length, scaleBits);
           assert.deepEqual(packed.parts, parts, what);
           const stored = Object.entries(parts).filter(([, size]) => size > 0);
           assert.deepEqual(bytes, Object.fromEntries(stored), `${what}: formula and file`);
@@ -187,6 +221,67 @@ Deno.test("a packed layer can be packed, written and packed again into the same 
   const again = packLinear("a", unpackLinear(checkpoint, "a", 200, 64));
   const copy = join(folder.path, "y.safetensors");
   assert.equal(writeSafetensors(copy, again.tensors).sha256, sha256);
+});
+
+Deno.test("entropy-coded flags take fewer bytes, and the second signs then lie apart", () => {
+  const layout = { rows: 64, cols: 512, blockSize: 128, zones: 2, planes: 2 } as const;
+  const { host, salient } = randomBits(layout, 0.1, 6);
+  host.bits.subarray(64 * 16).fill(0); // all in the low zone, second signs minus
+  const plain = packLinear("a", host);
+  const entropy = packLinear("a", host, { flags: "entropy" });
+  const columns = salient.filter((is) => is).length;
+  assert.deepEqual(plain.parts, storedParts(layout, columns));
+  const { flags, ...others } = entropy.parts;
+  assert.ok(flags < plain.parts.flags / 20, `${flags} bytes`);
+  assert.deepEqual(others, {
+    signs: plain.parts.signs,
+    "salient-signs": 4 * Math.ceil(64 * columns / 32),
+    "salient-columns": plain.parts["salient-columns"],
+    scales: plain.parts.scales,
+  });
+  const one = { ...host, zones: 1 as const, planes: 0, scales: new Float32Array(64 * 4 * 2) };
+  assert.deepEqual(packLinear("a", one, { flags: "entropy" }), packLinear("a", one));
+});
+
+Deno.test("version 1 has the signs of each row in words of their own", () => {
+  for (const share of [0.3, 1]) { // 64 columns fill their words
+    const layout = { rows: 3, cols: 64, blockSize: 32, zones: 2, planes: 3 } as const;
+    const { host } = randomBits(layout, share, 3);
+    const columns = salientColumns(host);
+    const width = Math.ceil(columns.length / 32);
+    const signs = new Uint32Array(layout.rows * width);
+    for (let row = 0; row < layout.rows; row++) {
+      columns.forEach((col, i) => {
+        const bit = (host.bits[2 * 3 * 2 + row * 2 + (col >> 5)] >>> (col & 31)) & 1;
+        signs[row * width + (i >> 5)] |= bit << (i & 31);
+      });
+    }
+    const tensors = packLinear("a.b", host).tensors
+      .filter(({ name }) => name !== "a.b.salient_signs");
+    tensors.push({
+      name: "a.b.salient_signs",
+      dtype: "U32",
+      shape: [1, layout.rows, width],
+      data: new Uint8Array(signs.buffer),
+    });
+    using folder = new TemporaryFolder();
+    const path = join(folder.path, "x.safetensors");
+    writeSafetensors(path, tensors, { format: "billm", format_version: "1" });
+    using checkpoint = Checkpoint.openFile(path);
+    assert.deepEqual(unpackLinear(checkpoint, "a.b", 64, 32), host);
+  }
+});
+
+Deno.test("flags that are no entropy code are refused", () => {
+  using folder = new TemporaryFolder();
+  const flags = { name: "a.b.flags", dtype: "U16", shape: [3], data: new Uint8Array(6) } as const;
+  assert.throws(
+    () => unpackChanged(folder.path, (tensors) => tensors.set("flags", { ...flags, shape: [3] })),
+    new UserError(
+      `"${join(folder.path, "x.safetensors")}": "a.b.flags" is no entropy code of flags, ` +
+        `expected one of 3 x 70; the file does not fit its config.json`,
+    ),
+  );
 });
 
 Deno.test("readBits() reads a layer back from the GPU, its salient columns as bits", async () => {
@@ -235,12 +330,23 @@ Deno.test("a layer of 4096 x 4096 takes less than 3 bits per weight, formula and
   assert.ok(bits(statSync(path).size) < 2.876, `${bits(statSync(path).size)} with the header`);
 });
 
+Deno.test("scales in 8 bits take half, in 4 a quarter, and two f16 for each row", () => {
+  const layout = { rows: 4096, cols: 4096, blockSize: 128, zones: 2, planes: 2 } as const;
+  const { scales, ...rest } = storedParts(layout, 512, 8);
+  const { scales: half, ...others } = storedParts(layout, 512);
+  assert.deepEqual([scales, half], [4096 * (32 * 7 + 4), 4096 * 32 * 7 * 2]);
+  assert.deepEqual(rest, others);
+  assert.equal(storedParts(layout, 512, 4).scales, 4096 * (32 * 7 / 2 + 4));
+  const odd = { ...layout, rows: 3, cols: 300 }; // three blocks take two bytes of each number
+  assert.equal(storedParts(odd, 0, 4).scales, 3 * (2 * 7 + 4));
+});
+
 Deno.test("more planes store more signs, of salient columns only", () => {
   const layout = { rows: 10, cols: 256, blockSize: 128, zones: 2, planes: 4 } as const;
   assert.deepEqual(storedParts(layout, 33), {
     signs: 320,
     flags: 320,
-    "salient-signs": 2 * 10 * 2 * 4, // a third and a fourth sign, 33 columns in two words
+    "salient-signs": 2 * 11 * 4, // a third and a fourth sign, 10 x 33 bits in 11 words
     "salient-columns": 32,
     scales: 10 * 2 * 9 * 2,
   });
@@ -248,7 +354,7 @@ Deno.test("more planes store more signs, of salient columns only", () => {
   assert.deepEqual(storedParts({ ...layout, zones: 1, planes: 2 }, 33), {
     signs: 320,
     flags: 0,
-    "salient-signs": 10 * 2 * 4,
+    "salient-signs": 11 * 4,
     "salient-columns": 32,
     scales: 10 * 2 * 5 * 2,
   });
@@ -273,7 +379,7 @@ Deno.test("paper bits: one per weight, one more for each further plane of a sali
 
 const QUANTIZATION = {
   quant_method: "billm",
-  format_version: 1,
+  format_version: 2,
   block_size: 128,
   columns: { "mlp.up_proj": 64 },
 };
@@ -281,6 +387,8 @@ const QUANTIZATION = {
 Deno.test("quantization_config is read, or absent", () => {
   const read = (found: unknown) => readQuantizationConfig({ quantization_config: found }, "c.json");
   assert.deepEqual(read(QUANTIZATION), QUANTIZATION);
+  const first = { ...QUANTIZATION, format_version: 1 };
+  assert.deepEqual(read(first), first);
   assert.equal(read(undefined), undefined);
   assert.equal(read(null), undefined);
 });
@@ -295,8 +403,12 @@ const REFUSED: [quantization: unknown, text: string][] = [
     "the model is quantized with undefined, which cannot be read; use the original model",
   ],
   [
-    { ...QUANTIZATION, format_version: 2 },
-    "the packed format has version 2, this program reads version 1; use a later program",
+    { ...QUANTIZATION, format_version: 3 },
+    "the packed format has version 3, this program reads versions up to 2; use a later program",
+  ],
+  [
+    { ...QUANTIZATION, format_version: "2" },
+    'quantization_config.format_version must be a whole number, found "2"',
   ],
   ["billm", 'quantization_config must be an object, found "billm"'],
   [
@@ -334,8 +446,9 @@ function unpackChanged(
   folder: string,
   change: (tensors: Map<string, TensorToWrite>) => void,
   cols = LAYOUT.cols,
+  scaleBits: 16 | 8 | 4 = 16,
 ): HostBits {
-  const { host } = randomBits(LAYOUT, 0.3, 3);
+  const { host } = randomBits(LAYOUT, 0.3, 3, [-12, 14], scaleBits);
   const tensors = new Map(
     packLinear("a.b", host).tensors.map((tensor) => [tensor.name.slice("a.b.".length), tensor]),
   );
@@ -347,9 +460,13 @@ function unpackChanged(
 }
 
 /** Zeros of another type or shape. */
-function zeros(part: string, dtype: "U32" | "I32" | "F16" | "F32", shape: number[]): TensorToWrite {
+function zeros(
+  part: string,
+  dtype: "U32" | "I32" | "F16" | "F32" | "U8",
+  shape: number[],
+): TensorToWrite {
   const size = shape.reduce((product, length) => product * length, 1);
-  const data = new Uint8Array(size * (dtype === "F16" ? 2 : 4));
+  const data = new Uint8Array(size * (dtype === "U8" ? 1 : dtype === "F16" ? 2 : 4));
   return { name: `a.b.${part}`, dtype, shape, data };
 }
 
@@ -362,6 +479,7 @@ const DAMAGED: [tensor: TensorToWrite, problem: string][] = [
   [zeros("flags", "U32", [2, 3]), "U32 [2, 3], expected U32 [3, 3]"],
   [zeros("salient_columns", "U32", [4]), "U32 [4], expected U32 [3]"],
   [zeros("salient_signs", "U32", [2, 3, 1]), "U32 [2, 3, 1], expected U32 [1, 3, 1]"],
+  [zeros("salient_signs", "U32", [1, 1]), "U32 [1, 1], expected U32 [1, 3]"],
   [zeros("scales", "F16", [3, 2, 8]), "F16 [3, 2, 8], expected F16 [3, 3, 8]"],
   [zeros("scales", "F32", [3, 3, 8]), "F32 [3, 3, 8], expected F16 [3, 3, 8]"],
   // Neither zones only nor zones, a mean and one to four scales.
@@ -383,6 +501,40 @@ for (const [tensor, problem] of DAMAGED) {
     );
   });
 }
+
+const DAMAGED_CODES: [...(typeof DAMAGED)[number], scaleBits: 8 | 4][] = [
+  [zeros("scales", "F16", [3, 3, 8]), "F16 [3, 3, 8], expected I8 [3, 3, 8]", 8],
+  [zeros("scale_factors", "F16", [3, 1]), "F16 [3, 1], expected F16 [3, 2]", 8],
+  [zeros("scale_factors", "F32", [3, 2]), "F32 [3, 2], expected F16 [3, 2]", 4],
+  [zeros("scales", "U8", [8, 3, 3]), "U8 [8, 3, 3], expected U8 [8, 3, 2]", 4],
+  [zeros("scales", "U8", [5, 3, 2]), "[5, 3, 2], expected [N, 3, 2] with N = 4 or 6 .. 9", 4],
+];
+
+for (const [tensor, problem, scaleBits] of DAMAGED_CODES) {
+  Deno.test(`a packed layer with codes is refused: ${tensor.name} is ${problem}`, () => {
+    using folder = new TemporaryFolder();
+    const change = (tensors: Map<string, TensorToWrite>) =>
+      tensors.set(tensor.name.slice(4), tensor);
+    assert.throws(
+      () => unpackChanged(folder.path, change, LAYOUT.cols, scaleBits),
+      new UserError(
+        `"${join(folder.path, "x.safetensors")}": "${tensor.name}" is ${problem}; ` +
+          `the file does not fit its config.json`,
+      ),
+    );
+  });
+}
+
+Deno.test("codes without their factors are refused", () => {
+  using folder = new TemporaryFolder();
+  assert.throws(
+    () => unpackChanged(folder.path, (tensors) => tensors.delete("scale_factors"), 70, 8),
+    new UserError(
+      `"${join(folder.path, "x.safetensors")}": "a.b.scales" is I8 [3, 3, 8], ` +
+        `expected F16 [3, 3, 8]; the file does not fit its config.json`,
+    ),
+  );
+});
 
 Deno.test("a packed layer is refused if config.json says other columns", () => {
   using folder = new TemporaryFolder();

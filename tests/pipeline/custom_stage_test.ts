@@ -189,7 +189,7 @@ Deno.test("a block stage that does nothing leaves one mean and one scale for eac
   using place = new Workplace({ layers: 1, dtype: "F32" });
   writeFileSync(place.path("nothing.ts"), NOTHING);
   const { record } = await place.run({
-    stages: ["download", place.calibrate, { use: "nothing.ts" }, "pack"],
+    stages: ["download", place.calibrate, { use: "nothing.ts" }, { pack: { scales: "f16" } }],
   });
   using original = ModelFiles.open(place.model);
   for (const { name, host } of packedLinears(record)) {

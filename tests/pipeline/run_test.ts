@@ -10,7 +10,13 @@ import type { BitLayout } from "../../gpu/quantize_block.ts";
 import { linearGroups } from "../../models/architecture.ts";
 import { Decoder, type Registers } from "../../models/decoder.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { dequantizeOnHost, storedParts, unpackLinear } from "../../models/packed_format.ts";
+import {
+  dequantizeOnHost,
+  packedLinears,
+  storedParts,
+  unpackLinear,
+} from "../../models/packed_format.ts";
+import { dequantizeTableOnHost, isPackedTable } from "../../models/packed_table.ts";
 import { perplexity } from "../../models/perplexity.ts";
 import { writeSafetensors } from "../../models/safetensors.ts";
 import { loadPipeline } from "../../pipeline/config.ts";
@@ -57,12 +63,18 @@ function checkPacked(record: RunRecord, form: Pick<BitLayout, "zones" | "planes"
     assert.equal(linear.salientColumns.length, Math.ceil(cols / blockSize), name);
     assert.ok(planes > 0 ? salient > 0 : salient === 0, name);
     assert.ok(zones === 2 ? linear.highFraction > 0 : linear.highFraction === 0, name);
-    const parts = storedParts(host, salient);
-    assert.deepEqual(linear.storedBytes, { ...parts }, name);
-    for (const [part, bytes] of Object.entries(parts)) {
-      const tensor = `${name}.${part.replace("-", "_")}`;
-      const stored = model.checkpoint.has(tensor) ? model.checkpoint.get(tensor).bytes : 0;
-      assert.equal(stored, bytes, tensor);
+    const stored = packedLinears(model.checkpoint).get(name)!.parts;
+    assert.deepEqual(linear.storedBytes, stored, name);
+    // Entropy-coded flags take about what they hold, and leave second signs to lie apart.
+    const plain = storedParts(host, salient, host.codes ? 8 : 16);
+    const signs = 4 * (planes - 1) * Math.ceil(rows * salient / 32);
+    const isCoded = zones === 2 && model.checkpoint.get(`${name}.flags`).dtype === "U16";
+    const parts = isCoded
+      ? { ...plain, flags: stored.flags, "salient-signs": Math.max(0, signs) }
+      : plain;
+    assert.deepEqual(stored, parts, name);
+    assert.ok(stored.flags <= plain.flags + 32, name);
+    for (const [part, bytes] of Object.entries(stored)) {
       if (bytes > 0) sums[part] = (sums[part] ?? 0) + bytes;
     }
     weights += rows * cols;
@@ -103,9 +115,19 @@ function checkPacked(record: RunRecord, form: Pick<BitLayout, "zones" | "planes"
   assert.equal(packed!.bytes, bytes);
   const source = join(record.model, "model.safetensors");
   assert.equal(packed!.originalBytes, statSync(source).size);
-  // All but the linear layers is as it was.
+  // All but the linear layers and the tables is as it was.
   for (const [name, tensor] of original.checkpoint.tensors) {
-    if (records.has(name.replace(/\.weight$/, ""))) continue;
+    const module = name.replace(/\.weight$/, "");
+    if (records.has(module)) continue;
+    if (isPackedTable(model.checkpoint, module)) {
+      assert.match(module, /embed|lm_head/);
+      const [rows] = tensor.shape;
+      const values = dequantizeTableOnHost(model.checkpoint, module, 0, rows);
+      const source = original.checkpoint.readFloat32(name);
+      const top = source.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+      assert.ok(values.every((value, i) => Math.abs(value - source[i]) < top / 200), name);
+      continue;
+    }
     const { dtype, shape } = model.checkpoint.get(name);
     assert.deepEqual([dtype, shape], [tensor.dtype, tensor.shape], name);
     assert.deepEqual(model.checkpoint.readBytes(name), original.checkpoint.readBytes(name), name);
@@ -275,6 +297,8 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
           const linear = name.replace(/\.weight$/, "");
           tensor.values = checkpoint.has(`${linear}.signs`)
             ? dequantizeOnHost(unpack(model, linear))
+            : isPackedTable(checkpoint, linear)
+            ? dequantizeTableOnHost(checkpoint, linear, 0, tensor.shape[0])
             : checkpoint.readFloat32(name);
         }
       },

@@ -59,7 +59,7 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per block  residual-binarize  planes: 2
   once per block  split-search       candidates: 9, search: "saliency"
   once per block  compensate         block-size: 32, feedback: "block", assign: "fit"
-  once per layer  pack               
+  once per layer  pack               scales: "f16", flags: "plain", embeddings: "stored"
   once per model  evaluate           perplexity: ` +
       `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4}], ` +
       `original: true, batch-tokens: 8192
@@ -201,7 +201,7 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
     "",
     `Size        ${bytes(record.packed.bytes)} in all, ` +
     `${(100 * record.packed.bytes / record.packed.originalBytes).toFixed(1)} % of ` +
-    `${bytes(record.packed.originalBytes)} (with embeddings and head as in the original)`,
+    `${bytes(record.packed.originalBytes)} (with embeddings and head in 8 bits)`,
     `Paper bits  ${
       record.packed.paperBits.toFixed(2)
     } per weight of the linear layers (signs only)`,

@@ -1,0 +1,167 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../pipeline/errors.ts";
+import { Checkpoint } from "./checkpoint.ts";
+import { readJson } from "./json.ts";
+import {
+  columnsOf,
+  dequantizeOnHost,
+  partOf,
+  type QuantizationConfig,
+  readQuantizationConfig,
+  unpackLinear,
+} from "./packed_format.ts";
+import { dequantizeTableOnHost, isPackedTable, tableLayout } from "./packed_table.ts";
+import {
+  DTYPE_BITS,
+  isFloatDtype,
+  type StoredDtype,
+  type StoredTensor,
+  toFloat32,
+} from "./safetensors.ts";
+
+/** A tensor of a model as the plain model has it. */
+export interface PlainTensor {
+  name: string;
+  shape: number[];
+  /** How it is stored. */
+  dtype: StoredDtype | "packed";
+  /** Where it is stored, or the first of the tensors that it is made from. */
+  file: string;
+}
+
+/**
+ * The tensors of a model folder, plain or packed, under the names of the plain model. Each is read,
+ * and dequantized, when asked for.
+ */
+export class PlainWeights implements Disposable {
+  private constructor(
+    readonly checkpoint: Checkpoint,
+    /** Absent for a plain model. */
+    readonly quantization: QuantizationConfig | undefined,
+    /** By name, in the order of the checkpoint. */
+    readonly tensors: ReadonlyMap<string, PlainTensor>,
+  ) {}
+
+  /**
+   * @throws {UserError} If the folder has no weights, something in it is damaged, or it is quantized
+   *   by another method or a later version of this one.
+   */
+  static open(folder: string): PlainWeights {
+    const checkpoint = Checkpoint.open(folder);
+    try {
+      const quantization = quantizationOf(folder);
+      return new PlainWeights(checkpoint, quantization, plainTensors(checkpoint, quantization));
+    } catch (error) {
+      checkpoint[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** @throws {UserError} If there is no such tensor. */
+  get(name: string): PlainTensor {
+    return this.tensors.get(name) ?? this.checkpoint.get(name); // which names the nearest
+  }
+
+  /** Whether a tensor's numbers can be read with {@link chunks}. */
+  isFloat(name: string): boolean {
+    const { dtype } = this.get(name);
+    return dtype === "packed" || isFloatDtype(dtype);
+  }
+
+  /** The bytes of a tensor that is stored plainly, in pieces. */
+  bytes(name: string, chunkBytes: number): Generator<Uint8Array<ArrayBuffer>> {
+    return this.checkpoint.readChunks(name, chunkBytes);
+  }
+
+  /**
+   * The numbers of a tensor, row-major, in pieces of `elements`; the last may be shorter.
+   *
+   * @throws {UserError} If a tensor is damaged, or not stored as F16, BF16, F32 or F64.
+   */
+  *chunks(name: string, elements: number): Generator<Float32Array> {
+    const { dtype, shape } = this.get(name);
+    if (dtype !== "packed") {
+      if (!isFloatDtype(dtype)) {
+        yield this.checkpoint.readFloat32(name); // refuses it
+        return;
+      }
+      const bytes = elements * DTYPE_BITS[dtype] / 8;
+      for (const chunk of this.checkpoint.readChunks(name, bytes)) {
+        yield toFloat32(chunk, dtype);
+      }
+      return;
+    }
+    const rowsOf = this.#packedRows(name.slice(0, -WEIGHT.length));
+    const [rows, cols] = shape;
+    const together = Math.max(1, Math.ceil(elements / cols));
+    let rest = new Float32Array();
+    for (let row = 0; row < rows; row += together) {
+      const values = rowsOf(row, Math.min(together, rows - row));
+      const all = new Float32Array(rest.length + values.length);
+      all.set(rest);
+      all.set(values, rest.length);
+      let start = 0;
+      for (; start + elements <= all.length; start += elements) {
+        yield all.subarray(start, start + elements);
+      }
+      rest = all.subarray(start);
+    }
+    if (rest.length > 0) yield rest;
+  }
+
+  /** Gives rows of a packed matrix. */
+  #packedRows(name: string): (first: number, rows: number) => Float32Array {
+    const { checkpoint, quantization } = this;
+    if (isPackedTable(checkpoint, name)) {
+      return (first, rows) => dequantizeTableOnHost(checkpoint, name, first, rows);
+    }
+    const columns = columnsOf(quantization!, name)!;
+    const host = unpackLinear(checkpoint, name, columns, quantization!.block_size);
+    return (first, rows) => dequantizeOnHost(host, first, rows);
+  }
+
+  [Symbol.dispose](): void {
+    this.checkpoint[Symbol.dispose]();
+  }
+}
+
+const WEIGHT = ".weight";
+
+/** What config.json says; weights alone, without one, are plain. */
+function quantizationOf(folder: string): QuantizationConfig | undefined {
+  const path = join(folder, "config.json");
+  return existsSync(path) ? readQuantizationConfig(readJson(path), path) : undefined;
+}
+
+function plainTensors(
+  checkpoint: Checkpoint,
+  quantization: QuantizationConfig | undefined,
+): Map<string, PlainTensor> {
+  const plain = new Map<string, PlainTensor>();
+  const add = (tensor: StoredTensor) => {
+    const { name, shape, dtype, file } = tensor;
+    const dot = name.lastIndexOf(".");
+    const module = name.slice(0, dot);
+    const weight = module + WEIGHT;
+    if (quantization && partOf(checkpoint, name)) {
+      if (plain.has(weight)) return;
+      const cols = columnsOf(quantization, module);
+      if (cols === undefined) {
+        throw new UserError(
+          `"${checkpoint.folder}": quantization_config lacks the columns of "${module}"`,
+        );
+      }
+      const { shape: [rows], file } = checkpoint.get(`${module}.signs`);
+      plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
+    } else if (quantization && isPackedTable(checkpoint, module)) {
+      if (plain.has(weight)) return;
+      const { rows, cols } = tableLayout(checkpoint, module);
+      plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
+    } else {
+      plain.set(name, { name, shape, dtype, file });
+    }
+  };
+  for (const tensor of checkpoint.tensors.values()) add(tensor);
+  return plain;
+}

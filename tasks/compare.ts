@@ -1,0 +1,145 @@
+import { parseArgs } from "node:util";
+import { shapeText } from "../gpu/tensor.ts";
+import { PlainWeights } from "../models/plain_weights.ts";
+import { tableText } from "./table.ts";
+import { runTask, startInCallersFolder, usageErrors } from "./task.ts";
+
+const HELP = `Usage: deno task compare A B [options]
+
+Says which tensors of two model folders differ and by how much. Packed folders count as the weights
+that they stand for. Numbers are compared, not how they are stored.
+
+Options
+  --json             Print the differences as JSON
+  --help             Print this
+
+Columns: the largest difference; the root of the mean square of the differences (RMS); and that as
+a part of the RMS of A.
+
+Exit codes: 0 equal, 1 different (or failed, with the reason on stderr), 2 bad arguments.
+`;
+
+/** Numbers of a tensor that are compared at a time. */
+const CHUNK = 4 << 20;
+
+const usageError = usageErrors("compare");
+
+/** In what a tensor differs. */
+interface Difference {
+  name: string;
+  /** The folder that lacks the tensor. */
+  missing?: "a" | "b";
+  /** Shapes that differ. */
+  shapes?: { a: number[]; b: number[] };
+  /** Numbers that differ, or bytes where they are not stored as floating-point numbers. */
+  count?: number;
+  maxAbsolute?: number;
+  rms?: number;
+  /** Absent where A is zero. */
+  relativeRms?: number;
+}
+
+await runTask(async () => {
+  const { values, positionals } = readArguments();
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  if (positionals.length !== 2) {
+    throw usageError(`Give two folders, found ${positionals.length}`);
+  }
+  startInCallersFolder();
+  const [folderA, folderB] = positionals;
+  using a = PlainWeights.open(folderA);
+  using b = PlainWeights.open(folderB);
+  const names = new Set([...a.tensors.keys(), ...b.tensors.keys()]);
+  const differences = [...names].map((name) => differenceOf(a, b, name))
+    .filter((difference) => difference !== undefined);
+  if (values.json) {
+    console.log(JSON.stringify({ a: folderA, b: folderB, tensors: names.size, differences }));
+  } else {
+    console.log(text(differences, names.size));
+  }
+  if (differences.length > 0) Deno.exit(1);
+});
+
+function readArguments() {
+  try {
+    return parseArgs({
+      args: Deno.args,
+      allowPositionals: true,
+      options: {
+        json: { type: "boolean" },
+        help: { type: "boolean", short: "h" },
+      },
+    });
+  } catch (error) {
+    throw usageError((error as Error).message);
+  }
+}
+
+function differenceOf(a: PlainWeights, b: PlainWeights, name: string): Difference | undefined {
+  if (!a.tensors.has(name)) return { name, missing: "a" };
+  if (!b.tensors.has(name)) return { name, missing: "b" };
+  const shapes = { a: a.get(name).shape, b: b.get(name).shape };
+  if (shapeText(shapes.a) !== shapeText(shapes.b)) return { name, shapes };
+  if (a.isFloat(name) && b.isFloat(name)) return numbersDiffer(a, b, name);
+  if (a.get(name).dtype !== b.get(name).dtype) return { name, count: elements(shapes.a) };
+  let count = 0;
+  const chunksB = b.bytes(name, CHUNK);
+  for (const chunk of a.bytes(name, CHUNK)) {
+    const other = chunksB.next().value!;
+    count += chunk.reduce((sum, byte, i) => sum + Number(byte !== other[i]), 0);
+  }
+  return count > 0 ? { name, count } : undefined;
+}
+
+function numbersDiffer(a: PlainWeights, b: PlainWeights, name: string): Difference | undefined {
+  let count = 0;
+  let maxAbsolute = 0;
+  let squares = 0;
+  let squaresOfA = 0;
+  const chunksB = b.chunks(name, CHUNK);
+  for (const chunk of a.chunks(name, CHUNK)) {
+    const other: Float32Array = chunksB.next().value!;
+    for (let i = 0; i < chunk.length; i++) {
+      const [x, y] = [chunk[i], other[i]];
+      squaresOfA += x * x;
+      if (x === y || (Number.isNaN(x) && Number.isNaN(y))) continue;
+      const off = Math.abs(x - y);
+      count++;
+      squares += off * off;
+      if (!(off <= maxAbsolute)) maxAbsolute = off; // NaN too
+    }
+  }
+  if (count === 0) return undefined;
+  const rms = Math.sqrt(squares / elements(a.get(name).shape));
+  const relativeRms = Math.sqrt(squares / squaresOfA);
+  return {
+    name,
+    count,
+    maxAbsolute,
+    rms,
+    ...(squaresOfA !== 0 && { relativeRms }),
+  };
+}
+
+function elements(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+function text(differences: readonly Difference[], tensors: number): string {
+  const equal = tensors - differences.length;
+  if (differences.length === 0) return `Equal: ${tensors} tensors`;
+  const rows = differences.map((difference) => {
+    const { name, missing, shapes, count, maxAbsolute, rms, relativeRms } = difference;
+    if (missing) return [name, `only in ${missing === "a" ? "B" : "A"}`];
+    if (shapes) return [name, `${shapeText(shapes.a)} and ${shapeText(shapes.b)}`];
+    if (maxAbsolute === undefined) return [name, `${count} differ, not floating-point numbers`];
+    const part = relativeRms === undefined ? "A is zero" : `${(100 * relativeRms).toFixed(3)} %`;
+    return [name, maxAbsolute.toExponential(2), rms!.toExponential(2), part];
+  });
+  const head = ["tensor", "max", "RMS", "of A's RMS"];
+  return `${tableText(head, rows, 1)}\n\n${differences.length} of ${tensors} tensors differ, ` +
+    `${equal} are equal`;
+}

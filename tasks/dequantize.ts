@@ -1,0 +1,190 @@
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import { readJson } from "../models/json.ts";
+import { SMALL_FILES } from "../models/model_files.ts";
+import { PlainWeights } from "../models/plain_weights.ts";
+import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
+import { UserError } from "../pipeline/errors.ts";
+import { copyFileAtomically, reasonOf, writeFileAtomically } from "../pipeline/files.ts";
+import { bytesText } from "../pipeline/units.ts";
+import { showProgress } from "./progress.ts";
+import { runTask, startInCallersFolder, usageErrors } from "./task.ts";
+
+const HELP = `Usage: deno task dequantize MODEL OUT [options]
+
+Writes the weights that a packed model stands for as a plain model in f16, which transformers loads:
+safetensors in the shards of the packed model, their index, config.json, the tokenizer. OUT appears
+when it is complete.
+
+Options
+  --overwrite        Replace a model that is in OUT
+  --help             Print this
+
+Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted.
+`;
+
+/** Numbers of a tensor in memory at a time, in f32. */
+const CHUNK = 4 << 20;
+
+const usageError = usageErrors("dequantize");
+
+await runTask(async (signal) => {
+  const { values, positionals } = readArguments();
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  if (positionals.length !== 2) {
+    throw usageError(`Give two folders, MODEL and OUT, found ${positionals.length}`);
+  }
+  startInCallersFolder();
+  const [model, out] = positionals;
+  using weights = PlainWeights.open(model);
+  if (!weights.quantization) {
+    throw new UserError(`The model "${model}" is not packed; there is nothing to dequantize`);
+  }
+  checkOut(model, out, values.overwrite ?? false);
+  const temporary = `${resolve(out)}.tmp`;
+  try {
+    makeEmptyFolder(temporary);
+    const bytes = await writeWeights(weights, temporary, signal);
+    writeConfig(model, temporary);
+    for (const name of SMALL_FILES.filter((name) => name !== "config.json")) {
+      const path = join(model, name);
+      if (existsSync(path)) copyFileAtomically(path, join(temporary, name));
+    }
+    replaceFolder(temporary, out);
+    console.log(`${out}: ${weights.tensors.size} tensors, ${bytesText(bytes)}`);
+  } catch (error) {
+    rmSync(temporary, { recursive: true, force: true });
+    throw error;
+  }
+}, "Nothing was written.");
+
+function readArguments() {
+  try {
+    return parseArgs({
+      args: Deno.args,
+      allowPositionals: true,
+      options: {
+        overwrite: { type: "boolean" },
+        help: { type: "boolean", short: "h" },
+      },
+    });
+  } catch (error) {
+    throw usageError((error as Error).message);
+  }
+}
+
+/** Refuses an OUT in which something would be lost. */
+function checkOut(model: string, out: string, overwrite: boolean): void {
+  if (!existsSync(out)) return;
+  if (!statSync(out).isDirectory()) throw new UserError(`"${out}" is a file; give a folder`);
+  if (realpathSync(out) === realpathSync(model)) {
+    throw new UserError(`"${out}" is the packed model itself; give another folder`);
+  }
+  const entries = readdirSync(out, { withFileTypes: true });
+  if (entries.length === 0) return;
+  const isModel = entries.every((entry) => entry.isFile()) && existsSync(join(out, "config.json"));
+  if (!isModel) {
+    throw new UserError(`The folder "${out}" holds something else than a model; give another`);
+  }
+  if (!overwrite) {
+    throw new UserError(
+      `The folder "${out}" is not empty; give another, or --overwrite to replace what is in it`,
+    );
+  }
+}
+
+function makeEmptyFolder(path: string): void {
+  try {
+    rmSync(path, { recursive: true, force: true });
+    mkdirSync(path, { recursive: true });
+  } catch (error) {
+    throw new UserError(`Cannot make the folder "${path}": ${reasonOf(error)}`);
+  }
+}
+
+function replaceFolder(temporary: string, out: string): void {
+  try {
+    rmSync(out, { recursive: true, force: true });
+    renameSync(temporary, out);
+  } catch (error) {
+    throw new UserError(`Cannot write the folder "${out}": ${reasonOf(error)}`);
+  }
+}
+
+/** Writes the shards and their index; the bytes of all. */
+async function writeWeights(
+  weights: PlainWeights,
+  folder: string,
+  signal: AbortSignal,
+): Promise<number> {
+  const report = showProgress();
+  const shards = Map.groupBy(weights.tensors.values(), ({ file }) => basename(file));
+  const weightMap: Record<string, string> = {};
+  const total = weights.tensors.size;
+  let tensorBytes = 0;
+  let bytes = 0;
+  let done = 0;
+  for (const [shard, tensors] of [...shards].sort(([a], [b]) => a < b ? -1 : 1)) {
+    const toWrite = tensors.map(({ name, shape, dtype }): TensorToWrite => {
+      weightMap[name] = shard;
+      if (dtype !== "packed" && !weights.isFloat(name)) {
+        return { name, dtype, shape, data: weights.bytes(name, CHUNK) };
+      }
+      tensorBytes += 2 * shape.reduce((product, size) => product * size, 1);
+      return { name, dtype: "F16", shape, data: halves(weights, name) };
+    });
+    bytes += writeSafetensors(join(folder, shard), toWrite, { format: "pt" }).bytes;
+    done += tensors.length;
+    report({ type: "progress", stage: "dequantize", done, total, text: shard });
+    await setImmediate(); // lets signals through
+    signal.throwIfAborted();
+  }
+  if (shards.size > 1 || !shards.has("model.safetensors")) {
+    const index = {
+      metadata: { total_size: tensorBytes },
+      weight_map: Object.fromEntries(
+        Object.entries(weightMap).sort(([a], [b]) => (a < b ? -1 : 1)),
+      ),
+    };
+    writeJson(join(folder, "model.safetensors.index.json"), index);
+  }
+  return bytes;
+}
+
+/** The numbers of a tensor as f16, in pieces. */
+function* halves(weights: PlainWeights, name: string): Generator<Uint8Array> {
+  for (const chunk of weights.chunks(name, CHUNK)) {
+    const half = Float16Array.from(chunk);
+    const lost = chunk.find((value, i) => Number.isFinite(value) && !Number.isFinite(half[i]));
+    if (lost !== undefined) {
+      throw new UserError(
+        `"${weights.get(name).file}": "${name}" holds ${lost}, which f16 does not reach`,
+      );
+    }
+    yield new Uint8Array(half.buffer);
+  }
+}
+
+function writeConfig(model: string, folder: string): void {
+  const { quantization_config: _, ...config } = readJson(join(model, "config.json"));
+  // Its newer name is kept where it is used, as the two must not differ.
+  const dtype = { torch_dtype: "float16", ...(config.dtype != null && { dtype: "float16" }) };
+  writeJson(join(folder, "config.json"), { ...config, ...dtype });
+}
+
+function writeJson(path: string, value: unknown): void {
+  writeFileAtomically(path, JSON.stringify(value, null, 2) + "\n");
+}

@@ -1,0 +1,325 @@
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { shapeText } from "../gpu/tensor.ts";
+import { Checkpoint } from "../models/checkpoint.ts";
+import { readJson } from "../models/json.ts";
+import { ModelFiles } from "../models/model_files.ts";
+import {
+  columnsOf,
+  highFraction,
+  packedLinears,
+  paperBits,
+  type QuantizationConfig,
+  readQuantizationConfig,
+  salientColumns,
+  type StoredParts,
+  unpackLinear,
+} from "../models/packed_format.ts";
+import type { RunRecord } from "../pipeline/record.ts";
+import { bytesText } from "../pipeline/units.ts";
+import { tableText } from "./table.ts";
+import { runTask, startInCallersFolder, usageErrors } from "./task.ts";
+
+const HELP = `Usage: deno task inspect MODEL [options]
+
+Says what a model folder holds. Of a packed model, each linear layer: salient columns, the part of
+the other weights in the high zone, bits per weight as the paper counts them and as they are stored,
+those by part, and the relative error of its output on the calibration data if the run.json of the
+run is beside the folder. Of a plain model, each tensor.
+
+Options
+  --json             Print JSON; sizes are in bytes
+  --help             Print this
+
+Exit codes: 0 done, 1 failed, 2 bad arguments.
+`;
+
+const usageError = usageErrors("inspect");
+
+/** Layer 10 comes after layer 9. */
+const byNumber = new Intl.Collator("en", { numeric: true }).compare;
+
+await runTask(async () => {
+  const { values, positionals } = readArguments();
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  if (positionals.length !== 1) throw usageError(`Give one folder, found ${positionals.length}`);
+  startInCallersFolder();
+  const [folder] = positionals;
+  const quantization = quantizationOf(folder);
+  if (quantization) {
+    const report = inspectPacked(folder, quantization);
+    console.log(values.json ? JSON.stringify(report) : packedText(report));
+  } else {
+    const report = inspectPlain(folder);
+    console.log(values.json ? JSON.stringify(report) : plainText(report));
+  }
+});
+
+function readArguments() {
+  try {
+    return parseArgs({
+      args: Deno.args,
+      allowPositionals: true,
+      options: {
+        json: { type: "boolean" },
+        help: { type: "boolean", short: "h" },
+      },
+    });
+  } catch (error) {
+    throw usageError((error as Error).message);
+  }
+}
+
+function quantizationOf(folder: string): QuantizationConfig | undefined {
+  const path = join(folder, "config.json");
+  return existsSync(path) ? readQuantizationConfig(readJson(path), path) : undefined;
+}
+
+/** A tensor that is stored as it was. */
+interface PlainEntry {
+  name: string;
+  dtype: string;
+  shape: number[];
+  bytes: number;
+}
+
+interface LinearEntry {
+  name: string;
+  rows: number;
+  cols: number;
+  salientColumns: number;
+  /** Fraction of the weights outside the salient columns that are in the high zone. */
+  highFraction: number;
+  paperBits: number;
+  storedBits: number;
+  storedBytes: StoredParts;
+  relativeOutputError?: number;
+}
+
+interface PackedReport {
+  folder: string;
+  formatVersion: number;
+  blockSize: number;
+  linears: LinearEntry[];
+  weights: number;
+  paperBits: number;
+  /** Of the linear layers, without the headers of the files. */
+  storedBits: number;
+  storedBytes: StoredParts;
+  embeddings: PlainEntry[];
+  /** Those of a head that is not the embedding. */
+  head: PlainEntry[];
+  /** Norms, biases and what lies outside the layers. */
+  other: PlainEntry[];
+  /** Of the weight files' headers. */
+  headerBytes: number;
+  /** Of the weight files. */
+  bytes: number;
+  /** Of all files in the folder. */
+  folderBytes: number;
+}
+
+function inspectPacked(folder: string, quantization: QuantizationConfig): PackedReport {
+  using model = ModelFiles.open(folder);
+  const { checkpoint, architecture: { names } } = model;
+  const errors = outputErrors(folder);
+  const packed = packedLinears(checkpoint);
+  const stored = new Set([...packed.values()].flatMap(({ tensors }) => tensors));
+  const linears = [...packed].sort(([a], [b]) => byNumber(a, b)).map(([name, { parts }]) => {
+    const cols = columnsOf(quantization, name)!;
+    const host = unpackLinear(checkpoint, name, cols, quantization.block_size);
+    const salient = salientColumns(host).length;
+    const error = errors.get(`${name} ${host.rows} ${cols}`);
+    return {
+      name,
+      rows: host.rows,
+      cols,
+      salientColumns: salient,
+      highFraction: highFraction(host),
+      paperBits: paperBits(host, salient),
+      storedBits: 8 * sum(Object.values(parts)) / (host.rows * cols),
+      storedBytes: parts,
+      ...(error !== undefined && { relativeOutputError: error }),
+    } satisfies LinearEntry;
+  });
+  const embeddings: PlainEntry[] = [];
+  const head: PlainEntry[] = [];
+  const other: PlainEntry[] = [];
+  for (const { name, dtype, shape, bytes } of checkpoint.tensors.values()) {
+    if (stored.has(name)) continue;
+    const isOf = (module?: string) => module !== undefined && name.startsWith(`${module}.`);
+    const group = isOf(names.embedding) || isOf(names.positions?.name)
+      ? embeddings
+      : isOf(names.head)
+      ? head
+      : other;
+    group.push({ name, dtype, shape, bytes });
+  }
+  const weights = sum(linears.map(({ rows, cols }) => rows * cols));
+  const storedBytes = { ...linears[0]?.storedBytes };
+  for (const part of Object.keys(storedBytes) as (keyof StoredParts)[]) {
+    storedBytes[part] = sum(linears.map((linear) => linear.storedBytes[part]));
+  }
+  const bytes = weightBytes(checkpoint);
+  return {
+    folder,
+    formatVersion: quantization.format_version,
+    blockSize: quantization.block_size,
+    linears,
+    weights,
+    paperBits: sum(linears.map((l) => l.paperBits * l.rows * l.cols)) / weights,
+    storedBits: 8 * sum(Object.values(storedBytes)) / weights,
+    storedBytes,
+    embeddings,
+    head,
+    other,
+    headerBytes: bytes - sum(checkpoint.tensors.values().map((tensor) => tensor.bytes)),
+    bytes,
+    folderBytes: sum(
+      readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isFile())
+        .map(({ name }) => statSync(join(folder, name)).size),
+    ),
+  };
+}
+
+/** Relative output errors in the run.json beside a model folder, by name, rows and columns. */
+function outputErrors(folder: string): Map<string, number> {
+  const errors = new Map<string, number>();
+  const path = join(dirname(resolve(folder)), "run.json");
+  if (!existsSync(path)) return errors;
+  const { layers = [] } = JSON.parse(readFileSync(path, "utf8")) as RunRecord;
+  for (const { name, rows, cols, relativeOutputError } of layers.flatMap((l) => l.linears)) {
+    if (relativeOutputError === undefined) continue;
+    errors.set(`${name} ${rows} ${cols}`, relativeOutputError);
+  }
+  return errors;
+}
+
+/** The size of the weight files, which is more than their tensors. */
+function weightBytes({ tensors }: Checkpoint): number {
+  return sum([...new Set(tensors.values().map(({ file }) => file))].map((p) => statSync(p).size));
+}
+
+function packedText(report: PackedReport): string {
+  const { linears, weights, storedBytes, embeddings, head, other } = report;
+  const heading = [
+    "linear layer",
+    "shape",
+    "salient",
+    "high",
+    "paper",
+    "stored",
+    "signs",
+    "flags",
+    "salient",
+    "scales",
+    "error",
+  ];
+  const bits = (bytes: number, count: number) => (8 * bytes / count).toFixed(3);
+  const cells = (parts: StoredParts, count: number) => [
+    bits(sum(Object.values(parts)), count),
+    bits(parts.signs, count),
+    bits(parts.flags, count),
+    bits(parts["salient-signs"] + parts["salient-columns"], count),
+    bits(parts.scales, count),
+  ];
+  const rows = linears.map((linear) => [
+    shortName(linear.name),
+    `${linear.rows}x${linear.cols}`,
+    `${linear.salientColumns}`,
+    linear.highFraction.toFixed(3),
+    linear.paperBits.toFixed(3),
+    ...cells(linear.storedBytes, linear.rows * linear.cols),
+    linear.relativeOutputError === undefined
+      ? "-"
+      : `${(100 * linear.relativeOutputError).toFixed(1)} %`,
+  ]);
+  const mean = (value: (linear: LinearEntry) => number) =>
+    sum(linears.map((linear) => value(linear) * linear.rows * linear.cols)) / weights;
+  rows.push([
+    "all",
+    bytesText(sum(Object.values(storedBytes))),
+    `${sum(linears.map((linear) => linear.salientColumns))}`,
+    mean(({ highFraction }) => highFraction).toFixed(3),
+    report.paperBits.toFixed(3),
+    ...cells(storedBytes, weights),
+    "",
+  ]);
+  const group = (what: string, entries: PlainEntry[]) => {
+    const kinds = [...new Set(entries.map(({ dtype }) => dtype))].join(", ");
+    return [what, bytesText(sizeOf(entries)), entries.length === 0 ? "none" : kinds];
+  };
+  const sizes = [
+    ["linear layers", bytesText(sum(Object.values(storedBytes))), `${weights} weights`],
+    group("embeddings", embeddings),
+    group("head", head),
+    group("other", other),
+    ["headers", bytesText(report.headerBytes), ""],
+    ["weight files", bytesText(report.bytes), `${(8 * report.bytes / weights).toFixed(3)} bits`],
+    ["whole folder", bytesText(report.folderBytes), ""],
+  ];
+  return [
+    `${report.folder}: packed, format version ${report.formatVersion}, blocks of ` +
+    `${report.blockSize} columns. Bits per weight:`,
+    "",
+    tableText(heading, rows, 1),
+    "",
+    tableText(["what", "size", ""], sizes, 1),
+  ].join("\n");
+}
+
+/** "0.mlp.up_proj": without the words before the layer's number, which are all the same. */
+function shortName(name: string): string {
+  return name.replace(/^.*?\.(?=\d+\.)/, "");
+}
+
+interface PlainReport {
+  folder: string;
+  tensors: PlainEntry[];
+  elements: number;
+  bytes: number;
+}
+
+function inspectPlain(folder: string): PlainReport {
+  using checkpoint = Checkpoint.open(folder);
+  const tensors = [...checkpoint.tensors.values()].sort((a, b) => byNumber(a.name, b.name))
+    .map(({ name, dtype, shape, bytes }): PlainEntry => ({ name, dtype, shape, bytes }));
+  const elements = sum(tensors.map(({ shape }) => elementsOf(shape)));
+  return { folder, tensors, elements, bytes: weightBytes(checkpoint) };
+}
+
+function plainText({ folder, tensors, elements, bytes }: PlainReport): string {
+  const bits = (size: number, count: number) => count === 0 ? "-" : `${8 * size / count}`;
+  const rows = tensors.map(({ name, dtype, shape, bytes }) => [
+    name,
+    dtype,
+    shapeText(shape),
+    bits(bytes, elementsOf(shape)),
+    bytesText(bytes),
+  ]);
+  const all = `${(8 * sizeOf(tensors) / elements).toFixed(3)}`;
+  rows.push(["all", "", `${elements}`, all, bytesText(sizeOf(tensors))]);
+  return [
+    `${folder}: plain, ${tensors.length} tensors, weight files of ${bytesText(bytes)}`,
+    "",
+    tableText(["tensor", "dtype", "shape", "bits", "size"], rows, 2),
+  ].join("\n");
+}
+
+function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+function sizeOf(entries: readonly PlainEntry[]): number {
+  return sum(entries.map(({ bytes }) => bytes));
+}
+
+function sum(values: Iterable<number>): number {
+  let total = 0;
+  for (const value of values) total += value;
+  return total;
+}
