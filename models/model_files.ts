@@ -52,7 +52,8 @@ export class ModelFiles implements Disposable {
   linearShape(module: string): [rows: number, cols: number] {
     const name = this.architecture.names.layer(0) + module;
     if (!this.quantization || !isPacked(this.checkpoint, name)) {
-      const [rows, cols] = this.checkpoint.get(`${name}.weight`).shape;
+      // Other shapes are refused when the layer is loaded.
+      const [rows = 1, cols = 1] = this.checkpoint.get(`${name}.weight`).shape;
       return [rows, cols];
     }
     return [this.checkpoint.get(`${name}.signs`).shape[0], this.quantization.columns[module]];

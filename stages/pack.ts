@@ -33,15 +33,16 @@ export const pack = defineStage({
     "scales": z.enum(["f16", "i8", "i4"]).default("i8").describe(
       "How means and scales are stored: in f16, or in 8 or 4 bits with two f16 factors for each row",
     ),
-    "flags": z.enum(["plain", "entropy"]).default("entropy").describe(
-      "How the zones of the weights are stored: in a bit each, or in as many as they hold information",
+    "flags": z.enum(["plain", "entropy"]).default("plain").describe(
+      "How the zones of the weights are stored: in a bit each, or in as many as they hold " +
+        "information, which takes the host a second for 200 million weights",
     ),
     "embeddings": z.literal(["stored", 8, 4]).default(8).describe(
       "Bits of the embeddings and the head, with an f16 scale for each 64 (or, in 4 bits, 32) numbers " +
         "of a row; stored: as in the original",
     ),
   }),
-  presets: { reference: { scales: "f16", flags: "plain", embeddings: "stored" } },
+  presets: { reference: { scales: "f16", embeddings: "stored" } },
   needs: ["model-files", "calibration"],
   gives: ["packed-model"],
 
