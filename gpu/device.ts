@@ -394,7 +394,7 @@ export class Gpu implements AsyncDisposable {
     else if (isTight) {
       this.trim();
       // What is destroyed takes memory until the queue has come past it.
-      if (this.#readback.synchronous) this.#readback.wait();
+      if (this.#readback.synchronous) this.#readback.wait().catch(() => {}); // the next read throws it
     }
     return buffer;
   }
@@ -454,8 +454,14 @@ export class Gpu implements AsyncDisposable {
       const ticks = new BigUint64Array(2 * labels.length);
       await this.#readback.read(buffer, 0, new Uint8Array(ticks.buffer));
       buffer.destroy();
+      timing.firstTick ??= ticks[0];
+      // A tick is a nanosecond on most devices; the host's clock tells where it is longer.
+      const sinceFirst = Number(ticks.at(-1)! - timing.firstTick) / 1e9;
+      const byHost = (performance.now() - timing.started!) / 1000;
+      if (byHost > 0.05) timing.unit ??= sinceFirst > byHost / 2 ? 1 : byHost / sinceFirst;
       labels.forEach(({ name, stands = 1 }, i) => {
-        const seconds = stands * Number(ticks[2 * i + 1] - ticks[2 * i]) / 1e9;
+        const ticked = Number(ticks[2 * i + 1] - ticks[2 * i]);
+        const seconds = stands * (timing.unit ?? 1) * ticked / 1e9;
         timing.seconds[name] = (timing.seconds[name] ?? 0) + seconds;
       });
     }
@@ -466,6 +472,7 @@ export class Gpu implements AsyncDisposable {
   #beginPass(commands: GPUCommandEncoder): GPUComputePassEncoder {
     const timing = this.#timing;
     if (!timing || this.#section === undefined) return commands.beginComputePass();
+    timing.started ??= performance.now();
     const first = 2 * timing.labels.push(this.#section) - 2;
     return commands.beginComputePass({
       timestampWrites: {
@@ -645,6 +652,11 @@ interface PassTiming {
   pending: { labels: Section[]; buffer: GPUBuffer }[];
   /** Of the sections, as read so far. */
   seconds: Record<string, number>;
+  /** The first timestamp, and the host's clock in milliseconds when it was queued. */
+  firstTick?: bigint;
+  started?: number;
+  /** Nanoseconds of a tick, once known. */
+  unit?: number;
 }
 
 const SUBGROUPS = "subgroups" as GPUFeatureName;

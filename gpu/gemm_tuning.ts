@@ -69,6 +69,7 @@ export class TileTuning {
     if (!chosen) {
       chosen = this.#find(productClass, candidates, run);
       this.#chosen.set(productClass, chosen);
+      chosen.catch(() => this.#chosen.delete(productClass)); // the next product may have more luck
     }
     return chosen;
   }

@@ -175,6 +175,20 @@ export class Activations implements Disposable {
   }
 
   /**
+   * Rounds registers to what is kept of them, in place of keeping them and loading them again; they
+   * are freed where they change.
+   */
+  async round(registers: Registers): Promise<void> {
+    if (this.dtype === "f32") return;
+    for (const [name, tensor] of registers) {
+      if (this.#loaded.has(tensor)) continue;
+      using wide = tensor;
+      using stored = await narrow(this.gpu, wide, this.#overflows);
+      registers.set(name, await widen(this.gpu, stored));
+    }
+  }
+
+  /**
    * Waits for the queue.
    *
    * @param where What the activations belong to, for the message.

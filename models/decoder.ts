@@ -491,18 +491,11 @@ export class Decoder implements Disposable {
     }
     if (isPackedWeight(weight)) return packedProduct(this.gpu, x, weight, { bias, residual });
     const c = this.gpu.empty([tokens, n]);
-    if (tokens === 1) await matvec(this.gpu, { x, weight, out: c, bias, residual });
-    else {await gemm(this.gpu, {
-        layout: "NT",
-        m: tokens,
-        n,
-        k,
-        a: x,
-        b: weight,
-        c,
-        bias,
-        residual,
-      });}
+    if (tokens === 1) {
+      await matvec(this.gpu, { x, weight, out: c, bias, residual });
+      return c;
+    }
+    await gemm(this.gpu, { layout: "NT", m: tokens, n, k, a: x, b: weight, c, bias, residual });
     return c;
   }
 
@@ -700,7 +693,7 @@ export class Decoder implements Disposable {
       // Views begin at multiples of 256 bytes; where nothing is widened, they may be large.
       const isWhole = isFinite && as === "stored" && !keptTable;
       const most = isWhole ? this.gpu.maxBinding / rowBytes : rowsPerPart;
-      rowsPerPart = Math.max(128, Math.floor(most / 128) * 128);
+      rowsPerPart = Math.max(256, Math.floor(most / 256) * 256);
     }
     for (let first = 0; first < rows; first += rowsPerPart) {
       const count = Math.min(rowsPerPart, rows - first);

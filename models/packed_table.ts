@@ -210,7 +210,7 @@ export class GpuTable implements Disposable {
   /**
    * Some rows, f32 `[rows, cols]`, owned by the caller.
    *
-   * @param first A multiple of 128, so that kernels can bind what begins there.
+   * @param first A multiple of 256, so that kernels can bind what begins there.
    */
   async dequantized(first: number, rows: number): Promise<Tensor> {
     const { gpu } = this.codes;

@@ -85,8 +85,10 @@ export async function quantizeLayers(
     run.progress(index, 0, index < complete ? ", already quantized" : "");
     if (index < complete) {
       await run.passThrough(index, context.layerRecords[index].file);
+      await run.checkRange(index);
     } else {
       const { linears, file } = await run.quantize(index, layers);
+      await run.checkRange(index);
       const peakGpuBytes = context.gpu.memory.peak;
       onPeak(peakGpuBytes);
       const seconds = (performance.now() - start) / 1000;
@@ -103,7 +105,6 @@ export async function quantizeLayers(
       context.layerRecords.push(record);
       context.report({ type: "layer", layers, ...record });
     }
-    await calibration.activations.checkRange(`layer ${index + 1} of "${model.name}"`);
   }
   context.gpu.trim();
 }
@@ -123,6 +124,11 @@ class LayerRun {
   readonly #firstBlockStage: number;
   /** The linear layers of a decoder layer, in the order of execution. */
   readonly #modules: string[];
+  /**
+   * Operations before which activations are kept where there is room. Where there is none they are
+   * rounded there as if they were, so that the result does not depend on the room.
+   */
+  readonly #roundings: number[];
 
   constructor(
     readonly context: ModelContext,
@@ -140,7 +146,18 @@ class LayerRun {
     >[];
     const first = stages.findIndex(({ stage }) => stage.scope === "block");
     this.#firstBlockStage = first < 0 ? stages.length : first;
-    this.#modules = linearGroups(decoder.architecture).flatMap(({ modules }) => modules);
+    const { architecture, model } = decoder;
+    const groups = linearGroups(architecture);
+    this.#modules = groups.flatMap(({ modules }) => modules);
+    const live = liveRegisters(architecture, (module) => model.linearShape(module)[0]);
+    this.#roundings = calibration.order === "module"
+      ? groups.map(({ step }) => restartsOf(architecture.steps, live, step).near)
+      : [];
+  }
+
+  /** @throws {UserError} If activations are beyond what they are kept in. */
+  async checkRange(index: number): Promise<void> {
+    await this.calibration.activations.checkRange(this.#layerName(index));
   }
 
   /** Says how far the run is: so many linear layers of a decoder layer are done. */
@@ -270,7 +287,7 @@ class LayerRun {
       const before = activations.step(batch);
       const restart = this.#restartOf(batch, group);
       if (restart > before) {
-        await this.#run(weights, registers, before, restart);
+        await this.#run(weights, registers, before, restart, true);
         await activations.keep(batch, restart, registers);
         registers = await activations.load(batch);
       }
@@ -279,7 +296,12 @@ class LayerRun {
       this.context.gpu.free(...registers.values());
       await this.#pace(batch);
     }
+    await activations.checkRange(this.#layerName(weights.layer));
     this.#freePassed(weights);
+  }
+
+  #layerName(index: number): string {
+    return `layer ${index + 1} of "${this.decoder.model.name}"`;
   }
 
   /** Where to keep a batch on its way to a group: near if there is room, else where it takes least. */
@@ -305,17 +327,25 @@ class LayerRun {
     }
   }
 
+  /** @param isKept The registers will be kept, and so rounded, before operation `to`. */
   async #run(
     weights: LayerWeights,
     registers: Registers,
     from: number,
-    to?: number,
+    to = this.decoder.architecture.steps.length,
+    isKept = false,
   ): Promise<void> {
-    const { length } = this.calibration;
-    await this.clock.queue(
-      "calibrate",
-      () => this.decoder.run(weights, registers, length, from, to),
-    );
+    const { length, activations } = this.calibration;
+    await this.clock.queue("calibrate", async () => {
+      let step = from;
+      for (const stop of this.#roundings) {
+        if (stop <= from || stop > to || (stop === to && isKept)) continue;
+        await this.decoder.run(weights, registers, length, step, stop);
+        await activations.round(registers);
+        step = stop;
+      }
+      await this.decoder.run(weights, registers, length, step, to);
+    });
   }
 
   async #show(group: Group, registers: Registers): Promise<void> {

@@ -62,7 +62,7 @@ export interface RunRecord {
   finished?: string;
   /** Of the session that finished the run, and of the layers that earlier ones completed. */
   seconds?: number;
-  /** Of the session that finished the run. */
+  /** Likewise. */
   secondsByStage?: Record<string, number>;
   peakGpuBytes?: number;
   layers?: LayerRecord[];

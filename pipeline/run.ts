@@ -190,7 +190,8 @@ export async function runPipeline(
   for (const { stage, options } of config.stages) await stage.check?.(context, options);
   folder.begin();
   layerRecords.push(...folder.layers);
-  const earlierSeconds = layerRecords.reduce((sum, { seconds }) => sum + seconds, 0);
+  const resumed = [...layerRecords];
+  const earlierSeconds = resumed.reduce((sum, { seconds }) => sum + seconds, 0);
   const record: RunRecord = {
     status: "running",
     ...planned,
@@ -235,7 +236,7 @@ export async function runPipeline(
     status: "done",
     finished: new Date().toISOString(),
     seconds: earlierSeconds + (performance.now() - started) / 1000,
-    secondsByStage: await clock.seconds(),
+    secondsByStage: summed([await clock.seconds(), ...resumed.map((l) => l.secondsByStage)]),
     peakGpuBytes: Math.max(peak, gpu.memory.peak, ...layerRecords.map((l) => l.peakGpuBytes)),
     layers: layerRecords,
     packed: artifacts.find("packed-model"),
@@ -244,6 +245,15 @@ export async function runPipeline(
   folder.saveRecord(done);
   report({ type: "end", output: config.output, seconds: done.seconds! });
   return done;
+}
+
+/** The figures of all records together. */
+function summed(records: Record<string, number>[]): Record<string, number> {
+  const sums: Record<string, number> = {};
+  for (const [name, value] of records.flatMap((record) => Object.entries(record))) {
+    sums[name] = (sums[name] ?? 0) + value;
+  }
+  return sums;
 }
 
 function blockSizeOf(stages: PlannedStage<Stage>[]): number {

@@ -141,10 +141,13 @@ async function interrupt(
 const resumedLayers = (events: RunEvent[]) =>
   events.find((event) => event.type === "start")?.resumedLayers;
 
-for (const order of ["module", "layer"]) {
-  Deno.test(`a run that is interrupted again and again, order ${order}`, async () => {
+for (const [order, activations] of [["module", "f32"], ["layer", "f32"], ["module", "f16"]]) {
+  Deno.test(`a run that is interrupted again and again, order ${order}, ${activations}`, async () => {
     using place = new Workplace({ family: order === "layer" ? "opt" : "llama", layers: 3 });
-    const stages = place.method.with(1, place.calibrateWith({ order, "batch-tokens": 64 }));
+    const stages = place.method.with(
+      1,
+      place.calibrateWith({ order, activations, "batch-tokens": 64 }),
+    );
     const whole = place.path("whole");
     await place.run({ output: whole, stages });
 
