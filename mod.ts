@@ -30,6 +30,7 @@
 export { Gpu, type GpuOptions, type MemoryUse } from "./gpu/device.ts";
 export { Kernel, type KernelSource, uniform } from "./gpu/kernel.ts";
 export { type Dtype, Tensor } from "./gpu/tensor.ts";
+export type { CacheDtype } from "./gpu/attention_decode.ts";
 export type { ChatMessage } from "./models/chat_template.ts";
 export {
   generate,
@@ -37,6 +38,7 @@ export {
   type GenerateOptions,
   type GenerationEnd,
   ResidentModel,
+  type ResidentOptions,
 } from "./models/generation.ts";
 export { ModelFiles } from "./models/model_files.ts";
 export { perplexity, type PerplexityOptions } from "./models/perplexity.ts";

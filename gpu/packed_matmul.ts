@@ -70,7 +70,7 @@ export async function packedMatmul(
 }
 
 /** Queues the product tile by tile into `y`; {@link packedMatmul} chooses. */
-export async function multiplyTiles(
+async function multiplyTiles(
   gpu: Gpu,
   x: Tensor,
   weight: PackedWeight,
@@ -119,7 +119,7 @@ function tileFor(gpu: Gpu, tokens: number, rows: number): PackedTile {
 }
 
 /** Queues the product some rows of the weight at a time into `y`; {@link packedMatmul} chooses. */
-export async function multiplySlabs(
+async function multiplySlabs(
   gpu: Gpu,
   x: Tensor,
   weight: PackedWeight,

@@ -31,6 +31,9 @@ async function pause(): Promise<void> {
   lastWait = performance.now();
 }
 
+/** Tokens that kernels with a workgroup for each can take: a dimension of a grid holds so many. */
+const LONGEST_PROMPT = 65535;
+
 export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
   signal?: AbortSignal;
   /** Called after each layer. */
@@ -226,6 +229,11 @@ export async function* generate(
   const stopIds = new Set(options.stopIds ?? stopIdsOf(files));
   // An answer is a text of its own: no space stands before its first word.
   const stream = new TextStream(files.tokenizer, options.messages ? [] : text);
+  if (promptTokens > LONGEST_PROMPT) {
+    throw new UserError(
+      `The prompt has ${promptTokens} tokens; at most ${LONGEST_PROMPT} can be taken in one go`,
+    );
+  }
   const capacity = Math.min(maxLength, promptTokens + maxTokens);
   using cache = new KeyValueCache(gpu, files.architecture, capacity, dtype);
   const end: GenerationEnd = {

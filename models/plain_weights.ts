@@ -154,7 +154,7 @@ function plainTensors(
       }
       const { shape: [rows], file } = checkpoint.get(`${module}.signs`);
       plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
-    } else if (quantization && isPackedTable(checkpoint, module)) {
+    } else if (quantization && isPackedTable(checkpoint, module) && isTablePart(name)) {
       if (plain.has(weight)) return;
       const { rows, cols } = tableLayout(checkpoint, module);
       plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
@@ -164,4 +164,8 @@ function plainTensors(
   };
   for (const tensor of checkpoint.tensors.values()) add(tensor);
   return plain;
+}
+
+function isTablePart(name: string): boolean {
+  return name.endsWith(".codes") || name.endsWith(".group_scales");
 }

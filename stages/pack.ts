@@ -79,9 +79,10 @@ export const pack = defineStage({
 
   async check(context, { embeddings }) {
     const { hiddenSize, embeddingSize } = context.get("model-files").architecture;
-    if (embeddings === 4 && (hiddenSize % 2 || embeddingSize % 2)) {
+    const odd = [embeddingSize, hiddenSize].find((width) => width % 2);
+    if (embeddings === 4 && odd !== undefined) {
       throw new UserError(
-        `Cannot pack the embeddings in 4 bits: they are ${embeddingSize} wide, which is odd; ` +
+        `Cannot pack the embeddings in 4 bits: they are ${odd} wide, which is odd; ` +
           `use embeddings: 8`,
       );
     }

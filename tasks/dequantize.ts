@@ -1,13 +1,14 @@
 import {
   existsSync,
   mkdirSync,
+  mkdtempSync,
   readdirSync,
   realpathSync,
   renameSync,
   rmSync,
   statSync,
 } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { readJson } from "../models/json.ts";
@@ -54,9 +55,8 @@ await runTask(async (signal) => {
     throw new UserError(`The model "${model}" is not packed; there is nothing to dequantize`);
   }
   checkOut(model, out, values.overwrite ?? false);
-  const temporary = `${resolve(out)}.tmp`;
+  const temporary = makeFolderBeside(out);
   try {
-    makeEmptyFolder(temporary);
     const bytes = await writeWeights(weights, temporary, signal);
     writeConfig(model, temporary);
     for (const name of SMALL_FILES.filter((name) => name !== "config.json")) {
@@ -106,10 +106,11 @@ function checkOut(model: string, out: string, overwrite: boolean): void {
   }
 }
 
-function makeEmptyFolder(path: string): void {
+/** A new folder on the same disk, to be renamed once it is complete. */
+function makeFolderBeside(path: string): string {
   try {
-    rmSync(path, { recursive: true, force: true });
-    mkdirSync(path, { recursive: true });
+    mkdirSync(dirname(resolve(path)), { recursive: true });
+    return mkdtempSync(`${resolve(path)}-`);
   } catch (error) {
     throw new UserError(`Cannot make the folder "${path}": ${reasonOf(error)}`);
   }

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { shapeText } from "../gpu/tensor.ts";
@@ -191,7 +191,7 @@ function outputErrors(folder: string): Map<string, number> {
   const errors = new Map<string, number>();
   const path = join(dirname(resolve(folder)), "run.json");
   if (!existsSync(path)) return errors;
-  const { layers = [] } = JSON.parse(readFileSync(path, "utf8")) as RunRecord;
+  const { layers = [] } = readJson(path) as Partial<RunRecord>;
   for (const { name, rows, cols, relativeOutputError } of layers.flatMap((l) => l.linears)) {
     if (relativeOutputError === undefined) continue;
     errors.set(`${name} ${rows} ${cols}`, relativeOutputError);
