@@ -1,8 +1,4 @@
-const XYZW = "xyzw";
-
-function repeat(count: number, line: (i: number) => string): string {
-  return Array.from({ length: count }, (_, i) => line(i)).join("\n");
-}
+import { repeat, XYZW } from "./source_text.ts";
 
 /** Queries that a lane has: as many as keep the text, and with it the compiler, short. */
 export function attentionBroadcastQueries(headDim: number): number {

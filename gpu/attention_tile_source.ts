@@ -1,12 +1,8 @@
+import { repeat, XYZW } from "./source_text.ts";
+
 /** Keys that are taken together, and dimensions or keys that pass through workgroup memory at once. */
 const KEYS = 64;
 const DEPTH = 16;
-
-const XYZW = "xyzw";
-
-function repeat(count: number, line: (i: number) => string): string {
-  return Array.from({ length: count }, (_, i) => line(i)).join("\n");
-}
 
 /** Bytes of workgroup memory that {@link attentionTileKernel} needs. */
 export function attentionTileBytes(headDim: number, queries: number): number {

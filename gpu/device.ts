@@ -1,7 +1,7 @@
 import { UserError } from "../pipeline/errors.ts";
 import { Kernel, type KernelSource } from "./kernel.ts";
 import { Readback } from "./readback.ts";
-import { type Dtype, DTYPE_BYTES, shapeText, Tensor } from "./tensor.ts";
+import { type Dtype, DTYPE_BYTES, elementsOf, shapeText, Tensor } from "./tensor.ts";
 
 /** Which adapter to open: the fastest, only a real GPU, or only a software one. */
 export type AdapterChoice = "auto" | "hardware" | "software";
@@ -241,8 +241,7 @@ export class Gpu implements AsyncDisposable {
    * @throws {UserError} If the adapter cannot hold a buffer of this size.
    */
   empty(shape: readonly number[], dtype: Dtype = "f32", label = ""): Tensor {
-    const elements = shape.reduce((product, length) => product * length, 1);
-    const wanted = Math.max(elements * DTYPE_BYTES[dtype], 4);
+    const wanted = Math.max(elementsOf(shape) * DTYPE_BYTES[dtype], 4);
     const size = Math.ceil(wanted / UNIFORM_SLOT) * UNIFORM_SLOT;
     if (size > this.device.limits.maxBufferSize) {
       throw new UserError(

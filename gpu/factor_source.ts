@@ -1,13 +1,9 @@
+import { repeat, XYZW } from "./source_text.ts";
+
 /** Generates the kernels of the inverse factor whose hot loops are written out. */
 
 /** Rows and columns of a block on the diagonal. */
 export const FACTOR_BLOCK = 64;
-
-const XYZW = "xyzw";
-
-function repeat(count: number, line: (i: number) => string): string {
-  return Array.from({ length: count }, (_, i) => line(i)).join("\n");
-}
 
 /**
  * For a diagonal block A_bb = R Rᵀ with R upper triangular: U = R⁻¹.

@@ -1,4 +1,5 @@
-import { GEMM_FLAGS, GEMM_PARAMS, type GemmLayout, repeat, XYZW } from "./gemm_source.ts";
+import { GEMM_FLAGS, GEMM_PARAMS, type GemmLayout } from "./gemm_source.ts";
+import { repeat, XYZW } from "./source_text.ts";
 
 /** Rows and columns of C that a lane of {@link broadcastKernel} keeps. */
 export const BROADCAST_TILE = { rows: 64, colsPerLane: 8 } as const;

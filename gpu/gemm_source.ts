@@ -1,3 +1,5 @@
+import { repeat, XYZW } from "./source_text.ts";
+
 /**
  * What the matrix-multiplication kernels share: C = alpha · op(A) · op(B), and what follows it.
  *
@@ -25,12 +27,6 @@ export const ALL_F32: Storages = { a: "f32", b: "f32", c: "f32", r: "f32" };
 /** Bits of the `flags` parameter. */
 export const GEMM_FLAGS = { bias: 1, residual: 2, accumulate: 4, upper: 8 } as const;
 
-export const XYZW = "xyzw";
-
-export function repeat(count: number, line: (i: number) => string): string {
-  return Array.from({ length: count }, (_, i) => line(i)).join("\n");
-}
-
 export const GEMM_PARAMS = `
 struct Params {
   m: u32, n: u32, k: u32, flags: u32,
@@ -42,7 +38,7 @@ struct Params {
 `;
 
 /** The WGSL type of an array of a matrix: of four neighbours if rows are aligned, else of words. */
-export function elementType(storage: Storage, aligned: boolean): string {
+function elementType(storage: Storage, aligned: boolean): string {
   if (storage === "f32") return aligned ? "vec4f" : "f32";
   return aligned ? "vec2u" : "u32";
 }

@@ -3,11 +3,10 @@ import {
   GEMM_FLAGS,
   type GemmLayout,
   prelude,
-  repeat,
   type Storages,
   widened,
-  XYZW,
 } from "./gemm_source.ts";
+import { repeat, XYZW } from "./source_text.ts";
 
 /** The size of the tiles that pass through workgroup memory. */
 export interface TileShape {

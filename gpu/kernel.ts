@@ -27,7 +27,8 @@ export function uniform(u32: readonly number[], f32: readonly number[] = []): Ui
   return bytes;
 }
 
-const MAX_GROUPS = 65535;
+/** Workgroups that a dimension of a grid holds. */
+export const MAX_GROUPS = 65535;
 
 /** A compiled compute pipeline. Its bindings are read from the WGSL text, all in group 0. */
 export class Kernel {

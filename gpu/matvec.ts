@@ -1,5 +1,5 @@
 import type { Gpu } from "./device.ts";
-import { uniform } from "./kernel.ts";
+import { MAX_GROUPS, uniform } from "./kernel.ts";
 import {
   MATVEC_FLAGS,
   MATVEC_ROWS,
@@ -8,8 +8,6 @@ import {
   matvecStep,
 } from "./matvec_source.ts";
 import type { Tensor } from "./tensor.ts";
-
-const MAX_GROUPS = 65535;
 
 export interface Matvec {
   /** f32 `[tokens, k]`; each token reads the whole weight, so there should be few. */

@@ -1,3 +1,5 @@
+import { repeat, XYZW } from "./source_text.ts";
+
 /**
  * Generates the kernels that multiply a packed weight with the activations of many tokens.
  *
@@ -24,12 +26,6 @@ export interface PackedMatmulShape {
   aligned: boolean;
 }
 
-const XYZW = "xyzw";
-
-function list(count: number, text: (i: number) => string, separator = "\n"): string {
-  return Array.from({ length: count }, (_, i) => text(i)).join(separator);
-}
-
 /** Bytes of workgroup memory that {@link packedMatmulKernel} needs. */
 export function packedMatmulBytes({ rows, cols, depth }: PackedTile, paired: boolean): number {
   return 16 * depth * (rows / 4 + 1 + cols / 4) * (paired ? 2 : 1);
@@ -47,14 +43,14 @@ interface RowNames {
 function weightValues(form: PackedForm, prefix: string): string {
   const scale = scaleSource(form, prefix);
   return `${
-    list(form.zones, (zone) =>
+    repeat(form.zones, (zone) =>
       `let mean${zone} = ${scale.zoneMean(zone)};
       let scale${zone} = ${scale.zoneScale(zone)};
       let minus${zone} = mean${zone} - scale${zone};
       let plus${zone} = mean${zone} + scale${zone};`)
   }
     ${form.planes > 0 ? `let salient_mean = ${scale.salientMean};` : ""}
-    ${list(form.planes, (k) => `let salient_scale${k} = ${scale.salientScale(k)};`)}`;
+    ${repeat(form.planes, (k) => `let salient_scale${k} = ${scale.salientScale(k)};`)}`;
 }
 
 /** The weight at a bit, after {@link weightValues}; added up as dequantize.wgsl does. */
@@ -65,7 +61,7 @@ function weightAt(form: PackedForm, row: RowNames, bit: string, mayBeSalient: bo
     ? `select(${zone(0)}, ${zone(1)}, ${test(row.plane(1))})`
     : zone(0);
   if (!mayBeSalient) return ordinary;
-  const salient = list(
+  const salient = repeat(
     form.planes,
     (k) => ` + select(-salient_scale${k}, salient_scale${k}, ${test(row.plane(k))})`,
     "",
@@ -88,32 +84,32 @@ export function packedMatmulKernel(form: PackedForm, shape: PackedMatmulShape): 
   const rowsEach = cols / loaders; // of B, for each thread that brings some
   const scaleOf = (q: number) => scaleSource(form, `scale${q}_`);
 
-  const fetchA = list(
+  const fetchA = repeat(
     vectors / 4,
     (q) =>
-      list(4, (i) => `a${q * 4 + i} = A[at${q} + ${i}u * stride];`) + ` at${q} += ${depth / 4}u;`,
+      repeat(4, (i) => `a${q * 4 + i} = A[at${q} + ${i}u * stride];`) + ` at${q} += ${depth / 4}u;`,
   );
   const stashA = (pair: number) =>
-    list(vectors / 4, (q) =>
+    repeat(vectors / 4, (q) =>
       `{ let block = u + ${q * loaders}u;
       let k = (block % ${depth / 4}u) * 4u;
       ${
-        list(4, (i) =>
+        repeat(4, (i) =>
           `tile_a${pair}[k + ${i}u][block / ${depth / 4}u] = vec4f(${
-            list(4, (j) => `a${q * 4 + j}.${XYZW[i]}`, ", ")
+            repeat(4, (j) => `a${q * 4 + j}.${XYZW[i]}`, ", ")
           });`)
       } }`);
   const fetchB = `{
     let unit = word >> 2u;
     marks = ${form.planes > 0 ? "salient[word]" : "0u"};
     ${
-    list(rowsEach, (q) =>
+    repeat(rowsEach, (q) =>
       `{ let row = min(n0 + u + ${q * loaders}u, p.tiles * 32u - 1u);
       let tile = row >> 5u;
       let lane = row & 31u;
       let first = (((tile * p.units + unit) * ${planeCount}u) * 32u + lane) * 4u + (word & 3u);
       ${
-        list(
+        repeat(
           planeCount,
           (k) => {
             const load = `bits${q}_${k} = bits[first + ${128 * k}u];`;
@@ -126,10 +122,10 @@ export function packedMatmulKernel(form: PackedForm, shape: PackedMatmulShape): 
   }
   }`;
   const stashB = (pair: number, half: number) =>
-    list(rowsEach, (q) => {
+    repeat(rowsEach, (q) => {
       const names: RowNames = { plane: (k) => `bits${q}_${k}`, marks: "marks" };
       const store = (mayBeSalient: boolean) =>
-        list(depth, (k) => {
+        repeat(depth, (k) => {
           const bit = `0x${(2 ** (half * depth + k)).toString(16)}u`;
           return `tile_b${pair}[${k}][at][part] = ${weightAt(form, names, bit, mayBeSalient)};`;
         });
@@ -145,18 +141,18 @@ export function packedMatmulKernel(form: PackedForm, shape: PackedMatmulShape): 
       } }`;
     });
   const multiply = (pair: number) =>
-    list(
+    repeat(
       depth,
       (k) =>
         `{ ${
-          list(2, (g) =>
+          repeat(2, (g) =>
             `let a_${g} = tile_a${pair}[${k}][ty + ${
               g * rows / 8
             }u]; let b_${g} = tile_b${pair}[${k}][tx + ${g * cols / 8}u];`, " ")
         }
     ${
-          list(8, (i) =>
-            list(
+          repeat(8, (i) =>
+            repeat(
               2,
               (j) => `c${i}_${j} = fma(vec4f(a_${i >> 2}.${XYZW[i & 3]}), b_${j}, c${i}_${j});`,
               " ",
@@ -173,7 +169,7 @@ export function packedMatmulKernel(form: PackedForm, shape: PackedMatmulShape): 
   const load = (array: string, index: string) =>
     aligned
       ? `${array}[(${index}) >> 2u]`
-      : `vec4f(${list(4, (i) => `${array}[${index} + ${i}u]`, ", ")})`;
+      : `vec4f(${repeat(4, (i) => `${array}[${index} + ${i}u]`, ", ")})`;
   return `
 struct Params {
   m: u32, n: u32, units: u32, blocks: u32, block_size: u32, tiles: u32, flags: u32,
@@ -189,7 +185,7 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> C: array<${element}>; // [m, n]
 
 ${
-    list(paired ? 2 : 1, (pair) =>
+    repeat(paired ? 2 : 1, (pair) =>
       `var<workgroup> tile_a${pair}: array<array<vec4f, ${rows / 4 + 1}>, ${depth}>;
 var<workgroup> tile_b${pair}: array<array<vec4f, ${cols / 4}>, ${depth}>;`)
   }
@@ -203,7 +199,7 @@ fn put(row: u32, col: u32, sum: vec4f) {
   ${
     aligned
       ? "C[at >> 2u] = v;"
-      : list(4, (i) => `if (col + ${i}u < p.n) { C[at + ${i}u] = v.${XYZW[i]}; }`)
+      : repeat(4, (i) => `if (col + ${i}u < p.n) { C[at + ${i}u] = v.${XYZW[i]}; }`)
   }
 }
 
@@ -215,11 +211,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   let ty = thread / ${threadsX}u;
   let fetches_a = thread < ${loaders}u;
   let u = select(thread - ${loaders}u, thread, fetches_a);
-  ${list(vectors, (q) => `var a${q}: vec4f;`, " ")}
+  ${repeat(vectors, (q) => `var a${q}: vec4f;`, " ")}
   ${
-    list(rowsEach, (q) =>
+    repeat(rowsEach, (q) =>
       `${
-        list(planeCount, (k) => `var bits${q}_${k}: u32;`, " ")
+        repeat(planeCount, (k) => `var bits${q}_${k}: u32;`, " ")
       } ${scaleOf(q).declare}
   ${
         form.coded
@@ -228,10 +224,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
       }`)
   }
   var marks: u32;
-  ${list(8, (i) => `var c${i}_0 = vec4f(0.0); var c${i}_1 = vec4f(0.0);`)}
+  ${repeat(8, (i) => `var c${i}_0 = vec4f(0.0); var c${i}_1 = vec4f(0.0);`)}
   let stride = p.units * 32u;
   ${
-    list(vectors / 4, (q) =>
+    repeat(vectors / 4, (q) =>
       `var at${q} = (m0 + (u + ${q * loaders}u) / ${depth / 4}u * 4u) * stride + (u + ${
         q * loaders
       }u) % ${depth / 4}u;`)
@@ -251,8 +247,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     ${stash(0)}
   }
   ${
-    list(8, (i) =>
-      list(2, (j) =>
+    repeat(8, (i) =>
+      repeat(2, (j) =>
         `put(m0 + ${(i >> 2) * rows / 2 + (i & 3)}u + ty * 4u, n0 + ${
           j * cols / 2
         }u + tx * 4u, c${i}_${j});`, " "))
@@ -304,7 +300,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let tile = row >> 5u;
   let lane = row & 31u;
   let start = (tile * p.units + unit) * ${32 * planeCount}u + lane;
-  ${list(planeCount, (k) => `let bits${k} = bits[start + ${32 * k}u];`)}
+  ${repeat(planeCount, (k) => `let bits${k} = bits[start + ${32 * k}u];`)}
   let marks = salient[unit];
   ${scale.declare}
   ${
@@ -316,7 +312,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   }
   let bit = 1u << i;
   ${form.mixed ? "" : loadScales("unit * 128u / p.block_size")}
-  ${list(4, word)}
+  ${repeat(4, word)}
 }
 `;
 }

@@ -1,3 +1,5 @@
+import { repeat } from "./source_text.ts";
+
 /**
  * Generates the kernel that multiplies a packed weight with the activations of a few tokens.
  *
@@ -32,10 +34,6 @@ export function packedMatvecBytes(splits: number): number {
   return 4 * 32 * (16 * splits + 1) + 2 * 4 * 32 * splits;
 }
 
-function list(count: number, text: (i: number) => string, separator = "\n"): string {
-  return Array.from({ length: count }, (_, i) => text(i)).join(separator);
-}
-
 export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): string {
   const { zones, planes, coded, mixed } = form;
   const { tokens, splits, unrolled } = shape;
@@ -47,7 +45,7 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
 
   const each = (count: number, name: string, body: (i: string) => string) =>
     unrolled
-      ? list(count, (i) => `{ ${body(`${i}u`)} }`)
+      ? repeat(count, (i) => `{ ${body(`${i}u`)} }`)
       : `for (var ${name} = 0u; ${name} < ${count}u; ${name}++) { ${body(name)} }`;
   const sums = (token: number) => [
     `all${token}`,
@@ -70,20 +68,20 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
     let of_high_plus = 2.0 * (high_scale - low_scale);`
       : ""
   }
-    ${list(planes, (k) => `let salient_scale${k} = ${scale.salientScale(k)};`)}
+    ${repeat(planes, (k) => `let salient_scale${k} = ${scale.salientScale(k)};`)}
     ${
     planes > 0
-      ? `let of_marked = ${scale.salientMean}${list(planes, (k) => ` - salient_scale${k}`, "")};`
+      ? `let of_marked = ${scale.salientMean}${repeat(planes, (k) => ` - salient_scale${k}`, "")};`
       : ""
   }
     ${
-    list(tokens, (t) =>
+    repeat(tokens, (t) =>
       `y${t} += of_all * all${t} + 2.0 * low_scale * plus${t}${
         zones === 2 ? ` + of_high * high${t} + of_high_plus * high_plus${t}` : ""
       };
     ${planes > 0 ? `y${t} += of_marked * marked${t};` : ""}
     ${
-        list(planes, (k) => `y${t} += 2.0 * salient_scale${k} * marked_plus${t}_${k};`)
+        repeat(planes, (k) => `y${t} += 2.0 * salient_scale${k} * marked_plus${t}_${k};`)
       }`)
   }
     ${allSums.map((name) => `${name} = 0.0;`).join(" ")}
@@ -101,15 +99,15 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
   const lookUpMarked = (local: string, word: string, half: number) =>
     `if ((marks[${word}] & ${half === 0 ? "0xffffu" : "0xffff0000u"}) != 0u) {
       ${
-      list(planes, (k) =>
+      repeat(planes, (k) =>
         `let bits${k} = marks[${word}] & ${
           k < firstPlanes ? `plane${k}[${word}]` : `bits[here + ${32 * k}u][${word}]`
         };`)
     }
       ${
       each(4, "g", (g) =>
-        list(tokens, (t) =>
-          list(planes, (k) =>
+        repeat(tokens, (t) =>
+          repeat(planes, (k) =>
             `marked_plus${t}_${k} += ${
               entry(
                 t,
@@ -120,7 +118,7 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
             };`)))
     }
       ${
-      list(tokens, (t) =>
+      repeat(tokens, (t) =>
         `{ let total = marked_totals[${t * groups / 4}u + ${local} * 2u + ${half}u][split];
         marked${t} += (total.x + total.y) + (total.z + total.w); }`)
     }
@@ -131,7 +129,7 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
     ${zones === 2 ? `let high = plane1[${word}] & ordinary; let both = plus & high;` : ""}
     ${
     each(8, "g", (g) =>
-      list(tokens, (t) =>
+      repeat(tokens, (t) =>
         `plus${t} += ${entry(t, g, local, "plus")};
       ${
           zones === 2
@@ -141,7 +139,7 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
         }`))
   }
     ${
-    list(tokens, (t) =>
+    repeat(tokens, (t) =>
       `{ let total = totals[${t * groups / 4}u + ${local} * 2u][split] + totals[${
         t * groups / 4
       }u + ${local} * 2u + 1u][split];
@@ -180,7 +178,7 @@ export function packedMatvecKernel(form: PackedForm, shape: PackedMatvecShape): 
 
   const fetch = `if (next < p.units) {
     next_here = (tile * p.units + next) * ${32 * planeCount}u + lane;
-    ${list(firstPlanes, (k) => `next_plane${k} = bits[next_here + ${32 * k}u];`)}
+    ${repeat(firstPlanes, (k) => `next_plane${k} = bits[next_here + ${32 * k}u];`)}
     next_marks = salient[next];
     ${
     mixed ? "" : `{ let block = next * 128u / p.block_size;
@@ -231,7 +229,7 @@ fn fill(lane: u32, split: u32, x: vec4f, place: vec4u) {
   let xy = x.x + x.y;
   let zw = x.z + x.w;
   ${
-    list(16, (subset) => {
+    repeat(16, (subset) => {
       const low = ["", "x.x", "x.y", "xy"][subset & 3];
       const high = ["", "x.z", "x.w", "zw"][subset >> 2];
       const sum = [low, high].filter((text) => text).join(" + ") || "0.0";
@@ -269,9 +267,9 @@ fn main(
   let scale_factor = factor.y;`
       : ""
   }
-  ${list(tokens, (t) => `var y${t} = 0.0;`)}
+  ${repeat(tokens, (t) => `var y${t} = 0.0;`)}
   ${allSums.map((name) => `var ${name} = 0.0;`).join(" ")}
-  ${list(firstPlanes, (k) => `var plane${k}: vec4u; var next_plane${k}: vec4u;`)}
+  ${repeat(firstPlanes, (k) => `var plane${k}: vec4u; var next_plane${k}: vec4u;`)}
   var marks: vec4u;
   var next_marks: vec4u;
   var here: u32;
@@ -286,24 +284,24 @@ fn main(
   ${fetch}
   let turns = (p.units + ${splits - 1}u) / ${splits}u;
   for (var turn = 0u; turn < turns; turn++) {
-    ${list(firstPlanes, (k) => `plane${k} = next_plane${k};`)}
+    ${repeat(firstPlanes, (k) => `plane${k} = next_plane${k};`)}
     marks = next_marks;
     here = next_here;
-    ${mixed ? "" : list(scaleCount, (i) => `scale${i} = next_scale${i};`, " ")}
+    ${mixed ? "" : repeat(scaleCount, (i) => `scale${i} = next_scale${i};`, " ")}
     next = unit + ${splits}u;
     ${fetch}
-    ${list(tokens, part)}
+    ${repeat(tokens, part)}
     ${mixed ? "" : settle}
     unit = next;
   }
   workgroupBarrier(); // the table now holds each split's part of the result
-  ${list(tokens, (t) => `table[lane][base | ${t}u] = y${t};`)}
+  ${repeat(tokens, (t) => `table[lane][base | ${t}u] = y${t};`)}
   workgroupBarrier();
   let row = tile * 32u + lane;
   if (row >= p.rows) { return; }
   for (var t = split; t < p.tokens; t += ${splits}u) {
     var y = 0.0;
-    ${list(splits, (i) => `y += table[lane][${16 * i}u | t];`)}
+    ${repeat(splits, (i) => `y += table[lane][${16 * i}u | t];`)}
     let at = (p.first + t) * p.rows + row;
     if ((p.flags & ${MATVEC_FLAGS.bias}u) != 0u) { y += bias[row]; }
     if ((p.flags & ${MATVEC_FLAGS.residual}u) != 0u) { y += R[at]; }

@@ -5,7 +5,7 @@ import { type BitLayout, bitPlanes, scalesPerBlock } from "./quantize_block.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** Rows that lie side by side in a {@link PackedWeight}, one for each thread. */
-export const TILE_ROWS = 32;
+const TILE_ROWS = 32;
 /** Columns that a thread reads at a time: four words of each plane of bits. */
 export const UNIT_COLS = 128;
 /** Set in the order of the columns for a salient one. */

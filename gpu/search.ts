@@ -14,7 +14,7 @@ export type Metric = "hessian" | "magnitude";
 
 /** Most columns of a block, and most candidates of a search. */
 export const MAX_BLOCK = 256;
-export const MAX_CANDIDATES = 128;
+const MAX_CANDIDATES = 128;
 
 /** Rows whose sums {@link columnOrder} writes down: few parts are left, but all of a GPU has work. */
 const ROWS_PER_PART = 32;

@@ -6,6 +6,11 @@ export type Dtype = "f32" | "u32" | "i32" | "f16" | "bf16";
 /** Bytes of one element. */
 export const DTYPE_BYTES: Record<Dtype, number> = { f32: 4, u32: 4, i32: 4, f16: 2, bf16: 2 };
 
+/** The number of elements of a shape; `[]` is one element. */
+export function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((product, length) => product * length, 1);
+}
+
 /** `[2, 3]` for messages. */
 export function shapeText(shape: readonly number[]): string {
   return `[${shape.join(", ")}]`;
@@ -31,7 +36,7 @@ export class Tensor implements Disposable {
     /** False for a view: freeing it does nothing. */
     readonly owned: boolean,
   ) {
-    this.size = shape.reduce((product, length) => product * length, 1);
+    this.size = elementsOf(shape);
     this.bytes = Math.ceil(this.size * DTYPE_BYTES[dtype] / 4) * 4;
   }
 

@@ -416,6 +416,17 @@ function readOpt(fields: Fields): Architecture {
   };
 }
 
+/** The norms and linear layers of a decoder layer, in the order of execution: what has weights. */
+export function weightedModules(
+  { steps, norm }: Architecture,
+): { module: string; bias: boolean }[] {
+  return steps.flatMap((step) => {
+    if (step.op === "norm") return [{ module: step.module, bias: norm === "layer" }];
+    if (step.op !== "linear") return [];
+    return step.linears.map(({ module }) => ({ module, bias: step.bias }));
+  });
+}
+
 /** The groups of linear layers of a decoder layer, in the order of execution. */
 export function linearGroups(
   { steps }: Architecture,

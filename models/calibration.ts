@@ -1,3 +1,4 @@
+import type { Gpu } from "../gpu/device.ts";
 import type { Activations } from "./activations.ts";
 
 /** The calibration data and where they are in the model. */
@@ -16,6 +17,18 @@ export interface Calibration {
    * before it.
    */
   order: "layer" | "module";
+}
+
+/** Batches that are queued on a GPU before the host waits for them. */
+const BATCHES_AHEAD = 32;
+
+/**
+ * Lets the host run ahead of a GPU, but not too far; a driver on the CPU gains nothing by it.
+ *
+ * @param done Batches that have been queued.
+ */
+export async function paceBatches(gpu: Gpu, done: number): Promise<void> {
+  if (gpu.software || done % BATCHES_AHEAD === 0) await gpu.idle();
 }
 
 /** Groups windows so that a batch has about `tokens` tokens. */

@@ -23,11 +23,11 @@ import { type Dtype, shapeText, type Tensor } from "../gpu/tensor.ts";
 import { widen } from "../gpu/widen.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Activations } from "./activations.ts";
-import type { Architecture, Step } from "./architecture.ts";
+import { type Architecture, type Step, weightedModules } from "./architecture.ts";
 import type { KeyValueCache } from "./kv_cache.ts";
 import { isRead } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
-import { isPacked, unpackLinear } from "./packed_format.ts";
+import { columnsOf, isPacked, unpackLinear } from "./packed_format.ts";
 import { GpuTable, isPackedTable, tableLayout } from "./packed_table.ts";
 import { rotaryFrequencies } from "./rotary.ts";
 
@@ -147,16 +147,9 @@ export class Decoder implements Disposable {
   prefetchLayer(index: number): void {
     const prefix = this.architecture.names.layer(index);
     const add = (name: string) => this.#prefetched.set(name, this.#upload(name));
-    for (const step of this.architecture.steps) {
-      if (step.op === "norm") {
-        add(`${prefix}${step.module}.weight`);
-        if (this.architecture.norm === "layer") add(`${prefix}${step.module}.bias`);
-      } else if (step.op === "linear") {
-        for (const { module } of step.linears) {
-          if (!isPacked(this.model.checkpoint, prefix + module)) add(`${prefix}${module}.weight`);
-          if (step.bias) add(`${prefix}${module}.bias`);
-        }
-      }
+    for (const { module, bias } of weightedModules(this.architecture)) {
+      if (!isPacked(this.model.checkpoint, prefix + module)) add(`${prefix}${module}.weight`);
+      if (bias) add(`${prefix}${module}.bias`);
     }
   }
 
@@ -196,18 +189,13 @@ export class Decoder implements Disposable {
       return { weight: await (staysStored ? this.#matrix(weight) : this.#tensor(weight)), bias };
     }
     const { gpu } = this;
-    const module = Object.keys(quantization.columns).find((known) => name.endsWith(`.${known}`));
-    if (!module) {
+    const cols = columnsOf(quantization, name);
+    if (cols === undefined) {
       throw new UserError(
         `"${this.model.name}": quantization_config lacks the columns of "${name}"`,
       );
     }
-    const host = unpackLinear(
-      checkpoint,
-      name,
-      quantization.columns[module],
-      quantization.block_size,
-    );
+    const host = unpackLinear(checkpoint, name, cols, quantization.block_size);
     if (staysPacked) {
       this.#checkScales(name, host);
       return { weight: await uploadPacked(gpu, host), bias };

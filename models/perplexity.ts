@@ -2,7 +2,7 @@ import type { Gpu } from "../gpu/device.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Perplexity } from "../pipeline/record.ts";
 import { Activations } from "./activations.ts";
-import { batchWindows } from "./calibration.ts";
+import { batchWindows, paceBatches } from "./calibration.ts";
 import { Decoder } from "./decoder.ts";
 import { activationBytes } from "./memory_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
@@ -36,9 +36,8 @@ export async function perplexity(
   const total = batches.length * (layers + decoder.headParts);
   let done = 0;
   const progress = async () => {
-    // The host runs ahead of a GPU, but not too far.
-    if (gpu.software || done % 4 === 0) await gpu.idle();
-    await onProgress?.(++done, total);
+    await paceBatches(gpu, ++done);
+    await onProgress?.(done, total);
   };
   const work = { batchTokens: batches[0].length * length };
   const gpuBytes = await activationBytes(gpu, model, windows.length * length, work);

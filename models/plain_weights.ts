@@ -129,7 +129,7 @@ export class PlainWeights implements Disposable {
 const WEIGHT = ".weight";
 
 /** What config.json says; weights alone, without one, are plain. */
-function quantizationOf(folder: string): QuantizationConfig | undefined {
+export function quantizationOf(folder: string): QuantizationConfig | undefined {
   const path = join(folder, "config.json");
   return existsSync(path) ? readQuantizationConfig(readJson(path), path) : undefined;
 }

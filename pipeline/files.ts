@@ -38,6 +38,11 @@ export function copyFileAtomically(source: string, path: string): void {
   replaceAtomically(path, (temporary) => writeFileSync(temporary, readFileSync(source)));
 }
 
+/** Likewise, a value as JSON for people to read. */
+export function writeJsonAtomically(path: string, value: unknown): void {
+  writeFileAtomically(path, JSON.stringify(value, null, 2) + "\n");
+}
+
 function replaceAtomically(path: string, write: (temporary: string) => void): void {
   const temporary = `${path}.tmp`;
   try {

@@ -1,9 +1,14 @@
 import { realpathSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { fetchFiles, fetchModel, type FetchOptions, type Snapshot } from "../hub/fetch_files.ts";
+import { NoSuchRepository } from "../hub/refusal.ts";
 import type { HubRepository } from "../hub/repository.ts";
+import { UserError } from "./errors.ts";
 import type { Report } from "./events.ts";
 import { bytesText } from "./units.ts";
+
+/** A name on the hub: "gpt2" or "facebook/opt-125m". */
+export const HUB_ID = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 
 /** Fetches what a run names on the Hugging Face hub and remembers which commits that were. */
 export class HubAccess {
@@ -20,6 +25,7 @@ export class HubAccess {
   /**
    * The files of a model that a run needs.
    *
+   * @param id What is no folder on this machine.
    * @param check Called with the folder when all but the weights are there.
    */
   async model(id: string, revision: string, check: (folder: string) => void): Promise<Snapshot> {
@@ -28,7 +34,13 @@ export class HubAccess {
       check(folder);
       await this.beforeWeights();
     };
-    return this.#remember(await fetchModel(repository, { ...this.#options(id), beforeWeights }));
+    try {
+      return this.#remember(await fetchModel(repository, { ...this.#options(id), beforeWeights }));
+    } catch (error) {
+      if (!(error instanceof NoSuchRepository)) throw error;
+      const message = `${error.message}; a folder "${id}" is not there either`;
+      throw new UserError(message, { cause: error });
+    }
   }
 
   /** Files of a data set; gives the folder that holds them. */

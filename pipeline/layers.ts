@@ -6,7 +6,7 @@ import { MAX_BLOCK } from "../gpu/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { copyRegion } from "../gpu/transpose.ts";
 import { linearGroups } from "../models/architecture.ts";
-import type { Calibration } from "../models/calibration.ts";
+import { type Calibration, paceBatches } from "../models/calibration.ts";
 import { Checkpoint } from "../models/checkpoint.ts";
 import { Decoder, type LayerWeights, type Registers } from "../models/decoder.ts";
 import {
@@ -48,9 +48,6 @@ interface Group {
   errors: Tensor[];
 }
 
-/** Batches that are queued on a GPU before the host waits for them. */
-const BATCHES_AHEAD = 32;
-
 /** Of so many blocks of a linear layer one is measured: to measure each costs more than some take. */
 const BLOCKS_PER_MEASUREMENT = 8;
 
@@ -78,21 +75,24 @@ export async function quantizeLayers(
   const run = new LayerRun(context, artifacts, stages, clock, decoder, calibration);
   const { layers } = model.architecture;
   const complete = context.layerRecords.length;
+  let secondsBefore = await clock.seconds();
   for (let index = 0; index < layers; index++) {
     const start = performance.now();
-    const secondsBefore = await clock.seconds();
     context.gpu.resetPeak();
     run.progress(index, 0, index < complete ? ", already quantized" : "");
     if (index < complete) {
       await run.passThrough(index, context.layerRecords[index].file);
       await run.checkRange(index);
+      secondsBefore = await clock.seconds();
     } else {
       const { linears, file } = await run.quantize(index, layers);
       await run.checkRange(index);
       const peakGpuBytes = context.gpu.memory.peak;
       onPeak(peakGpuBytes);
       const seconds = (performance.now() - start) / 1000;
-      const secondsByStage = difference(await clock.seconds(), secondsBefore);
+      const secondsNow = await clock.seconds();
+      const secondsByStage = difference(secondsNow, secondsBefore);
+      secondsBefore = secondsNow;
       const record: LayerRecord = {
         layer: index,
         seconds,
@@ -356,10 +356,8 @@ class LayerRun {
     }
   }
 
-  /** Lets the host run ahead of a GPU, but not too far; a driver on the CPU gains nothing by it. */
   async #pace(batch: number): Promise<void> {
-    const { gpu } = this.context;
-    if (gpu.software || batch % BATCHES_AHEAD === BATCHES_AHEAD - 1) await gpu.idle();
+    await paceBatches(this.context.gpu, batch + 1);
     await this.context.pause();
   }
 

@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } fr
 import { join } from "node:path";
 import { UserError } from "./errors.ts";
 import type { LayerRecord } from "./events.ts";
-import { reasonOf, sha256OfFile, writeFileAtomically } from "./files.ts";
+import { reasonOf, sha256OfFile, writeFileAtomically, writeJsonAtomically } from "./files.ts";
 import type { RunRecord } from "./record.ts";
 
 /**
@@ -85,7 +85,7 @@ export class RunFolder {
 
   /** Writes run.json; once it says "done", the records of the single layers go. */
   saveRecord(record: RunRecord): void {
-    writeFileAtomically(join(this.path, "run.json"), JSON.stringify(record, null, 2) + "\n");
+    writeJsonAtomically(join(this.path, "run.json"), record);
     if (record.status === "done") removeLayerRecords(this.path);
   }
 

@@ -1,15 +1,13 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
-import { NoSuchRepository } from "../hub/refusal.ts";
+import { weightedModules } from "../models/architecture.ts";
 import { STORED_DTYPES } from "../models/decoder.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { isPacked } from "../models/packed_format.ts";
 import { isPackedTable } from "../models/packed_table.ts";
 import { UserError } from "../pipeline/errors.ts";
+import { HUB_ID } from "../pipeline/hub_access.ts";
 import { defineStage } from "../pipeline/stage.ts";
-
-/** A name on the hub: "gpt2" or "facebook/opt-125m". */
-const HUB_ID = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 
 /** Finds the model, a folder or a name on the hub, and checks its files. */
 export const download = defineStage({
@@ -37,11 +35,7 @@ export const download = defineStage({
       }
     } else if (HUB_ID.test(name)) {
       const check = (folder: string) => void readConfig(folder, name);
-      const snapshot = await context.hub.model(name, revision ?? "main", check).catch((error) => {
-        if (!(error instanceof NoSuchRepository)) throw error;
-        const message = `${error.message}; a folder "${name}" is not there either`;
-        throw new UserError(message, { cause: error });
-      });
+      const snapshot = await context.hub.model(name, revision ?? "main", check);
       folder = snapshot.folder;
       label = `${name}@${snapshot.commit.slice(0, 7)}`;
     }
@@ -62,7 +56,8 @@ export const download = defineStage({
  *   it would end a run after hours.
  */
 function checkTensors({ architecture, checkpoint, folder }: ModelFiles): void {
-  const { names, steps, layers, norm } = architecture;
+  const { names, layers, norm } = architecture;
+  const modules = weightedModules(architecture);
   const isBiased = norm === "layer";
   const check = (name: string, bias: boolean) => {
     const isStored = !isPacked(checkpoint, name) && !isPackedTable(checkpoint, name);
@@ -80,11 +75,7 @@ function checkTensors({ architecture, checkpoint, folder }: ModelFiles): void {
   const { embedding, positions, projectIn, projectOut, finalNorm, head } = names;
   for (const name of [embedding, positions?.name, projectIn]) if (name) check(name, false);
   for (let i = 0; i < layers; i++) {
-    for (const step of steps) {
-      if (step.op === "norm") check(names.layer(i) + step.module, isBiased);
-      if (step.op !== "linear") continue;
-      for (const { module } of step.linears) check(names.layer(i) + module, step.bias);
-    }
+    for (const { module, bias } of modules) check(names.layer(i) + module, bias);
   }
   if (projectOut) check(projectOut, false);
   if (finalNorm) check(finalNorm, isBiased);

@@ -12,7 +12,7 @@ import { packedMetadata } from "../models/packed_metadata.ts";
 import { packTable } from "../models/packed_table.ts";
 import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
 import { UserError } from "../pipeline/errors.ts";
-import { copyFileAtomically, sha256OfFile, writeFileAtomically } from "../pipeline/files.ts";
+import { copyFileAtomically, sha256OfFile, writeJsonAtomically } from "../pipeline/files.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/record.ts";
 import { defineStage, type LinearLayer, type ModelContext } from "../pipeline/stage.ts";
 
@@ -111,7 +111,7 @@ export const pack = defineStage({
     const path = join(context.folder.model, first);
     const { sha256 } = writeSafetensors(path, outside, packedMetadata(outside));
 
-    writeJson(context, "config.json", {
+    writeJsonAtomically(join(context.folder.model, "config.json"), {
       ...config,
       quantization_config: model.packedConfig(context.blockSize),
     });
@@ -151,10 +151,6 @@ function copyOf(checkpoint: Checkpoint, name: string): TensorToWrite {
   return { name, dtype, shape, data };
 }
 
-function writeJson(context: ModelContext, name: string, value: unknown): void {
-  writeFileAtomically(join(context.folder.model, name), JSON.stringify(value, null, 2) + "\n");
-}
-
 function copySmallFiles(context: ModelContext): void {
   const { folder } = context.get("model-files");
   for (const name of SMALL_FILES.filter((name) => name !== "config.json")) {
@@ -192,7 +188,7 @@ function summarize(context: ModelContext, known: Map<string, string>): PackedMod
     tensorBytes += content;
   }
   weightMap.sort(([a], [b]) => (a < b ? -1 : 1));
-  writeJson(context, "model.safetensors.index.json", {
+  writeJsonAtomically(join(folder, "model.safetensors.index.json"), {
     metadata: { total_size: tensorBytes },
     weight_map: Object.fromEntries(weightMap),
   });

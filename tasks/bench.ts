@@ -1,6 +1,5 @@
 // Measures kernels on this machine's adapter: median of several runs, each waited for.
 
-import { parseArgs } from "node:util";
 import { attention } from "../gpu/attention.ts";
 import { Gpu } from "../gpu/device.ts";
 import { gemm, type GemmLayout } from "../gpu/gemm.ts";
@@ -12,7 +11,7 @@ import { quantiles } from "../gpu/quantile.ts";
 import { scalesPerBlock } from "../gpu/quantize_block.ts";
 import { columnOrder, selectSalientColumns, splitZones } from "../gpu/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
-import { count, runTask, usageErrors } from "./task.ts";
+import { count, parseArguments, runTask, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task bench [--size N] [--runs N]
 
@@ -203,11 +202,7 @@ async function packedWeights(gpu: Gpu, size: number, count: number): Promise<Pac
 }
 
 function readArguments() {
-  try {
-    return parseArgs({
-      options: { size: { type: "string" }, runs: { type: "string" }, help: { type: "boolean" } },
-    }).values;
-  } catch (error) {
-    throw usageError((error as Error).message);
-  }
+  return parseArguments(usageError, {
+    options: { size: { type: "string" }, runs: { type: "string" }, help: { type: "boolean" } },
+  }).values;
 }

@@ -3,13 +3,12 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { SHAPES, writeSyntheticModel, writeSyntheticTokens } from "../models/synthetic.ts";
 import { loadPipeline } from "../pipeline/config.ts";
 import { runPipeline } from "../pipeline/run.ts";
 import { bytesText } from "../pipeline/units.ts";
 import { STAGES } from "../stages/mod.ts";
-import { count, runTask, usageErrors } from "./task.ts";
+import { count, parseArguments, runTask, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task bench:layer [--like NAME] [options]
 
@@ -122,24 +121,20 @@ await runTask(async (signal) => {
   }
 
   function readArguments() {
-    try {
-      return parseArgs({
-        options: {
-          "like": { type: "string" },
-          "hidden-size": { type: "string" },
-          "layers": { type: "string" },
-          "samples": { type: "string" },
-          "sequence-length": { type: "string" },
-          "mode": { type: "string" },
-          "activations": { type: "string" },
-          "memory": { type: "string" },
-          "json": { type: "boolean" },
-          "help": { type: "boolean", short: "h" },
-        },
-      }).values;
-    } catch (error) {
-      throw usageError((error as Error).message);
-    }
+    return parseArguments(usageError, {
+      options: {
+        "like": { type: "string" },
+        "hidden-size": { type: "string" },
+        "layers": { type: "string" },
+        "samples": { type: "string" },
+        "sequence-length": { type: "string" },
+        "mode": { type: "string" },
+        "activations": { type: "string" },
+        "memory": { type: "string" },
+        "json": { type: "boolean" },
+        "help": { type: "boolean", short: "h" },
+      },
+    }).values;
   }
 });
 

@@ -1,8 +1,7 @@
-import { parseArgs } from "node:util";
-import { shapeText } from "../gpu/tensor.ts";
+import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import { tableText } from "./table.ts";
-import { runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task compare A B [options]
 
@@ -64,18 +63,13 @@ await runTask(async () => {
 });
 
 function readArguments() {
-  try {
-    return parseArgs({
-      args: Deno.args,
-      allowPositionals: true,
-      options: {
-        json: { type: "boolean" },
-        help: { type: "boolean", short: "h" },
-      },
-    });
-  } catch (error) {
-    throw usageError((error as Error).message);
-  }
+  return parseArguments(usageError, {
+    allowPositionals: true,
+    options: {
+      json: { type: "boolean" },
+      help: { type: "boolean", short: "h" },
+    },
+  });
 }
 
 function differenceOf(a: PlainWeights, b: PlainWeights, name: string): Difference | undefined {
@@ -84,7 +78,7 @@ function differenceOf(a: PlainWeights, b: PlainWeights, name: string): Differenc
   const shapes = { a: a.get(name).shape, b: b.get(name).shape };
   if (shapeText(shapes.a) !== shapeText(shapes.b)) return { name, shapes };
   if (a.isFloat(name) && b.isFloat(name)) return numbersDiffer(a, b, name);
-  if (a.get(name).dtype !== b.get(name).dtype) return { name, count: elements(shapes.a) };
+  if (a.get(name).dtype !== b.get(name).dtype) return { name, count: elementsOf(shapes.a) };
   let count = 0;
   const chunksB = b.bytes(name, CHUNK);
   for (const chunk of a.bytes(name, CHUNK)) {
@@ -113,7 +107,7 @@ function numbersDiffer(a: PlainWeights, b: PlainWeights, name: string): Differen
     }
   }
   if (count === 0) return undefined;
-  const rms = Math.sqrt(squares / elements(a.get(name).shape));
+  const rms = Math.sqrt(squares / elementsOf(a.get(name).shape));
   const relativeRms = Math.sqrt(squares / squaresOfA);
   return {
     name,
@@ -122,10 +116,6 @@ function numbersDiffer(a: PlainWeights, b: PlainWeights, name: string): Differen
     rms,
     ...(squaresOfA !== 0 && { relativeRms }),
   };
-}
-
-function elements(shape: readonly number[]): number {
-  return shape.reduce((product, size) => product * size, 1);
 }
 
 function text(differences: readonly Difference[], tensors: number): string {

@@ -10,16 +10,16 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import { parseArgs } from "node:util";
+import { elementsOf } from "../gpu/tensor.ts";
 import { readJson } from "../models/json.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
 import { UserError } from "../pipeline/errors.ts";
-import { copyFileAtomically, reasonOf, writeFileAtomically } from "../pipeline/files.ts";
+import { copyFileAtomically, reasonOf, writeJsonAtomically } from "../pipeline/files.ts";
 import { bytesText } from "../pipeline/units.ts";
 import { showProgress } from "./progress.ts";
-import { runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task dequantize MODEL OUT [options]
 
@@ -72,18 +72,13 @@ await runTask(async (signal) => {
 }, "Nothing was written.");
 
 function readArguments() {
-  try {
-    return parseArgs({
-      args: Deno.args,
-      allowPositionals: true,
-      options: {
-        overwrite: { type: "boolean" },
-        help: { type: "boolean", short: "h" },
-      },
-    });
-  } catch (error) {
-    throw usageError((error as Error).message);
-  }
+  return parseArguments(usageError, {
+    allowPositionals: true,
+    options: {
+      overwrite: { type: "boolean" },
+      help: { type: "boolean", short: "h" },
+    },
+  });
 }
 
 /** Refuses an OUT in which something would be lost. */
@@ -144,7 +139,7 @@ async function writeWeights(
       if (dtype !== "packed" && !weights.isFloat(name)) {
         return { name, dtype, shape, data: weights.bytes(name, CHUNK) };
       }
-      tensorBytes += 2 * shape.reduce((product, size) => product * size, 1);
+      tensorBytes += 2 * elementsOf(shape);
       return { name, dtype: "F16", shape, data: halves(weights, name) };
     });
     bytes += writeSafetensors(join(folder, shard), toWrite, { format: "pt" }).bytes;
@@ -160,7 +155,7 @@ async function writeWeights(
         Object.entries(weightMap).sort(([a], [b]) => (a < b ? -1 : 1)),
       ),
     };
-    writeJson(join(folder, "model.safetensors.index.json"), index);
+    writeJsonAtomically(join(folder, "model.safetensors.index.json"), index);
   }
   return bytes;
 }
@@ -183,9 +178,5 @@ function writeConfig(model: string, folder: string): void {
   const { quantization_config: _, ...config } = readJson(join(model, "config.json"));
   // Its newer name is kept where it is used, as the two must not differ.
   const dtype = { torch_dtype: "float16", ...(config.dtype != null && { dtype: "float16" }) };
-  writeJson(join(folder, "config.json"), { ...config, ...dtype });
-}
-
-function writeJson(path: string, value: unknown): void {
-  writeFileAtomically(path, JSON.stringify(value, null, 2) + "\n");
+  writeJsonAtomically(join(folder, "config.json"), { ...config, ...dtype });
 }

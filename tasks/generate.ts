@@ -2,10 +2,9 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs, styleText } from "node:util";
+import { styleText } from "node:util";
 import type { CacheDtype } from "../gpu/attention_decode.ts";
 import { Gpu } from "../gpu/device.ts";
-import { NoSuchRepository } from "../hub/refusal.ts";
 import {
   generate,
   type GeneratedToken,
@@ -17,9 +16,9 @@ import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { checkSampling } from "../models/sampling.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { RunEvent } from "../pipeline/events.ts";
-import { HubAccess } from "../pipeline/hub_access.ts";
+import { HUB_ID, HubAccess } from "../pipeline/hub_access.ts";
 import { bytesText } from "../pipeline/units.ts";
-import { count, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
 
@@ -45,9 +44,6 @@ Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted.
 `;
 
 const usageError = usageErrors("generate");
-
-/** A name on the hub: "gpt2" or "facebook/opt-125m". */
-const HUB_ID = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 
 const ENDS: Record<GenerationEnd["reason"], string> = {
   "stop-token": "ended by the model",
@@ -146,9 +142,9 @@ await runTask(async (signal) => {
 });
 
 function readArguments() {
-  try {
-    return parseArgs({
-      args: Deno.args,
+  return parseArguments(
+    (message) => usageError(`${message}; deno task generate --help prints the usage`),
+    {
       allowPositionals: true,
       options: {
         "prompt": { type: "string" },
@@ -163,12 +159,8 @@ function readArguments() {
         "json": { type: "boolean" },
         "help": { type: "boolean", short: "h" },
       },
-    });
-  } catch (error) {
-    throw usageError(
-      `${(error as Error).message}; deno task generate --help prints the usage`,
-    );
-  }
+    },
+  );
 }
 
 function number(name: string, value: string | undefined): number | undefined {
@@ -203,11 +195,6 @@ async function openModel(
   const check = (folder: string) => void readConfig(folder, name);
   try {
     return ModelFiles.open((await hub.model(name, "main", check)).folder, name);
-  } catch (error) {
-    if (!(error instanceof NoSuchRepository)) throw error;
-    throw new UserError(`${error.message}; a folder "${name}" is not there either`, {
-      cause: error,
-    });
   } finally {
     progress("");
   }

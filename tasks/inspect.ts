@@ -1,7 +1,6 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { parseArgs } from "node:util";
-import { shapeText } from "../gpu/tensor.ts";
+import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { Checkpoint } from "../models/checkpoint.ts";
 import { readJson } from "../models/json.ts";
 import { ModelFiles } from "../models/model_files.ts";
@@ -11,15 +10,15 @@ import {
   packedLinears,
   paperBits,
   type QuantizationConfig,
-  readQuantizationConfig,
   salientColumns,
   type StoredParts,
   unpackLinear,
 } from "../models/packed_format.ts";
+import { quantizationOf } from "../models/plain_weights.ts";
 import type { RunRecord } from "../pipeline/record.ts";
 import { bytesText } from "../pipeline/units.ts";
 import { tableText } from "./table.ts";
-import { runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task inspect MODEL [options]
 
@@ -60,23 +59,13 @@ await runTask(async () => {
 });
 
 function readArguments() {
-  try {
-    return parseArgs({
-      args: Deno.args,
-      allowPositionals: true,
-      options: {
-        json: { type: "boolean" },
-        help: { type: "boolean", short: "h" },
-      },
-    });
-  } catch (error) {
-    throw usageError((error as Error).message);
-  }
-}
-
-function quantizationOf(folder: string): QuantizationConfig | undefined {
-  const path = join(folder, "config.json");
-  return existsSync(path) ? readQuantizationConfig(readJson(path), path) : undefined;
+  return parseArguments(usageError, {
+    allowPositionals: true,
+    options: {
+      json: { type: "boolean" },
+      help: { type: "boolean", short: "h" },
+    },
+  });
 }
 
 /** A tensor that is stored as it was. */
@@ -308,10 +297,6 @@ function plainText({ folder, tensors, elements, bytes }: PlainReport): string {
     "",
     tableText(["tensor", "dtype", "shape", "bits", "size"], rows, 2),
   ].join("\n");
-}
-
-function elementsOf(shape: readonly number[]): number {
-  return shape.reduce((product, size) => product * size, 1);
 }
 
 function sizeOf(entries: readonly PlainEntry[]): number {

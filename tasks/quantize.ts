@@ -1,4 +1,3 @@
-import { parseArgs } from "node:util";
 import { loadPipeline, type PipelineConfig } from "../pipeline/config.ts";
 import { PipelineFileError } from "../pipeline/errors.ts";
 import type { RunRecord } from "../pipeline/record.ts";
@@ -7,7 +6,7 @@ import type { Stage } from "../pipeline/stage.ts";
 import { bytesText } from "../pipeline/units.ts";
 import { STAGES } from "../stages/mod.ts";
 import { showJson, showProgress } from "./progress.ts";
-import { runTask, startInCallersFolder } from "./task.ts";
+import { parseArguments, runTask, startInCallersFolder } from "./task.ts";
 
 const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
 
@@ -50,21 +49,16 @@ await runTask(async (signal) => {
 });
 
 function readArguments() {
-  try {
-    return parseArgs({
-      args: Deno.args,
-      allowPositionals: true,
-      options: {
-        set: { type: "string", multiple: true },
-        check: { type: "boolean" },
-        json: { type: "boolean" },
-        overwrite: { type: "boolean" },
-        help: { type: "boolean", short: "h" },
-      },
-    });
-  } catch (error) {
-    throw usageError((error as Error).message);
-  }
+  return parseArguments(usageError, {
+    allowPositionals: true,
+    options: {
+      set: { type: "string", multiple: true },
+      check: { type: "boolean" },
+      json: { type: "boolean" },
+      overwrite: { type: "boolean" },
+      help: { type: "boolean", short: "h" },
+    },
+  });
 }
 
 function usageError(message: string): PipelineFileError {

@@ -1,9 +1,8 @@
 // Writes a model of random weights in the shapes of a known one, to time a whole run without it.
 
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { SHAPES, writeSyntheticModel, writeSyntheticTokens } from "../models/synthetic.ts";
-import { count, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task synth --like NAME FOLDER [options]
 
@@ -49,20 +48,16 @@ await runTask(async () => {
   console.log(`${folder}: random weights in the shapes of ${name}; calibrate on ${tokens}`);
 
   function readArguments() {
-    try {
-      return parseArgs({
-        allowPositionals: true,
-        options: {
-          "like": { type: "string" },
-          "layers": { type: "string" },
-          "samples": { type: "string" },
-          "sequence-length": { type: "string" },
-          "seed": { type: "string" },
-          "help": { type: "boolean", short: "h" },
-        },
-      });
-    } catch (error) {
-      throw usageError((error as Error).message);
-    }
+    return parseArguments(usageError, {
+      allowPositionals: true,
+      options: {
+        "like": { type: "string" },
+        "layers": { type: "string" },
+        "samples": { type: "string" },
+        "sequence-length": { type: "string" },
+        "seed": { type: "string" },
+        "help": { type: "boolean", short: "h" },
+      },
+    });
   }
 });

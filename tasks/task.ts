@@ -1,3 +1,4 @@
+import { parseArgs, type ParseArgsConfig } from "node:util";
 import { PipelineFileError, UserError } from "../pipeline/errors.ts";
 
 /**
@@ -42,6 +43,18 @@ export function startInCallersFolder(): void {
 /** Makes the errors of a task that was called in a wrong way. */
 export function usageErrors(task: string): (message: string) => PipelineFileError {
   return (message) => new PipelineFileError([{ where: `deno task ${task}`, message }]);
+}
+
+/** The arguments of a task; what is unknown or lacks a value is an error of usage. */
+export function parseArguments<Config extends ParseArgsConfig>(
+  usageError: (message: string) => PipelineFileError,
+  config: Config,
+): ReturnType<typeof parseArgs<Config>> {
+  try {
+    return parseArgs(config);
+  } catch (error) {
+    throw usageError((error as Error).message);
+  }
 }
 
 /** A whole number of at least 1 from the command line. */
