@@ -43,7 +43,7 @@ export const UPLOAD_CHUNK = 4 << 20;
 /** Bytes that are allocated at a time to find out how many there are. */
 const PROBE_CHUNK = 1 << 30;
 /** Bind groups that each kernel keeps for the next call with the same tensors. */
-const KEPT_BIND_GROUPS = 64;
+const KEPT_BIND_GROUPS = 512;
 const UNIFORM_SLOT = 256;
 const DISPATCHES_PER_SUBMIT = 64;
 /** Timestamps of a query set, two for each pass; the most that WebGPU allows. */
@@ -88,6 +88,8 @@ export class Gpu implements AsyncDisposable {
   readonly software: boolean;
   /** Lanes of a subgroup if the adapter has subgroups of one size, else 0. */
   readonly subgroupSize: number;
+  /** Whether a subgroup can wait for its own threads alone. */
+  readonly subgroupBarriers: boolean;
   #budget: number;
   /** Whether kernels may compute in f64. */
   readonly f64: boolean;
@@ -123,6 +125,7 @@ export class Gpu implements AsyncDisposable {
     const { subgroupMinSize: min, subgroupMaxSize: max } = adapter.info;
     const subgroups = device.features.has("subgroups" as GPUFeatureName);
     this.subgroupSize = subgroups && min === max ? min : 0;
+    this.subgroupBarriers = device.features.has(SUBGROUP_BARRIER);
     this.#budget = memory;
     this.f64 = device.features.has(F64);
     this.poison = poison;
@@ -660,6 +663,7 @@ interface PassTiming {
 
 const SUBGROUPS = "subgroups" as GPUFeatureName;
 const F64 = "wgpu-shader-f64" as GPUFeatureName;
+const SUBGROUP_BARRIER = "wgpu-subgroup-barrier" as GPUFeatureName;
 
 /** Asks for subgroups and f64, which Deno grants on adapters that do not list them, and does without if refused. */
 async function requestDevice(
@@ -667,7 +671,7 @@ async function requestDevice(
   requiredLimits: Record<string, number>,
 ): Promise<GPUDevice> {
   const timing = (["timestamp-query"] as const).filter((name) => adapter.features.has(name));
-  for (const features of [[SUBGROUPS, F64], [SUBGROUPS]]) {
+  for (const features of [[SUBGROUPS, SUBGROUP_BARRIER, F64], [SUBGROUPS, F64], [SUBGROUPS]]) {
     try {
       const requiredFeatures = [...features, ...timing];
       return await adapter.requestDevice({ requiredFeatures, requiredLimits });

@@ -10,7 +10,9 @@ import { gemm } from "../gpu/gemm.ts";
 import { matvec } from "../gpu/matvec.ts";
 import { countNonFinite } from "../gpu/non_finite.ts";
 import { norm } from "../gpu/norm.ts";
+import { canGroup, freeGroup, type PackedGroup, uploadPackedGroup } from "../gpu/packed_group.ts";
 import { packedProduct } from "../gpu/packed_matmul.ts";
+import { multipliesVectors, packedVectorProduct, type VectorSource } from "../gpu/packed_vector.ts";
 import {
   freePacked,
   isPackedWeight,
@@ -19,7 +21,7 @@ import {
   uploadPacked,
 } from "../gpu/packed_weight.ts";
 import { rope } from "../gpu/rope.ts";
-import { type Dtype, shapeText, type Tensor } from "../gpu/tensor.ts";
+import { type Dtype, shapeText, Tensor } from "../gpu/tensor.ts";
 import { widen } from "../gpu/widen.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Activations } from "./activations.ts";
@@ -67,6 +69,9 @@ export interface Affine<W extends Weight = Tensor> {
  * may be packed if the type says so.
  */
 export class LayerWeights<W extends Weight = Tensor> extends Map<string, Affine<W>> {
+  /** Packed linear layers that have one input, by their operation, with their biases one by one. */
+  readonly groups = new Map<Step, { group: PackedGroup; biases?: Tensor }>();
+
   /** @param layer Its number, from 0. */
   constructor(readonly layer: number) {
     super();
@@ -129,6 +134,7 @@ export class Decoder implements Disposable {
     for (const step of steps) {
       if (step.op === "norm") weights.set(step.module, await this.#norm(prefix + step.module));
       if (step.op !== "linear") continue;
+      if (options.packed && await this.#loadGroup(step, prefix, weights)) continue;
       for (const { module } of step.linears) {
         weights.set(module, await this.#affine(prefix + module, step.bias, options));
       }
@@ -160,6 +166,11 @@ export class Decoder implements Disposable {
       else gpu.free(weight);
       if (bias) gpu.free(bias);
     }
+    for (const { group, biases } of weights.groups.values()) {
+      freeGroup(gpu, group);
+      if (biases) gpu.free(biases);
+    }
+    weights.groups.clear();
     weights.clear();
   }
 
@@ -182,20 +193,13 @@ export class Decoder implements Disposable {
       stored?: boolean;
     },
   ): Promise<Affine<Weight>> {
-    const { checkpoint, quantization } = this.model;
     const bias = hasBias ? await this.#tensor(`${name}.bias`) : undefined;
-    if (!quantization || !isPacked(checkpoint, name)) {
+    if (!this.#isPacked(name)) {
       const weight = `${name}.weight`;
       return { weight: await (staysStored ? this.#matrix(weight) : this.#tensor(weight)), bias };
     }
     const { gpu } = this;
-    const cols = columnsOf(quantization, name);
-    if (cols === undefined) {
-      throw new UserError(
-        `"${this.model.name}": quantization_config lacks the columns of "${name}"`,
-      );
-    }
-    const host = unpackLinear(checkpoint, name, cols, quantization.block_size);
+    const host = this.#packedOnHost(name);
     if (staysPacked) {
       this.#checkScales(name, host);
       return { weight: await uploadPacked(gpu, host), bias };
@@ -204,6 +208,44 @@ export class Decoder implements Disposable {
     using scales = gpu.upload(host.scales, [host.scales.length]);
     using salient = gpu.upload(host.salient, [host.salient.length]);
     return { weight: await dequantize(gpu, host, bits, scales, salient), bias };
+  }
+
+  #isPacked(name: string): boolean {
+    return this.model.quantization !== undefined && isPacked(this.model.checkpoint, name);
+  }
+
+  #packedOnHost(name: string): PackedOnHost {
+    const { checkpoint, quantization } = this.model;
+    const cols = columnsOf(quantization!, name);
+    if (cols === undefined) {
+      throw new UserError(
+        `"${this.model.name}": quantization_config lacks the columns of "${name}"`,
+      );
+    }
+    return unpackLinear(checkpoint, name, cols, quantization!.block_size);
+  }
+
+  /** Loads the linear layers of an operation as a group, if they and the adapter are suited for it. */
+  async #loadGroup(
+    step: Step & { op: "linear" },
+    prefix: string,
+    weights: LayerWeights<Weight>,
+  ): Promise<boolean> {
+    const { gpu } = this;
+    const names = step.linears.map(({ module }) => prefix + module);
+    if (gpu.software || !names.every((name) => this.#isPacked(name))) return false;
+    const hosts = names.map((name) => this.#packedOnHost(name));
+    if (!multipliesVectors(gpu, hosts[0]) || !canGroup(hosts)) return false;
+    hosts.forEach((host, i) => this.#checkScales(names[i], host));
+    const group = await uploadPackedGroup(gpu, hosts);
+    const biases = step.bias ? gpu.zeros([1, group.rows]) : undefined;
+    weights.groups.set(step, { group, biases });
+    for (const [i, { module }] of step.linears.entries()) {
+      const bias = step.bias ? await this.#tensor(`${names[i]}.bias`) : undefined;
+      if (bias) gpu.copy(bias, biases!.view(group.starts[i], bias.shape));
+      weights.set(module, { weight: group.weights[i], bias });
+    }
+    return true;
   }
 
   /** A matrix as it is stored, checked. */
@@ -502,6 +544,9 @@ export class Decoder implements Disposable {
     to = this.architecture.steps.length,
   ): Promise<void> {
     const { steps } = this.architecture;
+    if (typeof window !== "number" && weights.groups.size > 0 && tokensOf(registers) === 1) {
+      return await this.#runToken(weights, registers, window);
+    }
     for (let i = from; i < to; i++) {
       const results = await this.#step(steps[i], weights, registers, window);
       for (const [register, tensor] of results) {
@@ -515,6 +560,81 @@ export class Decoder implements Disposable {
         this.gpu.free(tensor);
       }
     }
+  }
+
+  /**
+   * All operations of a layer over the registers of one token. Packed linear layers of one input are
+   * one dispatch, together with the RMS norm or activation function before them.
+   */
+  async #runToken(
+    weights: LayerWeights<Weight>,
+    registers: Registers,
+    cache: KeyValueCache,
+  ): Promise<void> {
+    const { gpu } = this;
+    const { steps } = this.architecture;
+    const outputs: Tensor[] = []; // of groups; registers are views of them
+    for (let i = 0; i < steps.length; i++) {
+      const source = this.#sourceAt(i, weights, registers);
+      const step = source ? steps[++i] : steps[i];
+      const known = weights.groups.get(step);
+      let results: [string, Tensor][];
+      if (step.op === "linear" && known) {
+        const residual = step.residual && registers.get(step.residual);
+        const { x, ...made } = source ?? { x: registers.get(step.from)! };
+        const addends = { bias: known.biases, residual: residual || undefined };
+        const y = await packedVectorProduct(gpu, x, known.group, { ...made, ...addends });
+        outputs.push(y);
+        results = step.linears.map(({ to }, n) => {
+          const { rows } = known.group.weights[n];
+          return [to, y.view(known.group.starts[n], [1, rows])];
+        });
+      } else results = await this.#step(step, weights, registers, cache);
+      for (const [register, tensor] of results) {
+        const before = registers.get(register);
+        registers.set(register, tensor);
+        if (before) gpu.free(before);
+      }
+      for (const [register, tensor] of registers) {
+        if (isRead(steps, register, i + 1)) continue;
+        registers.delete(register);
+        gpu.free(tensor);
+      }
+    }
+    // What the layer gives is one layer's output from its first row on: it becomes the register's own.
+    const hidden = registers.get("hidden")!;
+    const owner = outputs.find(({ buffer }) => buffer === hidden.buffer);
+    if (owner) registers.set("hidden", owner);
+    gpu.free(...outputs.filter((output) => output !== owner));
+  }
+
+  /**
+   * What a group multiplies in place of its input, if operation i makes that input, nothing else reads
+   * it, and the group can make it on the way.
+   */
+  #sourceAt(
+    i: number,
+    weights: LayerWeights<Weight>,
+    registers: Registers,
+  ): { x: Tensor; source: VectorSource } | undefined {
+    const { steps, norm, normEpsilon: epsilon } = this.architecture;
+    const [step, next] = [steps[i], steps[i + 1]];
+    if (next?.op !== "linear" || !weights.groups.has(next)) return undefined;
+    if (step.op !== "norm" && step.op !== "activation") return undefined;
+    if (step.to !== next.from || isRead(steps, step.to, i + 2)) return undefined;
+    const x = registers.get(step.from)!;
+    if (step.op === "norm") {
+      if (norm !== "rms" || step.heads) return undefined;
+      const { weight } = weights.get(step.module) as Affine; // norms are not packed
+      return { x, source: { op: "rms", weight, epsilon } };
+    }
+    const { name } = step;
+    if (!step.up) return { x, source: { op: "activation", name } };
+    const half = registers.get(step.up)!;
+    if (half.buffer !== x.buffer || half.offset < x.offset) return undefined;
+    const up = (half.offset - x.offset) / 4;
+    const both = new Tensor(this.gpu, x.buffer, [1, up + half.size], "f32", x.offset, false);
+    return { x: both, source: { op: "activation", name, up } };
   }
 
   async #step(
@@ -579,6 +699,7 @@ export class Decoder implements Disposable {
     const { gpu } = this;
     const { heads, keyValueHeads, headDim, rotary, slidingWindows } = this.architecture;
     const [tokens] = q.shape;
+    if (q.buffer === k.buffer) q = gpu.clone(q); // TEMPORARY
     const start = cache.length;
     const { keys, values } = cache.layers[layer];
     const table = rotary && this.#ropeTable(cache.capacity);
@@ -803,6 +924,10 @@ function bf16Round(value: number): number {
   const [bits] = new Uint32Array(Float32Array.of(value).buffer);
   const rounded = bits + 0x7fff + ((bits >>> 16) & 1) & 0xffff0000;
   return new Float32Array(Uint32Array.of(rounded).buffer)[0];
+}
+
+function tokensOf(registers: Registers): number {
+  return registers.values().next().value!.shape[0];
 }
 
 /** `[rows, cols]` of a linear layer, `[width]` of a norm. */
