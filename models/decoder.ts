@@ -486,6 +486,12 @@ export class Decoder implements Disposable {
   ): Promise<void> {
     const { gpu } = this;
     const rows = ids.map((ids) => gpu.upload(ids, [ids.length]));
+    const keptTable = this.#keptTables.get(name); // checked
+    if (keptTable) {
+      for (const [i, batch] of rows.entries()) await keptTable.lookUp(batch, out[i], accumulate);
+      gpu.free(...rows);
+      return;
+    }
     const isWanted = (first: number, count: number) =>
       ids.some((batch) => batch.some((id) => id >= first && id < first + count));
     await this.#parts(name, shape, "stored", async (part, first) => {
@@ -826,11 +832,16 @@ export class Decoder implements Disposable {
   /** Logits of every token, f32 `[tokens, vocabulary]`, owned by the caller; for short texts. */
   async logits(hidden: Tensor): Promise<Tensor> {
     const { gpu } = this;
-    const { vocabularySize } = this.architecture;
+    const { names, vocabularySize } = this.architecture;
     using x = await this.finish(hidden);
     const [tokens, width] = x.shape;
     const logits = gpu.empty([tokens, vocabularySize]);
     if (tokens === 1) {
+      const keptTable = this.#keptTables.get(`${names.head ?? names.embedding}.weight`); // checked
+      if (keptTable) {
+        await keptTable.multiply(x, logits);
+        return logits;
+      }
       await this.#headParts("stored", async (weight, start) => {
         await matvec(gpu, { x, weight, out: logits, start });
       });

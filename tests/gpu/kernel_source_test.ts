@@ -14,6 +14,7 @@ import { tileKernel, tileKernelBytes, tileName, tileThreads } from "../../gpu/ge
 import { uniform } from "../../gpu/kernel.ts";
 import { matvecKernel } from "../../gpu/matvec_source.ts";
 import { withReduction } from "../../gpu/reduction.ts";
+import { tableMatvecKernel } from "../../gpu/table_matvec_source.ts";
 import { openAsHardware, openGpu } from "./open_gpu.ts";
 
 const gpu = await openGpu();
@@ -102,6 +103,16 @@ const GENERATED: [name: string, source: string][] = [
       [true, false].map((useSubgroup): [string, string] => [
         `matvecKernel of ${dtype}${aligned ? "" : ", any"}${useSubgroup ? ", a subgroup" : ""}`,
         matvecKernel(dtype, 32, useSubgroup, aligned),
+      ])
+    )
+  ),
+  ...([8, 4] as const).flatMap((bits) =>
+    [true, false].flatMap((aligned) =>
+      [true, false].map((useSubgroup): [string, string] => [
+        `tableMatvecKernel of ${bits} bits${aligned ? "" : ", any"}${
+          useSubgroup ? ", a subgroup" : ""
+        }`,
+        tableMatvecKernel({ bits, group: 8 * bits }, 32, useSubgroup, aligned),
       ])
     )
   ),
