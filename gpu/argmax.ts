@@ -11,12 +11,14 @@ export const NOT_FINITE = 0xffff_ffff;
  * The index of the greatest entry of each row; the least index where several are greatest.
  *
  * @param x f32 `[rows, cols]`, fewer than 2^24 columns.
- * @returns u32 `[rows]`, {@link NOT_FINITE} for rows with NaN or infinities; owned by the caller.
+ * @param out Receives the indices, u32 `[rows]`.
+ * @returns `out` or, without it, a tensor of the caller's: {@link NOT_FINITE} for rows with NaN or
+ *   infinities.
  */
-export async function argmax(gpu: Gpu, x: Tensor): Promise<Tensor> {
+export async function argmax(gpu: Gpu, x: Tensor, out?: Tensor): Promise<Tensor> {
   const [rows, cols] = x.shape;
   const kernel = await gpu.kernel(withReduction(gpu, { name: "argmax", source }));
-  const out = gpu.empty([rows], "u32");
+  out ??= gpu.empty([rows], "u32");
   kernel.dispatch({ params: uniform([cols]), tensors: [x, out], workgroups: [rows, 1] });
   return out;
 }

@@ -87,6 +87,8 @@ export class Decoder implements Disposable {
   readonly #ropeFrequencies: "f32" | "f16" | "bf16";
   /** (cos, sin) for the longest window so far. */
   #longestRopeTable?: Tensor;
+  /** The id 0, u32 `[1]`. */
+  #rowZero?: Tensor;
   /** Names of tensors outside the layers that were found to be finite. */
   readonly #finite = new Set<string>();
   /** Tensors that {@link prefetchLayer} has brought to the GPU, as they are stored. */
@@ -459,6 +461,50 @@ export class Decoder implements Disposable {
       await this.#lookUp(`${name}.weight`, [maxLength + offset, hiddenSize], rows, hidden, true);
     }
     return hidden;
+  }
+
+  /**
+   * The input of the first decoder layer for one token whose id the GPU knows, after
+   * {@link keepEnds}.
+   *
+   * @param id u32 `[1]`. What an id that is not in the vocabulary gives means nothing.
+   * @returns f32 `[1, hidden]`, owned by the caller.
+   */
+  async embedToken(id: Tensor, position: number): Promise<Tensor> {
+    const { gpu } = this;
+    const { names, hiddenSize, embeddingSize } = this.architecture;
+    let hidden = gpu.empty([1, embeddingSize]);
+    await this.#lookUpKept(`${names.embedding}.weight`, id, hidden);
+    if (names.projectIn) {
+      using narrow = hidden;
+      hidden = await this.#project(narrow, names.projectIn, [hiddenSize, embeddingSize]);
+    }
+    if (names.positions) {
+      // Row 0 of what begins at the position's row.
+      this.#rowZero ??= gpu.zeros([1], "u32");
+      const { name, offset } = names.positions;
+      await this.#lookUpKept(`${name}.weight`, this.#rowZero, hidden, position + offset);
+    }
+    return hidden;
+  }
+
+  /**
+   * Looks an id up in a matrix that is kept.
+   *
+   * @param from The row that id 0 means; what is found is added to `out` if given.
+   */
+  async #lookUpKept(name: string, id: Tensor, out: Tensor, from?: number): Promise<void> {
+    const accumulate = from !== undefined;
+    const table = this.#keptTables.get(name);
+    if (table) return await table.lookUp(id, out, accumulate, from);
+    const kept = this.#kept.get(name);
+    if (!kept) throw new Error(`"${name}" is not on the GPU`);
+    const [rows, cols] = kept.shape;
+    const most = Math.floor(this.gpu.maxBinding / (kept.bytes / rows) / 256) * 256; // views begin at multiples
+    for (let first = 0; first < rows; first += most) {
+      const part = kept.view(first * cols, [Math.min(most, rows - first), cols]);
+      await embed(this.gpu, id, part, first - (from ?? 0), out, accumulate);
+    }
   }
 
   /** Embeds batches and keeps them as what enters the first layer; see {@link embed}. */
@@ -921,6 +967,8 @@ export class Decoder implements Disposable {
     gpu.free(...this.#prefetched.values(), ...this.#kept.values());
     if (this.#longestRopeTable) gpu.free(this.#longestRopeTable);
     this.#longestRopeTable = undefined;
+    if (this.#rowZero) gpu.free(this.#rowZero);
+    this.#rowZero = undefined;
     this.#prefetched.clear();
     this.#kept.clear();
     for (const table of this.#keptTables.values()) table[Symbol.dispose]();

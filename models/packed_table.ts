@@ -237,9 +237,9 @@ export class GpuTable implements Disposable {
    * @param ids Rows, u32 `[tokens]`.
    * @param out Receives the rows, or has them added, f32 `[tokens, cols]`.
    */
-  async lookUp(ids: Tensor, out: Tensor, accumulate: boolean): Promise<void> {
+  async lookUp(ids: Tensor, out: Tensor, accumulate: boolean, from = 0): Promise<void> {
     for (const { first, layout, codes, scales } of this.#parts()) {
-      await embedTable(ids.gpu, ids, layout, codes, scales, out, accumulate, first);
+      await embedTable(ids.gpu, ids, layout, codes, scales, out, accumulate, first - from);
     }
   }
 
