@@ -1,7 +1,7 @@
 import { activation } from "../gpu/activation.ts";
 import { appendCache } from "../gpu/append_cache.ts";
 import { attention } from "../gpu/attention.ts";
-import { attentionDecode } from "../gpu/attention_decode.ts";
+import { attendAndAppend, attentionDecode } from "../gpu/attention_decode.ts";
 import { crossEntropy } from "../gpu/cross_entropy.ts";
 import { dequantize } from "../gpu/dequantize.ts";
 import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
@@ -755,8 +755,10 @@ export class Decoder implements Disposable {
     const start = cache.length;
     const { keys, values } = cache.layers[layer];
     const table = rotary && this.#ropeTable(cache.capacity);
+    const slidingWindow = slidingWindows[layer];
     const append = { q, k, v, keys, values, heads, keyValueHeads, headDim, start };
-    if (start === 0 && tokens > 1) { // a window of its own
+    if (tokens === 1) return await attendAndAppend(gpu, { ...append, table, slidingWindow });
+    if (start === 0) { // a window of its own
       if (table) {
         await rope(gpu, q, table, heads);
         await rope(gpu, k, table, keyValueHeads);
@@ -765,7 +767,6 @@ export class Decoder implements Disposable {
       return await this.#attention(q, k, v, layer, tokens);
     }
     await appendCache(gpu, { ...append, table });
-    const slidingWindow = slidingWindows[layer];
     const shape = { heads, keyValueHeads, headDim, start, slidingWindow };
     return await attentionDecode(gpu, q, keys, values, shape);
   }

@@ -93,10 +93,21 @@ const GENERATED: [name: string, source: string][] = [
     attentionKernel(headDim, 32, headDim % 16 === 0),
   ]),
   ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
-    (["f32", "f16"] as const).map((dtype): [string, string] => [
-      `attentionDecodeKernel for heads of ${headDim} in ${dtype}`,
-      withSums("attention_decode", attentionDecodeKernel(headDim, LANES, dtype)),
-    ])
+    (["f32", "f16"] as const).flatMap((dtype) =>
+      ([undefined, "unturned", "turned"] as const)
+        .filter((append) => append !== "turned" || headDim % 2 === 0)
+        .flatMap((append) =>
+          [1, 4].map((together): [string, string] => [
+            `attentionDecodeKernel for heads of ${headDim} in ${dtype}, ${together} threads a key${
+              append ? `, ${append}` : ""
+            }`,
+            withSums(
+              "attention_decode",
+              attentionDecodeKernel({ headDim, dtype, lanes: LANES, keys: 512, together, append }),
+            ),
+          ])
+        )
+    )
   ),
   ...(["f32", "f16", "bf16"] as const).flatMap((dtype) =>
     [true, false].flatMap((aligned) =>
