@@ -751,7 +751,6 @@ export class Decoder implements Disposable {
     const { gpu } = this;
     const { heads, keyValueHeads, headDim, rotary, slidingWindows } = this.architecture;
     const [tokens] = q.shape;
-    using copy = q.buffer === k.buffer ? gpu.clone(q) : q.view(0, q.shape); q = copy;
     const start = cache.length;
     const { keys, values } = cache.layers[layer];
     const table = rotary && this.#ropeTable(cache.capacity);
