@@ -94,25 +94,27 @@ async function attend(
   append?: AttentionDecodeForm["append"],
 ): Promise<Tensor> {
   const [tokens] = q.shape;
-  const positions = start + tokens;
-  const seen = Math.min(positions, slidingWindow);
+  const seenAt = (steps: number) => Math.min(start + steps + tokens, slidingWindow);
+  const seen = seenAt(0);
   const form = formFor(gpu, headDim, keys.dtype as CacheDtype, append);
   const splits = splitsFor(gpu, form.keys, seen, heads * tokens);
   const kernel = await kernelFor(gpu, form);
   const out = gpu.empty(q.shape);
   const stride = 4 * cacheVectors(headDim) + 2;
   const target = splits === 1 ? out : gpu.empty([tokens, heads, splits, stride]);
+  const params = (steps: number) => {
+    const seen = seenAt(steps);
+    if (splitsFor(gpu, form.keys, seen, heads * tokens) !== splits) return undefined;
+    return uniform(
+      [start + steps, heads, keyValueHeads, seen, splits, Math.ceil(seen / splits)],
+      [1 / Math.sqrt(headDim)],
+    );
+  };
   kernel.dispatch({
-    params: uniform([
-      start,
-      heads,
-      keyValueHeads,
-      Math.min(slidingWindow, positions),
-      splits,
-      Math.ceil(seen / splits),
-    ], [1 / Math.sqrt(headDim)]),
+    params: params(0),
     tensors: [q, ...fresh, keys, values, target],
     workgroups: [heads, splits, tokens],
+    later: params,
   });
   if (target !== out) {
     const join = await gpu.kernel({ name: "attention_combine", source: combine });

@@ -14,6 +14,7 @@ import type { Tensor } from "./tensor.ts";
  * @param out Receives the rows, f32 `[tokens, cols]`; ids outside the part are left alone.
  * @param accumulate Adds to `out` instead.
  * @param first The id of the first row of the part.
+ * @param moves See embed().
  */
 export async function embedTable(
   gpu: Gpu,
@@ -24,13 +25,17 @@ export async function embedTable(
   out: Tensor,
   accumulate = false,
   first = 0,
+  moves = false,
 ): Promise<void> {
   const { rows, cols, bits, group } = layout;
   const constants = { BITS: bits, GROUP: group, ACCUMULATE: Number(accumulate) };
   const kernel = await gpu.kernel({ name: "embed_table", source, constants });
+  const params = (steps: number) =>
+    uniform([rows, cols, tableRowBytes(layout), tableGroups(layout), first - steps]);
   kernel.dispatch({
-    params: uniform([rows, cols, tableRowBytes(layout), tableGroups(layout), first]),
+    params: params(0),
     tensors: [ids, codes, scales, out],
     workgroups: [Math.ceil(cols / 64), ids.size],
+    later: moves ? params : undefined,
   });
 }

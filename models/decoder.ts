@@ -503,7 +503,7 @@ export class Decoder implements Disposable {
     const most = Math.floor(this.gpu.maxBinding / (kept.bytes / rows) / 256) * 256; // views begin at multiples
     for (let first = 0; first < rows; first += most) {
       const part = kept.view(first * cols, [Math.min(most, rows - first), cols]);
-      await embed(this.gpu, id, part, first - (from ?? 0), out, accumulate);
+      await embed(this.gpu, id, part, first - (from ?? 0), out, accumulate, accumulate);
     }
   }
 

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { setImmediate, setTimeout } from "node:timers/promises";
 import { argmax, NOT_FINITE } from "../gpu/argmax.ts";
 import type { CacheDtype } from "../gpu/attention_decode.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu, Recording } from "../gpu/device.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { bytesText } from "../pipeline/units.ts";
@@ -276,6 +276,7 @@ export async function* generate(
     if (end.tokens === 0) end.promptSeconds = seconds;
     else end.seconds += seconds;
     for (const id of ids) {
+      if (signal?.aborted) return end;
       text.push(id);
       end.tokens++;
       const reason = stopIds.has(id)
@@ -342,20 +343,21 @@ class SampledSteps implements Steps {
 const GREEDY_MS = 40;
 /** Tokens that are queued at most before they are read. */
 const GREEDY_TOKENS = 32;
-/** Elements from one token id to the next: kernels can bind each. */
-const ID_STRIDE = 64;
 
 /**
  * The most likely tokens. Each is found on the GPU, which goes on with it at once; the host reads some
- * together and need not wait for each.
+ * together and need not wait for each. A step is recorded and then replayed, as it differs from the
+ * one before in the position only.
  */
 class GreedySteps implements Steps {
+  /** The last token, and behind it the latest ones, in turn. */
   readonly #ids: Tensor;
   #prompt?: Int32Array;
-  /** Where the last token lies. */
-  #last = 0;
+  /** Tokens so far. */
+  #count = 0;
   /** Milliseconds that a token took. */
   #pace = Infinity;
+  #recorded?: { recording: Recording; count: number };
 
   constructor(
     readonly model: ResidentModel,
@@ -364,40 +366,67 @@ class GreedySteps implements Steps {
     readonly signal?: AbortSignal,
   ) {
     this.#prompt = prompt;
-    this.#ids = model.decoder.gpu.empty([GREEDY_TOKENS * ID_STRIDE], "u32");
+    this.#ids = model.decoder.gpu.empty([1 + GREEDY_TOKENS], "u32");
   }
 
   async next(most: number): Promise<number[]> {
-    const { model, cache, signal } = this;
-    const { gpu } = model.decoder;
+    const { model: { decoder: { gpu } } } = this;
     const start = performance.now();
-    const wanted = Math.max(1, Math.min(GREEDY_TOKENS, most, Math.floor(GREEDY_MS / this.#pace)));
+    const before = this.#count;
     const prompt = this.#prompt;
-    const count = prompt ? 1 : wanted;
-    for (let i = 0; i < count; i++) {
-      using logits = await (prompt
-        ? model.logits(prompt, cache, signal)
-        : model.logitsAfter(this.#at(this.#last), cache));
-      if (!logits) {
-        return [];
-      }
-      await argmax(gpu, logits, this.#at(i));
-      this.#last = i;
+    if (prompt) {
+      this.#prompt = undefined;
+      using logits = await this.model.logits(prompt, this.cache, this.signal);
+      if (!logits) return [];
+      await this.#choose(logits);
+      this.#count++;
+    } else {
+      const wanted = Math.min(GREEDY_TOKENS, most, Math.floor(GREEDY_MS / this.#pace));
+      while (this.#count < before + Math.max(1, wanted)) await this.#step();
     }
-    const all = await gpu.read(this.#ids.view(0, [count * ID_STRIDE]), "u32");
-    const ids = Array.from({ length: count }, (_, i) => all[i * ID_STRIDE]);
-    if (ids.includes(NOT_FINITE)) refuseNonFinite(model);
+    const all = await gpu.read(this.#ids, "u32");
+    const count = this.#count - before;
+    const ids = Array.from({ length: count }, (_, i) => all[this.#slot(before + i)]);
+    if (ids.includes(NOT_FINITE)) refuseNonFinite(this.model);
     if (prompt) gpu.trim(); // activations of the whole prompt
     else this.#pace = (performance.now() - start) / count;
-    this.#prompt = undefined;
     return ids;
   }
 
-  #at(i: number): Tensor {
-    return this.#ids.view(i * ID_STRIDE, [1]);
+  async #step(): Promise<void> {
+    const { model, cache } = this;
+    const { gpu } = model.decoder;
+    const recorded = this.#recorded;
+    if (recorded && gpu.replay(recorded.recording, this.#count - recorded.count)) {
+      cache.length++;
+    } else {
+      this.#forget();
+      const recording = await gpu.record(async () => {
+        using logits = await model.logitsAfter(this.#ids.view(0, [1]), cache);
+        await this.#choose(logits);
+      });
+      this.#recorded = { recording, count: this.#count };
+    }
+    this.#count++;
+  }
+
+  async #choose(logits: Tensor): Promise<void> {
+    const count = this.#count;
+    const { gpu } = this.model.decoder;
+    await argmax(gpu, logits, this.#ids, (steps) => this.#slot(count + steps));
+  }
+
+  #slot(count: number): number {
+    return 1 + count % GREEDY_TOKENS;
+  }
+
+  #forget(): void {
+    if (this.#recorded) this.model.decoder.gpu.release(this.#recorded.recording);
+    this.#recorded = undefined;
   }
 
   [Symbol.dispose](): void {
+    this.#forget();
     this.model.decoder.gpu.free(this.#ids);
   }
 }

@@ -236,10 +236,22 @@ export class GpuTable implements Disposable {
    *
    * @param ids Rows, u32 `[tokens]`.
    * @param out Receives the rows, or has them added, f32 `[tokens, cols]`.
+   * @param from The row that id 0 means, for positions.
    */
-  async lookUp(ids: Tensor, out: Tensor, accumulate: boolean, from = 0): Promise<void> {
+  async lookUp(ids: Tensor, out: Tensor, accumulate: boolean, from?: number): Promise<void> {
+    const moves = from !== undefined;
     for (const { first, layout, codes, scales } of this.#parts()) {
-      await embedTable(ids.gpu, ids, layout, codes, scales, out, accumulate, first - from);
+      await embedTable(
+        ids.gpu,
+        ids,
+        layout,
+        codes,
+        scales,
+        out,
+        accumulate,
+        first - (from ?? 0),
+        moves,
+      );
     }
   }
 

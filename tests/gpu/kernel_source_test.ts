@@ -3,6 +3,7 @@
  * `deno test -A tests/gpu/kernel_source_test.ts -- --print`
  */
 import assert from "node:assert/strict";
+import { argmaxKernel } from "../../gpu/argmax_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/attention_broadcast_source.ts";
 import { attentionDecodeKernel } from "../../gpu/attention_decode_source.ts";
 import { attentionKernel } from "../../gpu/attention_source.ts";
@@ -117,6 +118,10 @@ const GENERATED: [name: string, source: string][] = [
       ])
     )
   ),
+  ...[true, false].map((aligned): [string, string] => [
+    `argmaxKernel${aligned ? "" : ", any"}`,
+    withSums("argmax", argmaxKernel(LANES, aligned)),
+  ]),
   ...([8, 4] as const).flatMap((bits) =>
     [true, false].flatMap((aligned) =>
       [true, false].map((useSubgroup): [string, string] => [
