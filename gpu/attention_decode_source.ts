@@ -81,9 +81,9 @@ export function attentionDecodeKernel(form: AttentionDecodeForm): string {
     four("query_entry", `(token * p.heads + head) * ${headDim}u`)
   };`;
   const bring = (what: "key" | "value") =>
-    `let stored = narrow(${four(`${what}_entry`, `key_value_head * ${headDim}u`)});
-      new_${what}[d] = widen(stored);
-      if (writes) { ${what}s[row_of(p.start, key_value_head) + d] = stored; }`;
+    `let four = rounded(${four(`${what}_entry`, `key_value_head * ${headDim}u`)});
+      new_${what}[d] = four;
+      if (writes) { ${what}s[row_of(p.start, key_value_head) + d] = narrow(four); }`;
   const load = append
     ? `let fresh = select(0xffffffffu, count - 1u, count > 0u && first + count == end); // of the new token
   let writes = head % (p.heads / p.key_value_heads) == 0u;
@@ -145,13 +145,21 @@ ${
       : "fn widen(w: vec4f) -> vec4f { return w; }"
   }
 ${
-    !append ? "" : half
-      ? `// What f16 cannot hold becomes its greatest value.
-fn narrow(w: vec4f) -> vec2u {
-  let c = clamp(w, vec4f(-65504.0), vec4f(65504.0));
-  return vec2u(pack2x16float(c.xy), pack2x16float(c.zw));
-}`
-      : "fn narrow(w: vec4f) -> vec4f { return w; }"
+    !append
+      ? ""
+      : half
+      ? `// The nearest f16 (ties to even), the greatest one for what is greater. By integer arithmetic: a
+// driver may take the packing of a f16 and its unpacking for nothing at all.
+fn rounded(w: vec4f) -> vec4f {
+  let v = clamp(w, vec4f(-65504.0), vec4f(65504.0));
+  let b = bitcast<vec4u>(v);
+  let normal = bitcast<vec4f>((b + 0xfffu + ((b >> vec4u(13u)) & vec4u(1u))) & vec4u(0xffffe000u));
+  let subnormal = round(v * 16777216.0) / 16777216.0; // steps of 2^-24
+  return select(normal, subnormal, abs(v) < vec4f(6.1035156e-5));
+}
+fn narrow(w: vec4f) -> vec2u { return vec2u(pack2x16float(w.xy), pack2x16float(w.zw)); }`
+      : `fn rounded(w: vec4f) -> vec4f { return w; }
+fn narrow(w: vec4f) -> vec4f { return w; }`
   }
 fn row_of(position: u32, head: u32) -> u32 {
   return (position * p.key_value_heads + head) * ${vectors}u;
