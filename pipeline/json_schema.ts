@@ -30,6 +30,9 @@ export const pipelineFields = z.strictObject({
     ),
   }).default({ adapter: "auto" }).describe("where the kernels run"),
   stages: z.array(z.unknown()).min(1).describe("the stages to run, in this order"),
+  matrix: z.unknown().optional().describe(
+    "makes the file a grid: lists of values, a cell for each combination of them",
+  ),
 });
 
 /** The JSON Schema of what a user writes for a zod schema: a key with a default is not required. */
