@@ -42,6 +42,10 @@ function lineOf(event: RunEvent): string | undefined {
     case "already-done":
       return `Nothing to do: ${event.output} holds this run, finished, with the same options and ` +
         `inputs (--overwrite runs it again)`;
+    case "cell":
+      return `\nCell ${event.index}/${event.cells}  ${event.cell}`;
+    case "cell-failed":
+      return `Failed: ${event.error}`;
     case "end":
       return `Done in ${timeText(event.seconds)}: ${event.output}`;
     default:
