@@ -103,13 +103,11 @@ export async function loadGrid<S extends StageDeclaration>(
   }
   // What no cell has a use for is a mistake; the first cell says which.
   const unused = others.filter((set) => !used.has(set));
-  if (unused.length > 0) {
-    const source = await openSource();
-    await applyCell(source, cells[0], output, load);
-    await applySets(source, unused, load);
-    problems.add(cells[0].name, source.problems);
-  }
-  throwSorted(problems.all());
+  const first = await openSource();
+  await applyCell(first, cells[0], output, load);
+  const before = first.problems.length;
+  await applySets(first, unused, load);
+  throwSorted([...problems.all(), ...first.problems.slice(before)]);
   return grid;
 }
 

@@ -244,7 +244,7 @@ class MatrixReader {
       return `Key "${name}" in ${title} must be a path such as "stages.calibrate.samples"`;
     }
     if (isTaken(first)) return `"${first}" cannot vary: every cell has the grid's own`;
-    const known = [...VARIABLE_KEYS, ...others];
+    const known = [...new Set([...VARIABLE_KEYS, ...others])];
     // Of a path it is the first word that is wrong.
     const text = `Unknown key "${name}" in ${title}${hint(first, known, "known keys")}`;
     return title === "matrix" && !name.includes(".")
