@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { didYouMean } from "./did_you_mean.ts";
 import { PipelineFileError, UserError } from "./errors.ts";
@@ -63,7 +63,7 @@ async function runCell(
   const started = new Date().toISOString();
   try {
     // What an earlier attempt said holds no longer, whatever ends this one.
-    rmSync(path, { force: true });
+    if (existsSync(path)) rmSync(path);
     const run = await runPipeline(config, options);
     const times = { started: run.started, finished: run.finished! };
     const record: CellRecord = { ...own, status: "done", ...times };
@@ -118,10 +118,12 @@ export function chooseCell<Cell extends { name: string }>(
   }
   const cell = cells.find(({ name }) => name === argument);
   if (cell) return cell;
-  const guess = didYouMean(argument, cells.map(({ name }) => name));
-  const meant = guess === undefined ? "" : `; did you mean "${guess}"?`;
-  throw fail(
-    `The grid has no cell "${argument}"${meant || "; --check prints them"}` +
-      (/^\d+$/.test(argument) ? `, one by number is --cell ${argument}/${cells.length}` : ""),
-  );
+  const guess = /^\d+$/.test(argument)
+    ? undefined
+    : didYouMean(argument, cells.map(({ name }) => name));
+  const rest = guess !== undefined ? `; did you mean "${guess}"?` : "; --check prints them";
+  const byNumber = /^\d+$/.test(argument)
+    ? `; a cell by its number is ${argument}/${cells.length}`
+    : "";
+  throw fail(`The grid has no cell "${argument}"${rest}${byNumber}`);
 }
