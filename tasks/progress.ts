@@ -59,6 +59,11 @@ class Pace {
   #start = 0;
   #first = 0;
 
+  /** The next of what is in progress is slower or faster, though it be called the same. */
+  reset(): void {
+    this.#key = "";
+  }
+
   left(key: string, done: number, total: number): number | undefined {
     if (key !== this.#key) {
       [this.#key, this.#start, this.#first] = [key, performance.now(), done];
@@ -73,6 +78,7 @@ function bar(): Report {
   const pace = new Pace();
   const write = (text: string) => Deno.stdout.writeSync(encoder.encode(text));
   return (event) => {
+    if (event.type === "cell") pace.reset();
     if (event.type === "progress") {
       const { stage, done, total, text, detail } = event;
       const left = pace.left(stage + total + (stage === "layers" ? "" : text), done, total);
@@ -103,6 +109,10 @@ function lines(): Report {
   const pace = new Pace();
   let last = "";
   return (event) => {
+    if (event.type === "cell") {
+      pace.reset();
+      last = "";
+    }
     if (event.type === "progress") {
       const { stage, done, total, text, detail } = event;
       const key = stage + (stage === "layers" ? "" : text);
