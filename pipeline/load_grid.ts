@@ -6,6 +6,7 @@ import {
   importDefault,
   lacksStage,
   type LoadOptions,
+  loadPipeline,
   type PipelineConfig,
   setValue,
   type StageDeclaration,
@@ -63,18 +64,12 @@ export async function loadGrid<S extends StageDeclaration>(
     return source;
   };
   const base = await openSource();
+  if (!base.has(["matrix"])) {
+    return gridOfOne(await loadPipeline(path, { stages, sets, importStage }));
+  }
   base.throwProblems();
   const { name, output = `out/${name}`, matrix } = base.value();
   const others = sets.filter((set) => !isCommon(set));
-  if (!base.has(["matrix"])) {
-    await applySets(base, others, load);
-    const config = await checkPipeline(base, stages, load);
-    const cell = { name: config.name, index: 1, values: {} };
-    const inside = { ...config, output: join(config.output, config.name) };
-    const { output } = config;
-    return { file: path, name, output, hasMatrix: false, cells: [{ ...cell, config: inside }] };
-  }
-
   const { cells, issues } = matrixCells(matrix);
   base.reportAll(issues, []);
   for (const set of others) reportVaried(base, set, cells);
@@ -109,6 +104,12 @@ export async function loadGrid<S extends StageDeclaration>(
   await applySets(first, unused, load);
   throwSorted([...problems.all(), ...first.problems.slice(before)]);
   return grid;
+}
+
+function gridOfOne<S extends StageDeclaration>(config: PipelineConfig<S>): Grid<S> {
+  const { file, name, output } = config;
+  const cell = { name, index: 1, values: {}, config: { ...config, output: join(output, name) } };
+  return { file, name, output, hasMatrix: false, cells: [cell] };
 }
 
 /** The keys of the path of an override. */

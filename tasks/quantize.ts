@@ -1,4 +1,4 @@
-import { loadPipeline, type PipelineConfig } from "../pipeline/config.ts";
+import type { PipelineConfig } from "../pipeline/config.ts";
 import { PipelineFileError, UserError } from "../pipeline/errors.ts";
 import { chooseCell, runGrid } from "../pipeline/grid.ts";
 import { type Grid, type GridCell, loadGrid } from "../pipeline/load_grid.ts";
@@ -46,8 +46,7 @@ await runTask(async (signal) => {
   }
   startInCallersFolder();
   const [file] = positionals;
-  const options = { stages: STAGES, sets: values.set };
-  const grid = await loadGrid(file, options);
+  const grid = await loadGrid(file, { stages: STAGES, sets: values.set });
   const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
   const report = values.json ? showJson() : showProgress();
   const runOptions = { report, signal, overwrite: values.overwrite };
@@ -56,7 +55,7 @@ await runTask(async (signal) => {
     else await quantizeCells(grid, cells, values.json, runOptions);
     return;
   }
-  const config = await loadPipeline(file, options);
+  const config = { ...grid.cells[0].config, output: grid.output };
   if (values.check) {
     console.log(values.json ? JSON.stringify(planOf(config)) : planText(config));
     return;
@@ -92,8 +91,9 @@ async function quantizeCells(
   options: RunOptions,
 ): Promise<void> {
   const results = await runGrid(grid, options, cells);
+  const [{ run }] = results;
   if (json) results.forEach((result) => console.log(JSON.stringify({ type: "result", ...result })));
-  else console.log(`\n${resultsText(results)}`);
+  else console.log(results.length === 1 && run ? summary(run) : `\n${resultsText(results)}`);
   const failed = results.filter(({ record }) => record.status === "failed");
   if (failed.length === 0) return;
   const what = results.length === 1 ? "The cell" : `${failed.length} of ${results.length} cells`;

@@ -76,7 +76,7 @@ Deno.test("actions are pinned to major versions, and the setup is one that compo
   }
 });
 
-Deno.test("ci tests on Linux and macOS what .ci/run tests", () => {
+Deno.test("ci tests on Linux and macOS what .ci/run tests, where doctor finds nothing bad", async () => {
   const { jobs } = read("ci.yml");
   const { strategy, steps } = jobs.test;
   assert.deepEqual(strategy, {
@@ -84,6 +84,10 @@ Deno.test("ci tests on Linux and macOS what .ci/run tests", () => {
     matrix: { os: ["ubuntu-latest", "macos-latest"] },
   });
   assert.equal(steps.at(-1)!.run, ".ci/run");
+  const { run } = steps.find(({ name }) => name === "Machine")!;
+  const { code, stdout, stderr } = await runScript(run!, PROJECT, { HF_HUB_OFFLINE: "1" });
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /\nReady\.\n$/);
 });
 
 Deno.test("quantize has the default input in both ways to start it", () => {
