@@ -189,7 +189,10 @@ Deno.test("the steps of quantize.yml do on this machine what they do there: plan
   writeFileSync(summary, "");
   const env = { GITHUB_STEP_SUMMARY: summary };
   const report = await runScript(stepOf(jobs.merge, "Report").run!, merged, env);
-  assert.equal(report.code, 0, report.stderr);
+  assert.equal(report.code, 1, report.stderr); // a cell has failed; what comes later runs all the same
+  assert.match(report.stderr, /no-such-file\.txt/);
+  const later = jobs.merge.steps.slice(jobs.merge.steps.indexOf(stepOf(jobs.merge, "Report")) + 1);
+  assert.deepEqual(later.map((step) => step.if), ["always()", "always()"]);
   const summarized = await runScript(stepOf(jobs.merge, "Summary").run!, merged, env);
   assert.equal(summarized.code, 0, summarized.stderr);
   for (
