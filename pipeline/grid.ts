@@ -71,13 +71,14 @@ async function runCell(
     return { record, run };
   } catch (failure) {
     signal?.throwIfAborted();
+    const { message, stack = message } = failure instanceof Error
+      ? failure
+      : new Error(String(failure));
     // A defect of ours must not cost the other cells either, but be found.
-    if (!(failure instanceof UserError)) {
-      report({ type: "warning", message: (failure as Error).stack ?? String(failure) });
-    }
+    if (!(failure instanceof UserError)) report({ type: "warning", message: stack });
     const error = failure instanceof PipelineFileError
       ? failure.problems.map(({ message }) => message).join("; ")
-      : (failure as Error).message ?? String(failure);
+      : message;
     const record: CellRecord = {
       ...own,
       status: "failed",
