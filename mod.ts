@@ -50,6 +50,8 @@ export {
   pipelineJsonSchema,
   type PlannedStage,
 } from "./pipeline/config.ts";
+export { type CellRecord, type CellResult, runGrid } from "./pipeline/grid.ts";
+export { type Grid, type GridCell, loadGrid } from "./pipeline/load_grid.ts";
 export { PipelineFileError, type PipelineProblem, UserError } from "./pipeline/errors.ts";
 export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/events.ts";
 export type { Evaluation, PackedModel, Perplexity, RunRecord } from "./pipeline/record.ts";

@@ -25,7 +25,9 @@ export type RunEvent =
   | { type: "metric"; stage: string; name: string; value: number; text: string }
   | { type: "warning"; message: string }
   | { type: "already-done"; output: string }
-  | { type: "end"; output: string; seconds: number };
+  | { type: "end"; output: string; seconds: number }
+  | { type: "cell"; cell: string; index: number; cells: number }
+  | { type: "cell-failed"; cell: string; error: string };
 
 export type Report = (event: RunEvent) => void;
 

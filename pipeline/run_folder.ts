@@ -5,6 +5,9 @@ import type { LayerRecord } from "./events.ts";
 import { reasonOf, sha256OfFile, writeFileAtomically, writeJsonAtomically } from "./files.ts";
 import type { RunRecord } from "./record.ts";
 
+/** What a grid says of the run in a folder; it may be there before the run. */
+export const CELL_RECORD = "cell.json";
+
 /**
  * The folder of a run: `pipeline.yaml` and `run.json`, the token ids that it was calibrated on in
  * `calibration.safetensors`, the packed model in `model/`, and while the run goes on one record per
@@ -149,7 +152,9 @@ function holdsSomethingElse(path: string): boolean {
     return statSync(inner).isDirectory() && readdirSync(inner).length === 0;
   };
   return readdirSync(path).some((name) =>
-    name === "model" || name === "layers" ? !isEmptyFolder(name) : name !== "run.json.tmp"
+    name === "model" || name === "layers"
+      ? !isEmptyFolder(name)
+      : !["run.json.tmp", CELL_RECORD, `${CELL_RECORD}.tmp`].includes(name)
   );
 }
 
