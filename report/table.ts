@@ -1,0 +1,93 @@
+import { type Content, Html, html } from "./html.ts";
+
+/**
+ * A cell: its text, and what stands for it in HTML where that is more than the text; `strong` is for
+ * Markdown alone.
+ */
+export type Cell = string | { text: string; html: Content; strong?: boolean };
+
+/** A table that a report shows in HTML or in Markdown. */
+export interface Table {
+  /** Said of it to those who do not see it. */
+  caption: string;
+  head: readonly string[];
+  rows: readonly (readonly Cell[])[];
+  /** So many columns are words, flush left; the others are numbers, flush right. */
+  left?: number;
+  /** Columns after the numbers that are words again. */
+  leftAgain?: number;
+  /** The last row sums up the others. */
+  total?: boolean;
+}
+
+function isWords(table: Table, column: number): boolean {
+  const { head, left = 1, leftAgain = 0 } = table;
+  return column < left || column >= head.length - leftAgain;
+}
+
+/** A table that scrolls sideways where it is wider than the page. */
+export function tableHtml(table: Table): Html {
+  const { caption, head, rows, total = false } = table;
+  const of = (column: number) => isWords(table, column) ? undefined : new Html(' class="number"');
+  const content = (cell: Cell): Content => typeof cell === "string" ? cell : cell.html;
+  return html`
+    <div class="scroll" role="region" aria-label="${caption}" tabindex="0">
+      <table>
+        <caption>${caption}</caption>
+        <thead>
+          <tr>${head.map((text, column) =>
+            html`
+              <th scope="col" ${of(column)}>${text}</th>
+            `
+          )}</tr>
+        </thead>
+        <tbody>
+    ${rows.map((row, i) =>
+      html`
+        <tr${total && i === rows.length - 1 ? new Html(' class="total"') : undefined}>${row.map((
+          cell,
+          column,
+        ) =>
+          column === 0
+            ? html`
+              <th scope="row" ${of(column)}>${content(cell)}</th>
+            `
+            : html`<td${of(column)}>${content(cell)}</td>`
+        )}</tr>
+      `
+    )}</tbody>
+      </table>
+    </div>
+  `;
+}
+
+/** A table that is folded away until somebody asks for it; printed all the same. */
+export function foldedTable(summary: string, ...tables: readonly Table[]): Html {
+  return html`
+    <details><summary>${summary}</summary>
+    ${tables.map(tableHtml)}</details>
+  `;
+}
+
+/** A table as GitHub's Markdown has them. */
+export function tableMarkdown(table: Table): string {
+  const { head, rows } = table;
+  const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
+  const rule = head.map((_, column) => isWords(table, column) ? "---" : "---:");
+  const text = (cell: Cell) => {
+    if (typeof cell === "string") return escapeMarkdown(cell);
+    const escaped = escapeMarkdown(cell.text);
+    return cell.strong ? `**${escaped}**` : escaped;
+  };
+  return [
+    line(head.map(escapeMarkdown)),
+    line(rule),
+    ...rows.map((row) => line(row.map(text))),
+  ].join("\n");
+}
+
+/** Text that Markdown shows as it is, on one line. */
+export function escapeMarkdown(text: string): string {
+  return text.replace(/\s*[\r\n]+\s*/g, " ").replace(/[\\`*_{}[\]<>|#~]/g, "\\$&")
+    .replaceAll("&", "&amp;");
+}
