@@ -12,12 +12,12 @@ export function across(part: number): string {
 }
 
 /** A number with few digits, for places down and paths. */
-function short(value: number): string {
+export function short(value: number): string {
   return `${Number(value.toFixed(2))}`;
 }
 
 /** A chart as a picture with a text that says what is in it. */
-function picture(height: number, label: string, content: Content): Html {
+export function picture(height: number, label: string, content: Content): Html {
   return html`
     <svg class="chart" role="img" aria-label="${label}" width="100%" height="${height}">
     ${content}</svg>
@@ -124,7 +124,14 @@ function tickStep(most: number): number {
   return steps.find((step) => most / step <= 5) ?? power;
 }
 
+/** The largest 1, 2 or 5 times a power of ten that is not above a number. */
+function niceBelow(most: number): number {
+  const power = 10 ** Math.floor(Math.log10(most));
+  return ([5, 2].find((digit) => digit * power <= most) ?? 1) * power;
+}
+
 function tickText(tick: number, step: number): string {
+  if (tick === 0) return "0";
   return decimal(tick, Math.max(0, Math.min(6, Math.ceil(-Math.log10(step) - 1e-9))));
 }
 
@@ -200,9 +207,16 @@ function shades(numbers: readonly number[]): (value: number) => number {
 function shadeLegend(numbers: readonly number[], text: (value: number) => string): Html {
   if (numbers.length === 0) return html``;
   const [least, most] = [Math.min(...numbers), Math.max(...numbers)];
-  const squares = Array.from({ length: SHADES }, (_, i) => swatch(`shade-${i}`));
+  const size = 14;
+  const squares = Array.from({ length: SHADES }, (_, i) =>
+    html`
+      <rect class="shade-${i}" x="${i * size}" width="${size}" height="12" />
+    `);
+  const ramp = html`<svg class="swatch" aria-hidden="true" width="${
+    SHADES * size
+  }" height="12">${squares}</svg>`;
   return html`
-    <p class="legend">${text(least)} <span class="ramp">${squares}</span> ${text(most)}</p>
+    <p class="legend">${text(least)} ${ramp} ${text(most)}</p>
   `;
 }
 
@@ -249,7 +263,7 @@ export function mirroredDistribution(
       <line class="mark" x1="${place(mark)}" x2="${place(mark)}" y1="0" y2="${up}" />
     `
   );
-  const step = tickStep(limit * 1.2);
+  const step = niceBelow(0.85 * limit);
   const ticks = [-step, 0, step].map((tick) =>
     html`
       <text class="tick" x="${place(tick)}" y="${up + down + 14}"
@@ -283,21 +297,28 @@ export function columnChart(
   const most = Math.max(...values) || 1;
   const step = tickStep(most);
   const end = Math.ceil(most / step - 1e-9) * step;
-  const grid = Array.from({ length: Math.round(end / step) }, (_, i) => (i + 1) * step).map(
-    (tick) => {
-      const y = short(14 + height * (1 - tick / end));
-      return html`
-        <line class="grid" x1="0" x2="100%" y1="${y}" y2="${y}" />
-        <text class="tick" x="0" y="${Number(y) - 3}">${tickText(tick, step)}</text>
-      `;
-    },
+  const levels = Array.from({ length: Math.round(end / step) + 1 }, (_, i) => i * step)
+    .map((tick) => ({ tick, y: short(6.5 + height * (1 - tick / end)) }));
+  const grid = levels.map(({ y }) =>
+    html`
+      <line class="grid" x1="0" x2="100%" y1="${y}" y2="${y}" />
+    `
+  );
+  const axisWidth = 44;
+  const numbers = levels.map(({ tick, y }) =>
+    html`
+      <text class="tick" x="${axisWidth}" y="${Number(y) + 4}" text-anchor="end">${tickText(
+        tick,
+        step,
+      )}</text>
+    `
   );
   const gap = Math.min(0.25, 0.04 + 0.6 / names.length);
   const bars = values.map((value, i) => {
     const bar = height * value / end;
     return html`
       <rect class="accent" x="${across((i + gap / 2) / names.length)}" y="${short(
-        14 + height - bar,
+        6.5 + height - bar,
       )}" width="${across((1 - gap) / names.length)}" height="${short(bar)}">
         <title>${axis} ${names[i]}: ${text(value)}</title>
       </rect>
@@ -310,14 +331,17 @@ export function columnChart(
         30}" text-anchor="middle">${name}</text>
     `
   );
-  return picture(height + 36, label, [
+  const chart = picture(height + 28, label, [
     ...grid,
     ...bars,
     html`
-      <line class="axis" x1="0" x2="100%" y1="${height + 14.5}" y2="${height + 14.5}" />
+      <line class="axis" x1="0" x2="100%" y1="${height + 6.5}" y2="${height + 6.5}" />
     `,
     ...ticks,
   ]);
+  return html`
+    <div class="named"><svg class="chart" aria-hidden="true" width="${axisWidth}" height="${height +
+      28}">
+    ${numbers}</svg>${chart}</div>
+  `;
 }
-
-export { picture, short, tickText };

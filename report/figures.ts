@@ -1,4 +1,5 @@
 /** Numbers as reports show them. */
+import { bytesText } from "../pipeline/units.ts";
 
 /** What stands for a number that was not measured. */
 export const NONE = "–";
@@ -42,6 +43,11 @@ export function growthText(before: number | undefined, after: number | undefined
 export function dateText(iso: string | undefined): string {
   const [, day, minute] = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)/.exec(iso ?? "") ?? [];
   return day ? `${day} ${minute} UTC` : NONE;
+}
+
+/** Bytes for people, on one line. */
+export function sizeText(bytes: number): string {
+  return bytesText(bytes).replace(" ", "\u00a0");
 }
 
 /** "1 layer", "2 layers". */

@@ -28,7 +28,10 @@ export function escapeHtml(text: string): string {
 
 /** A piece of HTML; what is put into it is escaped unless it is HTML itself. */
 export function html(strings: TemplateStringsArray, ...contents: Content[]): Html {
-  const parts = strings.map((text, i) => i === 0 ? text : render(contents[i - 1]) + text);
+  const parts = strings.map((text, i) => {
+    const own = text.replace(/\s*\n\s*/g, "\n"); // the indentation of our code
+    return i === 0 ? own : render(contents[i - 1]) + own;
+  });
   return new Html(parts.join(""));
 }
 

@@ -60,13 +60,6 @@ export function mainAccuracy({ acc, accNorm }: TaskResult): number {
   return accNorm ?? acc;
 }
 
-/** The mean of a model's accuracies over tasks. */
-export function meanAccuracy(results: readonly (TaskResult | undefined)[]): number | undefined {
-  const known = results.filter((result) => result !== undefined).map(mainAccuracy);
-  if (known.length === 0) return undefined;
-  return known.reduce((sum, value) => sum + value, 0) / known.length;
-}
-
 export function perplexityTable(record: RunRecord): Table {
   return {
     caption: "Perplexity before and after",

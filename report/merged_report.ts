@@ -1,11 +1,20 @@
 import { existsSync } from "node:fs";
 import { join, relative, sep } from "node:path";
 import type { Perplexity } from "../pipeline/record.ts";
-import { bytesText, timeText } from "../pipeline/units.ts";
+import { timeText } from "../pipeline/units.ts";
 import type { Comparison, RunInFolder } from "./cells.ts";
-import { counted, decimal, growthText, isNumber, NONE, perplexityText } from "./figures.ts";
+import {
+  counted,
+  decimal,
+  growthText,
+  isNumber,
+  NONE,
+  perplexityText,
+  sizeText,
+  sum,
+} from "./figures.ts";
 import { type Content, Html, html } from "./html.ts";
-import { mainAccuracy, perplexityPairs, taskPairs, textKey } from "./measures.ts";
+import { mainAccuracy, perplexityPairs, taskPairs, type TaskResult, textKey } from "./measures.ts";
 import { page, section } from "./page.ts";
 import { paretoFront } from "./pareto.ts";
 import style from "./report.css" with { type: "text" };
@@ -232,7 +241,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
           `${number}`,
           nameCell(run, model, isBest, folder),
           decimal(packed?.storedBits, 3),
-          packed ? bytesText(packed.bytes) : NONE,
+          packed ? sizeText(packed.bytes) : NONE,
           ...texts.flatMap((text) => {
             const pair = pairs.find(({ before, after }) =>
               textKey((after ?? before)!) === textKey(text)
@@ -261,22 +270,29 @@ ${tableHtml(this.#runTable(runs, folder))}`
     const all = done.flatMap(({ record }) => taskPairs(record.evaluation));
     const tasks = [...new Set(all.map(({ before, after }) => (after ?? before)!.task))];
     if (tasks.length === 0) return undefined;
-    const rows = done.map((run): Cell[] => {
-      const pairs = taskPairs(run.record.evaluation);
+    const cells = (results: readonly (TaskResult | undefined)[]): Cell[] => {
       const values = tasks.map((task) => {
-        const after = pairs.find((pair) => pair.after?.task === task)?.after;
-        return after && mainAccuracy(after);
+        const result = results.find((result) => result?.task === task);
+        return result && mainAccuracy(result);
       });
-      const known = values.filter((value) => value !== undefined);
-      const mean = known.length === tasks.length
-        ? known.reduce((a, b) => a + b, 0) / known.length
-        : undefined;
-      const text = (value: number | undefined) =>
-        value === undefined ? NONE : decimal(100 * value, 1);
-      return [`${this.#numbers.get(run)}`, run.name, ...values.map(text), text(mean)];
+      const isWhole = values.every((value) => value !== undefined);
+      const mean = isWhole ? sum(values) / values.length : undefined;
+      return [...values, mean].map((value) => value === undefined ? NONE : decimal(100 * value, 1));
+    };
+    const rows = [...this.#byModel()].flatMap(([model, runs]): Cell[][] => {
+      const original = runs.map(({ record }) => taskPairs(record.evaluation))
+        .find((pairs) => pairs.length > 0 && pairs.every(({ before }) => before));
+      const before: Cell[][] = original
+        ? [["", `${model}, original`, ...cells(original.map(({ before }) => before))]]
+        : [];
+      const after = runs.map((run): Cell[] => {
+        const pairs = taskPairs(run.record.evaluation);
+        return [`${this.#numbers.get(run)}`, run.name, ...cells(pairs.map(({ after }) => after))];
+      });
+      return [...before, ...after];
     });
     return {
-      caption: "Zero-shot accuracy of the packed models in percent, normalized where there is one",
+      caption: "Zero-shot accuracy in percent, normalized where there is one",
       head: ["#", "Run", ...tasks, "mean"],
       left: 2,
       rows,

@@ -1,6 +1,6 @@
 import type { LayerRecord } from "../pipeline/events.ts";
 import type { RunRecord } from "../pipeline/record.ts";
-import { bytesText, timeText } from "../pipeline/units.ts";
+import { timeText } from "../pipeline/units.ts";
 import {
   cellBar,
   columnChart,
@@ -19,6 +19,7 @@ import {
   NONE,
   percent,
   perplexityText,
+  sizeText,
   sum,
 } from "./figures.ts";
 import { type Histogram, WEIGHT_GROUPS, type WeightGroup } from "./histograms.ts";
@@ -109,9 +110,9 @@ function summaryTiles(record: RunRecord): Tile[] {
         note: `of the linear layers; the paper counts ${decimal(packed.paperBits, 3)}`,
       },
       {
-        name: "Size of the weight files",
-        value: bytesText(packed.bytes),
-        note: shareText(packed.bytes, packed.originalBytes, bytesText),
+        name: "Weight files",
+        value: sizeText(packed.bytes),
+        note: shareText(packed.bytes, packed.originalBytes, sizeText),
       },
     );
   }
@@ -121,7 +122,7 @@ function summaryTiles(record: RunRecord): Tile[] {
     all.push({ name: "Time", value: timeText(seconds), note });
   }
   if (isNumber(peakGpuBytes)) {
-    all.push({ name: "GPU memory", value: bytesText(peakGpuBytes), note: "at most" });
+    all.push({ name: "GPU memory", value: sizeText(peakGpuBytes), note: "at most" });
   }
   return all;
 }
@@ -161,14 +162,14 @@ function partTable(record: RunRecord): Table {
     { text: part, html: html`${partSwatch(i)} ${part}` },
     decimal(bits, 3),
     percent(bits / packed!.storedBits),
-    bytesText(bits * packed!.weights / 8),
+    sizeText(bits * packed!.weights / 8),
   ]);
   const bytes = packed!.storedBits * packed!.weights / 8;
   rows.push([
     "all",
     decimal(packed!.storedBits, 3),
     percent(1),
-    bytesText(bytes),
+    sizeText(bytes),
   ]);
   return {
     caption: "Bits of the linear layers by part",
@@ -206,9 +207,9 @@ function bitsSection(record: RunRecord, table: LayerTable): Content {
       <p>Counted from the bytes of the files. The ${decimal(
         packed.weights,
         0,
-      )} weights of the linear layers take ${bytesText(
+      )} weights of the linear layers take ${sizeText(
         linear,
-      )}; embeddings, head, norms and biases the other ${bytesText(packed.bytes - linear)}.</p>
+      )}; embeddings, head, norms and biases the other ${sizeText(packed.bytes - linear)}.</p>
       <figure>
       ${stackedBars(bars, names, {
         label: `Stored bits per weight by part: ${
@@ -448,14 +449,14 @@ function stageTable(record: RunRecord): Table {
     withBar(secondsText(seconds), seconds / longest),
     percent(seconds / total),
     ...(largest > 0
-      ? [bytes === undefined ? NONE : withBar(bytesText(bytes), bytes / largest)]
+      ? [bytes === undefined ? NONE : withBar(sizeText(bytes), bytes / largest)]
       : []),
   ]);
   cells.push([
     "all",
     timeText(total),
     "",
-    ...(largest > 0 ? [isNumber(record.peakGpuBytes) ? bytesText(record.peakGpuBytes) : NONE] : []),
+    ...(largest > 0 ? [isNumber(record.peakGpuBytes) ? sizeText(record.peakGpuBytes) : NONE] : []),
   ]);
   return {
     caption: "Time and GPU memory by stage",
@@ -495,8 +496,8 @@ function timeSection(record: RunRecord): Content {
       rows: layers.map(({ layer, seconds, peakGpuBytes, bytes }) => [
         `${layer + 1}`,
         secondsText(seconds),
-        bytesText(peakGpuBytes),
-        bytes > 0 ? bytesText(bytes) : NONE,
+        sizeText(peakGpuBytes),
+        bytes > 0 ? sizeText(bytes) : NONE,
       ]),
     }),
   );

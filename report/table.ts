@@ -25,37 +25,51 @@ function isWords(table: Table, column: number): boolean {
   return column < left || column >= head.length - leftAgain;
 }
 
+/** Letters of the longest cell of a column that is not broken into lines. */
+const SHORT = 12;
+
+/** What a column holds, as the page's style knows it. */
+function kindOf(table: Table, column: number): string {
+  if (!isWords(table, column)) return "number";
+  const lengths = table.rows.map((row) => textOf(row[column] ?? "").length);
+  return Math.max(...lengths) <= SHORT ? "short" : "words";
+}
+
+function textOf(cell: Cell): string {
+  return typeof cell === "string" ? cell : cell.text;
+}
+
 /** A table that scrolls sideways where it is wider than the page. */
 export function tableHtml(table: Table): Html {
   const { caption, head, rows, total = false } = table;
-  const of = (column: number) => isWords(table, column) ? undefined : new Html(' class="number"');
+  const kinds = head.map((_, column) => kindOf(table, column));
   const content = (cell: Cell): Content => typeof cell === "string" ? cell : cell.html;
+  const headCells = head.map((text, column) =>
+    html`<th scope="col" class="${kinds[column]}">${text}</th>`
+  );
+  const lines = rows.map((row, i) => {
+    const cells = row.map((cell, column) =>
+      column === 0
+        ? html`<th scope="row" class="${kinds[0]}">${content(cell)}</th>`
+        : html`<td class="${kinds[column]}">${content(cell)}</td>`
+    );
+    return total && i === rows.length - 1
+      ? html`
+        <tr class="total">${cells}</tr>
+      `
+      : html`
+        <tr>${cells}</tr>
+      `;
+  });
   return html`
     <div class="scroll" role="region" aria-label="${caption}" tabindex="0">
       <table>
         <caption>${caption}</caption>
         <thead>
-          <tr>${head.map((text, column) =>
-            html`
-              <th scope="col" ${of(column)}>${text}</th>
-            `
-          )}</tr>
+          <tr>${headCells}</tr>
         </thead>
         <tbody>
-    ${rows.map((row, i) =>
-      html`
-        <tr${total && i === rows.length - 1 ? new Html(' class="total"') : undefined}>${row.map((
-          cell,
-          column,
-        ) =>
-          column === 0
-            ? html`
-              <th scope="row" ${of(column)}>${content(cell)}</th>
-            `
-            : html`<td${of(column)}>${content(cell)}</td>`
-        )}</tr>
-      `
-    )}</tbody>
+    ${lines}</tbody>
       </table>
     </div>
   `;
@@ -75,9 +89,8 @@ export function tableMarkdown(table: Table): string {
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
   const rule = head.map((_, column) => isWords(table, column) ? "---" : "---:");
   const text = (cell: Cell) => {
-    if (typeof cell === "string") return escapeMarkdown(cell);
-    const escaped = escapeMarkdown(cell.text);
-    return cell.strong ? `**${escaped}**` : escaped;
+    const escaped = escapeMarkdown(textOf(cell));
+    return typeof cell !== "string" && cell.strong ? `**${escaped}**` : escaped;
   };
   return [
     line(head.map(escapeMarkdown)),
