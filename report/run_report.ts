@@ -24,7 +24,14 @@ import {
 } from "./figures.ts";
 import { type Histogram, WEIGHT_GROUPS, type WeightGroup } from "./histograms.ts";
 import { type Content, type Html, html } from "./html.ts";
-import { bitsByPart, LayerTable, moduleOf, salientCount, shortNames } from "./layers.ts";
+import {
+  bitsByPart,
+  LayerTable,
+  moduleOf,
+  salientCount,
+  salientShare,
+  shortNames,
+} from "./layers.ts";
 import { perplexityPairs, perplexityTable, shareText, taskPairs, taskTable } from "./measures.ts";
 import { legend, page, section, type Tile, tiles } from "./page.ts";
 import {
@@ -289,34 +296,43 @@ function errorSection(table: LayerTable): Content {
 }
 
 function salientSection(table: LayerTable): Content {
+  const shares = table.linears.map((linear) => salientShare(linear) ?? 0);
+  if (Math.max(0, ...shares) === 0) return undefined;
   const count = sum(table.linears.map(salientCount));
-  if (count === 0) return undefined;
   const columns = sum(table.linears.map(({ cols }) => cols));
+  const weights = table.linears.map(({ rows, cols }) => rows * cols);
+  const mean = sum(shares.map((share, i) => share * weights[i])) / sum(weights);
+  const what = count > 0 ? "Salient columns" : "Salient weights";
+  const text = count > 0
+    ? `The part of a linear layer's columns that is stored in more than one bit: ${
+      decimal(count, 0)
+    } of ${counted(columns, "column")}, ${percent(count / columns)}.`
+    : `The part of a linear layer's weights that is stored in more bits: ${percent(mean)} of all.`;
   return section(
-    "Salient columns by layer and module",
+    `${what} by layer and module`,
     html`
-      <p>The part of a linear layer's columns that is stored in more than one bit: ${decimal(
-        count,
-        0,
-      )} of ${counted(columns, "column")}, ${percent(count / columns)}.</p>
+      <p>${text}</p>
       <figure>
-      ${heatMap({
-        names: shortNames(table.modules),
-        columns: layerNumbers(table.layers),
-        values: table.values((linear) => salientCount(linear) / linear.cols),
-        text: (value) => percent(value),
-        label: "Part of the columns that is salient, by module and decoder layer; " +
-          "the numbers are in the table below",
-        axis: "layer",
-      })}<figcaption>Modules from top to bottom, decoder layers from left to right.</figcaption>
+        ${heatMap({
+          names: shortNames(table.modules),
+          columns: layerNumbers(table.layers),
+          values: table.values(salientShare),
+          text: (value) => percent(value),
+          label: `${what} by module and decoder layer; the numbers are in the table below`,
+          axis: "layer",
+        })}
+        <figcaption>Modules from top to bottom, decoder layers from left to right.</figcaption>
       </figure>
     `,
     foldedTable(
-      "Salient columns as a table",
+      `${what} as a table`,
       layerTable(
         table,
-        "Salient columns by decoder layer and module",
-        (linear) => `${salientCount(linear)} of ${linear.cols}`,
+        `${what} by decoder layer and module`,
+        (linear) =>
+          count > 0
+            ? `${salientCount(linear)} of ${linear.cols}`
+            : percent(salientShare(linear), 2),
       ),
     ),
   );
@@ -391,8 +407,10 @@ function distributionTable(
 ): Table {
   return {
     caption: "Weights by what they were taken for, and their sizes",
+    left: 2,
     head: [
-      "Layer and module",
+      "Layer",
+      "Module",
       "Weights counted",
       ...groups.map((group) => GROUP_TEXTS[group]),
       "split at |w|",
@@ -400,7 +418,8 @@ function distributionTable(
       "RMS of the error",
     ],
     rows: histograms.map((histogram) => [
-      `${histogram.layer + 1} ${moduleOf(histogram.name)}`,
+      `${histogram.layer + 1}`,
+      moduleOf(histogram.name),
       decimal(histogram.weights, 0),
       ...groups.map((group) => percent(groupShare(histogram, group))),
       histogram.split === undefined ? NONE : significant(histogram.split),

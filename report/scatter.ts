@@ -35,7 +35,7 @@ interface PlacedText {
   anchor: "start" | "middle" | "end";
 }
 
-const RADIUS = 8;
+const RADIUS = 9;
 /** What a letter and a line take. */
 const LETTER = 6.4;
 const LINE = 14;

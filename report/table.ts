@@ -26,7 +26,7 @@ function isWords(table: Table, column: number): boolean {
 }
 
 /** Letters of the longest cell of a column that is not broken into lines. */
-const SHORT = 12;
+const SHORT = 18;
 
 /** What a column holds, as the page's style knows it. */
 function kindOf(table: Table, column: number): string {
@@ -49,7 +49,7 @@ export function tableHtml(table: Table): Html {
   );
   const lines = rows.map((row, i) => {
     const cells = row.map((cell, column) =>
-      column === 0
+      column === 0 && textOf(cell) !== ""
         ? html`<th scope="row" class="${kinds[0]}">${content(cell)}</th>`
         : html`<td class="${kinds[column]}">${content(cell)}</td>`
     );

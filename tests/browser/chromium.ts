@@ -10,14 +10,12 @@ export interface View {
   width: number;
   height: number;
   scheme: "light" | "dark";
-  /** As on paper. */
-  print?: boolean;
 }
 
 type Reply = { result?: Record<string, unknown>; error?: { message: string } };
 
 /** A headless Chromium with one page, spoken to over its DevTools protocol. */
-export class Chromium implements AsyncDisposable {
+export class Chromium {
   #next = 1;
   readonly #waiting = new Map<number, (reply: Reply) => void>();
   readonly #events: { method: string; params: Record<string, unknown> }[] = [];
@@ -88,7 +86,7 @@ export class Chromium implements AsyncDisposable {
   }
 
   /** Opens a page; what an earlier one has said is forgotten. */
-  async show(url: string, { width, height, scheme, print = false }: View): Promise<void> {
+  async show(url: string, { width, height, scheme }: View): Promise<void> {
     await this.send("Emulation.setDeviceMetricsOverride", {
       width,
       height,
@@ -96,7 +94,6 @@ export class Chromium implements AsyncDisposable {
       mobile: width < 600,
     });
     await this.send("Emulation.setEmulatedMedia", {
-      media: print ? "print" : "screen",
       features: [{ name: "prefers-color-scheme", value: scheme }],
     });
     this.#events.length = 0;
@@ -142,7 +139,8 @@ export class Chromium implements AsyncDisposable {
     return Uint8Array.fromBase64(data as string);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Ends the browser; nothing can be shown any more. */
+  async close(): Promise<void> {
     await this.send("Browser.close").catch(() => {});
     await this.child.status;
     await setTimeout(200); // its helpers may still write into the folder
