@@ -138,16 +138,13 @@ function readCell(folder: string): Cell | undefined {
   return { values: {}, ...found } as Cell;
 }
 
-/** Names that several runs have get what tells their folders apart. */
+/** Runs that have the same name get those of their folders. */
 function makeNamesUnique(runs: readonly RunInFolder[]): void {
   const byName = Map.groupBy(runs, ({ name }) => name);
-  for (const [name, same] of byName) {
+  for (const same of byName.values()) {
     if (same.length < 2) continue;
     const common = commonFolder(same.map(({ folder }) => folder));
-    for (const run of same) {
-      const own = relative(common, realpathSync(run.folder)) || basename(run.folder);
-      run.name = own.endsWith(name) ? own : `${name} (${own})`;
-    }
+    for (const run of same) run.name = relative(common, realpathSync(run.folder));
   }
 }
 

@@ -131,7 +131,7 @@ export class MergedReport {
       <rect width="100%" height="100%" rx="8" style="fill: var(--page)"/>
       ${charts}</svg>
     `;
-    return content.text;
+    return `${content.text.trim()}\n`;
   }
 
   #countText(): string {
@@ -336,11 +336,12 @@ function panelName({ model, text }: Panel): string {
   return `${model} on ${text.dataset}`;
 }
 
-/** The name of a cell without that of its model, where all beside it have the same. */
+/** The name of a cell without that of its model, which stands above. */
 function withoutModel(name: string, model: string): string {
   const last = model.slice(model.lastIndexOf("/") + 1);
-  const rest = name.replaceAll(model, "").replace(last, "").replace(/^[\s,/_-]+|[\s,/_-]+$/g, "");
-  return rest || name;
+  const names = [model, last, model.replaceAll("/", "-"), model.replaceAll("/", "_")];
+  const rest = name.split(",").map((part) => part.trim()).filter((part) => !names.includes(part));
+  return rest.length > 0 ? rest.join(", ") : name;
 }
 
 /** A text as a column's head: with how it was cut where that tells it from another. */

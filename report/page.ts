@@ -20,7 +20,7 @@ export function page(title: string, content: Content): string {
       </body>
     </html>
   `;
-  return body.text;
+  return `${body.text.trim()}\n`;
 }
 
 /** A part of a page under a heading of its own. */
