@@ -46,7 +46,7 @@ const BEYOND = 1000;
 
 /** The first, the middle and the last decoder layer. */
 export function chosenLayers(layers: number): number[] {
-  return [...new Set([0, layers >> 1, layers - 1])].filter((layer) => layer >= 0);
+  return [...new Set([0, layers >> 1, layers - 1])].filter((layer) => layer >= 0 && layer < layers);
 }
 
 /**

@@ -99,8 +99,8 @@ export function tableMarkdown(table: Table): string {
   ].join("\n");
 }
 
-/** Text that Markdown shows as it is, on one line. */
+/** Text that Markdown shows as it is, on one line, with plain spaces. */
 export function escapeMarkdown(text: string): string {
-  return text.replace(/\s*[\r\n]+\s*/g, " ").replace(/[\\`*_{}[\]<>|#~]/g, "\\$&")
+  return text.replace(/\s*[\r\n]+\s*|[\u00a0\u202f]/g, " ").replace(/[\\`*_{}[\]<>|#~]/g, "\\$&")
     .replaceAll("&", "&amp;");
 }

@@ -142,6 +142,7 @@ const KEYS: Record<string, string[]> = {
     "seconds",
     "secondsByStage",
     "peakGpuBytes",
+    "peakGpuBytesByStage",
     "file",
     "bytes",
     "sha256",
