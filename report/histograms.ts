@@ -111,13 +111,8 @@ function storedRows(
     const after = joined(rows.map((row) => dequantizeOnHost(host, row, 1)));
     return { after, groups: groupsOf(host, rows) };
   }
-  const wanted = new Set(rows);
-  const pieces: Float32Array[] = [];
-  let row = 0;
-  for (const piece of packed.chunks(`${name}.weight`, cols)) {
-    if (wanted.has(row++)) pieces.push(piece.slice());
-  }
-  const after = joined(pieces);
+  const rowsOf = packed.rowsOf(`${name}.weight`);
+  const after = joined(rows.map((row) => rowsOf(row, 1)));
   return { after, groups: new Uint8Array(after.length).fill(WEIGHT_GROUPS.indexOf("all")) };
 }
 

@@ -98,6 +98,8 @@ for (const flags of ["plain", "entropy"] as const) {
       assertCounts(all, count(before, limit), name);
       const [after] = packed.chunks(`${name}.weight`, rows * cols);
       assertCounts(stored, count(after, limit), `${name}, stored`);
+      const some = packed.rowsOf(`${name}.weight`)(1, 2);
+      assert.deepEqual(some, after.subarray(cols, 3 * cols), `${name}, rows 1 and 2`);
     }
   });
 }
