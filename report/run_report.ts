@@ -459,16 +459,16 @@ function stageTable(record: RunRecord): Table {
   const longest = Math.max(...rows.map(({ seconds }) => seconds));
   const largest = Math.max(...rows.map(({ bytes }) => bytes ?? 0));
   const total = record.seconds ?? sum(rows.map(({ seconds }) => seconds));
-  const withBar = (text: string, part: number): Cell => ({
+  const withBar = (text: string, part: number, kind = "with-bar"): Cell => ({
     text,
-    html: html`<span class="with-bar">${cellBar(part)}<span>${text}</span></span>`,
+    html: html`<span class="${kind}">${cellBar(part)}<span>${text}</span></span>`,
   });
   const cells: Cell[][] = rows.map(({ name, seconds, bytes }) => [
     name,
     withBar(secondsText(seconds), seconds / longest),
     percent(seconds / total),
     ...(largest > 0
-      ? [bytes === undefined ? NONE : withBar(sizeText(bytes), bytes / largest)]
+      ? [bytes === undefined ? NONE : withBar(sizeText(bytes), bytes / largest, "with-bar second")]
       : []),
   ]);
   cells.push([

@@ -39,11 +39,17 @@ function textOf(cell: Cell): string {
   return typeof cell === "string" ? cell : cell.text;
 }
 
+/** A text whose line may end after a slash, as that of a path. */
+function breakable(text: string): Html {
+  const parts = text.split(/(?<=\/)/);
+  return html`${parts.map((part, i) => i === 0 ? part : html`<wbr />${part}`)}`;
+}
+
 /** A table that scrolls sideways where it is wider than the page. */
 export function tableHtml(table: Table): Html {
   const { caption, head, rows, total = false } = table;
   const kinds = head.map((_, column) => kindOf(table, column));
-  const content = (cell: Cell): Content => typeof cell === "string" ? cell : cell.html;
+  const content = (cell: Cell): Content => typeof cell === "string" ? breakable(cell) : cell.html;
   const headCells = head.map((text, column) =>
     html`<th scope="col" class="${kinds[column]}">${text}</th>`
   );
