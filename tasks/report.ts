@@ -16,7 +16,8 @@ the curve of what is best at each size; it names cells that failed or are missin
 
 Options
   --output FILE      Where the page goes; report.html in the run's folder or, of several, in the
-                     folder that they have in common
+                     folder that they have in common. With it, a grid's cell given alone counts as
+                     several: the others are missing
   --markdown FILE    Write the tables as Markdown too, such as for a job summary on GitHub
   --svg FILE         Of several: write the chart alone too, as a picture for a README
   --layers LIST      Of one: the decoder layers whose weights are shown, from 1: --layers 1,16,32;
@@ -39,7 +40,7 @@ await runTask(async (signal) => {
   if (positionals.length === 0) throw usageError("Give at least one folder, found none");
   startInCallersFolder();
   const folders = findFolders(positionals);
-  if (positionals.length === 1 && folders[0] === positionals[0]) {
+  if (isOneRun(positionals, folders, values)) {
     await reportRun(folders[0], values, signal);
   } else {
     reportSeveral(folders, values);
@@ -69,6 +70,15 @@ function findFolders(paths: string[]): string[] {
   if (folders.length > 0) return folders;
   const where = paths.map((path) => `"${path}"`).join(", ");
   throw usageError(`There is no run in ${where}: no folder with a run.json`);
+}
+
+/**
+ * Whether the page is that of a single run. A cell of a grid whose page goes elsewhere counts as all
+ * that is there of its grid: that the others are missing must be said.
+ */
+function isOneRun(paths: string[], [folder]: string[], { output }: Options): boolean {
+  if (paths.length > 1 || folder !== paths[0]) return false;
+  return output === undefined || !existsSync(join(folder, "cell.json"));
 }
 
 async function reportRun(folder: string, options: Options, signal: AbortSignal): Promise<void> {

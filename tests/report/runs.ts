@@ -74,8 +74,11 @@ export function runRecord(options: RunOptions = {}): RunRecord {
     loss: Math.log(value),
     perplexity: value,
   });
+  const protocol = { prepared: false, specialTokens: false, truncated: 0 };
   const tasks = (better: number) => [
     {
+      ...protocol,
+      dataset: "data/piqa",
       task: "piqa",
       version: "1.0",
       questions: 200,
@@ -84,7 +87,15 @@ export function runRecord(options: RunOptions = {}): RunRecord {
       accNorm: 0.545 + better,
       accNormStderr: 0.0353,
     },
-    { task: "boolq", version: "2.0", questions: 150, acc: 0.62 + better, accStderr: 0.0397 },
+    {
+      ...protocol,
+      dataset: "data/boolq",
+      task: "boolq",
+      version: "2.0",
+      questions: 150,
+      acc: 0.62 + better,
+      accStderr: 0.0397,
+    },
   ];
   return {
     status: "done",

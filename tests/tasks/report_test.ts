@@ -117,6 +117,9 @@ Deno.test("report of a grid: 0 if all cells are done, 1 and a page if not", asyn
     JSON.stringify({ ...cell, cells: 3, status: "failed", error: "It burst" }),
   );
   const output = join(folder.path, "page.html");
+  const alone = await startTask("report", [join(grid, "c1"), "--output", output]);
+  assert.equal(alone.code, 1);
+  assert.equal(alone.stderr, "Cell 2 of 2 of g is missing\n");
   const cells = [join(grid, "c1"), join(grid, "c2"), join(grid, "report.html")];
   const broken = await startTask("report", [...cells, "--output", output]);
   assert.deepEqual([broken.code, broken.stdout], [1, `Wrote ${output}\n`]);
