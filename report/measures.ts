@@ -1,5 +1,14 @@
 import type { Evaluation, Perplexity, RunRecord } from "../pipeline/record.ts";
-import { decimal, growthText, isNumber, NONE, percent, perplexityText } from "./figures.ts";
+import {
+  dateText,
+  decimal,
+  growthText,
+  isNumber,
+  NONE,
+  percent,
+  perplexityText,
+  sum,
+} from "./figures.ts";
 import type { Cell, Table } from "./table.ts";
 
 /** A measurement of a model before and after. */
@@ -60,6 +69,33 @@ export function mainAccuracy({ acc, accNorm }: TaskResult): number {
   return accNorm ?? acc;
 }
 
+/** The mean of a model's accuracies over tasks; undefined if it lacks one. */
+export function meanAccuracy(results: readonly (TaskResult | undefined)[]): number | undefined {
+  const known = results.filter((result) => result !== undefined);
+  if (known.length === 0 || known.length < results.length) return undefined;
+  return sum(known.map(mainAccuracy)) / known.length;
+}
+
+/** Where figures come from that another run has measured, a sentence each. */
+export function earlierMeasurements(evaluation: Evaluation | undefined): string[] {
+  const { original = [], zeroShot } = (evaluation ?? {}) as {
+    original?: { cached?: Earlier }[];
+    zeroShot?: { original?: { cached?: Earlier }[] };
+  };
+  const all = [...original, ...zeroShot?.original ?? []].map(({ cached }) => cached)
+    .filter((cached) => cached !== undefined)
+    .map(({ measured, adapter }) =>
+      `Figures of the original were measured ${dateText(measured)} on ${adapter}.`
+    );
+  return [...new Set(all)];
+}
+
+/** When and on what a figure was measured by an earlier run. */
+interface Earlier {
+  measured: string;
+  adapter: string;
+}
+
 export function perplexityTable(record: RunRecord): Table {
   return {
     caption: "Perplexity before and after",
@@ -104,7 +140,7 @@ export function taskTable(pairs: readonly Pair<TaskResult>[]): Table {
   const mean = (results: (TaskResult | undefined)[], of: (result: TaskResult) => number) => {
     const known = results.filter((result) => result !== undefined);
     if (known.length < pairs.length) return NONE;
-    return decimal(100 * known.map(of).reduce((a, b) => a + b, 0) / known.length, 1);
+    return decimal(100 * sum(known.map(of)) / known.length, 1);
   };
   const [before, after] = [pairs.map((pair) => pair.before), pairs.map((pair) => pair.after)];
   rows.push([

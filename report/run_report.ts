@@ -32,7 +32,15 @@ import {
   salientShare,
   shortNames,
 } from "./layers.ts";
-import { perplexityPairs, perplexityTable, shareText, taskPairs, taskTable } from "./measures.ts";
+import {
+  earlierMeasurements,
+  meanAccuracy,
+  perplexityPairs,
+  perplexityTable,
+  shareText,
+  taskPairs,
+  taskTable,
+} from "./measures.ts";
 import { legend, page, section, type Tile, tiles } from "./page.ts";
 import {
   type Cell,
@@ -85,7 +93,8 @@ export function runMarkdown({ record }: FinishedRun): string {
       }`
     ).join("\n"),
   ];
-  if (record.evaluation) parts.push(tableMarkdown(perplexityTable(record)));
+  const perplexities = perplexityTable(record);
+  if (perplexities.rows.length > 0) parts.push(tableMarkdown(perplexities));
   const tasks = taskPairs(record.evaluation);
   if (tasks.length > 0) parts.push(tableMarkdown(taskTable(tasks)));
   if (record.packed) parts.push(tableMarkdown(partTable(record)));
@@ -107,6 +116,16 @@ function summaryTiles(record: RunRecord): Tile[] {
       name: "Perplexity",
       value: values.map(({ perplexity }) => perplexityText(perplexity)).join(" → "),
       note: growth,
+    });
+  }
+  const tasks = taskPairs(evaluation);
+  if (tasks.length > 0) {
+    const means = [tasks.map(({ before }) => before), tasks.map(({ after }) => after)]
+      .map(meanAccuracy).filter((mean) => mean !== undefined);
+    all.push({
+      name: "Zero-shot accuracy",
+      value: means.map((mean) => percent(mean)).join(" → "),
+      note: `mean of ${counted(tasks.length, "task")}`,
     });
   }
   if (packed) {
@@ -135,11 +154,20 @@ function summaryTiles(record: RunRecord): Tile[] {
 }
 
 function summarySection(record: RunRecord): Html {
+  const table = perplexityTable(record);
+  const isMeasured = record.evaluation !== undefined;
   return html`
     <section aria-label="Summary">
-    ${tiles(summaryTiles(record))}${record.evaluation ? tableHtml(perplexityTable(record)) : html`
-      <p>The pipeline has no evaluate stage: nothing was measured.</p>
-    `}</section>
+      ${tiles(summaryTiles(record))} ${table.rows.length > 0
+        ? tableHtml(table)
+        : undefined} ${isMeasured ? undefined : html`
+        <p>The pipeline has no evaluate stage: nothing was measured.</p>
+      `} ${earlierMeasurements(record.evaluation).map((text) =>
+        html`
+          <p class="note">${text}</p>
+        `
+      )}
+    </section>
   `;
 }
 

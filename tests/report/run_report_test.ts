@@ -229,3 +229,24 @@ Deno.test("parts and stages that no one knows yet are shown like the others", ()
   const salient = tableOf(page, "Salient weights by decoder layer and module");
   assert.deepEqual(salient[1].slice(0, 3), ["1", "12.50 %", "12.50 %"]);
 });
+
+Deno.test("the summary says what was lost, what it takes and where cached figures come from", () => {
+  const run = finishedRun();
+  const cached = { measured: "2025-12-31T23:59:00Z", adapter: "another machine" };
+  Object.assign(run.record.evaluation!.original[0], { cached });
+  const page = parseHtml(runReport(run));
+  const tiles = elements(page, "dl")[0].children.filter((child) => typeof child !== "string")
+    .map((tile) => [...elements(tile, "dt"), ...elements(tile, "dd")].map(textOf));
+  assert.deepEqual(tiles, [
+    ["Perplexity", "24.63 → 33.67 × 1.37 on text/evaluation.txt"],
+    ["Zero-shot accuracy", "58.3 % → 53.5 % mean of 2 tasks"],
+    ["Stored bits per weight", "2.588 of the linear layers; the paper counts 1.055"],
+    ["Weight files", "2.6 MB 22.6 % of 11.5 MB"],
+    ["Time", "2:16 6 decoder layers"],
+    ["GPU memory", "247.6 MB at most"],
+  ]);
+  const note = "Figures of the original were measured 2025-12-31 23:59 UTC on another machine.";
+  assert.deepEqual(elements(page, "p").map(textOf).filter((text) => text.startsWith("Figures")), [
+    note,
+  ]);
+});
