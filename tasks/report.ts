@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, lstatSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
 import { writeFileAtomically } from "../pipeline/files.ts";
@@ -141,6 +141,13 @@ function reportSeveral(folders: string[], options: Options): void {
 }
 
 function write(path: string, content: string): void {
-  writeFileAtomically(path, content);
+  if (isStream(path)) writeFileSync(path, content);
+  else writeFileAtomically(path, content);
   console.log(`Wrote ${path}`);
+}
+
+/** Whether a path is a pipe, a terminal or a link, such as /dev/stdout, which must stay what it is. */
+function isStream(path: string): boolean {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  return found !== undefined && !found.isFile() && !found.isDirectory();
 }

@@ -89,7 +89,9 @@ export function textOf(node: HtmlNode): string {
 }
 
 function rawText(node: HtmlNode): string {
-  return typeof node === "string" ? node : node.children.map(rawText).join("");
+  if (typeof node === "string") return node;
+  const text = node.children.map(rawText).join("");
+  return node.attributes.class === "note" ? ` ${text}` : text; // on a line of its own
 }
 
 /** The cells of the table with a caption, with its head. */

@@ -1,5 +1,13 @@
 import assert from "node:assert/strict";
-import { cpSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  lstatSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { Workplace } from "../micro_model.ts";
 import { elements, parseHtml, tableOf, textOf } from "../report/parse_html.ts";
@@ -70,6 +78,28 @@ Deno.test("report FOLDER writes the page of a run anew, and Markdown", async () 
   assert.equal(readFileSync(join(run, "report.html"), "utf8"), before);
   assert.match(readFileSync(markdown, "utf8"), /^## micro\n\n- \*\*Perplexity\*\*: /);
   assert.ok(!existsSync(`${markdown}.tmp`));
+});
+
+Deno.test({
+  name: "report writes into a link or a pipe, not over it",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    using folder = new TemporaryFolder();
+    const link = join(folder.path, "link");
+    symlinkSync(join(folder.path, "target.md"), link);
+    writeFileSync(join(folder.path, "target.md"), "");
+    const output = join(folder.path, "page.html");
+    const { code, stderr } = await startTask("report", [
+      out,
+      "--output",
+      output,
+      "--markdown",
+      link,
+    ]);
+    assert.deepEqual([code, stderr], [0, ""]);
+    assert.ok(lstatSync(link).isSymbolicLink());
+    assert.match(readFileSync(join(folder.path, "target.md"), "utf8"), /^## micro/);
+  },
 });
 
 Deno.test("report --layers counts the weights of other layers", async () => {
