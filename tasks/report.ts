@@ -141,8 +141,8 @@ function reportSeveral(folders: string[], options: Options): void {
 }
 
 function write(path: string, content: string): void {
-  if (isStream(path)) writeFileSync(path, content);
-  else writeFileAtomically(path, content);
+  if (isStream(path)) return writeFileSync(path, content);
+  writeFileAtomically(path, content);
   console.log(`Wrote ${path}`);
 }
 
