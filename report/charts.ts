@@ -160,7 +160,7 @@ const WRITTEN_ON_PHONE = 6;
 export function heatMap({ names, columns, values, text, label, axis }: HeatMap): Html {
   const row = 26;
   const numbers = values.flat().filter((value) => value !== undefined);
-  const shadeOf = shades(numbers);
+  const shadeOf = shades(numbers, text);
   const written = columns.length <= WRITTEN
     ? columns.length <= WRITTEN_ON_PHONE ? "value" : "value wide"
     : undefined;
@@ -196,17 +196,19 @@ export function heatMap({ names, columns, values, text, label, axis }: HeatMap):
   return html`${withNames(names, row, chart)}${shadeLegend(numbers, text)}`;
 }
 
-/** The shade of each number: equal steps from the least to the most. */
-function shades(numbers: readonly number[]): (value: number) => number {
+/** The shade of each number: equal steps from the least to the most; one for what reads the same. */
+function shades(
+  numbers: readonly number[],
+  text: (value: number) => string,
+): (value: number) => number {
   const [least, most] = [Math.min(...numbers), Math.max(...numbers)];
-  const spread = most - least;
-  return (value) =>
-    spread > 0 ? Math.min(SHADES - 1, Math.floor(SHADES * (value - least) / spread)) : 0;
+  if (text(least) === text(most)) return () => 1;
+  return (value) => Math.min(SHADES - 1, Math.floor(SHADES * (value - least) / (most - least)));
 }
 
 function shadeLegend(numbers: readonly number[], text: (value: number) => string): Html {
-  if (numbers.length === 0) return html``;
   const [least, most] = [Math.min(...numbers), Math.max(...numbers)];
+  if (numbers.length === 0 || text(least) === text(most)) return html``;
   const size = 14;
   const squares = Array.from({ length: SHADES }, (_, i) =>
     html`

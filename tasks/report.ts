@@ -1,4 +1,4 @@
-import { existsSync, lstatSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, realpathSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
 import { writeFileAtomically } from "../pipeline/files.ts";
@@ -18,7 +18,8 @@ Options
   --output FILE      Where the page goes; report.html in the run's folder or, of several, in the
                      folder that they have in common. With it, a grid's cell given alone counts as
                      several: the others are missing
-  --markdown FILE    Write the tables as Markdown too, such as for a job summary on GitHub
+  --markdown FILE    Write the tables as Markdown too, such as for a job summary on GitHub; - prints
+                     them
   --svg FILE         Of several: write the chart alone too, as a picture for a README
   --layers LIST      Of one: the decoder layers whose weights are shown, from 1: --layers 1,16,32;
                      needs the original model
@@ -103,6 +104,7 @@ async function reportRun(folder: string, options: Options, signal: AbortSignal):
     await saveHistograms(folder, record, original, { layers, pause });
   }
   const finished = finishedRun(folder, record);
+  const write = writerOf(options);
   write(options.output ?? join(folder, "report.html"), runReport(finished));
   if (options.markdown !== undefined) write(options.markdown, runMarkdown(finished));
 }
@@ -124,6 +126,7 @@ function reportSeveral(folders: string[], options: Options): void {
   }
   const comparison = readRuns(folders);
   const report = new MergedReport(comparison);
+  const write = writerOf(options);
   const output = options.output ?? join(commonFolder(folders), "report.html");
   write(output, report.page(dirname(resolve(output))));
   if (options.markdown !== undefined) write(options.markdown, report.markdown());
@@ -140,14 +143,24 @@ function reportSeveral(folders: string[], options: Options): void {
   if (failed.length + missing.length > 0) Deno.exit(1);
 }
 
-function write(path: string, content: string): void {
-  if (isStream(path)) return writeFileSync(path, content);
-  writeFileAtomically(path, content);
-  console.log(`Wrote ${path}`);
+/** Writes files, and says so where that is not in the way of Markdown that is printed. */
+function writerOf({ markdown }: Options): (path: string, content: string) => void {
+  const say = markdown === "-" ? console.error : console.log;
+  return (path, content) => {
+    if (path === "-") return console.log(content.trimEnd());
+    const target = isLink(path) ? realpathSync(path) : path;
+    if (isStream(target)) return writeFileSync(target, content);
+    writeFileAtomically(target, content);
+    say(`Wrote ${path}`);
+  };
 }
 
-/** Whether a path is a pipe, a terminal or a link, such as /dev/stdout, which must stay what it is. */
+function isLink(path: string): boolean {
+  return existsSync(path) && lstatSync(path).isSymbolicLink();
+}
+
+/** Whether a path is a pipe or a terminal, which must stay what it is. */
 function isStream(path: string): boolean {
-  const found = lstatSync(path, { throwIfNoEntry: false });
+  const found = statSync(path, { throwIfNoEntry: false });
   return found !== undefined && !found.isFile() && !found.isDirectory();
 }

@@ -228,6 +228,11 @@ Deno.test("parts and stages that no one knows yet are shown like the others", ()
   ]);
   const salient = tableOf(page, "Salient weights by decoder layer and module");
   assert.deepEqual(salient[1].slice(0, 3), ["1", "12.50 %", "12.50 %"]);
+  const chart = elements(page, "svg").find(({ attributes }) =>
+    attributes["aria-label"]?.startsWith("Salient weights")
+  )!;
+  const shades = elements(chart, "rect").map(({ attributes }) => attributes.class);
+  assert.deepEqual([...new Set(shades)], ["shade-1 cell"], "equal numbers have one shade");
 });
 
 Deno.test("the summary says what was lost, what it takes and where cached figures come from", () => {

@@ -81,7 +81,7 @@ Deno.test("report FOLDER writes the page of a run anew, and Markdown", async () 
 });
 
 Deno.test({
-  name: "report writes into a link or a pipe, not over it",
+  name: "report writes where a link points to, and prints Markdown",
   ignore: Deno.build.os === "windows",
   async fn() {
     using folder = new TemporaryFolder();
@@ -98,7 +98,11 @@ Deno.test({
     ]);
     assert.deepEqual([code, stderr], [0, ""]);
     assert.ok(lstatSync(link).isSymbolicLink());
-    assert.match(readFileSync(join(folder.path, "target.md"), "utf8"), /^## micro/);
+    const text = readFileSync(join(folder.path, "target.md"), "utf8");
+    assert.match(text, /^## micro/);
+    const printed = await startTask("report", [out, "--output", output, "--markdown", "-"]);
+    assert.deepEqual([printed.code, printed.stdout], [0, text]);
+    assert.equal(printed.stderr, `Wrote ${output}\n`);
   },
 });
 
