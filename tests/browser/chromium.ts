@@ -98,9 +98,10 @@ export class Chromium {
     });
     this.#events.length = 0;
     await this.send("Page.navigate", { url });
-    while (!this.#events.some(({ method }) => method === "Page.loadEventFired")) {
-      await setTimeout(20);
-    }
+    const isThere = `document.readyState === "complete" && location.href === ${
+      JSON.stringify(url)
+    }`;
+    while (!await this.evaluate<boolean>(isThere).catch(() => false)) await setTimeout(20);
   }
 
   /** What the page had to complain about, and the addresses that it asked for beside its own. */

@@ -81,6 +81,8 @@ Deno.test("on paper a report is light, whatever the screen is, and shows its fol
     media: "print",
     features: [{ name: "prefers-color-scheme", value: "dark" }],
   });
+  // What was folded away is laid out with the next picture.
+  await browser.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))");
   assert.deepEqual(
     [await browser.evaluate(folded), await browser.evaluate(page)],
     [true, "rgb(255, 255, 255)"],
