@@ -110,6 +110,17 @@ export class PlainWeights implements Disposable {
     if (rest.length > 0) yield rest;
   }
 
+  /**
+   * Reads a matrix and gives some rows of it, row-major, as often as asked; a packed one is decoded
+   * once.
+   *
+   * @throws {UserError} If it is damaged, or not stored as F16, BF16, F32 or F64.
+   */
+  rowsOf(name: string): (first: number, rows: number) => Float32Array {
+    if (this.get(name).dtype === "packed") return this.#packedRows(name.slice(0, -WEIGHT.length));
+    return (first, rows) => this.checkpoint.readFloat32(name, { first, rows });
+  }
+
   /** Gives rows of a packed matrix. */
   #packedRows(name: string): (first: number, rows: number) => Float32Array {
     const { checkpoint, quantization } = this;

@@ -58,6 +58,8 @@ export interface LayerRecord {
   /** Of the GPU for what is only queued there, of the clock for the rest. */
   secondsByStage: Record<string, number>;
   peakGpuBytes: number;
+  /** What tensors took at most while a stage ran, in this layer or one before it. */
+  peakGpuBytesByStage?: Record<string, number>;
   file: string;
   bytes: number;
   sha256: string;

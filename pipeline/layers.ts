@@ -98,6 +98,7 @@ export async function quantizeLayers(
         seconds,
         secondsByStage,
         peakGpuBytes,
+        peakGpuBytesByStage: clock.peakBytes,
         ...file,
         linears,
       };

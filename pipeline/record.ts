@@ -65,6 +65,8 @@ export interface RunRecord {
   /** Likewise. */
   secondsByStage?: Record<string, number>;
   peakGpuBytes?: number;
+  /** What tensors took at most while a stage ran, without memory that is kept for reuse. */
+  peakGpuBytesByStage?: Record<string, number>;
   layers?: LayerRecord[];
   packed?: PackedModel;
   evaluation?: Evaluation;

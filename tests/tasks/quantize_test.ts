@@ -151,6 +151,7 @@ const KEYS: Record<string, string[]> = {
     "seconds",
     "secondsByStage",
     "peakGpuBytes",
+    "peakGpuBytesByStage",
     "file",
     "bytes",
     "sha256",
