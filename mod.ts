@@ -52,7 +52,14 @@ export {
 } from "./pipeline/config.ts";
 export { PipelineFileError, type PipelineProblem, UserError } from "./pipeline/errors.ts";
 export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/events.ts";
-export type { Evaluation, PackedModel, Perplexity, RunRecord } from "./pipeline/record.ts";
+export type {
+  CachedFigure,
+  Evaluation,
+  PackedModel,
+  Perplexity,
+  RunRecord,
+  ZeroShot,
+} from "./pipeline/record.ts";
 export { type RunOptions, runPipeline } from "./pipeline/run.ts";
 export {
   type Artifacts,

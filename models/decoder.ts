@@ -649,7 +649,7 @@ export class Decoder implements Disposable {
     return await attentionDecode(gpu, q, keys, values, shape);
   }
 
-  /** (cos, sin) of each position and frequency, in the f32 steps of transformers. */
+  /** A view of (cos, sin) of each position and frequency, in the f32 steps of transformers. */
   #ropeTable(length: number): Tensor {
     const { headDim, rotary } = this.architecture;
     const half = headDim / 2;
@@ -666,7 +666,8 @@ export class Decoder implements Disposable {
         table[(position * half + i) * 2 + 1] = Math.sin(angle);
       }
     }
-    return this.#longestRopeTable = this.gpu.upload(table, [length, half, 2]);
+    this.#longestRopeTable = this.gpu.upload(table, [length, half, 2]);
+    return this.#longestRopeTable.view(0, [length, half, 2]);
   }
 
   /** The rows of the rotary table for the positions of prompts, one for each token. */
