@@ -1,5 +1,6 @@
 import type { Gpu } from "../gpu/device.ts";
 import { embed } from "../gpu/embed.ts";
+import type { Tensor } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { Activations } from "./activations.ts";
 import { paceBatches } from "./calibration.ts";
@@ -111,7 +112,10 @@ async function lossesOf(
       }
       decoder.freeLayer(weights);
     }
-    await finishScored(decoder, batches, activations);
+    for (const [i, batch] of batches.entries()) {
+      const finished = await finishScored(decoder, batch, i, activations);
+      await activations.keep(i, 0, new Map([["hidden", finished]]));
+    }
     const finished = async (batch: number) => (await activations.load(batch)).get("hidden")!;
     return await decoder.targetLosses(finished, batches.map(({ targets }) => targets), progress);
   } finally {
@@ -119,18 +123,22 @@ async function lossesOf(
   }
 }
 
-/** Replaces the outputs of the last layer by what the head reads of them: rows that are scored. */
-async function finishScored(
+/**
+ * What the head reads of the last layer's output of a batch: the rows that predict a scored token.
+ *
+ * @param batch Its number among the activations.
+ * @returns f32 `[scored, width]`, owned by the caller.
+ */
+export async function finishScored(
   decoder: Decoder,
-  batches: readonly PromptBatch[],
+  { rows }: PromptBatch,
+  batch: number,
   activations: Activations,
-): Promise<void> {
+): Promise<Tensor> {
   const { gpu } = decoder;
-  for (const [batch, { rows }] of batches.entries()) {
-    using all = (await activations.load(batch)).get("hidden")!;
-    using wanted = gpu.upload(rows, [rows.length]);
-    using scored = gpu.empty([rows.length, all.shape[1]]);
-    await embed(gpu, wanted, all, 0, scored);
-    await activations.keep(batch, 0, new Map([["hidden", await decoder.finish(scored)]]));
-  }
+  using all = (await activations.load(batch)).get("hidden")!;
+  using wanted = gpu.upload(rows, [rows.length]);
+  using scored = gpu.empty([rows.length, all.shape[1]]);
+  await embed(gpu, wanted, all, 0, scored);
+  return await decoder.finish(scored);
 }

@@ -23,6 +23,8 @@ export interface PromptBatch {
   segments: Uint32Array<ArrayBuffer>;
   /** Tokens of the longest prompt that the model reads. */
   length: number;
+  /** Tokens at the end that belong to no prompt. */
+  filling: number;
   /** The row that predicts each scored token, u32 `[scored]`. */
   rows: Uint32Array<ArrayBuffer>;
   /** The scored tokens, u32 `[scored]`. */
@@ -138,6 +140,7 @@ function batchOf(drafts: readonly Draft[], size: number): PromptBatch {
     positions,
     segments: Uint32Array.from(segments),
     length: Math.max(...drafts.map(({ length }) => length)),
+    filling: filled - size,
     rows: Uint32Array.from(rows),
     targets: Uint32Array.from(targets),
     prompts,

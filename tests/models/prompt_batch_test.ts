@@ -91,19 +91,18 @@ Deno.test("batchPrompts() fills large batches up to whole tiles", () => {
     prompt(Array.from({ length: 9 }, (_, j) => i + j * j), 2),
   ]);
   const batches = batchPrompts(groups, { tokens: 2048 });
-  checkBatchesOfFilled(batches);
+  checkBatches(groups, batches);
+  checkFilled(batches);
   const last = batches.at(-1)!;
-  assert(last.ids.length < 1024, "the last one is as long as it is");
+  assert(last.ids.length < 1024 && last.filling === 0, "the last one is as long as it is");
 
-  function checkBatchesOfFilled(batches: PromptBatch[]) {
+  function checkFilled(batches: PromptBatch[]) {
     for (const batch of batches.slice(0, -1)) {
       assert.equal(batch.ids.length % 256, 0);
       assert(batch.ids.length <= 2048);
-      const needed = batch.prompts.reduce((end, { group, prompt }) => {
-        return end + groups[group][prompt].tokens.length - 1;
-      }, 0);
-      assert(batch.ids.length - needed < 256, "no more than to the next whole tile");
-      assert(textsOf(batch).size === batch.ids.length);
+      assert(batch.filling < 256, "no more than to the next whole tile");
+      assert.equal(textsOf(batch).size, batch.ids.length);
+      assert(batch.rows.every((row) => row < batch.ids.length - batch.filling));
     }
   }
 });
