@@ -62,10 +62,14 @@ export class FigureCache {
     const temporary = `${path}.${crypto.randomUUID()}`; // other processes write theirs
     try {
       mkdirSync(this.#folder, { recursive: true });
+    } catch {
+      return; // the next run measures again
+    }
+    try {
       writeFileSync(temporary, JSON.stringify(entry, null, 2) + "\n");
       renameSync(temporary, path);
     } catch {
-      rmSync(temporary, { force: true }); // a folder that cannot be written
+      rmSync(temporary, { force: true }); // a full disk, or a folder that cannot be written
     }
   }
 
