@@ -40,9 +40,16 @@ export {
   ResidentModel,
   type ResidentOptions,
 } from "./models/generation.ts";
+export { type Questions, readQuestions, zeroShotTask } from "./data/zero_shot_tasks.ts";
 export { ModelFiles } from "./models/model_files.ts";
 export { perplexity, type PerplexityOptions } from "./models/perplexity.ts";
 export type { SamplingOptions } from "./models/sampling.ts";
+export {
+  type PreparedTask,
+  prepareTask,
+  zeroShot,
+  type ZeroShotOptions,
+} from "./models/zero_shot.ts";
 export {
   type LoadOptions,
   loadPipeline,

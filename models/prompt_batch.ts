@@ -74,10 +74,16 @@ export function batchPrompts(
     while (end < drafts.length && (end === first || size + drafts[end].size <= most)) {
       size += drafts[end++].size;
     }
-    batches.push(batchOf(drafts.slice(first, end), size));
+    batches.push(batchOf(drafts.slice(first, end), size, filledTo(size, most)));
     first = end;
   }
   return batches;
+}
+
+/** The tokens of a batch once it is filled up; never more than it may have. */
+function filledTo(size: number, most: number): number {
+  const filled = Math.ceil(size / FILLED_TO) * FILLED_TO;
+  return size > FILLED_FROM && filled <= most ? filled : size;
 }
 
 type PlacedPrompt = Prompt & { group: number; prompt: number };
@@ -103,8 +109,7 @@ class Draft {
   }
 }
 
-function batchOf(drafts: readonly Draft[], size: number): PromptBatch {
-  const filled = size > FILLED_FROM ? Math.ceil(size / FILLED_TO) * FILLED_TO : size;
+function batchOf(drafts: readonly Draft[], size: number, filled: number): PromptBatch {
   const ids = new Uint32Array(filled);
   const positions = new Uint32Array(filled);
   const segments: number[] = [];

@@ -96,6 +96,8 @@ Deno.test("batchPrompts() fills large batches up to whole tiles", () => {
   const last = batches.at(-1)!;
   assert(last.ids.length < 1024 && last.filling === 0, "the last one is as long as it is");
 
+  for (const { ids } of batchPrompts(groups, { tokens: 2047 })) assert(ids.length <= 2047);
+
   function checkFilled(batches: PromptBatch[]) {
     for (const batch of batches.slice(0, -1)) {
       assert.equal(batch.ids.length % 256, 0);

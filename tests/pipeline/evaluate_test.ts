@@ -232,6 +232,8 @@ Deno.test("evaluate fetches the questions of a task from the hub", async () => {
   assert.deepEqual(record.commits, { [`${id}@main`]: commit });
   assert(`${id}/${file}` in record.inputs);
   assert.deepEqual(hub.transfers("other.parquet"), []);
+  const [entry] = place.entries.map((path) => JSON.parse(readFileSync(path, "utf8")));
+  assert.deepEqual(JSON.parse(entry.key).data, [`${record.inputs[`${id}/${file}`]}.parquet`]);
 });
 
 const OPTIONS: [what: string, options: unknown, problem: string][] = [
