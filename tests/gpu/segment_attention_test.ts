@@ -13,7 +13,7 @@ type Tree = [own: number, ...branches: number[]];
 const TREES: Tree[] = [
   [33, 1, 65, 7],
   [1, 1, 1],
-  [130],
+  [130, 100],
   [64, 64, 3],
   [7, 40],
   [100, 31, 33, 2, 1],
