@@ -52,8 +52,8 @@ const FILLED_FROM = 1024;
 const FILLED_TO = 256;
 
 /**
- * Puts groups of prompts into batches, the longest first, so that those of a batch are alike and the
- * last batches are the fastest.
+ * Puts groups of prompts into batches, the longest first, so that those of a batch are alike. Where the
+ * next group is too long the shortest ones follow, so that nearly all batches are of one size.
  */
 export function batchPrompts(
   groups: readonly (readonly Prompt[])[],
@@ -68,14 +68,17 @@ export function batchPrompts(
   );
   drafts.sort((a, b) => b.length - a.length || b.size - a.size);
   const batches: PromptBatch[] = [];
-  for (let first = 0; first < drafts.length;) {
-    let end = first;
-    let size = 0;
-    while (end < drafts.length && (end === first || size + drafts[end].size <= most)) {
-      size += drafts[end++].size;
-    }
-    batches.push(batchOf(drafts.slice(first, end), size, filledTo(size, most)));
-    first = end;
+  for (let first = 0, last = drafts.length - 1; first <= last;) {
+    const taken = [drafts[first++]];
+    let { size } = taken[0];
+    const fits = (draft: Draft) => first <= last && size + draft.size <= most;
+    const take = (draft: Draft) => {
+      taken.push(draft);
+      size += draft.size;
+    };
+    while (fits(drafts[first])) take(drafts[first++]);
+    while (fits(drafts[last])) take(drafts[last--]);
+    batches.push(batchOf(taken, size, filledTo(size, most)));
   }
   return batches;
 }

@@ -74,13 +74,13 @@ Deno.test("batchPrompts() has once what the prompts of a group begin with", () =
   assert.equal(batch.length, 6);
 });
 
-Deno.test("batchPrompts() puts the longest first and keeps to the number of tokens", () => {
+Deno.test("batchPrompts() puts the longest first, the shortest into gaps, and keeps to the limit", () => {
   const batches = batchPrompts(GROUPS, { tokens: 9 });
   assert.deepEqual(
     batches.map(({ prompts }) => [...new Set(prompts.map(({ group }) => group))]),
-    [[4], [0, 1], [2, 3]],
+    [[4, 3], [0, 1], [2]],
   );
-  assert.deepEqual(batches.map(({ ids }) => ids.length), [6, 9, 5]);
+  assert.deepEqual(batches.map(({ ids }) => ids.length), [7, 9, 4]);
   const tooLong = batchPrompts(GROUPS, { tokens: 1 });
   assert.equal(tooLong.length, 5, "a group stays together");
 });
