@@ -155,6 +155,7 @@ export async function runPipeline(
       datasets.set(key, opened);
       return opened;
     },
+    sha256: (path) => inputs[hubName(path) ?? path], // there once the model is known
     async pause() {
       await setImmediate();
       signal.throwIfAborted();

@@ -63,6 +63,8 @@ export interface ModelContext {
    * @throws {UserError} If it cannot be found or fetched.
    */
   dataset(dataset: string, use: "calibration" | "evaluation"): Promise<LocalDataset>;
+  /** The sha256 of a file of the model, or of one that a stage's `inputs` has named. */
+  sha256(path: string): string;
   /** Records of the decoder layers that are complete. */
   layerRecords: LayerRecord[];
   report: Report;

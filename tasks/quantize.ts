@@ -167,8 +167,26 @@ function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): strin
       .map(({ perplexity }) => perplexity.toFixed(2)).join(" -> ");
     lines.push(`Perplexity  ${values} on ${after.dataset}`);
   });
+  lines.push(...zeroShotLines(evaluation?.zeroShot));
   if (peakGpuBytes) lines.push(`GPU memory  ${bytesText(peakGpuBytes)} at most`);
   return lines.join("\n");
+}
+
+/** A line for each task: accuracies before and after, with the standard error of the last figure. */
+function zeroShotLines(zeroShot: NonNullable<RunRecord["evaluation"]>["zeroShot"]): string[] {
+  if (!zeroShot) return [];
+  const { original, packed } = zeroShot;
+  return (packed ?? original).map((after, i) => {
+    const all = packed && original[i] ? [original[i], after] : [after];
+    const text = (name: string, key: "acc" | "accNorm", error = 0) => {
+      const values = all.map((result) => (100 * result[key]!).toFixed(2)).join(" -> ");
+      return `${name} ${values} ± ${(100 * error).toFixed(2)} %`;
+    };
+    const norm = after.accNorm === undefined
+      ? ""
+      : `, ${text("acc_norm", "accNorm", after.accNormStderr)}`;
+    return `Zero-shot   ${after.task.padEnd(13)} ${text("acc", "acc", after.accStderr)}${norm}`;
+  });
 }
 
 /** How `pack` has stored embeddings and head. */

@@ -71,7 +71,7 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per layer  pack               scales: "f16", flags: "plain", embeddings: "stored"
   once per model  evaluate           perplexity: ` +
       `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4}], ` +
-      `original: true, batch-tokens: 8192
+      `original: true, cache: false, batch-tokens: 8192
 `,
   );
   assert.equal(existsSync(out), false);
