@@ -58,7 +58,7 @@ export const pack = defineStage({
       if (!linear.bits) {
         throw new UserError(
           `Cannot pack "${linear.name}": no stage before pack has turned it into bits; ` +
-            `put compensate, rtn, gptq, pb-llm or sign before pack`,
+            `put split-search, compensate, rtn, gptq, pb-llm or sign before pack`,
         );
       }
       if (scales === "f16") linear.host = await readBits(linear.bits);
