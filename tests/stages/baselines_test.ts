@@ -250,11 +250,14 @@ for (const metric of ["hessian", "magnitude"]) {
   Deno.test(`pb-llm: the most salient weights of the whole matrix by ${metric} have eight bits`, async () => {
     const cols = 200;
     const options = { metric, fraction: 0.1, "group-size": "row" };
-    const { weight, costs, quantized, host } = await quantizeRandom(
+    const { weight, factor, costs, errors, quantized, host } = await quantizeRandom(
       pbLlm as BlockStage,
       options,
       cols,
     );
+    const product = matmul(errors, factor, ROWS, cols, cols);
+    assertClose(weight.map((w, i) => w - quantized[i]), product, { abs: 3e-4, what: "W - Q" });
+    assert.deepEqual(dequantizeOnHost(host), quantized);
     const saliency = weight.map((w, i) =>
       metric === "hessian" ? w * w * costs[i % cols] : Math.abs(w)
     );
