@@ -27,7 +27,8 @@ import { type Architecture, type Step, weightedModules } from "./architecture.ts
 import { KeyValueCache } from "./kv_cache.ts";
 import { isRead } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
-import { columnsOf, isPacked, unpackLinear } from "./packed_format.ts";
+import { columnsOf, isGrid, isPacked, readLinear } from "./packed_format.ts";
+import { uploadGrid } from "./packed_grid.ts";
 import { GpuTable, isPackedTable, tableLayout } from "./packed_table.ts";
 import type { PromptBatch, PromptBatchOnGpu } from "./prompt_batch.ts";
 import { rotaryFrequencies } from "./rotary.ts";
@@ -196,7 +197,9 @@ export class Decoder implements Disposable {
         `"${this.model.name}": quantization_config lacks the columns of "${name}"`,
       );
     }
-    const host = unpackLinear(checkpoint, name, cols, quantization.block_size);
+    const host = readLinear(checkpoint, name, cols, quantization.block_size);
+    // There is no product with codes on grids as they are packed.
+    if (isGrid(host)) return { weight: await uploadGrid(gpu, host), bias };
     if (staysPacked) {
       this.#checkScales(name, host);
       return { weight: await uploadPacked(gpu, host), bias };

@@ -6,10 +6,11 @@ import { readJson } from "./json.ts";
 import {
   columnsOf,
   dequantizeOnHost,
+  mainTensor,
   partOf,
   type QuantizationConfig,
+  readLinear,
   readQuantizationConfig,
-  unpackLinear,
 } from "./packed_format.ts";
 import { dequantizeTableOnHost, isPackedTable, tableLayout } from "./packed_table.ts";
 import {
@@ -128,7 +129,7 @@ export class PlainWeights implements Disposable {
       return (first, rows) => dequantizeTableOnHost(checkpoint, name, first, rows);
     }
     const columns = columnsOf(quantization!, name)!;
-    const host = unpackLinear(checkpoint, name, columns, quantization!.block_size);
+    const host = readLinear(checkpoint, name, columns, quantization!.block_size);
     return (first, rows) => dequantizeOnHost(host, first, rows);
   }
 
@@ -163,7 +164,7 @@ function plainTensors(
           `"${checkpoint.folder}": quantization_config lacks the columns of "${module}"`,
         );
       }
-      const { shape: [rows], file } = checkpoint.get(`${module}.signs`);
+      const { shape: [rows], file } = mainTensor(checkpoint, module);
       plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
     } else if (quantization && isPackedTable(checkpoint, module) && isTablePart(name)) {
       if (plain.has(weight)) return;

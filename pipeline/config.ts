@@ -30,6 +30,8 @@ export interface StageDeclaration {
   needs: readonly string[] | ((options: any) => readonly string[]);
   /** The artifacts that later stages may need. */
   gives: readonly string[];
+  /** The artifacts that no earlier stage may give, because this one makes no use of them. */
+  excludes?: readonly string[];
 }
 
 /** A stage of the pipeline with its checked options, defaults filled in. */
@@ -369,6 +371,13 @@ function checkChain<S extends StageDeclaration>(
         : "which no stage gives";
       source.report(place, `Stage "${stage!.name}" needs "${need}", ${remedy}`);
     }
+    for (const artifact of stage?.excludes ?? []) {
+      if (!given.has(artifact)) continue;
+      const giver = planned.slice(0, index).find((other) => other.gives.includes(artifact))!;
+      const message = `Stage "${stage!.name}" makes no use of "${artifact}", which stage ` +
+        `"${giver.name}" gives; leave one of them out`;
+      source.report(place, message);
+    }
     planned[index].gives.forEach((artifact) => given.add(artifact));
   }
 }
@@ -402,6 +411,7 @@ const stageForm = z.object({
     "must be a list of artifact names, or a function of the options that gives one",
   ).describe("the artifacts that earlier stages must give"),
   gives: artifactNames.describe("the artifacts that later stages may need"),
+  excludes: artifactNames.optional().describe("the artifacts that earlier stages must not give"),
   run: z.custom((value) => typeof value === "function", "must be a function")
     .describe("the function that does the work"),
 });

@@ -41,8 +41,12 @@ export interface LinearRecord {
    * layer gives nothing but zeros.
    */
   relativeOutputError?: number;
-  /** Salient columns of each block. */
+  /** The stage that quantized it, such as "gptq"; absent for BiLLM's own method. */
+  method?: string;
+  /** Salient columns of each block; none with a method that has no such columns. */
   salientColumns: number[];
+  /** Fraction of the weights that are salient; absent with a method that has no such weights. */
+  salientFraction?: number;
   /** Fraction of the other weights in the high zone. */
   highFraction: number;
   /** Bits per weight as the paper counts them. */

@@ -171,8 +171,15 @@ export async function runPipeline(
   const before = firstInner < 0 ? config.stages : config.stages.slice(0, firstInner);
   const inner = config.stages.slice(before.length, innerEnd);
   const after = firstInner < 0 ? [] : config.stages.slice(innerEnd);
-  if (inner.length > 0 && !before.some(({ stage }) => stage.gives.includes("calibration"))) {
+  if (inner.length > 0 && !before.some(({ stage }) => stage.gives.includes("model-files"))) {
     const [{ stage, where }] = inner;
+    const message = `Stage "${stage.name}" needs "model-files", which stage "download" gives; ` +
+      `put download before it`;
+    throw new PipelineFileError([{ where, message }]);
+  }
+  const observer = inner.find(({ stage }) => stage.scope === "layer" && stage.observe);
+  if (observer && !before.some(({ stage }) => stage.gives.includes("calibration"))) {
+    const { stage, where } = observer;
     const message = `Stage "${stage.name}" needs "calibration", which stage "calibrate" gives; ` +
       `put calibrate before it`;
     throw new PipelineFileError([{ where, message }]);
@@ -288,6 +295,10 @@ function summed(records: Record<string, number>[]): Record<string, number> {
 }
 
 function blockSizeOf(stages: PlannedStage<Stage>[]): number {
+  for (const { options } of stages) {
+    // Columns that share a scale are a block, but a whole row is not.
+    if (BLOCK_SIZES.includes(options["group-size"])) return options["group-size"];
+  }
   const planned = stages.find(({ options }) => options["block-size"] !== undefined);
   const size = planned ? planned.options["block-size"] : BLOCK_SIZE;
   if (BLOCK_SIZES.includes(size)) return size;

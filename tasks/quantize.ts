@@ -146,15 +146,17 @@ function planText(config: PipelineConfig<Stage>): string {
 }
 
 /** What a person wants to know in the end. */
-function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): string {
+function summary({ packed, layers, evaluation, peakGpuBytes, stages }: RunRecord): string {
   const lines: string[] = [""];
   if (packed) {
     const share = (100 * packed.bytes / packed.originalBytes).toFixed(1);
+    const isOnGrids = layers?.some(({ linears }) => linears.some(({ method }) => method));
+    const what = isOnGrids ? "codes" : "signs";
     lines.push(
       `Size        ${bytesText(packed.bytes)} in all, ${share} % of ${
         bytesText(packed.originalBytes)
       } (with embeddings and head ${tablesText(stages)})`,
-      `Paper bits  ${packed.paperBits.toFixed(2)} per weight of the linear layers (signs only)`,
+      `Paper bits  ${packed.paperBits.toFixed(2)} per weight of the linear layers (${what} only)`,
       `Stored bits ${packed.storedBits.toFixed(2)} per weight of the linear layers: ${
         Object.entries(packed.storedBitsByPart)
           .map(([part, bits]) => `${part} ${bits.toFixed(3)}`).join(", ")

@@ -98,8 +98,10 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
 
 Deno.test("the example pipelines are good, and say what they download and need", async () => {
   const project = join(import.meta.dirname!, "../..");
-  const examples = readdirSync(join(project, "examples")).filter((name) => name.endsWith(".yaml"));
-  assert.ok(examples.length >= 8);
+  const examples = ["", "baselines"].flatMap((folder) =>
+    readdirSync(join(project, "examples", folder)).map((name) => join(folder, name))
+  ).filter((name) => name.endsWith(".yaml"));
+  assert.ok(examples.length >= 16);
   for (const example of examples) {
     const path = join(project, "examples", example);
     const { code, stderr } = await quantize([path, "--check"]);
