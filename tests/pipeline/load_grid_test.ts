@@ -292,3 +292,18 @@ Deno.test("the example grid holds what its head says", async () => {
   const [, count] = /--cell \d+\/(\d+) /.exec(readFileSync(file, "utf8"))!;
   assert.equal(cells.length, Number(count));
 });
+
+Deno.test("the example of methods has each method for each model, with its own chain", async () => {
+  const file = join(import.meta.dirname!, "../../examples/methods.yaml");
+  const { cells } = await loadGrid(file, { stages: STAGES });
+  const [, count] = /2 models by (\d+) methods/.exec(readFileSync(file, "utf8"))!;
+  assert.equal(cells.length, 2 * Number(count));
+  const billm = ["salient-select", "residual-binarize", "split-search", "compensate"];
+  for (const { name, config } of cells) {
+    const stages = config.stages.map(({ stage }) => stage.name);
+    const method = name.slice(name.indexOf(",") + 1).replace(/-(\d|reference)$/, "");
+    const expected = method === "billm" ? billm : [method];
+    assert.deepEqual(stages.filter((stage) => [...billm, method].includes(stage)), expected, name);
+    assert.equal(config.mode, name.endsWith("-reference") ? "reference" : "default");
+  }
+});
