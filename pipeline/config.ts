@@ -374,9 +374,12 @@ function checkChain<S extends StageDeclaration>(
     for (const artifact of stage?.excludes ?? []) {
       if (!given.has(artifact)) continue;
       const giver = planned.slice(0, index).find((other) => other.gives.includes(artifact))!;
-      const message = `Stage "${stage!.name}" makes no use of "${artifact}", which stage ` +
-        `"${giver.name}" gives; leave one of them out`;
-      source.report(place, message);
+      const { name, gives } = stage!;
+      const remedy = gives.some((given) => giver.excludes?.includes(given))
+        ? "leave one of them out"
+        : `put ${name} before it`;
+      const made = `"${artifact}", which stage "${giver.name}" gives`;
+      source.report(place, `Stage "${name}" makes no use of ${made}; ${remedy}`);
     }
     planned[index].gives.forEach((artifact) => given.add(artifact));
   }

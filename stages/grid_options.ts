@@ -2,7 +2,7 @@ import { z } from "zod";
 import { GRID_BITS } from "../gpu/grid.ts";
 
 /** What no stage that puts weights on grids makes use of: it would be lost work. */
-export const NOT_FOR_GRIDS = ["salient-columns", "zones", "block-error"];
+export const NOT_FOR_GRIDS = ["salient-columns", "salient-fit", "zones", "block-error"];
 
 /** The option that says which columns share a grid. */
 export function groupSizeOption(usual: 32 | 64 | 128 | 256 | "row") {

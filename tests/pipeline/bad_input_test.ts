@@ -571,7 +571,9 @@ stages:
       `${file}:8:25: hessian.damping must be at most 10, found 11`,
       `${file}:9:5: Unknown stage "salient-selct"; did you mean "salient-select"? Known stages: ` +
       "download, calibrate, hessian, salient-select, residual-binarize, split-search, compensate, " +
-      "pack, evaluate",
+      "rtn, gptq, pb-llm, sign, pack, evaluate",
+      `${file}:10:5: Stage "residual-binarize" makes no use of "block-error", which stage ` +
+      '"compensate" gives; put residual-binarize before it',
       `${file}:10:34: residual-binarize.planes must be at most 4, found 5`,
       `${file}:10:37: Unknown key "plane" in residual-binarize; did you mean "planes"?`,
       `${file}:11:41: evaluate.perplexity.0.dataset must be a string, found 3`,
