@@ -49,9 +49,7 @@ export function salientCount({ salientColumns }: LinearRecord): number {
 }
 
 /** The part of a linear layer that is salient: of its columns or, with other methods, its weights. */
-export function salientShare(
-  linear: LinearRecord & { salientFraction?: number },
-): number | undefined {
+export function salientShare(linear: LinearRecord): number {
   return linear.salientFraction ?? salientCount(linear) / linear.cols;
 }
 

@@ -1,4 +1,4 @@
-import type { Evaluation, Perplexity, RunRecord } from "../pipeline/record.ts";
+import type { Evaluation, Perplexity, RunRecord, ZeroShot } from "../pipeline/record.ts";
 import {
   dateText,
   decimal,
@@ -38,25 +38,13 @@ export function perplexityPairs(evaluation: Evaluation | undefined): Pair<Perple
   return [...pairs, ...alone.map((before) => ({ before }))];
 }
 
-/** How often a model chose right in one zero-shot task, as far as reports show it. */
-export interface TaskResult {
-  task: string;
-  version?: string | number;
-  questions: number;
-  acc: number;
-  accStderr: number;
-  accNorm?: number;
-  accNormStderr?: number;
-}
-
 /** Zero-shot results by task, in the order of the pipeline file. */
-export function taskPairs(evaluation: Evaluation | undefined): Pair<TaskResult>[] {
-  const { zeroShot } = (evaluation ?? {}) as {
-    zeroShot?: { original?: TaskResult[]; packed?: TaskResult[] };
-  };
-  const { original = [], packed = [] } = zeroShot ?? {};
-  const isSame = (a: TaskResult, b: TaskResult) => a.task === b.task && a.questions === b.questions;
-  const pairs = packed.map((after): Pair<TaskResult> => ({
+export function taskPairs(evaluation: Evaluation | undefined): Pair<ZeroShot>[] {
+  const { original = [], packed = [] } = evaluation?.zeroShot ?? {};
+  const isSame = (a: ZeroShot, b: ZeroShot) =>
+    a.task === b.task && a.dataset === b.dataset && a.questions === b.questions &&
+    a.specialTokens === b.specialTokens;
+  const pairs = packed.map((after): Pair<ZeroShot> => ({
     before: original.find((before) => isSame(before, after)),
     after,
   }));
@@ -65,12 +53,12 @@ export function taskPairs(evaluation: Evaluation | undefined): Pair<TaskResult>[
 }
 
 /** The accuracy that papers report of a task: the normalized one where there is one. */
-export function mainAccuracy({ acc, accNorm }: TaskResult): number {
+export function mainAccuracy({ acc, accNorm }: ZeroShot): number {
   return accNorm ?? acc;
 }
 
 /** The mean of a model's accuracies over tasks; undefined if it lacks one. */
-export function meanAccuracy(results: readonly (TaskResult | undefined)[]): number | undefined {
+export function meanAccuracy(results: readonly (ZeroShot | undefined)[]): number | undefined {
   const known = results.filter((result) => result !== undefined);
   if (known.length === 0 || known.length < results.length) return undefined;
   return sum(known.map(mainAccuracy)) / known.length;
@@ -78,22 +66,13 @@ export function meanAccuracy(results: readonly (TaskResult | undefined)[]): numb
 
 /** Where figures come from that another run has measured, a sentence each. */
 export function earlierMeasurements(evaluation: Evaluation | undefined): string[] {
-  const { original = [], zeroShot } = (evaluation ?? {}) as {
-    original?: { cached?: Earlier }[];
-    zeroShot?: { original?: { cached?: Earlier }[] };
-  };
+  const { original = [], zeroShot } = evaluation ?? {};
   const all = [...original, ...zeroShot?.original ?? []].map(({ cached }) => cached)
     .filter((cached) => cached !== undefined)
     .map(({ measured, adapter }) =>
       `Figures of the original were measured ${dateText(measured)} on ${adapter}.`
     );
   return [...new Set(all)];
-}
-
-/** When and on what a figure was measured by an earlier run. */
-interface Earlier {
-  measured: string;
-  adapter: string;
 }
 
 export function perplexityTable(record: RunRecord): Table {
@@ -125,7 +104,7 @@ function accuracyText(value: number | undefined, error: number | undefined): str
     : decimal(100 * value, 1);
 }
 
-export function taskTable(pairs: readonly Pair<TaskResult>[]): Table {
+export function taskTable(pairs: readonly Pair<ZeroShot>[]): Table {
   const rows: Cell[][] = pairs.map(({ before, after }) => {
     const { task, version, questions } = (after ?? before)!;
     return [
@@ -137,7 +116,7 @@ export function taskTable(pairs: readonly Pair<TaskResult>[]): Table {
       accuracyText(after?.accNorm, after?.accNormStderr),
     ];
   });
-  const mean = (results: (TaskResult | undefined)[], of: (result: TaskResult) => number) => {
+  const mean = (results: (ZeroShot | undefined)[], of: (result: ZeroShot) => number) => {
     const known = results.filter((result) => result !== undefined);
     if (known.length < pairs.length) return NONE;
     return decimal(100 * sum(known.map(of)) / known.length, 1);

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join, relative, sep } from "node:path";
-import type { Perplexity } from "../pipeline/record.ts";
+import type { Perplexity, ZeroShot } from "../pipeline/record.ts";
 import { timeText } from "../pipeline/units.ts";
 import type { Comparison, RunInFolder } from "./cells.ts";
 import {
@@ -14,7 +14,7 @@ import {
   sum,
 } from "./figures.ts";
 import { type Content, Html, html } from "./html.ts";
-import { mainAccuracy, perplexityPairs, taskPairs, type TaskResult, textKey } from "./measures.ts";
+import { mainAccuracy, perplexityPairs, taskPairs, textKey } from "./measures.ts";
 import { page, section } from "./page.ts";
 import { paretoFront } from "./pareto.ts";
 import style from "./report.css" with { type: "text" };
@@ -270,7 +270,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
     const all = done.flatMap(({ record }) => taskPairs(record.evaluation));
     const tasks = [...new Set(all.map(({ before, after }) => (after ?? before)!.task))];
     if (tasks.length === 0) return undefined;
-    const cells = (results: readonly (TaskResult | undefined)[]): Cell[] => {
+    const cells = (results: readonly (ZeroShot | undefined)[]): Cell[] => {
       const values = tasks.map((task) => {
         const result = results.find((result) => result?.task === task);
         return result && mainAccuracy(result);

@@ -324,7 +324,7 @@ function errorSection(table: LayerTable): Content {
 }
 
 function salientSection(table: LayerTable): Content {
-  const shares = table.linears.map((linear) => salientShare(linear) ?? 0);
+  const shares = table.linears.map(salientShare);
   if (Math.max(0, ...shares) === 0) return undefined;
   const count = sum(table.linears.map(salientCount));
   const columns = sum(table.linears.map(({ cols }) => cols));
