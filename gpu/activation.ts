@@ -1,3 +1,4 @@
+import activate from "./activate.wgsl" with { type: "text" };
 import source from "./activation.wgsl" with { type: "text" };
 import type { Gpu } from "./device.ts";
 import { uniform } from "./kernel.ts";
@@ -27,7 +28,7 @@ export async function activation(
   up?: Tensor,
 ): Promise<Tensor> {
   const constants = { KIND: ACTIVATIONS[name], GATED: Number(up !== undefined) };
-  const kernel = await gpu.kernel({ name: "activation", source, constants });
+  const kernel = await gpu.kernel({ name: "activation", source: activate + source, constants });
   const out = gpu.empty(x.shape);
   kernel.dispatch({
     params: uniform([x.size]),

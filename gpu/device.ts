@@ -1,5 +1,6 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import { UserError } from "../pipeline/errors.ts";
-import { Kernel, type KernelSource } from "./kernel.ts";
+import { type Dispatch, Kernel, type KernelSource } from "./kernel.ts";
 import { Readback } from "./readback.ts";
 import { type Dtype, DTYPE_BYTES, elementsOf, shapeText, Tensor } from "./tensor.ts";
 
@@ -38,12 +39,30 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
   return both;
 }
 
+type Grid = readonly [number, number, number];
+
+interface Call {
+  kernel: Kernel;
+  params?: Uint8Array;
+  group: GPUBindGroup;
+  grid: Grid;
+  later?: Dispatch["later"];
+}
+
+/** Dispatches that can be queued again; see {@link Gpu.record}. */
+export interface Recording {
+  readonly calls: Call[];
+  /** Memory that its dispatches use, free in between. */
+  readonly pool: Map<number, GPUBuffer[]>;
+  readonly buffers: Set<GPUBuffer>;
+}
+
 /** Bytes that are uploaded at a time. */
 export const UPLOAD_CHUNK = 4 << 20;
 /** Bytes that are allocated at a time to find out how many there are. */
 const PROBE_CHUNK = 1 << 30;
 /** Bind groups that each kernel keeps for the next call with the same tensors. */
-const KEPT_BIND_GROUPS = 64;
+const KEPT_BIND_GROUPS = 512;
 const UNIFORM_SLOT = 256;
 const DISPATCHES_PER_SUBMIT = 64;
 /** Timestamps of a query set, two for each pass; the most that WebGPU allows. */
@@ -88,6 +107,8 @@ export class Gpu implements AsyncDisposable {
   readonly software: boolean;
   /** Lanes of a subgroup if the adapter has subgroups of one size, else 0. */
   readonly subgroupSize: number;
+  /** Whether a subgroup can wait for its own threads alone. */
+  readonly subgroupBarriers: boolean;
   #budget: number;
   /** Whether kernels may compute in f64. */
   readonly f64: boolean;
@@ -110,6 +131,8 @@ export class Gpu implements AsyncDisposable {
   #errors: Promise<GPUError | null>[] = [];
   #lost?: string;
   #section?: Section;
+  /** What the work at hand is recorded in, if it is. */
+  #recording = new AsyncLocalStorage<Recording>();
   #timing?: PassTiming;
 
   private constructor(
@@ -124,6 +147,7 @@ export class Gpu implements AsyncDisposable {
     const { subgroupMinSize: min, subgroupMaxSize: max } = adapter.info;
     const subgroups = device.features.has("subgroups" as GPUFeatureName);
     this.subgroupSize = subgroups && min === max ? min : 0;
+    this.subgroupBarriers = device.features.has(SUBGROUP_BARRIER);
     this.#budget = memory;
     this.f64 = device.features.has(F64);
     this.poison = poison;
@@ -257,11 +281,14 @@ export class Gpu implements AsyncDisposable {
           `more than a buffer of "${this.name}" can hold (${this.device.limits.maxBufferSize})`,
       );
     }
-    const buffer = this.#fromPool(size) ?? this.device.createBuffer({
-      label,
-      size,
-      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
-    });
+    const recording = this.#recording.getStore();
+    const buffer = this.#fromRecording(recording, size) ?? this.#fromPool(size) ??
+      this.device.createBuffer({
+        label,
+        size,
+        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+      });
+    recording?.buffers.add(buffer);
     this.#memory.current += buffer.size;
     const { current, pooled, peak } = this.#memory;
     this.#memory.peak = Math.max(peak, current + pooled);
@@ -283,6 +310,7 @@ export class Gpu implements AsyncDisposable {
 
   /** Sets every element to zero. */
   clear(tensor: Tensor): void {
+    this.#refuseRecording("cleared");
     this.#endPass();
     this.#commands().clearBuffer(tensor.buffer, tensor.offset, tensor.bytes);
     this.#count();
@@ -304,6 +332,7 @@ export class Gpu implements AsyncDisposable {
       ? "i32"
       : "u32",
   ): Tensor {
+    this.#refuseRecording("uploaded");
     const tensor = this.empty(shape, dtype);
     const wanted = tensor.size * DTYPE_BYTES[dtype];
     const pieces = ArrayBuffer.isView(data)
@@ -356,6 +385,7 @@ export class Gpu implements AsyncDisposable {
 
   /** Copies the content of one tensor over another of the same size. */
   copy(source: Tensor, target: Tensor): void {
+    this.#refuseRecording("copied");
     this.#endPass();
     const { buffer, offset, bytes } = source;
     this.#commands().copyBufferToBuffer(buffer, offset, target.buffer, target.offset, bytes);
@@ -366,10 +396,12 @@ export class Gpu implements AsyncDisposable {
   free(...tensors: Tensor[]): void {
     for (const { owned, buffer } of tensors) {
       if (!owned) continue;
-      const kept = this.#pool.get(buffer.size) ?? [];
+      const recording = this.#recording.getStore();
+      const pool = recording?.buffers.has(buffer) ? recording.pool : this.#pool;
+      const kept = pool.get(buffer.size) ?? [];
       if (kept.includes(buffer)) throw new Error("A tensor was freed twice");
       kept.push(buffer);
-      this.#pool.set(buffer.size, kept);
+      pool.set(buffer.size, kept);
       this.#memory.current -= buffer.size;
       this.#memory.pooled += buffer.size;
     }
@@ -382,6 +414,12 @@ export class Gpu implements AsyncDisposable {
     this.#pool.clear();
     this.#memory.pooled = 0;
     for (const kernel of this.#compiled) kernel.bindGroups.clear();
+  }
+
+  #fromRecording(recording: Recording | undefined, size: number): GPUBuffer | undefined {
+    const buffer = recording?.pool.get(size)?.pop();
+    if (buffer) this.#memory.pooled -= buffer.size;
+    return buffer;
   }
 
   /**
@@ -517,7 +555,8 @@ export class Gpu implements AsyncDisposable {
    * @throws {Error} If another kernel of this name has another text.
    */
   kernel(source: KernelSource): Promise<Kernel> {
-    const key = JSON.stringify([source.name, source.constants ?? {}]);
+    const { name, constants } = source;
+    const key = constants ? JSON.stringify([name, constants]) : name;
     let known = this.#kernels.get(key);
     if (!known) {
       const kernel = Kernel.compile(this, source);
@@ -535,22 +574,73 @@ export class Gpu implements AsyncDisposable {
     kernel: Kernel,
     params: Uint8Array | undefined,
     tensors: readonly Tensor[],
-    grid: readonly [number, number, number],
+    grid: Grid,
+    later?: Dispatch["later"],
   ): void {
+    if (kernel.uniformBinding !== undefined && !params) {
+      throw new Error(`The kernel "${kernel.name}" lacks its parameters`);
+    }
+    const call = { kernel, params, group: this.#bindGroup(kernel, tensors), grid, later };
+    this.#recording.getStore()?.calls.push(call);
+    this.#queue(call, params);
+  }
+
+  #queue({ kernel, group, grid }: Call, params?: Uint8Array): void {
     const commands = this.#commands();
     let dynamicOffsets: number[] = [];
-    if (kernel.uniformBinding !== undefined) {
-      if (!params) throw new Error(`The kernel "${kernel.name}" lacks its parameters`);
+    if (params) {
       const offset = this.#dispatches * UNIFORM_SLOT;
       this.#uniformBytes.set(params, offset);
       dynamicOffsets = [offset];
     }
-    const group = this.#bindGroup(kernel, tensors);
     this.#pass ??= this.#beginPass(commands);
     this.#pass.setPipeline(kernel.pipeline);
     this.#pass.setBindGroup(0, group, dynamicOffsets);
     this.#pass.dispatchWorkgroups(...grid);
     this.#count();
+  }
+
+  /**
+   * Does some work and remembers its dispatches, so that they can be queued again without the host's
+   * share of the work. The work must not read, upload, copy or clear, and must free the tensors that
+   * it makes; their memory stays with the recording. What other callers do meanwhile is not recorded.
+   *
+   * @returns The recording, to be released.
+   */
+  async record(work: () => Promise<void>): Promise<Recording> {
+    const recording: Recording = { calls: [], pool: new Map(), buffers: new Set() };
+    await this.#recording.run(recording, work);
+    return recording;
+  }
+
+  /**
+   * Queues the dispatches of a recording again, as they are so many steps later.
+   *
+   * @returns Whether that can be done; if not, nothing is queued.
+   */
+  replay({ calls }: Recording, steps: number): boolean {
+    const all: (Uint8Array | undefined)[] = [];
+    for (const { params, later } of calls) {
+      const wanted = later ? later(steps) : params;
+      if (later && !wanted) return false;
+      all.push(wanted);
+    }
+    calls.forEach((call, i) => this.#queue(call, all[i]));
+    return true;
+  }
+
+  /** Gives the memory of a recording back; it cannot be replayed any more. */
+  release({ calls, pool, buffers }: Recording): void {
+    calls.length = 0;
+    buffers.clear();
+    for (const [size, freed] of pool) {
+      this.#pool.set(size, [...this.#pool.get(size) ?? [], ...freed]);
+    }
+    pool.clear();
+  }
+
+  #refuseRecording(what: string): void {
+    if (this.#recording.getStore()) throw new Error(`Nothing can be ${what} in a recording`);
   }
 
   /** The tensors bound to a kernel; pooled buffers come back in the same places, block after block. */
@@ -669,6 +759,7 @@ interface PassTiming {
 
 const SUBGROUPS = "subgroups" as GPUFeatureName;
 const F64 = "wgpu-shader-f64" as GPUFeatureName;
+const SUBGROUP_BARRIER = "wgpu-subgroup-barrier" as GPUFeatureName;
 
 /** Asks for subgroups and f64, which Deno grants on adapters that do not list them, and does without if refused. */
 async function requestDevice(
@@ -676,7 +767,7 @@ async function requestDevice(
   requiredLimits: Record<string, number>,
 ): Promise<GPUDevice> {
   const timing = (["timestamp-query"] as const).filter((name) => adapter.features.has(name));
-  for (const features of [[SUBGROUPS, F64], [SUBGROUPS]]) {
+  for (const features of [[SUBGROUPS, SUBGROUP_BARRIER, F64], [SUBGROUPS, F64], [SUBGROUPS]]) {
     try {
       const requiredFeatures = [...features, ...timing];
       return await adapter.requestDevice({ requiredFeatures, requiredLimits });

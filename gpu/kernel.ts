@@ -17,6 +17,11 @@ export interface Dispatch {
   tensors: readonly Tensor[];
   /** A number is spread over x and y (a dimension holds 65,535); kernels join them again. */
   workgroups: number | readonly [number, number, number?];
+  /**
+   * The uniform block of the call so many steps later, for calls that differ from step to step when a
+   * {@link Recording} is replayed; undefined if they then differ in more than that.
+   */
+  later?: (steps: number) => Uint8Array | undefined;
 }
 
 /** Packs a uniform block whose struct lists its u32 fields first and then its f32 fields. */
@@ -91,7 +96,7 @@ export class Kernel {
    *
    * @throws {RangeError} If the number of tensors is not that of the bindings.
    */
-  dispatch({ params, tensors, workgroups }: Dispatch): void {
+  dispatch({ params, tensors, workgroups, later }: Dispatch): void {
     if (tensors.length !== this.storageBindings.length) {
       throw new RangeError(
         `The kernel "${this.name}" binds ${this.storageBindings.length} tensors, got ${tensors.length}`,
@@ -104,6 +109,6 @@ export class Kernel {
       throw new RangeError(`The kernel "${this.name}" needs a grid of ${grid}, at most 65535`);
     }
     if (grid.includes(0)) return;
-    this.gpu.dispatch(this, params, tensors, grid);
+    this.gpu.dispatch(this, params, tensors, grid, later);
   }
 }

@@ -1,6 +1,7 @@
 import type { Gpu } from "./device.ts";
 import { uniform } from "./kernel.ts";
 import source from "./norm.wgsl" with { type: "text" };
+import large from "./reduce_large.wgsl" with { type: "text" };
 import { withReduction } from "./reduction.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -21,7 +22,11 @@ export async function norm(
   const cols = weight.size;
   const rows = x.size / cols;
   const constants = { CENTER: Number(bias !== undefined) };
-  const kernel = await gpu.kernel(withReduction(gpu, { name: "norm", source, constants }));
+  const kernel = await gpu.kernel(
+    rows === 1 && !gpu.software
+      ? { name: "norm_row", source: () => large + source, constants: { ...constants, LANES: 256 } }
+      : withReduction(gpu, { name: "norm", source, constants }),
+  );
   const out = gpu.empty(x.shape);
   kernel.dispatch({
     params: uniform([rows, cols], [epsilon]),

@@ -5,11 +5,11 @@ import { type BitLayout, bitPlanes, scalesPerBlock } from "./quantize_block.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** Rows that lie side by side in a {@link PackedWeight}, one for each thread. */
-const TILE_ROWS = 32;
+export const TILE_ROWS = 32;
 /** Columns that a thread reads at a time: four words of each plane of bits. */
 export const UNIT_COLS = 128;
 /** Set in the order of the columns for a salient one. */
-const SALIENT = 2 ** 31;
+export const SALIENT = 2 ** 31;
 
 /** A linear layer's bits in host memory; see HostBits in models/packed_format.ts. */
 export interface PackedOnHost extends BitLayout {
@@ -60,7 +60,9 @@ export interface PackedForm {
 }
 
 /** The form of a packed weight. */
-export function formOf({ zones, planes, factors, blockSize }: PackedWeight): PackedForm {
+export function formOf(
+  { zones, planes, factors, blockSize }: BitLayout & { factors?: Tensor },
+): PackedForm {
   return { zones, planes, coded: factors !== undefined, mixed: blockSize % UNIT_COLS !== 0 };
 }
 
@@ -97,16 +99,28 @@ export function tilesOf({ rows }: BitLayout): number {
  */
 export async function uploadPacked(gpu: Gpu, host: PackedOnHost): Promise<PackedWeight> {
   const { rows, cols, blockSize, zones, planes, codes } = host;
-  const [tiles, units, words] = [tilesOf(host), unitsOf(host), Math.ceil(cols / 32)];
+  const [tiles, units] = [tilesOf(host), unitsOf(host)];
   const { order, salient } = columnOrder(host);
   const weight: PackedWeight = {
     ...{ rows, cols, blockSize, zones, planes },
     bits: gpu.empty([tiles, units, bitPlanes(host), TILE_ROWS, 4], "u32"),
     salient: gpu.upload(salient, [units, 4]),
     order: gpu.upload(order, [units, UNIT_COLS]),
-    scales: uploadScales(gpu, host),
-    factors: codes ? uploadFactors(gpu, codes.factors, tiles) : undefined,
+    scales: gpu.upload(arrangedScales(host), scaleShape(host)),
+    factors: codes ? gpu.upload(paddedFactors(host), [tiles * TILE_ROWS, 2]) : undefined,
   };
+  await uploadBits(gpu, host, weight);
+  return weight;
+}
+
+/** Brings the bits of a linear layer in the order of `weight` to its memory. */
+export async function uploadBits(
+  gpu: Gpu,
+  host: PackedOnHost,
+  { order, bits }: Pick<PackedWeight, "order" | "bits">,
+): Promise<void> {
+  const { rows, cols } = host;
+  const words = Math.ceil(cols / 32);
   using raw = gpu.upload(host.bits, [bitPlanes(host), rows, words]);
   const kernel = await gpu.kernel({
     name: "arrange_bits",
@@ -114,11 +128,10 @@ export async function uploadPacked(gpu: Gpu, host: PackedOnHost): Promise<Packed
     constants: { PLANES: bitPlanes(host) },
   });
   kernel.dispatch({
-    params: uniform([rows, cols, words, units, weight.bits.size]),
-    tensors: [raw, weight.order, weight.bits],
-    workgroups: Math.ceil(weight.bits.size / 64),
+    params: uniform([rows, cols, words, unitsOf(host), bits.size]),
+    tensors: [raw, order, bits],
+    workgroups: Math.ceil(bits.size / 64),
   });
-  return weight;
 }
 
 export function isPackedWeight(weight: Tensor | PackedWeight): weight is PackedWeight {
@@ -133,7 +146,7 @@ export function freePacked(
 }
 
 /** The column at each position, the salient ones of a segment first, and which positions are salient. */
-function columnOrder({ cols, blockSize, planes, salient }: PackedOnHost) {
+export function columnOrder({ cols, blockSize, planes, salient }: PackedOnHost) {
   const positions = Math.ceil(cols / UNIT_COLS) * UNIT_COLS;
   const segment = blockSize % UNIT_COLS ? 32 : UNIT_COLS;
   const isSalient = (col: number) =>
@@ -154,10 +167,16 @@ function columnOrder({ cols, blockSize, planes, salient }: PackedOnHost) {
   return { order, salient: marks };
 }
 
-function uploadScales(gpu: Gpu, host: PackedOnHost): Tensor {
-  const { rows, cols, blockSize, codes } = host;
-  const [tiles, blocks] = [tilesOf(host), Math.ceil(cols / blockSize)];
-  const words = scaleWords({ ...host, coded: codes !== undefined });
+/** `[tiles, blocks, words, 32]` of a linear layer's scales. */
+export function scaleShape(host: PackedOnHost): number[] {
+  const words = scaleWords({ ...host, coded: host.codes !== undefined });
+  return [tilesOf(host), Math.ceil(host.cols / host.blockSize), words, TILE_ROWS];
+}
+
+/** A linear layer's scales as they lie in a {@link PackedWeight}. */
+export function arrangedScales(host: PackedOnHost): Uint32Array<ArrayBuffer> {
+  const { rows, codes } = host;
+  const [tiles, blocks, words] = scaleShape(host);
   const perBlock = scalesPerBlock(host);
   const perWord = codes ? 4 : 2;
   const source = codes?.values ?? new Uint16Array(new Float16Array(host.scales).buffer);
@@ -177,13 +196,14 @@ function uploadScales(gpu: Gpu, host: PackedOnHost): Tensor {
       for (let i = 0; i < perBlock; i++) parts[start + places[i]] = source[from++];
     }
   }
-  return gpu.upload(out, [tiles, blocks, words, TILE_ROWS]);
+  return out;
 }
 
-function uploadFactors(gpu: Gpu, factors: Float32Array, tiles: number): Tensor {
-  const padded = new Float32Array(tiles * TILE_ROWS * 2);
-  padded.set(factors);
-  return gpu.upload(padded, [tiles * TILE_ROWS, 2]);
+/** The factors of a linear layer's codes, `[tiles * 32, 2]`. */
+export function paddedFactors(host: PackedOnHost): Float32Array<ArrayBuffer> {
+  const padded = new Float32Array(tilesOf(host) * TILE_ROWS * 2);
+  padded.set(host.codes!.factors);
+  return padded;
 }
 
 /**
@@ -202,13 +222,17 @@ export interface ScaleSource {
   salientScale(plane: number): string;
 }
 
-export function scaleSource(form: PackedForm, prefix: string): ScaleSource {
+/** @param factored Whether codes come times their factors, the variables mean_factor and scale_factor. */
+export function scaleSource(form: PackedForm, prefix: string, factored = true): ScaleSource {
   const words = Array.from({ length: scaleWords(form) }, (_, i) => i);
+  // The mantissa of 2^23 + code + 128: converting costs eight times as much.
+  const code = (index: number) =>
+    `(bitcast<f32>(0x4b000000u | (((${prefix}${index >> 2} ^ 0x80808080u) >> ${
+      8 * (index & 3)
+    }u) & 0xffu)) - 8388736.0)`;
   const value = (index: number, factor: string) =>
     form.coded
-      ? `(f32(extractBits(bitcast<i32>(${prefix}${index >> 2}), ${
-        8 * (index & 3)
-      }u, 8u)) * ${factor})`
+      ? factored ? `(${code(index)} * ${factor})` : code(index)
       : `unpack2x16float(${prefix}${index >> 1}).${"xy"[index & 1]}`;
   const mean = (index: number) => value(index, "mean_factor");
   const scale = (index: number) => value(index, "scale_factor");

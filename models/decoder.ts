@@ -1,7 +1,7 @@
 import { activation } from "../gpu/activation.ts";
 import { appendCache } from "../gpu/append_cache.ts";
 import { attention, segmentAttention } from "../gpu/attention.ts";
-import { attentionDecode } from "../gpu/attention_decode.ts";
+import { attendAndAppend, attentionDecode } from "../gpu/attention_decode.ts";
 import { crossEntropy } from "../gpu/cross_entropy.ts";
 import { dequantize } from "../gpu/dequantize.ts";
 import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
@@ -10,7 +10,9 @@ import { gemm } from "../gpu/gemm.ts";
 import { matvec } from "../gpu/matvec.ts";
 import { countNonFinite } from "../gpu/non_finite.ts";
 import { norm } from "../gpu/norm.ts";
+import { canGroup, freeGroup, type PackedGroup, uploadPackedGroup } from "../gpu/packed_group.ts";
 import { packedProduct } from "../gpu/packed_matmul.ts";
+import { multipliesVectors, packedVectorProduct, type VectorSource } from "../gpu/packed_vector.ts";
 import {
   freePacked,
   isPackedWeight,
@@ -19,7 +21,7 @@ import {
   uploadPacked,
 } from "../gpu/packed_weight.ts";
 import { rope } from "../gpu/rope.ts";
-import { type Dtype, shapeText, type Tensor } from "../gpu/tensor.ts";
+import { type Dtype, shapeText, Tensor } from "../gpu/tensor.ts";
 import { widen } from "../gpu/widen.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Activations } from "./activations.ts";
@@ -27,8 +29,8 @@ import { type Architecture, type Step, weightedModules } from "./architecture.ts
 import { KeyValueCache } from "./kv_cache.ts";
 import { isRead } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
-import { columnsOf, isGrid, isPacked, readLinear } from "./packed_format.ts";
-import { uploadGrid } from "./packed_grid.ts";
+import { columnsOf, isGrid, isPacked, readLinear, unpackLinear } from "./packed_format.ts";
+import { isPackedGrid, uploadGrid } from "./packed_grid.ts";
 import { GpuTable, isPackedTable, tableLayout } from "./packed_table.ts";
 import type { PromptBatch, PromptBatchOnGpu } from "./prompt_batch.ts";
 import { rotaryFrequencies } from "./rotary.ts";
@@ -69,6 +71,9 @@ export interface Affine<W extends Weight = Tensor> {
  * may be packed if the type says so.
  */
 export class LayerWeights<W extends Weight = Tensor> extends Map<string, Affine<W>> {
+  /** Packed linear layers that have one input, by their operation, with their biases one by one. */
+  readonly groups = new Map<Step, { group: PackedGroup; biases?: Tensor }>();
+
   /** @param layer Its number, from 0. */
   constructor(readonly layer: number) {
     super();
@@ -84,6 +89,8 @@ export class Decoder implements Disposable {
   readonly #ropeFrequencies: "f32" | "f16" | "bf16";
   /** (cos, sin) for the longest window so far. */
   #longestRopeTable?: Tensor;
+  /** The id 0, u32 `[1]`. */
+  #rowZero?: Tensor;
   /** Names of tensors outside the layers that were found to be finite. */
   readonly #finite = new Set<string>();
   /** Tensors that {@link prefetchLayer} has brought to the GPU, as they are stored. */
@@ -131,6 +138,7 @@ export class Decoder implements Disposable {
     for (const step of steps) {
       if (step.op === "norm") weights.set(step.module, await this.#norm(prefix + step.module));
       if (step.op !== "linear") continue;
+      if (options.packed && await this.#loadGroup(step, prefix, weights)) continue;
       for (const { module } of step.linears) {
         weights.set(module, await this.#affine(prefix + module, step.bias, options));
       }
@@ -162,6 +170,11 @@ export class Decoder implements Disposable {
       else gpu.free(weight);
       if (bias) gpu.free(bias);
     }
+    for (const { group, biases } of weights.groups.values()) {
+      freeGroup(gpu, group);
+      if (biases) gpu.free(biases);
+    }
+    weights.groups.clear();
     weights.clear();
   }
 
@@ -184,20 +197,14 @@ export class Decoder implements Disposable {
       stored?: boolean;
     },
   ): Promise<Affine<Weight>> {
-    const { checkpoint, quantization } = this.model;
     const bias = hasBias ? await this.#tensor(`${name}.bias`) : undefined;
-    if (!quantization || !isPacked(checkpoint, name)) {
+    if (!this.#isPacked(name)) {
       const weight = `${name}.weight`;
       return { weight: await (staysStored ? this.#matrix(weight) : this.#tensor(weight)), bias };
     }
     const { gpu } = this;
-    const cols = columnsOf(quantization, name);
-    if (cols === undefined) {
-      throw new UserError(
-        `"${this.model.name}": quantization_config lacks the columns of "${name}"`,
-      );
-    }
-    const host = readLinear(checkpoint, name, cols, quantization.block_size);
+    const { checkpoint, quantization } = this.model;
+    const host = readLinear(checkpoint, name, this.#columnsOf(name), quantization!.block_size);
     // There is no product with codes on grids as they are packed.
     if (isGrid(host)) return { weight: await uploadGrid(gpu, host), bias };
     if (staysPacked) {
@@ -208,6 +215,47 @@ export class Decoder implements Disposable {
     using scales = gpu.upload(host.scales, [host.scales.length]);
     using salient = gpu.upload(host.salient, [host.salient.length]);
     return { weight: await dequantize(gpu, host, bits, scales, salient), bias };
+  }
+
+  #isPacked(name: string): boolean {
+    return this.model.quantization !== undefined && isPacked(this.model.checkpoint, name);
+  }
+
+  #columnsOf(name: string): number {
+    const cols = columnsOf(this.model.quantization!, name);
+    if (cols === undefined) {
+      throw new UserError(
+        `"${this.model.name}": quantization_config lacks the columns of "${name}"`,
+      );
+    }
+    return cols;
+  }
+
+  /** Loads the linear layers of an operation as a group, if they and the adapter are suited for it. */
+  async #loadGroup(
+    step: Step & { op: "linear" },
+    prefix: string,
+    weights: LayerWeights<Weight>,
+  ): Promise<boolean> {
+    const { gpu } = this;
+    const { checkpoint, quantization } = this.model;
+    const names = step.linears.map(({ module }) => prefix + module);
+    const isSuited = (name: string) => this.#isPacked(name) && !isPackedGrid(checkpoint, name);
+    if (gpu.software || !names.every(isSuited)) return false;
+    const hosts = names.map((name) =>
+      unpackLinear(checkpoint, name, this.#columnsOf(name), quantization!.block_size)
+    );
+    if (!multipliesVectors(gpu, hosts[0]) || !canGroup(hosts)) return false;
+    hosts.forEach((host, i) => this.#checkScales(names[i], host));
+    const group = await uploadPackedGroup(gpu, hosts);
+    const biases = step.bias ? gpu.zeros([1, group.rows]) : undefined;
+    weights.groups.set(step, { group, biases });
+    for (const [i, { module }] of step.linears.entries()) {
+      const bias = step.bias ? await this.#tensor(`${names[i]}.bias`) : undefined;
+      if (bias) gpu.copy(bias, biases!.view(group.starts[i], bias.shape));
+      weights.set(module, { weight: group.weights[i], bias });
+    }
+    return true;
   }
 
   /** A matrix as it is stored, checked. */
@@ -444,6 +492,50 @@ export class Decoder implements Disposable {
     return hidden;
   }
 
+  /**
+   * The input of the first decoder layer for one token whose id the GPU knows, after
+   * {@link keepEnds}.
+   *
+   * @param id u32 `[1]`. What an id that is not in the vocabulary gives means nothing.
+   * @returns f32 `[1, hidden]`, owned by the caller.
+   */
+  async embedToken(id: Tensor, position: number): Promise<Tensor> {
+    const { gpu } = this;
+    const { names, hiddenSize, embeddingSize } = this.architecture;
+    let hidden = gpu.empty([1, embeddingSize]);
+    await this.#lookUpKept(`${names.embedding}.weight`, id, hidden);
+    if (names.projectIn) {
+      using narrow = hidden;
+      hidden = await this.#project(narrow, names.projectIn, [hiddenSize, embeddingSize]);
+    }
+    if (names.positions) {
+      // Row 0 of what begins at the position's row.
+      this.#rowZero ??= gpu.zeros([1], "u32");
+      const { name, offset } = names.positions;
+      await this.#lookUpKept(`${name}.weight`, this.#rowZero, hidden, position + offset);
+    }
+    return hidden;
+  }
+
+  /**
+   * Looks an id up in a matrix that is kept.
+   *
+   * @param from The row that id 0 means; what is found is added to `out` if given.
+   */
+  async #lookUpKept(name: string, id: Tensor, out: Tensor, from?: number): Promise<void> {
+    const accumulate = from !== undefined;
+    const table = this.#keptTables.get(name);
+    if (table) return await table.lookUp(id, out, accumulate, from);
+    const kept = this.#kept.get(name);
+    if (!kept) throw new Error(`"${name}" is not on the GPU`);
+    const [rows, cols] = kept.shape;
+    const most = Math.floor(this.gpu.maxBinding / (kept.bytes / rows) / 256) * 256; // views begin at multiples
+    for (let first = 0; first < rows; first += most) {
+      const part = kept.view(first * cols, [Math.min(most, rows - first), cols]);
+      await embed(this.gpu, id, part, first - (from ?? 0), out, accumulate, accumulate);
+    }
+  }
+
   /** Embeds batches and keeps them as what enters the first layer; see {@link embed}. */
   async embedInto(
     activations: Activations,
@@ -489,6 +581,12 @@ export class Decoder implements Disposable {
   ): Promise<void> {
     const { gpu } = this;
     const rows = ids.map((ids) => gpu.upload(ids, [ids.length]));
+    const keptTable = this.#keptTables.get(name); // checked
+    if (keptTable) {
+      for (const [i, batch] of rows.entries()) await keptTable.lookUp(batch, out[i], accumulate);
+      gpu.free(...rows);
+      return;
+    }
     const isWanted = (first: number, count: number) =>
       ids.some((batch) => batch.some((id) => id >= first && id < first + count));
     await this.#parts(name, shape, "stored", async (part, first) => {
@@ -548,6 +646,9 @@ export class Decoder implements Disposable {
     to = this.architecture.steps.length,
   ): Promise<void> {
     const { steps } = this.architecture;
+    if (window instanceof KeyValueCache && weights.groups.size > 0 && tokensOf(registers) === 1) {
+      return await this.#runToken(weights, registers, window);
+    }
     for (let i = from; i < to; i++) {
       const results = await this.#step(steps[i], weights, registers, window);
       for (const [register, tensor] of results) {
@@ -561,6 +662,81 @@ export class Decoder implements Disposable {
         this.gpu.free(tensor);
       }
     }
+  }
+
+  /**
+   * All operations of a layer over the registers of one token. Packed linear layers of one input are
+   * one dispatch, together with the RMS norm or activation function before them.
+   */
+  async #runToken(
+    weights: LayerWeights<Weight>,
+    registers: Registers,
+    cache: KeyValueCache,
+  ): Promise<void> {
+    const { gpu } = this;
+    const { steps } = this.architecture;
+    const outputs: Tensor[] = []; // of groups; registers are views of them
+    for (let i = 0; i < steps.length; i++) {
+      const source = this.#sourceAt(i, weights, registers);
+      const step = source ? steps[++i] : steps[i];
+      const known = weights.groups.get(step);
+      let results: [string, Tensor][];
+      if (step.op === "linear" && known) {
+        const residual = step.residual && registers.get(step.residual);
+        const { x, ...made } = source ?? { x: registers.get(step.from)! };
+        const addends = { bias: known.biases, residual: residual || undefined };
+        const y = await packedVectorProduct(gpu, x, known.group, { ...made, ...addends });
+        outputs.push(y);
+        results = step.linears.map(({ to }, n) => {
+          const { rows } = known.group.weights[n];
+          return [to, y.view(known.group.starts[n], [1, rows])];
+        });
+      } else results = await this.#step(step, weights, registers, cache);
+      for (const [register, tensor] of results) {
+        const before = registers.get(register);
+        registers.set(register, tensor);
+        if (before) gpu.free(before);
+      }
+      for (const [register, tensor] of registers) {
+        if (isRead(steps, register, i + 1)) continue;
+        registers.delete(register);
+        gpu.free(tensor);
+      }
+    }
+    // What the layer gives is one layer's output from its first row on: it becomes the register's own.
+    const hidden = registers.get("hidden")!;
+    const owner = outputs.find(({ buffer }) => buffer === hidden.buffer);
+    if (owner) registers.set("hidden", owner);
+    gpu.free(...outputs.filter((output) => output !== owner));
+  }
+
+  /**
+   * What a group multiplies in place of its input, if operation i makes that input, nothing else reads
+   * it, and the group can make it on the way.
+   */
+  #sourceAt(
+    i: number,
+    weights: LayerWeights<Weight>,
+    registers: Registers,
+  ): { x: Tensor; source: VectorSource } | undefined {
+    const { steps, norm, normEpsilon: epsilon } = this.architecture;
+    const [step, next] = [steps[i], steps[i + 1]];
+    if (next?.op !== "linear" || !weights.groups.has(next)) return undefined;
+    if (step.op !== "norm" && step.op !== "activation") return undefined;
+    if (step.to !== next.from || isRead(steps, step.to, i + 2)) return undefined;
+    const x = registers.get(step.from)!;
+    if (step.op === "norm") {
+      if (norm !== "rms" || step.heads) return undefined;
+      const { weight } = weights.get(step.module) as Affine; // norms are not packed
+      return { x, source: { op: "rms", weight, epsilon } };
+    }
+    const { name } = step;
+    if (!step.up) return { x, source: { op: "activation", name } };
+    const half = registers.get(step.up)!;
+    if (half.buffer !== x.buffer || half.offset < x.offset) return undefined;
+    const up = (half.offset - x.offset) / 4;
+    const both = new Tensor(this.gpu, x.buffer, [1, up + half.size], "f32", x.offset, false);
+    return { x: both, source: { op: "activation", name, up } };
   }
 
   async #step(
@@ -637,8 +813,10 @@ export class Decoder implements Disposable {
     const start = cache.length;
     const { keys, values } = cache.layers[layer];
     const table = rotary && this.#ropeTable(cache.capacity);
+    const slidingWindow = slidingWindows[layer];
     const append = { q, k, v, keys, values, heads, keyValueHeads, headDim, start };
-    if (start === 0 && tokens > 1) { // a window of its own
+    if (tokens === 1) return await attendAndAppend(gpu, { ...append, table, slidingWindow });
+    if (start === 0) { // a window of its own
       if (table) {
         await rope(gpu, q, table, heads);
         await rope(gpu, k, table, keyValueHeads);
@@ -647,7 +825,6 @@ export class Decoder implements Disposable {
       return await this.#attention(q, k, v, layer, tokens);
     }
     await appendCache(gpu, { ...append, table });
-    const slidingWindow = slidingWindows[layer];
     const shape = { heads, keyValueHeads, headDim, start, slidingWindow };
     return await attentionDecode(gpu, q, keys, values, shape);
   }
@@ -771,11 +948,16 @@ export class Decoder implements Disposable {
   /** Logits of every token, f32 `[tokens, vocabulary]`, owned by the caller; for short texts. */
   async logits(hidden: Tensor): Promise<Tensor> {
     const { gpu } = this;
-    const { vocabularySize } = this.architecture;
+    const { names, vocabularySize } = this.architecture;
     using x = await this.finish(hidden);
     const [tokens, width] = x.shape;
     const logits = gpu.empty([tokens, vocabularySize]);
     if (tokens === 1) {
+      const keptTable = this.#keptTables.get(`${names.head ?? names.embedding}.weight`); // checked
+      if (keptTable) {
+        await keptTable.multiply(x, logits);
+        return logits;
+      }
       await this.#headParts("stored", async (weight, start) => {
         await matvec(gpu, { x, weight, out: logits, start });
       });
@@ -871,6 +1053,8 @@ export class Decoder implements Disposable {
     gpu.free(...this.#prefetched.values(), ...this.#kept.values());
     if (this.#longestRopeTable) gpu.free(this.#longestRopeTable);
     this.#longestRopeTable = undefined;
+    if (this.#rowZero) gpu.free(this.#rowZero);
+    this.#rowZero = undefined;
     this.#prefetched.clear();
     this.#kept.clear();
     for (const table of this.#keptTables.values()) table[Symbol.dispose]();
@@ -885,6 +1069,10 @@ function bf16Round(value: number): number {
   const [bits] = new Uint32Array(Float32Array.of(value).buffer);
   const rounded = bits + 0x7fff + ((bits >>> 16) & 1) & 0xffff0000;
   return new Float32Array(Uint32Array.of(rounded).buffer)[0];
+}
+
+function tokensOf(registers: Registers): number {
+  return registers.values().next().value!.shape[0];
 }
 
 /** `[rows, cols]` of a linear layer, `[width]` of a norm. */

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { setImmediate, setTimeout } from "node:timers/promises";
 import { argmax, NOT_FINITE } from "../gpu/argmax.ts";
 import type { CacheDtype } from "../gpu/attention_decode.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu, Recording } from "../gpu/device.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
 import { bytesText } from "../pipeline/units.ts";
@@ -124,11 +124,7 @@ export class ResidentModel implements Disposable {
     signal?: AbortSignal,
   ): Promise<Tensor | undefined> {
     const { gpu } = this.decoder;
-    if (cache.length + ids.length > cache.capacity) {
-      throw new RangeError(
-        `A cache of ${cache.capacity} tokens, ${cache.length} of them in use, cannot take ${ids.length}`,
-      );
-    }
+    this.#checkRoom(cache, ids.length);
     const [hidden] = await this.decoder.embed([[ids]], cache.length);
     const registers: Registers = new Map([["hidden", hidden]]);
     for (const weights of this.#layers) {
@@ -147,6 +143,31 @@ export class ResidentModel implements Disposable {
     using last = gpu.empty([1, width]);
     gpu.copy(all.view((tokens - 1) * width, [1, width]), last);
     return await this.decoder.logits(last);
+  }
+
+  /**
+   * The logits after one more token, whose id the GPU knows; nothing is waited for.
+   *
+   * @param id u32 `[1]`. An id that is not in the vocabulary gives logits that mean nothing.
+   * @returns f32 `[1, vocabulary]`, owned by the caller.
+   * @throws {RangeError} If the cache is full.
+   */
+  async logitsAfter(id: Tensor, cache: KeyValueCache): Promise<Tensor> {
+    this.#checkRoom(cache, 1);
+    const registers: Registers = new Map([
+      ["hidden", await this.decoder.embedToken(id, cache.length)],
+    ]);
+    for (const weights of this.#layers) await this.decoder.run(weights, registers, cache);
+    cache.length++;
+    using hidden = registers.get("hidden")!;
+    return await this.decoder.logits(hidden);
+  }
+
+  #checkRoom({ capacity, length }: KeyValueCache, tokens: number): void {
+    if (length + tokens <= capacity) return;
+    throw new RangeError(
+      `A cache of ${capacity} tokens, ${length} of them in use, cannot take ${tokens}`,
+    );
   }
 
   [Symbol.dispose](): void {
@@ -234,7 +255,7 @@ export async function* generate(
       `The prompt has ${promptTokens} tokens; at most ${LONGEST_PROMPT} can be taken in one go`,
     );
   }
-  const capacity = Math.min(maxLength, promptTokens + maxTokens);
+  const capacity = Math.min(maxLength, promptTokens + maxTokens - 1); // the last token is not needed
   using cache = new KeyValueCache(gpu, files.architecture, capacity, dtype);
   const end: GenerationEnd = {
     reason: "interrupted",
@@ -243,56 +264,176 @@ export async function* generate(
     promptSeconds: 0,
     seconds: 0,
   };
+  using steps = sampler.isGreedy
+    ? new GreedySteps(model, cache, Int32Array.from(text), signal)
+    : new SampledSteps(model, cache, text, sampler, signal);
   let since = start;
-  let input = Int32Array.from(text);
   while (!signal?.aborted) {
-    using logits = await model.logits(input, cache, signal);
-    if (!logits) break;
-    const id = await choose(gpu, logits, sampler, text, files.name);
-    text.push(id);
-    end.tokens++;
-    const reason = stopIds.has(id)
-      ? "stop-token"
-      : end.tokens === maxTokens
-      ? "max-tokens"
-      : cache.length === maxLength
-      ? "max-length"
-      : undefined;
-    const added = (reason === "stop-token" ? "" : stream.push(id)) + (reason ? stream.end() : "");
+    const left = Math.min(maxTokens - end.tokens, capacity - cache.length);
+    const ids = await steps.next(left);
+    if (ids.length === 0) break;
     const seconds = (performance.now() - since) / 1000;
-    if (end.tokens === 1) {
-      end.promptSeconds = seconds;
-      gpu.trim(); // activations of the whole prompt
-    } else {
-      end.seconds += seconds;
+    if (end.tokens === 0) end.promptSeconds = seconds;
+    else end.seconds += seconds;
+    for (const id of ids) {
+      if (signal?.aborted) return end;
+      text.push(id);
+      end.tokens++;
+      const reason = stopIds.has(id)
+        ? "stop-token"
+        : end.tokens === maxTokens
+        ? "max-tokens"
+        : text.length > maxLength
+        ? "max-length"
+        : undefined;
+      const added = (reason === "stop-token" ? "" : stream.push(id)) + (reason ? stream.end() : "");
+      yield { id, text: added };
+      if (reason) return { ...end, reason };
     }
-    yield { id, text: added };
-    if (reason) return { ...end, reason };
     await pause();
     since = performance.now();
-    input = Int32Array.of(id);
   }
   return end;
 }
 
-/** @throws {UserError} If logits are NaN or infinite. */
-async function choose(
-  gpu: Gpu,
-  logits: Tensor,
-  sampler: Sampler,
-  text: readonly number[],
-  name: string,
-): Promise<number> {
-  if (sampler.isGreedy) {
-    using best = await argmax(gpu, logits);
-    const [id] = await gpu.read(best, "u32");
-    if (id !== NOT_FINITE) return id;
-  } else {
-    const values = await gpu.read(logits);
-    if (values.every(Number.isFinite)) return sampler.next(values, text);
+/** The tokens of a text, some at a time. */
+interface Steps extends Disposable {
+  /**
+   * The tokens that come next.
+   *
+   * @param most How many may still come.
+   * @returns At least one; none if the signal ended it.
+   * @throws {UserError} If logits are NaN or infinite.
+   */
+  next(most: number): Promise<number[]>;
+}
+
+/** Draws each token on the host. */
+class SampledSteps implements Steps {
+  #input: Int32Array;
+
+  /** @param text The prompt, to which the caller adds what comes. */
+  constructor(
+    readonly model: ResidentModel,
+    readonly cache: KeyValueCache,
+    readonly text: readonly number[],
+    readonly sampler: Sampler,
+    readonly signal?: AbortSignal,
+  ) {
+    this.#input = Int32Array.from(text);
   }
+
+  async next(): Promise<number[]> {
+    const { model, cache, text, sampler, signal } = this;
+    const { gpu } = model.decoder;
+    using logits = await model.logits(this.#input, cache, signal);
+    if (!logits) return [];
+    const values = await gpu.read(logits);
+    if (!values.every(Number.isFinite)) refuseNonFinite(model);
+    const id = sampler.next(values, text);
+    if (this.#input.length > 1) gpu.trim(); // activations of the whole prompt
+    this.#input = Int32Array.of(id);
+    return [id];
+  }
+
+  [Symbol.dispose](): void {}
+}
+
+/** Milliseconds of work that are queued before the tokens are read. */
+const GREEDY_MS = 40;
+/** Tokens that are queued at most before they are read. */
+const GREEDY_TOKENS = 32;
+
+/**
+ * The most likely tokens. Each is found on the GPU, which goes on with it at once; the host reads some
+ * together and need not wait for each. A step is recorded and then replayed, as it differs from the
+ * one before in the position only.
+ */
+class GreedySteps implements Steps {
+  /** The last token, and behind it the latest ones, in turn. */
+  readonly #ids: Tensor;
+  #prompt?: Int32Array;
+  /** Tokens so far. */
+  #count = 0;
+  /** Milliseconds that a token took. */
+  #pace = Infinity;
+  #recorded?: { recording: Recording; count: number };
+
+  constructor(
+    readonly model: ResidentModel,
+    readonly cache: KeyValueCache,
+    prompt: Int32Array,
+    readonly signal?: AbortSignal,
+  ) {
+    this.#prompt = prompt;
+    this.#ids = model.decoder.gpu.empty([1 + GREEDY_TOKENS], "u32");
+  }
+
+  async next(most: number): Promise<number[]> {
+    const { model: { decoder: { gpu } } } = this;
+    const start = performance.now();
+    const before = this.#count;
+    const prompt = this.#prompt;
+    if (prompt) {
+      this.#prompt = undefined;
+      using logits = await this.model.logits(prompt, this.cache, this.signal);
+      if (!logits) return [];
+      await this.#choose(logits);
+      this.#count++;
+    } else {
+      const wanted = Math.min(GREEDY_TOKENS, most, Math.floor(GREEDY_MS / this.#pace));
+      while (this.#count < before + Math.max(1, wanted)) await this.#step();
+    }
+    const all = await gpu.read(this.#ids, "u32");
+    const count = this.#count - before;
+    const ids = Array.from({ length: count }, (_, i) => all[this.#slot(before + i)]);
+    if (ids.includes(NOT_FINITE)) refuseNonFinite(this.model);
+    if (prompt) gpu.trim(); // activations of the whole prompt
+    else this.#pace = (performance.now() - start) / count;
+    return ids;
+  }
+
+  async #step(): Promise<void> {
+    const { model, cache } = this;
+    const { gpu } = model.decoder;
+    const recorded = this.#recorded;
+    if (recorded && gpu.replay(recorded.recording, this.#count - recorded.count)) {
+      cache.length++;
+    } else {
+      this.#forget();
+      const recording = await gpu.record(async () => {
+        using logits = await model.logitsAfter(this.#ids.view(0, [1]), cache);
+        await this.#choose(logits);
+      });
+      this.#recorded = { recording, count: this.#count };
+    }
+    this.#count++;
+  }
+
+  async #choose(logits: Tensor): Promise<void> {
+    const count = this.#count;
+    const { gpu } = this.model.decoder;
+    await argmax(gpu, logits, this.#ids, (steps) => this.#slot(count + steps));
+  }
+
+  #slot(count: number): number {
+    return 1 + count % GREEDY_TOKENS;
+  }
+
+  #forget(): void {
+    if (this.#recorded) this.model.decoder.gpu.release(this.#recorded.recording);
+    this.#recorded = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.#forget();
+    this.model.decoder.gpu.free(this.#ids);
+  }
+}
+
+function refuseNonFinite({ files }: ResidentModel): never {
   throw new UserError(
-    `What "${name}" predicts is not a number: activations exceed what f32 holds`,
+    `What "${files.name}" predicts is not a number: activations exceed what f32 holds`,
   );
 }
 

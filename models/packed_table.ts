@@ -5,6 +5,8 @@ import {
   tableRowBytes,
 } from "../gpu/dequantize_table.ts";
 import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
+import { embedTable } from "../gpu/embed_table.ts";
+import { tableMatvec } from "../gpu/table_matvec.ts";
 import { shapeText, type Tensor } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
@@ -213,12 +215,66 @@ export class GpuTable implements Disposable {
    * @param first A multiple of 256, so that kernels can bind what begins there.
    */
   async dequantized(first: number, rows: number): Promise<Tensor> {
-    const { gpu } = this.codes;
+    const { layout, codes, scales } = this.#part(first, rows);
+    return await dequantizeTable(codes.gpu, layout, codes, scales);
+  }
+
+  /**
+   * Queues out = x · tableᵀ for one token.
+   *
+   * @param x f32 `[1, cols]`.
+   * @param out Receives the products, f32 `[1, rows]`.
+   */
+  async multiply(x: Tensor, out: Tensor): Promise<void> {
+    for (const { first, ...part } of this.#parts()) {
+      await tableMatvec(x.gpu, { x, ...part, out, start: first });
+    }
+  }
+
+  /**
+   * Looks token ids up.
+   *
+   * @param ids Rows, u32 `[tokens]`.
+   * @param out Receives the rows, or has them added, f32 `[tokens, cols]`.
+   * @param from The row that id 0 means, for positions.
+   */
+  async lookUp(ids: Tensor, out: Tensor, accumulate: boolean, from?: number): Promise<void> {
+    const moves = from !== undefined;
+    for (const { first, layout, codes, scales } of this.#parts()) {
+      await embedTable(
+        ids.gpu,
+        ids,
+        layout,
+        codes,
+        scales,
+        out,
+        accumulate,
+        first - (from ?? 0),
+        moves,
+      );
+    }
+  }
+
+  /** All of it, in as many parts as kernels need to bind it. */
+  *#parts() {
+    const { rows } = this.layout;
+    const { maxBinding } = this.codes.gpu;
+    const most = Math.max(256, Math.floor(maxBinding / tableRowBytes(this.layout) / 256) * 256);
+    for (let first = 0; first < rows; first += most) {
+      yield { first, ...this.#part(first, Math.min(most, rows - first)) };
+    }
+  }
+
+  /** Some rows; `first` as in {@link dequantized}. */
+  #part(first: number, rows: number): { layout: TableLayout; codes: Tensor; scales: Tensor } {
     const layout = { ...this.layout, rows };
     const part = (tensor: Tensor, rowBytes: number) =>
       tensor.view(first * rowBytes / 4, [Math.ceil(rows * rowBytes / 4)]);
-    const codes = part(this.codes, tableRowBytes(layout));
-    return await dequantizeTable(gpu, layout, codes, part(this.scales, 2 * tableGroups(layout)));
+    return {
+      layout,
+      codes: part(this.codes, tableRowBytes(layout)),
+      scales: part(this.scales, 2 * tableGroups(layout)),
+    };
   }
 
   [Symbol.dispose](): void {

@@ -67,7 +67,7 @@ for (
   const gpu = await open();
   const name = `attentionDecode() that ${family} agrees with the reference`;
 
-  for (const headDim of [2, 4, 6, 7, 8, 32, 48, 64, 80, 96, 128, 256]) {
+  for (const headDim of [2, 4, 6, 7, 8, 20, 32, 48, 64, 80, 96, 128, 256]) {
     Deno.test(`${name} for heads of ${headDim}`, async () => {
       for (const dtype of ["f32", "f16"] as const) {
         await check(gpu, { heads: 1, keyValueHeads: 1, headDim, length: 33 }, 1, { dtype });

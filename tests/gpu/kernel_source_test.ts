@@ -3,6 +3,7 @@
  * `deno test -A tests/gpu/kernel_source_test.ts -- --print`
  */
 import assert from "node:assert/strict";
+import { argmaxKernel } from "../../gpu/argmax_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/attention_broadcast_source.ts";
 import { attentionDecodeKernel } from "../../gpu/attention_decode_source.ts";
 import { attentionKernel } from "../../gpu/attention_source.ts";
@@ -14,6 +15,7 @@ import { tileKernel, tileKernelBytes, tileName, tileThreads } from "../../gpu/ge
 import { uniform } from "../../gpu/kernel.ts";
 import { matvecKernel } from "../../gpu/matvec_source.ts";
 import { withReduction } from "../../gpu/reduction.ts";
+import { tableMatvecKernel } from "../../gpu/table_matvec_source.ts";
 import { openAsHardware, openGpu } from "./open_gpu.ts";
 
 const gpu = await openGpu();
@@ -100,16 +102,41 @@ const GENERATED: [name: string, source: string][] = [
     attentionKernel(80, 32, true, true),
   ],
   ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
-    (["f32", "f16"] as const).map((dtype): [string, string] => [
-      `attentionDecodeKernel for heads of ${headDim} in ${dtype}`,
-      withSums("attention_decode", attentionDecodeKernel(headDim, LANES, dtype)),
-    ])
+    (["f32", "f16"] as const).flatMap((dtype) =>
+      ([undefined, "unturned", "turned"] as const)
+        .filter((append) => append !== "turned" || headDim % 2 === 0)
+        .flatMap((append) =>
+          [1, 4].map((together): [string, string] => [
+            `attentionDecodeKernel for heads of ${headDim} in ${dtype}, ${together} threads a key${
+              append ? `, ${append}` : ""
+            }`,
+            withSums(
+              "attention_decode",
+              attentionDecodeKernel({ headDim, dtype, lanes: LANES, keys: 512, together, append }),
+            ),
+          ])
+        )
+    )
   ),
   ...(["f32", "f16", "bf16"] as const).flatMap((dtype) =>
     [true, false].flatMap((aligned) =>
       [true, false].map((useSubgroup): [string, string] => [
         `matvecKernel of ${dtype}${aligned ? "" : ", any"}${useSubgroup ? ", a subgroup" : ""}`,
         matvecKernel(dtype, 32, useSubgroup, aligned),
+      ])
+    )
+  ),
+  ...[true, false].map((aligned): [string, string] => [
+    `argmaxKernel${aligned ? "" : ", any"}`,
+    withSums("argmax", argmaxKernel(LANES, aligned)),
+  ]),
+  ...([8, 4] as const).flatMap((bits) =>
+    [true, false].flatMap((aligned) =>
+      [true, false].map((useSubgroup): [string, string] => [
+        `tableMatvecKernel of ${bits} bits${aligned ? "" : ", any"}${
+          useSubgroup ? ", a subgroup" : ""
+        }`,
+        tableMatvecKernel({ bits, group: 8 * bits }, 32, useSubgroup, aligned),
       ])
     )
   ),

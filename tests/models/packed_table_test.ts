@@ -11,6 +11,8 @@ import {
 } from "../../models/packed_table.ts";
 import { type TensorToWrite, writeSafetensors } from "../../models/safetensors.ts";
 import { UserError } from "../../pipeline/errors.ts";
+import { assertClose } from "../assert_close.ts";
+import { watchKernels } from "../gpu/open_gpu.ts";
 import { normals } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { LoadedModel } from "./loaded_model.ts";
@@ -87,6 +89,34 @@ Deno.test("a table in 4 bits errs by a tenth or less of what it holds, in 8 bits
   };
   assert.ok(relative(8) < 0.01, `${relative(8)}`);
   assert.ok(relative(4) < 0.1, `${relative(4)}`);
+});
+
+Deno.test("a table too large for a binding is multiplied with and looked up in parts", async () => {
+  using folder = new TemporaryFolder();
+  const [rows, cols] = [600, 34];
+  const values = normals(rows * cols, 3);
+  const { plain, packed } = tables(folder.path, values, cols, 8);
+  using _plain = plain;
+  using _packed = packed;
+  await using small = await Gpu.open({ poison: true });
+  Object.defineProperty(small, "maxBinding", { value: 300 * cols }); // parts of 256 rows
+  using table = GpuTable.upload(small, packed, "e");
+  const numbers = dequantizeTableOnHost(packed, "e", 0, rows);
+  const x = normals(cols, 4);
+  using xTensor = small.upload(x, [1, cols]);
+  using products = small.empty([1, rows]);
+  await table.multiply(xTensor, products);
+  const expected = Float64Array.from(
+    { length: rows },
+    (_, row) => x.reduce((sum, value, col) => sum + value * numbers[row * cols + col], 0),
+  );
+  assertClose(await small.read(products), expected, { abs: 2e-5 });
+  const ids = Uint32Array.of(599, 0, 255, 256, 512, 511);
+  using idTensor = small.upload(ids, [ids.length]);
+  using found = small.empty([ids.length, cols]);
+  await table.lookUp(idTensor, found, false);
+  const wanted = [...ids].flatMap((id) => [...numbers.subarray(id * cols, (id + 1) * cols)]);
+  assert.deepEqual([...await small.read(found)].map((value) => value + 0), wanted);
 });
 
 Deno.test("zeros, and numbers too small for a scale, become zeros; the largest f16 stays", () => {
@@ -215,6 +245,18 @@ for (
         await logits(folder.path, 4 * 40 * 30),
         await logits(reference.path, 4 * 40 * 30),
       );
+
+      // Kept on the GPU, the tables are not dequantized.
+      using loaded = await LoadedModel.open(gpu, folder.path);
+      await loaded.decoder.keepEnds();
+      const names = watchKernels(gpu);
+      assert.deepEqual(await loaded.logits(windows.slice(0, 1)), expected.subarray(0, 17 * 97));
+      assert(names.delete("embed_table") && names.delete("dequantize_table"));
+      const [id] = windows[0];
+      const one = await loaded.logits([Int32Array.of(id)]);
+      assert(names.has("embed_table") && !names.has("dequantize_table"));
+      assert([...names].some((name) => name.startsWith("table_matvec")));
+      assertClose(one, expected.subarray(0, 97), { abs: 2e-5, rel: 1e-5, what: `${bits} bits` });
     }
   });
 }

@@ -1,0 +1,142 @@
+import type { Gpu } from "./device.ts";
+import { tablesFor } from "./packed_vector_source.ts";
+import {
+  arrangedScales,
+  columnOrder,
+  type PackedOnHost,
+  type PackedWeight,
+  paddedFactors,
+  SALIENT,
+  scaleShape,
+  TILE_ROWS,
+  tilesOf,
+  UNIT_COLS,
+  unitsOf,
+  uploadBits,
+} from "./packed_weight.ts";
+import { type BitLayout, bitPlanes } from "./quantize_block.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** Rows of a group's layers begin at multiples of this, so that no workgroup has rows of two. */
+const PART_ROWS = 128;
+/** The marks of a layer begin at multiples of so many units, where kernels can bind them. */
+const PART_UNITS = 16;
+
+/**
+ * Packed linear layers with one input that are multiplied with a vector at once: at most three, of the
+ * same layout but for their rows. Each has an order of columns of its own.
+ */
+export interface PackedGroup extends BitLayout {
+  /** From the first row of the first layer to the last row of the last one. */
+  rows: number;
+  /** The row where each layer begins. */
+  starts: readonly number[];
+  /** The layers, views of what the group owns. */
+  weights: readonly PackedWeight[];
+  /** As in a {@link PackedWeight}, over all tiles. */
+  bits: Tensor;
+  scales: Tensor;
+  factors?: Tensor;
+  /** Of each layer; u32 `[layers, padded units, 4]`. */
+  salient: Tensor;
+  order: Tensor;
+  /** The columns by their places in tables, the number of columns for none; u32 `[layers, units, bring * step, lanes]`. */
+  columns: Tensor;
+}
+
+/** Whether layers can be multiplied as a group. */
+export function canGroup(hosts: readonly PackedOnHost[]): boolean {
+  const [{ cols, blockSize, zones, planes, codes }] = hosts;
+  return hosts.length <= 3 &&
+    hosts.every((host) =>
+      host.cols === cols && host.blockSize === blockSize && host.zones === zones &&
+      host.planes === planes && (host.codes === undefined) === (codes === undefined)
+    );
+}
+
+/**
+ * Brings packed linear layers to the GPU as a group.
+ *
+ * @returns The group, owned by the caller; see {@link freeGroup}.
+ */
+export async function uploadPackedGroup(
+  gpu: Gpu,
+  hosts: readonly PackedOnHost[],
+): Promise<PackedGroup> {
+  const [first] = hosts;
+  const { cols, blockSize, zones, planes } = first;
+  const units = unitsOf(first);
+  const starts: number[] = [];
+  let rows = 0;
+  for (const host of hosts) {
+    starts.push(Math.ceil(rows / PART_ROWS) * PART_ROWS);
+    rows = starts.at(-1)! + host.rows;
+  }
+  const tiles = Math.ceil(rows / TILE_ROWS);
+  const unitStride = Math.ceil(units / PART_UNITS) * PART_UNITS;
+  const [, blocks, words] = scaleShape(first);
+  const scaleTile = blocks * words * TILE_ROWS;
+  const { step, bring } = tablesFor(gpu.subgroupSize);
+  const places = bring * step * gpu.subgroupSize;
+
+  const scales = new Uint32Array(tiles * scaleTile);
+  const factors = first.codes && new Float32Array(tiles * TILE_ROWS * 2);
+  const salient = new Uint32Array(hosts.length * unitStride * 4);
+  const order = new Uint32Array(hosts.length * units * UNIT_COLS);
+  const columns = new Uint32Array(hosts.length * units * places);
+  for (const [i, host] of hosts.entries()) {
+    const tile = starts[i] / TILE_ROWS;
+    scales.set(arrangedScales(host), tile * scaleTile);
+    factors?.set(paddedFactors(host), tile * TILE_ROWS * 2);
+    const columnsOfHost = columnOrder(host);
+    salient.set(columnsOfHost.salient, i * unitStride * 4);
+    order.set(columnsOfHost.order, i * units * UNIT_COLS);
+    columns.set(inTables(gpu, columnsOfHost.order, cols), i * units * places);
+  }
+  const group = {
+    ...{ rows, cols, blockSize, zones, planes, starts },
+    bits: gpu.empty([tiles, units, bitPlanes(first), TILE_ROWS, 4], "u32"),
+    scales: gpu.upload(scales, [tiles, blocks, words, TILE_ROWS]),
+    factors: factors && gpu.upload(factors, [tiles * TILE_ROWS, 2]),
+    salient: gpu.upload(salient, [hosts.length, unitStride, 4]),
+    order: gpu.upload(order, [hosts.length, units, UNIT_COLS]),
+    columns: gpu.upload(columns, [hosts.length, units, places]),
+  };
+  const weights = hosts.map((host, i): PackedWeight => {
+    const [tile, count] = [starts[i] / TILE_ROWS, tilesOf(host)];
+    const part = (tensor: Tensor) => {
+      const [all, ...rest] = tensor.shape;
+      return tensor.view(tile * tensor.size / all, [count, ...rest]);
+    };
+    return {
+      ...{ rows: host.rows, cols, blockSize, zones, planes },
+      bits: part(group.bits),
+      scales: part(group.scales),
+      factors: group.factors?.view(2 * tile * TILE_ROWS, [count * TILE_ROWS, 2]),
+      salient: group.salient.view(i * unitStride * 4, [units, 4]),
+      order: group.order.view(i * units * UNIT_COLS, [units, UNIT_COLS]),
+    };
+  });
+  for (const [i, host] of hosts.entries()) await uploadBits(gpu, host, weights[i]);
+  return { ...group, weights };
+}
+
+/** The columns of each unit's tables: place i of thread `lane` is entry `i * lanes + lane`. */
+function inTables(gpu: Gpu, order: Uint32Array, cols: number): Uint32Array {
+  const lanes = gpu.subgroupSize;
+  const { step, bring } = tablesFor(lanes);
+  const places = bring * step * lanes;
+  const columns = new Uint32Array(order.length / UNIT_COLS * places).fill(cols);
+  for (const [position, column] of order.entries()) {
+    const [unit, inUnit] = [Math.floor(position / UNIT_COLS), position % UNIT_COLS];
+    const table = Math.floor(inUnit / step);
+    const place = Math.floor(table / lanes) * step + inUnit % step;
+    columns[unit * places + place * lanes + table % lanes] = Math.min(cols, column % SALIENT);
+  }
+  return columns;
+}
+
+export function freeGroup(gpu: Gpu, group: PackedGroup): void {
+  const { bits, scales, factors, salient, order, columns } = group;
+  gpu.free(bits, scales, salient, order, columns, ...(factors ? [factors] : []));
+}
