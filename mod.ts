@@ -40,9 +40,16 @@ export {
   ResidentModel,
   type ResidentOptions,
 } from "./models/generation.ts";
+export { type Questions, readQuestions, zeroShotTask } from "./data/zero_shot_tasks.ts";
 export { ModelFiles } from "./models/model_files.ts";
 export { perplexity, type PerplexityOptions } from "./models/perplexity.ts";
 export type { SamplingOptions } from "./models/sampling.ts";
+export {
+  type PreparedTask,
+  prepareTask,
+  zeroShot,
+  type ZeroShotOptions,
+} from "./models/zero_shot.ts";
 export {
   type LoadOptions,
   loadPipeline,
@@ -50,9 +57,18 @@ export {
   pipelineJsonSchema,
   type PlannedStage,
 } from "./pipeline/config.ts";
+export { type CellRecord, type CellResult, runGrid } from "./pipeline/grid.ts";
+export { type Grid, type GridCell, loadGrid } from "./pipeline/load_grid.ts";
 export { PipelineFileError, type PipelineProblem, UserError } from "./pipeline/errors.ts";
 export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/events.ts";
-export type { Evaluation, PackedModel, Perplexity, RunRecord } from "./pipeline/record.ts";
+export type {
+  CachedFigure,
+  Evaluation,
+  PackedModel,
+  Perplexity,
+  RunRecord,
+  ZeroShot,
+} from "./pipeline/record.ts";
 export { type RunOptions, runPipeline } from "./pipeline/run.ts";
 export {
   type Artifacts,

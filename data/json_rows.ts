@@ -14,42 +14,63 @@ export async function* jsonRows(path: string, column: string): AsyncGenerator<st
 }
 
 /**
+ * The objects of a JSON Lines file, plain or gzip.
+ *
+ * @throws {UserError} If the file cannot be read, or a line is not an object.
+ */
+export async function* jsonObjects(path: string): AsyncGenerator<Record<string, unknown>> {
+  for await (const line of readLines(path)) yield objectOfLine(path, line);
+}
+
+/**
  * The value of a column in a line of a JSON Lines file.
  *
  * @throws {UserError} If the line is not an object with such a string.
  */
-export function textOfLine(path: string, { bytes, number }: Line, column: string): string {
-  const refuse = (problem: string): never => {
-    throw new UserError(`Cannot read "${path}": ${problem}`);
-  };
+export function textOfLine(path: string, line: Line, column: string): string {
+  const row = objectOfLine(path, line);
+  const { number } = line;
+  if (!Object.hasOwn(row, column)) {
+    const found = Object.keys(row).join(", ") || "none";
+    throw unreadable(path, `line ${number} has no column "${column}" (columns: ${found})`);
+  }
+  const text = row[column];
+  if (typeof text !== "string") {
+    const problem = `column "${column}" of line ${number} is ${kindOf(text)}, not a string`;
+    throw unreadable(path, problem);
+  }
+  return text;
+}
+
+function objectOfLine(path: string, { bytes, number }: Line): Record<string, unknown> {
   if (bytes.length > MAX_LENGTH) {
-    refuse(`line ${number} has ${bytesText(bytes.length)}, more than ${bytesText(MAX_LENGTH)}`);
+    const problem = `line ${number} has ${bytesText(bytes.length)}, more than ${
+      bytesText(MAX_LENGTH)
+    }`;
+    throw unreadable(path, problem);
   }
   let json = "";
   try {
     json = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    refuse(`line ${number} is not UTF-8`);
+    throw unreadable(path, `line ${number} is not UTF-8`);
   }
   let row: unknown;
   try {
     row = JSON.parse(json);
   } catch {
     const foreign = number === 1 ? foreignFile(path) : undefined;
-    refuse(foreign ?? `line ${number} is not JSON; each line must be a JSON object`);
+    const problem = `line ${number} is not JSON; each line must be a JSON object`;
+    throw unreadable(path, foreign ?? problem);
   }
   if (typeof row !== "object" || row === null || Array.isArray(row)) {
-    return refuse(`line ${number} is ${kindOf(row)}, not a JSON object`);
+    throw unreadable(path, `line ${number} is ${kindOf(row)}, not a JSON object`);
   }
-  if (!Object.hasOwn(row, column)) {
-    const found = Object.keys(row).join(", ") || "none";
-    refuse(`line ${number} has no column "${column}" (columns: ${found})`);
-  }
-  const text: unknown = (row as Record<string, unknown>)[column];
-  if (typeof text !== "string") {
-    return refuse(`column "${column}" of line ${number} is ${kindOf(text)}, not a string`);
-  }
-  return text;
+  return row as Record<string, unknown>;
+}
+
+function unreadable(path: string, problem: string): UserError {
+  return new UserError(`Cannot read "${path}": ${problem}`);
 }
 
 /** What a value that should have been a string is, in words. */

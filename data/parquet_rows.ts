@@ -35,6 +35,29 @@ export async function* parquetRows(path: string, column: string): AsyncGenerator
   const refuse = (problem: string): never => {
     throw new UserError(`Cannot read "${path}": ${problem}`);
   };
+  let row = 0;
+  for await (const { [column]: text } of parquetObjects(path, [column])) {
+    const where = `column "${column}" of row ${++row}`;
+    if (text instanceof Uint8Array) refuse(`${where} is not UTF-8`);
+    if (typeof text !== "string") refuse(`${where} is ${kindOf(text)}, not a string`);
+    yield text as string;
+  }
+}
+
+/**
+ * The rows of a parquet file. One row group of the columns is in memory at a time. Integers of 64 bits
+ * are bigint; bytes that should have been UTF-8 and are not stay bytes.
+ *
+ * @param columns Only these; all if absent.
+ * @throws {UserError} If the file cannot be read or lacks a column.
+ */
+export async function* parquetObjects(
+  path: string,
+  columns?: readonly string[],
+): AsyncGenerator<Record<string, unknown>> {
+  const refuse = (problem: string): never => {
+    throw new UserError(`Cannot read "${path}": ${problem}`);
+  };
   const damaged = (error: unknown): never => {
     if (error instanceof Error && "code" in error) refuse(reasonOf(error));
     const found = error instanceof Error ? error.message : String(error);
@@ -42,9 +65,10 @@ export async function* parquetRows(path: string, column: string): AsyncGenerator
   };
   const file = await asyncBufferFromFile(path).catch(damaged);
   const metadata: FileMetaData = await parquetMetadataAsync(file).catch(damaged);
-  const columns = parquetSchema(metadata).children.map(({ element }) => element.name);
-  if (!columns.includes(column)) {
-    refuse(`it has no column "${column}" (columns: ${columns.join(", ") || "none"})`);
+  const found = parquetSchema(metadata).children.map(({ element }) => element.name);
+  const missing = columns?.find((column) => !found.includes(column));
+  if (missing !== undefined) {
+    refuse(`it has no column "${missing}" (columns: ${found.join(", ") || "none"})`);
   }
   let first = 0;
   for (const { num_rows } of metadata.row_groups) {
@@ -52,7 +76,7 @@ export async function* parquetRows(path: string, column: string): AsyncGenerator
     const rows = await parquetReadObjects({
       file,
       metadata,
-      columns: [column],
+      columns: columns && [...columns],
       rowStart: first,
       rowEnd: end,
       compressors,
@@ -61,12 +85,7 @@ export async function* parquetRows(path: string, column: string): AsyncGenerator
     if (rows.length !== end - first) {
       damaged(`${rows.length} of ${end - first} rows from row ${first + 1}`);
     }
-    for (const [i, { [column]: text }] of rows.entries()) {
-      const where = `column "${column}" of row ${first + i + 1}`;
-      if (text instanceof Uint8Array) refuse(`${where} is not UTF-8`);
-      if (typeof text !== "string") refuse(`${where} is ${kindOf(text)}, not a string`);
-      yield text;
-    }
+    yield* rows;
     first = end;
   }
 }

@@ -1,6 +1,6 @@
 import { UserError } from "../pipeline/errors.ts";
-import { jsonRows } from "./json_rows.ts";
-import { parquetRows } from "./parquet_rows.ts";
+import { jsonObjects, jsonRows } from "./json_rows.ts";
+import { parquetObjects, parquetRows } from "./parquet_rows.ts";
 import { readText } from "./texts.ts";
 
 type RowReader = (path: string, column: string) => AsyncGenerator<string>;
@@ -36,6 +36,29 @@ export function readRows(path: string, column = "text"): AsyncGenerator<string> 
     throw new UserError(`Cannot read "${path}": its name ends in none of ${known}`);
   }
   return reader(path, column);
+}
+
+/** What the names of files end in that {@link readObjects} reads. */
+export const OBJECT_EXTENSIONS: readonly string[] = ROW_EXTENSIONS
+  .filter((extension) => READERS[extension] !== wholeText);
+
+/** Whether {@link readObjects} reads a file of such a name; upper and lower case count as equal. */
+export function hasObjects(path: string): boolean {
+  const reader = readerOf(path);
+  return reader !== undefined && reader !== wholeText;
+}
+
+/**
+ * The rows of a file of JSON Lines or parquet, one after the other, with all their columns.
+ *
+ * @throws {UserError} If the file cannot be read, at the first row that is not in order.
+ */
+export function readObjects(path: string): AsyncGenerator<Record<string, unknown>> {
+  if (!hasObjects(path)) {
+    const known = OBJECT_EXTENSIONS.join(", ");
+    throw new UserError(`Cannot read "${path}": its name ends in none of ${known}`);
+  }
+  return readerOf(path) === parquetRows ? parquetObjects(path) : jsonObjects(path);
 }
 
 function readerOf(path: string): RowReader | undefined {

@@ -1,3 +1,4 @@
+import { attentionRows } from "./attention_rows_source.ts";
 import { repeat, XYZW } from "./source_text.ts";
 
 /** Queries that a lane has: as many as keep the text, and with it the compiler, short. */
@@ -18,8 +19,15 @@ export function attentionBroadcastQueries(headDim: number): number {
  *
  * @param slides Whether keys that `sliding_window` leaves out are masked; tiles of none but these are
  *   skipped.
+ * @param isSegmented Whether the tokens are segments that go on from others, not windows.
  */
-export function attentionBroadcastKernel(headDim: number, lanes: number, slides: boolean): string {
+export function attentionBroadcastKernel(
+  headDim: number,
+  lanes: number,
+  slides: boolean,
+  isSegmented = false,
+): string {
+  const layout = attentionRows(isSegmented);
   const perLane = attentionBroadcastQueries(headDim);
   const vectors = Math.ceil(headDim / 4);
   const aligned = headDim % 4 === 0;
@@ -40,8 +48,8 @@ export function attentionBroadcastKernel(headDim: number, lanes: number, slides:
         [0, 1, 2, 3].filter((i) => d * 4 + i < headDim)
           .map((i) => `out[at + ${d * 4 + i}u] = v.${XYZW[i]};`).join(" ")
       } }`;
-  const queryOf = (i: number) => `group.x * ${perLane * lanes}u + ${i * lanes}u + lane`;
-  const placeOf = (query: string) => `((window + ${query}) * p.heads + head) * ${headDim}u`;
+  const queryOf = (i: number) => `first_query + ${i * lanes}u + lane`;
+  const placeOf = (query: string) => `(${layout.row(query)} * p.heads + head) * ${headDim}u`;
   const isSeen = (key: string, query: string) =>
     slides ? `${key} <= ${query} && ${key} + p.sliding_window > ${query}` : `${key} <= ${query}`;
 
@@ -67,17 +75,19 @@ export function attentionBroadcastKernel(headDim: number, lanes: number, slides:
         } }`)
     }`;
   return `
-struct Params { length: u32, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
+struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> queries: array<${element}>;  // [windows, length, heads, ${headDim}]
-@group(0) @binding(2) var<storage, read> keys: array<${element}>;     // [windows, length, key_value_heads, ${headDim}]
+@group(0) @binding(1) var<storage, read> queries: array<${element}>;  // [tokens, heads, ${headDim}]
+@group(0) @binding(2) var<storage, read> keys: array<${element}>;     // [tokens, key_value_heads, ${headDim}]
 @group(0) @binding(3) var<storage, read> values: array<${element}>;
 @group(0) @binding(4) var<storage, read_write> out: array<${element}>;
-
+${layout.declarations}
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let head = group.y;
-  let window = group.z * p.length;
+  ${layout.prologue}
+  let first_query = ${layout.begin}group.x * ${perLane * lanes}u;
+  ${layout.leave("first_query")}
   let key_value_head = head / (p.heads / p.key_value_heads);
   // exp2 is what the driver computes exp with: scores are in units of log 2.
   let scale = p.scale * 1.44269504088896;
@@ -88,13 +98,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   var sum${i} = 0.0;
   ${all((d) => `var q${i}_${d}: vec4f; var o${i}_${d} = vec4f(0.0);`)}
   {
-    let at = ${placeOf(`min(query${i}, p.length - 1u)`)};
+    let at = ${placeOf(`min(query${i}, length - 1u)`)};
     ${all((d) => `q${i}_${d} = scale * ${load("queries", d)};`)}
   }`
     )
   }
-  let first_query = group.x * ${perLane * lanes}u;
-  let end = min(first_query + ${perLane * lanes}u, p.length);
+  let end = min(first_query + ${perLane * lanes}u, length);
   ${
     slides
       // What a lane adds up before it comes to a key that it sees, it shrinks to nothing then.
@@ -102,7 +111,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       : "var first = 0u;"
   }
   for (; first < end; first += ${lanes}u) {
-    let at = ((window + min(first + lane, p.length - 1u)) * p.key_value_heads + key_value_head) * ${headDim}u;
+    let at = (${
+    layout.row("min(first + lane, length - 1u)")
+  } * p.key_value_heads + key_value_head) * ${headDim}u;
     ${all((d) => `let k${d} = ${load("keys", d)}; let v${d} = ${load("values", d)};`)}
     ${each((i) => repeat(lanes, (j) => `var s${i}_${j} = 0.0;`))}
     ${repeat(lanes / block, (part) => scores(part * block))}
@@ -125,7 +136,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   ${
     each((i) =>
-      `if (query${i} < p.length) {
+      `if (query${i} < length) {
     let at = ${placeOf(`query${i}`)};
     ${all((d) => store(d, `o${i}_${d} / sum${i}`))}
   }`

@@ -1,3 +1,5 @@
+import { attentionRows } from "./attention_rows_source.ts";
+
 /**
  * Generates the attention kernel for one head size, whatever it is.
  *
@@ -8,8 +10,15 @@
  *
  * @param slides Whether keys that `sliding_window` leaves out are masked; tiles of none but these are
  *   skipped.
+ * @param isSegmented Whether the tokens are segments that go on from others, not windows.
  */
-export function attentionKernel(headDim: number, lanes: number, slides: boolean): string {
+export function attentionKernel(
+  headDim: number,
+  lanes: number,
+  slides: boolean,
+  isSegmented = false,
+): string {
+  const layout = attentionRows(isSegmented);
   const vectors = Math.ceil(headDim / 4);
   const all = (line: (d: number) => string) => Array.from({ length: vectors }, (_, d) => line(d));
   const load = (array: string, d: number) =>
@@ -22,8 +31,8 @@ export function attentionKernel(headDim: number, lanes: number, slides: boolean)
       ? `${position} <= query && ${position} + p.sliding_window > query`
       : `${position} <= query`;
   // What a thread adds up before it comes to a key that it sees, it shrinks to nothing then.
-  const firstTile = slides
-    ? `(group.x * ${lanes}u - min(group.x * ${lanes}u, p.sliding_window - 1u)) / ${lanes}u`
+  const firstKey = slides
+    ? `(first_query - min(first_query, p.sliding_window - 1u)) / ${lanes}u * ${lanes}u`
     : "0u";
   const fourKeys = `
       ${
@@ -48,32 +57,36 @@ export function attentionKernel(headDim: number, lanes: number, slides: boolean)
     ).join("\n")
   }`;
   return `
-struct Params { length: u32, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
+struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> queries: array<f32>;  // [windows, length, heads, ${headDim}]
-@group(0) @binding(2) var<storage, read> keys: array<f32>;     // [windows, length, key_value_heads, ${headDim}]
+@group(0) @binding(1) var<storage, read> queries: array<f32>;  // [tokens, heads, ${headDim}]
+@group(0) @binding(2) var<storage, read> keys: array<f32>;     // [tokens, key_value_heads, ${headDim}]
 @group(0) @binding(3) var<storage, read> values: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
-
+${layout.declarations}
 var<workgroup> tile_k: array<array<vec4f, ${vectors}>, ${lanes}>;
 var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;
 
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let head = group.y;
-  let window = group.z * p.length;
-  let query = group.x * ${lanes}u + lane;
+  ${layout.prologue}
+  let first_query = ${layout.begin}group.x * ${lanes}u;
+  ${layout.leave("first_query")}
+  let query = first_query + lane;
   let key_value_head = head / (p.heads / p.key_value_heads);
   ${all((d) => `var q${d}: vec4f; var o${d} = vec4f(0.0);`).join("\n")}
   {
-    let at = ((window + min(query, p.length - 1u)) * p.heads + head) * ${headDim}u;
+    let at = (${layout.row("min(query, length - 1u)")} * p.heads + head) * ${headDim}u;
     ${all((d) => `q${d} = p.scale * ${load("queries", d)};`).join("\n")}
   }
   var top = -3.0e38;
   var sum = 0.0;
-  for (var tile = ${firstTile}; tile <= group.x; tile++) {
-    let first = tile * ${lanes}u;
-    let at = ((window + min(first + lane, p.length - 1u)) * p.key_value_heads + key_value_head) * ${headDim}u;
+  let end = min(first_query + ${lanes}u, length);
+  for (var first = ${firstKey}; first < end; first += ${lanes}u) {
+    let at = (${
+    layout.row("min(first + lane, length - 1u)")
+  } * p.key_value_heads + key_value_head) * ${headDim}u;
     workgroupBarrier(); // everyone is done with the last tile
     ${
     all((d) =>
@@ -84,8 +97,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     workgroupBarrier();
     for (var j = 0u; j < ${lanes}u; j += 4u) { ${fourKeys} }
   }
-  if (query >= p.length) { return; }
-  let at = ((window + query) * p.heads + head) * ${headDim}u;
+  if (query >= length) { return; }
+  let at = (${layout.row("query")} * p.heads + head) * ${headDim}u;
   ${
     all((d) =>
       [0, 1, 2, 3].filter((i) => d * 4 + i < headDim)

@@ -1,3 +1,4 @@
+import { attentionRows } from "./attention_rows_source.ts";
 import { repeat, XYZW } from "./source_text.ts";
 
 /** Keys that are taken together, and dimensions or keys that pass through workgroup memory at once. */
@@ -25,8 +26,15 @@ function stageColumns(headDim: number, queries: number): number {
  * @param queries 64 or 128.
  * @param slides Whether keys that `sliding_window` leaves out are masked; tiles of none but these are
  *   skipped.
+ * @param isSegmented Whether the tokens are segments that go on from others, not windows.
  */
-export function attentionTileKernel(headDim: number, queries: number, slides: boolean): string {
+export function attentionTileKernel(
+  headDim: number,
+  queries: number,
+  slides: boolean,
+  isSegmented = false,
+): string {
+  const layout = attentionRows(isSegmented);
   const groups = queries / 64; // of four queries that a thread has
   const rows = 4 * groups;
   const columns = headDim / 64; // vectors of the output that a thread has of each row
@@ -47,7 +55,9 @@ export function attentionTileKernel(headDim: number, queries: number, slides: bo
       let r = block / ${DEPTH / 4}u;
       ${
     repeat(4, (i) =>
-      `let v${i} = ${array}[(window + min(${first} + r * 4u + ${i}u, p.length - 1u)) * ${rowStride} + ${heads} + d0 / 4u + d4];`)
+      `let v${i} = ${array}[${
+        layout.row(`min(${first} + r * 4u + ${i}u, length - 1u)`)
+      } * ${rowStride} + ${heads} + d0 / 4u + d4];`)
   }
       ${
     repeat(4, (i) =>
@@ -61,13 +71,13 @@ export function attentionTileKernel(headDim: number, queries: number, slides: bo
     ? "(key <= vec4u(query)) & (key + vec4u(p.sliding_window) > vec4u(query))"
     : "key <= vec4u(query)";
   return `
-struct Params { length: u32, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
+struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> queries: array<vec4f>;  // [windows, length, heads, ${headDim} / 4]
-@group(0) @binding(2) var<storage, read> keys: array<vec4f>;     // [windows, length, key_value_heads, ${headDim} / 4]
+@group(0) @binding(1) var<storage, read> queries: array<vec4f>;  // [tokens, heads, ${headDim} / 4]
+@group(0) @binding(2) var<storage, read> keys: array<vec4f>;     // [tokens, key_value_heads, ${headDim} / 4]
 @group(0) @binding(3) var<storage, read> values: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
-
+${layout.declarations}
 // A part of the queries and keys as [dimension][row / 4], then a part of the values as [key].
 var<workgroup> stage: array<array<vec4f, ${stageColumns(headDim, queries)}>, ${DEPTH}>;
 var<workgroup> weights: array<array<vec4f, ${queries / 4 + 1}>, ${KEYS}>; // [key][query / 4]
@@ -80,8 +90,9 @@ fn main(
 ) {
   let tx = thread % 16u;
   let ty = thread / 16u;
-  let q0 = (count.x - 1u - group.x) * ${queries}u; // the longest rows first
-  let window = group.z * p.length;
+  ${layout.prologue}
+  let q0 = ${layout.begin}(count.x - 1u - group.x) * ${queries}u; // the longest rows first
+  ${layout.leave("q0")}
   let query_stride = p.heads * ${headDim / 4}u;
   let key_stride = p.key_value_heads * ${headDim / 4}u;
   let query_head = group.y * ${headDim / 4}u;
@@ -90,7 +101,7 @@ fn main(
   let scale = p.scale * 1.44269504088896;
   ${allGroups((g) => `var top${g} = vec4f(-3.0e38); var sum${g} = vec4f(0.0);`)}
   ${allRows((i) => repeat(columns, (j) => `var o${i}_${j} = vec4f(0.0);`))}
-  let end = min(q0 + ${queries}u, p.length);
+  let end = min(q0 + ${queries}u, length);
   ${
     slides
       // What a thread adds up before it comes to a key that it sees, it shrinks to nothing then.
@@ -169,7 +180,9 @@ fn main(
       `{ let piece = thread + ${n * 256}u; let r = piece / ${headDim / 4}u; let d4 = piece % ${
         headDim / 4
       }u;
-        stage[r][d4] = values[(window + min(k0 + part + r, p.length - 1u)) * key_stride + key_head + d4]; }`)
+        stage[r][d4] = values[${
+        layout.row("min(k0 + part + r, length - 1u)")
+      } * key_stride + key_head + d4]; }`)
   }
       workgroupBarrier();
       ${
@@ -196,8 +209,8 @@ fn main(
   ${
     allRows((i) =>
       `{ let query = q0 + ${(i >> 2) * 64 + (i & 3)}u + ty * 4u;
-    if (query < p.length) {
-      let at = (window + query) * query_stride + query_head + tx;
+    if (query < length) {
+      let at = ${layout.row("query")} * query_stride + query_head + tx;
       ${repeat(columns, (j) => `out[at + ${j * 16}u] = o${i}_${j} / ${row("total", i)};`)}
     } }`
     )

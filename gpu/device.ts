@@ -119,6 +119,7 @@ export class Gpu implements AsyncDisposable {
   #compiled: Kernel[] = [];
   #pool = new Map<number, GPUBuffer[]>();
   #memory: MemoryUse = { current: 0, pooled: 0, peak: 0 };
+  #highest = 0;
   #encoder?: GPUCommandEncoder;
   #pass?: GPUComputePassEncoder;
   #dispatches = 0;
@@ -254,6 +255,13 @@ export class Gpu implements AsyncDisposable {
     return found < bytes ? 0.95 * found + this.#memory.current : bytes;
   }
 
+  /** The most bytes that tensors took since the last call, without pooled memory. */
+  takeHighest(): number {
+    const highest = this.#highest;
+    this.#highest = this.#memory.current;
+    return highest;
+  }
+
   /** Starts a new measurement of `memory.peak`. */
   resetPeak(): void {
     this.#memory.peak = this.#memory.current + this.#memory.pooled;
@@ -284,6 +292,7 @@ export class Gpu implements AsyncDisposable {
     this.#memory.current += buffer.size;
     const { current, pooled, peak } = this.#memory;
     this.#memory.peak = Math.max(peak, current + pooled);
+    this.#highest = Math.max(this.#highest, current);
     const tensor = new Tensor(this, buffer, shape, dtype, 0, true);
     if (this.poison) {
       this.flush(); // dispatches before this point must still see the old content

@@ -1,6 +1,6 @@
 import { activation } from "../gpu/activation.ts";
 import { appendCache } from "../gpu/append_cache.ts";
-import { attention } from "../gpu/attention.ts";
+import { attention, segmentAttention } from "../gpu/attention.ts";
 import { attendAndAppend, attentionDecode } from "../gpu/attention_decode.ts";
 import { crossEntropy } from "../gpu/cross_entropy.ts";
 import { dequantize } from "../gpu/dequantize.ts";
@@ -26,11 +26,13 @@ import { widen } from "../gpu/widen.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Activations } from "./activations.ts";
 import { type Architecture, type Step, weightedModules } from "./architecture.ts";
-import type { KeyValueCache } from "./kv_cache.ts";
+import { KeyValueCache } from "./kv_cache.ts";
 import { isRead } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";
-import { columnsOf, isPacked, unpackLinear } from "./packed_format.ts";
+import { columnsOf, isGrid, isPacked, readLinear, unpackLinear } from "./packed_format.ts";
+import { isPackedGrid, uploadGrid } from "./packed_grid.ts";
 import { GpuTable, isPackedTable, tableLayout } from "./packed_table.ts";
+import type { PromptBatch, PromptBatchOnGpu } from "./prompt_batch.ts";
 import { rotaryFrequencies } from "./rotary.ts";
 
 const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
@@ -201,7 +203,10 @@ export class Decoder implements Disposable {
       return { weight: await (staysStored ? this.#matrix(weight) : this.#tensor(weight)), bias };
     }
     const { gpu } = this;
-    const host = this.#packedOnHost(name);
+    const { checkpoint, quantization } = this.model;
+    const host = readLinear(checkpoint, name, this.#columnsOf(name), quantization!.block_size);
+    // There is no product with codes on grids as they are packed.
+    if (isGrid(host)) return { weight: await uploadGrid(gpu, host), bias };
     if (staysPacked) {
       this.#checkScales(name, host);
       return { weight: await uploadPacked(gpu, host), bias };
@@ -216,15 +221,14 @@ export class Decoder implements Disposable {
     return this.model.quantization !== undefined && isPacked(this.model.checkpoint, name);
   }
 
-  #packedOnHost(name: string): PackedOnHost {
-    const { checkpoint, quantization } = this.model;
-    const cols = columnsOf(quantization!, name);
+  #columnsOf(name: string): number {
+    const cols = columnsOf(this.model.quantization!, name);
     if (cols === undefined) {
       throw new UserError(
         `"${this.model.name}": quantization_config lacks the columns of "${name}"`,
       );
     }
-    return unpackLinear(checkpoint, name, cols, quantization!.block_size);
+    return cols;
   }
 
   /** Loads the linear layers of an operation as a group, if they and the adapter are suited for it. */
@@ -234,9 +238,13 @@ export class Decoder implements Disposable {
     weights: LayerWeights<Weight>,
   ): Promise<boolean> {
     const { gpu } = this;
+    const { checkpoint, quantization } = this.model;
     const names = step.linears.map(({ module }) => prefix + module);
-    if (gpu.software || !names.every((name) => this.#isPacked(name))) return false;
-    const hosts = names.map((name) => this.#packedOnHost(name));
+    const isSuited = (name: string) => this.#isPacked(name) && !isPackedGrid(checkpoint, name);
+    if (gpu.software || !names.every(isSuited)) return false;
+    const hosts = names.map((name) =>
+      unpackLinear(checkpoint, name, this.#columnsOf(name), quantization!.block_size)
+    );
     if (!multipliesVectors(gpu, hosts[0]) || !canGroup(hosts)) return false;
     hosts.forEach((host, i) => this.#checkScales(names[i], host));
     const group = await uploadPackedGroup(gpu, hosts);
@@ -424,21 +432,42 @@ export class Decoder implements Disposable {
    *   or the embedding has another shape than config.json wants or holds NaN or infinite values.
    */
   async embed(batches: readonly (readonly Int32Array[])[], start = 0): Promise<Tensor[]> {
-    const { gpu } = this;
-    const { names, vocabularySize, maxLength, hiddenSize, embeddingSize } = this.architecture;
     const length = batches[0][0].length;
-    const end = start + length;
-    if (end > maxLength) {
-      throw new UserError(
-        `The windows have ${end} tokens, but the model "${this.model.name}" takes at most ` +
-          `${maxLength}; use a smaller sequence-length`,
-      );
-    }
+    this.#checkEnd("The windows have", start + length);
     const ids = batches.map((windows) => {
       const ids = new Uint32Array(windows.length * length);
       windows.forEach((window, i) => ids.set(window, i * length));
       return ids;
     });
+    return await this.#embed(ids, (i) => ids[i].map((_, token) => start + token % length));
+  }
+
+  /**
+   * Likewise, for batches of prompts that share what they begin with.
+   *
+   * @returns f32 `[tokens, hidden]` for each batch, owned by the caller.
+   * @throws {UserError} As {@link embed} does.
+   */
+  async embedPrompts(batches: readonly PromptBatch[]): Promise<Tensor[]> {
+    this.#checkEnd("The longest prompt has", Math.max(...batches.map(({ length }) => length)));
+    return await this.#embed(batches.map(({ ids }) => ids), (i) => batches[i].positions);
+  }
+
+  #checkEnd(what: string, end: number): void {
+    const { maxLength } = this.architecture;
+    if (end <= maxLength) return;
+    throw new UserError(
+      `${what} ${end} tokens, but the model "${this.model.name}" takes at most ` +
+        `${maxLength}; use a smaller sequence-length`,
+    );
+  }
+
+  async #embed(
+    ids: readonly Uint32Array[],
+    positionsOf: (batch: number) => Uint32Array,
+  ): Promise<Tensor[]> {
+    const { gpu } = this;
+    const { names, vocabularySize, maxLength, hiddenSize, embeddingSize } = this.architecture;
     const wrong = ids.flatMap((ids) => ids.find((id) => id >= vocabularySize) ?? []);
     if (wrong.length > 0) {
       throw new UserError(
@@ -457,7 +486,7 @@ export class Decoder implements Disposable {
     }
     if (names.positions) {
       const { name, offset } = names.positions;
-      const rows = ids.map((ids) => ids.map((_, token) => start + token % length + offset));
+      const rows = ids.map((_, i) => positionsOf(i).map((position) => position + offset));
       await this.#lookUp(`${name}.weight`, [maxLength + offset, hiddenSize], rows, hidden, true);
     }
     return hidden;
@@ -512,11 +541,31 @@ export class Decoder implements Disposable {
     activations: Activations,
     batches: readonly (readonly Int32Array[])[],
   ): Promise<void> {
-    const batchBytes = 4 * batches[0].length * batches[0][0].length * this.architecture.hiddenSize;
+    const tokens = batches[0].length * batches[0][0].length;
+    await this.#embedInto(activations, batches, tokens, (some) => this.embed(some));
+  }
+
+  /** Likewise, see {@link embedPrompts}. */
+  async embedPromptsInto(
+    activations: Activations,
+    batches: readonly PromptBatch[],
+  ): Promise<void> {
+    const tokens = Math.max(...batches.map(({ ids }) => ids.length));
+    await this.#embedInto(activations, batches, tokens, (some) => this.embedPrompts(some));
+  }
+
+  /** @param tokens Of the largest batch. */
+  async #embedInto<Batch>(
+    activations: Activations,
+    batches: readonly Batch[],
+    tokens: number,
+    embed: (batches: readonly Batch[]) => Promise<Tensor[]>,
+  ): Promise<void> {
+    const batchBytes = 4 * tokens * this.architecture.hiddenSize;
     // The embedding is read once for so many batches: all at once could take too much memory.
     const together = Math.max(1, Math.floor(EMBED_BYTES / batchBytes));
     for (let first = 0; first < batches.length; first += together) {
-      const some = await this.embed(batches.slice(first, first + together));
+      const some = await embed(batches.slice(first, first + together));
       for (const [i, hidden] of some.entries()) {
         await activations.keep(first + i, 0, new Map([["hidden", hidden]]));
       }
@@ -585,18 +634,19 @@ export class Decoder implements Disposable {
    * Runs operations `from` up to, not including, `to` of a decoder layer over the registers. A
    * register is freed as soon as no later operation of the layer reads it.
    *
-   * @param window Tokens of a window; or the cache of a single window that goes on: it gets the keys
-   *   and values of these tokens, and its length stays until all layers have run.
+   * @param window Tokens of a window; or the prompts that the tokens are; or the cache of a single
+   *   window that goes on: it gets the keys and values of these tokens, and its length stays until all
+   *   layers have run.
    */
   async run(
     weights: LayerWeights<Weight>,
     registers: Registers,
-    window: number | KeyValueCache,
+    window: number | PromptBatchOnGpu | KeyValueCache,
     from = 0,
     to = this.architecture.steps.length,
   ): Promise<void> {
     const { steps } = this.architecture;
-    if (typeof window !== "number" && weights.groups.size > 0 && tokensOf(registers) === 1) {
+    if (window instanceof KeyValueCache && weights.groups.size > 0 && tokensOf(registers) === 1) {
       return await this.#runToken(weights, registers, window);
     }
     for (let i = from; i < to; i++) {
@@ -693,7 +743,7 @@ export class Decoder implements Disposable {
     step: Step,
     weights: LayerWeights<Weight>,
     registers: Registers,
-    window: number | KeyValueCache,
+    window: number | PromptBatchOnGpu | KeyValueCache,
   ): Promise<[string, Tensor][]> {
     const { gpu, architecture } = this;
     const read = (register: string) => registers.get(register)!;
@@ -712,8 +762,10 @@ export class Decoder implements Disposable {
         return results;
       }
       case "rope": {
-        if (typeof window !== "number") return []; // done together with the writing to the cache
-        const table = this.#ropeTable(window);
+        if (window instanceof KeyValueCache) return []; // done together with the writing to the cache
+        using table = typeof window === "number"
+          ? this.#ropeTable(window)
+          : await this.#ropeRows(window);
         for (const { register, heads } of step.registers) {
           await rope(gpu, read(register), table, heads);
         }
@@ -721,9 +773,9 @@ export class Decoder implements Disposable {
       }
       case "attention": {
         const [q, k, v] = [read(step.query), read(step.key), read(step.value)];
-        const out = typeof window === "number"
-          ? await this.#attention(q, k, v, weights.layer, window)
-          : await this.#attentionToCache(q, k, v, weights.layer, window);
+        const out = window instanceof KeyValueCache
+          ? await this.#attentionToCache(q, k, v, weights.layer, window)
+          : await this.#attention(q, k, v, weights.layer, window);
         return [[step.to, out]];
       }
       case "activation": {
@@ -733,11 +785,18 @@ export class Decoder implements Disposable {
     }
   }
 
-  #attention(q: Tensor, k: Tensor, v: Tensor, layer: number, length: number): Promise<Tensor> {
+  #attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layer: number,
+    window: number | PromptBatchOnGpu,
+  ): Promise<Tensor> {
     const { heads, keyValueHeads, headDim, slidingWindows } = this.architecture;
-    const slidingWindow = slidingWindows[layer];
-    const shape = { heads, keyValueHeads, headDim, length, slidingWindow };
-    return attention(this.gpu, q, k, v, shape);
+    const shape = { heads, keyValueHeads, headDim, slidingWindow: slidingWindows[layer] };
+    return typeof window === "number"
+      ? attention(this.gpu, q, k, v, { ...shape, length: window })
+      : segmentAttention(this.gpu, q, k, v, window.segments, shape);
   }
 
   /** Attention of new tokens, not turned by their positions yet, to themselves and a cache. */
@@ -770,7 +829,7 @@ export class Decoder implements Disposable {
     return await attentionDecode(gpu, q, keys, values, shape);
   }
 
-  /** (cos, sin) of each position and frequency, in the f32 steps of transformers. */
+  /** A view of (cos, sin) of each position and frequency, in the f32 steps of transformers. */
   #ropeTable(length: number): Tensor {
     const { headDim, rotary } = this.architecture;
     const half = headDim / 2;
@@ -787,7 +846,18 @@ export class Decoder implements Disposable {
         table[(position * half + i) * 2 + 1] = Math.sin(angle);
       }
     }
-    return this.#longestRopeTable = this.gpu.upload(table, [length, half, 2]);
+    this.#longestRopeTable = this.gpu.upload(table, [length, half, 2]);
+    return this.#longestRopeTable.view(0, [length, half, 2]);
+  }
+
+  /** The rows of the rotary table for the positions of prompts, one for each token. */
+  async #ropeRows({ positions, segments }: PromptBatchOnGpu): Promise<Tensor> {
+    const { gpu } = this;
+    const half = this.architecture.headDim / 2;
+    const rows = gpu.empty([positions.size, half, 2]);
+    const table = this.#ropeTable(segments.length).view(0, [segments.length, 2 * half]);
+    await embed(gpu, positions, table, 0, rows);
+    return rows;
   }
 
   /** What the head reads: the last layer's output after the final norm and projection. */
@@ -917,28 +987,44 @@ export class Decoder implements Disposable {
     batches: readonly (readonly Int32Array[])[],
     onBatch?: () => Promise<void>,
   ): Promise<Float32Array[]> {
-    const { gpu } = this;
     const length = batches[0][0].length;
-    const states = batches.map((windows) => gpu.empty([windows.length * length, 4]));
     const next = batches.map((windows) => {
       const next = new Uint32Array(windows.length * length);
       windows.forEach((window, w) => next.set(window.subarray(1), w * length));
       return next;
     });
+    return await this.targetLosses(finished, next, onBatch);
+  }
+
+  /**
+   * The cross-entropy of what each row predicts, in nats, for several batches: the head is read once.
+   *
+   * @param finished As for {@link losses}; its tensors have as many rows as there are targets.
+   * @param targets The id that each row should predict.
+   * @param onBatch Called after each batch of each part of the head.
+   * @returns On the host, for each batch.
+   */
+  async targetLosses(
+    finished: (batch: number) => Promise<Tensor>,
+    targets: readonly Uint32Array[],
+    onBatch?: () => Promise<void>,
+  ): Promise<Float32Array[]> {
+    const { gpu } = this;
+    const states = targets.map(({ length }) => gpu.empty([length, 4]));
     await this.#headParts("f32", async (part, first) => {
       const [n] = part.shape;
       // Logits of some tokens at a time, in multiples of 64 so that all bindings stay aligned.
       const slice = Math.max(64, Math.floor(this.#partBytes / 4 / n / 64) * 64);
-      for (let i = 0; i < batches.length; i++) {
+      for (let i = 0; i < targets.length; i++) {
         using x = await finished(i);
         const [tokens, width] = x.shape;
         for (let start = 0; start < tokens; start += slice) {
           const m = Math.min(slice, tokens - start);
           using logits = gpu.empty([m, n]);
-          using targets = gpu.upload(next[i].subarray(start, start + m), [m]);
+          using wanted = gpu.upload(targets[i].subarray(start, start + m), [m]);
           const a = { tensor: x, start: start * width };
           await gemm(gpu, { layout: "NT", m, n, k: width, a, b: part, c: logits });
-          await crossEntropy(gpu, logits, targets, first, states[i].view(start * 4, [m, 4]));
+          await crossEntropy(gpu, logits, wanted, first, states[i].view(start * 4, [m, 4]));
         }
         await onBatch?.();
       }

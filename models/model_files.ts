@@ -4,7 +4,12 @@ import { UserError } from "../pipeline/errors.ts";
 import { type Architecture, linearGroups, readArchitecture } from "./architecture.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import { readJson } from "./json.ts";
-import { isPacked, type QuantizationConfig, readQuantizationConfig } from "./packed_format.ts";
+import {
+  isPacked,
+  mainTensor,
+  type QuantizationConfig,
+  readQuantizationConfig,
+} from "./packed_format.ts";
 import { FORMAT_VERSION } from "./packed_metadata.ts";
 import { isPackedTable } from "./packed_table.ts";
 import { TextTokenizer, TOKENIZER_FILES } from "./tokenizer.ts";
@@ -56,15 +61,21 @@ export class ModelFiles implements Disposable {
       const [rows = 1, cols = 1] = this.checkpoint.get(`${name}.weight`).shape;
       return [rows, cols];
     }
-    return [this.checkpoint.get(`${name}.signs`).shape[0], this.quantization.columns[module]];
+    return [mainTensor(this.checkpoint, name).shape[0], this.quantization.columns[module]];
   }
 
-  /** What config.json of this model says once its linear layers are packed. */
-  packedConfig(blockSize: number): QuantizationConfig {
+  /**
+   * What config.json of this model says once its linear layers are packed.
+   *
+   * @param version Of the packed format.
+   * @param method The stage that quantized them; absent for BiLLM's own method.
+   */
+  packedConfig(blockSize: number, version = FORMAT_VERSION, method?: string): QuantizationConfig {
     const modules = linearGroups(this.architecture).flatMap((group) => group.modules);
     return {
       quant_method: "billm",
-      format_version: FORMAT_VERSION,
+      ...(method && { method }),
+      format_version: version,
       block_size: blockSize,
       columns: Object.fromEntries(modules.map((module) => [module, this.linearShape(module)[1]])),
     };

@@ -8,6 +8,15 @@ import { shapeText } from "../gpu/tensor.ts";
 import { UserError } from "../pipeline/errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { decodeFlags, encodeFlags } from "./flag_codes.ts";
+import {
+  dequantizeGridOnHost,
+  GRID_PARTS,
+  gridPaperBits,
+  gridTensors,
+  type HostGrid,
+  isPackedGrid,
+  unpackGrid,
+} from "./packed_grid.ts";
 import { versionProblem } from "./packed_metadata.ts";
 import {
   type StoredDtype,
@@ -22,6 +31,8 @@ const MAX_PLANES = 4;
 /** `quantization_config` in the config.json of a packed model. */
 export interface QuantizationConfig {
   quant_method: "billm";
+  /** The stage that quantized the linear layers, such as "gptq"; absent for BiLLM's own method. */
+  method?: string;
   format_version: number;
   /** Columns that share scales. */
   block_size: number;
@@ -58,7 +69,10 @@ export function readQuantizationConfig(
   }
   const problem = versionProblem(found.format_version);
   if (problem) throw new UserError(`"${file}": ${problem}`);
-  const { block_size: blockSize, columns } = found;
+  const { method, block_size: blockSize, columns } = found;
+  if (method !== undefined && typeof method !== "string") {
+    refuse(".method", "the name of a method", method);
+  }
   if (!isCount(blockSize) || blockSize % WORD) {
     refuse(".block_size", `a multiple of ${WORD}`, blockSize);
   }
@@ -98,7 +112,15 @@ export interface HostBits extends BitLayout {
   salient: Uint32Array<ArrayBuffer>;
 }
 
-/** Bytes of a packed linear layer by part. */
+/** A packed linear layer in host memory: BiLLM's bits, or codes on grids. */
+export type HostLinear = HostBits | HostGrid;
+
+/** Whether a packed linear layer has codes on grids. */
+export function isGrid(host: HostLinear): host is HostGrid {
+  return "grid" in host;
+}
+
+/** Bytes of a linear layer in BiLLM's bits by part. */
 export interface StoredParts {
   signs: number;
   flags: number;
@@ -108,14 +130,16 @@ export interface StoredParts {
 }
 
 /** A packed linear layer and what is to be said of it. */
-export interface PackedLinear {
+export interface PackedLinear<Host extends HostLinear = HostLinear> {
   /** "model.layers.0.self_attn.q_proj" */
   name: string;
-  host: HostBits;
+  host: Host;
   tensors: TensorToWrite[];
-  parts: StoredParts;
+  /** Bytes by part. */
+  parts: Record<string, number>;
+  /** None on grids. */
   salientColumns: number[];
-  /** Fraction of the weights outside the salient columns that are in the high zone. */
+  /** Fraction of the weights outside the salient columns that are in the high zone; 0 on grids. */
   highFraction: number;
 }
 
@@ -127,7 +151,7 @@ function words(cols: number): number {
 
 /** How the parts of a packed linear layer are stored where there is a choice. */
 export interface StoredForm {
-  /** "entropy" takes as many bits as the flags hold information. */
+  /** "entropy" takes as many bits as the flags, or which weights are salient, hold information. */
   flags: "plain" | "entropy";
 }
 
@@ -176,6 +200,11 @@ export function paperBits({ cols, planes }: BitLayout, salient: number): number 
   return 1 + Math.max(0, planes - 1) * salient / cols;
 }
 
+/** Bits per weight as papers count: without scales and without what says where they apply. */
+export function paperBitsOf(host: HostLinear): number {
+  return isGrid(host) ? gridPaperBits(host) : paperBits(host, salientColumns(host).length);
+}
+
 /** Reads a linear layer's bits back from the GPU. */
 export async function readBits(linear: LinearBits): Promise<HostBits> {
   const { bits, scales, salient: columns, ...layout } = linear;
@@ -202,16 +231,30 @@ export function salientColumns({ cols, planes, salient }: HostBits): number[] {
   return all.filter((col) => (salient[col >> 5] >>> (col & 31)) & 1);
 }
 
+/** The tensors that store a linear layer, and what is to be said of it. */
+export function packLinear<Host extends HostLinear>(
+  name: string,
+  host: Host,
+  form: StoredForm = { flags: "plain" },
+): PackedLinear<Host> {
+  const isOnGrid = isGrid(host);
+  const tensors = isOnGrid ? gridTensors(name, host, form) : bitTensors(name, host, form);
+  return {
+    name,
+    host,
+    tensors,
+    parts: sizesOf(tensors, isOnGrid ? {} : noParts()),
+    salientColumns: isOnGrid ? [] : salientColumns(host),
+    highFraction: isOnGrid ? 0 : highFraction(host),
+  };
+}
+
 /**
- * The tensors that store a linear layer, NAME.signs and so on.
+ * The tensors that store BiLLM's bits, NAME.signs and so on.
  *
  * @param form With a single zone there are no flags, whatever it says.
  */
-export function packLinear(
-  name: string,
-  host: HostBits,
-  form: StoredForm = { flags: "plain" },
-): PackedLinear {
+function bitTensors(name: string, host: HostBits, form: StoredForm): TensorToWrite[] {
   const flags = host.zones === 2 ? form.flags : "plain";
   const { rows, cols, blockSize, zones, planes, bits } = host;
   const width = words(cols);
@@ -258,22 +301,23 @@ export function packLinear(
   } else {
     add("scales", "F16", shape, bytes(Float16Array.from(host.scales)));
   }
-
-  return {
-    name,
-    host,
-    tensors,
-    parts: sizesOf(tensors),
-    salientColumns: columns,
-    highFraction: highFraction(host),
-  };
+  return tensors;
 }
 
-/** What tensors of a packed linear layer take, by part. */
-function sizesOf(tensors: readonly TensorToWrite[]): StoredParts {
-  const parts = { signs: 0, flags: 0, "salient-signs": 0, "salient-columns": 0, scales: 0 };
+/** BiLLM's bits have all parts, if only with nothing in them. */
+function noParts(): Record<keyof StoredParts, number> {
+  return { signs: 0, flags: 0, "salient-signs": 0, "salient-columns": 0, scales: 0 };
+}
+
+/** Adds what tensors of a packed linear layer take to `parts`. */
+function sizesOf(
+  tensors: readonly TensorToWrite[],
+  parts: Record<string, number>,
+): Record<string, number> {
   for (const { name, data } of tensors) {
-    parts[PART_NAMES[name.slice(name.lastIndexOf(".") + 1)]] += (data as Uint8Array).length;
+    const word = name.slice(name.lastIndexOf(".") + 1);
+    const part = PART_NAMES[word] ?? GRID_PARTS[word];
+    parts[part] = (parts[part] ?? 0) + (data as Uint8Array).length;
   }
   return parts;
 }
@@ -310,7 +354,12 @@ function bitCount(word: number): number {
 
 /** Whether a checkpoint holds a linear layer in packed form. */
 export function isPacked(checkpoint: Checkpoint, name: string): boolean {
-  return checkpoint.has(`${name}.signs`);
+  return checkpoint.has(`${name}.signs`) || isPackedGrid(checkpoint, name);
+}
+
+/** The tensor that each packed linear layer has, with a row for each of its rows. */
+export function mainTensor(checkpoint: Checkpoint, name: string): StoredTensor {
+  return checkpoint.get(isPackedGrid(checkpoint, name) ? `${name}.grid_codes` : `${name}.signs`);
 }
 
 /** The parts that a packed linear layer may have, as the last words of its tensors' names. */
@@ -324,28 +373,29 @@ const PART_NAMES: Record<string, keyof StoredParts> = {
 };
 
 /** The part of a packed linear layer that a tensor is; undefined for another tensor. */
-export function partOf(checkpoint: Checkpoint, tensor: string): keyof StoredParts | undefined {
+export function partOf(checkpoint: Checkpoint, tensor: string): string | undefined {
   const dot = tensor.lastIndexOf(".");
-  const part = PART_NAMES[tensor.slice(dot + 1)];
-  return part && isPacked(checkpoint, tensor.slice(0, dot)) ? part : undefined;
+  const [name, word] = [tensor.slice(0, dot), tensor.slice(dot + 1)];
+  const parts: Record<string, string> = isPackedGrid(checkpoint, name) ? GRID_PARTS : PART_NAMES;
+  return isPacked(checkpoint, name) && Object.hasOwn(parts, word) ? parts[word] : undefined;
 }
 
 /** The packed linear layers of a checkpoint by name, in its order, with what each is stored in. */
 export function packedLinears(
   checkpoint: Checkpoint,
-): Map<string, { tensors: string[]; parts: StoredParts }> {
-  const linears = new Map<string, { tensors: string[]; parts: StoredParts }>();
+): Map<string, { tensors: string[]; parts: Record<string, number> }> {
+  const linears = new Map<string, { tensors: string[]; parts: Record<string, number> }>();
   for (const { name, bytes } of checkpoint.tensors.values()) {
     const part = partOf(checkpoint, name);
     if (!part) continue;
     const linear = name.slice(0, name.lastIndexOf("."));
     if (!linears.has(linear)) {
-      const parts = { signs: 0, flags: 0, "salient-signs": 0, "salient-columns": 0, scales: 0 };
+      const parts = isPackedGrid(checkpoint, linear) ? {} : noParts();
       linears.set(linear, { tensors: [], parts });
     }
     const { tensors, parts } = linears.get(linear)!;
     tensors.push(name);
-    parts[part] += bytes;
+    parts[part] = (parts[part] ?? 0) + bytes;
   }
   return linears;
 }
@@ -357,7 +407,23 @@ export function columnsOf({ columns }: QuantizationConfig, name: string): number
 }
 
 /**
- * Reads a packed linear layer.
+ * Reads a packed linear layer, of whichever form.
+ *
+ * @throws {UserError} If a tensor is missing or has a shape that does not fit the others, or another
+ *   type.
+ */
+export function readLinear(
+  checkpoint: Checkpoint,
+  name: string,
+  cols: number,
+  blockSize: number,
+): HostLinear {
+  const read = isPackedGrid(checkpoint, name) ? unpackGrid : unpackLinear;
+  return read(checkpoint, name, cols, blockSize);
+}
+
+/**
+ * Reads a linear layer in BiLLM's bits.
  *
  * @throws {UserError} If a tensor is missing or has a shape that does not fit the others, or another
  *   type.
@@ -522,13 +588,14 @@ function decodeScales(
 
 /**
  * The weights that a packed linear layer stands for, or `rows` rows of them from `first` on, f32
- * `[rows, cols]`; the same bits as `dequantize()` gives on the GPU.
+ * `[rows, cols]`; the same bits as `dequantize()` and `dequantizeGrid()` give on the GPU.
  */
 export function dequantizeOnHost(
-  host: HostBits,
+  host: HostLinear,
   first = 0,
   rows = host.rows - first,
 ): Float32Array<ArrayBuffer> {
+  if (isGrid(host)) return dequantizeGridOnHost(host, first, rows);
   const { cols, blockSize, zones, planes, bits, scales, salient } = host;
   const width = words(cols);
   const blocks = Math.ceil(cols / blockSize);

@@ -1,7 +1,17 @@
 import { crc32 } from "node:zlib";
 
-/** Version of the packed format that is written. */
-export const FORMAT_VERSION = 2;
+/** The last version of the packed format, up to which this program reads. */
+export const FORMAT_VERSION = 3;
+
+/**
+ * The version that is written: the first one that has what is written, so that earlier programs read
+ * what they can.
+ *
+ * @param hasGrids Whether linear layers are on grids.
+ */
+export function writtenVersion(hasGrids: boolean): number {
+  return hasGrids ? 3 : 2;
+}
 
 /** What {@link versionProblem} says of a version of the packed format. */
 export function versionProblem(version: number): string | undefined {
@@ -38,9 +48,10 @@ export function packedMetadata(
     }
     return checksumText(checksum);
   });
+  const hasGrids = tensors.some(({ name }) => name.endsWith(".grid_codes"));
   return {
     format: "billm",
-    format_version: String(FORMAT_VERSION),
+    format_version: String(writtenVersion(hasGrids)),
     checksums: checksums.join(" "),
   };
 }

@@ -6,10 +6,11 @@ import { readJson } from "./json.ts";
 import {
   columnsOf,
   dequantizeOnHost,
+  mainTensor,
   partOf,
   type QuantizationConfig,
+  readLinear,
   readQuantizationConfig,
-  unpackLinear,
 } from "./packed_format.ts";
 import { dequantizeTableOnHost, isPackedTable, tableLayout } from "./packed_table.ts";
 import {
@@ -110,6 +111,17 @@ export class PlainWeights implements Disposable {
     if (rest.length > 0) yield rest;
   }
 
+  /**
+   * Reads a matrix and gives some rows of it, row-major, as often as asked; a packed one is decoded
+   * once.
+   *
+   * @throws {UserError} If it is damaged, or not stored as F16, BF16, F32 or F64.
+   */
+  rowsOf(name: string): (first: number, rows: number) => Float32Array {
+    if (this.get(name).dtype === "packed") return this.#packedRows(name.slice(0, -WEIGHT.length));
+    return (first, rows) => this.checkpoint.readFloat32(name, { first, rows });
+  }
+
   /** Gives rows of a packed matrix. */
   #packedRows(name: string): (first: number, rows: number) => Float32Array {
     const { checkpoint, quantization } = this;
@@ -117,7 +129,7 @@ export class PlainWeights implements Disposable {
       return (first, rows) => dequantizeTableOnHost(checkpoint, name, first, rows);
     }
     const columns = columnsOf(quantization!, name)!;
-    const host = unpackLinear(checkpoint, name, columns, quantization!.block_size);
+    const host = readLinear(checkpoint, name, columns, quantization!.block_size);
     return (first, rows) => dequantizeOnHost(host, first, rows);
   }
 
@@ -152,7 +164,7 @@ function plainTensors(
           `"${checkpoint.folder}": quantization_config lacks the columns of "${module}"`,
         );
       }
-      const { shape: [rows], file } = checkpoint.get(`${module}.signs`);
+      const { shape: [rows], file } = mainTensor(checkpoint, module);
       plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
     } else if (quantization && isPackedTable(checkpoint, module) && isTablePart(name)) {
       if (plain.has(weight)) return;

@@ -68,6 +68,18 @@ export const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
   },
 };
 
+/** The shapes of a model with another width; heads keep theirs, their number changes. */
+export function scaledShapes(
+  shapes: Record<string, unknown>,
+  hiddenSize: number,
+): Record<string, unknown> {
+  const factor = hiddenSize / (shapes.hidden_size as number);
+  const names = ["intermediate_size", "ffn_dim", "num_attention_heads", "num_key_value_heads"];
+  const others = names.filter((name) => name in shapes)
+    .map((name) => [name, Math.max(1, Math.round(factor * (shapes[name] as number)))]);
+  return { ...shapes, hidden_size: hiddenSize, ...Object.fromEntries(others) };
+}
+
 /** Values that are made and written at a time. */
 const CHUNK = 1 << 20;
 
@@ -189,7 +201,7 @@ function* values(shape: number[], random: () => number): Generator<Uint8Array> {
 }
 
 /** Numbers in [0, 1): Vigna's splitmix in 32 bits. */
-function uniforms(seed: number): () => number {
+export function uniforms(seed: number): () => number {
   let state = seed | 0;
   return () => {
     state = (state + 0x9e3779b9) | 0;

@@ -25,7 +25,9 @@ export type RunEvent =
   | { type: "metric"; stage: string; name: string; value: number; text: string }
   | { type: "warning"; message: string }
   | { type: "already-done"; output: string }
-  | { type: "end"; output: string; seconds: number };
+  | { type: "end"; output: string; seconds: number }
+  | { type: "cell"; cell: string; index: number; cells: number }
+  | { type: "cell-failed"; cell: string; error: string };
 
 export type Report = (event: RunEvent) => void;
 
@@ -39,8 +41,12 @@ export interface LinearRecord {
    * layer gives nothing but zeros.
    */
   relativeOutputError?: number;
-  /** Salient columns of each block. */
+  /** The stage that quantized it, such as "gptq"; absent for BiLLM's own method. */
+  method?: string;
+  /** Salient columns of each block; none with a method that has no such columns. */
   salientColumns: number[];
+  /** Fraction of the weights that are salient; absent with a method that has no such weights. */
+  salientFraction?: number;
   /** Fraction of the other weights in the high zone. */
   highFraction: number;
   /** Bits per weight as the paper counts them. */
@@ -56,6 +62,8 @@ export interface LayerRecord {
   /** Of the GPU for what is only queued there, of the clock for the rest. */
   secondsByStage: Record<string, number>;
   peakGpuBytes: number;
+  /** What tensors took at most while a stage ran, in this layer or one before it. */
+  peakGpuBytesByStage?: Record<string, number>;
   file: string;
   bytes: number;
   sha256: string;

@@ -30,6 +30,9 @@ export const pipelineFields = z.strictObject({
     ),
   }).default({ adapter: "auto" }).describe("where the kernels run"),
   stages: z.array(z.unknown()).min(1).describe("the stages to run, in this order"),
+  matrix: z.unknown().optional().describe(
+    "makes the file a grid: lists of values, a cell for each combination of them",
+  ),
 });
 
 /** The JSON Schema of what a user writes for a zod schema: a key with a default is not required. */
@@ -76,47 +79,106 @@ export function knownKeys(schema: JsonSchema, path: readonly PropertyKey[]): str
  * It knows the stages given. A `use:` stage may have any options, because its module is not read.
  */
 export function pipelineJsonSchema(stages: readonly StageDeclaration[]): object {
-  const { properties, ...fields } = jsonSchemaOf(pipelineFields);
+  const { properties = {}, required = [], ...fields } = jsonSchemaOf(pipelineFields);
+  const optionsOf = new Map(stages.map((stage) => [stage.name, jsonSchemaOf(stage.options)]));
   const named = stages.map((stage) => [stage.name, {
     title: stage.name,
     description: stage.summary,
-    anyOf: [jsonSchemaOf(stage.options), { type: "null" }],
+    anyOf: [optionsOf.get(stage.name)!, { type: "null" }],
   }]);
+  const list = {
+    ...properties.stages as JsonSchema,
+    items: {
+      anyOf: [
+        {
+          title: "A stage with options",
+          type: "object",
+          properties: Object.fromEntries(named),
+          minProperties: 1,
+          maxProperties: 1,
+          additionalProperties: false,
+        },
+        {
+          title: "A stage of your own",
+          type: "object",
+          properties: {
+            use: {
+              type: "string",
+              description: "a module whose default export is a stage, from this file's folder",
+            },
+          },
+          required: ["use"],
+        },
+        {
+          title: "A stage without options",
+          anyOf: stages.map(({ name, summary }) => ({ const: name, description: summary })),
+        },
+      ],
+    },
+  };
+  const { model, seed, mode, gpu } = properties as Record<string, JsonSchema>;
+  const settings = { model, seed, mode, gpu, stages: list, ...pathsOf("gpu", gpu) };
+  for (const [name, options] of optionsOf) {
+    Object.assign(settings, { [`stages.${name}`]: options }, pathsOf(`stages.${name}`, options));
+  }
   return {
     $schema: "https://json-schema.org/draft/2020-12/schema",
     title: "Pipeline",
     ...fields,
+    // A matrix may give what else must stand in the file.
+    required: required.filter((key) => key === "name"),
+    anyOf: [{ required }, { required: ["matrix"] }],
     properties: {
       ...properties,
-      stages: {
-        ...properties?.stages as JsonSchema,
-        items: {
-          anyOf: [
-            {
-              title: "A stage with options",
-              type: "object",
-              properties: Object.fromEntries(named),
-              minProperties: 1,
-              maxProperties: 1,
-              additionalProperties: false,
-            },
-            {
-              title: "A stage of your own",
-              type: "object",
-              properties: {
-                use: {
-                  type: "string",
-                  description: "a module whose default export is a stage, from this file's folder",
-                },
-              },
-              required: ["use"],
-            },
-            {
-              title: "A stage without options",
-              anyOf: stages.map(({ name, summary }) => ({ const: name, description: summary })),
-            },
-          ],
+      stages: list,
+      matrix: { ...properties.matrix as JsonSchema, ...matrixSchema(settings) },
+    },
+  };
+}
+
+/** The schemas of a map's keys by their paths. */
+function pathsOf(path: string, schema: JsonSchema): Record<string, JsonSchema> {
+  return Object.fromEntries(
+    Object.entries(schema.properties ?? {})
+      .map(([key, inner]) => [`${path}.${key}`, inner as JsonSchema]),
+  );
+}
+
+/** @param settings The schemas of what a matrix may vary, by path. */
+function matrixSchema(settings: Record<string, object>): object {
+  const maps = (description: string) => ({
+    description,
+    type: "array",
+    items: { type: "object", minProperties: 1 },
+  });
+  const lists = Object.entries(settings).map(([path, schema]) => [path, {
+    description: `values of ${path}`,
+    type: "array",
+    minItems: 1,
+    items: schema,
+  }]);
+  return {
+    type: "object",
+    minProperties: 1,
+    properties: {
+      include: maps("values to add to the combinations that have the others, or further cells"),
+      exclude: maps("combinations to leave out"),
+      ...Object.fromEntries(lists),
+    },
+    patternProperties: { "^stages\\.": { type: "array", minItems: 1 } },
+    additionalProperties: {
+      description: "variants, each a name for several values",
+      type: "array",
+      minItems: 1,
+      items: {
+        type: "object",
+        properties: {
+          name: { type: "string", description: "what its cells are called" },
+          ...settings,
         },
+        patternProperties: { "^stages\\.": {} },
+        required: ["name"],
+        additionalProperties: false,
       },
     },
   };

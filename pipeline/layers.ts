@@ -1,6 +1,7 @@
 import { basename, join } from "node:path";
 import { constant } from "../gpu/constant.ts";
 import type { Gpu } from "../gpu/device.ts";
+import { freeGrid } from "../gpu/grid.ts";
 import { outputErrorParts, relativeError } from "../gpu/output_error.ts";
 import { MAX_BLOCK } from "../gpu/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
@@ -16,7 +17,8 @@ import {
   restartsOf,
   totalWidth,
 } from "../models/layer_plan.ts";
-import { paperBits } from "../models/packed_format.ts";
+import { isGrid, paperBitsOf } from "../models/packed_format.ts";
+import { salientFraction } from "../models/packed_grid.ts";
 import { ArtifactStore } from "./artifacts.ts";
 import { blockBits } from "./block_bits.ts";
 import type { PlannedStage } from "./config.ts";
@@ -52,8 +54,8 @@ interface Group {
 const BLOCKS_PER_MEASUREMENT = 8;
 
 /**
- * Takes the calibration data through the decoder layers and runs the stages of scope layer and block
- * on each group of linear layers.
+ * Takes the calibration data, if there are any, through the decoder layers and runs the stages of scope
+ * layer and block on each group of linear layers.
  *
  * The host runs ahead of the GPU: it waits once for each linear layer and for every few batches, and
  * while the last batches of a layer are on their way, it writes that layer's file and brings the next
@@ -69,8 +71,8 @@ export async function quantizeLayers(
   onPeak: (bytes: number) => void,
 ): Promise<void> {
   const model = context.get("model-files");
-  const calibration = context.get("calibration");
-  using _ = calibration.activations;
+  const calibration = context.find("calibration");
+  using _ = calibration?.activations;
   using decoder = new Decoder(context.gpu, model);
   const run = new LayerRun(context, artifacts, stages, clock, decoder, calibration);
   const { layers } = model.architecture;
@@ -98,6 +100,7 @@ export async function quantizeLayers(
         seconds,
         secondsByStage,
         peakGpuBytes,
+        peakGpuBytesByStage: clock.peakBytes,
         ...file,
         linears,
       };
@@ -136,7 +139,8 @@ class LayerRun {
     readonly stages: readonly PlannedStage<Stage>[],
     readonly clock: StageClock,
     readonly decoder: Decoder,
-    readonly calibration: Calibration,
+    /** Absent if no stage needs any. */
+    readonly calibration: Calibration | undefined,
   ) {
     this.#layerStages = stages.filter(({ stage }) => stage.scope === "layer") as Planned<
       LayerStage
@@ -150,14 +154,14 @@ class LayerRun {
     const groups = linearGroups(architecture);
     this.#modules = groups.flatMap(({ modules }) => modules);
     const live = liveRegisters(architecture, (module) => model.linearShape(module)[0]);
-    this.#roundings = calibration.order === "module"
+    this.#roundings = calibration?.order === "module"
       ? groups.map(({ step }) => restartsOf(architecture.steps, live, step).near)
       : [];
   }
 
   /** @throws {UserError} If activations are beyond what they are kept in. */
   async checkRange(index: number): Promise<void> {
-    await this.calibration.activations.checkRange(this.#layerName(index));
+    await this.calibration?.activations.checkRange(this.#layerName(index));
   }
 
   /** Says how far the run is: so many linear layers of a decoder layer are done. */
@@ -174,6 +178,7 @@ class LayerRun {
 
   /** Takes the activations through a layer that an earlier run has packed. */
   async passThrough(index: number, file: string): Promise<void> {
+    if (!this.calibration) return;
     const { model } = this.decoder;
     using checkpoint = Checkpoint.openFile(join(this.context.folder.model, basename(file)));
     using decoder = new Decoder(
@@ -200,13 +205,13 @@ class LayerRun {
     const groups = linearGroups(this.decoder.architecture).map(({ step, modules }) =>
       this.#group(weights, step, modules, live, { index, count })
     );
-    if (this.calibration.order === "layer") {
+    if (this.calibration?.order === "layer") {
       // Every group sees the original layer; then the quantized layer gives the next one's input.
       await this.#observeAll(weights, groups);
       for (const group of groups) await this.#quantizeGroup(weights, group);
     } else {
       for (const group of groups) {
-        await this.#observe(weights, group);
+        if (this.calibration) await this.#observe(weights, group);
         await this.#quantizeGroup(weights, group);
       }
     }
@@ -265,7 +270,7 @@ class LayerRun {
 
   /** Shows the inputs of all groups to the stages, in one pass through the original layer. */
   async #observeAll(weights: LayerWeights, groups: readonly Group[]): Promise<void> {
-    const { activations } = this.calibration;
+    const { activations } = this.calibration!;
     for (let batch = 0; batch < activations.batches; batch++) {
       const registers = await activations.load(batch);
       let step = 0;
@@ -281,7 +286,7 @@ class LayerRun {
 
   /** Shows the input of one group to the stages; what lies before it is quantized already. */
   async #observe(weights: LayerWeights, group: Group): Promise<void> {
-    const { activations } = this.calibration;
+    const { activations } = this.calibration!;
     for (let batch = 0; batch < activations.batches; batch++) {
       let registers = await activations.load(batch);
       const before = activations.step(batch);
@@ -306,7 +311,7 @@ class LayerRun {
 
   /** Where to keep a batch on its way to a group: near if there is room, else where it takes least. */
   #restartOf(batch: number, { restarts, nearWidth }: Group): number {
-    const { activations, batches, length } = this.calibration;
+    const { activations, batches, length } = this.calibration!;
     const elements = nearWidth * batches[batch].length * length;
     const restart = activations.hasRoomFor(batch, elements) ? restarts.near : restarts.lean;
     return Math.max(restart, activations.step(batch));
@@ -314,7 +319,7 @@ class LayerRun {
 
   /** Frees the linear layers that no batch has to go through again. */
   #freePassed(weights: LayerWeights): void {
-    const { activations, batches } = this.calibration;
+    const { activations, batches } = this.calibration!;
     const passed = Math.min(...batches.map((_, batch) => activations.step(batch)));
     for (const step of this.decoder.architecture.steps.slice(0, passed)) {
       if (step.op !== "linear") continue;
@@ -335,7 +340,7 @@ class LayerRun {
     to = this.decoder.architecture.steps.length,
     isKept = false,
   ): Promise<void> {
-    const { length, activations } = this.calibration;
+    const { length, activations } = this.calibration!;
     await this.clock.queue("calibrate", async () => {
       let step = from;
       for (const stop of this.#roundings) {
@@ -384,7 +389,7 @@ class LayerRun {
       await this.clock.time(stage.name, () => stage.run(context, options));
     }
     const hessian = store.find("hessian");
-    for (const { module, original, weight, quantized, bits, host } of context.linears) {
+    for (const { module, original, weight, quantized, bits, grid, host } of context.linears) {
       if (hessian && host) {
         group.errors.push(
           await this.clock.queue(
@@ -396,6 +401,7 @@ class LayerRun {
       weights.set(module, { ...weights.get(module), weight: quantized });
       gpu.free(original, weight);
       if (bits) gpu.free(bits.bits, bits.scales, bits.salient);
+      if (grid) freeGrid(gpu, grid);
     }
     store[Symbol.dispose]();
   }
@@ -407,8 +413,8 @@ class LayerRun {
    */
   async #finishLayer(weights: LayerWeights, meanwhile?: () => Promise<void>): Promise<void> {
     const { gpu } = this.context;
-    const { activations } = this.calibration;
-    for (let batch = 0; batch < activations.batches; batch++) {
+    const activations = this.calibration?.activations;
+    for (let batch = 0; activations && batch < activations.batches; batch++) {
       const registers = await activations.load(batch);
       await this.#run(weights, registers, activations.step(batch));
       await activations.keep(batch, 0, registers);
@@ -422,22 +428,24 @@ class LayerRun {
   async #records(groups: readonly Group[]): Promise<LinearRecord[]> {
     const records: LinearRecord[] = [];
     for (const { context, errors } of groups) {
-      for (const { name, rows, cols, packed } of context.linears) {
+      for (const { name, rows, cols, packed, method } of context.linears) {
         if (!packed) continue;
-        const salient = packed.salientColumns;
+        const { host } = packed;
         const size = this.context.blockSize;
-        const perBlock = new Array(Math.ceil(cols / size)).fill(0);
-        for (const col of salient) perBlock[Math.floor(col / size)]++;
+        const perBlock = new Array(isGrid(host) ? 0 : Math.ceil(cols / size)).fill(0);
+        for (const col of packed.salientColumns) perBlock[Math.floor(col / size)]++;
         using parts = errors.shift();
         const error = parts && await relativeError(parts);
         const record: LinearRecord = {
           name,
           rows,
           cols,
+          ...(method && { method }),
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
           salientColumns: perBlock,
+          ...(isGrid(host) && host.salient && { salientFraction: salientFraction(host) }),
           highFraction: packed.highFraction,
-          paperBits: paperBits(packed.host, salient.length),
+          paperBits: paperBitsOf(host),
           storedBytes: { ...packed.parts },
         };
         records.push(record);

@@ -8,6 +8,43 @@ export interface Perplexity {
   /** Mean over the windows of their mean cross-entropy, in nats. */
   loss: number;
   perplexity: number;
+  cached?: CachedFigure;
+}
+
+/** How often a model gave the right choice the greatest log-likelihood, and on which questions. */
+export interface ZeroShot {
+  /** "piqa" */
+  task: string;
+  /** Of the task in lm-evaluation-harness, whose protocol this is: "1.0". */
+  version: string;
+  dataset: string;
+  /**
+   * Whether contexts and choices are those of the data as they stand there, instead of what the task
+   * makes of the columns of its data set.
+   */
+  prepared: boolean;
+  /** Whether what the tokenizer adds to a text, such as a first token, stood before each context. */
+  specialTokens: boolean;
+  questions: number;
+  /** The greatest number of questions that was asked for; absent if all were. */
+  limit?: number;
+  /** Requests that were longer than the model takes, and lost the beginning of their contexts. */
+  truncated: number;
+  /** Fraction of the questions whose right choice has the greatest log-likelihood. */
+  acc: number;
+  /** Standard error of `acc`; 0 for a single question. */
+  accStderr: number;
+  /** The same with log-likelihoods divided by the characters of the choices; in tasks that have it. */
+  accNorm?: number;
+  accNormStderr?: number;
+  cached?: CachedFigure;
+}
+
+/** Where a figure comes from that an earlier run has measured. */
+export interface CachedFigure {
+  /** ISO 8601. */
+  measured: string;
+  adapter: string;
 }
 
 /** What `evaluate` measured. */
@@ -15,6 +52,8 @@ export interface Evaluation {
   original: Perplexity[];
   /** Of the packed model as it lies on disk; absent if the pipeline packs nothing. */
   packed?: Perplexity[];
+  /** Absent if the pipeline asks for no task; its lists are in the order of the pipeline file. */
+  zeroShot?: { original: ZeroShot[]; packed?: ZeroShot[] };
 }
 
 export interface WrittenFileRecord {
@@ -65,6 +104,8 @@ export interface RunRecord {
   /** Likewise. */
   secondsByStage?: Record<string, number>;
   peakGpuBytes?: number;
+  /** What tensors took at most while a stage ran, without memory that is kept for reuse. */
+  peakGpuBytesByStage?: Record<string, number>;
   layers?: LayerRecord[];
   packed?: PackedModel;
   evaluation?: Evaluation;

@@ -37,6 +37,7 @@ export interface Planned<Kind extends Stage> {
  */
 export class StageClock {
   readonly #seconds: Record<string, number> = {};
+  readonly #bytes: Record<string, number> = {};
 
   constructor(readonly gpu: Gpu) {}
 
@@ -61,7 +62,7 @@ export class StageClock {
     this.#seconds[stage] ??= 0; // a stage that gives the GPU nothing to do is there too
     const before = this.gpu.section({ name: stage, stands });
     try {
-      return await work();
+      return await this.#measured(stage, work);
     } finally {
       this.gpu.section(before);
     }
@@ -70,10 +71,23 @@ export class StageClock {
   /** Counts what the host takes. */
   async host<Result>(stage: string, work: () => Promise<Result>, stands = 1): Promise<Result> {
     const start = performance.now();
-    const result = await work();
+    const result = await this.#measured(stage, work);
     const seconds = stands * (performance.now() - start) / 1000;
     this.#seconds[stage] = (this.#seconds[stage] ?? 0) + seconds;
     return result;
+  }
+
+  /** Notes what tensors take while a stage runs: what is allocated while its work is queued. */
+  async #measured<Result>(stage: string, work: () => Promise<Result>): Promise<Result> {
+    this.gpu.takeHighest();
+    const result = await work();
+    this.#bytes[stage] = Math.max(this.#bytes[stage] ?? 0, this.gpu.takeHighest());
+    return result;
+  }
+
+  /** The most bytes that tensors took while each stage ran. */
+  get peakBytes(): Record<string, number> {
+    return { ...this.#bytes };
   }
 
   /** Seconds by stage; waits for the GPU. */
@@ -141,6 +155,7 @@ export async function runPipeline(
       datasets.set(key, opened);
       return opened;
     },
+    sha256: (path) => inputs[hubName(path) ?? path], // there once the model is known
     async pause() {
       await setImmediate();
       signal.throwIfAborted();
@@ -156,8 +171,15 @@ export async function runPipeline(
   const before = firstInner < 0 ? config.stages : config.stages.slice(0, firstInner);
   const inner = config.stages.slice(before.length, innerEnd);
   const after = firstInner < 0 ? [] : config.stages.slice(innerEnd);
-  if (inner.length > 0 && !before.some(({ stage }) => stage.gives.includes("calibration"))) {
+  if (inner.length > 0 && !before.some(({ stage }) => stage.gives.includes("model-files"))) {
     const [{ stage, where }] = inner;
+    const message = `Stage "${stage.name}" needs "model-files", which stage "download" gives; ` +
+      `put download before it`;
+    throw new PipelineFileError([{ where, message }]);
+  }
+  const observer = inner.find(({ stage }) => stage.scope === "layer" && stage.observe);
+  if (observer && !before.some(({ stage }) => stage.gives.includes("calibration"))) {
+    const { stage, where } = observer;
     const message = `Stage "${stage.name}" needs "calibration", which stage "calibrate" gives; ` +
       `put calibrate before it`;
     throw new PipelineFileError([{ where, message }]);
@@ -184,6 +206,7 @@ export async function runPipeline(
   };
   const folder = RunFolder.open(config.output, planned, overwrite);
   if (folder.state === "done") {
+    if (!folder.hasReport) await folder.writeReport(folder.earlier!, model?.folder, context.pause);
     report({ type: "already-done", output: config.output });
     return folder.earlier!;
   }
@@ -238,13 +261,28 @@ export async function runPipeline(
     seconds: earlierSeconds + (performance.now() - started) / 1000,
     secondsByStage: summed([await clock.seconds(), ...resumed.map((l) => l.secondsByStage)]),
     peakGpuBytes: Math.max(peak, gpu.memory.peak, ...layerRecords.map((l) => l.peakGpuBytes)),
+    peakGpuBytesByStage: greatest([clock.peakBytes, ...resumed.map(peakBytesOf)]),
     layers: layerRecords,
     packed: artifacts.find("packed-model"),
     evaluation: artifacts.find("evaluation"),
   };
   folder.saveRecord(done);
+  await folder.writeReport(done, model?.folder, context.pause);
   report({ type: "end", output: config.output, seconds: done.seconds! });
   return done;
+}
+
+function peakBytesOf({ peakGpuBytesByStage = {} }: LayerRecord): Record<string, number> {
+  return peakGpuBytesByStage;
+}
+
+/** The greatest of each figure. */
+function greatest(records: Record<string, number>[]): Record<string, number> {
+  const most: Record<string, number> = {};
+  for (const [name, value] of records.flatMap((record) => Object.entries(record))) {
+    most[name] = Math.max(most[name] ?? 0, value);
+  }
+  return most;
 }
 
 /** The figures of all records together. */
@@ -257,6 +295,10 @@ function summed(records: Record<string, number>[]): Record<string, number> {
 }
 
 function blockSizeOf(stages: PlannedStage<Stage>[]): number {
+  for (const { options } of stages) {
+    // Columns that share a scale are a block, but a whole row is not.
+    if (BLOCK_SIZES.includes(options["group-size"])) return options["group-size"];
+  }
   const planned = stages.find(({ options }) => options["block-size"] !== undefined);
   const size = planned ? planned.options["block-size"] : BLOCK_SIZE;
   if (BLOCK_SIZES.includes(size)) return size;

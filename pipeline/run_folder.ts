@@ -1,15 +1,20 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { REPORT_FILES, saveHistograms, saveReport } from "../report/run_files.ts";
 import { UserError } from "./errors.ts";
 import type { LayerRecord } from "./events.ts";
 import { reasonOf, sha256OfFile, writeFileAtomically, writeJsonAtomically } from "./files.ts";
 import type { RunRecord } from "./record.ts";
 
+/** What a grid says of the run in a folder; it may be there before the run. */
+export const CELL_RECORD = "cell.json";
+
 /**
  * The folder of a run: `pipeline.yaml` and `run.json`, the token ids that it was calibrated on in
- * `calibration.safetensors`, the packed model in `model/`, and while the run goes on one record per
- * finished decoder layer in `layers/`. Everything in it is complete or absent, so a run that was
- * killed goes on from its last complete layer.
+ * `calibration.safetensors`, the packed model in `model/`, once it is done `report.html` with
+ * `histograms.json`, and while the run goes on one record per finished decoder layer in `layers/`.
+ * Everything in it is complete or absent, so a run that was killed goes on from its last complete
+ * layer.
  */
 export class RunFolder {
   private constructor(
@@ -65,9 +70,10 @@ export class RunFolder {
     const { path } = this;
     if (this.state === "new" && existsSync(join(path, "run.json"))) {
       // The record goes last: killed before that, the same command does the same again.
-      for (
-        const name of ["pipeline.yaml", "calibration.safetensors", "layers", "model", "run.json"]
-      ) rmSync(join(path, name), { recursive: true, force: true });
+      const names = ["pipeline.yaml", "calibration.safetensors", "layers", "model", "run.json"];
+      for (const name of [...REPORT_FILES, ...names]) {
+        rmSync(join(path, name), { recursive: true, force: true });
+      }
     }
     makeFolders(path);
     removeTemporaryFiles(path);
@@ -87,6 +93,29 @@ export class RunFolder {
   saveRecord(record: RunRecord): void {
     writeJsonAtomically(join(this.path, "run.json"), record);
     if (record.status === "done") removeLayerRecords(this.path);
+  }
+
+  /** Whether the report of the finished run is there. */
+  get hasReport(): boolean {
+    return existsSync(join(this.path, "report.html"));
+  }
+
+  /**
+   * Writes report.html, and histograms.json for it, beside the record of the finished run.
+   *
+   * @param original The folder of the original model.
+   * @param pause Called now and then; may throw to end the work.
+   * @throws {UserError} If a model cannot be read or a file cannot be written.
+   */
+  async writeReport(
+    record: RunRecord,
+    original: string | undefined,
+    pause: () => Promise<void>,
+  ): Promise<void> {
+    if (original !== undefined && record.packed) {
+      await saveHistograms(this.path, record, original, { pause });
+    }
+    saveReport(this.path, record);
   }
 
   /** Writes the pipeline file as run. */
@@ -149,7 +178,9 @@ function holdsSomethingElse(path: string): boolean {
     return statSync(inner).isDirectory() && readdirSync(inner).length === 0;
   };
   return readdirSync(path).some((name) =>
-    name === "model" || name === "layers" ? !isEmptyFolder(name) : name !== "run.json.tmp"
+    name === "model" || name === "layers"
+      ? !isEmptyFolder(name)
+      : !["run.json.tmp", CELL_RECORD, `${CELL_RECORD}.tmp`].includes(name)
   );
 }
 

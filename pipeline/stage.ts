@@ -1,11 +1,12 @@
 import type { z } from "zod";
 import type { LocalDataset } from "../data/datasets.ts";
 import type { Gpu } from "../gpu/device.ts";
+import type { LinearGrid } from "../gpu/grid.ts";
 import type { LinearBits } from "../gpu/quantize_block.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
-import type { HostBits, PackedLinear } from "../models/packed_format.ts";
+import type { HostLinear, PackedLinear } from "../models/packed_format.ts";
 import type { StageDeclaration } from "./config.ts";
 import type { LayerRecord, Report } from "./events.ts";
 import type { HubAccess } from "./hub_access.ts";
@@ -37,7 +38,10 @@ export interface Artifacts {
   "zones": Tensor;
   /** Mean and scale of each zone, f32 `[rows, 2 * zones]`. */
   "zone-fits": Tensor;
-  /** (w - q) / U_jj of the block once it is turned into bits, f32 `[rows, cols]`. */
+  /**
+   * (w - q) / U_jj of the block once it is turned into bits or codes, f32 `[rows, cols]`; undefined
+   * content without a factor.
+   */
   "block-error": Tensor;
   /** What `pack` wrote. */
   "packed-model": PackedModel;
@@ -63,6 +67,8 @@ export interface ModelContext {
    * @throws {UserError} If it cannot be found or fetched.
    */
   dataset(dataset: string, use: "calibration" | "evaluation"): Promise<LocalDataset>;
+  /** The sha256 of a file of the model, or of one that a stage's `inputs` has named. */
+  sha256(path: string): string;
   /** Records of the decoder layers that are complete. */
   layerRecords: LayerRecord[];
   report: Report;
@@ -106,8 +112,12 @@ export interface LinearLayer {
   quantized: Tensor;
   /** Allocated by the first block. */
   bits?: LinearBits;
-  /** Its bits in host memory, once all blocks are done. */
-  host?: HostBits;
+  /** In place of the bits, from a stage that puts weights on grids; allocated by the first block. */
+  grid?: LinearGrid;
+  /** The stage that has made the grid. */
+  method?: string;
+  /** Its bits or codes in host memory, once all blocks are done. */
+  host?: HostLinear;
   /** What is written of it, once the decoder layer is done. */
   packed?: PackedLinear;
 }

@@ -3,10 +3,14 @@ import { calibrate } from "./calibrate.ts";
 import { compensate } from "./compensate.ts";
 import { download } from "./download.ts";
 import { evaluate } from "./evaluate.ts";
+import { gptq } from "./gptq.ts";
 import { hessian } from "./hessian.ts";
 import { pack } from "./pack.ts";
+import { pbLlm } from "./pb_llm.ts";
 import { residualBinarize } from "./residual_binarize.ts";
+import { rtn } from "./rtn.ts";
 import { salientSelect } from "./salient_select.ts";
+import { sign } from "./sign.ts";
 import { splitSearch } from "./split_search.ts";
 
 /** The stages that a pipeline file can name, in their usual order. */
@@ -18,6 +22,10 @@ export const STAGES: readonly Stage[] = [
   residualBinarize,
   splitSearch,
   compensate,
+  rtn,
+  gptq,
+  pbLlm,
+  sign,
   pack,
   evaluate,
 ];

@@ -8,7 +8,8 @@ import { roundScales } from "../gpu/round_scales.ts";
 import { Checkpoint } from "../models/checkpoint.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { packLinear, partOf, readBits } from "../models/packed_format.ts";
-import { packedMetadata } from "../models/packed_metadata.ts";
+import { readGrid } from "../models/packed_grid.ts";
+import { packedMetadata, writtenVersion } from "../models/packed_metadata.ts";
 import { packTable } from "../models/packed_table.ts";
 import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
 import { UserError } from "../pipeline/errors.ts";
@@ -31,11 +32,13 @@ export const pack = defineStage({
   summary: "Write the packed model",
   options: z.strictObject({
     "scales": z.enum(["f16", "i8", "i4"]).default("i8").describe(
-      "How means and scales are stored: in f16, or in 8 or 4 bits with two f16 factors for each row",
+      "How BiLLM's means and scales are stored: in f16, or in 8 or 4 bits with two f16 factors for " +
+        "each row; those of rtn, gptq, pb-llm and sign are always in f16",
     ),
     "flags": z.enum(["plain", "entropy"]).default("plain").describe(
-      "How the zones of the weights are stored: in a bit each, or in as many as they hold " +
-        "information, which takes the host a second for 200 million weights",
+      "How the zones of the weights, or which of pb-llm's are salient, are stored: in a bit each (or " +
+        "a list), or in as many as they hold information, which takes the host a second for 200 " +
+        "million weights",
     ),
     "embeddings": z.literal(["stored", 8, 4]).default(8).describe(
       "Bits of the embeddings and the head, with an f16 scale for each 64 (or, in 4 bits, 32) numbers " +
@@ -43,15 +46,19 @@ export const pack = defineStage({
     ),
   }),
   presets: { reference: { scales: "f16", embeddings: "stored" } },
-  needs: ["model-files", "calibration"],
+  needs: ["model-files"],
   gives: ["packed-model"],
 
   async run(context, { scales }) {
     for (const linear of context.linears) {
+      if (linear.grid) {
+        linear.host = await readGrid(linear.grid);
+        continue;
+      }
       if (!linear.bits) {
         throw new UserError(
           `Cannot pack "${linear.name}": no stage before pack has turned it into bits; ` +
-            `put split-search or compensate before pack`,
+            `put split-search, compensate, rtn, gptq, pb-llm or sign before pack`,
         );
       }
       if (scales === "f16") linear.host = await readBits(linear.bits);
@@ -111,9 +118,12 @@ export const pack = defineStage({
     const path = join(context.folder.model, first);
     const { sha256 } = writeSafetensors(path, outside, packedMetadata(outside));
 
+    const linears = context.layerRecords.flatMap(({ linears }) => linears);
+    const method = linears.find(({ method }) => method)?.method;
+    const version = writtenVersion(method !== undefined);
     writeJsonAtomically(join(context.folder.model, "config.json"), {
       ...config,
-      quantization_config: model.packedConfig(context.blockSize),
+      quantization_config: model.packedConfig(context.blockSize, version, method),
     });
     copySmallFiles(context);
     const shards = context.layerRecords.map(({ file, sha256 }) => [file, sha256] as const);

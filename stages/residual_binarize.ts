@@ -15,6 +15,7 @@ export const residualBinarize = defineStage({
   options: z.strictObject({
     "planes": z.int().min(1).max(4).default(2).describe("Bits per salient weight"),
   }),
+  excludes: ["block-error"],
   needs: ["salient-columns"],
   gives: ["salient-fit"],
 

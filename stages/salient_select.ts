@@ -26,6 +26,7 @@ export const salientSelect = defineStage({
     ),
   }),
   presets: { reference: { search: "saliency" } },
+  excludes: ["block-error"],
   needs: (options) => ["calibration", ...(options.metric === "hessian" ? ["column-costs"] : [])],
   gives: ["salient-columns", "saliency"],
 

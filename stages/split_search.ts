@@ -26,6 +26,7 @@ export const splitSearch = defineStage({
     ),
   }),
   presets: { reference: { search: "saliency" } },
+  excludes: ["block-error"],
   needs: (options) => ["calibration", ...(options.search === "saliency" ? ["saliency"] : [])],
   gives: ["zones", "zone-fits"],
 

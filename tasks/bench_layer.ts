@@ -3,7 +3,12 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { SHAPES, writeSyntheticModel, writeSyntheticTokens } from "../models/synthetic.ts";
+import {
+  scaledShapes,
+  SHAPES,
+  writeSyntheticModel,
+  writeSyntheticTokens,
+} from "../models/synthetic.ts";
 import { loadPipeline } from "../pipeline/config.ts";
 import { runPipeline } from "../pipeline/run.ts";
 import { bytesText } from "../pipeline/units.ts";
@@ -59,7 +64,7 @@ await runTask(async (signal) => {
   const hiddenSize = count(usageError, "--hidden-size", values["hidden-size"], 0);
   const folder = mkdtempSync(join(tmpdir(), "billm-bench-"));
   try {
-    const shapes = hiddenSize > 0 ? scaled(SHAPES[like], hiddenSize) : SHAPES[like];
+    const shapes = hiddenSize > 0 ? scaledShapes(SHAPES[like], hiddenSize) : SHAPES[like];
     const vocabulary = shapes.vocab_size as number;
     const model = join(folder, "model");
     const dataset = join(folder, "token_ids.safetensors");
@@ -137,12 +142,3 @@ await runTask(async (signal) => {
     }).values;
   }
 });
-
-/** The shapes of a model with another width; heads keep theirs, their number changes. */
-function scaled(shapes: Record<string, unknown>, hiddenSize: number): Record<string, unknown> {
-  const factor = hiddenSize / (shapes.hidden_size as number);
-  const names = ["intermediate_size", "ffn_dim", "num_attention_heads", "num_key_value_heads"];
-  const others = names.filter((name) => name in shapes)
-    .map((name) => [name, Math.max(1, Math.round(factor * (shapes[name] as number)))]);
-  return { ...shapes, hidden_size: hiddenSize, ...Object.fromEntries(others) };
-}

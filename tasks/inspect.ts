@@ -7,13 +7,14 @@ import { ModelFiles } from "../models/model_files.ts";
 import {
   columnsOf,
   highFraction,
+  isGrid,
   packedLinears,
-  paperBits,
+  paperBitsOf,
   type QuantizationConfig,
+  readLinear,
   salientColumns,
-  type StoredParts,
-  unpackLinear,
 } from "../models/packed_format.ts";
+import { salientFraction } from "../models/packed_grid.ts";
 import { quantizationOf } from "../models/plain_weights.ts";
 import type { RunRecord } from "../pipeline/record.ts";
 import { bytesText } from "../pipeline/units.ts";
@@ -23,9 +24,10 @@ import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./ta
 const HELP = `Usage: deno task inspect MODEL [options]
 
 Says what a model folder holds. Of a packed model, each linear layer: salient columns, the part of
-the other weights in the high zone, bits per weight as the paper counts them and as they are stored,
-those by part, and the relative error of its output on the calibration data if the run.json of the
-run is beside the folder. Of a plain model, each tensor.
+the other weights in the high zone (or, of weights on grids, the part of them that are salient), bits
+per weight as the paper counts them and as they are stored, those by part, and the relative error of
+its output on the calibration data if the run.json of the run is beside the folder. Of a plain model,
+each tensor.
 
 Options
   --json             Print JSON; sizes are in bytes
@@ -35,6 +37,22 @@ Exit codes: 0 done, 1 failed, 2 bad arguments.
 `;
 
 const usageError = usageErrors("inspect");
+
+/** Columns of the table that say what BiLLM's bits take, each with its parts. */
+const BIT_COLUMNS: Record<string, string[]> = {
+  signs: ["signs"],
+  flags: ["flags"],
+  salient: ["salient-signs", "salient-columns"],
+  scales: ["scales"],
+};
+
+/** Those that say what codes on grids take. */
+const GRID_COLUMNS: Record<string, string[]> = {
+  codes: ["codes"],
+  which: ["salient-mask"],
+  "8-bit": ["salient-codes"],
+  scales: ["scales"],
+};
 
 /** Layer 10 comes after layer 9. */
 const byNumber = new Intl.Collator("en", { numeric: true }).compare;
@@ -83,22 +101,26 @@ interface LinearEntry {
   salientColumns: number;
   /** Fraction of the weights outside the salient columns that are in the high zone. */
   highFraction: number;
+  /** Fraction of the weights that are salient; only of weights on grids. */
+  salientFraction?: number;
   paperBits: number;
   storedBits: number;
-  storedBytes: StoredParts;
+  storedBytes: Record<string, number>;
   relativeOutputError?: number;
 }
 
 interface PackedReport {
   folder: string;
   formatVersion: number;
+  /** Absent for BiLLM's own. */
+  method?: string;
   blockSize: number;
   linears: LinearEntry[];
   weights: number;
   paperBits: number;
   /** Of the linear layers, without the headers of the files. */
   storedBits: number;
-  storedBytes: StoredParts;
+  storedBytes: Record<string, number>;
   embeddings: PlainEntry[];
   /** Those of a head that is not the embedding. */
   head: PlainEntry[];
@@ -120,16 +142,16 @@ function inspectPacked(folder: string, quantization: QuantizationConfig): Packed
   const stored = new Set([...packed.values()].flatMap(({ tensors }) => tensors));
   const linears = [...packed].sort(([a], [b]) => byNumber(a, b)).map(([name, { parts }]) => {
     const cols = columnsOf(quantization, name)!;
-    const host = unpackLinear(checkpoint, name, cols, quantization.block_size);
-    const salient = salientColumns(host).length;
+    const host = readLinear(checkpoint, name, cols, quantization.block_size);
     const error = errors.get(`${name} ${host.rows} ${cols}`);
     return {
       name,
       rows: host.rows,
       cols,
-      salientColumns: salient,
-      highFraction: highFraction(host),
-      paperBits: paperBits(host, salient),
+      salientColumns: isGrid(host) ? 0 : salientColumns(host).length,
+      highFraction: isGrid(host) ? 0 : highFraction(host),
+      ...(isGrid(host) && { salientFraction: salientFraction(host) }),
+      paperBits: paperBitsOf(host),
       storedBits: 8 * sum(Object.values(parts)) / (host.rows * cols),
       storedBytes: parts,
       ...(error !== undefined && { relativeOutputError: error }),
@@ -149,14 +171,15 @@ function inspectPacked(folder: string, quantization: QuantizationConfig): Packed
     group.push({ name, dtype, shape, bytes });
   }
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));
-  const storedBytes = { ...linears[0]?.storedBytes };
-  for (const part of Object.keys(storedBytes) as (keyof StoredParts)[]) {
-    storedBytes[part] = sum(linears.map((linear) => linear.storedBytes[part]));
+  const storedBytes: Record<string, number> = {};
+  for (const [part, size] of linears.flatMap((linear) => Object.entries(linear.storedBytes))) {
+    storedBytes[part] = (storedBytes[part] ?? 0) + size;
   }
   const bytes = weightBytes(checkpoint);
   return {
     folder,
     formatVersion: quantization.format_version,
+    ...(quantization.method && { method: quantization.method }),
     blockSize: quantization.block_size,
     linears,
     weights,
@@ -195,45 +218,41 @@ function weightBytes({ tensors }: Checkpoint): number {
 
 function packedText(report: PackedReport): string {
   const { linears, weights, storedBytes, embeddings, head, other } = report;
+  const hasGrids = linears.some(({ salientFraction }) => salientFraction !== undefined);
+  const parts = hasGrids ? GRID_COLUMNS : BIT_COLUMNS;
   const heading = [
     "linear layer",
     "shape",
-    "salient",
-    "high",
+    ...(hasGrids ? ["salient"] : ["salient", "high"]),
     "paper",
     "stored",
-    "signs",
-    "flags",
-    "salient",
-    "scales",
+    ...Object.keys(parts),
     "error",
   ];
   const bits = (bytes: number, count: number) => (8 * bytes / count).toFixed(3);
-  const cells = (parts: StoredParts, count: number) => [
-    bits(sum(Object.values(parts)), count),
-    bits(parts.signs, count),
-    bits(parts.flags, count),
-    bits(parts["salient-signs"] + parts["salient-columns"], count),
-    bits(parts.scales, count),
+  const cells = (bytes: Record<string, number>, count: number) => [
+    bits(sum(Object.values(bytes)), count),
+    ...Object.values(parts).map((names) => bits(sum(names.map((name) => bytes[name] ?? 0)), count)),
   ];
   const rows = linears.map((linear) => [
     shortName(linear.name),
     `${linear.rows}x${linear.cols}`,
-    `${linear.salientColumns}`,
-    linear.highFraction.toFixed(3),
+    ...(hasGrids
+      ? [percent(linear.salientFraction ?? 0)]
+      : [`${linear.salientColumns}`, linear.highFraction.toFixed(3)]),
     linear.paperBits.toFixed(3),
     ...cells(linear.storedBytes, linear.rows * linear.cols),
-    linear.relativeOutputError === undefined
-      ? "-"
-      : `${(100 * linear.relativeOutputError).toFixed(1)} %`,
+    linear.relativeOutputError === undefined ? "-" : percent(linear.relativeOutputError),
   ]);
   const mean = (value: (linear: LinearEntry) => number) =>
     sum(linears.map((linear) => value(linear) * linear.rows * linear.cols)) / weights;
   rows.push([
     "all",
     bytesText(sum(Object.values(storedBytes))),
-    `${sum(linears.map((linear) => linear.salientColumns))}`,
-    mean(({ highFraction }) => highFraction).toFixed(3),
+    ...(hasGrids ? [percent(mean(({ salientFraction }) => salientFraction ?? 0))] : [
+      `${sum(linears.map((linear) => linear.salientColumns))}`,
+      mean(({ highFraction }) => highFraction).toFixed(3),
+    ]),
     report.paperBits.toFixed(3),
     ...cells(storedBytes, weights),
     "",
@@ -252,13 +271,18 @@ function packedText(report: PackedReport): string {
     ["whole folder", bytesText(report.folderBytes), ""],
   ];
   return [
-    `${report.folder}: packed, format version ${report.formatVersion}, blocks of ` +
+    `${report.folder}: packed${report.method ? ` by ${report.method}` : ""}, ` +
+    `format version ${report.formatVersion}, blocks of ` +
     `${report.blockSize} columns. Bits per weight:`,
     "",
     tableText(heading, rows, 1),
     "",
     tableText(["what", "size", ""], sizes, 1),
   ].join("\n");
+}
+
+function percent(part: number): string {
+  return `${(100 * part).toFixed(1)} %`;
 }
 
 /** "0.mlp.up_proj": without the words before the layer's number, which are all the same. */

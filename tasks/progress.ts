@@ -42,6 +42,10 @@ function lineOf(event: RunEvent): string | undefined {
     case "already-done":
       return `Nothing to do: ${event.output} holds this run, finished, with the same options and ` +
         `inputs (--overwrite runs it again)`;
+    case "cell":
+      return `\nCell ${event.index}/${event.cells}  ${event.cell}`;
+    case "cell-failed":
+      return `Failed: ${event.error}`;
     case "end":
       return `Done in ${timeText(event.seconds)}: ${event.output}`;
     default:
@@ -54,6 +58,11 @@ class Pace {
   #key = "";
   #start = 0;
   #first = 0;
+
+  /** The next of what is in progress is slower or faster, though it be called the same. */
+  reset(): void {
+    this.#key = "";
+  }
 
   left(key: string, done: number, total: number): number | undefined {
     if (key !== this.#key) {
@@ -69,6 +78,7 @@ function bar(): Report {
   const pace = new Pace();
   const write = (text: string) => Deno.stdout.writeSync(encoder.encode(text));
   return (event) => {
+    if (event.type === "cell") pace.reset();
     if (event.type === "progress") {
       const { stage, done, total, text, detail } = event;
       const left = pace.left(stage + total + (stage === "layers" ? "" : text), done, total);
@@ -99,6 +109,10 @@ function lines(): Report {
   const pace = new Pace();
   let last = "";
   return (event) => {
+    if (event.type === "cell") {
+      pace.reset();
+      last = "";
+    }
     if (event.type === "progress") {
       const { stage, done, total, text, detail } = event;
       const key = stage + (stage === "layers" ? "" : text);

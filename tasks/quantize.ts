@@ -1,10 +1,13 @@
-import { loadPipeline, type PipelineConfig } from "../pipeline/config.ts";
-import { PipelineFileError } from "../pipeline/errors.ts";
+import type { PipelineConfig } from "../pipeline/config.ts";
+import { PipelineFileError, UserError } from "../pipeline/errors.ts";
+import { chooseCell, runGrid } from "../pipeline/grid.ts";
+import { type Grid, type GridCell, loadGrid } from "../pipeline/load_grid.ts";
 import type { RunRecord } from "../pipeline/record.ts";
-import { runPipeline } from "../pipeline/run.ts";
+import { type RunOptions, runPipeline } from "../pipeline/run.ts";
 import type { Stage } from "../pipeline/stage.ts";
 import { bytesText } from "../pipeline/units.ts";
 import { STAGES } from "../stages/mod.ts";
+import { cellsText, resultsText } from "./grid_text.ts";
 import { showJson, showProgress } from "./progress.ts";
 import { parseArguments, runTask, startInCallersFolder } from "./task.ts";
 
@@ -13,15 +16,20 @@ const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
 Runs a pipeline file: reads the model, calibrates, quantizes, packs and evaluates. The same command
 goes on where an interrupted run stopped.
 
+A file with "matrix" is a grid: its cells run one after the other, each into a folder of its own in
+the output folder. Finished cells are skipped; one that fails does not stop the others.
+
 Options
   --set PATH=VALUE   Override a value of the file; may be given several times:
                      --set stages.calibrate.samples=16 --set mode=reference
-  --check            Only check the file, and print the plan
+  --cell CELL        Run one cell of a grid, by number as 3/12 or by name; may be given several
+                     times. A file without "matrix" is a grid of one cell then
+  --check            Only check the file, and print the plan, of a grid the cells
   --json             Print events as JSON, one per line
   --overwrite        Replace what a different run left in the output folder
   --help             Print this
 
-Exit codes: 0 done, 1 failed, 2 bad pipeline file or arguments, 130 interrupted.
+Exit codes: 0 done, 1 failed (of a grid: at least one cell), 2 bad pipeline file or arguments, 130 interrupted.
 
 Stages
 ${STAGES.map(({ name, summary }) => `  ${name.padEnd(18)} ${summary}`).join("\n")}
@@ -38,21 +46,66 @@ await runTask(async (signal) => {
   }
   startInCallersFolder();
   const [file] = positionals;
-  const config = await loadPipeline(file, { stages: STAGES, sets: values.set });
+  const grid = await loadGrid(file, { stages: STAGES, sets: values.set });
+  const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
+  const report = values.json ? showJson() : showProgress();
+  const runOptions = { report, signal, overwrite: values.overwrite };
+  if (grid.hasMatrix || cells) {
+    if (values.check) printCells(grid, cells, values.json);
+    else await quantizeCells(grid, cells, values.json, runOptions);
+    return;
+  }
+  const config = { ...grid.cells[0].config, output: grid.output };
   if (values.check) {
     console.log(values.json ? JSON.stringify(planOf(config)) : planText(config));
     return;
   }
-  const report = values.json ? showJson() : showProgress();
-  const record = await runPipeline(config, { report, signal, overwrite: values.overwrite });
+  const record = await runPipeline(config, runOptions);
   console.log(values.json ? JSON.stringify({ type: "record", ...record }) : summary(record));
 });
+
+function printCells(
+  grid: Grid<Stage>,
+  chosen: GridCell<Stage>[] | undefined,
+  json: boolean | undefined,
+): void {
+  const cells = chosen ?? grid.cells;
+  if (json) {
+    const plans = cells.map(({ name, index, values, config }) => ({
+      cell: name,
+      index,
+      values,
+      plan: planOf(config),
+    }));
+    const { name, output } = grid;
+    console.log(JSON.stringify({ name, output, count: grid.cells.length, cells: plans }));
+  } else if (chosen) console.log(chosen.map(({ config }) => planText(config)).join("\n\n"));
+  else console.log(cellsText(grid));
+}
+
+/** @throws {UserError} If a cell failed. */
+async function quantizeCells(
+  grid: Grid<Stage>,
+  cells: GridCell<Stage>[] | undefined,
+  json: boolean | undefined,
+  options: RunOptions,
+): Promise<void> {
+  const results = await runGrid(grid, options, cells);
+  const [{ run }] = results;
+  if (json) results.forEach((result) => console.log(JSON.stringify({ type: "result", ...result })));
+  else console.log(results.length === 1 && run ? summary(run) : `\n${resultsText(results)}`);
+  const failed = results.filter(({ record }) => record.status === "failed");
+  if (failed.length === 0) return;
+  const what = results.length === 1 ? "The cell" : `${failed.length} of ${results.length} cells`;
+  throw new UserError(`${what} failed; the same command tries again what is not done`);
+}
 
 function readArguments() {
   return parseArguments(usageError, {
     allowPositionals: true,
     options: {
       set: { type: "string", multiple: true },
+      cell: { type: "string", multiple: true },
       check: { type: "boolean" },
       json: { type: "boolean" },
       overwrite: { type: "boolean" },
@@ -93,15 +146,17 @@ function planText(config: PipelineConfig<Stage>): string {
 }
 
 /** What a person wants to know in the end. */
-function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): string {
+function summary({ packed, layers, evaluation, peakGpuBytes, stages }: RunRecord): string {
   const lines: string[] = [""];
   if (packed) {
     const share = (100 * packed.bytes / packed.originalBytes).toFixed(1);
+    const isOnGrids = layers?.some(({ linears }) => linears.some(({ method }) => method));
+    const what = isOnGrids ? "codes" : "signs";
     lines.push(
       `Size        ${bytesText(packed.bytes)} in all, ${share} % of ${
         bytesText(packed.originalBytes)
       } (with embeddings and head ${tablesText(stages)})`,
-      `Paper bits  ${packed.paperBits.toFixed(2)} per weight of the linear layers (signs only)`,
+      `Paper bits  ${packed.paperBits.toFixed(2)} per weight of the linear layers (${what} only)`,
       `Stored bits ${packed.storedBits.toFixed(2)} per weight of the linear layers: ${
         Object.entries(packed.storedBitsByPart)
           .map(([part, bits]) => `${part} ${bits.toFixed(3)}`).join(", ")
@@ -114,8 +169,26 @@ function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): strin
       .map(({ perplexity }) => perplexity.toFixed(2)).join(" -> ");
     lines.push(`Perplexity  ${values} on ${after.dataset}`);
   });
+  lines.push(...zeroShotLines(evaluation?.zeroShot));
   if (peakGpuBytes) lines.push(`GPU memory  ${bytesText(peakGpuBytes)} at most`);
   return lines.join("\n");
+}
+
+/** A line for each task: accuracies before and after, with the standard error of the last figure. */
+function zeroShotLines(zeroShot: NonNullable<RunRecord["evaluation"]>["zeroShot"]): string[] {
+  if (!zeroShot) return [];
+  const { original, packed } = zeroShot;
+  return (packed ?? original).map((after, i) => {
+    const all = packed && original[i] ? [original[i], after] : [after];
+    const text = (name: string, key: "acc" | "accNorm", error = 0) => {
+      const values = all.map((result) => (100 * result[key]!).toFixed(2)).join(" -> ");
+      return `${name} ${values} ± ${(100 * error).toFixed(2)} %`;
+    };
+    const norm = after.accNorm === undefined
+      ? ""
+      : `, ${text("acc_norm", "accNorm", after.accNormStderr)}`;
+    return `Zero-shot   ${after.task.padEnd(13)} ${text("acc", "acc", after.accStderr)}${norm}`;
+  });
 }
 
 /** How `pack` has stored embeddings and head. */

@@ -218,10 +218,11 @@ export class Workplace implements Disposable {
     return this.evaluateWith({});
   }
 
+  /** Nothing is taken from, or kept for, other runs. */
   evaluateWith(options: Record<string, unknown>): StageItem {
     const { evaluation: dataset } = this;
     const perplexity = [{ dataset, "sequence-length": 32, windows: 4, ...options }];
-    return { evaluate: { perplexity } };
+    return { evaluate: { perplexity, cache: false } };
   }
 
   /** The stages of the whole method. */

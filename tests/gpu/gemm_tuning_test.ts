@@ -4,33 +4,13 @@ import { join } from "node:path";
 import { gemm, TILES } from "../../gpu/gemm.ts";
 import { tileName, type TileShape } from "../../gpu/gemm_tile_source.ts";
 import { TileTuning, tuningFolder } from "../../gpu/gemm_tuning.ts";
+import { Environment } from "../environment.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { openAsHardware, openGpu, watchKernels } from "./open_gpu.ts";
 
 const gpu = await openGpu();
 const [slow, fast, slower] = TILES;
 const CANDIDATES = [slow, fast, slower];
-
-/** Sets variables of the environment until it goes out of scope. */
-class Environment implements Disposable {
-  #before: Record<string, string | undefined> = {};
-
-  constructor(variables: Record<string, string | undefined>) {
-    for (const [name, value] of Object.entries(variables)) {
-      this.#before[name] = Deno.env.get(name);
-      Environment.#set(name, value);
-    }
-  }
-
-  static #set(name: string, value: string | undefined): void {
-    if (value === undefined) Deno.env.delete(name);
-    else Deno.env.set(name, value);
-  }
-
-  [Symbol.dispose](): void {
-    for (const [name, value] of Object.entries(this.#before)) Environment.#set(name, value);
-  }
-}
 
 /** Chooses in a process of its own, as it were; a tile takes as long as its place in `TILES` says. */
 async function choose(

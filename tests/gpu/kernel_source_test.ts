@@ -66,10 +66,13 @@ const GENERATED: [name: string, source: string][] = [
       `broadcastKernel ${layout} of ${lanes} lanes`,
       broadcastKernel(layout, lanes),
     ]),
-    ...[true, false].map((slides): [string, string] => [
-      `attentionBroadcastKernel of ${lanes} lanes${slides ? ", sliding" : ""}`,
-      attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, slides),
-    ]),
+    ...[true, false].flatMap((slides) =>
+      [true, false].map((isSegmented): [string, string] => [
+        `attentionBroadcastKernel of ${lanes} lanes${slides ? ", sliding" : ""}` +
+        (isSegmented ? ", segments" : ""),
+        attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, slides, isSegmented),
+      ])
+    ),
   ]),
   ...[0, 1, 2, 4, 7].flatMap((flags): [string, string][] => [
     [`finishKernel, aligned, flags ${flags}`, finishKernel(true, flags)],
@@ -81,18 +84,23 @@ const GENERATED: [name: string, source: string][] = [
   ]),
   ...[64, 128].flatMap((headDim) =>
     [64, 128].flatMap((queries) =>
-      [true, false].map((slides): [string, string] => [
-        `attentionTileKernel for heads of ${headDim}, ${queries} queries${
-          slides ? ", sliding" : ""
-        }`,
-        attentionTileKernel(headDim, queries, slides),
-      ])
+      [true, false].flatMap((slides) =>
+        [true, false].map((isSegmented): [string, string] => [
+          `attentionTileKernel for heads of ${headDim}, ${queries} queries` +
+          (slides ? ", sliding" : "") + (isSegmented ? ", segments" : ""),
+          attentionTileKernel(headDim, queries, slides, isSegmented),
+        ])
+      )
     )
   ),
   ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
     attentionKernel(headDim, 32, headDim % 16 === 0),
   ]),
+  [
+    "attentionKernel for heads of 80, sliding, segments",
+    attentionKernel(80, 32, true, true),
+  ],
   ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
     (["f32", "f16"] as const).flatMap((dtype) =>
       ([undefined, "unturned", "turned"] as const)

@@ -59,3 +59,22 @@ for (const [name, options] of Object.entries(MODELS)) {
     assert.equal(hardware.memory.current, before);
   });
 }
+
+Deno.test("on a GPU, a model with its linear layers on grids gives the logits of its matrices, token by token", async () => {
+  using place = new Workplace({ layers: 2 });
+  await place.run({ stages: [place.method[0], { rtn: { bits: 4 } }, "pack"] });
+  const folder = place.path("out", "model");
+  const text = Int32Array.from({ length: 6 }, (_, i) => (i * 389 + 7) % 4096);
+  const expected = await (async () => {
+    using loaded = await LoadedModel.open(software, folder);
+    return await loaded.logits([text]);
+  })();
+  using files = ModelFiles.open(folder);
+  using model = await ResidentModel.load(hardware, files);
+  using cache = new KeyValueCache(hardware, files.architecture, text.length, "f32");
+  for (let done = 0; done < text.length; done++) {
+    using logits = (await model.logits(text.subarray(done, done + 1), cache))!;
+    const row = expected.subarray(done * 4096, (done + 1) * 4096);
+    assertClose(await hardware.read(logits), row, { abs: 1e-3, what: `after ${done + 1} tokens` });
+  }
+});

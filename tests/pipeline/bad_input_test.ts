@@ -370,7 +370,7 @@ refuses("nothing has turned the layer into bits", {
   fields: (place) => ({ stages: ["download", place.calibrate, "pack", place.evaluate] }),
   message:
     'Cannot pack "model.layers.0.self_attn.q_proj": no stage before pack has turned it into ' +
-    "bits; put split-search or compensate before pack",
+    "bits; put split-search, compensate, rtn, gptq, pb-llm or sign before pack",
   leaves: "no layers",
 });
 refuses("pack stands before the stages that make bits", {
@@ -379,7 +379,7 @@ refuses("pack stands before the stages that make bits", {
   }),
   message:
     'Cannot pack "model.layers.0.self_attn.q_proj": no stage before pack has turned it into ' +
-    "bits; put split-search or compensate before pack",
+    "bits; put split-search, compensate, rtn, gptq, pb-llm or sign before pack",
   leaves: "no layers",
 });
 refuses("no stage makes calibration data", {
@@ -571,7 +571,9 @@ stages:
       `${file}:8:25: hessian.damping must be at most 10, found 11`,
       `${file}:9:5: Unknown stage "salient-selct"; did you mean "salient-select"? Known stages: ` +
       "download, calibrate, hessian, salient-select, residual-binarize, split-search, compensate, " +
-      "pack, evaluate",
+      "rtn, gptq, pb-llm, sign, pack, evaluate",
+      `${file}:10:5: Stage "residual-binarize" makes no use of "block-error", which stage ` +
+      '"compensate" gives; put residual-binarize before it',
       `${file}:10:34: residual-binarize.planes must be at most 4, found 5`,
       `${file}:10:37: Unknown key "plane" in residual-binarize; did you mean "planes"?`,
       `${file}:11:41: evaluate.perplexity.0.dataset must be a string, found 3`,

@@ -379,7 +379,7 @@ refuses(
     'p.yaml:8:3: Unknown key "adaptr" in gpu; did you mean "adapter"?',
     "p.yaml:9:9: stages must not be empty, found []",
     'p.yaml:10:1: Unknown key "foo" in the pipeline; known keys: name, model, output, seed, ' +
-    "mode, gpu, stages",
+    "mode, gpu, stages, matrix",
   ],
 );
 for (const name of ["..", ".", ".hidden", "", "a b"]) {
@@ -413,7 +413,7 @@ refuses("stages that are no list", `${head}stages:\n  download: {}\n`, [
 ]);
 refuses("__proto__ as a key", `${head}stages: [download]\n__proto__: 1\n`, [
   'p.yaml:4:1: Unknown key "__proto__" in the pipeline; known keys: name, model, output, seed, ' +
-  "mode, gpu, stages",
+  "mode, gpu, stages, matrix",
 ]);
 
 // --- Stage items ---
@@ -932,7 +932,11 @@ Deno.test("pipelineJsonSchema() describes the file for editors", () => {
   // deno-lint-ignore no-explicit-any -- a tree of JSON
   const schema = pipelineJsonSchema(stages) as any;
   assert.equal(schema.$schema, "https://json-schema.org/draft/2020-12/schema");
-  assert.deepEqual(schema.required, ["name", "model", "stages"]);
+  assert.deepEqual(schema.required, ["name"]);
+  assert.deepEqual(schema.anyOf, [
+    { required: ["name", "model", "stages"] },
+    { required: ["matrix"] },
+  ]);
   assert.equal(schema.additionalProperties, false);
   assert.deepEqual(schema.properties.seed, {
     default: 0,
@@ -960,5 +964,8 @@ Deno.test("pipelineJsonSchema() describes the file for editors", () => {
   assert.deepEqual(none, { type: "null" });
   assert.deepEqual(own.required, ["use"]);
   assert.deepEqual(short.anyOf[1], { const: "calibrate", description: "Makes token windows." });
+  const { properties, additionalProperties } = schema.properties.matrix;
+  assert.deepEqual(properties["stages.calibrate.samples"].items, options.properties.samples);
+  assert.deepEqual(additionalProperties.items.properties.stages, schema.properties.stages);
   assert.ok(!JSON.stringify(schema.properties).includes("$schema"));
 });

@@ -16,7 +16,14 @@ import { seededRandom } from "../reference/random.ts";
 import { startTask } from "../start_task.ts";
 
 /** What a finished run leaves in its folder. */
-const LEFT = ["calibration.safetensors", "model", "pipeline.yaml", "run.json"];
+const LEFT = [
+  "calibration.safetensors",
+  "histograms.json",
+  "model",
+  "pipeline.yaml",
+  "report.html",
+  "run.json",
+];
 
 /** What a finished run left, apart from times. */
 function outcome(folder: string) {
@@ -29,7 +36,7 @@ function outcome(folder: string) {
   return {
     files: contents(join(folder, "model")),
     layers: layers.map((layer: object) => {
-      return { ...layer, seconds: 0, secondsByStage: {}, peakGpuBytes: 0 };
+      return { ...layer, seconds: 0, secondsByStage: {}, peakGpuBytes: 0, peakGpuBytesByStage: {} };
     }),
     packed: { ...packed, folder: "" },
     evaluation,

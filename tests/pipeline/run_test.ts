@@ -30,7 +30,14 @@ import { assertClose } from "../assert_close.ts";
 import { contents, sha256, type StageItem, Workplace, writeMicroModel } from "../micro_model.ts";
 
 /** What a finished run leaves in its folder. */
-const LEFT = ["calibration.safetensors", "model", "pipeline.yaml", "run.json"];
+const LEFT = [
+  "calibration.safetensors",
+  "histograms.json",
+  "model",
+  "pipeline.yaml",
+  "report.html",
+  "run.json",
+];
 
 /** Every linear layer of a packed model. */
 function linearNames({ architecture }: ModelFiles): string[] {
@@ -154,6 +161,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
   await t.step("leaves the packed model, the record and the file, and nothing else", () => {
     assert.deepEqual(Object.keys(first), [
       "calibration.safetensors",
+      "histograms.json",
       "model/config.json",
       "model/generation_config.json",
       "model/model-00001-of-00005.safetensors",
@@ -165,6 +173,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       "model/tokenizer.json",
       "model/tokenizer_config.json",
       "pipeline.yaml",
+      "report.html",
       "run.json",
     ]);
     assert.deepEqual(readdirSync(out).sort(), LEFT);

@@ -124,6 +124,42 @@ Deno.test("plain lines: progress in steps of a tenth", () => {
   ]);
 });
 
+Deno.test("the cells of a grid are told apart, also in the time left", () => {
+  for (const terminal of [false, true]) {
+    const { now } = performance;
+    let seconds = 0;
+    performance.now = () => 1000 * seconds;
+    try {
+      const text = printed(() => {
+        const report = showProgress(terminal);
+        for (const [i, cell] of ["a,x", "b,x"].entries()) {
+          report({ type: "cell", cell, index: i + 1, cells: 2 });
+          report(progress(1, 4));
+          seconds += 10;
+          report(progress(2, 4));
+          seconds += 3600;
+        }
+        report({ type: "cell-failed", cell: "b,x", error: "no space" });
+      });
+      const found = stripVTControlCharacters(text).split(/[\r\n]+/)
+        .map((line) => line.replace(/^[█░]+/, "evaluate  ")).filter((line) => line !== "");
+      const steps = [
+        "evaluate   25 %  packed model, a.txt",
+        "evaluate   50 %, 0:20 left  packed model, a.txt",
+      ];
+      assert.deepEqual(found, [
+        "Cell 1/2  a,x",
+        ...steps,
+        "Cell 2/2  b,x",
+        ...steps,
+        "Failed: no space",
+      ]);
+    } finally {
+      performance.now = now;
+    }
+  }
+});
+
 Deno.test("a terminal: the same lines, and a bar that is overwritten", () => {
   const text = printed(() => {
     const report = showProgress(true);

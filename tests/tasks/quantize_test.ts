@@ -12,7 +12,16 @@ Deno.test("quantize --help prints the usage and the stages", async () => {
     const { code, stdout, stderr } = await quantize([option]);
     assert.deepEqual([code, stderr], [0, ""]);
     assert.match(stdout, /^Usage: deno task quantize PIPELINE\.yaml \[options\]\n/);
-    for (const word of ["--set PATH=VALUE", "--check", "--json", "--overwrite", "--help"]) {
+    for (
+      const word of [
+        "--set PATH=VALUE",
+        "--cell CELL",
+        "--check",
+        "--json",
+        "--overwrite",
+        "--help",
+      ]
+    ) {
       assert.ok(stdout.includes(`\n  ${word} `), word);
     }
     for (const { name, summary } of STAGES) {
@@ -62,7 +71,7 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per layer  pack               scales: "f16", flags: "plain", embeddings: "stored"
   once per model  evaluate           perplexity: ` +
       `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4}], ` +
-      `original: true, batch-tokens: 8192
+      `original: true, cache: false, batch-tokens: 8192
 `,
   );
   assert.equal(existsSync(out), false);
@@ -89,14 +98,16 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
 
 Deno.test("the example pipelines are good, and say what they download and need", async () => {
   const project = join(import.meta.dirname!, "../..");
-  const examples = readdirSync(join(project, "examples")).filter((name) => name.endsWith(".yaml"));
-  assert.ok(examples.length >= 8);
+  const examples = ["", "baselines"].flatMap((folder) =>
+    readdirSync(join(project, "examples", folder)).map((name) => join(folder, name))
+  ).filter((name) => name.endsWith(".yaml"));
+  assert.ok(examples.length >= 16);
   for (const example of examples) {
     const path = join(project, "examples", example);
     const { code, stderr } = await quantize([path, "--check"]);
     assert.deepEqual([code, stderr], [0, ""], example);
     const text = readFileSync(path, "utf8");
-    if (/^model: examples\//m.test(text)) continue;
+    if (/^ *model: \[?examples\//m.test(text)) continue;
     assert.match(text, /^# Download: [\d.]+ GB .*for the model, [\d.]+ GB of C4/m, example);
     assert.match(text, /^# GPU memory: [\d.]+ GB/m, example);
   }
@@ -142,6 +153,7 @@ const KEYS: Record<string, string[]> = {
     "seconds",
     "secondsByStage",
     "peakGpuBytes",
+    "peakGpuBytesByStage",
     "file",
     "bytes",
     "sha256",

@@ -14,7 +14,8 @@ interface Schema {
   anyOf?: Schema[];
   properties?: Record<string, Schema>;
   required?: string[];
-  additionalProperties?: boolean;
+  patternProperties?: Record<string, Schema>;
+  additionalProperties?: boolean | Schema;
   minProperties?: number;
   maxProperties?: number;
   items?: Schema;
@@ -56,8 +57,12 @@ function meets(value: unknown, schema: Schema): boolean {
   return within(members.length, schema.minProperties, schema.maxProperties) &&
     (schema.required ?? []).every((key) => Object.hasOwn(value as object, key)) &&
     members.every(([key, member]) => {
-      const known = schema.properties?.[key];
-      return known ? meets(member, known) : schema.additionalProperties !== false;
+      const patterns = Object.entries(schema.patternProperties ?? {})
+        .filter(([pattern]) => new RegExp(pattern).test(key)).map(([, known]) => known);
+      const known = [schema.properties?.[key], ...patterns].filter((known) => known !== undefined);
+      const { additionalProperties: others = true } = schema;
+      if (known.length === 0) return typeof others === "boolean" ? others : meets(member, others);
+      return known.every((known) => meets(member, known));
     });
 }
 
@@ -69,8 +74,10 @@ Deno.test("the schema task prints a JSON Schema that fits the examples and refus
   const [{ properties }] = schema.properties.stages.items.anyOf;
   assert.deepEqual(Object.keys(properties), STAGES.map(({ name }) => name));
 
-  const files = readdirSync(EXAMPLES).filter((name) => name.endsWith(".yaml"));
-  assert.ok(files.length >= 2);
+  const files = ["", "baselines"].flatMap((folder) =>
+    readdirSync(join(EXAMPLES, folder)).map((name) => join(folder, name))
+  ).filter((name) => name.endsWith(".yaml"));
+  assert.ok(files.length >= 10);
   for (const file of files) {
     assert.ok(meets(parse(readFileSync(join(EXAMPLES, file), "utf8")), schema), file);
   }
@@ -95,4 +102,37 @@ Deno.test("the schema task prints a JSON Schema that fits the examples and refus
     { ...good, stages: [{ download: {}, pack: {} }] },
   ];
   for (const value of bad) assert.ok(!meets(value, schema), JSON.stringify(value));
+
+  // A matrix may give what the file does not.
+  const goodMatrices = [
+    { model: ["a", "b"], method: [{ name: "x", stages: ["download"], mode: "reference" }] },
+    { model: ["a"], "stages.calibrate.samples": [1, 2], "stages.mine.anything": ["x"] },
+    { "stages.pack": [{ scales: "i4" }, {}], "gpu.memory": ["2GB"], exclude: [{ seed: 1 }] },
+    { method: [{ name: "x", "stages.hessian.damping": 0.5 }], include: [{ method: "x", seed: 2 }] },
+  ];
+  for (const matrix of goodMatrices) {
+    assert.ok(meets({ name: "a", matrix }, schema), JSON.stringify(matrix));
+    assert.ok(meets({ ...good, matrix }, schema), JSON.stringify(matrix));
+  }
+  const badMatrices = [
+    [],
+    {},
+    { model: "a" },
+    { model: [] },
+    { model: [3] },
+    { modell: ["a"] },
+    { mode: ["fast"] },
+    { "stages.calibrate.samples": [0] },
+    { "stages.mine.anything": "x" },
+    { method: [{ mode: "reference" }] },
+    { method: [{ name: "x", mdoe: "reference" }] },
+    { method: [{ name: "x", "stages.hessian.damping": 11 }] },
+    { include: { model: "a" } },
+    { exclude: [{}] },
+  ];
+  for (const matrix of badMatrices) {
+    assert.ok(!meets({ ...good, matrix }, schema), JSON.stringify(matrix));
+  }
+  const { name: __, ...nameless } = good;
+  assert.ok(!meets({ ...nameless, matrix: { seed: [1] } }, schema));
 });

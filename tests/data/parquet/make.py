@@ -27,3 +27,19 @@ write("null.parquet", {"text": ["a", "b", None, "d"]}, row_group_size=2)
 write("number.parquet", {"text": pa.array([1, 2], pa.int64()), "list": [["a"], ["b"]]})
 write("bytes.parquet", {"text": pa.array([b"ok \xc3\xa4", b"\xff\xfe", b"c"], pa.binary())})
 write("empty.parquet", {"text": pa.array([], pa.string())})
+# Questions in the form of ARC, with a list of texts and one of labels in a column.
+write("questions.parquet", {
+    "id": ["a", "b", "c"],
+    "question": ["What is wet?", "Who sings?", "Which is \u00e4?"],
+    "choices": [{"text": ["stone", "water", "sand", "ash"], "label": ["A", "B", "C", "D"]},
+                {"text": ["a bird", "a box", "a wall"], "label": ["1", "2", "3"]},
+                {"text": ["\u00e4", "a", "o", "u"], "label": ["A", "B", "C", "D"]}],
+    "answerKey": ["B", "1", "A"],
+}, row_group_size=2)
+# In the form of PIQA, whose labels are integers of 64 bits.
+write("labels.parquet", {
+    "goal": ["open a door", "close it"],
+    "sol1": ["push", "pull"],
+    "sol2": ["sing", "wait"],
+    "label": pa.array([0, 1], pa.int64()),
+})

@@ -1,0 +1,340 @@
+import {
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  type Node,
+  Pair,
+  parseDocument,
+  Scalar,
+  visit,
+  YAMLMap,
+} from "yaml";
+import { PipelineFileError } from "./errors.ts";
+import { type Issue, type Path, show } from "./values.ts";
+
+/** The text of a pipeline file. @throws {PipelineFileError} If it cannot be read or is no text. */
+export async function readText(file: string): Promise<string> {
+  const fail = (reason: string) =>
+    new PipelineFileError([
+      { where: file, message: `Cannot read the pipeline file "${file}": ${reason}` },
+    ]);
+  let bytes: Uint8Array;
+  try {
+    bytes = await Deno.readFile(file);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) throw fail("no such file");
+    if (error instanceof Deno.errors.NotADirectory) throw fail("no such file");
+    if (error instanceof Deno.errors.IsADirectory) throw fail("it is a folder");
+    throw fail((error as Error).message);
+  }
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw fail("it is not UTF-8 text");
+  }
+}
+
+/** Where a problem is; problems are sorted by `order`: offsets in the file, then the overrides. */
+export interface Place {
+  where: string;
+  order: number;
+}
+
+/** A place in the tree of a YAML document that holds a value, or could. */
+export interface Slot {
+  node: Node | null;
+  put(node: Node): void;
+}
+
+/** The YAML document with the place of each value, and the problems found so far. */
+export class PipelineSource {
+  readonly #text: string;
+  readonly #lines = new LineCounter();
+  readonly #document: Document;
+  /** The override that a node came from. */
+  readonly #origins = new Map<Node, Place>();
+  readonly #problems: { place: Place; message: string }[] = [];
+  #changed = false;
+
+  /** @throws {PipelineFileError} If the text is not YAML or not a map. */
+  constructor(readonly file: string, text: string) {
+    this.#text = text;
+    this.#document = parseDocument(text, {
+      lineCounter: this.#lines,
+      prettyErrors: false,
+      uniqueKeys: false, // checked below, with the key's name
+      logLevel: "error", // yaml's warnings are problems here, not console lines
+    });
+    for (const { pos, message } of [...this.#document.errors, ...this.#document.warnings]) {
+      this.report(this.#at(pos[0]), `Not valid YAML: ${message}`);
+    }
+    this.throwProblems();
+    const root = this.#document.contents;
+    if (!isMap(root)) {
+      const found = isScalar(root) ? show(root.value) : isSeq(root) ? "a list" : "an alias";
+      const form = 'a map with "name", "model" and "stages"';
+      this.report(
+        this.#at(root?.range?.[0] ?? 0),
+        root === null
+          ? `The pipeline file is empty; it must be ${form}`
+          : `The pipeline must be ${form}, found ${found}`,
+      );
+      this.throwProblems();
+    }
+    this.#checkKeys();
+  }
+
+  /** The problems found so far. */
+  get problems(): readonly { place: Place; message: string }[] {
+    return this.#problems;
+  }
+
+  report(place: Place, message: string): void {
+    this.#problems.push({ place, message });
+  }
+
+  /** Reports the issues of the value at `path`. */
+  reportAll(issues: Issue[], path: Path): void {
+    for (const { message, path: inner, part } of issues) {
+      this.report(this.place([...path, ...inner], part), message);
+    }
+  }
+
+  /** @throws {PipelineFileError} If there is any problem. */
+  throwProblems(): void {
+    throwSorted(this.#problems);
+  }
+
+  /** The document as plain values. @throws {PipelineFileError} If an alias has no value. */
+  // deno-lint-ignore no-explicit-any -- nothing is known of it yet
+  value(): any {
+    this.#checkAliases();
+    try {
+      return this.#document.toJS();
+    } catch (error) {
+      if (error instanceof ReferenceError) { // aliases of aliases that would fill the memory
+        this.report(this.#at(0), `Not valid YAML: ${error.message}`);
+        this.throwProblems();
+      }
+      throw error;
+    }
+  }
+
+  text(): string {
+    return this.#changed ? this.#document.toString({ lineWidth: 0 }) : this.#text;
+  }
+
+  /** The place of the key or value at `path`, or of the innermost map or list that exists. */
+  place(path: Path, part: "key" | "value" = "value"): Place {
+    let node: Node | null | undefined = this.#document.contents;
+    let origin = this.#origins.get(node!);
+    let offset = node?.range?.[0] ?? 0;
+    for (const [depth, key] of path.entries()) {
+      if (isAlias(node)) node = node.resolve(this.#document);
+      const pair: Pair | undefined = isMap(node) ? pairOf(node, String(key)) : undefined;
+      const wantsKey = part === "key" && depth === path.length - 1;
+      node = (isSeq(node) ? node.items[Number(key)] : wantsKey ? pair?.key : pair?.value) as Node;
+      if (!node && !pair) break;
+      if (!node || isEmpty(node)) { // `key:` and nothing: the key is what can be pointed at
+        offset = (pair?.key as Node | undefined)?.range?.[0] ?? node?.range?.[0] ?? offset;
+      } else offset = node.range?.[0] ?? offset;
+      origin = this.#origins.get(node ?? pair!.key as Node) ?? origin;
+    }
+    return origin ?? this.#at(offset);
+  }
+
+  /** The slot of the pipeline's own map, the start of every override's path. */
+  root(): Slot {
+    return { node: this.#document.contents, put() {} };
+  }
+
+  /** The slots of the items of `stages`; none if it is no list. */
+  stageSlots(): Slot[] {
+    const list = pairOf(this.#document.contents as YAMLMap, "stages")?.value;
+    if (!isSeq(list)) return [];
+    return list.items.map((node, index) => ({
+      node: node as Node | null,
+      put: (value) => list.items[index] = value,
+    }));
+  }
+
+  /** Whether there is something at `path`, be it null. */
+  has(path: Path): boolean {
+    const parent = this.node(path.slice(0, -1));
+    return isMap(parent)
+      ? pairOf(parent, String(path.at(-1))) !== undefined
+      : this.node(path) !== undefined;
+  }
+
+  /** The node at `path`, with nothing but maps and lists on the way. */
+  node(path: Path): Node | undefined {
+    let node: Node | null | undefined = this.#document.contents;
+    for (const key of path) {
+      if (isMap(node)) node = pairOf(node, String(key))?.value;
+      else node = isSeq(node) ? node.items[Number(key)] as Node : undefined;
+    }
+    return node ?? undefined;
+  }
+
+  /** The override that the node at `path`, or one that it is in, came from. */
+  origin(path: Path): Place | undefined {
+    const nodes = path.map((_, depth) => this.node(path.slice(0, depth + 1)));
+    return nodes.map((node) => node && this.#origins.get(node)).findLast((origin) => origin);
+  }
+
+  /** Takes out a key of the pipeline's own map. */
+  remove(key: string): void {
+    const root = this.#document.contents as YAMLMap;
+    root.items = root.items.filter((pair) => pair !== pairOf(root, key));
+    this.#changed = true;
+  }
+
+  /** Writes out what aliases stand for, so that parts can be moved; all aliases must be good. */
+  inlineAliases(): void {
+    const document = this.#document;
+    visit(document, {
+      Alias: (_, alias) => {
+        const target = alias.resolve(document)!;
+        const copy = target.clone() as Node;
+        const origin = this.#origins.get(alias) ?? this.#origins.get(target);
+        if (origin) this.#origins.set(copy, origin);
+        return copy;
+      },
+    });
+    visit(document, { Value: (_, node) => void delete node.anchor });
+    this.#changed = true;
+  }
+
+  /**
+   * The slot one key further; a map or key that is not there is made.
+   *
+   * @param name The way to `slot`, as the user wrote it.
+   * @returns The slot, or what is wrong.
+   */
+  child(slot: Slot, key: string, name: string, place: Place): Slot | string {
+    let { node } = slot;
+    if (node === null || (isScalar(node) && node.value === null)) {
+      const map = new YAMLMap();
+      if (node) map.range = node.range;
+      else this.#origins.set(map, place);
+      this.#put(slot, map);
+      node = map;
+    }
+    if (isAlias(node)) {
+      return `"${name}" is the alias "*${node.source}"; write the value out in the file to change it`;
+    }
+    if (isSeq(node)) {
+      const { items } = node;
+      const index = /^\d+$/.test(key) ? Number(key) : items.length;
+      if (index >= items.length) return `"${name}" is a list of ${items.length} with no "${key}"`;
+      return { node: items[index] as Node | null, put: (value) => items[index] = value };
+    }
+    if (!isMap(node)) return `"${name}" is ${show((node as Scalar).value)} and has no "${key}"`;
+    let pair = pairOf(node, key);
+    if (!pair) {
+      const keyNode = new Scalar(key);
+      this.#origins.set(keyNode, place);
+      node.add(pair = new Pair<Node, Node | null>(keyNode, null));
+    }
+    return { node: pair.value, put: (value) => pair.value = value };
+  }
+
+  /** Writes a value into a slot; `origin` is the override that it comes from, if it does. */
+  set(slot: Slot, value: Node, origin?: Place): void {
+    if (origin) this.#origins.set(value, origin);
+    this.#put(slot, value);
+  }
+
+  /** Makes `- name` the map `- name: {}`, for an override to go into. */
+  giveOptions(slot: Slot, name: Scalar): YAMLMap {
+    const map = new YAMLMap();
+    const options = new YAMLMap();
+    map.range = options.range = name.range;
+    this.#put(slot, map);
+    map.add(new Pair<Node, Node>(name, options));
+    return map;
+  }
+
+  /** Puts a node in a slot; it keeps the comments and the anchor of what was there. */
+  #put(slot: Slot, node: Node): void {
+    const old = slot.node;
+    if (old) {
+      node.comment ??= old.comment;
+      node.commentBefore = old.commentBefore;
+      node.spaceBefore = old.spaceBefore;
+      old.comment = old.commentBefore = null;
+      if (!isAlias(old) && !isAlias(node)) node.anchor ??= (old as Scalar).anchor;
+    }
+    slot.put(node);
+    this.#changed = true;
+  }
+
+  #at(offset: number): Place {
+    const { line, col } = this.#lines.linePos(offset);
+    return { where: `${this.file}:${line}:${col}`, order: offset };
+  }
+
+  /** @throws {PipelineFileError} If a key is not a plain word, as the places of its map are lost. */
+  #checkKeys(): void {
+    let arePlain = true;
+    visit(this.#document, {
+      Map: (_, map) => {
+        const seen = new Set<string>();
+        for (const { key } of map.items) {
+          const place = this.#at((key as Node).range?.[0] ?? 0);
+          if (!isScalar(key)) {
+            arePlain = false;
+            this.report(place, "A key must be a word, not a list, map or alias");
+          } else if (seen.has(String(key.value))) {
+            this.report(place, `Key "${key.value}" occurs twice in this map; a key may occur once`);
+          } else seen.add(String(key.value));
+        }
+      },
+    });
+    if (!arePlain) this.throwProblems();
+  }
+
+  /** @throws {PipelineFileError} If an alias has no anchor or stands within its own value. */
+  #checkAliases(): void {
+    let haveValues = true;
+    visit(this.#document, {
+      Alias: (_, alias, ancestors) => {
+        const target = alias.resolve(this.#document);
+        if (target && !ancestors.includes(target)) return;
+        haveValues = false;
+        const reason = target ? "stands within its own value" : "has no anchor before it";
+        const origins = [...ancestors, alias].map((node) => this.#origins.get(node as Node));
+        const place = origins.findLast((origin) => origin) ?? this.#at(alias.range?.[0] ?? 0);
+        this.report(place, `Alias "*${alias.source}" ${reason}`);
+      },
+    });
+    if (!haveValues) this.throwProblems();
+  }
+}
+
+/**
+ * Throws problems in the order of their places.
+ *
+ * @throws {PipelineFileError} If there is any.
+ */
+export function throwSorted(problems: readonly { place: Place; message: string }[]): void {
+  if (problems.length === 0) return;
+  const sorted = problems.toSorted((a, b) => a.place.order - b.place.order);
+  throw new PipelineFileError(
+    sorted.map(({ place, message }) => ({ where: place.where, message })),
+  );
+}
+
+/** The pair of a key; the last one if the key occurs twice, as in the plain value. */
+function pairOf(map: YAMLMap, key: string): Pair<Node, Node | null> | undefined {
+  return (map.items as Pair<Node, Node | null>[]).findLast((pair) =>
+    isScalar(pair.key) && String(pair.key.value) === key
+  );
+}
+
+function isEmpty({ range }: Node): boolean {
+  return range !== undefined && range !== null && range[0] === range[1];
+}

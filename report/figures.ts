@@ -1,0 +1,62 @@
+/** Numbers as reports show them. */
+import { bytesText } from "../pipeline/units.ts";
+
+/** What stands for a number that was not measured. */
+export const NONE = "–";
+
+/** Whether there is a number; JSON has null for one that is not finite. */
+export function isNumber(value: unknown): value is number {
+  return typeof value === "number" && Number.isFinite(value);
+}
+
+/** A number with a fixed count of decimals, and with spaces between thousands. */
+export function decimal(value: number | undefined, digits: number): string {
+  if (!isNumber(value)) return NONE;
+  const [whole, fraction] = value.toFixed(digits).split(".");
+  const grouped = whole.replace(/\B(?=(\d{3})+$)/g, "\u202f"); // narrow, never at a line's end
+  return fraction ? `${grouped}.${fraction}` : grouped;
+}
+
+/** A part of one as a percentage. */
+export function percent(part: number | undefined, digits = 1): string {
+  return isNumber(part) ? `${decimal(100 * part, digits)}\u00a0%` : NONE;
+}
+
+/** A perplexity: large ones of broken models need no decimals. */
+export function perplexityText(value: number | null | undefined): string {
+  if (value === undefined) return NONE;
+  if (!isNumber(value)) return "not finite";
+  if (value >= 1e6) return value.toExponential(2);
+  return decimal(value, value < 1000 ? 2 : 0);
+}
+
+/** By how much a perplexity has grown. */
+export function growthText(before: number | undefined, after: number | undefined): string {
+  if (!isNumber(before) || !isNumber(after)) return NONE;
+  const growth = after / before;
+  return `×\u00a0${
+    growth >= 1e6 ? growth.toExponential(1) : decimal(growth, growth < 100 ? 2 : 0)
+  }`;
+}
+
+/** A date of the record for people: to the minute, in UTC. */
+export function dateText(iso: string | undefined): string {
+  const [, day, minute] = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)/.exec(iso ?? "") ?? [];
+  return day ? `${day} ${minute} UTC` : NONE;
+}
+
+/** Bytes for people, on one line. */
+export function sizeText(bytes: number): string {
+  return bytesText(bytes).replace(" ", "\u00a0");
+}
+
+/** "1 layer", "2 layers". */
+export function counted(count: number, noun: string): string {
+  return `${decimal(count, 0)} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+export function sum(values: Iterable<number>): number {
+  let total = 0;
+  for (const value of values) total += value;
+  return total;
+}

@@ -1,0 +1,207 @@
+import { Checkpoint } from "../models/checkpoint.ts";
+import {
+  columnsOf,
+  dequantizeOnHost,
+  type HostBits,
+  isPacked,
+  type QuantizationConfig,
+  unpackLinear,
+} from "../models/packed_format.ts";
+import { PlainWeights } from "../models/plain_weights.ts";
+import type { LayerRecord } from "../pipeline/events.ts";
+import { sum } from "./figures.ts";
+
+/** How the weights of a linear layer are distributed, before and after. */
+export interface Histogram {
+  /** "model.layers.0.self_attn.q_proj" */
+  name: string;
+  layer: number;
+  rows: number;
+  cols: number;
+  /** Weights that were counted: those of some rows, evenly spaced, of a large layer. */
+  weights: number;
+  /** The bins reach from -limit to limit; weights beyond count in the outermost ones. */
+  limit: number;
+  /** Original weights by what they were taken for, each by bin. */
+  groups: Partial<Record<WeightGroup, number[]>>;
+  /** What is stored for them, by bin. */
+  stored: number[];
+  /** |w| below which most weights are in the low zone and above which most are in the high one. */
+  split?: number;
+  /** Roots of the mean squares of the weights and of what the stored ones differ from them. */
+  rms: number;
+  errorRms: number;
+}
+
+/** Zones and salient columns; "all" where the packed form has none. */
+export type WeightGroup = "low" | "high" | "salient" | "all";
+
+export const WEIGHT_GROUPS: readonly WeightGroup[] = ["low", "high", "salient", "all"];
+
+const BINS = 80;
+/** Weights of a linear layer that are counted, about. */
+const SAMPLE = 1 << 18;
+/** Of so many weights one may lie beyond the bins. */
+const BEYOND = 1000;
+
+/** The first, the middle and the last decoder layer. */
+export function chosenLayers(layers: number): number[] {
+  return [...new Set([0, layers >> 1, layers - 1])].filter((layer) => layer >= 0 && layer < layers);
+}
+
+/**
+ * Counts the weights of all linear layers in some decoder layers.
+ *
+ * @param originalFolder The model before.
+ * @param packedFolder The model after.
+ * @param chosen Numbers of decoder layers, from 0.
+ * @param pause Called now and then; may throw to end the work.
+ * @throws {UserError} If a model cannot be read, or they do not belong together.
+ */
+export async function countWeights(
+  originalFolder: string,
+  packedFolder: string,
+  layers: readonly LayerRecord[],
+  chosen: readonly number[],
+  pause: () => Promise<void> = async () => {},
+): Promise<Histogram[]> {
+  using original = Checkpoint.open(originalFolder);
+  using packed = PlainWeights.open(packedFolder);
+  const histograms: Histogram[] = [];
+  for (const { layer, linears } of layers.filter(({ layer }) => chosen.includes(layer))) {
+    for (const { name, rows, cols } of linears) {
+      const sample = sampledRows(rows, cols);
+      const before = joined(
+        sample.map((row) => original.readFloat32(`${name}.weight`, { first: row, rows: 1 })),
+      );
+      const { after, groups } = storedRows(packed, name, sample, cols);
+      histograms.push({ name, layer, rows, cols, ...histogramOf(before, after, groups) });
+      await pause();
+    }
+  }
+  return histograms;
+}
+
+/** Rows that stand for all. */
+function sampledRows(rows: number, cols: number): number[] {
+  const count = Math.min(rows, Math.max(1, Math.ceil(SAMPLE / cols)));
+  return Array.from({ length: count }, (_, i) => Math.floor((i + 0.5) * rows / count));
+}
+
+function joined(pieces: readonly Float32Array[]): Float32Array {
+  const all = new Float32Array(sum(pieces.map(({ length }) => length)));
+  let at = 0;
+  for (const piece of pieces) {
+    all.set(piece, at);
+    at += piece.length;
+  }
+  return all;
+}
+
+/** What is stored in some rows, and what each weight was taken for: a number in WEIGHT_GROUPS. */
+function storedRows(
+  packed: PlainWeights,
+  name: string,
+  rows: readonly number[],
+  cols: number,
+): { after: Float32Array; groups: Uint8Array } {
+  const { checkpoint, quantization } = packed;
+  if (quantization && hasZones(checkpoint, quantization, name)) {
+    const host = unpackLinear(checkpoint, name, cols, quantization.block_size);
+    const after = joined(rows.map((row) => dequantizeOnHost(host, row, 1)));
+    return { after, groups: groupsOf(host, rows) };
+  }
+  const rowsOf = packed.rowsOf(`${name}.weight`);
+  const after = joined(rows.map((row) => rowsOf(row, 1)));
+  return { after, groups: new Uint8Array(after.length).fill(WEIGHT_GROUPS.indexOf("all")) };
+}
+
+/** Whether a linear layer is packed as BiLLM packs it. */
+function hasZones(
+  checkpoint: Checkpoint,
+  quantization: QuantizationConfig,
+  name: string,
+): boolean {
+  return isPacked(checkpoint, name) && columnsOf(quantization, name) !== undefined &&
+    (checkpoint.has(`${name}.flags`) || checkpoint.has(`${name}.salient_columns`));
+}
+
+function groupsOf(host: HostBits, rows: readonly number[]): Uint8Array {
+  const { cols, zones, planes, bits, salient } = host;
+  const width = Math.ceil(cols / 32);
+  const [low, high, marked, all] = WEIGHT_GROUPS.keys();
+  const groups = new Uint8Array(rows.length * cols);
+  rows.forEach((row, i) => {
+    for (let col = 0; col < cols; col++) {
+      const isSet = (word: number) => (word >>> (col & 31)) & 1;
+      const flag = () => isSet(bits[(host.rows + row) * width + (col >> 5)]);
+      const isSalient = planes > 0 && isSet(salient[col >> 5]);
+      groups[i * cols + col] = isSalient ? marked : zones < 2 ? all : flag() ? high : low;
+    }
+  });
+  return groups;
+}
+
+/**
+ * Counts weights by bin.
+ *
+ * @param groups What each was taken for: a number in WEIGHT_GROUPS.
+ */
+export function histogramOf(
+  before: Float32Array,
+  after: Float32Array,
+  groups: Uint8Array,
+): Omit<Histogram, "name" | "layer" | "rows" | "cols"> {
+  const limit = limitOf(before);
+  const bin = (value: number) =>
+    Math.max(0, Math.min(BINS - 1, Math.floor((value / limit + 1) / 2 * BINS)));
+  const counts = WEIGHT_GROUPS.map(() => new Array<number>(BINS).fill(0));
+  const stored = new Array<number>(BINS).fill(0);
+  let squares = 0;
+  let errors = 0;
+  for (let i = 0; i < before.length; i++) {
+    counts[groups[i]][bin(before[i])]++;
+    stored[bin(after[i])]++;
+    squares += before[i] ** 2;
+    errors += (after[i] - before[i]) ** 2;
+  }
+  const used = WEIGHT_GROUPS.map((name, i) => [name, counts[i]] as const)
+    .filter(([, bins]) => bins.some((count) => count > 0));
+  const split = splitOf(counts[0], counts[1], limit);
+  return {
+    weights: before.length,
+    limit,
+    groups: Object.fromEntries(used),
+    stored,
+    ...(split !== undefined && { split }),
+    rms: Math.sqrt(squares / before.length),
+    errorRms: Math.sqrt(errors / before.length),
+  };
+}
+
+/** What nearly all weights are within. */
+function limitOf(weights: Float32Array): number {
+  const sizes = weights.map(Math.abs).sort();
+  return sizes[Math.max(0, sizes.length - 1 - Math.floor(sizes.length / BEYOND))] || 1;
+}
+
+/**
+ * The size of a weight that best tells the zones apart: the border between bins that the fewest
+ * weights are on the wrong side of.
+ */
+function splitOf(
+  low: readonly number[],
+  high: readonly number[],
+  limit: number,
+): number | undefined {
+  if (sum(low) === 0 || sum(high) === 0) return undefined;
+  const half = BINS / 2;
+  const bySize = (counts: readonly number[]) =>
+    Array.from({ length: half }, (_, i) => counts[half + i] + counts[half - 1 - i]);
+  const [lows, highs] = [bySize(low), bySize(high)];
+  const misplaced = Array.from(
+    { length: half + 1 },
+    (_, border) => sum(highs.slice(0, border)) + sum(lows.slice(border)),
+  );
+  return misplaced.indexOf(Math.min(...misplaced)) * limit / half;
+}

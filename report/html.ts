@@ -1,0 +1,43 @@
+/** Text that is HTML (or SVG) already. */
+export class Html {
+  constructor(readonly text: string) {}
+
+  toString(): string {
+    return this.text;
+  }
+}
+
+/** What may stand in a template: text, which is escaped, and HTML, which is not. */
+export type Content = string | number | Html | undefined | readonly Content[];
+
+const ESCAPES: Record<string, string> = {
+  "&": "&amp;",
+  "<": "&lt;",
+  ">": "&gt;",
+  '"': "&quot;",
+  "'": "&#39;",
+};
+
+/** Text as it must stand in HTML, as content or in the quotes of an attribute. */
+export function escapeHtml(text: string): string {
+  // Control characters are not allowed even as references.
+  return text.replace(/[&<>"']/g, (character) => ESCAPES[character])
+    // deno-lint-ignore no-control-regex -- they are what is to go
+    .replace(/[\0-\x08\x0b\x0c\x0e-\x1f]/g, "\ufffd");
+}
+
+/** A piece of HTML; what is put into it is escaped unless it is HTML itself. */
+export function html(strings: TemplateStringsArray, ...contents: Content[]): Html {
+  const parts = strings.map((text, i) => {
+    const own = text.replace(/\s*\n\s*/g, "\n"); // the indentation of our code
+    return i === 0 ? own : render(contents[i - 1]) + own;
+  });
+  return new Html(parts.join(""));
+}
+
+function render(content: Content): string {
+  if (content === undefined) return "";
+  if (content instanceof Html) return content.text;
+  if (Array.isArray(content)) return content.map(render).join("");
+  return escapeHtml(String(content));
+}

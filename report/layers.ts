@@ -1,0 +1,64 @@
+import type { LayerRecord, LinearRecord } from "../pipeline/events.ts";
+import { isNumber, sum } from "./figures.ts";
+
+/** "self_attn.q_proj": what a linear layer is called in each decoder layer. */
+export function moduleOf(name: string): string {
+  return name.replace(/^.*?\.\d+\./, "");
+}
+
+/** "q_proj": the last word, unless two modules have it in common. */
+export function shortNames(modules: readonly string[]): string[] {
+  const last = (name: string) => name.slice(name.lastIndexOf(".") + 1);
+  const isOwn = new Set(modules.map(last)).size === modules.length;
+  return isOwn ? modules.map(last) : [...modules];
+}
+
+/** The linear layers of all decoder layers by module. */
+export class LayerTable {
+  /** In the order of execution. */
+  readonly modules: readonly string[];
+
+  constructor(readonly layers: readonly LayerRecord[]) {
+    const names = layers.flatMap(({ linears }) => linears.map(({ name }) => moduleOf(name)));
+    this.modules = [...new Set(names)];
+  }
+
+  get linears(): LinearRecord[] {
+    return this.layers.flatMap(({ linears }) => linears);
+  }
+
+  /** The linear layers of a module, from the first decoder layer on. */
+  of(module: string): LinearRecord[] {
+    return this.linears.filter(({ name }) => moduleOf(name) === module);
+  }
+
+  /** A figure of each linear layer by module and decoder layer. */
+  values(of: (linear: LinearRecord) => number | undefined): (number | undefined)[][] {
+    return this.modules.map((module) =>
+      this.layers.map(({ linears }) => {
+        const linear = linears.find(({ name }) => moduleOf(name) === module);
+        const value = linear && of(linear);
+        return isNumber(value) ? value : undefined;
+      })
+    );
+  }
+}
+
+export function salientCount({ salientColumns }: LinearRecord): number {
+  return sum(salientColumns ?? []);
+}
+
+/** The part of a linear layer that is salient: of its columns or, with other methods, its weights. */
+export function salientShare(linear: LinearRecord): number {
+  return linear.salientFraction ?? salientCount(linear) / linear.cols;
+}
+
+/** Bits per weight that linear layers take, by part, without those of the files' headers. */
+export function bitsByPart(linears: readonly LinearRecord[]): Record<string, number> {
+  const weights = sum(linears.map(({ rows, cols }) => rows * cols));
+  const bits: Record<string, number> = {};
+  for (const [part, bytes] of linears.flatMap(({ storedBytes }) => Object.entries(storedBytes))) {
+    bits[part] = (bits[part] ?? 0) + 8 * bytes / weights;
+  }
+  return bits;
+}

@@ -1,0 +1,63 @@
+import { type Content, Html, html } from "./html.ts";
+import style from "./report.css" with { type: "text" };
+
+/** A page that needs nothing but itself. */
+export function page(title: string, content: Content): string {
+  const body = html`
+    <!DOCTYPE html>
+    <html lang="en">
+      <head>
+        <meta charset="utf-8" />
+        <meta name="viewport" content="width=device-width, initial-scale=1" />
+        <meta name="color-scheme" content="light dark" />
+        <title>${title}</title>
+        <style>
+    ${new Html(style)}</style>
+      </head>
+      <body>
+        <main>
+    ${content}</main>
+      </body>
+    </html>
+  `;
+  return `${body.text.trim()}\n`;
+}
+
+/** A part of a page under a heading of its own. */
+export function section(heading: string, ...content: Content[]): Html {
+  return html`
+    <section>
+    <h2>${heading}</h2>
+    ${content}</section>
+  `;
+}
+
+/** A number that a page says large, with what it is and what belongs to it. */
+export interface Tile {
+  name: string;
+  value: string;
+  note?: string;
+}
+
+export function tiles(all: readonly Tile[]): Html {
+  return html`
+    <dl class="tiles">
+    ${all.map(({ name, value, note }) =>
+      html`
+        <div>
+          <dt>${name}</dt>
+          <dd>${value}${note === undefined
+            ? undefined
+            : html`<span class="note">${note}</span>`}</dd>
+        </div>
+      `
+    )}</dl>
+  `;
+}
+
+/** What the colours of a chart mean. */
+export function legend(entries: readonly { swatch: Html; text: string }[]): Html {
+  return html`
+    <ul class="legend">${entries.map(({ swatch, text }) => html`<li>${swatch} ${text}</li>`)}</ul>
+  `;
+}

@@ -1,0 +1,23 @@
+/** A result: what it takes, and how good it is. Of both less is better. */
+export interface Result {
+  bytes: number;
+  perplexity: number;
+}
+
+/**
+ * The results that are best at their size: no other one is as small and better, or as good and
+ * smaller. Of equal ones the first counts.
+ *
+ * @returns By size, the smallest first; each is better than those before it.
+ */
+export function paretoFront<Item extends Result>(results: readonly Item[]): Item[] {
+  const bySize = results.map((item, i) => ({ item, i }))
+    .sort((a, b) =>
+      a.item.bytes - b.item.bytes || a.item.perplexity - b.item.perplexity || a.i - b.i
+    );
+  const front: Item[] = [];
+  for (const { item } of bySize) {
+    if (item.perplexity < (front.at(-1)?.perplexity ?? Infinity)) front.push(item);
+  }
+  return front;
+}

@@ -1,0 +1,595 @@
+import type { LayerRecord } from "../pipeline/events.ts";
+import type { RunRecord } from "../pipeline/record.ts";
+import { timeText } from "../pipeline/units.ts";
+import {
+  cellBar,
+  columnChart,
+  heatMap,
+  mirroredDistribution,
+  partSwatch,
+  stackedBars,
+  swatch,
+} from "./charts.ts";
+import {
+  counted,
+  dateText,
+  decimal,
+  growthText,
+  isNumber,
+  NONE,
+  percent,
+  perplexityText,
+  sizeText,
+  sum,
+} from "./figures.ts";
+import { type Histogram, WEIGHT_GROUPS, type WeightGroup } from "./histograms.ts";
+import { type Content, type Html, html } from "./html.ts";
+import {
+  bitsByPart,
+  LayerTable,
+  moduleOf,
+  salientCount,
+  salientShare,
+  shortNames,
+} from "./layers.ts";
+import {
+  earlierMeasurements,
+  meanAccuracy,
+  perplexityPairs,
+  perplexityTable,
+  shareText,
+  taskPairs,
+  taskTable,
+} from "./measures.ts";
+import { legend, page, section, type Tile, tiles } from "./page.ts";
+import {
+  type Cell,
+  escapeMarkdown,
+  foldedTable,
+  type Table,
+  tableHtml,
+  tableMarkdown,
+} from "./table.ts";
+
+/** What a finished run has left in its folder. */
+export interface FinishedRun {
+  record: RunRecord;
+  /** The pipeline file as run. */
+  pipeline: string;
+  /** Absent if they could not be counted. */
+  histograms?: readonly Histogram[];
+}
+
+/** The report of a run as a page. */
+export function runReport(run: FinishedRun): string {
+  const { record } = run;
+  const table = new LayerTable(record.layers ?? []);
+  return page(`${record.name}: BiLLM report`, [
+    html`
+      <header>
+        <h1>${record.name}</h1>
+        <p class="subtitle">${record.model}, quantized ${dateText(record.finished)} on ${record
+          .adapter}</p>
+      </header>
+    `,
+    summarySection(record),
+    zeroShotSection(record),
+    bitsSection(record, table),
+    errorSection(table),
+    salientSection(table),
+    distributionSection(run.histograms ?? []),
+    timeSection(record),
+    configurationSection(run),
+  ]);
+}
+
+/** The report of a run in Markdown, without its pictures. */
+export function runMarkdown({ record }: FinishedRun): string {
+  const parts = [
+    `## ${escapeMarkdown(record.name)}`,
+    summaryTiles(record).map(({ name, value, note }) =>
+      `- **${escapeMarkdown(name)}**: ${escapeMarkdown(value)}${
+        note ? ` (${escapeMarkdown(note)})` : ""
+      }`
+    ).join("\n"),
+  ];
+  const perplexities = perplexityTable(record);
+  if (perplexities.rows.length > 0) parts.push(tableMarkdown(perplexities));
+  const tasks = taskPairs(record.evaluation);
+  if (tasks.length > 0) parts.push(tableMarkdown(taskTable(tasks)));
+  if (record.packed) parts.push(tableMarkdown(partTable(record)));
+  parts.push(tableMarkdown(stageTable(record)));
+  return parts.join("\n\n") + "\n";
+}
+
+function summaryTiles(record: RunRecord): Tile[] {
+  const { packed, evaluation, seconds, peakGpuBytes } = record;
+  const all: Tile[] = [];
+  const [first] = perplexityPairs(evaluation);
+  if (first) {
+    const { before, after } = first;
+    const values = [before, after].filter((value) => value !== undefined);
+    const growth = before && after
+      ? `${growthText(before.perplexity, after.perplexity)} on ${after.dataset}`
+      : `of the ${after ? "packed" : "original"} model on ${values[0].dataset}`;
+    all.push({
+      name: "Perplexity",
+      value: values.map(({ perplexity }) => perplexityText(perplexity)).join(" → "),
+      note: growth,
+    });
+  }
+  const tasks = taskPairs(evaluation);
+  if (tasks.length > 0) {
+    const means = [tasks.map(({ before }) => before), tasks.map(({ after }) => after)]
+      .map(meanAccuracy).filter((mean) => mean !== undefined);
+    all.push({
+      name: "Zero-shot accuracy",
+      value: means.map((mean) => percent(mean)).join(" → "),
+      note: `mean of ${counted(tasks.length, "task")}`,
+    });
+  }
+  if (packed) {
+    all.push(
+      {
+        name: "Stored bits per weight",
+        value: decimal(packed.storedBits, 3),
+        note: `of the linear layers; the paper counts ${decimal(packed.paperBits, 3)}`,
+      },
+      {
+        name: "Weight files",
+        value: sizeText(packed.bytes),
+        note: shareText(packed.bytes, packed.originalBytes, sizeText),
+      },
+    );
+  }
+  if (isNumber(seconds)) {
+    const { layers = [] } = record;
+    const note = layers.length > 0 ? counted(layers.length, "decoder layer") : undefined;
+    all.push({ name: "Time", value: timeText(seconds), note });
+  }
+  if (isNumber(peakGpuBytes)) {
+    all.push({ name: "GPU memory", value: sizeText(peakGpuBytes), note: "at most" });
+  }
+  return all;
+}
+
+function summarySection(record: RunRecord): Html {
+  const table = perplexityTable(record);
+  const isMeasured = record.evaluation !== undefined;
+  return html`
+    <section aria-label="Summary">
+      ${tiles(summaryTiles(record))} ${table.rows.length > 0
+        ? tableHtml(table)
+        : undefined} ${isMeasured ? undefined : html`
+        <p>The pipeline has no evaluate stage: nothing was measured.</p>
+      `} ${earlierMeasurements(record.evaluation).map((text) =>
+        html`
+          <p class="note">${text}</p>
+        `
+      )}
+    </section>
+  `;
+}
+
+function zeroShotSection({ evaluation }: RunRecord): Content {
+  const pairs = taskPairs(evaluation);
+  if (pairs.length === 0) return undefined;
+  return section(
+    "Zero-shot tasks",
+    html`
+      <p>Accuracy in percent with its standard error. acc_norm divides log-likelihoods by the length of
+      a choice.</p>
+    `,
+    tableHtml(taskTable(pairs)),
+  );
+}
+
+/** The parts that the linear layers are stored in, the largest first. */
+function partsOf(record: RunRecord): [part: string, bits: number][] {
+  return Object.entries(record.packed?.storedBitsByPart ?? {}).filter(([, bits]) => bits > 0)
+    .sort(([, a], [, b]) => b - a);
+}
+
+function partTable(record: RunRecord): Table {
+  const { packed } = record;
+  const parts = partsOf(record);
+  const rows: Cell[][] = parts.map(([part, bits], i) => [
+    { text: part, html: html`${partSwatch(i)} ${part}` },
+    decimal(bits, 3),
+    percent(bits / packed!.storedBits),
+    sizeText(bits * packed!.weights / 8),
+  ]);
+  const bytes = packed!.storedBits * packed!.weights / 8;
+  rows.push([
+    "all",
+    decimal(packed!.storedBits, 3),
+    percent(1),
+    sizeText(bytes),
+  ]);
+  return {
+    caption: "Bits of the linear layers by part",
+    head: ["Part", "Bits per weight", "Share", "Size"],
+    rows,
+    total: true,
+  };
+}
+
+function bitsSection(record: RunRecord, table: LayerTable): Content {
+  const { packed } = record;
+  if (!packed) return undefined;
+  const parts = partsOf(record);
+  const names = parts.map(([part]) => part);
+  const inOrder = (bits: Record<string, number>) => names.map((name) => bits[name] ?? 0);
+  const bars = [
+    { name: "all", parts: parts.map(([, bits]) => bits) },
+    ...shortNames(table.modules).map((name, i) => ({
+      name,
+      parts: inOrder(bitsByPart(table.of(table.modules[i]))),
+    })),
+  ];
+  const linear = packed.storedBits * packed.weights / 8;
+  const modules = table.modules.map((module) => {
+    const bits = bitsByPart(table.of(module));
+    return [
+      module,
+      ...inOrder(bits).map((b) => decimal(b, 3)),
+      decimal(sum(Object.values(bits)), 3),
+    ];
+  });
+  return section(
+    "Bits by part",
+    html`
+      <p>Counted from the bytes of the files. The ${decimal(
+        packed.weights,
+        0,
+      )} weights of the linear layers take ${sizeText(
+        linear,
+      )}; embeddings, head, norms and biases the other ${sizeText(packed.bytes - linear)}.</p>
+      <figure>
+      ${stackedBars(bars, names, {
+        label: `Stored bits per weight by part: ${
+          parts.map(([part, bits]) => `${part} ${decimal(bits, 3)}`).join(", ")
+        }`,
+        unit: "bits per weight",
+      })}<figcaption>Bits per weight of all linear layers, with the files' headers, and of each module.
+      The colours are those of the table.</figcaption>
+      </figure>
+    `,
+    tableHtml(partTable(record)),
+    foldedTable("Bits by module", {
+      caption: "Bits per weight by module and part",
+      head: ["Module", ...names, "sum"],
+      rows: modules,
+    }),
+  );
+}
+
+/** A figure of each linear layer, as a table of decoder layers by modules. */
+function layerTable(
+  table: LayerTable,
+  caption: string,
+  text: (linear: LayerRecord["linears"][number]) => string,
+): Table {
+  return {
+    caption,
+    head: ["Layer", ...shortNames(table.modules)],
+    left: 0,
+    rows: table.layers.map(({ layer, linears }) => [
+      `${layer + 1}`,
+      ...table.modules.map((module) => {
+        const linear = linears.find(({ name }) => moduleOf(name) === module);
+        return linear ? text(linear) : NONE;
+      }),
+    ]),
+  };
+}
+
+function layerNumbers(layers: readonly LayerRecord[]): string[] {
+  return layers.map(({ layer }) => `${layer + 1}`);
+}
+
+function errorSection(table: LayerTable): Content {
+  const values = table.values(({ relativeOutputError }) => relativeOutputError);
+  const known = values.flat().filter((value) => value !== undefined);
+  if (known.length === 0) return undefined;
+  return section(
+    "Output error by layer and module",
+    html`
+      <p>The squared error of a linear layer's output on the calibration data, as a part of the squared
+      output: between ${percent(Math.min(...known))} and ${percent(Math.max(...known))}, ${percent(
+        sum(known) / known.length,
+      )} on average.</p>
+      <figure>
+      ${heatMap({
+        names: shortNames(table.modules),
+        columns: layerNumbers(table.layers),
+        values,
+        text: (value) => percent(value),
+        label: `Relative output error by module and decoder layer, from ${
+          percent(Math.min(...known))
+        } to ${percent(Math.max(...known))}; the numbers are in the table below`,
+        axis: "layer",
+      })}<figcaption>Modules from top to bottom, decoder layers from left to right.</figcaption>
+      </figure>
+    `,
+    foldedTable(
+      "Errors as a table",
+      layerTable(
+        table,
+        "Relative output error by decoder layer and module",
+        ({ relativeOutputError }) => percent(relativeOutputError, 2),
+      ),
+    ),
+  );
+}
+
+function salientSection(table: LayerTable): Content {
+  const shares = table.linears.map(salientShare);
+  if (Math.max(0, ...shares) === 0) return undefined;
+  const count = sum(table.linears.map(salientCount));
+  const columns = sum(table.linears.map(({ cols }) => cols));
+  const weights = table.linears.map(({ rows, cols }) => rows * cols);
+  const mean = sum(shares.map((share, i) => share * weights[i])) / sum(weights);
+  const what = count > 0 ? "Salient columns" : "Salient weights";
+  const text = count > 0
+    ? `The part of a linear layer's columns that is stored in more than one bit: ${
+      decimal(count, 0)
+    } of ${counted(columns, "column")}, ${percent(count / columns)}.`
+    : `The part of a linear layer's weights that is stored in more bits: ${percent(mean)} of all.`;
+  return section(
+    `${what} by layer and module`,
+    html`
+      <p>${text}</p>
+      <figure>
+        ${heatMap({
+          names: shortNames(table.modules),
+          columns: layerNumbers(table.layers),
+          values: table.values(salientShare),
+          text: (value) => percent(value),
+          label: `${what} by module and decoder layer; the numbers are in the table below`,
+          axis: "layer",
+        })}
+        <figcaption>Modules from top to bottom, decoder layers from left to right.</figcaption>
+      </figure>
+    `,
+    foldedTable(
+      `${what} as a table`,
+      layerTable(
+        table,
+        `${what} by decoder layer and module`,
+        (linear) =>
+          count > 0
+            ? `${salientCount(linear)} of ${linear.cols}`
+            : percent(salientShare(linear), 2),
+      ),
+    ),
+  );
+}
+
+const GROUP_TEXTS: Record<WeightGroup, string> = {
+  low: "low zone",
+  high: "high zone",
+  salient: "salient columns",
+  all: "all weights",
+};
+
+function distributionSection(histograms: readonly Histogram[]): Content {
+  if (histograms.length === 0) return undefined;
+  const groups = WEIGHT_GROUPS.filter((group) => histograms.some((h) => h.groups[group]));
+  const layers = [...new Set(histograms.map(({ layer }) => layer))];
+  const hasSplit = histograms.some(({ split }) => split !== undefined);
+  return section(
+    "Distribution of the weights",
+    html`
+      <p>Above the line the original weights by what they were taken for, below it the values that are
+      stored for them, each to its own scale.${hasSplit
+        ? " The dashed lines are the split between the zones that fits most weights."
+        : ""}</p>
+    `,
+    legend([
+      ...groups.map((group) => ({ swatch: swatch(`group-${group}`), text: GROUP_TEXTS[group] })),
+      { swatch: swatch("stored"), text: "stored values" },
+    ]),
+    layers.map((layer) =>
+      html`
+        <h3>Layer ${layer + 1}</h3>
+        <div class="small-multiples">
+        ${histograms.filter((h) => h.layer === layer).map((h) => distribution(h, groups))}</div>
+      `
+    ),
+    foldedTable("Distributions as a table", distributionTable(histograms, groups)),
+  );
+}
+
+function distribution(histogram: Histogram, groups: readonly WeightGroup[]): Html {
+  const { name, limit, split, stored } = histogram;
+  const above = groups.filter((group) => histogram.groups[group])
+    .map((group) => ({ name: `group-${group}`, counts: histogram.groups[group]! }));
+  const shares = groups.map((group) =>
+    `${percent(groupShare(histogram, group))} ${GROUP_TEXTS[group]}`
+  );
+  return html`
+    <figure>
+    <figcaption>${moduleOf(name)}</figcaption>
+    ${mirroredDistribution(above, { name: "stored", counts: stored }, {
+      label: `Weights of ${name}: ${shares.join(", ")}${
+        split === undefined ? "" : `; split at ${significant(split)}`
+      }`,
+      limit,
+      marks: split === undefined ? [] : [-split, split],
+    })}</figure>
+  `;
+}
+
+function groupShare({ groups, weights }: Histogram, group: WeightGroup): number {
+  return sum(groups[group] ?? []) / weights;
+}
+
+function significant(value: number): string {
+  return isNumber(value) ? Number(value.toPrecision(3)).toString() : NONE;
+}
+
+function distributionTable(
+  histograms: readonly Histogram[],
+  groups: readonly WeightGroup[],
+): Table {
+  return {
+    caption: "Weights by what they were taken for, and their sizes",
+    left: 2,
+    head: [
+      "Layer",
+      "Module",
+      "Weights counted",
+      ...groups.map((group) => GROUP_TEXTS[group]),
+      "split at |w|",
+      "RMS of w",
+      "RMS of the error",
+    ],
+    rows: histograms.map((histogram) => [
+      `${histogram.layer + 1}`,
+      moduleOf(histogram.name),
+      decimal(histogram.weights, 0),
+      ...groups.map((group) => percent(groupShare(histogram, group))),
+      histogram.split === undefined ? NONE : significant(histogram.split),
+      significant(histogram.rms),
+      significant(histogram.errorRms),
+    ]),
+  };
+}
+
+/** Seconds and memory by stage, in the order of the pipeline; then what is no stage of it. */
+function stageRows(record: RunRecord) {
+  const { secondsByStage = {}, peakGpuBytesByStage = {}, seconds = 0 } = record;
+  const order = record.stages.map(({ name }) => name);
+  const known = [...new Set([...order.filter((name) => name in secondsByStage)])];
+  const names = [...known, ...Object.keys(secondsByStage).filter((name) => !known.includes(name))];
+  const rows = names.map((name) => ({
+    name,
+    seconds: secondsByStage[name],
+    bytes: peakGpuBytesByStage[name],
+  }));
+  const rest = seconds - sum(rows.map(({ seconds }) => seconds));
+  // GPU and host may be at work at the same time: then the stages take more than the whole.
+  if (rest > 0) rows.push({ name: "the rest", seconds: rest, bytes: undefined! });
+  return rows;
+}
+
+function secondsText(seconds: number): string {
+  return seconds < 9.95
+    ? `${decimal(seconds, 2)} s`
+    : seconds < 60
+    ? `${decimal(seconds, 1)} s`
+    : timeText(seconds);
+}
+
+function stageTable(record: RunRecord): Table {
+  const rows = stageRows(record);
+  const longest = Math.max(...rows.map(({ seconds }) => seconds));
+  const largest = Math.max(...rows.map(({ bytes }) => bytes ?? 0));
+  const total = record.seconds ?? sum(rows.map(({ seconds }) => seconds));
+  const withBar = (text: string, part: number, kind = "with-bar"): Cell => ({
+    text,
+    html: html`<span class="${kind}">${cellBar(part)}<span>${text}</span></span>`,
+  });
+  const cells: Cell[][] = rows.map(({ name, seconds, bytes }) => [
+    name,
+    withBar(secondsText(seconds), seconds / longest),
+    percent(seconds / total),
+    ...(largest > 0
+      ? [bytes === undefined ? NONE : withBar(sizeText(bytes), bytes / largest, "with-bar second")]
+      : []),
+  ]);
+  cells.push([
+    "all",
+    timeText(total),
+    "",
+    ...(largest > 0 ? [isNumber(record.peakGpuBytes) ? sizeText(record.peakGpuBytes) : NONE] : []),
+  ]);
+  return {
+    caption: "Time and GPU memory by stage",
+    head: ["Stage", "Time", "Share", ...(largest > 0 ? ["GPU memory at most"] : [])],
+    rows: cells,
+    total: true,
+  };
+}
+
+function timeSection(record: RunRecord): Content {
+  const { layers = [] } = record;
+  if (!record.secondsByStage) return undefined;
+  const layerSeconds = layers.map(({ seconds }) => seconds);
+  return section(
+    "Time and memory",
+    html`
+      <p>Time of the GPU for what is queued there, of the clock for the rest; both may be at work at the
+      same time. The memory of a stage is what its tensors, and those of others that lie there meanwhile,
+      take at most; in the last line with what is kept for reuse.</p>
+    `,
+    tableHtml(stageTable(record)),
+    layers.length === 0 ? undefined : html`
+      <figure>
+      ${columnChart(layerNumbers(layers), layerSeconds, {
+        label: `Seconds by decoder layer, from ${secondsText(Math.min(...layerSeconds))} to ${
+          secondsText(Math.max(...layerSeconds))
+        }`,
+        text: secondsText,
+        axis: "layer",
+      })}<figcaption>Seconds by decoder layer.</figcaption>
+      </figure>
+    `,
+    layers.length === 0 ? undefined : foldedTable("Decoder layers as a table", {
+      caption: "Time, GPU memory and file of each decoder layer",
+      head: ["Layer", "Time", "GPU memory", "File"],
+      left: 0,
+      rows: layers.map(({ layer, seconds, peakGpuBytes, bytes }) => [
+        `${layer + 1}`,
+        secondsText(seconds),
+        sizeText(peakGpuBytes),
+        bytes > 0 ? sizeText(bytes) : NONE,
+      ]),
+    }),
+  );
+}
+
+function configurationSection({ record, pipeline }: FinishedRun): Html {
+  const { inputs, commits = {}, packed } = record;
+  const facts = [
+    ["BiLLM", record.billm],
+    ["Deno", record.deno],
+    ["Adapter", record.adapter],
+    ["Model", record.model],
+    ["Mode", record.mode],
+    ["Seed", `${record.seed}`],
+    ["Started", dateText(record.started)],
+    ["Finished", dateText(record.finished)],
+    ["Identity", record.identity],
+    ...Object.entries(commits).map(([name, commit]) => [`Commit of ${name}`, commit]),
+  ];
+  const options = record.stages.flatMap(({ name, options }) => {
+    const entries = Object.entries((options ?? {}) as Record<string, unknown>);
+    if (entries.length === 0) return [[name, NONE, ""]];
+    return entries.map(([key, value], i) => [i === 0 ? name : "", key, JSON.stringify(value)]);
+  });
+  return section(
+    "To run it again",
+    html`
+      <p>The pipeline file as it was run; its paths are relative to the folder of the command.</p>
+      <pre><code>${pipeline}</code></pre>
+    `,
+    tableHtml({ caption: "Versions", head: ["What", "Value"], rows: facts, left: 2 }),
+    foldedTable("All options of the stages", {
+      caption: "All options of the stages, with those that the file leaves out",
+      head: ["Stage", "Option", "Value"],
+      rows: options,
+      left: 3,
+    }),
+    foldedTable("Hashes of inputs and output", {
+      caption: "SHA-256 of the inputs and of the packed model",
+      head: ["File", "SHA-256"],
+      rows: [
+        ...Object.entries(inputs),
+        ...(packed?.files ?? []).map(({ name, sha256 }) => [`model/${name}`, sha256]),
+      ],
+      left: 2,
+    }),
+  );
+}

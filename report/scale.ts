@@ -1,0 +1,47 @@
+/** Where the numbers of an axis lie, and which of them are written on it. */
+export interface Scale {
+  /** From 0 to 1 between the ends of the axis. */
+  at(value: number): number;
+  ticks: number[];
+}
+
+/**
+ * An axis with equal distances, its ends a little beyond the numbers.
+ *
+ * @param count About so many ticks.
+ */
+export function linearScale(values: readonly number[], count: number, margin = 0.06): Scale {
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const spread = most - least || Math.abs(most) || 1;
+  const low = least - margin * spread;
+  const high = most + margin * spread;
+  const step = niceStep((high - low) / count);
+  const ticks: number[] = [];
+  for (let i = Math.ceil(low / step); i * step <= high; i++) ticks.push(i * step);
+  return { at: (value) => (value - low) / (high - low), ticks };
+}
+
+/** An axis of equal ratios, for positive numbers. */
+export function logScale(values: readonly number[], margin = 0.08): Scale {
+  const logs = values.map(Math.log);
+  const [least, most] = [Math.min(...logs), Math.max(...logs)];
+  const spread = most - least || 1;
+  const low = least - margin * spread;
+  const high = most + margin * spread;
+  const wide = high - low > Math.log(300);
+  const ticks: number[] = [];
+  for (let power = Math.floor(low / Math.LN10); power <= high / Math.LN10; power++) {
+    for (const digit of wide ? [1] : [1, 2, 3, 5]) {
+      const tick = digit * 10 ** power;
+      if (Math.log(tick) >= low && Math.log(tick) <= high) ticks.push(tick);
+    }
+  }
+  return { at: (value) => (Math.log(value) - low) / (high - low), ticks };
+}
+
+/** 1, 2 or 5 times a power of ten, at least `step`. */
+export function niceStep(step: number): number {
+  const power = 10 ** Math.floor(Math.log10(step));
+  const digit = [1, 2, 5, 10].find((digit) => digit * power >= step * (1 - 1e-9)) ?? 10;
+  return digit * power;
+}

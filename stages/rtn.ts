@@ -1,0 +1,36 @@
+import { z } from "zod";
+import { blockGrid } from "../pipeline/block_grid.ts";
+import { defineStage } from "../pipeline/stage.ts";
+import {
+  bitsOption,
+  gridOption,
+  groupSizeOption,
+  hasGridFor,
+  NO_GRID,
+  NOT_FOR_GRIDS,
+} from "./grid_options.ts";
+
+/**
+ * Rounds each weight to the nearest value of its grid. Needs no calibration.
+ *
+ * Steps of a grid are those of GPTQ's program: asymmetric, from the least to the greatest weight, and
+ * zero is one of the values.
+ */
+export const rtn = defineStage({
+  name: "rtn",
+  scope: "block",
+  summary: "Round each weight to the nearest value of a grid",
+  options: z.strictObject({
+    "bits": bitsOption,
+    "group-size": groupSizeOption("row"),
+    "grid": gridOption,
+  }).refine(hasGridFor, NO_GRID),
+  excludes: NOT_FOR_GRIDS,
+  needs: ["model-files"],
+  gives: ["block-error"],
+
+  async run(context, { bits, grid = bits === 1 ? "mean" : "range", "group-size": groupSize }) {
+    const perRow = groupSize === "row";
+    await blockGrid(context, { method: "rtn", grid, bits, perRow, feedback: "none" });
+  },
+});

@@ -1,0 +1,24 @@
+import { z } from "zod";
+import { blockGrid } from "../pipeline/block_grid.ts";
+import { defineStage } from "../pipeline/stage.ts";
+import { groupSizeOption, NOT_FOR_GRIDS } from "./grid_options.ts";
+
+/**
+ * Leaves of each weight its sign, times the mean magnitude of its row. Needs no calibration.
+ *
+ * @see XNOR-Net, https://arxiv.org/abs/1603.05279
+ */
+export const sign = defineStage({
+  name: "sign",
+  scope: "block",
+  summary: "Leave the sign of each weight, times the mean magnitude of its row",
+  options: z.strictObject({ "group-size": groupSizeOption("row") }),
+  excludes: NOT_FOR_GRIDS,
+  needs: ["model-files"],
+  gives: ["block-error"],
+
+  async run(context, { "group-size": groupSize }) {
+    const perRow = groupSize === "row";
+    await blockGrid(context, { method: "sign", grid: "sign", bits: 1, perRow, feedback: "none" });
+  },
+});

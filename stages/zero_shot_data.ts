@@ -1,0 +1,103 @@
+import { statSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { hasObjects, OBJECT_EXTENSIONS } from "../data/rows.ts";
+import { readQuestions, ZERO_SHOT_TASKS, zeroShotTask } from "../data/zero_shot_tasks.ts";
+import { type PreparedTask, prepareTask } from "../models/zero_shot.ts";
+import { UserError } from "../pipeline/errors.ts";
+import { reasonOf } from "../pipeline/files.ts";
+import type { ModelContext } from "../pipeline/stage.ts";
+
+const taskName = z.enum(Object.keys(ZERO_SHOT_TASKS));
+
+/** An entry of the option that names tasks. */
+export const taskOption = z.union([
+  taskName,
+  z.strictObject({
+    "task": taskName.describe("The task"),
+    "dataset": z.string().min(1)
+      .refine((dataset) => /[./\\]/.test(dataset), "must be a path such as ./questions.jsonl")
+      .optional()
+      .describe(
+        "A .jsonl, .jsonl.gz or .parquet file with the columns of the task's data set, or with " +
+          "query, choices and gold; the data set itself, fetched from the hub, if left out",
+      ),
+    "limit": z.int().min(1).optional().describe("Only the first questions; all if absent"),
+    "special-tokens": z.boolean().default(false).describe(
+      "Begin each context with what the tokenizer adds to a text, such as a first token",
+    ),
+  }),
+]);
+
+export type TaskOption = z.output<typeof taskOption>;
+
+/** What an entry says, and what it leaves to the task. */
+interface Entry {
+  task: string;
+  dataset?: string;
+  limit?: number;
+  specialTokens: boolean;
+}
+
+function entryOf(option: TaskOption): Entry {
+  if (typeof option === "string") return { task: option, specialTokens: false };
+  const { task, dataset, limit, "special-tokens": specialTokens } = option;
+  return { task, dataset, limit, specialTokens };
+}
+
+/**
+ * The file with the questions of a task, on this machine.
+ *
+ * @throws {UserError} If it cannot be found or fetched.
+ */
+export async function questionFile(context: ModelContext, option: TaskOption): Promise<string> {
+  const { task, dataset } = entryOf(option);
+  if (dataset === undefined) {
+    const { id, revision, file } = zeroShotTask(task).hub;
+    const folder = await context.hub.dataset({ type: "dataset", id, revision }, [file]);
+    return join(folder, file);
+  }
+  try {
+    if (statSync(dataset).isDirectory()) throw new UserError(`Cannot read "${dataset}": a folder`);
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    throw new UserError(`Cannot read "${dataset}": ${reasonOf(error)}`);
+  }
+  if (hasObjects(dataset)) return dataset;
+  throw new UserError(
+    `Cannot read the questions "${dataset}": its name ends in none of ` +
+      OBJECT_EXTENSIONS.join(", "),
+  );
+}
+
+const known = new WeakMap<ModelContext, Map<string, Promise<PreparedTask>>>();
+
+/**
+ * The questions of a task, encoded with the original's tokenizer; once in a run, however often they
+ * are asked for.
+ *
+ * @throws {UserError} If the data are damaged or cannot be encoded.
+ */
+export function preparedTask(context: ModelContext, option: TaskOption): Promise<PreparedTask> {
+  const ofRun = known.get(context) ?? new Map<string, Promise<PreparedTask>>();
+  known.set(context, ofRun);
+  const key = JSON.stringify(option);
+  const prepared = ofRun.get(key) ?? prepare(context, option);
+  ofRun.set(key, prepared);
+  return prepared;
+}
+
+async function prepare(context: ModelContext, option: TaskOption): Promise<PreparedTask> {
+  const { dataset, limit, specialTokens, ...entry } = entryOf(option);
+  const task = zeroShotTask(entry.task);
+  const { tokenizer, architecture: { maxLength } } = context.get("model-files");
+  const questions = await readQuestions(task, await questionFile(context, option), limit);
+  return await prepareTask(tokenizer, questions, {
+    task,
+    dataset: dataset ?? task.hub.id,
+    limit,
+    specialTokens,
+    maxLength,
+    pause: () => context.pause(),
+  });
+}

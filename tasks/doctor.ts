@@ -1,0 +1,54 @@
+import { UserError } from "../pipeline/errors.ts";
+import { disks, examineGpu, examineHub, type Finding, versions } from "./findings.ts";
+import { lookAtMachine } from "./machine.ts";
+import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+
+const HELP = `Usage: deno task doctor [--json]
+
+Looks at what runs need: adapter, its features, limits, memory and speed, disk, hub, versions. Says
+what to do about each finding. Takes some seconds.
+
+Options
+  --json   Print the findings as JSON
+  --help   Print this
+
+Exit codes: 0 ready (perhaps with warnings), 1 something must be repaired.
+`;
+
+const usageError = usageErrors("doctor");
+
+await runTask(async (signal) => {
+  const { values } = parseArguments(usageError, {
+    options: { json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
+  });
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  startInCallersFolder();
+  const findings: Finding[] = [];
+  const tell = (...found: Finding[]) => {
+    findings.push(...found);
+    if (!values.json) found.forEach((finding) => console.log(lineOf(finding)));
+  };
+  tell(versions());
+  const machine = await lookAtMachine();
+  await examineGpu(machine, tell);
+  tell(...disks());
+  tell(await examineHub(signal));
+
+  const bad = findings.filter(({ state }) => state === "bad").length;
+  if (values.json) console.log(JSON.stringify({ ready: bad === 0, findings }, null, 2));
+  if (bad > 0) {
+    throw new UserError(
+      `${bad} finding${bad > 1 ? "s" : ""} must be repaired before anything runs`,
+    );
+  }
+  if (!values.json) console.log("\nReady.");
+}, "Nothing was changed.");
+
+function lineOf({ check, state, text, remedies = [] }: Finding): string {
+  const mark = { good: "ok  ", warning: "note", bad: "BAD " }[state];
+  return [`${mark} ${check.padEnd(9)} ${text}`, ...remedies.map((way) => `      -> ${way}`)]
+    .join("\n");
+}

@@ -1,0 +1,42 @@
+import type { CellResult } from "../pipeline/grid.ts";
+import type { Grid } from "../pipeline/load_grid.ts";
+import type { Stage } from "../pipeline/stage.ts";
+import { bytesText, timeText } from "../pipeline/units.ts";
+import { tableText } from "./table.ts";
+
+/** The cells of a grid and what tells them apart. */
+export function cellsText({ file, name, output, cells }: Grid<Stage>): string {
+  const count = `${cells.length} cell${cells.length === 1 ? "" : "s"}`;
+  const rows = cells.map(({ name, index, values }) => [
+    `  ${index}/${cells.length}`,
+    name,
+    Object.entries(values)
+      .map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
+      .join(", "),
+  ]);
+  return `${file} is good (the models and the texts are not looked at).\n` +
+    `name ${name}, ${count}, each into its folder in ${output}\n` +
+    tableText(["  cell", "name", "values"], rows, 3);
+}
+
+/** What became of the cells: figures of those that are done, and why others failed. */
+export function resultsText(results: readonly CellResult[]): string {
+  const head = ["Cell", "state", "time", "size", "bits", "perplexity", "before"];
+  const rows = results.map(({ record, run }) => {
+    // The last of fewer columns may be as long as it is.
+    if (!run) return [record.cell, "failed", record.error!.replaceAll("\n", " ")];
+    const { packed, evaluation } = run;
+    const [before] = evaluation?.original ?? [];
+    const [after] = evaluation?.packed ?? [];
+    return [
+      record.cell,
+      "done",
+      timeText(run.seconds ?? 0),
+      packed ? bytesText(packed.bytes) : "",
+      packed ? packed.storedBits.toFixed(2) : "",
+      after ? after.perplexity.toFixed(2) : "",
+      before ? before.perplexity.toFixed(2) : "",
+    ];
+  });
+  return tableText(head, rows, 2);
+}

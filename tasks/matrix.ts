@@ -1,0 +1,44 @@
+import { loadGrid } from "../pipeline/load_grid.ts";
+import { PipelineFileError } from "../pipeline/errors.ts";
+import { STAGES } from "../stages/mod.ts";
+import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+
+const HELP = `Usage: deno task matrix PIPELINE.yaml [--set PATH=VALUE]...
+
+Prints the cells of a grid as JSON for strategy.matrix of GitHub Actions, on one line. A job runs its
+cell with: deno task quantize PIPELINE.yaml --cell \${{ matrix.cell }}
+
+A file without "matrix" is a grid of one cell.
+`;
+
+/** What GitHub Actions runs of one matrix. */
+const MAX_JOBS = 256;
+
+const usageError = usageErrors("matrix");
+
+await runTask(async () => {
+  const { values, positionals } = parseArguments(usageError, {
+    allowPositionals: true,
+    options: {
+      set: { type: "string", multiple: true },
+      help: { type: "boolean", short: "h" },
+    },
+  });
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  if (positionals.length !== 1) {
+    throw usageError(`Give one pipeline file, found ${positionals.length}`);
+  }
+  startInCallersFolder();
+  const [file] = positionals;
+  const { cells } = await loadGrid(file, { stages: STAGES, sets: values.set });
+  if (cells.length > MAX_JOBS) {
+    const message = `The grid has ${cells.length} cells, and GitHub Actions runs at most ` +
+      `${MAX_JOBS} jobs of a matrix; split the grid into several files`;
+    throw new PipelineFileError([{ where: file, message }]);
+  }
+  const include = cells.map(({ name, index }) => ({ cell: `${index}/${cells.length}`, name }));
+  console.log(JSON.stringify({ include }));
+});

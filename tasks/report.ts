@@ -1,0 +1,166 @@
+import { existsSync, lstatSync, realpathSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { UserError } from "../pipeline/errors.ts";
+import { writeFileAtomically } from "../pipeline/files.ts";
+import { commonFolder, findRuns, readRuns } from "../report/cells.ts";
+import { MergedReport } from "../report/merged_report.ts";
+import { finishedRun, saveHistograms } from "../report/run_files.ts";
+import { runMarkdown, runReport } from "../report/run_report.ts";
+import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+
+const HELP = `Usage: deno task report FOLDER... [options]
+
+Of one run's folder: writes its report.html anew. Of several, or of a folder of them such as a
+grid's: writes one page that compares them, with the perplexity against the size of the files and
+the curve of what is best at each size; it names cells that failed or are missing.
+
+Options
+  --output FILE      Where the page goes; report.html in the run's folder or, of several, in the
+                     folder that they have in common. With it, a grid's cell given alone counts as
+                     several: the others are missing
+  --markdown FILE    Write the tables as Markdown too, such as for a job summary on GitHub; - prints
+                     them
+  --svg FILE         Of several: write the chart alone too, as a picture for a README
+  --layers LIST      Of one: the decoder layers whose weights are shown, from 1: --layers 1,16,32;
+                     needs the original model
+  --model FOLDER     Where the original model lies, if not where the run had it
+  --help             Print this
+
+Exit codes: 0 done, 1 a run failed, is not finished or is missing (the page says which), or the
+page could not be written, 2 bad arguments.
+`;
+
+const usageError = usageErrors("report");
+
+await runTask(async (signal) => {
+  const { values, positionals } = readArguments();
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  if (positionals.length === 0) throw usageError("Give at least one folder, found none");
+  startInCallersFolder();
+  const folders = findFolders(positionals);
+  if (isOneRun(positionals, folders, values)) {
+    await reportRun(folders[0], values, signal);
+  } else {
+    reportSeveral(folders, values);
+  }
+}, "What is written is whole.");
+
+type Options = ReturnType<typeof readArguments>["values"];
+
+function readArguments() {
+  return parseArguments(usageError, {
+    allowPositionals: true,
+    options: {
+      output: { type: "string" },
+      markdown: { type: "string" },
+      svg: { type: "string" },
+      layers: { type: "string" },
+      model: { type: "string" },
+      help: { type: "boolean", short: "h" },
+    },
+  });
+}
+
+function findFolders(paths: string[]): string[] {
+  const lacking = paths.find((path) => !existsSync(path));
+  if (lacking !== undefined) throw usageError(`There is no folder "${lacking}"`);
+  const folders = findRuns(paths);
+  if (folders.length > 0) return folders;
+  const where = paths.map((path) => `"${path}"`).join(", ");
+  throw usageError(`There is no run in ${where}: no folder with a run.json`);
+}
+
+/**
+ * Whether the page is that of a single run. A cell of a grid whose page goes elsewhere counts as all
+ * that is there of its grid: that the others are missing must be said.
+ */
+function isOneRun(paths: string[], [folder]: string[], { output }: Options): boolean {
+  if (paths.length > 1 || folder !== paths[0]) return false;
+  return output === undefined || !existsSync(join(folder, "cell.json"));
+}
+
+async function reportRun(folder: string, options: Options, signal: AbortSignal): Promise<void> {
+  if (options.svg !== undefined) throw usageError("--svg needs several runs, found one");
+  const { done: [run], failed: [failed] } = readRuns([folder]);
+  if (failed) throw new UserError(`Cannot report on "${folder}": ${failed.problem}`);
+  const { record } = run;
+  if (options.layers !== undefined || options.model !== undefined) {
+    const original = options.model ?? record.model;
+    if (!existsSync(original)) {
+      throw new UserError(
+        `There is no original model in "${original}"; say where it lies with --model FOLDER`,
+      );
+    }
+    const layers = options.layers === undefined
+      ? undefined
+      : layerNumbers(options.layers, record.layers?.length ?? 0);
+    const pause = async () => {
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      signal.throwIfAborted();
+    };
+    await saveHistograms(folder, record, original, { layers, pause });
+  }
+  const finished = finishedRun(folder, record);
+  const write = writerOf(options);
+  write(options.output ?? join(folder, "report.html"), runReport(finished));
+  if (options.markdown !== undefined) write(options.markdown, runMarkdown(finished));
+}
+
+/** Decoder layers as the command line has them, from 1, as numbers from 0. */
+function layerNumbers(text: string, count: number): number[] {
+  return text.split(",").map((item) => {
+    const layer = Number(item);
+    if (/^\d+$/.test(item) && layer >= 1 && layer <= count) return layer - 1;
+    throw usageError(`--layers must be numbers from 1 to ${count} with commas, found "${text}"`);
+  });
+}
+
+function reportSeveral(folders: string[], options: Options): void {
+  for (const name of ["layers", "model"] as const) {
+    if (options[name] !== undefined) {
+      throw usageError(`--${name} needs the folder of a single run, found ${folders.length}`);
+    }
+  }
+  const comparison = readRuns(folders);
+  const report = new MergedReport(comparison);
+  const write = writerOf(options);
+  const output = options.output ?? join(commonFolder(folders), "report.html");
+  write(output, report.page(dirname(resolve(output))));
+  if (options.markdown !== undefined) write(options.markdown, report.markdown());
+  if (options.svg !== undefined) {
+    const picture = report.svg();
+    if (picture === undefined) {
+      throw new UserError("There is nothing to draw: no run has both a size and a perplexity");
+    }
+    write(options.svg, picture);
+  }
+  const { failed, missing } = comparison;
+  for (const { name, problem } of failed) console.error(`${name}: ${problem}`);
+  for (const cell of missing) console.error(`Cell ${cell} is missing`);
+  if (failed.length + missing.length > 0) Deno.exit(1);
+}
+
+/** Writes files, and says so where that is not in the way of Markdown that is printed. */
+function writerOf({ markdown }: Options): (path: string, content: string) => void {
+  const say = markdown === "-" ? console.error : console.log;
+  return (path, content) => {
+    if (path === "-") return console.log(content.trimEnd());
+    const target = isLink(path) ? realpathSync(path) : path;
+    if (isStream(target)) return writeFileSync(target, content);
+    writeFileAtomically(target, content);
+    say(`Wrote ${path}`);
+  };
+}
+
+function isLink(path: string): boolean {
+  return existsSync(path) && lstatSync(path).isSymbolicLink();
+}
+
+/** Whether a path is a pipe or a terminal, which must stay what it is. */
+function isStream(path: string): boolean {
+  const found = statSync(path, { throwIfNoEntry: false });
+  return found !== undefined && !found.isFile() && !found.isDirectory();
+}
