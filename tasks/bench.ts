@@ -1,22 +1,30 @@
-// Measures kernels on this machine's adapter: median of several runs, each waited for.
+// Measures kernels on this machine's adapter: median of several runs.
 
 import { attention } from "../gpu/attention.ts";
 import { Gpu } from "../gpu/device.ts";
 import { gemm, type GemmLayout } from "../gpu/gemm.ts";
 import { inverseFactor } from "../gpu/inverse_factor.ts";
+import { freeGroup, type PackedGroup, uploadPackedGroup } from "../gpu/packed_group.ts";
 import { packedMatmul } from "../gpu/packed_matmul.ts";
 import { packedMatvec } from "../gpu/packed_matvec.ts";
-import { freePacked, type PackedWeight, uploadPacked } from "../gpu/packed_weight.ts";
+import { multipliesVectors, packedVectorProduct } from "../gpu/packed_vector.ts";
+import {
+  freePacked,
+  type PackedOnHost,
+  type PackedWeight,
+  uploadPacked,
+} from "../gpu/packed_weight.ts";
 import { quantiles } from "../gpu/quantile.ts";
 import { scalesPerBlock } from "../gpu/quantize_block.ts";
 import { columnOrder, selectSalientColumns, splitZones } from "../gpu/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
+import { copyByKernel } from "./measure.ts";
 import { count, parseArguments, runTask, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task bench [--size N] [--runs N]
 
-Measures the kernels on this machine's adapter: the median time of several runs, what that is per
-second, and which fraction of what a plain copy or a plain product (GEMM f32 NN) reaches.
+Measures the kernels on this machine's adapter: the median time of several runs, as the GPU counts it
+where it does, what that is per second, and which fraction of what a plain copy or a plain product (GEMM f32 NN) reaches.
 
 Options
   --size N   Rows and columns of the matrices (4096 on a GPU, 768 on a software adapter)
@@ -52,14 +60,14 @@ await runTask(async () => {
     work: () => Promise<void>,
     repeat = gpu.software ? 1 : 10,
   ) => {
-    await work();
-    await gpu.idle();
     const times: number[] = [];
-    for (let run = 0; run < runs; run++) {
-      const start = performance.now();
+    for (let run = -1; run < runs; run++) { // the first one compiles
+      const start = await clock(gpu);
+      gpu.section({ name: "bench" });
       for (let i = 0; i < repeat; i++) await work();
-      await gpu.idle();
-      times.push((performance.now() - start) / repeat);
+      gpu.section(undefined);
+      if (run >= 0) times.push((await clock(gpu) - start) / repeat);
+      else await gpu.idle();
     }
     const ms = times.sort((a, b) => a - b)[times.length >> 1];
     const rate = amount / ms / (unit.startsWith("M") ? 1e3 : 1e6);
@@ -76,7 +84,12 @@ await runTask(async () => {
   const b = random([size, size]);
   const c = gpu.empty([size, size]);
   const cube = 2 * size ** 3;
-  await measure("copy", 2 * a.bytes, "GB/s", async () => gpu.copy(a, c));
+  {
+    // More than a GPU's cache holds.
+    using from = gpu.zeros([gpu.software ? size * size : 1 << 27]);
+    using to = gpu.empty(from.shape);
+    await measure("copy", 2 * from.bytes, "GB/s", () => copyByKernel(gpu, from, to));
+  }
   for (const layout of ["NN", "NT", "TN"] as GemmLayout[]) {
     await measure(
       `GEMM f32 ${layout}`,
@@ -117,29 +130,51 @@ await runTask(async () => {
   );
 
   const tokens = gpu.software ? 64 : 512;
-  // Several weights one after the other, so that a GPU's cache does not hold them.
-  const weights = await packedWeights(gpu, size, gpu.software ? 2 : 16);
-  for (const count of [1, 4]) {
-    using x = random([count, size]);
+  // What LLaMA-7B multiplies with one vector, or a small matrix.
+  const shapes = gpu.software
+    ? [[size, size]]
+    : [[4096, 4096], [3 * 4096, 4096], [2 * 11008, 4096], [4096, 11008], [32000, 4096]];
+  for (const [rows, cols] of shapes) {
+    const host = packedLayer(rows, cols);
+    // Several one after the other, so that a GPU's cache does not hold them.
+    const count = gpu.software ? 2 : Math.ceil(150e6 / (rows * cols / 4));
+    using x = random([1, cols]);
     let turn = 0;
-    await measure(
-      `packed weight, ${count} token${count > 1 ? "s" : ""}`,
-      weights[0].bits.bytes + weights[0].scales.bytes,
-      "GB/s",
-      async () => gpu.free(await packedMatvec(gpu, x, weights[turn++ % weights.length])),
-      gpu.software ? 1 : 64,
-    );
+    const name = `packed ${rows} x ${cols}, 1 token`;
+    const run = async (bytes: number, multiply: (i: number) => Promise<Tensor>) =>
+      await measure(
+        name,
+        bytes,
+        "GB/s",
+        async () => gpu.free(await multiply(turn++ % count)),
+        gpu.software ? 1 : 4 * count,
+      );
+    if (multipliesVectors(gpu, host)) {
+      const groups: PackedGroup[] = [];
+      for (let i = 0; i < count; i++) groups.push(await uploadPackedGroup(gpu, [host]));
+      const { bits, scales } = groups[0];
+      await run(bits.bytes + scales.bytes, (i) => packedVectorProduct(gpu, x, groups[i]));
+      for (const group of groups) freeGroup(gpu, group);
+    } else {
+      const weights: PackedWeight[] = [];
+      for (let i = 0; i < count; i++) weights.push(await uploadPacked(gpu, host));
+      const { bits, scales } = weights[0];
+      await run(bits.bytes + scales.bytes, (i) => packedMatvec(gpu, x, weights[i]));
+      for (const weight of weights) freePacked(gpu, weight);
+    }
+    gpu.trim();
   }
+  const weight = await uploadPacked(gpu, packedLayer(size, size));
   {
     using x = random([tokens, size]);
     await measure(
       `packed weight, ${tokens} tokens`,
       2 * tokens * size ** 2,
       "GFLOP/s",
-      async () => gpu.free(await packedMatmul(gpu, x, weights[0])),
+      async () => gpu.free(await packedMatmul(gpu, x, weight)),
     );
   }
-  for (const weight of weights) freePacked(gpu, weight);
+  freePacked(gpu, weight);
 
   const [heads, headDim, length] = gpu.software ? [8, 32, 256] : [32, 128, 2048];
   const q = random([length, heads * headDim]);
@@ -185,20 +220,28 @@ await runTask(async () => {
   );
 });
 
-/** Weights in the form that BiLLM gives them, two zones and a tenth of the columns salient. */
-async function packedWeights(gpu: Gpu, size: number, count: number): Promise<PackedWeight[]> {
-  const words = Math.ceil(size / 32);
-  const layout = { rows: size, cols: size, blockSize: 128, zones: 2, planes: 2 } as const;
-  const perRow = Math.ceil(size / 128) * scalesPerBlock(layout);
-  const host = {
+/** Milliseconds, of the GPU's work if it says so, when all that was queued is done. */
+async function clock(gpu: Gpu): Promise<number> {
+  if (gpu.isTimed) return 1000 * ((await gpu.sectionSeconds()).bench ?? 0);
+  await gpu.idle();
+  return performance.now();
+}
+
+/** A layer as BiLLM packs it: two zones, a tenth of the columns salient, scales in 8 bits. */
+function packedLayer(rows: number, cols: number): PackedOnHost {
+  const words = Math.ceil(cols / 32);
+  const layout = { rows, cols, blockSize: 128, zones: 2, planes: 2 } as const;
+  const count = rows * Math.ceil(cols / 128) * scalesPerBlock(layout);
+  return {
     ...layout,
-    bits: Uint32Array.from({ length: 2 * size * words }, (_, i) => Math.imul(i, 2654435761)),
+    bits: Uint32Array.from({ length: 2 * rows * words }, (_, i) => Math.imul(i, 2654435761)),
     salient: new Uint32Array(words).fill(0b111).map((mark, i) => i === words - 1 ? 0 : mark),
-    scales: new Float32Array(size * perRow).fill(0.5),
+    scales: new Float32Array(count).fill(0.5),
+    codes: {
+      values: new Int8Array(count).fill(100),
+      factors: new Float32Array(2 * rows).fill(0.005),
+    },
   };
-  const weights: PackedWeight[] = [];
-  for (let i = 0; i < count; i++) weights.push(await uploadPacked(gpu, host));
-  return weights;
 }
 
 function readArguments() {

@@ -39,12 +39,14 @@ export async function measureRates(gpu: Gpu): Promise<Rates> {
   const words = gpu.software ? 1 << 22 : 1 << 26;
   using from = gpu.zeros([words]);
   using to = gpu.empty([words]);
-  const kernel = await gpu.kernel({ name: "measure_copy", source: COPY });
-  const copy = await seconds(gpu, () => {
-    kernel.dispatch({ tensors: [from, to], workgroups: words / 4 / 256 });
-    return Promise.resolve();
-  }, gpu.software ? 1 : 20);
+  const copy = await seconds(gpu, () => copyByKernel(gpu, from, to), gpu.software ? 1 : 20);
   return { gemmFlops: 2 * n ** 3 / product, copyBytes: 2 * from.bytes / copy };
+}
+
+/** Copies a tensor whose size is a multiple of 1024 elements by a kernel. */
+export async function copyByKernel(gpu: Gpu, from: Tensor, to: Tensor): Promise<void> {
+  const kernel = await gpu.kernel({ name: "measure_copy", source: COPY });
+  kernel.dispatch({ tensors: [from, to], workgroups: from.size / 4 / 256 });
 }
 
 /**
