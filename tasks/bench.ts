@@ -31,6 +31,8 @@ Options
   --runs N   Runs of each kernel (10 on a GPU, 3 on a software adapter)
 `;
 
+const WARM_UP_MS = 500;
+
 const usageError = usageErrors("bench");
 
 await runTask(async () => {
@@ -60,14 +62,23 @@ await runTask(async () => {
     work: () => Promise<void>,
     repeat = gpu.software ? 1 : 10,
   ) => {
+    await work(); // compiles
+    await gpu.idle();
+    // A GPU that had nothing to do takes a while to come to its speed.
+    for (
+      const start = performance.now();
+      !gpu.software && performance.now() < start + WARM_UP_MS;
+    ) {
+      for (let i = 0; i < repeat; i++) await work();
+      await gpu.idle();
+    }
     const times: number[] = [];
-    for (let run = -1; run < runs; run++) { // the first one compiles
+    for (let run = 0; run < runs; run++) {
       const start = await clock(gpu);
       gpu.section({ name: "bench" });
       for (let i = 0; i < repeat; i++) await work();
       gpu.section(undefined);
-      if (run >= 0) times.push((await clock(gpu) - start) / repeat);
-      else await gpu.idle();
+      times.push((await clock(gpu) - start) / repeat);
     }
     const ms = times.sort((a, b) => a - b)[times.length >> 1];
     const rate = amount / ms / (unit.startsWith("M") ? 1e3 : 1e6);
