@@ -14,6 +14,7 @@ import { ALL_F32, finishKernel, type GemmLayout, type Storages } from "../../gpu
 import { tileKernel, tileKernelBytes, tileName, tileThreads } from "../../gpu/gemm_tile_source.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import { matvecKernel } from "../../gpu/matvec_source.ts";
+import { packedVectorKernel } from "../../gpu/packed_vector_source.ts";
 import { withReduction } from "../../gpu/reduction.ts";
 import { tableMatvecKernel } from "../../gpu/table_matvec_source.ts";
 import { openAsHardware, openGpu } from "./open_gpu.ts";
@@ -130,6 +131,17 @@ const GENERATED: [name: string, source: string][] = [
     `argmaxKernel${aligned ? "" : ", any"}`,
     withSums("argmax", argmaxKernel(LANES, aligned)),
   ]),
+  ...[8, 16, 32, 64].flatMap((lanes) =>
+    (["plain", "rms", "activation", "gated"] as const).map((input, i): [string, string] => [
+      `packedVectorKernel of ${input}, subgroups of ${lanes}`,
+      texts.get("activate.wgsl")! + packedVectorKernel(
+        { zones: i === 3 ? 1 : 2, planes: i, coded: i % 2 === 0, mixed: false },
+        { lanes, rows: 1 + i % 2, splits: 4, subgroupBarriers: gpu.subgroupBarriers && i > 1 },
+        input,
+        1 + i,
+      ),
+    ])
+  ),
   ...([8, 4] as const).flatMap((bits) =>
     [true, false].flatMap((aligned) =>
       [true, false].map((useSubgroup): [string, string] => [
@@ -160,13 +172,14 @@ for (const [name, source] of GENERATED) {
 for (const [name, source] of texts) {
   Deno.test(`${name} is valid WGSL, bound in order and in use`, async () => {
     if (Deno.args.includes("--print")) console.log(source);
-    if (name.startsWith("reduce")) {
+    if (name.startsWith("reduce") || name === "activate.wgsl") { // parts of kernels
       assert.equal(await complaint(source), undefined);
     } else {
       for (const device of [gpu, hardware]) {
-        const complete = /_over_lanes/.test(source)
-          ? withReduction(device, { name, source }).source as string
-          : source;
+        let complete = source;
+        if (/_over_lanes/.test(source)) {
+          complete = withReduction(device, { name, source }).source as string;
+        } else if (/\bactivate\(/.test(source)) complete = texts.get("activate.wgsl")! + source;
         assert.equal(await complaint(complete), undefined);
       }
       const numbers = [...source.matchAll(/@binding\((\d+)\)/g)].map(([, number]) =>
