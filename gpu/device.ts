@@ -410,9 +410,11 @@ export class Gpu implements AsyncDisposable {
   /** Gives the pooled memory back to the system. */
   trim(): void {
     this.flush();
-    for (const buffers of this.#pool.values()) buffers.forEach((buffer) => buffer.destroy());
+    for (const buffer of [...this.#pool.values()].flat()) {
+      this.#memory.pooled -= buffer.size; // recordings keep theirs
+      buffer.destroy();
+    }
     this.#pool.clear();
-    this.#memory.pooled = 0;
     for (const kernel of this.#compiled) kernel.bindGroups.clear();
   }
 
@@ -609,7 +611,12 @@ export class Gpu implements AsyncDisposable {
    */
   async record(work: () => Promise<void>): Promise<Recording> {
     const recording: Recording = { calls: [], pool: new Map(), buffers: new Set() };
-    await this.#recording.run(recording, work);
+    try {
+      await this.#recording.run(recording, work);
+    } catch (error) {
+      this.release(recording);
+      throw error;
+    }
     return recording;
   }
 
@@ -767,7 +774,13 @@ async function requestDevice(
   requiredLimits: Record<string, number>,
 ): Promise<GPUDevice> {
   const timing = (["timestamp-query"] as const).filter((name) => adapter.features.has(name));
-  for (const features of [[SUBGROUPS, SUBGROUP_BARRIER, F64], [SUBGROUPS, F64], [SUBGROUPS]]) {
+  const wishes = [
+    [SUBGROUPS, SUBGROUP_BARRIER, F64],
+    [SUBGROUPS, F64],
+    [SUBGROUPS, SUBGROUP_BARRIER],
+    [SUBGROUPS],
+  ];
+  for (const features of wishes) {
     try {
       const requiredFeatures = [...features, ...timing];
       return await adapter.requestDevice({ requiredFeatures, requiredLimits });

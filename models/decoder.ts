@@ -89,7 +89,9 @@ export class Decoder implements Disposable {
   readonly #ropeFrequencies: "f32" | "f16" | "bf16";
   /** (cos, sin) for the longest window so far. */
   #longestRopeTable?: Tensor;
-  /** The id 0, u32 `[1]`. */
+  /** Shorter ones before it, which recordings may still read. */
+  readonly #shorterRopeTables: Tensor[] = [];
+  /** The id 0, u32 `[1]`: a position is row 0 of what begins at its row. */
   #rowZero?: Tensor;
   /** Names of tensors outside the layers that were found to be finite. */
   readonly #finite = new Set<string>();
@@ -135,18 +137,23 @@ export class Decoder implements Disposable {
     const { steps, names } = this.architecture;
     const prefix = names.layer(index);
     const weights = new LayerWeights<Weight>(index);
-    for (const step of steps) {
-      if (step.op === "norm") weights.set(step.module, await this.#norm(prefix + step.module));
-      if (step.op !== "linear") continue;
-      if (options.packed && await this.#loadGroup(step, prefix, weights)) continue;
-      for (const { module } of step.linears) {
-        weights.set(module, await this.#affine(prefix + module, step.bias, options));
+    try {
+      for (const step of steps) {
+        if (step.op === "norm") weights.set(step.module, await this.#norm(prefix + step.module));
+        if (step.op !== "linear") continue;
+        if (options.packed && await this.#loadGroup(step, prefix, weights)) continue;
+        for (const { module } of step.linears) {
+          weights.set(module, await this.#affine(prefix + module, step.bias, options));
+        }
       }
+      this.#checkLayerShapes(weights, prefix);
+      await this.#checkFinite(
+        [...weights].flatMap(([module, affine]) => named(prefix + module, affine)),
+      );
+    } catch (error) {
+      this.freeLayer(weights);
+      throw error;
     }
-    this.#checkLayerShapes(weights, prefix);
-    await this.#checkFinite(
-      [...weights].flatMap(([module, affine]) => named(prefix + module, affine)),
-    );
     return weights;
   }
 
@@ -407,6 +414,7 @@ export class Decoder implements Disposable {
     }
     if (positions) {
       tables.set(`${positions.name}.weight`, [maxLength + positions.offset, hiddenSize]);
+      this.#rowZero ??= this.gpu.zeros([1], "u32");
     }
     for (const [name, shape] of tables) {
       const table = name.slice(0, -".weight".length);
@@ -509,10 +517,8 @@ export class Decoder implements Disposable {
       hidden = await this.#project(narrow, names.projectIn, [hiddenSize, embeddingSize]);
     }
     if (names.positions) {
-      // Row 0 of what begins at the position's row.
-      this.#rowZero ??= gpu.zeros([1], "u32");
       const { name, offset } = names.positions;
-      await this.#lookUpKept(`${name}.weight`, this.#rowZero, hidden, position + offset);
+      await this.#lookUpKept(`${name}.weight`, this.#rowZero!, hidden, position + offset);
     }
     return hidden;
   }
@@ -529,7 +535,8 @@ export class Decoder implements Disposable {
     const kept = this.#kept.get(name);
     if (!kept) throw new Error(`"${name}" is not on the GPU`);
     const [rows, cols] = kept.shape;
-    const most = Math.floor(this.gpu.maxBinding / (kept.bytes / rows) / 256) * 256; // views begin at multiples
+    // Views begin at multiples of 256 bytes.
+    const most = Math.max(256, Math.floor(this.gpu.maxBinding / (kept.bytes / rows) / 256) * 256);
     for (let first = 0; first < rows; first += most) {
       const part = kept.view(first * cols, [Math.min(most, rows - first), cols]);
       await embed(this.gpu, id, part, first - (from ?? 0), out, accumulate, accumulate);
@@ -646,7 +653,11 @@ export class Decoder implements Disposable {
     to = this.architecture.steps.length,
   ): Promise<void> {
     const { steps } = this.architecture;
-    if (window instanceof KeyValueCache && weights.groups.size > 0 && tokensOf(registers) === 1) {
+    const isWhole = from === 0 && to === steps.length;
+    if (
+      isWhole && window instanceof KeyValueCache && weights.groups.size > 0 &&
+      tokensOf(registers) === 1
+    ) {
       return await this.#runToken(weights, registers, window);
     }
     for (let i = from; i < to; i++) {
@@ -835,18 +846,20 @@ export class Decoder implements Disposable {
     const half = headDim / 2;
     const longest = this.#longestRopeTable;
     if (longest && longest.shape[0] >= length) return longest.view(0, [length, half, 2]);
-    if (longest) this.gpu.free(longest);
-    const table = new Float32Array(length * half * 2);
+    if (longest) this.#shorterRopeTables.push(longest);
+    const twice = Math.min(2 * (longest?.shape[0] ?? 0), this.architecture.maxLength);
+    const rows = Math.max(length, twice); // so that there are few of them
+    const table = new Float32Array(rows * half * 2);
     const frequencies = rotaryFrequencies(headDim, rotary!)
       .map(ROUNDED[this.#ropeFrequencies]);
     for (let i = 0; i < half; i++) {
-      for (let position = 0; position < length; position++) {
+      for (let position = 0; position < rows; position++) {
         const angle = Math.fround(position * frequencies[i]);
         table[(position * half + i) * 2] = Math.cos(angle);
         table[(position * half + i) * 2 + 1] = Math.sin(angle);
       }
     }
-    this.#longestRopeTable = this.gpu.upload(table, [length, half, 2]);
+    this.#longestRopeTable = this.gpu.upload(table, [rows, half, 2]);
     return this.#longestRopeTable.view(0, [length, half, 2]);
   }
 
@@ -1051,6 +1064,7 @@ export class Decoder implements Disposable {
   [Symbol.dispose](): void {
     const { gpu } = this;
     gpu.free(...this.#prefetched.values(), ...this.#kept.values());
+    gpu.free(...this.#shorterRopeTables.splice(0));
     if (this.#longestRopeTable) gpu.free(this.#longestRopeTable);
     this.#longestRopeTable = undefined;
     if (this.#rowZero) gpu.free(this.#rowZero);

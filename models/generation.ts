@@ -357,6 +357,8 @@ class GreedySteps implements Steps {
   #count = 0;
   /** Milliseconds that a token took. */
   #pace = Infinity;
+  /** Whether logits were found that are not numbers, after the tokens given so far. */
+  #isBroken = false;
   #recorded?: { recording: Recording; count: number };
 
   constructor(
@@ -371,6 +373,7 @@ class GreedySteps implements Steps {
 
   async next(most: number): Promise<number[]> {
     const { model: { decoder: { gpu } } } = this;
+    if (this.#isBroken) refuseNonFinite(this.model);
     const start = performance.now();
     const before = this.#count;
     const prompt = this.#prompt;
@@ -387,7 +390,12 @@ class GreedySteps implements Steps {
     const all = await gpu.read(this.#ids, "u32");
     const count = this.#count - before;
     const ids = Array.from({ length: count }, (_, i) => all[this.#slot(before + i)]);
-    if (ids.includes(NOT_FINITE)) refuseNonFinite(this.model);
+    const wrong = ids.indexOf(NOT_FINITE);
+    if (wrong === 0) refuseNonFinite(this.model);
+    if (wrong > 0) { // what came before it may end the text
+      this.#isBroken = true;
+      ids.length = wrong;
+    }
     if (prompt) gpu.trim(); // activations of the whole prompt
     else this.#pace = (performance.now() - start) / count;
     return ids;

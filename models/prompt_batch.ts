@@ -63,9 +63,16 @@ export function batchPrompts(
   const units = shares
     ? indices.map((group) => groups[group].map((_, prompt) => ({ group, prompt })))
     : indices.flatMap((group) => groups[group].map((_, prompt) => [{ group, prompt }]));
-  const drafts = units.map((prompts) =>
-    new Draft(prompts.map((place) => ({ ...place, ...groups[place.group][place.prompt] })))
-  );
+  /** A group of more tokens than a batch takes is parted, and shares less. */
+  const draftsOf = (prompts: typeof units[number]): Draft[] => {
+    const draft = new Draft(
+      prompts.map((place) => ({ ...place, ...groups[place.group][place.prompt] })),
+    );
+    if (draft.size <= most || prompts.length === 1) return [draft];
+    const half = prompts.length >> 1;
+    return [...draftsOf(prompts.slice(0, half)), ...draftsOf(prompts.slice(half))];
+  };
+  const drafts = units.flatMap(draftsOf);
   drafts.sort((a, b) => b.length - a.length || b.size - a.size);
   const batches: PromptBatch[] = [];
   for (let first = 0, last = drafts.length - 1; first <= last;) {

@@ -49,7 +49,7 @@ export class FigureCache {
 
   /** Keeps a figure; a reader finds all of it or nothing. */
   keep(key: FigureKey, figure: unknown, adapter: string): void {
-    if (!this.#folder) return;
+    if (!this.#folder || !isFiniteThroughout(figure)) return; // JSON has no infinity
     const text = keyText(key);
     const entry: z.output<typeof entryForm> = {
       key: text,
@@ -85,4 +85,10 @@ function keyText(key: FigureKey): string {
 
 function sha256(text: string): string {
   return createHash("sha256").update(text).digest("hex");
+}
+
+function isFiniteThroughout(value: unknown): boolean {
+  if (typeof value === "number") return Number.isFinite(value);
+  return typeof value !== "object" || value === null ||
+    Object.values(value).every(isFiniteThroughout);
 }

@@ -6,7 +6,7 @@ import { Gpu } from "../gpu/device.ts";
 import { VERSION } from "../version.ts";
 import { ArtifactStore } from "./artifacts.ts";
 import type { PipelineConfig, PlannedStage } from "./config.ts";
-import { PipelineFileError } from "./errors.ts";
+import { PipelineFileError, UserError } from "./errors.ts";
 import type { LayerRecord, Report } from "./events.ts";
 import { sha256InSteps, sha256OfFile } from "./files.ts";
 import { HubAccess, hubName, hubSha256 } from "./hub_access.ts";
@@ -155,7 +155,11 @@ export async function runPipeline(
       datasets.set(key, opened);
       return opened;
     },
-    sha256: (path) => inputs[hubName(path) ?? path], // there once the model is known
+    sha256: (path) => {
+      const hash = inputs[hubName(path) ?? path]; // there once the model is known
+      if (hash === undefined) throw new Error(`"${path}" is no input of the run`);
+      return hash;
+    },
     async pause() {
       await setImmediate();
       signal.throwIfAborted();
@@ -205,8 +209,18 @@ export async function runPipeline(
     inputs,
   };
   const folder = RunFolder.open(config.output, planned, overwrite);
+  /** The run is done whether or not its report can be written. */
+  const writeReport = async (record: RunRecord) => {
+    try {
+      await folder.writeReport(record, model?.folder, context.pause);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      const message = `The run is done, but its report was not written: ${error.message}`;
+      report({ type: "warning", message });
+    }
+  };
   if (folder.state === "done") {
-    if (!folder.hasReport) await folder.writeReport(folder.earlier!, model?.folder, context.pause);
+    if (!folder.hasReport) await writeReport(folder.earlier!);
     report({ type: "already-done", output: config.output });
     return folder.earlier!;
   }
@@ -267,7 +281,7 @@ export async function runPipeline(
     evaluation: artifacts.find("evaluation"),
   };
   folder.saveRecord(done);
-  await folder.writeReport(done, model?.folder, context.pause);
+  await writeReport(done);
   report({ type: "end", output: config.output, seconds: done.seconds! });
   return done;
 }

@@ -24,3 +24,8 @@ export function timeText(seconds: number): string {
   const two = (n: number) => String(n).padStart(2, "0");
   return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
+
+/** A perplexity for people to read; what is too large for a number is null in JSON. */
+export function perplexityText(value: number | null): string {
+  return value === null || !Number.isFinite(value) ? "infinite" : value.toFixed(2);
+}

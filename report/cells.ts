@@ -15,6 +15,7 @@ export interface Cell {
   values: Record<string, unknown>;
   status: "done" | "failed";
   error?: string;
+  finished?: string;
 }
 
 /** A folder with a run, finished or not. */
@@ -96,7 +97,7 @@ function readRun(folder: string): RunInFolder {
   try {
     run.cell = readCell(folder);
     if (run.cell) run.name = run.cell.cell;
-    if (run.cell?.status === "failed") {
+    if (run.cell?.status === "failed" && !isDoneSince(folder, run.cell)) {
       return { ...run, problem: run.cell.error ?? "it failed; cell.json does not say why" };
     }
     if (!existsSync(join(folder, "run.json"))) {
@@ -110,6 +111,13 @@ function readRun(folder: string): RunInFolder {
     if (!(error instanceof UserError)) throw error;
     return { ...run, problem: error.message };
   }
+}
+
+/** Whether the run of a cell that had failed came to its end later. */
+function isDoneSince(folder: string, { finished: failed }: Cell): boolean {
+  if (failed === undefined || !existsSync(join(folder, "run.json"))) return false;
+  const { status, finished = "" } = readRecord(folder);
+  return status === "done" && finished > failed;
 }
 
 /**

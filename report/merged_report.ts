@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { join, relative, sep } from "node:path";
 import type { Perplexity, ZeroShot } from "../pipeline/record.ts";
 import { timeText } from "../pipeline/units.ts";
@@ -193,7 +193,7 @@ export class MergedReport {
           cell ? `${name} (${cell.index} of ${cell.cells})` : name,
           problem,
         ]),
-        ...missing.map((cell) => [`cell ${cell}`, "missing: there is no folder of it"]),
+        ...missing.map((cell) => [`cell ${cell}`, "missing: no folder says that it is this cell"]),
       ],
     };
   }
@@ -361,7 +361,7 @@ function nameCell(
   const shown = withoutModel(name, model);
   const report = join(folder, "report.html");
   const link = page !== undefined && existsSync(report)
-    ? relative(page, report).split(sep).map(encodeURIComponent).join("/")
+    ? relative(page, realpathSync(report)).split(sep).map(encodeURIComponent).join("/")
     : undefined;
   const inner = link === undefined ? html`${shown}` : html`<a href="${link}">${shown}</a>`;
   const bits = record.packed?.paperBits;

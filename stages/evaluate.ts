@@ -8,6 +8,7 @@ import { zeroShot } from "../models/zero_shot.ts";
 import { FigureCache, type FigureKey } from "../pipeline/figure_cache.ts";
 import type { CachedFigure, Perplexity, ZeroShot } from "../pipeline/record.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
+import { perplexityText } from "../pipeline/units.ts";
 import { datasetOption, evaluationWindows } from "./data.ts";
 import { preparedTask, questionFile, type TaskOption, taskOption } from "./zero_shot_data.ts";
 
@@ -120,7 +121,7 @@ class Measurement {
       `perplexity of the ${label}`,
       result.perplexity,
       `${
-        result.perplexity.toFixed(2)
+        perplexityText(result.perplexity)
       } on ${dataset}, ${windows} windows of ${sequenceLength} tokens`,
       cached,
     );

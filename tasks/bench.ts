@@ -29,6 +29,7 @@ where it does, what that is per second, and which fraction of what a plain copy 
 Options
   --size N   Rows and columns of the matrices (4096 on a GPU, 768 on a software adapter)
   --runs N   Runs of each kernel (10 on a GPU, 3 on a software adapter)
+  --help     Print this
 `;
 
 const WARM_UP_MS = 500;
@@ -257,6 +258,10 @@ function packedLayer(rows: number, cols: number): PackedOnHost {
 
 function readArguments() {
   return parseArguments(usageError, {
-    options: { size: { type: "string" }, runs: { type: "string" }, help: { type: "boolean" } },
+    options: {
+      size: { type: "string" },
+      runs: { type: "string" },
+      help: { type: "boolean", short: "h" },
+    },
   }).values;
 }

@@ -1,7 +1,7 @@
 import type { CellResult } from "../pipeline/grid.ts";
 import type { Grid } from "../pipeline/load_grid.ts";
 import type { Stage } from "../pipeline/stage.ts";
-import { bytesText, timeText } from "../pipeline/units.ts";
+import { bytesText, perplexityText, timeText } from "../pipeline/units.ts";
 import { tableText } from "./table.ts";
 
 /** The cells of a grid and what tells them apart. */
@@ -34,8 +34,8 @@ export function resultsText(results: readonly CellResult[]): string {
       timeText(run.seconds ?? 0),
       packed ? bytesText(packed.bytes) : "",
       packed ? packed.storedBits.toFixed(2) : "",
-      after ? after.perplexity.toFixed(2) : "",
-      before ? before.perplexity.toFixed(2) : "",
+      after ? perplexityText(after.perplexity) : "",
+      before ? perplexityText(before.perplexity) : "",
     ];
   });
   return tableText(head, rows, 2);

@@ -7,8 +7,15 @@ const HELP = `Usage: deno task matrix PIPELINE.yaml [--set PATH=VALUE]...
 
 Prints the cells of a grid as JSON for strategy.matrix of GitHub Actions, on one line. A job runs its
 cell with: deno task quantize PIPELINE.yaml --cell \${{ matrix.cell }}
+matrix.name is the cell's name, matrix.key the same for keys of caches, which may not have commas.
 
 A file without "matrix" is a grid of one cell.
+
+Options
+  --set PATH=VALUE   Override a value of the file, as for quantize
+  --help             Print this
+
+Exit codes: 0 done, 2 bad pipeline file or arguments.
 `;
 
 /** What GitHub Actions runs of one matrix. */
@@ -39,6 +46,10 @@ await runTask(async () => {
       `${MAX_JOBS} jobs of a matrix; split the grid into several files`;
     throw new PipelineFileError([{ where: file, message }]);
   }
-  const include = cells.map(({ name, index }) => ({ cell: `${index}/${cells.length}`, name }));
+  const include = cells.map(({ name, index }) => ({
+    cell: `${index}/${cells.length}`,
+    name,
+    key: name.replaceAll(",", "+"),
+  }));
   console.log(JSON.stringify({ include }));
 });

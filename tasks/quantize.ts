@@ -5,7 +5,7 @@ import { type Grid, type GridCell, loadGrid } from "../pipeline/load_grid.ts";
 import type { RunRecord } from "../pipeline/record.ts";
 import { type RunOptions, runPipeline } from "../pipeline/run.ts";
 import type { Stage } from "../pipeline/stage.ts";
-import { bytesText } from "../pipeline/units.ts";
+import { bytesText, perplexityText } from "../pipeline/units.ts";
 import { STAGES } from "../stages/mod.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
 import { showJson, showProgress } from "./progress.ts";
@@ -166,7 +166,7 @@ function summary({ packed, layers, evaluation, peakGpuBytes, stages }: RunRecord
   (evaluation?.packed ?? evaluation?.original ?? []).forEach((after, i) => {
     const before = evaluation!.packed && evaluation!.original[i];
     const values = [before, after].filter((value) => value !== undefined)
-      .map(({ perplexity }) => perplexity.toFixed(2)).join(" -> ");
+      .map(({ perplexity }) => perplexityText(perplexity)).join(" -> ");
     lines.push(`Perplexity  ${values} on ${after.dataset}`);
   });
   lines.push(...zeroShotLines(evaluation?.zeroShot));

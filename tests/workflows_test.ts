@@ -147,6 +147,11 @@ Deno.test("the steps of quantize.yml do on this machine what they do there: plan
   assert.equal(jobs.cell.strategy!["fail-fast"], false);
   const { include } = JSON.parse(matrixText) as { include: { cell: string; name: string }[] };
   assert.deepEqual(include.map(({ name }) => name), ["plain", "broken", "planes"]);
+  // actions/cache takes no commas in its keys, and names of cells have some.
+  const workflow = readFileSync(join(PROJECT, ".github/workflows/quantize.yml"), "utf8");
+  for (const [line] of workflow.matchAll(/^\s*(?:key|shaders|hub-|restore-keys).*$/gm)) {
+    assert(!line.includes("matrix.name"), line);
+  }
 
   const merged = linkCheckout(place.path("checkout-merge"));
   const quantize = stepOf(jobs.cell, "Quantize");

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { activation } from "../../gpu/activation.ts";
 import { Gpu } from "../../gpu/device.ts";
 import { Kernel, type KernelSource, uniform } from "../../gpu/kernel.ts";
 import { Readback } from "../../gpu/readback.ts";
@@ -394,3 +395,51 @@ Deno.test("a readback that has to wait for the mapping reads the same", async ()
   }
   for (const slot of (readback as unknown as { slots: GPUBuffer[] }).slots) slot.destroy();
 });
+
+Deno.test("a recording keeps its memory through trim() and gives it back when it is released", async () => {
+  await using own = await openGpu();
+  using x = own.upload(Float32Array.of(1, -2, 3), [3]);
+  using out = own.empty([3]);
+  const work = async () => {
+    using y = await activation(own, "relu", x);
+    using z = await activation(own, "relu", y, y);
+    const kernel = await own.kernel({ name: "keep", source: KEEP });
+    kernel.dispatch({
+      params: uniform([0]),
+      tensors: [z, out],
+      workgroups: 1,
+      later: (steps) => steps < 3 ? uniform([steps]) : undefined,
+    });
+  };
+  const recording = await own.record(work);
+  const { current, pooled } = own.memory;
+  own.trim();
+  assert.deepEqual([own.memory.current, own.memory.pooled], [current, pooled]);
+  assert.deepEqual([...await own.read(out)], [1, 0, 9]);
+  assert(own.replay(recording, 2));
+  assert.deepEqual([...await own.read(out)], [3, 2, 11]);
+  assert(!own.replay(recording, 3));
+  own.release(recording);
+  own.trim();
+  assert.equal(own.memory.pooled, 0);
+  const before = own.memory;
+  await assert.rejects(
+    () =>
+      own.record(async () => {
+        using y = await activation(own, "relu", x);
+        own.clear(y);
+      }),
+    /Nothing can be cleared in a recording/,
+  );
+  own.trim();
+  assert.deepEqual([own.memory.current, own.memory.pooled], [before.current, before.pooled]);
+});
+
+const KEEP = `
+@group(0) @binding(0) var<uniform> steps: u32;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+@compute @workgroup_size(4)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x < 3u) { out[id.x] = x[id.x] + f32(steps); }
+}`;

@@ -394,3 +394,38 @@ Deno.test("stopIdsOf() reads generation_config.json, else config.json, and the t
     ),
   );
 });
+
+for (const family of ["llama", "opt"] as const) {
+  Deno.test(`greedy texts of one ${family} may take turns, each with a cache of its own length`, async () => {
+    using place = new Workplace({ layers: 2, maxLength: 64, family });
+    using files = ModelFiles.open(place.model);
+    using model = await ResidentModel.load(gpu, files);
+    const options = [
+      { prompt: [5, 6, 7], maxTokens: 8, stopIds: [] },
+      { prompt: [9, 8], maxTokens: 40, stopIds: [] },
+    ];
+    const alone: number[][] = [];
+    for (const one of options) alone.push((await run(model, one)).ids);
+    using loaded = await LoadedModel.open(gpu, place.model);
+    const whole = Int32Array.from([...options[0].prompt, ...alone[0]]);
+    const logits = await loaded.logits([whole]);
+    for (let i = 0; i < 8; i++) {
+      const at = options[0].prompt.length - 1 + i;
+      assert.equal(alone[0][i], greatest(logits.subarray(at * 4096, (at + 1) * 4096)));
+    }
+
+    using another = await ResidentModel.load(gpu, files);
+    const texts = options.map((one) => generate(another, one));
+    const together: number[][] = [[], []];
+    for (let open = 2; open > 0;) {
+      open = 0;
+      for (const [i, text] of texts.entries()) {
+        const { done, value } = await text.next();
+        if (done) continue;
+        together[i].push(value.id);
+        open++;
+      }
+    }
+    assert.deepEqual(together, alone);
+  });
+}

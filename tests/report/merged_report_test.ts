@@ -96,7 +96,7 @@ Deno.test("a merged page is well-formed and has the figures of each run", () => 
   assert.deepEqual(tableOf(page, "Runs that are not done"), [
     ["Run", "Why"],
     ["tiny-opt,rtn-1 (9 of 16)", "Cannot factor the Hessian: raise it"],
-    ["cell 12 of 16 of baselines", "missing: there is no folder of it"],
+    ["cell 12 of 16 of baselines", "missing: no folder says that it is this cell"],
   ]);
   const llama = tableOf(page, "Runs of models/tiny-llama");
   assert.deepEqual(llama.slice(0, 3).concat(llama.slice(6, 7)), [
@@ -153,7 +153,10 @@ Deno.test("Markdown has the tables of the page; what would end a cell does not",
   runs.done[0].name = "a|b <c>";
   const text = new MergedReport(runs).markdown();
   assert.match(text, /^## baselines\n\n14 runs finished, 1 failed or not finished, 1 missing\n/);
-  assert.match(text, /\| cell 12 of 16 of baselines \| missing: there is no folder of it \|/);
+  assert.match(
+    text,
+    /\| cell 12 of 16 of baselines \| missing: no folder says that it is this cell \|/,
+  );
   assert.ok(text.includes("| 1 | **a\\|b \\<c\\>** | 2.588 | 2.0 MB | 4 102 |"), text);
   const tables = text.split("\n\n").filter((part) => part.startsWith("|"));
   assert.equal(tables.length, 4);

@@ -141,13 +141,13 @@ Deno.test("matrix prints what strategy.matrix takes", async () => {
   assert.deepEqual([code, stderr], [0, ""]);
   assert.equal(
     stdout,
-    '{"include":[{"cell":"1/3","name":"plain"},{"cell":"2/3","name":"broken"},' +
-      '{"cell":"3/3","name":"seed"}]}\n',
+    '{"include":[{"cell":"1/3","name":"plain","key":"plain"},{"cell":"2/3","name":"broken","key":"broken"},' +
+      '{"cell":"3/3","name":"seed","key":"seed"}]}\n',
   );
   const one = await matrix(place.pipeline());
-  assert.equal(one.stdout, '{"include":[{"cell":"1/1","name":"micro"}]}\n');
+  assert.equal(one.stdout, '{"include":[{"cell":"1/1","name":"micro","key":"micro"}]}\n');
   const fewer = await matrix(file, "--set", "matrix.method=[{name: a}]");
-  assert.equal(fewer.stdout, '{"include":[{"cell":"1/1","name":"a"}]}\n');
+  assert.equal(fewer.stdout, '{"include":[{"cell":"1/1","name":"a","key":"a"}]}\n');
 
   const seeds = Array.from({ length: 257 }, (_, i) => i);
   const large = place.pipeline({ matrix: { seed: seeds } });

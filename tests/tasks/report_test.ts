@@ -161,7 +161,7 @@ Deno.test("report of a grid: 0 if all cells are done, 1 and a page if not", asyn
   assert.deepEqual(tableOf(parseHtml(readFileSync(output, "utf8")), "Runs that are not done"), [
     ["Run", "Why"],
     ["c2 (2 of 3)", "It burst"],
-    ["cell 3 of 3 of g", "missing: there is no folder of it"],
+    ["cell 3 of 3 of g", "missing: no folder says that it is this cell"],
   ]);
 });
 
