@@ -82,7 +82,13 @@ Deno.test("batchPrompts() puts the longest first, the shortest into gaps, and ke
   );
   assert.deepEqual(batches.map(({ ids }) => ids.length), [7, 9, 4]);
   const tooLong = batchPrompts(GROUPS, { tokens: 1 });
-  assert.equal(tooLong.length, 5, "a group stays together");
+  assert.equal(tooLong.length, GROUPS.flat().length, "each prompt of a large group goes alone");
+  assert(tooLong.every(({ prompts }) => prompts.length === 1));
+  const large = [Array.from({ length: 8 }, (_, i) => prompt([1, 2, 3, 10 + i, 20 + i, 30 + i], 3))];
+  const parted = batchPrompts(large, { tokens: 10 });
+  checkBatches(large, parted);
+  assert(parted.length > 1 && parted.every(({ ids }) => ids.length <= 10));
+  assert(parted.some(({ prompts }) => prompts.length > 1), "the parts still share what they can");
 });
 
 Deno.test("batchPrompts() fills large batches up to whole tiles", () => {
