@@ -41,7 +41,7 @@ export interface PromptBatchOnGpu extends Disposable {
 }
 
 export interface BatchOptions {
-  /** Tokens that a batch has at most, unless a single group has more. */
+  /** Tokens that a batch has at most, unless a single prompt has more. */
   tokens: number;
   /** Whether what the prompts of a group begin with is computed once; true unless told otherwise. */
   shares?: boolean;
