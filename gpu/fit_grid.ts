@@ -3,6 +3,7 @@ import source from "./fit_grid.wgsl" with { type: "text" };
 import { GRID_NUMBERS, type GridKind, topCode } from "./grid.ts";
 import { uniform } from "./kernel.ts";
 import { withReduction } from "./reduction.ts";
+import roundF16 from "./round_f16.wgsl" with { type: "text" };
 import type { Tensor } from "./tensor.ts";
 
 /** What a grid is fitted to, and where it goes. */
@@ -28,7 +29,7 @@ export async function fitGrid(gpu: Gpu, fit: GridFit): Promise<void> {
   const [rows, cols] = weight.shape;
   const kernel = await gpu.kernel(withReduction(gpu, {
     name: "fit_grid",
-    source,
+    source: roundF16 + source,
     constants: { GRID: GRID_NUMBERS[grid], TOP: topCode(bits), HAS_MASK: Number(!!mask) },
   }));
   const words = mask?.shape[1] ?? 0;

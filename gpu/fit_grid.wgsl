@@ -9,7 +9,7 @@
 // gets that of -1 .. 1, and too small a scale the least of f16. HAS_MASK leaves the marked weights out;
 // a row without any weights left gets scale = 0.
 //
-// One workgroup per row; reduce.wgsl gives LANES and its sums and maxima.
+// One workgroup per row; reduce.wgsl gives LANES and its sums and maxima, round_f16.wgsl rounded().
 //
 // Source: GPTQ, arXiv:2210.17323; XNOR-Net, arXiv:1603.05279. Reference: tests/reference/grid.ts.
 
@@ -24,15 +24,6 @@ struct Params { rows: u32, cols: u32, group: u32, groups: u32, words: u32, first
 @group(0) @binding(3) var<storage, read_write> fits: array<f32>;      // [rows, groups, 2]: scale; zero or mean
 
 const LEAST = 5.9604645e-8;       // of f16 above 0
-
-// The nearest f16 (ties to even). By integer arithmetic: a driver may take the packing of a f16 and
-// its unpacking for nothing at all, and NVIDIA's does.
-fn rounded(value: f32) -> f32 {
-  let v = clamp(value, -65504.0, 65504.0);
-  if (abs(v) < 6.1035156e-5) { return round(v * 16777216.0) / 16777216.0; } // subnormal: steps of 2^-24
-  let b = bitcast<u32>(v);
-  return bitcast<f32>((b + 0xfffu + ((b >> 13u) & 1u)) & 0xffffe000u);
-}
 
 // 1 for a weight that the fit is for, else 0.
 fn counts(row: u32, col: u32) -> f32 {

@@ -1,6 +1,7 @@
 import type { Gpu } from "./device.ts";
 import { uniform } from "./kernel.ts";
 import source from "./quantize_block.wgsl" with { type: "text" };
+import roundF16 from "./round_f16.wgsl" with { type: "text" };
 import type { Tensor } from "./tensor.ts";
 
 /** The form of a linear layer's bits: how many zones and planes, blocks of how many columns. */
@@ -90,7 +91,7 @@ export async function quantizeBlock(
   const rowsOfGroup = feedback ? Math.min(16, most) : gpu.software ? 16 : 32;
   const kernel = await gpu.kernel({
     name: "quantize_block",
-    source,
+    source: roundF16 + source,
     constants: {
       ROWS: rowsOfGroup,
       LANES: gpu.software ? 1 : 8,

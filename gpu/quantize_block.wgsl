@@ -46,15 +46,6 @@ var<workgroup> tile: array<vec4f, TILE>;         // [row][column / 4]
 var<workgroup> factors: array<vec4f, FACTORS>;   // [column % 8][column / 4] of U
 var<workgroup> diagonal: array<f32, 256>;
 
-// The nearest f16 (ties to even). By integer arithmetic: a driver may take the packing of a f16 and
-// its unpacking for nothing at all, and NVIDIA's does.
-fn rounded(value: f32) -> f32 {
-  let v = clamp(value, -65504.0, 65504.0);
-  if (abs(v) < 6.1035156e-5) { return round(v * 16777216.0) / 16777216.0; } // subnormal: steps of 2^-24
-  let b = bitcast<u32>(v);
-  return bitcast<f32>((b + 0xfffu + ((b >> 13u) & 1u)) & 0xffffe000u);
-}
-
 // Means and scales of a row. Unrounded fits decide the bits, rounded ones the values.
 struct Fits {
   mean: vec2f,

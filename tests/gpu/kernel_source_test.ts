@@ -32,6 +32,9 @@ const texts = new Map(
 const modules = files.filter((name) => name.endsWith(".ts"))
   .map((name) => Deno.readTextFileSync(new URL(name, FOLDER)));
 
+/** Functions that kernels begin with. */
+const PARTS = ["activate.wgsl", "round_f16.wgsl"];
+
 const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
 const STORAGES: Storages[] = [
   ALL_F32,
@@ -172,14 +175,16 @@ for (const [name, source] of GENERATED) {
 for (const [name, source] of texts) {
   Deno.test(`${name} is valid WGSL, bound in order and in use`, async () => {
     if (Deno.args.includes("--print")) console.log(source);
-    if (name.startsWith("reduce") || name === "activate.wgsl") { // parts of kernels
+    if (name.startsWith("reduce") || PARTS.includes(name)) {
       assert.equal(await complaint(source), undefined);
     } else {
       for (const device of [gpu, hardware]) {
         let complete = source;
+        if (/\bactivate\(/.test(source)) complete = texts.get("activate.wgsl")! + complete;
+        if (/\brounded\(/.test(source)) complete = texts.get("round_f16.wgsl")! + complete;
         if (/_over_lanes/.test(source)) {
-          complete = withReduction(device, { name, source }).source as string;
-        } else if (/\bactivate\(/.test(source)) complete = texts.get("activate.wgsl")! + source;
+          complete = withReduction(device, { name, source: complete }).source as string;
+        }
         assert.equal(await complaint(complete), undefined);
       }
       const numbers = [...source.matchAll(/@binding\((\d+)\)/g)].map(([, number]) =>
