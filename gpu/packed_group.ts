@@ -76,8 +76,7 @@ export async function uploadPackedGroup(
   const unitStride = Math.ceil(units / PART_UNITS) * PART_UNITS;
   const [, blocks, words] = scaleShape(first);
   const scaleTile = blocks * words * TILE_ROWS;
-  const { step, bring } = tablesFor(gpu.subgroupSize);
-  const places = bring * step * gpu.subgroupSize;
+  const { places } = tablesFor(gpu.subgroupSize);
 
   const scales = new Uint32Array(tiles * scaleTile);
   const factors = first.codes && new Float32Array(tiles * TILE_ROWS * 2);
@@ -124,8 +123,7 @@ export async function uploadPackedGroup(
 /** The columns of each unit's tables: place i of thread `lane` is entry `i * lanes + lane`. */
 function inTables(gpu: Gpu, order: Uint32Array, cols: number): Uint32Array {
   const lanes = gpu.subgroupSize;
-  const { step, bring } = tablesFor(lanes);
-  const places = bring * step * lanes;
+  const { step, places } = tablesFor(lanes);
   const columns = new Uint32Array(order.length / UNIT_COLS * places).fill(cols);
   for (const [position, column] of order.entries()) {
     const [unit, inUnit] = [Math.floor(position / UNIT_COLS), position % UNIT_COLS];

@@ -11,7 +11,6 @@ import {
   VECTOR_FLAGS,
   type VectorInput,
 } from "./packed_vector_source.ts";
-import { type BitLayout } from "./quantize_block.ts";
 import { formName, formOf, UNIT_COLS, unitsOf } from "./packed_weight.ts";
 import { shapeText, type Tensor } from "./tensor.ts";
 
@@ -27,8 +26,8 @@ export type VectorSource =
   /** An activation function of it; with `up`, of its first half times its second half, which begins there. */
   | { op: "activation"; name: ActivationName; up?: number };
 
-/** Whether {@link packedVectorProduct} can multiply weights of this layout on this adapter. */
-export function multipliesVectors(gpu: Gpu, { blockSize }: BitLayout): boolean {
+/** Whether {@link packedVectorProduct} can multiply weights of such blocks on this adapter. */
+export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
   const { subgroupSize, software } = gpu;
   return !software && subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0 &&
     packedVectorBytes(shapeFor(gpu, 32)) <= gpu.device.limits.maxComputeWorkgroupStorageSize;

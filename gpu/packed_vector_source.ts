@@ -37,13 +37,16 @@ export interface TableLayoutOf {
   tables: number;
   /** Tables that a thread fills. */
   bring: number;
+  /** Places for columns in the tables of all threads. */
+  places: number;
 }
 
 /** The tables of a unit for subgroups of so many threads: one thread for each subset of a table's columns. */
 export function tablesFor(lanes: number): TableLayoutOf {
   const step = Math.log2(lanes);
   const tables = Math.ceil(UNIT_COLS / step);
-  return { step, tables, bring: Math.ceil(tables / lanes) };
+  const bring = Math.ceil(tables / lanes);
+  return { step, tables, bring, places: bring * step * lanes };
 }
 
 /** Sums that are kept of a table: of the subsets of the lower and of the upper half of its columns. */
@@ -91,7 +94,7 @@ export function packedVectorKernel(
   const planeCount = planesOf(form);
   const firstPlanes = Math.min(planeCount, 2); // the others are read where there are salient columns
   const words = scaleWords(form);
-  const { step, tables, bring } = tablesFor(lanes);
+  const { step, tables, bring, places } = tablesFor(lanes);
   const { low, high, stride } = entriesOf(lanes);
 
   const each = (body: (r: number) => string) => repeat(rows, body);
@@ -264,7 +267,7 @@ ${input === "rms" ? `var<workgroup> squares: array<f32, ${splits}>;` : ""}
 // The column at a place of a unit's tables; p.cols for none.
 fn column_at(part: u32, unit: u32, place: u32) -> u32 {
   if (unit >= p.units) { return p.cols; }
-  return columns[(part * p.units + unit) * ${bring * step * lanes}u + place];
+  return columns[(part * p.units + unit) * ${places}u + place];
 }
 
 fn value(col: u32) -> f32 {

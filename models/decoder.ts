@@ -248,11 +248,13 @@ export class Decoder implements Disposable {
     const { checkpoint, quantization } = this.model;
     const names = step.linears.map(({ module }) => prefix + module);
     const isSuited = (name: string) => this.#isPacked(name) && !isPackedGrid(checkpoint, name);
-    if (gpu.software || !names.every(isSuited)) return false;
+    if (!names.every(isSuited)) return false;
+    const blockSize = quantization!.block_size;
+    if (!multipliesVectors(gpu, blockSize)) return false; // before anything is read in vain
     const hosts = names.map((name) =>
-      unpackLinear(checkpoint, name, this.#columnsOf(name), quantization!.block_size)
+      unpackLinear(checkpoint, name, this.#columnsOf(name), blockSize)
     );
-    if (!multipliesVectors(gpu, hosts[0]) || !canGroup(hosts)) return false;
+    if (!canGroup(hosts)) return false;
     hosts.forEach((host, i) => this.#checkScales(names[i], host));
     const group = await uploadPackedGroup(gpu, hosts);
     const biases = step.bias ? gpu.zeros([1, group.rows]) : undefined;

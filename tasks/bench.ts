@@ -161,7 +161,7 @@ await runTask(async () => {
         async () => gpu.free(await multiply(turn++ % count)),
         gpu.software ? 1 : 4 * count,
       );
-    if (multipliesVectors(gpu, host)) {
+    if (multipliesVectors(gpu, host.blockSize)) {
       const groups: PackedGroup[] = [];
       for (let i = 0; i < count; i++) groups.push(await uploadPackedGroup(gpu, [host]));
       const { bits, scales } = groups[0];
