@@ -57,12 +57,13 @@ export {
   pipelineJsonSchema,
   type PlannedStage,
 } from "./pipeline/config.ts";
-export { type CellRecord, type CellResult, runGrid } from "./pipeline/grid.ts";
+export { type CellResult, runGrid } from "./pipeline/grid.ts";
 export { type Grid, type GridCell, loadGrid } from "./pipeline/load_grid.ts";
 export { PipelineFileError, type PipelineProblem, UserError } from "./pipeline/errors.ts";
 export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/events.ts";
 export type {
   CachedFigure,
+  CellRecord,
   Evaluation,
   PackedModel,
   Perplexity,

@@ -4,27 +4,9 @@ import { didYouMean } from "./did_you_mean.ts";
 import { PipelineFileError, UserError } from "./errors.ts";
 import { reasonOf, writeJsonAtomically } from "./files.ts";
 import type { Grid, GridCell } from "./load_grid.ts";
-import type { RunRecord } from "./record.ts";
+import { CELL_RECORD, type CellRecord, type RunRecord } from "./record.ts";
 import { type RunOptions, runPipeline } from "./run.ts";
-import { CELL_RECORD } from "./run_folder.ts";
 import type { Stage } from "./stage.ts";
-
-/** cell.json: which cell of a grid the run in the same folder is, and whether it came to its end. */
-export interface CellRecord {
-  grid: string;
-  cell: string;
-  /** From 1. */
-  index: number;
-  /** Of the whole grid. */
-  cells: number;
-  /** What tells the cell from the others, by key of the matrix; of a variant its name. */
-  values: Record<string, unknown>;
-  status: "done" | "failed";
-  /** Why it failed. */
-  error?: string;
-  started: string;
-  finished: string;
-}
 
 /** What became of a cell; `run` is there if it is done. */
 export interface CellResult {

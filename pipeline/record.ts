@@ -110,3 +110,23 @@ export interface RunRecord {
   packed?: PackedModel;
   evaluation?: Evaluation;
 }
+
+/** The file of a {@link CellRecord}; it may be there before the run. */
+export const CELL_RECORD = "cell.json";
+
+/** cell.json: which cell of a grid the run in the same folder is, and whether it came to its end. */
+export interface CellRecord {
+  grid: string;
+  cell: string;
+  /** From 1. */
+  index: number;
+  /** Of the whole grid. */
+  cells: number;
+  /** What tells the cell from the others, by key of the matrix; of a variant its name. */
+  values: Record<string, unknown>;
+  status: "done" | "failed";
+  /** Why it failed. */
+  error?: string;
+  started: string;
+  finished: string;
+}

@@ -4,10 +4,7 @@ import { REPORT_FILES, saveHistograms, saveReport } from "../report/run_files.ts
 import { UserError } from "./errors.ts";
 import type { LayerRecord } from "./events.ts";
 import { reasonOf, sha256OfFile, writeFileAtomically, writeJsonAtomically } from "./files.ts";
-import type { RunRecord } from "./record.ts";
-
-/** What a grid says of the run in a folder; it may be there before the run. */
-export const CELL_RECORD = "cell.json";
+import { CELL_RECORD, type RunRecord } from "./record.ts";
 
 /**
  * The folder of a run: `pipeline.yaml` and `run.json`, the token ids that it was calibrated on in

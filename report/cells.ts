@@ -2,21 +2,12 @@ import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "n
 import { basename, dirname, join, relative, sep } from "node:path";
 import { readJson } from "../models/json.ts";
 import { UserError } from "../pipeline/errors.ts";
-import type { RunRecord } from "../pipeline/record.ts";
+import { CELL_RECORD, type CellRecord, type RunRecord } from "../pipeline/record.ts";
 
-/** What cell.json says: which cell of a grid a folder is, and whether its run came to its end. */
-export interface Cell {
-  grid: string;
-  cell: string;
-  /** From 1. */
-  index: number;
-  /** Of the whole grid. */
-  cells: number;
-  values: Record<string, unknown>;
-  status: "done" | "failed";
-  error?: string;
-  finished?: string;
-}
+/** A cell.json as it may be found: whoever wrote it may have left the times out. */
+export type FoundCell =
+  & Omit<CellRecord, "started" | "finished">
+  & Partial<Pick<CellRecord, "started" | "finished">>;
 
 /** A folder with a run, finished or not. */
 export interface RunInFolder {
@@ -24,7 +15,7 @@ export interface RunInFolder {
   /** The name of the cell or of the run, unique among those that are compared. */
   name: string;
   /** Absent for a run of its own. */
-  cell?: Cell;
+  cell?: FoundCell;
   /** Absent if the run is not finished. */
   record?: RunRecord;
   /** Why there is no record. */
@@ -69,7 +60,7 @@ export function findRuns(paths: readonly string[]): string[] {
 }
 
 function isRun(folder: string): boolean {
-  return existsSync(join(folder, "run.json")) || existsSync(join(folder, "cell.json"));
+  return existsSync(join(folder, "run.json")) || existsSync(join(folder, CELL_RECORD));
 }
 
 /** Reads what folders say of their runs. */
@@ -114,7 +105,7 @@ function readRun(folder: string): RunInFolder {
 }
 
 /** Whether the run of a cell that had failed came to its end later. */
-function isDoneSince(folder: string, { finished: failed }: Cell): boolean {
+function isDoneSince(folder: string, { finished: failed }: FoundCell): boolean {
   if (failed === undefined || !existsSync(join(folder, "run.json"))) return false;
   const { status, finished = "" } = readRecord(folder);
   return status === "done" && finished > failed;
@@ -134,16 +125,16 @@ export function readRecord(folder: string): RunRecord {
   return record as RunRecord;
 }
 
-function readCell(folder: string): Cell | undefined {
-  const path = join(folder, "cell.json");
+function readCell(folder: string): FoundCell | undefined {
+  const path = join(folder, CELL_RECORD);
   if (!existsSync(path)) return undefined;
-  const found = readJson(path) as Partial<Cell>;
+  const found = readJson(path) as Partial<FoundCell>;
   const { grid, cell, index, cells, status } = found;
   const isCell = typeof grid === "string" && typeof cell === "string" &&
     Number.isSafeInteger(index) && Number.isSafeInteger(cells) &&
     (status === "done" || status === "failed");
   if (!isCell) throw new UserError(`"${path}" does not say which cell of which grid it is`);
-  return { values: {}, ...found } as Cell;
+  return { values: {}, ...found } as FoundCell;
 }
 
 /** Runs that have the same name get those of their folders. */

@@ -2,6 +2,7 @@ import { existsSync, lstatSync, realpathSync, statSync, writeFileSync } from "no
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../pipeline/errors.ts";
 import { writeFileAtomically } from "../pipeline/files.ts";
+import { CELL_RECORD } from "../pipeline/record.ts";
 import { commonFolder, findRuns, readRuns } from "../report/cells.ts";
 import { MergedReport } from "../report/merged_report.ts";
 import { finishedRun, saveHistograms } from "../report/run_files.ts";
@@ -79,7 +80,7 @@ function findFolders(paths: string[]): string[] {
  */
 function isOneRun(paths: string[], [folder]: string[], { output }: Options): boolean {
   if (paths.length > 1 || folder !== paths[0]) return false;
-  return output === undefined || !existsSync(join(folder, "cell.json"));
+  return output === undefined || !existsSync(join(folder, CELL_RECORD));
 }
 
 async function reportRun(folder: string, options: Options, signal: AbortSignal): Promise<void> {

@@ -1,6 +1,6 @@
 import type { LayerRecord } from "../../pipeline/events.ts";
 import type { RunRecord } from "../../pipeline/record.ts";
-import type { Cell, Comparison } from "../../report/cells.ts";
+import type { Comparison, FoundCell } from "../../report/cells.ts";
 import { histogramOf } from "../../report/histograms.ts";
 import type { FinishedRun } from "../../report/run_report.ts";
 import { normals, seededRandom } from "../reference/random.ts";
@@ -196,7 +196,7 @@ export function comparison(): Comparison {
   const all = models.flatMap((model, i) =>
     methods.map(([method, bytes, perplexity], j) => {
       const name = `${model.slice(7)},${method}`;
-      const cell: Cell = {
+      const cell: FoundCell = {
         grid: "baselines",
         cell: name,
         index: i * methods.length + j + 1,
