@@ -3,6 +3,7 @@ import { basename, dirname } from "node:path";
 import { fetchFiles, fetchModel, type FetchOptions, type Snapshot } from "../hub/fetch_files.ts";
 import { NoSuchRepository } from "../hub/refusal.ts";
 import type { HubRepository } from "../hub/repository.ts";
+import { HubUnreachable } from "../hub/session.ts";
 import { UserError } from "./errors.ts";
 import type { Report } from "./events.ts";
 import { bytesText } from "./units.ts";
@@ -37,7 +38,7 @@ export class HubAccess {
     try {
       return this.#remember(await fetchModel(repository, { ...this.#options(id), beforeWeights }));
     } catch (error) {
-      if (!(error instanceof NoSuchRepository)) throw error;
+      if (!(error instanceof NoSuchRepository || error instanceof HubUnreachable)) throw error;
       const message = `${error.message}; a folder "${id}" is not there either`;
       throw new UserError(message, { cause: error });
     }

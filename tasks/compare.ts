@@ -1,12 +1,13 @@
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import { tableText } from "./table.ts";
-import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task compare A B [options]
 
 Says which tensors of two model folders differ and by how much. Packed folders count as the weights
-that they stand for. Numbers are compared, not how they are stored.
+that they stand for, and the output folder of a run as the model that it packed. Numbers are
+compared, not how they are stored.
 
 Options
   --json             Print the differences as JSON
@@ -49,8 +50,8 @@ await runTask(async () => {
   }
   startInCallersFolder();
   const [folderA, folderB] = positionals;
-  using a = PlainWeights.open(folderA);
-  using b = PlainWeights.open(folderB);
+  using a = PlainWeights.open(modelFolder(folderA));
+  using b = PlainWeights.open(modelFolder(folderB));
   const names = new Set([...a.tensors.keys(), ...b.tensors.keys()]);
   const differences = [...names].map((name) => differenceOf(a, b, name))
     .filter((difference) => difference !== undefined);

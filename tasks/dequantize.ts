@@ -19,13 +19,13 @@ import { UserError } from "../pipeline/errors.ts";
 import { copyFileAtomically, reasonOf, writeJsonAtomically } from "../pipeline/files.ts";
 import { bytesText } from "../pipeline/units.ts";
 import { showProgress } from "./progress.ts";
-import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task dequantize MODEL OUT [options]
 
 Writes the weights that a packed model stands for as a plain model in f16, which transformers loads:
 safetensors in the shards of the packed model, their index, config.json, the tokenizer. OUT appears
-when it is complete.
+when it is complete. MODEL is the packed model or the output folder of the run that packed it.
 
 Options
   --overwrite        Replace a model that is in OUT
@@ -49,7 +49,7 @@ await runTask(async (signal) => {
     throw usageError(`Give two folders, MODEL and OUT, found ${positionals.length}`);
   }
   startInCallersFolder();
-  const [model, out] = positionals;
+  const [model, out] = [modelFolder(positionals[0]), positionals[1]];
   using weights = PlainWeights.open(model);
   if (!weights.quantization) {
     throw new UserError(`The model "${model}" is not packed; there is nothing to dequantize`);

@@ -1,7 +1,6 @@
 // Continues a text with a model, packed or plain.
 
 import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { styleText } from "node:util";
 import type { CacheDtype } from "../gpu/attention_decode.ts";
 import { Gpu } from "../gpu/device.ts";
@@ -18,7 +17,14 @@ import { UserError } from "../pipeline/errors.ts";
 import type { RunEvent } from "../pipeline/events.ts";
 import { HUB_ID, HubAccess } from "../pipeline/hub_access.ts";
 import { bytesText } from "../pipeline/units.ts";
-import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import {
+  count,
+  modelFolder,
+  parseArguments,
+  runTask,
+  startInCallersFolder,
+  usageErrors,
+} from "./task.ts";
 
 const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
 
@@ -183,10 +189,7 @@ async function openModel(
   signal: AbortSignal,
   progress: (text: string) => void,
 ): Promise<ModelFiles> {
-  const isRun = !existsSync(join(name, "config.json")) &&
-    existsSync(join(name, "model", "config.json"));
-  if (isRun) return ModelFiles.open(join(name, "model"));
-  if (existsSync(name) || !HUB_ID.test(name)) return ModelFiles.open(name);
+  if (existsSync(name) || !HUB_ID.test(name)) return ModelFiles.open(modelFolder(name));
   const report = (event: RunEvent) => {
     if (event.type === "progress") progress(`${event.text}: ${event.detail}`);
     else if (event.type === "warning") printError(`Warning: ${event.message}\n`);

@@ -19,15 +19,15 @@ import { quantizationOf } from "../models/plain_weights.ts";
 import type { RunRecord } from "../pipeline/record.ts";
 import { bytesText } from "../pipeline/units.ts";
 import { tableText } from "./table.ts";
-import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task inspect MODEL [options]
 
-Says what a model folder holds. Of a packed model, each linear layer: salient columns, the part of
-the other weights in the high zone (or, of weights on grids, the part of them that are salient), bits
-per weight as the paper counts them and as they are stored, those by part, and the relative error of
-its output on the calibration data if the run.json of the run is beside the folder. Of a plain model,
-each tensor.
+Says what a model folder holds; MODEL may also be the output folder of a run, which holds the packed
+model. Of a packed model, each linear layer: salient columns, the part of the other weights in the
+high zone (or, of weights on grids, the part of them that are salient), bits per weight as the paper
+counts them and as they are stored, those by part, and the relative error of its output on the
+calibration data if the run.json of the run is beside the folder. Of a plain model, each tensor.
 
 Options
   --json             Print JSON; sizes are in bytes
@@ -65,7 +65,7 @@ await runTask(async () => {
   }
   if (positionals.length !== 1) throw usageError(`Give one folder, found ${positionals.length}`);
   startInCallersFolder();
-  const [folder] = positionals;
+  const folder = modelFolder(positionals[0]);
   const quantization = quantizationOf(folder);
   if (quantization) {
     const report = inspectPacked(folder, quantization);

@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { PipelineFileError, UserError } from "../pipeline/errors.ts";
 
@@ -38,6 +40,13 @@ export async function runTask(
 export function startInCallersFolder(): void {
   const folder = Deno.env.get("INIT_CWD");
   if (folder) Deno.chdir(folder);
+}
+
+/** The folder of a model that an argument names: the model's own, or that of the run that packed it. */
+export function modelFolder(path: string): string {
+  const packed = join(path, "model");
+  const isRun = !existsSync(join(path, "config.json")) && existsSync(join(packed, "config.json"));
+  return isRun ? packed : path;
 }
 
 /** Makes the errors of a task that was called in a wrong way. */

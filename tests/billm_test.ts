@@ -43,6 +43,7 @@ interface Machine {
 
 interface Launch {
   code: number;
+  stdout: string;
   stderr: string;
   /** Each command that was called, with its arguments. */
   calls: string[][];
@@ -98,7 +99,7 @@ function launch(machine: Machine, args: string[], shell: string): Launch {
     assert.equal(moved.split(root).length, 4, "all places of drivers are the test's own");
     writeFileSync(join(project, "billm"), moved);
 
-    const { code, stderr } = new Deno.Command(findCommand(shell)!, {
+    const { code, stdout, stderr } = new Deno.Command(findCommand(shell)!, {
       args: [join(project, "billm"), ...args],
       cwd: work,
       clearEnv: true,
@@ -110,6 +111,7 @@ function launch(machine: Machine, args: string[], shell: string): Launch {
     const folder = existsSync(`${log}.folder`) ? readFileSync(`${log}.folder`, "utf8") : "";
     return {
       code,
+      stdout: new TextDecoder().decode(stdout),
       stderr: new TextDecoder().decode(stderr),
       calls,
       callersFolder: folder.replace(work, "WORK"),
@@ -186,6 +188,14 @@ test("without arguments it prints the usage", (run) => {
       "./billm quantize examples/tiny-llama.yaml\n",
   );
   assert.deepEqual([code, calls], [2, []]);
+});
+
+test("--help prints the usage and lists the tasks; nothing is installed", (run) => {
+  for (const option of ["-h", "--help"]) {
+    const { code, stdout, stderr, calls } = run({ deno: NEW, driver: false }, [option]);
+    assert.match(stdout, /^usage: \.\/billm TASK \[ARGUMENTS\]/);
+    assert.deepEqual([code, stderr, calls], [0, "", [["deno", "task", "--cwd", "PROJECT"]]]);
+  }
 });
 
 test("arguments arrive as they are, and the exit code goes back", (run) => {
