@@ -24,7 +24,9 @@ import { count, parseArguments, runTask, usageErrors } from "./task.ts";
 const HELP = `Usage: deno task bench [--size N] [--runs N]
 
 Measures the kernels on this machine's adapter: the median time of several runs, as the GPU counts it
-where it does, what that is per second, and which fraction of what a plain copy or a plain product (GEMM f32 NN) reaches.
+where it does, what that is per second, and which part that is of what a plain copy or a plain
+product (GEMM f32 NN) reaches. What packed weights take with one token is held against a copy that
+moves as many bytes too: on a GPU such a copy is slower than a long one, since it begins and ends.
 
 Options
   --size N   Rows and columns of the matrices (4096 on a GPU, 768 on a software adapter)
@@ -55,14 +57,19 @@ await runTask(async () => {
     return gpu.upload(values, shape);
   };
   const plainRates: Record<string, number> = {};
-  /** Times `work` and prints what it does per second; it queues `repeat` calls of the kernel. */
+  /**
+   * Times `work` and prints what it does per second; it queues `repeat` calls of the kernel.
+   *
+   * @param sameSize The rate of a copy that moves as many bytes.
+   */
   const measure = async (
     name: string,
     amount: number,
     unit: string,
     work: () => Promise<void>,
     repeat = gpu.software ? 1 : 10,
-  ) => {
+    sameSize?: number,
+  ): Promise<number> => {
     await work(); // compiles
     await gpu.idle();
     // A GPU that had nothing to do takes a while to come to its speed.
@@ -85,11 +92,14 @@ await runTask(async () => {
     const rate = amount / ms / (unit.startsWith("M") ? 1e3 : 1e6);
     // The first of a unit is what the others are held against: a plain copy, a plain product.
     const plain = plainRates[unit] ??= rate;
-    const fraction = unit.startsWith("M") ? "" : `  ${(100 * rate / plain).toFixed(0)} %`;
+    const percent = (other: number) => `${(100 * rate / other).toFixed(0)} %`;
+    const fraction = unit.startsWith("M") ? "" : `  ${percent(plain)}` +
+      (sameSize === undefined ? "" : `, ${percent(sameSize)} of the copy above`);
     console.log(
       `${name.padEnd(34)} ${ms.toFixed(3).padStart(10)} ms  ` +
         `${rate.toFixed(1).padStart(9)} ${unit}${fraction}`,
     );
+    return rate;
   };
 
   const a = random([size, size]);
@@ -152,15 +162,30 @@ await runTask(async () => {
     const count = gpu.software ? 2 : Math.ceil(150e6 / (rows * cols / 4));
     using x = random([1, cols]);
     let turn = 0;
-    const name = `packed ${rows} x ${cols}, 1 token`;
-    const run = async (bytes: number, multiply: (i: number) => Promise<Tensor>) =>
+    const repeat = gpu.software ? 1 : 4 * count;
+    const run = async (bytes: number, multiply: (i: number) => Promise<Tensor>) => {
+      const words = Math.ceil(bytes / 2 / 4096) * 1024; // read and written: half of them each
+      using from = gpu.zeros([count, words]);
+      using to = gpu.empty([count, words]);
+      const copied = await measure(
+        `copy of ${(bytes / 1e6).toFixed(1)} MB`,
+        8 * words,
+        "GB/s",
+        () => {
+          const at = turn++ % count * words;
+          return copyByKernel(gpu, from.view(at, [words]), to.view(at, [words]));
+        },
+        repeat,
+      );
       await measure(
-        name,
+        `packed ${rows} x ${cols}, 1 token`,
         bytes,
         "GB/s",
         async () => gpu.free(await multiply(turn++ % count)),
-        gpu.software ? 1 : 4 * count,
+        repeat,
+        copied,
       );
+    };
     if (multipliesVectors(gpu, host.blockSize)) {
       const groups: PackedGroup[] = [];
       for (let i = 0; i < count; i++) groups.push(await uploadPackedGroup(gpu, [host]));
