@@ -25,6 +25,11 @@ export function timeText(seconds: number): string {
   return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
+/** A part of one for people: "12.3 %". */
+export function percentText(part: number, digits = 1): string {
+  return `${(100 * part).toFixed(digits)} %`;
+}
+
 /** A perplexity for people to read; what is too large for a number is null in JSON. */
 export function perplexityText(value: number | null): string {
   return value === null || !Number.isFinite(value) ? "infinite" : value.toFixed(2);

@@ -8,7 +8,7 @@ import { zeroShot } from "../models/zero_shot.ts";
 import { FigureCache, type FigureKey } from "../pipeline/figure_cache.ts";
 import type { CachedFigure, Perplexity, ZeroShot } from "../pipeline/record.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
-import { perplexityText } from "../pipeline/units.ts";
+import { percentText, perplexityText } from "../pipeline/units.ts";
 import { datasetOption, evaluationWindows } from "./data.ts";
 import { preparedTask, questionFile, type TaskOption, taskOption } from "./zero_shot_data.ts";
 
@@ -161,7 +161,8 @@ class Measurement {
     const { acc, accStderr, accNorm, accNormStderr, task, questions, truncated, cached } = result;
     const rest = `on ${task}, ${questions} questions` +
       (truncated > 0 ? `, ${truncated} requests cut to what the model takes` : "");
-    const text = (value: number, error: number) => `${percent(value)} ± ${percent(error)} ${rest}`;
+    const text = (value: number, error: number) =>
+      `${percentText(value, 2)} ± ${percentText(error, 2)} ${rest}`;
     this.#metric(`acc of the ${label}`, acc, text(acc, accStderr), cached);
     if (accNorm === undefined) return;
     this.#metric(`acc_norm of the ${label}`, accNorm, text(accNorm, accNormStderr!), cached);
@@ -242,8 +243,4 @@ function windowsOf(
   { dataset, windows: limit, "sequence-length": length }: TextOption,
 ): Promise<Int32Array[]> {
   return evaluationWindows(context, dataset, length, limit);
-}
-
-function percent(fraction: number): string {
-  return `${(100 * fraction).toFixed(2)} %`;
 }

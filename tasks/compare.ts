@@ -1,5 +1,6 @@
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
+import { percentText } from "../pipeline/units.ts";
 import { tableText } from "./table.ts";
 import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
@@ -127,7 +128,7 @@ function text(differences: readonly Difference[], tensors: number): string {
     if (missing) return [name, `only in ${missing === "a" ? "B" : "A"}`];
     if (shapes) return [name, `${shapeText(shapes.a)} and ${shapeText(shapes.b)}`];
     if (maxAbsolute === undefined) return [name, `${count} differ, not floating-point numbers`];
-    const part = relativeRms === undefined ? "A is zero" : `${(100 * relativeRms).toFixed(3)} %`;
+    const part = relativeRms === undefined ? "A is zero" : percentText(relativeRms, 3);
     return [name, maxAbsolute.toExponential(2), rms!.toExponential(2), part];
   });
   const head = ["tensor", "max", "RMS", "of A's RMS"];

@@ -17,7 +17,7 @@ import {
 import { salientFraction } from "../models/packed_grid.ts";
 import { quantizationOf } from "../models/plain_weights.ts";
 import type { RunRecord } from "../pipeline/record.ts";
-import { bytesText } from "../pipeline/units.ts";
+import { bytesText, percentText } from "../pipeline/units.ts";
 import { tableText } from "./table.ts";
 import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
@@ -238,18 +238,18 @@ function packedText(report: PackedReport): string {
     shortName(linear.name),
     `${linear.rows}x${linear.cols}`,
     ...(hasGrids
-      ? [percent(linear.salientFraction ?? 0)]
+      ? [percentText(linear.salientFraction ?? 0)]
       : [`${linear.salientColumns}`, linear.highFraction.toFixed(3)]),
     linear.paperBits.toFixed(3),
     ...cells(linear.storedBytes, linear.rows * linear.cols),
-    linear.relativeOutputError === undefined ? "-" : percent(linear.relativeOutputError),
+    linear.relativeOutputError === undefined ? "-" : percentText(linear.relativeOutputError),
   ]);
   const mean = (value: (linear: LinearEntry) => number) =>
     sum(linears.map((linear) => value(linear) * linear.rows * linear.cols)) / weights;
   rows.push([
     "all",
     bytesText(sum(Object.values(storedBytes))),
-    ...(hasGrids ? [percent(mean(({ salientFraction }) => salientFraction ?? 0))] : [
+    ...(hasGrids ? [percentText(mean(({ salientFraction }) => salientFraction ?? 0))] : [
       `${sum(linears.map((linear) => linear.salientColumns))}`,
       mean(({ highFraction }) => highFraction).toFixed(3),
     ]),
@@ -279,10 +279,6 @@ function packedText(report: PackedReport): string {
     "",
     tableText(["what", "size", ""], sizes, 1),
   ].join("\n");
-}
-
-function percent(part: number): string {
-  return `${(100 * part).toFixed(1)} %`;
 }
 
 /** "0.mlp.up_proj": without the words before the layer's number, which are all the same. */

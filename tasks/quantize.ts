@@ -5,7 +5,7 @@ import { type Grid, type GridCell, loadGrid } from "../pipeline/load_grid.ts";
 import type { RunRecord } from "../pipeline/record.ts";
 import { type RunOptions, runPipeline } from "../pipeline/run.ts";
 import type { Stage } from "../pipeline/stage.ts";
-import { bytesText, perplexityText } from "../pipeline/units.ts";
+import { bytesText, percentText, perplexityText } from "../pipeline/units.ts";
 import { STAGES } from "../stages/mod.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
 import { showJson, showProgress } from "./progress.ts";
@@ -149,11 +149,11 @@ function planText(config: PipelineConfig<Stage>): string {
 function summary({ packed, layers, evaluation, peakGpuBytes, stages }: RunRecord): string {
   const lines: string[] = [""];
   if (packed) {
-    const share = (100 * packed.bytes / packed.originalBytes).toFixed(1);
+    const share = percentText(packed.bytes / packed.originalBytes);
     const isOnGrids = layers?.some(({ linears }) => linears.some(({ method }) => method));
     const what = isOnGrids ? "codes" : "signs";
     lines.push(
-      `Size        ${bytesText(packed.bytes)} in all, ${share} % of ${
+      `Size        ${bytesText(packed.bytes)} in all, ${share} of ${
         bytesText(packed.originalBytes)
       } (with embeddings and head ${tablesText(stages)})`,
       `Paper bits  ${packed.paperBits.toFixed(2)} per weight of the linear layers (${what} only)`,
@@ -182,7 +182,7 @@ function zeroShotLines(zeroShot: NonNullable<RunRecord["evaluation"]>["zeroShot"
     const all = packed && original[i] ? [original[i], after] : [after];
     const text = (name: string, key: "acc" | "accNorm", error = 0) => {
       const values = all.map((result) => (100 * result[key]!).toFixed(2)).join(" -> ");
-      return `${name} ${values} ± ${(100 * error).toFixed(2)} %`;
+      return `${name} ${values} ± ${percentText(error, 2)}`;
     };
     const norm = after.accNorm === undefined
       ? ""
