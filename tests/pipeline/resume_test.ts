@@ -71,12 +71,13 @@ Deno.test("a run that is killed at any moment goes on and ends in the same bytes
   assert.equal(undisturbed.code, 0, undisturbed.stderr);
   const expected = outcome(place.path("whole"));
 
-  // One moment in each tenth of the duration, in random order; the first kill waits for a layer.
+  // One moment in each tenth of the duration, in random order; the first kill waits for a layer, the
+  // second one for the record of the finished run.
   const random = seededRandom(20240204);
   const moments = Array.from({ length: 10 }, (_, i) => ({ at: i + random(), rank: random() }))
     .sort((a, b) => a.rank - b.rank)
     .map(({ at }) => at / 10 * duration);
-  const killers = ["layer 1/4", ...moments];
+  const killers = ["layer 1/4", "Done in", ...moments];
   let kills = 0;
   let resumed = 0;
   for (let folder = 0; kills < 10; folder++) {
