@@ -18,6 +18,7 @@ import { quantiles } from "../gpu/quantile.ts";
 import { scalesPerBlock } from "../gpu/quantize_block.ts";
 import { columnOrder, selectSalientColumns, splitZones } from "../gpu/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
+import { percentText } from "../pipeline/units.ts";
 import { copyByKernel } from "./measure.ts";
 import { count, parseArguments, runTask, usageErrors } from "./task.ts";
 
@@ -92,9 +93,8 @@ await runTask(async () => {
     const rate = amount / ms / (unit.startsWith("M") ? 1e3 : 1e6);
     // The first of a unit is what the others are held against: a plain copy, a plain product.
     const plain = plainRates[unit] ??= rate;
-    const percent = (other: number) => `${(100 * rate / other).toFixed(0)} %`;
-    const fraction = unit.startsWith("M") ? "" : `  ${percent(plain)}` +
-      (sameSize === undefined ? "" : `, ${percent(sameSize)} of the copy above`);
+    const fraction = unit.startsWith("M") ? "" : `  ${percentText(rate / plain, 0)}` +
+      (sameSize === undefined ? "" : `, ${percentText(rate / sameSize, 0)} of the copy above`);
     console.log(
       `${name.padEnd(34)} ${ms.toFixed(3).padStart(10)} ms  ` +
         `${rate.toFixed(1).padStart(9)} ${unit}${fraction}`,

@@ -16,6 +16,7 @@ import {
   uploadBatch,
 } from "../models/prompt_batch.ts";
 import { scaledShapes, SHAPES, uniforms, writeSyntheticModel } from "../models/synthetic.ts";
+import { percentText } from "../pipeline/units.ts";
 import { tableText } from "./table.ts";
 import { count, parseArguments, runTask, usageErrors } from "./task.ts";
 
@@ -297,20 +298,23 @@ function report(figures: ReturnType<typeof figuresOf>[], layers: number): string
     figure: (of: typeof plain) => string,
   ) => [text, ...figures.map(figure)];
   const whole = (value: number) => value.toFixed(0);
-  const share = (part: number, all: number) => `${(100 * part / all).toFixed(1)} %`;
   return tableText(["", ...figures.map(({ name }) => name)], [
     row("tokens run", ({ tokens }) => whole(tokens)),
-    row("of them to fill batches up", ({ filling, tokens }) => share(filling, tokens)),
+    row("of them to fill batches up", ({ filling, tokens }) => percentText(filling / tokens)),
     row("tokens of all requests", ({ separateTokens }) => whole(separateTokens)),
     row("a layer, s", ({ secondsOfLayer }) => secondsOfLayer.toFixed(3)),
     row("norm, head and losses, s", ({ secondsOfHead }) => secondsOfHead.toFixed(3)),
     row("tokens/s of a layer", ({ tokensPerSecondOfLayer }) => whole(tokensPerSecondOfLayer)),
     row(
       "beside windows",
-      ({ tokensPerSecondOfLayer }) => share(tokensPerSecondOfLayer, plain.tokensPerSecondOfLayer),
+      ({ tokensPerSecondOfLayer }) =>
+        percentText(tokensPerSecondOfLayer / plain.tokensPerSecondOfLayer),
     ),
     row(`tokens/s of ${layers} layers and head`, ({ tokensPerSecond }) => whole(tokensPerSecond)),
-    row("beside windows", ({ tokensPerSecond }) => share(tokensPerSecond, plain.tokensPerSecond)),
+    row(
+      "beside windows",
+      ({ tokensPerSecond }) => percentText(tokensPerSecond / plain.tokensPerSecond),
+    ),
     row(
       "tokens of requests/s, likewise",
       ({ separateTokensPerSecond }) => whole(separateTokensPerSecond),

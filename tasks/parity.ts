@@ -5,6 +5,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { loadPipeline } from "../pipeline/config.ts";
 import { runPipeline } from "../pipeline/run.ts";
+import { percentText } from "../pipeline/units.ts";
 import { STAGES } from "../stages/mod.ts";
 import { showProgress } from "./progress.ts";
 import { runTask } from "./task.ts";
@@ -53,7 +54,7 @@ await runTask(async (signal) => {
       name,
       released: expected.toFixed(2),
       ours,
-      difference: `${(100 * off).toFixed(2)} %`,
+      difference: percentText(off, 2),
       allowed: `${100 * within} %`,
       holds,
     });

@@ -113,20 +113,19 @@ for (const [task, folders] of [["inspect", 1], ["dequantize", 2], ["compare", 2]
 
 Deno.test("inspect, dequantize and compare take the folder of a run for the model in it", async () => {
   using folder = new TemporaryFolder();
-  const run = place.path("out");
   const out = join(folder.path, "plain");
-  for (
-    const args of [["inspect", run], ["dequantize", run, out], ["compare", run, out]] as const
-  ) {
-    const [task, ...folders] = args;
-    const { code, stdout, stderr } = await startTask(task, folders);
-    assert.equal(stderr, "");
-    if (task !== "compare") assert.equal(code, 0, stdout);
-    if (task === "inspect") assert.deepEqual(stdout, (await startTask(task, [packed])).stdout);
+  const written = () => existsSync(out) ? contents(out) : [];
+  const calls = [["inspect"], ["dequantize", out, "--overwrite"], ["compare", out]];
+  for (const [task, ...more] of calls) {
+    const ofModel = await startTask(task, [packed, ...more]);
+    const expected = written();
+    const ofRun = await startTask(task, [place.path("out"), ...more]);
+    assert.deepEqual(ofRun, ofModel);
+    assert.deepEqual(written(), expected);
+    assert.equal(ofRun.stderr, "");
+    if (task !== "compare") assert.equal(ofRun.code, 0); // which says whether they differ
   }
-  const expected = join(folder.path, "expected");
-  await startTask("dequantize", [packed, expected]);
-  assert.deepEqual(contents(out), contents(expected));
+  assert.ok(existsSync(out));
 });
 
 Deno.test("inspect --json says of each linear layer what the run's record says", async () => {
