@@ -1,5 +1,5 @@
 import type { Gpu } from "./device.ts";
-import { tablesFor } from "./packed_vector_source.ts";
+import { SALIENT_PLACE } from "./packed_vector_source.ts";
 import {
   arrangedScales,
   columnOrder,
@@ -40,8 +40,11 @@ export interface PackedGroup extends BitLayout {
   /** Of each layer; u32 `[layers, padded units, 4]`. */
   salient: Tensor;
   order: Tensor;
-  /** The columns by their places in tables, the number of columns for none; u32 `[layers, units, bring * step, lanes]`. */
-  columns: Tensor;
+  /**
+   * The position of each column in its unit, {@link SALIENT_PLACE} set if it is salient: byte i of word
+   * w is that of column 32 i + w. u32 `[layers, units, 32]`.
+   */
+  places: Tensor;
 }
 
 /** Whether layers can be multiplied as a group. */
@@ -76,13 +79,12 @@ export async function uploadPackedGroup(
   const unitStride = Math.ceil(units / PART_UNITS) * PART_UNITS;
   const [, blocks, words] = scaleShape(first);
   const scaleTile = blocks * words * TILE_ROWS;
-  const { places } = tablesFor(gpu.subgroupSize);
 
   const scales = new Uint32Array(tiles * scaleTile);
   const factors = first.codes && new Float32Array(tiles * TILE_ROWS * 2);
   const salient = new Uint32Array(hosts.length * unitStride * 4);
   const order = new Uint32Array(hosts.length * units * UNIT_COLS);
-  const columns = new Uint32Array(hosts.length * units * places);
+  const places = new Uint8Array(hosts.length * units * UNIT_COLS);
   for (const [i, host] of hosts.entries()) {
     const tile = starts[i] / TILE_ROWS;
     scales.set(arrangedScales(host), tile * scaleTile);
@@ -90,7 +92,7 @@ export async function uploadPackedGroup(
     const columnsOfHost = columnOrder(host);
     salient.set(columnsOfHost.salient, i * unitStride * 4);
     order.set(columnsOfHost.order, i * units * UNIT_COLS);
-    columns.set(inTables(gpu, columnsOfHost.order, cols), i * units * places);
+    places.set(placesOf(columnsOfHost.order), i * units * UNIT_COLS);
   }
   const group = {
     ...{ rows, cols, blockSize, zones, planes, starts },
@@ -99,7 +101,7 @@ export async function uploadPackedGroup(
     factors: factors && gpu.upload(factors, [tiles * TILE_ROWS, 2]),
     salient: gpu.upload(salient, [hosts.length, unitStride, 4]),
     order: gpu.upload(order, [hosts.length, units, UNIT_COLS]),
-    columns: gpu.upload(columns, [hosts.length, units, places]),
+    places: gpu.upload(new Uint32Array(places.buffer), [hosts.length, units, UNIT_COLS / 4]),
   };
   const weights = hosts.map((host, i): PackedWeight => {
     const [tile, count] = [starts[i] / TILE_ROWS, tilesOf(host)];
@@ -120,21 +122,19 @@ export async function uploadPackedGroup(
   return { ...group, weights };
 }
 
-/** The columns of each unit's tables: place i of thread `lane` is entry `i * lanes + lane`. */
-function inTables(gpu: Gpu, order: Uint32Array, cols: number): Uint32Array {
-  const lanes = gpu.subgroupSize;
-  const { step, places } = tablesFor(lanes);
-  const columns = new Uint32Array(order.length / UNIT_COLS * places).fill(cols);
-  for (const [position, column] of order.entries()) {
-    const [unit, inUnit] = [Math.floor(position / UNIT_COLS), position % UNIT_COLS];
-    const table = Math.floor(inUnit / step);
-    const place = Math.floor(table / lanes) * step + inUnit % step;
-    columns[unit * places + place * lanes + table % lanes] = Math.min(cols, column % SALIENT);
+/** The places of all columns in the order of the words that hold them. */
+function placesOf(order: Uint32Array): Uint8Array {
+  const places = new Uint8Array(order.length);
+  for (const [position, marked] of order.entries()) {
+    const column = marked % SALIENT;
+    const inUnit = column % UNIT_COLS;
+    places[column - inUnit + 4 * (inUnit % 32) + (inUnit >> 5)] = position % UNIT_COLS |
+      (marked === column ? 0 : SALIENT_PLACE);
   }
-  return columns;
+  return places;
 }
 
 export function freeGroup(gpu: Gpu, group: PackedGroup): void {
-  const { bits, scales, factors, salient, order, columns } = group;
-  gpu.free(bits, scales, salient, order, columns, ...(factors ? [factors] : []));
+  const { bits, scales, factors, salient, order, places } = group;
+  gpu.free(bits, scales, salient, order, places, ...(factors ? [factors] : []));
 }

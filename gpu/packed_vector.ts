@@ -1,23 +1,21 @@
 import activate from "./activate.wgsl" with { type: "text" };
 import { type ActivationName, ACTIVATIONS } from "./activation.ts";
 import type { Gpu } from "./device.ts";
-import { uniform } from "./kernel.ts";
 import type { PackedGroup } from "./packed_group.ts";
 import type { Addends } from "./packed_matvec.ts";
 import {
   packedVectorBytes,
   packedVectorKernel,
   type PackedVectorShape,
-  VECTOR_FLAGS,
   type VectorInput,
 } from "./packed_vector_source.ts";
 import { formName, formOf, UNIT_COLS, unitsOf } from "./packed_weight.ts";
 import { shapeText, type Tensor } from "./tensor.ts";
 
-/** From so many rows on a thread takes two: there are enough of them to keep a GPU busy. */
-const TWO_ROWS_FROM = 16384;
-/** Pieces of work, 32 rows and a share of the columns each, that keep a GPU busy. */
-const BUSY = 2600;
+/** Workgroups of a product as a rule: one for each of the cores of a large GPU; measured on an H100. */
+const WORKGROUPS = 132;
+/** Subgroups that share the columns, at most, in a workgroup of many rows and in one of few. */
+const SPLITS = { many: 16, few: 22 };
 
 /** What is multiplied in place of a vector itself, made of it on the way. */
 export type VectorSource =
@@ -30,7 +28,8 @@ export type VectorSource =
 export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
   const { subgroupSize, software } = gpu;
   return !software && subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0 &&
-    packedVectorBytes(shapeFor(gpu, 32)) <= gpu.device.limits.maxComputeWorkgroupStorageSize;
+    packedVectorBytes({ lanes: subgroupSize, splits: 1, steps: 1 }) <=
+      gpu.device.limits.maxComputeWorkgroupStorageSize;
 }
 
 /**
@@ -47,7 +46,7 @@ export async function packedVectorProduct(
   group: PackedGroup,
   { source, bias, residual }: Addends & { source?: VectorSource } = {},
 ): Promise<Tensor> {
-  const { rows, cols, blockSize, bits, scales, factors, salient, columns, starts } = group;
+  const { rows, cols, blockSize, bits, scales, factors, places, starts } = group;
   const up = source?.op === "activation" ? source.up : undefined;
   if (x.size !== (up ?? 0) + cols) {
     throw new RangeError(
@@ -55,7 +54,8 @@ export async function packedVectorProduct(
     );
   }
   const form = formOf(group);
-  const shape = shapeFor(gpu, rows);
+  const units = unitsOf(group);
+  const shape = shapeFor(gpu, rows, units);
   const blockUnits = blockSize / UNIT_COLS;
   const input: VectorInput = !source
     ? "plain"
@@ -64,46 +64,60 @@ export async function packedVectorProduct(
     : up === undefined
     ? "activation"
     : "gated";
-  const isActivation = source?.op === "activation";
+  // Workgroups have no rows of two parts.
+  const run = shape.steps * shape.lanes;
+  const [, part1 = rows, part2 = rows] = starts;
+  const group1 = Math.ceil(part1 / run);
+  const group2 = group1 + Math.ceil((part2 - part1) / run);
+  const { splits, steps } = shape;
   const kernel = await gpu.kernel({
-    name: `packed_vector_${formName(form)}_${blockUnits}_${shape.rows}x${shape.splits}_${input}`,
+    name: `packed_vector_${formName(form)}_${blockUnits}_${splits}x${steps}` +
+      `${shape.turns ? "_turns" : ""}_${input}`,
     source: () =>
-      (isActivation ? activate : "") + packedVectorKernel(form, shape, input, blockUnits),
-    constants: isActivation ? { KIND: ACTIVATIONS[source.name] } : undefined,
+      (source?.op === "activation" ? activate : "") +
+      packedVectorKernel(form, shape, input, blockUnits),
+    constants: {
+      ...{ ROWS: rows, COLS: cols, UNITS: units, BLOCKS: Math.ceil(cols / blockSize) },
+      ...{ RUN: run, PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
+      ...{ HAS_BIAS: +(bias !== undefined), HAS_RESIDUAL: +(residual !== undefined) },
+      ...(source?.op === "activation" && { KIND: ACTIVATIONS[source.name] }),
+      ...(up !== undefined && { UP: up }),
+      ...(source?.op === "rms" && { EPSILON: source.epsilon }),
+    },
   });
   const y = gpu.empty([1, rows]);
-  const [, part1 = rows, part2 = rows] = starts;
-  const blocks = Math.ceil(cols / blockSize);
-  const [, salientStride] = salient.shape;
-  const flags = (bias ? VECTOR_FLAGS.bias : 0) | (residual ? VECTOR_FLAGS.residual : 0);
-  const isNorm = source?.op === "rms";
   kernel.dispatch({
-    params: uniform(
-      [
-        ...[rows, cols, unitsOf(group), blocks, flags, part1, part2],
-        ...[salientStride, up ?? 0],
-      ],
-      [isNorm ? source.epsilon : 0],
-    ),
     tensors: [
-      ...[x, bits, scales, factors ?? scales, salient, columns, bias ?? x, residual ?? x],
-      ...(isNorm ? [source.weight] : []),
+      ...[x, bits, scales, factors ?? scales, places, bias ?? x, residual ?? x],
+      ...(source?.op === "rms" ? [source.weight] : []),
       y,
     ],
-    workgroups: Math.ceil(rows / (shape.lanes * shape.rows)),
+    workgroups: group2 + Math.ceil((rows - part2) / run),
   });
   return y;
 }
 
-/** Rows of a thread and shares of the columns; measured on an H100. */
-function shapeFor(gpu: Gpu, count: number): PackedVectorShape {
-  const { subgroupSize: lanes, subgroupBarriers } = gpu;
-  const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
-  const shape = { lanes, rows: count >= TWO_ROWS_FROM ? 2 : 1, splits: 4, subgroupBarriers };
-  const mayDouble = () =>
-    shape.splits < 16 && count / 32 * shape.splits < BUSY &&
-    2 * lanes * shape.splits <= maxComputeInvocationsPerWorkgroup &&
-    packedVectorBytes({ ...shape, splits: 2 * shape.splits }) <= maxComputeWorkgroupStorageSize;
-  while (mayDouble()) shape.splits *= 2;
-  return shape;
+/**
+ * How the work is shared: a subgroup's tables serve all rows of its workgroup, so that there are as
+ * few workgroups as keep a GPU busy.
+ */
+export function shapeFor(
+  { subgroupSize: lanes, subgroupBarriers, device: { limits } }: Pick<
+    Gpu,
+    "subgroupSize" | "subgroupBarriers" | "device"
+  >,
+  rows: number,
+  units: number,
+): PackedVectorShape {
+  const wanted = Math.ceil(rows / (lanes * WORKGROUPS));
+  const fits = (splits: number, steps: number) =>
+    splits * lanes <= limits.maxComputeInvocationsPerWorkgroup &&
+    packedVectorBytes({ lanes, splits, steps }) <= limits.maxComputeWorkgroupStorageSize;
+  let most = wanted > 1 ? SPLITS.many : SPLITS.few;
+  while (most > 1 && !fits(most, 1)) most--;
+  const turns = Math.ceil(units / most);
+  const splits = Math.ceil(units / turns);
+  let steps = Math.min(wanted, splits);
+  while (steps > 1 && !fits(splits, steps)) steps--;
+  return { lanes, splits, steps, turns: turns > 1, subgroupBarriers };
 }

@@ -1,9 +1,6 @@
 import { type PackedForm, planesOf, scaleSource, scaleWords, UNIT_COLS } from "./packed_weight.ts";
 import { repeat, XYZW } from "./source_text.ts";
 
-/** What {@link packedVectorKernel} adds to the product. */
-export const VECTOR_FLAGS = { bias: 1, residual: 2 };
-
 /** What the kernel makes of its input on the way. */
 export type VectorInput =
   /** Nothing. */
@@ -18,49 +15,39 @@ export type VectorInput =
 export interface PackedVectorShape {
   /** Threads of a subgroup, a power of two from 8 to 64. */
   lanes: number;
-  /** Rows of a thread; no more than splits. */
-  rows: number;
-  /** Subgroups of a workgroup, which share the columns among them; a power of two. */
+  /** Subgroups of a workgroup, which share the columns among them. */
   splits: number;
+  /** Rows of a workgroup at most, in steps of `lanes`; no more steps than splits. */
+  steps: number;
+  /** Whether there are more units of 128 columns than subgroups. */
+  turns: boolean;
   /** Whether a subgroup can wait for itself alone. */
   subgroupBarriers: boolean;
 }
 
-/** Salient columns of a unit that are looked for first. */
+/** Set in the place of a salient column. */
+export const SALIENT_PLACE = 0x80;
+/** Salient columns of a unit that every unit is supposed to have. */
 const MARKED_COLS = 15;
 
-/** How the columns of a unit are distributed over tables. */
-export interface TableLayoutOf {
-  /** Columns of a table. */
-  step: number;
-  /** Tables of a unit. */
-  tables: number;
-  /** Tables that a thread fills. */
-  bring: number;
-  /** Places for columns in the tables of all threads. */
-  places: number;
-}
-
-/** The tables of a unit for subgroups of so many threads: one thread for each subset of a table's columns. */
-export function tablesFor(lanes: number): TableLayoutOf {
-  const step = Math.log2(lanes);
+/** How the 128 columns of a unit are distributed over tables. */
+function tablesFor(lanes: number) {
+  const step = Math.log2(lanes); // columns of a table: a thread for each subset of them
   const tables = Math.ceil(UNIT_COLS / step);
-  const bring = Math.ceil(tables / lanes);
-  return { step, tables, bring, places: bring * step * lanes };
-}
-
-/** Sums that are kept of a table: of the subsets of the lower and of the upper half of its columns. */
-function entriesOf(lanes: number): { low: number; high: number; stride: number } {
-  const { step } = tablesFor(lanes);
-  const low = Math.ceil(step / 2);
+  const low = Math.ceil(step / 2); // columns of the lower half of a table
   const high = step - low;
-  return { low, high, stride: ((1 << low) + (1 << high)) | 1 };
+  const entries = (1 << low) + (1 << high);
+  // Vectors with an entry of all tables. The odd length spreads what is read together over all banks.
+  const stride = Math.ceil(tables / 4) | 1;
+  return { step, tables, low, high, entries, stride };
 }
 
 /** Bytes of workgroup memory that {@link packedVectorKernel} needs. */
-export function packedVectorBytes({ lanes, rows, splits }: PackedVectorShape): number {
-  const tables = tablesFor(lanes).bring * lanes * entriesOf(lanes).stride;
-  return 4 * splits * (tables + lanes * rows + 1);
+export function packedVectorBytes(
+  { lanes, splits, steps }: Pick<PackedVectorShape, "lanes" | "splits" | "steps">,
+): number {
+  const { entries, stride } = tablesFor(lanes);
+  return 4 * splits * (UNIT_COLS + 4 * entries * stride + lanes * steps + 1);
 }
 
 /**
@@ -68,25 +55,27 @@ export function packedVectorBytes({ lanes, rows, splits }: PackedVectorShape): n
  * have one size.
  *
  * As in packedMatvecKernel(), a row needs sums of activations over the columns that its bits choose,
- * and they come from tables of the sums of all subsets of a few columns. Here a table lies in the
- * registers of a subgroup: of five columns with 32 threads, each thread holding the sum of one subset.
+ * and they come from tables of the sums of all subsets of a few columns. Here a table lies in a
+ * register of a subgroup: of five columns with 32 threads, each thread holding the sum of one subset.
  * A thread finds the sum that its bits choose by a shuffle. The tables are made in workgroup memory,
  * in halves: a thread adds the sum of a subset of the first columns and of one of the others.
  *
- * A subgroup takes `rows` times its threads rows and every `splits`th unit of 128 columns. With S, F
- * and B the sums over the columns with the sign bit, the zone bit and both, A over all of them, m and r
- * the mean and scale of a zone, a unit adds
+ * A subgroup makes the tables of a unit of 128 columns once; then the rows of the workgroup pass by, a
+ * row for each thread in each step. After that it turns to its next unit, `splits` further on. With S,
+ * F and B the sums over the columns with the sign bit, the zone bit and both, A over all of them, m
+ * and r the mean and scale of a zone, a unit adds
  *
  *   m0 (A - F) + r0 (2 (S - B) - (A - F)) + m1 F + r1 (2 B - F)
  *
- * to a row, and its salient columns m A' + Σ r (2 S' - A') likewise. Scales that are codes are
- * multiplied with their factors in the end.
+ * to a row, and its salient columns m A' + Σ r (2 S' - A') likewise.
+ *
+ * All that a call could pass is a constant of the pipeline: reading it would take a tenth of the time.
  *
  * @param blockUnits Units of a block.
  */
 export function packedVectorKernel(
   form: PackedForm,
-  { lanes, rows, splits, subgroupBarriers }: PackedVectorShape,
+  { lanes, splits, steps, turns, subgroupBarriers }: PackedVectorShape,
   input: VectorInput,
   blockUnits: number,
 ): string {
@@ -94,14 +83,70 @@ export function packedVectorKernel(
   const planeCount = planesOf(form);
   const firstPlanes = Math.min(planeCount, 2); // the others are read where there are salient columns
   const words = scaleWords(form);
-  const { step, tables, bring, places } = tablesFor(lanes);
-  const { low, high, stride } = entriesOf(lanes);
+  const { step, tables, low, high, entries, stride } = tablesFor(lanes);
+  const filled = Math.ceil(tables / lanes); // tables that a thread fills
+  const held = Math.max(1, 32 / lanes); // fours of columns that a thread brings
 
-  const each = (body: (r: number) => string) => repeat(rows, body);
   const eachPlane = (body: (k: number) => string) => repeat(planes, body);
-  const eachBrought = (body: (b: number, i: number) => string) =>
-    repeat(bring, (b) => repeat(step, (i) => body(b, i)));
+  const eachTable = (body: (t: number) => string) => repeat(tables, body);
+  const eachColumn = (body: (name: string, h: number, i: number) => string) =>
+    repeat(held, (h) => repeat(4, (i) => body(`${h}_${i}`, h, i)));
+  /** Of what 32 threads do. */
+  const byColumns = (body: string) => lanes > 32 ? `if (lane < 32u) { ${body} }` : body;
   const barrier = subgroupBarriers ? "subgroupBarrier();" : "workgroupBarrier();";
+
+  const bring = (unit: string) =>
+    byColumns(`let word = (part * UNITS + min(${unit}, UNITS - 1u)) * 32u + lane;
+    let col = ${unit} * ${UNIT_COLS}u + lane;
+    ${repeat(held, (h) => `places${h} = places[word + ${h * lanes}u];`)}
+    ${
+      eachColumn((name, h, i) => {
+        const col = `col + ${h * lanes + 32 * i}u`;
+        return `x${name} = value(${col});` +
+          (input === "rms" ? ` norm${name} = norm[min(${col}, COLS - 1u)];` : "");
+      })
+    }`);
+  const sortColumns = byColumns(eachColumn((name, h, i) =>
+    `{ let place = extractBits(places${h}, ${8 * i}u, 8u);
+    sorted[split][place & ${SALIENT_PLACE - 1}u] = x${name};
+    all += x${name};
+    if (place >= ${SALIENT_PLACE}u) { all_marked += x${name}; } }`
+  ));
+  /** Writes the sums of all subsets of some columns of a thread's table. */
+  const fillHalf = (b: number, count: number, first: number, entry: number) =>
+    repeat(1 << count, (subset) => {
+      const table = b ? `(lane >> 2u) + ${b * lanes / 4}u` : "lane >> 2u";
+      const place = `tables[split][${entry + subset}][${table}][lane & 3u]`;
+      if (subset === 0) return `${place} = 0.0;`;
+      const top = 31 - Math.clz32(subset);
+      const rest = subset - (1 << top);
+      const sum = rest ? `sum${first}_${rest} + c${first + top}` : `c${first + top}`;
+      return `let sum${first}_${subset} = ${sum}; ${place} = sum${first}_${subset};`;
+    });
+  const fill = (b: number) => {
+    const first = `(lane + ${b * lanes}u) * ${step}u`;
+    const places = 4 * stride - b * lanes;
+    return `${places < lanes ? `if (lane < ${places}u) ` : ""}{
+      ${
+      repeat(step, (i) => `let c${i} = sorted[split][min(${first} + ${i}u, ${UNIT_COLS - 1}u)];`)
+    }
+      ${fillHalf(b, low, 0, 0)}
+      ${fillHalf(b, high, low, 1 << low)}
+    }`;
+  };
+  const readTables = repeat(Math.ceil(tables / 4), (q) =>
+    `{ let four = tables[split][lane & ${(1 << low) - 1}u][${q}] +
+      tables[split][(lane >> ${low}u) + ${1 << low}u][${q}];
+    ${repeat(Math.min(4, tables - 4 * q), (i) => `t${4 * q + i} = four.${XYZW[i]};`)} }`);
+
+  const fetch = (row: string, unit: string) =>
+    `{ let row = min(${row}, ROWS - 1u);
+    bits_at = (row >> 5u) * UNITS + ${unit};
+    let scales_at = ${
+      blockUnits === 1 ? "bits_at" : `(row >> 5u) * BLOCKS + ${unit} / ${blockUnits}u`
+    };
+    ${repeat(firstPlanes, (k) => `plane${k} = bits[bits_at][${k}][row & 31u];`)}
+    ${repeat(words, (w) => `scale${w} = scales[scales_at][${w}][row & 31u];`)} }`;
 
   /** The bits of four words that belong to a table. */
   const bitsOf = (name: string, table: number) => {
@@ -112,170 +157,83 @@ export function packedVectorKernel(
     if (end > 32 * (word + 1)) bits = `(${bits} | (${name}.${XYZW[word + 1]} << ${32 - shift}u))`;
     return end & 31 ? `(${bits} & ${(1 << (end - first)) - 1}u)` : bits;
   };
-  const loadTable = (table: number) =>
-    `let t = sums[split][${table}][lane & ${(1 << low) - 1}u] + ` +
-    `sums[split][${table}][${1 << low}u + (lane >> ${low}u)];`;
-  const sumTable = (table: number) =>
-    `{
-      ${loadTable(table)}
-      ${
-      each((r) =>
-        zones === 1 ? `plus${r} += subgroupShuffle(t, ${bitsOf(`plus_bits${r}`, table)});` : `{
-        let s = ${bitsOf(`plus_bits${r}`, table)};
-        let f = ${bitsOf(`high_bits${r}`, table)};
-        plus${r} += subgroupShuffle(t, s);
-        high${r} += subgroupShuffle(t, f);
-        both${r} += subgroupShuffle(t, s & f);
-      }`
-      )
-    }
-    }`;
-  const sumMarked = (table: number) =>
-    `{
-      ${loadTable(table)}
-      all_marked += subgroupShuffle(t, ${bitsOf("marks", table)});
-      ${
-      each((r) =>
-        eachPlane((k) =>
-          `marked${r}_${k} += subgroupShuffle(t, ${bitsOf(`marked_bits${r}_${k}`, table)});`
-        )
-      )
-    }
-    }`;
+  const sumTable = (t: number) => {
+    const sums = zones === 1
+      ? `plus += subgroupShuffle(t${t}, ${bitsOf("plus_bits", t)});`
+      : `let s = ${bitsOf("plus_bits", t)};
+      let f = ${bitsOf("high_bits", t)};
+      plus += subgroupShuffle(t${t}, s);
+      high += subgroupShuffle(t${t}, f);
+      both += subgroupShuffle(t${t}, s & f);`;
+    const mayBeMarked = planes > 0 && t * step < MARKED_COLS; // then as a rule all of it is
+    return mayBeMarked ? `if (marked_count < ${(t + 1) * step}u) { ${sums} }` : `{ ${sums} }`;
+  };
   /** Salient columns come first: as a rule the first tables have them all. */
-  const sumAllMarked = (first = 0): string => {
-    if (first === tables) return "";
-    const end = Math.min(tables, first === 0 ? Math.ceil(MARKED_COLS / step) : 2 * first + 2);
-    return `if (marked_count > ${first * step}u) {
-      ${repeat(end - first, (i) => sumMarked(first + i))}
-      ${sumAllMarked(end)}
-    }`;
-  };
-
-  /** Writes the sums of all subsets of some columns of a thread's table b. */
-  const fillHalf = (b: number, half: string, count: number, first: number, start: number) =>
-    repeat(1 << count, (subset) => {
-      const place = `sums[split][lane + ${b * lanes}u][${start + subset}]`;
-      if (subset === 0) return `${place} = 0.0;`;
-      const top = 31 - Math.clz32(subset);
-      const rest = subset - (1 << top);
-      const x = `x${b}_${first + top}`;
-      const name = `${half}${b}_`;
-      return `let ${name}${subset} = ${rest ? `${name}${rest} + ${x}` : x};
-      ${place} = ${name}${subset};`;
-    });
-  const fill = (b: number) =>
-    fillHalf(b, "low", low, 0, 0) + "\n" + fillHalf(b, "high", high, low, 1 << low);
-  const whole = (b: number) => `low${b}_${(1 << low) - 1} + high${b}_${(1 << high) - 1}`;
-
-  const gather = (declare: string) => (b: number, i: number) => {
-    const [x, col] = [`x${b}_${i}`, `col${b}_${i}`];
-    const text = `${declare}${x} = gather(${col});`;
-    if (input !== "rms") return text;
-    return `${text} square += ${x} * ${x}; ${x} *= norm[min(${col}, p.cols - 1u)];`;
-  };
-  const order = (declare: string, unit: string) => (b: number, i: number) =>
-    `${declare}col${b}_${i} = column_at(part, ${unit}, ${(b * step + i) * lanes}u + lane);`;
-  const fetch = (r: number) =>
-    `{ let here = bits_at${r} + unit_ahead * ${32 * planeCount}u;
-    ${repeat(firstPlanes, (k) => `next_plane${r}_${k} = bits[here + ${32 * k}u];`)}
-    let scale_here = scales_at${r} + ${
-      blockUnits === 1 ? "unit_ahead" : `unit_ahead / ${blockUnits}u`
-    } * ${32 * words}u;
-    ${repeat(words, (w) => `next_scale${r}_${w} = scales[scale_here + ${32 * w}u];`)} }`;
-
-  const takeBits = (r: number) =>
-    `let plus_bits${r} = plane${r}_0 & ~marks;
-    var plus${r} = 0.0;
-    ${
-      zones === 2
-        ? `let high_bits${r} = plane${r}_1 & ~marks; var high${r} = 0.0; var both${r} = 0.0;`
-        : ""
+  const sumMarked = (first: number, end: number): string =>
+    `${
+      repeat(end - first, (i) =>
+        eachPlane((k) =>
+          `marked${k} += subgroupShuffle(t${first + i}, ${bitsOf(`marked_bits${k}`, first + i)});`
+        ))
     }
     ${
-      eachPlane((k) =>
-        `var marked${r}_${k} = 0.0;
-    ${
-          k < firstPlanes
-            ? `let marked_bits${r}_${k} = plane${r}_${k} & marks;`
-            : `var marked_bits${r}_${k} = vec4u(0u);
-    if (marked_count > 0u) { marked_bits${r}_${k} = marks & bits[bits_at${r} + (unit - ${splits}u) * ${
-              32 * planeCount
-            }u + ${32 * k}u]; }`
-        }`
-      )
-    }`;
-  const settle = (r: number) => {
-    const scale = scaleSource(form, `scale${r}_`, false);
-    const lowAll = zones === 2 ? `(all - high${r})` : "all";
-    const lowPlus = zones === 2 ? `(plus${r} - both${r})` : `plus${r}`;
-    return `
-    means${r} += ${scale.zoneMean(0)} * ${lowAll};
-    spreads${r} += ${scale.zoneScale(0)} * (2.0 * ${lowPlus} - ${lowAll});
-    ${
-      zones === 2
-        ? `means${r} += ${scale.zoneMean(1)} * high${r};
-    spreads${r} += ${scale.zoneScale(1)} * (2.0 * both${r} - high${r});`
+      end < tables
+        ? `if (marked_count > ${end * step}u) { ${
+          sumMarked(end, Math.min(tables, 2 * end + 2))
+        } }`
         : ""
-    }
-    ${planes > 0 ? `means${r} += ${scale.salientMean} * all_marked;` : ""}
-    ${
-      eachPlane((k) =>
-        `spreads${r} += ${scale.salientScale(k)} * (2.0 * marked${r}_${k} - all_marked);`
-      )
     }`;
-  };
+  const scale = scaleSource(form, "code", false);
+  const lowAll = zones === 2 ? "(all - high)" : "all";
+  const lowPlus = zones === 2 ? "(plus - both)" : "plus";
   const value = {
     plain: "X[col]",
     rms: "X[col]",
     activation: "activate(X[col])",
-    gated: "activate(X[col]) * X[p.up + col]",
+    gated: "activate(X[col]) * X[UP + col]",
   }[input];
 
   return `
-struct Params {
-  rows: u32, cols: u32, units: u32, blocks: u32, flags: u32,
-  part1: u32, part2: u32, // the rows where the second and third part begin
-  salient_stride: u32,    // units from one part to the next
-  up: u32,                // where the second half of the input begins
-  epsilon: f32,
-}
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> X: array<f32>;          // [cols], or both halves
-@group(0) @binding(2) var<storage, read> bits: array<vec4u>;     // [tiles, units, planes, 32]
-@group(0) @binding(3) var<storage, read> scales: array<u32>;     // [tiles, blocks, words, 32]
-@group(0) @binding(4) var<storage, read> factors: array<vec2f>;  // [tiles * 32]
-@group(0) @binding(5) var<storage, read> salient: array<vec4u>;  // [parts, salient_stride]
-@group(0) @binding(6) var<storage, read> columns: array<u32>;    // [parts, units, ${
-    bring * step
-  }, ${lanes}]
-@group(0) @binding(7) var<storage, read> bias: array<f32>;       // [rows], used if flagged
-@group(0) @binding(8) var<storage, read> residual: array<f32>;   // [rows], used if flagged
-${
-    input === "rms"
-      ? "@group(0) @binding(9) var<storage, read> norm: array<f32>;       // [cols]"
-      : ""
-  }
-@group(0) @binding(10) var<storage, read_write> Y: array<f32>;    // [rows]
+override ROWS: u32;
+override COLS: u32;
+override UNITS: u32;
+override BLOCKS: u32;
+override RUN: u32;    // rows of a workgroup
+override PART1: u32;  // the row where the second part begins
+override PART2: u32;
+override GROUP1: u32; // the workgroup where the second part begins
+override GROUP2: u32;
+override HAS_BIAS: bool;
+override HAS_RESIDUAL: bool;
+${input === "gated" ? "override UP: u32;     // where the second half of the input begins" : ""}
+${input === "rms" ? "override EPSILON: f32;" : ""}
 
-// Of each table of each split's unit the sums of the subsets of either half of its columns. The odd
-// length keeps what is written together in different banks.
-var<workgroup> sums: array<array<array<f32, ${stride}>, ${bring * lanes}>, ${splits}>;
-var<workgroup> partials: array<array<f32, ${lanes * rows}>, ${splits}>;
+@group(0) @binding(0) var<storage, read> X: array<f32>;          // [COLS], or both halves
+@group(0) @binding(1) var<storage, read> bits: array<array<array<vec4u, 32>, ${planeCount}>>; // [tiles * UNITS]
+@group(0) @binding(2) var<storage, read> scales: array<array<array<u32, 32>, ${words}>>;  // [tiles * BLOCKS]
+@group(0) @binding(3) var<storage, read> factors: array<vec2f>;  // [tiles * 32]
+@group(0) @binding(4) var<storage, read> places: array<u32>;     // [parts, UNITS, 32]
+@group(0) @binding(5) var<storage, read> bias: array<f32>;       // [ROWS]
+@group(0) @binding(6) var<storage, read> residual: array<f32>;   // [ROWS]
+${input === "rms" ? "@group(0) @binding(7) var<storage, read> norm: array<f32>;       // [COLS]" : ""}
+@group(0) @binding(8) var<storage, read_write> Y: array<f32>;    // [ROWS]
+
+// Of each subgroup the columns of its unit, salient ones first; the sums of the subsets of either half
+// of each table's columns; and the sums of rows over its units.
+var<workgroup> sorted: array<array<f32, ${UNIT_COLS}>, ${splits}>;
+var<workgroup> tables: array<array<array<vec4f, ${stride}>, ${entries}>, ${splits}>;
+var<workgroup> partials: array<array<f32, ${lanes * steps}>, ${splits}>;
 ${input === "rms" ? `var<workgroup> squares: array<f32, ${splits}>;` : ""}
 
-// The column at a place of a unit's tables; p.cols for none.
-fn column_at(part: u32, unit: u32, place: u32) -> u32 {
-  if (unit >= p.units) { return p.cols; }
-  return columns[(part * p.units + unit) * ${places}u + place];
-}
-
 fn value(col: u32) -> f32 {
+  if (col >= COLS) { return 0.0; }
   return ${value};
 }
 
-fn gather(col: u32) -> f32 {
-  return select(0.0, value(min(col, p.cols - 1u)), col < p.cols);
+// Four words whose first bits are set.
+fn first_bits(count: u32) -> vec4u {
+  let left = vec4u(count) - min(vec4u(count), vec4u(0u, 32u, 64u, 96u));
+  return select((vec4u(1u) << (left & vec4u(31u))) - 1u, vec4u(0xffffffffu), left >= vec4u(32u));
 }
 
 @compute @workgroup_size(${lanes * splits})
@@ -284,68 +242,99 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let first_row = (workgroup.y * workgroups.x + workgroup.x) * ${lanes * rows}u;
-  if (first_row >= p.rows) { return; }
   let lane = thread & ${lanes - 1}u;
-  let split = (thread >> ${step}u) & ${splits - 1}u;
-  let part = select(0u, 1u, first_row >= p.part1) + select(0u, 1u, first_row >= p.part2);
-  ${
-    each((r) =>
-      `let row${r} = min(first_row + ${r * lanes}u + lane, p.rows - 1u);
-  let bits_at${r} = (row${r} >> 5u) * p.units * ${32 * planeCount}u + (row${r} & 31u);
-  let scales_at${r} = (row${r} >> 5u) * p.blocks * ${32 * words}u + (row${r} & 31u);
-  var means${r} = 0.0;
-  var spreads${r} = 0.0;`
-    )
+  let split = thread / ${lanes}u;
+  let group = workgroup.y * workgroups.x + workgroup.x;
+  var part = 0u;
+  var first_row = group * RUN;
+  var end_row = min(first_row + RUN, PART1);
+  if (group >= GROUP1) {
+    part = 1u;
+    first_row = PART1 + (group - GROUP1) * RUN;
+    end_row = min(first_row + RUN, PART2);
   }
-  ${each((r) => repeat(firstPlanes, (k) => `var next_plane${r}_${k}: vec4u;`, " "))}
-  ${each((r) => repeat(words, (w) => `var next_scale${r}_${w}: u32;`, " "))}
-  ${input === "rms" ? "var square = 0.0;" : ""}
+  if (group >= GROUP2) {
+    part = 2u;
+    first_row = PART2 + (group - GROUP2) * RUN;
+    end_row = min(first_row + RUN, ROWS);
+  }
+  if (first_row >= end_row) { return; }
+
   var unit = split;
-  var unit_ahead = min(unit, p.units - 1u);
-  ${each(fetch)}
-  var next_marks = salient[part * p.salient_stride + unit_ahead];
-  ${eachBrought(order("var ", "unit"))}
-  ${coded ? each((r) => `let factor${r} = factors[row${r}];`) : ""}
+  ${repeat(held, (h) => `var places${h} = 0u;`, " ")}
+  ${eachColumn((name) => `var x${name} = 0.0; ${input === "rms" ? `var norm${name} = 0.0;` : ""}`)}
+  { ${bring("unit")} }
+  ${repeat(firstPlanes, (k) => `var plane${k}: vec4u;`, " ")}
+  ${repeat(words, (w) => `var scale${w}: u32;`, " ")}
+  var bits_at: u32;
+  ${fetch("first_row + lane", "min(unit, UNITS - 1u)")}
+  let row_of_thread = first_row + thread;
   var added = 0.0;
-  let row = first_row + thread;
-  if ((p.flags & ${VECTOR_FLAGS.bias}u) != 0u) { added = bias[min(row, p.rows - 1u)]; }
-  if ((p.flags & ${VECTOR_FLAGS.residual}u) != 0u) { added += residual[min(row, p.rows - 1u)]; }
-  ${eachBrought(gather("var "))}
-  ${eachBrought(order("", `unit + ${splits}u`))}
-  let turns = (p.units + ${splits - 1}u) / ${splits}u;
-  for (var turn = 0u; turn < turns; turn++) {
-    ${barrier} // the tables have been read
-    ${repeat(bring, fill)}
-    let total = subgroupAdd(${repeat(bring, whole, " + ")});
-    let marks = next_marks;
-    let marked_count = ${XYZW.split("").map((c) => `countOneBits(marks.${c})`).join(" + ")};
+  if (HAS_BIAS) { added = bias[min(row_of_thread, ROWS - 1u)]; }
+  if (HAS_RESIDUAL) { added += residual[min(row_of_thread, ROWS - 1u)]; }
+  ${input === "rms" ? "var square = 0.0;" : ""}
+  ${eachTable((t) => `var t${t}: f32;`)}
+  for (var turn = 0u; turn < ${turns ? `(UNITS + ${splits - 1}u) / ${splits}u` : "1u"}; turn++) {
     ${
-    each((r) =>
-      repeat(firstPlanes, (k) => `let plane${r}_${k} = next_plane${r}_${k};`) +
-      repeat(words, (w) => `let scale${r}_${w} = next_scale${r}_${w};`)
-    )
+    input === "rms"
+      ? eachColumn((name) => `square += x${name} * x${name}; x${name} *= norm${name};`)
+      : ""
   }
-    unit += ${splits}u;
-    unit_ahead = min(unit, p.units - 1u);
-    ${eachBrought(gather(""))}
-    ${eachBrought(order("", `unit + ${splits}u`))}
-    ${each(fetch)}
-    next_marks = salient[part * p.salient_stride + unit_ahead];
-    ${each(takeBits)}
-    ${barrier} // the tables are filled
+    var all = 0.0;
     var all_marked = 0.0;
-    ${planes > 0 ? sumAllMarked() : ""}
-    let all = total - all_marked;
-    ${repeat(tables, sumTable)}
-    ${each(settle)}
-  }
-  ${
-    each((r) =>
-      `partials[split][${r * lanes}u + lane] = ${
-        coded ? `factor${r}.x * means${r} + factor${r}.y * spreads${r}` : `means${r} + spreads${r}`
-      };`
+    ${barrier} // the tables have been read
+    ${sortColumns}
+    let marked_count = subgroupAdd(${
+    repeat(held, (h) => `countOneBits(places${h} & 0x80808080u)`, " + ")
+  });
+    let marks = first_bits(marked_count);
+    all_marked = subgroupAdd(all_marked);
+    all = subgroupAdd(all) - all_marked;
+    ${barrier} // the columns are sorted
+    ${repeat(filled, fill)}
+    ${barrier} // the tables are filled
+    ${readTables}
+    let this_unit = min(unit, UNITS - 1u);
+    unit += ${splits}u;
+    ${turns ? `{ ${bring("unit")} } let next_unit = min(unit, UNITS - 1u);` : ""}
+    var at = lane;
+    for (var first = first_row; first < end_row; first += ${lanes}u) {
+      let plus_bits = plane0 & ~marks;
+      var plus = 0.0;
+      ${zones === 2 ? "let high_bits = plane1 & ~marks; var high = 0.0; var both = 0.0;" : ""}
+      ${
+    eachPlane((k) =>
+      `var marked${k} = 0.0;
+      ${
+        k < firstPlanes
+          ? `let marked_bits${k} = plane${k} & marks;`
+          : `var marked_bits${k} = vec4u(0u);
+      if (marked_count > 0u) { marked_bits${k} = marks & bits[bits_at][${k}][(first + lane) & 31u]; }`
+      }`
     )
+  }
+      ${repeat(words, (w) => `let code${w} = scale${w};`)}
+      ${coded ? "let factor = factors[min(first + lane, ROWS - 1u)];" : ""}
+      let is_last = first + ${lanes}u >= end_row;
+      let next_row = select(first + ${lanes}u, ${turns ? "first_row" : "first"}, is_last);
+      ${fetch("next_row + lane", turns ? "select(this_unit, next_unit, is_last)" : "this_unit")}
+      ${planes > 0 ? sumMarked(0, Math.ceil(MARKED_COLS / step)) : ""}
+      ${eachTable(sumTable)}
+      var means = ${scale.zoneMean(0)} * ${lowAll};
+      var spreads = ${scale.zoneScale(0)} * (2.0 * ${lowPlus} - ${lowAll});
+      ${
+    zones === 2
+      ? `means += ${scale.zoneMean(1)} * high;
+      spreads += ${scale.zoneScale(1)} * (2.0 * both - high);`
+      : ""
+  }
+      ${planes > 0 ? `means += ${scale.salientMean} * all_marked;` : ""}
+      ${eachPlane((k) => `spreads += ${scale.salientScale(k)} * (2.0 * marked${k} - all_marked);`)}
+      var sum = ${coded ? "factor.x * means + factor.y * spreads" : "means + spreads"};
+      ${turns ? "if (turn > 0u) { sum += partials[split][at]; }" : ""}
+      partials[split][at] = sum;
+      at += ${lanes}u;
+    }
   }
   ${
     input === "rms"
@@ -354,15 +343,15 @@ fn main(
       : ""
   }
   workgroupBarrier();
-  if (thread >= ${lanes * rows}u || row >= p.rows) { return; }
+  if (row_of_thread >= end_row) { return; }
   var y = ${repeat(splits, (s) => `partials[${s}][thread]`, " + ")};
   ${
     input === "rms"
-      ? `let mean_square = (${repeat(splits, (s) => `squares[${s}]`, " + ")}) / f32(p.cols);
-  y /= sqrt(mean_square + p.epsilon);`
+      ? `let mean_square = (${repeat(splits, (s) => `squares[${s}]`, " + ")}) / f32(COLS);
+  y /= sqrt(mean_square + EPSILON);`
       : ""
   }
-  Y[row] = y + added;
+  Y[row_of_thread] = y + added;
 }
 `;
 }

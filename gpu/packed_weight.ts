@@ -225,11 +225,13 @@ export interface ScaleSource {
 /** @param factored Whether codes come times their factors, the variables mean_factor and scale_factor. */
 export function scaleSource(form: PackedForm, prefix: string, factored = true): ScaleSource {
   const words = Array.from({ length: scaleWords(form) }, (_, i) => i);
-  // The mantissa of 2^23 + code + 128: converting costs eight times as much.
-  const code = (index: number) =>
-    `(bitcast<f32>(0x4b000000u | (((${prefix}${index >> 2} ^ 0x80808080u) >> ${
-      8 * (index & 3)
-    }u) & 0xffu)) - 8388736.0)`;
+  const code = (index: number) => {
+    const [word, shift] = [`${prefix}${index >> 2}`, 8 * (index & 3)];
+    // The mantissa of 2^23 + code + 128: converting costs eight times as much, where it is not hidden.
+    return factored
+      ? `(bitcast<f32>(0x4b000000u | (((${word} ^ 0x80808080u) >> ${shift}u) & 0xffu)) - 8388736.0)`
+      : `f32(extractBits(bitcast<i32>(${word}), ${shift}u, 8u))`;
+  };
   const value = (index: number, factor: string) =>
     form.coded
       ? factored ? `(${code(index)} * ${factor})` : code(index)

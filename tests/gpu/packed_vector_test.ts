@@ -107,7 +107,7 @@ Deno.test("packedVectorProduct() gives a thread two rows where there are many", 
   const x = normals(layout.cols, 4);
   using xs = gpu.upload(x, [1, layout.cols]);
   using y = await packedVectorProduct(gpu, xs, group);
-  assert.deepEqual([...names], ["packed_vector_2_2_f16_1_2x8_plain"]);
+  assert.deepEqual([...names], ["packed_vector_2_2_f16_1_2x4_plain"]);
   const actual = await gpu.read(y);
   const { sums, magnitudes } = productReference(x, weight, layout.cols);
   sums.forEach((sum, i) => assert(Math.abs(actual[i] - sum) <= 2e-6 * magnitudes[i]));
