@@ -117,7 +117,8 @@ export function shapeFor(
   while (most > 1 && !fits(most, 1)) most--;
   const turns = Math.ceil(units / most);
   const splits = Math.ceil(units / turns);
-  let steps = Math.min(wanted, splits);
-  while (steps > 1 && !fits(splits, steps)) steps--;
+  let mostSteps = splits;
+  while (mostSteps > 1 && !fits(splits, mostSteps)) mostSteps--;
+  const steps = Math.ceil(wanted / Math.ceil(wanted / mostSteps)); // in rounds of equal length
   return { lanes, splits, steps, turns: turns > 1, subgroupBarriers };
 }

@@ -39,15 +39,16 @@ function tablesFor(lanes: number) {
   const entries = (1 << low) + (1 << high);
   // Vectors with an entry of all tables. The odd length spreads what is read together over all banks.
   const stride = Math.ceil(tables / 4) | 1;
-  return { step, tables, low, high, entries, stride };
+  const positions = 4 * stride * step; // those of all tables that there is memory for, 128 and more
+  return { step, tables, low, high, entries, stride, positions };
 }
 
 /** Bytes of workgroup memory that {@link packedVectorKernel} needs. */
 export function packedVectorBytes(
   { lanes, splits, steps }: Pick<PackedVectorShape, "lanes" | "splits" | "steps">,
 ): number {
-  const { entries, stride } = tablesFor(lanes);
-  return 4 * splits * (UNIT_COLS + 4 * entries * stride + lanes * steps + 1);
+  const { entries, stride, positions } = tablesFor(lanes);
+  return 4 * splits * (positions + 4 * entries * stride + lanes * steps + 1);
 }
 
 /**
@@ -83,7 +84,7 @@ export function packedVectorKernel(
   const planeCount = planesOf(form);
   const firstPlanes = Math.min(planeCount, 2); // the others are read where there are salient columns
   const words = scaleWords(form);
-  const { step, tables, low, high, entries, stride } = tablesFor(lanes);
+  const { step, tables, low, high, entries, stride, positions } = tablesFor(lanes);
   const filled = Math.ceil(tables / lanes); // tables that a thread fills
   const held = Math.max(1, 32 / lanes); // fours of columns that a thread brings
 
@@ -106,12 +107,14 @@ export function packedVectorKernel(
           (input === "rms" ? ` norm${name} = norm[min(${col}, COLS - 1u)];` : "");
       })
     }`);
-  const sortColumns = byColumns(eachColumn((name, h, i) =>
-    `{ let place = extractBits(places${h}, ${8 * i}u, 8u);
+  const sortColumns = byColumns(
+    eachColumn((name, h, i) =>
+      `{ let place = extractBits(places${h}, ${8 * i}u, 8u);
     sorted[split][place & ${SALIENT_PLACE - 1}u] = x${name};
     all += x${name};
     if (place >= ${SALIENT_PLACE}u) { all_marked += x${name}; } }`
-  ));
+    ),
+  );
   /** Writes the sums of all subsets of some columns of a thread's table. */
   const fillHalf = (b: number, count: number, first: number, entry: number) =>
     repeat(1 << count, (subset) => {
@@ -127,26 +130,35 @@ export function packedVectorKernel(
     const first = `(lane + ${b * lanes}u) * ${step}u`;
     const places = 4 * stride - b * lanes;
     return `${places < lanes ? `if (lane < ${places}u) ` : ""}{
-      ${
-      repeat(step, (i) => `let c${i} = sorted[split][min(${first} + ${i}u, ${UNIT_COLS - 1}u)];`)
-    }
+      ${repeat(step, (i) => `let c${i} = sorted[split][${first} + ${i}u];`)}
       ${fillHalf(b, low, 0, 0)}
       ${fillHalf(b, high, low, 1 << low)}
     }`;
   };
-  const readTables = repeat(Math.ceil(tables / 4), (q) =>
-    `{ let four = tables[split][lane & ${(1 << low) - 1}u][${q}] +
+  const readTables = repeat(
+    Math.ceil(tables / 4),
+    (q) =>
+      `{ let four = tables[split][lane & ${(1 << low) - 1}u][${q}] +
       tables[split][(lane >> ${low}u) + ${1 << low}u][${q}];
-    ${repeat(Math.min(4, tables - 4 * q), (i) => `t${4 * q + i} = four.${XYZW[i]};`)} }`);
+    ${repeat(Math.min(4, tables - 4 * q), (i) => `t${4 * q + i} = four.${XYZW[i]};`)} }`,
+  );
 
-  const fetch = (row: string, unit: string) =>
-    `{ let row = min(${row}, ROWS - 1u);
-    bits_at = (row >> 5u) * UNITS + ${unit};
+  // Rows that 32 threads or more have lie in the same place of their tiles in each step.
+  const wholeTiles = lanes >= 32;
+  const startAt = (unit: string) =>
+    wholeTiles
+      ? `ahead_at = ((first_row + lane) >> 5u) * UNITS + ${unit};`
+      : `ahead_row = first_row + lane; ahead_unit = ${unit};`;
+  const fetch = `{
+    ${wholeTiles ? "" : "let ahead_at = (ahead_row >> 5u) * UNITS + ahead_unit;"}
+    let row_in_tile = ${wholeTiles ? "lane" : "ahead_row"} & 31u;
+    ${repeat(firstPlanes, (k) => `plane${k} = bits[ahead_at][${k}][row_in_tile];`)}
     let scales_at = ${
-      blockUnits === 1 ? "bits_at" : `(row >> 5u) * BLOCKS + ${unit} / ${blockUnits}u`
-    };
-    ${repeat(firstPlanes, (k) => `plane${k} = bits[bits_at][${k}][row & 31u];`)}
-    ${repeat(words, (w) => `scale${w} = scales[scales_at][${w}][row & 31u];`)} }`;
+    blockUnits === 1 ? "ahead_at" : `ahead_at / UNITS * BLOCKS + ahead_at % UNITS / ${blockUnits}u`
+  };
+    ${repeat(words, (w) => `scale${w} = scales[scales_at][${w}][row_in_tile];`)}
+    ${planeCount > firstPlanes ? "bits_at = ahead_at;" : ""}
+    ${wholeTiles ? `ahead_at += ${lanes / 32}u * UNITS;` : `ahead_row += ${lanes}u;`} }`;
 
   /** The bits of four words that belong to a table. */
   const bitsOf = (name: string, table: number) => {
@@ -178,9 +190,7 @@ export function packedVectorKernel(
     }
     ${
       end < tables
-        ? `if (marked_count > ${end * step}u) { ${
-          sumMarked(end, Math.min(tables, 2 * end + 2))
-        } }`
+        ? `if (marked_count > ${end * step}u) { ${sumMarked(end, Math.min(tables, 2 * end + 2))} }`
         : ""
     }`;
   const scale = scaleSource(form, "code", false);
@@ -215,12 +225,16 @@ ${input === "rms" ? "override EPSILON: f32;" : ""}
 @group(0) @binding(4) var<storage, read> places: array<u32>;     // [parts, UNITS, 32]
 @group(0) @binding(5) var<storage, read> bias: array<f32>;       // [ROWS]
 @group(0) @binding(6) var<storage, read> residual: array<f32>;   // [ROWS]
-${input === "rms" ? "@group(0) @binding(7) var<storage, read> norm: array<f32>;       // [COLS]" : ""}
+${
+    input === "rms"
+      ? "@group(0) @binding(7) var<storage, read> norm: array<f32>;       // [COLS]"
+      : ""
+  }
 @group(0) @binding(8) var<storage, read_write> Y: array<f32>;    // [ROWS]
 
 // Of each subgroup the columns of its unit, salient ones first; the sums of the subsets of either half
 // of each table's columns; and the sums of rows over its units.
-var<workgroup> sorted: array<array<f32, ${UNIT_COLS}>, ${splits}>;
+var<workgroup> sorted: array<array<f32, ${positions}>, ${splits}>;
 var<workgroup> tables: array<array<array<vec4f, ${stride}>, ${entries}>, ${splits}>;
 var<workgroup> partials: array<array<f32, ${lanes * steps}>, ${splits}>;
 ${input === "rms" ? `var<workgroup> squares: array<f32, ${splits}>;` : ""}
@@ -266,8 +280,10 @@ fn main(
   { ${bring("unit")} }
   ${repeat(firstPlanes, (k) => `var plane${k}: vec4u;`, " ")}
   ${repeat(words, (w) => `var scale${w}: u32;`, " ")}
-  var bits_at: u32;
-  ${fetch("first_row + lane", "min(unit, UNITS - 1u)")}
+  ${planeCount > firstPlanes ? "var bits_at: u32;" : ""}
+  ${wholeTiles ? "var ahead_at: u32;" : "var ahead_row: u32; var ahead_unit: u32;"}
+  ${startAt("min(unit, UNITS - 1u)")}
+  ${fetch}
   let row_of_thread = first_row + thread;
   var added = 0.0;
   if (HAS_BIAS) { added = bias[min(row_of_thread, ROWS - 1u)]; }
@@ -294,9 +310,7 @@ fn main(
     ${repeat(filled, fill)}
     ${barrier} // the tables are filled
     ${readTables}
-    let this_unit = min(unit, UNITS - 1u);
-    unit += ${splits}u;
-    ${turns ? `{ ${bring("unit")} } let next_unit = min(unit, UNITS - 1u);` : ""}
+    ${turns ? `unit += ${splits}u; { ${bring("unit")} }` : ""}
     var at = lane;
     for (var first = first_row; first < end_row; first += ${lanes}u) {
       let plus_bits = plane0 & ~marks;
@@ -314,10 +328,9 @@ fn main(
     )
   }
       ${repeat(words, (w) => `let code${w} = scale${w};`)}
-      ${coded ? "let factor = factors[min(first + lane, ROWS - 1u)];" : ""}
-      let is_last = first + ${lanes}u >= end_row;
-      let next_row = select(first + ${lanes}u, ${turns ? "first_row" : "first"}, is_last);
-      ${fetch("next_row + lane", turns ? "select(this_unit, next_unit, is_last)" : "this_unit")}
+      ${coded ? "let factor = factors[first + lane];" : ""}
+      if (first + ${lanes}u >= end_row) { ${startAt("min(unit, UNITS - 1u)")} }
+      ${fetch}
       ${planes > 0 ? sumMarked(0, Math.ceil(MARKED_COLS / step)) : ""}
       ${eachTable(sumTable)}
       var means = ${scale.zoneMean(0)} * ${lowAll};
@@ -330,9 +343,10 @@ fn main(
   }
       ${planes > 0 ? `means += ${scale.salientMean} * all_marked;` : ""}
       ${eachPlane((k) => `spreads += ${scale.salientScale(k)} * (2.0 * marked${k} - all_marked);`)}
-      var sum = ${coded ? "factor.x * means + factor.y * spreads" : "means + spreads"};
-      ${turns ? "if (turn > 0u) { sum += partials[split][at]; }" : ""}
-      partials[split][at] = sum;
+      // All are zero at the start.
+      partials[split][at] ${turns ? "+=" : "="} ${
+    coded ? "factor.x * means + factor.y * spreads" : "means + spreads"
+  };
       at += ${lanes}u;
     }
   }

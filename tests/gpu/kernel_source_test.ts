@@ -139,7 +139,10 @@ const GENERATED: [name: string, source: string][] = [
       `packedVectorKernel of ${input}, subgroups of ${lanes}`,
       texts.get("activate.wgsl")! + packedVectorKernel(
         { zones: i === 3 ? 1 : 2, planes: i, coded: i % 2 === 0, mixed: false },
-        { lanes, rows: 1 + i % 2, splits: 4, subgroupBarriers: gpu.subgroupBarriers && i > 1 },
+        {
+          ...{ lanes, splits: 4, steps: 1 + i % 2, turns: i < 2 },
+          subgroupBarriers: gpu.subgroupBarriers && i > 1,
+        },
         input,
         1 + i,
       ),

@@ -3,13 +3,10 @@ import { canGroup, freeGroup, uploadPackedGroup } from "../../gpu/packed_group.t
 import {
   multipliesVectors,
   packedVectorProduct,
+  shapeFor,
   type VectorSource,
 } from "../../gpu/packed_vector.ts";
-import {
-  packedVectorBytes,
-  packedVectorKernel,
-  type PackedVectorShape,
-} from "../../gpu/packed_vector_source.ts";
+import { packedVectorBytes, packedVectorKernel } from "../../gpu/packed_vector_source.ts";
 import { freePacked, uploadPacked } from "../../gpu/packed_weight.ts";
 import type { BitLayout } from "../../gpu/quantize_block.ts";
 import { normals } from "../reference/random.ts";
@@ -30,6 +27,9 @@ const CASES: Case[] = [
   [[70], { cols: 1290, blockSize: 128, zones: 1, planes: 2 }, true, 1],
   [[70], { cols: 1290, blockSize: 384, zones: 1, planes: 0 }, false, 0],
   [[129], { cols: 2500, blockSize: 128, zones: 2, planes: 1 }, false, 0.05],
+  // More units than subgroups, with one step of rows and with several.
+  [[40], { cols: 2900, blockSize: 256, zones: 2, planes: 2 }, true, 0.1],
+  [[1500, 800], { cols: 2100, blockSize: 128, zones: 2, planes: 3 }, true, 0.1],
 ];
 
 for (const [rows, layout, coded, share] of CASES) {
@@ -99,7 +99,7 @@ for (const [rows, layout, coded, share] of CASES) {
   });
 }
 
-Deno.test("packedVectorProduct() gives a thread two rows where there are many", async () => {
+Deno.test("a workgroup keeps its tables for several steps of rows where there are many", async () => {
   const layout = { rows: 16390, cols: 140, blockSize: 128, zones: 2, planes: 2 } as const;
   const { host, weight } = randomPacked(layout, 3);
   const group = await uploadPackedGroup(gpu, [host]);
@@ -107,11 +107,34 @@ Deno.test("packedVectorProduct() gives a thread two rows where there are many", 
   const x = normals(layout.cols, 4);
   using xs = gpu.upload(x, [1, layout.cols]);
   using y = await packedVectorProduct(gpu, xs, group);
-  assert.deepEqual([...names], ["packed_vector_2_2_f16_1_2x4_plain"]);
+  assert.deepEqual([...names], ["packed_vector_2_2_f16_1_2x2_plain"]);
   const actual = await gpu.read(y);
   const { sums, magnitudes } = productReference(x, weight, layout.cols);
   sums.forEach((sum, i) => assert(Math.abs(actual[i] - sum) <= 2e-6 * magnitudes[i]));
   freeGroup(gpu, group);
+});
+
+Deno.test("shapeFor() shares rows and columns as the adapter allows", () => {
+  const shapeOf = (rows: number, cols: number, threads = 1024, bytes = 49152, lanes = 32) => {
+    const limits = {
+      maxComputeInvocationsPerWorkgroup: threads,
+      maxComputeWorkgroupStorageSize: bytes,
+    } as GPUSupportedLimits;
+    const adapter = { subgroupSize: lanes, subgroupBarriers: true, device: { limits } };
+    const shape = shapeFor(adapter as unknown as typeof gpu, rows, Math.ceil(cols / 128));
+    assert(shape.splits * lanes <= threads && packedVectorBytes(shape) <= bytes);
+    const { splits, steps, turns } = shape;
+    return `${splits}x${steps}${turns ? " turns" : ""}`;
+  };
+  assert.equal(shapeOf(4096, 4096), "16x1 turns");
+  assert.equal(shapeOf(22016, 4096), "16x6 turns");
+  assert.equal(shapeOf(32000, 4096), "16x8 turns");
+  assert.equal(shapeOf(4096, 11008), "22x1 turns");
+  assert.equal(shapeOf(128256, 4096), "16x8 turns", "as much as the memory holds");
+  assert.equal(shapeOf(4096, 1024), "8x1");
+  assert.equal(shapeOf(4096, 4096, 256, 16384), "8x1 turns");
+  assert.equal(shapeOf(32000, 128, 256, 16384), "1x1");
+  assert.equal(shapeOf(4096, 4096, 256, 16384, 64), "4x1 turns");
 });
 
 Deno.test("the layers of a group are packed weights of their own", async () => {
@@ -154,12 +177,14 @@ Deno.test("canGroup() and multipliesVectors() say what goes together", async () 
 
 Deno.test("the kernel for subgroups of 32 threads looks five columns up at a time", () => {
   const form = { zones: 2, planes: 2, coded: true, mixed: false } as const;
-  const shape: PackedVectorShape = { lanes: 32, rows: 2, splits: 4, subgroupBarriers: false };
+  const shape = { lanes: 32, splits: 4, steps: 2, turns: false, subgroupBarriers: false };
   const source = packedVectorKernel(form, shape, "plain", 1);
   assert(source.includes("@workgroup_size(128)"));
-  assert.equal(source.match(/plus\d \+= subgroupShuffle/g)!.length, 2 * 26);
-  assert.equal(source.match(/workgroupBarrier/g)!.length, 3);
+  for (const sum of ["plus", "high", "both", "marked0", "marked1"]) {
+    assert.equal(source.split(`${sum} += subgroupShuffle`).length - 1, 26, sum);
+  }
+  assert.equal(source.match(/workgroupBarrier/g)!.length, 4);
   const barriers = packedVectorKernel(form, { ...shape, subgroupBarriers: true }, "plain", 1);
   assert.equal(barriers.match(/workgroupBarrier/g)!.length, 1);
-  assert.equal(packedVectorBytes(shape), 4 * 4 * (32 * 13 + 64 + 1));
+  assert.equal(packedVectorBytes(shape), 4 * 4 * (140 + 12 * 28 + 64 + 1));
 });
