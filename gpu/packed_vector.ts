@@ -12,10 +12,10 @@ import {
 import { formName, formOf, UNIT_COLS, unitsOf } from "./packed_weight.ts";
 import { shapeText, type Tensor } from "./tensor.ts";
 
-/** Workgroups of a product as a rule: one for each of the cores of a large GPU; measured on an H100. */
+/** Workgroups of a product if its rows suffice: one for each core of an H100, where this was measured. */
 const WORKGROUPS = 132;
-/** Subgroups that share the columns, at most, in a workgroup of many rows and in one of few. */
-const SPLITS = { many: 16, few: 22 };
+/** Subgroups that share the columns, at most, where tables serve many steps of rows and where one. */
+const SPLITS = { many: 16, one: 22 };
 
 /** What is multiplied in place of a vector itself, made of it on the way. */
 export type VectorSource =
@@ -27,9 +27,7 @@ export type VectorSource =
 /** Whether {@link packedVectorProduct} can multiply weights of such blocks on this adapter. */
 export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
   const { subgroupSize, software } = gpu;
-  return !software && subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0 &&
-    packedVectorBytes({ lanes: subgroupSize, splits: 1, steps: 1 }) <=
-      gpu.device.limits.maxComputeWorkgroupStorageSize;
+  return !software && subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0;
 }
 
 /**
@@ -98,22 +96,20 @@ export async function packedVectorProduct(
 }
 
 /**
- * How the work is shared: a subgroup's tables serve all rows of its workgroup, so that there are as
- * few workgroups as keep a GPU busy.
+ * How the work is shared: a subgroup's tables serve all rows of its workgroup, so that there are only
+ * as many workgroups as keep a GPU busy.
  */
 export function shapeFor(
-  { subgroupSize: lanes, subgroupBarriers, device: { limits } }: Pick<
-    Gpu,
-    "subgroupSize" | "subgroupBarriers" | "device"
-  >,
+  gpu: Pick<Gpu, "subgroupSize" | "subgroupBarriers" | "device">,
   rows: number,
   units: number,
 ): PackedVectorShape {
+  const { subgroupSize: lanes, subgroupBarriers, device: { limits } } = gpu;
   const wanted = Math.ceil(rows / (lanes * WORKGROUPS));
   const fits = (splits: number, steps: number) =>
     splits * lanes <= limits.maxComputeInvocationsPerWorkgroup &&
     packedVectorBytes({ lanes, splits, steps }) <= limits.maxComputeWorkgroupStorageSize;
-  let most = wanted > 1 ? SPLITS.many : SPLITS.few;
+  let most = wanted > 1 ? SPLITS.many : SPLITS.one;
   while (most > 1 && !fits(most, 1)) most--;
   const turns = Math.ceil(units / most);
   const splits = Math.ceil(units / turns);
