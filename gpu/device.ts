@@ -147,7 +147,10 @@ export class Gpu implements AsyncDisposable {
     const { subgroupMinSize: min, subgroupMaxSize: max } = adapter.info;
     const subgroups = device.features.has("subgroups" as GPUFeatureName);
     this.subgroupSize = subgroups && min === max ? min : 0;
-    this.subgroupBarriers = device.features.has(SUBGROUP_BARRIER);
+    // Deno's translation of such a barrier does not ask for order in workgroup memory; NVIDIA's own
+    // driver and Mesa's software adapter keep it all the same.
+    this.subgroupBarriers = device.features.has(SUBGROUP_BARRIER) &&
+      (this.software || /nvidia(?!.*nvk)/i.test(this.name));
     this.#budget = memory;
     this.f64 = device.features.has(F64);
     this.poison = poison;

@@ -17,7 +17,7 @@ import {
 import { type BitLayout, bitPlanes } from "./quantize_block.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** Rows of a group's layers begin at multiples of this, so that no workgroup has rows of two. */
+/** Rows of a group's layers begin at multiples of this: with whole tiles, where kernels can bind them. */
 const PART_ROWS = 128;
 /** The marks of a layer begin at multiples of so many units, where kernels can bind them. */
 const PART_UNITS = 16;

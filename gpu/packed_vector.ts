@@ -14,8 +14,13 @@ import { shapeText, type Tensor } from "./tensor.ts";
 
 /** Workgroups of a product if its rows suffice: one for each core of an H100, where this was measured. */
 const WORKGROUPS = 132;
-/** Subgroups that share the columns, at most, where tables serve many steps of rows and where one. */
+/**
+ * Subgroups that share the columns, at most, where tables serve many steps of rows and where one: with
+ * 22 the 11008 columns of a LLaMA-7B, 86 units, take four turns.
+ */
 const SPLITS = { many: 16, one: 22 };
+/** Steps that tables are to serve, where there are so many, rather than that more subgroups share the columns. */
+const WORTHWHILE_STEPS = 4;
 
 /** What is multiplied in place of a vector itself, made of it on the way. */
 export type VectorSource =
@@ -26,8 +31,8 @@ export type VectorSource =
 
 /** Whether {@link packedVectorProduct} can multiply weights of such blocks on this adapter. */
 export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
-  const { subgroupSize, software } = gpu;
-  return !software && subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0;
+  const { subgroupSize } = gpu;
+  return subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0;
 }
 
 /**
@@ -97,7 +102,7 @@ export async function packedVectorProduct(
 
 /**
  * How the work is shared: a subgroup's tables serve all rows of its workgroup, so that there are only
- * as many workgroups as keep a GPU busy.
+ * as many workgroups as keep a GPU busy, if workgroup memory holds the sums of so many rows.
  */
 export function shapeFor(
   gpu: Pick<Gpu, "subgroupSize" | "subgroupBarriers" | "device">,
@@ -110,7 +115,7 @@ export function shapeFor(
     splits * lanes <= limits.maxComputeInvocationsPerWorkgroup &&
     packedVectorBytes({ lanes, splits, steps }) <= limits.maxComputeWorkgroupStorageSize;
   let most = wanted > 1 ? SPLITS.many : SPLITS.one;
-  while (most > 1 && !fits(most, 1)) most--;
+  while (most > 1 && !fits(most, Math.min(wanted, WORTHWHILE_STEPS))) most--;
   const turns = Math.ceil(units / most);
   const splits = Math.ceil(units / turns);
   let mostSteps = splits;

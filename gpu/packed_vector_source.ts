@@ -17,7 +17,7 @@ export interface PackedVectorShape {
   lanes: number;
   /** Subgroups of a workgroup, which share the columns among them. */
   splits: number;
-  /** Rows of a workgroup at most, in steps of `lanes`; no more steps than splits. */
+  /** Rows of a workgroup at most, in steps of `lanes`; no more steps than splits, as in the end each has a thread. */
   steps: number;
   /** Whether there are more units of 128 columns than subgroups. */
   turns: boolean;
@@ -27,7 +27,7 @@ export interface PackedVectorShape {
 
 /** Set in the place of a salient column. */
 export const SALIENT_PLACE = 0x80;
-/** Salient columns of a unit that every unit is supposed to have. */
+/** Salient columns of a unit that are looked up without asking whether there are so many. */
 const MARKED_COLS = 15;
 
 /** How the 128 columns of a unit are distributed over tables. */
@@ -112,8 +112,7 @@ export function packedVectorKernel(
     eachColumn((name, h, i) =>
       `{ let place = extractBits(places${h}, ${8 * i}u, 8u);
     sorted[split][place & ${SALIENT_PLACE - 1}u] = x${name};
-    all += x${name};
-    if (place >= ${SALIENT_PLACE}u) { all_marked += x${name}; } }`
+    if (place < ${SALIENT_PLACE}u) { all += x${name}; } else { all_marked += x${name}; } }`
     ),
   );
   /** Writes the sums of all subsets of some columns of a thread's table. */
@@ -299,15 +298,14 @@ fn main(
   }
     var all = 0.0;
     var all_marked = 0.0;
-    ${barrier} // the tables have been read
     ${sortColumns}
     let marked_count = subgroupAdd(${
     repeat(held, (h) => `countOneBits(places${h} & 0x80808080u)`, " + ")
   });
     let marks = first_bits(marked_count);
     all_marked = subgroupAdd(all_marked);
-    all = subgroupAdd(all) - all_marked;
-    ${barrier} // the columns are sorted
+    all = subgroupAdd(all);
+    ${barrier} // the columns are sorted, the tables have been read
     ${repeat(filled, fill)}
     ${barrier} // the tables are filled
     ${readTables}
@@ -330,8 +328,12 @@ fn main(
   }
       ${repeat(words, (w) => `let code${w} = scale${w};`)}
       ${coded ? "let factor = factors[first + lane];" : ""}
-      if (first + ${lanes}u >= end_row) { ${startAt("min(unit, UNITS - 1u)")} }
-      ${fetch}
+      ${
+    turns || steps > 1
+      ? `if (first + ${lanes}u >= end_row) { ${startAt("min(unit, UNITS - 1u)")} }
+      ${fetch}`
+      : ""
+  }
       ${planes > 0 ? sumMarked(0, Math.ceil(MARKED_COLS / step)) : ""}
       ${eachTable(sumTable)}
       var means = ${scale.zoneMean(0)} * ${lowAll};

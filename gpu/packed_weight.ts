@@ -222,12 +222,15 @@ export interface ScaleSource {
   salientScale(plane: number): string;
 }
 
-/** @param factored Whether codes come times their factors, the variables mean_factor and scale_factor. */
+/**
+ * @param factored Whether codes come times their factors, the variables mean_factor and scale_factor.
+ *   Without, they are converted by an instruction that is slower, but runs beside shuffles.
+ */
 export function scaleSource(form: PackedForm, prefix: string, factored = true): ScaleSource {
   const words = Array.from({ length: scaleWords(form) }, (_, i) => i);
   const code = (index: number) => {
     const [word, shift] = [`${prefix}${index >> 2}`, 8 * (index & 3)];
-    // The mantissa of 2^23 + code + 128: converting costs eight times as much, where it is not hidden.
+    // The mantissa of 2^23 + code + 128: converting takes a GPU eight times as long.
     return factored
       ? `(bitcast<f32>(0x4b000000u | (((${word} ^ 0x80808080u) >> ${shift}u) & 0xffu)) - 8388736.0)`
       : `f32(extractBits(bitcast<i32>(${word}), ${shift}u, 8u))`;
