@@ -68,20 +68,20 @@ export async function packedVectorProduct(
     ? "activation"
     : "gated";
   // Workgroups have no rows of two parts.
-  const run = shape.steps * shape.lanes;
+  const { lanes, splits, steps, turns } = shape;
+  const run = steps * lanes;
   const [, part1 = rows, part2 = rows] = starts;
   const group1 = Math.ceil(part1 / run);
   const group2 = group1 + Math.ceil((part2 - part1) / run);
-  const { splits, steps } = shape;
   const kernel = await gpu.kernel({
     name: `packed_vector_${formName(form)}_${blockUnits}_${splits}x${steps}` +
-      `${shape.turns ? "_turns" : ""}_${input}`,
+      `${turns ? "_turns" : ""}_${input}`,
     source: () =>
       (source?.op === "activation" ? activate : "") +
       packedVectorKernel(form, shape, input, blockUnits),
     constants: {
       ...{ ROWS: rows, COLS: cols, UNITS: units, BLOCKS: Math.ceil(cols / blockSize) },
-      ...{ RUN: run, PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
+      ...{ PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
       ...{ HAS_BIAS: +(bias !== undefined), HAS_RESIDUAL: +(residual !== undefined) },
       ...(source?.op === "activation" && { KIND: ACTIVATIONS[source.name] }),
       ...(up !== undefined && { UP: up }),

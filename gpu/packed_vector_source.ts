@@ -204,11 +204,11 @@ export function packedVectorKernel(
   }[input];
 
   return `
+const RUN = ${lanes * steps}u; // rows of a workgroup
 override ROWS: u32;
 override COLS: u32;
 override UNITS: u32;
 override BLOCKS: u32;
-override RUN: u32;    // rows of a workgroup
 override PART1: u32;  // the row where the second part begins
 override PART2: u32;
 override GROUP1: u32; // the workgroup where the second part begins

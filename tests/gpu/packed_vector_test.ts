@@ -10,7 +10,7 @@ import { packedVectorBytes, packedVectorKernel } from "../../gpu/packed_vector_s
 import { freePacked, uploadPacked } from "../../gpu/packed_weight.ts";
 import type { BitLayout } from "../../gpu/quantize_block.ts";
 import { normals } from "../reference/random.ts";
-import { openAsHardware, watchKernels } from "./open_gpu.ts";
+import { openAsHardware, openGpu, watchKernels } from "./open_gpu.ts";
 import { productReference, randomPacked } from "./random_packed.ts";
 
 const gpu = await openAsHardware();
@@ -260,6 +260,11 @@ Deno.test("canGroup() and multipliesVectors() say what goes together", async () 
   assert(!canGroup([host, { ...host, zones: 1 }]));
   assert(!canGroup([host, randomPacked(layout, 1, { coded: true }).host]));
   assert(multipliesVectors(gpu, layout.blockSize));
+  assert(multipliesVectors(await openGpu(), layout.blockSize), "a software adapter too");
+  for (const [lanes, suits] of [[0, false], [4, false], [8, true], [64, true], [128, false]]) {
+    const adapter = { subgroupSize: lanes } as typeof gpu;
+    assert.equal(multipliesVectors(adapter, layout.blockSize), suits, `${lanes} threads`);
+  }
   assert(!multipliesVectors(gpu, 96));
   const group = await uploadPackedGroup(gpu, [host]);
   using x = gpu.zeros([1, 255]);
