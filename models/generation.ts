@@ -177,14 +177,11 @@ export class ResidentModel implements Disposable {
   }
 }
 
-export interface GenerateOptions extends SamplingOptions {
-  /** What the text begins with, or its token ids. Either this or `messages`. */
-  prompt?: string | readonly number[];
-  /** A conversation, for models that have a chat template. */
-  messages?: readonly ChatMessage[];
+/** How a text goes on from its prompt. */
+export interface ContinueOptions extends SamplingOptions {
   /** The most tokens to generate; 256 if absent. */
   maxTokens?: number;
-  /** Tokens that end the text; those that the model's files name if absent. */
+  /** Tokens that end the text. */
   stopIds?: readonly number[];
   /**
    * How keys and values are kept: f32, which is exact and the default, or f16, which takes half the
@@ -193,6 +190,15 @@ export interface GenerateOptions extends SamplingOptions {
   cache?: CacheDtype;
   /** Ends the text when it aborts. */
   signal?: AbortSignal;
+}
+
+export interface GenerateOptions extends ContinueOptions {
+  /** What the text begins with, or its token ids. Either this or `messages`. */
+  prompt?: string | readonly number[];
+  /** A conversation, for models that have a chat template. */
+  messages?: readonly ChatMessage[];
+  /** Tokens that end the text; those that the model's files name if absent. */
+  stopIds?: readonly number[];
 }
 
 /** A generated token. */
@@ -231,6 +237,38 @@ export async function* generate(
   model: ResidentModel,
   options: GenerateOptions,
 ): AsyncGenerator<GeneratedToken, GenerationEnd, void> {
+  const { files } = model;
+  const prompt = promptIds(files, options);
+  // An answer is a text of its own: no space stands before its first word.
+  const stream = new TextStream(files.tokenizer, options.messages ? [] : prompt);
+  const stopIds = options.stopIds ?? stopIdsOf(files);
+  const tokens = continueTokens(model, prompt, { ...options, stopIds });
+  try {
+    while (true) {
+      const { value, done } = await tokens.next();
+      if (done) return value;
+      const { id, reason } = value;
+      const added = reason === "stop-token" ? "" : stream.push(id);
+      yield { id, text: added + (reason ? stream.end() : "") };
+    }
+  } finally {
+    await tokens.return(undefined!); // frees the cache if the caller has stopped early
+  }
+}
+
+/**
+ * Continues a text of token ids; needs no tokenizer.
+ *
+ * @param prompt At least one token id.
+ * @returns An iterator over the generated ids, the last one with the reason why the text ends.
+ * @throws {UserError} If an option is out of its range, the prompt is longer than the model takes, or
+ *   the logits are not numbers.
+ */
+export async function* continueTokens(
+  model: ResidentModel,
+  prompt: readonly number[],
+  options: ContinueOptions = {},
+): AsyncGenerator<{ id: number; reason?: GenerationEnd["reason"] }, GenerationEnd, void> {
   const start = performance.now();
   const { maxTokens = 256, cache: dtype = "f32", signal } = options;
   const { files } = model;
@@ -240,21 +278,19 @@ export async function* generate(
     throw new UserError(`maxTokens must be a whole number of at least 1, found ${maxTokens}`);
   }
   const sampler = new Sampler(options);
-  const text = promptIds(files, options);
+  const text = [...prompt];
   const promptTokens = text.length;
   if (promptTokens > maxLength) {
     throw new UserError(
       `The prompt has ${promptTokens} tokens, but the model "${files.name}" takes at most ${maxLength}`,
     );
   }
-  const stopIds = new Set(options.stopIds ?? stopIdsOf(files));
-  // An answer is a text of its own: no space stands before its first word.
-  const stream = new TextStream(files.tokenizer, options.messages ? [] : text);
   if (promptTokens > LONGEST_PROMPT) {
     throw new UserError(
       `The prompt has ${promptTokens} tokens; at most ${LONGEST_PROMPT} can be taken in one go`,
     );
   }
+  const stopIds = new Set(options.stopIds);
   const capacity = Math.min(maxLength, promptTokens + maxTokens - 1); // the last token is not needed
   using cache = new KeyValueCache(gpu, files.architecture, capacity, dtype);
   const end: GenerationEnd = {
@@ -286,8 +322,7 @@ export async function* generate(
         : text.length > maxLength
         ? "max-length"
         : undefined;
-      const added = (reason === "stop-token" ? "" : stream.push(id)) + (reason ? stream.end() : "");
-      yield { id, text: added };
+      yield { id, reason };
       if (reason) return { ...end, reason };
     }
     await pause();

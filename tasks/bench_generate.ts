@@ -4,7 +4,7 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { type CacheDtype, cacheWidth } from "../gpu/attention_decode.ts";
 import { Gpu } from "../gpu/device.ts";
-import { generate, type GenerationEnd, ResidentModel } from "../models/generation.ts";
+import { continueTokens, type GenerationEnd, ResidentModel } from "../models/generation.ts";
 import { ModelFiles } from "../models/model_files.ts";
 import { bytesText } from "../pipeline/units.ts";
 import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
@@ -99,8 +99,7 @@ async function measure(
   let generatingBytes = 0;
   gpu.resetPeak();
   for (let run = 0; run < runs; run++) {
-    const options = { prompt: ids, maxTokens: tokens, stopIds: [], cache, signal };
-    const texts = generate(model, options);
+    const texts = continueTokens(model, ids, { maxTokens: tokens, cache, signal });
     let next = await texts.next();
     while (!next.done) {
       const { current, pooled } = gpu.memory;

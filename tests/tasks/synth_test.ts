@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readTokenIds } from "../../data/windows.ts";
 import { Gpu } from "../../gpu/device.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { SHAPES, writeSyntheticModel } from "../../models/synthetic.ts";
+import { SHAPES, writeSyntheticModel, writeSyntheticTokens } from "../../models/synthetic.ts";
+import { runFile } from "../micro_model.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 import { randomWindows } from "../models/random_model.ts";
 import { startTask } from "../start_task.ts";
@@ -67,4 +68,29 @@ Deno.test("synth writes what a pipeline runs on, the same for the same seed", as
     wrong.stderr,
     /^deno task synth: --like must be one of opt-125m, .*, found "gpt-5"\n$/,
   );
+});
+
+Deno.test("bench:generate measures a synthetic model and what is packed of it, without a tokenizer", async () => {
+  using folder = new TemporaryFolder();
+  const model = join(folder.path, "model");
+  const config = narrow("llama-7b");
+  writeSyntheticModel(model, config, 1);
+  const dataset = join(folder.path, "token_ids.safetensors");
+  writeSyntheticTokens(dataset, { samples: 2, length: 16, vocabulary: 97, seed: 1 });
+  const output = join(folder.path, "out");
+  const pipeline = join(folder.path, "pipeline.yaml");
+  const calibrate = { calibrate: { dataset, samples: 2, "sequence-length": 16 } };
+  const stages = ["download", calibrate, "hessian", "compensate", "pack"];
+  writeFileSync(pipeline, JSON.stringify({ name: "synthetic", model, output, stages }));
+  await runFile(pipeline);
+  const packed = join(output, "model");
+  const options = ["--prompt", "8", "--tokens", "4", "--runs", "1", "--json"];
+  const { code, stdout, stderr } = await startTask("bench_generate", [model, packed, ...options]);
+  assert.deepEqual([code, stderr], [0, ""]);
+  const figures = stdout.trim().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(figures.map((each) => [each.model, each.tokens]), [[model, 4], [packed, 4]]);
+  for (const { promptTokensPerSecond, tokensPerSecond, cacheBytes } of figures) {
+    assert.ok(promptTokensPerSecond > 0 && tokensPerSecond > 0);
+    assert.equal(cacheBytes, 2 * 2 * 11 * 32 * 4);
+  }
 });

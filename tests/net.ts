@@ -1,0 +1,119 @@
+// Runs pipelines on micro models and prints, as JSON, hashes of what they leave. net_test.ts holds them
+// against tests/data/net.json, which `deno run -A tests/net.ts > tests/data/net.json` makes anew.
+
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { Gpu } from "../gpu/device.ts";
+import type { RunRecord } from "../pipeline/record.ts";
+import { contents, type MicroModelOptions, type StageItem, Workplace } from "./micro_model.ts";
+
+type Fields = Record<string, unknown> & { stages?: StageItem[] };
+
+interface Pipeline {
+  model?: MicroModelOptions;
+  fields?: (place: Workplace) => Fields;
+  /** Interrupted once after this many layers. */
+  interruptedAfter?: number;
+}
+
+const ODD: MicroModelOptions = { hidden: 72, intermediate: 90, heads: 4, dtype: "BF16" };
+
+/** A chain with a method that puts weights on grids. */
+function grids(method: StageItem, calibrated: boolean): Pipeline["fields"] {
+  return (place) => ({
+    stages: [
+      "download",
+      ...(calibrated ? [place.calibrate, "hessian"] : []),
+      method,
+      "pack",
+      place.evaluate,
+    ],
+  });
+}
+
+/** What each takes through the program is different. */
+const PIPELINES: Record<string, Pipeline> = {
+  "billm": {},
+  "billm, reference": { fields: () => ({ mode: "reference" }) },
+  "billm, opt": { model: { family: "opt", layers: 2 } },
+  "billm, odd widths, f16 activations, entropy, codes of 4 bits": {
+    model: { ...ODD, layers: 2 },
+    fields: (place) => ({
+      gpu: { adapter: "software", memory: "1GB" },
+      stages: [
+        "download",
+        place.calibrateWith({ activations: "f16", order: "layer" }),
+        "hessian",
+        "salient-select",
+        { "residual-binarize": { planes: 3 } },
+        "split-search",
+        "compensate",
+        { pack: { flags: "entropy", scales: "i4", embeddings: "stored" } },
+        place.evaluate,
+      ],
+    }),
+  },
+  "one plane, f16 scales": {
+    model: { layers: 1 },
+    fields: (place) => ({
+      stages: [
+        "download",
+        place.calibrate,
+        "hessian",
+        "salient-select",
+        { pack: { scales: "f16" } },
+        place.evaluate,
+      ],
+    }),
+  },
+  "rtn": { model: ODD, fields: grids({ rtn: { bits: 3, "group-size": 32 } }, false) },
+  "sign, opt": { model: { family: "opt", layers: 2 }, fields: grids("sign", false) },
+  "gptq, 2 bits": { fields: grids({ gptq: { bits: 2, "group-size": 64 } }, true) },
+  "gptq, 4 bits a row, blocks": {
+    model: { layers: 2 },
+    fields: grids({ gptq: { bits: 4, "group-size": "row", feedback: "block" } }, true),
+  },
+  "pb-llm": { model: { layers: 2 }, fields: grids("pb-llm", true) },
+  "billm, resumed": { interruptedAfter: 2 },
+};
+
+async function run({ model, fields, interruptedAfter }: Pipeline) {
+  using place = new Workplace(model);
+  const wanted = fields?.(place);
+  if (interruptedAfter !== undefined) {
+    const controller = new AbortController();
+    const report = ({ type }: { type: string }) => {
+      if (type === "layer" && --interruptedAfter! === 0) controller.abort();
+    };
+    const run = place.run({ gpu: { adapter: "software" }, ...wanted }, { report, signal: controller.signal });
+    await assert.rejects(run, { name: "AbortError" });
+  }
+  const { record } = await place.run({ gpu: { adapter: "software" }, ...wanted });
+  const numbers = JSON.stringify(numbersOf(record));
+  return {
+    files: contents(join(place.path("out"), "model")),
+    numbers: createHash("sha256").update(numbers).digest("hex"),
+    bytes: record.packed!.bytes,
+    loss: record.evaluation?.packed?.[0].loss,
+  };
+}
+
+/** The numbers of a record that are no times, by the path of their keys. */
+function numbersOf(record: RunRecord): Record<string, number> {
+  const numbers: Record<string, number> = {};
+  const visit = (value: unknown, path: string) => {
+    if (typeof value === "number") numbers[path] = value;
+    if (typeof value !== "object" || value === null) return;
+    for (const [key, inner] of Object.entries(value)) {
+      if (!key.startsWith("seconds")) visit(inner, path ? `${path}.${key}` : key);
+    }
+  };
+  visit(record, "");
+  return numbers;
+}
+
+const results: Record<string, unknown> = {};
+for (const [name, pipeline] of Object.entries(PIPELINES)) results[name] = await run(pipeline);
+await using gpu = await Gpu.open({ adapter: "software" });
+console.log(JSON.stringify({ adapter: gpu.name, results }, null, 2));
