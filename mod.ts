@@ -30,8 +30,8 @@
 export { Gpu, type GpuOptions, type MemoryUse } from "./gpu/device.ts";
 export { Kernel, type KernelSource, uniform } from "./gpu/kernel.ts";
 export { type Dtype, Tensor } from "./gpu/tensor.ts";
-export type { CacheDtype } from "./gpu/attention_decode.ts";
-export type { ChatMessage } from "./models/chat_template.ts";
+export type { CacheDtype } from "./gpu/kernels/attention/attention_decode.ts";
+export type { ChatMessage } from "./models/tokenizers/chat_template.ts";
 export {
   generate,
   type GeneratedToken,
@@ -39,38 +39,33 @@ export {
   type GenerationEnd,
   ResidentModel,
   type ResidentOptions,
-} from "./models/generation.ts";
+} from "./models/generation/generation.ts";
 export { type Questions, readQuestions, zeroShotTask } from "./data/zero_shot_tasks.ts";
 export { ModelFiles } from "./models/model_files.ts";
-export { perplexity, type PerplexityOptions } from "./models/perplexity.ts";
-export type { SamplingOptions } from "./models/sampling.ts";
+export { perplexity, type PerplexityOptions } from "./models/metrics/perplexity.ts";
+export type { SamplingOptions } from "./models/generation/sampling.ts";
 export {
   type PreparedTask,
   prepareTask,
   zeroShot,
   type ZeroShotOptions,
-} from "./models/zero_shot.ts";
+} from "./models/metrics/zero_shot.ts";
 export {
   type LoadOptions,
   loadPipeline,
   type PipelineConfig,
   pipelineJsonSchema,
   type PlannedStage,
-} from "./pipeline/config.ts";
-export { type CellResult, runGrid } from "./pipeline/grid.ts";
-export { type Grid, type GridCell, loadGrid } from "./pipeline/load_grid.ts";
-export { PipelineFileError, type PipelineProblem, UserError } from "./pipeline/errors.ts";
-export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/events.ts";
-export type {
-  CachedFigure,
-  CellRecord,
-  Evaluation,
-  PackedModel,
-  Perplexity,
-  RunRecord,
-  ZeroShot,
-} from "./pipeline/record.ts";
-export { type RunOptions, runPipeline } from "./pipeline/run.ts";
+} from "./pipeline/config/config.ts";
+export type { CellResult } from "./pipeline/grid/grid.ts";
+export { type Grid, type GridCell, loadGrid } from "./pipeline/grid/load_grid.ts";
+export { UserError } from "./base/errors.ts";
+export { PipelineFileError, type PipelineProblem } from "./pipeline/config/errors.ts";
+export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/run/events.ts";
+export type { CellRecord, Evaluation, PackedModel, RunRecord } from "./pipeline/run/record.ts";
+export type { CachedFigure, Perplexity, ZeroShot } from "./models/metrics/figures.ts";
+export type { RunOptions } from "./pipeline/run/run.ts";
+export { runGrid, runPipeline } from "./report/run_with_report.ts";
 export {
   type Artifacts,
   type BlockContext,
@@ -83,5 +78,5 @@ export {
   type Stage,
 } from "./pipeline/stage.ts";
 export { STAGES } from "./stages/mod.ts";
-export { VERSION } from "./version.ts";
+export { VERSION } from "./base/version.ts";
 export { z } from "zod";

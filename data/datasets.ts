@@ -1,8 +1,8 @@
 import { readdirSync, statSync } from "node:fs";
 import { basename, extname, join, resolve } from "node:path";
-import { didYouMean } from "../pipeline/did_you_mean.ts";
-import { UserError } from "../pipeline/errors.ts";
-import { reasonOf } from "../pipeline/files.ts";
+import { didYouMean } from "../base/did_you_mean.ts";
+import { UserError } from "../base/errors.ts";
+import { reasonOf } from "../storage/files.ts";
 import { cropDocuments, type TokenSource } from "./document_crops.ts";
 import { hasRows, readRows, ROW_EXTENSIONS } from "./rows.ts";
 import { joinTexts } from "./texts.ts";

@@ -1,8 +1,8 @@
 import { basename } from "node:path";
-import { UserError } from "../pipeline/errors.ts";
+import { UserError } from "../base/errors.ts";
+import { PythonRandom } from "../base/python_random.ts";
 import { textOfLine } from "./json_rows.ts";
 import { readLines } from "./lines.ts";
-import { PythonRandom } from "./python_random.ts";
 
 /** Turns text into token ids. */
 export interface TokenSource {

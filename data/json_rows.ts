@@ -1,5 +1,5 @@
-import { UserError } from "../pipeline/errors.ts";
-import { bytesText } from "../pipeline/units.ts";
+import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 import { foreignFile, type Line, readLines } from "./lines.ts";
 import { MAX_LENGTH } from "./texts.ts";
 

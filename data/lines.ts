@@ -1,9 +1,9 @@
 import { closeSync, createReadStream, openSync, readSync } from "node:fs";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
-import { foreignContent } from "../models/safetensors.ts";
-import { UserError } from "../pipeline/errors.ts";
-import { reasonOf } from "../pipeline/files.ts";
+import { UserError } from "../base/errors.ts";
+import { reasonOf } from "../storage/files.ts";
+import { foreignContent } from "../storage/safetensors.ts";
 
 /** A line of a file, without its line end. */
 export interface Line {

@@ -6,8 +6,8 @@ import {
   parquetSchema,
 } from "hyparquet";
 import { compressors } from "hyparquet-compressors";
-import { UserError } from "../pipeline/errors.ts";
-import { reasonOf } from "../pipeline/files.ts";
+import { UserError } from "../base/errors.ts";
+import { reasonOf } from "../storage/files.ts";
 import { kindOf } from "./json_rows.ts";
 import { foreignFile } from "./lines.ts";
 

@@ -1,4 +1,4 @@
-import { UserError } from "../pipeline/errors.ts";
+import { UserError } from "../base/errors.ts";
 import { kindOf } from "./json_rows.ts";
 
 /** A row of a data set of questions; each value is checked when it is asked for. */

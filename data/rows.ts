@@ -1,4 +1,4 @@
-import { UserError } from "../pipeline/errors.ts";
+import { UserError } from "../base/errors.ts";
 import { jsonObjects, jsonRows } from "./json_rows.ts";
 import { parquetObjects, parquetRows } from "./parquet_rows.ts";
 import { readText } from "./texts.ts";

@@ -1,6 +1,6 @@
 import { constants } from "node:buffer";
-import { UserError } from "../pipeline/errors.ts";
-import { bytesText } from "../pipeline/units.ts";
+import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 
 /** The most that a JavaScript string holds, in UTF-16 units. */
 export const MAX_LENGTH = constants.MAX_STRING_LENGTH;

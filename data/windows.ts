@@ -1,6 +1,6 @@
-import { readHeader, TensorReader, writeSafetensors } from "../models/safetensors.ts";
-import { UserError } from "../pipeline/errors.ts";
-import { PythonRandom } from "./python_random.ts";
+import { UserError } from "../base/errors.ts";
+import { PythonRandom } from "../base/python_random.ts";
+import { readHeader, TensorReader, writeSafetensors } from "../storage/safetensors.ts";
 
 /** What error messages call the text that token ids come from. */
 export interface TextName {

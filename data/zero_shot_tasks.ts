@@ -1,5 +1,5 @@
-import { didYouMean } from "../pipeline/did_you_mean.ts";
-import { UserError } from "../pipeline/errors.ts";
+import { didYouMean } from "../base/did_you_mean.ts";
+import { UserError } from "../base/errors.ts";
 import { QuestionRow } from "./question_row.ts";
 import { readObjects } from "./rows.ts";
 

@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { UserError } from "../pipeline/errors.ts";
+import { UserError } from "../base/errors.ts";
 import { type Dispatch, Kernel, type KernelSource } from "./kernel.ts";
 import { Readback } from "./readback.ts";
 import { type Dtype, DTYPE_BYTES, elementsOf, shapeText, Tensor } from "./tensor.ts";

@@ -12,8 +12,8 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
-import { UserError } from "../pipeline/errors.ts";
-import { reasonOf } from "../pipeline/files.ts";
+import { UserError } from "../base/errors.ts";
+import { reasonOf } from "../storage/files.ts";
 import { type HubRepository, isCommitHash } from "./repository.ts";
 import { sleep } from "./retry.ts";
 

@@ -1,5 +1,5 @@
-import { UserError } from "../pipeline/errors.ts";
-import { bytesText } from "../pipeline/units.ts";
+import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 import { type RepositoryCache, sizeOf } from "./cache.ts";
 import type { RemoteFile } from "./listing.ts";
 import { ProgressMeter } from "./progress.ts";

@@ -1,6 +1,6 @@
 import { join } from "node:path";
-import { TOKENIZER_FILES } from "../models/tokenizer.ts";
-import { UserError } from "../pipeline/errors.ts";
+import { UserError } from "../base/errors.ts";
+import { TOKENIZER_FILES } from "../models/tokenizers/tokenizer.ts";
 import { type CachedFile, freeBytes, RepositoryCache } from "./cache.ts";
 import { Download } from "./download.ts";
 import { DEFAULT_LIMITS, type HubLimits } from "./limits.ts";

@@ -1,5 +1,5 @@
 import { datasetInfo, listFiles, modelInfo, pathsInfo } from "@huggingface/hub";
-import { UserError } from "../pipeline/errors.ts";
+import { UserError } from "../base/errors.ts";
 import { noHub, noSuchFile } from "./refusal.ts";
 import { type HubRepository, isCommitHash } from "./repository.ts";
 import type { HubSession } from "./session.ts";

@@ -1,6 +1,6 @@
-import { readWeightMap } from "../models/checkpoint.ts";
+import { UserError } from "../base/errors.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
-import { UserError } from "../pipeline/errors.ts";
+import { readWeightMap } from "../storage/checkpoint.ts";
 
 /** The weights of a model, in the one of its formats that is fetched. */
 export interface ModelWeights {

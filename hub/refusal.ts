@@ -1,4 +1,4 @@
-import { UserError } from "../pipeline/errors.ts";
+import { UserError } from "../base/errors.ts";
 import { type HubRepository, kindOf, pageOf } from "./repository.ts";
 import { PassingTrouble, retryAfterMs } from "./retry.ts";
 import type { HubSettings } from "./settings.ts";

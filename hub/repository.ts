@@ -1,4 +1,4 @@
-import { UserError } from "../pipeline/errors.ts";
+import { UserError } from "../base/errors.ts";
 
 /** A model or a data set on the hub, at a revision. */
 export interface HubRepository {

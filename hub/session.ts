@@ -1,5 +1,5 @@
-import { UserError } from "../pipeline/errors.ts";
-import { VERSION } from "../version.ts";
+import { UserError } from "../base/errors.ts";
+import { VERSION } from "../base/version.ts";
 import type { HubLimits } from "./limits.ts";
 import { isJson, noHub, refusal, typeText } from "./refusal.ts";
 import type { HubRepository } from "./repository.ts";

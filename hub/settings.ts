@@ -1,8 +1,8 @@
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { UserError } from "../pipeline/errors.ts";
-import { reasonOf } from "../pipeline/files.ts";
+import { UserError } from "../base/errors.ts";
+import { reasonOf } from "../storage/files.ts";
 
 /** Where models and data sets come from and where they are kept. */
 export interface HubSettings {

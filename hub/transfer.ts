@@ -1,6 +1,6 @@
 import { dirname } from "node:path";
-import { UserError } from "../pipeline/errors.ts";
-import { bytesText } from "../pipeline/units.ts";
+import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 import { makeFolder, type RepositoryCache, sizeOf } from "./cache.ts";
 import type { RemoteFile } from "./listing.ts";
 import { PartialFile } from "./partial_file.ts";

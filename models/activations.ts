@@ -1,8 +1,8 @@
+import { UserError } from "../base/errors.ts";
 import type { Gpu } from "../gpu/device.ts";
-import { narrow } from "../gpu/narrow.ts";
+import { narrow } from "../gpu/kernels/elementwise/narrow.ts";
+import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import { DTYPE_BYTES, type Tensor } from "../gpu/tensor.ts";
-import { widen } from "../gpu/widen.ts";
-import { UserError } from "../pipeline/errors.ts";
 import type { Registers } from "./decoder.ts";
 
 /** How activations are kept between the operations of a decoder layer. */

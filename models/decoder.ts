@@ -1,38 +1,47 @@
-import { activation } from "../gpu/activation.ts";
-import { appendCache } from "../gpu/append_cache.ts";
-import { attention, segmentAttention } from "../gpu/attention.ts";
-import { attendAndAppend, attentionDecode } from "../gpu/attention_decode.ts";
-import { crossEntropy } from "../gpu/cross_entropy.ts";
-import { dequantize } from "../gpu/dequantize.ts";
-import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
-import { embed } from "../gpu/embed.ts";
-import { gemm } from "../gpu/gemm.ts";
-import { matvec } from "../gpu/matvec.ts";
-import { countNonFinite } from "../gpu/non_finite.ts";
-import { norm } from "../gpu/norm.ts";
-import { canGroup, freeGroup, type PackedGroup, uploadPackedGroup } from "../gpu/packed_group.ts";
-import { packedProduct } from "../gpu/packed_matmul.ts";
-import { multipliesVectors, packedVectorProduct, type VectorSource } from "../gpu/packed_vector.ts";
+import { UserError } from "../base/errors.ts";
+import { dequantize } from "../codecs/billm/dequantize.ts";
+import {
+  canGroup,
+  freeGroup,
+  type PackedGroup,
+  uploadPackedGroup,
+} from "../codecs/billm/packed_group.ts";
+import { packedProduct } from "../codecs/billm/packed_matmul.ts";
+import {
+  multipliesVectors,
+  packedVectorProduct,
+  type VectorSource,
+} from "../codecs/billm/packed_vector.ts";
 import {
   freePacked,
   isPackedWeight,
   type PackedOnHost,
   type PackedWeight,
   uploadPacked,
-} from "../gpu/packed_weight.ts";
-import { rope } from "../gpu/rope.ts";
+} from "../codecs/billm/packed_weight.ts";
+import { GpuTable, isPackedTable, tableLayout } from "../codecs/embedding/packed_table.ts";
+import { isPackedGrid, uploadGrid } from "../codecs/grid/packed_grid.ts";
+import { columnsOf, isGrid, isPacked, readLinear, unpackLinear } from "../codecs/packed_format.ts";
+import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
+import { appendCache } from "../gpu/kernels/attention/append_cache.ts";
+import { attention, segmentAttention } from "../gpu/kernels/attention/attention.ts";
+import { attendAndAppend, attentionDecode } from "../gpu/kernels/attention/attention_decode.ts";
+import { rope } from "../gpu/kernels/attention/rope.ts";
+import { activation } from "../gpu/kernels/elementwise/activation.ts";
+import { embed } from "../gpu/kernels/elementwise/embed.ts";
+import { widen } from "../gpu/kernels/elementwise/widen.ts";
+import { gemm } from "../gpu/kernels/matmul/gemm.ts";
+import { matvec } from "../gpu/kernels/matmul/matvec.ts";
+import { crossEntropy } from "../gpu/kernels/reduce/cross_entropy.ts";
+import { countNonFinite } from "../gpu/kernels/reduce/non_finite.ts";
+import { norm } from "../gpu/kernels/reduce/norm.ts";
 import { type Dtype, shapeText, Tensor } from "../gpu/tensor.ts";
-import { widen } from "../gpu/widen.ts";
-import { UserError } from "../pipeline/errors.ts";
 import type { Activations } from "./activations.ts";
-import { type Architecture, type Step, weightedModules } from "./architecture.ts";
-import { KeyValueCache } from "./kv_cache.ts";
+import { type Architecture, type Step, weightedModules } from "./architectures/architecture.ts";
+import { KeyValueCache } from "./generation/kv_cache.ts";
 import { isRead } from "./layer_plan.ts";
+import type { PromptBatch, PromptBatchOnGpu } from "./metrics/prompt_batch.ts";
 import type { ModelFiles } from "./model_files.ts";
-import { columnsOf, isGrid, isPacked, readLinear, unpackLinear } from "./packed_format.ts";
-import { isPackedGrid, uploadGrid } from "./packed_grid.ts";
-import { GpuTable, isPackedTable, tableLayout } from "./packed_table.ts";
-import type { PromptBatch, PromptBatchOnGpu } from "./prompt_batch.ts";
 import { rotaryFrequencies } from "./rotary.ts";
 
 const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };

@@ -1,4 +1,4 @@
-import type { Architecture, Step } from "./architecture.ts";
+import type { Architecture, Step } from "./architectures/architecture.ts";
 
 /** Whether an operation from `start` on reads a register before it is written anew. */
 export function isRead(steps: readonly Step[], register: string, start: number): boolean {

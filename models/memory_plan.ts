@@ -1,7 +1,7 @@
+import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 import type { Gpu } from "../gpu/device.ts";
-import { UserError } from "../pipeline/errors.ts";
-import { bytesText } from "../pipeline/units.ts";
-import { type Architecture, linearGroups } from "./architecture.ts";
+import { type Architecture, linearGroups } from "./architectures/architecture.ts";
 import { PART_BYTES } from "./decoder.ts";
 import { liveRegisters, restartsOf, totalWidth } from "./layer_plan.ts";
 import type { ModelFiles } from "./model_files.ts";

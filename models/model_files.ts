@@ -1,18 +1,18 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { UserError } from "../pipeline/errors.ts";
-import { type Architecture, linearGroups, readArchitecture } from "./architecture.ts";
-import { Checkpoint } from "./checkpoint.ts";
-import { readJson } from "./json.ts";
+import { UserError } from "../base/errors.ts";
+import { isPackedTable } from "../codecs/embedding/packed_table.ts";
 import {
   isPacked,
   mainTensor,
   type QuantizationConfig,
   readQuantizationConfig,
-} from "./packed_format.ts";
-import { FORMAT_VERSION } from "./packed_metadata.ts";
-import { isPackedTable } from "./packed_table.ts";
-import { TextTokenizer, TOKENIZER_FILES } from "./tokenizer.ts";
+} from "../codecs/packed_format.ts";
+import { Checkpoint } from "../storage/checkpoint.ts";
+import { readJson } from "../storage/json.ts";
+import { FORMAT_VERSION } from "../storage/packed_metadata.ts";
+import { type Architecture, linearGroups, readArchitecture } from "./architectures/architecture.ts";
+import { TextTokenizer, TOKENIZER_FILES } from "./tokenizers/tokenizer.ts";
 
 /** What a model has beside its weights, where it is there. */
 export const SMALL_FILES = ["config.json", "generation_config.json", ...TOKENIZER_FILES];

@@ -1,8 +1,11 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../pipeline/errors.ts";
-import { Checkpoint } from "./checkpoint.ts";
-import { readJson } from "./json.ts";
+import { UserError } from "../base/errors.ts";
+import {
+  dequantizeTableOnHost,
+  isPackedTable,
+  tableLayout,
+} from "../codecs/embedding/packed_table.ts";
 import {
   columnsOf,
   dequantizeOnHost,
@@ -11,15 +14,16 @@ import {
   type QuantizationConfig,
   readLinear,
   readQuantizationConfig,
-} from "./packed_format.ts";
-import { dequantizeTableOnHost, isPackedTable, tableLayout } from "./packed_table.ts";
+} from "../codecs/packed_format.ts";
+import { Checkpoint } from "../storage/checkpoint.ts";
+import { readJson } from "../storage/json.ts";
 import {
   DTYPE_BITS,
   isFloatDtype,
   type StoredDtype,
   type StoredTensor,
   toFloat32,
-} from "./safetensors.ts";
+} from "../storage/safetensors.ts";
 
 /** A tensor of a model as the plain model has it. */
 export interface PlainTensor {

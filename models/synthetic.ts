@@ -1,8 +1,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeTokenIds } from "../data/windows.ts";
-import { type Architecture, readArchitecture } from "./architecture.ts";
-import { type TensorToWrite, writeSafetensors } from "./safetensors.ts";
+import { type TensorToWrite, writeSafetensors } from "../storage/safetensors.ts";
+import { type Architecture, readArchitecture } from "./architectures/architecture.ts";
 
 const LLAMA = {
   model_type: "llama",

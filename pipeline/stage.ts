@@ -1,17 +1,17 @@
 import type { z } from "zod";
+import type { LinearBits } from "../codecs/billm/quantize_block.ts";
+import type { LinearGrid } from "../codecs/grid/grid.ts";
+import type { HostLinear, PackedLinear } from "../codecs/packed_format.ts";
 import type { LocalDataset } from "../data/datasets.ts";
 import type { Gpu } from "../gpu/device.ts";
-import type { LinearGrid } from "../gpu/grid.ts";
-import type { LinearBits } from "../gpu/quantize_block.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
-import type { HostLinear, PackedLinear } from "../models/packed_format.ts";
-import type { StageDeclaration } from "./config.ts";
-import type { LayerRecord, Report } from "./events.ts";
-import type { HubAccess } from "./hub_access.ts";
-import type { Evaluation, PackedModel } from "./record.ts";
-import type { RunFolder } from "./run_folder.ts";
+import type { StageDeclaration } from "./config/config.ts";
+import type { LayerRecord, Report } from "./run/events.ts";
+import type { HubAccess } from "./run/hub_access.ts";
+import type { Evaluation, PackedModel } from "./run/record.ts";
+import type { RunFolder } from "./run/run_folder.ts";
 
 /**
  * What stages hand to each other. Tensors are on the GPU, `rows` and `cols` those of the block; the

@@ -1,8 +1,8 @@
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, relative, sep } from "node:path";
-import { readJson } from "../models/json.ts";
-import { UserError } from "../pipeline/errors.ts";
-import { CELL_RECORD, type CellRecord, type RunRecord } from "../pipeline/record.ts";
+import { UserError } from "../base/errors.ts";
+import { CELL_RECORD, type CellRecord, type RunRecord } from "../pipeline/run/record.ts";
+import { readJson } from "../storage/json.ts";
 
 /** A cell.json as it may be found: whoever wrote it may have left the times out. */
 export type FoundCell =

@@ -1,5 +1,5 @@
 /** Numbers as reports show them. */
-import { bytesText } from "../pipeline/units.ts";
+import { bytesText } from "../base/units.ts";
 
 /** What stands for a number that was not measured. */
 export const NONE = "–";

@@ -1,4 +1,3 @@
-import { Checkpoint } from "../models/checkpoint.ts";
 import {
   columnsOf,
   dequantizeOnHost,
@@ -6,9 +5,10 @@ import {
   isPacked,
   type QuantizationConfig,
   unpackLinear,
-} from "../models/packed_format.ts";
+} from "../codecs/packed_format.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
-import type { LayerRecord } from "../pipeline/events.ts";
+import type { LayerRecord } from "../pipeline/run/events.ts";
+import { Checkpoint } from "../storage/checkpoint.ts";
 import { sum } from "./figures.ts";
 
 /** How the weights of a linear layer are distributed, before and after. */

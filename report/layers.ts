@@ -1,4 +1,4 @@
-import type { LayerRecord, LinearRecord } from "../pipeline/events.ts";
+import type { LayerRecord, LinearRecord } from "../pipeline/run/events.ts";
 import { isNumber, sum } from "./figures.ts";
 
 /** "self_attn.q_proj": what a linear layer is called in each decoder layer. */

@@ -1,4 +1,5 @@
-import type { Evaluation, Perplexity, RunRecord, ZeroShot } from "../pipeline/record.ts";
+import type { Evaluation, RunRecord } from "../pipeline/run/record.ts";
+import type { Perplexity, ZeroShot } from "../models/metrics/figures.ts";
 import {
   dateText,
   decimal,

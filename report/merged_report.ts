@@ -1,7 +1,7 @@
 import { existsSync, realpathSync } from "node:fs";
 import { join, relative, sep } from "node:path";
-import type { Perplexity, ZeroShot } from "../pipeline/record.ts";
-import { timeText } from "../pipeline/units.ts";
+import { timeText } from "../base/units.ts";
+import type { Perplexity, ZeroShot } from "../models/metrics/figures.ts";
 import type { Comparison, RunInFolder } from "./cells.ts";
 import {
   counted,

@@ -1,14 +1,12 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { readJson } from "../models/json.ts";
-import { writeFileAtomically } from "../pipeline/files.ts";
-import type { RunRecord } from "../pipeline/record.ts";
+import type { RunRecord } from "../pipeline/run/record.ts";
+import type { WriteReport } from "../pipeline/run/run.ts";
+import { writeFileAtomically } from "../storage/files.ts";
+import { readJson } from "../storage/json.ts";
 import { readPipeline } from "./cells.ts";
 import { chosenLayers, countWeights, type Histogram } from "./histograms.ts";
 import { type FinishedRun, runReport } from "./run_report.ts";
-
-/** What a report leaves in a run's folder. */
-export const REPORT_FILES = ["histograms.json", "report.html"];
 
 /** Where the weights of a run are counted, and which. */
 export interface CountOptions {
@@ -53,7 +51,15 @@ export function finishedRun(folder: string, record: RunRecord): FinishedRun {
  *
  * @throws {UserError} If it cannot be written.
  */
-export function saveReport(folder: string, record: RunRecord): void {
+function saveReport(folder: string, record: RunRecord): void {
   const content = runReport(finishedRun(folder, record));
   writeFileAtomically(join(folder, "report.html"), content);
 }
+
+/** Counts the weights of a finished run, if it has packed any, and writes its report. */
+export const writeRunReport: WriteReport = async (folder, record, original, pause) => {
+  if (original !== undefined && record.packed) {
+    await saveHistograms(folder, record, original, { pause });
+  }
+  saveReport(folder, record);
+};

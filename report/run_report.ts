@@ -1,6 +1,6 @@
-import type { LayerRecord } from "../pipeline/events.ts";
-import type { RunRecord } from "../pipeline/record.ts";
-import { timeText } from "../pipeline/units.ts";
+import { timeText } from "../base/units.ts";
+import type { LayerRecord } from "../pipeline/run/events.ts";
+import type { RunRecord } from "../pipeline/run/record.ts";
 import {
   cellBar,
   columnChart,

@@ -1,11 +1,11 @@
 import { join } from "node:path";
 import { z } from "zod";
+import { UserError } from "../base/errors.ts";
 import { writeTokenIds } from "../data/windows.ts";
 import { Activations } from "../models/activations.ts";
 import { batchWindows } from "../models/calibration.ts";
 import { Decoder } from "../models/decoder.ts";
 import { activationBytes, nearWidth } from "../models/memory_plan.ts";
-import { UserError } from "../pipeline/errors.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { calibrationWindows, datasetOption } from "./data.ts";
 

@@ -1,7 +1,7 @@
 import { z } from "zod";
-import { blockBits } from "../pipeline/block_bits.ts";
-import { spreadError } from "../pipeline/spread_error.ts";
 import { defineStage } from "../pipeline/stage.ts";
+import { blockBits } from "./block_bits.ts";
+import { spreadError } from "./spread_error.ts";
 
 /** Rounds of refinement where the file says nothing: more gain less than another seed does. */
 const REFINE = 8;

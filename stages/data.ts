@@ -1,7 +1,7 @@
 import { z } from "zod";
+import { UserError } from "../base/errors.ts";
 import { DATASETS } from "../data/datasets.ts";
 import type { ModelFiles } from "../models/model_files.ts";
-import { UserError } from "../pipeline/errors.ts";
 import type { ModelContext } from "../pipeline/stage.ts";
 
 const NAMES = Object.keys(DATASETS);

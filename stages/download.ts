@@ -1,12 +1,12 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
-import { weightedModules } from "../models/architecture.ts";
+import { UserError } from "../base/errors.ts";
+import { isPackedTable } from "../codecs/embedding/packed_table.ts";
+import { isPacked } from "../codecs/packed_format.ts";
+import { weightedModules } from "../models/architectures/architecture.ts";
 import { STORED_DTYPES } from "../models/decoder.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
-import { isPacked } from "../models/packed_format.ts";
-import { isPackedTable } from "../models/packed_table.ts";
-import { UserError } from "../pipeline/errors.ts";
-import { HUB_ID } from "../pipeline/hub_access.ts";
+import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { defineStage } from "../pipeline/stage.ts";
 
 /** Finds the model, a folder or a name on the hub, and checks its files. */

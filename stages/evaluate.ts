@@ -1,15 +1,15 @@
 import { basename, extname } from "node:path";
 import { z } from "zod";
+import { percentText, perplexityText } from "../base/units.ts";
 import { DATASETS } from "../data/datasets.ts";
-import { tuningFolder } from "../gpu/gemm_tuning.ts";
+import { tuningFolder } from "../gpu/kernels/matmul/gemm_tuning.ts";
+import { perplexity } from "../models/metrics/perplexity.ts";
+import { zeroShot } from "../models/metrics/zero_shot.ts";
 import { ModelFiles } from "../models/model_files.ts";
-import { perplexity } from "../models/perplexity.ts";
-import { zeroShot } from "../models/zero_shot.ts";
-import { FigureCache, type FigureKey } from "../pipeline/figure_cache.ts";
-import type { CachedFigure, Perplexity, ZeroShot } from "../pipeline/record.ts";
+import type { CachedFigure, Perplexity, ZeroShot } from "../models/metrics/figures.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
-import { percentText, perplexityText } from "../pipeline/units.ts";
 import { datasetOption, evaluationWindows } from "./data.ts";
+import { FigureCache, type FigureKey } from "./figure_cache.ts";
 import { preparedTask, questionFile, type TaskOption, taskOption } from "./zero_shot_data.ts";
 
 const perplexityOptions = z.strictObject({

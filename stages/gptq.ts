@@ -1,6 +1,6 @@
 import { z } from "zod";
-import { blockGrid } from "../pipeline/block_grid.ts";
 import { defineStage } from "../pipeline/stage.ts";
+import { blockGrid } from "./block_grid.ts";
 import {
   bitsOption,
   gridOption,

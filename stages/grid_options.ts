@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { GRID_BITS } from "../gpu/grid.ts";
+import { GRID_BITS } from "../codecs/grid/grid.ts";
 
 /** What no stage that puts weights on grids makes use of: it would be lost work. */
 export const NOT_FOR_GRIDS = ["salient-columns", "salient-fit", "zones", "block-error"];

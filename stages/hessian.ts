@@ -1,8 +1,12 @@
 import { z } from "zod";
-import { accumulateHessian, mirrorUpper, zeroDeadColumns } from "../gpu/hessian.ts";
-import { canFactorInF64, type FactorPrecision, inverseFactor } from "../gpu/inverse_factor.ts";
+import { UserError } from "../base/errors.ts";
+import { accumulateHessian, mirrorUpper, zeroDeadColumns } from "../gpu/kernels/hessian/hessian.ts";
+import {
+  canFactorInF64,
+  type FactorPrecision,
+  inverseFactor,
+} from "../gpu/kernels/hessian/inverse_factor.ts";
 import type { Tensor } from "../gpu/tensor.ts";
-import { UserError } from "../pipeline/errors.ts";
 import { defineStage, type LayerContext } from "../pipeline/stage.ts";
 
 /** The most damping that is tried of itself. */

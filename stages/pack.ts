@@ -1,21 +1,21 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
-import { dequantize } from "../gpu/dequantize.ts";
+import { UserError } from "../base/errors.ts";
+import { dequantize } from "../codecs/billm/dequantize.ts";
+import type { LinearBits } from "../codecs/billm/quantize_block.ts";
+import { roundScales } from "../codecs/billm/round_scales.ts";
+import { packTable } from "../codecs/embedding/packed_table.ts";
+import { readGrid } from "../codecs/grid/packed_grid.ts";
+import { packLinear, partOf, readBits } from "../codecs/packed_format.ts";
 import type { Gpu } from "../gpu/device.ts";
-import type { LinearBits } from "../gpu/quantize_block.ts";
-import { roundScales } from "../gpu/round_scales.ts";
-import { Checkpoint } from "../models/checkpoint.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
-import { packLinear, partOf, readBits } from "../models/packed_format.ts";
-import { readGrid } from "../models/packed_grid.ts";
-import { packedMetadata, writtenVersion } from "../models/packed_metadata.ts";
-import { packTable } from "../models/packed_table.ts";
-import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
-import { UserError } from "../pipeline/errors.ts";
-import { copyFileAtomically, sha256OfFile, writeJsonAtomically } from "../pipeline/files.ts";
-import type { PackedModel, WrittenFileRecord } from "../pipeline/record.ts";
+import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
 import { defineStage, type LinearLayer, type ModelContext } from "../pipeline/stage.ts";
+import { Checkpoint } from "../storage/checkpoint.ts";
+import { copyFileAtomically, sha256OfFile, writeJsonAtomically } from "../storage/files.ts";
+import { packedMetadata, writtenVersion } from "../storage/packed_metadata.ts";
+import { type TensorToWrite, writeSafetensors } from "../storage/safetensors.ts";
 
 function shardName(shard: number, layers: number): string {
   const digits = (n: number) => String(n).padStart(5, "0");

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { fitSalient } from "../gpu/fit_rows.ts";
+import { fitSalient } from "../gpu/kernels/binarize/fit_rows.ts";
 import { defineStage } from "../pipeline/stage.ts";
 
 /**

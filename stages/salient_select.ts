@@ -1,6 +1,11 @@
 import { z } from "zod";
 import { constant } from "../gpu/constant.ts";
-import { columnOrder, MAX_BLOCK, saliency, selectSalientColumns } from "../gpu/search.ts";
+import {
+  columnOrder,
+  MAX_BLOCK,
+  saliency,
+  selectSalientColumns,
+} from "../gpu/kernels/binarize/search.ts";
 import { defineStage } from "../pipeline/stage.ts";
 
 /**

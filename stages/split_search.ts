@@ -1,10 +1,10 @@
 import { z } from "zod";
 import { constant } from "../gpu/constant.ts";
-import { fitZones } from "../gpu/fit_rows.ts";
-import { quantiles } from "../gpu/quantile.ts";
-import { MAX_BLOCK, splitZones } from "../gpu/search.ts";
+import { fitZones } from "../gpu/kernels/binarize/fit_rows.ts";
+import { MAX_BLOCK, splitZones } from "../gpu/kernels/binarize/search.ts";
+import { quantiles } from "../gpu/kernels/reduce/quantile.ts";
 import { defineStage } from "../pipeline/stage.ts";
-import { salientColumnsOf } from "../pipeline/block_bits.ts";
+import { salientColumnsOf } from "./block_bits.ts";
 
 /**
  * Splits the columns that are not salient into a low and a high zone, one plane of bits each, at

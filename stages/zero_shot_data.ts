@@ -1,12 +1,12 @@
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { UserError } from "../base/errors.ts";
 import { hasObjects, OBJECT_EXTENSIONS } from "../data/rows.ts";
 import { readQuestions, ZERO_SHOT_TASKS, zeroShotTask } from "../data/zero_shot_tasks.ts";
-import { type PreparedTask, prepareTask } from "../models/zero_shot.ts";
-import { UserError } from "../pipeline/errors.ts";
-import { reasonOf } from "../pipeline/files.ts";
+import { type PreparedTask, prepareTask } from "../models/metrics/zero_shot.ts";
 import type { ModelContext } from "../pipeline/stage.ts";
+import { reasonOf } from "../storage/files.ts";
 
 const taskName = z.enum(Object.keys(ZERO_SHOT_TASKS));
 

@@ -1,6 +1,6 @@
+import { percentText } from "../base/units.ts";
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
-import { percentText } from "../pipeline/units.ts";
 import { tableText } from "./table.ts";
 import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 

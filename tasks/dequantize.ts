@@ -10,14 +10,14 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { setImmediate } from "node:timers/promises";
+import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 import { elementsOf } from "../gpu/tensor.ts";
-import { readJson } from "../models/json.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
-import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
-import { UserError } from "../pipeline/errors.ts";
-import { copyFileAtomically, reasonOf, writeJsonAtomically } from "../pipeline/files.ts";
-import { bytesText } from "../pipeline/units.ts";
+import { copyFileAtomically, reasonOf, writeJsonAtomically } from "../storage/files.ts";
+import { readJson } from "../storage/json.ts";
+import { type TensorToWrite, writeSafetensors } from "../storage/safetensors.ts";
 import { showProgress } from "./progress.ts";
 import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 

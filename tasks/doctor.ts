@@ -1,4 +1,4 @@
-import { UserError } from "../pipeline/errors.ts";
+import { UserError } from "../base/errors.ts";
 import { disks, examineGpu, examineHub, type Finding, versions } from "./findings.ts";
 import { lookAtMachine } from "./machine.ts";
 import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";

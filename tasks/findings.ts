@@ -1,15 +1,15 @@
+import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
+import { VERSION } from "../base/version.ts";
 import { Gpu } from "../gpu/device.ts";
-import { tuningFolder } from "../gpu/gemm_tuning.ts";
+import { tuningFolder } from "../gpu/kernels/matmul/gemm_tuning.ts";
 import { freeBytes } from "../hub/cache.ts";
 import { DEFAULT_LIMITS } from "../hub/limits.ts";
 import { NoSuchRepository } from "../hub/refusal.ts";
 import { HubSession } from "../hub/session.ts";
 import { type HubSettings, hubSettings } from "../hub/settings.ts";
-import { UserError } from "../pipeline/errors.ts";
-import { bytesText } from "../pipeline/units.ts";
-import { VERSION } from "../version.ts";
+import { measureRates, productError } from "./bench/measure.ts";
 import { adapterAdvice, canWrite, type Machine } from "./machine.ts";
-import { measureRates, productError } from "./measure.ts";
 
 /** Something found out about the machine. */
 export interface Finding {

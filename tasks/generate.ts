@@ -2,21 +2,21 @@
 
 import { existsSync } from "node:fs";
 import { styleText } from "node:util";
-import type { CacheDtype } from "../gpu/attention_decode.ts";
+import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 import { Gpu } from "../gpu/device.ts";
+import type { CacheDtype } from "../gpu/kernels/attention/attention_decode.ts";
 import {
   generate,
   type GeneratedToken,
   type GenerateOptions,
   type GenerationEnd,
   ResidentModel,
-} from "../models/generation.ts";
+} from "../models/generation/generation.ts";
+import { checkSampling } from "../models/generation/sampling.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
-import { checkSampling } from "../models/sampling.ts";
-import { UserError } from "../pipeline/errors.ts";
-import type { RunEvent } from "../pipeline/events.ts";
-import { HUB_ID, HubAccess } from "../pipeline/hub_access.ts";
-import { bytesText } from "../pipeline/units.ts";
+import type { RunEvent } from "../pipeline/run/events.ts";
+import { HUB_ID, HubAccess } from "../pipeline/run/hub_access.ts";
 import {
   count,
   modelFolder,

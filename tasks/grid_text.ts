@@ -1,7 +1,7 @@
-import type { CellResult } from "../pipeline/grid.ts";
-import type { Grid } from "../pipeline/load_grid.ts";
+import { bytesText, perplexityText, timeText } from "../base/units.ts";
+import type { CellResult } from "../pipeline/grid/grid.ts";
+import type { Grid } from "../pipeline/grid/load_grid.ts";
 import type { Stage } from "../pipeline/stage.ts";
-import { bytesText, perplexityText, timeText } from "../pipeline/units.ts";
 import { tableText } from "./table.ts";
 
 /** The cells of a grid and what tells them apart. */

@@ -1,9 +1,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { elementsOf, shapeText } from "../gpu/tensor.ts";
-import { Checkpoint } from "../models/checkpoint.ts";
-import { readJson } from "../models/json.ts";
-import { ModelFiles } from "../models/model_files.ts";
+import { bytesText, percentText } from "../base/units.ts";
+import { salientFraction } from "../codecs/grid/packed_grid.ts";
 import {
   columnsOf,
   highFraction,
@@ -13,11 +11,13 @@ import {
   type QuantizationConfig,
   readLinear,
   salientColumns,
-} from "../models/packed_format.ts";
-import { salientFraction } from "../models/packed_grid.ts";
+} from "../codecs/packed_format.ts";
+import { elementsOf, shapeText } from "../gpu/tensor.ts";
+import { ModelFiles } from "../models/model_files.ts";
 import { quantizationOf } from "../models/plain_weights.ts";
-import type { RunRecord } from "../pipeline/record.ts";
-import { bytesText, percentText } from "../pipeline/units.ts";
+import type { RunRecord } from "../pipeline/run/record.ts";
+import { Checkpoint } from "../storage/checkpoint.ts";
+import { readJson } from "../storage/json.ts";
 import { tableText } from "./table.ts";
 import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 

@@ -1,5 +1,5 @@
-import { loadGrid } from "../pipeline/load_grid.ts";
-import { PipelineFileError } from "../pipeline/errors.ts";
+import { PipelineFileError } from "../pipeline/config/errors.ts";
+import { loadGrid } from "../pipeline/grid/load_grid.ts";
 import { STAGES } from "../stages/mod.ts";
 import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 

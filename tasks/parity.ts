@@ -3,9 +3,9 @@
 // an hour on two CPU cores. A run that is interrupted continues.
 
 import { existsSync, readFileSync } from "node:fs";
-import { loadPipeline } from "../pipeline/config.ts";
-import { runPipeline } from "../pipeline/run.ts";
-import { percentText } from "../pipeline/units.ts";
+import { percentText } from "../base/units.ts";
+import { loadPipeline } from "../pipeline/config/config.ts";
+import { runPipeline } from "../report/run_with_report.ts";
 import { STAGES } from "../stages/mod.ts";
 import { showProgress } from "./progress.ts";
 import { runTask } from "./task.ts";

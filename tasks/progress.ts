@@ -1,6 +1,6 @@
 import { styleText } from "node:util";
-import type { Report, RunEvent } from "../pipeline/events.ts";
-import { bytesText, timeText } from "../pipeline/units.ts";
+import { bytesText, timeText } from "../base/units.ts";
+import type { Report, RunEvent } from "../pipeline/run/events.ts";
 
 const BAR = 24;
 

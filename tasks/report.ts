@@ -1,12 +1,12 @@
 import { existsSync, lstatSync, realpathSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { UserError } from "../pipeline/errors.ts";
-import { writeFileAtomically } from "../pipeline/files.ts";
-import { CELL_RECORD } from "../pipeline/record.ts";
+import { UserError } from "../base/errors.ts";
+import { CELL_RECORD } from "../pipeline/run/record.ts";
 import { commonFolder, findRuns, readRuns } from "../report/cells.ts";
 import { MergedReport } from "../report/merged_report.ts";
 import { finishedRun, saveHistograms } from "../report/run_files.ts";
 import { runMarkdown, runReport } from "../report/run_report.ts";
+import { writeFileAtomically } from "../storage/files.ts";
 import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task report FOLDER... [options]

@@ -1,6 +1,6 @@
 // Prints the JSON Schema of pipeline files.
 
-import { pipelineJsonSchema } from "../pipeline/config.ts";
+import { pipelineJsonSchema } from "../pipeline/config/config.ts";
 import { STAGES } from "../stages/mod.ts";
 import { parseArguments, runTask, usageErrors } from "./task.ts";
 

@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs, type ParseArgsConfig } from "node:util";
-import { PipelineFileError, UserError } from "../pipeline/errors.ts";
+import { UserError } from "../base/errors.ts";
+import { PipelineFileError } from "../pipeline/config/errors.ts";
 
 /**
  * Runs a task's main function: Ctrl-C aborts the signal it gets (a second one ends the process at

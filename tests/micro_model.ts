@@ -11,12 +11,13 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type TensorToWrite, writeSafetensors } from "../models/safetensors.ts";
-import { loadPipeline } from "../pipeline/config.ts";
-import type { RunEvent } from "../pipeline/events.ts";
-import type { RunRecord } from "../pipeline/record.ts";
-import { type RunOptions, runPipeline } from "../pipeline/run.ts";
+import { loadPipeline } from "../pipeline/config/config.ts";
+import type { RunEvent } from "../pipeline/run/events.ts";
+import type { RunRecord } from "../pipeline/run/record.ts";
+import type { RunOptions } from "../pipeline/run/run.ts";
+import { runPipeline } from "../report/run_with_report.ts";
 import { STAGES } from "../stages/mod.ts";
+import { type TensorToWrite, writeSafetensors } from "../storage/safetensors.ts";
 import { normals } from "./reference/random.ts";
 
 const PROJECT = join(import.meta.dirname!, "..");

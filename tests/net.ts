@@ -1,11 +1,11 @@
 // Runs pipelines on micro models and prints, as JSON, hashes of what they leave. net_test.ts holds them
-// against tests/data/net.json, which `deno run -A tests/net.ts > tests/data/net.json` makes anew.
+// against tests/fixtures/net.json, which `deno run -A tests/net.ts > tests/fixtures/net.json` makes anew.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { Gpu } from "../gpu/device.ts";
-import type { RunRecord } from "../pipeline/record.ts";
+import type { RunRecord } from "../pipeline/run/record.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "./micro_model.ts";
 
 type Fields = Record<string, unknown> & { stages?: StageItem[] };
@@ -86,7 +86,10 @@ async function run({ model, fields, interruptedAfter }: Pipeline) {
     const report = ({ type }: { type: string }) => {
       if (type === "layer" && --interruptedAfter! === 0) controller.abort();
     };
-    const run = place.run({ gpu: { adapter: "software" }, ...wanted }, { report, signal: controller.signal });
+    const run = place.run({ gpu: { adapter: "software" }, ...wanted }, {
+      report,
+      signal: controller.signal,
+    });
     await assert.rejects(run, { name: "AbortError" });
   }
   const { record } = await place.run({ gpu: { adapter: "software" }, ...wanted });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import expected from "./data/net.json" with { type: "json" };
+import expected from "./fixtures/net.json" with { type: "json" };
 
 interface Outcome {
   files: Record<string, string>;

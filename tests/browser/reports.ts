@@ -2,15 +2,15 @@
  * Looks at reports as people do: `deno task test:report`, with a Chromium on the machine (Debian:
  * apt-get install chromium). REPORT_PICTURES=FOLDER keeps pictures of the pages and PDFs.
  */
+import axe from "axe-core";
 import assert from "node:assert/strict";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import axe from "axe-core";
 import { MergedReport } from "../../report/merged_report.ts";
 import { runReport } from "../../report/run_report.ts";
-import { TemporaryFolder } from "../temporary_folder.ts";
 import { comparison, finishedRun } from "../report/runs.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
 import { Chromium, type View } from "./chromium.ts";
 
 const VIEWS: Record<string, View> = {

@@ -3,9 +3,9 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { seededRandom } from "../reference/random.ts";
+import type { HttpReply } from "./http_server.ts";
 import { HubPlace, noise, QUICK } from "./hub_place.ts";
 import { type HubRequest, text } from "./loopback_hub.ts";
-import type { HttpReply } from "./http_server.ts";
 
 const SIZE = 40_000;
 const WEIGHTS = noise(SIZE);

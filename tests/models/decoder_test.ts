@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
+import { UserError } from "../../base/errors.ts";
 import { Gpu } from "../../gpu/device.ts";
 import { shapeText } from "../../gpu/tensor.ts";
 import { Decoder } from "../../models/decoder.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { UserError } from "../../pipeline/errors.ts";
 import { assertClose } from "../assert_close.ts";
 import { crossEntropyReference, forwardReference } from "../reference/decoder.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";

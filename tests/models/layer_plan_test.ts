@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { linearGroups, readArchitecture } from "../../models/architecture.ts";
+import { linearGroups, readArchitecture } from "../../models/architectures/architecture.ts";
 import { liveRegisters, restartsOf, totalWidth } from "../../models/layer_plan.ts";
 import { SHAPES } from "../../models/synthetic.ts";
 

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { Checkpoint } from "../../models/checkpoint.ts";
-import { readJson } from "../../models/json.ts";
+import { UserError } from "../../base/errors.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { TOKENIZER_FILES } from "../../models/tokenizer.ts";
-import { writeSafetensors } from "../../models/safetensors.ts";
-import { UserError } from "../../pipeline/errors.ts";
+import { TOKENIZER_FILES } from "../../models/tokenizers/tokenizer.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
+import { readJson } from "../../storage/json.ts";
+import { writeSafetensors } from "../../storage/safetensors.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { randomModel, TINY_LLAMA, TINY_OPT, writeModel } from "./random_model.ts";
 

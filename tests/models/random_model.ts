@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { ModelType } from "../../models/architecture.ts";
-import { type TensorToWrite, writeSafetensors } from "../../models/safetensors.ts";
+import type { ModelType } from "../../models/architectures/architecture.ts";
+import { type TensorToWrite, writeSafetensors } from "../../storage/safetensors.ts";
 import { normals, seededRandom } from "../reference/random.ts";
 
 export type StoredFloat = "F32" | "F16" | "BF16";

@@ -4,8 +4,8 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { Gpu } from "../../gpu/device.ts";
-import { Checkpoint } from "../../models/checkpoint.ts";
 import type { DecoderOptions } from "../../models/decoder.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 import { forwardReference, type ReferenceTensors } from "../reference/decoder.ts";

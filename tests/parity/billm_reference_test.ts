@@ -3,18 +3,18 @@
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
+import { dequantizeOnHost, packLinear, readBits } from "../../codecs/packed_format.ts";
 import { Gpu } from "../../gpu/device.ts";
-import { Checkpoint } from "../../models/checkpoint.ts";
-import { dequantizeOnHost, packLinear, readBits } from "../../models/packed_format.ts";
-import { ArtifactStore } from "../../pipeline/artifacts.ts";
-import { access, quantizeLinear } from "../../pipeline/layers.ts";
-import { type Planned, StageClock } from "../../pipeline/run.ts";
+import { ArtifactStore } from "../../pipeline/run/artifacts.ts";
+import { access, quantizeLinear } from "../../pipeline/run/layers.ts";
+import { type Planned, StageClock } from "../../pipeline/run/run.ts";
 import type { BlockStage, LayerContext, LayerStage, LinearLayer } from "../../pipeline/stage.ts";
 import { compensate } from "../../stages/compensate.ts";
 import { hessian } from "../../stages/hessian.ts";
 import { residualBinarize } from "../../stages/residual_binarize.ts";
 import { salientSelect } from "../../stages/salient_select.ts";
 import { splitSearch } from "../../stages/split_search.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
 
 const FOLDER = "../shared/fixtures/billm-reference";
 

@@ -4,12 +4,12 @@
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
-import { argmax } from "../../gpu/argmax.ts";
 import { Gpu } from "../../gpu/device.ts";
-import { Checkpoint } from "../../models/checkpoint.ts";
-import { generate, ResidentModel } from "../../models/generation.ts";
-import { KeyValueCache } from "../../models/kv_cache.ts";
+import { argmax } from "../../gpu/kernels/reduce/argmax.ts";
+import { generate, ResidentModel } from "../../models/generation/generation.ts";
+import { KeyValueCache } from "../../models/generation/kv_cache.ts";
 import { ModelFiles } from "../../models/model_files.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
 
 const ARCHITECTURES = "../shared/fixtures/architectures";
 const STORIES = "../shared/models";

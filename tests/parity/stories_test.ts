@@ -6,9 +6,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { readText } from "../../data/texts.ts";
 import { consecutiveWindows } from "../../data/windows.ts";
 import { Gpu } from "../../gpu/device.ts";
+import { perplexity } from "../../models/metrics/perplexity.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { perplexity } from "../../models/perplexity.ts";
-import { TextTokenizer } from "../../models/tokenizer.ts";
+import { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 

@@ -5,8 +5,8 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { QuestionRow } from "../../data/question_row.ts";
 import { readQuestions, type ScoreRequest, zeroShotTask } from "../../data/zero_shot_tasks.ts";
-import { TextTokenizer } from "../../models/tokenizer.ts";
-import { RequestEncoder } from "../../models/zero_shot.ts";
+import { RequestEncoder } from "../../models/metrics/zero_shot.ts";
+import { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
 
 const FOLDER = "../shared/data/zeroshot";
 const TOKENIZERS = "../shared/data/tokenizers";

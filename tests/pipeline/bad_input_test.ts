@@ -12,12 +12,12 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { readHeader, writeSafetensors } from "../../models/safetensors.ts";
-import type { RunEvent } from "../../pipeline/events.ts";
+import type { RunEvent } from "../../pipeline/run/events.ts";
+import { readHeader, writeSafetensors } from "../../storage/safetensors.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 
-const CASES = join(import.meta.dirname!, "../data/safetensors-cases");
+const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
 
 /** Checks that every file of a run's folder is complete: half a file would not be readable. */
 function checkWhole(folder: string): void {

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { UserError } from "../../base/errors.ts";
+import { dequantizeOnHost, salientColumns, unpackLinear } from "../../codecs/packed_format.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { dequantizeOnHost, salientColumns, unpackLinear } from "../../models/packed_format.ts";
-import { UserError } from "../../pipeline/errors.ts";
-import type { RunEvent } from "../../pipeline/events.ts";
-import type { RunRecord } from "../../pipeline/record.ts";
+import type { RunEvent } from "../../pipeline/run/events.ts";
+import type { RunRecord } from "../../pipeline/run/record.ts";
 import { contents, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 

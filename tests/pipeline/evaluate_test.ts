@@ -3,13 +3,14 @@
 import assert from "node:assert/strict";
 import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { UserError } from "../../base/errors.ts";
+import { PipelineFileError } from "../../pipeline/config/errors.ts";
 import { readQuestions, zeroShotTask } from "../../data/zero_shot_tasks.ts";
 import { Gpu } from "../../gpu/device.ts";
+import { prepareTask, zeroShot } from "../../models/metrics/zero_shot.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { prepareTask, zeroShot } from "../../models/zero_shot.ts";
-import { PipelineFileError, UserError } from "../../pipeline/errors.ts";
-import type { RunEvent } from "../../pipeline/events.ts";
-import type { RunRecord } from "../../pipeline/record.ts";
+import type { RunEvent } from "../../pipeline/run/events.ts";
+import type { RunRecord } from "../../pipeline/run/record.ts";
 import { Environment } from "../environment.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { type StageItem, Workplace } from "../micro_model.ts";
@@ -214,7 +215,7 @@ Deno.test("evaluate fetches the questions of a task from the hub", async () => {
   await using hub = new LoopbackHub();
   const { id, revision, file } = zeroShotTask("arc-easy").hub;
   assert.equal(revision, "main");
-  const parquet = readFileSync(new URL("../data/parquet/questions.parquet", import.meta.url));
+  const parquet = readFileSync(new URL("../fixtures/parquet/questions.parquet", import.meta.url));
   const commit = hub.add("dataset", id, { [file]: parquet, "other.parquet": "not needed" });
   using _ = new Environment({
     HF_ENDPOINT: hub.url,

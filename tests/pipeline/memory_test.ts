@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
+import { UserError } from "../../base/errors.ts";
+import { bytesText } from "../../base/units.ts";
 import { Gpu } from "../../gpu/device.ts";
 import { workingBytes } from "../../models/memory_plan.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { UserError } from "../../pipeline/errors.ts";
-import { bytesText } from "../../pipeline/units.ts";
 import { contents, Workplace } from "../micro_model.ts";
 
 const TOKENS = 24 * 32;

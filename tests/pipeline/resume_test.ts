@@ -10,8 +10,8 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../pipeline/errors.ts";
-import type { RunEvent } from "../../pipeline/events.ts";
+import { UserError } from "../../base/errors.ts";
+import type { RunEvent } from "../../pipeline/run/events.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { seededRandom } from "../reference/random.ts";
 import { startTask } from "../start_task.ts";

@@ -257,7 +257,7 @@ function weightedMean(
   return total > 0 ? columns.reduce((sum, c) => sum + cost[c] * values[c], 0) / total : undefined;
 }
 
-/** The weights of packed bits: what `gpu/dequantize.wgsl` must give, with every f32 rounding. */
+/** The weights of packed bits: what `codecs/billm/dequantize.wgsl` must give, with every f32 rounding. */
 export function dequantizeReference(
   { rows, cols, blockSize, zones, planes }: {
     rows: number;

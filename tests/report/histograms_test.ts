@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { Checkpoint } from "../../models/checkpoint.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
 import { chosenLayers, countWeights, histogramOf } from "../../report/histograms.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
 import { assertClose } from "../assert_close.ts";
 import { Workplace } from "../micro_model.ts";
 import { normals } from "../reference/random.ts";

@@ -1,5 +1,5 @@
-import type { LayerRecord } from "../../pipeline/events.ts";
-import type { RunRecord } from "../../pipeline/record.ts";
+import type { LayerRecord } from "../../pipeline/run/events.ts";
+import type { RunRecord } from "../../pipeline/run/record.ts";
 import type { Comparison, FoundCell } from "../../report/cells.ts";
 import { histogramOf } from "../../report/histograms.ts";
 import type { FinishedRun } from "../../report/run_report.ts";

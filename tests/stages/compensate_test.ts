@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { ArtifactStore } from "../../pipeline/artifacts.ts";
-import { access, quantizeLinear } from "../../pipeline/layers.ts";
-import { type Planned, StageClock } from "../../pipeline/run.ts";
+import { ArtifactStore } from "../../pipeline/run/artifacts.ts";
+import { access, quantizeLinear } from "../../pipeline/run/layers.ts";
+import { type Planned, StageClock } from "../../pipeline/run/run.ts";
 import type { BlockStage, LayerContext, LinearLayer } from "../../pipeline/stage.ts";
 import { compensate } from "../../stages/compensate.ts";
 import { assertClose } from "../assert_close.ts";

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { Checkpoint } from "../../models/checkpoint.ts";
+import { UserError } from "../../base/errors.ts";
+import { dequantizeTableOnHost } from "../../codecs/embedding/packed_table.ts";
+import { packedLinears, unpackLinear } from "../../codecs/packed_format.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { packedLinears, unpackLinear } from "../../models/packed_format.ts";
-import { dequantizeTableOnHost } from "../../models/packed_table.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
-import type { RunRecord } from "../../pipeline/record.ts";
-import { UserError } from "../../pipeline/errors.ts";
+import type { RunRecord } from "../../pipeline/run/record.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 
 /** The whole method with options of pack. */

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { VERSION } from "../../base/version.ts";
 import { Gpu } from "../../gpu/device.ts";
+import { measureRates, productError } from "../../tasks/bench/measure.ts";
 import { disks, examineHub } from "../../tasks/findings.ts";
 import { adapterAdvice, canWrite, lookAtMachine, type Machine } from "../../tasks/machine.ts";
-import { measureRates, productError } from "../../tasks/measure.ts";
-import { VERSION } from "../../version.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Checkpoint } from "../../models/checkpoint.ts";
+import { dequantizeTableOnHost } from "../../codecs/embedding/packed_table.ts";
+import { dequantizeOnHost, storedParts, unpackLinear } from "../../codecs/packed_format.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { dequantizeOnHost, storedParts, unpackLinear } from "../../models/packed_format.ts";
-import { dequantizeTableOnHost } from "../../models/packed_table.ts";
-import { readHeader, type TensorToWrite, writeSafetensors } from "../../models/safetensors.ts";
-import type { RunRecord } from "../../pipeline/record.ts";
+import type { RunRecord } from "../../pipeline/run/record.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
+import { readHeader, type TensorToWrite, writeSafetensors } from "../../storage/safetensors.ts";
 import { contents, Workplace } from "../micro_model.ts";
 import { startTask, type TaskResult } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { stripVTControlCharacters } from "node:util";
-import type { RunEvent } from "../../pipeline/events.ts";
+import type { RunEvent } from "../../pipeline/run/events.ts";
 import { showJson, showProgress } from "../../tasks/progress.ts";
 
 /** What is printed while `work` runs, on a screen of 80 columns. */

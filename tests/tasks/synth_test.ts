@@ -85,7 +85,7 @@ Deno.test("bench:generate measures a synthetic model and what is packed of it, w
   await runFile(pipeline);
   const packed = join(output, "model");
   const options = ["--prompt", "8", "--tokens", "4", "--runs", "1", "--json"];
-  const { code, stdout, stderr } = await startTask("bench_generate", [model, packed, ...options]);
+  const { code, stdout, stderr } = await startTask("bench/generate", [model, packed, ...options]);
   assert.deepEqual([code, stderr], [0, ""]);
   const figures = stdout.trim().split("\n").map((line) => JSON.parse(line));
   assert.deepEqual(figures.map((each) => [each.model, each.tokens]), [[model, 4], [packed, 4]]);

@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
-import type { RunRecord, ZeroShot } from "../../pipeline/record.ts";
+import type { RunRecord } from "../../pipeline/run/record.ts";
+import type { ZeroShot } from "../../models/metrics/figures.ts";
 import { Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 
@@ -39,7 +40,7 @@ Deno.test("quantize prints accuracies before and after with their errors", async
 Deno.test("bench:zero-shot measures windows, shared and separate contexts", async () => {
   const sizes = ["--hidden-size", "64", "--layers", "1", "--questions", "2"];
   const small = [...sizes, "--sequence-length", "16", "--batch-tokens", "256"];
-  const { code, stdout, stderr } = await startTask("bench_zero_shot", [...small, "--json"]);
+  const { code, stdout, stderr } = await startTask("bench/zero_shot", [...small, "--json"]);
   assert.deepEqual([code, stderr], [0, ""]);
   const { like, layers, hiddenSize, figures } = JSON.parse(stdout);
   assert.deepEqual([like, layers, hiddenSize], ["llama-7b", 32, 64]);
@@ -55,7 +56,7 @@ Deno.test("bench:zero-shot measures windows, shared and separate contexts", asyn
 });
 
 Deno.test("bench:zero-shot says what is wrong with its arguments", async () => {
-  const { code, stderr } = await startTask("bench_zero_shot", ["--like", "llama-8b"]);
+  const { code, stderr } = await startTask("bench/zero_shot", ["--like", "llama-8b"]);
   assert.equal(code, 2);
   assert.match(stderr, /^deno task bench:zero-shot: --like must be one of .*, found "llama-8b"$/m);
 });

@@ -1,0 +1,37 @@
+import type { Gpu } from "../../gpu/device.ts";
+import { uniform } from "../../gpu/kernel.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import source from "./dequantize.wgsl" with { type: "text" };
+import { type BitLayout, scalesPerBlock } from "./quantize_block.ts";
+
+/**
+ * The weights of a packed linear layer.
+ *
+ * @param bits u32 `[bitPlanes, rows, ⌈cols / 32⌉]`.
+ * @param scales f32 `[rows, blocks, scalesPerBlock]`.
+ * @param salient One bit per column, u32 `[⌈cols / 32⌉]`; any tensor if `planes` is 0.
+ * @param weight Receives the weights, f32 `[rows, cols]`; a fresh tensor if absent.
+ * @returns f32 `[rows, cols]`, owned by the caller.
+ */
+export async function dequantize(
+  gpu: Gpu,
+  layout: BitLayout,
+  bits: Tensor,
+  scales: Tensor,
+  salient: Tensor,
+  weight = gpu.empty([layout.rows, layout.cols]),
+): Promise<Tensor> {
+  const { rows, cols, blockSize, zones, planes } = layout;
+  const words = Math.ceil(cols / 32);
+  const kernel = await gpu.kernel({
+    name: "dequantize",
+    source,
+    constants: { ZONES: zones, PLANES: planes, SCALES: scalesPerBlock(layout) },
+  });
+  kernel.dispatch({
+    params: uniform([rows, cols, words, blockSize, Math.ceil(cols / blockSize)]),
+    tensors: [bits, scales, salient, weight],
+    workgroups: Math.ceil(rows * words / 64),
+  });
+  return weight;
+}

@@ -1,0 +1,140 @@
+import type { Gpu } from "../../gpu/device.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import { SALIENT_PLACE } from "./packed_vector_source.ts";
+import {
+  arrangedScales,
+  columnOrder,
+  type PackedOnHost,
+  type PackedWeight,
+  paddedFactors,
+  SALIENT,
+  scaleShape,
+  TILE_ROWS,
+  tilesOf,
+  UNIT_COLS,
+  unitsOf,
+  uploadBits,
+} from "./packed_weight.ts";
+import { type BitLayout, bitPlanes } from "./quantize_block.ts";
+
+/** Rows of a group's layers begin at multiples of this: with whole tiles, where kernels can bind them. */
+const PART_ROWS = 128;
+/** The marks of a layer begin at multiples of so many units, where kernels can bind them. */
+const PART_UNITS = 16;
+
+/**
+ * Packed linear layers with one input that are multiplied with a vector at once: at most three, of the
+ * same layout but for their rows. Each has an order of columns of its own.
+ */
+export interface PackedGroup extends BitLayout {
+  /** From the first row of the first layer to the last row of the last one. */
+  rows: number;
+  /** The row where each layer begins. */
+  starts: readonly number[];
+  /** The layers, views of what the group owns. */
+  weights: readonly PackedWeight[];
+  /** As in a {@link PackedWeight}, over all tiles. */
+  bits: Tensor;
+  scales: Tensor;
+  factors?: Tensor;
+  /** Of each layer; u32 `[layers, padded units, 4]`. */
+  salient: Tensor;
+  order: Tensor;
+  /**
+   * The position of each column in its unit, {@link SALIENT_PLACE} set if it is salient: byte i of word
+   * w is that of column 32 i + w. u32 `[layers, units, 32]`.
+   */
+  places: Tensor;
+}
+
+/** Whether layers can be multiplied as a group. */
+export function canGroup(hosts: readonly PackedOnHost[]): boolean {
+  const [{ cols, blockSize, zones, planes, codes }] = hosts;
+  return hosts.length <= 3 &&
+    hosts.every((host) =>
+      host.cols === cols && host.blockSize === blockSize && host.zones === zones &&
+      host.planes === planes && (host.codes === undefined) === (codes === undefined)
+    );
+}
+
+/**
+ * Brings packed linear layers to the GPU as a group.
+ *
+ * @returns The group, owned by the caller; see {@link freeGroup}.
+ */
+export async function uploadPackedGroup(
+  gpu: Gpu,
+  hosts: readonly PackedOnHost[],
+): Promise<PackedGroup> {
+  const [first] = hosts;
+  const { cols, blockSize, zones, planes } = first;
+  const units = unitsOf(first);
+  const starts: number[] = [];
+  let rows = 0;
+  for (const host of hosts) {
+    starts.push(Math.ceil(rows / PART_ROWS) * PART_ROWS);
+    rows = starts.at(-1)! + host.rows;
+  }
+  const tiles = Math.ceil(rows / TILE_ROWS);
+  const unitStride = Math.ceil(units / PART_UNITS) * PART_UNITS;
+  const [, blocks, words] = scaleShape(first);
+  const scaleTile = blocks * words * TILE_ROWS;
+
+  const scales = new Uint32Array(tiles * scaleTile);
+  const factors = first.codes && new Float32Array(tiles * TILE_ROWS * 2);
+  const salient = new Uint32Array(hosts.length * unitStride * 4);
+  const order = new Uint32Array(hosts.length * units * UNIT_COLS);
+  const places = new Uint8Array(hosts.length * units * UNIT_COLS);
+  for (const [i, host] of hosts.entries()) {
+    const tile = starts[i] / TILE_ROWS;
+    scales.set(arrangedScales(host), tile * scaleTile);
+    factors?.set(paddedFactors(host), tile * TILE_ROWS * 2);
+    const columnsOfHost = columnOrder(host);
+    salient.set(columnsOfHost.salient, i * unitStride * 4);
+    order.set(columnsOfHost.order, i * units * UNIT_COLS);
+    places.set(placesOf(columnsOfHost.order), i * units * UNIT_COLS);
+  }
+  const group = {
+    ...{ rows, cols, blockSize, zones, planes, starts },
+    bits: gpu.empty([tiles, units, bitPlanes(first), TILE_ROWS, 4], "u32"),
+    scales: gpu.upload(scales, [tiles, blocks, words, TILE_ROWS]),
+    factors: factors && gpu.upload(factors, [tiles * TILE_ROWS, 2]),
+    salient: gpu.upload(salient, [hosts.length, unitStride, 4]),
+    order: gpu.upload(order, [hosts.length, units, UNIT_COLS]),
+    places: gpu.upload(new Uint32Array(places.buffer), [hosts.length, units, UNIT_COLS / 4]),
+  };
+  const weights = hosts.map((host, i): PackedWeight => {
+    const [tile, count] = [starts[i] / TILE_ROWS, tilesOf(host)];
+    const part = (tensor: Tensor) => {
+      const [all, ...rest] = tensor.shape;
+      return tensor.view(tile * tensor.size / all, [count, ...rest]);
+    };
+    return {
+      ...{ rows: host.rows, cols, blockSize, zones, planes },
+      bits: part(group.bits),
+      scales: part(group.scales),
+      factors: group.factors?.view(2 * tile * TILE_ROWS, [count * TILE_ROWS, 2]),
+      salient: group.salient.view(i * unitStride * 4, [units, 4]),
+      order: group.order.view(i * units * UNIT_COLS, [units, UNIT_COLS]),
+    };
+  });
+  for (const [i, host] of hosts.entries()) await uploadBits(gpu, host, weights[i]);
+  return { ...group, weights };
+}
+
+/** The places of all columns in the order of the words that hold them. */
+function placesOf(order: Uint32Array): Uint8Array {
+  const places = new Uint8Array(order.length);
+  for (const [position, marked] of order.entries()) {
+    const column = marked % SALIENT;
+    const inUnit = column % UNIT_COLS;
+    places[column - inUnit + 4 * (inUnit % 32) + (inUnit >> 5)] = position % UNIT_COLS |
+      (marked === column ? 0 : SALIENT_PLACE);
+  }
+  return places;
+}
+
+export function freeGroup(gpu: Gpu, group: PackedGroup): void {
+  const { bits, scales, factors, salient, order, places } = group;
+  gpu.free(bits, scales, salient, order, places, ...(factors ? [factors] : []));
+}

@@ -1,0 +1,174 @@
+import type { Gpu } from "../../gpu/device.ts";
+import { uniform } from "../../gpu/kernel.ts";
+import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
+import { shapeText, type Tensor } from "../../gpu/tensor.ts";
+import orderColumns from "./order_columns.wgsl" with { type: "text" };
+import {
+  MATMUL_FLAGS,
+  packedMatmulBytes,
+  packedMatmulKernel,
+  type PackedTile,
+  unpackKernel,
+} from "./packed_matmul_source.ts";
+import { type Addends, MATVEC_TOKENS, packedMatvec } from "./packed_matvec.ts";
+import {
+  formName,
+  formOf,
+  type PackedWeight,
+  tilesOf,
+  UNIT_COLS,
+  unitsOf,
+} from "./packed_weight.ts";
+
+const LARGE: PackedTile = { rows: 128, cols: 128, depth: 16 };
+const SMALL: PackedTile = { rows: 64, cols: 64, depth: 16 };
+
+/** Tokens from which on unpacking each weight once costs less than for each tile of tokens anew. */
+const SLAB_TOKENS = 1024;
+/** Bytes of unpacked rows at a time. */
+const SLAB_BYTES = 64 << 20;
+const SLAB_BYTES_ON_CPU = 16 << 20;
+
+/**
+ * x · weightᵀ (+ bias) (+ residual) for any number of tokens, by the kernel that suits it.
+ *
+ * @param x f32 `[tokens, cols]`.
+ * @returns f32 `[tokens, rows]`, owned by the caller.
+ * @throws {RangeError} If x does not fit the weight.
+ */
+export async function packedProduct(
+  gpu: Gpu,
+  x: Tensor,
+  weight: PackedWeight,
+  addends: Addends = {},
+): Promise<Tensor> {
+  const multiply = x.shape[0] <= MATVEC_TOKENS ? packedMatvec : packedMatmul;
+  return await multiply(gpu, x, weight, addends);
+}
+
+/**
+ * The same for many tokens. GPUs unpack the weight tile by tile, in workgroup memory; for very many
+ * tokens, and on a driver that computes on the CPU, some rows are unpacked at a time.
+ */
+export async function packedMatmul(
+  gpu: Gpu,
+  x: Tensor,
+  weight: PackedWeight,
+  addends: Addends = {},
+): Promise<Tensor> {
+  const { rows, cols } = weight;
+  const [tokens, width] = x.shape;
+  if (width !== cols) {
+    throw new RangeError(
+      `Cannot multiply ${shapeText(x.shape)} with a packed weight of ${shapeText([rows, cols])}`,
+    );
+  }
+  const y = gpu.empty([tokens, rows]);
+  const multiply = gpu.software || tokens >= SLAB_TOKENS ? multiplySlabs : multiplyTiles;
+  await multiply(gpu, x, weight, addends, y);
+  return y;
+}
+
+/** Queues the product tile by tile into `y`; {@link packedMatmul} chooses. */
+async function multiplyTiles(
+  gpu: Gpu,
+  x: Tensor,
+  weight: PackedWeight,
+  { bias, residual }: Addends,
+  y: Tensor,
+): Promise<void> {
+  const { rows, cols, blockSize, bits, scales, factors, salient, order } = weight;
+  const [tokens] = x.shape;
+  const form = formOf(weight);
+  const [tiles, units] = [tilesOf(weight), unitsOf(weight)];
+  const positions = units * UNIT_COLS;
+  const tile = tileFor(gpu, tokens, rows);
+  const [tilesDown, tilesAcross] = [Math.ceil(tokens / tile.rows), Math.ceil(rows / tile.cols)];
+  using ordered = gpu.empty([tilesDown * tile.rows, positions]);
+  const reorder = await gpu.kernel({ name: "order_columns", source: orderColumns });
+  reorder.dispatch({
+    params: uniform([tokens, cols, positions]),
+    tensors: [x, order, ordered],
+    workgroups: [Math.ceil(positions / 256), Math.min(tokens, 32768), Math.ceil(tokens / 32768)],
+  });
+  const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
+  const paired = packedMatmulBytes(tile, true) <= maxComputeWorkgroupStorageSize;
+  const aligned = rows % 4 === 0;
+  const kernel = await gpu.kernel({
+    name: `packed_matmul_${formName(form)}_${tile.rows}x${tile.cols}${paired ? "_paired" : ""}${
+      aligned ? "" : "_any"
+    }`,
+    source: () => packedMatmulKernel(form, { tile, paired, aligned }),
+  });
+  const flags = (bias ? MATMUL_FLAGS.bias : 0) | (residual ? MATMUL_FLAGS.residual : 0);
+  const blocks = Math.ceil(cols / blockSize);
+  kernel.dispatch({
+    params: uniform([tokens, rows, units, blocks, blockSize, tiles, flags]),
+    tensors: [ordered, bits, scales, factors ?? scales, salient, bias ?? x, residual ?? x, y],
+    workgroups: [tilesAcross, tilesDown],
+  });
+}
+
+function tileFor(gpu: Gpu, tokens: number, rows: number): PackedTile {
+  const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
+  const fits = maxComputeInvocationsPerWorkgroup >= 256 &&
+    packedMatmulBytes(LARGE, false) <= maxComputeWorkgroupStorageSize;
+  // Fewer large tiles than this leave multiprocessors idle.
+  const count = Math.ceil(tokens / LARGE.rows) * Math.ceil(rows / LARGE.cols);
+  return fits && count >= 128 ? LARGE : SMALL;
+}
+
+/** Queues the product some rows of the weight at a time into `y`; {@link packedMatmul} chooses. */
+async function multiplySlabs(
+  gpu: Gpu,
+  x: Tensor,
+  weight: PackedWeight,
+  { bias, residual }: Addends,
+  y: Tensor,
+): Promise<void> {
+  const { rows, cols } = weight;
+  const [m] = x.shape;
+  // A multiple of 64, so that a part of the bias can be bound.
+  const slabBytes = gpu.software ? SLAB_BYTES_ON_CPU : SLAB_BYTES;
+  const most = Math.max(64, Math.floor(slabBytes / 4 / cols / 64) * 64);
+  for (let first = 0; first < rows; first += most) {
+    const n = Math.min(most, rows - first);
+    using slab = await unpackRows(gpu, weight, first, n);
+    await gemm(gpu, {
+      layout: "NT",
+      ...{ m, n, k: cols },
+      a: x,
+      b: slab,
+      c: { tensor: y, start: first },
+      bias: bias?.view(first, [n]),
+      residual: residual && { tensor: residual, start: first },
+    });
+  }
+}
+
+/**
+ * The weights of some rows of a packed weight, as dequantize() gives them.
+ *
+ * @returns f32 `[rows, cols]`, owned by the caller.
+ */
+export async function unpackRows(
+  gpu: Gpu,
+  weight: PackedWeight,
+  first = 0,
+  rows: number = weight.rows - first,
+): Promise<Tensor> {
+  const { cols, blockSize, bits, scales, factors, salient, order } = weight;
+  const form = formOf(weight);
+  const units = unitsOf(weight);
+  const kernel = await gpu.kernel({
+    name: `unpack_rows_${formName(form)}`,
+    source: () => unpackKernel(form),
+  });
+  const out = gpu.empty([rows, cols]);
+  kernel.dispatch({
+    params: uniform([first, rows, cols, units, Math.ceil(cols / blockSize), blockSize]),
+    tensors: [bits, scales, factors ?? scales, salient, order, out],
+    workgroups: Math.ceil(rows / 32) * units * 8,
+  });
+  return out;
+}

@@ -1,0 +1,318 @@
+import { repeat, XYZW } from "../../gpu/source_text.ts";
+
+/**
+ * Generates the kernels that multiply a packed weight with the activations of many tokens.
+ *
+ * @see gemm_source.ts for how tiles are multiplied.
+ */
+import { type PackedForm, planesOf, scaleSource } from "./packed_weight.ts";
+
+export const MATMUL_FLAGS = { bias: 1, residual: 2 } as const;
+
+/** The size of the tiles that pass through workgroup memory. */
+export interface PackedTile {
+  /** Rows (tokens) and columns (rows of the weight) of C that a workgroup computes. */
+  rows: number;
+  cols: number;
+  /** Steps along the inner dimension between two barriers: half a word of bits. */
+  depth: 16;
+}
+
+export interface PackedMatmulShape {
+  tile: PackedTile;
+  /** Workgroup memory has room for two tiles of each operand: one barrier a step is enough. */
+  paired: boolean;
+  /** The rows of the result come in fours. */
+  aligned: boolean;
+}
+
+/** Bytes of workgroup memory that {@link packedMatmulKernel} needs. */
+export function packedMatmulBytes({ rows, cols, depth }: PackedTile, paired: boolean): number {
+  return 16 * depth * (rows / 4 + 1 + cols / 4) * (paired ? 2 : 1);
+}
+
+/** Expressions for the bits and scales of a row, see {@link weightAt}. */
+interface RowNames {
+  /** The word of a plane of bits. */
+  plane(k: number): string;
+  /** The word that says which columns are salient. */
+  marks: string;
+}
+
+/** Statements that declare what the weights of a row and block can be. */
+function weightValues(form: PackedForm, prefix: string): string {
+  const scale = scaleSource(form, prefix);
+  return `${
+    repeat(form.zones, (zone) =>
+      `let mean${zone} = ${scale.zoneMean(zone)};
+      let scale${zone} = ${scale.zoneScale(zone)};
+      let minus${zone} = mean${zone} - scale${zone};
+      let plus${zone} = mean${zone} + scale${zone};`)
+  }
+    ${form.planes > 0 ? `let salient_mean = ${scale.salientMean};` : ""}
+    ${repeat(form.planes, (k) => `let salient_scale${k} = ${scale.salientScale(k)};`)}`;
+}
+
+/** The weight at a bit, after {@link weightValues}; added up as dequantize.wgsl does. */
+function weightAt(form: PackedForm, row: RowNames, bit: string, mayBeSalient: boolean): string {
+  const test = (word: string) => `(${word} & ${bit}) != 0u`;
+  const zone = (i: number) => `select(minus${i}, plus${i}, ${test(row.plane(0))})`;
+  const ordinary = form.zones === 2
+    ? `select(${zone(0)}, ${zone(1)}, ${test(row.plane(1))})`
+    : zone(0);
+  if (!mayBeSalient) return ordinary;
+  const salient = repeat(
+    form.planes,
+    (k) => ` + select(-salient_scale${k}, salient_scale${k}, ${test(row.plane(k))})`,
+    "",
+  );
+  return `select(${ordinary}, salient_mean${salient}, ${test(row.marks)})`;
+}
+
+/**
+ * C = A · Bᵀ, A `[m, positions]` in the order of the weight's columns, B packed. Half of the threads
+ * bring A; the other half turn a word of each row's bits into two tiles of B, each thread rows of its
+ * own, so that neighbours store side by side.
+ */
+export function packedMatmulKernel(form: PackedForm, shape: PackedMatmulShape): string {
+  const { tile: { rows, cols, depth }, paired, aligned } = shape;
+  const planeCount = planesOf(form);
+  const threadsX = cols / 8;
+  const threads = threadsX * (rows / 8);
+  const loaders = threads / 2;
+  const vectors = rows * depth / 4 / loaders;
+  const rowsEach = cols / loaders; // of B, for each thread that brings some
+  const scaleOf = (q: number) => scaleSource(form, `scale${q}_`);
+
+  const fetchA = repeat(
+    vectors / 4,
+    (q) =>
+      repeat(4, (i) => `a${q * 4 + i} = A[at${q} + ${i}u * stride];`) + ` at${q} += ${depth / 4}u;`,
+  );
+  const stashA = (pair: number) =>
+    repeat(vectors / 4, (q) =>
+      `{ let block = u + ${q * loaders}u;
+      let k = (block % ${depth / 4}u) * 4u;
+      ${
+        repeat(4, (i) =>
+          `tile_a${pair}[k + ${i}u][block / ${depth / 4}u] = vec4f(${
+            repeat(4, (j) => `a${q * 4 + j}.${XYZW[i]}`, ", ")
+          });`)
+      } }`);
+  const fetchB = `{
+    let unit = word >> 2u;
+    marks = ${form.planes > 0 ? "salient[word]" : "0u"};
+    ${
+    repeat(rowsEach, (q) =>
+      `{ let row = min(n0 + u + ${q * loaders}u, p.tiles * 32u - 1u);
+      let tile = row >> 5u;
+      let lane = row & 31u;
+      let first = (((tile * p.units + unit) * ${planeCount}u) * 32u + lane) * 4u + (word & 3u);
+      ${
+        repeat(
+          planeCount,
+          (k) => {
+            const load = `bits${q}_${k} = bits[first + ${128 * k}u];`;
+            return k < form.zones ? load : `if (marks != 0u) { ${load} }`;
+          },
+        )
+      }
+      let block = min(word * 32u / p.block_size, p.blocks - 1u);
+      ${scaleOf(q).load("tile", "block", "lane")} }`)
+  }
+  }`;
+  const stashB = (pair: number, half: number) =>
+    repeat(rowsEach, (q) => {
+      const names: RowNames = { plane: (k) => `bits${q}_${k}`, marks: "marks" };
+      const store = (mayBeSalient: boolean) =>
+        repeat(depth, (k) => {
+          const bit = `0x${(2 ** (half * depth + k)).toString(16)}u`;
+          return `tile_b${pair}[${k}][at][part] = ${weightAt(form, names, bit, mayBeSalient)};`;
+        });
+      const mask = `0x${((2 ** depth - 1) * 2 ** (half * depth)).toString(16)}u`;
+      return `{ let at = (u + ${q * loaders}u) >> 2u;
+      let part = u & 3u;
+      ${form.coded ? `let mean_factor = factor${q}.x; let scale_factor = factor${q}.y;` : ""}
+      ${weightValues(form, `scale${q}_`)}
+      ${
+        form.planes > 0
+          ? `if ((marks & ${mask}) != 0u) { ${store(true)} } else { ${store(false)} }`
+          : store(false)
+      } }`;
+    });
+  const multiply = (pair: number) =>
+    repeat(
+      depth,
+      (k) =>
+        `{ ${
+          repeat(2, (g) =>
+            `let a_${g} = tile_a${pair}[${k}][ty + ${
+              g * rows / 8
+            }u]; let b_${g} = tile_b${pair}[${k}][tx + ${g * cols / 8}u];`, " ")
+        }
+    ${
+          repeat(8, (i) =>
+            repeat(
+              2,
+              (j) => `c${i}_${j} = fma(vec4f(a_${i >> 2}.${XYZW[i & 3]}), b_${j}, c${i}_${j});`,
+              " ",
+            ))
+        } }`,
+    );
+  const stash = (half: number) => {
+    const pair = paired ? half : 0;
+    return `${paired ? "" : "workgroupBarrier(); // everyone is done with the tiles"}
+    if (fetches_a) { ${stashA(pair)} } else { ${stashB(pair, half)} }
+    workgroupBarrier();`;
+  };
+  const element = aligned ? "vec4f" : "f32";
+  const load = (array: string, index: string) =>
+    aligned
+      ? `${array}[(${index}) >> 2u]`
+      : `vec4f(${repeat(4, (i) => `${array}[${index} + ${i}u]`, ", ")})`;
+  return `
+struct Params {
+  m: u32, n: u32, units: u32, blocks: u32, block_size: u32, tiles: u32, flags: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> A: array<vec4f>;         // [m in whole tiles, units * 32]
+@group(0) @binding(2) var<storage, read> bits: array<u32>;        // [tiles, units, planes, 32, 4]
+@group(0) @binding(3) var<storage, read> scales: array<u32>;      // [tiles, blocks, words, 32]
+@group(0) @binding(4) var<storage, read> factors: array<vec2f>;   // [tiles * 32]
+@group(0) @binding(5) var<storage, read> salient: array<u32>;     // [units * 4]
+@group(0) @binding(6) var<storage, read> bias: array<${element}>; // [n]
+@group(0) @binding(7) var<storage, read> R: array<${element}>;    // [m, n]
+@group(0) @binding(8) var<storage, read_write> C: array<${element}>; // [m, n]
+
+${
+    repeat(paired ? 2 : 1, (pair) =>
+      `var<workgroup> tile_a${pair}: array<array<vec4f, ${rows / 4 + 1}>, ${depth}>;
+var<workgroup> tile_b${pair}: array<array<vec4f, ${cols / 4}>, ${depth}>;`)
+  }
+
+fn put(row: u32, col: u32, sum: vec4f) {
+  if (row >= p.m || col >= p.n) { return; }
+  var v = sum;
+  let at = row * p.n + col;
+  if ((p.flags & ${MATMUL_FLAGS.bias}u) != 0u) { v += ${load("bias", "col")}; }
+  if ((p.flags & ${MATMUL_FLAGS.residual}u) != 0u) { v += ${load("R", "at")}; }
+  ${
+    aligned
+      ? "C[at >> 2u] = v;"
+      : repeat(4, (i) => `if (col + ${i}u < p.n) { C[at + ${i}u] = v.${XYZW[i]}; }`)
+  }
+}
+
+@compute @workgroup_size(${threads})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+  let m0 = group.y * ${rows}u;
+  let n0 = group.x * ${cols}u;
+  let tx = thread % ${threadsX}u;
+  let ty = thread / ${threadsX}u;
+  let fetches_a = thread < ${loaders}u;
+  let u = select(thread - ${loaders}u, thread, fetches_a);
+  ${repeat(vectors, (q) => `var a${q}: vec4f;`, " ")}
+  ${
+    repeat(rowsEach, (q) =>
+      `${
+        repeat(planeCount, (k) => `var bits${q}_${k}: u32;`, " ")
+      } ${scaleOf(q).declare}
+  ${
+        form.coded
+          ? `let factor${q} = factors[min(n0 + u + ${q * loaders}u, p.tiles * 32u - 1u)];`
+          : ""
+      }`)
+  }
+  var marks: u32;
+  ${repeat(8, (i) => `var c${i}_0 = vec4f(0.0); var c${i}_1 = vec4f(0.0);`)}
+  let stride = p.units * 32u;
+  ${
+    repeat(vectors / 4, (q) =>
+      `var at${q} = (m0 + (u + ${q * loaders}u) / ${depth / 4}u * 4u) * stride + (u + ${
+        q * loaders
+      }u) % ${depth / 4}u;`)
+  }
+  var word = 0u;
+  if (fetches_a) { ${fetchA} } else { ${fetchB} }
+  ${stash(0)}
+  loop {
+    if (fetches_a) { ${fetchA} }
+    ${multiply(0)}
+    ${stash(1)}
+    word++;
+    let more = word < p.units * 4u;
+    if (more) { if (fetches_a) { ${fetchA} } else { ${fetchB} } }
+    ${multiply(paired ? 1 : 0)}
+    if (!more) { break; }
+    ${stash(0)}
+  }
+  ${
+    repeat(8, (i) =>
+      repeat(2, (j) =>
+        `put(m0 + ${(i >> 2) * rows / 2 + (i & 3)}u + ty * 4u, n0 + ${
+          j * cols / 2
+        }u + tx * 4u, c${i}_${j});`, " "))
+  }
+}
+`;
+}
+
+/**
+ * The weights of some rows, f32 `[rows, cols]`. 32 threads make 128 columns of a row, each one of every
+ * 32, so that neighbours store side by side; the threads after them make the next row.
+ */
+export function unpackKernel(form: PackedForm): string {
+  const planeCount = planesOf(form);
+  const scale = scaleSource(form, "scale_");
+  const loadScales = (block: string) =>
+    `{ let block = min(${block}, p.blocks - 1u); ${scale.load("tile", "block", "lane")} }`;
+  const word = (w: number) => {
+    const names: RowNames = { plane: (k) => `bits${k}.${XYZW[w]}`, marks: `marks.${XYZW[w]}` };
+    return `{
+    ${form.mixed ? loadScales(`(unit * 128u + ${32 * w}u) / p.block_size`) : ""}
+    ${weightValues(form, "scale_")}
+    let col = order[unit * 128u + ${32 * w}u + i] & 0x7fffffffu; // bit 31 marks salient columns
+    if (col < p.cols) { weight[local_row * p.cols + col] = ${
+      weightAt(form, names, "bit", form.planes > 0)
+    }; }
+  }`;
+  };
+  return `
+struct Params {
+  first: u32, rows: u32, cols: u32, units: u32, blocks: u32, block_size: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> bits: array<vec4u>;      // [tiles, units, planes, 32]
+@group(0) @binding(2) var<storage, read> scales: array<u32>;      // [tiles, blocks, words, 32]
+@group(0) @binding(3) var<storage, read> factors: array<vec2f>;   // [tiles * 32]
+@group(0) @binding(4) var<storage, read> salient: array<vec4u>;   // [units]
+@group(0) @binding(5) var<storage, read> order: array<u32>;       // [units * 128]
+@group(0) @binding(6) var<storage, read_write> weight: array<f32>; // [rows, cols], from row \`first\` on
+
+@compute @workgroup_size(128)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let index = id.y * groups.x * 128u + id.x;
+  let i = index & 31u;
+  let unit = (index >> 10u) % p.units;
+  let local_row = (index >> 10u) / p.units * 32u + ((index >> 5u) & 31u);
+  if (local_row >= p.rows) { return; }
+  let row = p.first + local_row;
+  let tile = row >> 5u;
+  let lane = row & 31u;
+  let start = (tile * p.units + unit) * ${32 * planeCount}u + lane;
+  ${repeat(planeCount, (k) => `let bits${k} = bits[start + ${32 * k}u];`)}
+  let marks = salient[unit];
+  ${scale.declare}
+  ${
+    form.coded
+      ? `let factor = factors[row];
+  let mean_factor = factor.x;
+  let scale_factor = factor.y;`
+      : ""
+  }
+  let bit = 1u << i;
+  ${form.mixed ? "" : loadScales("unit * 128u / p.block_size")}
+  ${repeat(4, word)}
+}
+`;
+}

@@ -1,0 +1,79 @@
+import type { Gpu } from "../../gpu/device.ts";
+import { uniform } from "../../gpu/kernel.ts";
+import { shapeText, type Tensor } from "../../gpu/tensor.ts";
+import { MATVEC_FLAGS, packedMatvecBytes, packedMatvecKernel } from "./packed_matvec_source.ts";
+import { formName, formOf, type PackedWeight, tilesOf, unitsOf } from "./packed_weight.ts";
+
+/** The most tokens of {@link packedMatvec}. */
+export const MATVEC_TOKENS = 8;
+/** Tokens of one pass over the weight on a GPU. */
+const PASS_TOKENS = 4;
+/** Groups of 32 threads that keep a GPU busy. */
+const GROUPS = 2048;
+
+/** What is added to a product. */
+export interface Addends {
+  /** Added to every token, f32 `[rows]`. */
+  bias?: Tensor;
+  /** f32 `[tokens, rows]`. */
+  residual?: Tensor;
+}
+
+/**
+ * x · weightᵀ (+ bias) (+ residual) for 1 to 8 tokens: the weight is read as it is packed, once for
+ * every four tokens.
+ *
+ * @param x f32 `[tokens, cols]`.
+ * @returns f32 `[tokens, rows]`, owned by the caller.
+ * @throws {RangeError} If x does not fit the weight or has more tokens.
+ */
+export async function packedMatvec(
+  gpu: Gpu,
+  x: Tensor,
+  weight: PackedWeight,
+  { bias, residual }: Addends = {},
+): Promise<Tensor> {
+  const { rows, cols, blockSize } = weight;
+  const [tokens, width] = x.shape;
+  if (width !== cols || tokens > MATVEC_TOKENS) {
+    throw new RangeError(
+      `Cannot multiply ${shapeText(x.shape)} with a packed weight of ${shapeText([rows, cols])}`,
+    );
+  }
+  const y = gpu.empty([tokens, rows]);
+  const form = formOf(weight);
+  const [tiles, units] = [tilesOf(weight), unitsOf(weight)];
+  const splits = splitsFor(gpu, tiles, units);
+  const most = gpu.software ? 1 : PASS_TOKENS; // one is the fastest where the CPU computes
+  for (let first = 0; first < tokens; first += most) {
+    const count = Math.min(most, tokens - first);
+    const together = count === 1 ? 1 : count === 2 ? 2 : 4;
+    const shape = { tokens: together, splits, unrolled: !gpu.software } as const;
+    const kernel = await gpu.kernel({
+      name: `packed_matvec_${formName(form)}_${together}x${splits}`,
+      source: () => packedMatvecKernel(form, shape),
+    });
+    const flags = (bias ? MATVEC_FLAGS.bias : 0) | (residual ? MATVEC_FLAGS.residual : 0);
+    const blocks = Math.ceil(cols / blockSize);
+    const { bits, scales, factors, salient, order } = weight;
+    kernel.dispatch({
+      params: uniform([rows, cols, units, blocks, blockSize, tiles, count, flags, first]),
+      tensors: [x, bits, scales, factors ?? scales, salient, order, bias ?? x, residual ?? x, y],
+      workgroups: tiles,
+    });
+  }
+  return y;
+}
+
+/** As many as bring enough threads, where the columns and the workgroup's limits allow. */
+function splitsFor(gpu: Gpu, tiles: number, units: number): number {
+  const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
+  const most = gpu.software ? 2 : 16;
+  let splits = 1;
+  const mayDouble = () =>
+    2 * splits <= units && splits < most && splits * tiles < GROUPS &&
+    64 * splits <= maxComputeInvocationsPerWorkgroup &&
+    packedMatvecBytes(2 * splits) <= maxComputeWorkgroupStorageSize;
+  while (mayDouble()) splits *= 2;
+  return splits;
+}

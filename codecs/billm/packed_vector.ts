@@ -1,0 +1,125 @@
+import type { Gpu } from "../../gpu/device.ts";
+import activate from "../../gpu/kernels/elementwise/activate.wgsl" with { type: "text" };
+import { type ActivationName, ACTIVATIONS } from "../../gpu/kernels/elementwise/activation.ts";
+import { shapeText, type Tensor } from "../../gpu/tensor.ts";
+import type { PackedGroup } from "./packed_group.ts";
+import type { Addends } from "./packed_matvec.ts";
+import {
+  packedVectorBytes,
+  packedVectorKernel,
+  type PackedVectorShape,
+  type VectorInput,
+} from "./packed_vector_source.ts";
+import { formName, formOf, UNIT_COLS, unitsOf } from "./packed_weight.ts";
+
+/** Workgroups of a product if its rows suffice: one for each core of an H100, where this was measured. */
+const WORKGROUPS = 132;
+/**
+ * Subgroups that share the columns, at most, where tables serve many steps of rows and where one: with
+ * 22 the 11008 columns of a LLaMA-7B, 86 units, take four turns.
+ */
+const SPLITS = { many: 16, one: 22 };
+/** Steps that tables are to serve, where there are so many, rather than that more subgroups share the columns. */
+const WORTHWHILE_STEPS = 4;
+
+/** What is multiplied in place of a vector itself, made of it on the way. */
+export type VectorSource =
+  /** Its RMS norm. */
+  | { op: "rms"; weight: Tensor; epsilon: number }
+  /** An activation function of it; with `up`, of its first half times its second half, which begins there. */
+  | { op: "activation"; name: ActivationName; up?: number };
+
+/** Whether {@link packedVectorProduct} can multiply weights of such blocks on this adapter. */
+export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
+  const { subgroupSize } = gpu;
+  return subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0;
+}
+
+/**
+ * The product of one vector with each linear layer of a group, in one dispatch.
+ *
+ * @param x f32 `[1, cols]`, or with a second half `[1, up + cols]`.
+ * @param options What is added to the product, bias and residual, is f32 `[1, rows]`.
+ * @returns f32 `[1, rows]`, owned by the caller; the layers' products begin at `group.starts`.
+ * @throws {RangeError} If x does not fit.
+ */
+export async function packedVectorProduct(
+  gpu: Gpu,
+  x: Tensor,
+  group: PackedGroup,
+  { source, bias, residual }: Addends & { source?: VectorSource } = {},
+): Promise<Tensor> {
+  const { rows, cols, blockSize, bits, scales, factors, places, starts } = group;
+  const up = source?.op === "activation" ? source.up : undefined;
+  if (x.size !== (up ?? 0) + cols) {
+    throw new RangeError(
+      `Cannot multiply ${shapeText(x.shape)} with packed weights of ${shapeText([rows, cols])}`,
+    );
+  }
+  const form = formOf(group);
+  const units = unitsOf(group);
+  const shape = shapeFor(gpu, rows, units);
+  const blockUnits = blockSize / UNIT_COLS;
+  const input: VectorInput = !source
+    ? "plain"
+    : source.op === "rms"
+    ? "rms"
+    : up === undefined
+    ? "activation"
+    : "gated";
+  // Workgroups have no rows of two parts.
+  const { lanes, splits, steps, turns } = shape;
+  const run = steps * lanes;
+  const [, part1 = rows, part2 = rows] = starts;
+  const group1 = Math.ceil(part1 / run);
+  const group2 = group1 + Math.ceil((part2 - part1) / run);
+  const kernel = await gpu.kernel({
+    name: `packed_vector_${formName(form)}_${blockUnits}_${splits}x${steps}` +
+      `${turns ? "_turns" : ""}_${input}`,
+    source: () =>
+      (source?.op === "activation" ? activate : "") +
+      packedVectorKernel(form, shape, input, blockUnits),
+    constants: {
+      ...{ ROWS: rows, COLS: cols, UNITS: units, BLOCKS: Math.ceil(cols / blockSize) },
+      ...{ PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
+      ...{ HAS_BIAS: +(bias !== undefined), HAS_RESIDUAL: +(residual !== undefined) },
+      ...(source?.op === "activation" && { KIND: ACTIVATIONS[source.name] }),
+      ...(up !== undefined && { UP: up }),
+      ...(source?.op === "rms" && { EPSILON: source.epsilon }),
+    },
+  });
+  const y = gpu.empty([1, rows]);
+  kernel.dispatch({
+    tensors: [
+      ...[x, bits, scales, factors ?? scales, places, bias ?? x, residual ?? x],
+      ...(source?.op === "rms" ? [source.weight] : []),
+      y,
+    ],
+    workgroups: group2 + Math.ceil((rows - part2) / run),
+  });
+  return y;
+}
+
+/**
+ * How the work is shared: a subgroup's tables serve all rows of its workgroup, so that there are only
+ * as many workgroups as keep a GPU busy, if workgroup memory holds the sums of so many rows.
+ */
+export function shapeFor(
+  gpu: Pick<Gpu, "subgroupSize" | "subgroupBarriers" | "device">,
+  rows: number,
+  units: number,
+): PackedVectorShape {
+  const { subgroupSize: lanes, subgroupBarriers, device: { limits } } = gpu;
+  const wanted = Math.ceil(rows / (lanes * WORKGROUPS));
+  const fits = (splits: number, steps: number) =>
+    splits * lanes <= limits.maxComputeInvocationsPerWorkgroup &&
+    packedVectorBytes({ lanes, splits, steps }) <= limits.maxComputeWorkgroupStorageSize;
+  let most = wanted > 1 ? SPLITS.many : SPLITS.one;
+  while (most > 1 && !fits(most, Math.min(wanted, WORTHWHILE_STEPS))) most--;
+  const turns = Math.ceil(units / most);
+  const splits = Math.ceil(units / turns);
+  let mostSteps = splits;
+  while (mostSteps > 1 && !fits(splits, mostSteps)) mostSteps--;
+  const steps = Math.ceil(wanted / Math.ceil(wanted / mostSteps)); // in rounds of equal length
+  return { lanes, splits, steps, turns: turns > 1, subgroupBarriers };
+}

@@ -1,0 +1,67 @@
+// Rounds the means and scales of each row to what 8 or 4 bits and two factors hold.
+//
+//   factor[mean] = max |mean| / TOP_MEAN     factor[scale] = max |scale| / TOP_SCALE    up to f16
+//   code = round(value / factor)             value ← code · factor                      ties to even
+//
+// 8 bits: both -127 .. 127. 4 bits: means -7 .. 7, scales 0 .. 15 (which are not below 0, or become 0).
+//
+// The maxima are those of the row over all its blocks. Where all are zero, so are factor and codes.
+// One workgroup per row; reduce.wgsl gives LANES and max_over_lanes.
+//
+// Reference: tests/codecs/billm/round_scales_test.ts.
+
+override TOP_MEAN: f32 = 127;
+override TOP_SCALE: f32 = 127;
+override LEAST_SCALE: f32 = -127;
+override ZONES: u32 = 2;
+override SCALES: u32 = 7;     // per row and block: zones' (mean, scale), salient mean, salient scales
+
+struct Params { rows: u32, per_row: u32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> scales: array<f32>;      // [rows, blocks, SCALES]
+@group(0) @binding(2) var<storage, read_write> codes: array<i32>;       // the same
+@group(0) @binding(3) var<storage, read_write> factors: array<f32>;     // [rows, 2]: of means, of scales
+
+fn is_mean(index: u32) -> bool {
+  let place = index % SCALES;
+  return place == 2 * ZONES || (place < 2 * ZONES && place % 2 == 0);
+}
+
+// The least f16 that is not below; by integer arithmetic, as drivers may leave out conversions.
+fn rounded_up(value: f32) -> f32 {
+  if (value < 6.1035156e-5) { return ceil(value * 16777216.0) / 16777216.0; } // steps of 2^-24
+  return bitcast<f32>((bitcast<u32>(value) + 0x1fffu) & 0xffffe000u);
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let row = group.y * groups.x + group.x;
+  if (row >= p.rows) { return; } // the whole workgroup
+  let start = row * p.per_row;
+  var top_mean = 0.0;
+  var top_scale = 0.0;
+  for (var i = lane; i < p.per_row; i += LANES) {
+    let size = abs(scales[start + i]);
+    if (is_mean(i)) { top_mean = max(top_mean, size); } else { top_scale = max(top_scale, size); }
+  }
+  let mean_factor = rounded_up(max_over_lanes(top_mean, lane) / TOP_MEAN);
+  let scale_factor = rounded_up(max_over_lanes(top_scale, lane) / TOP_SCALE);
+  for (var i = lane; i < p.per_row; i += LANES) {
+    let mean = is_mean(i);
+    let factor = select(scale_factor, mean_factor, mean);
+    let least = select(LEAST_SCALE, -TOP_MEAN, mean);
+    let nearest = clamp(round(scales[start + i] / factor), least, select(TOP_SCALE, TOP_MEAN, mean));
+    let code = select(0, i32(nearest), factor > 0.0);
+    codes[start + i] = code;
+    // Zero has one code, so -0 becomes 0; drivers may take f32(code) for `nearest` itself.
+    scales[start + i] = select(0.0, f32(code) * factor, code != 0);
+  }
+  if (lane == 0) {
+    factors[2 * row] = mean_factor;
+    factors[2 * row + 1] = scale_factor;
+  }
+}

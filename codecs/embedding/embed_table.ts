@@ -1,0 +1,41 @@
+import type { Gpu } from "../../gpu/device.ts";
+import { uniform } from "../../gpu/kernel.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import { tableGroups, type TableLayout, tableRowBytes } from "./dequantize_table.ts";
+import source from "./embed_table.wgsl" with { type: "text" };
+
+/**
+ * Looks token ids up in a quantized embedding table, or in a part of one.
+ *
+ * @param ids Token ids, u32 `[tokens]`.
+ * @param layout Its `rows` are those of `codes`.
+ * @param codes `[rows, tableRowBytes]` bytes in words, u32.
+ * @param scales f16 `[rows, tableGroups]` in words, u32.
+ * @param out Receives the rows, f32 `[tokens, cols]`; ids outside the part are left alone.
+ * @param accumulate Adds to `out` instead.
+ * @param first The id of the first row of the part.
+ * @param moves See embed().
+ */
+export async function embedTable(
+  gpu: Gpu,
+  ids: Tensor,
+  layout: TableLayout,
+  codes: Tensor,
+  scales: Tensor,
+  out: Tensor,
+  accumulate = false,
+  first = 0,
+  moves = false,
+): Promise<void> {
+  const { rows, cols, bits, group } = layout;
+  const constants = { BITS: bits, GROUP: group, ACCUMULATE: Number(accumulate) };
+  const kernel = await gpu.kernel({ name: "embed_table", source, constants });
+  const params = (steps: number) =>
+    uniform([rows, cols, tableRowBytes(layout), tableGroups(layout), first - steps]);
+  kernel.dispatch({
+    params: params(0),
+    tensors: [ids, codes, scales, out],
+    workgroups: [Math.ceil(cols / 64), ids.size],
+    later: moves ? params : undefined,
+  });
+}

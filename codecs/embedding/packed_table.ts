@@ -1,0 +1,313 @@
+import { UserError } from "../../base/errors.ts";
+import { type Gpu, UPLOAD_CHUNK } from "../../gpu/device.ts";
+import { shapeText, type Tensor } from "../../gpu/tensor.ts";
+import type { Checkpoint } from "../../storage/checkpoint.ts";
+import { type StoredTensor, type TensorToWrite, toFloat32 } from "../../storage/safetensors.ts";
+import {
+  dequantizeTable,
+  tableGroups,
+  type TableLayout,
+  tableRowBytes,
+} from "./dequantize_table.ts";
+import { embedTable } from "./embed_table.ts";
+import { tableMatvec } from "./table_matvec.ts";
+
+/** Columns that share a scale, by the bits of a code. */
+const GROUPS = { 8: 64, 4: 32 } as const;
+
+/** Numbers that are quantized at a time. */
+const CHUNK = 1 << 20;
+
+/**
+ * Whether a checkpoint holds a table in packed form.
+ *
+ * @param name Without ".weight".
+ */
+export function isPackedTable(checkpoint: Checkpoint, name: string): boolean {
+  return checkpoint.has(`${name}.codes`);
+}
+
+/**
+ * The form of a packed table.
+ *
+ * @throws {UserError} If its tensors do not fit each other.
+ */
+export function tableLayout(checkpoint: Checkpoint, name: string): TableLayout {
+  const codes = checkpoint.get(`${name}.codes`);
+  const [rows, width] = codes.shape;
+  if (codes.shape.length !== 2 || (codes.dtype !== "I8" && codes.dtype !== "U8")) {
+    refuse(codes, "I8 [rows, cols] or U8 [rows, cols / 2]");
+  }
+  const bits = codes.dtype === "I8" ? 8 : 4;
+  const layout = { rows, cols: width * 8 / bits, bits, group: GROUPS[bits] } as const;
+  const scales = checkpoint.get(`${name}.group_scales`);
+  const shape = [rows, tableGroups(layout)];
+  if (scales.dtype !== "F16" || shapeText(scales.shape) !== shapeText(shape)) {
+    refuse(scales, `F16 ${shapeText(shape)}`);
+  }
+  return layout;
+}
+
+function refuse({ file, name, dtype, shape }: StoredTensor, wanted: string): never {
+  throw new UserError(
+    `"${file}": "${name}" is ${dtype} ${shapeText(shape)}, expected ${wanted}; ` +
+      `the file is damaged`,
+  );
+}
+
+/**
+ * Quantizes a table: an embedding or a head, `[rows, cols]`.
+ *
+ * 8 bits: codes -127 .. 127, the scale of a group is its largest magnitude / 127. 4 bits: codes
+ * -8 .. 7, of some scales near the largest magnitude / 8 the one with the least squared error. Scales
+ * are f16.
+ *
+ * @param name Without ".weight".
+ * @param model What messages call the model.
+ * @returns NAME.codes and NAME.group_scales.
+ * @throws {UserError} If it holds NaN or infinite values, or is not stored as floating-point numbers.
+ */
+export function packTable(
+  checkpoint: Checkpoint,
+  name: string,
+  bits: 8 | 4,
+  model = checkpoint.folder,
+): TensorToWrite[] {
+  const { shape: [rows, cols] } = checkpoint.get(`${name}.weight`);
+  const layout: TableLayout = { rows, cols, bits, group: GROUPS[bits] };
+  const [rowBytes, groups] = [tableRowBytes(layout), tableGroups(layout)];
+  const codes = new Uint8Array(rows * rowBytes);
+  const scales = new Float16Array(rows * groups);
+  const together = Math.max(1, Math.floor(CHUNK / cols));
+  let bad = 0;
+  for (let first = 0; first < rows; first += together) {
+    const count = Math.min(together, rows - first);
+    const values = checkpoint.readFloat32(`${name}.weight`, { first, rows: count });
+    for (let row = 0; row < count; row++) {
+      const rowStart = row * cols;
+      const at = (first + row) * rowBytes;
+      for (let g = 0; g < groups; g++) {
+        const start = rowStart + g * layout.group;
+        const end = Math.min(rowStart + cols, start + layout.group);
+        const top = largest(values, start, end);
+        if (!Number.isFinite(top)) {
+          for (let i = start; i < end; i++) bad += Number(!Number.isFinite(values[i]));
+          continue;
+        }
+        const scale = bits === 8
+          ? Math.f16round(Math.abs(top) / 127)
+          : bestScale(values, start, end, top);
+        if (!Number.isFinite(scale)) {
+          throw new UserError(
+            `"${model}": "${name}.weight" holds values that are too large for a scale in f16; ` +
+              `use embeddings: stored`,
+          );
+        }
+        scales[(first + row) * groups + g] = scale;
+        if (scale === 0) {
+          if (bits === 4) {
+            codes.fill(0x88, at + ((start - rowStart) >> 1), at + ((end - rowStart + 1) >> 1));
+          }
+          continue;
+        }
+        for (let i = start; i < end; i++) {
+          const col = i - rowStart;
+          if (bits === 8) codes[at + col] = codeOf(values[i], scale, -127, 127);
+          else codes[at + (col >> 1)] |= (codeOf(values[i], scale, -8, 7) + 8) << (4 * (col & 1));
+        }
+      }
+    }
+  }
+  if (bad > 0) {
+    throw new UserError(
+      `"${model}": "${name}.weight" holds ${bad} ` +
+        `${bad === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
+        `the model is damaged, get it again`,
+    );
+  }
+  const data = new Uint8Array(scales.buffer);
+  return [
+    {
+      name: `${name}.codes`,
+      dtype: bits === 8 ? "I8" : "U8",
+      shape: [rows, rowBytes],
+      data: codes,
+    },
+    { name: `${name}.group_scales`, dtype: "F16", shape: [rows, groups], data },
+  ];
+}
+
+/** The nearest code. */
+function codeOf(value: number, scale: number, least: number, most: number): number {
+  const code = Math.floor(value / scale + 0.5);
+  return code < least ? least : code > most ? most : code;
+}
+
+/** The number of the largest magnitude among values `start` to `end`; NaN if one is. */
+function largest(values: Float32Array, start: number, end: number): number {
+  let top = 0;
+  for (let i = start; i < end; i++) {
+    const value = values[i];
+    if (value !== value) return NaN;
+    if (Math.abs(value) > Math.abs(top)) top = value;
+  }
+  return top;
+}
+
+/** Of 4-bit codes: the largest magnitude is the code -8 or 7, or stands a bit beyond them. */
+const DIVISORS = [-8, -8.5, -9, -7.5, 7, 7.5, 8];
+
+/**
+ * The scale of 4-bit codes with the least squared error of those that are tried.
+ *
+ * @param top The number of the largest magnitude.
+ */
+function bestScale(values: Float32Array, start: number, end: number, top: number): number {
+  let best = 0;
+  let least = Infinity;
+  for (const divisor of DIVISORS) {
+    const scale = Math.f16round(top / divisor);
+    if (!Number.isFinite(scale)) return scale;
+    if (scale === 0) continue;
+    let error = 0;
+    for (let i = start; i < end; i++) {
+      const off = values[i] - codeOf(values[i], scale, -8, 7) * scale;
+      error += off * off;
+    }
+    if (error < least) [least, best] = [error, scale];
+  }
+  return best;
+}
+
+/** A packed table, or some rows of one, in GPU memory. */
+export class GpuTable implements Disposable {
+  private constructor(
+    readonly layout: TableLayout,
+    readonly codes: Tensor,
+    readonly scales: Tensor,
+  ) {}
+
+  /** Uploads some rows of a table; all rows if `rows` is absent. */
+  static upload(
+    gpu: Gpu,
+    checkpoint: Checkpoint,
+    name: string,
+    first = 0,
+    rows?: number,
+  ): GpuTable {
+    const whole = tableLayout(checkpoint, name);
+    const layout = { ...whole, rows: rows ?? whole.rows };
+    const part = { first, rows: layout.rows };
+    const upload = (tensor: string, bytes: number) => {
+      const chunks = checkpoint.readChunks(`${name}.${tensor}`, UPLOAD_CHUNK, part);
+      return gpu.upload(padded(chunks, bytes), [Math.ceil(bytes / 4)], "u32");
+    };
+    return new GpuTable(
+      layout,
+      upload("codes", layout.rows * tableRowBytes(layout)),
+      upload("group_scales", 2 * layout.rows * tableGroups(layout)),
+    );
+  }
+
+  /**
+   * Some rows, f32 `[rows, cols]`, owned by the caller.
+   *
+   * @param first A multiple of 256, so that kernels can bind what begins there.
+   */
+  async dequantized(first: number, rows: number): Promise<Tensor> {
+    const { layout, codes, scales } = this.#part(first, rows);
+    return await dequantizeTable(codes.gpu, layout, codes, scales);
+  }
+
+  /**
+   * Queues out = x · tableᵀ for one token.
+   *
+   * @param x f32 `[1, cols]`.
+   * @param out Receives the products, f32 `[1, rows]`.
+   */
+  async multiply(x: Tensor, out: Tensor): Promise<void> {
+    for (const { first, ...part } of this.#parts()) {
+      await tableMatvec(x.gpu, { x, ...part, out, start: first });
+    }
+  }
+
+  /**
+   * Looks token ids up.
+   *
+   * @param ids Rows, u32 `[tokens]`.
+   * @param out Receives the rows, or has them added, f32 `[tokens, cols]`.
+   * @param from The row that id 0 means, for positions.
+   */
+  async lookUp(ids: Tensor, out: Tensor, accumulate: boolean, from?: number): Promise<void> {
+    const moves = from !== undefined;
+    for (const { first, layout, codes, scales } of this.#parts()) {
+      await embedTable(
+        ids.gpu,
+        ids,
+        layout,
+        codes,
+        scales,
+        out,
+        accumulate,
+        first - (from ?? 0),
+        moves,
+      );
+    }
+  }
+
+  /** All of it, in as many parts as kernels need to bind it. */
+  *#parts() {
+    const { rows } = this.layout;
+    const { maxBinding } = this.codes.gpu;
+    const most = Math.max(256, Math.floor(maxBinding / tableRowBytes(this.layout) / 256) * 256);
+    for (let first = 0; first < rows; first += most) {
+      yield { first, ...this.#part(first, Math.min(most, rows - first)) };
+    }
+  }
+
+  /** Some rows; `first` as in {@link dequantized}. */
+  #part(first: number, rows: number): { layout: TableLayout; codes: Tensor; scales: Tensor } {
+    const layout = { ...this.layout, rows };
+    const part = (tensor: Tensor, rowBytes: number) =>
+      tensor.view(first * rowBytes / 4, [Math.ceil(rows * rowBytes / 4)]);
+    return {
+      layout,
+      codes: part(this.codes, tableRowBytes(layout)),
+      scales: part(this.scales, 2 * tableGroups(layout)),
+    };
+  }
+
+  [Symbol.dispose](): void {
+    this.codes.gpu.free(this.codes, this.scales);
+  }
+}
+
+/** Adds zeros up to whole words. */
+function* padded(chunks: Iterable<Uint8Array>, bytes: number): Generator<Uint8Array> {
+  yield* chunks;
+  if (bytes % 4) yield new Uint8Array(4 - bytes % 4);
+}
+
+/** Some rows of a packed table, f32 `[rows, cols]`: the bits that the GPU makes. */
+export function dequantizeTableOnHost(
+  checkpoint: Checkpoint,
+  name: string,
+  first: number,
+  rows: number,
+): Float32Array<ArrayBuffer> {
+  const layout = tableLayout(checkpoint, name);
+  const { cols, bits, group } = layout;
+  const [rowBytes, groups] = [tableRowBytes(layout), tableGroups(layout)];
+  const part = { first, rows };
+  const codes = checkpoint.readBytes(`${name}.codes`, part);
+  const scales = toFloat32(checkpoint.readBytes(`${name}.group_scales`, part), "F16");
+  const table = new Float32Array(rows * cols);
+  for (let row = 0; row < rows; row++) {
+    for (let col = 0; col < cols; col++) {
+      const byte = codes[row * rowBytes + (col * bits >> 3)];
+      const code = bits === 8 ? byte << 24 >> 24 : (byte >> (4 * (col & 1)) & 15) - 8;
+      table[row * cols + col] = code * scales[row * groups + Math.floor(col / group)] + 0; // no -0
+    }
+  }
+  return table;
+}

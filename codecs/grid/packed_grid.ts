@@ -1,0 +1,357 @@
+import { UserError } from "../../base/errors.ts";
+import type { Gpu } from "../../gpu/device.ts";
+import { shapeText, type Tensor } from "../../gpu/tensor.ts";
+import type { Checkpoint } from "../../storage/checkpoint.ts";
+import {
+  type StoredDtype,
+  type StoredTensor,
+  type TensorToWrite,
+  toFloat32,
+} from "../../storage/safetensors.ts";
+import { decodeFlags, encodeFlags } from "../flag_codes.ts";
+import { dequantizeGrid } from "./dequantize_grid.ts";
+import {
+  codeWords,
+  freeGrid,
+  GRID_BITS,
+  type GridBits,
+  type GridKind,
+  type GridLayout,
+  groupsOf,
+  type LinearGrid,
+  maskWords,
+  SALIENT_BITS,
+  topCode,
+} from "./grid.ts";
+
+/** A linear layer on grids in host memory; its arrays as those of {@link LinearGrid}. */
+export interface HostGrid extends GridLayout {
+  /** `[rows, ⌈cols / 32⌉, codeWords]`. */
+  codes: Uint32Array<ArrayBuffer>;
+  /** `[rows, groups, 2]`. */
+  fits: Float32Array<ArrayBuffer>;
+  /** `[rows, ⌈cols / 32⌉]`; absent without salient weights. */
+  mask?: Uint32Array<ArrayBuffer>;
+  /** `[rows, 2]`; absent without salient weights. */
+  salientFits?: Float32Array<ArrayBuffer>;
+}
+
+/** The parts that a linear layer on grids may have, as the last words of its tensors' names. */
+export const GRID_PARTS: Record<string, string> = {
+  grid_codes: "codes",
+  grid_scales: "scales",
+  grid_zeros: "scales",
+  grid_means: "scales",
+  grid_mask: "salient-mask",
+  grid_counts: "salient-mask",
+  grid_places: "salient-mask",
+  grid_salient_codes: "salient-codes",
+  grid_salient_scales: "scales",
+  grid_salient_zeros: "scales",
+};
+
+/** Whether a checkpoint holds a linear layer on grids. */
+export function isPackedGrid(checkpoint: Checkpoint, name: string): boolean {
+  return checkpoint.has(`${name}.grid_codes`);
+}
+
+/** Reads a linear layer on grids back from the GPU. */
+export async function readGrid(linear: LinearGrid): Promise<HostGrid> {
+  const { codes, fits, mask, salientFits, ...layout } = linear;
+  const { gpu } = codes;
+  return {
+    ...layout,
+    codes: await gpu.read(codes, "u32"),
+    fits: await gpu.read(fits),
+    ...(mask && { mask: await gpu.read(mask, "u32") }),
+    ...(salientFits && { salientFits: await gpu.read(salientFits) }),
+  };
+}
+
+/** The weights of a linear layer on grids, f32 `[rows, cols]`, on the GPU; owned by the caller. */
+export async function uploadGrid(gpu: Gpu, host: HostGrid): Promise<Tensor> {
+  const { codes, fits, mask, salientFits, ...layout } = host;
+  const linear: LinearGrid = {
+    ...layout,
+    codes: gpu.upload(codes, [codes.length]),
+    fits: gpu.upload(fits, [fits.length]),
+    ...(mask && { mask: gpu.upload(mask, [mask.length]) }),
+    ...(salientFits && { salientFits: gpu.upload(salientFits, [salientFits.length]) }),
+  };
+  const weight = await dequantizeGrid(gpu, linear);
+  freeGrid(gpu, linear);
+  return weight;
+}
+
+/** The code of `width` bits that begins at bit `at` of the words from `first` on. */
+function codeAt(words: Uint32Array, first: number, at: number, width: number): number {
+  const word = first + (at >>> 5);
+  const shift = at & 31;
+  let code = words[word] >>> shift;
+  if (shift + width > 32) code |= words[word + 1] << (32 - shift);
+  return code & topCode(width);
+}
+
+/** Writes what {@link codeAt} reads into words that are 0 there. */
+function putCode(words: Uint32Array, code: number, first: number, at: number, width: number): void {
+  const word = first + (at >>> 5);
+  const shift = at & 31;
+  words[word] |= code << shift;
+  if (shift + width > 32) words[word + 1] |= code >>> (32 - shift);
+}
+
+/** Whether a column of a row of words is marked. */
+function isMarked(mask: Uint32Array, rowStart: number, col: number): boolean {
+  return ((mask[rowStart + (col >>> 5)] >>> (col & 31)) & 1) === 1;
+}
+
+/** The columns of the salient weights of each row, ascending. */
+function salientPlaces({ rows, cols }: GridLayout, mask: Uint32Array): number[][] {
+  const width = Math.ceil(cols / 32);
+  return Array.from({ length: rows }, (_, row) => {
+    const places: number[] = [];
+    for (let word = 0; word < width; word++) {
+      // From the lowest bit that is set to the next.
+      for (let bits = mask[row * width + word]; bits !== 0; bits &= bits - 1) {
+        places.push(32 * word + 31 - Math.clz32(bits & -bits));
+      }
+    }
+    return places;
+  });
+}
+
+/** Weights that are salient. */
+function salientCount({ mask }: HostGrid): number {
+  let count = 0;
+  for (let word of mask ?? []) for (; word !== 0; word &= word - 1) count++;
+  return count;
+}
+
+/** Fraction of the weights that are salient. */
+export function salientFraction(host: HostGrid): number {
+  return salientCount(host) / (host.rows * host.cols);
+}
+
+/** Bits per weight as papers count: those of the codes. */
+export function gridPaperBits(host: HostGrid): number {
+  return host.bits + (SALIENT_BITS - host.bits) * salientFraction(host);
+}
+
+/** A column in a list of places is a U16. */
+const MOST_PLACES = 65536;
+
+/**
+ * The tensors that store a linear layer on grids, NAME.grid_codes and so on.
+ *
+ * @param form Which weights are salient: a bit each or a list of them, whichever is smaller; or
+ *   "entropy", in as many bits as that holds information.
+ */
+export function gridTensors(
+  name: string,
+  host: HostGrid,
+  form: { flags: "plain" | "entropy" } = { flags: "plain" },
+): TensorToWrite[] {
+  const { rows, bits, grid, mask, salientFits } = host;
+  const [width, groups, stride] = [maskWords(host), groupsOf(host), codeWords(host)];
+  const tensors: TensorToWrite[] = [];
+  const add = (
+    part: string,
+    dtype: StoredDtype,
+    shape: number[],
+    data: Uint8Array | Uint16Array | Uint32Array | Float16Array,
+  ) => {
+    const { buffer, byteOffset, byteLength } = data;
+    const bytes = new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
+    tensors.push({ name: `${name}.grid_${part}`, dtype, shape, data: bytes });
+  };
+  const codes = new Uint32Array(rows * width * bits);
+  for (let i = 0; i < rows * width; i++) {
+    codes.set(host.codes.subarray(i * stride, i * stride + bits), i * bits);
+  }
+  add("codes", "U32", [rows, width * bits], codes);
+  const scales = Float16Array.from({ length: rows * groups }, (_, i) => host.fits[2 * i]);
+  add("scales", "F16", [rows, groups], scales);
+  if (grid === "range") {
+    const zeros = new Uint32Array(Math.ceil(rows * groups * bits / 32));
+    for (let i = 0; i < rows * groups; i++) putCode(zeros, host.fits[2 * i + 1], 0, i * bits, bits);
+    add("zeros", "U32", [zeros.length], zeros);
+  } else if (grid === "mean") {
+    const means = Float16Array.from({ length: rows * groups }, (_, i) => host.fits[2 * i + 1]);
+    add("means", "F16", [rows, groups], means);
+  }
+  if (!mask || !salientFits) return tensors;
+
+  const places = salientPlaces(host, mask);
+  const count = places.reduce((sum, { length }) => sum + length, 0);
+  if (form.flags === "entropy") {
+    const codes = encodeFlags(maskPlane(host, mask));
+    add("mask", "U16", [codes.length], codes);
+  } else if (host.cols <= MOST_PLACES && 2 * (rows + count) < 4 * rows * width) {
+    add("counts", "U16", [rows], Uint16Array.from(places, ({ length }) => length));
+    add("places", "U16", [count], Uint16Array.from(places.flat()));
+  } else {
+    add("mask", "U32", [rows, width], mask);
+  }
+  const salientCodes = new Uint8Array(count);
+  let at = 0;
+  places.forEach((cols, row) => {
+    for (const col of cols) {
+      const first = (row * width + (col >>> 5)) * stride + bits;
+      salientCodes[at++] = codeAt(host.codes, first, SALIENT_BITS * (col & 31), SALIENT_BITS);
+    }
+  });
+  add("salient_codes", "U8", [count], salientCodes);
+  const ofRows = Array.from({ length: rows }, (_, row) => 2 * row);
+  add("salient_scales", "F16", [rows], Float16Array.from(ofRows, (i) => salientFits[i]));
+  add("salient_zeros", "U8", [rows], Uint8Array.from(ofRows, (i) => salientFits[i + 1]));
+  return tensors;
+}
+
+/** A mask as flags of all columns. */
+function maskPlane({ rows, cols }: GridLayout, plane: Uint32Array) {
+  return { rows, cols, plane, salient: new Uint32Array(Math.ceil(cols / 32)) };
+}
+
+/**
+ * Reads a linear layer on grids.
+ *
+ * @throws {UserError} If a tensor is missing or has a shape that does not fit the others, or another
+ *   type.
+ */
+export function unpackGrid(
+  checkpoint: Checkpoint,
+  name: string,
+  cols: number,
+  blockSize: number,
+): HostGrid {
+  const stored = (part: string) => checkpoint.get(`${name}.grid_${part}`);
+  const has = (part: string) => checkpoint.has(`${name}.grid_${part}`);
+  const refuse = ({ file, name }: StoredTensor, found: string, wanted: string): never => {
+    throw new UserError(
+      `"${file}": "${name}" is ${found}, expected ${wanted}; the file does not fit its config.json`,
+    );
+  };
+  const read = (
+    part: string,
+    dtype: StoredDtype,
+    shape: readonly number[],
+  ): Uint8Array<ArrayBuffer> => {
+    const tensor = stored(part);
+    if (tensor.dtype !== dtype || shapeText(tensor.shape) !== shapeText(shape)) {
+      const found = `${tensor.dtype} ${shapeText(tensor.shape)}`;
+      refuse(tensor, found, `${dtype} ${shapeText(shape)}`);
+    }
+    return checkpoint.readBytes(tensor.name);
+  };
+
+  const width = Math.ceil(cols / 32);
+  const [rows, codeCols = 0] = stored("codes").shape;
+  const grid: GridKind = has("zeros") ? "range" : has("means") ? "mean" : "sign";
+  const bits = codeCols / width as GridBits;
+  const known: readonly number[] = grid === "range" ? GRID_BITS : [1];
+  if (!known.includes(bits)) {
+    const wanted = `[${rows}, ${width} N] with N = ${known.join(", ")}`;
+    refuse(stored("codes"), shapeText(stored("codes").shape), wanted);
+  }
+  const blocks = Math.ceil(cols / blockSize);
+  const groups = stored("scales").shape[1];
+  if (groups !== 1 && groups !== blocks) {
+    refuse(stored("scales"), shapeText(stored("scales").shape), `[${rows}, 1 or ${blocks}]`);
+  }
+  const salient = has("salient_codes");
+  const groupSize = groups === 1 ? cols : blockSize;
+  const layout: GridLayout = { rows, cols, groupSize, grid, bits, salient };
+
+  const stride = codeWords(layout);
+  const words = (part: string, shape: number[]) => new Uint32Array(read(part, "U32", shape).buffer);
+  const ordinary = words("codes", [rows, width * bits]);
+  const codes = new Uint32Array(rows * width * stride);
+  for (let i = 0; i < rows * width; i++) {
+    codes.set(ordinary.subarray(i * bits, (i + 1) * bits), i * stride);
+  }
+  const fits = new Float32Array(rows * groups * 2);
+  const halves = (part: string, shape: number[]) => toFloat32(read(part, "F16", shape), "F16");
+  halves("scales", [rows, groups]).forEach((scale, i) => fits[2 * i] = scale);
+  if (grid === "range") {
+    const zeros = words("zeros", [Math.ceil(rows * groups * bits / 32)]);
+    for (let i = 0; i < rows * groups; i++) fits[2 * i + 1] = codeAt(zeros, 0, i * bits, bits);
+  } else if (grid === "mean") {
+    halves("means", [rows, groups]).forEach((mean, i) => fits[2 * i + 1] = mean);
+  }
+  if (!salient) return { ...layout, codes, fits };
+
+  const mask = readMask();
+  const places = salientPlaces(layout, mask);
+  const count = places.reduce((sum, { length }) => sum + length, 0);
+  const salientCodes = read("salient_codes", "U8", [count]);
+  let at = 0;
+  places.forEach((cols, row) => {
+    for (const col of cols) {
+      const first = (row * width + (col >>> 5)) * stride + bits;
+      putCode(codes, salientCodes[at++], first, SALIENT_BITS * (col & 31), SALIENT_BITS);
+    }
+  });
+  const salientFits = new Float32Array(2 * rows);
+  halves("salient_scales", [rows]).forEach((scale, row) => salientFits[2 * row] = scale);
+  read("salient_zeros", "U8", [rows]).forEach((zero, row) => salientFits[2 * row + 1] = zero);
+  return { ...layout, codes, fits, mask, salientFits };
+
+  function readMask(): Uint32Array<ArrayBuffer> {
+    const mask = new Uint32Array(rows * width);
+    if (has("places")) {
+      const counts = new Uint16Array(read("counts", "U16", [rows]).buffer);
+      const count = counts.reduce((sum, n) => sum + n, 0);
+      const places = new Uint16Array(read("places", "U16", [count]).buffer);
+      let at = 0;
+      counts.forEach((n, row) => {
+        for (const end = at + n; at < end; at++) {
+          const col = places[at];
+          if (col >= cols || isMarked(mask, row * width, col)) {
+            refuse(stored("places"), `column ${col} in row ${row}`, `each of ${cols} once`);
+          }
+          mask[row * width + (col >>> 5)] |= 1 << (col & 31);
+        }
+      });
+      return mask;
+    }
+    if (stored("mask").dtype !== "U16") return words("mask", [rows, width]);
+    const tensor = stored("mask");
+    const codes = new Uint16Array(read("mask", "U16", [tensor.bytes / 2]).buffer);
+    if (!decodeFlags(codes, maskPlane(layout, mask))) {
+      refuse(tensor, "no entropy code of flags", `one of ${rows} x ${cols}`);
+    }
+    return mask;
+  }
+}
+
+/**
+ * The weights that a linear layer on grids stands for, or `rows` rows of them from `first` on, f32
+ * `[rows, cols]`; the same bits as `dequantizeGrid()` gives on the GPU.
+ */
+export function dequantizeGridOnHost(
+  host: HostGrid,
+  first = 0,
+  rows = host.rows - first,
+): Float32Array<ArrayBuffer> {
+  const { cols, bits, groupSize, grid, codes, fits, mask, salientFits } = host;
+  const [width, groups, stride] = [maskWords(host), groupsOf(host), codeWords(host)];
+  const weight = new Float32Array(rows * cols);
+  for (let i = 0; i < rows; i++) {
+    const row = first + i;
+    for (let col = 0; col < cols; col++) {
+      const word = (row * width + (col >>> 5)) * stride;
+      let value: number;
+      if (mask && isMarked(mask, row * width, col)) {
+        const code = codeAt(codes, word + bits, SALIENT_BITS * (col & 31), SALIENT_BITS);
+        value = salientFits![2 * row] * (code - salientFits![2 * row + 1]);
+      } else {
+        const code = codeAt(codes, word, bits * (col & 31), bits);
+        const fit = 2 * (row * groups + Math.floor(col / groupSize));
+        const [scale, offset] = [fits[fit], fits[fit + 1]];
+        value = grid === "range" ? scale * (code - offset) : offset + (code === 1 ? scale : -scale);
+      }
+      weight[i * cols + col] = value;
+    }
+  }
+  return weight;
+}

@@ -1,0 +1,78 @@
+import type { Gpu } from "../../gpu/device.ts";
+import { uniform } from "../../gpu/kernel.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import { codeWords, groupsOf, type LinearGrid, maskWords } from "./grid.ts";
+import source from "./quantize_grid.wgsl" with { type: "text" };
+
+export interface GridBlock {
+  /** First column of the block in the layer, a multiple of 32. */
+  first: number;
+  /** f32 `[rows, cols]`, at most 256 columns. */
+  weight: Tensor;
+  /** The grid that the block's columns are on, among those of the layer. */
+  group: number;
+  /** U of the whole layer, f32 `[layer cols, layer cols]`. */
+  factor?: Tensor;
+  /** Makes the columns of the block to come up for the error of each column. Needs a factor. */
+  feedback?: boolean;
+}
+
+/**
+ * Turns a block into codes on grids that are there already, and marked salient weights into theirs.
+ *
+ * @param target Receives the codes.
+ * @param quantized Receives the values that the codes stand for, f32 `[rows, layer cols]`.
+ * @returns (w - q) / U_jj of each weight, f32 `[rows, cols]`, owned by the caller; undefined content
+ *   without a factor.
+ */
+export async function quantizeGrid(
+  gpu: Gpu,
+  { first, weight, group, factor, feedback = false }: GridBlock,
+  target: LinearGrid,
+  quantized: Tensor,
+): Promise<Tensor> {
+  const [rows, cols] = weight.shape;
+  const { mask, salientFits } = target;
+  // A row to a thread where threads have nothing to share, or are no faster together.
+  const lanes = feedback && !gpu.software ? 8 : 1;
+  const rowsOfGroup = feedback ? 8 : gpu.software ? 16 : 32;
+  const kernel = await gpu.kernel({
+    name: "quantize_grid",
+    source,
+    constants: {
+      ROWS: rowsOfGroup,
+      LANES: lanes,
+      COLS: 32 * Math.ceil(cols / 32),
+      FEEDBACK: Number(feedback),
+      HAS_FACTOR: Number(factor !== undefined),
+      HAS_SALIENT: Number(target.salient),
+      CENTERED: Number(target.grid !== "range"),
+      BITS: target.bits,
+      CODE_WORDS: codeWords(target),
+    },
+  });
+  const error = gpu.empty([rows, cols]);
+  kernel.dispatch({
+    params: uniform([
+      rows,
+      cols,
+      first,
+      target.cols,
+      maskWords(target),
+      group,
+      groupsOf(target),
+    ]),
+    tensors: [
+      weight,
+      target.fits,
+      mask ?? weight,
+      salientFits ?? target.fits,
+      factor ?? target.fits,
+      quantized,
+      error,
+      target.codes,
+    ],
+    workgroups: [Math.ceil(rows / rowsOfGroup), 1],
+  });
+  return error;
+}

@@ -1,0 +1,95 @@
+// Turns the queries of new tokens by their positions, in place, and writes their keys, turned as well,
+// and their values to a cache:
+//
+//   x[i]        = x[i] · cos - x[i + half] · sin
+//   x[i + half] = x[i + half] · cos + x[i] · sin                 (ROTATE)
+//
+// A thread turns two entries of the queries, or writes four of the keys or of the values. Heads are
+// padded with zeros to whole fours. HALF stores two f16 in a word; what f16 cannot hold becomes its
+// greatest value.
+//
+// Reference: tests/gpu/kernels/attention/append_cache_test.ts.
+
+override ROTATE: bool = false;
+override HALF: bool = false;
+
+struct Params { start: u32, heads: u32, key_value_heads: u32, head_dim: u32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> table: array<vec2f>;        // [positions, head_dim / 2], (cos, sin)
+@group(0) @binding(2) var<storage, read_write> q: array<f32>;        // [tokens, heads, head_dim]
+@group(0) @binding(3) var<storage, read> k: array<f32>;              // [tokens, key_value_heads, head_dim]
+@group(0) @binding(4) var<storage, read> v: array<f32>;              // likewise
+@group(0) @binding(5) var<storage, read_write> keys: array<u32>;     // [capacity, key_value_heads, padded head_dim]
+@group(0) @binding(6) var<storage, read_write> values: array<u32>;   // likewise
+
+fn turn_of(position: u32, i: u32) -> vec2f {
+  return table[position * (p.head_dim >> 1u) + i];
+}
+
+// Entry i of the key head that begins at `at`.
+fn key(at: u32, i: u32, position: u32) -> f32 {
+  if (i >= p.head_dim) { return 0.0; }
+  if (!ROTATE) { return k[at + i]; }
+  let half = p.head_dim >> 1u;
+  if (i < half) {
+    let turn = turn_of(position, i);
+    return k[at + i] * turn.x - k[at + i + half] * turn.y;
+  }
+  let turn = turn_of(position, i - half);
+  return k[at + i] * turn.x + k[at + i - half] * turn.y;
+}
+
+fn value(at: u32, i: u32) -> f32 {
+  if (i >= p.head_dim) { return 0.0; }
+  return v[at + i];
+}
+
+fn narrow(a: f32, b: f32) -> u32 {
+  return pack2x16float(clamp(vec2f(a, b), vec2f(-65504.0), vec2f(65504.0)));
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let token = id.y;
+  let position = p.start + token;
+  var work = id.x;
+  if (ROTATE) {
+    let half = p.head_dim >> 1u;
+    if (work < p.heads * half) {
+      let i = work % half;
+      let at = (token * p.heads + work / half) * p.head_dim + i;
+      let turn = turn_of(position, i);
+      let a = q[at];
+      let b = q[at + half];
+      q[at] = a * turn.x - b * turn.y;
+      q[at + half] = b * turn.x + a * turn.y;
+      return;
+    }
+    work -= p.heads * half;
+  }
+  let vectors = (p.head_dim + 3u) >> 2u;
+  let per_token = p.key_value_heads * vectors;
+  if (work >= 2u * per_token) { return; }
+  let is_key = work < per_token;
+  if (!is_key) { work -= per_token; }
+  let at = (token * p.key_value_heads + work / vectors) * p.head_dim;
+  let i = work % vectors * 4u;
+  let place = position * per_token + work;
+  var four: vec4f;
+  if (is_key) {
+    four = vec4f(key(at, i, position), key(at, i + 1u, position), key(at, i + 2u, position), key(at, i + 3u, position));
+  } else {
+    four = vec4f(value(at, i), value(at, i + 1u), value(at, i + 2u), value(at, i + 3u));
+  }
+  if (HALF) {
+    let words = vec2u(narrow(four.x, four.y), narrow(four.z, four.w));
+    for (var w = 0u; w < 2u; w++) {
+      if (is_key) { keys[place * 2u + w] = words[w]; } else { values[place * 2u + w] = words[w]; }
+    }
+  } else {
+    let words = bitcast<vec4u>(four);
+    for (var w = 0u; w < 4u; w++) {
+      if (is_key) { keys[place * 4u + w] = words[w]; } else { values[place * 4u + w] = words[w]; }
+    }
+  }
+}

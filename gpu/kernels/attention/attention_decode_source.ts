@@ -1,0 +1,278 @@
+import { repeat } from "../../source_text.ts";
+
+/** How the keys and values of a cache are stored. */
+export type CacheDtype = "f32" | "f16";
+
+/** Groups of four entries that a head takes in a cache, padded with zeros. */
+export function cacheVectors(headDim: number): number {
+  return Math.ceil(headDim / 4);
+}
+
+/** What {@link attentionDecodeKernel} is generated for. */
+export interface AttentionDecodeForm {
+  headDim: number;
+  dtype: CacheDtype;
+  /** Threads of a workgroup. */
+  lanes: number;
+  /** The most keys that a workgroup attends to; the scores of so many lie in workgroup memory. */
+  keys: number;
+  /** Threads that read a key together, a power of two: neighbours read neighbours. */
+  together: number;
+  /** Whether the kernel also writes the token to the cache, and whether it turns it by its position. */
+  append?: "turned" | "unturned";
+}
+
+/**
+ * Generates the kernel of {@link attentionDecode} and {@link attendAndAppend}. It calls
+ * `sum_over_lanes` and `max_over_lanes` and needs LANES to be `lanes`.
+ *
+ * A workgroup takes one head of one query and a range of its keys. First the threads compute scores,
+ * a few for each key; then each thread adds up four entries of the values, of every key or, with more
+ * threads than a head has entries, of some of the keys.
+ *
+ * The key and value of a token that is to be appended are computed by each workgroup that needs them,
+ * and kept in workgroup memory: what one workgroup writes to the cache, others do not see.
+ */
+export function attentionDecodeKernel(form: AttentionDecodeForm): string {
+  const { headDim, dtype, lanes, keys, together, append } = form;
+  const vectors = cacheVectors(headDim);
+  /** Threads that hold the same entries of the values, each for other keys. */
+  const sharers = Math.max(1, Math.floor(lanes / vectors));
+  const perLane = Math.ceil(vectors / lanes);
+  const half = dtype === "f16";
+  const stored = half ? "vec2u" : "vec4f";
+  const cache = `var<storage, ${append ? "read_write" : "read"}>`;
+  const bindings = [
+    `var<storage, read> queries: array<f32>; // [tokens, heads, ${headDim}]`,
+    ...(append
+      ? [
+        `var<storage, read> new_keys: array<f32>; // [key_value_heads, ${headDim}]`,
+        "var<storage, read> new_values: array<f32>; // likewise",
+      ]
+      : []),
+    ...(append === "turned"
+      ? [`var<storage, read> table: array<vec2f>; // [positions, ${headDim / 2}], (cos, sin)`]
+      : []),
+    `${cache} keys: array<${stored}>; // [capacity, key_value_heads, ${vectors}]`,
+    `${cache} values: array<${stored}>; // likewise`,
+    // With several splits: sums that are not divided yet, the greatest score, the sum of the weights.
+    `var<storage, read_write> out: array<f32>; // [tokens, heads, ${headDim}]; with several splits ` +
+    `[tokens, heads, splits, ${vectors * 4 + 2}]`,
+  ];
+
+  /** A function for entry i of a head of `array` that begins at `at`, turned if told so. */
+  const entryOf = (name: string, array: string, turned: boolean) =>
+    `fn ${name}(at: u32, i: u32) -> f32 {
+  ${headDim % 4 === 0 ? "" : `if (i >= ${headDim}u) { return 0.0; }`}
+  ${
+      turned
+        ? `if (i < ${headDim / 2}u) {
+    let turn = table[p.start * ${headDim / 2}u + i];
+    return ${array}[at + i] * turn.x - ${array}[at + i + ${headDim / 2}u] * turn.y;
+  }
+  let turn = table[p.start * ${headDim / 2}u + i - ${headDim / 2}u];
+  return ${array}[at + i] * turn.x + ${array}[at + i - ${headDim / 2}u] * turn.y;`
+        : `return ${array}[at + i];`
+    }
+}`;
+  const four = (name: string, at: string) =>
+    `vec4f(${repeat(4, (i) => `${name}(${at}, d * 4u + ${i}u)`, ", ")})`;
+  const loadQuery = `query[d] = p.scale * ${
+    four("query_entry", `(token * p.heads + head) * ${headDim}u`)
+  };`;
+  const bring = (what: "key" | "value") =>
+    `let four = rounded(${four(`${what}_entry`, `key_value_head * ${headDim}u`)});
+      new_${what}[d] = four;
+      if (writes) { ${what}s[row_of(p.start, key_value_head) + d] = narrow(four); }`;
+  const load = append
+    ? `let fresh = select(0xffffffffu, count - 1u, count > 0u && first + count == end); // of the new token
+  let writes = head % (p.heads / p.key_value_heads) == 0u;
+  for (var work = lane; work < ${3 * vectors}u; work += ${lanes}u) {
+    let d = work % ${vectors}u;
+    if (work < ${vectors}u) {
+      ${loadQuery}
+    } else if (fresh != 0xffffffffu && work < ${2 * vectors}u) {
+      ${bring("key")}
+    } else if (fresh != 0xffffffffu) {
+      ${bring("value")}
+    }
+  }
+  let old = min(count, fresh); // keys in the cache`
+    : `for (var d = lane; d < ${vectors}u; d += ${lanes}u) { ${loadQuery} }
+  let old = count;`;
+
+  const score = (key: (d: string) => string) =>
+    repeat(Math.ceil(vectors / together), (n) => {
+      const d = together === 1 ? `${n}u` : `part + ${n * together}u`;
+      const add = `score += query[${d}] * ${key(d)};`;
+      return (n + 1) * together <= vectors ? add : `if (${d} < ${vectors}u) { ${add} }`;
+    }, "\n      ");
+  const addValues = (i: number) => `
+      let j${i} = j + ${i * sharers}u;
+      let w${i} = weights[j${i}];
+      let row${i} = row_of(first + min(j${i}, old - 1u), key_value_head);
+      ${
+    repeat(
+      perLane,
+      (n) => `o${n} += w${i} * widen(values[row${i} + min(d${n}, ${vectors - 1}u)]);`,
+      "\n      ",
+    )
+  }`;
+  return `
+struct Params {
+  start: u32, heads: u32, key_value_heads: u32, sliding_window: u32,
+  splits: u32, split_length: u32, scale: f32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+${bindings.map((text, i) => `@group(0) @binding(${i + 1}) ${text}`).join("\n")}
+
+var<workgroup> query: array<vec4f, ${vectors}>;
+${
+    append
+      ? `var<workgroup> new_key: array<vec4f, ${vectors}>;
+var<workgroup> new_value: array<vec4f, ${vectors}>;
+var<workgroup> new_weight: f32;`
+      : ""
+  }
+${together > 1 ? `var<workgroup> score_parts: array<f32, ${keys * together}>;` : ""}
+// Behind the last key they stay zero, as workgroup memory is in the beginning.
+var<workgroup> weights: array<f32, ${keys + 4 * sharers}>;
+var<workgroup> parts: array<vec4f, ${vectors * sharers}>;
+
+${
+    half
+      ? "fn widen(w: vec2u) -> vec4f { return vec4f(unpack2x16float(w.x), unpack2x16float(w.y)); }"
+      : "fn widen(w: vec4f) -> vec4f { return w; }"
+  }
+${
+    !append
+      ? ""
+      : half
+      ? `// The nearest f16 (ties to even), the greatest one for what is greater. By integer arithmetic: a
+// driver may take the packing of a f16 and its unpacking for nothing at all.
+fn rounded(w: vec4f) -> vec4f {
+  let v = clamp(w, vec4f(-65504.0), vec4f(65504.0));
+  let b = bitcast<vec4u>(v);
+  let normal = bitcast<vec4f>((b + 0xfffu + ((b >> vec4u(13u)) & vec4u(1u))) & vec4u(0xffffe000u));
+  let subnormal = round(v * 16777216.0) / 16777216.0; // steps of 2^-24
+  return select(normal, subnormal, abs(v) < vec4f(6.1035156e-5));
+}
+fn narrow(w: vec4f) -> vec2u { return vec2u(pack2x16float(w.xy), pack2x16float(w.zw)); }`
+      : `fn rounded(w: vec4f) -> vec4f { return w; }
+fn narrow(w: vec4f) -> vec4f { return w; }`
+  }
+fn row_of(position: u32, head: u32) -> u32 {
+  return (position * p.key_value_heads + head) * ${vectors}u;
+}
+${entryOf("query_entry", "queries", append === "turned")}
+${
+    append
+      ? `${entryOf("key_entry", "new_keys", append === "turned")}
+${entryOf("value_entry", "new_values", false)}`
+      : ""
+  }
+
+@compute @workgroup_size(${lanes})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let head = group.x;
+  let split = group.y;
+  let token = group.z;
+  let key_value_head = head / (p.heads / p.key_value_heads);
+  let end = p.start + token + 1u; // a query sees the keys before this one
+  let first = end - min(end, p.sliding_window) + split * p.split_length;
+  let count = select(0u, min(end - first, p.split_length), first < end);
+  ${load}
+  workgroupBarrier();
+
+  var top = -3.0e38;
+  ${together > 1 ? `let part = lane % ${together}u;` : ""}
+  for (var j = ${together > 1 ? `lane / ${together}u` : "lane"}; j < count; j += ${
+    lanes / together
+  }u) {
+    var score = vec4f(0.0);
+    ${append ? `if (j == fresh) {\n      ${score((d) => `new_key[${d}]`)}\n    } else` : ""} {
+      let row = row_of(first + j, key_value_head);
+      ${score((d) => `widen(keys[row + ${d}])`)}
+    }
+    let s = (score.x + score.y) + (score.z + score.w);
+    ${
+    together > 1
+      ? `score_parts[j * ${together}u + part] = s;`
+      : "weights[j] = s;\n    top = max(top, s);"
+  }
+  }
+  ${
+    together > 1
+      ? `workgroupBarrier();
+  for (var j = lane; j < count; j += ${lanes}u) {
+    let s = ${repeat(together, (i) => `score_parts[j * ${together}u + ${i}u]`, " + ")};
+    weights[j] = s;
+    top = max(top, s);
+  }`
+      : ""
+  }
+  top = max_over_lanes(top, lane);
+  var sum = 0.0;
+  for (var j = lane; j < count; j += ${lanes}u) {
+    let w = exp(weights[j] - top);
+    sum += w;
+    ${
+    append
+      ? "if (j == fresh) { new_weight = w; weights[j] = 0.0; } else { weights[j] = w; }"
+      : "weights[j] = w;"
+  }
+  }
+  workgroupBarrier(); // all weights are there; sum_over_lanes need not wait for that
+  sum = sum_over_lanes(sum, lane);
+
+  let sharer = lane / ${vectors}u;
+  ${
+    repeat(perLane, (n) =>
+      `let d${n} = ${perLane === 1 ? `lane % ${vectors}u` : `lane + ${n * lanes}u`}; ` +
+      `var o${n} = vec4f(0.0);`, "\n  ")
+  }
+  if (${perLane === 1 ? `sharer < ${sharers}u` : "true"}) {
+    for (var j = ${perLane === 1 ? "sharer" : "0u"}; j < old; j += ${4 * sharers}u) {
+      ${repeat(4, addValues, "")}
+    }
+    ${
+    append
+      ? `if (old < count${perLane === 1 ? " && sharer == 0u" : ""}) {
+      ${
+        repeat(perLane, (n) => `o${n} += new_weight * new_value[min(d${n}, ${vectors - 1}u)];`, " ")
+      }
+    }`
+      : ""
+  }
+    ${
+    repeat(
+      perLane,
+      (n) =>
+        perLane === 1
+          ? `parts[lane] = o${n};`
+          : `if (d${n} < ${vectors}u) { parts[d${n}] = o${n}; }`,
+      "\n    ",
+    )
+  }
+  }
+  workgroupBarrier();
+
+  let place = (token * p.heads + head) * p.splits + split;
+  for (var d = lane; d < ${vectors}u; d += ${lanes}u) {
+    var total = parts[d];
+    for (var g = 1u; g < ${sharers}u; g++) { total += parts[d + g * ${vectors}u]; }
+    if (p.splits == 1u) {
+      for (var i = 0u; i < 4u; i++) {
+        if (d * 4u + i < ${headDim}u) { out[place * ${headDim}u + d * 4u + i] = total[i] / sum; }
+      }
+    } else {
+      for (var i = 0u; i < 4u; i++) { out[place * ${vectors * 4 + 2}u + d * 4u + i] = total[i]; }
+    }
+  }
+  if (lane == 0u && p.splits > 1u) {
+    out[place * ${vectors * 4 + 2}u + ${vectors * 4}u] = top;
+    out[place * ${vectors * 4 + 2}u + ${vectors * 4 + 1}u] = sum;
+  }
+}
+`;
+}

@@ -1,0 +1,35 @@
+import type { Gpu } from "../../device.ts";
+import { uniform } from "../../kernel.ts";
+import type { Tensor } from "../../tensor.ts";
+import source from "./embed.wgsl" with { type: "text" };
+
+const FORMATS: Partial<Record<Tensor["dtype"], number>> = { f32: 0, f16: 1, bf16: 2 };
+
+/**
+ * Looks token ids up in a part of an embedding table.
+ *
+ * @param ids Token ids, u32 `[tokens]`.
+ * @param table Rows `first` and on of the table, `[rows, cols]`, f32, f16 or bf16.
+ * @param out Receives the rows, f32 `[tokens, cols]`; ids outside the part are left alone.
+ * @param moves Whether the ids are positions, so that a recording looks up the next row in each step.
+ */
+export async function embed(
+  gpu: Gpu,
+  ids: Tensor,
+  table: Tensor,
+  first: number,
+  out: Tensor,
+  accumulate = false,
+  moves = false,
+): Promise<void> {
+  const [rows, cols] = table.shape;
+  const constants = { FORMAT: FORMATS[table.dtype]!, ACCUMULATE: Number(accumulate) };
+  const kernel = await gpu.kernel({ name: "embed", source, constants });
+  const params = (steps: number) => uniform([ids.size, cols, first - steps, rows]);
+  kernel.dispatch({
+    params: params(0),
+    tensors: [ids, table, out],
+    workgroups: [Math.ceil(cols / 64), ids.size],
+    later: moves ? params : undefined,
+  });
+}

@@ -1,0 +1,44 @@
+import type { Gpu } from "../../device.ts";
+import { uniform } from "../../kernel.ts";
+import type { Tensor } from "../../tensor.ts";
+import source from "./copy_region.wgsl" with { type: "text" };
+
+const FORMATS: Partial<Record<Tensor["dtype"], number>> = { f32: 0, f16: 1, bf16: 2 };
+
+/** A part of a row-major matrix, f32, f16 or bf16. */
+export interface Region {
+  tensor: Tensor;
+  start: number;
+  stride: number;
+  rows: number;
+  cols: number;
+}
+
+/** Writes `region` into `target`, f32 `[rows, targetStride]`, whose rows are padded with zeros. */
+export async function copyRegion(
+  gpu: Gpu,
+  region: Region,
+  target: Tensor,
+  targetStride: number,
+): Promise<void> {
+  await placeRegion(gpu, region, { tensor: target, start: 0, stride: targetStride }, targetStride);
+}
+
+/** Writes `region` into a part of another f32 matrix, `width` columns with zeros beyond its own. */
+export async function placeRegion(
+  gpu: Gpu,
+  { tensor, start, stride, rows, cols }: Region,
+  target: { tensor: Tensor; start: number; stride: number },
+  width: number = cols,
+): Promise<void> {
+  const kernel = await gpu.kernel({
+    name: "copy_region",
+    source,
+    constants: { FORMAT: FORMATS[tensor.dtype]! },
+  });
+  kernel.dispatch({
+    params: uniform([rows, cols, start, stride, target.start, target.stride, width]),
+    tensors: [tensor, target.tensor],
+    workgroups: [Math.ceil(width / 16), Math.ceil(rows / 4)],
+  });
+}

@@ -1,0 +1,61 @@
+import type { Gpu } from "../../device.ts";
+import { uniform } from "../../kernel.ts";
+import type { Tensor } from "../../tensor.ts";
+import { gemm } from "../matmul/gemm.ts";
+import source from "./hessian.wgsl" with { type: "text" };
+
+/** Tokens summed up in one go: long f32 sums lose digits, and the quantization loop amplifies that. */
+const CHUNK = 1024;
+
+/**
+ * Adds a batch to a Hessian: H += factor · XᵀX, in the upper triangle (and parts of the lower one).
+ *
+ * @param input X, f32 `[tokens, n]`.
+ * @param hessian f32 `[n, n]`.
+ */
+export async function accumulateHessian(
+  gpu: Gpu,
+  input: Tensor,
+  hessian: Tensor,
+  factor: number,
+): Promise<void> {
+  const [tokens, n] = input.shape;
+  for (let start = 0; start < tokens; start += CHUNK) {
+    const x = { tensor: input, start: start * n };
+    await gemm(gpu, {
+      layout: "TN",
+      m: n,
+      n,
+      k: Math.min(CHUNK, tokens - start),
+      a: x,
+      b: x,
+      c: hessian,
+      alpha: factor,
+      accumulate: true,
+      upperOnly: true,
+    });
+  }
+}
+
+/** Makes a matrix symmetric by copying its upper triangle, f32 `[n, n]`, in place. */
+export async function mirrorUpper(gpu: Gpu, hessian: Tensor): Promise<void> {
+  const [n] = hessian.shape;
+  const kernel = await gpu.kernel({ name: "hessian", source, constants: { MIRROR: 1 } });
+  using unused = gpu.empty([1]);
+  kernel.dispatch({
+    params: uniform([n, n]),
+    tensors: [unused, hessian],
+    workgroups: [Math.ceil(n / 16), Math.ceil(n / 4)],
+  });
+}
+
+/** Sets the columns of a weight, f32 `[rows, n]`, to zero whose diagonal entry of H is zero. */
+export async function zeroDeadColumns(gpu: Gpu, hessian: Tensor, weight: Tensor): Promise<void> {
+  const [rows, n] = weight.shape;
+  const kernel = await gpu.kernel({ name: "hessian", source, constants: { MIRROR: 0 } });
+  kernel.dispatch({
+    params: uniform([rows, n]),
+    tensors: [hessian, weight],
+    workgroups: [Math.ceil(n / 16), Math.ceil(rows / 4)],
+  });
+}

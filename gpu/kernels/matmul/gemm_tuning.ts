@@ -1,0 +1,163 @@
+import { join } from "node:path";
+import type { Gpu } from "../../device.ts";
+import { TILE_KERNEL_VERSION, tileName, type TileShape } from "./gemm_tile_source.ts";
+
+/** Timed runs of each candidate. */
+const ROUNDS = 5;
+/** No further candidate is compiled after this long. */
+const COMPILE_MS = 4000;
+/** What a GPU needs to reach its full clock. */
+const WARM_UP_MS = 200;
+/** Shorter times than this part of the usual tile's are no accident. */
+const CLEARLY_FASTER = 0.98;
+
+/** What the file holds: for each adapter, the name of the tile for each class of products. */
+interface Choices {
+  version: 1;
+  adapters: Record<string, Record<string, string>>;
+}
+
+/**
+ * The folder of what was found out about this machine: `BILLM_CACHE`, or `billm` in the user's folder
+ * for caches.
+ */
+export function tuningFolder(): string | undefined {
+  const { BILLM_CACHE, XDG_CACHE_HOME, LOCALAPPDATA, HOME } = Deno.env.toObject();
+  if (BILLM_CACHE) return BILLM_CACHE;
+  if (Deno.build.os === "windows") return LOCALAPPDATA && join(LOCALAPPDATA, "billm");
+  if (XDG_CACHE_HOME) return join(XDG_CACHE_HOME, "billm");
+  return HOME && join(HOME, ".cache", "billm");
+}
+
+/**
+ * Which tile is fastest for a class of products on this adapter: measured once, then kept in
+ * `gemm.json`. A file that is damaged or cannot be written costs another measurement, no more.
+ */
+export class TileTuning {
+  static #known = new WeakMap<Gpu, TileTuning>();
+
+  #chosen = new Map<string, Promise<TileShape>>();
+  readonly #adapter: string;
+  readonly #path?: string;
+
+  /** @param folder Of the file; nothing is kept if absent. */
+  constructor(readonly gpu: Gpu, folder: string | undefined) {
+    this.#adapter = `${gpu.name}, Deno ${Deno.version.deno}, kernels ${TILE_KERNEL_VERSION}`;
+    this.#path = folder && join(folder, "gemm.json");
+  }
+
+  /** That of a device; none for a software adapter or if `BILLM_TUNE` is 0. */
+  static of(gpu: Gpu): TileTuning | undefined {
+    if (gpu.software || Deno.env.get("BILLM_TUNE") === "0") return undefined;
+    let tuning = TileTuning.#known.get(gpu);
+    if (!tuning) TileTuning.#known.set(gpu, tuning = new TileTuning(gpu, tuningFolder()));
+    return tuning;
+  }
+
+  /**
+   * The tile for a class of products.
+   *
+   * @param candidates The likely best first: some may go without a try.
+   * @param run Queues one product with a tile.
+   */
+  choose(
+    productClass: string,
+    candidates: readonly TileShape[],
+    run: (tile: TileShape) => Promise<void>,
+  ): Promise<TileShape> {
+    let chosen = this.#chosen.get(productClass);
+    if (!chosen) {
+      chosen = this.#find(productClass, candidates, run);
+      this.#chosen.set(productClass, chosen);
+      chosen.catch(() => this.#chosen.delete(productClass)); // the next product may have more luck
+    }
+    return chosen;
+  }
+
+  async #find(
+    productClass: string,
+    candidates: readonly TileShape[],
+    run: (tile: TileShape) => Promise<void>,
+  ): Promise<TileShape> {
+    const name = readChoices(this.#path)?.adapters[this.#adapter]?.[productClass];
+    const known = candidates.find((tile) => tileName(tile) === name);
+    if (known) return known;
+    const best = await this.#fastest(candidates, run);
+    this.#keep(productClass, best);
+    return best;
+  }
+
+  /** The candidate with the shortest run of all rounds; another than the first must be clearly faster. */
+  async #fastest(
+    candidates: readonly TileShape[],
+    run: (tile: TileShape) => Promise<void>,
+  ): Promise<TileShape> {
+    if (candidates.length === 1) return candidates[0];
+    const started = performance.now();
+    const compiled: TileShape[] = [];
+    for (const tile of candidates) {
+      if (compiled.length > 0 && performance.now() - started > COMPILE_MS) break;
+      await run(tile);
+      compiled.push(tile);
+    }
+    // A GPU that has waited for the compiler is slow for a while; so all take turns.
+    const warm = performance.now();
+    while (performance.now() - warm < WARM_UP_MS) await this.#time(() => run(compiled[0]));
+    const times = compiled.map(() => Infinity);
+    for (let round = 0; round < ROUNDS; round++) {
+      for (const [i, tile] of compiled.entries()) {
+        times[i] = Math.min(times[i], await this.#time(() => run(tile)));
+      }
+    }
+    const least = Math.min(...times);
+    return least < CLEARLY_FASTER * times[0] ? compiled[times.indexOf(least)] : compiled[0];
+  }
+
+  async #time(run: () => Promise<void>): Promise<number> {
+    const start = performance.now();
+    await run();
+    await this.gpu.idle();
+    return performance.now() - start;
+  }
+
+  /** Adds a choice to the file as it is now: other processes add theirs. */
+  #keep(productClass: string, tile: TileShape): void {
+    if (!this.#path) return;
+    const choices = readChoices(this.#path) ?? { version: 1, adapters: {} };
+    const own = choices.adapters[this.#adapter] ??= {};
+    own[productClass] = tileName(tile);
+    const temporary = `${this.#path}.${crypto.randomUUID()}`;
+    try {
+      Deno.mkdirSync(join(this.#path, ".."), { recursive: true });
+      Deno.writeTextFileSync(temporary, JSON.stringify(choices, undefined, 2) + "\n");
+      Deno.renameSync(temporary, this.#path);
+    } catch {
+      // A folder that cannot be written: the next process measures again.
+      try {
+        Deno.removeSync(temporary);
+      } catch {
+        // It was never there.
+      }
+    }
+  }
+}
+
+/** What the file holds; undefined if it cannot be read or is not one of ours. */
+function readChoices(path?: string): Choices | undefined {
+  if (!path) return undefined;
+  try {
+    const choices: unknown = JSON.parse(Deno.readTextFileSync(path));
+    return isChoices(choices) ? choices : undefined;
+  } catch {
+    return undefined; // none yet, or damaged: measured anew and written again
+  }
+}
+
+function isChoices(value: unknown): value is Choices {
+  const isRecord = (value: unknown): value is Record<string, unknown> =>
+    typeof value === "object" && value !== null && !Array.isArray(value);
+  return isRecord(value) && value.version === 1 && isRecord(value.adapters) &&
+    Object.values(value.adapters).every((classes) =>
+      isRecord(classes) && Object.values(classes).every((name) => typeof name === "string")
+    );
+}

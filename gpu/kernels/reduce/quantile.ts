@@ -1,0 +1,75 @@
+import { constant } from "../../constant.ts";
+import type { Gpu } from "../../device.ts";
+import { uniform } from "../../kernel.ts";
+import type { Tensor } from "../../tensor.ts";
+import countSource from "./quantile_count.wgsl" with { type: "text" };
+import pickSource from "./quantile_pick.wgsl" with { type: "text" };
+
+/** Bins of the first level and of the others: 11, 10 and 10 bits of a magnitude. */
+const FIRST_BINS = 2048;
+const BINS = 1024;
+
+/** The counts of the first level, which every call leaves at zero for the next one. */
+const firstCounts = new WeakMap<Gpu, Tensor>();
+
+function firstCount(gpu: Gpu): Tensor {
+  const count = firstCounts.get(gpu) ?? gpu.zeros([FIRST_BINS], "u32");
+  firstCounts.set(gpu, count);
+  return count;
+}
+
+/**
+ * Quantiles of |values| with the salient columns counted as zeros, with linear interpolation between
+ * order statistics, exactly as a sort would give them.
+ *
+ * @param values f32 `[rows, cols]`, finite.
+ * @param salient u32 `[cols]`, 0 or 1.
+ * @param probabilities Ascending, each in 0 .. 1, at most 128.
+ * @returns f32 `[probabilities.length]`, owned by the caller.
+ */
+export async function quantiles(
+  gpu: Gpu,
+  values: Tensor,
+  salient: Tensor,
+  probabilities: readonly number[],
+): Promise<Tensor> {
+  const n = probabilities.length;
+  if (n > 128) throw new RangeError(`At most 128 quantiles at a time, asked for ${n}`);
+  const last = values.size - 1;
+  // f32 products, the precision of the released program. Not on the device, which might not round them.
+  const { fround } = Math;
+  const places = probabilities.map((probability) => fround(fround(probability) * fround(last)));
+  const place = constant(gpu, Float32Array.from(places));
+  const first = firstCount(gpu);
+  const slots = 2 * n; // a rank below and one above for each quantile
+  using count = gpu.empty([2, slots, BINS], "u32");
+  using slot = gpu.empty([FIRST_BINS + slots * BINS], "u32");
+  using wanted = gpu.empty([2, slots, 3], "u32");
+  const out = gpu.empty([n]);
+  // A GPU's threads take a few values each; on a CPU few workgroups clear and add up their bins.
+  const lanes = gpu.software ? 16 : 256;
+  const groups = Math.min(Math.ceil(values.size / (4 * lanes)), gpu.software ? 16 : 256);
+  const kernels = [];
+  for (let level = 0; level < 3; level++) {
+    const constants = { LEVEL: level, LANES: lanes };
+    kernels.push({
+      tally: await gpu.kernel({ name: "quantile_count", source: countSource, constants }),
+      pick: await gpu.kernel({ name: "quantile_pick", source: pickSource, constants }),
+      slotsSearched: [1, slots, n][level],
+    });
+  }
+  // From here on nothing is awaited: no other call may come between, the first counts are shared.
+  for (const { tally, pick, slotsSearched } of kernels) {
+    tally.dispatch({
+      params: uniform([values.size, values.shape[1], count.size]),
+      tensors: [values, salient, slot, first, count],
+      workgroups: groups,
+    });
+    pick.dispatch({
+      params: uniform([n, last]),
+      tensors: [place, count, first, wanted, slot, out],
+      workgroups: slotsSearched,
+    });
+  }
+  return out;
+}

@@ -1,0 +1,521 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { setImmediate, setTimeout } from "node:timers/promises";
+import { UserError } from "../../base/errors.ts";
+import { bytesText } from "../../base/units.ts";
+import type { Gpu, Recording } from "../../gpu/device.ts";
+import type { CacheDtype } from "../../gpu/kernels/attention/attention_decode.ts";
+import { argmax, NOT_FINITE } from "../../gpu/kernels/reduce/argmax.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import { readJson } from "../../storage/json.ts";
+import {
+  Decoder,
+  type DecoderOptions,
+  type LayerWeights,
+  type Registers,
+  type Weight,
+} from "../decoder.ts";
+import type { ModelFiles } from "../model_files.ts";
+import { type ChatMessage, renderChat } from "../tokenizers/chat_template.ts";
+import { TextStream } from "../tokenizers/text_stream.ts";
+import { KeyValueCache } from "./kv_cache.ts";
+import { Sampler, type SamplingOptions } from "./sampling.ts";
+
+let lastWait = 0;
+
+/** Lets others have their turn; and signals, which Deno hears of only while it waits, ten times a second. */
+async function pause(): Promise<void> {
+  await setImmediate();
+  if (performance.now() - lastWait < 100) return;
+  await setTimeout(1);
+  lastWait = performance.now();
+}
+
+/** Tokens that kernels with a workgroup for each can take: a dimension of a grid holds so many. */
+const LONGEST_PROMPT = 65535;
+
+export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
+  signal?: AbortSignal;
+  /** Called after each layer. */
+  onProgress?(done: number, total: number): void;
+}
+
+/** A model, packed or plain, whose weights all stay in GPU memory. */
+export class ResidentModel implements Disposable {
+  readonly #layers: LayerWeights<Weight>[] = [];
+
+  private constructor(readonly files: ModelFiles, readonly decoder: Decoder) {}
+
+  /**
+   * Brings all weights to the GPU.
+   *
+   * @param files Must stay open as long as the model is used.
+   * @throws {UserError} If the model is damaged or the GPU's memory is too little for it.
+   * @throws {DOMException} If the signal aborts it.
+   */
+  static async load(
+    gpu: Gpu,
+    files: ModelFiles,
+    options: ResidentOptions = {},
+  ): Promise<ResidentModel> {
+    const { signal, onProgress, ropeFrequencies } = options;
+    const model = new ResidentModel(files, new Decoder(gpu, files, { ropeFrequencies }));
+    const { layers } = files.architecture;
+    try {
+      await model.decoder.keepEnds();
+      const before = gpu.memory.current;
+      for (let layer = 0; layer < layers; layer++) {
+        signal?.throwIfAborted();
+        model.#layers.push(await model.decoder.loadLayer(layer, { packed: true, stored: true }));
+        gpu.trim(); // what the weights were made of
+        if (layer === 0) await model.#checkMemory(gpu.memory.current - before);
+        onProgress?.(layer + 1, layers);
+        await pause();
+      }
+      await model.#warmUp();
+      return model;
+    } catch (error) {
+      model[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Has the kernels compiled, so that a text need not wait for them. */
+  async #warmUp(): Promise<void> {
+    const { gpu } = this.decoder;
+    const { architecture } = this.files;
+    const prompt = 2;
+    if (architecture.maxLength <= prompt) return;
+    for (const dtype of ["f32", "f16"] as const) {
+      using cache = new KeyValueCache(gpu, architecture, prompt + 1, dtype);
+      for (const count of [prompt, 1]) {
+        using logits = (await this.logits(new Int32Array(count), cache))!;
+        using best = await argmax(gpu, logits);
+        await gpu.read(best, "u32");
+      }
+    }
+    gpu.trim();
+  }
+
+  /** Refuses what will not fit before the GPU does. */
+  async #checkMemory(layerBytes: number): Promise<void> {
+    const { gpu } = this.decoder;
+    const { layers } = this.files.architecture;
+    const wanted = gpu.memory.current + (layers - 1) * layerBytes;
+    const memory = await gpu.memoryFor(wanted);
+    if (memory >= wanted) return;
+    throw new UserError(
+      `${bytesText(memory)} of GPU memory are too little for "${this.files.name}": ` +
+        `its weights take ${bytesText(wanted)}`,
+    );
+  }
+
+  /**
+   * The logits after the last of some tokens.
+   *
+   * @param ids Tokens that follow those in the cache, to which they are added.
+   * @returns f32 `[1, vocabulary]`, owned by the caller; undefined if the signal aborted it.
+   * @throws {UserError} If an id is not in the vocabulary or the text gets longer than the model takes.
+   * @throws {RangeError} If the cache cannot hold so many tokens.
+   */
+  async logits(
+    ids: Int32Array,
+    cache: KeyValueCache,
+    signal?: AbortSignal,
+  ): Promise<Tensor | undefined> {
+    const { gpu } = this.decoder;
+    this.#checkRoom(cache, ids.length);
+    const [hidden] = await this.decoder.embed([[ids]], cache.length);
+    const registers: Registers = new Map([["hidden", hidden]]);
+    for (const weights of this.#layers) {
+      await this.decoder.run(weights, registers, cache);
+      if (ids.length === 1) continue;
+      await gpu.idle(); // a long text takes its time, so that a signal may come in between
+      await pause();
+      if (!signal?.aborted) continue;
+      gpu.free(registers.get("hidden")!);
+      return undefined;
+    }
+    cache.length += ids.length;
+    using all = registers.get("hidden")!;
+    if (ids.length === 1) return await this.decoder.logits(all);
+    const [tokens, width] = all.shape;
+    using last = gpu.empty([1, width]);
+    gpu.copy(all.view((tokens - 1) * width, [1, width]), last);
+    return await this.decoder.logits(last);
+  }
+
+  /**
+   * The logits after one more token, whose id the GPU knows; nothing is waited for.
+   *
+   * @param id u32 `[1]`. An id that is not in the vocabulary gives logits that mean nothing.
+   * @returns f32 `[1, vocabulary]`, owned by the caller.
+   * @throws {RangeError} If the cache is full.
+   */
+  async logitsAfter(id: Tensor, cache: KeyValueCache): Promise<Tensor> {
+    this.#checkRoom(cache, 1);
+    const registers: Registers = new Map([
+      ["hidden", await this.decoder.embedToken(id, cache.length)],
+    ]);
+    for (const weights of this.#layers) await this.decoder.run(weights, registers, cache);
+    cache.length++;
+    using hidden = registers.get("hidden")!;
+    return await this.decoder.logits(hidden);
+  }
+
+  #checkRoom({ capacity, length }: KeyValueCache, tokens: number): void {
+    if (length + tokens <= capacity) return;
+    throw new RangeError(
+      `A cache of ${capacity} tokens, ${length} of them in use, cannot take ${tokens}`,
+    );
+  }
+
+  [Symbol.dispose](): void {
+    for (const weights of this.#layers) this.decoder.freeLayer(weights);
+    this.decoder[Symbol.dispose]();
+    this.decoder.gpu.trim();
+  }
+}
+
+/** How a text goes on from its prompt. */
+export interface ContinueOptions extends SamplingOptions {
+  /** The most tokens to generate; 256 if absent. */
+  maxTokens?: number;
+  /** Tokens that end the text. */
+  stopIds?: readonly number[];
+  /**
+   * How keys and values are kept: f32, which is exact and the default, or f16, which takes half the
+   * memory.
+   */
+  cache?: CacheDtype;
+  /** Ends the text when it aborts. */
+  signal?: AbortSignal;
+}
+
+export interface GenerateOptions extends ContinueOptions {
+  /** What the text begins with, or its token ids. Either this or `messages`. */
+  prompt?: string | readonly number[];
+  /** A conversation, for models that have a chat template. */
+  messages?: readonly ChatMessage[];
+  /** Tokens that end the text; those that the model's files name if absent. */
+  stopIds?: readonly number[];
+}
+
+/** A generated token. */
+export interface GeneratedToken {
+  id: number;
+  /**
+   * What it adds to the text: nothing while a character is not complete, and all that is left with the
+   * last token.
+   */
+  text: string;
+}
+
+/** Why a text ended, and how long it took. */
+export interface GenerationEnd {
+  /** A token that ends texts, `maxTokens`, the most tokens that the model takes, or the signal. */
+  reason: "stop-token" | "max-tokens" | "max-length" | "interrupted";
+  /** Tokens of the prompt. */
+  promptTokens: number;
+  /** Generated tokens. */
+  tokens: number;
+  /** From the start to the first generated token. */
+  promptSeconds: number;
+  /** From the first generated token to the last, without what was done with them meanwhile. */
+  seconds: number;
+}
+
+/**
+ * Continues a text, token by token.
+ *
+ * @returns An iterator over the generated tokens, the one that ends the text among them; its return
+ *   value is a {@link GenerationEnd}.
+ * @throws {UserError} If an option is out of its range, the prompt is empty or longer than the model
+ *   takes, there is no chat template for messages, or the logits are not numbers.
+ */
+export async function* generate(
+  model: ResidentModel,
+  options: GenerateOptions,
+): AsyncGenerator<GeneratedToken, GenerationEnd, void> {
+  const { files } = model;
+  const prompt = promptIds(files, options);
+  // An answer is a text of its own: no space stands before its first word.
+  const stream = new TextStream(files.tokenizer, options.messages ? [] : prompt);
+  const stopIds = options.stopIds ?? stopIdsOf(files);
+  const tokens = continueTokens(model, prompt, { ...options, stopIds });
+  try {
+    while (true) {
+      const { value, done } = await tokens.next();
+      if (done) return value;
+      const { id, reason } = value;
+      const added = reason === "stop-token" ? "" : stream.push(id);
+      yield { id, text: added + (reason ? stream.end() : "") };
+    }
+  } finally {
+    await tokens.return(undefined!); // frees the cache if the caller has stopped early
+  }
+}
+
+/**
+ * Continues a text of token ids; needs no tokenizer.
+ *
+ * @param prompt At least one token id.
+ * @returns An iterator over the generated ids, the last one with the reason why the text ends.
+ * @throws {UserError} If an option is out of its range, the prompt is longer than the model takes, or
+ *   the logits are not numbers.
+ */
+export async function* continueTokens(
+  model: ResidentModel,
+  prompt: readonly number[],
+  options: ContinueOptions = {},
+): AsyncGenerator<{ id: number; reason?: GenerationEnd["reason"] }, GenerationEnd, void> {
+  const start = performance.now();
+  const { maxTokens = 256, cache: dtype = "f32", signal } = options;
+  const { files } = model;
+  const { gpu } = model.decoder;
+  const { maxLength } = files.architecture;
+  if (!(Number.isSafeInteger(maxTokens) && maxTokens >= 1)) {
+    throw new UserError(`maxTokens must be a whole number of at least 1, found ${maxTokens}`);
+  }
+  const sampler = new Sampler(options);
+  const text = [...prompt];
+  const promptTokens = text.length;
+  if (promptTokens > maxLength) {
+    throw new UserError(
+      `The prompt has ${promptTokens} tokens, but the model "${files.name}" takes at most ${maxLength}`,
+    );
+  }
+  if (promptTokens > LONGEST_PROMPT) {
+    throw new UserError(
+      `The prompt has ${promptTokens} tokens; at most ${LONGEST_PROMPT} can be taken in one go`,
+    );
+  }
+  const stopIds = new Set(options.stopIds);
+  const capacity = Math.min(maxLength, promptTokens + maxTokens - 1); // the last token is not needed
+  using cache = new KeyValueCache(gpu, files.architecture, capacity, dtype);
+  const end: GenerationEnd = {
+    reason: "interrupted",
+    promptTokens,
+    tokens: 0,
+    promptSeconds: 0,
+    seconds: 0,
+  };
+  using steps = sampler.isGreedy
+    ? new GreedySteps(model, cache, Int32Array.from(text), signal)
+    : new SampledSteps(model, cache, text, sampler, signal);
+  let since = start;
+  while (!signal?.aborted) {
+    const left = Math.min(maxTokens - end.tokens, capacity - cache.length);
+    const ids = await steps.next(left);
+    if (ids.length === 0) break;
+    const seconds = (performance.now() - since) / 1000;
+    if (end.tokens === 0) end.promptSeconds = seconds;
+    else end.seconds += seconds;
+    for (const id of ids) {
+      if (signal?.aborted) return end;
+      text.push(id);
+      end.tokens++;
+      const reason = stopIds.has(id)
+        ? "stop-token"
+        : end.tokens === maxTokens
+        ? "max-tokens"
+        : text.length > maxLength
+        ? "max-length"
+        : undefined;
+      yield { id, reason };
+      if (reason) return { ...end, reason };
+    }
+    await pause();
+    since = performance.now();
+  }
+  return end;
+}
+
+/** The tokens of a text, some at a time. */
+interface Steps extends Disposable {
+  /**
+   * The tokens that come next.
+   *
+   * @param most How many may still come.
+   * @returns At least one; none if the signal ended it.
+   * @throws {UserError} If logits are NaN or infinite.
+   */
+  next(most: number): Promise<number[]>;
+}
+
+/** Draws each token on the host. */
+class SampledSteps implements Steps {
+  #input: Int32Array;
+
+  /** @param text The prompt, to which the caller adds what comes. */
+  constructor(
+    readonly model: ResidentModel,
+    readonly cache: KeyValueCache,
+    readonly text: readonly number[],
+    readonly sampler: Sampler,
+    readonly signal?: AbortSignal,
+  ) {
+    this.#input = Int32Array.from(text);
+  }
+
+  async next(): Promise<number[]> {
+    const { model, cache, text, sampler, signal } = this;
+    const { gpu } = model.decoder;
+    using logits = await model.logits(this.#input, cache, signal);
+    if (!logits) return [];
+    const values = await gpu.read(logits);
+    if (!values.every(Number.isFinite)) refuseNonFinite(model);
+    const id = sampler.next(values, text);
+    if (this.#input.length > 1) gpu.trim(); // activations of the whole prompt
+    this.#input = Int32Array.of(id);
+    return [id];
+  }
+
+  [Symbol.dispose](): void {}
+}
+
+/** Milliseconds of work that are queued before the tokens are read. */
+const GREEDY_MS = 40;
+/** Tokens that are queued at most before they are read. */
+const GREEDY_TOKENS = 32;
+
+/**
+ * The most likely tokens. Each is found on the GPU, which goes on with it at once; the host reads some
+ * together and need not wait for each. A step is recorded and then replayed, as it differs from the
+ * one before in the position only.
+ */
+class GreedySteps implements Steps {
+  /** The last token, and behind it the latest ones, in turn. */
+  readonly #ids: Tensor;
+  #prompt?: Int32Array;
+  /** Tokens so far. */
+  #count = 0;
+  /** Milliseconds that a token took. */
+  #pace = Infinity;
+  /** Whether logits were found that are not numbers, after the tokens given so far. */
+  #isBroken = false;
+  #recorded?: { recording: Recording; count: number };
+
+  constructor(
+    readonly model: ResidentModel,
+    readonly cache: KeyValueCache,
+    prompt: Int32Array,
+    readonly signal?: AbortSignal,
+  ) {
+    this.#prompt = prompt;
+    this.#ids = model.decoder.gpu.empty([1 + GREEDY_TOKENS], "u32");
+  }
+
+  async next(most: number): Promise<number[]> {
+    const { model: { decoder: { gpu } } } = this;
+    if (this.#isBroken) refuseNonFinite(this.model);
+    const start = performance.now();
+    const before = this.#count;
+    const prompt = this.#prompt;
+    if (prompt) {
+      this.#prompt = undefined;
+      using logits = await this.model.logits(prompt, this.cache, this.signal);
+      if (!logits) return [];
+      await this.#choose(logits);
+      this.#count++;
+    } else {
+      const wanted = Math.min(GREEDY_TOKENS, most, Math.floor(GREEDY_MS / this.#pace));
+      while (this.#count < before + Math.max(1, wanted)) await this.#step();
+    }
+    const all = await gpu.read(this.#ids, "u32");
+    const count = this.#count - before;
+    const ids = Array.from({ length: count }, (_, i) => all[this.#slot(before + i)]);
+    const wrong = ids.indexOf(NOT_FINITE);
+    if (wrong === 0) refuseNonFinite(this.model);
+    if (wrong > 0) { // what came before it may end the text
+      this.#isBroken = true;
+      ids.length = wrong;
+    }
+    if (prompt) gpu.trim(); // activations of the whole prompt
+    else this.#pace = (performance.now() - start) / count;
+    return ids;
+  }
+
+  async #step(): Promise<void> {
+    const { model, cache } = this;
+    const { gpu } = model.decoder;
+    const recorded = this.#recorded;
+    if (recorded && gpu.replay(recorded.recording, this.#count - recorded.count)) {
+      cache.length++;
+    } else {
+      this.#forget();
+      const recording = await gpu.record(async () => {
+        using logits = await model.logitsAfter(this.#ids.view(0, [1]), cache);
+        await this.#choose(logits);
+      });
+      this.#recorded = { recording, count: this.#count };
+    }
+    this.#count++;
+  }
+
+  async #choose(logits: Tensor): Promise<void> {
+    const count = this.#count;
+    const { gpu } = this.model.decoder;
+    await argmax(gpu, logits, this.#ids, (steps) => this.#slot(count + steps));
+  }
+
+  #slot(count: number): number {
+    return 1 + count % GREEDY_TOKENS;
+  }
+
+  #forget(): void {
+    if (this.#recorded) this.model.decoder.gpu.release(this.#recorded.recording);
+    this.#recorded = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.#forget();
+    this.model.decoder.gpu.free(this.#ids);
+  }
+}
+
+function refuseNonFinite({ files }: ResidentModel): never {
+  throw new UserError(
+    `What "${files.name}" predicts is not a number: activations exceed what f32 holds`,
+  );
+}
+
+function promptIds(files: ModelFiles, { prompt, messages }: GenerateOptions): number[] {
+  if ((prompt === undefined) === (messages === undefined)) {
+    throw new UserError("Give either a prompt or messages");
+  }
+  const { tokenizer } = files;
+  const ids = messages
+    ? tokenizer.encode(renderChat(files.folder, messages, files.name), { specialTokens: false })
+    : typeof prompt === "string"
+    ? tokenizer.encode(prompt)
+    : [...prompt!];
+  if (ids.length === 0 && tokenizer.bosId !== undefined) ids.push(tokenizer.bosId);
+  if (ids.length === 0) {
+    throw new UserError(
+      `The prompt has no tokens, and "${files.name}" has none that begins a text; give a longer one`,
+    );
+  }
+  return ids;
+}
+
+/**
+ * The tokens that end a text: what generation_config.json says or, without it, config.json; and the
+ * tokenizer's.
+ *
+ * @throws {UserError} If `eos_token_id` is neither a token id nor a list of them.
+ */
+export function stopIdsOf(files: ModelFiles): number[] {
+  const path = join(files.folder, "generation_config.json");
+  const generation = existsSync(path) ? readJson(path).eos_token_id : undefined;
+  const found = generation ?? files.config.eos_token_id ?? [];
+  const ids = Array.isArray(found) ? found : [found];
+  if (!ids.every((id) => Number.isSafeInteger(id) && id >= 0)) {
+    throw new UserError(
+      `"${generation === undefined ? join(files.folder, "config.json") : path}": ` +
+        `eos_token_id must be a token id or a list of them, found ${JSON.stringify(found)}`,
+    );
+  }
+  const { eosId } = files.tokenizer;
+  return [...new Set([...ids, ...(eosId === undefined ? [] : [eosId])])];
+}

@@ -1,0 +1,144 @@
+import { UserError } from "../../base/errors.ts";
+import type { Gpu } from "../../gpu/device.ts";
+import { embed } from "../../gpu/kernels/elementwise/embed.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import { Activations } from "../activations.ts";
+import { paceBatches } from "../calibration.ts";
+import { Decoder } from "../decoder.ts";
+import { activationBytes } from "../memory_plan.ts";
+import type { ModelFiles } from "../model_files.ts";
+import { batchPrompts, type Prompt, type PromptBatch, uploadBatch } from "./prompt_batch.ts";
+
+export interface LogLikelihoodOptions {
+  /** Tokens that go through a layer together. */
+  batchTokens?: number;
+  /** Whether what the prompts of a group begin with is computed once; true unless told otherwise. */
+  shares?: boolean;
+  /** Called after each batch of each layer. */
+  onProgress?(done: number, total: number): Promise<void>;
+}
+
+/** Batches that a pass through the layers has, even if their activations go to host memory then. */
+const BATCHES_PER_PASS = 16;
+
+/**
+ * The log-likelihoods of prompts: the sum of those of their scored tokens, in nats. Layer by layer, so
+ * that one layer's weights are on the GPU at a time; in several passes if the GPU's memory does not
+ * hold the activations of all prompts. The head multiplies only the rows that predict a scored token.
+ *
+ * @param groups Prompts that begin alike stand together.
+ * @returns For each group those of its prompts.
+ * @throws {UserError} If the model cannot be read, a prompt is longer than it takes, or a result is not
+ *   a number.
+ */
+export async function logLikelihoods(
+  gpu: Gpu,
+  model: ModelFiles,
+  groups: readonly (readonly Prompt[])[],
+  { batchTokens = 8192, shares, onProgress }: LogLikelihoodOptions = {},
+): Promise<number[][]> {
+  using decoder = new Decoder(gpu, model);
+  const batches = batchPrompts(groups, { tokens: batchTokens, shares });
+  const work = { batchTokens: Math.max(...batches.map(tokensOf)) };
+  const tokens = batches.reduce((sum, batch) => sum + tokensOf(batch), 0);
+  const gpuBytes = await activationBytes(gpu, model, tokens, work);
+  const passes = passesOf(batches, gpuBytes / (4 * widthOf(model)) / tokens);
+  const total = batches.length * (model.architecture.layers + decoder.headParts);
+  let done = 0;
+  const progress = async () => {
+    await paceBatches(gpu, ++done);
+    await onProgress?.(done, total);
+  };
+  const results = groups.map((prompts) => new Array<number>(prompts.length));
+  for (const batches of passes) {
+    const losses = await lossesOf(decoder, batches, gpuBytes, progress);
+    for (const [i, { prompts }] of batches.entries()) {
+      let first = 0;
+      for (const { group, prompt, scored } of prompts) {
+        const own = losses[i].subarray(first, first += scored);
+        results[group][prompt] = -own.reduce((sum, loss) => sum + loss, 0);
+      }
+    }
+  }
+  if (!results.flat().every(Number.isFinite)) {
+    throw new UserError(
+      `The log-likelihoods of "${model.name}" are not all numbers: ` +
+        `activations exceed what f32 holds`,
+    );
+  }
+  return results;
+}
+
+function tokensOf({ ids }: PromptBatch): number {
+  return ids.length;
+}
+
+/** Elements of a token that are kept between the layers, at most. */
+function widthOf({ architecture: { hiddenSize, embeddingSize } }: ModelFiles): number {
+  return Math.max(hiddenSize, embeddingSize);
+}
+
+/** @param share What part of the batches the memory holds. */
+function passesOf(batches: PromptBatch[], share: number): PromptBatch[][] {
+  const most = Math.max(BATCHES_PER_PASS, Math.floor(batches.length * Math.min(1, share)));
+  const perPass = Math.ceil(batches.length / Math.ceil(batches.length / most));
+  const passes: PromptBatch[][] = [];
+  for (let i = 0; i < batches.length; i += perPass) passes.push(batches.slice(i, i + perPass));
+  return passes;
+}
+
+/** The cross-entropies of the scored tokens of each batch, in nats. */
+async function lossesOf(
+  decoder: Decoder,
+  batches: readonly PromptBatch[],
+  gpuBytes: number,
+  progress: () => Promise<void>,
+): Promise<Float32Array[]> {
+  const { gpu, model } = decoder;
+  const { layers } = model.architecture;
+  const onGpu = batches.map((batch) => uploadBatch(gpu, batch));
+  try {
+    const width = widthOf(model);
+    using activations = new Activations(gpu, { tokens: batches.map(tokensOf), width, gpuBytes });
+    await decoder.embedPromptsInto(activations, batches);
+    for (let layer = 0; layer < layers; layer++) {
+      const weights = await decoder.loadLayer(layer, { packed: true });
+      for (let batch = 0; batch < batches.length; batch++) {
+        const registers = await activations.load(batch);
+        await decoder.run(weights, registers, onGpu[batch]);
+        await activations.keep(batch, 0, registers);
+        if (batch === batches.length - 1 && layer + 1 < layers) decoder.prefetchLayer(layer + 1);
+        await progress();
+      }
+      decoder.freeLayer(weights);
+    }
+    for (const [i, batch] of batches.entries()) {
+      const finished = await finishScored(decoder, batch, i, activations);
+      await activations.keep(i, 0, new Map([["hidden", finished]]));
+    }
+    const finished = async (batch: number) => (await activations.load(batch)).get("hidden")!;
+    return await decoder.targetLosses(finished, batches.map(({ targets }) => targets), progress);
+  } finally {
+    for (const batch of onGpu) batch[Symbol.dispose]();
+  }
+}
+
+/**
+ * What the head reads of the last layer's output of a batch: the rows that predict a scored token.
+ *
+ * @param batch Its number among the activations.
+ * @returns f32 `[scored, width]`, owned by the caller.
+ */
+export async function finishScored(
+  decoder: Decoder,
+  { rows }: PromptBatch,
+  batch: number,
+  activations: Activations,
+): Promise<Tensor> {
+  const { gpu } = decoder;
+  using all = (await activations.load(batch)).get("hidden")!;
+  using wanted = gpu.upload(rows, [rows.length]);
+  using scored = gpu.empty([rows.length, all.shape[1]]);
+  await embed(gpu, wanted, all, 0, scored);
+  return await decoder.finish(scored);
+}

@@ -1,0 +1,90 @@
+import { UserError } from "../../base/errors.ts";
+import type { Gpu } from "../../gpu/device.ts";
+import type { Perplexity } from "./figures.ts";
+import { Activations } from "../activations.ts";
+import { batchWindows, paceBatches } from "../calibration.ts";
+import { Decoder } from "../decoder.ts";
+import { activationBytes } from "../memory_plan.ts";
+import type { ModelFiles } from "../model_files.ts";
+
+export interface PerplexityOptions {
+  /** Windows of one length, at least two tokens each. */
+  windows: Int32Array[];
+  /** Name of the data, for the record. */
+  dataset: string;
+  /** Tokens that go through a layer together. */
+  batchTokens?: number;
+  /** Called after each batch of each layer. */
+  onProgress?(done: number, total: number): Promise<void>;
+}
+
+/**
+ * Perplexity over windows: the mean over the windows of the mean cross-entropy of their tokens but
+ * the first, exponentiated. Layer by layer, so that one layer's weights are on the GPU at a time.
+ *
+ * @throws {UserError} If the model cannot be read or the result is not a number.
+ */
+export async function perplexity(
+  gpu: Gpu,
+  model: ModelFiles,
+  { windows, dataset, batchTokens = 8192, onProgress }: PerplexityOptions,
+): Promise<Perplexity> {
+  using decoder = new Decoder(gpu, model);
+  const { layers } = model.architecture;
+  const length = windows[0].length;
+  const batches = batchWindows(windows, batchTokens);
+  const total = batches.length * (layers + decoder.headParts);
+  let done = 0;
+  const progress = async () => {
+    await paceBatches(gpu, ++done);
+    await onProgress?.(done, total);
+  };
+  const work = { batchTokens: batches[0].length * length };
+  const gpuBytes = await activationBytes(gpu, model, windows.length * length, work);
+  const { hiddenSize, embeddingSize } = model.architecture;
+  using activations = new Activations(gpu, {
+    tokens: batches.map((windows) => windows.length * length),
+    width: Math.max(hiddenSize, embeddingSize),
+    gpuBytes,
+  });
+  await decoder.embedInto(activations, batches);
+  for (let layer = 0; layer < layers; layer++) {
+    const weights = await decoder.loadLayer(layer, { packed: true });
+    for (let batch = 0; batch < batches.length; batch++) {
+      const registers = await activations.load(batch);
+      await decoder.run(weights, registers, length);
+      await activations.keep(batch, 0, registers);
+      if (batch === batches.length - 1 && layer + 1 < layers) decoder.prefetchLayer(layer + 1);
+      await progress();
+    }
+    decoder.freeLayer(weights);
+  }
+  for (let batch = 0; batch < batches.length; batch++) {
+    using last = (await activations.load(batch)).get("hidden")!;
+    await activations.keep(batch, 0, new Map([["hidden", await decoder.finish(last)]]));
+  }
+  const finished = async (batch: number) => (await activations.load(batch)).get("hidden")!;
+  const losses = await decoder.losses(finished, batches, progress);
+  let sum = 0;
+  for (const [i, batch] of batches.entries()) {
+    for (let window = 0; window < batch.length; window++) {
+      const first = window * length;
+      const inWindow = losses[i].subarray(first, first + length - 1);
+      sum += inWindow.reduce((total, loss) => total + loss, 0) / (length - 1);
+    }
+  }
+  const loss = sum / windows.length;
+  if (!Number.isFinite(loss)) {
+    throw new UserError(
+      `The perplexity of "${model.name}" on "${dataset}" is not a number: ` +
+        `activations exceed what f32 holds`,
+    );
+  }
+  return {
+    dataset,
+    sequenceLength: length,
+    windows: windows.length,
+    loss,
+    perplexity: Math.exp(loss),
+  };
+}

@@ -1,0 +1,179 @@
+import type { Gpu } from "../../gpu/device.ts";
+import type { Segments } from "../../gpu/kernels/attention/attention.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+
+/** A text whose last tokens are scored: how likely each is after those before it. */
+export interface Prompt {
+  /** At least two, of which the last is predicted but not read. */
+  tokens: Int32Array;
+  /** How many of the last tokens are scored; at least one token is not. */
+  scored: number;
+}
+
+/**
+ * Prompts that go through a model together, without gaps between them. What the prompts of a group
+ * begin with alike is there once.
+ */
+export interface PromptBatch {
+  /** What the model reads, u32 `[tokens]`. */
+  ids: Uint32Array<ArrayBuffer>;
+  /** The position of each token in its prompt, u32 `[tokens]`. */
+  positions: Uint32Array<ArrayBuffer>;
+  /** u32 `[segments, 4]`, see {@link Segments}. */
+  segments: Uint32Array<ArrayBuffer>;
+  /** Tokens of the longest prompt that the model reads. */
+  length: number;
+  /** Tokens at the end that belong to no prompt. */
+  filling: number;
+  /** The row that predicts each scored token, u32 `[scored]`. */
+  rows: Uint32Array<ArrayBuffer>;
+  /** The scored tokens, u32 `[scored]`. */
+  targets: Uint32Array<ArrayBuffer>;
+  /** Whose they are, in this order. */
+  prompts: { group: number; prompt: number; scored: number }[];
+}
+
+/** What a decoder layer needs to know of a {@link PromptBatch}. */
+export interface PromptBatchOnGpu extends Disposable {
+  segments: Segments;
+  /** u32 `[tokens]`. */
+  positions: Tensor;
+}
+
+export interface BatchOptions {
+  /** Tokens that a batch has at most, unless a single prompt has more. */
+  tokens: number;
+  /** Whether what the prompts of a group begin with is computed once; true unless told otherwise. */
+  shares?: boolean;
+}
+
+/** Batches of more than so many tokens are filled up, so that the products are of whole tiles. */
+const FILLED_FROM = 1024;
+const FILLED_TO = 256;
+
+/**
+ * Puts groups of prompts into batches, the longest first, so that those of a batch are alike. Where the
+ * next group is too long the shortest ones follow, so that nearly all batches are of one size.
+ */
+export function batchPrompts(
+  groups: readonly (readonly Prompt[])[],
+  { tokens: most, shares = true }: BatchOptions,
+): PromptBatch[] {
+  const indices = groups.map((_, i) => i);
+  const units = shares
+    ? indices.map((group) => groups[group].map((_, prompt) => ({ group, prompt })))
+    : indices.flatMap((group) => groups[group].map((_, prompt) => [{ group, prompt }]));
+  /** A group of more tokens than a batch takes is parted, and shares less. */
+  const draftsOf = (prompts: typeof units[number]): Draft[] => {
+    const draft = new Draft(
+      prompts.map((place) => ({ ...place, ...groups[place.group][place.prompt] })),
+    );
+    if (draft.size <= most || prompts.length === 1) return [draft];
+    const half = prompts.length >> 1;
+    return [...draftsOf(prompts.slice(0, half)), ...draftsOf(prompts.slice(half))];
+  };
+  const drafts = units.flatMap(draftsOf);
+  drafts.sort((a, b) => b.length - a.length || b.size - a.size);
+  const batches: PromptBatch[] = [];
+  for (let first = 0, last = drafts.length - 1; first <= last;) {
+    const taken = [drafts[first++]];
+    let { size } = taken[0];
+    const fits = (draft: Draft) => first <= last && size + draft.size <= most;
+    const take = (draft: Draft) => {
+      taken.push(draft);
+      size += draft.size;
+    };
+    while (fits(drafts[first])) take(drafts[first++]);
+    while (fits(drafts[last])) take(drafts[last--]);
+    batches.push(batchOf(taken, size, filledTo(size, most)));
+  }
+  return batches;
+}
+
+/** The tokens of a batch once it is filled up; never more than it may have. */
+function filledTo(size: number, most: number): number {
+  const filled = Math.ceil(size / FILLED_TO) * FILLED_TO;
+  return size > FILLED_FROM && filled <= most ? filled : size;
+}
+
+type PlacedPrompt = Prompt & { group: number; prompt: number };
+
+/** Prompts of a group, and what they have in common. */
+class Draft {
+  /** Tokens that all of them begin with and that the model reads. */
+  readonly shared: number;
+  /** Tokens of the longest one that the model reads. */
+  readonly length: number;
+  /** Tokens that take part in a batch. */
+  readonly size: number;
+
+  constructor(readonly prompts: readonly PlacedPrompt[]) {
+    const lengths = prompts.map(({ tokens }) => tokens.length - 1);
+    const [{ tokens: first }] = prompts;
+    const isShared = (i: number) => prompts.every(({ tokens }) => tokens[i] === first[i]);
+    let shared = 0;
+    while (shared < Math.min(...lengths) && isShared(shared)) shared++;
+    this.shared = shared;
+    this.length = Math.max(...lengths);
+    this.size = lengths.reduce((sum, length) => sum + length - shared, shared);
+  }
+}
+
+function batchOf(drafts: readonly Draft[], size: number, filled: number): PromptBatch {
+  const ids = new Uint32Array(filled);
+  const positions = new Uint32Array(filled);
+  const segments: number[] = [];
+  const rows: number[] = [];
+  const targets: number[] = [];
+  const prompts: PromptBatch["prompts"] = [];
+  let end = 0;
+  /** Adds the tokens from `from` up to `to` of a prompt, which go on from those before them. */
+  const add = (tokens: Int32Array, prefix: number, from: number, to: number) => {
+    if (from < to) segments.push(prefix, from, end, to);
+    for (let position = from; position < to; position++) {
+      ids[end] = tokens[position];
+      positions[end++] = position;
+    }
+  };
+  for (const { prompts: members, shared } of drafts) {
+    const prefix = end;
+    add(members[0].tokens, 0, 0, shared);
+    for (const { tokens, scored, group, prompt } of members) {
+      const own = end;
+      add(tokens, prefix, shared, tokens.length - 1);
+      for (let i = tokens.length - scored; i < tokens.length; i++) {
+        rows.push(i - 1 < shared ? prefix + i - 1 : own + i - 1 - shared);
+        targets.push(tokens[i]);
+      }
+      prompts.push({ group, prompt, scored });
+    }
+  }
+  // What fills the batch up is a text of its own, all of it at the first position.
+  if (end < filled) segments.push(0, 0, end, filled - end);
+  return {
+    ids,
+    positions,
+    segments: Uint32Array.from(segments),
+    length: Math.max(...drafts.map(({ length }) => length)),
+    filling: filled - size,
+    rows: Uint32Array.from(rows),
+    targets: Uint32Array.from(targets),
+    prompts,
+  };
+}
+
+/** Uploads what a decoder layer needs; freed by `using`. */
+export function uploadBatch(gpu: Gpu, { segments, positions }: PromptBatch): PromptBatchOnGpu {
+  const table = gpu.upload(segments, [segments.length / 4, 4]);
+  const positionsOnGpu = gpu.upload(positions, [positions.length]);
+  let [longest, length] = [0, 0];
+  for (let i = 0; i < segments.length; i += 4) {
+    longest = Math.max(longest, segments[i + 3] - segments[i + 1]);
+    length = Math.max(length, segments[i + 3]);
+  }
+  return {
+    segments: { table, longest, length },
+    positions: positionsOnGpu,
+    [Symbol.dispose]: () => gpu.free(table, positionsOnGpu),
+  };
+}

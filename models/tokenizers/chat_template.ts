@@ -1,0 +1,78 @@
+import { Template } from "@huggingface/jinja";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../../base/errors.ts";
+import { reasonOf } from "../../storage/files.ts";
+import { readJson } from "../../storage/json.ts";
+import { readTokenizerSettings } from "./tokenizer_settings.ts";
+
+export interface ChatMessage {
+  role: "system" | "user" | "assistant";
+  content: string;
+}
+
+/** What a model folder has for chats, if it has several templates. */
+const USUAL = "default";
+
+/**
+ * The text that a model was trained to see for a conversation, up to where its answer begins. The
+ * special tokens are written out in it.
+ *
+ * @param folder The model's folder, with `chat_template.jinja` or a `chat_template` in
+ *   `tokenizer_config.json`.
+ * @param name What messages call the model.
+ * @throws {UserError} If there is no template, it is not one, or it refuses the messages.
+ */
+export function renderChat(
+  folder: string,
+  messages: readonly ChatMessage[],
+  name = folder,
+): string {
+  const { bos, eos } = readTokenizerSettings(folder);
+  const text = readTemplate(folder, name);
+  let template: Template;
+  try {
+    template = new Template(text);
+  } catch (error) {
+    throw new UserError(`Cannot read the chat template of "${name}": ${(error as Error).message}`);
+  }
+  try {
+    return template.render({
+      messages: messages.map((message) => ({ ...message })),
+      bos_token: bos ?? "",
+      eos_token: eos ?? "",
+      add_generation_prompt: true,
+    });
+  } catch (error) {
+    throw new UserError(
+      `The chat template of "${name}" does not take the messages: ${(error as Error).message}`,
+    );
+  }
+}
+
+/** The template of a folder; its own file counts first, as in transformers. */
+function readTemplate(folder: string, name: string): string {
+  const own = join(folder, "chat_template.jinja");
+  if (existsSync(own)) {
+    try {
+      return readFileSync(own, "utf8");
+    } catch (error) {
+      throw new UserError(`Cannot read "${own}": ${reasonOf(error)}`);
+    }
+  }
+  const path = join(folder, "tokenizer_config.json");
+  const found = existsSync(path) ? readJson(path).chat_template : undefined;
+  if (found == null) {
+    throw new UserError(
+      `"${name}" has no chat template, neither "chat_template.jinja" nor a "chat_template" in ` +
+        `"tokenizer_config.json", so it was hardly trained for chats; give it a plain prompt`,
+    );
+  }
+  if (typeof found === "string") return found;
+  const named = Array.isArray(found) ? found : [];
+  const usual = named.find((entry) => entry?.name === USUAL)?.template;
+  if (typeof usual === "string") return usual;
+  throw new UserError(
+    `"${path}": chat_template must be a text, or a list in which one has the name "${USUAL}"`,
+  );
+}

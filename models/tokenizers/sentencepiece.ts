@@ -1,0 +1,168 @@
+import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
+import { readFileSync } from "node:fs";
+import { UserError } from "../../base/errors.ts";
+import { reasonOf } from "../../storage/files.ts";
+import { foreignContent } from "../../storage/safetensors.ts";
+
+/** A piece of a SentencePiece vocabulary; its place there is its token id. */
+export interface Piece {
+  /** With "▁" for a space. */
+  text: string;
+  /** The greater, the earlier its two parts are merged. */
+  score: number;
+  type: number;
+}
+
+/** The values of `Piece.type` that stand for whole tokens of a text. */
+export const CONTROL = 3;
+export const USER_DEFINED = 4;
+
+/** A BPE model of SentencePiece as Llama has one: no normalization, a space before the text. */
+export interface SentencePieceModel {
+  pieces: Piece[];
+  /** The piece for what has none, not even as bytes. */
+  unknown: string;
+}
+
+/** How the files name the kinds of models, from 1. */
+const MODEL_TYPES = ["UNIGRAM", "BPE", "WORD", "CHAR"];
+
+/**
+ * Reads a `tokenizer.model`.
+ *
+ * @throws {UserError} If the file cannot be read, is damaged, is no model of SentencePiece, or is
+ *   one that is not a BPE or that changes the text in other ways than Llama's.
+ * @see https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
+ */
+export function readSentencePiece(path: string): SentencePieceModel {
+  const refuse = (problem: string): never => {
+    throw new UserError(`Cannot read "${path}": ${problem}`);
+  };
+  let bytes = new Uint8Array();
+  try {
+    bytes = readFileSync(path);
+  } catch (error) {
+    refuse(reasonOf(error));
+  }
+  const start = new TextDecoder().decode(bytes.subarray(0, 200));
+  const foreign = foreignContent(start);
+  if (foreign !== undefined) refuse(foreign);
+  if (/^[A-Za-z0-9+/]+=* \d+\r?\n/.test(start)) {
+    refuse(
+      `it is a vocabulary of tiktoken, not a model of SentencePiece; add the model's "tokenizer.json"`,
+    );
+  }
+  let model: ModelProto = { pieces: [] };
+  try {
+    model = readModel(bytes);
+  } catch {
+    refuse("it is damaged or no model of SentencePiece; download it again");
+  }
+  const { pieces, trainer, normalizer } = model;
+  if (!trainer || !normalizer) return refuse("it is cut off; download it again");
+  const type = MODEL_TYPES[trainer.modelType - 1] ?? `number ${trainer.modelType}`;
+  const unsupported: [found: boolean, problem: string][] = [
+    [type !== "BPE", `its type is ${type}, not BPE`],
+    [normalizer.charsmap > 0, "it normalizes characters"],
+    [normalizer.removesSpaces, "it removes repeated spaces"],
+    [!normalizer.addsSpace, "it puts no space before the text"],
+    [!normalizer.escapesSpaces, "it keeps spaces as they are"],
+    [trainer.spacesLast, "it has spaces at the ends of words"],
+  ];
+  for (const [found, problem] of unsupported) {
+    if (found) refuse(`${problem}, which is not supported; add the model's "tokenizer.json"`);
+  }
+  if (pieces.some(({ text, score }) => text === "" || !Number.isFinite(score))) {
+    refuse("it is damaged: a piece has no text or no score; download it again");
+  }
+  return { pieces, unknown: trainer.unknown };
+}
+
+/** The parts of a file that we look at. */
+interface ModelProto {
+  pieces: Piece[];
+  trainer?: ReturnType<typeof readTrainer>;
+  normalizer?: ReturnType<typeof readNormalizer>;
+}
+
+function readModel(bytes: Uint8Array): ModelProto {
+  const model: ModelProto = { pieces: [] };
+  readMessage(bytes, {
+    1: [WireType.LengthDelimited, (reader) => model.pieces.push(readPiece(reader.bytes()))],
+    2: [WireType.LengthDelimited, (reader) => model.trainer = readTrainer(reader.bytes())],
+    3: [WireType.LengthDelimited, (reader) => model.normalizer = readNormalizer(reader.bytes())],
+  });
+  return model;
+}
+
+function readPiece(bytes: Uint8Array): Piece {
+  const piece: Piece = { text: "", score: 0, type: 1 };
+  readMessage(bytes, {
+    1: [WireType.LengthDelimited, (reader) => piece.text = reader.string(true)],
+    2: [WireType.Bit32, (reader) => piece.score = reader.float()],
+    3: [WireType.Varint, (reader) => piece.type = reader.int32()],
+  });
+  return piece;
+}
+
+function readTrainer(bytes: Uint8Array) {
+  const trainer = { modelType: 1, spacesLast: false, unknown: "<unk>" };
+  readMessage(bytes, {
+    3: [WireType.Varint, (reader) => trainer.modelType = reader.int32()],
+    24: [WireType.Varint, (reader) => trainer.spacesLast = reader.bool()],
+    45: [WireType.LengthDelimited, (reader) => trainer.unknown = reader.string(true)],
+  });
+  return trainer;
+}
+
+function readNormalizer(bytes: Uint8Array) {
+  const normalizer = { charsmap: 0, addsSpace: true, removesSpaces: true, escapesSpaces: true };
+  readMessage(bytes, {
+    2: [WireType.LengthDelimited, (reader) => normalizer.charsmap = reader.bytes().length],
+    3: [WireType.Varint, (reader) => normalizer.addsSpace = reader.bool()],
+    4: [WireType.Varint, (reader) => normalizer.removesSpaces = reader.bool()],
+    5: [WireType.Varint, (reader) => normalizer.escapesSpaces = reader.bool()],
+  });
+  return normalizer;
+}
+
+/** Reads the known fields of a message, each by its number, and passes over the others. */
+function readMessage(
+  bytes: Uint8Array,
+  fields: Record<number, [WireType, (reader: BinaryReader) => void]>,
+): void {
+  const reader = new BinaryReader(bytes);
+  while (reader.pos < reader.len) {
+    const [number, wireType] = reader.tag();
+    const [expected, read] = fields[number] ?? [];
+    if (read && wireType === expected) {
+      read(reader);
+    } else {
+      reader.skip(wireType, number);
+    }
+  }
+}
+
+/**
+ * The merges that a BPE of `transformers` needs for the same tokens, first those of the piece with
+ * the greatest score. Each way to make a piece of two others is a merge of its own; of one score,
+ * those with the longer left parts come first.
+ */
+export function mergesOf(pieces: Piece[]): [string, string][] {
+  const texts = new Set(pieces.map(({ text }) => text));
+  const merges: { parts: [string, string]; score: number; lengths: [number, number] }[] = [];
+  for (const { text, score } of pieces) {
+    const characters = Array.from(text);
+    for (let cut = 1; cut < characters.length; cut++) {
+      const left = characters.slice(0, cut).join("");
+      const right = text.slice(left.length);
+      if (texts.has(left) && texts.has(right)) {
+        merges.push({ parts: [left, right], score, lengths: [cut, characters.length - cut] });
+      }
+    }
+  }
+  merges.sort((a, b) =>
+    b.score - a.score || b.lengths[0] - a.lengths[0] || b.lengths[1] - a.lengths[1]
+  );
+  return merges.map(({ parts }) => parts);
+}

@@ -1,0 +1,149 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../../base/errors.ts";
+import { readJson } from "../../storage/json.ts";
+import { CONTROL, mergesOf, readSentencePiece, USER_DEFINED } from "./sentencepiece.ts";
+import {
+  type AddedToken,
+  isTokenId,
+  type TokenizerClass,
+  type TokenizerSettings,
+} from "./tokenizer_settings.ts";
+
+/** The parts of a `tokenizer.json` that we look at or make. */
+export interface TokenizerJson {
+  added_tokens?: AddedToken[];
+  normalizer?: Step | null;
+  pre_tokenizer?: Step | null;
+  /** Absent where there is no such file. */
+  post_processor?: Step | null;
+  decoder?: Step | null;
+  model?: BpeJson;
+}
+
+/** One of the steps from a text to its tokens, or back. */
+export interface Step {
+  type: string;
+  [option: string]: unknown;
+}
+
+export interface BpeJson {
+  type?: string;
+  vocab?: Record<string, number>;
+  merges?: (string | [string, string])[];
+  ignore_merges?: boolean;
+  end_of_word_suffix?: string | null;
+  [option: string]: unknown;
+}
+
+/** A form of vocabulary that `transformers` makes a tokenizer of. */
+export interface TokenizerSource {
+  files: string[];
+  /** What `tokenizer.json` would hold, but for the tokens of the other files and the template. */
+  read(folder: string, settings: TokenizerSettings): TokenizerJson;
+}
+
+/** What the tokenizers are made of where there is no `tokenizer.json`. */
+export const SOURCES: Record<TokenizerClass, TokenizerSource> = {
+  LlamaTokenizer: { files: ["tokenizer.model"], read: llamaTokenizer },
+  GPT2Tokenizer: { files: ["vocab.json", "merges.txt"], read: gpt2Tokenizer },
+  Qwen2Tokenizer: { files: ["vocab.json", "merges.txt"], read: qwen2Tokenizer },
+};
+
+/** What Qwen2 takes for a word. */
+const QWEN2_WORD = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" +
+  "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+function gpt2Tokenizer(folder: string, { addPrefixSpace }: TokenizerSettings): TokenizerJson {
+  return {
+    model: readBytePairs(folder),
+    pre_tokenizer: { type: "ByteLevel", add_prefix_space: addPrefixSpace ?? false },
+    decoder: { type: "ByteLevel" },
+  };
+}
+
+function qwen2Tokenizer(folder: string, { addPrefixSpace }: TokenizerSettings): TokenizerJson {
+  const add_prefix_space = addPrefixSpace ?? false;
+  return {
+    model: readBytePairs(folder),
+    normalizer: { type: "NFC" },
+    pre_tokenizer: {
+      type: "Sequence",
+      pretokenizers: [
+        { type: "Split", pattern: { Regex: QWEN2_WORD }, behavior: "Isolated", invert: false },
+        { type: "ByteLevel", add_prefix_space, use_regex: false },
+      ],
+    },
+    decoder: { type: "ByteLevel" },
+  };
+}
+
+/** Reads `vocab.json` and `merges.txt`. */
+function readBytePairs(folder: string): BpeJson {
+  const vocabPath = join(folder, "vocab.json");
+  const mergesPath = join(folder, "merges.txt");
+  const vocab = readJson(vocabPath) as Record<string, number>;
+  for (const [token, id] of Object.entries(vocab)) {
+    if (!isTokenId(id)) {
+      throw new UserError(
+        `Cannot read "${vocabPath}": "${token}" is ${JSON.stringify(id)}, not a token id`,
+      );
+    }
+  }
+  const merges: [string, string][] = [];
+  readFileSync(mergesPath, "utf8").split(/\r?\n/).forEach((line, index) => {
+    if (line === "" || line.startsWith("#version")) return;
+    const refuse = (problem: string): never => {
+      throw new UserError(`Cannot read "${mergesPath}": line ${index + 1}, "${line}", ${problem}`);
+    };
+    const words = line.split(" ");
+    if (words.length !== 2 || words.includes("")) refuse("is not two words with a space between");
+    for (const token of [...words, words.join("")]) {
+      if (!Object.hasOwn(vocab, token)) refuse(`needs "${token}", which "vocab.json" lacks`);
+    }
+    merges.push(words as [string, string]);
+  });
+  return { type: "BPE", vocab, merges };
+}
+
+/** As `transformers` makes it; its version 5 puts the space before a text in other ways. */
+function llamaTokenizer(folder: string, settings: TokenizerSettings): TokenizerJson {
+  const { pieces, unknown } = readSentencePiece(join(folder, "tokenizer.model"));
+  const { legacy = true, addPrefixSpace = true } = settings;
+  const prepend: Step[] = addPrefixSpace ? [{ type: "Prepend", prepend: "▁" }] : [];
+  const replace = { type: "Replace", pattern: { String: " " }, content: "▁" };
+  const scheme = addPrefixSpace ? "first" : "never";
+  const strip: Step[] = addPrefixSpace ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : [];
+  return {
+    model: {
+      type: "BPE",
+      vocab: Object.fromEntries(pieces.map(({ text }, id) => [text, id])),
+      merges: mergesOf(pieces),
+      unk_token: unknown,
+      fuse_unk: true,
+      byte_fallback: true,
+    },
+    normalizer: legacy ? { type: "Sequence", normalizers: [...prepend, replace] } : null,
+    pre_tokenizer: legacy
+      ? null
+      : { type: "Metaspace", replacement: "▁", prepend_scheme: scheme, split: false },
+    decoder: {
+      type: "Sequence",
+      decoders: [
+        { type: "Replace", pattern: { String: "▁" }, content: " " },
+        { type: "ByteFallback" },
+        { type: "Fuse" },
+        ...strip,
+      ],
+    },
+    added_tokens: pieces
+      .map(({ text, type }, id) => ({
+        id,
+        content: text,
+        special: type === CONTROL,
+        normalized: false,
+        type,
+      }))
+      .filter(({ type }) => type === CONTROL || type === USER_DEFINED),
+  };
+}

@@ -1,0 +1,457 @@
+import { basename, dirname, extname, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { isMap, isScalar, type Node, parseDocument, Scalar } from "yaml";
+import { z } from "zod";
+import { didYouMean } from "../../base/did_you_mean.ts";
+import { UserError } from "../../base/errors.ts";
+import { pipelineFields } from "./json_schema.ts";
+import { PipelineSource, type Place, readText, type Slot } from "./source.ts";
+import { checkValue, hint, isRecord, type Path, show } from "./values.ts";
+
+export { pipelineJsonSchema } from "./json_schema.ts";
+
+/** What this module must know of a stage. */
+export interface StageDeclaration {
+  /** What users write, such as "salient-select". */
+  name: string;
+  /** How often a run calls it. */
+  scope: "model" | "layer" | "block";
+  /** One line. */
+  summary: string;
+  /**
+   * A strictObject whose keys are hyphenated, each with `.describe()` and mostly `.default()`.
+   * A check's own message is what follows the key: "must be odd".
+   */
+  options: z.ZodObject;
+  /** Option values that `mode: reference` uses where the file says nothing. */
+  presets?: { reference?: Record<string, unknown> };
+  /** The artifacts that earlier stages must give; a function where that depends on the options. */
+  // deno-lint-ignore no-explicit-any -- each stage knows the type of its own options
+  needs: readonly string[] | ((options: any) => readonly string[]);
+  /** The artifacts that later stages may need. */
+  gives: readonly string[];
+  /** The artifacts that no earlier stage may give, because this one makes no use of them. */
+  excludes?: readonly string[];
+}
+
+/** A stage of the pipeline with its checked options, defaults filled in. */
+export interface PlannedStage<S extends StageDeclaration> {
+  stage: S;
+  // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
+  options: any;
+  /** `file:line:column` of the stage's name, or of the module's if it has `use`. */
+  where: string;
+  /** Absolute path of the module if it has `use`. */
+  module?: string;
+}
+
+/** A pipeline file, checked. */
+export interface PipelineConfig<S extends StageDeclaration> {
+  /** The file's path as the user gave it. */
+  file: string;
+  name: string;
+  /** The folder of the model or its name on the hub, as written. */
+  model: string;
+  /** The folder of the run, as written. */
+  output: string;
+  /** An integer from 0 to 2³² - 1. */
+  seed: number;
+  mode: "default" | "reference";
+  /** `memory` is a text such as "12GB". */
+  gpu: { adapter: "auto" | "hardware" | "software"; memory?: string };
+  stages: PlannedStage<S>[];
+  /** The YAML as run: the file's own text or, after `--set`, the changed one, comments kept. */
+  text: string;
+}
+
+/** What `loadPipeline()` may be told. */
+export interface LoadOptions<S extends StageDeclaration> {
+  /** The stages that a file may name. */
+  stages: readonly S[];
+  /**
+   * Overrides `path=value`, such as `stages.calibrate.samples=16`; the value is YAML. `stages.NAME`
+   * is the stage of that name. One with `use` has the name in its module, or its file's.
+   */
+  sets?: string[];
+  /** Gives the default export of a `use` module; a UserError's message becomes a problem's text. */
+  importStage?: (absolutePath: string) => Promise<S>;
+}
+
+/**
+ * Reads a pipeline file, applies overrides and checks everything that can be checked without a run.
+ *
+ * @param path The YAML file; `use` modules are sought from its folder.
+ * @returns The pipeline, with a default wherever neither the file nor `sets` says anything. In
+ *   `mode: reference` a stage's preset comes before its default, key by key at the top level.
+ * @throws {PipelineFileError} With all problems, in the order of the file, those of `sets` last.
+ */
+export async function loadPipeline<S extends StageDeclaration>(
+  path: string,
+  { stages, sets = [], importStage = importDefault }: LoadOptions<S>,
+): Promise<PipelineConfig<S>> {
+  const source = new PipelineSource(path, await readText(path));
+  const load = stageLoader(path, importStage);
+  await applySets(source, sets, load);
+  if (source.has(["matrix"])) {
+    const message = '"matrix" makes this file a grid of pipelines, not one; ' +
+      "deno task quantize and loadGrid() read such files";
+    source.report(source.place(["matrix"], "key"), message);
+    source.throwProblems();
+  }
+  return await checkPipeline(source, stages, load);
+}
+
+/**
+ * Checks one pipeline, without a matrix, that all overrides have been applied to.
+ *
+ * @throws {PipelineFileError} With all problems of the source.
+ */
+export async function checkPipeline<S extends StageDeclaration>(
+  source: PipelineSource,
+  stages: readonly S[],
+  load: StageLoader<S>,
+): Promise<PipelineConfig<S>> {
+  const value = source.value();
+  const checked = checkValue(pipelineFields, value, "");
+  source.reportAll(checked.issues, []);
+  const { mode } = checked.data ?? value;
+  const list = Array.isArray(value.stages) ? value.stages : [];
+  const entries: Entry<S>[] = [];
+  for (const [index, item] of list.entries()) {
+    entries.push(await readEntry(source, item, index, stages, mode === "reference", load));
+  }
+  checkChain(source, entries, stages);
+  source.throwProblems();
+
+  const { matrix: _, ...fields } = checked.data!;
+  return {
+    ...fields,
+    file: source.file,
+    output: fields.output ?? `out/${fields.name}`,
+    stages: entries.map(({ stage, options, place, module }) => ({
+      stage: stage!,
+      options,
+      where: place.where,
+      module,
+    })),
+    text: source.text(),
+  };
+}
+
+/** The artifacts that a stage needs with these options. */
+export function needsOf(stage: StageDeclaration, options: unknown): readonly string[] {
+  return typeof stage.needs === "function" ? stage.needs(options) : stage.needs;
+}
+
+// --- Overrides ----------------------------------------------------------------------------------
+
+/** Applies overrides `path=value`; what is wrong with them is reported. */
+export async function applySets<S extends StageDeclaration>(
+  source: PipelineSource,
+  sets: readonly string[],
+  load: StageLoader<S>,
+): Promise<void> {
+  for (const [index, text] of sets.entries()) {
+    const place = { where: `--set ${text}`, order: Number.MAX_SAFE_INTEGER - sets.length + index };
+    const problem = await applySet(source, text, place, load);
+    if (problem) source.report(place, problem);
+  }
+}
+
+/** Applies one override, or says what is wrong with it. */
+async function applySet<S extends StageDeclaration>(
+  source: PipelineSource,
+  text: string,
+  place: Place,
+  load: StageLoader<S>,
+): Promise<string | undefined> {
+  const [, name, written] = text.match(/^([^=]+)=(.*)$/s) ?? [];
+  const keys = name?.split(".") ?? [""];
+  if (keys.includes("")) return "Not of the form path=value";
+  const document = parseDocument(written, { prettyErrors: false });
+  const [error] = [...document.errors, ...document.warnings];
+  if (error) return `Not valid YAML: ${error.message}`;
+  const value = document.contents ?? new Scalar(null);
+  return await setValue(source, keys, value, place, load, place);
+}
+
+/**
+ * Puts a value where a path such as `stages.calibrate.samples` leads, or says what is wrong.
+ *
+ * @param place What problems of the path, and keys that are made, are said to be at.
+ * @param origin What problems of the value are said to be at; its own place in the file if absent.
+ */
+export async function setValue<S extends StageDeclaration>(
+  source: PipelineSource,
+  keys: readonly string[],
+  value: Node,
+  place: Place,
+  load: StageLoader<S>,
+  origin?: Place,
+): Promise<string | undefined> {
+  let slot = source.root();
+  let done = 0;
+  if (keys[0] === "stages" && keys.length > 1) {
+    const found = await stageSlot(source, keys[1], keys.length > 2, place, load);
+    if (typeof found === "string") return found;
+    slot = found;
+    done = 2;
+  }
+  for (; done < keys.length; done++) {
+    const found = source.child(slot, keys[done], keys.slice(0, done).join("."), place);
+    if (typeof found === "string") return found;
+    slot = found;
+  }
+  source.set(slot, value, origin);
+}
+
+/** The slot of the options of the stage that an override names, or what is wrong. */
+async function stageSlot<S extends StageDeclaration>(
+  source: PipelineSource,
+  name: string,
+  goesOn: boolean,
+  place: Place,
+  load: StageLoader<S>,
+): Promise<Slot | string> {
+  const names: string[] = [];
+  for (const { item, itemNames, use } of await stageItems(source, load)) {
+    names.push(...itemNames);
+    if (!itemNames.includes(name)) continue;
+    if (use) return goesOn ? item : 'A stage with "use" has its options set one by one';
+    const map = isScalar(item.node) ? source.giveOptions(item, item.node) : item.node;
+    return source.child({ ...item, node: map }, name, "stages", place);
+  }
+  return `"stages.${name}" names no stage of this pipeline${hint(name, names)}`;
+}
+
+/** The items of `stages` with the names that paths may call them by. */
+async function stageItems<S extends StageDeclaration>(
+  source: PipelineSource,
+  load: StageLoader<S>,
+): Promise<{ item: Slot; itemNames: string[]; use: boolean }[]> {
+  const items: { item: Slot; itemNames: string[]; use: boolean }[] = [];
+  for (const item of source.stageSlots()) {
+    const use = isMap(item.node) ? item.node.get("use") : undefined;
+    const itemNames = typeof use === "string"
+      ? [(await load(use)).stage?.name, basename(use, extname(use))]
+      : [isMap(item.node) ? item.node.items[0]?.key : item.node].map(String);
+    items.push({
+      item,
+      itemNames: itemNames.filter((name) => name !== undefined),
+      use: use !== undefined,
+    });
+  }
+  return items;
+}
+
+/** Whether a path leads to a stage that this pipeline does not have. */
+export async function lacksStage<S extends StageDeclaration>(
+  source: PipelineSource,
+  keys: readonly string[],
+  load: StageLoader<S>,
+): Promise<boolean> {
+  if (keys[0] !== "stages" || keys.length === 1) return false;
+  const items = await stageItems(source, load);
+  return !items.some(({ itemNames }) => itemNames.includes(keys[1]));
+}
+
+// --- Stages -------------------------------------------------------------------------------------
+
+/** An item of `stages`; `stage` and `options` are missing where they could not be found out. */
+interface Entry<S extends StageDeclaration> {
+  stage?: S;
+  /** The stage that an unknown name most likely stands for. */
+  guess?: S;
+  // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
+  options?: any;
+  place: Place;
+  module?: string;
+}
+
+/** Reads one item of `stages`: `- name`, `- name: {options}` or `- {use: module, ...options}`. */
+async function readEntry<S extends StageDeclaration>(
+  source: PipelineSource,
+  item: unknown,
+  index: number,
+  stages: readonly S[],
+  reference: boolean,
+  load: StageLoader<S>,
+): Promise<Entry<S>> {
+  let path: Path = ["stages", index];
+  let place = source.place(path);
+  let stage: S | undefined;
+  let written: unknown;
+  let module: string | undefined;
+  if (isRecord(item) && "use" in item) {
+    const { use, ...options } = item;
+    written = options;
+    place = source.place([...path, "use"]);
+    const loaded: LoadedStage<S> = typeof use === "string"
+      ? await load(use)
+      : { problems: [`use must be a string, found ${show(use)}`] };
+    loaded.problems.forEach((problem) => source.report(place, problem));
+    ({ stage, module } = loaded);
+    if (!stage) return { place };
+  } else {
+    const keys = isRecord(item) ? Object.keys(item) : typeof item === "string" ? [item] : [];
+    if (keys.length === 0) {
+      const forms = 'its name, its name with options, or "use" with a module';
+      source.report(place, `A stage must be ${forms}, found ${show(item)}`);
+      return { place };
+    }
+    const [name] = keys;
+    place = source.place([...path, name], "key");
+    stage = stages.find((stage) => stage.name === name);
+    if (!stage) {
+      const names = stages.map(({ name }) => name);
+      const guess = didYouMean(name, names);
+      const known = `Known stages: ${names.join(", ")}`;
+      const meant = guess ? `; did you mean "${guess}"?` : ".";
+      source.report(place, `Unknown stage "${name}"${meant} ${known}`);
+      return { place, guess: stages.find((stage) => stage.name === guess) };
+    }
+    if (keys.length > 1) {
+      const message = `Key "${keys[1]}" stands beside stage "${name}"; ` +
+        `indent the options of ${name} under it, or begin a new item with "-"`;
+      source.report(source.place([...path, keys[1]], "key"), message);
+      return { place, stage };
+    }
+    if (isRecord(item)) {
+      path = [...path, name];
+      written = item[name];
+    }
+  }
+  written ??= {};
+  const preset = reference ? stage.presets?.reference : undefined;
+  const value = isRecord(written) ? { ...preset, ...written } : written;
+  const { data, issues } = checkValue(stage.options, value, stage.name);
+  source.reportAll(issues, path);
+  return { place, stage, options: data, module };
+}
+
+/** Checks that each stage occurs once, in an order of scopes that can be run, after what it needs. */
+function checkChain<S extends StageDeclaration>(
+  source: PipelineSource,
+  entries: Entry<S>[],
+  stages: readonly S[],
+): void {
+  const seen = new Set<string>();
+  for (const { stage, place } of entries) {
+    if (stage && seen.has(stage.name)) {
+      source.report(place, `Stage "${stage.name}" occurs twice; a stage may occur once`);
+    }
+    if (stage) seen.add(stage.name);
+  }
+
+  const isInner = ({ stage }: Entry<S>) => stage !== undefined && stage.scope !== "model";
+  const first = entries.findIndex(isInner);
+  const last = entries.findLastIndex(isInner);
+  for (const { stage, place } of entries.slice(first + 1, Math.max(last, 0))) {
+    if (stage?.scope !== "model") continue;
+    source.report(
+      place,
+      `Stage "${stage.name}" runs once per model and cannot stand between the stages of a layer; ` +
+        `put it before "${entries[first].stage!.name}" or after "${entries[last].stage!.name}"`,
+    );
+  }
+
+  // An entry that could not be read at all may be what gives the artifact.
+  if (!entries.every(({ stage, guess }) => stage ?? guess)) return;
+  const planned = entries.map(({ stage, guess }) => (stage ?? guess)!);
+  const given = new Set<string>();
+  for (const [index, { stage, options, place }] of entries.entries()) {
+    const unread = stage && options === undefined && typeof stage.needs === "function";
+    for (const need of stage && !unread ? needsOf(stage, options) : []) {
+      if (given.has(need)) continue;
+      const giver = [...planned, ...stages].find((other) =>
+        other.name !== stage!.name && other.gives.includes(need)
+      );
+      const remedy = giver
+        ? `which stage "${giver.name}" gives; put ${giver.name} before it`
+        : "which no stage gives";
+      source.report(place, `Stage "${stage!.name}" needs "${need}", ${remedy}`);
+    }
+    for (const artifact of stage?.excludes ?? []) {
+      if (!given.has(artifact)) continue;
+      const giver = planned.slice(0, index).find((other) => other.gives.includes(artifact))!;
+      const { name, gives } = stage!;
+      const remedy = gives.some((given) => giver.excludes?.includes(given))
+        ? "leave one of them out"
+        : `put ${name} before it`;
+      const made = `"${artifact}", which stage "${giver.name}" gives`;
+      source.report(place, `Stage "${name}" makes no use of ${made}; ${remedy}`);
+    }
+    planned[index].gives.forEach((artifact) => given.add(artifact));
+  }
+}
+
+// --- Stages of the user's own -------------------------------------------------------------------
+
+export interface LoadedStage<S> {
+  stage?: S;
+  module?: string;
+  problems: string[];
+}
+
+/** Loads the stage of a `use` module. */
+export type StageLoader<S> = (use: string) => Promise<LoadedStage<S>>;
+
+const isStrictObject = (value: unknown) =>
+  (value as z.ZodObject | undefined)?._zod?.def?.catchall?._zod.def.type === "never";
+
+const artifactNames = z.array(z.string());
+
+/** The form of a stage from a user's module, where no compiler has seen it. */
+const stageForm = z.object({
+  name: z.string().min(1).describe("what the pipeline's messages call it"),
+  scope: z.enum(["model", "layer", "block"]).describe("how often it runs"),
+  summary: z.string().describe("what it does, in one line"),
+  options: z.custom<z.ZodObject>(isStrictObject, "must be a zod strictObject")
+    .describe("a zod strictObject of its options"),
+  presets: z.object({ reference: z.record(z.string(), z.unknown()).optional() }).optional(),
+  needs: z.custom<StageDeclaration["needs"]>(
+    (value) => typeof value === "function" || artifactNames.safeParse(value).success,
+    "must be a list of artifact names, or a function of the options that gives one",
+  ).describe("the artifacts that earlier stages must give"),
+  gives: artifactNames.describe("the artifacts that later stages may need"),
+  excludes: artifactNames.optional().describe("the artifacts that earlier stages must not give"),
+  run: z.custom((value) => typeof value === "function", "must be a function")
+    .describe("the function that does the work"),
+});
+
+export function stageLoader<S extends StageDeclaration>(
+  file: string,
+  importStage: (absolutePath: string) => Promise<S>,
+): StageLoader<S> {
+  const loaded = new Map<string, Promise<LoadedStage<S>>>();
+  const load = async (use: string): Promise<LoadedStage<S>> => {
+    const fail = (reason: string) => `Cannot load the stage "${use}": ${reason}`;
+    const module = resolve(dirname(file), use);
+    let stage: S;
+    try {
+      stage = await importStage(module);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message.split("\n")[0] : show(error);
+      return { problems: [fail(reason)] };
+    }
+    if (stage === undefined) return { problems: [fail("it has no default export")] };
+    const { issues } = checkValue(stageForm, stage, "stage");
+    if (issues.length > 0) return { problems: issues.map(({ message }) => fail(message)) };
+    return { stage, module, problems: [] };
+  };
+  return (use) => {
+    if (!loaded.has(use)) loaded.set(use, load(use));
+    return loaded.get(use)!;
+  };
+}
+
+/** The default export of a module. @throws {UserError} If there is no such file. */
+export async function importDefault<S>(absolutePath: string): Promise<S> {
+  try {
+    await Deno.stat(absolutePath);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) throw new UserError("no such file");
+    throw error;
+  }
+  return (await import(pathToFileURL(absolutePath).href)).default;
+}

@@ -1,0 +1,185 @@
+import { z } from "zod";
+import { BYTES_PATTERN } from "../../base/units.ts";
+import type { StageDeclaration } from "./config.ts";
+
+/** A JSON Schema, draft 2020-12. */
+export type JsonSchema = z.core.JSONSchema.BaseSchema;
+
+/** The top-level keys of a pipeline file. The items of `stages` are checked against the stages. */
+export const pipelineFields = z.strictObject({
+  name: z.string()
+    .regex(
+      /^[A-Za-z0-9][A-Za-z0-9._-]*$/,
+      'must be letters, digits, ".", "_" and "-", beginning with a letter or digit',
+    )
+    .describe("the name of the run, used in paths"),
+  model: z.string().min(1).describe(
+    "the folder of a model, with config.json and its weights, or its name on the hub",
+  ),
+  output: z.string().min(1).optional().describe("the folder of the run; out/NAME if left out"),
+  seed: z.int().min(0).max(2 ** 32 - 1).default(0).describe("the seed of every random choice"),
+  mode: z.enum(["default", "reference"]).default("default").describe(
+    "reference: the stages' defaults imitate the program that its authors released",
+  ),
+  gpu: z.strictObject({
+    adapter: z.enum(["auto", "hardware", "software"]).default("auto").describe(
+      "auto: hardware where there is some, else software",
+    ),
+    memory: z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional().describe(
+      "GPU memory to stay under; as much as there is if left out. Changes the time, not the result",
+    ),
+  }).default({ adapter: "auto" }).describe("where the kernels run"),
+  stages: z.array(z.unknown()).min(1).describe("the stages to run, in this order"),
+  matrix: z.unknown().optional().describe(
+    "makes the file a grid: lists of values, a cell for each combination of them",
+  ),
+});
+
+/** The JSON Schema of what a user writes for a zod schema: a key with a default is not required. */
+export function jsonSchemaOf(schema: z.ZodType): JsonSchema {
+  const { $schema: _, ...rest } = z.toJSONSchema(schema, {
+    io: "input",
+    unrepresentable: "any",
+    override: ({ jsonSchema }) => { // the ends of exact integers are no range that a user asks for
+      if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
+      if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
+    },
+  });
+  return rest;
+}
+
+/** The part of a JSON Schema that a value at `path` must meet; undefined if it says nothing of it. */
+export function schemaAt(
+  schema: JsonSchema | undefined,
+  path: readonly PropertyKey[],
+): JsonSchema | undefined {
+  if (schema === undefined || path.length === 0) return schema;
+  for (const option of schema.anyOf ?? schema.oneOf ?? []) {
+    const found = schemaAt(option as JsonSchema, path);
+    if (found) return found;
+  }
+  const [key, ...rest] = path;
+  const child = typeof key === "number"
+    ? schema.prefixItems?.[key] ?? schema.items
+    : schema.properties?.[String(key)] ?? schema.additionalProperties;
+  return typeof child === "object" ? schemaAt(child as JsonSchema, rest) : undefined;
+}
+
+/** The keys that a map at `path` may have. */
+export function knownKeys(schema: JsonSchema, path: readonly PropertyKey[]): string[] {
+  const found = schemaAt(schema, path);
+  const options = found?.anyOf ?? found?.oneOf ?? [found];
+  const keys = options.flatMap((option) => Object.keys((option as JsonSchema)?.properties ?? {}));
+  return [...new Set(keys)];
+}
+
+/**
+ * The JSON Schema of a pipeline file, draft 2020-12, for completion and checks in editors.
+ *
+ * It knows the stages given. A `use:` stage may have any options, because its module is not read.
+ */
+export function pipelineJsonSchema(stages: readonly StageDeclaration[]): object {
+  const { properties = {}, required = [], ...fields } = jsonSchemaOf(pipelineFields);
+  const optionsOf = new Map(stages.map((stage) => [stage.name, jsonSchemaOf(stage.options)]));
+  const named = stages.map((stage) => [stage.name, {
+    title: stage.name,
+    description: stage.summary,
+    anyOf: [optionsOf.get(stage.name)!, { type: "null" }],
+  }]);
+  const list = {
+    ...properties.stages as JsonSchema,
+    items: {
+      anyOf: [
+        {
+          title: "A stage with options",
+          type: "object",
+          properties: Object.fromEntries(named),
+          minProperties: 1,
+          maxProperties: 1,
+          additionalProperties: false,
+        },
+        {
+          title: "A stage of your own",
+          type: "object",
+          properties: {
+            use: {
+              type: "string",
+              description: "a module whose default export is a stage, from this file's folder",
+            },
+          },
+          required: ["use"],
+        },
+        {
+          title: "A stage without options",
+          anyOf: stages.map(({ name, summary }) => ({ const: name, description: summary })),
+        },
+      ],
+    },
+  };
+  const { model, seed, mode, gpu } = properties as Record<string, JsonSchema>;
+  const settings = { model, seed, mode, gpu, stages: list, ...pathsOf("gpu", gpu) };
+  for (const [name, options] of optionsOf) {
+    Object.assign(settings, { [`stages.${name}`]: options }, pathsOf(`stages.${name}`, options));
+  }
+  return {
+    $schema: "https://json-schema.org/draft/2020-12/schema",
+    title: "Pipeline",
+    ...fields,
+    // A matrix may give what else must stand in the file.
+    required: required.filter((key) => key === "name"),
+    anyOf: [{ required }, { required: ["matrix"] }],
+    properties: {
+      ...properties,
+      stages: list,
+      matrix: { ...properties.matrix as JsonSchema, ...matrixSchema(settings) },
+    },
+  };
+}
+
+/** The schemas of a map's keys by their paths. */
+function pathsOf(path: string, schema: JsonSchema): Record<string, JsonSchema> {
+  return Object.fromEntries(
+    Object.entries(schema.properties ?? {})
+      .map(([key, inner]) => [`${path}.${key}`, inner as JsonSchema]),
+  );
+}
+
+/** @param settings The schemas of what a matrix may vary, by path. */
+function matrixSchema(settings: Record<string, object>): object {
+  const maps = (description: string) => ({
+    description,
+    type: "array",
+    items: { type: "object", minProperties: 1 },
+  });
+  const lists = Object.entries(settings).map(([path, schema]) => [path, {
+    description: `values of ${path}`,
+    type: "array",
+    minItems: 1,
+    items: schema,
+  }]);
+  return {
+    type: "object",
+    minProperties: 1,
+    properties: {
+      include: maps("values to add to the combinations that have the others, or further cells"),
+      exclude: maps("combinations to leave out"),
+      ...Object.fromEntries(lists),
+    },
+    patternProperties: { "^stages\\.": { type: "array", minItems: 1 } },
+    additionalProperties: {
+      description: "variants, each a name for several values",
+      type: "array",
+      minItems: 1,
+      items: {
+        type: "object",
+        properties: {
+          name: { type: "string", description: "what its cells are called" },
+          ...settings,
+        },
+        patternProperties: { "^stages\\.": {} },
+        required: ["name"],
+        additionalProperties: false,
+      },
+    },
+  };
+}

@@ -1,0 +1,113 @@
+import { existsSync, mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { didYouMean } from "../../base/did_you_mean.ts";
+import { UserError } from "../../base/errors.ts";
+import { PipelineFileError } from "../config/errors.ts";
+import { reasonOf, writeJsonAtomically } from "../../storage/files.ts";
+import { CELL_RECORD, type CellRecord, type RunRecord } from "../run/record.ts";
+import { type RunOptions, runPipeline } from "../run/run.ts";
+import type { Stage } from "../stage.ts";
+import type { Grid, GridCell } from "./load_grid.ts";
+
+/** What became of a cell; `run` is there if it is done. */
+export interface CellResult {
+  record: CellRecord;
+  run?: RunRecord;
+}
+
+/**
+ * Runs cells of a grid one after the other, each as {@link runPipeline} does: finished ones are
+ * recognised, an interrupted one goes on. One that fails does not stop the others.
+ *
+ * @param cells Those to run; all of them if absent.
+ * @returns What became of each, which is also in its `cell.json`.
+ * @throws {DOMException} "AbortError" if the signal interrupted it.
+ */
+export async function runGrid(
+  grid: Grid<Stage>,
+  options: RunOptions = {},
+  cells: readonly GridCell<Stage>[] = grid.cells,
+): Promise<CellResult[]> {
+  const results: CellResult[] = [];
+  for (const cell of cells) results.push(await runCell(grid, cell, options));
+  return results;
+}
+
+async function runCell(
+  grid: Grid<Stage>,
+  { name, index, values, config }: GridCell<Stage>,
+  options: RunOptions,
+): Promise<CellResult> {
+  const { report = () => {}, signal } = options;
+  signal?.throwIfAborted();
+  report({ type: "cell", cell: name, index, cells: grid.cells.length });
+  const path = join(config.output, CELL_RECORD);
+  const own = { grid: grid.name, cell: name, index, cells: grid.cells.length, values };
+  const started = new Date().toISOString();
+  try {
+    // What an earlier attempt said holds no longer, whatever ends this one.
+    if (existsSync(path)) rmSync(path);
+    const run = await runPipeline(config, options);
+    const times = { started: run.started, finished: run.finished! };
+    const record: CellRecord = { ...own, status: "done", ...times };
+    writeJsonAtomically(path, record);
+    return { record, run };
+  } catch (failure) {
+    signal?.throwIfAborted();
+    const { message, stack = message } = failure instanceof Error
+      ? failure
+      : new Error(String(failure));
+    // A defect of ours must not cost the other cells either, but be found.
+    if (!(failure instanceof UserError)) report({ type: "warning", message: stack });
+    const error = failure instanceof PipelineFileError
+      ? failure.problems.map(({ message }) => message).join("; ")
+      : message;
+    const record: CellRecord = {
+      ...own,
+      status: "failed",
+      error,
+      started,
+      finished: new Date().toISOString(),
+    };
+    report({ type: "cell-failed", cell: name, error });
+    try {
+      mkdirSync(config.output, { recursive: true });
+      writeJsonAtomically(path, record);
+    } catch (error) { // what is in the way of this cell need not be in that of the others
+      report({ type: "warning", message: `Cannot write "${path}": ${reasonOf(error)}` });
+    }
+    return { record };
+  }
+}
+
+/**
+ * The cell that an argument means: its number and how many there are, such as "3/12", or its name.
+ *
+ * @throws {PipelineFileError} If there is none.
+ */
+export function chooseCell<Cell extends { name: string }>(
+  cells: readonly Cell[],
+  argument: string,
+): Cell {
+  const fail = (message: string) =>
+    new PipelineFileError([{ where: `--cell ${argument}`, message }]);
+  const [, index, count] = /^(\d+)\/(\d+)$/.exec(argument) ?? [];
+  if (index !== undefined) {
+    if (Number(count) !== cells.length) {
+      throw fail(`The grid has ${cells.length} cells, not ${count}; --check prints them`);
+    }
+    const cell = cells[Number(index) - 1];
+    if (!cell) throw fail(`The cells are numbered from 1 to ${cells.length}`);
+    return cell;
+  }
+  const cell = cells.find(({ name }) => name === argument);
+  if (cell) return cell;
+  const guess = /^\d+$/.test(argument)
+    ? undefined
+    : didYouMean(argument, cells.map(({ name }) => name));
+  const rest = guess !== undefined ? `; did you mean "${guess}"?` : "; --check prints them";
+  const byNumber = /^\d+$/.test(argument)
+    ? `; a cell by its number is ${argument}/${cells.length}`
+    : "";
+  throw fail(`The grid has no cell "${argument}"${rest}${byNumber}`);
+}

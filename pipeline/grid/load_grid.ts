@@ -1,0 +1,178 @@
+import { join } from "node:path";
+import { type Node, Scalar } from "yaml";
+import { PipelineFileError } from "../config/errors.ts";
+import {
+  applySets,
+  checkPipeline,
+  importDefault,
+  lacksStage,
+  type LoadOptions,
+  loadPipeline,
+  type PipelineConfig,
+  setValue,
+  type StageDeclaration,
+  type StageLoader,
+  stageLoader,
+} from "../config/config.ts";
+import { PipelineSource, type Place, readText, throwSorted } from "../config/source.ts";
+import { type MatrixCell, matrixCells } from "./matrix.ts";
+
+/** One pipeline of a grid. */
+export interface GridCell<S extends StageDeclaration> {
+  /** Unique in the grid, and the name of the folder of its run: "tiny-llama,rtn-2". */
+  name: string;
+  /** From 1, in the order of the file. */
+  index: number;
+  /** What tells it from the others, by key of the matrix; of a variant its name. */
+  values: Record<string, unknown>;
+  /** Its output is in the grid's; `text` is a pipeline file of its own, without the matrix. */
+  config: PipelineConfig<S>;
+}
+
+/** A pipeline file with a `matrix`, checked; a file without one is a grid of one cell. */
+export interface Grid<S extends StageDeclaration> {
+  file: string;
+  name: string;
+  /** The folder of the cells' folders. */
+  output: string;
+  hasMatrix: boolean;
+  cells: GridCell<S>[];
+}
+
+/** Keys that all cells have in common; overrides of them come before the matrix is read. */
+const COMMON_KEYS = ["name", "output", "matrix"];
+
+/**
+ * Reads a pipeline file with a `matrix` and checks each of its cells as {@link loadPipeline} does.
+ *
+ * Overrides of `sets` come after what the matrix says, in each cell; one of a stage that only some
+ * cells have is for those.
+ *
+ * @param path The YAML file; `use` modules are sought from its folder.
+ * @throws {PipelineFileError} With all problems of all cells, in the order of the file.
+ */
+export async function loadGrid<S extends StageDeclaration>(
+  path: string,
+  { stages, sets = [], importStage = importDefault }: LoadOptions<S>,
+): Promise<Grid<S>> {
+  const load = stageLoader(path, importStage);
+  const text = await readText(path);
+  const isCommon = (set: string) => COMMON_KEYS.includes(pathOf(set)[0]);
+  const openSource = async () => {
+    const source = new PipelineSource(path, text);
+    await applySets(source, sets.filter(isCommon), load);
+    return source;
+  };
+  const base = await openSource();
+  if (!base.has(["matrix"])) {
+    return gridOfOne(await loadPipeline(path, { stages, sets, importStage }));
+  }
+  base.throwProblems();
+  const { name, output = `out/${name}`, matrix } = base.value();
+  const others = sets.filter((set) => !isCommon(set));
+  const { cells, issues } = matrixCells(matrix);
+  base.reportAll(issues, []);
+  for (const set of others) reportVaried(base, set, cells);
+  base.throwProblems();
+
+  const problems = new CellProblems(cells.length);
+  const grid: Grid<S> = { file: path, name, output, hasMatrix: true, cells: [] };
+  const used = new Set<string>();
+  for (const [i, cell] of cells.entries()) {
+    const source = await openSource();
+    try {
+      await applyCell(source, cell, output, load);
+      const own: string[] = [];
+      for (const set of others) {
+        if (await lacksStage(source, pathOf(set), load)) continue;
+        own.push(set);
+        used.add(set);
+      }
+      await applySets(source, own, load);
+      const config = await checkPipeline(source, stages, load);
+      grid.cells.push({ name: cell.name, index: i + 1, values: cell.values, config });
+    } catch (error) {
+      if (!(error instanceof PipelineFileError)) throw error;
+      problems.add(cell.name, source.problems);
+    }
+  }
+  // What no cell has a use for is a mistake; the first cell says which.
+  const unused = others.filter((set) => !used.has(set));
+  const first = await openSource();
+  await applyCell(first, cells[0], output, load);
+  const before = first.problems.length;
+  await applySets(first, unused, load);
+  throwSorted([...problems.all(), ...first.problems.slice(before)]);
+  return grid;
+}
+
+function gridOfOne<S extends StageDeclaration>(config: PipelineConfig<S>): Grid<S> {
+  const { file, name, output } = config;
+  const cell = { name, index: 1, values: {}, config: { ...config, output: join(output, name) } };
+  return { file, name, output, hasMatrix: false, cells: [cell] };
+}
+
+/** The keys of the path of an override. */
+function pathOf(set: string): string[] {
+  return set.split("=", 1)[0].split(".");
+}
+
+/** Reports an override that would make different cells equal. */
+function reportVaried(source: PipelineSource, set: string, cells: readonly MatrixCell[]): void {
+  const path = pathOf(set).join(".");
+  const varied = cells.flatMap(({ settings }) => settings)
+    .find(({ name }) => `${name}.`.startsWith(`${path}.`));
+  if (!varied) return;
+  const place = { where: `--set ${set}`, order: Number.MAX_SAFE_INTEGER };
+  source.report(place, `The matrix varies "${varied.name}"; choose cells with --cell instead`);
+}
+
+/** Turns the source of a grid into that of one of its cells. */
+async function applyCell<S extends StageDeclaration>(
+  source: PipelineSource,
+  { name, settings }: MatrixCell,
+  output: unknown,
+  load: StageLoader<S>,
+): Promise<void> {
+  source.value(); // the aliases are good
+  source.inlineAliases();
+  const moves = settings.map((setting) => ({
+    name: setting.name,
+    node: source.node(setting.path) ?? new Scalar(null),
+    place: source.place(setting.path, "key"),
+    origin: source.origin(setting.path),
+  }));
+  source.remove("matrix");
+  for (const { name: path, node, place, origin } of moves) {
+    const copy = node.clone() as Node;
+    const problem = await setValue(source, path.split("."), copy, place, load, origin);
+    if (problem) source.report(place, problem);
+  }
+  if (typeof output !== "string") return; // the check says so
+  const place = source.place(["output"]);
+  await setValue(source, ["output"], new Scalar(join(output, name)), place, load, place);
+}
+
+/** The problems of the cells; one that several cells have is told once. */
+class CellProblems {
+  readonly #found = new Map<string, { place: Place; message: string; cells: string[] }>();
+
+  constructor(readonly count: number) {}
+
+  add(cell: string, problems: readonly { place: Place; message: string }[]): void {
+    for (const { place, message } of problems) {
+      const key = `${place.where} ${message}`;
+      const found = this.#found.get(key) ?? { place, message, cells: [] };
+      if (!found.cells.includes(cell)) found.cells.push(cell);
+      this.#found.set(key, found);
+    }
+  }
+
+  all(): { place: Place; message: string }[] {
+    return [...this.#found.values()].map(({ place, message, cells }) => {
+      if (cells.length === this.count) return { place, message };
+      const others = cells.length > 1 ? ` and ${cells.length - 1} more` : "";
+      return { place, message: `${message} (cell "${cells[0]}"${others})` };
+    });
+  }
+}

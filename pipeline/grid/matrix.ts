@@ -1,0 +1,402 @@
+import { createHash } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
+import { hint, isRecord, type Issue, type Path, show } from "../config/values.ts";
+
+/** A value that a cell of a grid puts in the place of the pipeline's own. */
+export interface Setting {
+  /** Where it goes, as in `--set`: "stages.calibrate.samples". */
+  name: string;
+  /** Where it stands in the file. */
+  path: Path;
+}
+
+/** One combination of a matrix. */
+export interface MatrixCell {
+  /** Unique, stable, safe as the name of a folder: "tiny-llama,rtn-2". */
+  name: string;
+  /** The value of each axis and of what `include` adds; of a variant its name. */
+  values: Record<string, unknown>;
+  /** Those of wide parts of the pipeline first, so that narrow ones go into them. */
+  settings: Setting[];
+}
+
+/** The parts of a pipeline that may vary from cell to cell; each has a folder and no matrix. */
+export const VARIABLE_KEYS = ["model", "seed", "mode", "gpu", "stages"];
+/** The most combinations of a matrix. */
+export const MAX_CELLS = 1000;
+/** The longest name of a cell; some file systems allow 255 bytes to a folder, artifacts less. */
+const MAX_NAME = 120;
+const WORD = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
+const WORD_TEXT = 'letters, digits, ".", "_" and "-", beginning with a letter or digit';
+
+/** One of the values of an axis, or one that `include` gives instead. */
+interface Value {
+  /** What cells are compared by: the value, of a variant its name. */
+  value: unknown;
+  settings: Setting[];
+  path: Path;
+}
+
+/** A key of the matrix whose values are tried. */
+interface Axis {
+  name: string;
+  /** Whether its values are maps with a name and several settings. */
+  hasVariants: boolean;
+  values: Value[];
+}
+
+/** A cell before it has a name: its values by axis, or by path for what `include` adds. */
+interface Draft {
+  values: Map<string, Value>;
+  /** Where it stands if `include` has made it. */
+  included?: Path;
+}
+
+/**
+ * The cells of a matrix, with the rules that GitHub Actions has for `include` and `exclude`: what
+ * `exclude` names is left out if all that it says holds; an entry of `include` is added to each
+ * combination of the matrix whose values it leaves as they are, and if there is none it is a cell.
+ *
+ * @param matrix The value of `matrix` in the pipeline file.
+ * @returns The cells in the order of the file, the first axis varying slowest, and what is wrong;
+ *   paths of problems begin with "matrix".
+ * @see https://docs.github.com/actions/how-tos/write-workflows/choose-what-workflows-do/run-job-variations
+ */
+export function matrixCells(matrix: unknown): { cells: MatrixCell[]; issues: Issue[] } {
+  const reader = new MatrixReader();
+  return { cells: reader.read(matrix), issues: reader.issues };
+}
+
+class MatrixReader {
+  readonly issues: Issue[] = [];
+  #axes: Axis[] = [];
+
+  read(matrix: unknown): MatrixCell[] {
+    const form = 'a map of lists, such as "model: [a, b]"';
+    if (!isRecord(matrix)) {
+      return this.#fail(["matrix"], `matrix must be ${form}, found ${show(matrix)}`);
+    }
+    const { include = [], exclude = [], ...axes } = matrix;
+    for (const [name, values] of Object.entries(axes)) this.#readAxis(name, values);
+    const excluded = this.#readEntries("exclude", exclude);
+    const included = this.#readEntries("include", include);
+    if (this.issues.length > 0) return [];
+
+    const count = this.#axes.reduce((product, { values }) => product * values.length, 1);
+    if (count > MAX_CELLS) {
+      return this.#fail(
+        ["matrix"],
+        `matrix has ${count} combinations; at most ${MAX_CELLS} can be run`,
+      );
+    }
+    const drafts = this.#combinations()
+      .filter((draft) => !excluded.some((entry) => holds(draft, entry)));
+    const all = this.#include(drafts, included);
+    if (all.length === 0) {
+      const why = this.#axes.length > 0 ? "exclude leaves no combination" : "it has no values";
+      return this.#fail(["matrix"], `matrix gives no cell: ${why}`);
+    }
+    const names = this.#names(all);
+    return all.map((draft, i) => ({
+      name: names[i],
+      values: Object.fromEntries([...draft.values].map(([key, { value }]) => [key, value])),
+      settings: this.#settings(draft, names[i]),
+    }));
+  }
+
+  #fail(path: Path, message: string, part: Issue["part"] = "value"): [] {
+    this.issues.push({ path, part, message });
+    return [];
+  }
+
+  #readAxis(name: string, list: unknown): void {
+    const path = ["matrix", name];
+    if (isSetting(name)) {
+      if (!this.#isFullList(path, list)) return;
+      const values = list.map((value, i): Value => ({
+        value,
+        path: [...path, i],
+        settings: [{ name, path: [...path, i] }],
+      }));
+      for (const [i, { value, path }] of values.entries()) {
+        if (!values.slice(0, i).some((other) => isDeepStrictEqual(other.value, value))) continue;
+        this.#fail(path, `matrix.${name} has ${show(value)} twice`);
+      }
+      this.#axes.push({ name, hasVariants: false, values });
+      return;
+    }
+    const items = Array.isArray(list) ? list : [];
+    const haveNames = items.some((item) => isRecord(item) && "name" in item);
+    if (!WORD.test(name) || name.includes(".") || isTaken(name) || !haveNames) {
+      this.#fail(path, this.#unknownKey(name, "matrix", ["include", "exclude"]), "key");
+      return;
+    }
+    const values: Value[] = [];
+    for (const [i, item] of items.entries()) {
+      const variant = this.#readVariant(item, [...path, i], `matrix.${name}.${i}`);
+      if (!variant) continue;
+      if (values.some((other) => sameName(other.value, variant.value))) {
+        this.#fail([...path, i, "name"], `matrix.${name} has the name "${variant.value}" twice`);
+      }
+      values.push(variant);
+    }
+    this.#axes.push({ name, hasVariants: true, values });
+  }
+
+  #isFullList(path: Path, list: unknown): list is unknown[] {
+    const name = path.join(".");
+    if (!Array.isArray(list)) {
+      this.#fail(path, `${name} must be a list of values, found ${show(list)}`);
+    } else if (list.length === 0) this.#fail(path, `${name} must not be empty, found []`);
+    return Array.isArray(list) && list.length > 0;
+  }
+
+  /** A map of settings under a name. */
+  #readVariant(item: unknown, path: Path, title: string): Value | undefined {
+    if (!isRecord(item)) {
+      const form = 'a map with a "name" and the values that it stands for';
+      this.#fail(path, `${title} must be ${form}, found ${show(item)}`);
+      return;
+    }
+    const { name, ...fields } = item;
+    const settings: Setting[] = [];
+    for (const key of Object.keys(fields)) {
+      if (isSetting(key)) settings.push({ name: key, path: [...path, key] });
+      else this.#fail([...path, key], this.#unknownKey(key, title, ["name"]), "key");
+    }
+    if (name === undefined) this.#fail(path, `${title} lacks "name": what its cells are called`);
+    else if (typeof name !== "string" || !WORD.test(name)) {
+      this.#fail([...path, "name"], `${title}.name must be ${WORD_TEXT}, found ${show(name)}`);
+    } else return { value: name, settings, path };
+  }
+
+  /** Entries of `include` or `exclude`: their values by axis or path. */
+  #readEntries(key: "include" | "exclude", list: unknown): Draft[] {
+    const entries: Draft[] = [];
+    if (!Array.isArray(list)) {
+      return this.#fail(
+        ["matrix", key],
+        `matrix.${key} must be a list of maps, found ${show(list)}`,
+      );
+    }
+    for (const [i, entry] of list.entries()) {
+      const path = ["matrix", key, i];
+      const title = `matrix.${key}.${i}`;
+      if (!isRecord(entry) || Object.keys(entry).length === 0) {
+        this.#fail(path, `${title} must be a map of values, found ${show(entry)}`);
+        continue;
+      }
+      const values = new Map<string, Value>();
+      for (const [name, value] of Object.entries(entry)) {
+        const read = this.#readEntryValue(key, name, value, [...path, name], title);
+        if (read) values.set(name, read);
+      }
+      entries.push({ values, included: path });
+    }
+    return entries;
+  }
+
+  #readEntryValue(
+    key: "include" | "exclude",
+    name: string,
+    value: unknown,
+    path: Path,
+    title: string,
+  ): Value | undefined {
+    const axis = this.#axes.find((axis) => axis.name === name);
+    const known = axis?.values.find((other) => isDeepStrictEqual(other.value, value));
+    if (known) return known;
+    const names = this.#axes.map(({ name }) => name);
+    if (!axis && (key === "exclude" || !isSetting(name))) {
+      this.#fail(
+        path,
+        key === "include"
+          ? this.#unknownKey(name, title, names)
+          : `${title} names "${name}", which is no key of matrix${hint(name, names, "its keys")}`,
+        "key",
+      );
+      return;
+    }
+    if (axis && (key === "exclude" || (axis.hasVariants && !isRecord(value)))) {
+      const choices = axis.values.map(({ value }) =>
+        typeof value === "string" ? value : show(value)
+      );
+      const rest = hint(String(value), choices, "they are");
+      this.#fail(
+        path,
+        `${title}.${name} is none of the values of matrix.${name}, found ${show(value)}${rest}`,
+      );
+      return;
+    }
+    if (!axis?.hasVariants) return { value, path, settings: [{ name, path }] };
+    const variant = this.#readVariant(value, path, `${title}.${name}`);
+    if (!variant || !axis.values.some((other) => sameName(other.value, variant.value))) {
+      return variant;
+    }
+    const message = `${title}.${name} has the name "${variant.value}" of another; ` +
+      `write "${name}: ${variant.value}" to mean that one`;
+    this.#fail([...path, "name"], message);
+  }
+
+  #unknownKey(name: string, title: string, others: string[]): string {
+    const [first] = name.split(".");
+    if (name.split(".").includes("") && first !== "") {
+      return `Key "${name}" in ${title} must be a path such as "stages.calibrate.samples"`;
+    }
+    if (isTaken(first)) return `"${first}" cannot vary: every cell has the grid's own`;
+    const known = [...new Set([...VARIABLE_KEYS, ...others])];
+    // Of a path it is the first word that is wrong.
+    const text = `Unknown key "${name}" in ${title}${hint(first, known, "known keys")}`;
+    return title === "matrix" && !name.includes(".")
+      ? `${text} (a key of your own must have a list of maps, each with a "name")`
+      : text;
+  }
+
+  #combinations(): Draft[] {
+    if (this.#axes.length === 0) return [];
+    let drafts: Draft[] = [{ values: new Map() }];
+    for (const { name, values } of this.#axes) {
+      drafts = drafts.flatMap((draft) =>
+        values.map((value) => ({ values: new Map([...draft.values, [name, value]]) }))
+      );
+    }
+    return drafts;
+  }
+
+  #include(drafts: Draft[], entries: Draft[]): Draft[] {
+    const added: Draft[] = [];
+    for (const entry of entries) {
+      const isOfAxis = ([name]: [string, Value]) => this.#axes.some((axis) => axis.name === name);
+      const own = { values: new Map([...entry.values].filter(isOfAxis)) };
+      const matching = drafts.filter((draft) => holds(draft, own));
+      // What an earlier entry has added may be replaced, what the matrix says may not.
+      for (const draft of matching) {
+        entry.values.forEach((value, name) => draft.values.set(name, value));
+      }
+      if (matching.length > 0) continue;
+      const same = added.findIndex((other) =>
+        other.values.size === entry.values.size && holds(other, entry)
+      );
+      if (same >= 0) {
+        const first = added[same].included!.join(".");
+        this.#fail(entry.included!, `${entry.included!.join(".")} is the same cell as ${first}`);
+      } else added.push(entry);
+    }
+    return [...drafts, ...added];
+  }
+
+  /** @returns A name for each cell. */
+  #names(drafts: Draft[]): string[] {
+    const keys = [
+      ...new Set([
+        ...this.#axes.map(({ name }) => name),
+        ...drafts.flatMap(({ values }) => [...values.keys()]),
+      ]),
+    ];
+    const labels = new Map(keys.map((key) => {
+      const axis = this.#axes.find(({ name }) => name === key);
+      const given = drafts.flatMap(({ values }) => values.get(key) ?? []);
+      const values = distinct([...axis?.values ?? [], ...given].map(({ value }) => value));
+      const prefix = axis?.hasVariants || key === "model" ? "" : `${shortKey(key, keys)}-`;
+      return [key, { values, texts: labelsOf(values).map((label) => prefix + label) }];
+    }));
+    const label = (key: string, { value }: Value) => {
+      const { values, texts } = labels.get(key)!;
+      return texts[values.findIndex((other) => isDeepStrictEqual(other, value))];
+    };
+    const names: string[] = [];
+    for (const { values, included } of drafts) {
+      // What is added to a combination does not make it another one.
+      const named = keys.filter((key) =>
+        values.has(key) && (included || this.#axes.some((axis) => axis.name === key))
+      );
+      const name = cut(named.map((key) => label(key, values.get(key)!)).join(","));
+      let unique = name;
+      for (let i = 2; names.some((other) => sameName(other, unique)); i++) unique = `${name}-${i}`;
+      names.push(unique);
+    }
+    return names;
+  }
+
+  #settings({ values }: Draft, cell: string): Setting[] {
+    const settings = [...values.values()].flatMap(({ settings }) => settings)
+      .toSorted((a, b) => a.name.split(".").length - b.name.split(".").length);
+    for (const [i, { name, path }] of settings.entries()) {
+      if (!settings.slice(0, i).some((other) => other.name === name)) continue;
+      this.#fail(path, `Cell "${cell}" has "${name}" set twice; leave one of them out`);
+    }
+    return settings;
+  }
+}
+
+/** Whether a cell has all values of an entry. */
+function holds(draft: Draft, entry: Draft): boolean {
+  return [...entry.values].every(([name, { value }]) =>
+    draft.values.has(name) && isDeepStrictEqual(draft.values.get(name)!.value, value)
+  );
+}
+
+/** Whether a key is a path into what may vary. */
+function isSetting(name: string): boolean {
+  const keys = name.split(".");
+  return VARIABLE_KEYS.includes(keys[0]) && !keys.includes("");
+}
+
+/** Whether a key is one of the pipeline's that all cells have in common. */
+function isTaken(name: string): boolean {
+  return ["name", "output", "matrix"].includes(name);
+}
+
+/** On some systems "A" and "a" are one folder. */
+function sameName(a: unknown, b: unknown): boolean {
+  return String(a).toLowerCase() === String(b).toLowerCase();
+}
+
+// --- Names --------------------------------------------------------------------------------------
+
+/** The shortest end of a path that is the end of no other one, as a word. */
+function shortKey(key: string, keys: readonly string[]): string {
+  const parts = key.split(".");
+  for (let count = 1; count < parts.length; count++) {
+    const end = parts.slice(-count).join(".");
+    if (!keys.some((other) => other !== key && `.${other}`.endsWith(`.${end}`))) return slug(end);
+  }
+  return slug(key);
+}
+
+/** A label for each value of a key: the end of a path, a number, else its place in the list. */
+function labelsOf(values: readonly unknown[]): string[] {
+  const choices = values.map((value, i) => {
+    const place = String(i + 1);
+    if (typeof value !== "string") {
+      return [Object(value) === value ? place : String(value).replace("+", "")];
+    }
+    return [slug(value.split("/").findLast((part) => part !== "") ?? ""), slug(value), place]
+      .filter((text) => text !== "");
+  });
+  return choices.map((options, i) => {
+    // A short label that two values would have is of no use to either.
+    const label = options.find((option) =>
+      !choices.some((other, j) => j !== i && other.some((text) => sameName(text, option)))
+    );
+    return label ?? `${options[0]}-${i + 1}`;
+  });
+}
+
+function distinct(values: readonly unknown[]): unknown[] {
+  return values.filter((value, i) =>
+    values.findIndex((other) => isDeepStrictEqual(other, value)) === i
+  );
+}
+
+/** A text with nothing but what any file system and shell takes as it is. */
+function slug(text: string): string {
+  return text.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[.-]+|[.-]+$/g, "");
+}
+
+/** Cuts a long name; a hash tells it from others that begin so. */
+function cut(name: string): string {
+  if (name.length <= MAX_NAME) return name;
+  const hash = createHash("sha256").update(name).digest("hex").slice(0, 8);
+  return `${name.slice(0, MAX_NAME - 9)}-${hash}`;
+}

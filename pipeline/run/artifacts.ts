@@ -1,0 +1,31 @@
+import { Tensor } from "../../gpu/tensor.ts";
+import type { ArtifactName, Artifacts } from "../stage.ts";
+
+/** What the stages of one scope have set, on top of what the scopes around it hold. */
+export class ArtifactStore implements Disposable {
+  readonly #own = new Map<ArtifactName, unknown>();
+
+  constructor(readonly parent?: ArtifactStore) {}
+
+  find<Name extends ArtifactName>(name: Name): Artifacts[Name] | undefined {
+    return (this.#own.get(name) as Artifacts[Name] | undefined) ?? this.parent?.find(name);
+  }
+
+  get<Name extends ArtifactName>(name: Name): Artifacts[Name] {
+    const value = this.find(name);
+    if (value === undefined) throw new Error(`No stage has given "${name}" so far`);
+    return value;
+  }
+
+  /** Replaces what this scope held under the name, and frees it if it was a tensor. */
+  set<Name extends ArtifactName>(name: Name, value: Artifacts[Name]): void {
+    const before = this.#own.get(name);
+    if (before instanceof Tensor && before !== value) before[Symbol.dispose]();
+    this.#own.set(name, value);
+  }
+
+  [Symbol.dispose](): void {
+    for (const value of this.#own.values()) if (value instanceof Tensor) value[Symbol.dispose]();
+    this.#own.clear();
+  }
+}

@@ -1,0 +1,95 @@
+import { realpathSync } from "node:fs";
+import { basename, dirname } from "node:path";
+import { UserError } from "../../base/errors.ts";
+import { bytesText } from "../../base/units.ts";
+import { fetchFiles, fetchModel, type FetchOptions, type Snapshot } from "../../hub/fetch_files.ts";
+import { NoSuchRepository } from "../../hub/refusal.ts";
+import type { HubRepository } from "../../hub/repository.ts";
+import { HubUnreachable } from "../../hub/session.ts";
+import type { Report } from "./events.ts";
+
+/** A name on the hub: "gpt2" or "facebook/opt-125m". */
+export const HUB_ID = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
+
+/** Fetches what a run names on the Hugging Face hub and remembers which commits that were. */
+export class HubAccess {
+  /** Commit hashes by "id@revision". */
+  readonly commits: Record<string, string> = {};
+
+  /** @param beforeWeights Called before the weights of a model are fetched, which may take long. */
+  constructor(
+    readonly report: Report,
+    readonly signal: AbortSignal,
+    readonly beforeWeights: () => Promise<void>,
+  ) {}
+
+  /**
+   * The files of a model that a run needs.
+   *
+   * @param id What is no folder on this machine.
+   * @param check Called with the folder when all but the weights are there.
+   */
+  async model(id: string, revision: string, check: (folder: string) => void): Promise<Snapshot> {
+    const repository: HubRepository = { type: "model", id, revision };
+    const beforeWeights = async (folder: string) => {
+      check(folder);
+      await this.beforeWeights();
+    };
+    try {
+      return this.#remember(await fetchModel(repository, { ...this.#options(id), beforeWeights }));
+    } catch (error) {
+      if (!(error instanceof NoSuchRepository || error instanceof HubUnreachable)) throw error;
+      const message = `${error.message}; a folder "${id}" is not there either`;
+      throw new UserError(message, { cause: error });
+    }
+  }
+
+  /** Files of a data set; gives the folder that holds them. */
+  async dataset(repository: HubRepository, paths: string[]): Promise<string> {
+    const options = this.#options(repository.id);
+    return this.#remember(await fetchFiles(repository, paths, options)).folder;
+  }
+
+  #remember(snapshot: Snapshot): Snapshot {
+    const { repository: { id, revision }, commit, downloadedBytes } = snapshot;
+    this.commits[`${id}@${revision}`] = commit;
+    if (downloadedBytes > 0) {
+      const text = `${id}: ${bytesText(downloadedBytes)} downloaded, to ${snapshot.folder}`;
+      this.report({ type: "stage", stage: "download", text });
+    }
+    return snapshot;
+  }
+
+  #options(id: string): FetchOptions {
+    return {
+      signal: this.signal,
+      onProgress: ({ doneBytes, totalBytes, bytesPerSecond }) =>
+        this.report({
+          type: "progress",
+          stage: "download",
+          done: doneBytes,
+          total: totalBytes,
+          text: id,
+          detail: `${bytesText(doneBytes)} of ${bytesText(totalBytes)}` +
+            (bytesPerSecond > 0 ? `, ${bytesText(bytesPerSecond)}/s` : ""),
+        }),
+      onWarning: (message) => this.report({ type: "warning", message }),
+    };
+  }
+}
+
+/** What a file in the hub's cache is called whatever the cache and the commit: "id/path". */
+export function hubName(path: string): string | undefined {
+  const found = /(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\][0-9a-f]{40}[/\\](.+)$/.exec(
+    path,
+  );
+  return found ? `${found[1].replace("--", "/")}/${found[2]}` : undefined;
+}
+
+/** The sha256 of a file in the hub's cache if its name says it: it was checked by the download. */
+export function hubSha256(path: string): string | undefined {
+  if (!hubName(path)) return undefined;
+  const blob = realpathSync(path);
+  const isBlob = basename(dirname(blob)) === "blobs" && /^[0-9a-f]{64}$/.test(basename(blob));
+  return isBlob ? basename(blob) : undefined;
+}

@@ -1,0 +1,389 @@
+import { createHash } from "node:crypto";
+import { statSync } from "node:fs";
+import { setImmediate } from "node:timers/promises";
+import { UserError } from "../../base/errors.ts";
+import { PipelineFileError } from "../config/errors.ts";
+import { bytesOf } from "../../base/units.ts";
+import { VERSION } from "../../base/version.ts";
+import { type FetchFiles, type LocalDataset, openDataset } from "../../data/datasets.ts";
+import { Gpu } from "../../gpu/device.ts";
+import { sha256InSteps, sha256OfFile } from "../../storage/files.ts";
+import type { PipelineConfig, PlannedStage } from "../config/config.ts";
+import type { LayerStage, ModelContext, ModelStage, Stage } from "../stage.ts";
+import { ArtifactStore } from "./artifacts.ts";
+import type { LayerRecord, Report } from "./events.ts";
+import { HubAccess, hubName, hubSha256 } from "./hub_access.ts";
+import { quantizeLayers } from "./layers.ts";
+import type { RunRecord } from "./record.ts";
+import { type PlannedRun, RunFolder } from "./run_folder.ts";
+
+export interface RunOptions {
+  report?: Report;
+  /** Aborting it ends the run at the next pause; what is complete stays. */
+  signal?: AbortSignal;
+  /** Replaces what a different run left in the output folder. */
+  overwrite?: boolean;
+  /** Writes the report of a finished run into its folder; there is none if absent. */
+  writeReport?: WriteReport;
+}
+
+/**
+ * Writes the report of a finished run.
+ *
+ * @param folder The output folder of the run.
+ * @param original The folder of the original model, if the run had one.
+ * @param pause Called now and then; may throw to end the work.
+ * @throws {UserError} If a model cannot be read or a file cannot be written.
+ */
+export type WriteReport = (
+  folder: string,
+  record: RunRecord,
+  original: string | undefined,
+  pause: () => Promise<void>,
+) => Promise<void>;
+
+/** A stage of the plan with the kind of stage known. */
+export interface Planned<Kind extends Stage> {
+  stage: Kind;
+  // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
+  options: any;
+}
+
+/**
+ * Adds up the seconds of each stage: those of the GPU for what is only queued, those of the clock for
+ * the rest. What the host does while the GPU is at work counts for both.
+ */
+export class StageClock {
+  readonly #seconds: Record<string, number> = {};
+  readonly #bytes: Record<string, number> = {};
+
+  constructor(readonly gpu: Gpu) {}
+
+  /** Waits for the GPU before and after, so that the work counts and nothing else. */
+  async time<Result>(stage: string, work: () => Promise<Result>, stands = 1): Promise<Result> {
+    await this.gpu.idle();
+    const workToTheEnd = async () => {
+      const result = await work();
+      await this.gpu.idle();
+      return result;
+    };
+    return await this.host(stage, workToTheEnd, stands);
+  }
+
+  /**
+   * Counts what the GPU takes for the work that is queued; waits only if the GPU cannot tell.
+   *
+   * @param stands How many times it counts, where one of several equal pieces of work is measured.
+   */
+  async queue<Result>(stage: string, work: () => Promise<Result>, stands = 1): Promise<Result> {
+    if (!this.gpu.isTimed) return await this.time(stage, work, stands);
+    this.#seconds[stage] ??= 0; // a stage that gives the GPU nothing to do is there too
+    const before = this.gpu.section({ name: stage, stands });
+    try {
+      return await this.#measured(stage, work);
+    } finally {
+      this.gpu.section(before);
+    }
+  }
+
+  /** Counts what the host takes. */
+  async host<Result>(stage: string, work: () => Promise<Result>, stands = 1): Promise<Result> {
+    const start = performance.now();
+    const result = await this.#measured(stage, work);
+    const seconds = stands * (performance.now() - start) / 1000;
+    this.#seconds[stage] = (this.#seconds[stage] ?? 0) + seconds;
+    return result;
+  }
+
+  /** Notes what tensors take while a stage runs: what is allocated while its work is queued. */
+  async #measured<Result>(stage: string, work: () => Promise<Result>): Promise<Result> {
+    this.gpu.takeHighest();
+    const result = await work();
+    this.#bytes[stage] = Math.max(this.#bytes[stage] ?? 0, this.gpu.takeHighest());
+    return result;
+  }
+
+  /** The most bytes that tensors took while each stage ran. */
+  get peakBytes(): Record<string, number> {
+    return { ...this.#bytes };
+  }
+
+  /** Seconds by stage; waits for the GPU. */
+  async seconds(): Promise<Record<string, number>> {
+    const all = { ...this.#seconds };
+    for (const [stage, seconds] of Object.entries(await this.gpu.sectionSeconds())) {
+      all[stage] = (all[stage] ?? 0) + seconds;
+    }
+    return all;
+  }
+}
+
+/** Columns per block where no stage says how many, and what a stage may say. */
+const BLOCK_SIZE = 128;
+const BLOCK_SIZES = [32, 64, 128, 256];
+
+/**
+ * Runs a pipeline from the first stage to the last, or goes on where an earlier run of the same
+ * pipeline was interrupted.
+ *
+ * @returns The record that is also in run.json.
+ * @throws {UserError} If the input or the machine does not allow it.
+ * @throws {DOMException} "AbortError" if the run was interrupted by the signal.
+ */
+export async function runPipeline(
+  config: PipelineConfig<Stage>,
+  options: RunOptions = {},
+): Promise<RunRecord> {
+  const {
+    report = () => {},
+    signal = new AbortController().signal,
+    overwrite = false,
+    writeReport = async () => {},
+  } = options;
+  const started = performance.now();
+  const { adapter, memory } = config.gpu;
+  await using gpu = await Gpu.open({ adapter, memory: memory ? bytesOf(memory) : undefined });
+  const clock = new StageClock(gpu);
+  using artifacts = new ArtifactStore();
+  const layerRecords: LayerRecord[] = [];
+  // Data come before large weights: what is wrong with them is found before these are downloaded.
+  let dataFiles: string[] | undefined;
+  const fetchData = async (): Promise<string[]> => {
+    if (dataFiles) return dataFiles;
+    const files: string[] = [];
+    for (const { stage, options } of config.stages) {
+      files.push(...await stage.inputs?.(context, options) ?? []);
+    }
+    return dataFiles = files;
+  };
+  const hub = new HubAccess(report, signal, async () => void await fetchData());
+  const datasets = new Map<string, LocalDataset>();
+  const context: ModelContext = {
+    gpu,
+    hub,
+    model: config.model,
+    seed: config.seed,
+    blockSize: blockSizeOf(config.stages),
+    layerRecords,
+    report,
+    signal,
+    get folder() {
+      return folder; // there once the model is known
+    },
+    async dataset(dataset, use) {
+      const key = `${use} ${dataset}`;
+      const known = datasets.get(key);
+      if (known) return known;
+      const fetch: FetchFiles = (repository, paths) => hub.dataset(repository, paths);
+      const opened = await openDataset(dataset, use, fetch);
+      datasets.set(key, opened);
+      return opened;
+    },
+    sha256: (path) => {
+      const hash = inputs[hubName(path) ?? path]; // there once the model is known
+      if (hash === undefined) throw new Error(`"${path}" is no input of the run`);
+      return hash;
+    },
+    async pause() {
+      await setImmediate();
+      signal.throwIfAborted();
+    },
+    get: (name) => artifacts.get(name),
+    find: (name) => artifacts.find(name),
+    set: (name, value) => artifacts.set(name, value),
+  };
+  const isModelStage = (planned: PlannedStage<Stage>): planned is PlannedStage<ModelStage> =>
+    planned.stage.scope === "model";
+  const firstInner = config.stages.findIndex((planned) => !isModelStage(planned));
+  const innerEnd = config.stages.findLastIndex((planned) => !isModelStage(planned)) + 1;
+  const before = firstInner < 0 ? config.stages : config.stages.slice(0, firstInner);
+  const inner = config.stages.slice(before.length, innerEnd);
+  const after = firstInner < 0 ? [] : config.stages.slice(innerEnd);
+  if (inner.length > 0 && !before.some(({ stage }) => stage.gives.includes("model-files"))) {
+    const [{ stage, where }] = inner;
+    const message = `Stage "${stage.name}" needs "model-files", which stage "download" gives; ` +
+      `put download before it`;
+    throw new PipelineFileError([{ where, message }]);
+  }
+  const observer = inner.find(({ stage }) => stage.scope === "layer" && stage.observe);
+  if (observer && !before.some(({ stage }) => stage.gives.includes("calibration"))) {
+    const { stage, where } = observer;
+    const message = `Stage "${stage.name}" needs "calibration", which stage "calibrate" gives; ` +
+      `put calibrate before it`;
+    throw new PipelineFileError([{ where, message }]);
+  }
+  const runModelStages = async (stages: PlannedStage<Stage>[]) => {
+    for (const planned of stages.filter(isModelStage)) {
+      await context.pause();
+      await clock.time(planned.stage.name, () => planned.stage.run(context, planned.options));
+    }
+  };
+
+  // What a run is identified by can be told only when the model's files are there.
+  const findsModel = before.findIndex(({ stage }) => stage.gives.includes("model-files")) + 1;
+  await runModelStages(before.slice(0, findsModel));
+  using model = artifacts.find("model-files");
+  const inputs = await hashInputs(context, [...model?.files ?? [], ...await fetchData()]);
+  const planned: PlannedRun = {
+    identity: identityOf(config, inputs),
+    billm: VERSION,
+    mode: config.mode,
+    seed: config.seed,
+    stages: config.stages.map(({ stage, options }) => ({ name: stage.name, options })),
+    inputs,
+  };
+  const folder = RunFolder.open(config.output, planned, overwrite);
+  /** The run is done whether or not its report can be written. */
+  const reportOn = async (record: RunRecord) => {
+    try {
+      await writeReport(folder.path, record, model?.folder, context.pause);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      const message = `The run is done, but its report was not written: ${error.message}`;
+      report({ type: "warning", message });
+    }
+  };
+  if (folder.state === "done") {
+    if (!folder.hasReport) await reportOn(folder.earlier!);
+    report({ type: "already-done", output: config.output });
+    return folder.earlier!;
+  }
+  for (const { stage, options } of config.stages) await stage.check?.(context, options);
+  folder.begin();
+  layerRecords.push(...folder.layers);
+  const resumed = [...layerRecords];
+  const earlierSeconds = resumed.reduce((sum, { seconds }) => sum + seconds, 0);
+  const record: RunRecord = {
+    status: "running",
+    ...planned,
+    deno: Deno.version.deno,
+    adapter: gpu.name,
+    name: config.name,
+    model: config.model,
+    ...(Object.keys(hub.commits).length > 0 && { commits: hub.commits }),
+    started: folder.earlier?.started ?? new Date().toISOString(),
+  };
+  folder.saveRecord(record);
+  folder.savePipeline(config.text);
+  report({
+    type: "start",
+    name: config.name,
+    output: config.output,
+    adapter: gpu.name,
+    software: gpu.software,
+    resumedLayers: layerRecords.length,
+  });
+  if (layerRecords.length > 0 && folder.earlier!.adapter !== gpu.name) {
+    report({
+      type: "warning",
+      message: `The run began on "${folder.earlier!.adapter}" and goes on on "${gpu.name}"; ` +
+        `adapters round differently, so the result may differ in some bits`,
+    });
+  }
+
+  await runModelStages(before.slice(findsModel));
+  let peak = gpu.memory.peak;
+  if (inner.length > 0) {
+    await quantizeLayers(context, artifacts, inner, clock, (bytes) => peak = Math.max(peak, bytes));
+    for (const { stage, options } of inner) {
+      const { finish } = stage as LayerStage;
+      if (finish) await clock.time(stage.name, () => finish(context, options));
+    }
+  }
+  await runModelStages(after);
+
+  const done: RunRecord = {
+    ...record,
+    status: "done",
+    finished: new Date().toISOString(),
+    seconds: earlierSeconds + (performance.now() - started) / 1000,
+    secondsByStage: summed([await clock.seconds(), ...resumed.map((l) => l.secondsByStage)]),
+    peakGpuBytes: Math.max(peak, gpu.memory.peak, ...layerRecords.map((l) => l.peakGpuBytes)),
+    peakGpuBytesByStage: greatest([clock.peakBytes, ...resumed.map(peakBytesOf)]),
+    layers: layerRecords,
+    packed: artifacts.find("packed-model"),
+    evaluation: artifacts.find("evaluation"),
+  };
+  folder.saveRecord(done);
+  await reportOn(done);
+  report({ type: "end", output: config.output, seconds: done.seconds! });
+  return done;
+}
+
+function peakBytesOf({ peakGpuBytesByStage = {} }: LayerRecord): Record<string, number> {
+  return peakGpuBytesByStage;
+}
+
+/** The greatest of each figure. */
+function greatest(records: Record<string, number>[]): Record<string, number> {
+  const most: Record<string, number> = {};
+  for (const [name, value] of records.flatMap((record) => Object.entries(record))) {
+    most[name] = Math.max(most[name] ?? 0, value);
+  }
+  return most;
+}
+
+/** The figures of all records together. */
+function summed(records: Record<string, number>[]): Record<string, number> {
+  const sums: Record<string, number> = {};
+  for (const [name, value] of records.flatMap((record) => Object.entries(record))) {
+    sums[name] = (sums[name] ?? 0) + value;
+  }
+  return sums;
+}
+
+function blockSizeOf(stages: PlannedStage<Stage>[]): number {
+  for (const { options } of stages) {
+    // Columns that share a scale are a block, but a whole row is not.
+    if (BLOCK_SIZES.includes(options["group-size"])) return options["group-size"];
+  }
+  const planned = stages.find(({ options }) => options["block-size"] !== undefined);
+  const size = planned ? planned.options["block-size"] : BLOCK_SIZE;
+  if (BLOCK_SIZES.includes(size)) return size;
+  const { stage, where } = planned!;
+  const message = `${stage.name}.block-size must be one of ${
+    BLOCK_SIZES.join(", ")
+  }, found ${size}`;
+  throw new PipelineFileError([{ where, message }]);
+}
+
+/** The hashes of files by their paths; those from the hub by their names there. */
+async function hashInputs(
+  { report, pause }: ModelContext,
+  paths: readonly string[],
+): Promise<Record<string, string>> {
+  const known = new Map(paths.map((path) => [path, hubSha256(path)]));
+  const sizeOf = (path: string) => known.get(path) ? 0 : statSync(path).size;
+  const total = paths.reduce((sum, path) => sum + sizeOf(path), 0);
+  const text = "hashing the inputs";
+  const inputs: Record<string, string> = {};
+  let before = 0;
+  for (const path of paths) {
+    let hash = known.get(path);
+    let done = before;
+    for (const steps = sha256InSteps(path); hash === undefined;) {
+      const step = steps.next();
+      if (step.done) hash = step.value;
+      else report({ type: "progress", stage: "download", done: done += step.value, total, text });
+      await pause();
+    }
+    before += sizeOf(path);
+    inputs[hubName(path) ?? path] = hash;
+  }
+  return inputs;
+}
+
+/**
+ * A hash of what the packed bytes and the metrics depend on: options, seed, the content of the inputs
+ * and of the modules of users' stages (not of what these import), and the program's version. The
+ * adapter is left out.
+ */
+function identityOf(config: PipelineConfig<Stage>, inputs: Record<string, string>): string {
+  const stages = config.stages.map(({ stage, options, module }) => ({
+    name: stage.name,
+    options,
+    code: module ? sha256OfFile(module) : stage.run.toString(),
+  }));
+  const everything = { version: VERSION, seed: config.seed, mode: config.mode, stages, inputs };
+  return createHash("sha256").update(JSON.stringify(everything)).digest("hex");
+}

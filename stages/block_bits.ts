@@ -1,0 +1,93 @@
+import { UserError } from "../base/errors.ts";
+import { emptyBits, quantizeBlock } from "../codecs/billm/quantize_block.ts";
+import { constant } from "../gpu/constant.ts";
+import { fitSalient, fitZones } from "../gpu/kernels/binarize/fit_rows.ts";
+import { refineFits } from "../gpu/kernels/binarize/refine_fits.ts";
+import { MAX_BLOCK } from "../gpu/kernels/binarize/search.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import type { BlockContext } from "../pipeline/stage.ts";
+
+/**
+ * The salient columns of a block; none if no stage has selected any.
+ *
+ * @returns u32 `[cols]`, a view of what others own.
+ */
+export function salientColumnsOf({ gpu, block, find }: BlockContext): Tensor {
+  const found = find("salient-columns");
+  if (found) return found.view(0, found.shape);
+  return constant(gpu, new Float32Array(MAX_BLOCK)).view(0, [block.cols], "u32"); // 0 has the same bits
+}
+
+/** How the bits of a block are chosen. */
+export interface BitChoice {
+  /** The columns to come in the block make up for each column's error. */
+  feedback: boolean;
+  /** Take the bits of the nearest value, not those that the fit saw. */
+  nearest: boolean;
+  /** Times that bits and fits are renewed in turn before; for `nearest`. */
+  refine: number;
+}
+
+/**
+ * Turns a block into bits with the fits that the stages before have made. What no stage has fitted
+ * gets the plainest fit: salient columns one plane, the others one zone.
+ *
+ * @returns "block-error", which is also set.
+ */
+export async function blockBits(
+  context: BlockContext,
+  choice: BitChoice,
+): Promise<Tensor> {
+  const { gpu, linear, block } = context;
+  const hasSalient = context.find("salient-columns") !== undefined;
+  const salient = salientColumnsOf(context);
+  let salientFit = context.find("salient-fit");
+  if (hasSalient && !salientFit) {
+    salientFit = await fitSalient(gpu, block.weight, salient, 1);
+    context.set("salient-fit", salientFit);
+  }
+  const zones = context.find("zones");
+  let zoneFits = context.find("zone-fits");
+  if (!zoneFits) {
+    zoneFits = await fitZones(gpu, block.weight, salient, zones);
+    context.set("zone-fits", zoneFits);
+  }
+  if (choice.refine > 0) {
+    const fits = { zoneFits, salientFit };
+    await refineFits(gpu, block.weight, salient, block.costs, fits, choice.refine);
+  }
+  const form = {
+    zones: zones ? 2 as const : 1 as const,
+    planes: salientFit ? salientFit.shape[1] / 2 : 0,
+  };
+  const { rows, cols } = linear;
+  linear.bits ??= emptyBits(gpu, { rows, cols, blockSize: block.size, ...form });
+  if (linear.bits.zones !== form.zones || linear.bits.planes !== form.planes) {
+    throw new UserError(
+      `The block of "${linear.name}" from column ${block.first} on has ${
+        formText(form)
+      }, the blocks ` +
+        `before it ${formText(linear.bits)}; a stage must do the same in each block`,
+    );
+  }
+  const input = {
+    first: block.first,
+    weight: block.weight,
+    salient,
+    salientFit,
+    zones,
+    zoneFits,
+    factor: context.find("factor"),
+    feedback: choice.feedback,
+    nearest: choice.nearest,
+  };
+  const error = await quantizeBlock(gpu, input, linear.bits, linear.quantized);
+  context.set("block-error", error);
+  return error;
+}
+
+function formText({ zones, planes }: { zones: number; planes: number }): string {
+  return `${zones} zone${zones === 1 ? "" : "s"} and ${planes} salient plane${
+    planes === 1 ? "" : "s"
+  }`;
+}

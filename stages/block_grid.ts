@@ -1,0 +1,75 @@
+import { fitGrid } from "../codecs/grid/fit_grid.ts";
+import { emptyGrid, type GridBits, type GridKind, SALIENT_BITS } from "../codecs/grid/grid.ts";
+import { markSalient } from "../codecs/grid/mark_salient.ts";
+import { quantizeGrid } from "../codecs/grid/quantize_grid.ts";
+import { saliency } from "../gpu/kernels/binarize/search.ts";
+import type { BlockContext } from "../pipeline/stage.ts";
+import { spreadError } from "./spread_error.ts";
+
+/** What a stage that puts weights on grids tells the block. */
+export interface GridChoice {
+  /** The stage's name. */
+  method: string;
+  grid: GridKind;
+  bits: GridBits;
+  /** Whether all columns of a row share a grid, not those of a block. */
+  perRow: boolean;
+  /** Which columns to come make up for an error: none, those beyond the block, all. */
+  feedback: "none" | "block" | "column";
+  /** Which weights are kept in more bits; none if absent. */
+  salient?: {
+    /** Of the weights that share a grid, in all rows. */
+    fraction: number;
+    metric: "hessian" | "magnitude";
+  };
+}
+
+/**
+ * Puts the weights of a block on grids, and sets "block-error".
+ *
+ * A grid is found when its first column is reached, from the weights as compensated until then; so is
+ * which of the weights on it are salient. Salient weights are on the range that their row has before
+ * anything is compensated.
+ */
+export async function blockGrid(context: BlockContext, choice: GridChoice): Promise<void> {
+  const { gpu, linear, block } = context;
+  const { method, grid, bits, perRow, feedback, salient } = choice;
+  const { rows, cols } = linear;
+  linear.method = method;
+  linear.grid ??= emptyGrid(gpu, {
+    rows,
+    cols,
+    groupSize: perRow ? cols : block.size,
+    grid,
+    bits,
+    salient: salient !== undefined,
+  });
+  const { fits, mask, salientFits } = linear.grid;
+  const isFirst = block.first === 0;
+  if (salientFits && isFirst) {
+    const range = { grid: "range", bits: SALIENT_BITS } as const;
+    await fitGrid(gpu, { ...range, weight: linear.weight, fits: salientFits });
+  }
+  const group = perRow ? 0 : block.first / block.size;
+  if (isFirst || !perRow) {
+    const weight = perRow ? linear.weight : block.weight;
+    if (salient && mask) {
+      const isCostly = salient.metric === "hessian";
+      using squares = isCostly
+        ? await saliency(gpu, weight, perRow ? context.get("column-costs") : block.costs)
+        : undefined;
+      await markSalient(gpu, squares ?? weight, salient.fraction, mask, block.first);
+    }
+    await fitGrid(gpu, { grid, bits, weight, mask, first: block.first, fits, group });
+  }
+  const input = {
+    first: block.first,
+    weight: block.weight,
+    group,
+    factor: context.find("factor"),
+    feedback: feedback === "column",
+  };
+  const error = await quantizeGrid(gpu, input, linear.grid, linear.quantized);
+  context.set("block-error", error);
+  if (feedback !== "none") await spreadError(context, error);
+}

@@ -1,0 +1,94 @@
+import { createHash } from "node:crypto";
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { VERSION } from "../base/version.ts";
+import type { CachedFigure } from "../models/metrics/figures.ts";
+
+/** Changes whenever what is measured, or how, changes; figures from before are measured anew then. */
+const PROTOCOL = 1;
+
+/** Everything that a figure depends on: hashes of the files, and the options of the measurement. */
+export type FigureKey = Readonly<Record<string, unknown>>;
+
+const entryForm = z.object({
+  key: z.string(),
+  measured: z.iso.datetime(),
+  adapter: z.string(),
+  /** Hash of the figure's JSON. */
+  sha256: z.string(),
+  figure: z.unknown(),
+});
+
+/**
+ * Figures that earlier runs have measured, by the content that they were measured on: one file each, in
+ * the folder `figures`. A file that is damaged counts as none, and one that cannot be written costs
+ * another measurement, no more.
+ */
+export class FigureCache {
+  readonly #folder?: string;
+
+  /** @param folder Where the program keeps what it has found out; nothing is kept if absent. */
+  constructor(folder: string | undefined) {
+    this.#folder = folder && join(folder, "figures");
+  }
+
+  /** A figure and where it comes from; undefined if it was not measured yet. */
+  find<Figure>(key: FigureKey): { figure: Figure; cached: CachedFigure } | undefined {
+    if (!this.#folder) return undefined;
+    const text = keyText(key);
+    try {
+      const entry = entryForm.parse(JSON.parse(readFileSync(this.#path(text), "utf8")));
+      const { measured, adapter, figure } = entry;
+      if (entry.key !== text || entry.sha256 !== sha256(JSON.stringify(figure))) return undefined;
+      return { figure: figure as Figure, cached: { measured, adapter } };
+    } catch {
+      return undefined; // none yet, or damaged: measured anew and written again
+    }
+  }
+
+  /** Keeps a figure; a reader finds all of it or nothing. */
+  keep(key: FigureKey, figure: unknown, adapter: string): void {
+    if (!this.#folder || !isFiniteThroughout(figure)) return; // JSON has no infinity
+    const text = keyText(key);
+    const entry: z.output<typeof entryForm> = {
+      key: text,
+      measured: new Date().toISOString(),
+      adapter,
+      sha256: sha256(JSON.stringify(figure)),
+      figure,
+    };
+    const path = this.#path(text);
+    const temporary = `${path}.${crypto.randomUUID()}`; // other processes write theirs
+    try {
+      mkdirSync(this.#folder, { recursive: true });
+    } catch {
+      return; // the next run measures again
+    }
+    try {
+      writeFileSync(temporary, JSON.stringify(entry, null, 2) + "\n");
+      renameSync(temporary, path);
+    } catch {
+      rmSync(temporary, { force: true }); // a full disk, or a folder that cannot be written
+    }
+  }
+
+  #path(text: string): string {
+    return join(this.#folder!, `${sha256(text)}.json`);
+  }
+}
+
+/** The program's version is a part of it: another one may round otherwise. */
+function keyText(key: FigureKey): string {
+  return JSON.stringify({ protocol: PROTOCOL, billm: VERSION, ...key });
+}
+
+function sha256(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
+}
+
+function isFiniteThroughout(value: unknown): boolean {
+  if (typeof value === "number") return Number.isFinite(value);
+  return typeof value !== "object" || value === null ||
+    Object.values(value).every(isFiniteThroughout);
+}

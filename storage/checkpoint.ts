@@ -1,0 +1,201 @@
+import { distance } from "fastest-levenshtein";
+import { basename, dirname, join } from "node:path";
+import { UserError } from "../base/errors.ts";
+import { readJson } from "./json.ts";
+import { readPytorch } from "./pytorch.ts";
+import {
+  isFloatDtype,
+  readHeader,
+  rowsOf,
+  type StoredTensor,
+  TensorReader,
+  toFloat32,
+} from "./safetensors.ts";
+
+/** Finds the tensors in a file; see {@link readHeader}. */
+type FindTensors = (path: string) => Map<string, StoredTensor>;
+
+/** How a folder may hold its weights; the first that is there is used. */
+const FORMATS: { index: string; single: string; find: FindTensors }[] = [
+  {
+    index: "model.safetensors.index.json",
+    single: "model.safetensors",
+    find: (path) => readHeader(path).tensors,
+  },
+  { index: "pytorch_model.bin.index.json", single: "pytorch_model.bin", find: readPytorch },
+];
+
+/**
+ * The weights in a model folder: `model.safetensors`, or the shards that
+ * `model.safetensors.index.json` lists, or else the same of `pytorch_model.bin`. Tensors are read
+ * when asked for, so memory holds no more than what the caller keeps. Shards stay open until the
+ * checkpoint is disposed.
+ */
+export class Checkpoint implements Disposable {
+  readonly #reader = new TensorReader();
+
+  private constructor(
+    readonly folder: string,
+    /** The names of the weight files in the folder, the index (if there is one) first. */
+    readonly files: string[],
+    /** By name, in the order of the index or, without one, of the file. */
+    readonly tensors: Map<string, StoredTensor>,
+  ) {}
+
+  /**
+   * Opens a folder and checks the headers of all its weight files.
+   *
+   * @throws {UserError} If there are no weights, or a file is missing, damaged or not as the index
+   *   says.
+   */
+  static open(folder: string): Checkpoint {
+    const names = listFolder(folder);
+    for (const { index, single, find } of FORMATS) {
+      if (names.includes(index)) {
+        const tensors = findInShards(folder, names, index, find);
+        const shards = new Set(tensors.values().map(({ file }) => basename(file)));
+        return new Checkpoint(folder, [index, ...[...shards].sort()], tensors);
+      }
+      if (names.includes(single)) {
+        return new Checkpoint(folder, [single], find(join(folder, single)));
+      }
+    }
+    const known = FORMATS.map(({ single }) => `"${single}"`).join(" or ");
+    throw new UserError(
+      `Cannot open "${folder}": it has no weights as ${known}, nor an index of such files`,
+    );
+  }
+
+  /** Opens a single safetensors file, whatever its name. */
+  static openFile(path: string): Checkpoint {
+    return new Checkpoint(dirname(path), [basename(path)], readHeader(path).tensors);
+  }
+
+  has(name: string): boolean {
+    return this.tensors.has(name);
+  }
+
+  /** @throws {UserError} If there is no such tensor. */
+  get(name: string): StoredTensor {
+    const tensor = this.tensors.get(name);
+    if (tensor) return tensor;
+    const near = [...this.tensors.keys()]
+      .map((known) => ({ known, edits: distance(known, name) }))
+      .sort((a, b) => a.edits - b.edits)
+      .slice(0, 3)
+      .map(({ known }) => `"${known}"`);
+    throw new UserError(
+      `Cannot find tensor "${name}" in "${this.folder}"; ` +
+        (near.length > 0 ? `the nearest names are ${near.join(", ")}` : "it has no tensors"),
+    );
+  }
+
+  /**
+   * The bytes of a tensor, or of `rows` of it from `first` on, row-major, in a fresh buffer. See
+   * {@link TensorReader.readBytes}.
+   */
+  readBytes(name: string, part?: { first: number; rows: number }): Uint8Array<ArrayBuffer> {
+    const tensor = this.get(name);
+    return this.#reader.readBytes(part ? rowsOf(tensor, part.first, part.rows) : tensor);
+  }
+
+  /**
+   * The bytes of a tensor, or of `rows` of it from `first` on, in pieces. See
+   * {@link TensorReader.readChunks}.
+   */
+  readChunks(
+    name: string,
+    chunkBytes: number,
+    part?: { first: number; rows: number },
+  ): Generator<Uint8Array<ArrayBuffer>> {
+    const tensor = this.get(name);
+    const wanted = part ? rowsOf(tensor, part.first, part.rows) : tensor;
+    return this.#reader.readChunks(wanted, chunkBytes);
+  }
+
+  /**
+   * The numbers of a tensor, or of `rows` of it from `first` on, row-major, as f32.
+   *
+   * @throws {UserError} If it is not stored as F16, BF16, F32 or F64.
+   */
+  readFloat32(name: string, part?: { first: number; rows: number }): Float32Array<ArrayBuffer> {
+    const { dtype, file } = this.get(name);
+    if (!isFloatDtype(dtype)) {
+      throw new UserError(
+        `Cannot use tensor "${name}" of "${file}": it is stored as ${dtype}; ` +
+          `F16, BF16, F32 and F64 are supported`,
+      );
+    }
+    return toFloat32(this.readBytes(name, part), dtype);
+  }
+
+  [Symbol.dispose](): void {
+    this.#reader[Symbol.dispose]();
+  }
+}
+
+/** The names in a folder, sorted. */
+function listFolder(folder: string): string[] {
+  try {
+    return [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    const problem = error instanceof Deno.errors.NotFound
+      ? "there is no such folder"
+      : error instanceof Deno.errors.NotADirectory
+      ? "it is not a folder"
+      : error.message;
+    throw new UserError(`Cannot open "${folder}": ${problem}`);
+  }
+}
+
+/** The tensors that the index lists, in its order; `names` are the files in the folder. */
+function findInShards(
+  folder: string,
+  names: string[],
+  index: string,
+  find: FindTensors,
+): Map<string, StoredTensor> {
+  const shards = new Map<string, Map<string, StoredTensor>>();
+  const tensors = new Map<string, StoredTensor>();
+  for (const [name, shard] of Object.entries(readWeightMap(join(folder, index)))) {
+    if (!names.includes(shard)) {
+      throw new UserError(
+        `Cannot open "${folder}": the index puts "${name}" in "${shard}", which is not there; ` +
+          `download the missing file`,
+      );
+    }
+    let found = shards.get(shard);
+    if (!found) shards.set(shard, found = find(join(folder, shard)));
+    const tensor = found.get(name);
+    if (!tensor) {
+      throw new UserError(
+        `Cannot open "${folder}": "${shard}" has no tensor "${name}", which the index puts there; ` +
+          `download both again`,
+      );
+    }
+    tensors.set(name, tensor);
+  }
+  return tensors;
+}
+
+/**
+ * The file name of each tensor that an index lists.
+ *
+ * @throws {UserError} If the index cannot be read or lists anything but files of its own folder.
+ */
+export function readWeightMap(path: string): Record<string, string> {
+  const refuse = (problem: string): never => {
+    throw new UserError(`Cannot read "${path}": ${problem}`);
+  };
+  const weightMap = readJson(path).weight_map;
+  if (typeof weightMap !== "object" || weightMap === null || Array.isArray(weightMap)) {
+    return refuse(`it has no object "weight_map"`);
+  }
+  for (const [name, file] of Object.entries(weightMap)) {
+    if (typeof file !== "string" || file === "" || /[\\/:]|^\.\.?$/.test(file)) {
+      refuse(`it puts "${name}" in ${JSON.stringify(file)}, which is no file name in its folder`);
+    }
+  }
+  return weightMap as Record<string, string>;
+}

@@ -1,0 +1,101 @@
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { UserError } from "../base/errors.ts";
+
+const REASONS: Record<string, string> = {
+  EACCES: "permission denied",
+  EPERM: "permission denied",
+  EROFS: "the file system is read-only",
+  ENOSPC: "no space left on the device",
+  ENOTDIR: "a part of the path is a file",
+  EISDIR: "it is a folder",
+  ENOENT: "no such file or folder",
+  EEXIST: "a file is in the way",
+};
+
+/** What went wrong with a file, in words. */
+export function reasonOf(error: unknown): string {
+  const { code, message } = error as { code?: string; message: string };
+  return REASONS[code ?? ""] ?? message;
+}
+
+/** Replaces a file at once: a reader, or a crash, finds the old content or the new one. */
+export function writeFileAtomically(path: string, content: string): void {
+  replaceAtomically(path, (temporary) => writeFileSync(temporary, content));
+}
+
+/** Copies the content of a file; the copy appears at once and whole. */
+export function copyFileAtomically(source: string, path: string): void {
+  replaceAtomically(path, (temporary) => writeFileSync(temporary, readFileSync(source)));
+}
+
+/** Likewise, a value as JSON for people to read. */
+export function writeJsonAtomically(path: string, value: unknown): void {
+  writeFileAtomically(path, JSON.stringify(value, null, 2) + "\n");
+}
+
+function replaceAtomically(path: string, write: (temporary: string) => void): void {
+  const temporary = `${path}.tmp`;
+  try {
+    write(temporary);
+    const file = openSync(temporary, "r+");
+    try {
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw new UserError(`Cannot write "${path}": ${reasonOf(error)}`);
+  }
+}
+
+/**
+ * The hash of a file, in steps of 64 MiB, each of which gives its bytes.
+ *
+ * @throws {UserError} If the file cannot be read.
+ */
+export function* sha256InSteps(path: string): Generator<number, string> {
+  const hash = createHash("sha256");
+  const buffer = new Uint8Array(1 << 20);
+  let file: number;
+  try {
+    file = openSync(path, "r");
+  } catch (error) {
+    throw new UserError(`Cannot read "${path}": ${reasonOf(error)}`);
+  }
+  try {
+    let step = 0;
+    for (let read = 0; (read = readSync(file, buffer)) > 0;) {
+      hash.update(buffer.subarray(0, read));
+      step += read;
+      if (step < 64 << 20) continue;
+      yield step;
+      step = 0;
+    }
+  } catch (error) {
+    throw new UserError(`Cannot read "${path}": ${reasonOf(error)}`);
+  } finally {
+    closeSync(file);
+  }
+  return hash.digest("hex");
+}
+
+/** @throws {UserError} If the file cannot be read. */
+export function sha256OfFile(path: string): string {
+  const steps = sha256InSteps(path);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
+}

@@ -1,0 +1,31 @@
+import { readFileSync } from "node:fs";
+import { UserError } from "../base/errors.ts";
+import { reasonOf } from "./files.ts";
+import { foreignContent } from "./safetensors.ts";
+
+/**
+ * Reads a JSON file of a model.
+ *
+ * @throws {UserError} If the file cannot be read or does not hold a JSON object.
+ */
+export function readJson(path: string): Record<string, unknown> {
+  const refuse = (problem: string): never => {
+    throw new UserError(`Cannot read "${path}": ${problem}`);
+  };
+  let text = "";
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    refuse(reasonOf(error));
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    refuse(foreignContent(text) ?? "it is not JSON; download it again");
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    refuse("it does not hold a JSON object");
+  }
+  return value as Record<string, unknown>;
+}

@@ -1,0 +1,688 @@
+import { createHash } from "node:crypto";
+import { dirname } from "node:path";
+import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
+import { checksumOf, checksumText, PackedMetadataError, readChecksums } from "./packed_metadata.ts";
+
+/** Bits per element, in the order of the reference implementation, which also orders its files. */
+export const DTYPE_BITS = {
+  BOOL: 8,
+  F4: 4,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  U8: 8,
+  I8: 8,
+  F8_E5M2: 8,
+  F8_E4M3: 8,
+  F8_E8M0: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2FNUZ: 8,
+  I16: 16,
+  U16: 16,
+  F16: 16,
+  BF16: 16,
+  I32: 32,
+  U32: 32,
+  F32: 32,
+  C64: 64,
+  F64: 64,
+  I64: 64,
+  U64: 64,
+} as const;
+
+/** An element type of the format. */
+export type StoredDtype = keyof typeof DTYPE_BITS;
+
+/** The element types that {@link toFloat32} reads. */
+export type FloatDtype = "F16" | "BF16" | "F32" | "F64";
+
+/**
+ * Where a tensor lies: `bytes` bytes from byte `offset` of `file`, row-major, little-endian; with
+ * `strides`, its elements lie apart or in another order.
+ */
+export interface StoredTensor {
+  name: string;
+  dtype: StoredDtype;
+  /** `[]` is one element. */
+  shape: number[];
+  file: string;
+  /** Of its first element, from the start of the file; may be any number, aligned or not. */
+  offset: number;
+  /** Of its elements together, without what may lie between them. */
+  bytes: number;
+  /** The steps from one index to the next, in elements, of a tensor that is not row-major. */
+  strides?: number[];
+  /** CRC-32 of its bytes, where the file says it. */
+  checksum?: number;
+  /** The tensor that this is some rows of, where that has a checksum. */
+  whole?: StoredTensor;
+}
+
+/** What the header of a file says. */
+export interface SafetensorsHeader {
+  /** By name, in the order of their offsets. */
+  tensors: Map<string, StoredTensor>;
+  metadata: Record<string, string>;
+}
+
+/** Longer headers are refused, as by the reference reader. */
+const MAX_HEADER_BYTES = 100_000_000;
+
+/**
+ * Reads and checks the header of a safetensors file; the tensors themselves are not read.
+ *
+ * Refuses what the reference reader refuses, and besides a key that occurs twice, which the format
+ * forbids, and a dimension of more than 2⁵³ - 1.
+ *
+ * @throws {UserError} If the file cannot be read or anything in the header is wrong.
+ * @see https://github.com/huggingface/safetensors#format
+ */
+export function readHeader(path: string): SafetensorsHeader {
+  const refuse = (problem: string): never => {
+    throw new UserError(`Cannot read "${path}": ${problem}`);
+  };
+  using file = openFile(path);
+  const { size, isDirectory } = file.statSync();
+  if (isDirectory) refuse("it is a folder");
+
+  const start = readRange(file, path, 0, Math.min(size, 512));
+  const foreign = foreignContent(new TextDecoder().decode(start));
+  if (foreign !== undefined) refuse(foreign);
+  if (size < 8) refuse(`it has ${count(size)}, too few for a header; download it again`);
+  const headerBytes = Number(new DataView(start.buffer).getBigUint64(0, true));
+  if (headerBytes > MAX_HEADER_BYTES) {
+    const found = `its header would be ${bytesText(headerBytes)} long, more than 100 MB`;
+    refuse(`it is not a safetensors file (${found})`);
+  }
+  const dataStart = 8 + headerBytes;
+  if (dataStart > size) {
+    refuse(`it lacks ${count(dataStart - size)} of its header; download it again`);
+  }
+
+  let tensors: StoredTensor[] = [];
+  let metadata: Record<string, string> = {};
+  try {
+    const members = parseHeader(readRange(file, path, 8, headerBytes));
+    metadata = checkMetadata(members.get("__metadata__"));
+    members.delete("__metadata__");
+    tensors = [...members].map(([name, info]) => checkTensor(name, info, path, dataStart));
+    tensors.sort((a, b) => a.offset - b.offset || a.bytes - b.bytes);
+    checkCover(tensors, dataStart);
+    const checksums = readChecksums(metadata, members.keys());
+    for (const tensor of checksums ? tensors : []) tensor.checksum = checksums!.get(tensor.name);
+  } catch (error) {
+    if (!(error instanceof FormatError || error instanceof PackedMetadataError)) throw error;
+    refuse(error.message);
+  }
+
+  const last = tensors.at(-1);
+  const end = last ? last.offset + last.bytes : dataStart;
+  if (size < end) {
+    refuse(`it lacks ${count(end - size)} of ${end}; download it again`);
+  }
+  if (size > end) {
+    refuse(`it has ${count(size - end)} after the last tensor; download it again`);
+  }
+  return { tensors: new Map(tensors.map((tensor) => [tensor.name, tensor])), metadata };
+}
+
+/** What is wrong in a file, to follow `Cannot read "x": `; who opened the file adds that. */
+export class FormatError extends Error {}
+
+/** The members of the header. Whole numbers are `bigint`, so that none loses digits. */
+function parseHeader(bytes: Uint8Array): Map<string, unknown> {
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw new FormatError("its header is not UTF-8");
+  }
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text, exactIntegers);
+  } catch {
+    throw new FormatError("its header is not JSON");
+  }
+  if (!isObject(parsed)) throw new FormatError("its header is not a JSON object");
+  const twice = repeatedKey(text);
+  if (twice !== undefined) throw new FormatError(`its header has the key "${twice}" twice`);
+  return new Map(Object.entries(parsed));
+}
+
+/** A reviver for `JSON.parse`. Not whole, for the reference reader too: `-0`, `1.0`, `1e3`. */
+function exactIntegers(key: string, value: unknown, context?: { source?: string }): unknown {
+  if (!key.isWellFormed() || (typeof value === "string" && !value.isWellFormed())) {
+    throw new SyntaxError("half a character");
+  }
+  const source = context?.source;
+  return typeof value === "number" && source && /^\d+$/.test(source) ? BigInt(source) : value;
+}
+
+/** The first key that an object of a (valid) JSON text has twice; `JSON.parse` keeps the last. */
+function repeatedKey(json: string): string | undefined {
+  const open: Set<string>[] = []; // the keys of each object around the place
+  for (let i = 0; i < json.length; i++) {
+    if (json[i] === "{") open.push(new Set());
+    if (json[i] === "}") open.pop();
+    if (json[i] !== '"') continue;
+    const start = i;
+    while (json[++i] !== '"') if (json[i] === "\\") i++;
+    let next = i + 1;
+    while (" \t\r\n".includes(json[next])) next++;
+    if (json[next] !== ":") continue;
+    const key = JSON.parse(json.slice(start, i + 1));
+    const keys = open.at(-1)!;
+    if (keys.has(key)) return key;
+    keys.add(key);
+  }
+}
+
+function checkMetadata(metadata: unknown): Record<string, string> {
+  if (metadata === undefined || metadata === null) return {};
+  if (!isObject(metadata)) throw new FormatError("its metadata is not a JSON object");
+  for (const [key, value] of Object.entries(metadata)) {
+    if (typeof value !== "string") {
+      throw new FormatError(`its metadata "${key}" is ${show(value)}, not a text`);
+    }
+  }
+  return metadata as Record<string, string>;
+}
+
+function checkTensor(name: string, info: unknown, file: string, dataStart: number): StoredTensor {
+  const tensor = `tensor "${name}"`;
+  if (!isObject(info)) throw new FormatError(`${tensor} is ${show(info)}, not a JSON object`);
+  const { dtype, shape, data_offsets: offsets } = info;
+  if (!isDtype(dtype)) {
+    throw new FormatError(`${tensor} has the dtype ${show(dtype)}, unknown to the format`);
+  }
+  if (!isIntegers(shape)) {
+    throw new FormatError(`${tensor} has the shape ${show(shape)}, not a list of whole numbers`);
+  }
+  if (!isIntegers(offsets) || offsets.length !== 2) {
+    throw new FormatError(`${tensor} has the offsets ${show(offsets)}, not two whole numbers`);
+  }
+  const [start, end] = offsets;
+  if (end < start) {
+    throw new FormatError(`${tensor} ends at byte ${end}, before its start ${start}`);
+  }
+
+  const type = `${dtype} ${show(shape)}`;
+  let bits = BigInt(DTYPE_BITS[dtype]);
+  for (const dimension of shape) {
+    bits *= dimension;
+    if (bits >= 2n ** 64n) throw new FormatError(`${tensor} is too large: ${type}`);
+  }
+  if (bits % 8n !== 0n) throw new FormatError(`${tensor} ends within a byte: ${type}`);
+  if (end - start !== bits / 8n) {
+    throw new FormatError(`${tensor} has ${end - start} bytes, but ${type} needs ${bits / 8n}`);
+  }
+  if (end > Number.MAX_SAFE_INTEGER || shape.some((size) => size > Number.MAX_SAFE_INTEGER)) {
+    throw new FormatError(`${tensor} is too large: ${type}`);
+  }
+  return {
+    name,
+    dtype,
+    shape: shape.map(Number),
+    file,
+    offset: dataStart + Number(start),
+    bytes: Number(end - start),
+  };
+}
+
+/** Checks that tensors, in the order of their offsets, leave no hole and share no byte. */
+function checkCover(tensors: StoredTensor[], dataStart: number): void {
+  let end = dataStart;
+  let previous = "";
+  for (const { name, offset, bytes } of tensors) {
+    if (offset > end) {
+      throw new FormatError(`its bytes ${end} to ${offset} belong to no tensor`);
+    }
+    if (offset < end) {
+      throw new FormatError(`tensors "${previous}" and "${name}" share bytes`);
+    }
+    end = offset + bytes;
+    previous = name;
+  }
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isDtype(value: unknown): value is StoredDtype {
+  return typeof value === "string" && Object.hasOwn(DTYPE_BITS, value);
+}
+
+function isIntegers(value: unknown): value is bigint[] {
+  return Array.isArray(value) && value.every((item) => typeof item === "bigint");
+}
+
+function show(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(show).join(", ")}]`;
+  if (isObject(value)) return "an object";
+  if (value === undefined) return "(none)";
+  return typeof value === "string" ? `"${value}"` : String(value);
+}
+
+/** Bytes that are read at once to compare a tensor with its checksum. */
+const CHECKED_BYTES = 1 << 24;
+
+/**
+ * Reads tensors from their files, which it keeps open until it is disposed. A tensor with a checksum
+ * is compared with it when it, or a part of it, is read for the first time.
+ *
+ * All methods throw a {@link UserError} if a file cannot be read, has become shorter, or holds other
+ * bytes than the checksum says.
+ */
+export class TensorReader implements Disposable {
+  readonly #files = new Map<string, Deno.FsFile>();
+  /** Tensors that have the bytes that their checksums say. */
+  readonly #checked = new WeakSet<StoredTensor>();
+
+  /**
+   * Reads the bytes of a tensor.
+   *
+   * @param into Where to put them; a fresh buffer, if absent.
+   * @returns The `tensor.bytes` bytes, at the start of `into`.
+   * @throws {RangeError} If `into` is shorter than the tensor.
+   */
+  readBytes(tensor: StoredTensor, into?: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+    if (into && into.length < tensor.bytes) {
+      throw new RangeError(
+        `Cannot read "${tensor.name}" into ${into.length} bytes: it has ${tensor.bytes}`,
+      );
+    }
+    this.#checkWhole(tensor);
+    const file = this.#open(tensor.file);
+    if (tensor.strides) return gather(file, tensor, tensor.strides, into);
+    const bytes = readRange(file, tensor.file, tensor.offset, tensor.bytes, into);
+    if (this.#isToCheck(tensor)) this.#compare(tensor, checksumOf(bytes));
+    return bytes;
+  }
+
+  /**
+   * Reads the bytes of a tensor in pieces of `chunkBytes`; the last one may be shorter. With
+   * strides, pieces are whole rows, or parts of one, of at most `chunkBytes` or a single element.
+   * Each is valid until the next is asked for, as it may lie in the same buffer. A whole tensor is
+   * compared with its checksum after the last piece.
+   */
+  *readChunks(tensor: StoredTensor, chunkBytes: number): Generator<Uint8Array<ArrayBuffer>> {
+    if (!(chunkBytes >= 1)) throw new RangeError(`Cannot read chunks of ${chunkBytes} bytes`);
+    if (tensor.strides) return yield* this.#readRowChunks(tensor, tensor.strides, chunkBytes);
+    this.#checkWhole(tensor);
+    const buffer = new Uint8Array(Math.min(chunkBytes, tensor.bytes));
+    const isToCheck = this.#isToCheck(tensor);
+    let checksum = 0;
+    for (let done = 0; done < tensor.bytes; done += chunkBytes) {
+      const length = Math.min(chunkBytes, tensor.bytes - done);
+      const file = this.#open(tensor.file);
+      const chunk = readRange(file, tensor.file, tensor.offset + done, length, buffer);
+      if (isToCheck) checksum = checksumOf(chunk, checksum);
+      yield chunk;
+    }
+    if (isToCheck) this.#compare(tensor, checksum);
+  }
+
+  /** Before a part of a tensor is read, compares the whole with its checksum. */
+  #checkWhole({ whole }: StoredTensor): void {
+    if (!whole || !this.#isToCheck(whole)) return;
+    for (const _ of this.readChunks(whole, CHECKED_BYTES));
+  }
+
+  #isToCheck(tensor: StoredTensor): boolean {
+    return tensor.checksum !== undefined && !this.#checked.has(tensor);
+  }
+
+  #compare(tensor: StoredTensor, found: number): void {
+    if (found !== tensor.checksum) {
+      throw new UserError(
+        `Cannot read "${tensor.file}": tensor "${tensor.name}" has the checksum ` +
+          `${checksumText(found)}, not ${checksumText(tensor.checksum!)}; the file is damaged`,
+      );
+    }
+    this.#checked.add(tensor);
+  }
+
+  *#readRowChunks(
+    tensor: StoredTensor,
+    strides: number[],
+    chunkBytes: number,
+  ): Generator<Uint8Array<ArrayBuffer>> {
+    const [rows, ...shape] = tensor.shape;
+    const rowBytes = tensor.bytes / rows;
+    if (rowBytes > chunkBytes && shape.length > 0) {
+      for (let row = 0; row < rows; row++) {
+        const part = { ...rowsOf(tensor, row, 1), shape, strides: strides.slice(1) };
+        yield* this.readChunks(part, chunkBytes);
+      }
+      return;
+    }
+    const step = Math.max(1, Math.floor(chunkBytes / rowBytes));
+    const buffer = new Uint8Array(Math.min(step, rows) * rowBytes);
+    for (let row = 0; row < rows; row += step) {
+      yield this.readBytes(rowsOf(tensor, row, Math.min(step, rows - row)), buffer);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const file of this.#files.values()) file.close();
+    this.#files.clear();
+  }
+
+  #open(path: string): Deno.FsFile {
+    let file = this.#files.get(path);
+    if (!file) {
+      file = openFile(path);
+      this.#files.set(path, file);
+    }
+    return file;
+  }
+}
+
+/** Some rows, `shape[0]` in all, of a tensor. */
+export function rowsOf(tensor: StoredTensor, first: number, rows: number): StoredTensor {
+  const { checksum, ...whole } = tensor;
+  const { shape, strides, offset } = tensor;
+  const rowBytes = tensor.bytes / shape[0];
+  const step = strides ? strides[0] * DTYPE_BITS[tensor.dtype] / 8 : rowBytes;
+  return {
+    ...whole,
+    ...(checksum !== undefined && { whole: tensor }),
+    shape: [rows, ...shape.slice(1)],
+    offset: offset + first * step,
+    bytes: rows * rowBytes,
+  };
+}
+
+/** How much {@link gather} reads at once. */
+const WINDOW_BYTES = 1 << 16;
+
+/** Reads a tensor with strides as row-major bytes, in the order in which they lie in the file. */
+function gather(
+  file: Deno.FsFile,
+  { file: path, shape, dtype, offset, bytes }: StoredTensor,
+  strides: number[],
+  into = new Uint8Array(bytes),
+): Uint8Array<ArrayBuffer> {
+  if (bytes === 0) return into.subarray(0, 0);
+  const width = DTYPE_BITS[dtype] / 8;
+  let row = bytes;
+  const dimensions = shape.map((size, i) => ({ size, from: strides[i] * width, to: row /= size }))
+    .filter(({ size }) => size > 1)
+    .sort((a, b) => b.from - a.from);
+  const end = dimensions.reduce((sum, { size, from }) => sum + (size - 1) * from, offset + width);
+
+  const window = new Uint8Array(Math.min(WINDOW_BYTES, end - offset));
+  let start = 0; // of what the window holds
+  let held = 0;
+  const copy = (from: number, to: number, length: number): void => {
+    if (from < start || from + length > start + held) {
+      start = from;
+      held = Math.min(window.length, end - from);
+      readRange(file, path, start, held, window);
+    }
+    for (let i = 0; i < length; i++) into[to + i] = window[from - start + i];
+  };
+  const visit = (depth: number, from: number, to: number): void => {
+    if (depth === dimensions.length) return copy(from, to, width);
+    const { size, from: fromStep, to: toStep } = dimensions[depth];
+    if (depth === dimensions.length - 1 && fromStep === width && toStep === width) {
+      for (let done = 0; done < size * width; done += WINDOW_BYTES) {
+        copy(from + done, to + done, Math.min(WINDOW_BYTES, size * width - done));
+      }
+      return;
+    }
+    for (let i = 0; i < size; i++) visit(depth + 1, from + i * fromStep, to + i * toStep);
+  };
+  visit(0, offset, 0);
+  return into.subarray(0, bytes);
+}
+
+/** @throws {UserError} If the file cannot be opened. */
+export function openFile(path: string): Deno.FsFile {
+  try {
+    return Deno.openSync(path);
+  } catch (error) {
+    throw new UserError(`Cannot read "${path}": ${readProblem(error)}`);
+  }
+}
+
+/**
+ * Reads `bytes` bytes from byte `offset`, into the start of `into` or a fresh buffer.
+ *
+ * @throws {UserError} If the file cannot be read or ends before.
+ */
+export function readRange(
+  file: Deno.FsFile,
+  path: string,
+  offset: number,
+  bytes: number,
+  into = new Uint8Array(bytes),
+): Uint8Array<ArrayBuffer> {
+  const target = into.subarray(0, bytes);
+  try {
+    file.seekSync(offset, Deno.SeekMode.Start);
+    for (let done = 0; done < bytes;) {
+      const read = file.readSync(target.subarray(done));
+      if (read === null) {
+        throw new UserError(`Cannot read "${path}": it has become shorter since it was opened`);
+      }
+      done += read;
+    }
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    throw new UserError(`Cannot read "${path}": ${readProblem(error)}`);
+  }
+  return target;
+}
+
+/** Whether {@link toFloat32} reads this element type. */
+export function isFloatDtype(dtype: StoredDtype): dtype is FloatDtype {
+  return dtype === "F16" || dtype === "BF16" || dtype === "F32" || dtype === "F64";
+}
+
+/**
+ * Converts stored numbers to f32: exactly, but for F64, which is rounded to nearest.
+ *
+ * @param bytes Little-endian elements; need not be aligned.
+ * @returns A fresh array.
+ */
+export function toFloat32(bytes: Uint8Array, dtype: FloatDtype): Float32Array<ArrayBuffer> {
+  const { buffer } = new Uint8Array(bytes); // a copy is aligned
+  switch (dtype) {
+    case "F32":
+      return new Float32Array(buffer);
+    case "F64":
+      return new Float32Array(new Float64Array(buffer));
+    case "F16":
+      return new Float32Array(new Float16Array(buffer));
+    case "BF16": { // the upper half of an f32
+      const bits = new Uint32Array(new Uint16Array(buffer));
+      for (let i = 0; i < bits.length; i++) bits[i] <<= 16;
+      return new Float32Array(bits.buffer);
+    }
+  }
+}
+
+/** A tensor to be written; `data` gives all its bytes, in one piece or in several. */
+export interface TensorToWrite {
+  name: string;
+  dtype: StoredDtype;
+  shape: number[];
+  data: Uint8Array | Iterable<Uint8Array>;
+}
+
+/** What {@link writeSafetensors} wrote. */
+export interface WrittenFile {
+  /** Of the whole file. */
+  bytes: number;
+  /** Of the whole file, in hexadecimal. */
+  sha256: string;
+  /** Of the header with its length field: where the data starts. */
+  headerBytes: number;
+}
+
+/**
+ * Writes a safetensors file: first under the name `path + ".tmp"`, then, when it is safe on the
+ * disk, under its own. So `path` is at any time the old file or the whole new one.
+ *
+ * The layout is the reference implementation's: wider element types first, then by name, data from
+ * a multiple of 8. So every tensor is aligned, and equal tensors and metadata give equal bytes.
+ *
+ * @param tensors Their `data` is asked for in the order of the layout, one after the other.
+ * @throws {UserError} If the file cannot be written; the temporary file is removed.
+ * @throws {RangeError} If names repeat, or `data` has not the bytes that dtype and shape need.
+ */
+export function writeSafetensors(
+  path: string,
+  tensors: TensorToWrite[],
+  metadata: Record<string, string> = {},
+): WrittenFile {
+  const laidOut = tensors.toSorted((a, b) => dtypeRank(b) - dtypeRank(a) || byName(a, b));
+  const header = headerOf(laidOut, metadata);
+  const bytes = laidOut.reduce((sum, tensor) => sum + bytesOf(tensor), header.length);
+  const temporary = path + ".tmp";
+  const hash = createHash("sha256");
+  try {
+    {
+      using file = Deno.openSync(temporary, { write: true, create: true, truncate: true });
+      const write = (chunk: Uint8Array): void => {
+        hash.update(chunk);
+        for (let done = 0; done < chunk.length;) done += file.writeSync(chunk.subarray(done));
+      };
+      write(header);
+      for (const tensor of laidOut) writeData(tensor, write);
+      file.syncSync();
+    }
+    Deno.renameSync(temporary, path);
+    syncFolder(dirname(path));
+  } catch (error) {
+    removeIfThere(temporary);
+    throw new UserError(`Cannot write "${path}": ${writeProblem(error, bytes)}`);
+  }
+  return { bytes, sha256: hash.digest("hex"), headerBytes: header.length };
+}
+
+/** The length field, the JSON text and spaces up to a multiple of 8 bytes. */
+function headerOf(tensors: TensorToWrite[], metadata: Record<string, string>): Uint8Array {
+  const members = new Map<string, unknown>();
+  if (Object.keys(metadata).length > 0) members.set("__metadata__", metadata);
+  let offset = 0;
+  for (const tensor of tensors) {
+    const { name, dtype, shape } = tensor;
+    if (members.has(name) || name === "__metadata__") {
+      throw new RangeError(`Cannot write two tensors, or one and the metadata, named "${name}"`);
+    }
+    const end = offset + bytesOf(tensor);
+    members.set(name, { dtype, shape, data_offsets: [offset, end] });
+    offset = end;
+  }
+  const json = [...members].map(([key, value]) =>
+    `${JSON.stringify(key)}:${JSON.stringify(value)}`
+  );
+  const text = new TextEncoder().encode(`{${json.join(",")}}`);
+  const header = new Uint8Array(8 + Math.ceil(text.length / 8) * 8).fill(0x20);
+  new DataView(header.buffer).setBigUint64(0, BigInt(header.length - 8), true);
+  header.set(text, 8);
+  return header;
+}
+
+function writeData(tensor: TensorToWrite, write: (chunk: Uint8Array) => void): void {
+  let given = 0;
+  for (const chunk of tensor.data instanceof Uint8Array ? [tensor.data] : tensor.data) {
+    given += chunk.length;
+    write(chunk);
+  }
+  if (given !== bytesOf(tensor)) {
+    throw new RangeError(
+      `Tensor "${tensor.name}" gives ${given} bytes, but ` +
+        `${tensor.dtype} [${tensor.shape.join(", ")}] needs ${bytesOf(tensor)}`,
+    );
+  }
+}
+
+function bytesOf({ dtype, shape }: TensorToWrite): number {
+  return shape.reduce((product, size) => product * size, 1) * DTYPE_BITS[dtype] / 8;
+}
+
+function dtypeRank({ dtype }: TensorToWrite): number {
+  return Object.keys(DTYPE_BITS).indexOf(dtype);
+}
+
+function byName(a: TensorToWrite, b: TensorToWrite): number {
+  return a.name < b.name ? -1 : Number(a.name > b.name);
+}
+
+/** Makes a rename in a folder safe on the disk; Windows has no such call and needs none. */
+function syncFolder(folder: string): void {
+  if (Deno.build.os === "windows") return;
+  using handle = Deno.openSync(folder);
+  handle.syncSync();
+}
+
+function removeIfThere(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch (error) {
+    if (!isSystemError(error)) throw error; // the error that led here says more
+  }
+}
+
+/** Whether the operating system refused something, so that nobody's code is wrong. */
+function isSystemError(error: unknown): error is Error & { code: string } {
+  return error instanceof Error && "code" in error && typeof error.code === "string";
+}
+
+function readProblem(error: unknown): string {
+  if (!isSystemError(error)) throw error;
+  switch (error.code) {
+    case "ENOENT":
+      return "there is no such file";
+    case "EISDIR":
+      return "it is a folder";
+    case "EACCES":
+    case "EPERM":
+      return "the file is not readable";
+    default:
+      return error.message;
+  }
+}
+
+function writeProblem(error: unknown, bytes: number): string {
+  if (!isSystemError(error)) throw error;
+  switch (error.code) {
+    case "ENOENT":
+      return "there is no such folder";
+    case "EISDIR":
+      return "it is a folder";
+    case "EACCES":
+    case "EPERM":
+    case "EROFS":
+      return "the folder is not writable";
+    case "ENOSPC":
+    case "EDQUOT":
+      return `no space left on the device (needed ${bytesText(bytes)})`;
+    default:
+      return error.message;
+  }
+}
+
+/**
+ * Recognizes what downloads often leave in place of a file.
+ *
+ * @param start The first few hundred characters of the file.
+ * @returns What it is and what would do, to follow `Cannot read "x": `; undefined if not known.
+ */
+export function foreignContent(start: string): string | undefined {
+  if (start.startsWith("version https://git-lfs")) {
+    return "it is a Git LFS pointer, not the file itself; run `git lfs pull`";
+  }
+  if (/^\s*<(!doctype|html)/i.test(start)) {
+    return "it is an HTML page, perhaps an error message; download it again";
+  }
+}
+
+/** "1 byte", "2 bytes". */
+export function count(bytes: number): string {
+  return `${bytes} byte${bytes === 1 ? "" : "s"}`;
+}

@@ -1,0 +1,148 @@
+// Measures generation: tokens per second of prompt and continuation, and GPU memory.
+
+import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { bytesText } from "../../base/units.ts";
+import { Gpu } from "../../gpu/device.ts";
+import { type CacheDtype, cacheWidth } from "../../gpu/kernels/attention/attention_decode.ts";
+import {
+  continueTokens,
+  type GenerationEnd,
+  ResidentModel,
+} from "../../models/generation/generation.ts";
+import { ModelFiles } from "../../models/model_files.ts";
+import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "../task.ts";
+
+const HELP = `Usage: deno task bench:generate MODEL... [options]
+
+Has each model, packed or plain, continue a prompt of random tokens, and prints the tokens per second of
+both and the GPU memory that it takes. The figures are those of the fastest of several texts.
+
+Options
+  --prompt N      Tokens of the prompt (512)
+  --tokens N      Tokens to generate (128)
+  --runs N        Texts (3)
+  --cache DTYPE   f32 or f16 (f32)
+  --json          Print the figures as JSON, a line for each model
+  --help          Print this
+`;
+
+await runTask(async (signal) => {
+  const usageError = usageErrors("bench:generate");
+  const { values, positionals } = parseArguments(usageError, {
+    allowPositionals: true,
+    options: {
+      "prompt": { type: "string" },
+      "tokens": { type: "string" },
+      "runs": { type: "string" },
+      "cache": { type: "string" },
+      "json": { type: "boolean" },
+      "help": { type: "boolean", short: "h" },
+    },
+  });
+  if (values.help) return console.log(HELP);
+  if (positionals.length === 0) throw usageError("Give the folder of a model");
+  const { cache = "f32" } = values;
+  if (cache !== "f32" && cache !== "f16") {
+    throw usageError(`--cache must be f32 or f16, found "${cache}"`);
+  }
+  const prompt = count(usageError, "--prompt", values.prompt, 512);
+  const tokens = count(usageError, "--tokens", values.tokens, 128);
+  const runs = count(usageError, "--runs", values.runs, 3);
+  startInCallersFolder();
+  for (const folder of positionals) {
+    const figures = await measure(folder, { prompt, tokens, runs, cache, signal });
+    if (values.json) console.log(JSON.stringify(figures));
+    else console.log(textOf(figures));
+  }
+});
+
+interface Figures {
+  model: string;
+  adapter: string;
+  /** Of its weight files. */
+  fileBytes: number;
+  /** Of the keys and values of the longest text. */
+  cacheBytes: number;
+  /** GPU memory, with the cache: at most, and while tokens are generated. */
+  peakBytes: number;
+  generatingBytes: number;
+  promptTokens: number;
+  promptTokensPerSecond: number;
+  tokens: number;
+  tokensPerSecond: number;
+}
+
+interface Wanted {
+  prompt: number;
+  tokens: number;
+  runs: number;
+  cache: CacheDtype;
+  signal: AbortSignal;
+}
+
+async function measure(
+  folder: string,
+  { prompt, tokens, runs, cache, signal }: Wanted,
+): Promise<Figures> {
+  await using gpu = await Gpu.open();
+  using files = ModelFiles.open(folder);
+  using model = await ResidentModel.load(gpu, files, { signal });
+  const { architecture } = files;
+  const ids = Array.from(
+    { length: prompt },
+    (_, i) => (i * 7919 + 13) % architecture.vocabularySize,
+  );
+  const { layers, keyValueHeads, headDim } = architecture;
+  const capacity = Math.min(architecture.maxLength, prompt + tokens - 1);
+  const width = cacheWidth(keyValueHeads, headDim);
+  let fastest: Pick<GenerationEnd, "promptSeconds" | "seconds"> = {
+    promptSeconds: Infinity,
+    seconds: Infinity,
+  };
+  let generatingBytes = 0;
+  gpu.resetPeak();
+  for (let run = 0; run < runs; run++) {
+    const texts = continueTokens(model, ids, { maxTokens: tokens, cache, signal });
+    let next = await texts.next();
+    while (!next.done) {
+      const { current, pooled } = gpu.memory;
+      generatingBytes = Math.max(generatingBytes, current + pooled);
+      next = await texts.next();
+    }
+    signal.throwIfAborted();
+    const { promptSeconds, seconds } = next.value;
+    fastest = {
+      promptSeconds: Math.min(fastest.promptSeconds, promptSeconds),
+      seconds: Math.min(fastest.seconds, seconds),
+    };
+  }
+  return {
+    model: folder,
+    adapter: gpu.name,
+    fileBytes: readdirSync(folder)
+      .filter((name) => name.endsWith(".safetensors") && name !== "token_ids.safetensors")
+      .reduce((sum, name) => sum + statSync(join(folder, name)).size, 0),
+    cacheBytes: 2 * layers * capacity * width * (cache === "f16" ? 2 : 4),
+    peakBytes: gpu.memory.peak,
+    generatingBytes,
+    promptTokens: prompt,
+    promptTokensPerSecond: prompt / fastest.promptSeconds,
+    tokens,
+    tokensPerSecond: (tokens - 1) / fastest.seconds,
+  };
+}
+
+function textOf(figures: Figures): string {
+  const { fileBytes, cacheBytes, generatingBytes, peakBytes } = figures;
+  const share = 100 * (generatingBytes / (fileBytes + cacheBytes) - 1);
+  return [
+    `${figures.model} on ${figures.adapter}`,
+    `  prompt      ${figures.promptTokens} tokens at ${figures.promptTokensPerSecond.toFixed(1)}/s`,
+    `  generation  ${figures.tokens} tokens at ${figures.tokensPerSecond.toFixed(1)}/s`,
+    `  GPU memory  ${bytesText(generatingBytes)} while generating, ${
+      bytesText(peakBytes)
+    } at most; ` +
+    `files ${bytesText(fileBytes)}, cache ${bytesText(cacheBytes)} (${share.toFixed(1)} % more)`,
+  ].join("\n");
+}

@@ -1,0 +1,296 @@
+// Measures kernels on this machine's adapter: median of several runs.
+
+import { percentText } from "../../base/units.ts";
+import { freeGroup, type PackedGroup, uploadPackedGroup } from "../../codecs/billm/packed_group.ts";
+import { packedMatmul } from "../../codecs/billm/packed_matmul.ts";
+import { packedMatvec } from "../../codecs/billm/packed_matvec.ts";
+import { multipliesVectors, packedVectorProduct } from "../../codecs/billm/packed_vector.ts";
+import {
+  freePacked,
+  type PackedOnHost,
+  type PackedWeight,
+  uploadPacked,
+} from "../../codecs/billm/packed_weight.ts";
+import { scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
+import { Gpu } from "../../gpu/device.ts";
+import { attention } from "../../gpu/kernels/attention/attention.ts";
+import {
+  columnOrder,
+  selectSalientColumns,
+  splitZones,
+} from "../../gpu/kernels/binarize/search.ts";
+import { inverseFactor } from "../../gpu/kernels/hessian/inverse_factor.ts";
+import { gemm, type GemmLayout } from "../../gpu/kernels/matmul/gemm.ts";
+import { quantiles } from "../../gpu/kernels/reduce/quantile.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import { count, parseArguments, runTask, usageErrors } from "../task.ts";
+import { copyByKernel } from "./measure.ts";
+
+const HELP = `Usage: deno task bench [--size N] [--runs N]
+
+Measures the kernels on this machine's adapter: the median time of several runs, as the GPU counts it
+where it does, what that is per second, and which part that is of what a plain copy or a plain
+product (GEMM f32 NN) reaches. What packed weights take with one token is held against a copy that
+moves as many bytes too: on a GPU such a copy is slower than a long one, since it begins and ends.
+
+Options
+  --size N   Rows and columns of the matrices (4096 on a GPU, 768 on a software adapter)
+  --runs N   Runs of each kernel (10 on a GPU, 3 on a software adapter)
+  --help     Print this
+`;
+
+const WARM_UP_MS = 500;
+
+const usageError = usageErrors("bench");
+
+await runTask(async () => {
+  const values = readArguments();
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  await using gpu = await Gpu.open();
+  const size = count(usageError, "--size", values.size, gpu.software ? 768 : 4096);
+  const runs = count(usageError, "--runs", values.runs, gpu.software ? 3 : 10);
+  console.log(`${gpu.name}, Deno ${Deno.version.deno}, ${size} x ${size}, median of ${runs} runs`);
+
+  const random = (shape: number[]): Tensor => {
+    const values = new Float32Array(shape.reduce((a, b) => a * b));
+    for (let i = 0; i < values.length; i++) {
+      values[i] = ((i * 7919 + (i >> 9) * 31) % 997) / 997 - 0.5;
+    }
+    return gpu.upload(values, shape);
+  };
+  const plainRates: Record<string, number> = {};
+  /**
+   * Times `work` and prints what it does per second; it queues `repeat` calls of the kernel.
+   *
+   * @param sameSize The rate of a copy that moves as many bytes.
+   */
+  const measure = async (
+    name: string,
+    amount: number,
+    unit: string,
+    work: () => Promise<void>,
+    repeat = gpu.software ? 1 : 10,
+    sameSize?: number,
+  ): Promise<number> => {
+    await work(); // compiles
+    await gpu.idle();
+    // A GPU that had nothing to do takes a while to come to its speed.
+    for (
+      const start = performance.now();
+      !gpu.software && performance.now() < start + WARM_UP_MS;
+    ) {
+      for (let i = 0; i < repeat; i++) await work();
+      await gpu.idle();
+    }
+    const times: number[] = [];
+    for (let run = 0; run < runs; run++) {
+      const start = await clock(gpu);
+      gpu.section({ name: "bench" });
+      for (let i = 0; i < repeat; i++) await work();
+      gpu.section(undefined);
+      times.push((await clock(gpu) - start) / repeat);
+    }
+    const ms = times.sort((a, b) => a - b)[times.length >> 1];
+    const rate = amount / ms / (unit.startsWith("M") ? 1e3 : 1e6);
+    // The first of a unit is what the others are held against: a plain copy, a plain product.
+    const plain = plainRates[unit] ??= rate;
+    const fraction = unit.startsWith("M") ? "" : `  ${percentText(rate / plain, 0)}` +
+      (sameSize === undefined ? "" : `, ${percentText(rate / sameSize, 0)} of the copy above`);
+    console.log(
+      `${name.padEnd(34)} ${ms.toFixed(3).padStart(10)} ms  ` +
+        `${rate.toFixed(1).padStart(9)} ${unit}${fraction}`,
+    );
+    return rate;
+  };
+
+  const a = random([size, size]);
+  const b = random([size, size]);
+  const c = gpu.empty([size, size]);
+  const cube = 2 * size ** 3;
+  {
+    // More than a GPU's cache holds.
+    using from = gpu.zeros([gpu.software ? size * size : 1 << 27]);
+    using to = gpu.empty(from.shape);
+    await measure("copy", 2 * from.bytes, "GB/s", () => copyByKernel(gpu, from, to));
+  }
+  for (const layout of ["NN", "NT", "TN"] as GemmLayout[]) {
+    await measure(
+      `GEMM f32 ${layout}`,
+      cube,
+      "GFLOP/s",
+      () => gemm(gpu, { layout, m: size, n: size, k: size, a, b, c }),
+    );
+  }
+  if (!gpu.software) { // what the feed-forward layers of LLaMA-7B multiply for a batch of tokens
+    const [hidden, inner, tokens] = [4096, 11008, 8192];
+    const x = gpu.zeros([tokens, inner]);
+    const y = gpu.zeros([tokens, inner]);
+    const weight = gpu.zeros([inner, hidden]);
+    for (const [n, k] of [[inner, hidden], [hidden, inner]]) {
+      await measure(
+        `GEMM f32 NT, ${tokens} x ${n} x ${k}`,
+        2 * tokens * n * k,
+        "GFLOP/s",
+        () =>
+          gemm(gpu, {
+            layout: "NT",
+            m: tokens,
+            n,
+            k,
+            a: { tensor: x, stride: k },
+            b: { tensor: weight, stride: k },
+            c: { tensor: y, stride: n },
+          }),
+      );
+    }
+    gpu.free(x, y, weight);
+  }
+  await measure(
+    "Hessian, upper triangle of XᵀX",
+    cube / 2,
+    "GFLOP/s",
+    () => gemm(gpu, { layout: "TN", m: size, n: size, k: size, a, b: a, c, upperOnly: true }),
+  );
+
+  const tokens = gpu.software ? 64 : 512;
+  // What LLaMA-7B multiplies with one vector, or a small matrix.
+  const shapes = gpu.software
+    ? [[size, size]]
+    : [[4096, 4096], [3 * 4096, 4096], [2 * 11008, 4096], [4096, 11008], [32000, 4096]];
+  for (const [rows, cols] of shapes) {
+    const host = packedLayer(rows, cols);
+    // Several one after the other, so that a GPU's cache does not hold them.
+    const count = gpu.software ? 2 : Math.ceil(150e6 / (rows * cols / 4));
+    using x = random([1, cols]);
+    let turn = 0;
+    const repeat = gpu.software ? 1 : 4 * count;
+    const run = async (bytes: number, multiply: (i: number) => Promise<Tensor>) => {
+      const words = Math.ceil(bytes / 2 / 4096) * 1024; // read and written: half of them each
+      using from = gpu.zeros([count, words]);
+      using to = gpu.empty([count, words]);
+      const copied = await measure(
+        `copy of ${(bytes / 1e6).toFixed(1)} MB`,
+        8 * words,
+        "GB/s",
+        () => {
+          const at = turn++ % count * words;
+          return copyByKernel(gpu, from.view(at, [words]), to.view(at, [words]));
+        },
+        repeat,
+      );
+      await measure(
+        `packed ${rows} x ${cols}, 1 token`,
+        bytes,
+        "GB/s",
+        async () => gpu.free(await multiply(turn++ % count)),
+        repeat,
+        copied,
+      );
+    };
+    if (multipliesVectors(gpu, host.blockSize)) {
+      const groups: PackedGroup[] = [];
+      for (let i = 0; i < count; i++) groups.push(await uploadPackedGroup(gpu, [host]));
+      const { bits, scales } = groups[0];
+      await run(bits.bytes + scales.bytes, (i) => packedVectorProduct(gpu, x, groups[i]));
+      for (const group of groups) freeGroup(gpu, group);
+    } else {
+      const weights: PackedWeight[] = [];
+      for (let i = 0; i < count; i++) weights.push(await uploadPacked(gpu, host));
+      const { bits, scales } = weights[0];
+      await run(bits.bytes + scales.bytes, (i) => packedMatvec(gpu, x, weights[i]));
+      for (const weight of weights) freePacked(gpu, weight);
+    }
+    gpu.trim();
+  }
+  const weight = await uploadPacked(gpu, packedLayer(size, size));
+  {
+    using x = random([tokens, size]);
+    await measure(
+      `packed weight, ${tokens} tokens`,
+      2 * tokens * size ** 2,
+      "GFLOP/s",
+      async () => gpu.free(await packedMatmul(gpu, x, weight)),
+    );
+  }
+  freePacked(gpu, weight);
+
+  const [heads, headDim, length] = gpu.software ? [8, 32, 256] : [32, 128, 2048];
+  const q = random([length, heads * headDim]);
+  await measure(
+    `attention, ${heads} x ${headDim}, ${length} tokens`,
+    2 * length * length * heads * headDim,
+    "GFLOP/s",
+    async () =>
+      gpu.free(await attention(gpu, q, q, q, { heads, keyValueHeads: heads, headDim, length })),
+  );
+
+  const h = gpu.empty([size, size]);
+  await gemm(gpu, { layout: "TN", m: size, n: size, k: size, a, b: a, c: h, alpha: 2 });
+  await measure("factor of the inverse Hessian", 2 / 3 * size ** 3, "GFLOP/s", async () => {
+    const { factor, cost, status } = await inverseFactor(gpu, h, 0.01);
+    gpu.free(factor, cost, status);
+  }, 1);
+
+  const block = random([size, 128]);
+  const cost = random([128]);
+  using order = await columnOrder(gpu, block, cost, "magnitude");
+  using salient = await selectSalientColumns(gpu, block, order, cost, 49);
+  const probabilities = Array.from({ length: 81 }, (_, i) => 0.1 + i / 100);
+  using threshold = await quantiles(gpu, block, salient, probabilities);
+  const blockWeights = block.size;
+  await measure(
+    "salient columns of a block",
+    blockWeights,
+    "Mweights/s",
+    async () => gpu.free(await selectSalientColumns(gpu, block, order, cost, 49)),
+  );
+  await measure(
+    "quantiles of a block",
+    blockWeights,
+    "Mweights/s",
+    async () => gpu.free(await quantiles(gpu, block, salient, probabilities)),
+  );
+  await measure(
+    "split of a block",
+    blockWeights,
+    "Mweights/s",
+    async () => gpu.free(await splitZones(gpu, block, salient, cost, threshold)),
+  );
+});
+
+/** Milliseconds, of the GPU's work if it says so, when all that was queued is done. */
+async function clock(gpu: Gpu): Promise<number> {
+  if (gpu.isTimed) return 1000 * ((await gpu.sectionSeconds()).bench ?? 0);
+  await gpu.idle();
+  return performance.now();
+}
+
+/** A layer as BiLLM packs it: two zones, a tenth of the columns salient, scales in 8 bits. */
+function packedLayer(rows: number, cols: number): PackedOnHost {
+  const words = Math.ceil(cols / 32);
+  const layout = { rows, cols, blockSize: 128, zones: 2, planes: 2 } as const;
+  const count = rows * Math.ceil(cols / 128) * scalesPerBlock(layout);
+  return {
+    ...layout,
+    bits: Uint32Array.from({ length: 2 * rows * words }, (_, i) => Math.imul(i, 2654435761)),
+    salient: new Uint32Array(words).fill(0b111).map((mark, i) => i === words - 1 ? 0 : mark),
+    scales: new Float32Array(count).fill(0.5),
+    codes: {
+      values: new Int8Array(count).fill(100),
+      factors: new Float32Array(2 * rows).fill(0.005),
+    },
+  };
+}
+
+function readArguments() {
+  return parseArguments(usageError, {
+    options: {
+      size: { type: "string" },
+      runs: { type: "string" },
+      help: { type: "boolean", short: "h" },
+    },
+  }).values;
+}

@@ -1,0 +1,144 @@
+// Quantizes one decoder layer of random weights and says what each stage takes.
+
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { bytesText } from "../../base/units.ts";
+import {
+  scaledShapes,
+  SHAPES,
+  writeSyntheticModel,
+  writeSyntheticTokens,
+} from "../../models/synthetic.ts";
+import { loadPipeline } from "../../pipeline/config/config.ts";
+import { runPipeline } from "../../pipeline/run/run.ts";
+import { STAGES } from "../../stages/mod.ts";
+import { count, parseArguments, runTask, usageErrors } from "../task.ts";
+
+const HELP = `Usage: deno task bench:layer [--like NAME] [options]
+
+Quantizes decoder layers of random weights in the shapes of a known model, and prints what each stage
+takes in the last of them, when all kernels are compiled: seconds of the GPU, and of the clock for the
+layer as a whole. NAME is one of ${Object.keys(SHAPES).join(", ")}.
+
+Options
+  --like NAME           llama-7b if left out
+  --hidden-size N       Another width; what else is wide is scaled with it
+  --layers N            Decoder layers that are quantized (2)
+  --samples N           Calibration windows (128)
+  --sequence-length N   Tokens of a window (2048)
+  --mode MODE           default or reference
+  --activations DTYPE   f32 or f16
+  --memory SIZE         GPU memory to stay under, such as 12GB
+  --json                Print the figures as JSON
+  --help                Print this
+`;
+
+/** What the stages are called here, in the order of the work. */
+const PARTS: [stage: string, text: string][] = [
+  ["calibrate", "forward"],
+  ["hessian", "Hessians"],
+  ["factor", "factors of their inverses"],
+  ["salient-select", "salient columns"],
+  ["residual-binarize", "their bits"],
+  ["split-search", "zones of the others"],
+  ["compensate", "bits, error to later columns"],
+  ["output-error", "error of the output"],
+  ["pack", "read back, packed, written"],
+];
+
+await runTask(async (signal) => {
+  const usageError = usageErrors("bench:layer");
+  const values = readArguments();
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  const { like = "llama-7b", mode = "default", activations = "f32", memory } = values;
+  if (!Object.hasOwn(SHAPES, like)) {
+    throw usageError(`--like must be one of ${Object.keys(SHAPES).join(", ")}, found "${like}"`);
+  }
+  const samples = count(usageError, "--samples", values.samples, 128);
+  const length = count(usageError, "--sequence-length", values["sequence-length"], 2048);
+  const layers = count(usageError, "--layers", values.layers, 2);
+  const hiddenSize = count(usageError, "--hidden-size", values["hidden-size"], 0);
+  const folder = mkdtempSync(join(tmpdir(), "billm-bench-"));
+  try {
+    const shapes = hiddenSize > 0 ? scaledShapes(SHAPES[like], hiddenSize) : SHAPES[like];
+    const vocabulary = shapes.vocab_size as number;
+    const model = join(folder, "model");
+    const dataset = join(folder, "token_ids.safetensors");
+    writeSyntheticModel(model, { ...shapes, num_hidden_layers: layers }, 0);
+    writeSyntheticTokens(dataset, { samples, length, vocabulary, seed: 0 });
+    const stages = [
+      "download",
+      { calibrate: { dataset, samples, "sequence-length": length, activations } },
+      "hessian",
+      "salient-select",
+      "residual-binarize",
+      "split-search",
+      "compensate",
+      "pack",
+    ];
+    const file = join(folder, "pipeline.yaml");
+    const output = join(folder, "out");
+    const gpu = memory ? { memory } : {};
+    writeFileSync(file, JSON.stringify({ name: "layer", model, output, mode, gpu, stages }));
+    const config = await loadPipeline(file, { stages: STAGES });
+    const record = await runPipeline(config, { signal });
+    const { adapter, peakGpuBytes = 0 } = record;
+    const last = record.layers!.at(-1)!;
+    const figures = {
+      adapter,
+      deno: Deno.version.deno,
+      like,
+      hiddenSize: shapes.hidden_size,
+      samples,
+      sequenceLength: length,
+      mode,
+      activations,
+      secondsOfLayer: last.seconds,
+      secondsByStage: last.secondsByStage,
+      peakGpuBytes,
+    };
+    if (values.json) {
+      console.log(JSON.stringify(figures));
+      return;
+    }
+    console.log(
+      `${adapter}, Deno ${Deno.version.deno}: a layer of ${like}` +
+        `${hiddenSize ? ` ${hiddenSize} wide` : ""}, ${samples} windows of ${length} tokens, ` +
+        `mode ${mode}, activations in ${activations}`,
+    );
+    for (const [stage, text] of PARTS) {
+      const seconds = last.secondsByStage[stage];
+      if (seconds !== undefined) {
+        console.log(`${stage.padEnd(18)} ${text.padEnd(30)} ${seconds.toFixed(2).padStart(6)} s`);
+      }
+    }
+    const all = SHAPES[like].num_hidden_layers as number;
+    const line = (text: string, figure: string) => console.log(`${text.padEnd(49)} ${figure}`);
+    line("the layer by the clock", `${last.seconds.toFixed(2).padStart(6)} s`);
+    line(`${all} such layers`, `${(last.seconds * all).toFixed(0).padStart(6)} s`);
+    line("GPU memory at most", bytesText(peakGpuBytes).padStart(8));
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+
+  function readArguments() {
+    return parseArguments(usageError, {
+      options: {
+        "like": { type: "string" },
+        "hidden-size": { type: "string" },
+        "layers": { type: "string" },
+        "samples": { type: "string" },
+        "sequence-length": { type: "string" },
+        "mode": { type: "string" },
+        "activations": { type: "string" },
+        "memory": { type: "string" },
+        "json": { type: "boolean" },
+        "help": { type: "boolean", short: "h" },
+      },
+    }).values;
+  }
+});

@@ -1,0 +1,94 @@
+import type { Gpu } from "../../gpu/device.ts";
+import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+
+/** Moves 16 bytes a thread. Some drivers make a poor job of copies between buffers. */
+const COPY = `
+@group(0) @binding(0) var<storage, read> values: array<vec4f>;
+@group(0) @binding(1) var<storage, read_write> out: array<vec4f>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 256 + id.x;
+  if (i < arrayLength(&values)) { out[i] = values[i]; }
+}
+`;
+
+const RUNS = 5;
+
+/** What an adapter does per second. */
+export interface Rates {
+  /** Of a product of square f32 matrices. */
+  gemmFlops: number;
+  /** Read and written by a kernel that copies. */
+  copyBytes: number;
+}
+
+/** Measures a product and a copy: the best of a few runs, some seconds on a software adapter. */
+export async function measureRates(gpu: Gpu): Promise<Rates> {
+  const n = gpu.software ? 512 : 4096;
+  using a = pattern(gpu, [n, n]);
+  using b = pattern(gpu, [n, n]);
+  using c = gpu.empty([n, n]);
+  const product = await seconds(
+    gpu,
+    () => gemm(gpu, { layout: "NN", m: n, n, k: n, a, b, c }),
+    gpu.software ? 1 : 5,
+  );
+  // More than the caches of a GPU hold.
+  const words = gpu.software ? 1 << 22 : 1 << 26;
+  using from = gpu.zeros([words]);
+  using to = gpu.empty([words]);
+  const copy = await seconds(gpu, () => copyByKernel(gpu, from, to), gpu.software ? 1 : 20);
+  return { gemmFlops: 2 * n ** 3 / product, copyBytes: 2 * from.bytes / copy };
+}
+
+/** Copies a tensor whose size is a multiple of 1024 elements by a kernel. */
+export async function copyByKernel(gpu: Gpu, from: Tensor, to: Tensor): Promise<void> {
+  const kernel = await gpu.kernel({ name: "measure_copy", source: COPY });
+  kernel.dispatch({ tensors: [from, to], workgroups: from.size / 4 / 256 });
+}
+
+/**
+ * The largest error of a small product on the adapter, in parts of the largest entry; computed
+ * anew in f64.
+ */
+export async function productError(gpu: Gpu): Promise<number> {
+  const n = 96;
+  using a = pattern(gpu, [n, n]);
+  using b = pattern(gpu, [n, n]);
+  using c = gpu.empty([n, n]);
+  await gemm(gpu, { layout: "NN", m: n, n, k: n, a, b, c });
+  const [x, y, found] = [await gpu.read(a), await gpu.read(b), await gpu.read(c)];
+  let error = 0;
+  let largest = 0;
+  for (let i = 0; i < n * n; i++) {
+    let sum = 0;
+    for (let k = 0; k < n; k++) sum += x[i - i % n + k] * y[k * n + i % n];
+    largest = Math.max(largest, Math.abs(sum));
+    const difference = Math.abs(found[i] - sum);
+    error = Math.max(error, Number.isNaN(difference) ? Infinity : difference);
+  }
+  return error / largest;
+}
+
+/** Numbers between -0.5 and 0.5, the same ones each time. */
+function pattern(gpu: Gpu, shape: [number, number]): Tensor {
+  const values = new Float32Array(shape[0] * shape[1]);
+  for (let i = 0; i < values.length; i++) values[i] = (i * 7919 + (i >> 9) * 31) % 997 / 997 - 0.5;
+  return gpu.upload(values, shape);
+}
+
+/** Seconds of one call, the best of a few runs of `repeat` calls. */
+async function seconds(gpu: Gpu, work: () => Promise<void>, repeat: number): Promise<number> {
+  await work(); // compiles
+  await gpu.idle();
+  let best = Infinity;
+  for (let run = 0; run < RUNS; run++) {
+    const start = performance.now();
+    for (let i = 0; i < repeat; i++) await work();
+    await gpu.idle();
+    best = Math.min(best, (performance.now() - start) / 1000 / repeat);
+  }
+  return best;
+}

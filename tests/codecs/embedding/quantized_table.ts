@@ -1,0 +1,48 @@
+import {
+  tableGroups,
+  type TableLayout,
+  tableRowBytes,
+} from "../../../codecs/embedding/dequantize_table.ts";
+import type { Gpu } from "../../../gpu/device.ts";
+import type { Tensor } from "../../../gpu/tensor.ts";
+import { seededRandom } from "../../reference/random.ts";
+
+/** Bytes in words, with zeros at the end. */
+function words(bytes: Uint8Array): Uint32Array {
+  const padded = new Uint8Array(4 * Math.ceil(bytes.length / 4));
+  padded.set(bytes);
+  return new Uint32Array(padded.buffer);
+}
+
+/** A quantized table of random codes and scales on the GPU, and the numbers that it stands for. */
+export class QuantizedTable implements Disposable {
+  readonly codes: Tensor;
+  readonly scales: Tensor;
+  /** `[rows, cols]`, one after the other. */
+  readonly values: Float64Array;
+
+  constructor(readonly gpu: Gpu, readonly layout: TableLayout) {
+    const { rows, cols, bits, group } = layout;
+    const [rowBytes, groups] = [tableRowBytes(layout), tableGroups(layout)];
+    const random = seededRandom(rows + cols);
+    const codes = Uint8Array.from({ length: rows * rowBytes }, () => 256 * random());
+    const scales = Float16Array.from({ length: rows * groups }, () => random() - 0.5);
+    this.values = new Float64Array(rows * cols);
+    for (let row = 0; row < rows; row++) {
+      for (let col = 0; col < cols; col++) {
+        const byte = codes[row * rowBytes + Math.floor(col * bits / 8)];
+        const code = bits === 8
+          ? byte - (byte > 127 ? 256 : 0)
+          : (col % 2 ? Math.floor(byte / 16) : byte % 16) - 8;
+        this.values[row * cols + col] = code * scales[row * groups + Math.floor(col / group)];
+      }
+    }
+    const upload = (data: Uint32Array) => gpu.upload(data, [data.length]);
+    this.codes = upload(words(codes));
+    this.scales = upload(words(new Uint8Array(scales.buffer)));
+  }
+
+  [Symbol.dispose](): void {
+    this.gpu.free(this.codes, this.scales);
+  }
+}

@@ -1,0 +1,145 @@
+import assert from "node:assert/strict";
+import type { Gpu } from "../../../../gpu/device.ts";
+import {
+  accumulateHessian,
+  mirrorUpper,
+  zeroDeadColumns,
+} from "../../../../gpu/kernels/hessian/hessian.ts";
+import { inverseFactor } from "../../../../gpu/kernels/hessian/inverse_factor.ts";
+import { ArtifactStore } from "../../../../pipeline/run/artifacts.ts";
+import type { RunEvent } from "../../../../pipeline/run/events.ts";
+import type { LayerContext, LayerStage, LinearLayer } from "../../../../pipeline/stage.ts";
+import { hessian as stage } from "../../../../stages/hessian.ts";
+import { assertClose } from "../../../assert_close.ts";
+import {
+  damped,
+  inverseFactorReference,
+  matmul,
+  nearlySingular,
+  transposed,
+} from "../../../reference/linear_algebra.ts";
+import { normals } from "../../../reference/random.ts";
+import { openGpu } from "../../open_gpu.ts";
+
+const gpu = await openGpu();
+
+for (const n of [1, 15, 16, 17, 64, 65, 130, 257]) {
+  Deno.test(`accumulateHessian() adds batches and mirrorUpper() completes [${n}, ${n}]`, async () => {
+    using hessian = gpu.zeros([n, n]);
+    const expected = new Float64Array(n * n);
+    for (const tokens of [1, 5, 33]) {
+      const x = normals(tokens * n, tokens);
+      using input = gpu.upload(x, [tokens, n]);
+      await accumulateHessian(gpu, input, hessian, 0.25);
+      matmul(transposed(x, tokens, n), x, n, n, tokens).forEach((v, i) => expected[i] += 0.25 * v);
+    }
+    await mirrorUpper(gpu, hessian);
+    assertClose(await gpu.read(hessian), expected, { abs: 1e-5 }); // 39 terms of about 1 in f32
+  });
+
+  Deno.test(`zeroDeadColumns() clears what H leaves out of [5, ${n}]`, async () => {
+    const rows = 5;
+    const weight = normals(rows * n, n);
+    const matrix = normals(n * n, n + 1);
+    const isDead = (column: number) => column % 7 === 2 || column === n - 1;
+    for (let j = 0; j < n; j++) if (isDead(j)) matrix[j * n + j] = 0;
+    using hessian = gpu.upload(matrix, [n, n]);
+    using tensor = gpu.upload(weight, [rows, n]);
+    await zeroDeadColumns(gpu, hessian, tensor);
+    assertClose(await gpu.read(tensor), weight.map((w, i) => isDead(i % n) ? 0 : w));
+  });
+}
+
+const n = 150;
+const LAYERS = "layers.0.q_proj, layers.0.k_proj";
+
+const noF64 = await openGpu();
+(noF64 as { f64: boolean }).f64 = false;
+
+/** Runs the stage on a Hessian `[150, 150]`; gives U, the warnings, and how often it read back. */
+async function runStage(gpu: Gpu, hessian: Float32Array, damping: number) {
+  let reads = 0;
+  const { readBytes } = gpu;
+  gpu.readBytes = (tensor) => {
+    reads++;
+    return readBytes.call(gpu, tensor);
+  };
+  const events: RunEvent[] = [];
+  using store = new ArtifactStore();
+  store.set("hessian", gpu.upload(hessian, [n, n]));
+  using weight = gpu.zeros([1, n]);
+  const context = {
+    gpu,
+    linears: LAYERS.split(", ").map((name) => ({ name, weight }) as LinearLayer),
+    report: (event: RunEvent) => events.push(event),
+    get: store.get.bind(store),
+    set: store.set.bind(store),
+  };
+  try {
+    await (stage as LayerStage).run(context as unknown as LayerContext, { damping });
+  } finally {
+    gpu.readBytes = readBytes;
+  }
+  const warnings = events.map((event) => event.type === "warning" ? event.message : event.type);
+  return { u: await gpu.read(store.get("factor")), warnings, reads };
+}
+
+function assertFactor(u: Float32Array, hessian: Float32Array, damping: number, close: number) {
+  const expected = inverseFactorReference(damped(hessian, n, damping), n);
+  const largest = expected.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+  assertClose(u, expected, { abs: close * largest, what: "U" });
+}
+
+Deno.test("the stage reads back once, and says nothing, if f32 is enough", async () => {
+  const hessian = nearlySingular(n);
+  const { u, warnings, reads } = await runStage(gpu, hessian, 0.1);
+  assertFactor(u, hessian, 0.1, 1e-5);
+  assert.deepEqual({ warnings, reads }, { warnings: [], reads: 1 });
+});
+
+Deno.test({
+  name: "the stage takes f64 where f32 is not enough, and warns",
+  ignore: !gpu.f64,
+  async fn() {
+    const hessian = nearlySingular(n);
+    const { u, warnings } = await runStage(gpu, hessian, 1e-9);
+    assertFactor(u, hessian, 1e-9, 1e-6);
+    assert.deepEqual(warnings, [
+      `The Hessian of ${LAYERS} could not be factored in f32 with damping 1e-9; ` +
+      "it was factored in f64",
+    ]);
+  },
+});
+
+Deno.test("the stage raises the damping where there is no f64, and warns", async () => {
+  const hessian = nearlySingular(n);
+  const { u, warnings } = await runStage(noF64, hessian, 2e-9);
+  const [, used] = /raised to (\S+)$/.exec(warnings[0])!;
+  using tensor = noF64.upload(hessian, [n, n]);
+  const { factor, cost, status } = await inverseFactor(noF64, tensor, Number(used));
+  assert.deepEqual(u, await noF64.read(factor));
+  noF64.free(factor, cost, status);
+  assert(["2e-8", "2e-7", "0.000002", "0.00002", "0.0002"].includes(used), used);
+  assert.deepEqual(warnings, [
+    `The Hessian of ${LAYERS} could not be factored in f32 with damping 2e-9; ` +
+    `it was factored in f32 with damping raised to ${used}`,
+  ]);
+});
+
+Deno.test("the stage gives up where ten times the mean is not enough, or without damping", async () => {
+  const indefinite = nearlySingular(n);
+  indefinite[1] = 1e6; // no damping up to ten times the mean, about 130, makes up for this
+  const refused = (damping: number, used: number) =>
+    assert.rejects(
+      runStage(gpu, indefinite, damping),
+      {
+        name: "UserError",
+        message: `The Hessian of ${LAYERS} cannot be factored: with damping ${used} it is not ` +
+          `positive definite at column 0 of ${n}; use more damping or more calibration text`,
+      },
+    );
+  await refused(0.3, 10);
+  const zero = new Float32Array(n * n).map((_, at) => Number(at % (n + 1) === 0));
+  zero[1] = 1;
+  await assert.rejects(runStage(gpu, zero, 0), /with damping 0 it is not positive definite/);
+});

@@ -1,0 +1,431 @@
+import assert from "node:assert/strict";
+import { UserError } from "../../../base/errors.ts";
+import {
+  type Architecture,
+  linearGroups,
+  readArchitecture,
+  type Step,
+} from "../../../models/architectures/architecture.ts";
+
+/** The least that a LLaMA's config.json says. */
+const LLAMA = {
+  model_type: "llama",
+  vocab_size: 32000,
+  hidden_size: 4096,
+  intermediate_size: 11008,
+  num_hidden_layers: 32,
+  num_attention_heads: 32,
+};
+
+const OPT = {
+  model_type: "opt",
+  vocab_size: 50272,
+  hidden_size: 768,
+  ffn_dim: 3072,
+  num_hidden_layers: 12,
+  num_attention_heads: 12,
+};
+
+function read(config: Record<string, unknown>): Architecture {
+  return readArchitecture(config, "m/config.json");
+}
+
+/** What of an architecture can be compared: all but functions. */
+function plain({ steps: _, names, ...rest }: Architecture) {
+  return { ...rest, names: { ...names, layer: names.layer(7) } };
+}
+
+Deno.test("a LLaMA needs little; the rest has the defaults of transformers", () => {
+  assert.deepEqual(plain(read(LLAMA)), {
+    modelType: "llama",
+    vocabularySize: 32000,
+    hiddenSize: 4096,
+    embeddingSize: 4096,
+    layers: 32,
+    heads: 32,
+    keyValueHeads: 32,
+    headDim: 128,
+    maxLength: 2048,
+    rotary: { theta: 10000 },
+    slidingWindows: new Array(32).fill(undefined),
+    norm: "rms",
+    normEpsilon: 1e-6,
+    names: {
+      layer: "model.layers.7.",
+      embedding: "model.embed_tokens",
+      head: "lm_head",
+      finalNorm: "model.norm",
+    },
+  });
+});
+
+Deno.test("config.json says the same in its present and in its older form", () => {
+  const same = {
+    ...LLAMA,
+    num_key_value_heads: 8,
+    max_position_embeddings: 8192,
+    rms_norm_eps: 1e-5,
+    tie_word_embeddings: true,
+  };
+  const present = read({
+    ...same,
+    head_dim: 64,
+    dtype: "bfloat16",
+    rope_parameters: { rope_theta: 500000.0, rope_type: "default" },
+  });
+  const expected = {
+    ...plain(read(LLAMA)),
+    keyValueHeads: 8,
+    headDim: 64,
+    maxLength: 8192,
+    rotary: { theta: 500000 },
+    normEpsilon: 1e-5,
+    names: { ...plain(read(LLAMA)).names, head: undefined },
+  };
+  assert.deepEqual(plain(present), expected);
+  for (
+    const older of [
+      { rope_theta: 500000.0 },
+      { rope_theta: 500000.0, rope_scaling: null },
+      { rope_theta: 500000.0, rope_scaling: { type: "default" } },
+      { rope_theta: 500000.0, rope_scaling: { rope_type: "default" } },
+      { rope_theta: 500000.0, rope_parameters: null },
+      { rope_theta: 500000.0, rope_parameters: { rope_type: "default" } },
+      { rope_theta: 10000.0, rope_parameters: { rope_theta: 500000.0 } },
+    ]
+  ) {
+    const config = { ...same, head_dim: 64, torch_dtype: "bfloat16", ...older };
+    assert.deepEqual(plain(read(config)), expected, JSON.stringify(older));
+  }
+});
+
+Deno.test("null stands for a field that is not there", () => {
+  const config = { num_key_value_heads: null, head_dim: null, rope_theta: null, hidden_act: null };
+  assert.deepEqual(plain(read({ ...LLAMA, ...config })), plain(read(LLAMA)));
+  const opt = { word_embed_proj_dim: null, tie_word_embeddings: null, activation_function: null };
+  assert.deepEqual(plain(read({ ...OPT, ...opt })), plain(read(OPT)));
+});
+
+/** Steps in short: what reads which registers and writes which. */
+function short(step: Step): string {
+  switch (step.op) {
+    case "norm":
+      return `${step.to} = norm ${step.module} ${step.from}${
+        step.heads ? ` in ${step.heads} heads` : ""
+      }`;
+    case "linear":
+      return step.linears.map(({ module, to }) =>
+        `${to} = ${module} ${step.from}${step.residual ? ` + ${step.residual}` : ""}`
+      ).join(", ");
+    case "rope":
+      return `rope ${step.registers.map(({ register, heads }) => `${register}/${heads}`)}`;
+    case "attention":
+      return `${step.to} = attention ${step.query} ${step.key} ${step.value}`;
+    case "activation":
+      return `${step.to} = ${step.name} ${step.from}${step.up ? ` * ${step.up}` : ""}`;
+  }
+}
+
+Deno.test("a LLaMA layer: norm, attention, norm, gated feed-forward", () => {
+  const architecture = read({ ...LLAMA, num_key_value_heads: 4, hidden_act: "gelu" });
+  assert.deepEqual(architecture.steps.map(short), [
+    "x = norm input_layernorm hidden",
+    "q = self_attn.q_proj x, k = self_attn.k_proj x, v = self_attn.v_proj x",
+    "rope q/32,k/4",
+    "x = attention q k v",
+    "hidden = self_attn.o_proj x + hidden",
+    "x = norm post_attention_layernorm hidden",
+    "gate = mlp.gate_proj x, up = mlp.up_proj x",
+    "x = gelu gate * up",
+    "hidden = mlp.down_proj x + hidden",
+  ]);
+  assert.deepEqual(linearGroups(architecture), [
+    { step: 1, modules: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"] },
+    { step: 4, modules: ["self_attn.o_proj"] },
+    { step: 6, modules: ["mlp.gate_proj", "mlp.up_proj"] },
+    { step: 8, modules: ["mlp.down_proj"] },
+  ]);
+});
+
+Deno.test("relatives of LLaMA have the defaults of transformers where config.json says nothing", () => {
+  const small = { ...LLAMA, num_hidden_layers: 2, num_attention_heads: 32 };
+  const defaults = (modelType: string) => {
+    const { keyValueHeads, headDim, maxLength, slidingWindows, names } = read(
+      { ...small, model_type: modelType },
+    );
+    return { keyValueHeads, headDim, maxLength, slidingWindows, head: names.head };
+  };
+  const none = [undefined, undefined];
+  const head = "lm_head";
+  assert.deepEqual(
+    defaults("mistral"),
+    { keyValueHeads: 8, headDim: 128, maxLength: 131072, slidingWindows: [4096, 4096], head },
+  );
+  assert.deepEqual(
+    defaults("qwen2"),
+    { keyValueHeads: 32, headDim: 128, maxLength: 32768, slidingWindows: none, head },
+  );
+  assert.deepEqual(
+    read({ ...small, model_type: "qwen3", hidden_size: 2048 }).headDim,
+    128,
+    "a Qwen3's heads are 128 wide, whatever its hidden size",
+  );
+});
+
+Deno.test("Qwen2 has biases on q, k and v; Qwen3 normalizes the heads of q and k", () => {
+  const biases = (config: Record<string, unknown>) =>
+    read(config).steps.flatMap((step) => step.op === "linear" ? [step.bias] : []);
+  assert.deepEqual(biases({ ...LLAMA, model_type: "qwen2" }), [true, false, false, false]);
+  const QWEN3 = { ...LLAMA, model_type: "qwen3", num_key_value_heads: 4 };
+  assert.deepEqual(biases({ ...QWEN3, attention_bias: true }), [true, true, false, false]);
+  assert.deepEqual(biases(MISTRAL), [false, false, false, false]);
+  assert.deepEqual(read(QWEN3).steps.map(short).slice(1, 5), [
+    "q = self_attn.q_proj x, k = self_attn.k_proj x, v = self_attn.v_proj x",
+    "q = norm self_attn.q_norm q in 32 heads",
+    "k = norm self_attn.k_norm k in 4 heads",
+    "rope q/32,k/4",
+  ]);
+});
+
+Deno.test("sliding windows are read layer by layer", () => {
+  const windows = (config: Record<string, unknown>) =>
+    read({ ...config, num_hidden_layers: 3 }).slidingWindows;
+  const none = [undefined, undefined, undefined];
+  assert.deepEqual(windows({ ...MISTRAL, sliding_window: null }), none);
+  assert.deepEqual(windows({ ...MISTRAL, sliding_window: 64 }), [64, 64, 64]);
+  assert.deepEqual(windows({ ...LLAMA, sliding_window: 64 }), none);
+  assert.deepEqual(windows({ ...QWEN, max_window_layers: 2 }), [undefined, undefined, 4096]);
+  assert.deepEqual(windows({ ...QWEN, max_window_layers: 0, sliding_window: null }), none);
+  const layerTypes = ["sliding_attention", "full_attention", "sliding_attention"];
+  const typed = { ...QWEN, layer_types: layerTypes, sliding_window: 8, max_window_layers: 0 };
+  assert.deepEqual(windows(typed), [8, undefined, 8]);
+  assert.deepEqual(windows({ ...typed, use_sliding_window: false }), none);
+});
+
+Deno.test("scaled rotary positions are read in both forms", () => {
+  const { rope_type: _, ...factors } = LLAMA_3;
+  const scaling = {
+    type: "llama3",
+    factor: 8,
+    lowTurns: 1,
+    highTurns: 4,
+    originalLength: 8192,
+  };
+  for (
+    const older of [
+      { rope_theta: 500000, rope_scaling: LLAMA_3 },
+      { rope_theta: 500000, rope_scaling: { ...factors, type: "llama3" } },
+      { rope_parameters: { ...LLAMA_3, rope_theta: 500000 } },
+    ]
+  ) assert.deepEqual(read({ ...LLAMA, ...older }).rotary, { theta: 500000, scaling });
+  const linear = read({ ...LLAMA, rope_scaling: { type: "linear", factor: 4 } });
+  assert.deepEqual(linear.rotary, { theta: 10000, scaling: { type: "linear", factor: 4 } });
+  assert.equal(linear.maxLength, 8192, "its config.json states the length before scaling");
+});
+
+Deno.test("an OPT needs little; the rest has the defaults of transformers", () => {
+  const architecture = read(OPT);
+  assert.deepEqual(plain(architecture), {
+    modelType: "opt",
+    vocabularySize: 50272,
+    hiddenSize: 768,
+    embeddingSize: 768,
+    layers: 12,
+    heads: 12,
+    keyValueHeads: 12,
+    headDim: 64,
+    maxLength: 2048,
+    slidingWindows: new Array(12).fill(undefined),
+    norm: "layer",
+    normEpsilon: 1e-5,
+    names: {
+      layer: "model.decoder.layers.7.",
+      embedding: "model.decoder.embed_tokens",
+      head: undefined,
+      positions: { name: "model.decoder.embed_positions", offset: 2 },
+      projectIn: undefined,
+      projectOut: undefined,
+      finalNorm: "model.decoder.final_layer_norm",
+    },
+  });
+  assert.deepEqual(architecture.steps.map(short), [
+    "x = norm self_attn_layer_norm hidden",
+    "q = self_attn.q_proj x, k = self_attn.k_proj x, v = self_attn.v_proj x",
+    "x = attention q k v",
+    "hidden = self_attn.out_proj x + hidden",
+    "x = norm final_layer_norm hidden",
+    "x = fc1 x",
+    "x = relu x",
+    "hidden = fc2 x + hidden",
+  ]);
+});
+
+Deno.test("an OPT with its norms last, as the 350M one, has projections and no final norm", () => {
+  const architecture = read({
+    ...OPT,
+    word_embed_proj_dim: 512,
+    do_layer_norm_before: false,
+    activation_function: "gelu",
+  });
+  assert.equal(architecture.embeddingSize, 512);
+  assert.equal(architecture.names.projectIn, "model.decoder.project_in");
+  assert.equal(architecture.names.projectOut, "model.decoder.project_out");
+  assert.equal(architecture.names.finalNorm, undefined);
+  assert.deepEqual(architecture.steps.map(short), [
+    "q = self_attn.q_proj hidden, k = self_attn.k_proj hidden, v = self_attn.v_proj hidden",
+    "x = attention q k v",
+    "hidden = self_attn.out_proj x + hidden",
+    "hidden = norm self_attn_layer_norm hidden",
+    "x = fc1 hidden",
+    "x = gelu x",
+    "hidden = fc2 x + hidden",
+    "hidden = norm final_layer_norm hidden",
+  ]);
+});
+
+Deno.test("an OPT may have a head of its own and no final norm", () => {
+  const { names } = read({ ...OPT, tie_word_embeddings: false, _remove_final_layer_norm: true });
+  assert.equal(names.head, "lm_head");
+  assert.equal(names.finalNorm, undefined);
+  assert.equal(read({ ...OPT, word_embed_proj_dim: 768 }).names.projectIn, undefined);
+});
+
+const COUNT = "a whole number of at least 1";
+const ACTIVATION = "one of relu, silu, swish, gelu, gelu_new, gelu_pytorch_tanh";
+const SCALED = "of the type default, linear or llama3";
+const LLAMA_3 = {
+  rope_type: "llama3",
+  factor: 8,
+  low_freq_factor: 1,
+  high_freq_factor: 4,
+  original_max_position_embeddings: 8192,
+};
+const MISTRAL = { ...LLAMA, model_type: "mistral" };
+const QWEN = { ...LLAMA, model_type: "qwen2", use_sliding_window: true };
+
+/** [config, what is said after `"m/config.json": `] */
+const REFUSED: [config: Record<string, unknown>, text: string][] = [
+  [{}, "model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found nothing"],
+  [
+    { model_type: "gpt2" },
+    'model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found "gpt2"',
+  ],
+  [
+    { model_type: "Llama" },
+    'model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found "Llama"',
+  ],
+  // Missing fields.
+  [{ ...LLAMA, vocab_size: undefined }, `vocab_size must be ${COUNT}, found nothing`],
+  [{ ...LLAMA, hidden_size: undefined }, `hidden_size must be ${COUNT}, found nothing`],
+  [{ ...LLAMA, num_hidden_layers: null }, `num_hidden_layers must be ${COUNT}, found null`],
+  [
+    { ...LLAMA, num_attention_heads: undefined },
+    `num_attention_heads must be ${COUNT}, found nothing`,
+  ],
+  [{ ...OPT, vocab_size: undefined }, `vocab_size must be ${COUNT}, found nothing`],
+  [{ ...OPT, num_hidden_layers: undefined }, `num_hidden_layers must be ${COUNT}, found nothing`],
+  // Wrong types and values.
+  [{ ...LLAMA, hidden_size: "4096" }, `hidden_size must be ${COUNT}, found "4096"`],
+  [{ ...LLAMA, hidden_size: 4096.5 }, `hidden_size must be ${COUNT}, found 4096.5`],
+  [{ ...LLAMA, num_hidden_layers: 0 }, `num_hidden_layers must be ${COUNT}, found 0`],
+  [{ ...LLAMA, num_attention_heads: -32 }, `num_attention_heads must be ${COUNT}, found -32`],
+  [{ ...LLAMA, num_key_value_heads: 0 }, `num_key_value_heads must be ${COUNT}, found 0`],
+  [{ ...LLAMA, head_dim: [128] }, `head_dim must be ${COUNT}, found [128]`],
+  [
+    { ...LLAMA, max_position_embeddings: "2k" },
+    `max_position_embeddings must be ${COUNT}, found "2k"`,
+  ],
+  [{ ...LLAMA, rms_norm_eps: "1e-5" }, 'rms_norm_eps must be a number above 0, found "1e-5"'],
+  [{ ...LLAMA, rms_norm_eps: 0 }, "rms_norm_eps must be a number above 0, found 0"],
+  [{ ...LLAMA, rope_theta: -1 }, "rope_theta must be a number above 0, found -1"],
+  [{ ...LLAMA, tie_word_embeddings: 1 }, "tie_word_embeddings must be true or false, found 1"],
+  [{ ...LLAMA, hidden_act: "quick_gelu" }, `hidden_act must be ${ACTIVATION}, found "quick_gelu"`],
+  [
+    { ...LLAMA, hidden_act: "constructor" },
+    `hidden_act must be ${ACTIVATION}, found "constructor"`,
+  ],
+  [{ ...LLAMA, hidden_act: 1 }, `hidden_act must be ${ACTIVATION}, found 1`],
+  [
+    { ...OPT, activation_function: "tanh" },
+    `activation_function must be ${ACTIVATION}, found "tanh"`,
+  ],
+  [
+    { ...OPT, do_layer_norm_before: "no" },
+    'do_layer_norm_before must be true or false, found "no"',
+  ],
+  [{ ...OPT, word_embed_proj_dim: 0 }, `word_embed_proj_dim must be ${COUNT}, found 0`],
+  [
+    { ...OPT, layer_norm_elementwise_affine: false },
+    "layer_norm_elementwise_affine must be true, found false",
+  ],
+  // Heads.
+  [
+    { ...LLAMA, hidden_size: 4000, num_attention_heads: 33 },
+    "hidden_size must be a multiple of num_attention_heads, 33, found 4000",
+  ],
+  [
+    { ...OPT, num_attention_heads: 7 },
+    "hidden_size must be a multiple of num_attention_heads, 7, found 768",
+  ],
+  [
+    { ...LLAMA, num_key_value_heads: 5 },
+    "num_key_value_heads must be a divisor of num_attention_heads, 32, found 5",
+  ],
+  [
+    { ...LLAMA, num_key_value_heads: 64 },
+    "num_key_value_heads must be a divisor of num_attention_heads, 32, found 64",
+  ],
+  [{ ...LLAMA, head_dim: 127 }, "head_dim must be even, found 127"],
+  [
+    { ...LLAMA, hidden_size: 96 },
+    "hidden_size must be an even multiple of num_attention_heads, 32, found 96",
+  ],
+  // Positions.
+  [
+    { ...LLAMA, rope_scaling: { type: "linear" } },
+    "rope_scaling.factor must be a number above 0, found nothing",
+  ],
+  [
+    { ...LLAMA, rope_parameters: { ...LLAMA_3, low_freq_factor: 4 } },
+    "rope_parameters.high_freq_factor must be above low_freq_factor, 4, found 4",
+  ],
+  [
+    { ...LLAMA, rope_scaling: { ...LLAMA_3, original_max_position_embeddings: 0 } },
+    `rope_scaling.original_max_position_embeddings must be ${COUNT}, found 0`,
+  ],
+  [
+    { ...LLAMA, rope_theta: 500000, rope_scaling: { rope_type: "yarn" } },
+    `rope_scaling must be ${SCALED}, found {"rope_type":"yarn"}`,
+  ],
+  // Sliding windows.
+  [{ ...MISTRAL, sliding_window: 0 }, `sliding_window must be ${COUNT}, found 0`],
+  [
+    { ...QWEN, max_window_layers: -1 },
+    "max_window_layers must be a whole number of at least 0, found -1",
+  ],
+  [
+    { ...QWEN, num_hidden_layers: 2, layer_types: ["full_attention"] },
+    'layer_types must be 2 times one of full_attention, sliding_attention, found ["full_attention"]',
+  ],
+  [
+    { ...QWEN, num_hidden_layers: 1, layer_types: ["linear_attention"] },
+    'layer_types must be 1 times one of full_attention, sliding_attention, found ["linear_attention"]',
+  ],
+  [
+    { ...LLAMA, rope_parameters: { rope_type: "default" }, rope_scaling: { type: "dynamic" } },
+    `rope_scaling must be ${SCALED}, found {"type":"dynamic"}`,
+  ],
+  [{ ...LLAMA, rope_scaling: "linear" }, 'rope_scaling must be an object, found "linear"'],
+  [{ ...LLAMA, rope_parameters: [] }, "rope_parameters must be an object, found []"],
+  [{ ...LLAMA, rope_parameters: 0 }, "rope_parameters must be an object, found 0"],
+  [
+    { ...LLAMA, rope_parameters: { rope_theta: "1e4" } },
+    'rope_parameters.rope_theta must be a number above 0, found "1e4"',
+  ],
+];
+
+for (const [config, text] of REFUSED) {
+  Deno.test(`config.json is refused: ${text}`, () => {
+    assert.throws(() => read(config), new UserError(`"m/config.json": ${text}`));
+  });
+}
