@@ -3,7 +3,7 @@ import type { Gpu } from "../gpu/device.ts";
 import { narrow } from "../gpu/kernels/elementwise/narrow.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import { DTYPE_BYTES, type Tensor } from "../gpu/tensor.ts";
-import type { Registers } from "./decoder.ts";
+import type { Registers } from "./registers.ts";
 
 /** How activations are kept between the operations of a decoder layer. */
 export type ActivationDtype = "f32" | "f16";

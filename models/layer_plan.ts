@@ -1,73 +1,16 @@
-import type { Architecture, Step } from "./architectures/architecture.ts";
-
-/** Whether an operation from `start` on reads a register before it is written anew. */
-export function isRead(steps: readonly Step[], register: string, start: number): boolean {
-  for (const step of steps.slice(start)) {
-    if (inputs(step).includes(register)) return true;
-    if (outputs(step).includes(register)) return false;
-  }
-  return register === "hidden"; // what the next layer reads
-}
-
-function inputs(step: Step): string[] {
-  switch (step.op) {
-    case "norm":
-      return [step.from];
-    case "linear":
-      return step.residual ? [step.from, step.residual] : [step.from];
-    case "rope":
-      return step.registers.map(({ register }) => register);
-    case "attention":
-      return [step.query, step.key, step.value];
-    case "activation":
-      return step.up ? [step.from, step.up] : [step.from];
-  }
-}
-
-function outputs(step: Step): string[] {
-  switch (step.op) {
-    case "linear":
-      return step.linears.map(({ to }) => to);
-    case "rope":
-      return [];
-    default:
-      return [step.to];
-  }
-}
+import type { Architecture } from "./architectures/architecture.ts";
+import { kindOf, type Op } from "./ops/mod.ts";
+import type { LinearGroup } from "./ops/op.ts";
 
 /** The registers that must be there before an operation, with their widths. */
-export type LiveRegisters = Map<string, number>;
-
-/**
- * The live registers before each operation of a decoder layer; the last entry is what the layer
- * gives.
- *
- * @param rowsOf Output features of a linear layer.
- */
-export function liveRegisters(
-  { steps, hiddenSize, heads, headDim }: Architecture,
-  rowsOf: (module: string) => number,
-): LiveRegisters[] {
-  const widths: LiveRegisters = new Map([["hidden", hiddenSize]]);
-  const before = (step: number): LiveRegisters =>
-    new Map([...widths].filter(([register]) => isRead(steps, register, step)));
-  const all = [before(0)];
-  for (const [i, step] of steps.entries()) {
-    if (step.op === "linear") {
-      for (const { module, to } of step.linears) widths.set(to, rowsOf(module));
-    } else if (step.op === "attention") widths.set(step.to, heads * headDim);
-    else if (step.op !== "rope") widths.set(step.to, widths.get(step.from)!);
-    all.push(before(i + 1));
-  }
-  return all;
-}
+export type LiveRegisters = ReadonlyMap<string, number>;
 
 /** Elements of the registers together, for each token. */
 export function totalWidth(registers: LiveRegisters): number {
   return registers.values().reduce((sum, width) => sum + width, 0);
 }
 
-/** Where the way to a group of linear layers can be taken up again. */
+/** Where the way to a group of linear layers can be taken up again: numbers of operations. */
 export interface Restarts {
   /** Only norms and activation functions have to be computed anew. */
   near: number;
@@ -75,24 +18,74 @@ export interface Restarts {
   lean: number;
 }
 
-/**
- * The operations before which the registers may be kept, so that `step` can be reached from there
- * again: those with the fewest elements.
- *
- * @param live What {@link liveRegisters} gave.
- */
-export function restartsOf(
-  steps: readonly Step[],
+/** A decoder layer's operations, and what follows from them. */
+export class LayerPlan {
+  readonly ops: readonly Op[];
+  /** The groups of linear layers in the order of execution, each with the number of its operation. */
+  readonly groups: readonly (LinearGroup & { at: number })[];
+  /** The live registers before each operation; the last entry is what the layer gives. */
+  readonly live: readonly LiveRegisters[];
+
+  /**
+   * @throws {Error} If an operation reads a register that no other has written, or has written in
+   *   another width: the architecture is wrong then.
+   */
+  constructor({ steps, hiddenSize }: Pick<Architecture, "steps" | "hiddenSize">, layer: number) {
+    this.ops = steps(layer);
+    this.groups = this.ops.flatMap((op, at) => {
+      const group = kindOf(op).group?.(op);
+      return group ? [{ ...group, at }] : [];
+    });
+    const widths = new Map([["hidden", hiddenSize]]);
+    const before = (at: number) =>
+      new Map([...widths].filter(([register]) => isRead(this.ops, register, at)));
+    const live = [before(0)];
+    for (const [at, op] of this.ops.entries()) {
+      for (const [register, width] of Object.entries(kindOf(op).reads(op))) {
+        if (widths.get(register) === width) continue;
+        throw new Error(
+          `Operation ${at} of layer ${layer} (${op.op}) reads "${register}" as ${width} wide, ` +
+            `but it is ${widths.get(register) ?? 0} wide`,
+        );
+      }
+      for (const [register, width] of Object.entries(kindOf(op).writes(op))) {
+        widths.set(register, width);
+      }
+      live.push(before(at + 1));
+    }
+    this.live = live;
+  }
+
+  /**
+   * The operations before which the registers may be kept, so that operation `at` can be reached from
+   * there again: those with the fewest elements.
+   */
+  restartsOf(at: number): Restarts {
+    return restarts(this.ops, this.live, at);
+  }
+}
+
+/** Whether an operation from `start` on reads a register before it is written anew. */
+function isRead(ops: readonly Op[], register: string, start: number): boolean {
+  for (const op of ops.slice(start)) {
+    if (Object.hasOwn(kindOf(op).reads(op), register)) return true;
+    if (Object.hasOwn(kindOf(op).writes(op), register)) return false;
+  }
+  return register === "hidden"; // what the next layer reads
+}
+
+/** {@link LayerPlan.restartsOf} for registers of any widths. */
+export function restarts(
+  ops: readonly Op[],
   live: readonly LiveRegisters[],
-  step: number,
+  at: number,
 ): Restarts {
-  let near = step;
-  let lean = step;
+  let near = at;
+  let lean = at;
   let isNear = true;
-  for (let start = step - 1; start >= 0; start--) {
-    const { op } = steps[start];
-    isNear &&= op === "norm" || op === "activation";
-    if (!keepsRegisters(steps, live[start], start, step)) continue;
+  for (let start = at - 1; start >= 0; start--) {
+    isNear &&= kindOf(ops[start]).isCheap;
+    if (!keepsRegisters(ops, live[start], start, at)) continue;
     const width = totalWidth(live[start]);
     if (width < totalWidth(live[lean])) lean = start;
     if (isNear && width < totalWidth(live[near])) near = start;
@@ -100,14 +93,14 @@ export function restartsOf(
   return { near, lean };
 }
 
-/** Whether no operation on the way writes into a register that is to be kept: rotary positions do. */
+/** Whether no operation on the way changes a register that is to be kept. */
 function keepsRegisters(
-  steps: readonly Step[],
+  ops: readonly Op[],
   kept: LiveRegisters,
   from: number,
   to: number,
 ): boolean {
-  return !steps.slice(from, to).some((step) =>
-    step.op === "rope" && step.registers.some(({ register }) => kept.has(register))
+  return !ops.slice(from, to).some((op) =>
+    kindOf(op).changes?.(op).some((register) => kept.has(register))
   );
 }

@@ -1,9 +1,9 @@
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 import type { Gpu } from "../gpu/device.ts";
-import { type Architecture, linearGroups } from "./architectures/architecture.ts";
-import { PART_BYTES } from "./decoder.ts";
-import { liveRegisters, restartsOf, totalWidth } from "./layer_plan.ts";
+import type { Architecture } from "./architectures/architecture.ts";
+import { LayerPlan, totalWidth } from "./layer_plan.ts";
+import { PART_BYTES } from "./lookup_matrix.ts";
 import type { ModelFiles } from "./model_files.ts";
 
 /** What takes GPU memory besides the activations that are kept. */
@@ -21,18 +21,29 @@ export interface Work {
  *
  * @returns Bytes.
  */
-export function workingBytes(model: ModelFiles, { batchTokens, order }: Work): number {
-  const groups = linearGroups(model.architecture).map(({ modules }) => {
-    const shapes = modules.map((module) => model.linearShape(module));
-    return { weights: shapes.reduce((sum, [n, m]) => sum + n * m, 0), cols: shapes[0][1] };
-  });
+export function workingBytes({ architecture }: ModelFiles, work: Work): number {
+  return Math.max(...plansOf(architecture).map((plan) => layerBytes(architecture, plan, work)));
+}
+
+function plansOf(architecture: Architecture): LayerPlan[] {
+  return Array.from({ length: architecture.layers }, (_, i) => new LayerPlan(architecture, i));
+}
+
+function layerBytes(
+  architecture: Architecture,
+  plan: LayerPlan,
+  { batchTokens, order }: Work,
+): number {
+  const groups = plan.groups.map(({ cols, linears }) => (
+    { weights: linears.reduce((sum, { rows }) => sum + rows * cols, 0), cols }
+  ));
   const weights = groups.reduce((sum, group) => sum + group.weights, 0);
-  const widths = widthsOf(model);
+  const widths = plan.live.map(totalWidth);
   // What an operation reads and what it writes are there at the same time.
   const batch = 4 * batchTokens * Math.max(...widths.slice(1).map((width, i) => width + widths[i]));
   // In f32, and the next layer's as stored.
   const layers = (4 + 2) * weights;
-  if (!order) return layers + Math.max(batch, 3 * tableBytes(model.architecture));
+  if (!order) return layers + Math.max(batch, 3 * tableBytes(architecture));
   const hessians = groups.map(({ cols }) => 4 * cols ** 2);
   const widest = Math.max(...hessians);
   const kept = order === "layer" ? hessians.reduce((a, b) => a + b, 0) : widest;
@@ -47,21 +58,12 @@ function tableBytes({ vocabularySize, embeddingSize }: Architecture): number {
   return Math.min(PART_BYTES, 4 * vocabularySize * embeddingSize);
 }
 
-/** The elements that must be there for each token before each operation of a decoder layer. */
-function widthsOf(model: ModelFiles): number[] {
-  const { architecture } = model;
-  return liveRegisters(architecture, (module) => model.linearShape(module)[0]).map(totalWidth);
-}
-
 /** The most elements that are kept for each token between two groups of linear layers. */
-export function nearWidth(model: ModelFiles): number {
-  const { architecture } = model;
-  const live = liveRegisters(architecture, (module) => model.linearShape(module)[0]);
-  return Math.max(
-    ...linearGroups(architecture).map(({ step }) =>
-      totalWidth(live[restartsOf(architecture.steps, live, step).near])
-    ),
+export function nearWidth({ architecture }: ModelFiles): number {
+  const widths = plansOf(architecture).flatMap((plan) =>
+    plan.groups.map(({ at }) => totalWidth(plan.live[plan.restartsOf(at).near]))
   );
+  return Math.max(...widths);
 }
 
 /**

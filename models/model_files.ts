@@ -2,16 +2,13 @@ import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { isPackedTable } from "../codecs/embedding/packed_table.ts";
-import {
-  isPacked,
-  mainTensor,
-  type QuantizationConfig,
-  readQuantizationConfig,
-} from "../codecs/packed_format.ts";
+import { type QuantizationConfig, readQuantizationConfig } from "../codecs/packed_format.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { readJson } from "../storage/json.ts";
 import { FORMAT_VERSION } from "../storage/packed_metadata.ts";
-import { type Architecture, linearGroups, readArchitecture } from "./architectures/architecture.ts";
+import type { Architecture } from "./architectures/architecture.ts";
+import { readArchitecture } from "./architectures/mod.ts";
+import { LayerPlan } from "./layer_plan.ts";
 import { TextTokenizer, TOKENIZER_FILES } from "./tokenizers/tokenizer.ts";
 
 /** What a model has beside its weights, where it is there. */
@@ -53,17 +50,6 @@ export class ModelFiles implements Disposable {
     return new ModelFiles(folder, name, config, named, checkpoint, quantization);
   }
 
-  /** Output and input features of a linear layer, the same in each decoder layer. */
-  linearShape(module: string): [rows: number, cols: number] {
-    const name = this.architecture.names.layer(0) + module;
-    if (!this.quantization || !isPacked(this.checkpoint, name)) {
-      // Other shapes are refused when the layer is loaded.
-      const [rows = 1, cols = 1] = this.checkpoint.get(`${name}.weight`).shape;
-      return [rows, cols];
-    }
-    return [mainTensor(this.checkpoint, name).shape[0], this.quantization.columns[module]];
-  }
-
   /**
    * What config.json of this model says once its linear layers are packed.
    *
@@ -71,13 +57,15 @@ export class ModelFiles implements Disposable {
    * @param method The stage that quantized them; absent for BiLLM's own method.
    */
   packedConfig(blockSize: number, version = FORMAT_VERSION, method?: string): QuantizationConfig {
-    const modules = linearGroups(this.architecture).flatMap((group) => group.modules);
+    const { groups } = new LayerPlan(this.architecture, 0);
     return {
       quant_method: "billm",
       ...(method && { method }),
       format_version: version,
       block_size: blockSize,
-      columns: Object.fromEntries(modules.map((module) => [module, this.linearShape(module)[1]])),
+      columns: Object.fromEntries(
+        groups.flatMap(({ linears, cols }) => linears.map(({ module }) => [module, cols])),
+      ),
     };
   }
 
@@ -124,14 +112,15 @@ export function readConfig(folder: string, name = folder): {
 
 /** Some checkpoints, such as those of facebook/opt-*, leave out the "model." before their names. */
 function withNamesOf(checkpoint: Checkpoint, architecture: Architecture): Architecture {
-  const { names } = architecture;
+  const { names, finalNorm } = architecture;
   const bare = (name: string) => name.replace(/^model\./, "");
   const isThere = (name: string) =>
     checkpoint.has(`${name}.weight`) || isPackedTable(checkpoint, name);
   if (isThere(names.embedding) || !isThere(bare(names.embedding))) return architecture;
-  const { positions, projectIn, projectOut, finalNorm } = names;
+  const { positions, projectIn, projectOut } = names;
   return {
     ...architecture,
+    finalNorm: finalNorm && { ...finalNorm, module: bare(finalNorm.module) },
     names: {
       ...names,
       layer: (i) => bare(names.layer(i)),
@@ -139,7 +128,6 @@ function withNamesOf(checkpoint: Checkpoint, architecture: Architecture): Archit
       positions: positions && { ...positions, name: bare(positions.name) },
       projectIn: projectIn && bare(projectIn),
       projectOut: projectOut && bare(projectOut),
-      finalNorm: finalNorm && bare(finalNorm),
     },
   };
 }

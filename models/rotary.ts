@@ -1,8 +1,9 @@
 /**
  * Rotary position embedding: entry i of a head's half turns by position · frequency i, where the
- * plain frequency is theta^(-2i / headDim).
+ * plain frequency is theta^(-2i / headDim). Layers that turn alike share one object.
  */
 export interface Rotary {
+  headDim: number;
   theta: number;
   scaling?: RotaryScaling;
 }
@@ -25,7 +26,7 @@ export type RotaryScaling =
 const { fround } = Math;
 
 /** The frequencies of a head, f32 `[headDim / 2]`, in the f32 steps of transformers. */
-export function rotaryFrequencies(headDim: number, { theta, scaling }: Rotary): Float32Array {
+export function rotaryFrequencies({ headDim, theta, scaling }: Rotary): Float32Array {
   return Float32Array.from({ length: headDim / 2 }, (_, i) => {
     const frequency = fround(1 / fround(theta ** fround(2 * i / headDim)));
     switch (scaling?.type) {

@@ -2,7 +2,8 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeTokenIds } from "../data/windows.ts";
 import { type TensorToWrite, writeSafetensors } from "../storage/safetensors.ts";
-import { type Architecture, readArchitecture } from "./architectures/architecture.ts";
+import { readArchitecture } from "./architectures/mod.ts";
+import { layerPlaces, outsidePlaces, type Place } from "./places.ts";
 
 const LLAMA = {
   model_type: "llama",
@@ -101,21 +102,21 @@ export function writeSyntheticModel(
   const random = uniforms(seed);
   const shards = architecture.layers + 1;
   const weightMap: Record<string, string> = {};
-  const write = (shard: number, shapes: [name: string, shape: number[]][]) => {
+  const write = (shard: number, places: Iterable<Place>) => {
     const digits = (n: number) => String(n).padStart(5, "0");
     const file = `model-${digits(shard + 1)}-of-${digits(shards)}.safetensors`;
-    const tensors = shapes.map(([name, shape]): TensorToWrite => {
+    const shapes = new Map([...places].map(({ name, shape }) => [name, [...shape]])); // fused ones once
+    const tensors = [...shapes].map(([name, shape]): TensorToWrite => {
       weightMap[name] = file;
       return { name, dtype: "F16", shape, data: values(shape, random) };
     });
     writeSafetensors(join(folder, file), tensors, { format: "pt" });
   };
-  write(0, outside(architecture));
-  for (let i = 0; i < architecture.layers; i++) {
-    const prefix = architecture.names.layer(i);
-    const tensors = layer(architecture, config);
-    write(i + 1, tensors.map(([name, shape]) => [prefix + name, shape]));
-  }
+  write(
+    0,
+    Object.values(outsidePlaces(architecture)).flat().filter((place) => place !== undefined),
+  );
+  for (let i = 0; i < architecture.layers; i++) write(i + 1, layerPlaces(architecture, i));
   const index = { metadata: {}, weight_map: weightMap };
   writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify(index, null, 2));
 }
@@ -133,58 +134,6 @@ export function writeSyntheticTokens(
   const random = uniforms(seed);
   const window = () => Int32Array.from({ length }, () => Math.floor(random() * vocabulary));
   writeTokenIds(path, Array.from({ length: samples }, window));
-}
-
-/** What lies outside the decoder layers. */
-function outside(architecture: Architecture): [name: string, shape: number[]][] {
-  const { names, vocabularySize, embeddingSize, hiddenSize, maxLength, norm } = architecture;
-  const tensors: [string, number[]][] = [];
-  const add = (name: string | undefined, shape: number[]) =>
-    name && tensors.push([`${name}.weight`, shape]);
-  add(names.embedding, [vocabularySize, embeddingSize]);
-  add(names.head, [vocabularySize, embeddingSize]);
-  add(names.projectIn, [hiddenSize, embeddingSize]);
-  add(names.projectOut, [embeddingSize, hiddenSize]);
-  const { positions, finalNorm } = names;
-  if (positions) add(positions.name, [maxLength + positions.offset, hiddenSize]);
-  add(finalNorm, [hiddenSize]);
-  if (finalNorm && norm === "layer") tensors.push([`${finalNorm}.bias`, [hiddenSize]]);
-  return tensors;
-}
-
-/** The tensors of a decoder layer, without its prefix. */
-function layer(
-  { steps, hiddenSize, heads, keyValueHeads, headDim, norm }: Architecture,
-  config: Record<string, unknown>,
-): [name: string, shape: number[]][] {
-  const inner = (config.intermediate_size ?? config.ffn_dim) as number;
-  const outputs: Record<string, number> = {
-    q: heads * headDim,
-    k: keyValueHeads * headDim,
-    v: keyValueHeads * headDim,
-    gate: inner,
-    up: inner,
-  };
-  const tensors: [string, number[]][] = [];
-  const widths = new Map([["hidden", hiddenSize]]);
-  for (const step of steps) {
-    if (step.op === "norm") {
-      const width = step.heads ? headDim : widths.get(step.from)!;
-      tensors.push([`${step.module}.weight`, [width]]);
-      if (norm === "layer") tensors.push([`${step.module}.bias`, [width]]);
-      widths.set(step.to, widths.get(step.from)!);
-    } else if (step.op === "linear") {
-      const cols = widths.get(step.from)!;
-      for (const { module, to } of step.linears) {
-        const rows = step.residual ? hiddenSize : outputs[to] ?? inner;
-        tensors.push([`${module}.weight`, [rows, cols]]);
-        if (step.bias) tensors.push([`${module}.bias`, [rows]]);
-        widths.set(to, rows);
-      }
-    } else if (step.op === "attention") widths.set(step.to, heads * headDim);
-    else if (step.op === "activation") widths.set(step.to, widths.get(step.from)!);
-  }
-  return tensors;
 }
 
 /** Matrices keep the length of what they multiply, on average; vectors are near 1. */

@@ -77,7 +77,7 @@ export const calibrate = defineStage({
       order,
     });
     using decoder = new Decoder(gpu, model);
-    await decoder.embedInto(activations, batches);
+    await decoder.embedding.embedInto(activations, batches);
   },
 });
 

@@ -3,9 +3,9 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { isPackedTable } from "../codecs/embedding/packed_table.ts";
 import { isPacked } from "../codecs/packed_format.ts";
-import { weightedModules } from "../models/architectures/architecture.ts";
-import { STORED_DTYPES } from "../models/decoder.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
+import { layerPlaces, outsidePlaces, type Place } from "../models/places.ts";
+import { STORED_DTYPES } from "../models/stored_tensors.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { defineStage } from "../pipeline/stage.ts";
 
@@ -56,28 +56,20 @@ export const download = defineStage({
  *   it would end a run after hours.
  */
 function checkTensors({ architecture, checkpoint, folder }: ModelFiles): void {
-  const { names, layers, norm } = architecture;
-  const modules = weightedModules(architecture);
-  const isBiased = norm === "layer";
-  const check = (name: string, bias: boolean) => {
-    const isStored = !isPacked(checkpoint, name) && !isPackedTable(checkpoint, name);
-    const tensors = isStored ? [`${name}.weight`] : [];
-    if (bias) tensors.push(`${name}.bias`);
-    for (const tensor of tensors) {
-      const { dtype } = checkpoint.get(tensor);
-      if (STORED_DTYPES.includes(dtype)) continue;
-      throw new UserError(
-        `Cannot use "${tensor}" of "${folder}": it is stored as ${dtype}; supported are ` +
-          STORED_DTYPES.join(", "),
-      );
-    }
+  const check = ({ name }: Place) => {
+    const { dtype } = checkpoint.get(name);
+    if (STORED_DTYPES.includes(dtype)) return;
+    throw new UserError(
+      `Cannot use "${name}" of "${folder}": it is stored as ${dtype}; supported are ` +
+        STORED_DTYPES.join(", "),
+    );
   };
-  const { embedding, positions, projectIn, projectOut, finalNorm, head } = names;
-  for (const name of [embedding, positions?.name, projectIn]) if (name) check(name, false);
-  for (let i = 0; i < layers; i++) {
-    for (const { module, bias } of modules) check(names.layer(i) + module, bias);
+  for (const place of Object.values(outsidePlaces(architecture)).flat()) {
+    if (place && !isPackedTable(checkpoint, place.name.replace(/\.weight$/, ""))) check(place);
   }
-  if (projectOut) check(projectOut, false);
-  if (finalNorm) check(finalNorm, isBiased);
-  if (head) check(head, false);
+  for (let i = 0; i < architecture.layers; i++) {
+    for (const { linear, ...place } of layerPlaces(architecture, i)) {
+      if (!linear || !isPacked(checkpoint, linear)) check(place);
+    }
+  }
 }

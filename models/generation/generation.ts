@@ -8,14 +8,10 @@ import type { CacheDtype } from "../../gpu/kernels/attention/attention_decode.ts
 import { argmax, NOT_FINITE } from "../../gpu/kernels/reduce/argmax.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { readJson } from "../../storage/json.ts";
-import {
-  Decoder,
-  type DecoderOptions,
-  type LayerWeights,
-  type Registers,
-  type Weight,
-} from "../decoder.ts";
+import { Decoder, type DecoderOptions } from "../decoder.ts";
+import type { LayerWeights } from "../layer_weights.ts";
 import type { ModelFiles } from "../model_files.ts";
+import type { Registers } from "../registers.ts";
 import { type ChatMessage, renderChat } from "../tokenizers/chat_template.ts";
 import { TextStream } from "../tokenizers/text_stream.ts";
 import { KeyValueCache } from "./kv_cache.ts";
@@ -42,7 +38,7 @@ export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies">
 
 /** A model, packed or plain, whose weights all stay in GPU memory. */
 export class ResidentModel implements Disposable {
-  readonly #layers: LayerWeights<Weight>[] = [];
+  readonly #layers: LayerWeights[] = [];
 
   private constructor(readonly files: ModelFiles, readonly decoder: Decoder) {}
 
@@ -125,7 +121,7 @@ export class ResidentModel implements Disposable {
   ): Promise<Tensor | undefined> {
     const { gpu } = this.decoder;
     this.#checkRoom(cache, ids.length);
-    const [hidden] = await this.decoder.embed([[ids]], cache.length);
+    const [hidden] = await this.decoder.embedding.embed([[ids]], cache.length);
     const registers: Registers = new Map([["hidden", hidden]]);
     for (const weights of this.#layers) {
       await this.decoder.run(weights, registers, cache);
@@ -138,11 +134,11 @@ export class ResidentModel implements Disposable {
     }
     cache.length += ids.length;
     using all = registers.get("hidden")!;
-    if (ids.length === 1) return await this.decoder.logits(all);
+    if (ids.length === 1) return await this.decoder.head.logits(all);
     const [tokens, width] = all.shape;
     using last = gpu.empty([1, width]);
     gpu.copy(all.view((tokens - 1) * width, [1, width]), last);
-    return await this.decoder.logits(last);
+    return await this.decoder.head.logits(last);
   }
 
   /**
@@ -155,12 +151,12 @@ export class ResidentModel implements Disposable {
   async logitsAfter(id: Tensor, cache: KeyValueCache): Promise<Tensor> {
     this.#checkRoom(cache, 1);
     const registers: Registers = new Map([
-      ["hidden", await this.decoder.embedToken(id, cache.length)],
+      ["hidden", await this.decoder.embedding.embedToken(id, cache.length)],
     ]);
     for (const weights of this.#layers) await this.decoder.run(weights, registers, cache);
     cache.length++;
     using hidden = registers.get("hidden")!;
-    return await this.decoder.logits(hidden);
+    return await this.decoder.head.logits(hidden);
   }
 
   #checkRoom({ capacity, length }: KeyValueCache, tokens: number): void {
@@ -171,7 +167,7 @@ export class ResidentModel implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const weights of this.#layers) this.decoder.freeLayer(weights);
+    for (const weights of this.#layers) weights[Symbol.dispose]();
     this.decoder[Symbol.dispose]();
     this.decoder.gpu.trim();
   }

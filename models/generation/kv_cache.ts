@@ -1,7 +1,8 @@
 import type { Gpu } from "../../gpu/device.ts";
 import { type CacheDtype, cacheWidth } from "../../gpu/kernels/attention/attention_decode.ts";
-import type { Tensor } from "../../gpu/tensor.ts";
+import { DTYPE_BYTES, type Tensor } from "../../gpu/tensor.ts";
 import type { Architecture } from "../architectures/architecture.ts";
+import { kindOf } from "../ops/mod.ts";
 
 /**
  * The keys and values of a text's tokens, so that each further token needs to be computed alone. Keys
@@ -16,18 +17,35 @@ export class KeyValueCache implements Disposable {
   /** @param capacity The most tokens that it can hold. */
   constructor(
     readonly gpu: Gpu,
-    { layers, keyValueHeads, headDim }: Architecture,
+    architecture: Architecture,
     readonly capacity: number,
     dtype: CacheDtype,
   ) {
-    const shape = [capacity, cacheWidth(keyValueHeads, headDim)];
-    this.layers = Array.from({ length: layers }, () => ({
-      keys: gpu.empty(shape, dtype),
-      values: gpu.empty(shape, dtype),
+    this.layers = widths(architecture).map((width) => ({
+      keys: gpu.empty([capacity, width], dtype),
+      values: gpu.empty([capacity, width], dtype),
     }));
   }
 
   [Symbol.dispose](): void {
     for (const { keys, values } of this.layers) this.gpu.free(keys, values);
   }
+}
+
+/** Bytes of a cache that holds so many tokens. */
+export function cacheBytes(
+  architecture: Architecture,
+  capacity: number,
+  dtype: CacheDtype,
+): number {
+  const width = widths(architecture).reduce((sum, width) => sum + width, 0);
+  return 2 * capacity * width * DTYPE_BYTES[dtype];
+}
+
+/** Numbers of a token's key, or value, by decoder layer; 0 for a layer that keeps none. */
+function widths({ layers, steps }: Architecture): number[] {
+  return Array.from({ length: layers }, (_, layer) => {
+    const kept = steps(layer).map((op) => kindOf(op).cache?.(op)).find((shape) => shape);
+    return kept ? cacheWidth(kept.keyValueHeads, kept.headDim) : 0;
+  });
 }

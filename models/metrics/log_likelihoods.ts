@@ -43,7 +43,7 @@ export async function logLikelihoods(
   const tokens = batches.reduce((sum, batch) => sum + tokensOf(batch), 0);
   const gpuBytes = await activationBytes(gpu, model, tokens, work);
   const passes = passesOf(batches, gpuBytes / (4 * widthOf(model)) / tokens);
-  const total = batches.length * (model.architecture.layers + decoder.headParts);
+  const total = batches.length * (model.architecture.layers + decoder.head.parts);
   let done = 0;
   const progress = async () => {
     await paceBatches(gpu, ++done);
@@ -100,7 +100,7 @@ async function lossesOf(
   try {
     const width = widthOf(model);
     using activations = new Activations(gpu, { tokens: batches.map(tokensOf), width, gpuBytes });
-    await decoder.embedPromptsInto(activations, batches);
+    await decoder.embedding.embedPromptsInto(activations, batches);
     for (let layer = 0; layer < layers; layer++) {
       const weights = await decoder.loadLayer(layer, { packed: true });
       for (let batch = 0; batch < batches.length; batch++) {
@@ -110,14 +110,18 @@ async function lossesOf(
         if (batch === batches.length - 1 && layer + 1 < layers) decoder.prefetchLayer(layer + 1);
         await progress();
       }
-      decoder.freeLayer(weights);
+      weights[Symbol.dispose]();
     }
     for (const [i, batch] of batches.entries()) {
       const finished = await finishScored(decoder, batch, i, activations);
       await activations.keep(i, 0, new Map([["hidden", finished]]));
     }
     const finished = async (batch: number) => (await activations.load(batch)).get("hidden")!;
-    return await decoder.targetLosses(finished, batches.map(({ targets }) => targets), progress);
+    return await decoder.head.targetLosses(
+      finished,
+      batches.map(({ targets }) => targets),
+      progress,
+    );
   } finally {
     for (const batch of onGpu) batch[Symbol.dispose]();
   }
@@ -140,5 +144,5 @@ export async function finishScored(
   using wanted = gpu.upload(rows, [rows.length]);
   using scored = gpu.empty([rows.length, all.shape[1]]);
   await embed(gpu, wanted, all, 0, scored);
-  return await decoder.finish(scored);
+  return await decoder.head.finish(scored);
 }

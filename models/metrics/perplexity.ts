@@ -33,7 +33,7 @@ export async function perplexity(
   const { layers } = model.architecture;
   const length = windows[0].length;
   const batches = batchWindows(windows, batchTokens);
-  const total = batches.length * (layers + decoder.headParts);
+  const total = batches.length * (layers + decoder.head.parts);
   let done = 0;
   const progress = async () => {
     await paceBatches(gpu, ++done);
@@ -47,7 +47,7 @@ export async function perplexity(
     width: Math.max(hiddenSize, embeddingSize),
     gpuBytes,
   });
-  await decoder.embedInto(activations, batches);
+  await decoder.embedding.embedInto(activations, batches);
   for (let layer = 0; layer < layers; layer++) {
     const weights = await decoder.loadLayer(layer, { packed: true });
     for (let batch = 0; batch < batches.length; batch++) {
@@ -57,14 +57,14 @@ export async function perplexity(
       if (batch === batches.length - 1 && layer + 1 < layers) decoder.prefetchLayer(layer + 1);
       await progress();
     }
-    decoder.freeLayer(weights);
+    weights[Symbol.dispose]();
   }
   for (let batch = 0; batch < batches.length; batch++) {
     using last = (await activations.load(batch)).get("hidden")!;
-    await activations.keep(batch, 0, new Map([["hidden", await decoder.finish(last)]]));
+    await activations.keep(batch, 0, new Map([["hidden", await decoder.head.finish(last)]]));
   }
   const finished = async (batch: number) => (await activations.load(batch)).get("hidden")!;
-  const losses = await decoder.losses(finished, batches, progress);
+  const losses = await decoder.head.losses(finished, batches, progress);
   let sum = 0;
   for (const [i, batch] of batches.entries()) {
     for (let window = 0; window < batch.length; window++) {

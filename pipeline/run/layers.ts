@@ -1,4 +1,5 @@
 import { basename, join } from "node:path";
+import { DenseWeight } from "../../codecs/dense/weight.ts";
 import { freeGrid } from "../../codecs/grid/grid.ts";
 import { salientFraction } from "../../codecs/grid/packed_grid.ts";
 import { isGrid, paperBitsOf } from "../../codecs/packed_format.ts";
@@ -8,16 +9,11 @@ import { MAX_BLOCK } from "../../gpu/kernels/binarize/search.ts";
 import { copyRegion } from "../../gpu/kernels/elementwise/transpose.ts";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { linearGroups } from "../../models/architectures/architecture.ts";
 import { type Calibration, paceBatches } from "../../models/calibration.ts";
-import { Decoder, type LayerWeights, type Registers } from "../../models/decoder.ts";
-import {
-  type LiveRegisters,
-  liveRegisters,
-  type Restarts,
-  restartsOf,
-  totalWidth,
-} from "../../models/layer_plan.ts";
+import { Decoder } from "../../models/decoder.ts";
+import { LayerPlan, type Restarts, totalWidth } from "../../models/layer_plan.ts";
+import type { LayerWeights } from "../../models/layer_weights.ts";
+import type { Registers } from "../../models/registers.ts";
 import { blockBits } from "../../stages/block_bits.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import type { PlannedStage } from "../config/config.ts";
@@ -37,7 +33,7 @@ import type { Planned, StageClock } from "./run.ts";
 /** A group of linear layers that share an input. */
 interface Group {
   /** The operation of the decoder layer that runs them. */
-  step: number;
+  at: number;
   /** The register that is their input. */
   from: string;
   /** Where the activations may be kept on the way to them. */
@@ -125,13 +121,8 @@ class LayerRun {
   readonly #layerStages: Planned<LayerStage>[];
   readonly #blockStages: Planned<BlockStage>[];
   readonly #firstBlockStage: number;
-  /** The linear layers of a decoder layer, in the order of execution. */
-  readonly #modules: string[];
-  /**
-   * Operations before which activations are kept where there is room. Where there is none they are
-   * rounded there as if they were, so that the result does not depend on the room.
-   */
-  readonly #roundings: number[];
+  /** The linear layers of each decoder layer, in the order of execution. */
+  readonly #modules: string[][];
 
   constructor(
     readonly context: ModelContext,
@@ -150,13 +141,11 @@ class LayerRun {
     >[];
     const first = stages.findIndex(({ stage }) => stage.scope === "block");
     this.#firstBlockStage = first < 0 ? stages.length : first;
-    const { architecture, model } = decoder;
-    const groups = linearGroups(architecture);
-    this.#modules = groups.flatMap(({ modules }) => modules);
-    const live = liveRegisters(architecture, (module) => model.linearShape(module)[0]);
-    this.#roundings = calibration?.order === "module"
-      ? groups.map(({ step }) => restartsOf(architecture.steps, live, step).near)
-      : [];
+    const { architecture } = decoder;
+    this.#modules = Array.from({ length: architecture.layers }, (_, layer) => {
+      const { groups } = new LayerPlan(architecture, layer);
+      return groups.flatMap(({ linears }) => linears.map(({ module }) => module));
+    });
   }
 
   /** @throws {UserError} If activations are beyond what they are kept in. */
@@ -166,12 +155,11 @@ class LayerRun {
 
   /** Says how far the run is: so many linear layers of a decoder layer are done. */
   progress(index: number, linears: number, what: string): void {
-    const { layers } = this.decoder.architecture;
     this.context.report({
       type: "progress",
       stage: "layers",
-      done: index * this.#modules.length + linears,
-      total: layers * this.#modules.length,
+      done: this.#modules.slice(0, index).flat().length + linears,
+      total: this.#modules.flat().length,
       text: `layer ${index + 1}${what}`,
     });
   }
@@ -188,7 +176,7 @@ class LayerRun {
     const weights = await decoder.loadLayer(index);
     await this.#finishLayer(weights);
     await this.context.gpu.idle();
-    decoder.freeLayer(weights);
+    weights[Symbol.dispose]();
   }
 
   /** Quantizes a layer and takes the activations through it. */
@@ -198,13 +186,7 @@ class LayerRun {
   ): Promise<{ linears: LinearRecord[]; file: Pick<LayerRecord, "file" | "bytes" | "sha256"> }> {
     const { gpu } = this.context;
     const weights = await this.decoder.loadLayer(index);
-    const live = liveRegisters(
-      this.decoder.architecture,
-      (module) => weights.get(module)!.weight.shape[0],
-    );
-    const groups = linearGroups(this.decoder.architecture).map(({ step, modules }) =>
-      this.#group(weights, step, modules, live, { index, count })
-    );
+    const groups = weights.plan.groups.map((group) => this.#group(weights, group, count));
     if (this.calibration?.order === "layer") {
       // Every group sees the original layer; then the quantized layer gives the next one's input.
       await this.#observeAll(weights, groups);
@@ -226,42 +208,38 @@ class LayerRun {
       if (index + 1 < count) this.decoder.prefetchLayer(index + 1);
     });
     await gpu.idle();
-    this.decoder.freeLayer(weights); // among them the quantized ones
+    weights[Symbol.dispose](); // among them the quantized ones
     return { linears: await this.#records(groups), file };
   }
 
   #group(
-    weights: LayerWeights,
-    step: number,
-    modules: string[],
-    live: readonly LiveRegisters[],
-    layer: { index: number; count: number },
+    weights: LayerWeights<DenseWeight>,
+    { at, from, linears: wanted }: LayerPlan["groups"][number],
+    count: number,
   ): Group {
     const { gpu } = this.context;
-    const { steps, names } = this.decoder.architecture;
-    const operation = steps[step];
-    if (operation.op !== "linear") throw new Error("A group is a linear operation");
+    const layer = { index: weights.layer, count };
+    const prefix = this.decoder.architecture.names.layer(weights.layer);
     const store = new ArtifactStore(this.artifacts);
-    const linears = modules.map((module): LinearLayer => {
-      const { weight } = weights.get(module)!;
-      const [rows, cols] = weight.shape;
+    const linears = wanted.map(({ module }): LinearLayer => {
+      const { matrix, rows, cols } = weights.linear(module).weight;
       return {
-        name: names.layer(layer.index) + module,
+        name: prefix + module,
         module,
         rows,
         cols,
-        original: weight,
-        weight: gpu.clone(weight),
+        original: matrix,
+        weight: gpu.clone(matrix),
         quantized: gpu.empty([rows, cols]),
       };
     });
     const context: LayerContext = { ...this.context, ...access(store), layer, linears };
-    const restarts = restartsOf(steps, live, step);
+    const restarts = weights.plan.restartsOf(at);
     return {
-      step,
-      from: operation.from,
+      at,
+      from,
       restarts,
-      nearWidth: totalWidth(live[restarts.near]),
+      nearWidth: totalWidth(weights.plan.live[restarts.near]),
       context,
       store,
       errors: [],
@@ -269,15 +247,15 @@ class LayerRun {
   }
 
   /** Shows the inputs of all groups to the stages, in one pass through the original layer. */
-  async #observeAll(weights: LayerWeights, groups: readonly Group[]): Promise<void> {
+  async #observeAll(weights: LayerWeights<DenseWeight>, groups: readonly Group[]): Promise<void> {
     const { activations } = this.calibration!;
     for (let batch = 0; batch < activations.batches; batch++) {
       const registers = await activations.load(batch);
-      let step = 0;
+      let from = 0;
       for (const group of groups) {
-        await this.#run(weights, registers, step, group.step);
+        await this.#run(weights, registers, from, group.at);
         await this.#show(group, registers);
-        step = group.step;
+        from = group.at;
       }
       this.context.gpu.free(...registers.values());
       await this.#pace(batch);
@@ -285,7 +263,7 @@ class LayerRun {
   }
 
   /** Shows the input of one group to the stages; what lies before it is quantized already. */
-  async #observe(weights: LayerWeights, group: Group): Promise<void> {
+  async #observe(weights: LayerWeights<DenseWeight>, group: Group): Promise<void> {
     const { activations } = this.calibration!;
     for (let batch = 0; batch < activations.batches; batch++) {
       let registers = await activations.load(batch);
@@ -296,7 +274,7 @@ class LayerRun {
         await activations.keep(batch, restart, registers);
         registers = await activations.load(batch);
       }
-      await this.#run(weights, registers, restart, group.step);
+      await this.#run(weights, registers, restart, group.at);
       await this.#show(group, registers);
       this.context.gpu.free(...registers.values());
       await this.#pace(batch);
@@ -321,36 +299,39 @@ class LayerRun {
   #freePassed(weights: LayerWeights): void {
     const { activations, batches } = this.calibration!;
     const passed = Math.min(...batches.map((_, batch) => activations.step(batch)));
-    for (const step of this.decoder.architecture.steps.slice(0, passed)) {
-      if (step.op !== "linear") continue;
-      for (const { module } of step.linears) {
-        const affine = weights.get(module);
-        if (!affine) continue;
-        this.context.gpu.free(affine.weight, ...(affine.bias ? [affine.bias] : []));
-        weights.delete(module);
-      }
+    for (const { at, linears } of weights.plan.groups) {
+      if (at < passed) { for (const { module } of linears) weights.delete(module); }
     }
   }
 
   /** @param isKept The registers will be kept, and so rounded, before operation `to`. */
   async #run(
-    weights: LayerWeights,
+    weights: LayerWeights<DenseWeight>,
     registers: Registers,
     from: number,
-    to = this.decoder.architecture.steps.length,
+    to = weights.plan.ops.length,
     isKept = false,
   ): Promise<void> {
     const { length, activations } = this.calibration!;
     await this.clock.queue("calibrate", async () => {
-      let step = from;
-      for (const stop of this.#roundings) {
+      let start = from;
+      for (const stop of this.#roundings(weights.plan)) {
         if (stop <= from || stop > to || (stop === to && isKept)) continue;
-        await this.decoder.run(weights, registers, length, step, stop);
+        await this.decoder.run(weights, registers, length, start, stop);
         await activations.round(registers);
-        step = stop;
+        start = stop;
       }
-      await this.decoder.run(weights, registers, length, step, to);
+      await this.decoder.run(weights, registers, length, start, to);
     });
+  }
+
+  /**
+   * Operations before which activations are kept where there is room. Where there is none they are
+   * rounded there as if they were, so that the result does not depend on the room.
+   */
+  #roundings(plan: LayerPlan): number[] {
+    if (this.calibration?.order !== "module") return [];
+    return plan.groups.map(({ at }) => plan.restartsOf(at).near);
   }
 
   async #show(group: Group, registers: Registers): Promise<void> {
@@ -367,7 +348,7 @@ class LayerRun {
   }
 
   /** Runs the stages on a group and puts what they made in the place of its weights. */
-  async #quantizeGroup(weights: LayerWeights, group: Group): Promise<void> {
+  async #quantizeGroup(weights: LayerWeights<DenseWeight>, group: Group): Promise<void> {
     const { context, store } = group;
     const { gpu } = context;
     for (const { stage, options } of this.stages.slice(0, this.#firstBlockStage)) {
@@ -377,7 +358,7 @@ class LayerRun {
     for (const linear of context.linears) {
       this.progress(
         context.layer.index,
-        this.#modules.indexOf(linear.module),
+        this.#modules[context.layer.index].indexOf(linear.module),
         `, ${linear.module}`,
       );
       await quantizeLinear(context, store, linear, this.#blockStages, this.clock);
@@ -398,7 +379,10 @@ class LayerRun {
           ),
         );
       }
-      weights.set(module, { ...weights.get(module), weight: quantized });
+      weights.linears.set(module, {
+        ...weights.linears.get(module),
+        weight: new DenseWeight(quantized),
+      });
       gpu.free(original, weight);
       if (bits) gpu.free(bits.bits, bits.scales, bits.salient);
       if (grid) freeGrid(gpu, grid);
@@ -411,7 +395,10 @@ class LayerRun {
    *
    * @param meanwhile What the host does while the GPU is at it.
    */
-  async #finishLayer(weights: LayerWeights, meanwhile?: () => Promise<void>): Promise<void> {
+  async #finishLayer(
+    weights: LayerWeights<DenseWeight>,
+    meanwhile?: () => Promise<void>,
+  ): Promise<void> {
     const { gpu } = this.context;
     const activations = this.calibration?.activations;
     for (let batch = 0; activations && batch < activations.batches; batch++) {

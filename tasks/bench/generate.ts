@@ -4,12 +4,13 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { bytesText } from "../../base/units.ts";
 import { Gpu } from "../../gpu/device.ts";
-import { type CacheDtype, cacheWidth } from "../../gpu/kernels/attention/attention_decode.ts";
+import type { CacheDtype } from "../../gpu/kernels/attention/attention_decode.ts";
 import {
   continueTokens,
   type GenerationEnd,
   ResidentModel,
 } from "../../models/generation/generation.ts";
+import { cacheBytes } from "../../models/generation/kv_cache.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "../task.ts";
 
@@ -93,9 +94,7 @@ async function measure(
     { length: prompt },
     (_, i) => (i * 7919 + 13) % architecture.vocabularySize,
   );
-  const { layers, keyValueHeads, headDim } = architecture;
   const capacity = Math.min(architecture.maxLength, prompt + tokens - 1);
-  const width = cacheWidth(keyValueHeads, headDim);
   let fastest: Pick<GenerationEnd, "promptSeconds" | "seconds"> = {
     promptSeconds: Infinity,
     seconds: Infinity,
@@ -123,7 +122,7 @@ async function measure(
     fileBytes: readdirSync(folder)
       .filter((name) => name.endsWith(".safetensors") && name !== "token_ids.safetensors")
       .reduce((sum, name) => sum + statSync(join(folder, name)).size, 0),
-    cacheBytes: 2 * layers * capacity * width * (cache === "f16" ? 2 : 4),
+    cacheBytes: cacheBytes(architecture, capacity, cache),
     peakBytes: gpu.memory.peak,
     generatingBytes,
     promptTokens: prompt,

@@ -7,7 +7,8 @@ import { percentText } from "../../base/units.ts";
 import { Gpu } from "../../gpu/device.ts";
 import { Activations } from "../../models/activations.ts";
 import { paceBatches } from "../../models/calibration.ts";
-import { Decoder, type LayerWeights, type Weight } from "../../models/decoder.ts";
+import { Decoder } from "../../models/decoder.ts";
+import type { LayerWeights } from "../../models/layer_weights.ts";
 import { finishScored } from "../../models/metrics/log_likelihoods.ts";
 import {
   batchPrompts,
@@ -56,7 +57,7 @@ interface Workload {
   separateTokens: number;
   questions?: number;
   activations: Activations;
-  run(weights: LayerWeights<Weight>, batch: number): Promise<void>;
+  run(weights: LayerWeights, batch: number): Promise<void>;
   /** The final norm and the losses. */
   finish(): Promise<void>;
 }
@@ -165,7 +166,7 @@ async function windowWorkload(
     tokens: batches.map(() => perBatch * length),
     width: hiddenSize,
   });
-  await decoder.embedInto(activations, batches);
+  await decoder.embedding.embedInto(activations, batches);
   return {
     name: "windows",
     batches: batches.length,
@@ -175,9 +176,9 @@ async function windowWorkload(
     activations,
     run: (weights, batch) => runBatch(decoder, activations, weights, batch, length),
     async finish() {
-      await decoder.losses(async (batch) => {
+      await decoder.head.losses(async (batch) => {
         using last = (await activations.load(batch)).get("hidden")!;
-        return await decoder.finish(last);
+        return await decoder.head.finish(last);
       }, batches);
     },
   };
@@ -194,7 +195,7 @@ async function promptWorkload(
   const onGpu = batches.map((batch) => uploadBatch(gpu, batch));
   const tokens = batches.map(({ ids }) => ids.length);
   const activations = new Activations(gpu, { tokens, width: hiddenSize });
-  await decoder.embedPromptsInto(activations, batches);
+  await decoder.embedding.embedPromptsInto(activations, batches);
   const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
   return {
     name,
@@ -207,7 +208,7 @@ async function promptWorkload(
     run: (weights, batch) => runBatch(decoder, activations, weights, batch, onGpu[batch]),
     async finish() {
       const finished = (batch: number) => finishScored(decoder, batches[batch], batch, activations);
-      await decoder.targetLosses(finished, batches.map(({ targets }) => targets));
+      await decoder.head.targetLosses(finished, batches.map(({ targets }) => targets));
     },
   };
 }
@@ -215,7 +216,7 @@ async function promptWorkload(
 async function runBatch(
   decoder: Decoder,
   activations: Activations,
-  weights: LayerWeights<Weight>,
+  weights: LayerWeights,
   batch: number,
   window: number | PromptBatchOnGpu,
 ): Promise<void> {
@@ -253,7 +254,7 @@ async function measure(
         }),
       );
     }
-    decoder.freeLayer(weights);
+    weights[Symbol.dispose]();
   }
   const results: { layer: number; head: number }[] = [];
   for (const [i, workload] of workloads.entries()) {

@@ -1,0 +1,142 @@
+import type { Op } from "../ops/mod.ts";
+import type { NormOp } from "../ops/norm.ts";
+import type { Architecture, ArchitectureFamily } from "./architecture.ts";
+import type { Fields } from "./fields.ts";
+import { readHeads } from "./heads.ts";
+import { readRotary } from "./rotary_fields.ts";
+
+export const llama: ArchitectureFamily = {
+  read: (fields) =>
+    readLlama(fields, {
+      intermediateSize: 11008,
+      maxLength: 2048,
+      biases: { ...attentionBias(fields), mlp: fields.boolean("mlp_bias", false) },
+    }),
+};
+
+/** In what a relative of LLaMA differs: the defaults of transformers, and what config.json lacks. */
+export interface LlamaKind {
+  /** Where config.json says nothing. */
+  keyValueHeads?: number;
+  headDim?: number;
+  intermediateSize: number;
+  maxLength: number;
+  /** Whether q, k and v, the output projection, and the feed-forward layers have biases; none if absent. */
+  biases?: { qkv?: boolean; output?: boolean; mlp?: boolean };
+  /** q and k are normalized head by head. */
+  headNorms?: boolean;
+  /** Of each layer; absent: none. */
+  slidingWindows?(layers: number): (number | undefined)[];
+}
+
+/** Biases of all projections of attention where config.json says so. */
+export function attentionBias(fields: Fields): { qkv: boolean; output: boolean } {
+  const bias = fields.boolean("attention_bias", false);
+  return { qkv: bias, output: bias };
+}
+
+/** Reads a LLaMA or a relative of it: norm, attention, norm, gated feed-forward. */
+export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "modelType"> {
+  const hiddenSize = fields.integer("hidden_size");
+  const layers = fields.integer("num_hidden_layers");
+  const { heads, keyValueHeads } = readHeads(fields, kind.keyValueHeads);
+  if (fields.json.head_dim == null && !kind.headDim && hiddenSize % heads) {
+    fields.fail("hidden_size", `a multiple of num_attention_heads, ${heads}`);
+  }
+  const headDim = fields.integer("head_dim", kind.headDim ?? hiddenSize / heads);
+  if (headDim % 2) {
+    if (fields.json.head_dim != null) fields.fail("head_dim", "even");
+    fields.fail("hidden_size", `an even multiple of num_attention_heads, ${heads}`);
+  }
+  const { qkv = false, output = false, mlp = false } = kind.biases ?? {};
+  const slidingWindows = kind.slidingWindows?.(layers);
+  const rotary = readRotary(fields, headDim);
+  const stretch = rotary.scaling?.type === "linear" ? rotary.scaling.factor : 1;
+  const inner = fields.integer("intermediate_size", kind.intermediateSize);
+  const activation = fields.activation("hidden_act", "silu");
+  const epsilon = fields.number("rms_norm_eps", 1e-6);
+  const norm = (module: string): NormOp => (
+    { op: "norm", kind: "rms", module, from: "hidden", to: "x", width: hiddenSize, epsilon }
+  );
+  const headNorm = (to: "q" | "k", heads: number): NormOp => ({
+    ...norm(`self_attn.${to}_norm`),
+    from: to,
+    to,
+    width: headDim,
+    heads,
+  });
+  const steps = (layer: number): Op[] => [
+    norm("input_layernorm"),
+    {
+      op: "linear",
+      from: "x",
+      cols: hiddenSize,
+      linears: [
+        { module: "self_attn.q_proj", to: "q", rows: heads * headDim },
+        { module: "self_attn.k_proj", to: "k", rows: keyValueHeads * headDim },
+        { module: "self_attn.v_proj", to: "v", rows: keyValueHeads * headDim },
+      ],
+      bias: qkv,
+    },
+    ...(kind.headNorms ? [headNorm("q", heads), headNorm("k", keyValueHeads)] : []),
+    {
+      op: "rope",
+      registers: [{ register: "q", heads }, { register: "k", heads: keyValueHeads }],
+      rotary,
+    },
+    {
+      op: "attention",
+      query: "q",
+      key: "k",
+      value: "v",
+      to: "x",
+      heads,
+      keyValueHeads,
+      headDim,
+      slidingWindow: slidingWindows?.[layer],
+      rotary,
+    },
+    {
+      op: "linear",
+      from: "x",
+      cols: heads * headDim,
+      linears: [{ module: "self_attn.o_proj", to: "hidden", rows: hiddenSize }],
+      bias: output,
+      residual: "hidden",
+    },
+    norm("post_attention_layernorm"),
+    {
+      op: "linear",
+      from: "x",
+      cols: hiddenSize,
+      linears: [
+        { module: "mlp.gate_proj", to: "gate", rows: inner },
+        { module: "mlp.up_proj", to: "up", rows: inner },
+      ],
+      bias: mlp,
+    },
+    { op: "activation", name: activation, from: "gate", up: "up", to: "x", width: inner },
+    {
+      op: "linear",
+      from: "x",
+      cols: inner,
+      linears: [{ module: "mlp.down_proj", to: "hidden", rows: hiddenSize }],
+      bias: mlp,
+      residual: "hidden",
+    },
+  ];
+  return {
+    vocabularySize: fields.integer("vocab_size"),
+    hiddenSize,
+    embeddingSize: hiddenSize,
+    layers,
+    maxLength: Math.floor(fields.integer("max_position_embeddings", kind.maxLength) * stretch),
+    steps,
+    finalNorm: { ...norm("model.norm"), to: "hidden" },
+    names: {
+      layer: (i) => `model.layers.${i}.`,
+      embedding: "model.embed_tokens",
+      head: fields.boolean("tie_word_embeddings", false) ? undefined : "lm_head",
+    },
+  };
+}

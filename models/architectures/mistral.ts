@@ -1,0 +1,13 @@
+import type { ArchitectureFamily } from "./architecture.ts";
+import { readLlama } from "./llama.ts";
+import { readSlidingWindow } from "./sliding_windows.ts";
+
+export const mistral: ArchitectureFamily = {
+  read: (fields) =>
+    readLlama(fields, {
+      keyValueHeads: 8,
+      intermediateSize: 14336,
+      maxLength: 131072,
+      slidingWindows: (layers) => new Array(layers).fill(readSlidingWindow(fields)),
+    }),
+};

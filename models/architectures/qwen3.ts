@@ -1,0 +1,16 @@
+import type { ArchitectureFamily } from "./architecture.ts";
+import { attentionBias, readLlama } from "./llama.ts";
+import { readQwenWindows } from "./sliding_windows.ts";
+
+export const qwen3: ArchitectureFamily = {
+  read: (fields) =>
+    readLlama(fields, {
+      keyValueHeads: 32,
+      headDim: 128,
+      intermediateSize: 22016,
+      maxLength: 32768,
+      biases: attentionBias(fields),
+      headNorms: true,
+      slidingWindows: (layers) => readQwenWindows(fields, layers),
+    }),
+};

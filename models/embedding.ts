@@ -1,0 +1,145 @@
+import { UserError } from "../base/errors.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import type { Activations } from "./activations.ts";
+import type { LookupMatrix } from "./lookup_matrix.ts";
+import type { PromptBatch } from "./metrics/prompt_batch.ts";
+import type { OutsidePlaces } from "./places.ts";
+import { project } from "./project.ts";
+import type { StoredTensors } from "./stored_tensors.ts";
+
+/** Bytes of embedded tokens in f32 on the GPU at a time. */
+const EMBED_BYTES = 1 << 30;
+
+/** What makes token ids the input of the first decoder layer. */
+export class Embedding {
+  readonly #gpu: Gpu;
+
+  /** @param positions Of learned positions, if the model has any. */
+  constructor(
+    readonly stored: StoredTensors,
+    readonly places: OutsidePlaces,
+    readonly tokens: LookupMatrix,
+    readonly positions: LookupMatrix | undefined,
+  ) {
+    this.#gpu = stored.gpu;
+  }
+
+  /**
+   * The input of the first decoder layer, for several batches: the embedding is read once.
+   *
+   * @param batches Token ids; all windows have the same length.
+   * @param start Position of the first token of each window.
+   * @returns f32 `[windows * length, hidden]` for each batch, owned by the caller.
+   * @throws {UserError} If an id is not in the vocabulary, a window is longer than the model takes,
+   *   or the embedding has another shape than config.json wants or holds NaN or infinite values.
+   */
+  async embed(batches: readonly (readonly Int32Array[])[], start = 0): Promise<Tensor[]> {
+    const length = batches[0][0].length;
+    this.#checkEnd("The windows have", start + length);
+    const ids = batches.map((windows) => {
+      const ids = new Uint32Array(windows.length * length);
+      windows.forEach((window, i) => ids.set(window, i * length));
+      return ids;
+    });
+    return await this.#embed(ids, (i) => ids[i].map((_, token) => start + token % length));
+  }
+
+  /**
+   * The input of the first decoder layer for batches of prompts that share what they begin with.
+   *
+   * @returns f32 `[tokens, hidden]` for each batch, owned by the caller.
+   * @throws {UserError} As {@link embed} does.
+   */
+  async embedPrompts(batches: readonly PromptBatch[]): Promise<Tensor[]> {
+    this.#checkEnd("The longest prompt has", Math.max(...batches.map(({ length }) => length)));
+    return await this.#embed(batches.map(({ ids }) => ids), (i) => batches[i].positions);
+  }
+
+  #checkEnd(what: string, end: number): void {
+    const { name, architecture: { maxLength } } = this.stored.model;
+    if (end <= maxLength) return;
+    throw new UserError(
+      `${what} ${end} tokens, but the model "${name}" takes at most ${maxLength}; ` +
+        `use a smaller sequence-length`,
+    );
+  }
+
+  async #embed(
+    ids: readonly Uint32Array[],
+    positionsOf: (batch: number) => Uint32Array,
+  ): Promise<Tensor[]> {
+    const gpu = this.#gpu;
+    const { name, architecture: { vocabularySize, embeddingSize, names } } = this.stored.model;
+    const wrong = ids.flatMap((ids) => ids.find((id) => id >= vocabularySize) ?? []);
+    if (wrong.length > 0) {
+      throw new UserError(
+        `Token id ${wrong[0]} is not in the vocabulary of "${name}" ` +
+          `(${vocabularySize} ids); do the tokens belong to this model?`,
+      );
+    }
+    const hidden = ids.map(({ length }) => gpu.empty([length, embeddingSize]));
+    await this.tokens.lookUp(ids, hidden, false);
+    for (const [i, narrow] of hidden.entries()) {
+      hidden[i] = await project(this.stored, this.places.projectIn, narrow);
+    }
+    if (this.positions) {
+      const { offset } = names.positions!;
+      const rows = ids.map((_, i) => positionsOf(i).map((position) => position + offset));
+      await this.positions.lookUp(rows, hidden, true);
+    }
+    return hidden;
+  }
+
+  /**
+   * The input of the first decoder layer for one token whose id the GPU knows, once the matrices are
+   * kept there.
+   *
+   * @param id u32 `[1]`. What an id that is not in the vocabulary gives means nothing.
+   * @returns f32 `[1, hidden]`, owned by the caller.
+   */
+  async embedToken(id: Tensor, position: number): Promise<Tensor> {
+    const { embeddingSize, names } = this.stored.model.architecture;
+    const narrow = this.#gpu.empty([1, embeddingSize]);
+    await this.tokens.lookUpToken(id, narrow);
+    const hidden = await project(this.stored, this.places.projectIn, narrow);
+    await this.positions?.addRow(position + names.positions!.offset, hidden);
+    return hidden;
+  }
+
+  /** Embeds batches and keeps them as what enters the first layer; see {@link embed}. */
+  async embedInto(
+    activations: Activations,
+    batches: readonly (readonly Int32Array[])[],
+  ): Promise<void> {
+    const tokens = batches[0].length * batches[0][0].length;
+    await this.#embedInto(activations, batches, tokens, (some) => this.embed(some));
+  }
+
+  /** Embeds prompts and keeps them as what enters the first layer; see {@link embedPrompts}. */
+  async embedPromptsInto(
+    activations: Activations,
+    batches: readonly PromptBatch[],
+  ): Promise<void> {
+    const tokens = Math.max(...batches.map(({ ids }) => ids.length));
+    await this.#embedInto(activations, batches, tokens, (some) => this.embedPrompts(some));
+  }
+
+  /** @param tokens Of the largest batch. */
+  async #embedInto<Batch>(
+    activations: Activations,
+    batches: readonly Batch[],
+    tokens: number,
+    embed: (batches: readonly Batch[]) => Promise<Tensor[]>,
+  ): Promise<void> {
+    const batchBytes = 4 * tokens * this.stored.model.architecture.hiddenSize;
+    // The embedding is read once for so many batches: all at once could take too much memory.
+    const together = Math.max(1, Math.floor(EMBED_BYTES / batchBytes));
+    for (let first = 0; first < batches.length; first += together) {
+      const some = await embed(batches.slice(first, first + together));
+      for (const [i, hidden] of some.entries()) {
+        await activations.keep(first + i, 0, new Map([["hidden", hidden]]));
+      }
+    }
+  }
+}

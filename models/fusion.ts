@@ -1,0 +1,51 @@
+import type { Tensor } from "../gpu/tensor.ts";
+import { kindOf } from "./ops/mod.ts";
+import type { OpContext } from "./ops/op.ts";
+import { type Outputs, type Registers, updateRegisters } from "./registers.ts";
+
+/**
+ * Runs all operations of a layer over the registers of one token, whose keys and values a cache gets.
+ * Linear layers of a group are one dispatch, together with the RMS norm or activation function before
+ * them.
+ */
+export async function runToken(context: OpContext, registers: Registers): Promise<void> {
+  const { gpu, weights } = context;
+  const { ops, live } = weights.plan;
+  const products: Tensor[] = []; // of groups; registers are views of them
+  for (let at = 0; at < ops.length; at++) {
+    const source = sourceAt(at, context);
+    const op = source ? ops[++at] : ops[at];
+    const known = weights.groups.get(op);
+    let outputs: Outputs;
+    if (known) {
+      const { from, residual, linears } = kindOf(op).group!(op);
+      const { x, ...made } = source ?? { x: registers.get(from)! };
+      const addends = {
+        bias: known.biases,
+        residual: residual ? registers.get(residual) : undefined,
+      };
+      const y = await known.group.multiplyVector(x, { ...made, ...addends });
+      products.push(y);
+      outputs = linears.map(({ to, rows }, i) => [to, y.view(known.group.starts[i], [1, rows])]);
+    } else outputs = await kindOf(op).run(op, context);
+    updateRegisters(registers, outputs, live[at + 1]);
+  }
+  // What the layer gives is one layer's output from its first row on: it becomes the register's own.
+  const hidden = registers.get("hidden")!;
+  const owner = products.find(({ buffer }) => buffer === hidden.buffer);
+  if (owner) registers.set("hidden", owner);
+  gpu.free(...products.filter((product) => product !== owner));
+}
+
+/**
+ * What a group multiplies in place of its input, if operation `at` makes that input, nothing else reads
+ * it, and the group can make it on the way.
+ */
+function sourceAt(at: number, context: OpContext) {
+  const { plan: { ops, live }, groups } = context.weights;
+  const [op, next] = [ops[at], ops[at + 1]];
+  if (!next || !groups.has(next)) return undefined;
+  const { from } = kindOf(next).group!(next);
+  if (!Object.hasOwn(kindOf(op).writes(op), from) || live[at + 2].has(from)) return undefined;
+  return kindOf(op).source?.(op, context);
+}

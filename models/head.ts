@@ -1,0 +1,129 @@
+import type { Gpu } from "../gpu/device.ts";
+import { gemm } from "../gpu/kernels/matmul/gemm.ts";
+import { crossEntropy } from "../gpu/kernels/reduce/cross_entropy.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import type { LookupMatrix } from "./lookup_matrix.ts";
+import { applyNorm } from "./ops/norm.ts";
+import type { OutsidePlaces } from "./places.ts";
+import { project } from "./project.ts";
+import type { StoredTensors } from "./stored_tensors.ts";
+
+/** What makes the output of the last decoder layer logits, or losses. */
+export class Head {
+  readonly #gpu: Gpu;
+
+  /** @param matrix f32, f16 or bf16 `[vocabulary, embedding]`; the embedding in many models. */
+  constructor(
+    readonly stored: StoredTensors,
+    readonly places: OutsidePlaces,
+    readonly matrix: LookupMatrix,
+  ) {
+    this.#gpu = stored.gpu;
+  }
+
+  /** What the head reads: the last layer's output after the final norm and projection. */
+  async finish(hidden: Tensor): Promise<Tensor> {
+    const gpu = this.#gpu;
+    const { stored, places } = this;
+    const { finalNorm } = stored.model.architecture;
+    let x = hidden.view(0, hidden.shape);
+    if (finalNorm) {
+      const tensors = new Map<string, Tensor>();
+      for (const place of places.finalNorm) {
+        tensors.set(place.name, await stored.checked(place));
+      }
+      x = await applyNorm(gpu, finalNorm, x, (name) => tensors.get(name)!);
+      gpu.free(...tensors.values());
+    }
+    x = await project(stored, places.projectOut, x);
+    return x.owned ? x : gpu.clone(x);
+  }
+
+  /** Logits of every token, f32 `[tokens, vocabulary]`, owned by the caller; for short texts. */
+  async logits(hidden: Tensor): Promise<Tensor> {
+    const gpu = this.#gpu;
+    using x = await this.finish(hidden);
+    const [tokens, width] = x.shape;
+    if (tokens === 1) return await this.matrix.multiplyVector(x);
+    const { rows: vocabulary } = this.matrix;
+    const logits = gpu.empty([tokens, vocabulary]);
+    await this.matrix.parts("f32", async (part, first) => {
+      const c = { tensor: logits, start: first, stride: vocabulary };
+      const [n] = part.shape;
+      await gemm(gpu, { layout: "NT", m: tokens, n, k: width, a: x, b: part, c });
+    });
+    return logits;
+  }
+
+  /**
+   * The cross-entropy of each token's prediction of the next, in nats, for several batches: the head
+   * is read once.
+   *
+   * @param finished Gives what {@link finish} gave for the last layer's output of a batch, once for
+   *   each part of the head; it is freed.
+   * @param batches The windows of each batch.
+   * @param onBatch Called after each batch of each part of the head.
+   * @returns f32 `[windows * length]` on the host for each batch; the entry of a window's last token
+   *   means nothing.
+   */
+  async losses(
+    finished: (batch: number) => Promise<Tensor>,
+    batches: readonly (readonly Int32Array[])[],
+    onBatch?: () => Promise<void>,
+  ): Promise<Float32Array[]> {
+    const length = batches[0][0].length;
+    const next = batches.map((windows) => {
+      const next = new Uint32Array(windows.length * length);
+      windows.forEach((window, w) => next.set(window.subarray(1), w * length));
+      return next;
+    });
+    return await this.targetLosses(finished, next, onBatch);
+  }
+
+  /**
+   * The cross-entropy of what each row predicts, in nats, for several batches: the head is read once.
+   *
+   * @param finished As for {@link losses}; its tensors have as many rows as there are targets.
+   * @param targets The id that each row should predict.
+   * @param onBatch Called after each batch of each part of the head.
+   * @returns On the host, for each batch.
+   */
+  async targetLosses(
+    finished: (batch: number) => Promise<Tensor>,
+    targets: readonly Uint32Array[],
+    onBatch?: () => Promise<void>,
+  ): Promise<Float32Array[]> {
+    const gpu = this.#gpu;
+    const states = targets.map(({ length }) => gpu.empty([length, 4]));
+    await this.matrix.parts("f32", async (part, first) => {
+      const [n] = part.shape;
+      // Logits of some tokens at a time, in multiples of 64 so that all bindings stay aligned.
+      const slice = Math.max(64, Math.floor(this.matrix.partBytes / 4 / n / 64) * 64);
+      for (let i = 0; i < targets.length; i++) {
+        using x = await finished(i);
+        const [tokens, width] = x.shape;
+        for (let start = 0; start < tokens; start += slice) {
+          const m = Math.min(slice, tokens - start);
+          using logits = gpu.empty([m, n]);
+          using wanted = gpu.upload(targets[i].subarray(start, start + m), [m]);
+          const a = { tensor: x, start: start * width };
+          await gemm(gpu, { layout: "NT", m, n, k: width, a, b: part, c: logits });
+          await crossEntropy(gpu, logits, wanted, first, states[i].view(start * 4, [m, 4]));
+        }
+        await onBatch?.();
+      }
+    });
+    const losses: Float32Array[] = [];
+    for (const state of states) {
+      const all = await gpu.read(state);
+      losses.push(Float32Array.from({ length: all.length / 4 }, (_, token) => all[token * 4 + 3]));
+      gpu.free(state);
+    }
+    return losses;
+  }
+
+  /** Parts that the head is read in. */
+  get parts(): number {
+    return Math.ceil(this.matrix.rows / this.matrix.rowsPerPart());
+  }
+}

@@ -1,0 +1,58 @@
+import type { Weight, WeightGroup } from "../codecs/codec.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import type { LayerPlan } from "./layer_plan.ts";
+import type { Op } from "./ops/mod.ts";
+
+/** A linear layer on the GPU; its bias is f32 `[rows]`. */
+export interface Linear<W extends Weight = Weight> {
+  weight: W;
+  bias?: Tensor;
+}
+
+/** The weights of a decoder layer on the GPU, by names without its prefix. */
+export class LayerWeights<W extends Weight = Weight> implements Disposable {
+  /** Linear layers by module: "self_attn.q_proj". */
+  readonly linears = new Map<string, Linear<W>>();
+  /** Other tensors, f32: "input_layernorm.weight". */
+  readonly tensors = new Map<string, Tensor>();
+  /** Linear layers of one input, by their operation; those of a group are in `linears` too. */
+  readonly groups = new Map<Op, { group: WeightGroup; biases?: Tensor }>();
+
+  /** @param layer Its number, from 0. */
+  constructor(readonly layer: number, readonly plan: LayerPlan) {}
+
+  /** @throws {Error} If it is not loaded. */
+  linear(module: string): Linear<W> {
+    return loaded(this.linears, module);
+  }
+
+  /** @throws {Error} If it is not loaded. */
+  tensor(name: string): Tensor {
+    return loaded(this.tensors, name);
+  }
+
+  /** Frees a linear layer that is needed no more. */
+  delete(module: string): void {
+    const linear = this.linears.get(module);
+    linear?.weight[Symbol.dispose]();
+    linear?.bias?.[Symbol.dispose]();
+    this.linears.delete(module);
+  }
+
+  [Symbol.dispose](): void {
+    for (const module of [...this.linears.keys()]) this.delete(module);
+    for (const tensor of this.tensors.values()) tensor[Symbol.dispose]();
+    for (const { group, biases } of this.groups.values()) {
+      group[Symbol.dispose]();
+      biases?.[Symbol.dispose]();
+    }
+    this.tensors.clear();
+    this.groups.clear();
+  }
+}
+
+function loaded<Value>(values: ReadonlyMap<string, Value>, name: string): Value {
+  const value = values.get(name);
+  if (value === undefined) throw new Error(`The layer has no "${name}"`);
+  return value;
+}

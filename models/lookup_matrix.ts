@@ -1,0 +1,194 @@
+import { GpuTable, isPackedTable, tableLayout } from "../codecs/embedding/packed_table.ts";
+import type { Gpu } from "../gpu/device.ts";
+import { embed } from "../gpu/kernels/elementwise/embed.ts";
+import { widen } from "../gpu/kernels/elementwise/widen.ts";
+import { matvec } from "../gpu/kernels/matmul/matvec.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import type { Place } from "./places.ts";
+import type { StoredTensors } from "./stored_tensors.ts";
+
+/** Bytes of a matrix outside the layers on the GPU at a time, unless told otherwise. */
+export const PART_BYTES = 64 << 20;
+
+/**
+ * A matrix with a row for each token id or position, plain or packed: embedding, positions or head. It
+ * may be too large for the GPU: it is brought there in parts, unless it is kept there.
+ */
+export class LookupMatrix implements Disposable {
+  readonly #gpu: Gpu;
+  /** Whether all of it was found to be finite. */
+  #isFinite = false;
+  /** Its packed form, if that is kept on the GPU. */
+  #keptTable?: GpuTable;
+  /** The id 0, u32 `[1]`: a position is row 0 of what begins at its row. */
+  #rowZero?: Tensor;
+
+  /** @param partBytes Bytes of it on the GPU at a time. */
+  constructor(
+    readonly stored: StoredTensors,
+    readonly place: Place,
+    readonly partBytes: number,
+  ) {
+    this.#gpu = stored.gpu;
+  }
+
+  get rows(): number {
+    return this.place.shape[0];
+  }
+
+  get cols(): number {
+    return this.place.shape[1];
+  }
+
+  /** Its name without ".weight": that of its packed form. */
+  get #name(): string {
+    return this.place.name.slice(0, -".weight".length);
+  }
+
+  /** Rows of a part, if a row takes so many bytes. */
+  rowsPerPart(rowBytes = 4 * this.cols): number {
+    return Math.max(1, Math.floor(this.partBytes / rowBytes));
+  }
+
+  /**
+   * Brings it to the GPU to stay there as it is stored.
+   *
+   * @throws {UserError} If it is missing, has another shape than config.json wants, or holds NaN or
+   *   infinite values.
+   */
+  async keep(): Promise<void> {
+    const { checkpoint } = this.stored.model;
+    if (isPackedTable(checkpoint, this.#name)) {
+      this.#keptTable = GpuTable.upload(this.#gpu, checkpoint, this.#name);
+    } else await this.stored.keep(this.place, "stored");
+    this.#rowZero = this.#gpu.zeros([1], "u32");
+    await this.parts("stored", async () => {}); // checks it
+  }
+
+  /**
+   * Some rows at a time; each part is freed after the call it is passed to. NaN and infinities are
+   * refused when the matrix is first used.
+   *
+   * @param as What the parts come as: f32, or whatever the matrix is stored as; f32 if it is packed.
+   * @param isWanted Says of some rows whether they are used; all are, if absent.
+   */
+  async parts(
+    as: "stored" | "f32",
+    use: (part: Tensor, first: number) => Promise<void>,
+    isWanted?: (first: number, count: number) => boolean,
+  ): Promise<void> {
+    const { rows, cols, stored, place } = this;
+    const gpu = this.#gpu;
+    const { checkpoint } = stored.model;
+    const keptTable = this.#keptTable;
+    const isPacked = isPackedTable(checkpoint, this.#name);
+    let rowBytes = 4 * cols;
+    if (isPacked) {
+      const layout = tableLayout(checkpoint, this.#name);
+      stored.checkShape(place.name, [layout.rows, layout.cols], place.shape);
+    } else {
+      const { shape, bytes } = checkpoint.get(place.name);
+      stored.checkShape(place.name, shape, place.shape);
+      if (as === "stored") rowBytes = bytes / rows;
+    }
+    const isFinite = this.#isFinite;
+    let rowsPerPart = this.rowsPerPart(rowBytes);
+    if (keptTable || stored.kept(place.name)) {
+      // Views begin at multiples of 256 bytes; where nothing is widened, they may be large.
+      const isWhole = isFinite && as === "stored" && !keptTable;
+      const most = isWhole ? gpu.maxBinding / rowBytes : rowsPerPart;
+      rowsPerPart = Math.max(256, Math.floor(most / 256) * 256);
+    }
+    for (let first = 0; first < rows; first += rowsPerPart) {
+      const count = Math.min(rowsPerPart, rows - first);
+      if (isFinite && isWanted && !isWanted(first, count)) continue;
+      using uploaded = isPacked && !keptTable
+        ? GpuTable.upload(gpu, checkpoint, this.#name, first, count)
+        : undefined;
+      using part = await (keptTable?.dequantized(first, count) ??
+        uploaded?.dequantized(0, count) ??
+        stored.upload({ ...place, part: { first, rows: count } }));
+      if (isFinite && as === "stored") {
+        await use(part, first);
+        continue;
+      }
+      using wide = part.dtype === "f32" ? part.view(0, part.shape) : await widen(gpu, part);
+      if (!isFinite) await stored.checkFinite([{ name: place.name, tensor: wide }]);
+      await use(as === "f32" ? wide : part, first);
+    }
+    this.#isFinite = true;
+  }
+
+  /**
+   * Looks up the rows of batches of ids.
+   *
+   * @param out f32 `[ids, cols]` for each batch.
+   * @param accumulate Adds what is found to `out`.
+   */
+  async lookUp(
+    ids: readonly Uint32Array[],
+    out: readonly Tensor[],
+    accumulate: boolean,
+  ): Promise<void> {
+    const gpu = this.#gpu;
+    const rows = ids.map((ids) => gpu.upload(ids, [ids.length]));
+    if (this.#keptTable) { // checked
+      for (const [i, batch] of rows.entries()) {
+        await this.#keptTable.lookUp(batch, out[i], accumulate);
+      }
+      gpu.free(...rows);
+      return;
+    }
+    const isWanted = (first: number, count: number) =>
+      ids.some((batch) => batch.some((id) => id >= first && id < first + count));
+    await this.parts("stored", async (part, first) => {
+      for (const [i, batch] of rows.entries()) {
+        await embed(gpu, batch, part, first, out[i], accumulate);
+      }
+    }, isWanted);
+    gpu.free(...rows);
+  }
+
+  /** Looks up an id that the GPU knows, u32 `[1]`, after {@link keep}; into f32 `[1, cols]`. */
+  async lookUpToken(id: Tensor, out: Tensor): Promise<void> {
+    await this.#lookUpKept(id, out);
+  }
+
+  /** Adds a row to f32 `[1, cols]`, after {@link keep}. */
+  async addRow(row: number, out: Tensor): Promise<void> {
+    await this.#lookUpKept(this.#rowZero!, out, row);
+  }
+
+  /** @param from The row that id 0 means; what is found is added to `out` if given. */
+  async #lookUpKept(id: Tensor, out: Tensor, from?: number): Promise<void> {
+    const accumulate = from !== undefined;
+    if (this.#keptTable) return await this.#keptTable.lookUp(id, out, accumulate, from);
+    const kept = this.stored.kept(this.place.name);
+    if (!kept) throw new Error(`"${this.place.name}" is not on the GPU`);
+    const [rows, cols] = kept.shape;
+    // Views begin at multiples of 256 bytes.
+    const most = Math.max(256, Math.floor(this.#gpu.maxBinding / (kept.bytes / rows) / 256) * 256);
+    for (let first = 0; first < rows; first += most) {
+      const part = kept.view(first * cols, [Math.min(most, rows - first), cols]);
+      await embed(this.#gpu, id, part, first - (from ?? 0), out, accumulate, accumulate);
+    }
+  }
+
+  /** The product of one vector with it, f32 `[1, rows]`, owned by the caller. */
+  async multiplyVector(x: Tensor): Promise<Tensor> {
+    const out = this.#gpu.empty([1, this.rows]);
+    if (this.#keptTable) await this.#keptTable.multiply(x, out); // checked
+    else {
+      await this.parts("stored", async (weight, start) => {
+        await matvec(this.#gpu, { x, weight, out, start });
+      });
+    }
+    return out;
+  }
+
+  [Symbol.dispose](): void {
+    this.#keptTable?.[Symbol.dispose]();
+    this.#rowZero?.[Symbol.dispose]();
+    this.#keptTable = this.#rowZero = undefined;
+  }
+}

@@ -1,0 +1,82 @@
+import { appendCache } from "../../gpu/kernels/attention/append_cache.ts";
+import { attention as attend, segmentAttention } from "../../gpu/kernels/attention/attention.ts";
+import { attendAndAppend, attentionDecode } from "../../gpu/kernels/attention/attention_decode.ts";
+import { rope } from "../../gpu/kernels/attention/rope.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import type { KeyValueCache } from "../generation/kv_cache.ts";
+import type { Rotary } from "../rotary.ts";
+import type { OpContext, OpKind } from "./op.ts";
+
+/** Causal softmax(q kᵀ / √headDim) v, head by head. */
+export interface AttentionOp {
+  op: "attention";
+  query: string;
+  key: string;
+  value: string;
+  to: string;
+  heads: number;
+  /** Divides `heads`: each serves a group of them. */
+  keyValueHeads: number;
+  headDim: number;
+  /** Tokens that a token attends to, itself among them; absent: all before it. */
+  slidingWindow?: number;
+  /**
+   * What the rotary positions before it turn queries and keys by: with a cache it does so itself, on
+   * the way. Absent where the layer has none.
+   */
+  rotary?: Rotary;
+}
+
+export const attention: OpKind<AttentionOp> = {
+  isCheap: false,
+
+  reads({ query, key, value, heads, keyValueHeads, headDim }) {
+    const width = keyValueHeads * headDim;
+    return { [query]: heads * headDim, [key]: width, [value]: width };
+  },
+
+  writes: ({ to, heads, headDim }) => ({ [to]: heads * headDim }),
+  cache: ({ keyValueHeads, headDim }) => ({ keyValueHeads, headDim }),
+
+  async run(op, context) {
+    const { window, registers } = context;
+    const [q, k, v] = [op.query, op.key, op.value].map((name) => registers.get(name)!);
+    if (typeof window !== "number" && !("segments" in window)) {
+      return [[op.to, await attendToCache(op, context, window, [q, k, v])]];
+    }
+    const out = typeof window === "number"
+      ? await attend(context.gpu, q, k, v, { ...shapeOf(op), length: window })
+      : await segmentAttention(context.gpu, q, k, v, window.segments, shapeOf(op));
+    return [[op.to, out]];
+  },
+};
+
+function shapeOf({ heads, keyValueHeads, headDim, slidingWindow }: AttentionOp) {
+  return { heads, keyValueHeads, headDim, slidingWindow };
+}
+
+/** Attention of new tokens, not turned by their positions yet, to themselves and a cache. */
+async function attendToCache(
+  op: AttentionOp,
+  { gpu, weights, ropeTables }: OpContext,
+  cache: KeyValueCache,
+  [q, k, v]: Tensor[],
+): Promise<Tensor> {
+  const { heads, keyValueHeads, rotary } = op;
+  const [tokens] = q.shape;
+  const start = cache.length;
+  const { keys, values } = cache.layers[weights.layer];
+  const table = rotary && ropeTables.of(rotary).rows(cache.capacity);
+  const append = { q, k, v, keys, values, ...shapeOf(op), start };
+  if (tokens === 1) return await attendAndAppend(gpu, { ...append, table });
+  if (start === 0) { // a window of its own
+    if (table) {
+      await rope(gpu, q, table, heads);
+      await rope(gpu, k, table, keyValueHeads);
+    }
+    await appendCache(gpu, append);
+    return await attend(gpu, q, k, v, { ...shapeOf(op), length: tokens });
+  }
+  await appendCache(gpu, { ...append, table });
+  return await attentionDecode(gpu, q, keys, values, { ...shapeOf(op), start });
+}

@@ -1,0 +1,27 @@
+import { activation, type ActivationOp } from "./activation.ts";
+import { attention, type AttentionOp } from "./attention.ts";
+import { linear, type LinearOp } from "./linear.ts";
+import { norm, type NormOp } from "./norm.ts";
+import type { OpKind } from "./op.ts";
+import { rope, type RopeOp } from "./rope.ts";
+
+/**
+ * One operation of a decoder layer. Registers hold activations, f32 `[tokens, width]`; "hidden" is
+ * the layer's input and, in the end, its output. This description serves calibration, quantization
+ * module by module, evaluation and generation alike.
+ */
+export type Op = NormOp | LinearOp | RopeOp | AttentionOp | ActivationOp;
+
+/** The kinds of operations; a new one is a file beside this one and a line here and in {@link Op}. */
+export const OPS: { readonly [K in Op["op"]]: OpKind<Extract<Op, { op: K }>> } = {
+  norm,
+  linear,
+  rope,
+  attention,
+  activation,
+};
+
+/** What is known of an operation's kind. */
+export function kindOf(op: Op): OpKind<Op> {
+  return OPS[op.op] as OpKind<Op>;
+}

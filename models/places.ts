@@ -1,0 +1,76 @@
+import type { Architecture } from "./architectures/architecture.ts";
+import { kindOf } from "./ops/mod.ts";
+import type { LinearGroup } from "./ops/op.ts";
+
+/** A tensor of a plain model, or some of its rows. */
+export interface Place {
+  name: string;
+  /** Of the whole tensor. */
+  shape: readonly number[];
+  part?: { first: number; rows: number };
+}
+
+/** The weight of a linear layer of a group, or its bias: a tensor of its own, or rows of a fused one. */
+export function placeOf(
+  prefix: string,
+  { linears, cols, fused }: LinearGroup,
+  linear: number,
+  what: "weight" | "bias",
+): Place {
+  const { module, rows } = linears[linear];
+  const rest = what === "weight" ? [cols] : [];
+  if (!fused) return { name: `${prefix}${module}.${what}`, shape: [rows, ...rest] };
+  const starts = [0];
+  for (const { rows } of linears) starts.push(starts.at(-1)! + rows);
+  return {
+    name: `${prefix}${fused}.${what}`,
+    shape: [starts.at(-1)!, ...rest],
+    part: { first: starts[linear], rows },
+  };
+}
+
+/**
+ * The tensors of a decoder layer of a plain model, in the order of execution; the weight of a linear
+ * layer with its name, under which it may be packed.
+ */
+export function* layerPlaces(
+  { steps, names }: Architecture,
+  layer: number,
+): Generator<Place & { linear?: string }> {
+  const prefix = names.layer(layer);
+  for (const op of steps(layer)) {
+    for (const { name, shape } of kindOf(op).tensors?.(op) ?? []) {
+      yield { name: prefix + name, shape };
+    }
+    const group = kindOf(op).group?.(op);
+    for (const [i, { module }] of group?.linears.entries() ?? []) {
+      yield { ...placeOf(prefix, group!, i, "weight"), linear: prefix + module };
+      if (group!.bias) yield placeOf(prefix, group!, i, "bias");
+    }
+  }
+}
+
+/** The tensors of a plain model that lie outside its decoder layers. */
+export interface OutsidePlaces {
+  embedding: Place;
+  /** Absent where the embedding is the head. */
+  head?: Place;
+  projectIn?: Place;
+  projectOut?: Place;
+  positions?: Place;
+  finalNorm: readonly Place[];
+}
+
+export function outsidePlaces(architecture: Architecture): OutsidePlaces {
+  const { names, vocabularySize, embeddingSize, hiddenSize, maxLength, finalNorm } = architecture;
+  const { head, projectIn, projectOut, positions } = names;
+  const place = (name: string, ...shape: number[]): Place => ({ name: `${name}.weight`, shape });
+  return {
+    embedding: place(names.embedding, vocabularySize, embeddingSize),
+    head: head ? place(head, vocabularySize, embeddingSize) : undefined,
+    projectIn: projectIn ? place(projectIn, hiddenSize, embeddingSize) : undefined,
+    projectOut: projectOut ? place(projectOut, embeddingSize, hiddenSize) : undefined,
+    positions: positions && place(positions.name, maxLength + positions.offset, hiddenSize),
+    finalNorm: finalNorm ? kindOf(finalNorm).tensors!(finalNorm) : [],
+  };
+}

@@ -1,0 +1,92 @@
+import type { Gpu } from "../gpu/device.ts";
+import { embed } from "../gpu/kernels/elementwise/embed.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import type { PromptBatchOnGpu } from "./metrics/prompt_batch.ts";
+import { type Rotary, rotaryFrequencies } from "./rotary.ts";
+
+/**
+ * The format that the frequencies of rotary positions are rounded to: "f32" as in a model that
+ * transformers has loaded. A model cast as a whole with `.half()` or `.to(bfloat16)` rounds them too.
+ */
+export type FrequencyDtype = "f32" | "f16" | "bf16";
+
+/** (cos, sin) of each position and frequency on the GPU, in the f32 steps of transformers. */
+export class RopeTable implements Disposable {
+  /** For the longest window so far. */
+  #longest?: Tensor;
+  /** Shorter ones before it, which recordings may still read. */
+  readonly #shorter: Tensor[] = [];
+
+  /** @param maxLength Longest window that the model takes. */
+  constructor(
+    readonly gpu: Gpu,
+    readonly rotary: Rotary,
+    readonly maxLength: number,
+    readonly dtype: FrequencyDtype,
+  ) {}
+
+  /** The positions before `length`, a view of f32 `[length, headDim / 2, 2]`. */
+  rows(length: number): Tensor {
+    const half = this.rotary.headDim / 2;
+    const longest = this.#longest;
+    if (longest && longest.shape[0] >= length) return longest.view(0, [length, half, 2]);
+    if (longest) this.#shorter.push(longest);
+    const twice = Math.min(2 * (longest?.shape[0] ?? 0), this.maxLength);
+    const rows = Math.max(length, twice); // so that there are few of them
+    const table = new Float32Array(rows * half * 2);
+    const frequencies = rotaryFrequencies(this.rotary).map(ROUNDED[this.dtype]);
+    for (let i = 0; i < half; i++) {
+      for (let position = 0; position < rows; position++) {
+        const angle = Math.fround(position * frequencies[i]);
+        table[(position * half + i) * 2] = Math.cos(angle);
+        table[(position * half + i) * 2 + 1] = Math.sin(angle);
+      }
+    }
+    this.#longest = this.gpu.upload(table, [rows, half, 2]);
+    return this.#longest.view(0, [length, half, 2]);
+  }
+
+  /** The positions of prompts, f32 `[tokens, headDim / 2, 2]`, owned by the caller. */
+  async rowsOf({ positions, segments }: PromptBatchOnGpu): Promise<Tensor> {
+    const half = this.rotary.headDim / 2;
+    const rows = this.gpu.empty([positions.size, half, 2]);
+    const table = this.rows(segments.length).view(0, [segments.length, 2 * half]);
+    await embed(this.gpu, positions, table, 0, rows);
+    return rows;
+  }
+
+  [Symbol.dispose](): void {
+    this.gpu.free(...this.#shorter.splice(0), ...(this.#longest ? [this.#longest] : []));
+    this.#longest = undefined;
+  }
+}
+
+/** The tables of a model: one for each kind of rotary positions that its layers have. */
+export class RopeTables implements Disposable {
+  readonly #tables = new Map<Rotary, RopeTable>();
+
+  constructor(readonly gpu: Gpu, readonly maxLength: number, readonly dtype: FrequencyDtype) {}
+
+  of(rotary: Rotary): RopeTable {
+    let table = this.#tables.get(rotary);
+    if (!table) {
+      table = new RopeTable(this.gpu, rotary, this.maxLength, this.dtype);
+      this.#tables.set(rotary, table);
+    }
+    return table;
+  }
+
+  [Symbol.dispose](): void {
+    for (const table of this.#tables.values()) table[Symbol.dispose]();
+    this.#tables.clear();
+  }
+}
+
+const ROUNDED = { f32: Math.fround, f16: Math.f16round, bf16: bf16Round };
+
+/** The nearest bf16, ties to even, of a finite f32. */
+function bf16Round(value: number): number {
+  const [bits] = new Uint32Array(Float32Array.of(value).buffer);
+  const rounded = bits + 0x7fff + ((bits >>> 16) & 1) & 0xffff0000;
+  return new Float32Array(Uint32Array.of(rounded).buffer)[0];
+}

@@ -1,0 +1,123 @@
+import { UserError } from "../base/errors.ts";
+import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
+import { widen } from "../gpu/kernels/elementwise/widen.ts";
+import { countNonFinite } from "../gpu/kernels/reduce/non_finite.ts";
+import { type Dtype, shapeText, type Tensor } from "../gpu/tensor.ts";
+import type { ModelFiles } from "./model_files.ts";
+import type { Place } from "./places.ts";
+
+const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
+
+/** How a checkpoint may store the tensors that a model runs with. */
+export const STORED_DTYPES: readonly string[] = Object.keys(STORED);
+
+/** A model's tensors as they are stored, brought to the GPU and checked. */
+export class StoredTensors implements Disposable {
+  readonly #prefetched = new Map<string, Tensor>();
+  readonly #kept = new Map<string, Tensor>();
+  /** Names of kept tensors that were found to be finite. */
+  readonly #finite = new Set<string>();
+
+  constructor(readonly gpu: Gpu, readonly model: ModelFiles) {}
+
+  /**
+   * A tensor, or some of its rows, as it is stored; a view of it if it is kept.
+   *
+   * @throws {UserError} If it is missing, or has another shape or type than wanted.
+   */
+  upload({ name, shape, part }: Place): Tensor {
+    const { checkpoint } = this.model;
+    const [allRows, ...rest] = shape;
+    const { first, rows } = part ?? { first: 0, rows: allRows };
+    const kept = this.#kept.get(name);
+    if (kept) return kept.view(first * kept.size / allRows, [rows, ...rest]);
+    const { dtype, shape: found, file } = checkpoint.get(name);
+    this.checkShape(name, found, shape);
+    if (!(dtype in STORED)) {
+      throw new UserError(`"${file}": "${name}" is stored as ${dtype}; supported: F32, F16, BF16`);
+    }
+    const chunks = checkpoint.readChunks(name, UPLOAD_CHUNK, part);
+    return this.gpu.upload(chunks, [rows, ...rest], STORED[dtype]);
+  }
+
+  /**
+   * A tensor, or some of its rows, as f32, owned by the caller unless it is kept.
+   *
+   * @throws {UserError} As {@link upload} does.
+   */
+  async wide(place: Place): Promise<Tensor> {
+    const key = keyOf(place);
+    const stored = this.#prefetched.get(key) ?? this.upload(place);
+    this.#prefetched.delete(key);
+    if (stored.dtype === "f32") return stored;
+    const wide = await widen(this.gpu, stored);
+    this.gpu.free(stored);
+    return wide;
+  }
+
+  /** Brings what {@link wide} is asked for next to the GPU, while that is at work. */
+  prefetch(place: Place): void {
+    this.#prefetched.set(keyOf(place), this.upload(place));
+  }
+
+  /** Brings a tensor to the GPU to stay there, as it is stored or as f32. */
+  async keep(place: Place, as: "stored" | "f32"): Promise<void> {
+    this.#kept.set(place.name, as === "stored" ? this.upload(place) : await this.wide(place));
+  }
+
+  /** A tensor that stays on the GPU. */
+  kept(name: string): Tensor | undefined {
+    return this.#kept.get(name);
+  }
+
+  /** A tensor as f32, checked when it is first used; owned by the caller unless it is kept. */
+  async checked(place: Place): Promise<Tensor> {
+    const tensor = await this.wide(place);
+    if (!this.#finite.has(place.name)) await this.checkFinite([{ name: place.name, tensor }]);
+    this.#finite.add(place.name);
+    return tensor;
+  }
+
+  /** @throws {UserError} If a tensor has another shape than config.json wants. */
+  checkShape(name: string, shape: readonly number[], wanted: readonly number[]): void {
+    if (shapeText(shape) === shapeText(wanted)) return;
+    throw new UserError(
+      `"${this.model.name}": "${name}" has the shape ${shapeText(shape)}, ` +
+        `expected ${shapeText(wanted)}; the weights do not fit config.json`,
+    );
+  }
+
+  /** @throws {UserError} If one of some f32 tensors holds NaN or infinite values. */
+  async checkFinite(tensors: readonly { name: string; tensor: Tensor }[]): Promise<void> {
+    const { gpu } = this;
+    using counts = gpu.zeros([tensors.length * 64], "u32"); // bindings start at multiples of 256 bytes
+    for (const [i, { tensor }] of tensors.entries()) {
+      await countNonFinite(gpu, tensor, counts.view(i * 64, [1]));
+    }
+    const found = await gpu.read(counts, "u32");
+    tensors.forEach(({ name }, i) => this.refuseNonFinite(name, found[i * 64]));
+  }
+
+  /**
+   * @param count Values of a tensor that are NaN or infinite.
+   * @throws {UserError} If there are any.
+   */
+  refuseNonFinite(name: string, count: number): void {
+    if (count === 0) return;
+    throw new UserError(
+      `"${this.model.name}": "${name}" holds ${count} ` +
+        `${count === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
+        `the model is damaged, get it again`,
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.gpu.free(...this.#prefetched.values(), ...this.#kept.values());
+    this.#prefetched.clear();
+    this.#kept.clear();
+  }
+}
+
+function keyOf({ name, part }: Place): string {
+  return part ? `${name} from ${part.first}` : name;
+}
