@@ -1,18 +1,6 @@
-import { UserError } from "../base/errors.ts";
-import { dequantize } from "../codecs/billm/dequantize.ts";
-import { canGroup, freeGroup, uploadPackedGroup } from "../codecs/billm/packed_group.ts";
-import { packedProduct } from "../codecs/billm/packed_matmul.ts";
-import { multipliesVectors, packedVectorProduct } from "../codecs/billm/packed_vector.ts";
-import {
-  freePacked,
-  type PackedOnHost,
-  type PackedWeight,
-  uploadPacked,
-} from "../codecs/billm/packed_weight.ts";
-import type { Weight } from "../codecs/codec.ts";
+import type { Codec, HostLinear, Weight } from "../codecs/codec.ts";
 import { DenseWeight } from "../codecs/dense/weight.ts";
-import { isPackedGrid, uploadGrid } from "../codecs/grid/packed_grid.ts";
-import { columnsOf, isGrid, isPacked, readLinear, unpackLinear } from "../codecs/packed_format.ts";
+import { codecOf, loadLinear } from "../codecs/mod.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import type { Tensor } from "../gpu/tensor.ts";
@@ -45,7 +33,7 @@ export interface LoadLayerOptions {
 export function prefetchLayer(stored: StoredTensors, layer: number): void {
   const { architecture, checkpoint } = stored.model;
   for (const { linear, ...place } of layerPlaces(architecture, layer)) {
-    if (!linear || !isPacked(checkpoint, linear)) stored.prefetch(place);
+    if (!linear || !codecOf(checkpoint, linear)) stored.prefetch(place);
   }
 }
 
@@ -118,30 +106,19 @@ class LayerLoader {
 
   /** The weight of a linear layer, dequantized if it is packed and is not to stay so. */
   async #weight(group: LinearGroup, i: number): Promise<Weight> {
-    const { module, rows } = group.linears[i];
-    const name = this.#prefix + module;
-    if (!this.#isPacked(name)) {
+    const name = this.#prefix + group.linears[i].module;
+    const codec = this.#codecOf(name);
+    if (!codec) {
       const place = placeOf(this.#prefix, group, i, "weight");
       const matrix = await (this.options.stored ? this.#matrix(place) : this.#tensor(place));
       return new DenseWeight(matrix);
     }
-    const gpu = this.#gpu;
-    const { checkpoint, quantization } = this.stored.model;
-    const host = readLinear(checkpoint, name, this.#columnsOf(name), quantization!.block_size);
-    this.stored.checkShape(`${name}.weight`, [host.rows, host.cols], [rows, group.cols]);
-    // There is no product with codes on grids as they are packed.
-    if (isGrid(host)) return this.#dequantized(name, await uploadGrid(gpu, host));
+    const host = this.#packed(group, i);
     if (this.options.packed) {
-      this.#checkScales(name, host);
-      return new BillmWeight(gpu, await uploadPacked(gpu, host));
+      this.#checkPacked(name, codec, host);
+      return await codec.upload(this.#gpu, host);
     }
-    using bits = gpu.upload(host.bits, [host.bits.length]);
-    using scales = gpu.upload(host.scales, [host.scales.length]);
-    using salient = gpu.upload(host.salient, [host.salient.length]);
-    return this.#dequantized(name, await dequantize(gpu, host, bits, scales, salient));
-  }
-
-  #dequantized(name: string, matrix: Tensor): Weight {
+    const matrix = await codec.matrix(this.#gpu, host);
     this.#wide.push({ name: `${name}.weight`, tensor: matrix });
     return new DenseWeight(matrix);
   }
@@ -157,84 +134,47 @@ class LayerLoader {
     return matrix;
   }
 
-  #isPacked(name: string): boolean {
+  #codecOf(name: string): Codec | undefined {
     const { quantization, checkpoint } = this.stored.model;
-    return quantization !== undefined && isPacked(checkpoint, name);
+    return quantization && codecOf(checkpoint, name);
   }
 
-  #columnsOf(name: string): number {
-    const { quantization, name: model } = this.stored.model;
-    const cols = columnsOf(quantization!, name);
-    if (cols === undefined) {
-      throw new UserError(`"${model}": quantization_config lacks the columns of "${name}"`);
+  /** A packed linear layer in host memory. */
+  #packed(group: LinearGroup, i: number): HostLinear {
+    const { checkpoint, quantization } = this.stored.model;
+    const { module, rows } = group.linears[i];
+    const name = this.#prefix + module;
+    const { host } = loadLinear(checkpoint, quantization!, name)!;
+    this.stored.checkShape(`${name}.weight`, [host.rows, host.cols], [rows, group.cols]);
+    return host;
+  }
+
+  /** Checks what a packed linear layer is made of; its bits may be any. */
+  #checkPacked(name: string, codec: Codec, host: HostLinear): void {
+    for (const [part, count] of Object.entries(codec.nonFinite(host))) {
+      this.stored.refuseNonFinite(`${name}.${part}`, count);
     }
-    return cols;
   }
 
   /** Loads the linear layers of an operation as a group, if they and the adapter are suited for it. */
   async #loadGroup(op: Op, group: LinearGroup): Promise<boolean> {
     const gpu = this.#gpu;
-    const { checkpoint, quantization } = this.stored.model;
     const names = group.linears.map(({ module }) => this.#prefix + module);
-    const isSuited = (name: string) => this.#isPacked(name) && !isPackedGrid(checkpoint, name);
-    if (!names.every(isSuited)) return false;
-    const blockSize = quantization!.block_size;
-    if (!multipliesVectors(gpu, blockSize)) return false; // before anything is read in vain
-    const hosts = names.map((name) =>
-      unpackLinear(checkpoint, name, this.#columnsOf(name), blockSize)
-    );
-    if (!canGroup(hosts)) return false;
-    for (const [i, host] of hosts.entries()) {
-      const wanted = [group.linears[i].rows, group.cols];
-      this.stored.checkShape(`${names[i]}.weight`, [host.rows, host.cols], wanted);
-      this.#checkScales(names[i], host);
-    }
-    const tensors = await uploadPackedGroup(gpu, hosts);
-    const known = {
-      rows: tensors.rows,
-      starts: tensors.starts,
-      weights: tensors.weights.map((weight) => new BillmWeight(gpu, weight)),
-      multiplyVector: (
-        x: Tensor,
-        options: Parameters<typeof packedVectorProduct>[3],
-      ) => packedVectorProduct(gpu, x, tensors, options),
-      [Symbol.dispose]: () => freeGroup(gpu, tensors),
-    };
-    const biases = group.bias ? gpu.zeros([1, known.rows]) : undefined;
-    this.weights.groups.set(op, { group: known, biases });
+    const codec = this.#codecOf(names[0]);
+    if (!codec?.uploadGroup || names.some((name) => this.#codecOf(name) !== codec)) return false;
+    const { block_size: blockSize } = this.stored.model.quantization!;
+    if (!codec.groups?.(gpu, blockSize)) return false; // nothing is read in vain
+    const hosts = names.map((_, i) => this.#packed(group, i));
+    hosts.forEach((host, i) => this.#checkPacked(names[i], codec, host));
+    const weights = await codec.uploadGroup(gpu, hosts);
+    if (!weights) return false;
+    const biases = group.bias ? gpu.zeros([1, weights.rows]) : undefined;
+    this.weights.groups.set(op, { group: weights, biases });
     for (const [i, { module }] of group.linears.entries()) {
       const bias = await this.#bias(group, i);
-      if (bias) gpu.copy(bias, biases!.view(known.starts[i], bias.shape));
-      this.weights.linears.set(module, { weight: known.weights[i], bias });
+      if (bias) gpu.copy(bias, biases!.view(weights.starts[i], bias.shape));
+      this.weights.linears.set(module, { weight: weights.weights[i], bias });
     }
     return true;
-  }
-
-  /** Checks what a packed linear layer is made of; its bits may be any. */
-  #checkScales(name: string, { scales }: PackedOnHost): void {
-    let count = 0;
-    for (const scale of scales) if (!Number.isFinite(scale)) count++;
-    this.stored.refuseNonFinite(`${name}.scales`, count);
-  }
-}
-
-/** A linear layer that is multiplied with in BiLLM's bits. */
-class BillmWeight implements Weight {
-  constructor(readonly gpu: Gpu, readonly tensors: PackedWeight) {}
-
-  get rows(): number {
-    return this.tensors.rows;
-  }
-
-  get cols(): number {
-    return this.tensors.cols;
-  }
-
-  multiply(x: Tensor, addends: { bias?: Tensor; residual?: Tensor } = {}): Promise<Tensor> {
-    return packedProduct(this.gpu, x, this.tensors, addends);
-  }
-
-  [Symbol.dispose](): void {
-    freePacked(this.gpu, this.tensors);
   }
 }

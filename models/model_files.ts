@@ -2,7 +2,7 @@ import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { isPackedTable } from "../codecs/embedding/packed_table.ts";
-import { type QuantizationConfig, readQuantizationConfig } from "../codecs/packed_format.ts";
+import { type QuantizationConfig, readQuantizationConfig } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { readJson } from "../storage/json.ts";
 import { FORMAT_VERSION } from "../storage/packed_metadata.ts";

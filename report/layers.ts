@@ -44,15 +44,6 @@ export class LayerTable {
   }
 }
 
-export function salientCount({ salientColumns }: LinearRecord): number {
-  return sum(salientColumns ?? []);
-}
-
-/** The part of a linear layer that is salient: of its columns or, with other methods, its weights. */
-export function salientShare(linear: LinearRecord): number {
-  return linear.salientFraction ?? salientCount(linear) / linear.cols;
-}
-
 /** Bits per weight that linear layers take, by part, without those of the files' headers. */
 export function bitsByPart(linears: readonly LinearRecord[]): Record<string, number> {
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));

@@ -1,4 +1,6 @@
 import { timeText } from "../base/units.ts";
+import type { FactMap, WeightKind } from "../codecs/codec.ts";
+import { CODECS } from "../codecs/mod.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import {
@@ -22,16 +24,9 @@ import {
   sizeText,
   sum,
 } from "./figures.ts";
-import { type Histogram, WEIGHT_GROUPS, type WeightGroup } from "./histograms.ts";
+import { type Histogram, WEIGHT_KINDS } from "./histograms.ts";
 import { type Content, type Html, html } from "./html.ts";
-import {
-  bitsByPart,
-  LayerTable,
-  moduleOf,
-  salientCount,
-  salientShare,
-  shortNames,
-} from "./layers.ts";
+import { bitsByPart, LayerTable, moduleOf, shortNames } from "./layers.ts";
 import {
   earlierMeasurements,
   meanAccuracy,
@@ -76,7 +71,7 @@ export function runReport(run: FinishedRun): string {
     zeroShotSection(record),
     bitsSection(record, table),
     errorSection(table),
-    salientSection(table),
+    factSections(table),
     distributionSection(run.histograms ?? []),
     timeSection(record),
     configurationSection(run),
@@ -323,50 +318,50 @@ function errorSection(table: LayerTable): Content {
   );
 }
 
-function salientSection(table: LayerTable): Content {
-  const shares = table.linears.map(salientShare);
-  if (Math.max(0, ...shares) === 0) return undefined;
-  const count = sum(table.linears.map(salientCount));
-  const columns = sum(table.linears.map(({ cols }) => cols));
-  const weights = table.linears.map(({ rows, cols }) => rows * cols);
-  const mean = sum(shares.map((share, i) => share * weights[i])) / sum(weights);
-  const what = count > 0 ? "Salient columns" : "Salient weights";
-  const text = count > 0
-    ? `The part of a linear layer's columns that is stored in more than one bit: ${
-      decimal(count, 0)
-    } of ${counted(columns, "column")}, ${percent(count / columns)}.`
-    : `The part of a linear layer's weights that is stored in more bits: ${percent(mean)} of all.`;
+/** The facts that the codecs of the linear layers have drawn. */
+function factSections(table: LayerTable): Content[] {
+  return CODECS.flatMap(({ factMaps }) => factMaps).map((map) => factSection(table, map));
+}
+
+function factSection(table: LayerTable, { title, about, value, columns }: FactMap): Content {
+  const { linears } = table;
+  const parts = linears.map(value);
+  if (Math.max(0, ...parts) === 0) return undefined;
+  const weights = linears.map(({ rows, cols }) => rows * cols);
+  const mean = sum(parts.map((part, i) => part * weights[i])) / sum(weights);
+  const all = sum(linears.map(({ cols }) => cols));
+  const count = columns && sum(linears.map(columns));
+  const size = count === undefined
+    ? `${percent(mean)} of all`
+    : `${decimal(count, 0)} of ${counted(all, "column")}, ${percent(count / all)}`;
   return section(
-    `${what} by layer and module`,
+    `${title} by layer and module`,
     html`
-      <p>${text}</p>
+      <p>${about}: ${size}.</p>
       <figure>
         ${heatMap({
           names: shortNames(table.modules),
           columns: layerNumbers(table.layers),
-          values: table.values(salientShare),
-          text: (value) => percent(value),
-          label: `${what} by module and decoder layer; the numbers are in the table below`,
+          values: table.values(value),
+          text: (part) => percent(part),
+          label: `${title} by module and decoder layer; the numbers are in the table below`,
           axis: "layer",
         })}
         <figcaption>Modules from top to bottom, decoder layers from left to right.</figcaption>
       </figure>
     `,
     foldedTable(
-      `${what} as a table`,
+      `${title} as a table`,
       layerTable(
         table,
-        `${what} by decoder layer and module`,
-        (linear) =>
-          count > 0
-            ? `${salientCount(linear)} of ${linear.cols}`
-            : percent(salientShare(linear), 2),
+        `${title} by decoder layer and module`,
+        (linear) => columns ? `${columns(linear)} of ${linear.cols}` : percent(value(linear), 2),
       ),
     ),
   );
 }
 
-const GROUP_TEXTS: Record<WeightGroup, string> = {
+const GROUP_TEXTS: Record<WeightKind, string> = {
   low: "low zone",
   high: "high zone",
   salient: "salient columns",
@@ -375,7 +370,7 @@ const GROUP_TEXTS: Record<WeightGroup, string> = {
 
 function distributionSection(histograms: readonly Histogram[]): Content {
   if (histograms.length === 0) return undefined;
-  const groups = WEIGHT_GROUPS.filter((group) => histograms.some((h) => h.groups[group]));
+  const groups = WEIGHT_KINDS.filter((group) => histograms.some((h) => h.groups[group]));
   const layers = [...new Set(histograms.map(({ layer }) => layer))];
   const hasSplit = histograms.some(({ split }) => split !== undefined);
   return section(
@@ -401,7 +396,7 @@ function distributionSection(histograms: readonly Histogram[]): Content {
   );
 }
 
-function distribution(histogram: Histogram, groups: readonly WeightGroup[]): Html {
+function distribution(histogram: Histogram, groups: readonly WeightKind[]): Html {
   const { name, limit, split, stored } = histogram;
   const above = groups.filter((group) => histogram.groups[group])
     .map((group) => ({ name: `group-${group}`, counts: histogram.groups[group]! }));
@@ -421,7 +416,7 @@ function distribution(histogram: Histogram, groups: readonly WeightGroup[]): Htm
   `;
 }
 
-function groupShare({ groups, weights }: Histogram, group: WeightGroup): number {
+function groupShare({ groups, weights }: Histogram, group: WeightKind): number {
   return sum(groups[group] ?? []) / weights;
 }
 
@@ -431,7 +426,7 @@ function significant(value: number): string {
 
 function distributionTable(
   histograms: readonly Histogram[],
-  groups: readonly WeightGroup[],
+  groups: readonly WeightKind[],
 ): Table {
   return {
     caption: "Weights by what they were taken for, and their sizes",

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { isPackedTable } from "../codecs/embedding/packed_table.ts";
-import { isPacked } from "../codecs/packed_format.ts";
+import { codecOf } from "../codecs/mod.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { layerPlaces, outsidePlaces, type Place } from "../models/places.ts";
 import { STORED_DTYPES } from "../models/stored_tensors.ts";
@@ -69,7 +69,7 @@ function checkTensors({ architecture, checkpoint, folder }: ModelFiles): void {
   }
   for (let i = 0; i < architecture.layers; i++) {
     for (const { linear, ...place } of layerPlaces(architecture, i)) {
-      if (!linear || !isPacked(checkpoint, linear)) check(place);
+      if (!linear || !codecOf(checkpoint, linear)) check(place);
     }
   }
 }

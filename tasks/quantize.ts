@@ -124,11 +124,8 @@ function usageError(message: string): PipelineFileError {
 }
 
 function planOf(config: PipelineConfig<Stage>) {
-  const stages = config.stages.map(({ stage: { name, scope }, options }) => ({
-    name,
-    scope,
-    options,
-  }));
+  const stages = config.stages.filter(({ implied }) => !implied)
+    .map(({ stage: { name, scope }, options }) => ({ name, scope, options }));
   const { name, model, output, mode, seed } = config;
   return { name, model, output, mode, seed, stages };
 }

@@ -1,12 +1,5 @@
 import { basename, join } from "node:path";
 import { DenseWeight } from "../../codecs/dense/weight.ts";
-import { freeGrid } from "../../codecs/grid/grid.ts";
-import { salientFraction } from "../../codecs/grid/packed_grid.ts";
-import { isGrid, paperBitsOf } from "../../codecs/packed_format.ts";
-import { constant } from "../../gpu/constant.ts";
-import type { Gpu } from "../../gpu/device.ts";
-import { MAX_BLOCK } from "../../gpu/kernels/binarize/search.ts";
-import { copyRegion } from "../../gpu/kernels/elementwise/transpose.ts";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { type Calibration, paceBatches } from "../../models/calibration.ts";
@@ -14,20 +7,12 @@ import { Decoder } from "../../models/decoder.ts";
 import { LayerPlan, type Restarts, totalWidth } from "../../models/layer_plan.ts";
 import type { LayerWeights } from "../../models/layer_weights.ts";
 import type { Registers } from "../../models/registers.ts";
-import { blockBits } from "../../stages/block_bits.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import type { PlannedStage } from "../config/config.ts";
-import type {
-  BlockContext,
-  BlockStage,
-  LayerContext,
-  LayerStage,
-  LinearLayer,
-  ModelContext,
-  Stage,
-} from "../stage.ts";
+import type { GroupContext, GroupStage, LinearLayer, ModelContext, Stage } from "../stage.ts";
 import { ArtifactStore } from "./artifacts.ts";
 import type { LayerRecord, LinearRecord } from "./events.ts";
+import { access, isInLinear, quantizeLinear } from "./quantize_linear.ts";
 import type { Planned, StageClock } from "./run.ts";
 
 /** A group of linear layers that share an input. */
@@ -40,18 +25,15 @@ interface Group {
   restarts: Restarts;
   /** Elements that are kept for each token if they are kept near. */
   nearWidth: number;
-  context: LayerContext;
+  context: GroupContext;
   store: ArtifactStore;
   /** Of each linear layer once it is quantized; see {@link outputErrorParts}. */
   errors: Tensor[];
 }
 
-/** Of so many blocks of a linear layer one is measured: to measure each costs more than some take. */
-const BLOCKS_PER_MEASUREMENT = 8;
-
 /**
- * Takes the calibration data, if there are any, through the decoder layers and runs the stages of scope
- * layer and block on each group of linear layers.
+ * Takes the calibration data, if there are any, through the decoder layers and runs the inner stages
+ * on each group of linear layers.
  *
  * The host runs ahead of the GPU: it waits once for each linear layer and for every few batches, and
  * while the last batches of a layer are on their way, it writes that layer's file and brings the next
@@ -118,9 +100,9 @@ function difference(
 }
 
 class LayerRun {
-  readonly #layerStages: Planned<LayerStage>[];
-  readonly #blockStages: Planned<BlockStage>[];
-  readonly #firstBlockStage: number;
+  readonly #groupStages: Planned<GroupStage>[];
+  /** The first of the stages that run on each linear layer, among all of them. */
+  readonly #firstInLinear: number;
   /** The linear layers of each decoder layer, in the order of execution. */
   readonly #modules: string[][];
 
@@ -133,14 +115,9 @@ class LayerRun {
     /** Absent if no stage needs any. */
     readonly calibration: Calibration | undefined,
   ) {
-    this.#layerStages = stages.filter(({ stage }) => stage.scope === "layer") as Planned<
-      LayerStage
-    >[];
-    this.#blockStages = stages.filter(({ stage }) => stage.scope === "block") as Planned<
-      BlockStage
-    >[];
-    const first = stages.findIndex(({ stage }) => stage.scope === "block");
-    this.#firstBlockStage = first < 0 ? stages.length : first;
+    this.#groupStages = stages.filter(({ stage }) => !isInLinear(stage)) as Planned<GroupStage>[];
+    const first = stages.findIndex(({ stage }) => isInLinear(stage));
+    this.#firstInLinear = first < 0 ? stages.length : first;
     const { architecture } = decoder;
     this.#modules = Array.from({ length: architecture.layers }, (_, layer) => {
       const { groups } = new LayerPlan(architecture, layer);
@@ -200,7 +177,7 @@ class LayerRun {
     let file = { file: "", bytes: 0, sha256: "" };
     await this.#finishLayer(weights, async () => {
       const linears = groups.flatMap((group) => group.context.linears);
-      for (const { stage, options } of this.#layerStages) {
+      for (const { stage, options } of this.#groupStages) {
         if (!stage.endLayer) continue;
         const context = { ...this.context, layer: { index, count } };
         file = await this.clock.host(stage.name, () => stage.endLayer!(context, options, linears));
@@ -233,7 +210,7 @@ class LayerRun {
         quantized: gpu.empty([rows, cols]),
       };
     });
-    const context: LayerContext = { ...this.context, ...access(store), layer, linears };
+    const context: GroupContext = { ...this.context, ...access(store), layer, linears };
     const restarts = weights.plan.restartsOf(at);
     return {
       at,
@@ -296,11 +273,12 @@ class LayerRun {
   }
 
   /** Frees the linear layers that no batch has to go through again. */
-  #freePassed(weights: LayerWeights): void {
+  #freePassed(weights: LayerWeights<DenseWeight>): void {
     const { activations, batches } = this.calibration!;
     const passed = Math.min(...batches.map((_, batch) => activations.step(batch)));
     for (const { at, linears } of weights.plan.groups) {
-      if (at < passed) { for (const { module } of linears) weights.delete(module); }
+      if (at >= passed) break;
+      for (const { module } of linears) weights.delete(module);
     }
   }
 
@@ -336,7 +314,7 @@ class LayerRun {
 
   async #show(group: Group, registers: Registers): Promise<void> {
     const input = registers.get(group.from)!;
-    for (const { stage, options } of this.#layerStages) {
+    for (const { stage, options } of this.#groupStages) {
       if (!stage.observe) continue;
       await this.clock.queue(stage.name, () => stage.observe!(group.context, options, input));
     }
@@ -351,27 +329,27 @@ class LayerRun {
   async #quantizeGroup(weights: LayerWeights<DenseWeight>, group: Group): Promise<void> {
     const { context, store } = group;
     const { gpu } = context;
-    for (const { stage, options } of this.stages.slice(0, this.#firstBlockStage)) {
-      if (stage.scope !== "layer") continue;
-      await this.clock.queue(stage.name, () => stage.run(context, options));
-    }
+    const runStages = async (stages: readonly PlannedStage<Stage>[], waits: boolean) => {
+      for (const { stage, options } of stages.filter(({ stage }) => !isInLinear(stage))) {
+        const run = () => (stage as GroupStage).run(context, options);
+        await (waits ? this.clock.time(stage.name, run) : this.clock.queue(stage.name, run));
+      }
+    };
+    await runStages(this.stages.slice(0, this.#firstInLinear), false);
     for (const linear of context.linears) {
       this.progress(
         context.layer.index,
         this.#modules[context.layer.index].indexOf(linear.module),
         `, ${linear.module}`,
       );
-      await quantizeLinear(context, store, linear, this.#blockStages, this.clock);
+      await quantizeLinear(context, store, linear, this.stages, this.clock);
       await gpu.idle();
       await this.context.pause();
     }
-    for (const { stage, options } of this.stages.slice(this.#firstBlockStage)) {
-      if (stage.scope !== "layer") continue;
-      await this.clock.time(stage.name, () => stage.run(context, options));
-    }
+    await runStages(this.stages.slice(this.#firstInLinear), true);
     const hessian = store.find("hessian");
-    for (const { module, original, weight, quantized, bits, grid, host } of context.linears) {
-      if (hessian && host) {
+    for (const { module, original, weight, quantized, draft, packed } of context.linears) {
+      if (hessian && packed) {
         group.errors.push(
           await this.clock.queue(
             "output-error",
@@ -379,13 +357,10 @@ class LayerRun {
           ),
         );
       }
-      weights.linears.set(module, {
-        ...weights.linears.get(module),
-        weight: new DenseWeight(quantized),
-      });
+      const linear = weights.linears.get(module);
+      weights.linears.set(module, { ...linear, weight: new DenseWeight(quantized) });
       gpu.free(original, weight);
-      if (bits) gpu.free(bits.bits, bits.scales, bits.salient);
-      if (grid) freeGrid(gpu, grid);
+      draft?.[Symbol.dispose]();
     }
     store[Symbol.dispose]();
   }
@@ -415,12 +390,8 @@ class LayerRun {
   async #records(groups: readonly Group[]): Promise<LinearRecord[]> {
     const records: LinearRecord[] = [];
     for (const { context, errors } of groups) {
-      for (const { name, rows, cols, packed, method } of context.linears) {
-        if (!packed) continue;
-        const { host } = packed;
-        const size = this.context.blockSize;
-        const perBlock = new Array(isGrid(host) ? 0 : Math.ceil(cols / size)).fill(0);
-        for (const col of packed.salientColumns) perBlock[Math.floor(col / size)]++;
+      for (const { name, rows, cols, packed, storedBytes, method } of context.linears) {
+        if (!packed || !storedBytes) continue;
         using parts = errors.shift();
         const error = parts && await relativeError(parts);
         const record: LinearRecord = {
@@ -429,11 +400,8 @@ class LayerRun {
           cols,
           ...(method && { method }),
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
-          salientColumns: perBlock,
-          ...(isGrid(host) && host.salient && { salientFraction: salientFraction(host) }),
-          highFraction: packed.highFraction,
-          paperBits: paperBitsOf(host),
-          storedBytes: { ...packed.parts },
+          ...packed.codec.facts(packed.host),
+          storedBytes: { ...storedBytes },
         };
         records.push(record);
         this.context.report({ type: "linear", ...record });
@@ -441,73 +409,4 @@ class LayerRun {
     }
     return records;
   }
-}
-
-/**
- * Runs the stages of scope block over the columns of a linear layer, from left to right.
- *
- * @param store Holds the artifacts of the layer's group.
- */
-export async function quantizeLinear(
-  layerContext: LayerContext,
-  store: ArtifactStore,
-  linear: LinearLayer,
-  stages: readonly Planned<BlockStage>[],
-  clock: StageClock,
-): Promise<void> {
-  if (stages.length === 0) return;
-  const { gpu, blockSize } = layerContext;
-  const { rows, cols } = linear;
-  for (let first = 0; first < cols; first += blockSize) {
-    const width = Math.min(blockSize, cols - first);
-    using blockStore = new ArtifactStore(store);
-    using weight = gpu.empty([rows, width]);
-    const region = { tensor: linear.weight, start: first, stride: cols, rows, cols: width };
-    await copyRegion(gpu, region, weight, width);
-    using costs = await blockCosts(gpu, store, first, width);
-    const block = { first, cols: width, size: blockSize, weight, costs };
-    const context: BlockContext = { ...layerContext, ...access(blockStore), linear, block };
-    const stands = blocksThatItStandsFor(first / blockSize, Math.ceil(cols / blockSize));
-    for (const { stage, options } of stages) {
-      const run = () => stage.run(context, options);
-      await (stands > 0 ? clock.queue(stage.name, run, stands) : run());
-    }
-    // Without a stage that turns the block into bits, the fits as they stand do.
-    if (!blockStore.find("block-error")) {
-      await blockBits(context, { feedback: false, nearest: false, refine: 0 });
-    }
-  }
-}
-
-/** The blocks that a block is measured for: those around the middle one of some neighbours, or none. */
-function blocksThatItStandsFor(block: number, blocks: number): number {
-  const first = block - block % BLOCKS_PER_MEASUREMENT;
-  const together = Math.min(BLOCKS_PER_MEASUREMENT, blocks - first);
-  return block - first === together >> 1 ? together : 0;
-}
-
-/** The block's part of the column costs; ones without a Hessian. */
-async function blockCosts(
-  gpu: Gpu,
-  store: ArtifactStore,
-  first: number,
-  cols: number,
-): Promise<Tensor> {
-  const costs = store.find("column-costs");
-  if (!costs) return constant(gpu, new Float32Array(MAX_BLOCK).fill(1)).view(0, [cols]);
-  const part = costs.view(first, [cols]);
-  // Kernels can bind what starts at a multiple of so many bytes.
-  if (part.offset % gpu.device.limits.minStorageBufferOffsetAlignment === 0) return part;
-  const copy = gpu.empty([cols]);
-  await copyRegion(gpu, { tensor: costs, start: first, stride: cols, rows: 1, cols }, copy, cols);
-  return copy;
-}
-
-/** The artifacts of a scope, as contexts offer them. */
-export function access(store: ArtifactStore): Pick<ModelContext, "get" | "find" | "set"> {
-  return {
-    get: (name) => store.get(name),
-    find: (name) => store.find(name),
-    set: (name, value) => store.set(name, value),
-  };
 }

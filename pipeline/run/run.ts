@@ -9,7 +9,7 @@ import { type FetchFiles, type LocalDataset, openDataset } from "../../data/data
 import { Gpu } from "../../gpu/device.ts";
 import { sha256InSteps, sha256OfFile } from "../../storage/files.ts";
 import type { PipelineConfig, PlannedStage } from "../config/config.ts";
-import type { LayerStage, ModelContext, ModelStage, Stage } from "../stage.ts";
+import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
 import { ArtifactStore } from "./artifacts.ts";
 import type { LayerRecord, Report } from "./events.ts";
 import { HubAccess, hubName, hubSha256 } from "./hub_access.ts";
@@ -47,6 +47,8 @@ export interface Planned<Kind extends Stage> {
   stage: Kind;
   // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
   options: any;
+  /** Whether no file names it; its time is counted as nobody's. */
+  implied?: boolean;
 }
 
 /**
@@ -205,7 +207,7 @@ export async function runPipeline(
       `put download before it`;
     throw new PipelineFileError([{ where, message }]);
   }
-  const observer = inner.find(({ stage }) => stage.scope === "layer" && stage.observe);
+  const observer = inner.find(({ stage }) => "observe" in stage && stage.observe);
   if (observer && !before.some(({ stage }) => stage.gives.includes("calibration"))) {
     const { stage, where } = observer;
     const message = `Stage "${stage.name}" needs "calibration", which stage "calibrate" gives; ` +
@@ -224,12 +226,13 @@ export async function runPipeline(
   await runModelStages(before.slice(0, findsModel));
   using model = artifacts.find("model-files");
   const inputs = await hashInputs(context, [...model?.files ?? [], ...await fetchData()]);
+  const named = config.stages.filter(({ implied }) => !implied);
   const planned: PlannedRun = {
-    identity: identityOf(config, inputs),
+    identity: identityOf(config, named, inputs),
     billm: VERSION,
     mode: config.mode,
     seed: config.seed,
-    stages: config.stages.map(({ stage, options }) => ({ name: stage.name, options })),
+    stages: named.map(({ stage, options }) => ({ name: stage.name, options })),
     inputs,
   };
   const folder = RunFolder.open(config.output, planned, overwrite);
@@ -286,7 +289,7 @@ export async function runPipeline(
   if (inner.length > 0) {
     await quantizeLayers(context, artifacts, inner, clock, (bytes) => peak = Math.max(peak, bytes));
     for (const { stage, options } of inner) {
-      const { finish } = stage as LayerStage;
+      const { finish } = stage as GroupStage;
       if (finish) await clock.time(stage.name, () => finish(context, options));
     }
   }
@@ -332,19 +335,16 @@ function summed(records: Record<string, number>[]): Record<string, number> {
   return sums;
 }
 
-function blockSizeOf(stages: PlannedStage<Stage>[]): number {
-  for (const { options } of stages) {
-    // Columns that share a scale are a block, but a whole row is not.
-    if (BLOCK_SIZES.includes(options["group-size"])) return options["group-size"];
+function blockSizeOf(stages: readonly PlannedStage<Stage>[]): number {
+  for (const { stage, options, where } of stages) {
+    const size = stage.blockSize?.(options);
+    if (size === undefined) continue;
+    if (BLOCK_SIZES.includes(size)) return size;
+    const message = `Stage "${stage.name}" sets blocks of ${size} columns; ` +
+      `${BLOCK_SIZES.join(", ")} are possible`;
+    throw new PipelineFileError([{ where, message }]);
   }
-  const planned = stages.find(({ options }) => options["block-size"] !== undefined);
-  const size = planned ? planned.options["block-size"] : BLOCK_SIZE;
-  if (BLOCK_SIZES.includes(size)) return size;
-  const { stage, where } = planned!;
-  const message = `${stage.name}.block-size must be one of ${
-    BLOCK_SIZES.join(", ")
-  }, found ${size}`;
-  throw new PipelineFileError([{ where, message }]);
+  return BLOCK_SIZE;
 }
 
 /** The hashes of files by their paths; those from the hub by their names there. */
@@ -378,8 +378,12 @@ async function hashInputs(
  * and of the modules of users' stages (not of what these import), and the program's version. The
  * adapter is left out.
  */
-function identityOf(config: PipelineConfig<Stage>, inputs: Record<string, string>): string {
-  const stages = config.stages.map(({ stage, options, module }) => ({
+function identityOf(
+  config: PipelineConfig<Stage>,
+  named: readonly PlannedStage<Stage>[],
+  inputs: Record<string, string>,
+): string {
+  const stages = named.map(({ stage, options, module }) => ({
     name: stage.name,
     options,
     code: module ? sha256OfFile(module) : stage.run.toString(),

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { dequantizeOnHost, salientColumns, unpackLinear } from "../../codecs/packed_format.ts";
+import { dequantizeBillm, salientColumns } from "../../codecs/billm/host.ts";
+import { loadBillm } from "../../codecs/billm/store.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
@@ -49,7 +50,7 @@ function packedLinears({ packed, layers }: RunRecord) {
       return {
         name,
         layer,
-        host: unpackLinear(model.checkpoint, name, columns[module], block_size),
+        host: loadBillm(model.checkpoint, name, { cols: columns[module], blockSize: block_size }),
       };
     })
   );
@@ -196,7 +197,7 @@ Deno.test("a block stage that does nothing leaves one mean and one scale for eac
     const { rows, cols, blockSize, zones, planes } = host;
     assert.deepEqual([blockSize, zones, planes], [32, 1, 0]);
     const weight = original.checkpoint.readFloat32(`${name}.weight`);
-    const found = dequantizeOnHost(host);
+    const found = dequantizeBillm(host);
     for (let row = 0; row < rows; row++) {
       for (let first = 0; first < cols; first += 32) {
         const at = row * cols + first;
