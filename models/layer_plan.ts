@@ -56,6 +56,11 @@ export class LayerPlan {
     this.live = live;
   }
 
+  /** The linear layers, in the order of execution. */
+  get modules(): string[] {
+    return this.groups.flatMap(({ linears }) => linears.map(({ module }) => module));
+  }
+
   /**
    * The operations before which the registers may be kept, so that operation `at` can be reached from
    * there again: those with the fewest elements.

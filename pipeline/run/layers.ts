@@ -119,10 +119,10 @@ class LayerRun {
     const first = stages.findIndex(({ stage }) => isInLinear(stage));
     this.#firstInLinear = first < 0 ? stages.length : first;
     const { architecture } = decoder;
-    this.#modules = Array.from({ length: architecture.layers }, (_, layer) => {
-      const { groups } = new LayerPlan(architecture, layer);
-      return groups.flatMap(({ linears }) => linears.map(({ module }) => module));
-    });
+    this.#modules = Array.from(
+      { length: architecture.layers },
+      (_, layer) => new LayerPlan(architecture, layer).modules,
+    );
   }
 
   /** @throws {UserError} If activations are beyond what they are kept in. */

@@ -20,8 +20,8 @@ import { loadBillm } from "../../codecs/billm/store.ts";
 import { codecOf, storeLinear } from "../../codecs/mod.ts";
 import { readQuantizationConfig } from "../../codecs/quantization_config.ts";
 import { Gpu } from "../../gpu/device.ts";
-import { linearGroups } from "../../models/architectures/architecture.ts";
 import { Decoder } from "../../models/decoder.ts";
+import { LayerPlan } from "../../models/layer_plan.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { readHeader, type TensorToWrite, writeSafetensors } from "../../storage/safetensors.ts";
@@ -621,7 +621,7 @@ function packedModel(
   const tensors: TensorToWrite[] = [];
   const widths: Record<string, number> = {};
   using files = ModelFiles.open(folder);
-  const modules = linearGroups(files.architecture).flatMap((group) => group.modules);
+  const modules = new LayerPlan(files.architecture, 0).modules;
   for (const [name, { shape, data }] of model.tensors) {
     const module = modules.find((module) => name.endsWith(`.${module}.weight`));
     if (module) {

@@ -211,7 +211,7 @@ for (const dtype of ["F32", "F16", "BF16"] as const) {
     const run = async (partBytes?: number) => {
       using loaded = await LoadedModel.open(gpu, folder.path, { partBytes });
       const logits = await loaded.logits(windows);
-      const [embedding] = await loaded.decoder.embed([windows]);
+      const [embedding] = await loaded.decoder.embedding.embed([windows]);
       using embedded = embedding;
       const losses = await loaded.losses(windows);
       return { logits, embedded: await gpu.read(embedded), losses };
@@ -254,10 +254,9 @@ Deno.test("a layer runs in pieces as it does in one go", async () => {
     const whole = await loaded.forward(windows, (hidden) => gpu.read(hidden), 1);
     const before = gpu.memory.current;
     {
-      const registers = new Map([["hidden", (await decoder.embed([windows]))[0]]]);
-      const { steps } = decoder.architecture;
-      for (let step = 0; step < steps.length; step++) {
-        await decoder.run(weights, registers, 9, step, step + 1);
+      const registers = new Map([["hidden", (await decoder.embedding.embed([windows]))[0]]]);
+      for (let at = 0; at < weights.plan.ops.length; at++) {
+        await decoder.run(weights, registers, 9, at, at + 1);
       }
       assert.deepEqual([...registers.keys()], ["hidden"]);
       using hidden = registers.get("hidden")!;
@@ -324,8 +323,8 @@ Deno.test("NaN values are counted, in whichever part they are", async () => {
     `"${folder.path}": "model.embed_tokens.weight" holds 3 values that are NaN or infinite; ` +
       `the model is damaged, get it again`,
   );
-  await assert.rejects(() => decoder.embed([[Int32Array.of(0)]]), expected);
-  await assert.rejects(() => decoder.embed([[Int32Array.of(0)]]), expected); // and still are
+  await assert.rejects(() => decoder.embedding.embed([[Int32Array.of(0)]]), expected);
+  await assert.rejects(() => decoder.embedding.embed([[Int32Array.of(0)]]), expected); // and still are
 });
 
 const BIASED = { ...TINY_LLAMA, attention_bias: true, mlp_bias: true };
@@ -345,7 +344,7 @@ const MISFITS: [config: typeof TINY_LLAMA, name: string, shape: number[], wanted
   [TINY_LLAMA, "model.layers.0.self_attn.o_proj.weight", [39, 40], [40, 40]],
   [TINY_LLAMA, "model.layers.0.mlp.up_proj.weight", [51, 40], [52, 40]],
   [TINY_LLAMA, "model.layers.0.mlp.down_proj.weight", [1, 52], [40, 52]],
-  [TINY_LLAMA, "model.layers.0.mlp.gate_proj.weight", [2080], [2080, 40]],
+  [TINY_LLAMA, "model.layers.0.mlp.gate_proj.weight", [2080], [52, 40]],
   [BIASED, "model.layers.1.mlp.up_proj.weight", [51, 40], [52, 40]],
   [TINY_OPT, "model.decoder.layers.1.self_attn.q_proj.weight", [30, 35], [35, 35]],
   [TINY_OPT, "model.decoder.layers.1.self_attn.out_proj.weight", [30, 35], [35, 35]],
@@ -453,20 +452,20 @@ Deno.test("embed() refuses tokens and windows that the model does not take", asy
   using files = ModelFiles.open(folder.path);
   using decoder = new Decoder(gpu, files);
   await assert.rejects(
-    () => decoder.embed([[Int32Array.of(96, 97)]]),
+    () => decoder.embedding.embed([[Int32Array.of(96, 97)]]),
     new UserError(
       `Token id 97 is not in the vocabulary of "${folder.path}" (97 ids); ` +
         `do the tokens belong to this model?`,
     ),
   );
   await assert.rejects(
-    () => decoder.embed([[new Int32Array(65)]]),
+    () => decoder.embedding.embed([[new Int32Array(65)]]),
     new UserError(
       `The windows have 65 tokens, but the model "${folder.path}" takes at most 64; ` +
         `use a smaller sequence-length`,
     ),
   );
-  const [whole] = await decoder.embed([[new Int32Array(64)]]);
+  const [whole] = await decoder.embedding.embed([[new Int32Array(64)]]);
   assert.deepEqual(whole.shape, [64, 40]);
 });
 

@@ -1,26 +1,19 @@
 import assert from "node:assert/strict";
-import { linearGroups, readArchitecture } from "../../models/architectures/architecture.ts";
-import { liveRegisters, restartsOf, totalWidth } from "../../models/layer_plan.ts";
+import { readArchitecture } from "../../models/architectures/mod.ts";
+import { LayerPlan, restarts, totalWidth } from "../../models/layer_plan.ts";
+import type { Op } from "../../models/ops/mod.ts";
 import { SHAPES } from "../../models/synthetic.ts";
 
-/** Live registers and restarts of a model whose linear layers give so many features. */
-function planOf(name: string, inner: number) {
+/** The plan of a model's layers, and where the way to each group can be taken up again. */
+function planOf(name: string) {
   const architecture = readArchitecture(SHAPES[name], "config.json");
-  const { hiddenSize, heads, keyValueHeads, headDim } = architecture;
-  const rowsOf = (module: string) => {
-    if (/q_proj/.test(module)) return heads * headDim;
-    if (/[kv]_proj/.test(module)) return keyValueHeads * headDim;
-    return /gate|up|fc1/.test(module) ? inner : hiddenSize;
-  };
-  const live = liveRegisters(architecture, rowsOf);
-  const groups = linearGroups(architecture);
-  const restarts = groups.map(({ step }) => restartsOf(architecture.steps, live, step));
-  return { live, groups, restarts, steps: architecture.steps };
+  const plan = new LayerPlan(architecture, 0);
+  return { plan, restarts: plan.groups.map(({ at }) => plan.restartsOf(at)) };
 }
 
 Deno.test("the live registers of LLaMA are what later operations read", () => {
-  const { live, steps } = planOf("llama-3-8b", 14336);
-  assert.equal(live.length, steps.length + 1);
+  const { plan: { live, ops } } = planOf("llama-3-8b");
+  assert.equal(live.length, ops.length + 1);
   assert.deepEqual(live.map((registers) => Object.fromEntries(registers)), [
     { hidden: 4096 }, // norm
     { hidden: 4096, x: 4096 }, // q, k, v
@@ -37,14 +30,14 @@ Deno.test("the live registers of LLaMA are what later operations read", () => {
 });
 
 Deno.test("a group is near where nothing but norms has to be computed anew, lean where the least is kept", () => {
-  assert.deepEqual(planOf("llama-7b", 11008).restarts, [
+  assert.deepEqual(planOf("llama-7b").restarts, [
     { near: 0, lean: 0 }, // q, k, v from the layer's input
     { near: 4, lean: 0 }, // o: its input, or all of the attention
     { near: 5, lean: 5 }, // gate, up from the stream
     { near: 8, lean: 5 }, // down: its input, or gate and up again
   ]);
-  const opt = planOf("opt-6.7b", 16384);
-  assert.deepEqual(opt.steps.map(({ op }) => op), [
+  const opt = planOf("opt-6.7b");
+  assert.deepEqual(opt.plan.ops.map(({ op }) => op), [
     "norm",
     "linear",
     "attention",
@@ -64,10 +57,24 @@ Deno.test("a group is near where nothing but norms has to be computed anew, lean
 
 Deno.test("registers that rotary positions are written into are not kept before them", () => {
   // Rows as narrow as can be: q, k and v together would take less than the stream and x.
-  const { steps, live } = planOf("llama-7b", 11008);
-  const narrow = live.map((registers) =>
+  const { plan: { ops, live } } = planOf("llama-7b");
+  const narrow: Map<string, number>[] = live.map((registers) =>
     new Map([...registers].map(([name, width]) => [name, "qkv".includes(name) ? 1 : width]))
   );
   narrow[0].set("hidden", 1e6);
-  assert.deepEqual(restartsOf(steps, narrow, 4), { near: 4, lean: 3 });
+  assert.deepEqual(restarts(ops, narrow, 4), { near: 4, lean: 3 });
+});
+
+Deno.test("operations that do not fit together are found", () => {
+  const norm = { op: "norm", kind: "rms", module: "n", width: 8, epsilon: 1e-6 } as const;
+  const plan = (...ops: Op[]) => () => new LayerPlan({ steps: () => ops, hiddenSize: 8 }, 3);
+  plan({ ...norm, from: "hidden", to: "hidden" })();
+  assert.throws(
+    plan({ ...norm, from: "hidden", to: "x" }, { ...norm, from: "x", to: "hidden", width: 4 }),
+    new Error('Operation 1 of layer 3 (norm) reads "x" as 4 wide, but it is 8 wide'),
+  );
+  assert.throws(
+    plan({ ...norm, from: "y", to: "hidden" }),
+    new Error('Operation 0 of layer 3 (norm) reads "y" as 8 wide, but it is 0 wide'),
+  );
 });

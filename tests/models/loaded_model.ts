@@ -1,6 +1,7 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { Decoder, type DecoderOptions, type LayerWeights } from "../../models/decoder.ts";
+import { Decoder, type DecoderOptions } from "../../models/decoder.ts";
+import type { LayerWeights } from "../../models/layer_weights.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 
 /** A model with all its layers on the GPU, for tests that run it several times. */
@@ -40,7 +41,7 @@ export class LoadedModel implements Disposable {
     use: (hidden: Tensor) => Promise<Result>,
     layers = this.layers.length,
   ): Promise<Result> {
-    const registers = new Map([["hidden", (await this.decoder.embed([windows]))[0]]]);
+    const registers = new Map([["hidden", (await this.decoder.embedding.embed([windows]))[0]]]);
     for (const weights of this.layers.slice(0, layers)) {
       await this.decoder.run(weights, registers, windows[0].length);
     }
@@ -51,7 +52,7 @@ export class LoadedModel implements Disposable {
   /** Logits of windows, row after row. */
   async logits(windows: readonly Int32Array[]): Promise<Float32Array> {
     return await this.forward(windows, async (hidden) => {
-      using logits = await this.decoder.logits(hidden);
+      using logits = await this.decoder.head.logits(hidden);
       return await this.decoder.gpu.read(logits);
     });
   }
@@ -59,10 +60,13 @@ export class LoadedModel implements Disposable {
   /** The cross-entropy of each token's prediction of the next. */
   async losses(windows: readonly Int32Array[]): Promise<Float32Array> {
     return await this.forward(windows, async (hidden) => {
-      using finished = await this.decoder.finish(hidden);
-      return (await this.decoder.losses(() => Promise.resolve(finished.view(0, finished.shape)), [
-        windows,
-      ]))[0];
+      using finished = await this.decoder.head.finish(hidden);
+      return (await this.decoder.head.losses(
+        () => Promise.resolve(finished.view(0, finished.shape)),
+        [
+          windows,
+        ],
+      ))[0];
     });
   }
 

@@ -1,6 +1,5 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { ModelType } from "../../models/architectures/architecture.ts";
 import { type TensorToWrite, writeSafetensors } from "../../storage/safetensors.ts";
 import { normals, seededRandom } from "../reference/random.ts";
 
@@ -15,7 +14,7 @@ export interface RandomModel {
 
 /** The fields that the shapes depend on. */
 interface Config {
-  model_type: ModelType;
+  model_type: string;
   vocab_size: number;
   hidden_size: number;
   num_hidden_layers: number;

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../base/errors.ts";
-import {
-  type Architecture,
-  linearGroups,
-  readArchitecture,
-  type Step,
-} from "../../../models/architectures/architecture.ts";
+import type { Architecture } from "../../../models/architectures/architecture.ts";
+import { ARCHITECTURES, readArchitecture } from "../../../models/architectures/mod.ts";
+import { LayerPlan } from "../../../models/layer_plan.ts";
+import type { AttentionOp } from "../../../models/ops/attention.ts";
+import type { Op } from "../../../models/ops/mod.ts";
+import { SHAPES } from "../../../models/synthetic.ts";
 
 /** The least that a LLaMA's config.json says. */
 const LLAMA = {
@@ -30,9 +30,24 @@ function read(config: Record<string, unknown>): Architecture {
   return readArchitecture(config, "m/config.json");
 }
 
-/** What of an architecture can be compared: all but functions. */
-function plain({ steps: _, names, ...rest }: Architecture) {
-  return { ...rest, names: { ...names, layer: names.layer(7) } };
+/** What of an architecture can be compared: all but functions, and the attention of its first layer. */
+function plain(architecture: Architecture) {
+  const { steps: _, names, ...rest } = architecture;
+  return {
+    ...rest,
+    names: { ...names, layer: names.layer(7) },
+    attention: attentionOf(architecture),
+  };
+}
+
+/** The sliding window of each layer. */
+function windowsOf(architecture: Architecture): (number | undefined)[] {
+  const { layers } = architecture;
+  return Array.from({ length: layers }, (_, i) => attentionOf(architecture, i).slidingWindow);
+}
+
+function attentionOf({ steps }: Architecture, layer = 0): AttentionOp {
+  return steps(layer).find((op) => op.op === "attention")!;
 }
 
 Deno.test("a LLaMA needs little; the rest has the defaults of transformers", () => {
@@ -42,19 +57,28 @@ Deno.test("a LLaMA needs little; the rest has the defaults of transformers", () 
     hiddenSize: 4096,
     embeddingSize: 4096,
     layers: 32,
-    heads: 32,
-    keyValueHeads: 32,
-    headDim: 128,
     maxLength: 2048,
-    rotary: { theta: 10000 },
-    slidingWindows: new Array(32).fill(undefined),
-    norm: "rms",
-    normEpsilon: 1e-6,
-    names: {
-      layer: "model.layers.7.",
-      embedding: "model.embed_tokens",
-      head: "lm_head",
-      finalNorm: "model.norm",
+    finalNorm: {
+      op: "norm",
+      kind: "rms",
+      module: "model.norm",
+      from: "hidden",
+      to: "hidden",
+      width: 4096,
+      epsilon: 1e-6,
+    },
+    names: { layer: "model.layers.7.", embedding: "model.embed_tokens", head: "lm_head" },
+    attention: {
+      op: "attention",
+      query: "q",
+      key: "k",
+      value: "v",
+      to: "x",
+      heads: 32,
+      keyValueHeads: 32,
+      headDim: 128,
+      slidingWindow: undefined,
+      rotary: { headDim: 128, theta: 10000 },
     },
   });
 });
@@ -73,14 +97,18 @@ Deno.test("config.json says the same in its present and in its older form", () =
     dtype: "bfloat16",
     rope_parameters: { rope_theta: 500000.0, rope_type: "default" },
   });
+  const { finalNorm, names, attention, ...others } = plain(read(LLAMA));
   const expected = {
-    ...plain(read(LLAMA)),
-    keyValueHeads: 8,
-    headDim: 64,
+    ...others,
     maxLength: 8192,
-    rotary: { theta: 500000 },
-    normEpsilon: 1e-5,
-    names: { ...plain(read(LLAMA)).names, head: undefined },
+    finalNorm: { ...finalNorm, epsilon: 1e-5 },
+    names: { ...names, head: undefined },
+    attention: {
+      ...attention,
+      keyValueHeads: 8,
+      headDim: 64,
+      rotary: { headDim: 64, theta: 500000 },
+    },
   };
   assert.deepEqual(plain(present), expected);
   for (
@@ -106,29 +134,44 @@ Deno.test("null stands for a field that is not there", () => {
   assert.deepEqual(plain(read({ ...OPT, ...opt })), plain(read(OPT)));
 });
 
-/** Steps in short: what reads which registers and writes which. */
-function short(step: Step): string {
-  switch (step.op) {
+/** Operations in short: what reads which registers and writes which. */
+function short(op: Op): string {
+  switch (op.op) {
     case "norm":
-      return `${step.to} = norm ${step.module} ${step.from}${
-        step.heads ? ` in ${step.heads} heads` : ""
-      }`;
+      return `${op.to} = norm ${op.module} ${op.from}${op.heads ? ` in ${op.heads} heads` : ""}`;
     case "linear":
-      return step.linears.map(({ module, to }) =>
-        `${to} = ${module} ${step.from}${step.residual ? ` + ${step.residual}` : ""}`
+      return op.linears.map(({ module, to }) =>
+        `${to} = ${module} ${op.from}${op.residual ? ` + ${op.residual}` : ""}`
       ).join(", ");
     case "rope":
-      return `rope ${step.registers.map(({ register, heads }) => `${register}/${heads}`)}`;
+      return `rope ${op.registers.map(({ register, heads }) => `${register}/${heads}`)}`;
     case "attention":
-      return `${step.to} = attention ${step.query} ${step.key} ${step.value}`;
+      return `${op.to} = attention ${op.query} ${op.key} ${op.value}`;
     case "activation":
-      return `${step.to} = ${step.name} ${step.from}${step.up ? ` * ${step.up}` : ""}`;
+      return `${op.to} = ${op.name} ${op.from}${op.up ? ` * ${op.up}` : ""}`;
   }
 }
 
+for (const [name, shapes] of Object.entries(SHAPES)) {
+  Deno.test(`the operations of each layer of ${name} fit together`, () => {
+    const architecture = read(shapes);
+    for (let i = 0; i < architecture.layers; i++) {
+      const { live } = new LayerPlan(architecture, i);
+      assert.deepEqual([...live.at(-1)!], [["hidden", architecture.hiddenSize]]);
+    }
+  });
+}
+
+Deno.test("model types are looked up by their own names only", () => {
+  for (const name of ["toString", "__proto__", "constructor"]) {
+    assert.throws(() => read({ ...LLAMA, model_type: name }), UserError);
+  }
+  assert.deepEqual(Object.keys(ARCHITECTURES), ["llama", "mistral", "opt", "qwen2", "qwen3"]);
+});
+
 Deno.test("a LLaMA layer: norm, attention, norm, gated feed-forward", () => {
   const architecture = read({ ...LLAMA, num_key_value_heads: 4, hidden_act: "gelu" });
-  assert.deepEqual(architecture.steps.map(short), [
+  assert.deepEqual(architecture.steps(0).map(short), [
     "x = norm input_layernorm hidden",
     "q = self_attn.q_proj x, k = self_attn.k_proj x, v = self_attn.v_proj x",
     "rope q/32,k/4",
@@ -139,21 +182,23 @@ Deno.test("a LLaMA layer: norm, attention, norm, gated feed-forward", () => {
     "x = gelu gate * up",
     "hidden = mlp.down_proj x + hidden",
   ]);
-  assert.deepEqual(linearGroups(architecture), [
-    { step: 1, modules: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"] },
-    { step: 4, modules: ["self_attn.o_proj"] },
-    { step: 6, modules: ["mlp.gate_proj", "mlp.up_proj"] },
-    { step: 8, modules: ["mlp.down_proj"] },
+  const { groups } = new LayerPlan(architecture, 0);
+  const modules = groups.map(({ at, linears }) => [at, ...linears.map(({ module }) => module)]);
+  assert.deepEqual(modules, [
+    [1, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    [4, "self_attn.o_proj"],
+    [6, "mlp.gate_proj", "mlp.up_proj"],
+    [8, "mlp.down_proj"],
   ]);
 });
 
 Deno.test("relatives of LLaMA have the defaults of transformers where config.json says nothing", () => {
   const small = { ...LLAMA, num_hidden_layers: 2, num_attention_heads: 32 };
   const defaults = (modelType: string) => {
-    const { keyValueHeads, headDim, maxLength, slidingWindows, names } = read(
-      { ...small, model_type: modelType },
-    );
-    return { keyValueHeads, headDim, maxLength, slidingWindows, head: names.head };
+    const architecture = read({ ...small, model_type: modelType });
+    const { maxLength, names: { head } } = architecture;
+    const { keyValueHeads, headDim } = attentionOf(architecture);
+    return { keyValueHeads, headDim, maxLength, slidingWindows: windowsOf(architecture), head };
   };
   const none = [undefined, undefined];
   const head = "lm_head";
@@ -166,7 +211,7 @@ Deno.test("relatives of LLaMA have the defaults of transformers where config.jso
     { keyValueHeads: 32, headDim: 128, maxLength: 32768, slidingWindows: none, head },
   );
   assert.deepEqual(
-    read({ ...small, model_type: "qwen3", hidden_size: 2048 }).headDim,
+    attentionOf(read({ ...small, model_type: "qwen3", hidden_size: 2048 })).headDim,
     128,
     "a Qwen3's heads are 128 wide, whatever its hidden size",
   );
@@ -174,12 +219,12 @@ Deno.test("relatives of LLaMA have the defaults of transformers where config.jso
 
 Deno.test("Qwen2 has biases on q, k and v; Qwen3 normalizes the heads of q and k", () => {
   const biases = (config: Record<string, unknown>) =>
-    read(config).steps.flatMap((step) => step.op === "linear" ? [step.bias] : []);
+    new LayerPlan(read(config), 0).groups.map(({ bias }) => bias);
   assert.deepEqual(biases({ ...LLAMA, model_type: "qwen2" }), [true, false, false, false]);
   const QWEN3 = { ...LLAMA, model_type: "qwen3", num_key_value_heads: 4 };
   assert.deepEqual(biases({ ...QWEN3, attention_bias: true }), [true, true, false, false]);
   assert.deepEqual(biases(MISTRAL), [false, false, false, false]);
-  assert.deepEqual(read(QWEN3).steps.map(short).slice(1, 5), [
+  assert.deepEqual(read(QWEN3).steps(0).map(short).slice(1, 5), [
     "q = self_attn.q_proj x, k = self_attn.k_proj x, v = self_attn.v_proj x",
     "q = norm self_attn.q_norm q in 32 heads",
     "k = norm self_attn.k_norm k in 4 heads",
@@ -189,7 +234,7 @@ Deno.test("Qwen2 has biases on q, k and v; Qwen3 normalizes the heads of q and k
 
 Deno.test("sliding windows are read layer by layer", () => {
   const windows = (config: Record<string, unknown>) =>
-    read({ ...config, num_hidden_layers: 3 }).slidingWindows;
+    windowsOf(read({ ...config, num_hidden_layers: 3 }));
   const none = [undefined, undefined, undefined];
   assert.deepEqual(windows({ ...MISTRAL, sliding_window: null }), none);
   assert.deepEqual(windows({ ...MISTRAL, sliding_window: 64 }), [64, 64, 64]);
@@ -217,9 +262,16 @@ Deno.test("scaled rotary positions are read in both forms", () => {
       { rope_theta: 500000, rope_scaling: { ...factors, type: "llama3" } },
       { rope_parameters: { ...LLAMA_3, rope_theta: 500000 } },
     ]
-  ) assert.deepEqual(read({ ...LLAMA, ...older }).rotary, { theta: 500000, scaling });
+  ) {
+    const { rotary } = attentionOf(read({ ...LLAMA, ...older }));
+    assert.deepEqual(rotary, { headDim: 128, theta: 500000, scaling });
+  }
   const linear = read({ ...LLAMA, rope_scaling: { type: "linear", factor: 4 } });
-  assert.deepEqual(linear.rotary, { theta: 10000, scaling: { type: "linear", factor: 4 } });
+  assert.deepEqual(attentionOf(linear).rotary, {
+    headDim: 128,
+    theta: 10000,
+    scaling: { type: "linear", factor: 4 },
+  });
   assert.equal(linear.maxLength, 8192, "its config.json states the length before scaling");
 });
 
@@ -231,13 +283,16 @@ Deno.test("an OPT needs little; the rest has the defaults of transformers", () =
     hiddenSize: 768,
     embeddingSize: 768,
     layers: 12,
-    heads: 12,
-    keyValueHeads: 12,
-    headDim: 64,
     maxLength: 2048,
-    slidingWindows: new Array(12).fill(undefined),
-    norm: "layer",
-    normEpsilon: 1e-5,
+    finalNorm: {
+      op: "norm",
+      kind: "layer",
+      module: "model.decoder.final_layer_norm",
+      from: "hidden",
+      to: "hidden",
+      width: 768,
+      epsilon: 1e-5,
+    },
     names: {
       layer: "model.decoder.layers.7.",
       embedding: "model.decoder.embed_tokens",
@@ -245,10 +300,19 @@ Deno.test("an OPT needs little; the rest has the defaults of transformers", () =
       positions: { name: "model.decoder.embed_positions", offset: 2 },
       projectIn: undefined,
       projectOut: undefined,
-      finalNorm: "model.decoder.final_layer_norm",
+    },
+    attention: {
+      op: "attention",
+      query: "q",
+      key: "k",
+      value: "v",
+      to: "x",
+      heads: 12,
+      keyValueHeads: 12,
+      headDim: 64,
     },
   });
-  assert.deepEqual(architecture.steps.map(short), [
+  assert.deepEqual(architecture.steps(0).map(short), [
     "x = norm self_attn_layer_norm hidden",
     "q = self_attn.q_proj x, k = self_attn.k_proj x, v = self_attn.v_proj x",
     "x = attention q k v",
@@ -270,8 +334,8 @@ Deno.test("an OPT with its norms last, as the 350M one, has projections and no f
   assert.equal(architecture.embeddingSize, 512);
   assert.equal(architecture.names.projectIn, "model.decoder.project_in");
   assert.equal(architecture.names.projectOut, "model.decoder.project_out");
-  assert.equal(architecture.names.finalNorm, undefined);
-  assert.deepEqual(architecture.steps.map(short), [
+  assert.equal(architecture.finalNorm, undefined);
+  assert.deepEqual(architecture.steps(0).map(short), [
     "q = self_attn.q_proj hidden, k = self_attn.k_proj hidden, v = self_attn.v_proj hidden",
     "x = attention q k v",
     "hidden = self_attn.out_proj x + hidden",
@@ -284,9 +348,10 @@ Deno.test("an OPT with its norms last, as the 350M one, has projections and no f
 });
 
 Deno.test("an OPT may have a head of its own and no final norm", () => {
-  const { names } = read({ ...OPT, tie_word_embeddings: false, _remove_final_layer_norm: true });
+  const bare = { ...OPT, tie_word_embeddings: false, _remove_final_layer_norm: true };
+  const { names, finalNorm } = read(bare);
   assert.equal(names.head, "lm_head");
-  assert.equal(names.finalNorm, undefined);
+  assert.equal(finalNorm, undefined);
   assert.equal(read({ ...OPT, word_embed_proj_dim: 768 }).names.projectIn, undefined);
 });
 

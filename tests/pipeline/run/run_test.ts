@@ -12,10 +12,11 @@ import { openDataset } from "../../../data/datasets.ts";
 import { readText } from "../../../data/texts.ts";
 import { consecutiveWindows } from "../../../data/windows.ts";
 import { Gpu } from "../../../gpu/device.ts";
-import { linearGroups } from "../../../models/architectures/architecture.ts";
-import { Decoder, type Registers } from "../../../models/decoder.ts";
+import { Decoder } from "../../../models/decoder.ts";
+import { LayerPlan } from "../../../models/layer_plan.ts";
 import { perplexity } from "../../../models/metrics/perplexity.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
+import type { Registers } from "../../../models/registers.ts";
 import { loadPipeline } from "../../../pipeline/config/config.ts";
 import type { RunEvent } from "../../../pipeline/run/events.ts";
 import type { RunRecord } from "../../../pipeline/run/record.ts";
@@ -39,7 +40,7 @@ const LEFT = [
 
 /** Every linear layer of a packed model. */
 function linearNames({ architecture }: ModelFiles): string[] {
-  const modules = linearGroups(architecture).flatMap((group) => group.modules);
+  const modules = new LayerPlan(architecture, 0).modules;
   return Array.from({ length: architecture.layers }, (_, i) => architecture.names.layer(i))
     .flatMap((prefix) => modules.map((module) => prefix + module));
 }
@@ -459,18 +460,14 @@ for (const order of ["layer", "module"] as const) {
     const windows = await data.calibration(() => original.tokenizer, options);
     using decoder = new Decoder(gpu, packed);
     using unquantized = new Decoder(gpu, original);
-    const { architecture } = packed;
-    const { steps } = architecture;
-    let hidden = (await unquantized.embed([windows]))[0];
+    let hidden = (await unquantized.embedding.embed([windows]))[0];
     for (let layer = 0; layer < 2; layer++) {
       const quantized = await decoder.loadLayer(layer);
       const seen = order === "layer" ? await unquantized.loadLayer(layer) : quantized;
-      for (const [i, { step }] of linearGroups(architecture).entries()) {
+      for (const [i, { at, from }] of seen.plan.groups.entries()) {
         const registers: Registers = new Map([["hidden", gpu.clone(hidden)]]);
-        await decoder.run(seen, registers, 32, 0, step);
-        const operation = steps[step];
-        assert.ok(operation.op === "linear");
-        const expected = await gpu.read(registers.get(operation.from)!);
+        await decoder.run(seen, registers, 32, 0, at);
+        const expected = await gpu.read(registers.get(from)!);
         const { input, hessian, ...group } = groups[4 * layer + i];
         assert.equal(group.layer, layer);
         const what = `input of group ${i} of layer ${layer}`;
