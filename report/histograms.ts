@@ -66,7 +66,7 @@ export async function countWeights(
       const before = joined(
         sample.map((row) => original.readFloat32(`${name}.weight`, { first: row, rows: 1 })),
       );
-      const { after, groups } = storedRows(packed, name, sample, cols);
+      const { after, groups } = storedRows(packed, name, sample);
       histograms.push({ name, layer, rows, cols, ...histogramOf(before, after, groups) });
       await pause();
     }
@@ -95,7 +95,6 @@ function storedRows(
   packed: PlainWeights,
   name: string,
   rows: readonly number[],
-  cols: number,
 ): { after: Float32Array; groups: Uint8Array } {
   const { checkpoint, quantization } = packed;
   const linear = quantization && loadLinear(checkpoint, quantization, name);

@@ -15,7 +15,7 @@ import { sign } from "./sign.ts";
 import { splitSearch } from "./split_search.ts";
 
 /** The stages in their usual order: those that a pipeline file can name, and those that end a chain. */
-export const STAGES: readonly Stage[] = [
+export const STAGES: Stage[] = [
   download,
   calibrate,
   hessian,

@@ -65,6 +65,16 @@ function salientPlaces({ rows, cols }: GridLayout, mask: Uint32Array): number[][
   });
 }
 
+/** Tensors of which there are some if there are salient weights. */
+const SALIENT_PARTS = [
+  "mask",
+  "counts",
+  "places",
+  "salient_codes",
+  "salient_scales",
+  "salient_zeros",
+];
+
 /** A column in a list of places is a U16. */
 const MOST_PLACES = 65536;
 
@@ -166,7 +176,7 @@ export function loadGrid(
   if (groups !== 1 && groups !== blocks) {
     reader.refuse("scales", shapeText(reader.get("scales").shape), `[${rows}, 1 or ${blocks}]`);
   }
-  const salient = has("salient_codes");
+  const salient = SALIENT_PARTS.some(has); // one of them that is missing is found when it is read
   const groupSize = groups === 1 ? cols : blockSize;
   const layout: GridLayout = { rows, cols, groupSize, grid, bits, salient };
 
