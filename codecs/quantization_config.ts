@@ -9,8 +9,16 @@ export interface QuantizationConfig {
   format_version: number;
   /** Columns that share scales. */
   block_size: number;
-  /** Columns of each linear layer by module: the bits are padded to whole words. */
+  /**
+   * Columns of each linear layer by module, or by its whole name where decoder layers differ: the bits
+   * are padded to whole words.
+   */
   columns: Record<string, number>;
+  /**
+   * Modules whose weights are one tensor in the plain model, each with the linear layers that its rows
+   * are, in this order: "self_attn.qkv_proj". Absent where there are none.
+   */
+  fused?: Record<string, string[]>;
 }
 
 /**
@@ -42,7 +50,7 @@ export function readQuantizationConfig(
   }
   const problem = versionProblem(found.format_version);
   if (problem) throw new UserError(`"${file}": ${problem}`);
-  const { method, block_size: blockSize, columns } = found;
+  const { method, block_size: blockSize, columns, fused } = found;
   if (method !== undefined && typeof method !== "string") {
     refuse(".method", "the name of a method", method);
   }
@@ -51,6 +59,11 @@ export function readQuantizationConfig(
   }
   if (!isObject(columns) || !Object.values(columns).every(isCount)) {
     refuse(".columns", "a whole number for each linear layer", columns);
+  }
+  const isNames = (value: unknown) =>
+    Array.isArray(value) && value.length > 0 && value.every((name) => typeof name === "string");
+  if (fused !== undefined && !(isObject(fused) && Object.values(fused).every(isNames))) {
+    refuse(".fused", "a list of linear layers for each fused module", fused);
   }
   return found;
 }
@@ -65,6 +78,25 @@ function isCount(value: unknown): value is number {
 
 /** Columns of a packed linear layer; undefined if config.json does not say. */
 export function columnsOf({ columns }: QuantizationConfig, name: string): number | undefined {
-  const module = Object.keys(columns).find((known) => name.endsWith(`.${known}`));
+  const module = Object.hasOwn(columns, name)
+    ? name
+    : Object.keys(columns).find((known) => name.endsWith(`.${known}`));
   return module === undefined ? undefined : columns[module];
+}
+
+/**
+ * The fused module of the plain model whose rows a packed linear layer is among, and all linear layers
+ * that its rows are, in order; the linear layer itself where nothing is fused.
+ */
+export function fusedOf(
+  { fused = {} }: Pick<QuantizationConfig, "fused">,
+  name: string,
+): { name: string; linears: string[] } {
+  for (const [module, linears] of Object.entries(fused)) {
+    const own = linears.find((linear) => name.endsWith(`.${linear}`));
+    if (!own) continue;
+    const prefix = name.slice(0, -own.length);
+    return { name: prefix + module, linears: linears.map((linear) => prefix + linear) };
+  }
+  return { name, linears: [name] };
 }

@@ -57,15 +57,27 @@ export class ModelFiles implements Disposable {
    * @param method The stage that quantized them; absent for BiLLM's own method.
    */
   packedConfig(blockSize: number, version = FORMAT_VERSION, method?: string): QuantizationConfig {
-    const { groups } = new LayerPlan(this.architecture, 0);
+    const { architecture } = this;
+    const columns: Record<string, number> = {};
+    const fused: Record<string, string[]> = {};
+    for (let i = 0; i < architecture.layers; i++) {
+      for (const { linears, cols, fused: name } of new LayerPlan(architecture, i).groups) {
+        const modules = linears.map(({ module }) => module);
+        if (name) fused[name] = modules;
+        for (const module of modules) {
+          if ((columns[module] ??= cols) !== cols) {
+            columns[architecture.names.layer(i) + module] = cols;
+          }
+        }
+      }
+    }
     return {
       quant_method: "billm",
       ...(method && { method }),
       format_version: version,
       block_size: blockSize,
-      columns: Object.fromEntries(
-        groups.flatMap(({ linears, cols }) => linears.map(({ module }) => [module, cols])),
-      ),
+      columns,
+      ...(Object.keys(fused).length > 0 && { fused }),
     };
   }
 

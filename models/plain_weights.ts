@@ -1,12 +1,18 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { UserError } from "../base/errors.ts";
+import { sum } from "../base/numbers.ts";
 import {
   dequantizeTableOnHost,
   isPackedTable,
   tableLayout,
 } from "../codecs/embedding/packed_table.ts";
 import { loadLinear, mainTensor, partOf, requireColumns } from "../codecs/mod.ts";
-import { type QuantizationConfig, readQuantizationConfig } from "../codecs/quantization_config.ts";
+import {
+  fusedOf,
+  type QuantizationConfig,
+  readQuantizationConfig,
+} from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { readJson } from "../storage/json.ts";
 import {
@@ -25,6 +31,8 @@ export interface PlainTensor {
   dtype: StoredDtype | "packed";
   /** Where it is stored, or the first of the tensors that it is made from. */
   file: string;
+  /** The packed linear layers that its rows are, in order. */
+  linears?: readonly string[];
 }
 
 /**
@@ -89,7 +97,7 @@ export class PlainWeights implements Disposable {
       }
       return;
     }
-    const rowsOf = this.#packedRows(name.slice(0, -WEIGHT.length));
+    const rowsOf = this.#packedRows(name);
     const [rows, cols] = shape;
     const together = Math.max(1, Math.ceil(elements / cols));
     let rest = new Float32Array();
@@ -114,18 +122,47 @@ export class PlainWeights implements Disposable {
    * @throws {UserError} If it is damaged, or not stored as F16, BF16, F32 or F64.
    */
   rowsOf(name: string): (first: number, rows: number) => Float32Array {
-    if (this.get(name).dtype === "packed") return this.#packedRows(name.slice(0, -WEIGHT.length));
+    if (this.get(name).dtype === "packed") return this.#packedRows(name);
     return (first, rows) => this.checkpoint.readFloat32(name, { first, rows });
+  }
+
+  /**
+   * Where the weights of a linear layer lie in the plain model: in a tensor, from some row on.
+   *
+   * @param linear Its name, without ".weight".
+   */
+  placeOf(linear: string): { name: string; firstRow: number } {
+    const { name, linears } = fusedOf(this.quantization ?? {}, linear);
+    const before = linears.slice(0, linears.indexOf(linear));
+    const rows = before.map((other) => requireMain(this.checkpoint, other).shape[0]);
+    return { name: name + WEIGHT, firstRow: sum(rows) };
   }
 
   /** Gives rows of a packed matrix. */
   #packedRows(name: string): (first: number, rows: number) => Float32Array {
     const { checkpoint, quantization } = this;
-    if (isPackedTable(checkpoint, name)) {
-      return (first, rows) => dequantizeTableOnHost(checkpoint, name, first, rows);
+    const { linears, shape: [, cols] } = this.get(name);
+    if (!linears) {
+      const table = name.slice(0, -WEIGHT.length);
+      return (first, rows) => dequantizeTableOnHost(checkpoint, table, first, rows);
     }
-    const { codec, host } = loadLinear(checkpoint, quantization!, name)!;
-    return (first, rows) => codec.dequantize(host, first, rows);
+    const parts = linears.map((linear) => loadLinear(checkpoint, quantization!, linear)!);
+    const [{ codec, host }] = parts;
+    if (parts.length === 1) return (first, rows) => codec.dequantize(host, first, rows);
+    return (first, rows) => {
+      const all = new Float32Array(rows * cols);
+      let start = 0;
+      for (const { codec, host } of parts) {
+        const from = Math.max(first, start);
+        const to = Math.min(first + rows, start + host.rows);
+        if (from < to) {
+          const values = codec.dequantize(host, from - start, to - from);
+          all.set(values, (from - first) * cols);
+        }
+        start += host.rows;
+      }
+      return all;
+    };
   }
 
   [Symbol.dispose](): void {
@@ -152,10 +189,14 @@ function plainTensors(
     const module = name.slice(0, dot);
     const weight = module + WEIGHT;
     if (quantization && partOf(checkpoint, name)) {
+      const fused = fusedOf(quantization, module);
+      const weight = fused.name + WEIGHT;
       if (plain.has(weight)) return;
       const cols = requireColumns(checkpoint, quantization, module);
-      const { shape: [rows], file } = mainTensor(checkpoint, module)!;
-      plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
+      const { linears } = fused;
+      const rows = sum(linears.map((linear) => requireMain(checkpoint, linear).shape[0]));
+      const { file } = requireMain(checkpoint, linears[0]);
+      plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file, linears });
     } else if (quantization && isPackedTable(checkpoint, module) && isTablePart(name)) {
       if (plain.has(weight)) return;
       const { rows, cols } = tableLayout(checkpoint, module);
@@ -166,6 +207,15 @@ function plainTensors(
   };
   for (const tensor of checkpoint.tensors.values()) add(tensor);
   return plain;
+}
+
+/** @throws {UserError} If a linear layer is not packed. */
+function requireMain(checkpoint: Checkpoint, linear: string): StoredTensor {
+  const main = mainTensor(checkpoint, linear);
+  if (main) return main;
+  throw new UserError(
+    `Cannot find "${linear}" in "${checkpoint.folder}", which is packed with others as one tensor`,
+  );
 }
 
 function isTablePart(name: string): boolean {

@@ -63,8 +63,11 @@ export async function countWeights(
   for (const { layer, linears } of layers.filter(({ layer }) => chosen.includes(layer))) {
     for (const { name, rows, cols } of linears) {
       const sample = sampledRows(rows, cols);
+      const place = packed.placeOf(name);
       const before = joined(
-        sample.map((row) => original.readFloat32(`${name}.weight`, { first: row, rows: 1 })),
+        sample.map((row) =>
+          original.readFloat32(place.name, { first: place.firstRow + row, rows: 1 })
+        ),
       );
       const { after, groups } = storedRows(packed, name, sample);
       histograms.push({ name, layer, rows, cols, ...histogramOf(before, after, groups) });
@@ -108,8 +111,9 @@ function storedRows(
       ),
     };
   }
-  const rowsOf = packed.rowsOf(`${name}.weight`);
-  const after = joined(rows.map((row) => rowsOf(row, 1)));
+  const { name: tensor, firstRow } = packed.placeOf(name);
+  const rowsOf = packed.rowsOf(tensor);
+  const after = joined(rows.map((row) => rowsOf(firstRow + row, 1)));
   return { after, groups: new Uint8Array(after.length).fill(WEIGHT_KINDS.indexOf("all")) };
 }
 

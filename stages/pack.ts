@@ -6,6 +6,7 @@ import { packTable } from "../codecs/embedding/packed_table.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { partOf, storeLinear, versionFor } from "../codecs/mod.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
+import { layerPlaces } from "../models/places.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
@@ -60,8 +61,10 @@ export const pack = defineStage({
 
   async endLayer(context, form, linears) {
     const { checkpoint, architecture } = context.get("model-files");
-    const prefix = architecture.names.layer(context.layer.index);
-    const packed = new Set(linears.map(({ name }) => `${name}.weight`));
+    const { index } = context.layer;
+    const prefix = architecture.names.layer(index);
+    const places = [...layerPlaces(architecture, index)].filter(({ linear }) => linear);
+    const packed = new Set(places.map(({ name }) => name));
     const tensors = linears.flatMap((linear) => {
       const { tensors, parts } = storeLinear(linear.name, linear.packed!, form);
       linear.storedBytes = parts;
@@ -72,7 +75,7 @@ export const pack = defineStage({
       tensors.push(copyOf(checkpoint, name));
     }
     const version = versionFor(linears.map(({ packed }) => packed!.codec));
-    const file = shardName(context.layer.index + 2, context.layer.count);
+    const file = shardName(index + 2, context.layer.count);
     const path = join(context.folder.model, file);
     const { bytes, sha256 } = writeSafetensors(path, tensors, packedMetadata(tensors, version));
     return { file, bytes, sha256 };

@@ -171,8 +171,9 @@ function llamaReference(
       linearReference(y, tensors, `model.layers.${layer}.${name}`);
     const y = norm(x, `model.layers.${layer}.input_layernorm`);
     const attention = `model.layers.${layer}.self_attn`;
-    const q = rotate(headNorm(linear(y, "self_attn.q_proj"), `${attention}.q_norm`));
-    const k = rotate(headNorm(linear(y, "self_attn.k_proj"), `${attention}.k_norm`));
+    const turn = config.no_rope_layers?.[layer] === 0 ? (y: Float64Array[]) => y : rotate;
+    const q = turn(headNorm(linear(y, "self_attn.q_proj"), `${attention}.q_norm`));
+    const k = turn(headNorm(linear(y, "self_attn.k_proj"), `${attention}.k_norm`));
     const v = linear(y, "self_attn.v_proj");
     const slidingWindow = slidingWindowReference(config, layer);
     const shape = { heads, keyValueHeads, headDim, length: ids.length, slidingWindow };
