@@ -28,8 +28,6 @@ export class Decoder implements Disposable {
   readonly head: Head;
   readonly #stored: StoredTensors;
   readonly #ropeTables: RopeTables;
-  /** Embedding, positions, and the head if it has weights of its own. */
-  readonly #matrices: LookupMatrix[] = [];
 
   constructor(
     readonly gpu: Gpu,
@@ -40,12 +38,8 @@ export class Decoder implements Disposable {
     this.#stored = stored;
     this.#ropeTables = new RopeTables(gpu, model.architecture.maxLength, ropeFrequencies);
     const places = outsidePlaces(model.architecture);
-    const [tokens, head, positions] = [places.embedding, places.head, places.positions]
-      .map((place) => {
-        const matrix = place && new LookupMatrix(stored, place, partBytes);
-        if (matrix) this.#matrices.push(matrix);
-        return matrix;
-      });
+    const [tokens, positions, head] = [places.embedding, places.positions, places.head]
+      .map((place) => place && new LookupMatrix(stored, place, partBytes));
     this.embedding = new Embedding(stored, places, tokens!, positions);
     this.head = new Head(stored, places, head ?? tokens!);
   }
@@ -82,7 +76,9 @@ export class Decoder implements Disposable {
    *   or infinite values.
    */
   async keepEnds(): Promise<void> {
-    for (const matrix of this.#matrices) await matrix.keep();
+    await this.embedding.keep();
+    const { matrix } = this.head;
+    if (matrix !== this.embedding.tokens) await matrix.keep();
     const { projectIn, projectOut, finalNorm } = outsidePlaces(this.architecture);
     for (const place of [projectIn, projectOut, ...finalNorm]) {
       if (place) await this.#stored.keep(place, "f32");
@@ -115,7 +111,8 @@ export class Decoder implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const matrix of this.#matrices) matrix[Symbol.dispose]();
+    this.embedding[Symbol.dispose]();
+    this.head.matrix[Symbol.dispose]();
     this.#stored[Symbol.dispose]();
     this.#ropeTables[Symbol.dispose]();
   }

@@ -12,8 +12,10 @@ import type { StoredTensors } from "./stored_tensors.ts";
 const EMBED_BYTES = 1 << 30;
 
 /** What makes token ids the input of the first decoder layer. */
-export class Embedding {
+export class Embedding implements Disposable {
   readonly #gpu: Gpu;
+  /** The id 0, u32 `[1]`: a position is row 0 of what begins at its row. */
+  #rowZero?: Tensor;
 
   /** @param positions Of learned positions, if the model has any. */
   constructor(
@@ -91,9 +93,16 @@ export class Embedding {
     return hidden;
   }
 
+  /** Brings the matrices to the GPU to stay there; {@link embedToken} needs them. */
+  async keep(): Promise<void> {
+    await this.tokens.keep();
+    if (!this.positions) return;
+    this.#rowZero ??= this.#gpu.zeros([1], "u32");
+    await this.positions.keep();
+  }
+
   /**
-   * The input of the first decoder layer for one token whose id the GPU knows, once the matrices are
-   * kept there.
+   * The input of the first decoder layer for one token whose id the GPU knows, after {@link keep}.
    *
    * @param id u32 `[1]`. What an id that is not in the vocabulary gives means nothing.
    * @returns f32 `[1, hidden]`, owned by the caller.
@@ -103,7 +112,10 @@ export class Embedding {
     const narrow = this.#gpu.empty([1, embeddingSize]);
     await this.tokens.lookUpToken(id, narrow);
     const hidden = await project(this.stored, this.places.projectIn, narrow);
-    await this.positions?.addRow(position + names.positions!.offset, hidden);
+    if (this.positions) {
+      const row = position + names.positions!.offset;
+      await this.positions.lookUpToken(this.#rowZero!, hidden, row);
+    }
     return hidden;
   }
 
@@ -141,5 +153,12 @@ export class Embedding {
         await activations.keep(first + i, 0, new Map([["hidden", hidden]]));
       }
     }
+  }
+
+  [Symbol.dispose](): void {
+    this.tokens[Symbol.dispose]();
+    this.positions?.[Symbol.dispose]();
+    this.#rowZero?.[Symbol.dispose]();
+    this.#rowZero = undefined;
   }
 }

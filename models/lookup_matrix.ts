@@ -20,8 +20,6 @@ export class LookupMatrix implements Disposable {
   #isFinite = false;
   /** Its packed form, if that is kept on the GPU. */
   #keptTable?: GpuTable;
-  /** The id 0, u32 `[1]`: a position is row 0 of what begins at its row. */
-  #rowZero?: Tensor;
 
   /** @param partBytes Bytes of it on the GPU at a time. */
   constructor(
@@ -61,7 +59,6 @@ export class LookupMatrix implements Disposable {
     if (isPackedTable(checkpoint, this.#name)) {
       this.#keptTable = GpuTable.upload(this.#gpu, checkpoint, this.#name);
     } else await this.stored.keep(this.place, "stored");
-    this.#rowZero = this.#gpu.zeros([1], "u32");
     await this.parts("stored", async () => {}); // checks it
   }
 
@@ -149,18 +146,14 @@ export class LookupMatrix implements Disposable {
     gpu.free(...rows);
   }
 
-  /** Looks up an id that the GPU knows, u32 `[1]`, after {@link keep}; into f32 `[1, cols]`. */
-  async lookUpToken(id: Tensor, out: Tensor): Promise<void> {
-    await this.#lookUpKept(id, out);
-  }
-
-  /** Adds a row to f32 `[1, cols]`, after {@link keep}. */
-  async addRow(row: number, out: Tensor): Promise<void> {
-    await this.#lookUpKept(this.#rowZero!, out, row);
-  }
-
-  /** @param from The row that id 0 means; what is found is added to `out` if given. */
-  async #lookUpKept(id: Tensor, out: Tensor, from?: number): Promise<void> {
+  /**
+   * Looks up an id that the GPU knows, after {@link keep}.
+   *
+   * @param id u32 `[1]`.
+   * @param out f32 `[1, cols]`.
+   * @param from The row that id 0 means; what is found is added to `out` if given.
+   */
+  async lookUpToken(id: Tensor, out: Tensor, from?: number): Promise<void> {
     const accumulate = from !== undefined;
     if (this.#keptTable) return await this.#keptTable.lookUp(id, out, accumulate, from);
     const kept = this.stored.kept(this.place.name);
@@ -188,7 +181,6 @@ export class LookupMatrix implements Disposable {
 
   [Symbol.dispose](): void {
     this.#keptTable?.[Symbol.dispose]();
-    this.#rowZero?.[Symbol.dispose]();
-    this.#keptTable = this.#rowZero = undefined;
+    this.#keptTable = undefined;
   }
 }
