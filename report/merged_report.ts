@@ -241,10 +241,10 @@ ${tableHtml(this.#runTable(runs, folder))}`
   /** @param folder Where the page will lie; without it, runs are not linked. */
   #runTable(runs: readonly DoneRun[], folder?: string): Table {
     const { model } = runs[0].record;
-    const columns = METRICS.filter(({ section }) => !section).map((metric) => ({
-      metric,
-      columns: metric.columns(this.#pairs(metric, runs)),
-    }));
+    const columns = METRICS.filter(({ section }) => !section).flatMap((metric) => {
+      const pairs = this.#pairs(metric, runs);
+      return pairs.length > 0 ? metric.columns(pairs).map((column) => ({ metric, ...column })) : [];
+    });
     return {
       caption: `Runs of ${model}`,
       head: [
@@ -252,7 +252,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
         "Run",
         "Stored bits",
         "Size",
-        ...columns.flatMap(({ columns }) => columns.map(({ head }) => head)),
+        ...columns.map(({ head }) => head),
         "Time",
       ],
       left: 2,
@@ -266,10 +266,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
           nameCell(run, model, isBest, folder),
           decimal(packed?.storedBits, 3),
           packed ? sizeText(packed.bytes) : NONE,
-          ...columns.flatMap(({ metric, columns }) => {
-            const pairs = pairsIn(metric, evaluation);
-            return columns.map(({ text }) => text(pairs));
-          }),
+          ...columns.map(({ metric, text }) => text(pairsIn(metric, evaluation))),
           isNumber(seconds) ? timeText(seconds) : NONE,
         ];
       }),

@@ -77,8 +77,8 @@ export interface Metric<Entry = any, F extends Figure = any> {
   /** What a figure is said to be measured on. */
   dataset(entry: Entry): string;
   /**
-   * All that a figure depends on beside the model's files; its fields stay as they are, or kept figures
-   * are measured anew.
+   * All that a figure depends on beside the model's files. Figures that are kept count as long as these
+   * fields stay the same: a metric that comes to measure otherwise needs another field, such as a version.
    *
    * @param data Hashes of the input files.
    */
@@ -102,7 +102,7 @@ export interface Metric<Entry = any, F extends Figure = any> {
     /** In the table of a grid's cells. */
     columns?: readonly Column<F>[];
   };
-  /** What the report of a run shows large. */
+  /** What the report of a run shows large; as for `table`, there is at least one pair. */
   tile(pairs: readonly Pair<F>[]): { value: string; note: string };
   /** The table in the report of a run. */
   table(pairs: readonly Pair<F>[]): {
@@ -115,7 +115,7 @@ export interface Metric<Entry = any, F extends Figure = any> {
   /**
    * The columns in the report of several runs.
    *
-   * @param pairs Those of all runs.
+   * @param pairs Those of all runs, at least one.
    */
   columns(pairs: readonly Pair<F>[]): Column<F>[];
   /** A section of its own in reports; if absent, it has its place in the summary and among the runs. */

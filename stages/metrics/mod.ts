@@ -7,7 +7,11 @@ const table: Metric[] = [
   zeroShot,
 ];
 
-/** The metrics that `evaluate` knows, in the order in which they are measured and shown. */
+/**
+ * The metrics that `evaluate` knows, in the order in which they are measured and shown. They lie among
+ * the stages because they read options and data as stages do; their work on the GPU is in
+ * `models/metrics`.
+ */
 export const METRICS: readonly Metric[] = table;
 
 /**
