@@ -135,7 +135,7 @@ export function measuredIn<F extends Figure>(
   evaluation: Evaluation | undefined,
 ): Measured<F> {
   const found = recordKey === undefined ? evaluation : evaluation?.[recordKey];
-  return found as Measured<F> | undefined ?? { original: [] };
+  return { original: [], ...found as Partial<Measured<F>> };
 }
 
 /** The figures of a metric by subject, in the order of the pipeline file. */
