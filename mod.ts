@@ -21,7 +21,8 @@
  * ```
  *
  * A stage of your own is a module whose default export {@link defineStage} makes; a pipeline file
- * names it with `use: ./my_stage.ts`.
+ * names it with `use: ./my_stage.ts`. A metric of your own is a {@link Metric} that
+ * {@link addMetric} puts into the table.
  *
  * @see BiLLM, https://arxiv.org/abs/2402.04291
  * @module
@@ -62,7 +63,13 @@ export { type Grid, type GridCell, loadGrid } from "./pipeline/grid/load_grid.ts
 export { UserError } from "./base/errors.ts";
 export { PipelineFileError, type PipelineProblem } from "./pipeline/config/errors.ts";
 export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/run/events.ts";
-export type { CellRecord, Evaluation, PackedModel, RunRecord } from "./pipeline/run/record.ts";
+export type {
+  CellRecord,
+  Evaluation,
+  Measured,
+  PackedModel,
+  RunRecord,
+} from "./pipeline/run/record.ts";
 export type { CachedFigure, Perplexity, ZeroShot } from "./models/metrics/figures.ts";
 export type { RunOptions } from "./pipeline/run/run.ts";
 export { runGrid, runPipeline } from "./report/run_with_report.ts";
@@ -81,6 +88,16 @@ export {
   type ModelStage,
   type Stage,
 } from "./pipeline/stage.ts";
+export type {
+  Chart,
+  Column,
+  Figure,
+  Metric,
+  MetricValue,
+  Pair,
+  Work,
+} from "./stages/metrics/metric.ts";
+export { addMetric, METRICS } from "./stages/metrics/mod.ts";
 export { STAGES } from "./stages/mod.ts";
 export { VERSION } from "./base/version.ts";
 export { z } from "zod";
