@@ -21,7 +21,8 @@
  * ```
  *
  * A stage of your own is a module whose default export {@link defineStage} makes; a pipeline file
- * names it with `use: ./my_stage.ts`.
+ * names it with `use: ./my_stage.ts`. A metric of your own is a {@link Metric} that
+ * {@link addMetric} puts into the table; {@link addArchitecture} does so with a model family.
  *
  * @see BiLLM, https://arxiv.org/abs/2402.04291
  * @module
@@ -32,6 +33,10 @@ export { Kernel, type KernelSource, uniform } from "./gpu/kernel.ts";
 export { type Dtype, Tensor } from "./gpu/tensor.ts";
 export type { CacheDtype } from "./gpu/kernels/attention/attention_decode.ts";
 export type { ChatMessage } from "./models/tokenizers/chat_template.ts";
+export type { Architecture, ArchitectureFamily } from "./models/architectures/architecture.ts";
+export type { Fields } from "./models/architectures/fields.ts";
+export { addArchitecture, ARCHITECTURES } from "./models/architectures/mod.ts";
+export type { Op } from "./models/ops/mod.ts";
 export {
   generate,
   type GeneratedToken,
@@ -62,7 +67,13 @@ export { type Grid, type GridCell, loadGrid } from "./pipeline/grid/load_grid.ts
 export { UserError } from "./base/errors.ts";
 export { PipelineFileError, type PipelineProblem } from "./pipeline/config/errors.ts";
 export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/run/events.ts";
-export type { CellRecord, Evaluation, PackedModel, RunRecord } from "./pipeline/run/record.ts";
+export type {
+  CellRecord,
+  Evaluation,
+  Measured,
+  PackedModel,
+  RunRecord,
+} from "./pipeline/run/record.ts";
 export type { CachedFigure, Perplexity, ZeroShot } from "./models/metrics/figures.ts";
 export type { RunOptions } from "./pipeline/run/run.ts";
 export { runGrid, runPipeline } from "./report/run_with_report.ts";
@@ -81,6 +92,16 @@ export {
   type ModelStage,
   type Stage,
 } from "./pipeline/stage.ts";
+export type {
+  Chart,
+  Column,
+  Figure,
+  Metric,
+  MetricValue,
+  Pair,
+  Work,
+} from "./stages/metrics/metric.ts";
+export { addMetric, METRICS } from "./stages/metrics/mod.ts";
 export { STAGES } from "./stages/mod.ts";
 export { VERSION } from "./base/version.ts";
 export { z } from "zod";

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
-import { sum } from "../base/numbers.ts";
+import { sum } from "../base/figures.ts";
 import {
   dequantizeTableOnHost,
   isPackedTable,

@@ -3,7 +3,7 @@ import { loadLinear } from "../codecs/mod.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
-import { sum } from "./figures.ts";
+import { sum } from "../base/figures.ts";
 
 /** How the weights of a linear layer are distributed, before and after. */
 export interface Histogram {

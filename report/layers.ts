@@ -1,5 +1,5 @@
 import type { LayerRecord, LinearRecord } from "../pipeline/run/events.ts";
-import { isNumber, sum } from "./figures.ts";
+import { isNumber, sum } from "../base/figures.ts";
 
 /** "self_attn.q_proj": what a linear layer is called in each decoder layer. */
 export function moduleOf(name: string): string {

@@ -1,3 +1,14 @@
+import {
+  capitalized,
+  counted,
+  dateText,
+  decimal,
+  isNumber,
+  NONE,
+  percent,
+  sizeText,
+  sum,
+} from "../base/figures.ts";
 import { timeText } from "../base/units.ts";
 import type { FactMap, WeightKind } from "../codecs/codec.ts";
 import { CODECS } from "../codecs/mod.ts";
@@ -12,30 +23,10 @@ import {
   stackedBars,
   swatch,
 } from "./charts.ts";
-import {
-  counted,
-  dateText,
-  decimal,
-  growthText,
-  isNumber,
-  NONE,
-  percent,
-  perplexityText,
-  sizeText,
-  sum,
-} from "./figures.ts";
 import { type Histogram, WEIGHT_KINDS } from "./histograms.ts";
 import { type Content, type Html, html } from "./html.ts";
 import { bitsByPart, LayerTable, moduleOf, shortNames } from "./layers.ts";
-import {
-  earlierMeasurements,
-  meanAccuracy,
-  perplexityPairs,
-  perplexityTable,
-  shareText,
-  taskPairs,
-  taskTable,
-} from "./measures.ts";
+import { earlierMeasurements, measuredMetrics, shareText } from "./measures.ts";
 import { legend, page, section, type Tile, tiles } from "./page.ts";
 import {
   type Cell,
@@ -68,7 +59,7 @@ export function runReport(run: FinishedRun): string {
       </header>
     `,
     summarySection(record),
-    zeroShotSection(record),
+    metricSections(record),
     bitsSection(record, table),
     errorSection(table),
     factSections(table),
@@ -88,10 +79,9 @@ export function runMarkdown({ record }: FinishedRun): string {
       }`
     ).join("\n"),
   ];
-  const perplexities = perplexityTable(record);
-  if (perplexities.rows.length > 0) parts.push(tableMarkdown(perplexities));
-  const tasks = taskPairs(record.evaluation);
-  if (tasks.length > 0) parts.push(tableMarkdown(taskTable(tasks)));
+  for (const { metric, pairs } of measuredMetrics(record.evaluation)) {
+    parts.push(tableMarkdown(metric.table(pairs)));
+  }
   if (record.packed) parts.push(tableMarkdown(partTable(record)));
   parts.push(tableMarkdown(stageTable(record)));
   return parts.join("\n\n") + "\n";
@@ -99,30 +89,10 @@ export function runMarkdown({ record }: FinishedRun): string {
 
 function summaryTiles(record: RunRecord): Tile[] {
   const { packed, evaluation, seconds, peakGpuBytes } = record;
-  const all: Tile[] = [];
-  const [first] = perplexityPairs(evaluation);
-  if (first) {
-    const { before, after } = first;
-    const values = [before, after].filter((value) => value !== undefined);
-    const growth = before && after
-      ? `${growthText(before.perplexity, after.perplexity)} on ${after.dataset}`
-      : `of the ${after ? "packed" : "original"} model on ${values[0].dataset}`;
-    all.push({
-      name: "Perplexity",
-      value: values.map(({ perplexity }) => perplexityText(perplexity)).join(" → "),
-      note: growth,
-    });
-  }
-  const tasks = taskPairs(evaluation);
-  if (tasks.length > 0) {
-    const means = [tasks.map(({ before }) => before), tasks.map(({ after }) => after)]
-      .map(meanAccuracy).filter((mean) => mean !== undefined);
-    all.push({
-      name: "Zero-shot accuracy",
-      value: means.map((mean) => percent(mean)).join(" → "),
-      note: `mean of ${counted(tasks.length, "task")}`,
-    });
-  }
+  const all = measuredMetrics(evaluation).map(({ metric, pairs }): Tile => ({
+    name: capitalized(metric.noun),
+    ...metric.tile(pairs),
+  }));
   if (packed) {
     all.push(
       {
@@ -149,13 +119,12 @@ function summaryTiles(record: RunRecord): Tile[] {
 }
 
 function summarySection(record: RunRecord): Html {
-  const table = perplexityTable(record);
+  const tables = measuredMetrics(record.evaluation).filter(({ metric }) => !metric.section)
+    .map(({ metric, pairs }) => tableHtml(metric.table(pairs)));
   const isMeasured = record.evaluation !== undefined;
   return html`
     <section aria-label="Summary">
-      ${tiles(summaryTiles(record))} ${table.rows.length > 0
-        ? tableHtml(table)
-        : undefined} ${isMeasured ? undefined : html`
+      ${tiles(summaryTiles(record))} ${tables} ${isMeasured ? undefined : html`
         <p>The pipeline has no evaluate stage: nothing was measured.</p>
       `} ${earlierMeasurements(record.evaluation).map((text) =>
         html`
@@ -166,17 +135,19 @@ function summarySection(record: RunRecord): Html {
   `;
 }
 
-function zeroShotSection({ evaluation }: RunRecord): Content {
-  const pairs = taskPairs(evaluation);
-  if (pairs.length === 0) return undefined;
-  return section(
-    "Zero-shot tasks",
-    html`
-      <p>Accuracy in percent with its standard error. acc_norm divides log-likelihoods by the length of
-      a choice.</p>
-    `,
-    tableHtml(taskTable(pairs)),
-  );
+/** Of the metrics that have a section of their own. */
+function metricSections({ evaluation }: RunRecord): Content {
+  return measuredMetrics(evaluation).map(({ metric, pairs }) => {
+    if (!metric.section) return undefined;
+    const { heading, text } = metric.section;
+    return section(
+      heading,
+      html`
+        <p>${text}</p>
+      `,
+      tableHtml(metric.table(pairs)),
+    );
+  });
 }
 
 /** The parts that the linear layers are stored in, the largest first. */

@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { sum } from "../base/numbers.ts";
+import { sum } from "../base/figures.ts";
 import { bytesText, percentText } from "../base/units.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { loadLinear, packedLinears } from "../codecs/mod.ts";

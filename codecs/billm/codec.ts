@@ -1,4 +1,4 @@
-import { sum } from "../../base/numbers.ts";
+import { sum } from "../../base/figures.ts";
 import type { Codec, FactColumn, FactMap, LinearFacts, WeightKind } from "../codec.ts";
 import { dequantize } from "./dequantize.ts";
 import {

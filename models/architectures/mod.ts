@@ -6,18 +6,31 @@ import { opt } from "./opt.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
 
-/**
- * The families that {@link readArchitecture} knows, by their `model_type`. A new one is a file beside
- * this one and a line here; a program may add its own before it opens a model:
- * `ARCHITECTURES.mine = { read: ... }`.
- */
-export const ARCHITECTURES: Record<string, ArchitectureFamily> = {
+const table: Record<string, ArchitectureFamily> = {
   llama,
   mistral,
   opt,
   qwen2,
   qwen3,
 };
+
+/**
+ * The families that {@link readArchitecture} knows, by their `model_type`. A new one is a file beside
+ * this one and a line in the table.
+ */
+export const ARCHITECTURES: Readonly<Record<string, ArchitectureFamily>> = table;
+
+/**
+ * Adds a family of a program's own: its models can be quantized, packed, evaluated and continued.
+ *
+ * @returns Takes it out of the table again when it is disposed of.
+ * @throws {Error} If the model type is known already.
+ */
+export function addArchitecture(modelType: string, family: ArchitectureFamily): Disposable {
+  if (Object.hasOwn(table, modelType)) throw new Error(`There is a "${modelType}" already`);
+  table[modelType] = family;
+  return { [Symbol.dispose]: () => void delete table[modelType] };
+}
 
 /**
  * Reads what a config.json describes; both its present form (`rope_parameters`) and the older one
@@ -29,9 +42,9 @@ export const ARCHITECTURES: Record<string, ArchitectureFamily> = {
 export function readArchitecture(config: Record<string, unknown>, file: string): Architecture {
   const fields = new Fields(config, file);
   const modelType = config.model_type;
-  if (typeof modelType !== "string" || !Object.hasOwn(ARCHITECTURES, modelType)) {
-    const known = Object.keys(ARCHITECTURES).sort().join(", ");
+  if (typeof modelType !== "string" || !Object.hasOwn(table, modelType)) {
+    const known = Object.keys(table).sort().join(", ");
     return fields.fail("model_type", `a supported one (${known})`);
   }
-  return { modelType, ...ARCHITECTURES[modelType].read(fields) };
+  return { modelType, ...table[modelType].read(fields) };
 }

@@ -1,7 +1,11 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../base/errors.ts";
 import type { Architecture } from "../../../models/architectures/architecture.ts";
-import { ARCHITECTURES, readArchitecture } from "../../../models/architectures/mod.ts";
+import {
+  addArchitecture,
+  ARCHITECTURES,
+  readArchitecture,
+} from "../../../models/architectures/mod.ts";
 import { LayerPlan } from "../../../models/layer_plan.ts";
 import type { AttentionOp } from "../../../models/ops/attention.ts";
 import type { Op } from "../../../models/ops/mod.ts";
@@ -167,6 +171,19 @@ Deno.test("model types are looked up by their own names only", () => {
     assert.throws(() => read({ ...LLAMA, model_type: name }), UserError);
   }
   assert.deepEqual(Object.keys(ARCHITECTURES), ["llama", "mistral", "opt", "qwen2", "qwen3"]);
+});
+
+Deno.test("an architecture of a program's own is known until it is disposed of", () => {
+  const config = { ...LLAMA, model_type: "mine" };
+  {
+    using _ = addArchitecture("mine", ARCHITECTURES.llama);
+    assert.equal(read(config).modelType, "mine");
+    assert.throws(
+      () => addArchitecture("mine", ARCHITECTURES.llama),
+      new Error('There is a "mine" already'),
+    );
+  }
+  assert.throws(() => read(config), UserError);
 });
 
 Deno.test("a LLaMA layer: norm, attention, norm, gated feed-forward", () => {

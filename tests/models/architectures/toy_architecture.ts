@@ -2,7 +2,7 @@
 
 import type { ArchitectureFamily } from "../../../models/architectures/architecture.ts";
 import { readLlama } from "../../../models/architectures/llama.ts";
-import { ARCHITECTURES } from "../../../models/architectures/mod.ts";
+import { addArchitecture } from "../../../models/architectures/mod.ts";
 import type { Op } from "../../../models/ops/mod.ts";
 
 /** Tokens that the odd layers see. */
@@ -35,4 +35,4 @@ const toy: ArchitectureFamily = {
   },
 };
 
-ARCHITECTURES.toy = toy;
+addArchitecture("toy", toy);
