@@ -77,7 +77,10 @@ function isCount(value: unknown): value is number {
 }
 
 /** Columns of a packed linear layer; undefined if config.json does not say. */
-export function columnsOf({ columns }: QuantizationConfig, name: string): number | undefined {
+export function columnsOf(
+  { columns }: Pick<QuantizationConfig, "columns">,
+  name: string,
+): number | undefined {
   const module = Object.hasOwn(columns, name)
     ? name
     : Object.keys(columns).find((known) => name.endsWith(`.${known}`));

@@ -29,9 +29,9 @@ interface Kept {
   bytes?: Uint8Array<ArrayBuffer>;
 }
 
-/** Where a batch is in a decoder layer: the registers before operation `step`. */
+/** Where a batch is in a decoder layer: the registers before operation `at`. */
 interface KeptBatch {
-  step: number;
+  at: number;
   registers: Map<string, Kept>;
   /** Its place in GPU memory; none if it is kept in host memory. */
   place?: Tensor;
@@ -59,7 +59,7 @@ export class Activations implements Disposable {
   constructor(readonly gpu: Gpu, options: ActivationsOptions) {
     const { tokens, width, nearWidth = width, dtype = "f32", gpuBytes = Infinity } = options;
     this.dtype = dtype;
-    this.#batches = tokens.map(() => ({ step: 0, registers: new Map() }));
+    this.#batches = tokens.map(() => ({ at: 0, registers: new Map() }));
     this.#overflows = gpu.zeros([1], "u32");
     const aligned = (elements: number) => Math.ceil(elements / ALIGNMENT) * ALIGNMENT;
     const stream = tokens.map((count) => aligned(count * width));
@@ -99,8 +99,8 @@ export class Activations implements Disposable {
   }
 
   /** The operation before which a batch stands. */
-  step(batch: number): number {
-    return this.#batches[batch].step;
+  at(batch: number): number {
+    return this.#batches[batch].at;
   }
 
   /** Whether so many elements of a batch can be kept in GPU memory. */
@@ -135,10 +135,10 @@ export class Activations implements Disposable {
   /**
    * Keeps a batch's registers in the place of those it had, and frees them.
    *
-   * @param step The operation to go on with.
+   * @param at The operation to go on with.
    * @param registers "hidden" first; what is unchanged must come as {@link load} gave it.
    */
-  async keep(batch: number, step: number, registers: Registers): Promise<void> {
+  async keep(batch: number, at: number, registers: Registers): Promise<void> {
     const { place, registers: before } = this.#batches[batch];
     const starts: number[] = [];
     let end = 0;
@@ -155,7 +155,7 @@ export class Activations implements Disposable {
       after.set(name, isThere ? known : await this.#store(tensor, target, start));
       this.gpu.free(tensor);
     }
-    this.#batches[batch] = { step, registers: after, place };
+    this.#batches[batch] = { at, registers: after, place };
   }
 
   async #store(source: Tensor, place: Tensor | undefined, start: number): Promise<Kept> {

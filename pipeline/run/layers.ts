@@ -244,7 +244,7 @@ class LayerRun {
     const { activations } = this.calibration!;
     for (let batch = 0; batch < activations.batches; batch++) {
       let registers = await activations.load(batch);
-      const before = activations.step(batch);
+      const before = activations.at(batch);
       const restart = this.#restartOf(batch, group);
       if (restart > before) {
         await this.#run(weights, registers, before, restart, true);
@@ -269,13 +269,13 @@ class LayerRun {
     const { activations, batches, length } = this.calibration!;
     const elements = nearWidth * batches[batch].length * length;
     const restart = activations.hasRoomFor(batch, elements) ? restarts.near : restarts.lean;
-    return Math.max(restart, activations.step(batch));
+    return Math.max(restart, activations.at(batch));
   }
 
   /** Frees the linear layers that no batch has to go through again. */
   #freePassed(weights: LayerWeights<DenseWeight>): void {
     const { activations, batches } = this.calibration!;
-    const passed = Math.min(...batches.map((_, batch) => activations.step(batch)));
+    const passed = Math.min(...batches.map((_, batch) => activations.at(batch)));
     for (const { at, linears } of weights.plan.groups) {
       if (at >= passed) break;
       for (const { module } of linears) weights.delete(module);
@@ -378,7 +378,7 @@ class LayerRun {
     const activations = this.calibration?.activations;
     for (let batch = 0; activations && batch < activations.batches; batch++) {
       const registers = await activations.load(batch);
-      await this.#run(weights, registers, activations.step(batch));
+      await this.#run(weights, registers, activations.at(batch));
       await activations.keep(batch, 0, registers);
       if (gpu.software) await gpu.idle();
       await this.context.pause();

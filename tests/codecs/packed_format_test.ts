@@ -18,7 +18,7 @@ import { unpackRows } from "../../codecs/billm/packed_matmul.ts";
 import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
 import { loadBillm } from "../../codecs/billm/store.ts";
 import { codecOf, storeLinear } from "../../codecs/mod.ts";
-import { readQuantizationConfig } from "../../codecs/quantization_config.ts";
+import { columnsOf, fusedOf, readQuantizationConfig } from "../../codecs/quantization_config.ts";
 import { Gpu } from "../../gpu/device.ts";
 import { Decoder } from "../../models/decoder.ts";
 import { LayerPlan } from "../../models/layer_plan.ts";
@@ -420,6 +420,25 @@ Deno.test("quantization_config is read, or absent", () => {
   assert.equal(read(null), undefined);
 });
 
+Deno.test("columns are those of a linear layer's whole name, if it is there, or of its module", () => {
+  const columns = { "mlp.up_proj": 64, "layers.1.mlp.up_proj": 96 };
+  const quantization = { columns };
+  assert.equal(columnsOf(quantization, "layers.0.mlp.up_proj"), 64);
+  assert.equal(columnsOf(quantization, "layers.1.mlp.up_proj"), 96);
+  assert.equal(columnsOf(quantization, "layers.11.mlp.up_proj"), 64);
+  assert.equal(columnsOf(quantization, "layers.0.mlp.down_proj"), undefined);
+});
+
+Deno.test("a linear layer is found in the tensor that it is fused into", () => {
+  const fused = { "attn.qkv": ["attn.q", "attn.k"] };
+  const linears = ["layers.3.attn.q", "layers.3.attn.k"];
+  assert.deepEqual(fusedOf({ fused }, "layers.3.attn.k"), { name: "layers.3.attn.qkv", linears });
+  for (const name of ["layers.3.attn.o", "layers.3.cross_attn.q"]) {
+    assert.deepEqual(fusedOf({ fused }, name), { name, linears: [name] });
+  }
+  assert.deepEqual(fusedOf({}, "layers.3.attn.k").linears, ["layers.3.attn.k"]);
+});
+
 const REFUSED: [quantization: unknown, text: string][] = [
   [
     { quant_method: "gptq", bits: 4 },
@@ -455,6 +474,11 @@ const REFUSED: [quantization: unknown, text: string][] = [
     "quantization_config.columns must be a whole number for each linear layer, " +
     'found {"fc1":"64"}',
   ],
+  ...[["q"], { qkv: "q" }, { qkv: [] }, { qkv: [1] }].map((fused): [unknown, string] => [
+    { ...QUANTIZATION, fused },
+    "quantization_config.fused must be a list of linear layers for each fused module, " +
+    `found ${JSON.stringify(fused)}`,
+  ]),
 ];
 
 for (const [quantization, text] of REFUSED) {

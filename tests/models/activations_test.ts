@@ -37,7 +37,7 @@ for (const dtype of ["f32", "f16"] as const) {
         assert.equal(activations.batches, 2);
         await activations.keep(0, 4, registers(["hidden", hidden], ["x", x]));
         await activations.keep(1, 0, registers(["hidden", more]));
-        assert.deepEqual([activations.step(0), activations.step(1)], [4, 0]);
+        assert.deepEqual([activations.at(0), activations.at(1)], [4, 0]);
         assert.deepEqual(await contentOf(activations, 0), { hidden: round(hidden), x: round(x) });
         assert.deepEqual(await contentOf(activations, 1), { hidden: round(more) });
 

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import { Fields } from "../../models/architectures/fields.ts";
+import { addArchitecture, ARCHITECTURES } from "../../models/architectures/mod.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { TOKENIZER_FILES } from "../../models/tokenizers/tokenizer.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
@@ -58,6 +60,35 @@ Deno.test("files lists what a model is made of and is there, the weights last", 
     "model-00001-of-00002.safetensors",
     "model-00002-of-00002.safetensors",
   ]);
+});
+
+Deno.test("packedConfig() tells the columns of layers that differ apart, and what is fused", () => {
+  using _ = addArchitecture("wide", {
+    read(fields) {
+      const read = (config: object) =>
+        ARCHITECTURES.llama.read(new Fields({ ...fields.json, ...config }, fields.file));
+      const [narrow, wide] = [read({}), read({ intermediate_size: 104 })];
+      return { ...narrow, steps: (layer) => (layer === 1 ? wide : narrow).steps(layer) };
+    },
+  });
+  using folder = new TemporaryFolder();
+  writeModel(folder.path, {
+    ...randomModel(TINY_LLAMA, 5),
+    config: { ...TINY_LLAMA, model_type: "wide" },
+  });
+  using model = ModelFiles.open(folder.path);
+  const { columns, fused } = model.packedConfig(64);
+  assert.deepEqual(columns, {
+    "self_attn.q_proj": 40,
+    "self_attn.k_proj": 40,
+    "self_attn.v_proj": 40,
+    "self_attn.o_proj": 40,
+    "mlp.gate_proj": 40,
+    "mlp.up_proj": 40,
+    "mlp.down_proj": 52,
+    "model.layers.1.mlp.down_proj": 104,
+  });
+  assert.equal(fused, undefined);
 });
 
 Deno.test("withWeights() is the same model with other weights", () => {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { UserError } from "../../../base/errors.ts";
 import { Gpu } from "../../../gpu/device.ts";
 import { continueTokens, ResidentModel } from "../../../models/generation/generation.ts";
 import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
@@ -102,6 +103,29 @@ Deno.test("layers that differ, and fused tensors, compute what the reference doe
       assertClose(await gpu.read(logits), row, { abs: 5e-5, rel: 1e-5, what: `token ${done - 1}` });
     }
   }
+});
+
+Deno.test("a fused tensor that does not fit is refused by its name", async () => {
+  const name = "model.layers.1.self_attn.qkv_proj.weight";
+  const refused = async (change: (tensor: MicroTensor) => void, problem: string) => {
+    const alter = (tensors: Map<string, MicroTensor>) => {
+      fuse(tensors);
+      change(tensors.get(name)!);
+    };
+    using place = new Workplace({ layers: LAYERS, config: { model_type: "toy" }, alter });
+    await assert.rejects(
+      LoadedModel.open(gpu, place.model),
+      new UserError(`"${place.model}": "${name}" ${problem}`),
+    );
+  };
+  await refused((tensor) => {
+    tensor.shape = [120, 64];
+    tensor.values = tensor.values.slice(0, 120 * 64);
+  }, "has the shape [120, 64], expected [128, 64]; the weights do not fit config.json");
+  await refused(
+    ({ values }) => values.fill(NaN, 100 * 64, 100 * 64 + 2),
+    "holds 2 values that are NaN or infinite; the model is damaged, get it again",
+  );
 });
 
 Deno.test("a toy is quantized, packed, evaluated, resumed, inspected, dequantized and compared", async () => {

@@ -1,0 +1,36 @@
+import assert from "node:assert/strict";
+import { readArchitecture } from "../../../models/architectures/mod.ts";
+import { kindOf, OPS } from "../../../models/ops/mod.ts";
+import { layerPlaces } from "../../../models/places.ts";
+import { SHAPES } from "../../../models/synthetic.ts";
+
+for (const [name, shapes] of Object.entries(SHAPES)) {
+  Deno.test(`what the operations of ${name} say of themselves fits together`, () => {
+    const architecture = readArchitecture(shapes, "config.json");
+    const ops = architecture.steps(0);
+    for (const op of ops) {
+      const kind = kindOf(op);
+      assert.equal(kind, OPS[op.op]);
+      const [reads, writes] = [kind.reads(op), kind.writes(op)];
+      for (const width of Object.values({ ...reads, ...writes })) {
+        assert.ok(Number.isSafeInteger(width) && width > 0);
+      }
+      for (const register of kind.changes?.(op) ?? []) assert.ok(register in reads);
+      const group = kind.group?.(op);
+      if (!group) continue;
+      assert.equal(reads[group.from], group.cols);
+      assert.deepEqual(
+        writes,
+        Object.fromEntries(group.linears.map(({ to, rows }) => [to, rows])),
+      );
+    }
+    const places = [...layerPlaces(architecture, 0)];
+    assert.equal(new Set(places.map(({ name }) => name)).size, places.length, "no name twice");
+    const groups = ops.map((op) => kindOf(op).group?.(op)).filter((group) => group !== undefined);
+    assert.equal(
+      places.filter(({ linear }) => linear).length,
+      groups.flatMap(({ linears }) => linears).length,
+    );
+    assert.equal(ops.filter((op) => kindOf(op).cache?.(op)).length, 1);
+  });
+}
