@@ -89,7 +89,7 @@ export async function quantizeLayers(
       };
       context.folder.saveLayer(record);
       context.layerRecords.push(record);
-      context.report({ type: "layer", layers, ...record });
+      context.emit({ type: "layer", layers, ...record });
     }
   }
   context.gpu.trim();
@@ -145,7 +145,7 @@ class LayerRun {
   /** Says how far the run is: so many linear layers of a decoder layer are done. */
   progress(index: number, linears: number, what: string): void {
     const { layers } = this.decoder.architecture;
-    this.context.report({
+    this.context.emit({
       type: "progress",
       stage: "layers",
       done: index * this.#modules.length + linears,
@@ -417,7 +417,7 @@ class LayerRun {
           storedBytes: { ...storedBytes },
         };
         records.push(record);
-        this.context.report({ type: "linear", ...record });
+        this.context.emit({ type: "linear", ...record });
       }
     }
     return records;
