@@ -5,7 +5,7 @@
  * import { loadPipeline, runPipeline, STAGES } from "./mod.ts";
  *
  * const config = await loadPipeline("examples/tiny-llama.yaml", { stages: STAGES });
- * const record = await runPipeline(config, { report: (event) => console.log(event.type) });
+ * const record = await runPipeline(config, { emit: (event) => console.log(event.type) });
  * console.log(record.packed?.storedBits, record.evaluation?.packed?.[0].perplexity);
  * ```
  *
@@ -66,7 +66,7 @@ export type { CellResult } from "./pipeline/grid/grid.ts";
 export { type Grid, type GridCell, loadGrid } from "./pipeline/grid/load_grid.ts";
 export { UserError } from "./base/errors.ts";
 export { PipelineFileError, type PipelineProblem } from "./pipeline/config/errors.ts";
-export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/run/events.ts";
+export type { Emit, LayerRecord, LinearRecord, RunEvent } from "./pipeline/run/events.ts";
 export type {
   CellRecord,
   Evaluation,

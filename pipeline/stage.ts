@@ -6,7 +6,7 @@ import type { Tensor } from "../gpu/tensor.ts";
 import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
 import type { StageDeclaration } from "./config/config.ts";
-import type { LayerRecord, Report } from "./run/events.ts";
+import type { Emit, LayerRecord } from "./run/events.ts";
 import type { HubAccess } from "./run/hub_access.ts";
 import type { Evaluation, PackedModel } from "./run/record.ts";
 import type { RunFolder } from "./run/run_folder.ts";
@@ -69,7 +69,10 @@ export interface ModelContext {
   sha256(path: string): string;
   /** Records of the decoder layers that are complete. */
   layerRecords: LayerRecord[];
-  report: Report;
+  /** Tells what happens; the tasks turn events into a bar, lines or JSON. */
+  emit: Emit;
+  /** An earlier name of {@link ModelContext.emit}, which stages of users may call. */
+  report: Emit;
   /** Aborted by Ctrl-C; long loops call {@link ModelContext.pause}. */
   signal: AbortSignal;
   /** Lets signals and timers through; throws if the run was interrupted. */

@@ -43,7 +43,7 @@ export const download = defineStage({
     checkTensors(model);
     const { modelType, layers, hiddenSize } = model.architecture;
     context.set("model-files", model);
-    context.report({
+    context.emit({
       type: "stage",
       stage: "download",
       text: `${label}: ${modelType}, ${layers} layers, ${hiddenSize} wide`,

@@ -147,7 +147,7 @@ class Measurement {
   #report(metric: Metric, figure: Figure): void {
     const origin = figure.cached ? " (kept from an earlier run)" : "";
     for (const { name, value, text } of metric.values(figure)) {
-      this.context.report({
+      this.context.emit({
         type: "metric",
         stage: "evaluate",
         name: `${name} of the ${this.label}`,
@@ -161,7 +161,7 @@ class Measurement {
     const { context, label } = this;
     const text = `${label}, ${what}`;
     return async (done, total) => {
-      context.report({ type: "progress", stage: "evaluate", done, total, text });
+      context.emit({ type: "progress", stage: "evaluate", done, total, text });
       await context.pause();
     };
   }

@@ -20,7 +20,7 @@ const MOST_DAMPING = 10;
  * @throws {UserError} If nothing helps.
  */
 async function factorSafely(
-  { gpu, linears, report }: GroupContext,
+  { gpu, linears, emit }: GroupContext,
   hessian: Tensor,
   damping: number,
 ): Promise<{ factor: Tensor; cost: Tensor }> {
@@ -37,7 +37,7 @@ async function factorSafely(
       if (failed === 0) {
         const raised = used === damping ? "" : ` with damping raised to ${used}`;
         if (raised || precision !== "f32") {
-          report({
+          emit({
             type: "warning",
             message: `The Hessian of ${names} could not be factored in f32 with damping ` +
               `${damping}; it was factored in ${precision}${raised}`,

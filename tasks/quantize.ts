@@ -52,8 +52,8 @@ await runTask(async (signal) => {
   const [file] = positionals;
   const grid = await loadGrid(file, { stages: STAGES, sets: values.set });
   const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
-  const report = values.json ? showJson() : showProgress();
-  const runOptions = { report, signal, overwrite: values.overwrite };
+  const emit = values.json ? showJson() : showProgress();
+  const runOptions = { emit, signal, overwrite: values.overwrite };
   if (grid.hasMatrix || cells) {
     if (values.check) printCells(grid, cells, values.json);
     else await quantizeCells(grid, cells, values.json, runOptions);

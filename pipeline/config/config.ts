@@ -432,6 +432,8 @@ export type StageLoader<S> = (use: string) => Promise<LoadedStage<S>>;
 const isStrictObject = (value: unknown) =>
   (value as z.ZodObject | undefined)?._zod?.def?.catchall?._zod.def.type === "never";
 
+const isOptionalFunction = (value: unknown) => value === undefined || typeof value === "function";
+
 const artifactNames = z.array(z.string());
 
 /** The form of a stage from a user's module, where no compiler has seen it. */
@@ -448,6 +450,8 @@ const stageForm = z.object({
   ).describe("the artifacts that earlier stages must give"),
   gives: artifactNames.describe("the artifacts that later stages may need"),
   excludes: artifactNames.optional().describe("the artifacts that earlier stages must not give"),
+  blockSize: z.custom<StageDeclaration["blockSize"]>(isOptionalFunction, "must be a function")
+    .optional().describe("the columns of a block that its options set"),
   run: z.custom((value) => typeof value === "function", "must be a function")
     .describe("the function that does the work"),
 });

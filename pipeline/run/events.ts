@@ -31,7 +31,7 @@ export type RunEvent =
   | { type: "cell"; cell: string; index: number; cells: number }
   | { type: "cell-failed"; cell: string; error: string };
 
-export type Report = (event: RunEvent) => void;
+export type Emit = (event: RunEvent) => void;
 
 /** What the run record says of a linear layer. */
 export interface LinearRecord extends LinearFacts {

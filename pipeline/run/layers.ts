@@ -84,7 +84,7 @@ export async function quantizeLayers(
       };
       context.folder.saveLayer(record);
       context.layerRecords.push(record);
-      context.report({ type: "layer", layers, ...record });
+      context.emit({ type: "layer", layers, ...record });
     }
   }
   context.gpu.trim();
@@ -132,7 +132,7 @@ class LayerRun {
 
   /** Says how far the run is: so many linear layers of a decoder layer are done. */
   progress(index: number, linears: number, what: string): void {
-    this.context.report({
+    this.context.emit({
       type: "progress",
       stage: "layers",
       done: this.#modules.slice(0, index).flat().length + linears,
@@ -404,7 +404,7 @@ class LayerRun {
           storedBytes: { ...storedBytes },
         };
         records.push(record);
-        this.context.report({ type: "linear", ...record });
+        this.context.emit({ type: "linear", ...record });
       }
     }
     return records;

@@ -11,14 +11,16 @@ import { sha256InSteps, sha256OfFile } from "../../storage/files.ts";
 import type { PipelineConfig, PlannedStage } from "../config/config.ts";
 import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
 import { ArtifactStore } from "./artifacts.ts";
-import type { LayerRecord, Report } from "./events.ts";
+import type { Emit, LayerRecord } from "./events.ts";
 import { HubAccess, hubName, hubSha256 } from "./hub_access.ts";
 import { quantizeLayers } from "./layers.ts";
 import type { RunRecord } from "./record.ts";
 import { type PlannedRun, RunFolder } from "./run_folder.ts";
 
 export interface RunOptions {
-  report?: Report;
+  emit?: Emit;
+  /** An earlier name of {@link RunOptions.emit}. */
+  report?: Emit;
   /** Aborting it ends the run at the next pause; what is complete stays. */
   signal?: AbortSignal;
   /** Replaces what a different run left in the output folder. */
@@ -137,7 +139,7 @@ export async function runPipeline(
   options: RunOptions = {},
 ): Promise<RunRecord> {
   const {
-    report = () => {},
+    emit = options.report ?? (() => {}),
     signal = new AbortController().signal,
     overwrite = false,
     writeReport = async () => {},
@@ -158,7 +160,7 @@ export async function runPipeline(
     }
     return dataFiles = files;
   };
-  const hub = new HubAccess(report, signal, async () => void await fetchData());
+  const hub = new HubAccess(emit, signal, async () => void await fetchData());
   const datasets = new Map<string, LocalDataset>();
   const context: ModelContext = {
     gpu,
@@ -167,7 +169,8 @@ export async function runPipeline(
     seed: config.seed,
     blockSize: blockSizeOf(config.stages),
     layerRecords,
-    report,
+    emit,
+    report: emit,
     signal,
     get folder() {
       return folder; // there once the model is known
@@ -243,12 +246,12 @@ export async function runPipeline(
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
       const message = `The run is done, but its report was not written: ${error.message}`;
-      report({ type: "warning", message });
+      emit({ type: "warning", message });
     }
   };
   if (folder.state === "done") {
     if (!folder.hasReport) await reportOn(folder.earlier!);
-    report({ type: "already-done", output: config.output });
+    emit({ type: "already-done", output: config.output });
     return folder.earlier!;
   }
   for (const { stage, options } of config.stages) await stage.check?.(context, options);
@@ -268,7 +271,7 @@ export async function runPipeline(
   };
   folder.saveRecord(record);
   folder.savePipeline(config.text);
-  report({
+  emit({
     type: "start",
     name: config.name,
     output: config.output,
@@ -277,7 +280,7 @@ export async function runPipeline(
     resumedLayers: layerRecords.length,
   });
   if (layerRecords.length > 0 && folder.earlier!.adapter !== gpu.name) {
-    report({
+    emit({
       type: "warning",
       message: `The run began on "${folder.earlier!.adapter}" and goes on on "${gpu.name}"; ` +
         `adapters round differently, so the result may differ in some bits`,
@@ -309,7 +312,7 @@ export async function runPipeline(
   };
   folder.saveRecord(done);
   await reportOn(done);
-  report({ type: "end", output: config.output, seconds: done.seconds! });
+  emit({ type: "end", output: config.output, seconds: done.seconds! });
   return done;
 }
 
@@ -349,7 +352,7 @@ function blockSizeOf(stages: readonly PlannedStage<Stage>[]): number {
 
 /** The hashes of files by their paths; those from the hub by their names there. */
 async function hashInputs(
-  { report, pause }: ModelContext,
+  { emit, pause }: ModelContext,
   paths: readonly string[],
 ): Promise<Record<string, string>> {
   const known = new Map(paths.map((path) => [path, hubSha256(path)]));
@@ -364,7 +367,7 @@ async function hashInputs(
     for (const steps = sha256InSteps(path); hash === undefined;) {
       const step = steps.next();
       if (step.done) hash = step.value;
-      else report({ type: "progress", stage: "download", done: done += step.value, total, text });
+      else emit({ type: "progress", stage: "download", done: done += step.value, total, text });
       await pause();
     }
     before += sizeOf(path);

@@ -79,9 +79,12 @@ Deno.test("a user's block stage takes the place of salient-select", async (t) =>
     const controller = new AbortController();
     const report = (event: RunEvent) => event.type === "layer" && controller.abort();
     const output = place.path("again");
-    await assert.rejects(place.run({ stages, output }, { report, signal: controller.signal }), {
-      name: "AbortError",
-    });
+    await assert.rejects(
+      place.run({ stages, output }, { emit: report, signal: controller.signal }),
+      {
+        name: "AbortError",
+      },
+    );
     const { events } = await place.run({ stages, output });
     assert.equal(events.find((event) => event.type === "start")!.resumedLayers, 1);
     assert.deepEqual(contents(join(output, "model")), contents(place.path("out/model")));
@@ -182,6 +185,7 @@ import { z } from ${MOD};
 export default {
   name: "nothing", scope: "block", summary: "Leave the plainest fit", needs: [], gives: [],
   options: z.strictObject({ "block-size": z.int().default(32) }),
+  blockSize: (options: { "block-size": number }) => options["block-size"],
   async run() {},
 };
 `;
@@ -225,8 +229,8 @@ Deno.test("a block stage of the user's own may set the block size, to one that t
   ];
   await assert.rejects(place.run({ stages }), {
     name: "PipelineFileError",
-    message: `${place.path("pipeline0.yaml")}:7:12: nothing.block-size must be one of ` +
-      "32, 64, 128, 256, found 100",
+    message: `${place.path("pipeline0.yaml")}:7:12: Stage "nothing" sets blocks of 100 columns; ` +
+      "32, 64, 128, 256 are possible",
   });
 });
 
@@ -301,6 +305,7 @@ export default defineStage({
   name: "sometimes", scope: "block", summary: "Mark columns in the second block only",
   needs: [], gives: ["salient-columns"],
   options: z.strictObject({ "block-size": z.int().default(32) }),
+  blockSize: (options: { "block-size": number }) => options["block-size"],
   async run(context) {
     const { gpu, block } = context;
     if (block.first === 0) return;

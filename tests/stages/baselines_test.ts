@@ -305,7 +305,7 @@ for (
     const fields = { output: place.path("again"), stages };
     await assert.rejects(place.run(fields, {
       signal: controller.signal,
-      report: (event) => {
+      emit: (event) => {
         if (event.type === "layer" && event.layer === 1) controller.abort();
       },
     }));

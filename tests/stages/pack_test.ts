@@ -146,7 +146,7 @@ Deno.test("pack: with all options, an interrupted run ends in the same bytes", a
   const fields = { output: place.path("again"), stages: methodWith(place, pack) };
   await assert.rejects(place.run(fields, {
     signal: controller.signal,
-    report: (event) => {
+    emit: (event) => {
       if (event.type === "layer" && event.layer === 1) controller.abort();
     },
   }));

@@ -71,7 +71,7 @@ async function runStage(gpu: Gpu, hessian: Float32Array, damping: number) {
   const context = {
     gpu,
     linears: LAYERS.split(", ").map((name) => ({ name, weight }) as LinearLayer),
-    report: (event: RunEvent) => events.push(event),
+    emit: (event: RunEvent) => events.push(event),
     get: store.get.bind(store),
     set: store.set.bind(store),
   };
