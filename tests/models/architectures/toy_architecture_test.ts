@@ -131,14 +131,14 @@ Deno.test("a fused tensor that does not fit is refused by its name", async () =>
 Deno.test("a toy is quantized, packed, evaluated, resumed, inspected, dequantized and compared", async () => {
   using place = workplace();
   const controller = new AbortController();
-  const report = ({ type }: { type: string }) => {
+  const emit = ({ type }: { type: string }) => {
     if (type === "layer") controller.abort();
   };
   const gpuOptions = { gpu: { adapter: "software" } };
   const { record } = await place.run(gpuOptions);
   const before = contents(place.path("out/model"));
   rmSync(place.path("out"), { recursive: true });
-  await assert.rejects(place.run(gpuOptions, { report, signal: controller.signal }));
+  await assert.rejects(place.run(gpuOptions, { emit, signal: controller.signal }));
   await place.run(gpuOptions);
   assert.deepEqual(contents(place.path("out/model")), before, "resumed after a layer");
 
