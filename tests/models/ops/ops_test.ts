@@ -1,8 +1,23 @@
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { readArchitecture } from "../../../models/architectures/mod.ts";
 import { kindOf, OPS } from "../../../models/ops/mod.ts";
 import { layerPlaces } from "../../../models/places.ts";
 import { SHAPES } from "../../../models/synthetic.ts";
+import { PROJECT } from "../../checkout.ts";
+
+Deno.test("nothing outside models/ops asks what kind an operation is", () => {
+  const files = ["models", "pipeline", "stages", "report", "tasks"].flatMap((room) =>
+    readdirSync(join(PROJECT, room), { recursive: true }).map((name) => `${room}/${name}`)
+  );
+  const outside = files.filter((file) => file.endsWith(".ts") && !file.startsWith("models/ops/"));
+  const asks = outside.filter((file) =>
+    /\.op\s*[!=]==|switch\s*\([^)]*\.op\)/.test(readFileSync(join(PROJECT, file), "utf8"))
+  );
+  assert.ok(outside.length > 100);
+  assert.deepEqual(asks, []);
+});
 
 for (const [name, shapes] of Object.entries(SHAPES)) {
   Deno.test(`what the operations of ${name} say of themselves fits together`, () => {
