@@ -9,6 +9,7 @@ import {
 import { PlainWeights } from "../models/plain_weights.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
+import { denoFolder } from "../storage/deno_folder.ts";
 import { sum } from "./figures.ts";
 
 /** How the weights of a linear layer are distributed, before and after. */
@@ -65,8 +66,8 @@ export async function countWeights(
   chosen: readonly number[],
   pause: () => Promise<void> = async () => {},
 ): Promise<Histogram[]> {
-  using original = Checkpoint.open(originalFolder);
-  using packed = PlainWeights.open(packedFolder);
+  using original = Checkpoint.open(denoFolder(originalFolder));
+  using packed = PlainWeights.open(denoFolder(packedFolder));
   const histograms: Histogram[] = [];
   for (const { layer, linears } of layers.filter(({ layer }) => chosen.includes(layer))) {
     for (const { name, rows, cols } of linears) {

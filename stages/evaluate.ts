@@ -8,6 +8,7 @@ import { zeroShot } from "../models/metrics/zero_shot.ts";
 import { ModelFiles } from "../models/model_files.ts";
 import type { CachedFigure, Perplexity, ZeroShot } from "../models/metrics/figures.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
+import { denoFolder } from "../storage/deno_folder.ts";
 import { datasetOption, evaluationWindows } from "./data.ts";
 import { FigureCache, type FigureKey } from "./figure_cache.ts";
 import { preparedTask, questionFile, type TaskOption, taskOption } from "./zero_shot_data.ts";
@@ -62,7 +63,7 @@ export const evaluate = defineStage({
   async run(context, options) {
     const originalFiles = context.get("model-files");
     const packedModel = context.find("packed-model");
-    using packedFiles = packedModel && ModelFiles.open(packedModel.folder);
+    using packedFiles = packedModel && ModelFiles.open(denoFolder(packedModel.folder));
     const cache = new FigureCache(options.cache ? tuningFolder() : undefined);
     const original = options.original &&
       await new Measurement(context, options, originalFiles, "original model", cache).run();

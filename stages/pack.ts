@@ -1,5 +1,6 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
+import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { dequantize } from "../codecs/billm/dequantize.ts";
@@ -13,9 +14,11 @@ import { SMALL_FILES } from "../models/model_files.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
 import { defineStage, type LinearLayer, type ModelContext } from "../pipeline/stage.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
+import { denoFile } from "../storage/deno_folder.ts";
 import { copyFileAtomically, sha256OfFile, writeJsonAtomically } from "../storage/files.ts";
 import { packedMetadata, writtenVersion } from "../storage/packed_metadata.ts";
-import { type TensorToWrite, writeSafetensors } from "../storage/safetensors.ts";
+import type { TensorToWrite } from "../storage/safetensors.ts";
+import { writeSafetensors } from "../storage/write_safetensors.ts";
 
 function shardName(shard: number, layers: number): string {
   const digits = (n: number) => String(n).padStart(5, "0");
@@ -80,7 +83,7 @@ export const pack = defineStage({
     }
     const file = shardName(context.layer.index + 2, context.layer.count);
     const path = join(context.folder.model, file);
-    const { bytes, sha256 } = writeSafetensors(path, tensors, packedMetadata(tensors));
+    const { bytes, sha256 } = writeSafetensors(path, tensors, packedMetadata(tensors, crc32));
     return { file, bytes, sha256 };
   },
 
@@ -116,7 +119,7 @@ export const pack = defineStage({
     }
     const first = shardName(1, layers);
     const path = join(context.folder.model, first);
-    const { sha256 } = writeSafetensors(path, outside, packedMetadata(outside));
+    const { sha256 } = writeSafetensors(path, outside, packedMetadata(outside, crc32));
 
     const linears = context.layerRecords.flatMap(({ linears }) => linears);
     const method = linears.find(({ method }) => method)?.method;
@@ -184,7 +187,7 @@ function summarize(context: ModelContext, known: Map<string, string>): PackedMod
   let tensorBytes = 0;
   for (let shard = 1; shard <= layers + 1; shard++) {
     const name = shardName(shard, layers);
-    using written = Checkpoint.openFile(join(folder, name));
+    using written = Checkpoint.openFile(denoFile(join(folder, name)));
     const size = statSync(join(folder, name)).size;
     let content = 0;
     for (const tensor of written.tensors.values()) {

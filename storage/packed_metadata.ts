@@ -1,4 +1,4 @@
-import { crc32 } from "node:zlib";
+import { crc32 } from "./crc32.ts";
 
 /** The last version of the packed format, up to which this program reads. */
 export const FORMAT_VERSION = 3;
@@ -23,11 +23,6 @@ export function versionProblem(version: number): string | undefined {
 /** The first version whose tensors have checksums. */
 const CHECKSUMS_SINCE = 2;
 
-/** CRC-32 of bytes; the checksums of packed tensors. Of more bytes, if told that of those before. */
-export function checksumOf(bytes: Uint8Array, before = 0): number {
-  return crc32(bytes, before);
-}
-
 /** Eight hexadecimal digits. */
 export function checksumText(checksum: number): string {
   return checksum.toString(16).padStart(8, "0");
@@ -37,9 +32,11 @@ export function checksumText(checksum: number): string {
  * The `__metadata__` of a file of a packed model.
  *
  * @param tensors Their `data` is asked for, once.
+ * @param checksumOf CRC-32 of bytes; the host's own is faster.
  */
 export function packedMetadata(
   tensors: readonly { name: string; data: Uint8Array | Iterable<Uint8Array> }[],
+  checksumOf = crc32,
 ): Record<string, string> {
   const checksums = tensors.toSorted((a, b) => byName(a.name, b.name)).map(({ data }) => {
     let checksum = 0;

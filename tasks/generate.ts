@@ -17,6 +17,7 @@ import { checkSampling } from "../models/generation/sampling.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import type { RunEvent } from "../pipeline/run/events.ts";
 import { HUB_ID, HubAccess } from "../pipeline/run/hub_access.ts";
+import { denoFolder } from "../storage/deno_folder.ts";
 import {
   count,
   modelFolder,
@@ -189,15 +190,15 @@ async function openModel(
   signal: AbortSignal,
   progress: (text: string) => void,
 ): Promise<ModelFiles> {
-  if (existsSync(name) || !HUB_ID.test(name)) return ModelFiles.open(modelFolder(name));
+  if (existsSync(name) || !HUB_ID.test(name)) return ModelFiles.open(denoFolder(modelFolder(name)));
   const report = (event: RunEvent) => {
     if (event.type === "progress") progress(`${event.text}: ${event.detail}`);
     else if (event.type === "warning") printError(`Warning: ${event.message}\n`);
   };
   const hub = new HubAccess(report, signal, async () => {});
-  const check = (folder: string) => void readConfig(folder, name);
+  const check = (folder: string) => void readConfig(denoFolder(folder), name);
   try {
-    return ModelFiles.open((await hub.model(name, "main", check)).folder, name);
+    return ModelFiles.open(denoFolder((await hub.model(name, "main", check)).folder), name);
   } finally {
     progress("");
   }

@@ -1,5 +1,3 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { setImmediate, setTimeout } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { bytesText } from "../../base/units.ts";
@@ -486,7 +484,7 @@ function promptIds(files: ModelFiles, { prompt, messages }: GenerateOptions): nu
   }
   const { tokenizer } = files;
   const ids = messages
-    ? tokenizer.encode(renderChat(files.folder, messages, files.name), { specialTokens: false })
+    ? tokenizer.encode(renderChat(files.source, messages, files.name), { specialTokens: false })
     : typeof prompt === "string"
     ? tokenizer.encode(prompt)
     : [...prompt!];
@@ -506,13 +504,14 @@ function promptIds(files: ModelFiles, { prompt, messages }: GenerateOptions): nu
  * @throws {UserError} If `eos_token_id` is neither a token id nor a list of them.
  */
 export function stopIdsOf(files: ModelFiles): number[] {
-  const path = join(files.folder, "generation_config.json");
-  const generation = existsSync(path) ? readJson(path).eos_token_id : undefined;
+  const { source } = files;
+  const own = source.file("generation_config.json");
+  const generation = source.has("generation_config.json") ? readJson(own).eos_token_id : undefined;
   const found = generation ?? files.config.eos_token_id ?? [];
   const ids = Array.isArray(found) ? found : [found];
   if (!ids.every((id) => Number.isSafeInteger(id) && id >= 0)) {
     throw new UserError(
-      `"${generation === undefined ? join(files.folder, "config.json") : path}": ` +
+      `"${(generation === undefined ? source.file("config.json") : own).path}": ` +
         `eos_token_id must be a token id or a list of them, found ${JSON.stringify(found)}`,
     );
   }

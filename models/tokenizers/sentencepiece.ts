@@ -1,7 +1,6 @@
 import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
-import { readFileSync } from "node:fs";
 import { UserError } from "../../base/errors.ts";
-import { reasonOf } from "../../storage/files.ts";
+import { readFile, type SourceFile } from "../../storage/folder.ts";
 import { foreignContent } from "../../storage/safetensors.ts";
 
 /** A piece of a SentencePiece vocabulary; its place there is its token id. */
@@ -34,16 +33,11 @@ const MODEL_TYPES = ["UNIGRAM", "BPE", "WORD", "CHAR"];
  *   one that is not a BPE or that changes the text in other ways than Llama's.
  * @see https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
  */
-export function readSentencePiece(path: string): SentencePieceModel {
+export function readSentencePiece(source: SourceFile): SentencePieceModel {
   const refuse = (problem: string): never => {
-    throw new UserError(`Cannot read "${path}": ${problem}`);
+    throw new UserError(`Cannot read "${source.path}": ${problem}`);
   };
-  let bytes = new Uint8Array();
-  try {
-    bytes = readFileSync(path);
-  } catch (error) {
-    refuse(reasonOf(error));
-  }
+  const bytes = readFile(source);
   const start = new TextDecoder().decode(bytes.subarray(0, 200));
   const foreign = foreignContent(start);
   if (foreign !== undefined) refuse(foreign);

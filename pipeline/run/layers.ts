@@ -20,6 +20,7 @@ import {
 } from "../../models/layer_plan.ts";
 import { blockBits } from "../../stages/block_bits.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
 import type { PlannedStage } from "../config/config.ts";
 import type {
   BlockContext,
@@ -180,7 +181,9 @@ class LayerRun {
   async passThrough(index: number, file: string): Promise<void> {
     if (!this.calibration) return;
     const { model } = this.decoder;
-    using checkpoint = Checkpoint.openFile(join(this.context.folder.model, basename(file)));
+    using checkpoint = Checkpoint.openFile(
+      denoFile(join(this.context.folder.model, basename(file))),
+    );
     using decoder = new Decoder(
       this.context.gpu,
       model.withWeights(checkpoint, model.packedConfig(this.context.blockSize)),

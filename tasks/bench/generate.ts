@@ -11,6 +11,7 @@ import {
   ResidentModel,
 } from "../../models/generation/generation.ts";
 import { ModelFiles } from "../../models/model_files.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "../task.ts";
 
 const HELP = `Usage: deno task bench:generate MODEL... [options]
@@ -86,7 +87,7 @@ async function measure(
   { prompt, tokens, runs, cache, signal }: Wanted,
 ): Promise<Figures> {
   await using gpu = await Gpu.open();
-  using files = ModelFiles.open(folder);
+  using files = ModelFiles.open(denoFolder(folder));
   using model = await ResidentModel.load(gpu, files, { signal });
   const { architecture } = files;
   const ids = Array.from(

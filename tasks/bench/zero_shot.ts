@@ -16,9 +16,11 @@ import {
   uploadBatch,
 } from "../../models/metrics/prompt_batch.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { scaledShapes, SHAPES, uniforms, writeSyntheticModel } from "../../models/synthetic.ts";
+import { scaledShapes, SHAPES, uniforms } from "../../models/synthetic.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { tableText } from "../table.ts";
 import { count, parseArguments, runTask, usageErrors } from "../task.ts";
+import { writeSyntheticModel } from "../write_synthetic.ts";
 
 const HELP = `Usage: deno task bench:zero-shot [--like NAME] [options]
 
@@ -97,7 +99,7 @@ await runTask(async (signal) => {
   try {
     writeSyntheticModel(folder, { ...shapes, num_hidden_layers: layers }, 0);
     await using gpu = await Gpu.open();
-    using model = ModelFiles.open(folder);
+    using model = ModelFiles.open(denoFolder(folder));
     using decoder = new Decoder(gpu, model);
     const groups = questionsLike(questions, shapes.vocab_size as number);
     const options = { tokens: batchTokens };

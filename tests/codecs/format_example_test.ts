@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { dequantizeOnHost, type HostBits, packLinear } from "../../codecs/packed_format.ts";
 import { packedMetadata } from "../../storage/packed_metadata.ts";
-import { writeSafetensors } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 const TEXT = readFileSync(join(import.meta.dirname!, "../../docs/format.md"), "utf8");

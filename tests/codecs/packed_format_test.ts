@@ -23,7 +23,9 @@ import { linearGroups } from "../../models/architectures/architecture.ts";
 import { Decoder } from "../../models/decoder.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
-import { readHeader, type TensorToWrite, writeSafetensors } from "../../storage/safetensors.ts";
+import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
+import { readHeader, type TensorToWrite } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 import {
@@ -172,7 +174,7 @@ for (const zones of [1, 2] as const) {
           const path = join(folder.path, "x.safetensors");
           const entropyPath = join(folder.path, "entropy.safetensors");
           writeSafetensors(entropyPath, packLinear("a.b", host, { flags: "entropy" }).tensors);
-          using entropy = Checkpoint.openFile(entropyPath);
+          using entropy = Checkpoint.openFile(denoFile(entropyPath));
           assert.deepEqual(unpackLinear(entropy, "a.b", cols, blockSize), host, what);
           const other: TensorToWrite = { // bytes before and after the layer's
             name: "a.c",
@@ -181,7 +183,7 @@ for (const zones of [1, 2] as const) {
             data: Uint8Array.of(1, 2, 3),
           };
           writeSafetensors(path, [...packed.tensors, other]);
-          using checkpoint = Checkpoint.openFile(path);
+          using checkpoint = Checkpoint.openFile(denoFile(path));
           assert.ok(isPacked(checkpoint, "a.b"));
           assert.ok(!isPacked(checkpoint, "a.c"));
           assert.deepEqual(unpackLinear(checkpoint, "a.b", cols, blockSize), host, what);
@@ -197,7 +199,7 @@ for (const zones of [1, 2] as const) {
           assert.equal(packed.highFraction, inHigh / (others.length || 1), what);
 
           const bytes: Record<string, number> = {};
-          for (const { name, bytes: size } of readHeader(path).tensors.values()) {
+          for (const { name, bytes: size } of readHeader(denoFile(path)).tensors.values()) {
             if (!name.startsWith("a.b.")) continue;
             const part = name === "a.b.scale_factors" ? "scales" : name.slice(4).replace("_", "-");
             bytes[part] = (bytes[part] ?? 0) + size;
@@ -217,7 +219,7 @@ Deno.test("a packed layer can be packed, written and packed again into the same 
   const { host } = randomBits({ rows: 7, cols: 200, blockSize: 64, zones: 2, planes: 4 }, 0.3, 1);
   const path = join(folder.path, "x.safetensors");
   const { sha256 } = writeSafetensors(path, packLinear("a", host).tensors);
-  using checkpoint = Checkpoint.openFile(path);
+  using checkpoint = Checkpoint.openFile(denoFile(path));
   const again = packLinear("a", unpackLinear(checkpoint, "a", 200, 64));
   const copy = join(folder.path, "y.safetensors");
   assert.equal(writeSafetensors(copy, again.tensors).sha256, sha256);
@@ -267,7 +269,7 @@ Deno.test("version 1 has the signs of each row in words of their own", () => {
     using folder = new TemporaryFolder();
     const path = join(folder.path, "x.safetensors");
     writeSafetensors(path, tensors, { format: "billm", format_version: "1" });
-    using checkpoint = Checkpoint.openFile(path);
+    using checkpoint = Checkpoint.openFile(denoFile(path));
     assert.deepEqual(unpackLinear(checkpoint, "a.b", 64, 32), host);
   }
 });
@@ -455,7 +457,7 @@ function unpackChanged(
   change(tensors);
   const path = join(folder, "x.safetensors");
   writeSafetensors(path, [...tensors.values()]);
-  using checkpoint = Checkpoint.openFile(path);
+  using checkpoint = Checkpoint.openFile(denoFile(path));
   return unpackLinear(checkpoint, "a.b", cols, LAYOUT.blockSize);
 }
 
@@ -591,7 +593,7 @@ function packedModel(
   writeModel(folder, model); // for the names of its modules
   const tensors: TensorToWrite[] = [];
   const widths: Record<string, number> = {};
-  using files = ModelFiles.open(folder);
+  using files = ModelFiles.open(denoFolder(folder));
   const modules = linearGroups(files.architecture).flatMap((group) => group.modules);
   for (const [name, { shape, data }] of model.tensors) {
     const module = modules.find((module) => name.endsWith(`.${module}.weight`));
@@ -713,7 +715,7 @@ Deno.test("scales that are not finite are refused, packed or dequantized", async
 Deno.test("a packed model is refused if config.json lacks the columns of a layer", async () => {
   using folder = new TemporaryFolder();
   packedModel(folder.path, ({ "self_attn.k_proj": _, ...others }) => others);
-  using files = ModelFiles.open(folder.path);
+  using files = ModelFiles.open(denoFolder(folder.path));
   using decoder = new Decoder(gpu, files);
   await assert.rejects(
     () => decoder.loadLayer(0),

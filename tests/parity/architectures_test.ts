@@ -6,6 +6,7 @@ import { existsSync } from "node:fs";
 import { Gpu } from "../../gpu/device.ts";
 import type { DecoderOptions } from "../../models/decoder.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 import { forwardReference, type ReferenceTensors } from "../reference/decoder.ts";
@@ -47,7 +48,7 @@ for (const [name, ropeFrequencies] of MODELS) {
     ignore: !there,
     async fn() {
       await using gpu = await Gpu.open();
-      using golden = Checkpoint.openFile(`${folder}/golden.safetensors`);
+      using golden = Checkpoint.openFile(denoFile(`${folder}/golden.safetensors`));
       const tokens = (name: string) => {
         const { buffer } = golden.readBytes(name);
         const { dtype } = golden.get(name);

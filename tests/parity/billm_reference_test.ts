@@ -15,6 +15,7 @@ import { residualBinarize } from "../../stages/residual_binarize.ts";
 import { salientSelect } from "../../stages/salient_select.ts";
 import { splitSearch } from "../../stages/split_search.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
 
 const FOLDER = "../shared/fixtures/billm-reference";
 
@@ -41,7 +42,7 @@ for (const model of ["tiny-llama", "tiny-opt"]) {
     ignore: !there,
     async fn() {
       await using gpu = await Gpu.open();
-      using fixture = Checkpoint.openFile(file);
+      using fixture = Checkpoint.openFile(denoFile(file));
       const names = [...fixture.tensors.keys()].filter((name) => name.endsWith(".hessian"))
         .map((name) => name.slice(0, -".hessian".length));
       assert.ok(names.length >= 4);

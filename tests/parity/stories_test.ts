@@ -9,6 +9,7 @@ import { Gpu } from "../../gpu/device.ts";
 import { perplexity } from "../../models/metrics/perplexity.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 
@@ -37,7 +38,7 @@ function windows(path: string, folder: string, count: number, total: number): In
   if (!found) {
     // The WikiText file as it is: its rows are not joined anew.
     const text = path === WIKITEXT ? readFileSync(path, "utf8") : readText(path);
-    const ids = TextTokenizer.load(folder).encode(text);
+    const ids = TextTokenizer.load(denoFolder(folder)).encode(text);
     assert.equal(ids.length, total, `tokens of "${path}"`);
     found = consecutiveWindows(ids, 512, { limit: count });
     texts.set(path, found);
@@ -83,7 +84,7 @@ for (const name of ["stories260K-hf", "stories260K-hf-bf16-sharded"]) {
     test(key, async () => {
       const golden = read()[`${key} (nll over L-1 targets per window)`];
       await using gpu = await Gpu.open();
-      using model = ModelFiles.open(folder);
+      using model = ModelFiles.open(denoFolder(folder));
       const { loss } = await perplexity(gpu, model, {
         windows: windows(path, folder, count, golden.tokens_total),
         dataset: path,

@@ -11,6 +11,7 @@ import { prepareTask, zeroShot } from "../../models/metrics/zero_shot.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { Environment } from "../environment.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { type StageItem, Workplace } from "../micro_model.ts";
@@ -102,7 +103,7 @@ Deno.test("evaluate measures tasks on the original and on the packed model", asy
       [join(output, "model"), found!.packed!],
     ] as const
   ) {
-    using model = ModelFiles.open(folder);
+    using model = ModelFiles.open(denoFolder(folder));
     const { tokenizer, architecture: { maxLength } } = model;
     for (const [i, limit] of [5, undefined].entries()) {
       const task = zeroShotTask("piqa");

@@ -4,6 +4,7 @@ import { bytesText } from "../../base/units.ts";
 import { Gpu } from "../../gpu/device.ts";
 import { workingBytes } from "../../models/memory_plan.ts";
 import { ModelFiles } from "../../models/model_files.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { contents, Workplace } from "../micro_model.ts";
 
 const TOKENS = 24 * 32;
@@ -15,7 +16,7 @@ for (const family of ["llama", "opt"] as const) {
     const what = `${family}, order ${order}, ${activations}`;
     Deno.test(`any budget of GPU memory gives the same model: ${what}`, async () => {
       using place = new Workplace({ family, layers: 2 });
-      using model = ModelFiles.open(place.model);
+      using model = ModelFiles.open(denoFolder(place.model));
       const working = workingBytes(model, { batchTokens: 64, order });
       const stream = 4 * TOKENS * model.architecture.hiddenSize;
       const outcomes: Record<string, string>[] = [];
@@ -49,7 +50,7 @@ Deno.test("activations in f16 change the result a little", async () => {
 
 Deno.test("too little memory for a layer is an error that says what would do", async () => {
   using place = new Workplace({ layers: 1 });
-  using model = ModelFiles.open(place.model);
+  using model = ModelFiles.open(denoFolder(place.model));
   const working = workingBytes(model, { batchTokens: 128, order: "module" });
   await assert.rejects(
     () => place.run({ gpu: { memory: "0.1MB" } }),

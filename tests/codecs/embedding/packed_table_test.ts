@@ -10,7 +10,9 @@ import {
 } from "../../../codecs/embedding/packed_table.ts";
 import { Gpu } from "../../../gpu/device.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { type TensorToWrite, writeSafetensors } from "../../../storage/safetensors.ts";
+import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
+import type { TensorToWrite } from "../../../storage/safetensors.ts";
+import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
 import { watchKernels } from "../../gpu/open_gpu.ts";
 import { LoadedModel } from "../../models/loaded_model.ts";
@@ -30,7 +32,7 @@ const gpu = await Gpu.open();
 function write(folder: string, file: string, tensors: TensorToWrite[]): Checkpoint {
   const path = join(folder, file);
   writeSafetensors(path, tensors);
-  return Checkpoint.openFile(path);
+  return Checkpoint.openFile(denoFile(path));
 }
 
 /** A table of f32 in a file, and in packed form in another. */
@@ -218,7 +220,7 @@ for (
       writeModel(folder.path, model);
       const tensors: TensorToWrite[] = [];
       {
-        using checkpoint = Checkpoint.open(folder.path);
+        using checkpoint = Checkpoint.open(denoFolder(folder.path));
         for (const [name, { shape, data }] of model.tensors) {
           if (!/embed|lm_head/.test(name)) {
             tensors.push({ name, dtype: "F32", shape, data: stored(data, "F32") });

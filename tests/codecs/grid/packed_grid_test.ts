@@ -18,8 +18,10 @@ import {
   readLinear,
 } from "../../../codecs/packed_format.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
 import { packedMetadata } from "../../../storage/packed_metadata.ts";
-import { readHeader, type TensorToWrite, writeSafetensors } from "../../../storage/safetensors.ts";
+import { readHeader, type TensorToWrite } from "../../../storage/safetensors.ts";
+import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { seededRandom } from "../../reference/random.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
@@ -116,7 +118,7 @@ for (const [layout, share, parts] of LAYOUTS) {
       using folder = new TemporaryFolder();
       const packed = packLinear("up", host, { flags });
       write(folder.path, packed.tensors);
-      using checkpoint = Checkpoint.open(folder.path);
+      using checkpoint = Checkpoint.open(denoFolder(folder.path));
       const names = [...checkpoint.tensors.keys()].sort();
       if (flags === "plain") assert.deepEqual(names, parts.map((part) => `up.grid_${part}`));
       const bytes = [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
@@ -141,7 +143,10 @@ Deno.test("files with grids say version 3, others say 2 as before", () => {
   using folder = new TemporaryFolder();
   const { tensors } = packLinear("up", randomGrid(LAYOUTS[0][0], 0).host);
   write(folder.path, tensors);
-  assert.equal(readHeader(join(folder.path, "model.safetensors")).metadata.format_version, "3");
+  assert.equal(
+    readHeader(denoFile(join(folder.path, "model.safetensors"))).metadata.format_version,
+    "3",
+  );
   assert.equal(
     packedMetadata([{ name: "norm.weight", data: new Uint8Array(4) }]).format_version,
     "2",
@@ -221,7 +226,7 @@ for (const [change, part, problem] of DAMAGED) {
     const parts = new Map(tensors.map((tensor) => [tensor.name.slice("up.grid_".length), tensor]));
     change(parts);
     write(folder.path, tensors);
-    using checkpoint = Checkpoint.open(folder.path);
+    using checkpoint = Checkpoint.open(denoFolder(folder.path));
     const path = join(folder.path, "model.safetensors");
     assert.throws(() => readLinear(checkpoint, "up", 200, 32), (error: Error) => {
       assert.ok(error instanceof UserError, error.stack);
@@ -241,7 +246,7 @@ Deno.test("an entropy code of other weights is refused", () => {
   const mask = tensors.find(({ name }) => name === "up.grid_mask")!;
   (mask.data as Uint8Array).fill(0xff, 40);
   write(folder.path, tensors);
-  using checkpoint = Checkpoint.open(folder.path);
+  using checkpoint = Checkpoint.open(denoFolder(folder.path));
   assert.throws(
     () => readLinear(checkpoint, "up", layout.cols, 32),
     /"up.grid_mask" is no entropy code of flags, expected one of 70 x 200;/,

@@ -8,6 +8,7 @@ import {
   type Piece,
   readSentencePiece,
 } from "../../../models/tokenizers/sentencepiece.ts";
+import { denoFile } from "../../../storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 type Write = (writer: BinaryWriter) => void;
@@ -58,7 +59,7 @@ function read(bytes: Uint8Array) {
   using folder = new TemporaryFolder();
   const path = join(folder.path, "tokenizer.model");
   writeFileSync(path, bytes);
-  return readSentencePiece(path);
+  return readSentencePiece(denoFile(path));
 }
 
 Deno.test("the pieces of a model are read", () => {
@@ -78,7 +79,7 @@ Deno.test("unknown members are passed over, and the last of the known ones count
 
 Deno.test("a model that SentencePiece trained is read", () => {
   const { pieces } = readSentencePiece(
-    join(import.meta.dirname!, "../../fixtures/tokenizers/tokenizer.model"),
+    denoFile(join(import.meta.dirname!, "../../fixtures/tokenizers/tokenizer.model")),
   );
   assert.equal(pieces.length, 700);
   assert.deepEqual(pieces.slice(0, 7).map(({ text, type }) => [text, type]), [
@@ -203,7 +204,7 @@ for (const [name, bytes, problem] of REFUSED) {
     const path = join(folder.path, "tokenizer.model");
     writeFileSync(path, bytes);
     assert.throws(
-      () => readSentencePiece(path),
+      () => readSentencePiece(denoFile(path)),
       new UserError(`Cannot read "${path}": ${problem}`),
     );
   });
@@ -213,7 +214,7 @@ Deno.test("a model that is not there is named", () => {
   using folder = new TemporaryFolder();
   const path = join(folder.path, "tokenizer.model");
   assert.throws(
-    () => readSentencePiece(path),
+    () => readSentencePiece(denoFile(path)),
     new UserError(`Cannot read "${path}": no such file or folder`),
   );
 });

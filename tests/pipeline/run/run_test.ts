@@ -25,7 +25,8 @@ import type { RunRecord } from "../../../pipeline/run/record.ts";
 import { runPipeline } from "../../../report/run_with_report.ts";
 import { defineStage, type LayerContext } from "../../../pipeline/stage.ts";
 import { STAGES } from "../../../stages/mod.ts";
-import { writeSafetensors } from "../../../storage/safetensors.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
+import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
 import { contents, sha256, type StageItem, Workplace, writeMicroModel } from "../../micro_model.ts";
 
@@ -55,8 +56,8 @@ function unpack(packed: ModelFiles, name: string) {
 /** Checks a packed model against its record and the formula of what it takes. */
 function checkPacked(record: RunRecord, form: Pick<BitLayout, "zones" | "planes">): void {
   const { packed, layers } = record;
-  using model = ModelFiles.open(packed!.folder);
-  using original = ModelFiles.open(record.model);
+  using model = ModelFiles.open(denoFolder(packed!.folder));
+  using original = ModelFiles.open(denoFolder(record.model));
   const records = new Map(layers!.flatMap(({ linears }) => linears.map((l) => [l.name, l])));
   assert.deepEqual([...records.keys()], linearNames(model));
   const sums: Record<string, number> = { headers: 0 };
@@ -292,7 +293,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     assert.ok(original.perplexity > 1000 && original.perplexity < 10000, "no better than chance");
     assert.notEqual(packed.perplexity, original.perplexity);
     assert.equal(packed.perplexity, Math.exp(packed.loss));
-    using model = ModelFiles.open(record.packed!.folder);
+    using model = ModelFiles.open(denoFolder(record.packed!.folder));
     await using gpu = await Gpu.open();
     const ids = model.tokenizer.encode(readText(place.evaluation));
     const windows = consecutiveWindows(ids, 32, { limit: 4 });
@@ -312,7 +313,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
         }
       },
     });
-    using dequantized = ModelFiles.open(plain);
+    using dequantized = ModelFiles.open(denoFolder(plain));
     const measured = await perplexity(gpu, dequantized, { windows, dataset: place.evaluation });
     assert.equal(measured.loss, packed.loss);
   });
@@ -454,8 +455,8 @@ for (const order of ["layer", "module"] as const) {
     assert.equal(groups.length, 8);
 
     await using gpu = await Gpu.open();
-    using original = ModelFiles.open(place.model);
-    using packed = ModelFiles.open(place.path("out/model"));
+    using original = ModelFiles.open(denoFolder(place.model));
+    using packed = ModelFiles.open(denoFolder(place.path("out/model")));
     const data = await openDataset(place.calibration, "calibration", () => assert.fail());
     const options = { samples: 4, length: 32, seed: 0 };
     const windows = await data.calibration(() => original.tokenizer, options);
@@ -753,7 +754,7 @@ Deno.test("chain: download and evaluate only", async () => {
 Deno.test("chain: only the packed model is measured, on two texts and on token ids", async () => {
   using place = new Workplace({ layers: 1 });
   const ids = place.path("ids.safetensors");
-  using model = ModelFiles.open(place.model);
+  using model = ModelFiles.open(denoFolder(place.model));
   const text = consecutiveWindows(model.tokenizer.encode(readText(place.evaluation)), 32);
   const windows = Int32Array.from(text.slice(0, 3).flatMap((window) => [...window]));
   const data = new Uint8Array(windows.buffer);
