@@ -2,7 +2,7 @@ import { basename, extname } from "node:path";
 import { z } from "zod";
 import { percentText, perplexityText } from "../base/units.ts";
 import { DATASETS } from "../data/datasets.ts";
-import { tuningFolder } from "../gpu/kernels/matmul/gemm_tuning.ts";
+import { tuningFolder } from "../hosts/deno_gpu.ts";
 import { perplexity } from "../models/metrics/perplexity.ts";
 import { zeroShot } from "../models/metrics/zero_shot.ts";
 import { ModelFiles } from "../models/model_files.ts";

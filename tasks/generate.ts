@@ -4,8 +4,9 @@ import { existsSync } from "node:fs";
 import { styleText } from "node:util";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
-import { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu/device.ts";
 import type { CacheDtype } from "../gpu/kernels/attention/attention_decode.ts";
+import { openGpu } from "../hosts/deno_gpu.ts";
 import {
   generate,
   type GeneratedToken,
@@ -81,7 +82,7 @@ await runTask(async (signal) => {
     if (terminal) printError(CLEAR + text);
   };
   using files = await openModel(positionals[0], signal, progress);
-  await using gpu = await Gpu.open();
+  await using gpu = await openGpu();
   using model = await load(gpu, files, signal, progress);
   if (!model) {
     Deno.exitCode = 130;

@@ -1,4 +1,3 @@
-import { setImmediate, setTimeout } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { bytesText } from "../../base/units.ts";
 import type { Gpu, Recording } from "../../gpu/device.ts";
@@ -18,16 +17,6 @@ import { type ChatMessage, renderChat } from "../tokenizers/chat_template.ts";
 import { TextStream } from "../tokenizers/text_stream.ts";
 import { KeyValueCache } from "./kv_cache.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
-
-let lastWait = 0;
-
-/** Lets others have their turn; and signals, which Deno hears of only while it waits, ten times a second. */
-async function pause(): Promise<void> {
-  await setImmediate();
-  if (performance.now() - lastWait < 100) return;
-  await setTimeout(1);
-  lastWait = performance.now();
-}
 
 /** Tokens that kernels with a workgroup for each can take: a dimension of a grid holds so many. */
 const LONGEST_PROMPT = 65535;
@@ -68,7 +57,7 @@ export class ResidentModel implements Disposable {
         gpu.trim(); // what the weights were made of
         if (layer === 0) await model.#checkMemory(gpu.memory.current - before);
         onProgress?.(layer + 1, layers);
-        await pause();
+        await gpu.host.nextTask();
       }
       await model.#warmUp();
       return model;
@@ -129,7 +118,7 @@ export class ResidentModel implements Disposable {
       await this.decoder.run(weights, registers, cache);
       if (ids.length === 1) continue;
       await gpu.idle(); // a long text takes its time, so that a signal may come in between
-      await pause();
+      await gpu.host.nextTask();
       if (!signal?.aborted) continue;
       gpu.free(registers.get("hidden")!);
       return undefined;
@@ -323,7 +312,7 @@ export async function* continueTokens(
       yield { id, reason };
       if (reason) return { ...end, reason };
     }
-    await pause();
+    await gpu.host.nextTask();
     since = performance.now();
   }
   return end;

@@ -3,8 +3,8 @@
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { bytesText } from "../../base/units.ts";
-import { Gpu } from "../../gpu/device.ts";
 import { type CacheDtype, cacheWidth } from "../../gpu/kernels/attention/attention_decode.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import {
   continueTokens,
   type GenerationEnd,
@@ -86,7 +86,7 @@ async function measure(
   folder: string,
   { prompt, tokens, runs, cache, signal }: Wanted,
 ): Promise<Figures> {
-  await using gpu = await Gpu.open();
+  await using gpu = await openGpu();
   using files = ModelFiles.open(denoFolder(folder));
   using model = await ResidentModel.load(gpu, files, { signal });
   const { architecture } = files;

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { percentText } from "../../base/units.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { Activations } from "../../models/activations.ts";
 import { paceBatches } from "../../models/calibration.ts";
 import { Decoder, type LayerWeights, type Weight } from "../../models/decoder.ts";
@@ -98,7 +98,7 @@ await runTask(async (signal) => {
   const folder = mkdtempSync(join(tmpdir(), "billm-bench-"));
   try {
     writeSyntheticModel(folder, { ...shapes, num_hidden_layers: layers }, 0);
-    await using gpu = await Gpu.open();
+    await using gpu = await openGpu();
     using model = ModelFiles.open(denoFolder(folder));
     using decoder = new Decoder(gpu, model);
     const groups = questionsLike(questions, shapes.vocab_size as number);

@@ -18,7 +18,7 @@ import {
   storedParts,
   unpackLinear,
 } from "../../codecs/packed_format.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { linearGroups } from "../../models/architectures/architecture.ts";
 import { Decoder } from "../../models/decoder.ts";
 import { ModelFiles } from "../../models/model_files.ts";
@@ -40,7 +40,7 @@ import { forwardReference } from "../reference/decoder.ts";
 import { seededRandom } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
-const gpu = await Gpu.open();
+const gpu = await openGpu();
 
 type Layout = Pick<HostBits, "rows" | "cols" | "blockSize" | "zones" | "planes">;
 

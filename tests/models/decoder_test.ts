@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../base/errors.ts";
-import { Gpu } from "../../gpu/device.ts";
 import { shapeText } from "../../gpu/tensor.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { Decoder } from "../../models/decoder.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
@@ -19,7 +19,7 @@ import {
   writeModel,
 } from "./random_model.ts";
 
-const gpu = await Gpu.open({ poison: true }); // unwritten memory would show as NaN
+const gpu = await openGpu({ poison: true }); // unwritten memory would show as NaN
 
 /**
  * f32 against f64: a logit is a sum of some 40 products, in all near 6, of factors that went through

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { dequantizeOnHost, packLinear, readBits } from "../../codecs/packed_format.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { access, quantizeLinear } from "../../pipeline/run/layers.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
@@ -41,7 +41,7 @@ for (const model of ["tiny-llama", "tiny-opt"]) {
     }`,
     ignore: !there,
     async fn() {
-      await using gpu = await Gpu.open();
+      await using gpu = await openGpu();
       using fixture = Checkpoint.openFile(denoFile(file));
       const names = [...fixture.tensors.keys()].filter((name) => name.endsWith(".hessian"))
         .map((name) => name.slice(0, -".hessian".length));

@@ -4,8 +4,8 @@
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
-import { Gpu } from "../../gpu/device.ts";
 import { argmax } from "../../gpu/kernels/reduce/argmax.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { generate, ResidentModel } from "../../models/generation/generation.ts";
 import { KeyValueCache } from "../../models/generation/kv_cache.ts";
 import { ModelFiles } from "../../models/model_files.ts";
@@ -35,7 +35,7 @@ for (const name of NAMES) {
     name: `${name} generates what it does in transformers${there ? "" : " (needs ../shared)"}`,
     ignore: !there,
     async fn() {
-      await using gpu = await Gpu.open();
+      await using gpu = await openGpu();
       using golden = Checkpoint.openFile(denoFile(`${folder}/golden.safetensors`));
       const { buffer } = golden.readBytes("greedy_ids");
       const expected = golden.get("greedy_ids").dtype === "I64"
@@ -74,7 +74,7 @@ for (const name of ["stories260K-hf", "stories260K-hf-bf16-sharded"]) {
     ignore: !there,
     async fn() {
       const golden = JSON.parse(readFileSync(`${STORIES}/stories260K-golden.json`, "utf8"))[name];
-      await using gpu = await Gpu.open();
+      await using gpu = await openGpu();
       using files = ModelFiles.open(denoFolder(folder));
       using model = await ResidentModel.load(gpu, files);
       for (const cache of ["f32", "f16"] as const) { // here f16 is good enough

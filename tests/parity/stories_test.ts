@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { readText } from "../../data/texts.ts";
 import { consecutiveWindows } from "../../data/windows.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { perplexity } from "../../models/metrics/perplexity.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
@@ -54,7 +54,7 @@ for (const name of ["stories260K-hf", "stories260K-hf-bf16-sharded"]) {
 
   test("the prompt's ids, the logits after it and the greedy ids", async () => {
     const golden = read();
-    await using gpu = await Gpu.open();
+    await using gpu = await openGpu();
     using loaded = await LoadedModel.open(gpu, folder);
     const { tokenizer } = loaded.model;
     const prompt = tokenizer.encode(golden.prompt);
@@ -83,7 +83,7 @@ for (const name of ["stories260K-hf", "stories260K-hf-bf16-sharded"]) {
   ) {
     test(key, async () => {
       const golden = read()[`${key} (nll over L-1 targets per window)`];
-      await using gpu = await Gpu.open();
+      await using gpu = await openGpu();
       using model = ModelFiles.open(denoFolder(folder));
       const { loss } = await perplexity(gpu, model, {
         windows: windows(path, folder, count, golden.tokens_total),

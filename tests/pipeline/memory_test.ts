@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../base/errors.ts";
 import { bytesText } from "../../base/units.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { workingBytes } from "../../models/memory_plan.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
@@ -62,9 +62,9 @@ Deno.test("too little memory for a layer is an error that says what would do", a
 });
 
 Deno.test("the memory that there is bounds what is asked for", async () => {
-  await using gpu = await Gpu.open({ memory: 1000 });
+  await using gpu = await openGpu({ memory: 1000 });
   assert.deepEqual([await gpu.memoryFor(10), await gpu.memoryFor(1e12)], [10, 1000]);
-  await using free = await Gpu.open();
+  await using free = await openGpu();
   assert.equal(await free.memoryFor(1000), 1000);
   const found = await free.memoryFor(1e15);
   assert.ok(found > 1e8 && found < 1e13, `${found} bytes`);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readTokenIds } from "../../data/windows.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { SHAPES } from "../../models/synthetic.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
@@ -13,7 +13,7 @@ import { randomWindows } from "../models/random_model.ts";
 import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
-const gpu = await Gpu.open();
+const gpu = await openGpu();
 
 /** The shapes of a known model, made narrow. */
 function narrow(name: string): Record<string, unknown> {

@@ -8,7 +8,7 @@ import {
   packTable,
   tableLayout,
 } from "../../../codecs/embedding/packed_table.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
@@ -27,7 +27,7 @@ import {
 import { normals } from "../../reference/random.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
-const gpu = await Gpu.open();
+const gpu = await openGpu();
 
 function write(folder: string, file: string, tensors: TensorToWrite[]): Checkpoint {
   const path = join(folder, file);
@@ -100,7 +100,7 @@ Deno.test("a table too large for a binding is multiplied with and looked up in p
   const { plain, packed } = tables(folder.path, values, cols, 8);
   using _plain = plain;
   using _packed = packed;
-  await using small = await Gpu.open({ poison: true });
+  await using small = await openGpu({ poison: true });
   Object.defineProperty(small, "maxBinding", { value: 300 * cols }); // parts of 256 rows
   using table = GpuTable.upload(small, packed, "e");
   const numbers = dequantizeTableOnHost(packed, "e", 0, rows);

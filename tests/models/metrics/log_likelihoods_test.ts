@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../base/errors.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { logLikelihoods } from "../../../models/metrics/log_likelihoods.ts";
 import type { Prompt } from "../../../models/metrics/prompt_batch.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
@@ -17,7 +17,7 @@ import {
   writeModel,
 } from "../random_model.ts";
 
-const gpu = await Gpu.open({ poison: true });
+const gpu = await openGpu({ poison: true });
 
 /** Each prompt alone, in f64. */
 function reference({ config, tensors }: RandomModel, { tokens, scored }: Prompt): number {
@@ -89,7 +89,7 @@ Deno.test("logLikelihoods() come in passes where memory is short, with the same 
   const words = randomWindows(40, 30, TINY_LLAMA.vocab_size, 3);
   const groups = words.map((tokens) => [{ tokens, scored: 4 }]);
   const expected = await logLikelihoods(gpu, files, groups, { batchTokens: 30 });
-  await using small = await Gpu.open({ memory: 1 << 20 }); // nothing is left for activations
+  await using small = await openGpu({ memory: 1 << 20 }); // nothing is left for activations
   const found = await logLikelihoods(small, files, groups, { batchTokens: 30 });
   assertClose(found.flat(), expected.flat(), { abs: 1e-6 });
 });

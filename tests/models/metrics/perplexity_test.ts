@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../base/errors.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { perplexity } from "../../../models/metrics/perplexity.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
@@ -16,7 +16,7 @@ import {
   writeModel,
 } from "../random_model.ts";
 
-const gpu = await Gpu.open({ poison: true });
+const gpu = await openGpu({ poison: true });
 
 /** The mean over the windows of the mean cross-entropy of their tokens but the first. */
 function lossReference({ config, tensors }: RandomModel, windows: Int32Array[]): number {

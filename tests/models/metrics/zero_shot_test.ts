@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../base/errors.ts";
 import { zeroShotTask } from "../../../data/zero_shot_tasks.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { logLikelihoods } from "../../../models/metrics/log_likelihoods.ts";
 import {
   type PreparedTask,
@@ -16,7 +16,7 @@ import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
 import golden from "../../fixtures/zero_shot.json" with { type: "json" };
 
-const gpu = await Gpu.open({ poison: true });
+const gpu = await openGpu({ poison: true });
 const MODELS = new URL("../../../examples/models/", import.meta.url);
 
 for (const name of ["tiny-llama", "tiny-opt"] as const) {

@@ -14,7 +14,7 @@ import {
 import { openDataset } from "../../../data/datasets.ts";
 import { readText } from "../../../data/texts.ts";
 import { consecutiveWindows } from "../../../data/windows.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { linearGroups } from "../../../models/architectures/architecture.ts";
 import { Decoder, type Registers } from "../../../models/decoder.ts";
 import { perplexity } from "../../../models/metrics/perplexity.ts";
@@ -294,7 +294,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     assert.notEqual(packed.perplexity, original.perplexity);
     assert.equal(packed.perplexity, Math.exp(packed.loss));
     using model = ModelFiles.open(denoFolder(record.packed!.folder));
-    await using gpu = await Gpu.open();
+    await using gpu = await openGpu();
     const ids = model.tokenizer.encode(readText(place.evaluation));
     const windows = consecutiveWindows(ids, 32, { limit: 4 });
     const again = await perplexity(gpu, model, { windows, dataset: place.evaluation });
@@ -454,7 +454,7 @@ for (const order of ["layer", "module"] as const) {
     await runPipeline(await loadPipeline(file, { stages: [...STAGES, probe] }));
     assert.equal(groups.length, 8);
 
-    await using gpu = await Gpu.open();
+    await using gpu = await openGpu();
     using original = ModelFiles.open(denoFolder(place.model));
     using packed = ModelFiles.open(denoFolder(place.path("out/model")));
     const data = await openDataset(place.calibration, "calibration", () => assert.fail());
