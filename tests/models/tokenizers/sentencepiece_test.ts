@@ -8,6 +8,7 @@ import {
   type Piece,
   readSentencePiece,
 } from "../../../models/tokenizers/sentencepiece.ts";
+import { WireReader } from "../../../models/tokenizers/wire_reader.ts";
 import { denoFile } from "../../../storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
@@ -114,6 +115,17 @@ Deno.test("merges come by score, then by the lengths of their parts", () => {
     ["b", "c"],
     ["😀", "a"],
   ]);
+});
+
+Deno.test("numbers, texts and what is passed over are as protobuf's own library writes them", () => {
+  const numbers = [0, 1, 127, 128, 300, 2 ** 21, 2 ** 28 + 5, 2 ** 31 - 1, -1, -(2 ** 31)];
+  const writer = new BinaryWriter();
+  for (const number of numbers) writer.tag(1, WireType.Varint).int32(number);
+  writer.tag(2, WireType.Bit32).float(-1.5).tag(3, WireType.LengthDelimited).string("\uFEFFä😀");
+  const reader = new WireReader(writer.finish());
+  for (const number of numbers) assert.deepEqual([reader.tag(), reader.varint()], [[1, 0], number]);
+  assert.deepEqual([reader.tag(), reader.float()], [[2, 5], -1.5]);
+  assert.deepEqual([reader.tag(), reader.string(), reader.isAtEnd], [[3, 2], "\uFEFFä😀", true]);
 });
 
 /** The bytes of a file and what is wrong with it. */
