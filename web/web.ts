@@ -12,6 +12,9 @@
  * }
  * ```
  *
+ * In a worker, weights need not be in memory: {@link remoteFolder} leaves them on the server,
+ * {@link BlobFolder} on the disk.
+ *
  * @module
  */
 
@@ -35,4 +38,5 @@ export { ModelFiles } from "../models/model_files.ts";
 export type { ChatMessage } from "../models/tokenizers/chat_template.ts";
 export { FileError, type Folder, type OpenFile, type SourceFile } from "../storage/folder.ts";
 export { MemoryFolder } from "../storage/memory_folder.ts";
-export { fetchFolder, type FetchOptions } from "./fetch_folder.ts";
+export { BlobFolder } from "./blob_folder.ts";
+export { fetchFolder, type FetchOptions, remoteFolder } from "./fetch_folder.ts";

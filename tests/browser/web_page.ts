@@ -10,11 +10,11 @@ export class WebPage implements AsyncDisposable {
     readonly server: Deno.HttpServer<Deno.NetAddr>,
   ) {}
 
-  /** @param files What the server has, by path, such as "/web.js". */
+  /** @param files What the server has, by path, such as "/web.js"; no parts of those in "/whole". */
   static async open(
     files: Record<string, string | Uint8Array<ArrayBuffer>> = {},
   ): Promise<WebPage> {
-    const serve = ({ url }: Request) => {
+    const serve = ({ url, headers }: Request) => {
       const { pathname } = new URL(url);
       if (pathname === "/") {
         return new Response("<!doctype html><title>BiLLM</title><link rel=icon href=data:>", {
@@ -23,7 +23,12 @@ export class WebPage implements AsyncDisposable {
       }
       if (!Object.hasOwn(files, pathname)) return new Response("", { status: 404 });
       const type = pathname.endsWith(".js") ? "text/javascript" : "application/octet-stream";
-      return new Response(files[pathname], { headers: { "content-type": type } });
+      const file = files[pathname];
+      const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(headers.get("range") ?? "") ?? [];
+      if (first === undefined || pathname.startsWith("/whole/")) {
+        return new Response(file, { headers: { "content-type": type } });
+      }
+      return new Response(file.slice(Number(first), Number(last) + 1), { status: 206 });
     };
     const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, serve);
     const page = new WebPage(await Chromium.open(FLAGS), server);

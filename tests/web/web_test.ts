@@ -95,6 +95,22 @@ Deno.test("web/web.ts and what it imports fit the types of browsers, without Den
   assert.deepEqual(await checkForBrowsers("web/web.ts"), []);
 });
 
+Deno.test("what browsers have fits what web/web.ts takes", async () => {
+  using folder = new TemporaryFolder();
+  const path = join(folder.path, "right.ts");
+  const web = pathToFileURL(join(PROJECT, "web/web.ts")).href;
+  writeFileSync(
+    path,
+    `import { BlobFolder, browserGpu, openGpu } from ${JSON.stringify(web)};
+    export const open = async () => BlobFolder.openOrigin(await navigator.storage.getDirectory());
+    export const gpu = () => openGpu({}, browserGpu({
+      read: () => localStorage.getItem("tiles") ?? undefined,
+      write: (text) => localStorage.setItem("tiles", text),
+    }));`,
+  );
+  assert.deepEqual(await checkForBrowsers(path), []);
+});
+
 Deno.test("the types of browsers refuse what only Deno has", async () => {
   using folder = new TemporaryFolder();
   const path = join(folder.path, "wrong.ts");
