@@ -5,7 +5,7 @@
  * import { loadPipeline, runPipeline, STAGES } from "./mod.ts";
  *
  * const config = await loadPipeline("examples/tiny-llama.yaml", { stages: STAGES });
- * const record = await runPipeline(config, { report: (event) => console.log(event.type) });
+ * const record = await runPipeline(config, { emit: (event) => console.log(event.type) });
  * console.log(record.packed?.storedBits, record.evaluation?.packed?.[0].perplexity);
  * ```
  *
@@ -21,7 +21,8 @@
  * ```
  *
  * A stage of your own is a module whose default export {@link defineStage} makes; a pipeline file
- * names it with `use: ./my_stage.ts`.
+ * names it with `use: ./my_stage.ts`. A metric of your own is a {@link Metric} that
+ * {@link addMetric} puts into the table.
  *
  * @see BiLLM, https://arxiv.org/abs/2402.04291
  * @module
@@ -61,8 +62,14 @@ export type { CellResult } from "./pipeline/grid/grid.ts";
 export { type Grid, type GridCell, loadGrid } from "./pipeline/grid/load_grid.ts";
 export { UserError } from "./base/errors.ts";
 export { PipelineFileError, type PipelineProblem } from "./pipeline/config/errors.ts";
-export type { LayerRecord, LinearRecord, Report, RunEvent } from "./pipeline/run/events.ts";
-export type { CellRecord, Evaluation, PackedModel, RunRecord } from "./pipeline/run/record.ts";
+export type { Emit, LayerRecord, LinearRecord, RunEvent } from "./pipeline/run/events.ts";
+export type {
+  CellRecord,
+  Evaluation,
+  Measured,
+  PackedModel,
+  RunRecord,
+} from "./pipeline/run/record.ts";
 export type { CachedFigure, Perplexity, ZeroShot } from "./models/metrics/figures.ts";
 export type { RunOptions } from "./pipeline/run/run.ts";
 export { runGrid, runPipeline } from "./report/run_with_report.ts";
@@ -71,12 +78,26 @@ export {
   type BlockContext,
   type BlockStage,
   defineStage,
-  type LayerContext,
-  type LayerStage,
+  type GroupContext,
+  type GroupContext as LayerContext,
+  type GroupStage,
+  type GroupStage as LayerStage,
+  type LinearContext,
+  type LinearStage,
   type ModelContext,
   type ModelStage,
   type Stage,
 } from "./pipeline/stage.ts";
+export type {
+  Chart,
+  Column,
+  Figure,
+  Metric,
+  MetricValue,
+  Pair,
+  Work,
+} from "./stages/metrics/metric.ts";
+export { addMetric, METRICS } from "./stages/metrics/mod.ts";
 export { STAGES } from "./stages/mod.ts";
 export { VERSION } from "./base/version.ts";
 export { z } from "zod";

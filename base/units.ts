@@ -29,8 +29,3 @@ export function timeText(seconds: number): string {
 export function percentText(part: number, digits = 1): string {
   return `${(100 * part).toFixed(digits)} %`;
 }
-
-/** A perplexity for people to read; what is too large for a number is null in JSON. */
-export function perplexityText(value: number | null): string {
-  return value === null || !Number.isFinite(value) ? "infinite" : value.toFixed(2);
-}

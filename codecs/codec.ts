@@ -37,32 +37,26 @@ export interface LinearFacts {
   highFraction: number;
 }
 
-/** A linear layer with its facts and sizes, as tables show it. */
-export interface DescribedLinear extends LinearFacts {
-  name: string;
-  rows: number;
-  cols: number;
-  /** Bytes by part. */
-  storedBytes: Record<string, number>;
-}
-
-/** A column that a codec has in tables of linear layers. */
+/** A fact that has a column in tables of linear layers. */
 export interface FactColumn {
+  key: string;
   heading: string;
-  text(linear: DescribedLinear): string;
-  /** Of several linear layers together. */
-  total(linears: readonly DescribedLinear[]): string;
+  value(facts: LinearFacts): number;
+  text(value: number): string;
+  /** How the values of several linear layers become one: their sum, or their mean over all weights. */
+  together: "sum" | "mean";
 }
 
 /** A fact that a report draws by decoder layer and module. */
 export interface FactMap {
   /** "Salient columns" */
   title: string;
-  /** What the map is about, in a sentence or two; undefined if these linear layers have no such fact. */
-  describe(linears: readonly DescribedLinear[]): string | undefined;
-  /** What is drawn: a fraction. */
-  value(linear: DescribedLinear): number;
-  text(linear: DescribedLinear): string;
+  /** What the part is of which a report gives the size: "The part of a linear layer's columns that ..." */
+  about: string;
+  /** The part, from 0 to 1; nothing is drawn if it is 0 everywhere. */
+  value(linear: LinearFacts & { cols: number }): number;
+  /** The columns that the part is made of, where it is made of columns. */
+  columns?(facts: LinearFacts): number;
 }
 
 /** What weights of a linear layer were taken for. */

@@ -1,27 +1,8 @@
 import { UserError } from "../base/errors.ts";
-import { dequantize } from "../codecs/billm/dequantize.ts";
-import {
-  canGroup,
-  freeGroup,
-  type PackedGroup,
-  uploadPackedGroup,
-} from "../codecs/billm/packed_group.ts";
-import { packedProduct } from "../codecs/billm/packed_matmul.ts";
-import {
-  multipliesVectors,
-  packedVectorProduct,
-  type VectorSource,
-} from "../codecs/billm/packed_vector.ts";
-import {
-  freePacked,
-  isPackedWeight,
-  type PackedOnHost,
-  type PackedWeight,
-  uploadPacked,
-} from "../codecs/billm/packed_weight.ts";
+import type { Codec, HostLinear, VectorSource, Weight, WeightGroup } from "../codecs/codec.ts";
+import { DenseWeight } from "../codecs/dense/weight.ts";
 import { GpuTable, isPackedTable, tableLayout } from "../codecs/embedding/packed_table.ts";
-import { isPackedGrid, uploadGrid } from "../codecs/grid/packed_grid.ts";
-import { columnsOf, isGrid, isPacked, readLinear, unpackLinear } from "../codecs/packed_format.ts";
+import { codecOf, loadLinear } from "../codecs/mod.ts";
 import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
 import { appendCache } from "../gpu/kernels/attention/append_cache.ts";
 import { attention, segmentAttention } from "../gpu/kernels/attention/attention.ts";
@@ -66,26 +47,48 @@ export interface DecoderOptions {
   ropeFrequencies?: "f32" | "f16" | "bf16";
 }
 
-/** The weight of a linear layer: a matrix, or bits that are multiplied with as they are packed. */
-export type Weight = Tensor | PackedWeight;
+/** The weight and bias of a norm, f32. */
+export interface Affine {
+  weight: Tensor;
+  bias?: Tensor;
+}
 
-/** A matrix with its bias, or the weight and bias of a norm; f32 unless packed. */
-export interface Affine<W extends Weight = Tensor> {
+/** A linear layer on the GPU; its bias is f32 `[rows]`. */
+export interface Linear<W extends Weight = Weight> {
   weight: W;
   bias?: Tensor;
 }
 
-/**
- * The weights of a decoder layer by module name, `[rows, cols]` or `[width]`; f32, but linear layers
- * may be packed if the type says so.
- */
-export class LayerWeights<W extends Weight = Tensor> extends Map<string, Affine<W>> {
-  /** Packed linear layers that have one input, by their operation, with their biases one by one. */
-  readonly groups = new Map<Step, { group: PackedGroup; biases?: Tensor }>();
+/** The weights of a decoder layer by module name. */
+export class LayerWeights<W extends Weight = Weight> implements Disposable {
+  readonly norms = new Map<string, Affine>();
+  readonly linears = new Map<string, Linear<W>>();
+  /** Linear layers that have one input, by their operation; those of a group are in `linears` too. */
+  readonly groups = new Map<Step, { group: WeightGroup; biases?: Tensor }>();
 
   /** @param layer Its number, from 0. */
-  constructor(readonly layer: number) {
-    super();
+  constructor(readonly layer: number) {}
+
+  /** Frees a linear layer that is needed no more. */
+  delete(module: string): void {
+    const linear = this.linears.get(module);
+    linear?.weight[Symbol.dispose]();
+    linear?.bias?.[Symbol.dispose]();
+    this.linears.delete(module);
+  }
+
+  [Symbol.dispose](): void {
+    for (const { weight, bias } of this.norms.values()) {
+      weight[Symbol.dispose]();
+      bias?.[Symbol.dispose]();
+    }
+    for (const module of [...this.linears.keys()]) this.delete(module);
+    for (const { group, biases } of this.groups.values()) {
+      group[Symbol.dispose]();
+      biases?.[Symbol.dispose]();
+    }
+    this.norms.clear();
+    this.groups.clear();
   }
 }
 
@@ -134,33 +137,40 @@ export class Decoder implements Disposable {
    * @throws {UserError} If a tensor is missing, has another shape than config.json and its
    *   neighbours want, or holds NaN or infinite values.
    */
-  async loadLayer(index: number, options?: { packed?: false }): Promise<LayerWeights>;
+  async loadLayer(
+    index: number,
+    options?: { packed?: false },
+  ): Promise<LayerWeights<DenseWeight>>;
   async loadLayer(
     index: number,
     options: { packed: boolean; stored?: boolean },
-  ): Promise<LayerWeights<Weight>>;
+  ): Promise<LayerWeights>;
   async loadLayer(
     index: number,
     options: { packed?: boolean; stored?: boolean } = {},
-  ): Promise<LayerWeights<Weight>> {
+  ): Promise<LayerWeights> {
     const { steps, names } = this.architecture;
     const prefix = names.layer(index);
-    const weights = new LayerWeights<Weight>(index);
+    const weights = new LayerWeights(index);
     try {
       for (const step of steps) {
-        if (step.op === "norm") weights.set(step.module, await this.#norm(prefix + step.module));
+        if (step.op === "norm") {
+          weights.norms.set(step.module, await this.#norm(prefix + step.module));
+        }
         if (step.op !== "linear") continue;
         if (options.packed && await this.#loadGroup(step, prefix, weights)) continue;
         for (const { module } of step.linears) {
-          weights.set(module, await this.#affine(prefix + module, step.bias, options));
+          weights.linears.set(module, await this.#linear(prefix + module, step.bias, options));
         }
       }
       this.#checkLayerShapes(weights, prefix);
       await this.#checkFinite(
-        [...weights].flatMap(([module, affine]) => named(prefix + module, affine)),
+        [...weights.norms, ...weights.linears].flatMap(([module, affine]) =>
+          named(prefix + module, affine)
+        ),
       );
     } catch (error) {
-      this.freeLayer(weights);
+      weights[Symbol.dispose]();
       throw error;
     }
     return weights;
@@ -174,24 +184,9 @@ export class Decoder implements Disposable {
     const prefix = this.architecture.names.layer(index);
     const add = (name: string) => this.#prefetched.set(name, this.#upload(name));
     for (const { module, bias } of weightedModules(this.architecture)) {
-      if (!isPacked(this.model.checkpoint, prefix + module)) add(`${prefix}${module}.weight`);
+      if (!this.#codecOf(prefix + module)) add(`${prefix}${module}.weight`);
       if (bias) add(`${prefix}${module}.bias`);
     }
-  }
-
-  freeLayer(weights: LayerWeights<Weight>): void {
-    const { gpu } = this;
-    for (const { weight, bias } of weights.values()) {
-      if (isPackedWeight(weight)) freePacked(gpu, weight);
-      else gpu.free(weight);
-      if (bias) gpu.free(bias);
-    }
-    for (const { group, biases } of weights.groups.values()) {
-      freeGroup(gpu, group);
-      if (biases) gpu.free(biases);
-    }
-    weights.groups.clear();
-    weights.clear();
   }
 
   /** The weight of an RMS norm, or the weight and bias of a layer norm. */
@@ -205,73 +200,54 @@ export class Decoder implements Disposable {
    * A linear layer, dequantized if it is packed and is not to stay so; a bias that config.json does not
    * ask for is ignored.
    */
-  async #affine(
+  async #linear(
     name: string,
     hasBias: boolean,
     { packed: staysPacked = false, stored: staysStored = false }: {
       packed?: boolean;
       stored?: boolean;
     },
-  ): Promise<Affine<Weight>> {
+  ): Promise<Linear> {
+    const { gpu, model } = this;
     const bias = hasBias ? await this.#tensor(`${name}.bias`) : undefined;
-    if (!this.#isPacked(name)) {
+    const packed = this.#codecOf(name) &&
+      loadLinear(model.checkpoint, model.quantization!, name);
+    if (!packed) {
       const weight = `${name}.weight`;
-      return { weight: await (staysStored ? this.#matrix(weight) : this.#tensor(weight)), bias };
+      const matrix = await (staysStored ? this.#matrix(weight) : this.#tensor(weight));
+      return { weight: new DenseWeight(matrix), bias };
     }
-    const { gpu } = this;
-    const { checkpoint, quantization } = this.model;
-    const host = readLinear(checkpoint, name, this.#columnsOf(name), quantization!.block_size);
-    // There is no product with codes on grids as they are packed.
-    if (isGrid(host)) return { weight: await uploadGrid(gpu, host), bias };
-    if (staysPacked) {
-      this.#checkScales(name, host);
-      return { weight: await uploadPacked(gpu, host), bias };
-    }
-    using bits = gpu.upload(host.bits, [host.bits.length]);
-    using scales = gpu.upload(host.scales, [host.scales.length]);
-    using salient = gpu.upload(host.salient, [host.salient.length]);
-    return { weight: await dequantize(gpu, host, bits, scales, salient), bias };
+    const { codec, host } = packed;
+    if (!staysPacked) return { weight: new DenseWeight(await codec.matrix(gpu, host)), bias };
+    this.#checkPacked(name, codec, host);
+    return { weight: await codec.upload(gpu, host), bias };
   }
 
-  #isPacked(name: string): boolean {
-    return this.model.quantization !== undefined && isPacked(this.model.checkpoint, name);
-  }
-
-  #columnsOf(name: string): number {
-    const cols = columnsOf(this.model.quantization!, name);
-    if (cols === undefined) {
-      throw new UserError(
-        `"${this.model.name}": quantization_config lacks the columns of "${name}"`,
-      );
-    }
-    return cols;
+  #codecOf(name: string): Codec | undefined {
+    return this.model.quantization && codecOf(this.model.checkpoint, name);
   }
 
   /** Loads the linear layers of an operation as a group, if they and the adapter are suited for it. */
   async #loadGroup(
     step: Step & { op: "linear" },
     prefix: string,
-    weights: LayerWeights<Weight>,
+    weights: LayerWeights,
   ): Promise<boolean> {
-    const { gpu } = this;
-    const { checkpoint, quantization } = this.model;
+    const { gpu, model: { checkpoint, quantization } } = this;
     const names = step.linears.map(({ module }) => prefix + module);
-    const isSuited = (name: string) => this.#isPacked(name) && !isPackedGrid(checkpoint, name);
-    if (!names.every(isSuited)) return false;
-    const blockSize = quantization!.block_size;
-    if (!multipliesVectors(gpu, blockSize)) return false; // before anything is read in vain
-    const hosts = names.map((name) =>
-      unpackLinear(checkpoint, name, this.#columnsOf(name), blockSize)
-    );
-    if (!canGroup(hosts)) return false;
-    hosts.forEach((host, i) => this.#checkScales(names[i], host));
-    const group = await uploadPackedGroup(gpu, hosts);
+    const codec = this.#codecOf(names[0]);
+    if (!codec?.uploadGroup || names.some((name) => this.#codecOf(name) !== codec)) return false;
+    if (!codec.groups?.(gpu, quantization!.block_size)) return false; // nothing is read in vain
+    const hosts = names.map((name) => loadLinear(checkpoint, quantization!, name)!.host);
+    hosts.forEach((host, i) => this.#checkPacked(names[i], codec, host));
+    const group = await codec.uploadGroup(gpu, hosts);
+    if (!group) return false;
     const biases = step.bias ? gpu.zeros([1, group.rows]) : undefined;
     weights.groups.set(step, { group, biases });
     for (const [i, { module }] of step.linears.entries()) {
       const bias = step.bias ? await this.#tensor(`${names[i]}.bias`) : undefined;
       if (bias) gpu.copy(bias, biases!.view(group.starts[i], bias.shape));
-      weights.set(module, { weight: group.weights[i], bias });
+      weights.linears.set(module, { weight: group.weights[i], bias });
     }
     return true;
   }
@@ -314,14 +290,14 @@ export class Decoder implements Disposable {
   }
 
   /** Checks that each operation of a layer gets tensors of the width that it works on. */
-  #checkLayerShapes(weights: LayerWeights<Weight>, prefix: string): void {
+  #checkLayerShapes(weights: LayerWeights, prefix: string): void {
     const { steps, hiddenSize, heads, keyValueHeads, headDim } = this.architecture;
     /** How wide each register is, and the linear layer that it comes from. */
     const registers = new Map<string, { width: number; module?: string; cols?: number }>();
     registers.set("hidden", { width: hiddenSize });
     const widthOf = (register: string) => registers.get(register)!.width;
-    const expect = (module: string, { weight }: Affine<Weight>, shape: number[]) =>
-      this.#checkShape(`${prefix}${module}.weight`, shapeOf(weight), shape);
+    const expect = (module: string, found: readonly number[], shape: number[]) =>
+      this.#checkShape(`${prefix}${module}.weight`, found, shape);
     const expectWidth = (register: string, wanted: number) => {
       const { width, module, cols = 0 } = registers.get(register)!;
       if (width === wanted) return;
@@ -332,16 +308,17 @@ export class Decoder implements Disposable {
         case "norm": {
           if (step.heads) expectWidth(step.from, step.heads * headDim);
           const width = widthOf(step.from);
-          expect(step.module, weights.get(step.module)!, [step.heads ? headDim : width]);
+          const { weight } = weights.norms.get(step.module)!;
+          expect(step.module, weight.shape, [step.heads ? headDim : width]);
           registers.set(step.to, { width });
           break;
         }
         case "linear": {
           const cols = widthOf(step.from);
           for (const { module, to } of step.linears) {
-            const affine = weights.get(module)!;
-            const width = step.residual ? widthOf(step.residual) : shapeOf(affine.weight)[0];
-            expect(module, affine, [width, cols]);
+            const { weight } = weights.linears.get(module)!;
+            const width = step.residual ? widthOf(step.residual) : weight.rows;
+            expect(module, [weight.rows, weight.cols], [width, cols]);
             registers.set(to, { width, module, cols });
           }
           break;
@@ -361,8 +338,11 @@ export class Decoder implements Disposable {
       }
     }
     // Last, so that a weight with too few rows is not taken for a bias with too many.
-    for (const [module, { weight, bias }] of weights) {
-      if (bias) this.#checkShape(`${prefix}${module}.bias`, bias.shape, [shapeOf(weight)[0]]);
+    for (const [module, { weight, bias }] of weights.norms) {
+      if (bias) this.#checkShape(`${prefix}${module}.bias`, bias.shape, weight.shape);
+    }
+    for (const [module, { weight, bias }] of weights.linears) {
+      if (bias) this.#checkShape(`${prefix}${module}.bias`, bias.shape, [weight.rows]);
     }
   }
 
@@ -394,10 +374,10 @@ export class Decoder implements Disposable {
   }
 
   /** Checks what a packed linear layer is made of; its bits may be any. */
-  #checkScales(name: string, { scales }: PackedOnHost): void {
-    let count = 0;
-    for (const scale of scales) if (!Number.isFinite(scale)) count++;
-    this.#refuseNonFinite(`${name}.scales`, count);
+  #checkPacked(name: string, codec: Codec, host: HostLinear): void {
+    for (const [part, count] of Object.entries(codec.nonFinite(host))) {
+      this.#refuseNonFinite(`${name}.${part}`, count);
+    }
   }
 
   #refuseNonFinite(name: string, count: number): void {
@@ -617,35 +597,22 @@ export class Decoder implements Disposable {
 
   /** x through a projection between the width of the embedding and that of the layers. */
   async #project(x: Tensor, name: string, shape: readonly [number, number]): Promise<Tensor> {
-    const projection = { weight: await this.#tensor(`${name}.weight`) };
-    await this.#checkOnce(name, projection, shape);
-    const out = await this.linear(x, projection);
-    this.gpu.free(projection.weight);
-    return out;
+    const weight = await this.#tensor(`${name}.weight`);
+    await this.#checkOnce(name, { weight }, shape);
+    using projection = new DenseWeight(weight);
+    return await this.linear(x, { weight: projection });
   }
 
   /** x · weightᵀ + bias (+ residual), f32 `[tokens, rows]`, owned by the caller. */
-  async linear(
-    x: Tensor,
-    { weight, bias }: Affine<Weight>,
-    residual?: Tensor,
-  ): Promise<Tensor> {
-    const [tokens, k] = x.shape;
-    const [n, cols] = shapeOf(weight);
-    if (cols !== k) {
+  async linear(x: Tensor, { weight, bias }: Linear, residual?: Tensor): Promise<Tensor> {
+    const [, width] = x.shape;
+    if (weight.cols !== width) {
       throw new UserError(
-        `"${this.model.name}": a weight of ${n} x ${cols} meets an input ${k} wide; ` +
-          `the weights do not fit config.json`,
+        `"${this.model.name}": a weight of ${weight.rows} x ${weight.cols} meets an input ${width} ` +
+          `wide; the weights do not fit config.json`,
       );
     }
-    if (isPackedWeight(weight)) return packedProduct(this.gpu, x, weight, { bias, residual });
-    const c = this.gpu.empty([tokens, n]);
-    if (tokens === 1) {
-      await matvec(this.gpu, { x, weight, out: c, bias, residual });
-      return c;
-    }
-    await gemm(this.gpu, { layout: "NT", m: tokens, n, k, a: x, b: weight, c, bias, residual });
-    return c;
+    return await weight.multiply(x, { bias, residual });
   }
 
   /**
@@ -657,7 +624,7 @@ export class Decoder implements Disposable {
    *   layers have run.
    */
   async run(
-    weights: LayerWeights<Weight>,
+    weights: LayerWeights,
     registers: Registers,
     window: number | PromptBatchOnGpu | KeyValueCache,
     from = 0,
@@ -691,7 +658,7 @@ export class Decoder implements Disposable {
    * one dispatch, together with the RMS norm or activation function before them.
    */
   async #runToken(
-    weights: LayerWeights<Weight>,
+    weights: LayerWeights,
     registers: Registers,
     cache: KeyValueCache,
   ): Promise<void> {
@@ -707,7 +674,7 @@ export class Decoder implements Disposable {
         const residual = step.residual && registers.get(step.residual);
         const { x, ...made } = source ?? { x: registers.get(step.from)! };
         const addends = { bias: known.biases, residual: residual || undefined };
-        const y = await packedVectorProduct(gpu, x, known.group, { ...made, ...addends });
+        const y = await known.group.multiplyVector(x, { ...made, ...addends });
         outputs.push(y);
         results = step.linears.map(({ to }, n) => {
           const { rows } = known.group.weights[n];
@@ -738,7 +705,7 @@ export class Decoder implements Disposable {
    */
   #sourceAt(
     i: number,
-    weights: LayerWeights<Weight>,
+    weights: LayerWeights,
     registers: Registers,
   ): { x: Tensor; source: VectorSource } | undefined {
     const { steps, norm, normEpsilon: epsilon } = this.architecture;
@@ -749,7 +716,7 @@ export class Decoder implements Disposable {
     const x = registers.get(step.from)!;
     if (step.op === "norm") {
       if (norm !== "rms" || step.heads) return undefined;
-      const { weight } = weights.get(step.module) as Affine; // norms are not packed
+      const { weight } = weights.norms.get(step.module)!;
       return { x, source: { op: "rms", weight, epsilon } };
     }
     const { name } = step;
@@ -763,7 +730,7 @@ export class Decoder implements Disposable {
 
   async #step(
     step: Step,
-    weights: LayerWeights<Weight>,
+    weights: LayerWeights,
     registers: Registers,
     window: number | PromptBatchOnGpu | KeyValueCache,
   ): Promise<[string, Tensor][]> {
@@ -771,7 +738,7 @@ export class Decoder implements Disposable {
     const read = (register: string) => registers.get(register)!;
     switch (step.op) {
       case "norm": {
-        const { weight, bias } = weights.get(step.module) as Affine; // norms are not packed
+        const { weight, bias } = weights.norms.get(step.module)!;
         const out = await norm(gpu, read(step.from), weight, bias, architecture.normEpsilon);
         return [[step.to, out]];
       }
@@ -779,7 +746,10 @@ export class Decoder implements Disposable {
         const residual = step.residual ? read(step.residual) : undefined;
         const results: [string, Tensor][] = [];
         for (const { module, to } of step.linears) {
-          results.push([to, await this.linear(read(step.from), weights.get(module)!, residual)]);
+          results.push([
+            to,
+            await this.linear(read(step.from), weights.linears.get(module)!, residual),
+          ]);
         }
         return results;
       }
@@ -1100,18 +1070,17 @@ function tokensOf(registers: Registers): number {
   return registers.values().next().value!.shape[0];
 }
 
-/** `[rows, cols]` of a linear layer, `[width]` of a norm. */
-function shapeOf(weight: Weight): readonly number[] {
-  return isPackedWeight(weight) ? [weight.rows, weight.cols] : weight.shape;
-}
-
 /** A module's f32 tensors with their names: packed and stored ones are checked when they are read. */
 function named(
   module: string,
-  { weight, bias }: Affine<Weight>,
+  { weight, bias }: Affine | Linear,
 ): { name: string; tensor: Tensor }[] {
-  const isWide = !isPackedWeight(weight) && weight.dtype === "f32";
-  const tensors = isWide ? [{ name: `${module}.weight`, tensor: weight }] : [];
+  const tensor = weight instanceof Tensor
+    ? weight
+    : weight instanceof DenseWeight
+    ? weight.matrix
+    : undefined;
+  const tensors = tensor?.dtype === "f32" ? [{ name: `${module}.weight`, tensor }] : [];
   if (bias) tensors.push({ name: `${module}.bias`, tensor: bias });
   return tensors;
 }

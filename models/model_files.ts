@@ -1,11 +1,7 @@
 import { UserError } from "../base/errors.ts";
 import { isPackedTable } from "../codecs/embedding/packed_table.ts";
-import {
-  isPacked,
-  mainTensor,
-  type QuantizationConfig,
-  readQuantizationConfig,
-} from "../codecs/packed_format.ts";
+import { mainTensor } from "../codecs/mod.ts";
+import { type QuantizationConfig, readQuantizationConfig } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { type Folder, isSystemError } from "../storage/folder.ts";
 import { readJson } from "../storage/json.ts";
@@ -60,12 +56,11 @@ export class ModelFiles implements Disposable {
   /** Output and input features of a linear layer, the same in each decoder layer. */
   linearShape(module: string): [rows: number, cols: number] {
     const name = this.architecture.names.layer(0) + module;
-    if (!this.quantization || !isPacked(this.checkpoint, name)) {
-      // Other shapes are refused when the layer is loaded.
-      const [rows = 1, cols = 1] = this.checkpoint.get(`${name}.weight`).shape;
-      return [rows, cols];
-    }
-    return [mainTensor(this.checkpoint, name).shape[0], this.quantization.columns[module]];
+    const main = this.quantization && mainTensor(this.checkpoint, name);
+    if (main) return [main.shape[0], this.quantization!.columns[module]];
+    // Other shapes are refused when the layer is loaded.
+    const [rows = 1, cols = 1] = this.checkpoint.get(`${name}.weight`).shape;
+    return [rows, cols];
   }
 
   /**

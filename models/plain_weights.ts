@@ -1,18 +1,10 @@
-import { UserError } from "../base/errors.ts";
 import {
   dequantizeTableOnHost,
   isPackedTable,
   tableLayout,
 } from "../codecs/embedding/packed_table.ts";
-import {
-  columnsOf,
-  dequantizeOnHost,
-  mainTensor,
-  partOf,
-  type QuantizationConfig,
-  readLinear,
-  readQuantizationConfig,
-} from "../codecs/packed_format.ts";
+import { loadLinear, mainTensor, partOf, requireColumns } from "../codecs/mod.ts";
+import { type QuantizationConfig, readQuantizationConfig } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import type { Folder } from "../storage/folder.ts";
 import { readJson } from "../storage/json.ts";
@@ -131,9 +123,8 @@ export class PlainWeights implements Disposable {
     if (isPackedTable(checkpoint, name)) {
       return (first, rows) => dequantizeTableOnHost(checkpoint, name, first, rows);
     }
-    const columns = columnsOf(quantization!, name)!;
-    const host = readLinear(checkpoint, name, columns, quantization!.block_size);
-    return (first, rows) => dequantizeOnHost(host, first, rows);
+    const { codec, host } = loadLinear(checkpoint, quantization!, name)!;
+    return (first, rows) => codec.dequantize(host, first, rows);
   }
 
   [Symbol.dispose](): void {
@@ -162,13 +153,8 @@ function plainTensors(
     const weight = module + WEIGHT;
     if (quantization && partOf(checkpoint, name)) {
       if (plain.has(weight)) return;
-      const cols = columnsOf(quantization, module);
-      if (cols === undefined) {
-        throw new UserError(
-          `"${checkpoint.folder}": quantization_config lacks the columns of "${module}"`,
-        );
-      }
-      const { shape: [rows], file } = mainTensor(checkpoint, module);
+      const cols = requireColumns(checkpoint, quantization, module);
+      const { shape: [rows], file } = mainTensor(checkpoint, module)!;
       plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
     } else if (quantization && isPackedTable(checkpoint, module) && isTablePart(name)) {
       if (plain.has(weight)) return;

@@ -1,14 +1,12 @@
 import type { z } from "zod";
-import type { LinearBits } from "../codecs/billm/quantize_block.ts";
-import type { LinearGrid } from "../codecs/grid/grid.ts";
-import type { HostLinear, PackedLinear } from "../codecs/packed_format.ts";
+import type { Draft, PackedLinear } from "../codecs/codec.ts";
 import type { LocalDataset } from "../data/datasets.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
 import type { StageDeclaration } from "./config/config.ts";
-import type { LayerRecord, Report } from "./run/events.ts";
+import type { Emit, LayerRecord } from "./run/events.ts";
 import type { HubAccess } from "./run/hub_access.ts";
 import type { Evaluation, PackedModel } from "./run/record.ts";
 import type { RunFolder } from "./run/run_folder.ts";
@@ -71,7 +69,10 @@ export interface ModelContext {
   sha256(path: string): string;
   /** Records of the decoder layers that are complete. */
   layerRecords: LayerRecord[];
-  report: Report;
+  /** Tells what happens; the tasks turn events into a bar, lines or JSON. */
+  emit: Emit;
+  /** An earlier name of {@link ModelContext.emit}, which stages of users may call. */
+  report: Emit;
   /** Aborted by Ctrl-C; long loops call {@link ModelContext.pause}. */
   signal: AbortSignal;
   /** Lets signals and timers through; throws if the run was interrupted. */
@@ -83,16 +84,20 @@ export interface ModelContext {
   set<Name extends ArtifactName>(name: Name, value: Artifacts[Name]): void;
 }
 
-/** What a stage of scope "layer" gets: a group of linear layers that share one input. */
-export interface LayerContext extends ModelContext {
+/** What a stage of scope "group" gets: linear layers that share one input. */
+export interface GroupContext extends ModelContext {
   /** Number of the decoder layer, from 0, and how many there are. */
   layer: { index: number; count: number };
   linears: LinearLayer[];
 }
 
-/** What a stage of scope "block" gets: some neighbouring columns of one linear layer. */
-export interface BlockContext extends LayerContext {
+/** What a stage of scope "linear" gets: one linear layer with all its columns. */
+export interface LinearContext extends GroupContext {
   linear: LinearLayer;
+}
+
+/** What a stage of scope "block" gets: some neighbouring columns of one linear layer. */
+export interface BlockContext extends LinearContext {
   block: Block;
 }
 
@@ -110,16 +115,14 @@ export interface LinearLayer {
   weight: Tensor;
   /** What the bits of the blocks done so far stand for, f32 `[rows, cols]`. */
   quantized: Tensor;
-  /** Allocated by the first block. */
-  bits?: LinearBits;
-  /** In place of the bits, from a stage that puts weights on grids; allocated by the first block. */
-  grid?: LinearGrid;
-  /** The stage that has made the grid. */
+  /** What it becomes, made by the stage that quantizes it. */
+  draft?: Draft;
+  /** The stage that has quantized it; absent for BiLLM's own method. */
   method?: string;
-  /** Its bits or codes in host memory, once all blocks are done. */
-  host?: HostLinear;
-  /** What is written of it, once the decoder layer is done. */
+  /** The draft in host memory, once a stage has downloaded it. */
   packed?: PackedLinear;
+  /** Bytes that are written of it by part, once the decoder layer is done. */
+  storedBytes?: Record<string, number>;
 }
 
 export interface Block {
@@ -150,19 +153,26 @@ export interface ModelStage<Options = unknown> extends StageBase<Options> {
 }
 
 /** Runs once per group of linear layers that share an input. */
-export interface LayerStage<Options = unknown> extends StageBase<Options> {
-  scope: "layer";
+export interface GroupStage<Options = unknown> extends StageBase<Options> {
+  /** "layer" is the word that stages of users had for it before. */
+  scope: "group" | "layer";
   /** Called for each calibration batch with the group's input, f32 `[tokens, n]`, before `run`. */
-  observe?(context: LayerContext, options: Options, input: Tensor): Promise<void>;
-  run(context: LayerContext, options: Options): Promise<void>;
+  observe?(context: GroupContext, options: Options, input: Tensor): Promise<void>;
+  run(context: GroupContext, options: Options): Promise<void>;
   /** Called when all groups of a decoder layer are done; says what was written. */
   endLayer?(
-    context: ModelContext & { layer: LayerContext["layer"] },
+    context: ModelContext & { layer: GroupContext["layer"] },
     options: Options,
     linears: LinearLayer[],
   ): Promise<Pick<LayerRecord, "file" | "bytes" | "sha256">>;
   /** Called when all decoder layers are done. */
   finish?(context: ModelContext, options: Options): Promise<void>;
+}
+
+/** Runs once per linear layer. */
+export interface LinearStage<Options = unknown> extends StageBase<Options> {
+  scope: "linear";
+  run(context: LinearContext, options: Options): Promise<void>;
 }
 
 /** Runs once per block of columns of each linear layer. */
@@ -176,7 +186,11 @@ export interface BlockStage<Options = unknown> extends StageBase<Options> {
  * told, and what it does. {@link defineStage} infers the type of the options.
  */
 // deno-lint-ignore no-explicit-any -- a list of stages holds stages of any options
-export type Stage<Options = any> = ModelStage<Options> | LayerStage<Options> | BlockStage<Options>;
+export type Stage<Options = any> =
+  | ModelStage<Options>
+  | GroupStage<Options>
+  | LinearStage<Options>
+  | BlockStage<Options>;
 
 /** Gives the functions of a stage the type of the options that its schema describes. */
 export function defineStage<Schema extends z.ZodObject>(

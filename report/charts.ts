@@ -3,7 +3,7 @@
  * page lets it be while its letters keep their size; down, they are pixels. Colours are classes of
  * `report.css`, which knows the dark and the light ones.
  */
-import { decimal } from "./figures.ts";
+import { decimal } from "../base/figures.ts";
 import { type Content, Html, html } from "./html.ts";
 
 /** A place across, as a percentage of the whole. */

@@ -1,16 +1,10 @@
-import {
-  columnsOf,
-  dequantizeOnHost,
-  type HostBits,
-  isPacked,
-  type QuantizationConfig,
-  unpackLinear,
-} from "../codecs/packed_format.ts";
+import type { WeightKind } from "../codecs/codec.ts";
+import { loadLinear } from "../codecs/mod.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
+import { sum } from "../base/figures.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
-import { sum } from "./figures.ts";
 
 /** How the weights of a linear layer are distributed, before and after. */
 export interface Histogram {
@@ -24,7 +18,7 @@ export interface Histogram {
   /** The bins reach from -limit to limit; weights beyond count in the outermost ones. */
   limit: number;
   /** Original weights by what they were taken for, each by bin. */
-  groups: Partial<Record<WeightGroup, number[]>>;
+  groups: Partial<Record<WeightKind, number[]>>;
   /** What is stored for them, by bin. */
   stored: number[];
   /** |w| below which most weights are in the low zone and above which most are in the high one. */
@@ -34,10 +28,8 @@ export interface Histogram {
   errorRms: number;
 }
 
-/** Zones and salient columns; "all" where the packed form has none. */
-export type WeightGroup = "low" | "high" | "salient" | "all";
-
-export const WEIGHT_GROUPS: readonly WeightGroup[] = ["low", "high", "salient", "all"];
+/** In the order of their colours. */
+export const WEIGHT_KINDS: readonly WeightKind[] = ["low", "high", "salient", "all"];
 
 const BINS = 80;
 /** Weights of a linear layer that are counted, about. */
@@ -75,7 +67,7 @@ export async function countWeights(
       const before = joined(
         sample.map((row) => original.readFloat32(`${name}.weight`, { first: row, rows: 1 })),
       );
-      const { after, groups } = storedRows(packed, name, sample, cols);
+      const { after, groups } = storedRows(packed, name, sample);
       histograms.push({ name, layer, rows, cols, ...histogramOf(before, after, groups) });
       await pause();
     }
@@ -99,54 +91,33 @@ function joined(pieces: readonly Float32Array[]): Float32Array {
   return all;
 }
 
-/** What is stored in some rows, and what each weight was taken for: a number in WEIGHT_GROUPS. */
+/** What is stored in some rows, and what each weight was taken for: a number in WEIGHT_KINDS. */
 function storedRows(
   packed: PlainWeights,
   name: string,
   rows: readonly number[],
-  cols: number,
 ): { after: Float32Array; groups: Uint8Array } {
   const { checkpoint, quantization } = packed;
-  if (quantization && hasZones(checkpoint, quantization, name)) {
-    const host = unpackLinear(checkpoint, name, cols, quantization.block_size);
-    const after = joined(rows.map((row) => dequantizeOnHost(host, row, 1)));
-    return { after, groups: groupsOf(host, rows) };
+  const linear = quantization && loadLinear(checkpoint, quantization, name);
+  const kinds = linear?.codec.kinds?.bind(linear.codec);
+  if (linear && kinds) {
+    const { codec, host } = linear;
+    return {
+      after: joined(rows.map((row) => codec.dequantize(host, row, 1))),
+      groups: Uint8Array.from(
+        rows.flatMap((row) => kinds(host, row).map((kind) => WEIGHT_KINDS.indexOf(kind))),
+      ),
+    };
   }
   const rowsOf = packed.rowsOf(`${name}.weight`);
   const after = joined(rows.map((row) => rowsOf(row, 1)));
-  return { after, groups: new Uint8Array(after.length).fill(WEIGHT_GROUPS.indexOf("all")) };
-}
-
-/** Whether a linear layer is packed as BiLLM packs it. */
-function hasZones(
-  checkpoint: Checkpoint,
-  quantization: QuantizationConfig,
-  name: string,
-): boolean {
-  return isPacked(checkpoint, name) && columnsOf(quantization, name) !== undefined &&
-    (checkpoint.has(`${name}.flags`) || checkpoint.has(`${name}.salient_columns`));
-}
-
-function groupsOf(host: HostBits, rows: readonly number[]): Uint8Array {
-  const { cols, zones, planes, bits, salient } = host;
-  const width = Math.ceil(cols / 32);
-  const [low, high, marked, all] = WEIGHT_GROUPS.keys();
-  const groups = new Uint8Array(rows.length * cols);
-  rows.forEach((row, i) => {
-    for (let col = 0; col < cols; col++) {
-      const isSet = (word: number) => (word >>> (col & 31)) & 1;
-      const flag = () => isSet(bits[(host.rows + row) * width + (col >> 5)]);
-      const isSalient = planes > 0 && isSet(salient[col >> 5]);
-      groups[i * cols + col] = isSalient ? marked : zones < 2 ? all : flag() ? high : low;
-    }
-  });
-  return groups;
+  return { after, groups: new Uint8Array(after.length).fill(WEIGHT_KINDS.indexOf("all")) };
 }
 
 /**
  * Counts weights by bin.
  *
- * @param groups What each was taken for: a number in WEIGHT_GROUPS.
+ * @param groups What each was taken for: a number in WEIGHT_KINDS.
  */
 export function histogramOf(
   before: Float32Array,
@@ -156,7 +127,7 @@ export function histogramOf(
   const limit = limitOf(before);
   const bin = (value: number) =>
     Math.max(0, Math.min(BINS - 1, Math.floor((value / limit + 1) / 2 * BINS)));
-  const counts = WEIGHT_GROUPS.map(() => new Array<number>(BINS).fill(0));
+  const counts = WEIGHT_KINDS.map(() => new Array<number>(BINS).fill(0));
   const stored = new Array<number>(BINS).fill(0);
   let squares = 0;
   let errors = 0;
@@ -166,7 +137,7 @@ export function histogramOf(
     squares += before[i] ** 2;
     errors += (after[i] - before[i]) ** 2;
   }
-  const used = WEIGHT_GROUPS.map((name, i) => [name, counts[i]] as const)
+  const used = WEIGHT_KINDS.map((name, i) => [name, counts[i]] as const)
     .filter(([, bins]) => bins.some((count) => count > 0));
   const split = splitOf(counts[0], counts[1], limit);
   return {

@@ -1,5 +1,5 @@
 import type { LayerRecord, LinearRecord } from "../pipeline/run/events.ts";
-import { isNumber, sum } from "./figures.ts";
+import { isNumber, sum } from "../base/figures.ts";
 
 /** "self_attn.q_proj": what a linear layer is called in each decoder layer. */
 export function moduleOf(name: string): string {
@@ -42,15 +42,6 @@ export class LayerTable {
       })
     );
   }
-}
-
-export function salientCount({ salientColumns }: LinearRecord): number {
-  return sum(salientColumns ?? []);
-}
-
-/** The part of a linear layer that is salient: of its columns or, with other methods, its weights. */
-export function salientShare(linear: LinearRecord): number {
-  return linear.salientFraction ?? salientCount(linear) / linear.cols;
 }
 
 /** Bits per weight that linear layers take, by part, without those of the files' headers. */

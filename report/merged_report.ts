@@ -1,22 +1,21 @@
 import { existsSync, realpathSync } from "node:fs";
 import { join, relative, sep } from "node:path";
-import { timeText } from "../base/units.ts";
-import type { Perplexity, ZeroShot } from "../models/metrics/figures.ts";
-import type { Comparison, RunInFolder } from "./cells.ts";
 import {
+  capitalized,
   counted,
   decimal,
-  growthText,
   isNumber,
+  listed,
   NONE,
-  perplexityText,
   sizeText,
-  sum,
-} from "./figures.ts";
+} from "../base/figures.ts";
+import { timeText } from "../base/units.ts";
+import { type Figure, type Metric, type Pair, pairsIn } from "../stages/metrics/metric.ts";
+import { METRICS } from "../stages/metrics/mod.ts";
+import type { Comparison, RunInFolder } from "./cells.ts";
 import { type Content, Html, html } from "./html.ts";
-import { mainAccuracy, perplexityPairs, taskPairs, textKey } from "./measures.ts";
 import { page, section } from "./page.ts";
-import { paretoFront } from "./pareto.ts";
+import { paretoFront, type Result } from "./pareto.ts";
 import style from "./report.css" with { type: "text" };
 import { type NamedResult, paretoChart } from "./scatter.ts";
 import {
@@ -30,11 +29,17 @@ import {
 
 type DoneRun = Comparison["done"][number];
 
-/** Runs of one model whose perplexities were measured on the same text. */
+/** The metrics that have a chart, as messages name them: "perplexity or divergence". */
+export function chartedNouns(): string {
+  return listed(METRICS.filter(({ chart }) => chart).map(({ noun }) => noun), "or");
+}
+
+/** Runs of one model that a metric has measured on the same data. */
 interface Panel {
+  metric: Metric;
   model: string;
-  text: Perplexity;
-  original?: { perplexity: number; bytes: number };
+  dataset: string;
+  original?: Result;
   results: NamedResult[];
   /** Numbers of the results that are best at their size. */
   best: Set<number>;
@@ -73,16 +78,16 @@ export class MergedReport {
       failed.length + missing.length > 0
         ? section("Not done", tableHtml(this.#problemTable()))
         : undefined,
-      this.#panels.length > 0
-        ? section(
-          "Perplexity against size",
+      this.#chartTitles().map(({ title, panels }) =>
+        section(
+          title,
           html`
             <p>Each number is a run, named in the table below. Filled: no other run is as small and better. The
             line says what is to be had for so many bytes.</p>
           `,
-          this.#panels.map((panel) => this.#panelFigure(panel)),
+          panels.map((panel) => this.#panelFigure(panel)),
         )
-        : undefined,
+      ),
       done.length > 0 ? this.#runSections(folder) : undefined,
     ]);
   }
@@ -95,19 +100,20 @@ export class MergedReport {
     for (const [model, runs] of this.#byModel()) {
       parts.push(`### ${escapeMarkdown(model)}`, tableMarkdown(this.#runTable(runs)));
     }
-    const tasks = this.#taskTable();
-    if (tasks) parts.push(`### Zero-shot accuracy`, tableMarkdown(tasks));
+    for (const { metric, table } of this.#metricTables()) {
+      parts.push(`### ${capitalized(metric.noun)}`, tableMarkdown(table));
+    }
     if (done.length > 0) {
       parts.push(
-        "Bold: no other run of the model is as small and better (perplexity, weight files).",
+        `Bold: no other run of the model is as small and better (${chartedNouns()}, weight files).`,
       );
     }
     return parts.join("\n\n") + "\n";
   }
 
   /**
-   * The charts alone, for a page that shows pictures; undefined if no run has both a perplexity and a
-   * size.
+   * The charts alone, for a page that shows pictures; undefined if no run has both a size and a figure
+   * to draw.
    */
   svg(): string | undefined {
     if (this.#panels.length === 0) return undefined;
@@ -122,7 +128,9 @@ export class MergedReport {
         ${this.#chart(panel, height, inner)}</svg>
       `;
     });
-    const label = `Perplexity against size: ${this.#panels.map(panelName).join("; ")}`;
+    const label = this.#chartTitles().map(({ title, panels }) =>
+      `${title}: ${panels.map(panelName).join("; ")}`
+    ).join("; ");
     const content = html`
       <svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${total}"
         viewBox="0 0 ${width} ${total}" role="img" aria-label="${label}">
@@ -143,23 +151,7 @@ export class MergedReport {
   }
 
   #makePanels(): Panel[] {
-    const panels = new Map<string, Panel>();
-    for (const [run, number] of this.#numbers) {
-      const { record: { model, packed, evaluation }, name } = run;
-      if (!packed) continue;
-      for (const { before, after } of perplexityPairs(evaluation)) {
-        if (!after || !isNumber(after.perplexity)) continue;
-        const key = `${model} ${textKey(after)}`;
-        const panel = panels.get(key) ?? { model, text: after, results: [], best: new Set() };
-        panels.set(key, panel);
-        const { bytes, originalBytes } = packed;
-        panel.results.push({ number, name, bytes, perplexity: after.perplexity });
-        if (before && isNumber(before.perplexity)) {
-          panel.original ??= { perplexity: before.perplexity, bytes: originalBytes };
-        }
-      }
-    }
-    const all = [...panels.values()];
+    const all = METRICS.flatMap((metric) => this.#panelsOf(metric));
     for (const { results, best, model } of all) {
       for (const { number } of paretoFront(results)) best.add(number);
       for (const result of results) result.name = withoutModel(result.name, model);
@@ -167,11 +159,42 @@ export class MergedReport {
     return all;
   }
 
-  #chart({ results, original, model, text }: Panel, height: number, width: number): Html {
-    const label =
-      `Perplexity of ${model} on ${text.dataset} against the size of the weight files, ` +
-      `${counted(results.length, "run")}; the numbers are in the table`;
-    return paretoChart(results, { label, height, width, original });
+  #panelsOf(metric: Metric): Panel[] {
+    const { chart } = metric;
+    if (!chart) return [];
+    const panels = new Map<string, Panel>();
+    for (const [run, number] of this.#numbers) {
+      const { record: { model, packed, evaluation }, name } = run;
+      if (!packed) continue;
+      const { bytes, originalBytes } = packed;
+      for (const { before, after } of pairsIn(metric, evaluation)) {
+        const value = after && chart.value(after);
+        if (!isNumber(value)) continue;
+        const { dataset } = after as Figure;
+        const key = `${model} ${metric.subject(after)}`;
+        const panel = panels.get(key) ?? { metric, model, dataset, results: [], best: new Set() };
+        panels.set(key, panel);
+        panel.results.push({ number, name, bytes, value });
+        const level = before && chart.value(before);
+        if (isNumber(level)) panel.original ??= { value: level, bytes: originalBytes };
+      }
+    }
+    return [...panels.values()];
+  }
+
+  /** The panels of each metric under one title. */
+  #chartTitles(): { title: string; panels: Panel[] }[] {
+    return [...Map.groupBy(this.#panels, ({ metric }) => metric)].map(([{ noun }, panels]) => ({
+      title: `${capitalized(noun)} against size`,
+      panels,
+    }));
+  }
+
+  #chart(panel: Panel, height: number, width: number): Html {
+    const { metric: { noun, chart }, model, dataset, original, results } = panel;
+    const label = `${capitalized(noun)} of ${model} on ${dataset} against the size of the weight ` +
+      `files, ${counted(results.length, "run")}; the numbers are in the table`;
+    return paretoChart(results, { label, height, width, original, axis: { noun, ...chart! } });
   }
 
   #panelFigure(panel: Panel): Html {
@@ -203,7 +226,6 @@ export class MergedReport {
   }
 
   #runSections(folder: string): Content {
-    const tasks = this.#taskTable();
     const values = this.#valueTable();
     const models = [...this.#byModel()].map(([model, runs]) =>
       html`<h3>${model}</h3>
@@ -211,7 +233,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
     );
     return [
       section("Runs", models),
-      tasks ? section("Zero-shot tasks", tableHtml(tasks)) : undefined,
+      this.#metricTables().map(({ heading, table }) => section(heading, tableHtml(table))),
       section("Configuration", values ? tableHtml(values) : undefined, this.#versions()),
     ];
   }
@@ -219,7 +241,10 @@ ${tableHtml(this.#runTable(runs, folder))}`
   /** @param folder Where the page will lie; without it, runs are not linked. */
   #runTable(runs: readonly DoneRun[], folder?: string): Table {
     const { model } = runs[0].record;
-    const texts = this.#texts(runs);
+    const columns = METRICS.filter(({ section }) => !section).flatMap((metric) => {
+      const pairs = this.#pairs(metric, runs);
+      return pairs.length > 0 ? metric.columns(pairs).map((column) => ({ metric, ...column })) : [];
+    });
     return {
       caption: `Runs of ${model}`,
       head: [
@@ -227,7 +252,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
         "Run",
         "Stored bits",
         "Size",
-        ...texts.flatMap((text) => [`Perplexity, ${shortText(text, texts)}`, "Growth"]),
+        ...columns.map(({ head }) => head),
         "Time",
       ],
       left: 2,
@@ -235,68 +260,49 @@ ${tableHtml(this.#runTable(runs, folder))}`
         const { record } = run;
         const number = this.#numbers.get(run)!;
         const { packed, evaluation, seconds } = record;
-        const pairs = perplexityPairs(evaluation);
         const isBest = this.#panels.some(({ best }) => best.has(number));
         return [
           `${number}`,
           nameCell(run, model, isBest, folder),
           decimal(packed?.storedBits, 3),
           packed ? sizeText(packed.bytes) : NONE,
-          ...texts.flatMap((text) => {
-            const pair = pairs.find(({ before, after }) =>
-              textKey((after ?? before)!) === textKey(text)
-            );
-            return [
-              pair?.after ? perplexityText(pair.after.perplexity) : NONE,
-              growthText(pair?.before?.perplexity, pair?.after?.perplexity),
-            ];
-          }),
+          ...columns.map(({ metric, text }) => text(pairsIn(metric, evaluation))),
           isNumber(seconds) ? timeText(seconds) : NONE,
         ];
       }),
     };
   }
 
-  /** The texts that runs were measured on. */
-  #texts(runs: readonly DoneRun[]): Perplexity[] {
-    const all = runs.flatMap(({ record }) =>
-      perplexityPairs(record.evaluation).map(({ before, after }) => (after ?? before)!)
-    );
-    return [...new Map(all.map((text) => [textKey(text), text])).values()];
+  /** The figures of runs, one after the other. */
+  #pairs(metric: Metric, runs: readonly DoneRun[]): Pair<Figure>[] {
+    return runs.flatMap(({ record }) => pairsIn(metric, record.evaluation));
   }
 
-  #taskTable(): Table | undefined {
-    const { done } = this.comparison;
-    const all = done.flatMap(({ record }) => taskPairs(record.evaluation));
-    const tasks = [...new Set(all.map(({ before, after }) => (after ?? before)!.task))];
-    if (tasks.length === 0) return undefined;
-    const cells = (results: readonly (ZeroShot | undefined)[]): Cell[] => {
-      const values = tasks.map((task) => {
-        const result = results.find((result) => result?.task === task);
-        return result && mainAccuracy(result);
+  /** Of the metrics that have a section of their own. */
+  #metricTables(): { metric: Metric; heading: string; table: Table }[] {
+    return METRICS.flatMap((metric) => {
+      const pairs = this.#pairs(metric, this.comparison.done);
+      if (!metric.section || pairs.length === 0) return [];
+      const { heading, caption } = metric.section;
+      const columns = metric.columns(pairs);
+      const cells = (pairs: readonly Pair<Figure>[]) => columns.map(({ text }) => text(pairs));
+      const rows = [...this.#byModel()].flatMap(([model, runs]): Cell[][] => {
+        const pairsByRun = runs.map(({ record }) => pairsIn<Figure>(metric, record.evaluation));
+        const original = pairsByRun.find((pairs) =>
+          pairs.length > 0 && pairs.every(({ before }) => before)
+        )?.map(({ before: after }) => ({ after }));
+        return [
+          ...(original ? [["", `${model}, original`, ...cells(original)]] : []),
+          ...runs.map((run, i) => [
+            `${this.#numbers.get(run)}`,
+            run.name,
+            ...cells(pairsByRun[i]),
+          ]),
+        ];
       });
-      const isWhole = values.every((value) => value !== undefined);
-      const mean = isWhole ? sum(values) / values.length : undefined;
-      return [...values, mean].map((value) => value === undefined ? NONE : decimal(100 * value, 1));
-    };
-    const rows = [...this.#byModel()].flatMap(([model, runs]): Cell[][] => {
-      const original = runs.map(({ record }) => taskPairs(record.evaluation))
-        .find((pairs) => pairs.length > 0 && pairs.every(({ before }) => before));
-      const before: Cell[][] = original
-        ? [["", `${model}, original`, ...cells(original.map(({ before }) => before))]]
-        : [];
-      const after = runs.map((run): Cell[] => {
-        const pairs = taskPairs(run.record.evaluation);
-        return [`${this.#numbers.get(run)}`, run.name, ...cells(pairs.map(({ after }) => after))];
-      });
-      return [...before, ...after];
+      const head = ["#", "Run", ...columns.map(({ head }) => head)];
+      return [{ metric, heading, table: { caption, head, left: 2, rows } }];
     });
-    return {
-      caption: "Zero-shot accuracy in percent, normalized where there is one",
-      head: ["#", "Run", ...tasks, "mean"],
-      left: 2,
-      rows,
-    };
   }
 
   /** What the cells set differently. */
@@ -332,8 +338,8 @@ ${tableHtml(this.#runTable(runs, folder))}`
   }
 }
 
-function panelName({ model, text }: Panel): string {
-  return `${model} on ${text.dataset}`;
+function panelName({ model, dataset }: Panel): string {
+  return `${model} on ${dataset}`;
 }
 
 /** The name of a cell without that of its model, which stands above. */
@@ -342,14 +348,6 @@ function withoutModel(name: string, model: string): string {
   const names = [model, last, model.replaceAll("/", "-"), model.replaceAll("/", "_")];
   const rest = name.split(",").map((part) => part.trim()).filter((part) => !names.includes(part));
   return rest.length > 0 ? rest.join(", ") : name;
-}
-
-/** A text as a column's head: with how it was cut where that tells it from another. */
-function shortText(text: Perplexity, texts: readonly Perplexity[]): string {
-  const { dataset, windows, sequenceLength } = text;
-  const isAlone = texts.filter((other) => other.dataset === dataset).length === 1;
-  const name = dataset.slice(dataset.lastIndexOf("/") + 1);
-  return isAlone ? name : `${name}, ${windows} × ${sequenceLength}`;
 }
 
 function nameCell(

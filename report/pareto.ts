@@ -1,7 +1,7 @@
 /** A result: what it takes, and how good it is. Of both less is better. */
 export interface Result {
   bytes: number;
-  perplexity: number;
+  value: number;
 }
 
 /**
@@ -12,12 +12,10 @@ export interface Result {
  */
 export function paretoFront<Item extends Result>(results: readonly Item[]): Item[] {
   const bySize = results.map((item, i) => ({ item, i }))
-    .sort((a, b) =>
-      a.item.bytes - b.item.bytes || a.item.perplexity - b.item.perplexity || a.i - b.i
-    );
+    .sort((a, b) => a.item.bytes - b.item.bytes || a.item.value - b.item.value || a.i - b.i);
   const front: Item[] = [];
   for (const { item } of bySize) {
-    if (item.perplexity < (front.at(-1)?.perplexity ?? Infinity)) front.push(item);
+    if (item.value < (front.at(-1)?.value ?? Infinity)) front.push(item);
   }
   return front;
 }

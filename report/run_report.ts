@@ -1,4 +1,17 @@
+import {
+  capitalized,
+  counted,
+  dateText,
+  decimal,
+  isNumber,
+  NONE,
+  percent,
+  sizeText,
+  sum,
+} from "../base/figures.ts";
 import { timeText } from "../base/units.ts";
+import type { FactMap, WeightKind } from "../codecs/codec.ts";
+import { CODECS } from "../codecs/mod.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import {
@@ -10,37 +23,10 @@ import {
   stackedBars,
   swatch,
 } from "./charts.ts";
-import {
-  counted,
-  dateText,
-  decimal,
-  growthText,
-  isNumber,
-  NONE,
-  percent,
-  perplexityText,
-  sizeText,
-  sum,
-} from "./figures.ts";
-import { type Histogram, WEIGHT_GROUPS, type WeightGroup } from "./histograms.ts";
+import { type Histogram, WEIGHT_KINDS } from "./histograms.ts";
 import { type Content, type Html, html } from "./html.ts";
-import {
-  bitsByPart,
-  LayerTable,
-  moduleOf,
-  salientCount,
-  salientShare,
-  shortNames,
-} from "./layers.ts";
-import {
-  earlierMeasurements,
-  meanAccuracy,
-  perplexityPairs,
-  perplexityTable,
-  shareText,
-  taskPairs,
-  taskTable,
-} from "./measures.ts";
+import { bitsByPart, LayerTable, moduleOf, shortNames } from "./layers.ts";
+import { earlierMeasurements, measuredMetrics, shareText } from "./measures.ts";
 import { legend, page, section, type Tile, tiles } from "./page.ts";
 import {
   type Cell,
@@ -73,10 +59,10 @@ export function runReport(run: FinishedRun): string {
       </header>
     `,
     summarySection(record),
-    zeroShotSection(record),
+    metricSections(record),
     bitsSection(record, table),
     errorSection(table),
-    salientSection(table),
+    factSections(table),
     distributionSection(run.histograms ?? []),
     timeSection(record),
     configurationSection(run),
@@ -93,10 +79,9 @@ export function runMarkdown({ record }: FinishedRun): string {
       }`
     ).join("\n"),
   ];
-  const perplexities = perplexityTable(record);
-  if (perplexities.rows.length > 0) parts.push(tableMarkdown(perplexities));
-  const tasks = taskPairs(record.evaluation);
-  if (tasks.length > 0) parts.push(tableMarkdown(taskTable(tasks)));
+  for (const { metric, pairs } of measuredMetrics(record.evaluation)) {
+    parts.push(tableMarkdown(metric.table(pairs)));
+  }
   if (record.packed) parts.push(tableMarkdown(partTable(record)));
   parts.push(tableMarkdown(stageTable(record)));
   return parts.join("\n\n") + "\n";
@@ -104,30 +89,10 @@ export function runMarkdown({ record }: FinishedRun): string {
 
 function summaryTiles(record: RunRecord): Tile[] {
   const { packed, evaluation, seconds, peakGpuBytes } = record;
-  const all: Tile[] = [];
-  const [first] = perplexityPairs(evaluation);
-  if (first) {
-    const { before, after } = first;
-    const values = [before, after].filter((value) => value !== undefined);
-    const growth = before && after
-      ? `${growthText(before.perplexity, after.perplexity)} on ${after.dataset}`
-      : `of the ${after ? "packed" : "original"} model on ${values[0].dataset}`;
-    all.push({
-      name: "Perplexity",
-      value: values.map(({ perplexity }) => perplexityText(perplexity)).join(" → "),
-      note: growth,
-    });
-  }
-  const tasks = taskPairs(evaluation);
-  if (tasks.length > 0) {
-    const means = [tasks.map(({ before }) => before), tasks.map(({ after }) => after)]
-      .map(meanAccuracy).filter((mean) => mean !== undefined);
-    all.push({
-      name: "Zero-shot accuracy",
-      value: means.map((mean) => percent(mean)).join(" → "),
-      note: `mean of ${counted(tasks.length, "task")}`,
-    });
-  }
+  const all = measuredMetrics(evaluation).map(({ metric, pairs }): Tile => ({
+    name: capitalized(metric.noun),
+    ...metric.tile(pairs),
+  }));
   if (packed) {
     all.push(
       {
@@ -154,13 +119,12 @@ function summaryTiles(record: RunRecord): Tile[] {
 }
 
 function summarySection(record: RunRecord): Html {
-  const table = perplexityTable(record);
+  const tables = measuredMetrics(record.evaluation).filter(({ metric }) => !metric.section)
+    .map(({ metric, pairs }) => tableHtml(metric.table(pairs)));
   const isMeasured = record.evaluation !== undefined;
   return html`
     <section aria-label="Summary">
-      ${tiles(summaryTiles(record))} ${table.rows.length > 0
-        ? tableHtml(table)
-        : undefined} ${isMeasured ? undefined : html`
+      ${tiles(summaryTiles(record))} ${tables} ${isMeasured ? undefined : html`
         <p>The pipeline has no evaluate stage: nothing was measured.</p>
       `} ${earlierMeasurements(record.evaluation).map((text) =>
         html`
@@ -171,17 +135,19 @@ function summarySection(record: RunRecord): Html {
   `;
 }
 
-function zeroShotSection({ evaluation }: RunRecord): Content {
-  const pairs = taskPairs(evaluation);
-  if (pairs.length === 0) return undefined;
-  return section(
-    "Zero-shot tasks",
-    html`
-      <p>Accuracy in percent with its standard error. acc_norm divides log-likelihoods by the length of
-      a choice.</p>
-    `,
-    tableHtml(taskTable(pairs)),
-  );
+/** Of the metrics that have a section of their own. */
+function metricSections({ evaluation }: RunRecord): Content {
+  return measuredMetrics(evaluation).map(({ metric, pairs }) => {
+    if (!metric.section) return undefined;
+    const { heading, text } = metric.section;
+    return section(
+      heading,
+      html`
+        <p>${text}</p>
+      `,
+      tableHtml(metric.table(pairs)),
+    );
+  });
 }
 
 /** The parts that the linear layers are stored in, the largest first. */
@@ -323,50 +289,50 @@ function errorSection(table: LayerTable): Content {
   );
 }
 
-function salientSection(table: LayerTable): Content {
-  const shares = table.linears.map(salientShare);
-  if (Math.max(0, ...shares) === 0) return undefined;
-  const count = sum(table.linears.map(salientCount));
-  const columns = sum(table.linears.map(({ cols }) => cols));
-  const weights = table.linears.map(({ rows, cols }) => rows * cols);
-  const mean = sum(shares.map((share, i) => share * weights[i])) / sum(weights);
-  const what = count > 0 ? "Salient columns" : "Salient weights";
-  const text = count > 0
-    ? `The part of a linear layer's columns that is stored in more than one bit: ${
-      decimal(count, 0)
-    } of ${counted(columns, "column")}, ${percent(count / columns)}.`
-    : `The part of a linear layer's weights that is stored in more bits: ${percent(mean)} of all.`;
+/** The facts that the codecs of the linear layers have drawn. */
+function factSections(table: LayerTable): Content[] {
+  return CODECS.flatMap(({ factMaps }) => factMaps).map((map) => factSection(table, map));
+}
+
+function factSection(table: LayerTable, { title, about, value, columns }: FactMap): Content {
+  const { linears } = table;
+  const parts = linears.map(value);
+  if (Math.max(0, ...parts) === 0) return undefined;
+  const weights = linears.map(({ rows, cols }) => rows * cols);
+  const mean = sum(parts.map((part, i) => part * weights[i])) / sum(weights);
+  const all = sum(linears.map(({ cols }) => cols));
+  const count = columns && sum(linears.map(columns));
+  const size = count === undefined
+    ? `${percent(mean)} of all`
+    : `${decimal(count, 0)} of ${counted(all, "column")}, ${percent(count / all)}`;
   return section(
-    `${what} by layer and module`,
+    `${title} by layer and module`,
     html`
-      <p>${text}</p>
+      <p>${about}: ${size}.</p>
       <figure>
         ${heatMap({
           names: shortNames(table.modules),
           columns: layerNumbers(table.layers),
-          values: table.values(salientShare),
-          text: (value) => percent(value),
-          label: `${what} by module and decoder layer; the numbers are in the table below`,
+          values: table.values(value),
+          text: (part) => percent(part),
+          label: `${title} by module and decoder layer; the numbers are in the table below`,
           axis: "layer",
         })}
         <figcaption>Modules from top to bottom, decoder layers from left to right.</figcaption>
       </figure>
     `,
     foldedTable(
-      `${what} as a table`,
+      `${title} as a table`,
       layerTable(
         table,
-        `${what} by decoder layer and module`,
-        (linear) =>
-          count > 0
-            ? `${salientCount(linear)} of ${linear.cols}`
-            : percent(salientShare(linear), 2),
+        `${title} by decoder layer and module`,
+        (linear) => columns ? `${columns(linear)} of ${linear.cols}` : percent(value(linear), 2),
       ),
     ),
   );
 }
 
-const GROUP_TEXTS: Record<WeightGroup, string> = {
+const GROUP_TEXTS: Record<WeightKind, string> = {
   low: "low zone",
   high: "high zone",
   salient: "salient columns",
@@ -375,7 +341,7 @@ const GROUP_TEXTS: Record<WeightGroup, string> = {
 
 function distributionSection(histograms: readonly Histogram[]): Content {
   if (histograms.length === 0) return undefined;
-  const groups = WEIGHT_GROUPS.filter((group) => histograms.some((h) => h.groups[group]));
+  const groups = WEIGHT_KINDS.filter((group) => histograms.some((h) => h.groups[group]));
   const layers = [...new Set(histograms.map(({ layer }) => layer))];
   const hasSplit = histograms.some(({ split }) => split !== undefined);
   return section(
@@ -401,7 +367,7 @@ function distributionSection(histograms: readonly Histogram[]): Content {
   );
 }
 
-function distribution(histogram: Histogram, groups: readonly WeightGroup[]): Html {
+function distribution(histogram: Histogram, groups: readonly WeightKind[]): Html {
   const { name, limit, split, stored } = histogram;
   const above = groups.filter((group) => histogram.groups[group])
     .map((group) => ({ name: `group-${group}`, counts: histogram.groups[group]! }));
@@ -421,7 +387,7 @@ function distribution(histogram: Histogram, groups: readonly WeightGroup[]): Htm
   `;
 }
 
-function groupShare({ groups, weights }: Histogram, group: WeightGroup): number {
+function groupShare({ groups, weights }: Histogram, group: WeightKind): number {
   return sum(groups[group] ?? []) / weights;
 }
 
@@ -431,7 +397,7 @@ function significant(value: number): string {
 
 function distributionTable(
   histograms: readonly Histogram[],
-  groups: readonly WeightGroup[],
+  groups: readonly WeightKind[],
 ): Table {
   return {
     caption: "Weights by what they were taken for, and their sizes",

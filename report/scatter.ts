@@ -1,5 +1,6 @@
+import type { Chart } from "../stages/metrics/metric.ts";
 import { across, picture, short } from "./charts.ts";
-import { decimal, perplexityText, sizeText } from "./figures.ts";
+import { capitalized, sizeText } from "../base/figures.ts";
 import { type Html, html } from "./html.ts";
 import { paretoFront, type Result } from "./pareto.ts";
 import { linearScale, logScale, type Scale } from "./scale.ts";
@@ -15,8 +16,10 @@ export interface ScatterOptions {
   height: number;
   /** How wide the chart is taken to be where places for the names are looked for, in pixels. */
   width: number;
-  /** Perplexity and size of the model before. */
-  original?: { perplexity: number; bytes: number };
+  /** The model before. */
+  original?: Result;
+  /** What goes up, and what it is called. */
+  axis: { noun: string } & Pick<Chart<unknown>, "text" | "tick">;
 }
 
 /** A box that a name or a mark takes, in pixels. */
@@ -44,7 +47,7 @@ const BELOW = 42;
 const ABOVE = 24;
 
 /**
- * Perplexity against the size of the files. The results that are best at their size are filled, and
+ * A figure against the size of the files. The results that are best at their size are filled, and
  * the staircase through them says what is to be had for so many bytes.
  */
 export function paretoChart(results: readonly NamedResult[], options: ScatterOptions): Html {
@@ -63,8 +66,8 @@ class ParetoChart {
   constructor(readonly results: readonly NamedResult[], readonly options: ScatterOptions) {
     const { original, height } = options;
     this.#front = paretoFront(results);
-    const levels = results.map(({ perplexity }) => perplexity);
-    if (original) levels.push(original.perplexity);
+    const levels = results.map(({ value }) => value);
+    if (original) levels.push(original.value);
     this.#isLog = Math.max(...levels) > 3 * Math.min(...levels);
     this.#x = linearScale(results.map(({ bytes }) => bytes), 5, 0.1);
     this.#y = this.#isLog ? logScale(levels) : linearScale(levels, 5, 0.1);
@@ -92,21 +95,21 @@ class ParetoChart {
     return this.options.width * this.#x.at(bytes);
   }
 
-  #down(perplexity: number): number {
-    return ABOVE + (this.#bottom - ABOVE) * (1 - this.#y.at(perplexity));
+  #down(value: number): number {
+    return ABOVE + (this.#bottom - ABOVE) * (1 - this.#y.at(value));
   }
 
   #markOf(result: NamedResult): Box {
-    return around(this.#across(result), this.#down(result.perplexity), RADIUS + 1);
+    return around(this.#across(result), this.#down(result.value), RADIUS + 1);
   }
 
-  /** The grid, and the perplexities that its lines stand for. */
+  /** The grid, and the values that its lines stand for. */
   #levels(): Html[] {
-    const { original } = this.options;
-    const referenceAt = original ? this.#down(original.perplexity) : -Infinity;
+    const { original, axis } = this.options;
+    const referenceAt = original ? this.#down(original.value) : -Infinity;
     return this.#y.ticks.map((tick) => {
       const y = this.#down(tick);
-      const text = { text: perplexityTick(tick), x: 0, y: y - 3, anchor: "start" } as const;
+      const text = { text: axis.tick(tick), x: 0, y: y - 3, anchor: "start" } as const;
       this.#taken.push(boxOf(text));
       const isStruckOut = Math.abs(referenceAt - (y - 7)) < 7;
       return html`
@@ -118,7 +121,7 @@ class ParetoChart {
 
   /** The axis of sizes, and what the axes are. */
   #sizes(): Html {
-    const { width } = this.options;
+    const { width, axis } = this.options;
     const bottom = this.#bottom;
     const ticks = this.#x.ticks.filter((tick) =>
       this.#x.at(tick) > 0.04 && this.#x.at(tick) < 0.96
@@ -130,7 +133,7 @@ class ParetoChart {
         <text class="tick" x="${x}" y="${bottom + 17}" text-anchor="middle">${sizeText(tick)}</text>
       `;
     });
-    const kind = this.#isLog ? "Perplexity (log)" : "Perplexity";
+    const kind = capitalized(axis.noun) + (this.#isLog ? " (log)" : "");
     return html`
       <line class="axis" x1="0" x2="100%" y1="${bottom}" y2="${bottom}" />
       ${marks}
@@ -142,13 +145,13 @@ class ParetoChart {
     `;
   }
 
-  /** The perplexity of the model before. */
+  /** The level of the model before. */
   #reference(): Html | undefined {
-    const { original, width } = this.options;
+    const { original, width, axis } = this.options;
     if (!original) return undefined;
-    const y = this.#down(original.perplexity);
+    const y = this.#down(original.value);
     this.#taken.push({ left: 0, right: width, top: y - 1, bottom: y + 1 });
-    const text = `original: ${perplexityText(original.perplexity)}, ${sizeText(original.bytes)}`;
+    const text = `original: ${axis.text(original.value)}, ${sizeText(original.bytes)}`;
     const places = [width, 0.7 * width, 0.4 * width].flatMap((x): PlacedText[] => [
       { text, x, y: y - 6, anchor: "end" },
       { text, x, y: y + 15, anchor: "end" },
@@ -167,9 +170,9 @@ class ParetoChart {
     return this.#front.map((result, i) => {
       const [next, before] = [this.#front[i + 1], this.#front[i - 1]];
       const x = this.#across(result);
-      const y = this.#down(result.perplexity);
+      const y = this.#down(result.value);
       const right = next ? this.#across(next) : width;
-      const top = before ? this.#down(before.perplexity) : ABOVE;
+      const top = before ? this.#down(before.value) : ABOVE;
       this.#taken.push(
         { left: x - 2, right: x + 2, top, bottom: y },
         { left: x, right, top: y - 2, bottom: y + 2 },
@@ -183,13 +186,14 @@ class ParetoChart {
   }
 
   #mark(result: NamedResult): Html {
-    const { number, name, bytes, perplexity } = result;
+    const { number, name, bytes, value } = result;
+    const { axis } = this.options;
     const isBest = this.#front.includes(result);
     const x = across(this.#x.at(bytes));
-    const y = this.#down(perplexity);
-    const title = `${number}: ${name}, ${sizeText(bytes)}, perplexity ${
-      perplexityText(perplexity)
-    }${isBest ? ", on the curve" : ""}`;
+    const y = this.#down(value);
+    const title = `${number}: ${name}, ${sizeText(bytes)}, ${axis.noun} ${axis.text(value)}${
+      isBest ? ", on the curve" : ""
+    }`;
     const best = isBest ? " best" : "";
     return html`
       <g>
@@ -207,7 +211,7 @@ class ParetoChart {
    */
   #name(result: NamedResult): Html | undefined {
     const x = this.#across(result);
-    const y = this.#down(result.perplexity);
+    const y = this.#down(result.value);
     const gap = RADIUS + 4;
     const text = result.name;
     const places = [0, 13, 26, 39].flatMap((far): PlacedText[] => [
@@ -253,11 +257,6 @@ class ParetoChart {
         text-anchor="${anchor}">${text}</text>
     `;
   }
-}
-
-function perplexityTick(tick: number): string {
-  if (tick >= 1e6) return tick.toExponential(0);
-  return decimal(tick, tick >= 10 || Number.isInteger(tick) ? 0 : 1);
 }
 
 function around(x: number, y: number, far: number): Box {

@@ -1,11 +1,13 @@
 import { UserError } from "../base/errors.ts";
-import { emptyBits, quantizeBlock } from "../codecs/billm/quantize_block.ts";
+import { BillmDraft } from "../codecs/billm/draft.ts";
+import { quantizeBlock } from "../codecs/billm/quantize_block.ts";
 import { constant } from "../gpu/constant.ts";
 import { fitSalient, fitZones } from "../gpu/kernels/binarize/fit_rows.ts";
 import { refineFits } from "../gpu/kernels/binarize/refine_fits.ts";
 import { MAX_BLOCK } from "../gpu/kernels/binarize/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { BlockContext } from "../pipeline/stage.ts";
+import { draftOf } from "./draft_of.ts";
 
 /**
  * The salient columns of a block; none if no stage has selected any.
@@ -61,13 +63,14 @@ export async function blockBits(
     planes: salientFit ? salientFit.shape[1] / 2 : 0,
   };
   const { rows, cols } = linear;
-  linear.bits ??= emptyBits(gpu, { rows, cols, blockSize: block.size, ...form });
-  if (linear.bits.zones !== form.zones || linear.bits.planes !== form.planes) {
+  const layout = { rows, cols, blockSize: block.size, ...form };
+  const { bits } = draftOf(linear, BillmDraft, () => new BillmDraft(gpu, layout));
+  if (bits.zones !== form.zones || bits.planes !== form.planes) {
     throw new UserError(
       `The block of "${linear.name}" from column ${block.first} on has ${
         formText(form)
       }, the blocks ` +
-        `before it ${formText(linear.bits)}; a stage must do the same in each block`,
+        `before it ${formText(bits)}; a stage must do the same in each block`,
     );
   }
   const input = {
@@ -81,7 +84,7 @@ export async function blockBits(
     feedback: choice.feedback,
     nearest: choice.nearest,
   };
-  const error = await quantizeBlock(gpu, input, linear.bits, linear.quantized);
+  const error = await quantizeBlock(gpu, input, bits, linear.quantized);
   context.set("block-error", error);
   return error;
 }

@@ -1,9 +1,11 @@
+import { GridDraft } from "../codecs/grid/draft.ts";
 import { fitGrid } from "../codecs/grid/fit_grid.ts";
-import { emptyGrid, type GridBits, type GridKind, SALIENT_BITS } from "../codecs/grid/grid.ts";
+import { type GridBits, type GridKind, SALIENT_BITS } from "../codecs/grid/grid.ts";
 import { markSalient } from "../codecs/grid/mark_salient.ts";
 import { quantizeGrid } from "../codecs/grid/quantize_grid.ts";
 import { saliency } from "../gpu/kernels/binarize/search.ts";
 import type { BlockContext } from "../pipeline/stage.ts";
+import { draftOf } from "./draft_of.ts";
 import { spreadError } from "./spread_error.ts";
 
 /** What a stage that puts weights on grids tells the block. */
@@ -36,15 +38,16 @@ export async function blockGrid(context: BlockContext, choice: GridChoice): Prom
   const { method, grid, bits, perRow, feedback, salient } = choice;
   const { rows, cols } = linear;
   linear.method = method;
-  linear.grid ??= emptyGrid(gpu, {
+  const layout = {
     rows,
     cols,
     groupSize: perRow ? cols : block.size,
     grid,
     bits,
     salient: salient !== undefined,
-  });
-  const { fits, mask, salientFits } = linear.grid;
+  };
+  const { codes } = draftOf(linear, GridDraft, () => new GridDraft(gpu, layout));
+  const { fits, mask, salientFits } = codes;
   const isFirst = block.first === 0;
   if (salientFits && isFirst) {
     const range = { grid: "range", bits: SALIENT_BITS } as const;
@@ -69,7 +72,7 @@ export async function blockGrid(context: BlockContext, choice: GridChoice): Prom
     factor: context.find("factor"),
     feedback: feedback === "column",
   };
-  const error = await quantizeGrid(gpu, input, linear.grid, linear.quantized);
+  const error = await quantizeGrid(gpu, input, codes, linear.quantized);
   context.set("block-error", error);
   if (feedback !== "none") await spreadError(context, error);
 }

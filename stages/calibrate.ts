@@ -52,7 +52,7 @@ export const calibrate = defineStage({
     const length = options["sequence-length"];
     const windows = await windowsOf(context, options);
     writeTokenIds(join(context.folder.path, "calibration.safetensors"), windows);
-    context.report({
+    context.emit({
       type: "stage",
       stage: "calibrate",
       text: `${windows.length} window${windows.length === 1 ? "" : "s"} of ${length} tokens ` +

@@ -39,6 +39,7 @@ export const compensate = defineStage({
   excludes: ["block-error"],
   needs: ["factor"],
   gives: ["block-error"],
+  blockSize: (options) => options["block-size"],
 
   async run(context, options) {
     const error = await blockBits(context, {

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { isPackedTable } from "../codecs/embedding/packed_table.ts";
-import { isPacked } from "../codecs/packed_format.ts";
+import { codecOf } from "../codecs/mod.ts";
 import { weightedModules } from "../models/architectures/architecture.ts";
 import { STORED_DTYPES } from "../models/decoder.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
@@ -44,7 +44,7 @@ export const download = defineStage({
     checkTensors(model);
     const { modelType, layers, hiddenSize } = model.architecture;
     context.set("model-files", model);
-    context.report({
+    context.emit({
       type: "stage",
       stage: "download",
       text: `${label}: ${modelType}, ${layers} layers, ${hiddenSize} wide`,
@@ -61,7 +61,7 @@ function checkTensors({ architecture, checkpoint, folder }: ModelFiles): void {
   const modules = weightedModules(architecture);
   const isBiased = norm === "layer";
   const check = (name: string, bias: boolean) => {
-    const isStored = !isPacked(checkpoint, name) && !isPackedTable(checkpoint, name);
+    const isStored = !codecOf(checkpoint, name) && !isPackedTable(checkpoint, name);
     const tensors = isStored ? [`${name}.weight`] : [];
     if (bias) tensors.push(`${name}.bias`);
     for (const tensor of tensors) {

@@ -1,31 +1,16 @@
 import { basename, extname } from "node:path";
 import { z } from "zod";
-import { percentText, perplexityText } from "../base/units.ts";
-import { DATASETS } from "../data/datasets.ts";
+import { listed } from "../base/figures.ts";
 import { tuningFolder } from "../hosts/deno_gpu.ts";
-import { perplexity } from "../models/metrics/perplexity.ts";
-import { zeroShot } from "../models/metrics/zero_shot.ts";
 import { ModelFiles } from "../models/model_files.ts";
-import type { CachedFigure, Perplexity, ZeroShot } from "../models/metrics/figures.ts";
-import { defineStage, type ModelContext } from "../pipeline/stage.ts";
+import type { Evaluation } from "../pipeline/run/record.ts";
+import type { ModelContext, ModelStage } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
-import { datasetOption, evaluationWindows } from "./data.ts";
 import { FigureCache, type FigureKey } from "./figure_cache.ts";
-import { preparedTask, questionFile, type TaskOption, taskOption } from "./zero_shot_data.ts";
+import type { Figure, Metric } from "./metrics/metric.ts";
+import { METRICS } from "./metrics/mod.ts";
 
-const perplexityOptions = z.strictObject({
-  "dataset": datasetOption,
-  "sequence-length": z.int().min(2).max(65535).default(2048).describe("Tokens of a window"),
-  "windows": z.int().min(1).optional().describe("Only the first windows; all if absent"),
-});
-
-type TextOption = z.output<typeof perplexityOptions>;
-
-const options = z.strictObject({
-  "perplexity": z.array(perplexityOptions).min(1).optional().describe("Texts to measure on"),
-  "zero-shot": z.array(taskOption).min(1).optional().describe(
-    "Tasks of lm-evaluation-harness to measure on: a name, or a map with task, dataset, limit",
-  ),
+const common = {
   "original": z.boolean().default(true).describe("Measure the original model too"),
   "cache": z.boolean().default(true).describe(
     "Take figures of the original that an earlier run has measured from where they are kept",
@@ -33,31 +18,56 @@ const options = z.strictObject({
   "batch-tokens": z.int().min(1).max(65535).default(8192).describe(
     "Tokens that go through a layer together",
   ),
-}).refine(
-  (options) => options.perplexity ?? options["zero-shot"],
-  'must have "perplexity", "zero-shot" or both',
-);
+};
 
-type Options = z.output<typeof options>;
+/** With the entries of each metric that is asked for, by its option. */
+type Options = z.output<z.ZodObject<typeof common>> & Record<string, unknown>;
 
-/** Measures what was lost: perplexity and accuracy of the original and of the packed files. */
-export const evaluate = defineStage({
+function optionsOf(metrics: readonly Metric[]) {
+  const lists = metrics.map(({ option, entry, description }) =>
+    [option, z.array(entry).min(1).optional().describe(description)] as const
+  );
+  const names = metrics.map(({ option }) => `"${option}"`);
+  const several = names.length > 2 ? "several" : "both";
+  return z.strictObject({ ...Object.fromEntries(lists), ...common }).refine(
+    (options: Record<string, unknown>) => metrics.some(({ option }) => options[option]),
+    `must have ${names.join(", ")} or ${several}`,
+  );
+}
+
+/** What the options ask for; metrics without entries are there too. */
+function asked(options: Options): { metric: Metric; entries: unknown[] }[] {
+  return METRICS.map((metric) => ({
+    metric,
+    entries: options[metric.option] as unknown[] | undefined ?? [],
+  }));
+}
+
+/** Measures what was lost: the metrics of the original and of the packed files. */
+export const evaluate: ModelStage<Options> = {
   name: "evaluate",
   scope: "model",
-  summary: "Measure perplexity and zero-shot accuracy of the original and of the packed model",
-  options,
+  get summary() {
+    const nouns = METRICS.map(({ noun }) => noun);
+    return `Measure ${listed(nouns, "and")} of the original and of the packed model`;
+  },
+  get options() {
+    return optionsOf(METRICS);
+  },
   needs: ["model-files"],
   gives: ["evaluation"],
   async inputs(context, options) {
     const files: string[] = [];
-    for (const text of options.perplexity ?? []) files.push(...await textFiles(context, text));
-    for (const task of options["zero-shot"] ?? []) files.push(await questionFile(context, task));
+    for (const { metric, entries } of asked(options)) {
+      for (const entry of entries) files.push(...await metric.inputs(context, entry));
+    }
     return files;
   },
 
   async check(context, options) {
-    for (const text of options.perplexity ?? []) await windowsOf(context, text);
-    for (const task of options["zero-shot"] ?? []) await preparedTask(context, task);
+    for (const { metric, entries } of asked(options)) {
+      for (const entry of entries) await metric.check(context, entry);
+    }
   },
 
   async run(context, options) {
@@ -69,18 +79,18 @@ export const evaluate = defineStage({
       await new Measurement(context, options, originalFiles, "original model", cache).run();
     const packed = packedFiles &&
       await new Measurement(context, options, packedFiles, "packed model").run();
-    context.set("evaluation", {
-      original: original ? original.perplexities : [],
-      ...(packed && { packed: packed.perplexities }),
-      ...(options["zero-shot"] && {
-        zeroShot: {
-          original: original ? original.zeroShots : [],
-          ...(packed && { packed: packed.zeroShots }),
-        },
-      }),
-    });
+    const evaluation: Evaluation = { original: [] };
+    for (const [i, { metric, entries }] of asked(options).entries()) {
+      const measured = {
+        original: original ? original[i] : [],
+        ...(packed && { packed: packed[i] }),
+      };
+      if (metric.recordKey === undefined) Object.assign(evaluation, measured);
+      else if (entries.length > 0) evaluation[metric.recordKey] = measured;
+    }
+    context.set("evaluation", evaluation);
   },
-});
+};
 
 /** What is measured on a model. */
 class Measurement {
@@ -94,134 +104,81 @@ class Measurement {
     readonly cache?: FigureCache,
   ) {}
 
-  async run(): Promise<{ perplexities: Perplexity[]; zeroShots: ZeroShot[] }> {
-    const { perplexity: texts = [], "zero-shot": tasks = [] } = this.options;
-    const perplexities: Perplexity[] = [];
-    for (const text of texts) perplexities.push(await this.#perplexity(text));
-    return { perplexities, zeroShots: await this.#zeroShot(tasks) };
-  }
-
-  async #perplexity(text: TextOption): Promise<Perplexity> {
-    const { context, model, label } = this;
-    const { dataset } = text;
-    const key = await this.#perplexityKey(text);
-    let result = this.#find<Perplexity>(key, dataset);
-    if (!result) {
-      const windows = await windowsOf(context, text);
-      result = await perplexity(context.gpu, model, {
-        windows,
-        dataset,
-        batchTokens: this.options["batch-tokens"],
-        onProgress: this.#progress(dataset),
-      });
-      context.gpu.trim();
-      this.#keep(key, result);
+  /** The figures of each metric. */
+  async run(): Promise<Figure[][]> {
+    const all: Figure[][] = [];
+    for (const { metric, entries } of asked(this.options)) {
+      const groups = metric.together ? [entries] : entries.map((entry) => [entry]);
+      const figures: Figure[] = [];
+      for (const group of groups) figures.push(...await this.#measure(metric, group));
+      all.push(figures);
     }
-    const { windows, sequenceLength, cached } = result;
-    this.#metric(
-      `perplexity of the ${label}`,
-      result.perplexity,
-      `${
-        perplexityText(result.perplexity)
-      } on ${dataset}, ${windows} windows of ${sequenceLength} tokens`,
-      cached,
-    );
-    return result;
+    return all;
   }
 
-  /** Tasks whose figures are not known go through the model together. */
-  async #zeroShot(options: readonly TaskOption[]): Promise<ZeroShot[]> {
+  /** Entries whose figures are not known go through the model together. */
+  async #measure(metric: Metric, entries: readonly unknown[]): Promise<Figure[]> {
     const { context, model } = this;
-    const entries = [];
-    for (const option of options) {
-      const prepared = await preparedTask(context, option);
-      const key = await this.#zeroShotKey(option);
-      entries.push({ prepared, key, found: this.#find<ZeroShot>(key, prepared.dataset) });
+    const places = [];
+    for (const entry of entries) {
+      const key = await this.#key(metric, entry);
+      places.push({ entry, key, figure: this.#find(key, metric.dataset(entry)) });
     }
-    const missing = entries.filter(({ found }) => !found);
+    const missing = places.filter(({ figure }) => !figure);
     if (missing.length > 0) {
-      const tasks = missing.map(({ prepared }) => prepared);
-      const measured = await zeroShot(context.gpu, model, tasks, {
+      const work = {
+        context,
+        model,
         batchTokens: this.options["batch-tokens"],
-        onProgress: this.#progress(tasks.map(({ task }) => task.name).join(", ")),
-      });
+        progress: (what: string) => this.#progress(what),
+      };
+      const measured = await metric.measure(work, missing.map(({ entry }) => entry));
       context.gpu.trim();
-      for (const [i, entry] of missing.entries()) {
-        entry.found = measured[i];
-        this.#keep(entry.key, measured[i]);
+      for (const [i, place] of missing.entries()) {
+        place.figure = measured[i] as Figure;
+        if (place.key) this.cache?.keep(place.key, place.figure, context.gpu.name);
       }
     }
-    return entries.map(({ found }) => {
-      this.#report(found!);
-      return found!;
+    return places.map(({ figure }) => {
+      this.#report(metric, figure!);
+      return figure!;
     });
   }
 
-  #report(result: ZeroShot): void {
-    const { label } = this;
-    const { acc, accStderr, accNorm, accNormStderr, task, questions, truncated, cached } = result;
-    const rest = `on ${task}, ${questions} questions` +
-      (truncated > 0 ? `, ${truncated} requests cut to what the model takes` : "");
-    const text = (value: number, error: number) =>
-      `${percentText(value, 2)} ± ${percentText(error, 2)} ${rest}`;
-    this.#metric(`acc of the ${label}`, acc, text(acc, accStderr), cached);
-    if (accNorm === undefined) return;
-    this.#metric(`acc_norm of the ${label}`, accNorm, text(accNorm, accNormStderr!), cached);
-  }
-
-  #metric(name: string, value: number, text: string, cached?: CachedFigure): void {
-    const origin = cached ? " (kept from an earlier run)" : "";
-    const type = "metric";
-    this.context.report({ type, stage: "evaluate", name, value, text: text + origin });
+  #report(metric: Metric, figure: Figure): void {
+    const origin = figure.cached ? " (kept from an earlier run)" : "";
+    for (const { name, value, text } of metric.values(figure)) {
+      this.context.emit({
+        type: "metric",
+        stage: "evaluate",
+        name: `${name} of the ${this.label}`,
+        value,
+        text: text + origin,
+      });
+    }
   }
 
   #progress(what: string): (done: number, total: number) => Promise<void> {
     const { context, label } = this;
     const text = `${label}, ${what}`;
     return async (done, total) => {
-      context.report({ type: "progress", stage: "evaluate", done, total, text });
+      context.emit({ type: "progress", stage: "evaluate", done, total, text });
       await context.pause();
     };
   }
 
-  #find<Figure extends Perplexity | ZeroShot>(
-    key: FigureKey | undefined,
-    dataset: string,
-  ): Figure | undefined {
+  /** A figure that an earlier run has measured; this one may call the data otherwise. */
+  #find(key: FigureKey | undefined, dataset: string): Figure | undefined {
     const found = key && this.cache?.find<Figure>(key);
     return found && { ...found.figure, dataset, cached: found.cached };
   }
 
-  #keep(key: FigureKey | undefined, figure: Perplexity | ZeroShot): void {
-    if (key) this.cache?.keep(key, figure, this.context.gpu.name);
-  }
-
-  async #perplexityKey(text: TextOption): Promise<FigureKey | undefined> {
+  async #key(metric: Metric, entry: unknown): Promise<FigureKey | undefined> {
     if (!this.cache) return undefined;
-    const { dataset, "sequence-length": sequenceLength, windows = null } = text;
-    return {
-      figure: "perplexity",
-      model: this.#modelHashes(),
-      // Of a named data set the rows are joined in a way of its own.
-      dataset: Object.hasOwn(DATASETS, dataset) ? dataset : null,
-      data: this.#hashes(await textFiles(this.context, text)),
-      sequenceLength,
-      windows,
-    };
-  }
-
-  async #zeroShotKey(option: TaskOption): Promise<FigureKey | undefined> {
-    if (!this.cache) return undefined;
-    const { task, limit = null, specialTokens } = await preparedTask(this.context, option);
-    return {
-      figure: "zero-shot",
-      model: this.#modelHashes(),
-      task: task.name,
-      version: task.version,
-      data: this.#hashes([await questionFile(this.context, option)]),
-      limit,
-      specialTokens,
-    };
+    const { context } = this;
+    const data = this.#hashes(await metric.inputs(context, entry));
+    const key = await metric.key(context, entry, data);
+    return { figure: metric.option, model: this.#modelHashes(), ...key };
   }
 
   #modelHashes(): Record<string, string> {
@@ -233,15 +190,4 @@ class Measurement {
   #hashes(files: readonly string[]): string[] {
     return files.map((file) => `${this.context.sha256(file)}${extname(file).toLowerCase()}`);
   }
-}
-
-async function textFiles(context: ModelContext, { dataset }: TextOption): Promise<string[]> {
-  return (await context.dataset(dataset, "evaluation")).files;
-}
-
-function windowsOf(
-  context: ModelContext,
-  { dataset, windows: limit, "sequence-length": length }: TextOption,
-): Promise<Int32Array[]> {
-  return evaluationWindows(context, dataset, length, limit);
 }

@@ -3,6 +3,7 @@ import { defineStage } from "../pipeline/stage.ts";
 import { blockGrid } from "./block_grid.ts";
 import {
   bitsOption,
+  blockOfGroup,
   gridOption,
   groupSizeOption,
   hasGridFor,
@@ -34,6 +35,7 @@ export const gptq = defineStage({
   excludes: NOT_FOR_GRIDS,
   needs: ["factor"],
   gives: ["block-error"],
+  blockSize: blockOfGroup,
 
   async run(
     context,

@@ -11,6 +11,13 @@ export function groupSizeOption(usual: 32 | 64 | 128 | 256 | "row") {
   );
 }
 
+/** Columns of a block, so that those that share a scale are one; a whole row is not. */
+export function blockOfGroup(
+  { "group-size": size }: { "group-size": number | "row" },
+): number | undefined {
+  return size === "row" ? undefined : size;
+}
+
 /** The option that says how many bits a code has. */
 export const bitsOption = z.literal(GRID_BITS).default(4).describe("Bits of a weight's code");
 

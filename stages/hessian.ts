@@ -7,7 +7,7 @@ import {
   inverseFactor,
 } from "../gpu/kernels/hessian/inverse_factor.ts";
 import type { Tensor } from "../gpu/tensor.ts";
-import { defineStage, type LayerContext } from "../pipeline/stage.ts";
+import { defineStage, type GroupContext } from "../pipeline/stage.ts";
 
 /** The most damping that is tried of itself. */
 const MOST_DAMPING = 10;
@@ -20,7 +20,7 @@ const MOST_DAMPING = 10;
  * @throws {UserError} If nothing helps.
  */
 async function factorSafely(
-  { gpu, linears, report }: LayerContext,
+  { gpu, linears, emit }: GroupContext,
   hessian: Tensor,
   damping: number,
 ): Promise<{ factor: Tensor; cost: Tensor }> {
@@ -37,7 +37,7 @@ async function factorSafely(
       if (failed === 0) {
         const raised = used === damping ? "" : ` with damping raised to ${used}`;
         if (raised || precision !== "f32") {
-          report({
+          emit({
             type: "warning",
             message: `The Hessian of ${names} could not be factored in f32 with damping ` +
               `${damping}; it was factored in ${precision}${raised}`,
@@ -65,7 +65,7 @@ async function factorSafely(
  */
 export const hessian = defineStage({
   name: "hessian",
-  scope: "layer",
+  scope: "group",
   summary: "Collect the Hessian of each group of linear layers and factor its inverse",
   options: z.strictObject({
     "damping": z.number().min(0).max(10).default(0.01).describe(

@@ -1,4 +1,5 @@
 import type { Stage } from "../pipeline/stage.ts";
+import { binarize } from "./binarize.ts";
 import { calibrate } from "./calibrate.ts";
 import { compensate } from "./compensate.ts";
 import { download } from "./download.ts";
@@ -13,8 +14,8 @@ import { salientSelect } from "./salient_select.ts";
 import { sign } from "./sign.ts";
 import { splitSearch } from "./split_search.ts";
 
-/** The stages that a pipeline file can name, in their usual order. */
-export const STAGES: readonly Stage[] = [
+/** The stages in their usual order: those that a pipeline file can name, and those that end a chain. */
+export const STAGES: Stage[] = [
   download,
   calibrate,
   hessian,
@@ -26,6 +27,7 @@ export const STAGES: readonly Stage[] = [
   gptq,
   pbLlm,
   sign,
+  binarize,
   pack,
   evaluate,
 ];

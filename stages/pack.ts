@@ -3,20 +3,16 @@ import { basename, join } from "node:path";
 import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { dequantize } from "../codecs/billm/dequantize.ts";
-import type { LinearBits } from "../codecs/billm/quantize_block.ts";
-import { roundScales } from "../codecs/billm/round_scales.ts";
 import { packTable } from "../codecs/embedding/packed_table.ts";
-import { readGrid } from "../codecs/grid/packed_grid.ts";
-import { packLinear, partOf, readBits } from "../codecs/packed_format.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Codec } from "../codecs/codec.ts";
+import { partOf, storeLinear, versionFor } from "../codecs/mod.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
-import { defineStage, type LinearLayer, type ModelContext } from "../pipeline/stage.ts";
+import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { denoFile } from "../storage/deno_folder.ts";
 import { copyFileAtomically, sha256OfFile, writeJsonAtomically } from "../storage/files.ts";
-import { packedMetadata, writtenVersion } from "../storage/packed_metadata.ts";
+import { packedMetadata } from "../storage/packed_metadata.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 
@@ -31,7 +27,7 @@ function shardName(shard: number, layers: number): string {
  */
 export const pack = defineStage({
   name: "pack",
-  scope: "layer",
+  scope: "group",
   summary: "Write the packed model",
   options: z.strictObject({
     "scales": z.enum(["f16", "i8", "i4"]).default("i8").describe(
@@ -52,38 +48,40 @@ export const pack = defineStage({
   needs: ["model-files"],
   gives: ["packed-model"],
 
-  async run(context, { scales }) {
-    for (const linear of context.linears) {
-      if (linear.grid) {
-        linear.host = await readGrid(linear.grid);
-        continue;
-      }
-      if (!linear.bits) {
+  async run({ linears }, form) {
+    for (const linear of linears) {
+      const { draft } = linear;
+      if (!draft) {
         throw new UserError(
-          `Cannot pack "${linear.name}": no stage before pack has turned it into bits; ` +
-            `put split-search, compensate, rtn, gptq, pb-llm or sign before pack`,
+          `Cannot pack "${linear.name}": no stage before pack has quantized it; ` +
+            `put a stage that does, such as compensate, before pack`,
         );
       }
-      if (scales === "f16") linear.host = await readBits(linear.bits);
-      else await roundToCodes(context.gpu, linear, linear.bits, scales === "i8" ? 8 : 4);
+      linear.packed = { codec: draft.codec, host: await draft.download(form, linear.quantized) };
     }
   },
 
-  async endLayer(context, { flags }, linears) {
+  async endLayer(context, form, linears) {
     const { checkpoint, architecture } = context.get("model-files");
     const prefix = architecture.names.layer(context.layer.index);
     const packed = new Set(linears.map(({ name }) => `${name}.weight`));
     const tensors = linears.flatMap((linear) => {
-      linear.packed = packLinear(linear.name, linear.host!, { flags });
-      return linear.packed.tensors;
+      const { tensors, parts } = storeLinear(linear.name, linear.packed!, form);
+      linear.storedBytes = parts;
+      return tensors;
     });
     for (const name of checkpoint.tensors.keys()) {
       if (!name.startsWith(prefix) || packed.has(name)) continue;
       tensors.push(copyOf(checkpoint, name));
     }
+    const version = versionFor(linears.map(({ packed }) => packed!.codec));
     const file = shardName(context.layer.index + 2, context.layer.count);
     const path = join(context.folder.model, file);
-    const { bytes, sha256 } = writeSafetensors(path, tensors, packedMetadata(tensors, crc32));
+    const { bytes, sha256 } = writeSafetensors(
+      path,
+      tensors,
+      packedMetadata(tensors, version, crc32),
+    );
     return { file, bytes, sha256 };
   },
 
@@ -119,40 +117,28 @@ export const pack = defineStage({
     }
     const first = shardName(1, layers);
     const path = join(context.folder.model, first);
-    const { sha256 } = writeSafetensors(path, outside, packedMetadata(outside, crc32));
+    const { sha256 } = writeSafetensors(
+      path,
+      outside,
+      packedMetadata(outside, versionFor([]), crc32),
+    );
 
     const linears = context.layerRecords.flatMap(({ linears }) => linears);
     const method = linears.find(({ method }) => method)?.method;
-    const version = writtenVersion(method !== undefined);
+    const counts = countShards(context);
     writeJsonAtomically(join(context.folder.model, "config.json"), {
       ...config,
-      quantization_config: model.packedConfig(context.blockSize, version, method),
+      quantization_config: model.packedConfig(
+        context.blockSize,
+        versionFor(counts.codecs),
+        method,
+      ),
     });
     copySmallFiles(context);
     const shards = context.layerRecords.map(({ file, sha256 }) => [file, sha256] as const);
-    context.set("packed-model", summarize(context, new Map([[first, sha256], ...shards])));
+    context.set("packed-model", summarize(context, counts, new Map([[first, sha256], ...shards])));
   },
 });
-
-/**
- * Rounds the scales of a linear layer to what few bits hold, and makes what its bits stand for anew:
- * the layers to come are calibrated on what is stored.
- */
-async function roundToCodes(
-  gpu: Gpu,
-  linear: LinearLayer,
-  bits: LinearBits,
-  scaleBits: 8 | 4,
-): Promise<void> {
-  const { codes, factors } = await roundScales(gpu, bits, bits.scales, scaleBits);
-  const host = await readBits(bits);
-  const values = new Int8Array(await gpu.read(codes, "u32")); // the low byte of each
-  const few = scaleBits === 4 ? { bits: scaleBits } : {};
-  linear.host = { ...host, codes: { values, factors: await gpu.read(factors), ...few } };
-  gpu.free(codes, factors);
-  using salient = gpu.upload(host.salient, [host.salient.length]);
-  await dequantize(gpu, bits, bits.bits, bits.scales, salient, linear.quantized);
-}
 
 /** Bytes of a tensor in memory while it is copied. */
 const CHUNK = 16 << 20;
@@ -172,34 +158,63 @@ function copySmallFiles(context: ModelContext): void {
   }
 }
 
-/**
- * Writes the index of the shards, and counts what they take from their own headers.
- *
- * @param known Hashes of files.
- */
-function summarize(context: ModelContext, known: Map<string, string>): PackedModel {
-  const { architecture, checkpoint, files: originals } = context.get("model-files");
-  const { layers } = architecture;
-  const folder = context.folder.model;
-  const weightMap: [string, string][] = [];
-  const bytesByPart: Record<string, number> = { headers: 0 };
-  let bytes = 0;
-  let tensorBytes = 0;
+/** What the shards hold, by their own headers. */
+interface ShardCounts {
+  /** The shard of each tensor. */
+  weightMap: [tensor: string, shard: string][];
+  /** Codecs of the linear layers. */
+  codecs: Set<Codec>;
+  /** Of the linear layers, and of the headers of their shards. */
+  bytesByPart: Record<string, number>;
+  bytes: number;
+  /** Without headers. */
+  tensorBytes: number;
+}
+
+function countShards(context: ModelContext): ShardCounts {
+  const { layers } = context.get("model-files").architecture;
+  const counts: ShardCounts = {
+    weightMap: [],
+    codecs: new Set(),
+    bytesByPart: { headers: 0 },
+    bytes: 0,
+    tensorBytes: 0,
+  };
+  const { weightMap, codecs, bytesByPart } = counts;
   for (let shard = 1; shard <= layers + 1; shard++) {
     const name = shardName(shard, layers);
-    using written = Checkpoint.openFile(denoFile(join(folder, name)));
-    const size = statSync(join(folder, name)).size;
+    const path = join(context.folder.model, name);
+    using written = Checkpoint.openFile(denoFile(path));
     let content = 0;
     for (const tensor of written.tensors.values()) {
       weightMap.push([tensor.name, name]);
       content += tensor.bytes;
-      const part = partOf(written, tensor.name);
-      if (part) bytesByPart[part] = (bytesByPart[part] ?? 0) + tensor.bytes;
+      const found = partOf(written, tensor.name);
+      if (!found) continue;
+      codecs.add(found.codec);
+      bytesByPart[found.part] = (bytesByPart[found.part] ?? 0) + tensor.bytes;
     }
+    const size = statSync(path).size;
     if (shard > 1) bytesByPart.headers += size - content;
-    bytes += size;
-    tensorBytes += content;
+    counts.bytes += size;
+    counts.tensorBytes += content;
   }
+  return counts;
+}
+
+/**
+ * Writes the index of the shards, and adds up what there is.
+ *
+ * @param known Hashes of files.
+ */
+function summarize(
+  context: ModelContext,
+  { weightMap, bytesByPart, bytes, tensorBytes }: ShardCounts,
+  known: Map<string, string>,
+): PackedModel {
+  const { architecture, checkpoint, files: originals } = context.get("model-files");
+  const { layers } = architecture;
+  const folder = context.folder.model;
   weightMap.sort(([a], [b]) => (a < b ? -1 : 1));
   writeJsonAtomically(join(folder, "model.safetensors.index.json"), {
     metadata: { total_size: tensorBytes },

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { defineStage } from "../pipeline/stage.ts";
 import { blockGrid } from "./block_grid.ts";
-import { groupSizeOption, NOT_FOR_GRIDS } from "./grid_options.ts";
+import { blockOfGroup, groupSizeOption, NOT_FOR_GRIDS } from "./grid_options.ts";
 
 /**
  * Keeps the most salient weights, wherever they are, in eight bits and binarizes the others to plus or
@@ -38,6 +38,7 @@ export const pbLlm = defineStage({
     ...(feedback !== "none" ? ["factor"] : []),
   ],
   gives: ["block-error"],
+  blockSize: blockOfGroup,
 
   async run(context, { fraction, metric, "group-size": groupSize, center, feedback }) {
     await blockGrid(context, {

@@ -3,6 +3,7 @@ import { defineStage } from "../pipeline/stage.ts";
 import { blockGrid } from "./block_grid.ts";
 import {
   bitsOption,
+  blockOfGroup,
   gridOption,
   groupSizeOption,
   hasGridFor,
@@ -28,6 +29,7 @@ export const rtn = defineStage({
   excludes: NOT_FOR_GRIDS,
   needs: ["model-files"],
   gives: ["block-error"],
+  blockSize: blockOfGroup,
 
   async run(context, { bits, grid = bits === 1 ? "mean" : "range", "group-size": groupSize }) {
     const perRow = groupSize === "row";

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { defineStage } from "../pipeline/stage.ts";
 import { blockGrid } from "./block_grid.ts";
-import { groupSizeOption, NOT_FOR_GRIDS } from "./grid_options.ts";
+import { blockOfGroup, groupSizeOption, NOT_FOR_GRIDS } from "./grid_options.ts";
 
 /**
  * Leaves of each weight its sign, times the mean magnitude of its row. Needs no calibration.
@@ -16,6 +16,7 @@ export const sign = defineStage({
   excludes: NOT_FOR_GRIDS,
   needs: ["model-files"],
   gives: ["block-error"],
+  blockSize: blockOfGroup,
 
   async run(context, { "group-size": groupSize }) {
     const perRow = groupSize === "row";

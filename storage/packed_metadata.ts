@@ -3,16 +3,6 @@ import { crc32 } from "./crc32.ts";
 /** The last version of the packed format, up to which this program reads. */
 export const FORMAT_VERSION = 3;
 
-/**
- * The version that is written: the first one that has what is written, so that earlier programs read
- * what they can.
- *
- * @param hasGrids Whether linear layers are on grids.
- */
-export function writtenVersion(hasGrids: boolean): number {
-  return hasGrids ? 3 : 2;
-}
-
 /** What {@link versionProblem} says of a version of the packed format. */
 export function versionProblem(version: number): string | undefined {
   if (version <= FORMAT_VERSION) return undefined;
@@ -32,10 +22,13 @@ export function checksumText(checksum: number): string {
  * The `__metadata__` of a file of a packed model.
  *
  * @param tensors Their `data` is asked for, once.
+ * @param version Of the packed format: the first one that has what the file holds, so that earlier
+ *   programs read what they can.
  * @param checksumOf CRC-32 of bytes; the host's own is faster.
  */
 export function packedMetadata(
   tensors: readonly { name: string; data: Uint8Array | Iterable<Uint8Array> }[],
+  version: number,
   checksumOf = crc32,
 ): Record<string, string> {
   const checksums = tensors.toSorted((a, b) => byName(a.name, b.name)).map(({ data }) => {
@@ -45,10 +38,9 @@ export function packedMetadata(
     }
     return checksumText(checksum);
   });
-  const hasGrids = tensors.some(({ name }) => name.endsWith(".grid_codes"));
   return {
     format: "billm",
-    format_version: String(writtenVersion(hasGrids)),
+    format_version: String(version),
     checksums: checksums.join(" "),
   };
 }

@@ -129,7 +129,7 @@ async function writeWeights(
   folder: string,
   signal: AbortSignal,
 ): Promise<number> {
-  const report = showProgress();
+  const emit = showProgress();
   const shards = Map.groupBy(weights.tensors.values(), ({ file }) => basename(file));
   const weightMap: Record<string, string> = {};
   const total = weights.tensors.size;
@@ -147,7 +147,7 @@ async function writeWeights(
     });
     bytes += writeSafetensors(join(folder, shard), toWrite, { format: "pt" }).bytes;
     done += tensors.length;
-    report({ type: "progress", stage: "dequantize", done, total, text: shard });
+    emit({ type: "progress", stage: "dequantize", done, total, text: shard });
     await setImmediate(); // lets signals through
     signal.throwIfAborted();
   }

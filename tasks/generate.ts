@@ -192,11 +192,11 @@ async function openModel(
   progress: (text: string) => void,
 ): Promise<ModelFiles> {
   if (existsSync(name) || !HUB_ID.test(name)) return ModelFiles.open(denoFolder(modelFolder(name)));
-  const report = (event: RunEvent) => {
+  const emit = (event: RunEvent) => {
     if (event.type === "progress") progress(`${event.text}: ${event.detail}`);
     else if (event.type === "warning") printError(`Warning: ${event.message}\n`);
   };
-  const hub = new HubAccess(report, signal, async () => {});
+  const hub = new HubAccess(emit, signal, async () => {});
   const check = (folder: string) => void readConfig(denoFolder(folder), name);
   try {
     return ModelFiles.open(denoFolder((await hub.model(name, "main", check)).folder), name);

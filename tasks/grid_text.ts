@@ -1,7 +1,9 @@
-import { bytesText, perplexityText, timeText } from "../base/units.ts";
+import { bytesText, timeText } from "../base/units.ts";
 import type { CellResult } from "../pipeline/grid/grid.ts";
 import type { Grid } from "../pipeline/grid/load_grid.ts";
 import type { Stage } from "../pipeline/stage.ts";
+import { pairsIn } from "../stages/metrics/metric.ts";
+import { METRICS } from "../stages/metrics/mod.ts";
 import { tableText } from "./table.ts";
 
 /** The cells of a grid and what tells them apart. */
@@ -21,21 +23,21 @@ export function cellsText({ file, name, output, cells }: Grid<Stage>): string {
 
 /** What became of the cells: figures of those that are done, and why others failed. */
 export function resultsText(results: readonly CellResult[]): string {
-  const head = ["Cell", "state", "time", "size", "bits", "perplexity", "before"];
+  const columns = METRICS.flatMap((metric) =>
+    (metric.terminal.columns ?? []).map((column) => ({ ...column, metric }))
+  );
+  const head = ["Cell", "state", "time", "size", "bits", ...columns.map(({ head }) => head)];
   const rows = results.map(({ record, run }) => {
     // The last of fewer columns may be as long as it is.
     if (!run) return [record.cell, "failed", record.error!.replaceAll("\n", " ")];
     const { packed, evaluation } = run;
-    const [before] = evaluation?.original ?? [];
-    const [after] = evaluation?.packed ?? [];
     return [
       record.cell,
       "done",
       timeText(run.seconds ?? 0),
       packed ? bytesText(packed.bytes) : "",
       packed ? packed.storedBits.toFixed(2) : "",
-      after ? perplexityText(after.perplexity) : "",
-      before ? perplexityText(before.perplexity) : "",
+      ...columns.map(({ metric, text }) => text(pairsIn(metric, evaluation))),
     ];
   });
   return tableText(head, rows, 2);

@@ -1,17 +1,10 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
+import { sum } from "../base/figures.ts";
 import { bytesText, percentText } from "../base/units.ts";
-import { salientFraction } from "../codecs/grid/packed_grid.ts";
-import {
-  columnsOf,
-  highFraction,
-  isGrid,
-  packedLinears,
-  paperBitsOf,
-  type QuantizationConfig,
-  readLinear,
-  salientColumns,
-} from "../codecs/packed_format.ts";
+import type { Codec } from "../codecs/codec.ts";
+import { loadLinear, packedLinears } from "../codecs/mod.ts";
+import type { QuantizationConfig } from "../codecs/quantization_config.ts";
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { ModelFiles } from "../models/model_files.ts";
 import { quantizationOf } from "../models/plain_weights.ts";
@@ -39,22 +32,6 @@ Exit codes: 0 done, 1 failed, 2 bad arguments.
 
 const usageError = usageErrors("inspect");
 
-/** Columns of the table that say what BiLLM's bits take, each with its parts. */
-const BIT_COLUMNS: Record<string, string[]> = {
-  signs: ["signs"],
-  flags: ["flags"],
-  salient: ["salient-signs", "salient-columns"],
-  scales: ["scales"],
-};
-
-/** Those that say what codes on grids take. */
-const GRID_COLUMNS: Record<string, string[]> = {
-  codes: ["codes"],
-  which: ["salient-mask"],
-  "8-bit": ["salient-codes"],
-  scales: ["scales"],
-};
-
 /** Layer 10 comes after layer 9. */
 const byNumber = new Intl.Collator("en", { numeric: true }).compare;
 
@@ -69,8 +46,8 @@ await runTask(async () => {
   const folder = modelFolder(positionals[0]);
   const quantization = quantizationOf(denoFolder(folder));
   if (quantization) {
-    const report = inspectPacked(folder, quantization);
-    console.log(values.json ? JSON.stringify(report) : packedText(report));
+    const { report, codecs } = inspectPacked(folder, quantization);
+    console.log(values.json ? JSON.stringify(report) : packedText(report, codecs));
   } else {
     const report = inspectPlain(folder);
     console.log(values.json ? JSON.stringify(report) : plainText(report));
@@ -99,11 +76,8 @@ interface LinearEntry {
   name: string;
   rows: number;
   cols: number;
-  salientColumns: number;
-  /** Fraction of the weights outside the salient columns that are in the high zone. */
-  highFraction: number;
-  /** Fraction of the weights that are salient; only of weights on grids. */
-  salientFraction?: number;
+  /** Salient columns, the fraction of weights in the high zone, and what else the codec tells. */
+  [fact: string]: number | string | object | undefined;
   paperBits: number;
   storedBits: number;
   storedBytes: Record<string, number>;
@@ -135,25 +109,32 @@ interface PackedReport {
   folderBytes: number;
 }
 
-function inspectPacked(folder: string, quantization: QuantizationConfig): PackedReport {
+function inspectPacked(
+  folder: string,
+  quantization: QuantizationConfig,
+): { report: PackedReport; codecs: Map<string, Codec> } {
   using model = ModelFiles.open(denoFolder(folder));
   const { checkpoint, architecture: { names } } = model;
   const errors = outputErrors(folder);
   const packed = packedLinears(checkpoint);
   const stored = new Set([...packed.values()].flatMap(({ tensors }) => tensors));
   const linears = [...packed].sort(([a], [b]) => byNumber(a, b)).map(([name, { parts }]) => {
-    const cols = columnsOf(quantization, name)!;
-    const host = readLinear(checkpoint, name, cols, quantization.block_size);
-    const error = errors.get(`${name} ${host.rows} ${cols}`);
+    const { codec, host } = loadLinear(checkpoint, quantization, name)!;
+    const { rows, cols } = host;
+    const { paperBits, ...facts } = codec.facts(host);
+    const columns = codec.factColumns.map((
+      { key, value },
+    ) => [key, value({ paperBits, ...facts })]);
+    const error = errors.get(`${name} ${rows} ${cols}`);
     return {
       name,
-      rows: host.rows,
+      rows,
       cols,
-      salientColumns: isGrid(host) ? 0 : salientColumns(host).length,
-      highFraction: isGrid(host) ? 0 : highFraction(host),
-      ...(isGrid(host) && { salientFraction: salientFraction(host) }),
-      paperBits: paperBitsOf(host),
-      storedBits: 8 * sum(Object.values(parts)) / (host.rows * cols),
+      salientColumns: sum(facts.salientColumns),
+      highFraction: facts.highFraction,
+      ...Object.fromEntries(columns),
+      paperBits,
+      storedBits: 8 * sum(Object.values(parts)) / (rows * cols),
       storedBytes: parts,
       ...(error !== undefined && { relativeOutputError: error }),
     } satisfies LinearEntry;
@@ -172,12 +153,9 @@ function inspectPacked(folder: string, quantization: QuantizationConfig): Packed
     group.push({ name, dtype, shape, bytes });
   }
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));
-  const storedBytes: Record<string, number> = {};
-  for (const [part, size] of linears.flatMap((linear) => Object.entries(linear.storedBytes))) {
-    storedBytes[part] = (storedBytes[part] ?? 0) + size;
-  }
+  const storedBytes = addedUp(linears);
   const bytes = weightBytes(checkpoint);
-  return {
+  const report: PackedReport = {
     folder,
     formatVersion: quantization.format_version,
     ...(quantization.method && { method: quantization.method }),
@@ -197,6 +175,7 @@ function inspectPacked(folder: string, quantization: QuantizationConfig): Packed
         .map(({ name }) => statSync(join(folder, name)).size),
     ),
   };
+  return { report, codecs: new Map([...packed].map(([name, { codec }]) => [name, codec])) };
 }
 
 /** Relative output errors in the run.json beside a model folder, by name, rows and columns. */
@@ -217,47 +196,12 @@ function weightBytes({ tensors }: Checkpoint): number {
   return sum([...new Set(tensors.values().map(({ file }) => file))].map((p) => statSync(p).size));
 }
 
-function packedText(report: PackedReport): string {
+/** @param codecs Those of the linear layers by name. */
+function packedText(report: PackedReport, codecs: ReadonlyMap<string, Codec>): string {
   const { linears, weights, storedBytes, embeddings, head, other } = report;
-  const hasGrids = linears.some(({ salientFraction }) => salientFraction !== undefined);
-  const parts = hasGrids ? GRID_COLUMNS : BIT_COLUMNS;
-  const heading = [
-    "linear layer",
-    "shape",
-    ...(hasGrids ? ["salient"] : ["salient", "high"]),
-    "paper",
-    "stored",
-    ...Object.keys(parts),
-    "error",
-  ];
-  const bits = (bytes: number, count: number) => (8 * bytes / count).toFixed(3);
-  const cells = (bytes: Record<string, number>, count: number) => [
-    bits(sum(Object.values(bytes)), count),
-    ...Object.values(parts).map((names) => bits(sum(names.map((name) => bytes[name] ?? 0)), count)),
-  ];
-  const rows = linears.map((linear) => [
-    shortName(linear.name),
-    `${linear.rows}x${linear.cols}`,
-    ...(hasGrids
-      ? [percentText(linear.salientFraction ?? 0)]
-      : [`${linear.salientColumns}`, linear.highFraction.toFixed(3)]),
-    linear.paperBits.toFixed(3),
-    ...cells(linear.storedBytes, linear.rows * linear.cols),
-    linear.relativeOutputError === undefined ? "-" : percentText(linear.relativeOutputError),
-  ]);
-  const mean = (value: (linear: LinearEntry) => number) =>
-    sum(linears.map((linear) => value(linear) * linear.rows * linear.cols)) / weights;
-  rows.push([
-    "all",
-    bytesText(sum(Object.values(storedBytes))),
-    ...(hasGrids ? [percentText(mean(({ salientFraction }) => salientFraction ?? 0))] : [
-      `${sum(linears.map((linear) => linear.salientColumns))}`,
-      mean(({ highFraction }) => highFraction).toFixed(3),
-    ]),
-    report.paperBits.toFixed(3),
-    ...cells(storedBytes, weights),
-    "",
-  ]);
+  const tables = [...new Set(codecs.values())].map((codec) =>
+    linearTable(codec, linears.filter(({ name }) => codecs.get(name) === codec))
+  );
   const group = (what: string, entries: PlainEntry[]) => {
     const kinds = [...new Set(entries.map(({ dtype }) => dtype))].join(", ");
     return [what, bytesText(sizeOf(entries)), entries.length === 0 ? "none" : kinds];
@@ -276,10 +220,64 @@ function packedText(report: PackedReport): string {
     `format version ${report.formatVersion}, blocks of ` +
     `${report.blockSize} columns. Bits per weight:`,
     "",
-    tableText(heading, rows, 1),
-    "",
+    ...tables.flatMap((table) => [table, ""]),
     tableText(["what", "size", ""], sizes, 1),
   ].join("\n");
+}
+
+/** The linear layers of one codec, with the columns that it gives them. */
+function linearTable(
+  { factColumns, sizeColumns }: Codec,
+  linears: readonly LinearEntry[],
+): string {
+  const heading = [
+    "linear layer",
+    "shape",
+    ...factColumns.map(({ heading }) => heading),
+    "paper",
+    "stored",
+    ...Object.keys(sizeColumns),
+    "error",
+  ];
+  const bits = (bytes: number, count: number) => (8 * bytes / count).toFixed(3);
+  const sizes = (bytes: Record<string, number>, count: number) => [
+    bits(sum(Object.values(bytes)), count),
+    ...Object.values(sizeColumns).map((parts) =>
+      bits(sum(parts.map((part) => bytes[part] ?? 0)), count)
+    ),
+  ];
+  const rows = linears.map((linear) => [
+    shortName(linear.name),
+    `${linear.rows}x${linear.cols}`,
+    ...factColumns.map(({ key, text }) => text(linear[key] as number)),
+    linear.paperBits.toFixed(3),
+    ...sizes(linear.storedBytes, linear.rows * linear.cols),
+    linear.relativeOutputError === undefined ? "-" : percentText(linear.relativeOutputError),
+  ]);
+  const weights = sum(linears.map(({ rows, cols }) => rows * cols));
+  const mean = (key: string) =>
+    sum(linears.map((linear) => linear[key] as number * linear.rows * linear.cols)) / weights;
+  const stored = addedUp(linears);
+  rows.push([
+    "all",
+    bytesText(sum(Object.values(stored))),
+    ...factColumns.map(({ key, text, together }) =>
+      text(together === "mean" ? mean(key) : sum(linears.map((linear) => linear[key] as number)))
+    ),
+    mean("paperBits").toFixed(3),
+    ...sizes(stored, weights),
+    "",
+  ]);
+  return tableText(heading, rows, 1);
+}
+
+/** Bytes of linear layers by part. */
+function addedUp(linears: readonly LinearEntry[]): Record<string, number> {
+  const bytes: Record<string, number> = {};
+  for (const [part, size] of linears.flatMap((linear) => Object.entries(linear.storedBytes))) {
+    bytes[part] = (bytes[part] ?? 0) + size;
+  }
+  return bytes;
 }
 
 /** "0.mlp.up_proj": without the words before the layer's number, which are all the same. */
@@ -322,10 +320,4 @@ function plainText({ folder, tensors, elements, bytes }: PlainReport): string {
 
 function sizeOf(entries: readonly PlainEntry[]): number {
   return sum(entries.map(({ bytes }) => bytes));
-}
-
-function sum(values: Iterable<number>): number {
-  let total = 0;
-  for (const value of values) total += value;
-  return total;
 }

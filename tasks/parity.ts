@@ -65,7 +65,7 @@ await runTask(async (signal) => {
     const progress = showProgress();
     const { evaluation } = await runPipeline(config, {
       signal,
-      report: progress,
+      emit: progress,
       overwrite: false,
     });
     for (const { perplexity } of evaluation!.original) {

@@ -1,16 +1,16 @@
 import { styleText } from "node:util";
 import { bytesText, timeText } from "../base/units.ts";
-import type { Report, RunEvent } from "../pipeline/run/events.ts";
+import type { Emit, RunEvent } from "../pipeline/run/events.ts";
 
 const BAR = 24;
 
 /** A terminal gets a bar with the time left, anything else plain lines (10 % steps). */
-export function showProgress(terminal = Deno.stdout.isTerminal()): Report {
+export function showProgress(terminal = Deno.stdout.isTerminal()): Emit {
   return terminal ? bar() : lines();
 }
 
 /** One JSON object per line. */
-export function showJson(): Report {
+export function showJson(): Emit {
   return (event) => console.log(JSON.stringify(event));
 }
 
@@ -73,7 +73,7 @@ class Pace {
   }
 }
 
-function bar(): Report {
+function bar(): Emit {
   const encoder = new TextEncoder();
   const pace = new Pace();
   const write = (text: string) => Deno.stdout.writeSync(encoder.encode(text));
@@ -105,7 +105,7 @@ function terminalSize(): { columns: number } {
   }
 }
 
-function lines(): Report {
+function lines(): Emit {
   const pace = new Pace();
   let last = "";
   return (event) => {

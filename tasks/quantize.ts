@@ -1,6 +1,6 @@
 import { UserError } from "../base/errors.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
-import { bytesText, percentText, perplexityText } from "../base/units.ts";
+import { bytesText, percentText } from "../base/units.ts";
 import type { PipelineConfig } from "../pipeline/config/config.ts";
 import { chooseCell } from "../pipeline/grid/grid.ts";
 import { type Grid, type GridCell, loadGrid } from "../pipeline/grid/load_grid.ts";
@@ -8,6 +8,8 @@ import type { RunRecord } from "../pipeline/run/record.ts";
 import type { RunOptions } from "../pipeline/run/run.ts";
 import { runGrid, runPipeline } from "../report/run_with_report.ts";
 import type { Stage } from "../pipeline/stage.ts";
+import { pairsIn } from "../stages/metrics/metric.ts";
+import { METRICS } from "../stages/metrics/mod.ts";
 import { STAGES } from "../stages/mod.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
 import { showJson, showProgress } from "./progress.ts";
@@ -50,8 +52,8 @@ await runTask(async (signal) => {
   const [file] = positionals;
   const grid = await loadGrid(file, { stages: STAGES, sets: values.set });
   const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
-  const report = values.json ? showJson() : showProgress();
-  const runOptions = { report, signal, overwrite: values.overwrite };
+  const emit = values.json ? showJson() : showProgress();
+  const runOptions = { emit, signal, overwrite: values.overwrite };
   if (grid.hasMatrix || cells) {
     if (values.check) printCells(grid, cells, values.json);
     else await quantizeCells(grid, cells, values.json, runOptions);
@@ -124,11 +126,8 @@ function usageError(message: string): PipelineFileError {
 }
 
 function planOf(config: PipelineConfig<Stage>) {
-  const stages = config.stages.map(({ stage: { name, scope }, options }) => ({
-    name,
-    scope,
-    options,
-  }));
+  const stages = config.stages.filter(({ implied }) => !implied)
+    .map(({ stage: { name, scope }, options }) => ({ name, scope, options }));
   const { name, model, output, mode, seed } = config;
   return { name, model, output, mode, seed, stages };
 }
@@ -165,32 +164,12 @@ function summary({ packed, layers, evaluation, peakGpuBytes, stages }: RunRecord
       }`,
     );
   }
-  (evaluation?.packed ?? evaluation?.original ?? []).forEach((after, i) => {
-    const before = evaluation!.packed && evaluation!.original[i];
-    const values = [before, after].filter((value) => value !== undefined)
-      .map(({ perplexity }) => perplexityText(perplexity)).join(" -> ");
-    lines.push(`Perplexity  ${values} on ${after.dataset}`);
-  });
-  lines.push(...zeroShotLines(evaluation?.zeroShot));
+  for (const metric of METRICS) {
+    const { name, line } = metric.terminal;
+    lines.push(...pairsIn(metric, evaluation).map((pair) => `${name.padEnd(12)}${line(pair)}`));
+  }
   if (peakGpuBytes) lines.push(`GPU memory  ${bytesText(peakGpuBytes)} at most`);
   return lines.join("\n");
-}
-
-/** A line for each task: accuracies before and after, with the standard error of the last figure. */
-function zeroShotLines(zeroShot: NonNullable<RunRecord["evaluation"]>["zeroShot"]): string[] {
-  if (!zeroShot) return [];
-  const { original, packed } = zeroShot;
-  return (packed ?? original).map((after, i) => {
-    const all = packed && original[i] ? [original[i], after] : [after];
-    const text = (name: string, key: "acc" | "accNorm", error = 0) => {
-      const values = all.map((result) => (100 * result[key]!).toFixed(2)).join(" -> ");
-      return `${name} ${values} ± ${percentText(error, 2)}`;
-    };
-    const norm = after.accNorm === undefined
-      ? ""
-      : `, ${text("acc_norm", "accNorm", after.accNormStderr)}`;
-    return `Zero-shot   ${after.task.padEnd(13)} ${text("acc", "acc", after.accStderr)}${norm}`;
-  });
 }
 
 /** How `pack` has stored embeddings and head. */

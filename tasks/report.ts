@@ -3,7 +3,7 @@ import { dirname, join, resolve } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { CELL_RECORD } from "../pipeline/run/record.ts";
 import { commonFolder, findRuns, readRuns } from "../report/cells.ts";
-import { MergedReport } from "../report/merged_report.ts";
+import { chartedNouns, MergedReport } from "../report/merged_report.ts";
 import { finishedRun, saveHistograms } from "../report/run_files.ts";
 import { runMarkdown, runReport } from "../report/run_report.ts";
 import { writeFileAtomically } from "../storage/files.ts";
@@ -12,7 +12,7 @@ import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./ta
 const HELP = `Usage: deno task report FOLDER... [options]
 
 Of one run's folder: writes its report.html anew. Of several, or of a folder of them such as a
-grid's: writes one page that compares them, with the perplexity against the size of the files and
+grid's: writes one page that compares them, with the ${chartedNouns()} against the size of the files and
 the curve of what is best at each size; it names cells that failed or are missing.
 
 Options
@@ -134,7 +134,9 @@ function reportSeveral(folders: string[], options: Options): void {
   if (options.svg !== undefined) {
     const picture = report.svg();
     if (picture === undefined) {
-      throw new UserError("There is nothing to draw: no run has both a size and a perplexity");
+      throw new UserError(
+        `There is nothing to draw: no run has both a size and a ${chartedNouns()}`,
+      );
     }
     write(options.svg, picture);
   }

@@ -280,9 +280,9 @@ export async function runFile(
   const config = await loadPipeline(file, { stages: STAGES });
   const record = await runPipeline(config, {
     ...options,
-    report: (event) => {
+    emit: (event) => {
       events.push(event);
-      options.report?.(event);
+      options.emit?.(event);
     },
   });
   return { record, events };

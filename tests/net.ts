@@ -87,7 +87,7 @@ async function run({ model, fields, interruptedAfter }: Pipeline) {
       if (type === "layer" && --interruptedAfter! === 0) controller.abort();
     };
     const run = place.run({ gpu: { adapter: "software" }, ...wanted }, {
-      report,
+      emit: report,
       signal: controller.signal,
     });
     await assert.rejects(run, { name: "AbortError" });

@@ -11,6 +11,8 @@ export interface TaskResult {
 export interface TaskOptions {
   cwd?: string;
   env?: Record<string, string>;
+  /** A module that is run before the task. */
+  preload?: string;
   /** Called with everything that the task has printed so far, whenever it prints. */
   onOutput?: (text: string, child: Deno.ChildProcess) => void;
   /** Called when the task is started. */
@@ -21,10 +23,16 @@ export interface TaskOptions {
 export async function startTask(
   task: string,
   args: string[],
-  { cwd = PROJECT, env = {}, onOutput, onStart }: TaskOptions = {},
+  { cwd = PROJECT, env = {}, preload, onOutput, onStart }: TaskOptions = {},
 ): Promise<TaskResult> {
   const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", join(PROJECT, `tasks/${task}.ts`), ...args],
+    args: [
+      "run",
+      "-A",
+      ...(preload ? [`--preload=${preload}`] : []),
+      join(PROJECT, `tasks/${task}.ts`),
+      ...args,
+    ],
     cwd,
     env: { NO_COLOR: "1", INIT_CWD: "", ...env },
     stdout: "piped",

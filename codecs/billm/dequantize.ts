@@ -2,7 +2,7 @@ import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import source from "./dequantize.wgsl" with { type: "text" };
-import { type BitLayout, scalesPerBlock } from "./quantize_block.ts";
+import { type BillmLayout, scalesPerBlock } from "./quantize_block.ts";
 
 /**
  * The weights of a packed linear layer.
@@ -15,7 +15,7 @@ import { type BitLayout, scalesPerBlock } from "./quantize_block.ts";
  */
 export async function dequantize(
   gpu: Gpu,
-  layout: BitLayout,
+  layout: BillmLayout,
   bits: Tensor,
   scales: Tensor,
   salient: Tensor,

@@ -1,11 +1,11 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
+import type { BillmHost } from "./host.ts";
 import { SALIENT_PLACE } from "./packed_vector_source.ts";
 import {
   arrangedScales,
+  type BillmTensors,
   columnOrder,
-  type PackedOnHost,
-  type PackedWeight,
   paddedFactors,
   SALIENT,
   scaleShape,
@@ -15,7 +15,7 @@ import {
   unitsOf,
   uploadBits,
 } from "./packed_weight.ts";
-import { type BitLayout, bitPlanes } from "./quantize_block.ts";
+import { type BillmLayout, bitPlanes } from "./quantize_block.ts";
 
 /** Rows of a group's layers begin at multiples of this: with whole tiles, where kernels can bind them. */
 const PART_ROWS = 128;
@@ -26,14 +26,14 @@ const PART_UNITS = 16;
  * Packed linear layers with one input that are multiplied with a vector at once: at most three, of the
  * same layout but for their rows. Each has an order of columns of its own.
  */
-export interface PackedGroup extends BitLayout {
+export interface BillmGroupTensors extends BillmLayout {
   /** From the first row of the first layer to the last row of the last one. */
   rows: number;
   /** The row where each layer begins. */
   starts: readonly number[];
   /** The layers, views of what the group owns. */
-  weights: readonly PackedWeight[];
-  /** As in a {@link PackedWeight}, over all tiles. */
+  weights: readonly BillmTensors[];
+  /** As in a {@link BillmTensors}, over all tiles. */
   bits: Tensor;
   scales: Tensor;
   factors?: Tensor;
@@ -48,7 +48,7 @@ export interface PackedGroup extends BitLayout {
 }
 
 /** Whether layers can be multiplied as a group. */
-export function canGroup(hosts: readonly PackedOnHost[]): boolean {
+export function canGroup(hosts: readonly BillmHost[]): boolean {
   const [{ cols, blockSize, zones, planes, codes }] = hosts;
   return hosts.length <= 3 &&
     hosts.every((host) =>
@@ -62,10 +62,10 @@ export function canGroup(hosts: readonly PackedOnHost[]): boolean {
  *
  * @returns The group, owned by the caller; see {@link freeGroup}.
  */
-export async function uploadPackedGroup(
+export async function uploadGroup(
   gpu: Gpu,
-  hosts: readonly PackedOnHost[],
-): Promise<PackedGroup> {
+  hosts: readonly BillmHost[],
+): Promise<BillmGroupTensors> {
   const [first] = hosts;
   const { cols, blockSize, zones, planes } = first;
   const units = unitsOf(first);
@@ -103,7 +103,7 @@ export async function uploadPackedGroup(
     order: gpu.upload(order, [hosts.length, units, UNIT_COLS]),
     places: gpu.upload(new Uint32Array(places.buffer), [hosts.length, units, UNIT_COLS / 4]),
   };
-  const weights = hosts.map((host, i): PackedWeight => {
+  const weights = hosts.map((host, i): BillmTensors => {
     const [tile, count] = [starts[i] / TILE_ROWS, tilesOf(host)];
     const part = (tensor: Tensor) => {
       const [all, ...rest] = tensor.shape;
@@ -134,7 +134,7 @@ function placesOf(order: Uint32Array): Uint8Array {
   return places;
 }
 
-export function freeGroup(gpu: Gpu, group: PackedGroup): void {
+export function freeGroup(gpu: Gpu, group: BillmGroupTensors): void {
   const { bits, scales, factors, salient, order, places } = group;
   gpu.free(bits, scales, salient, order, places, ...(factors ? [factors] : []));
 }

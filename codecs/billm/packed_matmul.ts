@@ -2,6 +2,7 @@ import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
+import type { Addends } from "../codec.ts";
 import orderColumns from "./order_columns.wgsl" with { type: "text" };
 import {
   MATMUL_FLAGS,
@@ -10,11 +11,11 @@ import {
   type PackedTile,
   unpackKernel,
 } from "./packed_matmul_source.ts";
-import { type Addends, MATVEC_TOKENS, packedMatvec } from "./packed_matvec.ts";
+import { MATVEC_TOKENS, packedMatvec } from "./packed_matvec.ts";
 import {
+  type BillmTensors,
   formName,
   formOf,
-  type PackedWeight,
   tilesOf,
   UNIT_COLS,
   unitsOf,
@@ -36,10 +37,10 @@ const SLAB_BYTES_ON_CPU = 16 << 20;
  * @returns f32 `[tokens, rows]`, owned by the caller.
  * @throws {RangeError} If x does not fit the weight.
  */
-export async function packedProduct(
+export async function billmProduct(
   gpu: Gpu,
   x: Tensor,
-  weight: PackedWeight,
+  weight: BillmTensors,
   addends: Addends = {},
 ): Promise<Tensor> {
   const multiply = x.shape[0] <= MATVEC_TOKENS ? packedMatvec : packedMatmul;
@@ -53,7 +54,7 @@ export async function packedProduct(
 export async function packedMatmul(
   gpu: Gpu,
   x: Tensor,
-  weight: PackedWeight,
+  weight: BillmTensors,
   addends: Addends = {},
 ): Promise<Tensor> {
   const { rows, cols } = weight;
@@ -73,7 +74,7 @@ export async function packedMatmul(
 async function multiplyTiles(
   gpu: Gpu,
   x: Tensor,
-  weight: PackedWeight,
+  weight: BillmTensors,
   { bias, residual }: Addends,
   y: Tensor,
 ): Promise<void> {
@@ -122,7 +123,7 @@ function tileFor(gpu: Gpu, tokens: number, rows: number): PackedTile {
 async function multiplySlabs(
   gpu: Gpu,
   x: Tensor,
-  weight: PackedWeight,
+  weight: BillmTensors,
   { bias, residual }: Addends,
   y: Tensor,
 ): Promise<void> {
@@ -153,7 +154,7 @@ async function multiplySlabs(
  */
 export async function unpackRows(
   gpu: Gpu,
-  weight: PackedWeight,
+  weight: BillmTensors,
   first = 0,
   rows: number = weight.rows - first,
 ): Promise<Tensor> {

@@ -5,7 +5,7 @@ import { repeat, XYZW } from "../../gpu/source_text.ts";
  *
  * @see gemm_source.ts for how tiles are multiplied.
  */
-import { type PackedForm, planesOf, scaleSource } from "./packed_weight.ts";
+import { type BillmForm, planesOf, scaleSource } from "./packed_weight.ts";
 
 export const MATMUL_FLAGS = { bias: 1, residual: 2 } as const;
 
@@ -40,7 +40,7 @@ interface RowNames {
 }
 
 /** Statements that declare what the weights of a row and block can be. */
-function weightValues(form: PackedForm, prefix: string): string {
+function weightValues(form: BillmForm, prefix: string): string {
   const scale = scaleSource(form, prefix);
   return `${
     repeat(form.zones, (zone) =>
@@ -54,7 +54,7 @@ function weightValues(form: PackedForm, prefix: string): string {
 }
 
 /** The weight at a bit, after {@link weightValues}; added up as dequantize.wgsl does. */
-function weightAt(form: PackedForm, row: RowNames, bit: string, mayBeSalient: boolean): string {
+function weightAt(form: BillmForm, row: RowNames, bit: string, mayBeSalient: boolean): string {
   const test = (word: string) => `(${word} & ${bit}) != 0u`;
   const zone = (i: number) => `select(minus${i}, plus${i}, ${test(row.plane(0))})`;
   const ordinary = form.zones === 2
@@ -74,7 +74,7 @@ function weightAt(form: PackedForm, row: RowNames, bit: string, mayBeSalient: bo
  * bring A; the other half turn a word of each row's bits into two tiles of B, each thread rows of its
  * own, so that neighbours store side by side.
  */
-export function packedMatmulKernel(form: PackedForm, shape: PackedMatmulShape): string {
+export function packedMatmulKernel(form: BillmForm, shape: PackedMatmulShape): string {
   const { tile: { rows, cols, depth }, paired, aligned } = shape;
   const planeCount = planesOf(form);
   const threadsX = cols / 8;
@@ -261,7 +261,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
  * The weights of some rows, f32 `[rows, cols]`. 32 threads make 128 columns of a row, each one of every
  * 32, so that neighbours store side by side; the threads after them make the next row.
  */
-export function unpackKernel(form: PackedForm): string {
+export function unpackKernel(form: BillmForm): string {
   const planeCount = planesOf(form);
   const scale = scaleSource(form, "scale_");
   const loadScales = (block: string) =>

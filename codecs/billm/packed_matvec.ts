@@ -1,8 +1,9 @@
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
+import type { Addends } from "../codec.ts";
 import { MATVEC_FLAGS, packedMatvecBytes, packedMatvecKernel } from "./packed_matvec_source.ts";
-import { formName, formOf, type PackedWeight, tilesOf, unitsOf } from "./packed_weight.ts";
+import { type BillmTensors, formName, formOf, tilesOf, unitsOf } from "./packed_weight.ts";
 
 /** The most tokens of {@link packedMatvec}. */
 export const MATVEC_TOKENS = 8;
@@ -10,14 +11,6 @@ export const MATVEC_TOKENS = 8;
 const PASS_TOKENS = 4;
 /** Groups of 32 threads that keep a GPU busy. */
 const GROUPS = 2048;
-
-/** What is added to a product. */
-export interface Addends {
-  /** Added to every token, f32 `[rows]`. */
-  bias?: Tensor;
-  /** f32 `[tokens, rows]`. */
-  residual?: Tensor;
-}
 
 /**
  * x · weightᵀ (+ bias) (+ residual) for 1 to 8 tokens: the weight is read as it is packed, once for
@@ -30,7 +23,7 @@ export interface Addends {
 export async function packedMatvec(
   gpu: Gpu,
   x: Tensor,
-  weight: PackedWeight,
+  weight: BillmTensors,
   { bias, residual }: Addends = {},
 ): Promise<Tensor> {
   const { rows, cols, blockSize } = weight;

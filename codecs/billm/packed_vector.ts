@@ -1,9 +1,9 @@
 import type { Gpu } from "../../gpu/device.ts";
 import activate from "../../gpu/kernels/elementwise/activate.wgsl" with { type: "text" };
-import { type ActivationName, ACTIVATIONS } from "../../gpu/kernels/elementwise/activation.ts";
+import { ACTIVATIONS } from "../../gpu/kernels/elementwise/activation.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
-import type { PackedGroup } from "./packed_group.ts";
-import type { Addends } from "./packed_matvec.ts";
+import type { Addends, VectorSource } from "../codec.ts";
+import type { BillmGroupTensors } from "./packed_group.ts";
 import {
   packedVectorBytes,
   packedVectorKernel,
@@ -22,14 +22,7 @@ const SPLITS = { many: 16, one: 22 };
 /** Steps that tables are to serve, where there are so many, rather than that more subgroups share the columns. */
 const WORTHWHILE_STEPS = 4;
 
-/** What is multiplied in place of a vector itself, made of it on the way. */
-export type VectorSource =
-  /** Its RMS norm. */
-  | { op: "rms"; weight: Tensor; epsilon: number }
-  /** An activation function of it; with `up`, of its first half times its second half, which begins there. */
-  | { op: "activation"; name: ActivationName; up?: number };
-
-/** Whether {@link packedVectorProduct} can multiply weights of such blocks on this adapter. */
+/** Whether {@link billmVectorProduct} can multiply weights of such blocks on this adapter. */
 export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
   const { subgroupSize } = gpu;
   return subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0;
@@ -43,10 +36,10 @@ export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
  * @returns f32 `[1, rows]`, owned by the caller; the layers' products begin at `group.starts`.
  * @throws {RangeError} If x does not fit.
  */
-export async function packedVectorProduct(
+export async function billmVectorProduct(
   gpu: Gpu,
   x: Tensor,
-  group: PackedGroup,
+  group: BillmGroupTensors,
   { source, bias, residual }: Addends & { source?: VectorSource } = {},
 ): Promise<Tensor> {
   const { rows, cols, blockSize, bits, scales, factors, places, starts } = group;

@@ -1,5 +1,5 @@
 import { repeat, XYZW } from "../../gpu/source_text.ts";
-import { type PackedForm, planesOf, scaleSource, scaleWords, UNIT_COLS } from "./packed_weight.ts";
+import { type BillmForm, planesOf, scaleSource, scaleWords, UNIT_COLS } from "./packed_weight.ts";
 
 /** What the kernel makes of its input on the way. */
 export type VectorInput =
@@ -76,7 +76,7 @@ export function packedVectorBytes(
  * @param blockUnits Units of a block.
  */
 export function packedVectorKernel(
-  form: PackedForm,
+  form: BillmForm,
   { lanes, splits, steps, turns, subgroupBarriers }: PackedVectorShape,
   input: VectorInput,
   blockUnits: number,

@@ -2,31 +2,15 @@ import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import arrangeBits from "./arrange_bits.wgsl" with { type: "text" };
-import { type BitLayout, bitPlanes, scalesPerBlock } from "./quantize_block.ts";
+import type { BillmHost } from "./host.ts";
+import { type BillmLayout, bitPlanes, scalesPerBlock } from "./quantize_block.ts";
 
-/** Rows that lie side by side in a {@link PackedWeight}, one for each thread. */
+/** Rows that lie side by side in a {@link BillmTensors}, one for each thread. */
 export const TILE_ROWS = 32;
 /** Columns that a thread reads at a time: four words of each plane of bits. */
 export const UNIT_COLS = 128;
 /** Set in the order of the columns for a salient one. */
 export const SALIENT = 2 ** 31;
-
-/** A linear layer's bits in host memory; see HostBits in codecs/packed_format.ts. */
-export interface PackedOnHost extends BitLayout {
-  /** `[bitPlanes, rows, ⌈cols / 32⌉]`. */
-  bits: Uint32Array<ArrayBuffer>;
-  /** One bit per column, `[⌈cols / 32⌉]`. */
-  salient: Uint32Array<ArrayBuffer>;
-  /** `[rows, blocks, scalesPerBlock]`, values that f16 holds unless there are codes. */
-  scales: Float32Array<ArrayBuffer>;
-  /** Scales in 8 bits: a scale is code · factor, rounded to f32. */
-  codes?: {
-    /** `[rows, blocks, scalesPerBlock]`. */
-    values: Int8Array<ArrayBuffer>;
-    /** Factor of the means and of the scales, `[rows, 2]`. */
-    factors: Float32Array<ArrayBuffer>;
-  };
-}
 
 /**
  * A linear layer in GPU memory that is multiplied with as it is packed.
@@ -36,7 +20,7 @@ export interface PackedOnHost extends BitLayout {
  * come first: of its unit if the units divide the blocks, else of each word. Kernels then find
  * salient weights in the first words only.
  */
-export interface PackedWeight extends BitLayout {
+export interface BillmTensors extends BillmLayout {
   /** u32 `[tiles, units, bitPlanes, 32 rows, 4 words]`. */
   bits: Tensor;
   /** Which positions are salient, a bit for each, u32 `[units, 4]`. */
@@ -50,7 +34,7 @@ export interface PackedWeight extends BitLayout {
 }
 
 /** What a kernel that reads a packed weight is made for. */
-export interface PackedForm {
+export interface BillmForm {
   zones: 1 | 2;
   planes: number;
   /** Whether scales are 8-bit codes. */
@@ -61,47 +45,47 @@ export interface PackedForm {
 
 /** The form of a packed weight. */
 export function formOf(
-  { zones, planes, factors, blockSize }: BitLayout & { factors?: Tensor },
-): PackedForm {
+  { zones, planes, factors, blockSize }: BillmLayout & { factors?: Tensor },
+): BillmForm {
   return { zones, planes, coded: factors !== undefined, mixed: blockSize % UNIT_COLS !== 0 };
 }
 
 /** A text that names a form, for the names of kernels. */
-export function formName({ zones, planes, coded, mixed }: PackedForm): string {
+export function formName({ zones, planes, coded, mixed }: BillmForm): string {
   return `${zones}_${planes}_${coded ? "codes" : "f16"}${mixed ? "_mixed" : ""}`;
 }
 
 /** Planes of bits of a weight. */
-export function planesOf({ zones, planes }: Pick<PackedForm, "zones" | "planes">): number {
-  return bitPlanes({ zones, planes } as BitLayout);
+export function planesOf({ zones, planes }: Pick<BillmForm, "zones" | "planes">): number {
+  return bitPlanes({ zones, planes } as BillmLayout);
 }
 
 /** Words of u32 that hold the scales of a row and block. */
-export function scaleWords({ zones, planes, coded }: Omit<PackedForm, "mixed">): number {
-  const count = scalesPerBlock({ zones, planes } as BitLayout);
+export function scaleWords({ zones, planes, coded }: Omit<BillmForm, "mixed">): number {
+  const count = scalesPerBlock({ zones, planes } as BillmLayout);
   return Math.ceil(count / (coded ? 4 : 2));
 }
 
 /** The unit count of a weight: 128 columns each. */
-export function unitsOf({ cols }: BitLayout): number {
+export function unitsOf({ cols }: BillmLayout): number {
   return Math.ceil(cols / UNIT_COLS);
 }
 
 /** The tile count of a weight: 32 rows each. */
-export function tilesOf({ rows }: BitLayout): number {
+export function tilesOf({ rows }: BillmLayout): number {
   return Math.ceil(rows / TILE_ROWS);
 }
 
 /**
  * Brings a packed linear layer to the GPU.
  *
- * @returns The weight, owned by the caller; see {@link freePacked}.
+ * @returns The weight, owned by the caller; see {@link freeBillm}.
  */
-export async function uploadPacked(gpu: Gpu, host: PackedOnHost): Promise<PackedWeight> {
+export async function uploadBillm(gpu: Gpu, host: BillmHost): Promise<BillmTensors> {
   const { rows, cols, blockSize, zones, planes, codes } = host;
   const [tiles, units] = [tilesOf(host), unitsOf(host)];
   const { order, salient } = columnOrder(host);
-  const weight: PackedWeight = {
+  const weight: BillmTensors = {
     ...{ rows, cols, blockSize, zones, planes },
     bits: gpu.empty([tiles, units, bitPlanes(host), TILE_ROWS, 4], "u32"),
     salient: gpu.upload(salient, [units, 4]),
@@ -116,8 +100,8 @@ export async function uploadPacked(gpu: Gpu, host: PackedOnHost): Promise<Packed
 /** Brings the bits of a linear layer in the order of `weight` to its memory. */
 export async function uploadBits(
   gpu: Gpu,
-  host: PackedOnHost,
-  { order, bits }: Pick<PackedWeight, "order" | "bits">,
+  host: BillmHost,
+  { order, bits }: Pick<BillmTensors, "order" | "bits">,
 ): Promise<void> {
   const { rows, cols } = host;
   const words = Math.ceil(cols / 32);
@@ -134,19 +118,15 @@ export async function uploadBits(
   });
 }
 
-export function isPackedWeight(weight: Tensor | PackedWeight): weight is PackedWeight {
-  return "bits" in weight;
-}
-
-export function freePacked(
+export function freeBillm(
   gpu: Gpu,
-  { bits, salient, order, scales, factors }: PackedWeight,
+  { bits, salient, order, scales, factors }: BillmTensors,
 ): void {
   gpu.free(bits, salient, order, scales, ...(factors ? [factors] : []));
 }
 
 /** The column at each position, the salient ones of a segment first, and which positions are salient. */
-export function columnOrder({ cols, blockSize, planes, salient }: PackedOnHost) {
+export function columnOrder({ cols, blockSize, planes, salient }: BillmHost) {
   const positions = Math.ceil(cols / UNIT_COLS) * UNIT_COLS;
   const segment = blockSize % UNIT_COLS ? 32 : UNIT_COLS;
   const isSalient = (col: number) =>
@@ -168,13 +148,13 @@ export function columnOrder({ cols, blockSize, planes, salient }: PackedOnHost) 
 }
 
 /** `[tiles, blocks, words, 32]` of a linear layer's scales. */
-export function scaleShape(host: PackedOnHost): number[] {
+export function scaleShape(host: BillmHost): number[] {
   const words = scaleWords({ ...host, coded: host.codes !== undefined });
   return [tilesOf(host), Math.ceil(host.cols / host.blockSize), words, TILE_ROWS];
 }
 
-/** A linear layer's scales as they lie in a {@link PackedWeight}. */
-export function arrangedScales(host: PackedOnHost): Uint32Array<ArrayBuffer> {
+/** A linear layer's scales as they lie in a {@link BillmTensors}. */
+export function arrangedScales(host: BillmHost): Uint32Array<ArrayBuffer> {
   const { rows, codes } = host;
   const [tiles, blocks, words] = scaleShape(host);
   const perBlock = scalesPerBlock(host);
@@ -200,7 +180,7 @@ export function arrangedScales(host: PackedOnHost): Uint32Array<ArrayBuffer> {
 }
 
 /** The factors of a linear layer's codes, `[tiles * 32, 2]`. */
-export function paddedFactors(host: PackedOnHost): Float32Array<ArrayBuffer> {
+export function paddedFactors(host: BillmHost): Float32Array<ArrayBuffer> {
   const padded = new Float32Array(tilesOf(host) * TILE_ROWS * 2);
   padded.set(host.codes!.factors);
   return padded;
@@ -226,7 +206,7 @@ export interface ScaleSource {
  * @param factored Whether codes come times their factors, the variables mean_factor and scale_factor.
  *   Without, they are converted by an instruction that is slower, but runs beside shuffles.
  */
-export function scaleSource(form: PackedForm, prefix: string, factored = true): ScaleSource {
+export function scaleSource(form: BillmForm, prefix: string, factored = true): ScaleSource {
   const words = Array.from({ length: scaleWords(form) }, (_, i) => i);
   const code = (index: number) => {
     const [word, shift] = [`${prefix}${index >> 2}`, 8 * (index & 3)];

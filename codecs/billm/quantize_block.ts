@@ -5,7 +5,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import source from "./quantize_block.wgsl" with { type: "text" };
 
 /** The form of a linear layer's bits: how many zones and planes, blocks of how many columns. */
-export interface BitLayout {
+export interface BillmLayout {
   rows: number;
   cols: number;
   /** Columns that share scales, a multiple of 32. */
@@ -17,17 +17,17 @@ export interface BitLayout {
 }
 
 /** Bits per weight position: the sign, the zone or second sign, further signs. */
-export function bitPlanes({ zones, planes }: BitLayout): number {
+export function bitPlanes({ zones, planes }: BillmLayout): number {
   return Math.max(zones, planes);
 }
 
 /** Means and scales per row and block: two per zone; mean and scales of the salient columns. */
-export function scalesPerBlock({ zones, planes }: BitLayout): number {
+export function scalesPerBlock({ zones, planes }: BillmLayout): number {
   return 2 * zones + (planes > 0 ? 1 + planes : 0);
 }
 
 /** A linear layer's bits while it is being quantized. */
-export interface LinearBits extends BitLayout {
+export interface BillmBits extends BillmLayout {
   /** u32 `[bitPlanes, rows, ⌈cols / 32⌉]`. Bit 1 is the zone, or a salient weight's second sign. */
   bits: Tensor;
   /** Values that f16 holds exactly, f32 `[rows, blocks, scalesPerBlock]`. */
@@ -37,7 +37,7 @@ export interface LinearBits extends BitLayout {
 }
 
 /** Allocates the bits of a linear layer. */
-export function emptyBits(gpu: Gpu, layout: BitLayout): LinearBits {
+export function emptyBits(gpu: Gpu, layout: BillmLayout): BillmBits {
   const { rows, cols, blockSize } = layout;
   return {
     ...layout,
@@ -79,7 +79,7 @@ export interface BlockInput {
 export async function quantizeBlock(
   gpu: Gpu,
   input: BlockInput,
-  target: LinearBits,
+  target: BillmBits,
   quantized: Tensor,
 ): Promise<Tensor> {
   const { first, weight, salient, salientFit, zones, zoneFits, factor, feedback = false } = input;

@@ -2,7 +2,7 @@ import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import { withReduction } from "../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { type BitLayout, scalesPerBlock } from "./quantize_block.ts";
+import { type BillmLayout, scalesPerBlock } from "./quantize_block.ts";
 import source from "./round_scales.wgsl" with { type: "text" };
 
 /** What rounded scales are made from: value = code · factor. */
@@ -31,7 +31,7 @@ const TOPS = {
  */
 export async function roundScales(
   gpu: Gpu,
-  layout: BitLayout,
+  layout: BillmLayout,
   scales: Tensor,
   bits: 8 | 4 = 8,
 ): Promise<ScaleCodes> {

@@ -5,13 +5,7 @@ import type { CacheDtype } from "../../gpu/kernels/attention/attention_decode.ts
 import { argmax, NOT_FINITE } from "../../gpu/kernels/reduce/argmax.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { readJson } from "../../storage/json.ts";
-import {
-  Decoder,
-  type DecoderOptions,
-  type LayerWeights,
-  type Registers,
-  type Weight,
-} from "../decoder.ts";
+import { Decoder, type DecoderOptions, type LayerWeights, type Registers } from "../decoder.ts";
 import type { ModelFiles } from "../model_files.ts";
 import { type ChatMessage, renderChat } from "../tokenizers/chat_template.ts";
 import { TextStream } from "../tokenizers/text_stream.ts";
@@ -29,7 +23,7 @@ export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies">
 
 /** A model, packed or plain, whose weights all stay in GPU memory. */
 export class ResidentModel implements Disposable {
-  readonly #layers: LayerWeights<Weight>[] = [];
+  readonly #layers: LayerWeights[] = [];
 
   private constructor(readonly files: ModelFiles, readonly decoder: Decoder) {}
 
@@ -158,7 +152,7 @@ export class ResidentModel implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const weights of this.#layers) this.decoder.freeLayer(weights);
+    for (const weights of this.#layers) weights[Symbol.dispose]();
     this.decoder[Symbol.dispose]();
     this.decoder.gpu.trim();
   }

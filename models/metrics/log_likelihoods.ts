@@ -110,7 +110,7 @@ async function lossesOf(
         if (batch === batches.length - 1 && layer + 1 < layers) decoder.prefetchLayer(layer + 1);
         await progress();
       }
-      decoder.freeLayer(weights);
+      weights[Symbol.dispose]();
     }
     for (const [i, batch] of batches.entries()) {
       const finished = await finishScored(decoder, batch, i, activations);

@@ -57,7 +57,7 @@ export async function perplexity(
       if (batch === batches.length - 1 && layer + 1 < layers) decoder.prefetchLayer(layer + 1);
       await progress();
     }
-    decoder.freeLayer(weights);
+    weights[Symbol.dispose]();
   }
   for (let batch = 0; batch < batches.length; batch++) {
     using last = (await activations.load(batch)).get("hidden")!;

@@ -10,12 +10,17 @@ import { checkValue, hint, isRecord, type Path, show } from "./values.ts";
 
 export { pipelineJsonSchema } from "./json_schema.ts";
 
+/**
+ * How often a run calls a stage: once per model, per group of linear layers that share an input, per
+ * linear layer, or per block of columns of each. "layer" is an earlier word for "group".
+ */
+export type Scope = "model" | "group" | "layer" | "linear" | "block";
+
 /** What this module must know of a stage. */
 export interface StageDeclaration {
   /** What users write, such as "salient-select". */
   name: string;
-  /** How often a run calls it. */
-  scope: "model" | "layer" | "block";
+  scope: Scope;
   /** One line. */
   summary: string;
   /**
@@ -32,6 +37,14 @@ export interface StageDeclaration {
   gives: readonly string[];
   /** The artifacts that no earlier stage may give, because this one makes no use of them. */
   excludes?: readonly string[];
+  /** Columns of a block, in a stage that sets them; undefined where its options leave them to others. */
+  // deno-lint-ignore no-explicit-any -- each stage knows the type of its own options
+  blockSize?(options: any): number | undefined;
+  /**
+   * An artifact. The stage ends each chain of stages of scope "block" in which none gives it, with its
+   * default options; it cannot be named in a file.
+   */
+  completes?: string;
 }
 
 /** A stage of the pipeline with its checked options, defaults filled in. */
@@ -43,6 +56,8 @@ export interface PlannedStage<S extends StageDeclaration> {
   where: string;
   /** Absolute path of the module if it has `use`. */
   module?: string;
+  /** Whether no file names it; see {@link StageDeclaration.completes}. */
+  implied?: boolean;
 }
 
 /** A pipeline file, checked. */
@@ -117,10 +132,11 @@ export async function checkPipeline<S extends StageDeclaration>(
   const { mode } = checked.data ?? value;
   const list = Array.isArray(value.stages) ? value.stages : [];
   const entries: Entry<S>[] = [];
+  const known = stages.filter(({ completes }) => completes === undefined);
   for (const [index, item] of list.entries()) {
-    entries.push(await readEntry(source, item, index, stages, mode === "reference", load));
+    entries.push(await readEntry(source, item, index, known, mode === "reference", load));
   }
-  checkChain(source, entries, stages);
+  checkChain(source, entries, known);
   source.throwProblems();
 
   const { matrix: _, ...fields } = checked.data!;
@@ -128,14 +144,31 @@ export async function checkPipeline<S extends StageDeclaration>(
     ...fields,
     file: source.file,
     output: fields.output ?? `out/${fields.name}`,
-    stages: entries.map(({ stage, options, place, module }) => ({
-      stage: stage!,
-      options,
-      where: place.where,
-      module,
-    })),
+    stages: completed(
+      entries.map(({ stage, options, place, module }) => ({
+        stage: stage!,
+        options,
+        where: place.where,
+        module,
+      })),
+      stages,
+    ),
     text: source.text(),
   };
+}
+
+/** The chain with the stages that complete it; see {@link StageDeclaration.completes}. */
+function completed<S extends StageDeclaration>(
+  chain: PlannedStage<S>[],
+  stages: readonly S[],
+): PlannedStage<S>[] {
+  const last = chain.findLastIndex(({ stage }) => stage.scope === "block");
+  if (last < 0) return chain;
+  const { where } = chain[last];
+  const missing = stages.filter(({ completes }) =>
+    completes !== undefined && !chain.some(({ stage }) => stage.gives.includes(completes))
+  ).map((stage) => ({ stage, options: stage.options.parse({}), where, implied: true }));
+  return chain.toSpliced(last + 1, 0, ...missing);
 }
 
 /** The artifacts that a stage needs with these options. */
@@ -399,12 +432,14 @@ export type StageLoader<S> = (use: string) => Promise<LoadedStage<S>>;
 const isStrictObject = (value: unknown) =>
   (value as z.ZodObject | undefined)?._zod?.def?.catchall?._zod.def.type === "never";
 
+const isOptionalFunction = (value: unknown) => value === undefined || typeof value === "function";
+
 const artifactNames = z.array(z.string());
 
 /** The form of a stage from a user's module, where no compiler has seen it. */
 const stageForm = z.object({
   name: z.string().min(1).describe("what the pipeline's messages call it"),
-  scope: z.enum(["model", "layer", "block"]).describe("how often it runs"),
+  scope: z.enum(["model", "group", "layer", "linear", "block"]).describe("how often it runs"),
   summary: z.string().describe("what it does, in one line"),
   options: z.custom<z.ZodObject>(isStrictObject, "must be a zod strictObject")
     .describe("a zod strictObject of its options"),
@@ -415,6 +450,8 @@ const stageForm = z.object({
   ).describe("the artifacts that earlier stages must give"),
   gives: artifactNames.describe("the artifacts that later stages may need"),
   excludes: artifactNames.optional().describe("the artifacts that earlier stages must not give"),
+  blockSize: z.custom<StageDeclaration["blockSize"]>(isOptionalFunction, "must be a function")
+    .optional().describe("the columns of a block that its options set"),
   run: z.custom((value) => typeof value === "function", "must be a function")
     .describe("the function that does the work"),
 });

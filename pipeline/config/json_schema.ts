@@ -78,7 +78,8 @@ export function knownKeys(schema: JsonSchema, path: readonly PropertyKey[]): str
  *
  * It knows the stages given. A `use:` stage may have any options, because its module is not read.
  */
-export function pipelineJsonSchema(stages: readonly StageDeclaration[]): object {
+export function pipelineJsonSchema(all: readonly StageDeclaration[]): object {
+  const stages = all.filter(({ completes }) => completes === undefined);
   const { properties = {}, required = [], ...fields } = jsonSchemaOf(pipelineFields);
   const optionsOf = new Map(stages.map((stage) => [stage.name, jsonSchemaOf(stage.options)]));
   const named = stages.map((stage) => [stage.name, {

@@ -39,9 +39,9 @@ async function runCell(
   { name, index, values, config }: GridCell<Stage>,
   options: RunOptions,
 ): Promise<CellResult> {
-  const { report = () => {}, signal } = options;
+  const { emit = options.report ?? (() => {}), signal } = options;
   signal?.throwIfAborted();
-  report({ type: "cell", cell: name, index, cells: grid.cells.length });
+  emit({ type: "cell", cell: name, index, cells: grid.cells.length });
   const path = join(config.output, CELL_RECORD);
   const own = { grid: grid.name, cell: name, index, cells: grid.cells.length, values };
   const started = new Date().toISOString();
@@ -59,7 +59,7 @@ async function runCell(
       ? failure
       : new Error(String(failure));
     // A defect of ours must not cost the other cells either, but be found.
-    if (!(failure instanceof UserError)) report({ type: "warning", message: stack });
+    if (!(failure instanceof UserError)) emit({ type: "warning", message: stack });
     const error = failure instanceof PipelineFileError
       ? failure.problems.map(({ message }) => message).join("; ")
       : message;
@@ -70,12 +70,12 @@ async function runCell(
       started,
       finished: new Date().toISOString(),
     };
-    report({ type: "cell-failed", cell: name, error });
+    emit({ type: "cell-failed", cell: name, error });
     try {
       mkdirSync(config.output, { recursive: true });
       writeJsonAtomically(path, record);
     } catch (error) { // what is in the way of this cell need not be in that of the others
-      report({ type: "warning", message: `Cannot write "${path}": ${reasonOf(error)}` });
+      emit({ type: "warning", message: `Cannot write "${path}": ${reasonOf(error)}` });
     }
     return { record };
   }

@@ -1,3 +1,5 @@
+import type { LinearFacts } from "../../codecs/codec.ts";
+
 /** What a run says of itself while it goes on; the tasks turn it into a bar, lines or JSON. */
 export type RunEvent =
   | {
@@ -29,10 +31,10 @@ export type RunEvent =
   | { type: "cell"; cell: string; index: number; cells: number }
   | { type: "cell-failed"; cell: string; error: string };
 
-export type Report = (event: RunEvent) => void;
+export type Emit = (event: RunEvent) => void;
 
 /** What the run record says of a linear layer. */
-export interface LinearRecord {
+export interface LinearRecord extends LinearFacts {
   name: string;
   rows: number;
   cols: number;
@@ -43,14 +45,6 @@ export interface LinearRecord {
   relativeOutputError?: number;
   /** The stage that quantized it, such as "gptq"; absent for BiLLM's own method. */
   method?: string;
-  /** Salient columns of each block; none with a method that has no such columns. */
-  salientColumns: number[];
-  /** Fraction of the weights that are salient; absent with a method that has no such weights. */
-  salientFraction?: number;
-  /** Fraction of the other weights in the high zone. */
-  highFraction: number;
-  /** Bits per weight as the paper counts them. */
-  paperBits: number;
   /** Bytes stored, by part. */
   storedBytes: Record<string, number>;
 }

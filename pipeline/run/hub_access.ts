@@ -6,7 +6,7 @@ import { fetchFiles, fetchModel, type FetchOptions, type Snapshot } from "../../
 import { NoSuchRepository } from "../../hub/refusal.ts";
 import type { HubRepository } from "../../hub/repository.ts";
 import { HubUnreachable } from "../../hub/session.ts";
-import type { Report } from "./events.ts";
+import type { Emit } from "./events.ts";
 
 /** A name on the hub: "gpt2" or "facebook/opt-125m". */
 export const HUB_ID = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
@@ -18,7 +18,7 @@ export class HubAccess {
 
   /** @param beforeWeights Called before the weights of a model are fetched, which may take long. */
   constructor(
-    readonly report: Report,
+    readonly emit: Emit,
     readonly signal: AbortSignal,
     readonly beforeWeights: () => Promise<void>,
   ) {}
@@ -55,7 +55,7 @@ export class HubAccess {
     this.commits[`${id}@${revision}`] = commit;
     if (downloadedBytes > 0) {
       const text = `${id}: ${bytesText(downloadedBytes)} downloaded, to ${snapshot.folder}`;
-      this.report({ type: "stage", stage: "download", text });
+      this.emit({ type: "stage", stage: "download", text });
     }
     return snapshot;
   }
@@ -64,7 +64,7 @@ export class HubAccess {
     return {
       signal: this.signal,
       onProgress: ({ doneBytes, totalBytes, bytesPerSecond }) =>
-        this.report({
+        this.emit({
           type: "progress",
           stage: "download",
           done: doneBytes,
@@ -73,7 +73,7 @@ export class HubAccess {
           detail: `${bytesText(doneBytes)} of ${bytesText(totalBytes)}` +
             (bytesPerSecond > 0 ? `, ${bytesText(bytesPerSecond)}/s` : ""),
         }),
-      onWarning: (message) => this.report({ type: "warning", message }),
+      onWarning: (message) => this.emit({ type: "warning", message }),
     };
   }
 }

@@ -1,11 +1,5 @@
 import { basename, join } from "node:path";
-import { freeGrid } from "../../codecs/grid/grid.ts";
-import { salientFraction } from "../../codecs/grid/packed_grid.ts";
-import { isGrid, paperBitsOf } from "../../codecs/packed_format.ts";
-import { constant } from "../../gpu/constant.ts";
-import type { Gpu } from "../../gpu/device.ts";
-import { MAX_BLOCK } from "../../gpu/kernels/binarize/search.ts";
-import { copyRegion } from "../../gpu/kernels/elementwise/transpose.ts";
+import { DenseWeight } from "../../codecs/dense/weight.ts";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { linearGroups } from "../../models/architectures/architecture.ts";
@@ -18,21 +12,13 @@ import {
   restartsOf,
   totalWidth,
 } from "../../models/layer_plan.ts";
-import { blockBits } from "../../stages/block_bits.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 import type { PlannedStage } from "../config/config.ts";
-import type {
-  BlockContext,
-  BlockStage,
-  LayerContext,
-  LayerStage,
-  LinearLayer,
-  ModelContext,
-  Stage,
-} from "../stage.ts";
+import type { GroupContext, GroupStage, LinearLayer, ModelContext, Stage } from "../stage.ts";
 import { ArtifactStore } from "./artifacts.ts";
 import type { LayerRecord, LinearRecord } from "./events.ts";
+import { access, isInLinear, quantizeLinear } from "./quantize_linear.ts";
 import type { Planned, StageClock } from "./run.ts";
 
 /** A group of linear layers that share an input. */
@@ -45,18 +31,15 @@ interface Group {
   restarts: Restarts;
   /** Elements that are kept for each token if they are kept near. */
   nearWidth: number;
-  context: LayerContext;
+  context: GroupContext;
   store: ArtifactStore;
   /** Of each linear layer once it is quantized; see {@link outputErrorParts}. */
   errors: Tensor[];
 }
 
-/** Of so many blocks of a linear layer one is measured: to measure each costs more than some take. */
-const BLOCKS_PER_MEASUREMENT = 8;
-
 /**
- * Takes the calibration data, if there are any, through the decoder layers and runs the stages of scope
- * layer and block on each group of linear layers.
+ * Takes the calibration data, if there are any, through the decoder layers and runs the inner stages
+ * on each group of linear layers.
  *
  * The host runs ahead of the GPU: it waits once for each linear layer and for every few batches, and
  * while the last batches of a layer are on their way, it writes that layer's file and brings the next
@@ -107,7 +90,7 @@ export async function quantizeLayers(
       };
       context.folder.saveLayer(record);
       context.layerRecords.push(record);
-      context.report({ type: "layer", layers, ...record });
+      context.emit({ type: "layer", layers, ...record });
     }
   }
   context.gpu.trim();
@@ -123,9 +106,9 @@ function difference(
 }
 
 class LayerRun {
-  readonly #layerStages: Planned<LayerStage>[];
-  readonly #blockStages: Planned<BlockStage>[];
-  readonly #firstBlockStage: number;
+  readonly #groupStages: Planned<GroupStage>[];
+  /** The first of the stages that run on each linear layer, among all of them. */
+  readonly #firstInLinear: number;
   /** The linear layers of a decoder layer, in the order of execution. */
   readonly #modules: string[];
   /**
@@ -143,14 +126,9 @@ class LayerRun {
     /** Absent if no stage needs any. */
     readonly calibration: Calibration | undefined,
   ) {
-    this.#layerStages = stages.filter(({ stage }) => stage.scope === "layer") as Planned<
-      LayerStage
-    >[];
-    this.#blockStages = stages.filter(({ stage }) => stage.scope === "block") as Planned<
-      BlockStage
-    >[];
-    const first = stages.findIndex(({ stage }) => stage.scope === "block");
-    this.#firstBlockStage = first < 0 ? stages.length : first;
+    this.#groupStages = stages.filter(({ stage }) => !isInLinear(stage)) as Planned<GroupStage>[];
+    const first = stages.findIndex(({ stage }) => isInLinear(stage));
+    this.#firstInLinear = first < 0 ? stages.length : first;
     const { architecture, model } = decoder;
     const groups = linearGroups(architecture);
     this.#modules = groups.flatMap(({ modules }) => modules);
@@ -168,7 +146,7 @@ class LayerRun {
   /** Says how far the run is: so many linear layers of a decoder layer are done. */
   progress(index: number, linears: number, what: string): void {
     const { layers } = this.decoder.architecture;
-    this.context.report({
+    this.context.emit({
       type: "progress",
       stage: "layers",
       done: index * this.#modules.length + linears,
@@ -191,7 +169,7 @@ class LayerRun {
     const weights = await decoder.loadLayer(index);
     await this.#finishLayer(weights);
     await this.context.gpu.idle();
-    decoder.freeLayer(weights);
+    weights[Symbol.dispose]();
   }
 
   /** Quantizes a layer and takes the activations through it. */
@@ -203,7 +181,7 @@ class LayerRun {
     const weights = await this.decoder.loadLayer(index);
     const live = liveRegisters(
       this.decoder.architecture,
-      (module) => weights.get(module)!.weight.shape[0],
+      (module) => weights.linears.get(module)!.weight.rows,
     );
     const groups = linearGroups(this.decoder.architecture).map(({ step, modules }) =>
       this.#group(weights, step, modules, live, { index, count })
@@ -221,7 +199,7 @@ class LayerRun {
     let file = { file: "", bytes: 0, sha256: "" };
     await this.#finishLayer(weights, async () => {
       const linears = groups.flatMap((group) => group.context.linears);
-      for (const { stage, options } of this.#layerStages) {
+      for (const { stage, options } of this.#groupStages) {
         if (!stage.endLayer) continue;
         const context = { ...this.context, layer: { index, count } };
         file = await this.clock.host(stage.name, () => stage.endLayer!(context, options, linears));
@@ -229,12 +207,12 @@ class LayerRun {
       if (index + 1 < count) this.decoder.prefetchLayer(index + 1);
     });
     await gpu.idle();
-    this.decoder.freeLayer(weights); // among them the quantized ones
+    weights[Symbol.dispose](); // among them the quantized ones
     return { linears: await this.#records(groups), file };
   }
 
   #group(
-    weights: LayerWeights,
+    weights: LayerWeights<DenseWeight>,
     step: number,
     modules: string[],
     live: readonly LiveRegisters[],
@@ -246,19 +224,18 @@ class LayerRun {
     if (operation.op !== "linear") throw new Error("A group is a linear operation");
     const store = new ArtifactStore(this.artifacts);
     const linears = modules.map((module): LinearLayer => {
-      const { weight } = weights.get(module)!;
-      const [rows, cols] = weight.shape;
+      const { weight: { matrix, rows, cols } } = weights.linears.get(module)!;
       return {
         name: names.layer(layer.index) + module,
         module,
         rows,
         cols,
-        original: weight,
-        weight: gpu.clone(weight),
+        original: matrix,
+        weight: gpu.clone(matrix),
         quantized: gpu.empty([rows, cols]),
       };
     });
-    const context: LayerContext = { ...this.context, ...access(store), layer, linears };
+    const context: GroupContext = { ...this.context, ...access(store), layer, linears };
     const restarts = restartsOf(steps, live, step);
     return {
       step,
@@ -272,7 +249,7 @@ class LayerRun {
   }
 
   /** Shows the inputs of all groups to the stages, in one pass through the original layer. */
-  async #observeAll(weights: LayerWeights, groups: readonly Group[]): Promise<void> {
+  async #observeAll(weights: LayerWeights<DenseWeight>, groups: readonly Group[]): Promise<void> {
     const { activations } = this.calibration!;
     for (let batch = 0; batch < activations.batches; batch++) {
       const registers = await activations.load(batch);
@@ -288,7 +265,7 @@ class LayerRun {
   }
 
   /** Shows the input of one group to the stages; what lies before it is quantized already. */
-  async #observe(weights: LayerWeights, group: Group): Promise<void> {
+  async #observe(weights: LayerWeights<DenseWeight>, group: Group): Promise<void> {
     const { activations } = this.calibration!;
     for (let batch = 0; batch < activations.batches; batch++) {
       let registers = await activations.load(batch);
@@ -321,23 +298,18 @@ class LayerRun {
   }
 
   /** Frees the linear layers that no batch has to go through again. */
-  #freePassed(weights: LayerWeights): void {
+  #freePassed(weights: LayerWeights<DenseWeight>): void {
     const { activations, batches } = this.calibration!;
     const passed = Math.min(...batches.map((_, batch) => activations.step(batch)));
     for (const step of this.decoder.architecture.steps.slice(0, passed)) {
       if (step.op !== "linear") continue;
-      for (const { module } of step.linears) {
-        const affine = weights.get(module);
-        if (!affine) continue;
-        this.context.gpu.free(affine.weight, ...(affine.bias ? [affine.bias] : []));
-        weights.delete(module);
-      }
+      for (const { module } of step.linears) weights.delete(module);
     }
   }
 
   /** @param isKept The registers will be kept, and so rounded, before operation `to`. */
   async #run(
-    weights: LayerWeights,
+    weights: LayerWeights<DenseWeight>,
     registers: Registers,
     from: number,
     to = this.decoder.architecture.steps.length,
@@ -358,7 +330,7 @@ class LayerRun {
 
   async #show(group: Group, registers: Registers): Promise<void> {
     const input = registers.get(group.from)!;
-    for (const { stage, options } of this.#layerStages) {
+    for (const { stage, options } of this.#groupStages) {
       if (!stage.observe) continue;
       await this.clock.queue(stage.name, () => stage.observe!(group.context, options, input));
     }
@@ -370,30 +342,30 @@ class LayerRun {
   }
 
   /** Runs the stages on a group and puts what they made in the place of its weights. */
-  async #quantizeGroup(weights: LayerWeights, group: Group): Promise<void> {
+  async #quantizeGroup(weights: LayerWeights<DenseWeight>, group: Group): Promise<void> {
     const { context, store } = group;
     const { gpu } = context;
-    for (const { stage, options } of this.stages.slice(0, this.#firstBlockStage)) {
-      if (stage.scope !== "layer") continue;
-      await this.clock.queue(stage.name, () => stage.run(context, options));
-    }
+    const runStages = async (stages: readonly PlannedStage<Stage>[], waits: boolean) => {
+      for (const { stage, options } of stages.filter(({ stage }) => !isInLinear(stage))) {
+        const run = () => (stage as GroupStage).run(context, options);
+        await (waits ? this.clock.time(stage.name, run) : this.clock.queue(stage.name, run));
+      }
+    };
+    await runStages(this.stages.slice(0, this.#firstInLinear), false);
     for (const linear of context.linears) {
       this.progress(
         context.layer.index,
         this.#modules.indexOf(linear.module),
         `, ${linear.module}`,
       );
-      await quantizeLinear(context, store, linear, this.#blockStages, this.clock);
+      await quantizeLinear(context, store, linear, this.stages, this.clock);
       await gpu.idle();
       await this.context.pause();
     }
-    for (const { stage, options } of this.stages.slice(this.#firstBlockStage)) {
-      if (stage.scope !== "layer") continue;
-      await this.clock.time(stage.name, () => stage.run(context, options));
-    }
+    await runStages(this.stages.slice(this.#firstInLinear), true);
     const hessian = store.find("hessian");
-    for (const { module, original, weight, quantized, bits, grid, host } of context.linears) {
-      if (hessian && host) {
+    for (const { module, original, weight, quantized, draft, packed } of context.linears) {
+      if (hessian && packed) {
         group.errors.push(
           await this.clock.queue(
             "output-error",
@@ -401,10 +373,10 @@ class LayerRun {
           ),
         );
       }
-      weights.set(module, { ...weights.get(module), weight: quantized });
+      const linear = weights.linears.get(module)!;
+      weights.linears.set(module, { ...linear, weight: new DenseWeight(quantized) });
       gpu.free(original, weight);
-      if (bits) gpu.free(bits.bits, bits.scales, bits.salient);
-      if (grid) freeGrid(gpu, grid);
+      draft?.[Symbol.dispose]();
     }
     store[Symbol.dispose]();
   }
@@ -414,7 +386,10 @@ class LayerRun {
    *
    * @param meanwhile What the host does while the GPU is at it.
    */
-  async #finishLayer(weights: LayerWeights, meanwhile?: () => Promise<void>): Promise<void> {
+  async #finishLayer(
+    weights: LayerWeights<DenseWeight>,
+    meanwhile?: () => Promise<void>,
+  ): Promise<void> {
     const { gpu } = this.context;
     const activations = this.calibration?.activations;
     for (let batch = 0; activations && batch < activations.batches; batch++) {
@@ -431,12 +406,8 @@ class LayerRun {
   async #records(groups: readonly Group[]): Promise<LinearRecord[]> {
     const records: LinearRecord[] = [];
     for (const { context, errors } of groups) {
-      for (const { name, rows, cols, packed, method } of context.linears) {
-        if (!packed) continue;
-        const { host } = packed;
-        const size = this.context.blockSize;
-        const perBlock = new Array(isGrid(host) ? 0 : Math.ceil(cols / size)).fill(0);
-        for (const col of packed.salientColumns) perBlock[Math.floor(col / size)]++;
+      for (const { name, rows, cols, packed, storedBytes, method } of context.linears) {
+        if (!packed || !storedBytes) continue;
         using parts = errors.shift();
         const error = parts && await relativeError(parts);
         const record: LinearRecord = {
@@ -445,85 +416,13 @@ class LayerRun {
           cols,
           ...(method && { method }),
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
-          salientColumns: perBlock,
-          ...(isGrid(host) && host.salient && { salientFraction: salientFraction(host) }),
-          highFraction: packed.highFraction,
-          paperBits: paperBitsOf(host),
-          storedBytes: { ...packed.parts },
+          ...packed.codec.facts(packed.host),
+          storedBytes: { ...storedBytes },
         };
         records.push(record);
-        this.context.report({ type: "linear", ...record });
+        this.context.emit({ type: "linear", ...record });
       }
     }
     return records;
   }
-}
-
-/**
- * Runs the stages of scope block over the columns of a linear layer, from left to right.
- *
- * @param store Holds the artifacts of the layer's group.
- */
-export async function quantizeLinear(
-  layerContext: LayerContext,
-  store: ArtifactStore,
-  linear: LinearLayer,
-  stages: readonly Planned<BlockStage>[],
-  clock: StageClock,
-): Promise<void> {
-  if (stages.length === 0) return;
-  const { gpu, blockSize } = layerContext;
-  const { rows, cols } = linear;
-  for (let first = 0; first < cols; first += blockSize) {
-    const width = Math.min(blockSize, cols - first);
-    using blockStore = new ArtifactStore(store);
-    using weight = gpu.empty([rows, width]);
-    const region = { tensor: linear.weight, start: first, stride: cols, rows, cols: width };
-    await copyRegion(gpu, region, weight, width);
-    using costs = await blockCosts(gpu, store, first, width);
-    const block = { first, cols: width, size: blockSize, weight, costs };
-    const context: BlockContext = { ...layerContext, ...access(blockStore), linear, block };
-    const stands = blocksThatItStandsFor(first / blockSize, Math.ceil(cols / blockSize));
-    for (const { stage, options } of stages) {
-      const run = () => stage.run(context, options);
-      await (stands > 0 ? clock.queue(stage.name, run, stands) : run());
-    }
-    // Without a stage that turns the block into bits, the fits as they stand do.
-    if (!blockStore.find("block-error")) {
-      await blockBits(context, { feedback: false, nearest: false, refine: 0 });
-    }
-  }
-}
-
-/** The blocks that a block is measured for: those around the middle one of some neighbours, or none. */
-function blocksThatItStandsFor(block: number, blocks: number): number {
-  const first = block - block % BLOCKS_PER_MEASUREMENT;
-  const together = Math.min(BLOCKS_PER_MEASUREMENT, blocks - first);
-  return block - first === together >> 1 ? together : 0;
-}
-
-/** The block's part of the column costs; ones without a Hessian. */
-async function blockCosts(
-  gpu: Gpu,
-  store: ArtifactStore,
-  first: number,
-  cols: number,
-): Promise<Tensor> {
-  const costs = store.find("column-costs");
-  if (!costs) return constant(gpu, new Float32Array(MAX_BLOCK).fill(1)).view(0, [cols]);
-  const part = costs.view(first, [cols]);
-  // Kernels can bind what starts at a multiple of so many bytes.
-  if (part.offset % gpu.device.limits.minStorageBufferOffsetAlignment === 0) return part;
-  const copy = gpu.empty([cols]);
-  await copyRegion(gpu, { tensor: costs, start: first, stride: cols, rows: 1, cols }, copy, cols);
-  return copy;
-}
-
-/** The artifacts of a scope, as contexts offer them. */
-export function access(store: ArtifactStore): Pick<ModelContext, "get" | "find" | "set"> {
-  return {
-    get: (name) => store.get(name),
-    find: (name) => store.find(name),
-    set: (name, value) => store.set(name, value),
-  };
 }

@@ -1,13 +1,18 @@
 import type { Perplexity, ZeroShot } from "../../models/metrics/figures.ts";
 import type { LayerRecord } from "./events.ts";
 
-/** What `evaluate` measured. */
-export interface Evaluation {
-  original: Perplexity[];
+/** The figures of a metric, in the order of the pipeline file. */
+export interface Measured<Figure> {
+  original: Figure[];
   /** Of the packed model as it lies on disk; absent if the pipeline packs nothing. */
-  packed?: Perplexity[];
-  /** Absent if the pipeline asks for no task; its lists are in the order of the pipeline file. */
-  zeroShot?: { original: ZeroShot[]; packed?: ZeroShot[] };
+  packed?: Figure[];
+}
+
+/** What `evaluate` measured: perplexities, and below their keys the figures of other metrics. */
+export interface Evaluation extends Measured<Perplexity> {
+  /** Absent if the pipeline asks for no task. */
+  zeroShot?: Measured<ZeroShot>;
+  [metric: string]: Measured<unknown> | unknown[] | undefined;
 }
 
 export interface WrittenFileRecord {

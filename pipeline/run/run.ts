@@ -10,16 +10,18 @@ import { type FetchFiles, type LocalDataset, openDataset } from "../../data/data
 import type { Gpu } from "../../gpu/device.ts";
 import { sha256InSteps, sha256OfFile } from "../../storage/files.ts";
 import type { PipelineConfig, PlannedStage } from "../config/config.ts";
-import type { LayerStage, ModelContext, ModelStage, Stage } from "../stage.ts";
+import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
 import { ArtifactStore } from "./artifacts.ts";
-import type { LayerRecord, Report } from "./events.ts";
+import type { Emit, LayerRecord } from "./events.ts";
 import { HubAccess, hubName, hubSha256 } from "./hub_access.ts";
 import { quantizeLayers } from "./layers.ts";
 import type { RunRecord } from "./record.ts";
 import { type PlannedRun, RunFolder } from "./run_folder.ts";
 
 export interface RunOptions {
-  report?: Report;
+  emit?: Emit;
+  /** An earlier name of {@link RunOptions.emit}. */
+  report?: Emit;
   /** Aborting it ends the run at the next pause; what is complete stays. */
   signal?: AbortSignal;
   /** Replaces what a different run left in the output folder. */
@@ -48,6 +50,8 @@ export interface Planned<Kind extends Stage> {
   stage: Kind;
   // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
   options: any;
+  /** Whether no file names it; its time is counted as nobody's. */
+  implied?: boolean;
 }
 
 /**
@@ -136,7 +140,7 @@ export async function runPipeline(
   options: RunOptions = {},
 ): Promise<RunRecord> {
   const {
-    report = () => {},
+    emit = options.report ?? (() => {}),
     signal = new AbortController().signal,
     overwrite = false,
     writeReport = async () => {},
@@ -157,7 +161,7 @@ export async function runPipeline(
     }
     return dataFiles = files;
   };
-  const hub = new HubAccess(report, signal, async () => void await fetchData());
+  const hub = new HubAccess(emit, signal, async () => void await fetchData());
   const datasets = new Map<string, LocalDataset>();
   const context: ModelContext = {
     gpu,
@@ -166,7 +170,8 @@ export async function runPipeline(
     seed: config.seed,
     blockSize: blockSizeOf(config.stages),
     layerRecords,
-    report,
+    emit,
+    report: emit,
     signal,
     get folder() {
       return folder; // there once the model is known
@@ -206,7 +211,7 @@ export async function runPipeline(
       `put download before it`;
     throw new PipelineFileError([{ where, message }]);
   }
-  const observer = inner.find(({ stage }) => stage.scope === "layer" && stage.observe);
+  const observer = inner.find(({ stage }) => "observe" in stage && stage.observe);
   if (observer && !before.some(({ stage }) => stage.gives.includes("calibration"))) {
     const { stage, where } = observer;
     const message = `Stage "${stage.name}" needs "calibration", which stage "calibrate" gives; ` +
@@ -225,12 +230,13 @@ export async function runPipeline(
   await runModelStages(before.slice(0, findsModel));
   using model = artifacts.find("model-files");
   const inputs = await hashInputs(context, [...model?.files ?? [], ...await fetchData()]);
+  const named = config.stages.filter(({ implied }) => !implied);
   const planned: PlannedRun = {
-    identity: identityOf(config, inputs),
+    identity: identityOf(config, named, inputs),
     billm: VERSION,
     mode: config.mode,
     seed: config.seed,
-    stages: config.stages.map(({ stage, options }) => ({ name: stage.name, options })),
+    stages: named.map(({ stage, options }) => ({ name: stage.name, options })),
     inputs,
   };
   const folder = RunFolder.open(config.output, planned, overwrite);
@@ -241,12 +247,12 @@ export async function runPipeline(
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
       const message = `The run is done, but its report was not written: ${error.message}`;
-      report({ type: "warning", message });
+      emit({ type: "warning", message });
     }
   };
   if (folder.state === "done") {
     if (!folder.hasReport) await reportOn(folder.earlier!);
-    report({ type: "already-done", output: config.output });
+    emit({ type: "already-done", output: config.output });
     return folder.earlier!;
   }
   for (const { stage, options } of config.stages) await stage.check?.(context, options);
@@ -266,7 +272,7 @@ export async function runPipeline(
   };
   folder.saveRecord(record);
   folder.savePipeline(config.text);
-  report({
+  emit({
     type: "start",
     name: config.name,
     output: config.output,
@@ -275,7 +281,7 @@ export async function runPipeline(
     resumedLayers: layerRecords.length,
   });
   if (layerRecords.length > 0 && folder.earlier!.adapter !== gpu.name) {
-    report({
+    emit({
       type: "warning",
       message: `The run began on "${folder.earlier!.adapter}" and goes on on "${gpu.name}"; ` +
         `adapters round differently, so the result may differ in some bits`,
@@ -287,7 +293,7 @@ export async function runPipeline(
   if (inner.length > 0) {
     await quantizeLayers(context, artifacts, inner, clock, (bytes) => peak = Math.max(peak, bytes));
     for (const { stage, options } of inner) {
-      const { finish } = stage as LayerStage;
+      const { finish } = stage as GroupStage;
       if (finish) await clock.time(stage.name, () => finish(context, options));
     }
   }
@@ -307,7 +313,7 @@ export async function runPipeline(
   };
   folder.saveRecord(done);
   await reportOn(done);
-  report({ type: "end", output: config.output, seconds: done.seconds! });
+  emit({ type: "end", output: config.output, seconds: done.seconds! });
   return done;
 }
 
@@ -333,24 +339,21 @@ function summed(records: Record<string, number>[]): Record<string, number> {
   return sums;
 }
 
-function blockSizeOf(stages: PlannedStage<Stage>[]): number {
-  for (const { options } of stages) {
-    // Columns that share a scale are a block, but a whole row is not.
-    if (BLOCK_SIZES.includes(options["group-size"])) return options["group-size"];
+function blockSizeOf(stages: readonly PlannedStage<Stage>[]): number {
+  for (const { stage, options, where } of stages) {
+    const size = stage.blockSize?.(options);
+    if (size === undefined) continue;
+    if (BLOCK_SIZES.includes(size)) return size;
+    const message = `Stage "${stage.name}" sets blocks of ${size} columns; ` +
+      `${BLOCK_SIZES.join(", ")} are possible`;
+    throw new PipelineFileError([{ where, message }]);
   }
-  const planned = stages.find(({ options }) => options["block-size"] !== undefined);
-  const size = planned ? planned.options["block-size"] : BLOCK_SIZE;
-  if (BLOCK_SIZES.includes(size)) return size;
-  const { stage, where } = planned!;
-  const message = `${stage.name}.block-size must be one of ${
-    BLOCK_SIZES.join(", ")
-  }, found ${size}`;
-  throw new PipelineFileError([{ where, message }]);
+  return BLOCK_SIZE;
 }
 
 /** The hashes of files by their paths; those from the hub by their names there. */
 async function hashInputs(
-  { report, pause }: ModelContext,
+  { emit, pause }: ModelContext,
   paths: readonly string[],
 ): Promise<Record<string, string>> {
   const known = new Map(paths.map((path) => [path, hubSha256(path)]));
@@ -365,7 +368,7 @@ async function hashInputs(
     for (const steps = sha256InSteps(path); hash === undefined;) {
       const step = steps.next();
       if (step.done) hash = step.value;
-      else report({ type: "progress", stage: "download", done: done += step.value, total, text });
+      else emit({ type: "progress", stage: "download", done: done += step.value, total, text });
       await pause();
     }
     before += sizeOf(path);
@@ -379,8 +382,12 @@ async function hashInputs(
  * and of the modules of users' stages (not of what these import), and the program's version. The
  * adapter is left out.
  */
-function identityOf(config: PipelineConfig<Stage>, inputs: Record<string, string>): string {
-  const stages = config.stages.map(({ stage, options, module }) => ({
+function identityOf(
+  config: PipelineConfig<Stage>,
+  named: readonly PlannedStage<Stage>[],
+  inputs: Record<string, string>,
+): string {
+  const stages = named.map(({ stage, options, module }) => ({
     name: stage.name,
     options,
     code: module ? sha256OfFile(module) : stage.run.toString(),

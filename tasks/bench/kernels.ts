@@ -1,16 +1,12 @@
 // Measures kernels on this machine's adapter: median of several runs.
 
 import { percentText } from "../../base/units.ts";
-import { freeGroup, type PackedGroup, uploadPackedGroup } from "../../codecs/billm/packed_group.ts";
+import { type BillmHost } from "../../codecs/billm/host.ts";
+import { type BillmGroupTensors, freeGroup, uploadGroup } from "../../codecs/billm/packed_group.ts";
 import { packedMatmul } from "../../codecs/billm/packed_matmul.ts";
 import { packedMatvec } from "../../codecs/billm/packed_matvec.ts";
-import { multipliesVectors, packedVectorProduct } from "../../codecs/billm/packed_vector.ts";
-import {
-  freePacked,
-  type PackedOnHost,
-  type PackedWeight,
-  uploadPacked,
-} from "../../codecs/billm/packed_weight.ts";
+import { billmVectorProduct, multipliesVectors } from "../../codecs/billm/packed_vector.ts";
+import { type BillmTensors, freeBillm, uploadBillm } from "../../codecs/billm/packed_weight.ts";
 import { scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { attention } from "../../gpu/kernels/attention/attention.ts";
@@ -192,21 +188,21 @@ await runTask(async () => {
       );
     };
     if (multipliesVectors(gpu, host.blockSize)) {
-      const groups: PackedGroup[] = [];
-      for (let i = 0; i < count; i++) groups.push(await uploadPackedGroup(gpu, [host]));
+      const groups: BillmGroupTensors[] = [];
+      for (let i = 0; i < count; i++) groups.push(await uploadGroup(gpu, [host]));
       const { bits, scales } = groups[0];
-      await run(bits.bytes + scales.bytes, (i) => packedVectorProduct(gpu, x, groups[i]));
+      await run(bits.bytes + scales.bytes, (i) => billmVectorProduct(gpu, x, groups[i]));
       for (const group of groups) freeGroup(gpu, group);
     } else {
-      const weights: PackedWeight[] = [];
-      for (let i = 0; i < count; i++) weights.push(await uploadPacked(gpu, host));
+      const weights: BillmTensors[] = [];
+      for (let i = 0; i < count; i++) weights.push(await uploadBillm(gpu, host));
       const { bits, scales } = weights[0];
       await run(bits.bytes + scales.bytes, (i) => packedMatvec(gpu, x, weights[i]));
-      for (const weight of weights) freePacked(gpu, weight);
+      for (const weight of weights) freeBillm(gpu, weight);
     }
     gpu.trim();
   }
-  const weight = await uploadPacked(gpu, packedLayer(size, size));
+  const weight = await uploadBillm(gpu, packedLayer(size, size));
   {
     using x = random([tokens, size]);
     await measure(
@@ -216,7 +212,7 @@ await runTask(async () => {
       async () => gpu.free(await packedMatmul(gpu, x, weight)),
     );
   }
-  freePacked(gpu, weight);
+  freeBillm(gpu, weight);
 
   const [heads, headDim, length] = gpu.software ? [8, 32, 256] : [32, 128, 2048];
   const q = random([length, heads * headDim]);
@@ -270,7 +266,7 @@ async function clock(gpu: Gpu): Promise<number> {
 }
 
 /** A layer as BiLLM packs it: two zones, a tenth of the columns salient, scales in 8 bits. */
-function packedLayer(rows: number, cols: number): PackedOnHost {
+function packedLayer(rows: number, cols: number): BillmHost {
   const words = Math.ceil(cols / 32);
   const layout = { rows, cols, blockSize: 128, zones: 2, planes: 2 } as const;
   const count = rows * Math.ceil(cols / 128) * scalesPerBlock(layout);

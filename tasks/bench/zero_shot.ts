@@ -7,7 +7,7 @@ import { percentText } from "../../base/units.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { Activations } from "../../models/activations.ts";
 import { paceBatches } from "../../models/calibration.ts";
-import { Decoder, type LayerWeights, type Weight } from "../../models/decoder.ts";
+import { Decoder, type LayerWeights } from "../../models/decoder.ts";
 import { finishScored } from "../../models/metrics/log_likelihoods.ts";
 import {
   batchPrompts,
@@ -58,7 +58,7 @@ interface Workload {
   separateTokens: number;
   questions?: number;
   activations: Activations;
-  run(weights: LayerWeights<Weight>, batch: number): Promise<void>;
+  run(weights: LayerWeights, batch: number): Promise<void>;
   /** The final norm and the losses. */
   finish(): Promise<void>;
 }
@@ -217,7 +217,7 @@ async function promptWorkload(
 async function runBatch(
   decoder: Decoder,
   activations: Activations,
-  weights: LayerWeights<Weight>,
+  weights: LayerWeights,
   batch: number,
   window: number | PromptBatchOnGpu,
 ): Promise<void> {
@@ -255,7 +255,7 @@ async function measure(
         }),
       );
     }
-    decoder.freeLayer(weights);
+    weights[Symbol.dispose]();
   }
   const results: { layer: number; head: number }[] = [];
   for (const [i, workload] of workloads.entries()) {

@@ -1,15 +1,18 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { dequantizeOnHost, type HostBits, packLinear } from "../../codecs/packed_format.ts";
+import { billm } from "../../codecs/billm/codec.ts";
+import { type BillmHost, dequantizeBillm } from "../../codecs/billm/host.ts";
+import { storeLinear } from "../../codecs/mod.ts";
 import { packedMetadata } from "../../storage/packed_metadata.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
+import { PLAIN } from "./store_forms.ts";
 
 const TEXT = readFileSync(join(import.meta.dirname!, "../../docs/format.md"), "utf8");
 
 /** The layer of the worked example: 2 x 40 weights, column 3 salient with two planes. */
-function example(): HostBits {
+function example(): BillmHost {
   const values = Int8Array.of(
     ...[10, 40, -20, 100, 5, 127, 60, -8, 35, 127, 90, 0, 110, 50],
     ...[0, 50, 0, 127, 0, 120, 70, 127, 45, -127, 127, 0, 127, 0],
@@ -35,7 +38,10 @@ function example(): HostBits {
 
 Deno.test("the worked example of docs/format.md is what the program writes", () => {
   const host = example();
-  const { tensors } = packLinear("up", host, { flags: "entropy" });
+  const { tensors } = storeLinear("up", { codec: billm, host: host }, {
+    ...PLAIN,
+    flags: "entropy",
+  });
   const hex = (bytes: Uint8Array) =>
     [...bytes].map((b) => b.toString(16).padStart(2, "0")).join(" ");
   for (const { name, dtype, shape, data } of tensors) {
@@ -43,7 +49,7 @@ Deno.test("the worked example of docs/format.md is what the program writes", () 
     assert.ok(TEXT.includes(line), line);
   }
   using folder = new TemporaryFolder();
-  const metadata = packedMetadata(tensors);
+  const metadata = packedMetadata(tensors, 2);
   const path = join(folder.path, "example.safetensors");
   const { headerBytes, bytes } = writeSafetensors(path, tensors, metadata);
   const header = new TextDecoder().decode(readFileSync(path).subarray(8, headerBytes)).trimEnd();
@@ -52,7 +58,7 @@ Deno.test("the worked example of docs/format.md is what the program writes", () 
     TEXT.includes(`${headerBytes} bytes`) && TEXT.includes(`${bytes} bytes`),
     `${headerBytes} ${bytes}`,
   );
-  const weights = dequantizeOnHost(host);
+  const weights = dequantizeBillm(host);
   for (const col of [0, 2, 3, 33]) {
     assert.ok(TEXT.includes(`${weights[col]}`), `column ${col}: ${weights[col]}`);
   }

@@ -1,23 +1,24 @@
 import assert from "node:assert/strict";
+import { BillmWeight } from "../../codecs/billm/weight.ts";
+import type { DenseWeight } from "../../codecs/dense/weight.ts";
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import { billm } from "../../codecs/billm/codec.ts";
 import { dequantize } from "../../codecs/billm/dequantize.ts";
-import { unpackRows } from "../../codecs/billm/packed_matmul.ts";
-import { isPackedWeight } from "../../codecs/billm/packed_weight.ts";
-import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
+import { readBits } from "../../codecs/billm/draft.ts";
 import {
-  dequantizeOnHost,
-  type HostBits,
-  isPacked,
-  packLinear,
+  type BillmHost,
+  dequantizeBillm,
+  highFraction,
   paperBits,
-  readBits,
-  readQuantizationConfig,
   salientColumns,
-  storedParts,
-  unpackLinear,
-} from "../../codecs/packed_format.ts";
+} from "../../codecs/billm/host.ts";
+import { unpackRows } from "../../codecs/billm/packed_matmul.ts";
+import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
+import { loadBillm } from "../../codecs/billm/store.ts";
+import { codecOf, storeLinear } from "../../codecs/mod.ts";
+import { readQuantizationConfig } from "../../codecs/quantization_config.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { linearGroups } from "../../models/architectures/architecture.ts";
 import { Decoder } from "../../models/decoder.ts";
@@ -39,14 +40,16 @@ import {
 import { forwardReference } from "../reference/decoder.ts";
 import { seededRandom } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
+import { storedParts } from "./billm/stored_parts.ts";
+import { PLAIN } from "./store_forms.ts";
 
 const gpu = await openGpu();
 
-type Layout = Pick<HostBits, "rows" | "cols" | "blockSize" | "zones" | "planes">;
+type Layout = Pick<BillmHost, "rows" | "cols" | "blockSize" | "zones" | "planes">;
 
 /** Bits of a linear layer, one number each, and the weights that they stand for. */
 interface PlainBits {
-  host: HostBits;
+  host: BillmHost;
   salient: boolean[];
   /** Whether a weight is in the high zone, `[rows * cols]`. */
   high: boolean[];
@@ -71,7 +74,7 @@ function randomBits(
   const width = Math.ceil(cols / 32);
   const blocks = Math.ceil(cols / blockSize);
   const perBlock = scalesPerBlock(layout);
-  const host: HostBits = {
+  const host: BillmHost = {
     ...layout,
     bits: new Uint32Array(Math.max(zones, planes) * rows * width),
     scales: Float32Array.from(
@@ -131,7 +134,7 @@ function randomBits(
   return { host, salient, high, weight };
 }
 
-async function dequantizeOnGpu(host: HostBits): Promise<Float32Array> {
+async function dequantizeOnGpu(host: BillmHost): Promise<Float32Array> {
   using bits = gpu.upload(host.bits, [host.bits.length]);
   using scales = gpu.upload(host.scales, [host.scales.length]);
   using salient = gpu.upload(host.salient, [host.salient.length]);
@@ -170,12 +173,20 @@ for (const zones of [1, 2] as const) {
             [-12, 14],
             scaleBits,
           );
-          const packed = packLinear("a.b", host);
+          const packed = storeLinear("a.b", { codec: billm, host: host }, PLAIN);
           const path = join(folder.path, "x.safetensors");
           const entropyPath = join(folder.path, "entropy.safetensors");
-          writeSafetensors(entropyPath, packLinear("a.b", host, { flags: "entropy" }).tensors);
+          writeSafetensors(
+            entropyPath,
+            storeLinear("a.b", { codec: billm, host: host }, { ...PLAIN, flags: "entropy" })
+              .tensors,
+          );
           using entropy = Checkpoint.openFile(denoFile(entropyPath));
-          assert.deepEqual(unpackLinear(entropy, "a.b", cols, blockSize), host, what);
+          assert.deepEqual(
+            loadBillm(entropy, "a.b", { cols: cols, blockSize: blockSize }),
+            host,
+            what,
+          );
           const other: TensorToWrite = { // bytes before and after the layer's
             name: "a.c",
             dtype: "U8",
@@ -184,19 +195,22 @@ for (const zones of [1, 2] as const) {
           };
           writeSafetensors(path, [...packed.tensors, other]);
           using checkpoint = Checkpoint.openFile(denoFile(path));
-          assert.ok(isPacked(checkpoint, "a.b"));
-          assert.ok(!isPacked(checkpoint, "a.c"));
-          assert.deepEqual(unpackLinear(checkpoint, "a.b", cols, blockSize), host, what);
+          assert.ok(codecOf(checkpoint, "a.b"));
+          assert.ok(!codecOf(checkpoint, "a.c"));
+          assert.deepEqual(
+            loadBillm(checkpoint, "a.b", { cols: cols, blockSize: blockSize }),
+            host,
+            what,
+          );
 
-          assert.deepEqual(dequantizeOnHost(host), weight, `${what}, on the host`);
+          assert.deepEqual(dequantizeBillm(host), weight, `${what}, on the host`);
           assert.deepEqual(await dequantizeOnGpu(host), weight, `${what}, on the GPU`);
 
           const columns = salient.flatMap((is, col) => is ? [col] : []);
-          assert.deepEqual(packed.salientColumns, columns, what);
           assert.deepEqual(salientColumns(host), columns, what);
           const others = high.filter((_, i) => !salient[i % cols]);
           const inHigh = others.filter((is) => is).length;
-          assert.equal(packed.highFraction, inHigh / (others.length || 1), what);
+          assert.equal(highFraction(host), inHigh / (others.length || 1), what);
 
           const bytes: Record<string, number> = {};
           for (const { name, bytes: size } of readHeader(denoFile(path)).tensors.values()) {
@@ -218,9 +232,15 @@ Deno.test("a packed layer can be packed, written and packed again into the same 
   using folder = new TemporaryFolder();
   const { host } = randomBits({ rows: 7, cols: 200, blockSize: 64, zones: 2, planes: 4 }, 0.3, 1);
   const path = join(folder.path, "x.safetensors");
-  const { sha256 } = writeSafetensors(path, packLinear("a", host).tensors);
+  const { sha256 } = writeSafetensors(
+    path,
+    storeLinear("a", { codec: billm, host: host }, PLAIN).tensors,
+  );
   using checkpoint = Checkpoint.openFile(denoFile(path));
-  const again = packLinear("a", unpackLinear(checkpoint, "a", 200, 64));
+  const again = storeLinear("a", {
+    codec: billm,
+    host: loadBillm(checkpoint, "a", { cols: 200, blockSize: 64 }),
+  }, PLAIN);
   const copy = join(folder.path, "y.safetensors");
   assert.equal(writeSafetensors(copy, again.tensors).sha256, sha256);
 });
@@ -229,8 +249,8 @@ Deno.test("entropy-coded flags take fewer bytes, and the second signs then lie a
   const layout = { rows: 64, cols: 512, blockSize: 128, zones: 2, planes: 2 } as const;
   const { host, salient } = randomBits(layout, 0.1, 6);
   host.bits.subarray(64 * 16).fill(0); // all in the low zone, second signs minus
-  const plain = packLinear("a", host);
-  const entropy = packLinear("a", host, { flags: "entropy" });
+  const plain = storeLinear("a", { codec: billm, host: host }, PLAIN);
+  const entropy = storeLinear("a", { codec: billm, host: host }, { ...PLAIN, flags: "entropy" });
   const columns = salient.filter((is) => is).length;
   assert.deepEqual(plain.parts, storedParts(layout, columns));
   const { flags, ...others } = entropy.parts;
@@ -242,7 +262,10 @@ Deno.test("entropy-coded flags take fewer bytes, and the second signs then lie a
     scales: plain.parts.scales,
   });
   const one = { ...host, zones: 1 as const, planes: 0, scales: new Float32Array(64 * 4 * 2) };
-  assert.deepEqual(packLinear("a", one, { flags: "entropy" }), packLinear("a", one));
+  assert.deepEqual(
+    storeLinear("a", { codec: billm, host: one }, { ...PLAIN, flags: "entropy" }),
+    storeLinear("a", { codec: billm, host: one }, PLAIN),
+  );
 });
 
 Deno.test("version 1 has the signs of each row in words of their own", () => {
@@ -258,7 +281,7 @@ Deno.test("version 1 has the signs of each row in words of their own", () => {
         signs[row * width + (i >> 5)] |= bit << (i & 31);
       });
     }
-    const tensors = packLinear("a.b", host).tensors
+    const tensors = storeLinear("a.b", { codec: billm, host: host }, PLAIN).tensors
       .filter(({ name }) => name !== "a.b.salient_signs");
     tensors.push({
       name: "a.b.salient_signs",
@@ -270,7 +293,7 @@ Deno.test("version 1 has the signs of each row in words of their own", () => {
     const path = join(folder.path, "x.safetensors");
     writeSafetensors(path, tensors, { format: "billm", format_version: "1" });
     using checkpoint = Checkpoint.openFile(denoFile(path));
-    assert.deepEqual(unpackLinear(checkpoint, "a.b", 64, 32), host);
+    assert.deepEqual(loadBillm(checkpoint, "a.b", { cols: 64, blockSize: 32 }), host);
   }
 });
 
@@ -319,14 +342,18 @@ Deno.test("a layer of 4096 x 4096 takes less than 3 bits per weight, formula and
 
   using folder = new TemporaryFolder();
   const path = join(folder.path, "x.safetensors");
-  const host: HostBits = {
+  const host: BillmHost = {
     ...layout,
     bits: new Uint32Array(2 * 4096 * 128),
     scales: new Float32Array(4096 * 32 * 7),
     salient: new Uint32Array(128).map((_, word) => word % 4 === 1 ? 0x0000ffff : 0),
   };
-  const packed = packLinear("model.layers.0.self_attn.q_proj", host);
-  assert.equal(packed.salientColumns.length, salient);
+  const packed = storeLinear(
+    "model.layers.0.self_attn.q_proj",
+    { codec: billm, host: host },
+    PLAIN,
+  );
+  assert.equal(salientColumns(host).length, salient);
   const { headerBytes } = writeSafetensors(path, packed.tensors);
   assert.equal(statSync(path).size - headerBytes, sum);
   assert.ok(bits(statSync(path).size) < 2.876, `${bits(statSync(path).size)} with the header`);
@@ -449,16 +476,18 @@ function unpackChanged(
   change: (tensors: Map<string, TensorToWrite>) => void,
   cols = LAYOUT.cols,
   scaleBits: 16 | 8 | 4 = 16,
-): HostBits {
+): BillmHost {
   const { host } = randomBits(LAYOUT, 0.3, 3, [-12, 14], scaleBits);
   const tensors = new Map(
-    packLinear("a.b", host).tensors.map((tensor) => [tensor.name.slice("a.b.".length), tensor]),
+    storeLinear("a.b", { codec: billm, host: host }, PLAIN).tensors.map((
+      tensor,
+    ) => [tensor.name.slice("a.b.".length), tensor]),
   );
   change(tensors);
   const path = join(folder, "x.safetensors");
   writeSafetensors(path, [...tensors.values()]);
   using checkpoint = Checkpoint.openFile(denoFile(path));
-  return unpackLinear(checkpoint, "a.b", cols, LAYOUT.blockSize);
+  return loadBillm(checkpoint, "a.b", { cols: cols, blockSize: LAYOUT.blockSize });
 }
 
 /** Zeros of another type or shape. */
@@ -586,7 +615,7 @@ interface PackedOptions {
 function packedModel(
   folder: string,
   columns: (columns: Record<string, number>) => unknown,
-  change?: (name: string, host: HostBits) => void,
+  change?: (name: string, host: BillmHost) => void,
   { config = TINY_LLAMA, blockSize = 32, zones = 2, planes = 3 }: PackedOptions = {},
 ) {
   const model = randomModel(config, 4);
@@ -604,7 +633,7 @@ function packedModel(
       const { host, weight } = randomBits(layout, 0.2, tensors.length, [-4, -1]);
       data.set(weight);
       change?.(name.slice(0, -".weight".length), host);
-      tensors.push(...packLinear(name.slice(0, -".weight".length), host).tensors);
+      tensors.push(...billm.store(name.slice(0, -".weight".length), host, PLAIN));
     } else {
       tensors.push({ name, dtype: "F32", shape, data: stored(data, "F32") });
     }
@@ -624,10 +653,12 @@ for (const packed of [false, true]) {
     const before = gpu.memory.current;
     {
       using loaded = await LoadedModel.open(gpu, folder.path, { packed });
-      const { weight } = loaded.layers[1].get("mlp.down_proj")!;
+      const { weight } = loaded.layers[1].linears.get("mlp.down_proj")!;
       const expected = model.tensors.get("model.layers.1.mlp.down_proj.weight")!;
-      assert.equal(isPackedWeight(weight), packed);
-      using rows = isPackedWeight(weight) ? await unpackRows(gpu, weight) : gpu.clone(weight);
+      assert.equal(weight instanceof BillmWeight, packed);
+      using rows = weight instanceof BillmWeight
+        ? await unpackRows(gpu, weight.tensors)
+        : gpu.clone((weight as DenseWeight).matrix);
       assert.deepEqual(rows.shape, expected.shape);
       assert.deepEqual(await gpu.read(rows), expected.data);
 
@@ -670,7 +701,9 @@ for (const [what, options] of PACKED_MODELS) {
     using matrices = await LoadedModel.open(gpu, folder.path);
     const before = gpu.memory.current;
     using packed = await LoadedModel.open(gpu, folder.path, { packed: true });
-    assert([...packed.layers[0].values()].some(({ weight }) => isPackedWeight(weight)));
+    assert(
+      [...packed.layers[0].linears.values()].every(({ weight }) => weight instanceof BillmWeight),
+    );
     for (const length of [1, 5, 8, 21]) {
       const windows = randomWindows(1, length, TINY_LLAMA.vocab_size, length);
       const expected = windows.flatMap((window) =>

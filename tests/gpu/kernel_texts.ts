@@ -8,7 +8,7 @@ import {
 } from "../../codecs/billm/packed_matmul_source.ts";
 import { packedMatvecKernel } from "../../codecs/billm/packed_matvec_source.ts";
 import { packedVectorKernel } from "../../codecs/billm/packed_vector_source.ts";
-import type { PackedForm } from "../../codecs/billm/packed_weight.ts";
+import type { BillmForm } from "../../codecs/billm/packed_weight.ts";
 import { tableMatvecKernel } from "../../codecs/embedding/table_matvec_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
 import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
@@ -56,7 +56,7 @@ const STORAGES: Storages[] = [
   { a: "f32", b: "bf16", c: "f32", r: "f32" },
   { a: "f16", b: "bf16", c: "f16", r: "f16" },
 ];
-const FORMS: PackedForm[] = [
+const FORMS: BillmForm[] = [
   { zones: 2, planes: 2, coded: true, mixed: false },
   { zones: 2, planes: 0, coded: false, mixed: true },
   { zones: 1, planes: 3, coded: true, mixed: true },

@@ -1,11 +1,6 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import {
-  Decoder,
-  type DecoderOptions,
-  type LayerWeights,
-  type Weight,
-} from "../../models/decoder.ts";
+import { Decoder, type DecoderOptions, type LayerWeights } from "../../models/decoder.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 
@@ -14,7 +9,7 @@ export class LoadedModel implements Disposable {
   private constructor(
     readonly model: ModelFiles,
     readonly decoder: Decoder,
-    readonly layers: LayerWeights<Weight>[],
+    readonly layers: LayerWeights[],
   ) {}
 
   static async open(
@@ -25,7 +20,7 @@ export class LoadedModel implements Disposable {
     const model = ModelFiles.open(denoFolder(folder));
     try {
       const decoder = new Decoder(gpu, model, options);
-      const layers: LayerWeights<Weight>[] = [];
+      const layers: LayerWeights[] = [];
       for (let i = 0; i < model.architecture.layers; i++) {
         layers.push(await decoder.loadLayer(i, { packed }));
       }
@@ -73,7 +68,7 @@ export class LoadedModel implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const weights of this.layers) this.decoder.freeLayer(weights);
+    for (const weights of this.layers) weights[Symbol.dispose]();
     this.decoder[Symbol.dispose]();
     this.model[Symbol.dispose]();
   }

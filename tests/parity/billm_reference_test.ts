@@ -3,12 +3,13 @@
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { dequantizeOnHost, packLinear, readBits } from "../../codecs/packed_format.ts";
+import type { BillmDraft } from "../../codecs/billm/draft.ts";
+import { dequantizeBillm, salientColumns } from "../../codecs/billm/host.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { ArtifactStore } from "../../pipeline/run/artifacts.ts";
-import { access, quantizeLinear } from "../../pipeline/run/layers.ts";
+import { access, quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { BlockStage, LayerContext, LayerStage, LinearLayer } from "../../pipeline/stage.ts";
+import type { BlockStage, GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
 import { compensate } from "../../stages/compensate.ts";
 import { hessian } from "../../stages/hessian.ts";
 import { residualBinarize } from "../../stages/residual_binarize.ts";
@@ -16,6 +17,7 @@ import { salientSelect } from "../../stages/salient_select.ts";
 import { splitSearch } from "../../stages/split_search.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
+import { PLAIN } from "../codecs/store_forms.ts";
 
 const FOLDER = "../shared/fixtures/billm-reference";
 
@@ -66,28 +68,28 @@ for (const model of ["tiny-llama", "tiny-opt"]) {
           blockSize: 128,
           linears: [linear],
           ...access(store),
-        } as unknown as LayerContext;
+        } as unknown as GroupContext;
         const reference = (stage: { options: typeof hessian.options; presets?: unknown }) =>
           stage.options.parse((stage.presets as { reference?: object })?.reference ?? {});
-        await (hessian as LayerStage).run(context, reference(hessian));
+        await (hessian as GroupStage).run(context, reference(hessian));
         const stages = [salientSelect, residualBinarize, splitSearch, compensate]
           .map((stage) => ({ stage, options: reference(stage) })) as Planned<BlockStage>[];
         await quantizeLinear(context, store, linear, stages, new StageClock(gpu));
 
-        const packed = packLinear(name, await readBits(linear.bits!));
+        const host = await (linear.draft as BillmDraft).download(PLAIN, linear.quantized);
         const salient = fixture.readBytes(`${name}.salient`);
         const large = fixture.readBytes(`${name}.large`);
-        const isSalient = new Set(packed.salientColumns);
+        const isSalient = new Set(salientColumns(host));
         const words = Math.ceil(cols / 32);
         let sameSalient = 0;
         let sameLarge = 0;
         const theirs = fixture.readFloat32(`${name}.quantized`);
-        const ours = dequantizeOnHost(packed.host);
+        const ours = dequantizeBillm(host);
         assert.deepEqual(ours, await gpu.read(linear.quantized), "what is packed is what was used");
         for (let i = 0; i < rows * cols; i++) {
           const col = i % cols;
           const word = rows * words + Math.floor(i / cols) * words + (col >> 5);
-          const flag = (packed.host.bits[word] >>> (col & 31)) & 1;
+          const flag = (host.bits[word] >>> (col & 31)) & 1;
           sameSalient += Number(Number(isSalient.has(col)) === salient[i]);
           sameLarge += Number((isSalient.has(col) ? 0 : flag) === large[i]);
         }

@@ -371,8 +371,8 @@ Deno.test("a run is refused: a Hessian of fewer tokens than columns, without dam
 refuses("nothing has turned the layer into bits", {
   fields: (place) => ({ stages: ["download", place.calibrate, "pack", place.evaluate] }),
   message:
-    'Cannot pack "model.layers.0.self_attn.q_proj": no stage before pack has turned it into ' +
-    "bits; put split-search, compensate, rtn, gptq, pb-llm or sign before pack",
+    'Cannot pack "model.layers.0.self_attn.q_proj": no stage before pack has quantized it; ' +
+    "put a stage that does, such as compensate, before pack",
   leaves: "no layers",
 });
 refuses("pack stands before the stages that make bits", {
@@ -380,8 +380,8 @@ refuses("pack stands before the stages that make bits", {
     stages: ["download", place.calibrate, "pack", "split-search", place.evaluate],
   }),
   message:
-    'Cannot pack "model.layers.0.self_attn.q_proj": no stage before pack has turned it into ' +
-    "bits; put split-search, compensate, rtn, gptq, pb-llm or sign before pack",
+    'Cannot pack "model.layers.0.self_attn.q_proj": no stage before pack has quantized it; ' +
+    "put a stage that does, such as compensate, before pack",
   leaves: "no layers",
 });
 refuses("no stage makes calibration data", {
@@ -439,7 +439,7 @@ for (
         full = true;
       };
       let message = "";
-      await assert.rejects(place.run({}, { report }), (error: Error) => {
+      await assert.rejects(place.run({}, { emit: report }), (error: Error) => {
         assert.equal(error.name, "UserError");
         message = error.message;
         return true;

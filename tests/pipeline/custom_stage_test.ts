@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { dequantizeOnHost, salientColumns, unpackLinear } from "../../codecs/packed_format.ts";
+import { dequantizeBillm, salientColumns } from "../../codecs/billm/host.ts";
+import { loadBillm } from "../../codecs/billm/store.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
@@ -50,7 +51,7 @@ function packedLinears({ packed, layers }: RunRecord) {
       return {
         name,
         layer,
-        host: unpackLinear(model.checkpoint, name, columns[module], block_size),
+        host: loadBillm(model.checkpoint, name, { cols: columns[module], blockSize: block_size }),
       };
     })
   );
@@ -79,9 +80,12 @@ Deno.test("a user's block stage takes the place of salient-select", async (t) =>
     const controller = new AbortController();
     const report = (event: RunEvent) => event.type === "layer" && controller.abort();
     const output = place.path("again");
-    await assert.rejects(place.run({ stages, output }, { report, signal: controller.signal }), {
-      name: "AbortError",
-    });
+    await assert.rejects(
+      place.run({ stages, output }, { emit: report, signal: controller.signal }),
+      {
+        name: "AbortError",
+      },
+    );
     const { events } = await place.run({ stages, output });
     assert.equal(events.find((event) => event.type === "start")!.resumedLayers, 1);
     assert.deepEqual(contents(join(output, "model")), contents(place.path("out/model")));
@@ -182,6 +186,7 @@ import { z } from ${MOD};
 export default {
   name: "nothing", scope: "block", summary: "Leave the plainest fit", needs: [], gives: [],
   options: z.strictObject({ "block-size": z.int().default(32) }),
+  blockSize: (options: { "block-size": number }) => options["block-size"],
   async run() {},
 };
 `;
@@ -197,7 +202,7 @@ Deno.test("a block stage that does nothing leaves one mean and one scale for eac
     const { rows, cols, blockSize, zones, planes } = host;
     assert.deepEqual([blockSize, zones, planes], [32, 1, 0]);
     const weight = original.checkpoint.readFloat32(`${name}.weight`);
-    const found = dequantizeOnHost(host);
+    const found = dequantizeBillm(host);
     for (let row = 0; row < rows; row++) {
       for (let first = 0; first < cols; first += 32) {
         const at = row * cols + first;
@@ -225,8 +230,8 @@ Deno.test("a block stage of the user's own may set the block size, to one that t
   ];
   await assert.rejects(place.run({ stages }), {
     name: "PipelineFileError",
-    message: `${place.path("pipeline0.yaml")}:7:12: nothing.block-size must be one of ` +
-      "32, 64, 128, 256, found 100",
+    message: `${place.path("pipeline0.yaml")}:7:12: Stage "nothing" sets blocks of 100 columns; ` +
+      "32, 64, 128, 256 are possible",
   });
 });
 
@@ -301,6 +306,7 @@ export default defineStage({
   name: "sometimes", scope: "block", summary: "Mark columns in the second block only",
   needs: [], gives: ["salient-columns"],
   options: z.strictObject({ "block-size": z.int().default(32) }),
+  blockSize: (options: { "block-size": number }) => options["block-size"],
   async run(context) {
     const { gpu, block } = context;
     if (block.first === 0) return;

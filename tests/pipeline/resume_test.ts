@@ -149,7 +149,7 @@ async function interrupt(
     events.push(event);
     if (isMoment(event)) controller.abort();
   };
-  const options = { signal: controller.signal, report, overwrite };
+  const options = { signal: controller.signal, emit: report, overwrite };
   await assert.rejects(place.run(fields, options), { name: "AbortError" });
   return events;
 }

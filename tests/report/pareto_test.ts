@@ -4,8 +4,8 @@ import { seededRandom } from "../reference/random.ts";
 
 /** Whether a result is as small and as good as another one, and in something better. */
 function beats(a: Result, b: Result): boolean {
-  return a.bytes <= b.bytes && a.perplexity <= b.perplexity &&
-    (a.bytes < b.bytes || a.perplexity < b.perplexity);
+  return a.bytes <= b.bytes && a.value <= b.value &&
+    (a.bytes < b.bytes || a.value < b.value);
 }
 
 Deno.test("paretoFront() keeps what nothing beats, of equal results the first, by size", () => {
@@ -15,12 +15,12 @@ Deno.test("paretoFront() keeps what nothing beats, of equal results the first, b
     // Few different numbers: many results are equal in one figure or in both.
     const results = Array.from({ length: count }, () => ({
       bytes: 1 + Math.floor(6 * random()),
-      perplexity: 1 + Math.floor(6 * random()),
+      value: 1 + Math.floor(6 * random()),
     }));
     const expected = results.filter((result, i) =>
       !results.some((other) => beats(other, result)) &&
-      !results.slice(0, i).some(({ bytes, perplexity }) =>
-        bytes === result.bytes && perplexity === result.perplexity
+      !results.slice(0, i).some(({ bytes, value }) =>
+        bytes === result.bytes && value === result.value
       )
     ).sort((a, b) => a.bytes - b.bytes);
     const front = paretoFront(results);

@@ -1,17 +1,17 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { PipelineFileError } from "../../pipeline/config/errors.ts";
+import { type GridDraft, readGrid } from "../../codecs/grid/draft.ts";
 import type { GridKind } from "../../codecs/grid/grid.ts";
-import type { HostGrid } from "../../codecs/grid/packed_grid.ts";
-import { readGrid } from "../../codecs/grid/packed_grid.ts";
-import { dequantizeOnHost, packedLinears, readLinear } from "../../codecs/packed_format.ts";
+import { dequantizeGridOnHost, type GridHost, loadGrid } from "../../codecs/grid/store.ts";
+import { packedLinears } from "../../codecs/mod.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
 import { loadPipeline } from "../../pipeline/config/config.ts";
+import { PipelineFileError } from "../../pipeline/config/errors.ts";
 import { ArtifactStore } from "../../pipeline/run/artifacts.ts";
-import { access, quantizeLinear } from "../../pipeline/run/layers.ts";
+import { access, quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { BlockStage, LayerContext, LinearLayer } from "../../pipeline/stage.ts";
+import type { BlockStage, GroupContext, LinearLayer } from "../../pipeline/stage.ts";
 import { gptq } from "../../stages/gptq.ts";
 import { STAGES } from "../../stages/mod.ts";
 import { pbLlm } from "../../stages/pb_llm.ts";
@@ -94,7 +94,10 @@ for (const family of ["llama", "opt"] as const) {
         weights += linear.rows * linear.cols;
         codes += linear.paperBits * linear.rows * linear.cols;
         const { cols, name: module } = linear;
-        const host = readLinear(checkpoint, module, cols, quantization!.block_size) as HostGrid;
+        const host = loadGrid(checkpoint, module, {
+          cols: cols,
+          blockSize: quantization!.block_size,
+        }) as GridHost;
         assert.deepEqual([host.grid, host.bits], [grid, bits]);
         assert.equal(host.salient, name === "pb-llm");
       }
@@ -185,6 +188,7 @@ async function quantizeRandom(stage: BlockStage, options: object, cols: number) 
   store.set("column-costs", gpu.upload(costs, [cols]));
   const probe: Partial<BlockStage> = {
     name: "probe",
+    scope: "block",
     async run({ get, block }) {
       const found = await gpu.read(get("block-error"));
       for (let row = 0; row < ROWS; row++) {
@@ -197,10 +201,17 @@ async function quantizeRandom(stage: BlockStage, options: object, cols: number) 
     { stage, options: stage.options.parse(options) },
     { stage: probe, options: {} },
   ] as Planned<BlockStage>[];
-  const context = { gpu, blockSize: 64, ...access(store) } as unknown as LayerContext;
+  const context = { gpu, blockSize: 64, ...access(store) } as unknown as GroupContext;
   await quantizeLinear(context, store, linear, stages, new StageClock(gpu));
   const quantized = await gpu.read(linear.quantized);
-  return { weight, factor, costs, errors, quantized, host: await readGrid(linear.grid!) };
+  return {
+    weight,
+    factor,
+    costs,
+    errors,
+    quantized,
+    host: await readGrid((linear.draft as GridDraft).codes),
+  };
 }
 
 for (const cols of [100, 1100]) {
@@ -221,7 +232,7 @@ for (const cols of [100, 1100]) {
         });
         const product = matmul(errors, seen, ROWS, cols, cols);
         assertClose(weight.map((w, i) => w - quantized[i]), product, { abs: 3e-4, what: "W - Q" });
-        assert.deepEqual(dequantizeOnHost(host), quantized);
+        assert.deepEqual(dequantizeGridOnHost(host), quantized);
 
         // A group's grid is that of the weights as they are when its first column is reached.
         const size = groupSize === "row" ? cols : groupSize;
@@ -258,7 +269,7 @@ for (const metric of ["hessian", "magnitude"]) {
     );
     const product = matmul(errors, factor, ROWS, cols, cols);
     assertClose(weight.map((w, i) => w - quantized[i]), product, { abs: 3e-4, what: "W - Q" });
-    assert.deepEqual(dequantizeOnHost(host), quantized);
+    assert.deepEqual(dequantizeGridOnHost(host), quantized);
     const saliency = weight.map((w, i) =>
       metric === "hessian" ? w * w * costs[i % cols] : Math.abs(w)
     );
@@ -295,7 +306,7 @@ for (
     const fields = { output: place.path("again"), stages };
     await assert.rejects(place.run(fields, {
       signal: controller.signal,
-      report: (event) => {
+      emit: (event) => {
         if (event.type === "layer" && event.layer === 1) controller.abort();
       },
     }));

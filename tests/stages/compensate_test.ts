@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { ArtifactStore } from "../../pipeline/run/artifacts.ts";
-import { access, quantizeLinear } from "../../pipeline/run/layers.ts";
+import { access, quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { BlockStage, LayerContext, LinearLayer } from "../../pipeline/stage.ts";
+import type { BlockStage, GroupContext, LinearLayer } from "../../pipeline/stage.ts";
 import { compensate } from "../../stages/compensate.ts";
 import { assertClose } from "../assert_close.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
@@ -46,6 +46,7 @@ for (const cols of [200, 1024, 1100, 2176]) {
         store.set("factor", gpu.upload(factor, [cols, cols]));
         const probe: Partial<BlockStage> = {
           name: "probe",
+          scope: "block",
           async run({ get, block }) {
             const found = await gpu.read(get("block-error"));
             for (let row = 0; row < ROWS; row++) {
@@ -60,11 +61,11 @@ for (const cols of [200, 1024, 1100, 2176]) {
           { stage: compensate, options: compensate.options.parse({ feedback }) },
           { stage: probe, options: {} },
         ] as Planned<BlockStage>[];
-        const context = { gpu, blockSize: 128, ...access(store) } as unknown as LayerContext;
+        const context = { gpu, blockSize: 128, ...access(store) } as unknown as GroupContext;
         await quantizeLinear(context, store, linear, stages, new StageClock(gpu));
         quantized = await gpu.read(linear.quantized);
-        const { bits, scales, salient } = linear.bits!;
-        gpu.free(linear.original, linear.weight, linear.quantized, bits, scales, salient);
+        gpu.free(linear.original, linear.weight, linear.quantized);
+        linear.draft![Symbol.dispose]();
       }
       // With feedback in the block, W - Q = E · U. Without, the block's own part of U is its diagonal.
       const seen = factor.map((u, i) => {

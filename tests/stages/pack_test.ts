@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import { loadBillm } from "../../codecs/billm/store.ts";
 import { dequantizeTableOnHost } from "../../codecs/embedding/packed_table.ts";
-import { packedLinears, unpackLinear } from "../../codecs/packed_format.ts";
+import { packedLinears } from "../../codecs/mod.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
@@ -45,7 +46,7 @@ Deno.test("pack: scales in 8 bits are those that the codes stand for, errors sma
   using before = ModelFiles.open(denoFolder(f16.packed!.folder));
   using after = ModelFiles.open(denoFolder(i8.packed!.folder));
   const unpack = ({ checkpoint }: ModelFiles, module: string) =>
-    unpackLinear(checkpoint, `model.layers.${module}`, 64, 32);
+    loadBillm(checkpoint, `model.layers.${module}`, { cols: 64, blockSize: 32 });
   // The first group has seen no rounding yet: the same bits, other scales.
   for (const module of ["0.self_attn.q_proj", "0.self_attn.k_proj", "0.self_attn.v_proj"]) {
     const [plain, coded] = [unpack(before, module), unpack(after, module)];
@@ -146,7 +147,7 @@ Deno.test("pack: with all options, an interrupted run ends in the same bytes", a
   const fields = { output: place.path("again"), stages: methodWith(place, pack) };
   await assert.rejects(place.run(fields, {
     signal: controller.signal,
-    report: (event) => {
+    emit: (event) => {
       if (event.type === "layer" && event.layer === 1) controller.abort();
     },
   }));

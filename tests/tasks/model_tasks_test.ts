@@ -1,14 +1,16 @@
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { dequantizeBillm } from "../../codecs/billm/host.ts";
+import { loadBillm } from "../../codecs/billm/store.ts";
 import { dequantizeTableOnHost } from "../../codecs/embedding/packed_table.ts";
-import { dequantizeOnHost, storedParts, unpackLinear } from "../../codecs/packed_format.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
 import { readHeader, type TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { storedParts } from "../codecs/billm/stored_parts.ts";
 import { contents, Workplace } from "../micro_model.ts";
 import { startTask, type TaskResult } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
@@ -243,7 +245,9 @@ function expectedHalves(): Map<string, { shape: number[]; halves: Float16Array }
       const isPacked = model.checkpoint.has(`${linear}.signs`);
       const module = Object.keys(columns).find((known) => linear.endsWith(`.${known}`))!;
       const values = isPacked
-        ? dequantizeOnHost(unpackLinear(model.checkpoint, linear, columns[module], blockSize))
+        ? dequantizeBillm(
+          loadBillm(model.checkpoint, linear, { cols: columns[module], blockSize: blockSize }),
+        )
         : name === "model.embed_tokens.weight"
         ? dequantizeTableOnHost(model.checkpoint, linear, 0, shape[0])
         : model.checkpoint.readFloat32(name);
@@ -410,7 +414,10 @@ Deno.test("compare says what is missing, of another shape, and how far numbers a
 
 Deno.test("the tests of storedParts() and of these tasks mean the same parts", () => {
   using model = ModelFiles.open(denoFolder(packed));
-  const host = unpackLinear(model.checkpoint, "model.layers.0.mlp.up_proj", 64, 32);
+  const host = loadBillm(model.checkpoint, "model.layers.0.mlp.up_proj", {
+    cols: 64,
+    blockSize: 32,
+  });
   assert.deepEqual(
     Object.keys(storedParts(host, 3)),
     Object.keys(record.layers![0].linears[0].storedBytes),

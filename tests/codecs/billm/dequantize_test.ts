@@ -1,6 +1,10 @@
 import assert from "node:assert/strict";
 import { dequantize } from "../../../codecs/billm/dequantize.ts";
-import { type BitLayout, bitPlanes, scalesPerBlock } from "../../../codecs/billm/quantize_block.ts";
+import {
+  type BillmLayout,
+  bitPlanes,
+  scalesPerBlock,
+} from "../../../codecs/billm/quantize_block.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { dequantizeReference } from "../../reference/billm.ts";
 import { normals, seededRandom } from "../../reference/random.ts";
@@ -25,7 +29,7 @@ for (const zones of [1, 2] as const) {
   for (const planes of [0, 1, 2, 3, 4]) {
     Deno.test(`dequantize() with ${zones} zones and ${planes} planes gives the very f32 of the reference`, async () => {
       for (const [rows, cols, blockSize] of SHAPES) {
-        const layout: BitLayout = { rows, cols, blockSize, zones, planes };
+        const layout: BillmLayout = { rows, cols, blockSize, zones, planes };
         const words = Math.ceil(cols / 32);
         const random = seededRandom(cols);
         const bits = Uint32Array.from(
@@ -50,7 +54,13 @@ for (const zones of [1, 2] as const) {
 }
 
 Deno.test("dequantize() reaches beyond the 65535 workgroups of one dimension", async () => {
-  const layout: BitLayout = { rows: 64 * 65535 + 70, cols: 1, blockSize: 32, zones: 1, planes: 0 };
+  const layout: BillmLayout = {
+    rows: 64 * 65535 + 70,
+    cols: 1,
+    blockSize: 32,
+    zones: 1,
+    planes: 0,
+  };
   const { rows } = layout;
   const bits = Uint32Array.from({ length: rows }, (_, r) => r % 3 ? 0 : 1);
   const scales = Float32Array.from({ length: 2 * rows }, (_, i) => i % 2 ? 1 : i % 64);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { packedMatmul, packedProduct } from "../../../codecs/billm/packed_matmul.ts";
+import { billmProduct, packedMatmul } from "../../../codecs/billm/packed_matmul.ts";
 import { packedMatmulBytes } from "../../../codecs/billm/packed_matmul_source.ts";
-import { freePacked, uploadPacked } from "../../../codecs/billm/packed_weight.ts";
+import { freeBillm, uploadBillm } from "../../../codecs/billm/packed_weight.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { checkProduct, type Multiply, randomPacked } from "./random_packed.ts";
 
@@ -72,21 +72,21 @@ Deno.test("packedMatmul() for GPUs unpacks rows for very many tokens", async () 
   assert(![...names].some((name) => name.startsWith("packed_matmul")));
 });
 
-Deno.test("packedProduct() takes any number of tokens", async () => {
-  const product: Multiply = (gpu, x, weight, addends) => packedProduct(gpu, x, weight, addends);
+Deno.test("billmProduct() takes any number of tokens", async () => {
+  const product: Multiply = (gpu, x, weight, addends) => billmProduct(gpu, x, weight, addends);
   const layout = { rows: 35, cols: 70, blockSize: 64, zones: 2, planes: 2 } as const;
   for (const tokens of [1, 8, 9]) await checkProduct(software, product, layout, tokens, {});
 });
 
 Deno.test("packedMatmul() refuses what does not fit", async () => {
   const layout = { rows: 4, cols: 40, blockSize: 32, zones: 2, planes: 0 } as const;
-  const weight = await uploadPacked(software, randomPacked(layout, 9).host);
+  const weight = await uploadBillm(software, randomPacked(layout, 9).host);
   using x = software.zeros([9, 41]);
   await assert.rejects(
     () => packedMatmul(software, x, weight),
     new RangeError("Cannot multiply [9, 41] with a packed weight of [4, 40]"),
   );
-  freePacked(software, weight);
+  freeBillm(software, weight);
 });
 
 Deno.test("two pairs of the large tiles fit into what large GPUs have", () => {

@@ -4,8 +4,8 @@ import {
   packedMatvecBytes,
   packedMatvecKernel,
 } from "../../../codecs/billm/packed_matvec_source.ts";
-import { freePacked, uploadPacked } from "../../../codecs/billm/packed_weight.ts";
-import type { BitLayout } from "../../../codecs/billm/quantize_block.ts";
+import { freeBillm, uploadBillm } from "../../../codecs/billm/packed_weight.ts";
+import type { BillmLayout } from "../../../codecs/billm/quantize_block.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";
@@ -49,7 +49,7 @@ for (const zones of [1, 2] as const) {
  * Forms that between them have all that the kernels for GPUs are made of, and how many tokens. A
  * software adapter takes long to compile what is written out for four of them.
  */
-const FORMS: [form: Omit<BitLayout, "rows" | "cols">, coded: boolean, tokens: number[]][] = [
+const FORMS: [form: Omit<BillmLayout, "rows" | "cols">, coded: boolean, tokens: number[]][] = [
   [{ zones: 2, planes: 2, blockSize: 128 }, false, [1, 2, 3, 4, 5, 8]],
   [{ zones: 2, planes: 2, blockSize: 256 }, true, [1]],
   [{ zones: 2, planes: 3, blockSize: 96 }, false, [1, 2]],
@@ -76,19 +76,19 @@ for (const [form, coded, counts] of FORMS) {
 
 Deno.test("packedMatvec() gives the same bits again", async () => {
   const layout = { rows: 100, cols: 1000, blockSize: 128, zones: 2, planes: 2 } as const;
-  const weight = await uploadPacked(software, randomPacked(layout, 5).host);
+  const weight = await uploadBillm(software, randomPacked(layout, 5).host);
   using x = software.upload(normals(1000, 6), [1, 1000]);
   const run = async (gpu: Gpu) => {
     using y = await packedMatvec(gpu, x, weight);
     return await gpu.read(y);
   };
   assert.deepEqual(await run(software), await run(software));
-  freePacked(software, weight);
+  freeBillm(software, weight);
 });
 
 Deno.test("packedMatvec() sees zeros and NaN in the right places only", async () => {
   const layout = { rows: 40, cols: 200, blockSize: 128, zones: 2, planes: 2 } as const;
-  const weight = await uploadPacked(software, randomPacked(layout, 7).host);
+  const weight = await uploadBillm(software, randomPacked(layout, 7).host);
   const run = async (values: Float32Array) => {
     using x = software.upload(values, [2, 200]);
     using y = await packedMatvec(software, x, weight);
@@ -102,12 +102,12 @@ Deno.test("packedMatvec() sees zeros and NaN in the right places only", async ()
   const damaged = await run(values);
   assert(damaged.subarray(0, 40).every(Number.isNaN));
   assert.deepEqual(damaged.subarray(40), sound.subarray(40));
-  freePacked(software, weight);
+  freeBillm(software, weight);
 });
 
 Deno.test("packedMatvec() refuses what does not fit", async () => {
   const layout = { rows: 4, cols: 40, blockSize: 32, zones: 2, planes: 0 } as const;
-  const weight = await uploadPacked(software, randomPacked(layout, 9).host);
+  const weight = await uploadBillm(software, randomPacked(layout, 9).host);
   for (const shape of [[1, 39], [9, 40]]) {
     using x = software.zeros(shape);
     await assert.rejects(
@@ -115,7 +115,7 @@ Deno.test("packedMatvec() refuses what does not fit", async () => {
       new RangeError(`Cannot multiply [${shape.join(", ")}] with a packed weight of [4, 40]`),
     );
   }
-  freePacked(software, weight);
+  freeBillm(software, weight);
 });
 
 Deno.test("the kernel's table is as large as it says", () => {

@@ -1,17 +1,17 @@
 import assert from "node:assert/strict";
-import { canGroup, freeGroup, uploadPackedGroup } from "../../../codecs/billm/packed_group.ts";
+import { canGroup, freeGroup, uploadGroup } from "../../../codecs/billm/packed_group.ts";
 import {
+  billmVectorProduct,
   multipliesVectors,
-  packedVectorProduct,
   shapeFor,
-  type VectorSource,
 } from "../../../codecs/billm/packed_vector.ts";
 import {
   packedVectorBytes,
   packedVectorKernel,
 } from "../../../codecs/billm/packed_vector_source.ts";
-import { freePacked, uploadPacked } from "../../../codecs/billm/packed_weight.ts";
-import type { BitLayout } from "../../../codecs/billm/quantize_block.ts";
+import { freeBillm, uploadBillm } from "../../../codecs/billm/packed_weight.ts";
+import type { BillmLayout } from "../../../codecs/billm/quantize_block.ts";
+import { type VectorSource } from "../../../codecs/codec.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";
 import { productReference, randomPacked } from "./random_packed.ts";
@@ -20,7 +20,7 @@ const gpu = await openAsHardware();
 assert(gpu.subgroupSize >= 8, "the adapter has subgroups of one size");
 
 /** Rows of each layer of a group, the layout that they share, and whether scales are codes. */
-type Case = [rows: number[], layout: Omit<BitLayout, "rows">, coded: boolean, share: number];
+type Case = [rows: number[], layout: Omit<BillmLayout, "rows">, coded: boolean, share: number];
 
 const CASES: Case[] = [
   [[64, 40, 300], { cols: 256, blockSize: 128, zones: 2, planes: 2 }, true, 0.1],
@@ -43,10 +43,10 @@ function rowsOfThreeSteps(lanes: number): number[] {
 async function agree(adapter: typeof gpu, [rows, layout, coded, share]: Case): Promise<void> {
   const { cols } = layout;
   const layers = rows.map((rows, i) =>
-    randomPacked({ ...layout, rows } as BitLayout, 10 * cols + i, { coded, share })
+    randomPacked({ ...layout, rows } as BillmLayout, 10 * cols + i, { coded, share })
   );
   const before = gpu.memory.current;
-  const group = await uploadPackedGroup(gpu, layers.map(({ host }) => host));
+  const group = await uploadGroup(gpu, layers.map(({ host }) => host));
   const x = normals(cols, 5);
   const weight = normals(cols, 6);
   const up = Math.ceil(cols / 64) * 64;
@@ -67,7 +67,7 @@ async function agree(adapter: typeof gpu, [rows, layout, coded, share]: Case): P
     using biases = bias && gpu.upload(bias, [1, group.rows]);
     using residuals = residual && gpu.upload(residual, [1, group.rows]);
     const addends = { bias: biases, residual: residuals };
-    using y = await packedVectorProduct(adapter, xs, group, { source, ...addends });
+    using y = await billmVectorProduct(adapter, xs, group, { source, ...addends });
     const actual = await gpu.read(y);
     for (const [i, { weight }] of layers.entries()) {
       const { sums, magnitudes } = productReference(Float32Array.from(effective), weight, cols);
@@ -172,7 +172,7 @@ for (const example of CASES) {
   const what =
     `${rows.join(", ")} rows, ${cols} columns in blocks of ${blockSize}, ${zones} zones, ` +
     `${planes} planes${coded ? ", codes" : ""}`;
-  Deno.test(`packedVectorProduct() agrees with the reference: ${what}`, () => agree(gpu, example));
+  Deno.test(`billmVectorProduct() agrees with the reference: ${what}`, () => agree(gpu, example));
 }
 
 for (const lanes of new Set([gpu.subgroupSize, 32, 64])) {
@@ -197,11 +197,11 @@ for (const lanes of new Set([gpu.subgroupSize, 32, 64])) {
 Deno.test("a workgroup keeps its tables for several steps of rows where there are many", async () => {
   const layout = { rows: 16390, cols: 140, blockSize: 128, zones: 2, planes: 2 } as const;
   const { host, weight } = randomPacked(layout, 3);
-  const group = await uploadPackedGroup(gpu, [host]);
+  const group = await uploadGroup(gpu, [host]);
   const names = watchKernels(gpu);
   const x = normals(layout.cols, 4);
   using xs = gpu.upload(x, [1, layout.cols]);
-  using y = await packedVectorProduct(gpu, xs, group);
+  using y = await billmVectorProduct(gpu, xs, group);
   assert.deepEqual([...names], ["packed_vector_2_2_f16_1_2x2_plain"]);
   const actual = await gpu.read(y);
   const { sums, magnitudes } = productReference(x, weight, layout.cols);
@@ -241,15 +241,15 @@ Deno.test("the layers of a group are packed weights of their own", async () => {
   const layers = [40, 200].map((rows, i) =>
     randomPacked({ rows, cols: 300, blockSize: 128, zones: 2, planes: 2 }, i, { coded: true }).host
   );
-  const group = await uploadPackedGroup(gpu, layers);
+  const group = await uploadGroup(gpu, layers);
   for (const [i, host] of layers.entries()) {
-    const alone = await uploadPacked(gpu, host);
+    const alone = await uploadBillm(gpu, host);
     for (const part of ["bits", "salient", "order", "scales", "factors"] as const) {
       const [expected, actual] = [alone[part]!, group.weights[i][part]!];
       assert.deepEqual(actual.shape, expected.shape);
       assert.deepEqual(await gpu.readBytes(actual), await gpu.readBytes(expected), part);
     }
-    freePacked(gpu, alone);
+    freeBillm(gpu, alone);
   }
   freeGroup(gpu, group);
 });
@@ -269,10 +269,10 @@ Deno.test("canGroup() and multipliesVectors() say what goes together", async () 
     assert.equal(multipliesVectors(adapter, layout.blockSize), suits, `${lanes} threads`);
   }
   assert(!multipliesVectors(gpu, 96));
-  const group = await uploadPackedGroup(gpu, [host]);
+  const group = await uploadGroup(gpu, [host]);
   using x = gpu.zeros([1, 255]);
   await assert.rejects(
-    () => packedVectorProduct(gpu, x, group),
+    () => billmVectorProduct(gpu, x, group),
     new RangeError("Cannot multiply [1, 255] with packed weights of [8, 256]"),
   );
   freeGroup(gpu, group);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { dequantize } from "../../../codecs/billm/dequantize.ts";
 import {
-  type BitLayout,
+  type BillmLayout,
   bitPlanes,
   emptyBits,
   quantizeBlock,
@@ -84,7 +84,7 @@ function assertStored(actual: Float32Array, found: number[], what: string): void
 }
 
 /** Quantizes a layer block by block and compares everything that comes out with the reference. */
-async function check(gpu: Gpu, layout: BitLayout, mode: Mode): Promise<void> {
+async function check(gpu: Gpu, layout: BillmLayout, mode: Mode): Promise<void> {
   const { rows, cols, blockSize, zones: zoneCount, planes } = layout;
   const what = JSON.stringify({ ...layout, ...mode });
   const weight = makeWeight(rows, cols);
@@ -248,7 +248,7 @@ for (
 
 Deno.test("quantizeBlock() takes a weight on its mean for positive", async () => {
   const gpu = await openGpu();
-  const layout: BitLayout = { rows: 1, cols: 6, blockSize: 32, zones: 1, planes: 1 };
+  const layout: BillmLayout = { rows: 1, cols: 6, blockSize: 32, zones: 1, planes: 1 };
   for (const nearest of [false, true]) {
     const target = emptyBits(gpu, layout);
     using quantized = gpu.empty([1, 6]);
@@ -289,7 +289,7 @@ Deno.test("quantizeBlock() stores the nearest f16, of two as near the even one",
   }
   const values = Float32Array.from(numbers.flatMap((value) => [value, -value]));
   const rows = values.length / 2;
-  const layout: BitLayout = { rows, cols: 1, blockSize: 32, zones: 1, planes: 0 };
+  const layout: BillmLayout = { rows, cols: 1, blockSize: 32, zones: 1, planes: 0 };
   const target = emptyBits(gpu, layout);
   using weight = gpu.zeros([rows, 1]);
   using salient = gpu.zeros([1], "u32");

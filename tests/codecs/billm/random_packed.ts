@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
-import type { Addends } from "../../../codecs/billm/packed_matvec.ts";
+import { type BillmHost } from "../../../codecs/billm/host.ts";
+import { type BillmTensors, freeBillm, uploadBillm } from "../../../codecs/billm/packed_weight.ts";
 import {
-  freePacked,
-  type PackedOnHost,
-  type PackedWeight,
-  uploadPacked,
-} from "../../../codecs/billm/packed_weight.ts";
-import { type BitLayout, bitPlanes, scalesPerBlock } from "../../../codecs/billm/quantize_block.ts";
+  type BillmLayout,
+  bitPlanes,
+  scalesPerBlock,
+} from "../../../codecs/billm/quantize_block.ts";
+import { type Addends } from "../../../codecs/codec.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import type { Tensor } from "../../../gpu/tensor.ts";
 import { dequantizeReference } from "../../reference/billm.ts";
@@ -14,14 +14,14 @@ import { normals, seededRandom } from "../../reference/random.ts";
 
 /** Random bits of a linear layer. */
 export interface RandomPacked {
-  host: PackedOnHost;
+  host: BillmHost;
   /** The weights that they stand for, f32 `[rows, cols]`. */
   weight: Float32Array;
 }
 
 /** Random bits; about `share` of the columns are salient, scales are f16 values or 8-bit codes. */
 export function randomPacked(
-  layout: BitLayout,
+  layout: BillmLayout,
   seed: number,
   { share = 0.2, coded = false } = {},
 ): RandomPacked {
@@ -38,7 +38,7 @@ export function randomPacked(
   const salient = new Uint32Array(words);
   marks.forEach((mark, col) => salient[col >> 5] |= mark << (col & 31));
   let scales = normals(rows * perRow, seed + 1, 0.1).map(Math.f16round);
-  let codes: PackedOnHost["codes"];
+  let codes: BillmHost["codes"];
   if (coded) {
     const values = Int8Array.from(
       { length: rows * perRow },
@@ -83,7 +83,7 @@ export function productReference(
 export type Multiply = (
   gpu: Gpu,
   x: Tensor,
-  weight: PackedWeight,
+  weight: BillmTensors,
   addends: Addends,
 ) => Promise<Tensor>;
 
@@ -91,7 +91,7 @@ export type Multiply = (
 export async function checkProduct(
   gpu: Gpu,
   multiply: Multiply,
-  layout: BitLayout,
+  layout: BillmLayout,
   tokens: number,
   extras: { share?: number; coded?: boolean; bias?: boolean; residual?: boolean },
 ): Promise<void> {
@@ -101,7 +101,7 @@ export async function checkProduct(
   const x = normals(tokens * cols, seed + 2);
   const [biases, residuals] = [normals(rows, seed + 3), normals(tokens * rows, seed + 4)];
   const before = gpu.memory.current;
-  const packed = await uploadPacked(gpu, host);
+  const packed = await uploadBillm(gpu, host);
   const actual = await (async () => {
     using factor = gpu.upload(x, [tokens, cols]);
     using bias = gpu.upload(biases, [rows]);
@@ -113,7 +113,7 @@ export async function checkProduct(
     assert.deepEqual(y.shape, [tokens, rows]);
     return await gpu.read(y);
   })();
-  freePacked(gpu, packed);
+  freeBillm(gpu, packed);
   assert.equal(gpu.memory.current, before);
   const { sums, magnitudes } = productReference(x, weight, cols);
   for (let i = 0; i < sums.length; i++) {

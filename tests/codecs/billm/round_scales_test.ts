@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { type BitLayout, scalesPerBlock } from "../../../codecs/billm/quantize_block.ts";
+import { type BillmLayout, scalesPerBlock } from "../../../codecs/billm/quantize_block.ts";
 import { roundScales } from "../../../codecs/billm/round_scales.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";
@@ -14,12 +14,12 @@ function leastHalf(value: number): number {
 const HALVES = [...new Float16Array(Uint16Array.from({ length: 0x7c00 }, (_, i) => i).buffer)];
 
 /** Positions of the means among the values of a block. */
-function meansOf({ zones, planes }: BitLayout): number[] {
+function meansOf({ zones, planes }: BillmLayout): number[] {
   return [...(zones === 2 ? [0, 2] : [0]), ...(planes > 0 ? [2 * zones] : [])];
 }
 
 function check(
-  layout: BitLayout,
+  layout: BillmLayout,
   before: Float32Array,
   after: Float32Array,
   codes: Int32Array,
@@ -60,7 +60,7 @@ for (const zones of [1, 2] as const) {
       for (
         const [rows, cols, blockSize] of [[1, 1, 32], [3, 70, 32], [70, 128, 128], [5, 5000, 32]]
       ) {
-        const layout: BitLayout = { rows, cols, blockSize, zones, planes };
+        const layout: BillmLayout = { rows, cols, blockSize, zones, planes };
         const shape = [rows, Math.ceil(cols / blockSize), scalesPerBlock(layout)];
         const before = normals(shape.reduce((a, b) => a * b), cols + planes).map((value, i) =>
           // Means are smaller than scales, and those have both signs too.
@@ -79,7 +79,7 @@ for (const zones of [1, 2] as const) {
 
 for (const zones of [1, 2] as const) {
   Deno.test(`roundScales() in 4 bits, ${zones} zones`, async () => {
-    const layout: BitLayout = { rows: 40, cols: 700, blockSize: 64, zones, planes: 2 };
+    const layout: BillmLayout = { rows: 40, cols: 700, blockSize: 64, zones, planes: 2 };
     const shape = [40, 11, scalesPerBlock(layout)];
     const before = normals(40 * 11 * shape[2], zones).map((value, i) =>
       meansOf(layout).includes(i % shape[2]) ? value : Math.abs(value)
@@ -93,7 +93,7 @@ for (const zones of [1, 2] as const) {
 }
 
 Deno.test("in 4 bits a scale below zero becomes zero", async () => {
-  const layout: BitLayout = { rows: 1, cols: 64, blockSize: 32, zones: 1, planes: 0 };
+  const layout: BillmLayout = { rows: 1, cols: 64, blockSize: 32, zones: 1, planes: 0 };
   using scales = gpu.upload(Float32Array.of(-7, -15, 7, 15), [1, 2, 2]);
   const { codes, factors } = await roundScales(gpu, layout, scales, 4);
   assert.deepEqual([...new Int32Array((await gpu.read(codes, "u32")).buffer)], [-7, 0, 7, 15]);
@@ -102,7 +102,7 @@ Deno.test("in 4 bits a scale below zero becomes zero", async () => {
 });
 
 Deno.test("roundScales() keeps zeros, the smallest f16 and the largest", async () => {
-  const layout: BitLayout = { rows: 6, cols: 32, blockSize: 32, zones: 1, planes: 0 };
+  const layout: BillmLayout = { rows: 6, cols: 32, blockSize: 32, zones: 1, planes: 0 };
   const before = Float32Array.of(
     0,
     0,
@@ -130,7 +130,7 @@ Deno.test("roundScales() keeps zeros, the smallest f16 and the largest", async (
 });
 
 Deno.test("rounded scales stay as they are when they are rounded again", async () => {
-  const layout: BitLayout = { rows: 40, cols: 512, blockSize: 32, zones: 2, planes: 2 };
+  const layout: BillmLayout = { rows: 40, cols: 512, blockSize: 32, zones: 2, planes: 2 };
   const before = normals(40 * 16 * 7, 3);
   using scales = gpu.upload(before, [40, 16, 7]);
   const once = await roundScales(gpu, layout, scales);
@@ -143,7 +143,7 @@ Deno.test("rounded scales stay as they are when they are rounded again", async (
 });
 
 Deno.test("roundScales() reaches beyond the 65535 workgroups of one dimension", async () => {
-  const layout: BitLayout = { rows: 65600, cols: 1, blockSize: 32, zones: 1, planes: 0 };
+  const layout: BillmLayout = { rows: 65600, cols: 1, blockSize: 32, zones: 1, planes: 0 };
   const before = Float32Array.from({ length: 2 * 65600 }, (_, i) => i % 2 ? 127 : (i % 1000) / 2);
   using scales = gpu.upload(before, [65600, 1, 2]);
   const { codes, factors } = await roundScales(gpu, layout, scales);

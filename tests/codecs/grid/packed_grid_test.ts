@@ -2,73 +2,25 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../../base/errors.ts";
-import {
-  codeWords,
-  GRID_BITS,
-  type GridLayout,
-  groupsOf,
-  maskWords,
-} from "../../../codecs/grid/grid.ts";
-import { type HostGrid, uploadGrid } from "../../../codecs/grid/packed_grid.ts";
-import {
-  dequantizeOnHost,
-  isGrid,
-  packLinear,
-  paperBitsOf,
-  readLinear,
-} from "../../../codecs/packed_format.ts";
+import { billm } from "../../../codecs/billm/codec.ts";
+import { grid } from "../../../codecs/grid/codec.ts";
+import { GRID_BITS, type GridLayout } from "../../../codecs/grid/grid.ts";
+import { dequantizeGridOnHost, loadGrid } from "../../../codecs/grid/store.ts";
+import { storeLinear, versionFor } from "../../../codecs/mod.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
 import { packedMetadata } from "../../../storage/packed_metadata.ts";
 import { readHeader, type TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
-import { seededRandom } from "../../reference/random.ts";
+import { randomGrid } from "./random_grid.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
+import { PLAIN } from "../store_forms.ts";
 
 const gpu = await openGpu();
 
-/** Random codes, one number each, and the weights that they stand for. */
-function randomGrid(layout: GridLayout, share: number): { host: HostGrid; weight: Float32Array } {
-  const { rows, cols, groupSize, grid, bits, salient } = layout;
-  const random = seededRandom(rows + cols + bits);
-  const upTo = (n: number) => Math.floor(random() * n);
-  const half = () => Math.f16round((0.1 + random()) * 2 ** (upTo(8) - 8));
-  const [words, groups, stride] = [maskWords(layout), groupsOf(layout), codeWords(layout)];
-  const zeros = (n: number) => Array.from({ length: n }, () => upTo(2 ** bits));
-  const offsets = grid === "range"
-    ? zeros(rows * groups)
-    : Array.from({ length: rows * groups }, () => grid === "mean" ? half() - 0.1 : 0)
-      .map(Math.f16round);
-  const fits = Float32Array.from(offsets.flatMap((offset) => [half(), offset]));
-  const salientFits = Float32Array.from({ length: 2 * rows }, (_, i) => i % 2 ? upTo(256) : half());
-  const codes = new Uint32Array(rows * words * stride);
-  const mask = new Uint32Array(rows * words);
-  const weight = new Float32Array(rows * cols);
-  for (let row = 0; row < rows; row++) {
-    for (let col = 0; col < cols; col++) {
-      const at = (row * words + (col >> 5)) * stride;
-      const isSalient = salient && random() < share;
-      const width = isSalient ? 8 : bits;
-      const code = upTo(2 ** width);
-      for (let bit = 0; bit < width; bit++) { // one bit after the other
-        const place = (isSalient ? 32 * bits : 0) + (col & 31) * width + bit;
-        codes[at + (place >> 5)] |= ((code >> bit) & 1) << (place & 31);
-      }
-      const fit = row * groups + Math.floor(col / groupSize);
-      const [scale, offset] = fits.subarray(2 * fit, 2 * fit + 2);
-      if (isSalient) {
-        mask[row * words + (col >> 5)] |= 1 << (col & 31);
-        weight[row * cols + col] = salientFits[2 * row] * (code - salientFits[2 * row + 1]);
-      } else if (grid === "range") weight[row * cols + col] = scale * (code - offset);
-      else weight[row * cols + col] = offset + (2 * code - 1) * scale;
-    }
-  }
-  return { host: { ...layout, codes, fits, ...(salient && { mask, salientFits }) }, weight };
-}
-
 function write(folder: string, tensors: TensorToWrite[]): void {
-  writeSafetensors(join(folder, "model.safetensors"), tensors, packedMetadata(tensors));
+  writeSafetensors(join(folder, "model.safetensors"), tensors, packedMetadata(tensors, grid.since));
 }
 
 const LAYOUTS: [layout: GridLayout, share: number, parts: string[]][] = [
@@ -116,48 +68,48 @@ for (const [layout, share, parts] of LAYOUTS) {
     const { host, weight } = randomGrid(layout, share);
     for (const flags of ["plain", "entropy"] as const) {
       using folder = new TemporaryFolder();
-      const packed = packLinear("up", host, { flags });
+      const packed = storeLinear("up", { codec: grid, host: host }, { ...PLAIN, flags });
       write(folder.path, packed.tensors);
       using checkpoint = Checkpoint.open(denoFolder(folder.path));
       const names = [...checkpoint.tensors.keys()].sort();
       if (flags === "plain") assert.deepEqual(names, parts.map((part) => `up.grid_${part}`));
       const bytes = [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
       assert.equal(Object.values(packed.parts).reduce((a, b) => a + b), bytes);
-      const found = readLinear(checkpoint, "up", layout.cols, 32);
-      assert.ok(isGrid(found));
+      const found = loadGrid(checkpoint, "up", { cols: layout.cols, blockSize: 32 });
       assert.deepEqual(found, host);
-      assert.deepEqual(dequantizeOnHost(found), weight);
-      using onGpu = await uploadGrid(gpu, found);
+      assert.deepEqual(dequantizeGridOnHost(found), weight);
+      using onGpu = await grid.matrix(gpu, found);
       assert.deepEqual(await gpu.read(onGpu), weight);
       const marked = [...host.mask ?? []].reduce(
         (sum, word) => sum + word.toString(2).replaceAll("0", "").length,
         0,
       );
       const paper = layout.bits + (8 - layout.bits) * marked / (layout.rows * layout.cols);
-      assert.ok(Math.abs(paperBitsOf(found) - paper) < 1e-12);
+      assert.ok(Math.abs(grid.facts(found).paperBits - paper) < 1e-12);
     }
   });
 }
 
 Deno.test("files with grids say version 3, others say 2 as before", () => {
   using folder = new TemporaryFolder();
-  const { tensors } = packLinear("up", randomGrid(LAYOUTS[0][0], 0).host);
+  const { tensors } = storeLinear(
+    "up",
+    { codec: grid, host: randomGrid(LAYOUTS[0][0], 0).host },
+    PLAIN,
+  );
   write(folder.path, tensors);
   assert.equal(
     readHeader(denoFile(join(folder.path, "model.safetensors"))).metadata.format_version,
     "3",
   );
-  assert.equal(
-    packedMetadata([{ name: "norm.weight", data: new Uint8Array(4) }]).format_version,
-    "2",
-  );
+  assert.deepEqual([versionFor([]), versionFor([billm]), versionFor([billm, grid])], [2, 2, 3]);
 });
 
 Deno.test("the example of docs/format.md with codes of 3 bits is right", () => {
   const text = readFileSync(join(import.meta.dirname!, "../../../docs/format.md"), "utf8");
   const codes = Uint32Array.of(0x51d1, 0, 0);
   assert.ok(text.includes("= 0x51d1. With the scale 0.25 and the zero 3"));
-  const weight = dequantizeOnHost({
+  const weight = dequantizeGridOnHost({
     rows: 1,
     cols: 32,
     groupSize: 32,
@@ -222,33 +174,39 @@ for (const [change, part, problem] of DAMAGED) {
       salient: true,
     };
     const { host } = randomGrid(layout, 0.02);
-    const { tensors } = packLinear("up", host);
+    const { tensors } = storeLinear("up", { codec: grid, host: host }, PLAIN);
     const parts = new Map(tensors.map((tensor) => [tensor.name.slice("up.grid_".length), tensor]));
     change(parts);
     write(folder.path, tensors);
     using checkpoint = Checkpoint.open(denoFolder(folder.path));
     const path = join(folder.path, "model.safetensors");
-    assert.throws(() => readLinear(checkpoint, "up", 200, 32), (error: Error) => {
-      assert.ok(error instanceof UserError, error.stack);
-      assert.equal(
-        error.message.replace(/in row \d+/, "in row ROW"),
-        `"${path}": "up.grid_${part}" is ${problem}; the file does not fit its config.json`,
-      );
-      return true;
-    });
+    assert.throws(
+      () => loadGrid(checkpoint, "up", { cols: 200, blockSize: 32 }),
+      (error: Error) => {
+        assert.ok(error instanceof UserError, error.stack);
+        assert.equal(
+          error.message.replace(/in row \d+/, "in row ROW"),
+          `"${path}": "up.grid_${part}" is ${problem}; the file does not fit its config.json`,
+        );
+        return true;
+      },
+    );
   });
 }
 
 Deno.test("an entropy code of other weights is refused", () => {
   using folder = new TemporaryFolder();
   const [layout] = LAYOUTS.find(([{ salient }]) => salient)!;
-  const { tensors } = packLinear("up", randomGrid(layout, 0.1).host, { flags: "entropy" });
+  const { tensors } = storeLinear("up", { codec: grid, host: randomGrid(layout, 0.1).host }, {
+    ...PLAIN,
+    flags: "entropy",
+  });
   const mask = tensors.find(({ name }) => name === "up.grid_mask")!;
   (mask.data as Uint8Array).fill(0xff, 40);
   write(folder.path, tensors);
   using checkpoint = Checkpoint.open(denoFolder(folder.path));
   assert.throws(
-    () => readLinear(checkpoint, "up", layout.cols, 32),
+    () => loadGrid(checkpoint, "up", { cols: layout.cols, blockSize: 32 }),
     /"up.grid_mask" is no entropy code of flags, expected one of 70 x 200;/,
   );
 });

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { dequantizeGrid } from "../../../codecs/grid/dequantize_grid.ts";
+import { readGrid } from "../../../codecs/grid/draft.ts";
 import {
   emptyGrid,
   freeGrid,
@@ -7,8 +8,8 @@ import {
   groupsOf,
   maskWords,
 } from "../../../codecs/grid/grid.ts";
-import { dequantizeGridOnHost, readGrid } from "../../../codecs/grid/packed_grid.ts";
 import { quantizeGrid } from "../../../codecs/grid/quantize_grid.ts";
+import { dequantizeGridOnHost } from "../../../codecs/grid/store.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";

@@ -870,7 +870,7 @@ for (
       'stage lacks "run": the function that does the work',
     ]],
     ["with wrong fields", { ...myStage, scope: "row", needs: [1], options: z.object({}) }, [
-      'stage.scope must be one of "model", "layer", "block", found "row"',
+      'stage.scope must be one of "model", "group", "layer", "linear", "block", found "row"',
       "stage.options must be a zod strictObject, found a ZodObject",
       "stage.needs must be a list of artifact names, or a function of the options that gives " +
       "one, found [1]",

@@ -3,14 +3,11 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync }
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../../base/errors.ts";
-import type { BitLayout } from "../../../codecs/billm/quantize_block.ts";
+import { dequantizeBillm } from "../../../codecs/billm/host.ts";
+import type { BillmLayout } from "../../../codecs/billm/quantize_block.ts";
+import { loadBillm } from "../../../codecs/billm/store.ts";
 import { dequantizeTableOnHost, isPackedTable } from "../../../codecs/embedding/packed_table.ts";
-import {
-  dequantizeOnHost,
-  packedLinears,
-  storedParts,
-  unpackLinear,
-} from "../../../codecs/packed_format.ts";
+import { packedLinears } from "../../../codecs/mod.ts";
 import { openDataset } from "../../../data/datasets.ts";
 import { readText } from "../../../data/texts.ts";
 import { consecutiveWindows } from "../../../data/windows.ts";
@@ -22,12 +19,13 @@ import { ModelFiles } from "../../../models/model_files.ts";
 import { loadPipeline } from "../../../pipeline/config/config.ts";
 import type { RunEvent } from "../../../pipeline/run/events.ts";
 import type { RunRecord } from "../../../pipeline/run/record.ts";
+import { defineStage, type GroupContext } from "../../../pipeline/stage.ts";
 import { runPipeline } from "../../../report/run_with_report.ts";
-import { defineStage, type LayerContext } from "../../../pipeline/stage.ts";
 import { STAGES } from "../../../stages/mod.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
+import { storedParts } from "../../codecs/billm/stored_parts.ts";
 import { contents, sha256, type StageItem, Workplace, writeMicroModel } from "../../micro_model.ts";
 
 /** What a finished run leaves in its folder. */
@@ -50,11 +48,11 @@ function linearNames({ architecture }: ModelFiles): string[] {
 function unpack(packed: ModelFiles, name: string) {
   const { columns, block_size } = packed.quantization!;
   const module = Object.keys(columns).find((module) => name.endsWith(`.${module}`))!;
-  return unpackLinear(packed.checkpoint, name, columns[module], block_size);
+  return loadBillm(packed.checkpoint, name, { cols: columns[module], blockSize: block_size });
 }
 
 /** Checks a packed model against its record and the formula of what it takes. */
-function checkPacked(record: RunRecord, form: Pick<BitLayout, "zones" | "planes">): void {
+function checkPacked(record: RunRecord, form: Pick<BillmLayout, "zones" | "planes">): void {
   const { packed, layers } = record;
   using model = ModelFiles.open(denoFolder(packed!.folder));
   using original = ModelFiles.open(denoFolder(record.model));
@@ -87,7 +85,7 @@ function checkPacked(record: RunRecord, form: Pick<BitLayout, "zones" | "planes"
     }
     weights += rows * cols;
     assert.equal(linear.paperBits, 1 + Math.max(0, planes - 1) * salient / cols, name);
-    const values = dequantizeOnHost(host);
+    const values = dequantizeBillm(host);
     const source = original.checkpoint.readFloat32(`${name}.weight`);
     let error = 0;
     let total = 0;
@@ -306,7 +304,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
         for (const [name, tensor] of tensors) {
           const linear = name.replace(/\.weight$/, "");
           tensor.values = checkpoint.has(`${linear}.signs`)
-            ? dequantizeOnHost(unpack(model, linear))
+            ? dequantizeBillm(unpack(model, linear))
             : isPackedTable(checkpoint, linear)
             ? dequantizeTableOnHost(checkpoint, linear, 0, tensor.shape[0])
             : checkpoint.readFloat32(name);
@@ -430,7 +428,7 @@ for (const order of ["layer", "module"] as const) {
     using place = new Workplace({ layers: 2, dtype: "F32" });
     /** The input of each group, all batches one after the other, and its Hessian. */
     const groups: { layer: number; input: number[]; hessian: Float32Array }[] = [];
-    const current = new Map<LayerContext, number[]>();
+    const current = new Map<GroupContext, number[]>();
     const probe = defineStage({
       name: "probe",
       scope: "layer",
@@ -693,7 +691,7 @@ for (const { what, stages, zones, planes, model } of CHAINS) {
     const { record, events } = await place.run({
       stages: ["download", place.calibrate, ...stages, place.evaluate],
     });
-    checkPacked(record, { zones, planes } as BitLayout);
+    checkPacked(record, { zones, planes } as BillmLayout);
     const { original, packed } = record.evaluation!;
     for (const { perplexity } of [...original, ...packed!]) {
       assert.ok(perplexity > 1000 && perplexity < 10000, String(perplexity));

@@ -8,7 +8,7 @@ import {
 import { inverseFactor } from "../../../../gpu/kernels/hessian/inverse_factor.ts";
 import { ArtifactStore } from "../../../../pipeline/run/artifacts.ts";
 import type { RunEvent } from "../../../../pipeline/run/events.ts";
-import type { LayerContext, LayerStage, LinearLayer } from "../../../../pipeline/stage.ts";
+import type { GroupContext, GroupStage, LinearLayer } from "../../../../pipeline/stage.ts";
 import { hessian as stage } from "../../../../stages/hessian.ts";
 import { assertClose } from "../../../assert_close.ts";
 import {
@@ -71,12 +71,12 @@ async function runStage(gpu: Gpu, hessian: Float32Array, damping: number) {
   const context = {
     gpu,
     linears: LAYERS.split(", ").map((name) => ({ name, weight }) as LinearLayer),
-    report: (event: RunEvent) => events.push(event),
+    emit: (event: RunEvent) => events.push(event),
     get: store.get.bind(store),
     set: store.set.bind(store),
   };
   try {
-    await (stage as LayerStage).run(context as unknown as LayerContext, { damping });
+    await (stage as GroupStage).run(context as unknown as GroupContext, { damping });
   } finally {
     gpu.readBytes = readBytes;
   }

@@ -1,5 +1,5 @@
 /** Numbers as reports show them. */
-import { bytesText } from "../base/units.ts";
+import { bytesText } from "./units.ts";
 
 /** What stands for a number that was not measured. */
 export const NONE = "–";
@@ -22,15 +22,7 @@ export function percent(part: number | undefined, digits = 1): string {
   return isNumber(part) ? `${decimal(100 * part, digits)}\u00a0%` : NONE;
 }
 
-/** A perplexity: large ones of broken models need no decimals. */
-export function perplexityText(value: number | null | undefined): string {
-  if (value === undefined) return NONE;
-  if (!isNumber(value)) return "not finite";
-  if (value >= 1e6) return value.toExponential(2);
-  return decimal(value, value < 1000 ? 2 : 0);
-}
-
-/** By how much a perplexity has grown. */
+/** By how many times a figure has grown. */
 export function growthText(before: number | undefined, after: number | undefined): string {
   if (!isNumber(before) || !isNumber(after)) return NONE;
   const growth = after / before;
@@ -59,4 +51,14 @@ export function sum(values: Iterable<number>): number {
   let total = 0;
   for (const value of values) total += value;
   return total;
+}
+
+/** "a, b and c" */
+export function listed(words: readonly string[], last: "and" | "or"): string {
+  return [words.slice(0, -1).join(", "), ...words.slice(-1)].filter(Boolean).join(` ${last} `);
+}
+
+/** "Zero-shot accuracy" of "zero-shot accuracy", where a sentence or a heading begins. */
+export function capitalized(words: string): string {
+  return words[0].toUpperCase() + words.slice(1);
 }

@@ -1,31 +1,23 @@
-import { UserError } from "../../base/errors.ts";
-import type { Gpu } from "../../gpu/device.ts";
-import { shapeText, type Tensor } from "../../gpu/tensor.ts";
+import { shapeText } from "../../gpu/tensor.ts";
 import type { Checkpoint } from "../../storage/checkpoint.ts";
-import {
-  type StoredDtype,
-  type StoredTensor,
-  type TensorToWrite,
-  toFloat32,
-} from "../../storage/safetensors.ts";
+import { type StoredDtype, type TensorToWrite, toFloat32 } from "../../storage/safetensors.ts";
+import type { PackedShape, StoreForm } from "../codec.ts";
 import { decodeFlags, encodeFlags } from "../flag_codes.ts";
-import { dequantizeGrid } from "./dequantize_grid.ts";
+import { partBytes, PartReader } from "../part_reader.ts";
 import {
   codeWords,
-  freeGrid,
   GRID_BITS,
   type GridBits,
   type GridKind,
   type GridLayout,
   groupsOf,
-  type LinearGrid,
   maskWords,
   SALIENT_BITS,
   topCode,
 } from "./grid.ts";
 
 /** A linear layer on grids in host memory; its arrays as those of {@link LinearGrid}. */
-export interface HostGrid extends GridLayout {
+export interface GridHost extends GridLayout {
   /** `[rows, ⌈cols / 32⌉, codeWords]`. */
   codes: Uint32Array<ArrayBuffer>;
   /** `[rows, groups, 2]`. */
@@ -34,53 +26,6 @@ export interface HostGrid extends GridLayout {
   mask?: Uint32Array<ArrayBuffer>;
   /** `[rows, 2]`; absent without salient weights. */
   salientFits?: Float32Array<ArrayBuffer>;
-}
-
-/** The parts that a linear layer on grids may have, as the last words of its tensors' names. */
-export const GRID_PARTS: Record<string, string> = {
-  grid_codes: "codes",
-  grid_scales: "scales",
-  grid_zeros: "scales",
-  grid_means: "scales",
-  grid_mask: "salient-mask",
-  grid_counts: "salient-mask",
-  grid_places: "salient-mask",
-  grid_salient_codes: "salient-codes",
-  grid_salient_scales: "scales",
-  grid_salient_zeros: "scales",
-};
-
-/** Whether a checkpoint holds a linear layer on grids. */
-export function isPackedGrid(checkpoint: Checkpoint, name: string): boolean {
-  return checkpoint.has(`${name}.grid_codes`);
-}
-
-/** Reads a linear layer on grids back from the GPU. */
-export async function readGrid(linear: LinearGrid): Promise<HostGrid> {
-  const { codes, fits, mask, salientFits, ...layout } = linear;
-  const { gpu } = codes;
-  return {
-    ...layout,
-    codes: await gpu.read(codes, "u32"),
-    fits: await gpu.read(fits),
-    ...(mask && { mask: await gpu.read(mask, "u32") }),
-    ...(salientFits && { salientFits: await gpu.read(salientFits) }),
-  };
-}
-
-/** The weights of a linear layer on grids, f32 `[rows, cols]`, on the GPU; owned by the caller. */
-export async function uploadGrid(gpu: Gpu, host: HostGrid): Promise<Tensor> {
-  const { codes, fits, mask, salientFits, ...layout } = host;
-  const linear: LinearGrid = {
-    ...layout,
-    codes: gpu.upload(codes, [codes.length]),
-    fits: gpu.upload(fits, [fits.length]),
-    ...(mask && { mask: gpu.upload(mask, [mask.length]) }),
-    ...(salientFits && { salientFits: gpu.upload(salientFits, [salientFits.length]) }),
-  };
-  const weight = await dequantizeGrid(gpu, linear);
-  freeGrid(gpu, linear);
-  return weight;
 }
 
 /** The code of `width` bits that begins at bit `at` of the words from `first` on. */
@@ -120,22 +65,15 @@ function salientPlaces({ rows, cols }: GridLayout, mask: Uint32Array): number[][
   });
 }
 
-/** Weights that are salient. */
-function salientCount({ mask }: HostGrid): number {
-  let count = 0;
-  for (let word of mask ?? []) for (; word !== 0; word &= word - 1) count++;
-  return count;
-}
-
-/** Fraction of the weights that are salient. */
-export function salientFraction(host: HostGrid): number {
-  return salientCount(host) / (host.rows * host.cols);
-}
-
-/** Bits per weight as papers count: those of the codes. */
-export function gridPaperBits(host: HostGrid): number {
-  return host.bits + (SALIENT_BITS - host.bits) * salientFraction(host);
-}
+/** Tensors of which there are some if there are salient weights. */
+const SALIENT_PARTS = [
+  "mask",
+  "counts",
+  "places",
+  "salient_codes",
+  "salient_scales",
+  "salient_zeros",
+];
 
 /** A column in a list of places is a U16. */
 const MOST_PLACES = 65536;
@@ -146,10 +84,10 @@ const MOST_PLACES = 65536;
  * @param form Which weights are salient: a bit each or a list of them, whichever is smaller; or
  *   "entropy", in as many bits as that holds information.
  */
-export function gridTensors(
+export function storeGrid(
   name: string,
-  host: HostGrid,
-  form: { flags: "plain" | "entropy" } = { flags: "plain" },
+  host: GridHost,
+  form: Pick<StoreForm, "flags">,
 ): TensorToWrite[] {
   const { rows, bits, grid, mask, salientFits } = host;
   const [width, groups, stride] = [maskWords(host), groupsOf(host), codeWords(host)];
@@ -160,9 +98,7 @@ export function gridTensors(
     shape: number[],
     data: Uint8Array | Uint16Array | Uint32Array | Float16Array,
   ) => {
-    const { buffer, byteOffset, byteLength } = data;
-    const bytes = new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
-    tensors.push({ name: `${name}.grid_${part}`, dtype, shape, data: bytes });
+    tensors.push({ name: `${name}.grid_${part}`, dtype, shape, data: partBytes(data) });
   };
   const codes = new Uint32Array(rows * width * bits);
   for (let i = 0; i < rows * width; i++) {
@@ -218,47 +154,29 @@ function maskPlane({ rows, cols }: GridLayout, plane: Uint32Array) {
  * @throws {UserError} If a tensor is missing or has a shape that does not fit the others, or another
  *   type.
  */
-export function unpackGrid(
+export function loadGrid(
   checkpoint: Checkpoint,
   name: string,
-  cols: number,
-  blockSize: number,
-): HostGrid {
-  const stored = (part: string) => checkpoint.get(`${name}.grid_${part}`);
-  const has = (part: string) => checkpoint.has(`${name}.grid_${part}`);
-  const refuse = ({ file, name }: StoredTensor, found: string, wanted: string): never => {
-    throw new UserError(
-      `"${file}": "${name}" is ${found}, expected ${wanted}; the file does not fit its config.json`,
-    );
-  };
-  const read = (
-    part: string,
-    dtype: StoredDtype,
-    shape: readonly number[],
-  ): Uint8Array<ArrayBuffer> => {
-    const tensor = stored(part);
-    if (tensor.dtype !== dtype || shapeText(tensor.shape) !== shapeText(shape)) {
-      const found = `${tensor.dtype} ${shapeText(tensor.shape)}`;
-      refuse(tensor, found, `${dtype} ${shapeText(shape)}`);
-    }
-    return checkpoint.readBytes(tensor.name);
-  };
-
+  { cols, blockSize }: PackedShape,
+): GridHost {
+  const reader = new PartReader(checkpoint, name, "grid_");
+  const read = reader.read.bind(reader);
+  const has = reader.has.bind(reader);
   const width = Math.ceil(cols / 32);
-  const [rows, codeCols = 0] = stored("codes").shape;
+  const [rows, codeCols = 0] = reader.get("codes").shape;
   const grid: GridKind = has("zeros") ? "range" : has("means") ? "mean" : "sign";
   const bits = codeCols / width as GridBits;
   const known: readonly number[] = grid === "range" ? GRID_BITS : [1];
   if (!known.includes(bits)) {
     const wanted = `[${rows}, ${width} N] with N = ${known.join(", ")}`;
-    refuse(stored("codes"), shapeText(stored("codes").shape), wanted);
+    reader.refuse("codes", shapeText(reader.get("codes").shape), wanted);
   }
   const blocks = Math.ceil(cols / blockSize);
-  const groups = stored("scales").shape[1];
+  const groups = reader.get("scales").shape[1];
   if (groups !== 1 && groups !== blocks) {
-    refuse(stored("scales"), shapeText(stored("scales").shape), `[${rows}, 1 or ${blocks}]`);
+    reader.refuse("scales", shapeText(reader.get("scales").shape), `[${rows}, 1 or ${blocks}]`);
   }
-  const salient = has("salient_codes");
+  const salient = SALIENT_PARTS.some(has); // one of them that is missing is found when it is read
   const groupSize = groups === 1 ? cols : blockSize;
   const layout: GridLayout = { rows, cols, groupSize, grid, bits, salient };
 
@@ -307,18 +225,17 @@ export function unpackGrid(
         for (const end = at + n; at < end; at++) {
           const col = places[at];
           if (col >= cols || isMarked(mask, row * width, col)) {
-            refuse(stored("places"), `column ${col} in row ${row}`, `each of ${cols} once`);
+            reader.refuse("places", `column ${col} in row ${row}`, `each of ${cols} once`);
           }
           mask[row * width + (col >>> 5)] |= 1 << (col & 31);
         }
       });
       return mask;
     }
-    if (stored("mask").dtype !== "U16") return words("mask", [rows, width]);
-    const tensor = stored("mask");
-    const codes = new Uint16Array(read("mask", "U16", [tensor.bytes / 2]).buffer);
+    if (reader.get("mask").dtype !== "U16") return words("mask", [rows, width]);
+    const codes = new Uint16Array(read("mask", "U16", [reader.get("mask").bytes / 2]).buffer);
     if (!decodeFlags(codes, maskPlane(layout, mask))) {
-      refuse(tensor, "no entropy code of flags", `one of ${rows} x ${cols}`);
+      reader.refuse("mask", "no entropy code of flags", `one of ${rows} x ${cols}`);
     }
     return mask;
   }
@@ -329,7 +246,7 @@ export function unpackGrid(
  * `[rows, cols]`; the same bits as `dequantizeGrid()` gives on the GPU.
  */
 export function dequantizeGridOnHost(
-  host: HostGrid,
+  host: GridHost,
   first = 0,
   rows = host.rows - first,
 ): Float32Array<ArrayBuffer> {

@@ -1,12 +1,12 @@
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { UserError } from "../base/errors.ts";
-import { hasObjects, OBJECT_EXTENSIONS } from "../data/rows.ts";
-import { readQuestions, ZERO_SHOT_TASKS, zeroShotTask } from "../data/zero_shot_tasks.ts";
-import { type PreparedTask, prepareTask } from "../models/metrics/zero_shot.ts";
-import type { ModelContext } from "../pipeline/stage.ts";
-import { reasonOf } from "../storage/folder.ts";
+import { UserError } from "../../base/errors.ts";
+import { hasObjects, OBJECT_EXTENSIONS } from "../../data/rows.ts";
+import { readQuestions, ZERO_SHOT_TASKS, zeroShotTask } from "../../data/zero_shot_tasks.ts";
+import { type PreparedTask, prepareTask } from "../../models/metrics/zero_shot.ts";
+import type { ModelContext } from "../../pipeline/stage.ts";
+import { reasonOf } from "../../storage/folder.ts";
 
 const taskName = z.enum(Object.keys(ZERO_SHOT_TASKS));
 
@@ -43,6 +43,12 @@ function entryOf(option: TaskOption): Entry {
   if (typeof option === "string") return { task: option, specialTokens: false };
   const { task, dataset, limit, "special-tokens": specialTokens } = option;
   return { task, dataset, limit, specialTokens };
+}
+
+/** The name of the data of a task, for the record. */
+export function datasetOf(option: TaskOption): string {
+  const { task, dataset } = entryOf(option);
+  return dataset ?? zeroShotTask(task).hub.id;
 }
 
 /**
@@ -88,13 +94,13 @@ export function preparedTask(context: ModelContext, option: TaskOption): Promise
 }
 
 async function prepare(context: ModelContext, option: TaskOption): Promise<PreparedTask> {
-  const { dataset, limit, specialTokens, ...entry } = entryOf(option);
+  const { limit, specialTokens, ...entry } = entryOf(option);
   const task = zeroShotTask(entry.task);
   const { tokenizer, architecture: { maxLength } } = context.get("model-files");
   const questions = await readQuestions(task, await questionFile(context, option), limit);
   return await prepareTask(tokenizer, questions, {
     task,
-    dataset: dataset ?? task.hub.id,
+    dataset: datasetOf(option),
     limit,
     specialTokens,
     maxLength,

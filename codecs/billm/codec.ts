@@ -1,0 +1,118 @@
+import { sum } from "../../base/figures.ts";
+import type { Codec, FactColumn, FactMap, LinearFacts, WeightKind } from "../codec.ts";
+import { dequantize } from "./dequantize.ts";
+import {
+  type BillmHost,
+  dequantizeBillm,
+  highFraction,
+  paperBits,
+  salientColumns,
+  words,
+} from "./host.ts";
+import { canGroup, uploadGroup } from "./packed_group.ts";
+import { multipliesVectors } from "./packed_vector.ts";
+import { uploadBillm } from "./packed_weight.ts";
+import { loadBillm, storeBillm } from "./store.ts";
+import { BillmGroup, BillmWeight } from "./weight.ts";
+
+const FACT_COLUMNS: readonly FactColumn[] = [
+  {
+    key: "salientColumns",
+    heading: "salient",
+    value: ({ salientColumns }) => sum(salientColumns),
+    text: String,
+    together: "sum",
+  },
+  {
+    key: "highFraction",
+    heading: "high",
+    value: ({ highFraction }) => highFraction,
+    text: (fraction) => fraction.toFixed(3),
+    together: "mean",
+  },
+];
+
+const FACT_MAPS: readonly FactMap[] = [{
+  title: "Salient columns",
+  about: "The part of a linear layer's columns that is stored in more than one bit",
+  value: ({ salientColumns = [], cols }) => sum(salientColumns) / cols,
+  columns: ({ salientColumns = [] }) => sum(salientColumns),
+}];
+
+/**
+ * The codec of BiLLM: a sign and a zone for each weight, further signs for salient columns, means and
+ * scales for each row and block.
+ *
+ * @see BiLLM, https://arxiv.org/abs/2402.04291
+ */
+export const billm: Codec<BillmHost> = {
+  name: "billm",
+  main: "signs",
+  since: 2,
+  parts: {
+    signs: "signs",
+    flags: "flags",
+    salient_signs: "salient-signs",
+    salient_columns: "salient-columns",
+    scales: "scales",
+    scale_factors: "scales",
+  },
+  usualParts: ["signs", "flags", "salient-signs", "salient-columns", "scales"],
+  sizeColumns: {
+    signs: ["signs"],
+    flags: ["flags"],
+    salient: ["salient-signs", "salient-columns"],
+    scales: ["scales"],
+  },
+  factColumns: FACT_COLUMNS,
+  factMaps: FACT_MAPS,
+  load: loadBillm,
+  store: storeBillm,
+  dequantize: dequantizeBillm,
+
+  facts(host): LinearFacts {
+    const { cols, blockSize } = host;
+    const salient = salientColumns(host);
+    const perBlock: number[] = new Array(Math.ceil(cols / blockSize)).fill(0);
+    for (const col of salient) perBlock[Math.floor(col / blockSize)]++;
+    return {
+      salientColumns: perBlock,
+      highFraction: highFraction(host),
+      paperBits: paperBits(host, salient.length),
+    };
+  },
+
+  nonFinite({ scales }) {
+    let count = 0;
+    for (const scale of scales) if (!Number.isFinite(scale)) count++;
+    return { scales: count };
+  },
+
+  kinds({ rows, cols, zones, planes, bits, salient }, row) {
+    const width = words(cols);
+    return Array.from({ length: cols }, (_, col): WeightKind => {
+      const isSet = (word: number) => ((word >>> (col & 31)) & 1) === 1;
+      if (planes > 0 && isSet(salient[col >> 5])) return "salient";
+      if (zones < 2) return "all";
+      return isSet(bits[(rows + row) * width + (col >> 5)]) ? "high" : "low";
+    });
+  },
+
+  async matrix(gpu, host) {
+    using bits = gpu.upload(host.bits, [host.bits.length]);
+    using scales = gpu.upload(host.scales, [host.scales.length]);
+    using salient = gpu.upload(host.salient, [host.salient.length]);
+    return await dequantize(gpu, host, bits, scales, salient);
+  },
+
+  async upload(gpu, host) {
+    return new BillmWeight(gpu, await uploadBillm(gpu, host));
+  },
+
+  groups: multipliesVectors,
+
+  async uploadGroup(gpu, hosts) {
+    if (!canGroup(hosts)) return undefined;
+    return new BillmGroup(gpu, await uploadGroup(gpu, hosts));
+  },
+};

@@ -1,0 +1,58 @@
+import type { Gpu } from "../../gpu/device.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import type { Draft, StoreForm } from "../codec.ts";
+import { billm } from "./codec.ts";
+import { dequantize } from "./dequantize.ts";
+import { type BillmHost, words } from "./host.ts";
+import { type BillmBits, type BillmLayout, emptyBits } from "./quantize_block.ts";
+import { roundScales } from "./round_scales.ts";
+
+/** A linear layer that stages turn into BiLLM's bits, block by block. */
+export class BillmDraft implements Draft<BillmHost> {
+  readonly codec = billm;
+  readonly bits: BillmBits;
+
+  constructor(readonly gpu: Gpu, layout: BillmLayout) {
+    this.bits = emptyBits(gpu, layout);
+  }
+
+  /** Scales in few bits are rounded first: the layers to come are calibrated on what is stored. */
+  async download({ scales }: StoreForm, quantized: Tensor): Promise<BillmHost> {
+    const { gpu, bits } = this;
+    if (scales === "f16") return await readBits(bits);
+    const scaleBits = scales === "i8" ? 8 : 4;
+    const { codes, factors } = await roundScales(gpu, bits, bits.scales, scaleBits);
+    const host = await readBits(bits);
+    const values = new Int8Array(await gpu.read(codes, "u32")); // the low byte of each
+    const few = scaleBits === 4 ? { bits: scaleBits } as const : {};
+    const coded = { ...host, codes: { values, factors: await gpu.read(factors), ...few } };
+    gpu.free(codes, factors);
+    using salient = gpu.upload(host.salient, [host.salient.length]);
+    await dequantize(gpu, bits, bits.bits, bits.scales, salient, quantized);
+    return coded;
+  }
+
+  [Symbol.dispose](): void {
+    const { bits, scales, salient } = this.bits;
+    this.gpu.free(bits, scales, salient);
+  }
+}
+
+/** Reads a linear layer's bits back from the GPU. */
+export async function readBits(linear: BillmBits): Promise<BillmHost> {
+  const { bits, scales, salient: columns, ...layout } = linear;
+  const { gpu } = bits;
+  const marks = await gpu.read(columns, "u32");
+  const salient = new Uint32Array(words(layout.cols));
+  marks.forEach((mark, col) => salient[col >> 5] |= mark << (col & 31));
+  return {
+    rows: layout.rows,
+    cols: layout.cols,
+    blockSize: layout.blockSize,
+    zones: layout.zones,
+    planes: layout.planes,
+    bits: await gpu.read(bits, "u32"),
+    scales: await gpu.read(scales),
+    salient,
+  };
+}

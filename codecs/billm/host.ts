@@ -1,0 +1,111 @@
+import { type BillmLayout, scalesPerBlock } from "./quantize_block.ts";
+
+const WORD = 32;
+
+/** Words that hold a bit for each column. */
+export function words(cols: number): number {
+  return Math.ceil(cols / WORD);
+}
+
+/** Means and scales in few bits: value = code · factor, in f32. */
+export interface BillmCodes {
+  /** `[rows, blocks, scalesPerBlock]`, -127 .. 127; in 4 bits, means -7 .. 7 and scales 0 .. 15. */
+  values: Int8Array<ArrayBuffer>;
+  /** Of a code in the file; 8 if absent. */
+  bits?: 4;
+  /** Of a row's means and of its scales, values that f16 holds, `[rows, 2]`. */
+  factors: Float32Array<ArrayBuffer>;
+}
+
+/** A linear layer's bits in host memory. */
+export interface BillmHost extends BillmLayout {
+  /** `[bitPlanes, rows, words]`. */
+  bits: Uint32Array<ArrayBuffer>;
+  /** `[rows, blocks, scalesPerBlock]`: values that f16 holds, or what `codes` stand for. */
+  scales: Float32Array<ArrayBuffer>;
+  /** How the scales are stored in 8 or 4 bits. */
+  codes?: BillmCodes;
+  /** One bit per column, `[words]`. */
+  salient: Uint32Array<ArrayBuffer>;
+}
+
+/** Numbers of the columns whose bit is set, ascending. */
+export function salientColumns({ cols, planes, salient }: BillmHost): number[] {
+  if (planes === 0) return [];
+  const all = Array.from({ length: cols }, (_, col) => col);
+  return all.filter((col) => (salient[col >> 5] >>> (col & 31)) & 1);
+}
+
+/** Bits per weight as the paper counts: one sign, and the further signs of salient columns. */
+export function paperBits({ cols, planes }: BillmLayout, salient: number): number {
+  return 1 + Math.max(0, planes - 1) * salient / cols;
+}
+
+/** Fraction of the weights outside the salient columns that are in the high zone. */
+export function highFraction(host: BillmHost): number {
+  const others = host.rows * (host.cols - salientColumns(host).length);
+  return host.zones === 2 && others > 0 ? countFlags(host) / others : 0;
+}
+
+/** Weights outside the salient columns whose flag says high zone. */
+function countFlags({ rows, cols, planes, bits, salient }: BillmHost): number {
+  const width = words(cols);
+  let count = 0;
+  for (let i = 0; i < rows * width; i++) {
+    let flags = bits[rows * width + i];
+    if (planes > 0) flags &= ~salient[i % width];
+    count += bitCount(flags);
+  }
+  return count;
+}
+
+/** The ones among 32 bits: sums of 2, of 4, of 8 bits side by side, then of the four bytes. */
+function bitCount(word: number): number {
+  word -= (word >>> 1) & 0x55555555;
+  word = (word & 0x33333333) + ((word >>> 2) & 0x33333333);
+  return Math.imul((word + (word >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
+}
+
+/**
+ * The weights that a packed linear layer stands for, or `rows` rows of them from `first` on, f32
+ * `[rows, cols]`; the same bits as `dequantize()` gives on the GPU.
+ */
+export function dequantizeBillm(
+  host: BillmHost,
+  first = 0,
+  rows = host.rows - first,
+): Float32Array<ArrayBuffer> {
+  const { cols, blockSize, zones, planes, bits, scales, salient } = host;
+  const width = words(cols);
+  const blocks = Math.ceil(cols / blockSize);
+  const perBlock = scalesPerBlock(host);
+  const planeStride = host.rows * width;
+  const weight = new Float32Array(rows * cols);
+  for (let row = 0; row < rows; row++) {
+    for (let word = 0; word < width; word++) {
+      const start = word * WORD;
+      const at = ((first + row) * blocks + Math.floor(start / blockSize)) * perBlock;
+      const index = (first + row) * width + word;
+      const signs = bits[index];
+      const flags = zones === 2 ? bits[planeStride + index] : 0;
+      const marked = planes > 0 ? salient[word] : 0;
+      for (let i = 0; i < WORD && start + i < cols; i++) {
+        let value: number;
+        if ((marked >>> i) & 1) {
+          value = scales[at + 2 * zones];
+          for (let plane = 0; plane < planes; plane++) {
+            const scale = scales[at + 2 * zones + 1 + plane];
+            const plus = (bits[plane * planeStride + index] >>> i) & 1;
+            value = Math.fround(plus ? value + scale : value - scale);
+          }
+        } else {
+          const zone = at + 2 * ((flags >>> i) & 1);
+          const scale = scales[zone + 1];
+          value = scales[zone] + ((signs >>> i) & 1 ? scale : -scale);
+        }
+        weight[row * cols + start + i] = value;
+      }
+    }
+  }
+  return weight;
+}

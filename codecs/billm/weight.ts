@@ -1,0 +1,56 @@
+import type { Gpu } from "../../gpu/device.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import type { Addends, VectorSource, Weight, WeightGroup } from "../codec.ts";
+import { type BillmGroupTensors, freeGroup } from "./packed_group.ts";
+import { billmProduct } from "./packed_matmul.ts";
+import { billmVectorProduct } from "./packed_vector.ts";
+import { type BillmTensors, freeBillm } from "./packed_weight.ts";
+
+/** A linear layer that is multiplied with in BiLLM's bits. */
+export class BillmWeight implements Weight {
+  constructor(readonly gpu: Gpu, readonly tensors: BillmTensors) {}
+
+  get rows(): number {
+    return this.tensors.rows;
+  }
+
+  get cols(): number {
+    return this.tensors.cols;
+  }
+
+  multiply(x: Tensor, addends?: Addends): Promise<Tensor> {
+    return billmProduct(this.gpu, x, this.tensors, addends);
+  }
+
+  [Symbol.dispose](): void {
+    freeBillm(this.gpu, this.tensors);
+  }
+}
+
+/** Linear layers in BiLLM's bits that are multiplied with a vector in one dispatch. */
+export class BillmGroup implements WeightGroup {
+  readonly weights: readonly BillmWeight[];
+
+  constructor(readonly gpu: Gpu, readonly tensors: BillmGroupTensors) {
+    this.weights = tensors.weights.map((part) => new BillmWeight(gpu, part));
+  }
+
+  get rows(): number {
+    return this.tensors.rows;
+  }
+
+  get starts(): readonly number[] {
+    return this.tensors.starts;
+  }
+
+  multiplyVector(
+    x: Tensor,
+    options?: Addends & { source?: VectorSource },
+  ): Promise<Tensor> {
+    return billmVectorProduct(this.gpu, x, this.tensors, options);
+  }
+
+  [Symbol.dispose](): void {
+    freeGroup(this.gpu, this.tensors);
+  }
+}

@@ -1,0 +1,37 @@
+import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
+import { matvec } from "../../gpu/kernels/matmul/matvec.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import { shapeText } from "../../gpu/tensor.ts";
+import type { Addends, Weight } from "../codec.ts";
+
+/** A matrix, f32, f16 or bf16 `[rows, cols]`, that it owns. */
+export class DenseWeight implements Weight {
+  constructor(readonly matrix: Tensor) {}
+
+  get rows(): number {
+    return this.matrix.shape[0];
+  }
+
+  get cols(): number {
+    return this.matrix.shape[1];
+  }
+
+  async multiply(x: Tensor, { bias, residual }: Addends = {}): Promise<Tensor> {
+    const { matrix, rows: n } = this;
+    const { gpu } = matrix;
+    const [m, k] = x.shape;
+    if (k !== this.cols) {
+      throw new RangeError(
+        `Cannot multiply ${shapeText(x.shape)} with a weight of ${shapeText(matrix.shape)}`,
+      );
+    }
+    const c = gpu.empty([m, n]);
+    if (m === 1) await matvec(gpu, { x, weight: matrix, out: c, bias, residual });
+    else await gemm(gpu, { layout: "NT", m, n, k, a: x, b: matrix, c, bias, residual });
+    return c;
+  }
+
+  [Symbol.dispose](): void {
+    this.matrix[Symbol.dispose]();
+  }
+}

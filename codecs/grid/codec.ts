@@ -1,0 +1,94 @@
+import { percentText } from "../../base/units.ts";
+import type { Gpu } from "../../gpu/device.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import type { Codec, LinearFacts } from "../codec.ts";
+import { DenseWeight } from "../dense/weight.ts";
+import { dequantizeGrid } from "./dequantize_grid.ts";
+import { freeGrid, type LinearGrid, SALIENT_BITS } from "./grid.ts";
+import { dequantizeGridOnHost, type GridHost, loadGrid, storeGrid } from "./store.ts";
+
+/** The codec of codes on equal steps, some of them, if a method wants it, in more bits. */
+export const grid: Codec<GridHost> = {
+  name: "grid",
+  main: "grid_codes",
+  since: 3,
+  parts: {
+    grid_codes: "codes",
+    grid_scales: "scales",
+    grid_zeros: "scales",
+    grid_means: "scales",
+    grid_mask: "salient-mask",
+    grid_counts: "salient-mask",
+    grid_places: "salient-mask",
+    grid_salient_codes: "salient-codes",
+    grid_salient_scales: "scales",
+    grid_salient_zeros: "scales",
+  },
+  usualParts: [],
+  sizeColumns: {
+    codes: ["codes"],
+    which: ["salient-mask"],
+    "8-bit": ["salient-codes"],
+    scales: ["scales"],
+  },
+  factColumns: [{
+    key: "salientFraction",
+    heading: "salient",
+    value: ({ salientFraction = 0 }) => salientFraction,
+    text: percentText,
+    together: "mean",
+  }],
+  factMaps: [{
+    title: "Salient weights",
+    about: "The part of a linear layer's weights that is stored in more bits",
+    value: ({ salientFraction = 0 }) => salientFraction,
+  }],
+  load: loadGrid,
+  store: storeGrid,
+  dequantize: dequantizeGridOnHost,
+
+  facts(host): LinearFacts {
+    const fraction = salientFraction(host);
+    return {
+      salientColumns: [],
+      ...(host.salient && { salientFraction: fraction }),
+      highFraction: 0,
+      paperBits: host.bits + (SALIENT_BITS - host.bits) * fraction,
+    };
+  },
+
+  nonFinite: () => ({}), // its matrix is looked at
+
+  matrix,
+
+  async upload(gpu, host) {
+    return new DenseWeight(await matrix(gpu, host));
+  },
+};
+
+/** The weights of a linear layer on grids, f32 `[rows, cols]`, on the GPU; owned by the caller. */
+async function matrix(gpu: Gpu, host: GridHost): Promise<Tensor> {
+  const { codes, fits, mask, salientFits, ...layout } = host;
+  const linear: LinearGrid = {
+    ...layout,
+    codes: gpu.upload(codes, [codes.length]),
+    fits: gpu.upload(fits, [fits.length]),
+    ...(mask && { mask: gpu.upload(mask, [mask.length]) }),
+    ...(salientFits && { salientFits: gpu.upload(salientFits, [salientFits.length]) }),
+  };
+  const weight = await dequantizeGrid(gpu, linear);
+  freeGrid(gpu, linear);
+  return weight;
+}
+
+/** Weights that are salient. */
+function salientCount({ mask }: GridHost): number {
+  let count = 0;
+  for (let word of mask ?? []) for (; word !== 0; word &= word - 1) count++;
+  return count;
+}
+
+/** Fraction of the weights that are salient. */
+function salientFraction(host: GridHost): number {
+  return salientCount(host) / (host.rows * host.cols);
+}

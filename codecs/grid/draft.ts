@@ -1,0 +1,37 @@
+import type { Gpu } from "../../gpu/device.ts";
+import type { Draft } from "../codec.ts";
+import { grid } from "./codec.ts";
+import { emptyGrid, freeGrid, type GridLayout, type LinearGrid } from "./grid.ts";
+import type { GridHost } from "./store.ts";
+
+/** A linear layer whose weights stages put on grids, block by block. */
+export class GridDraft implements Draft<GridHost> {
+  readonly codec = grid;
+  readonly codes: LinearGrid;
+
+  constructor(readonly gpu: Gpu, layout: GridLayout) {
+    this.codes = emptyGrid(gpu, layout);
+  }
+
+  /** Its scales are f16 values already, so that nothing is rounded. */
+  download(): Promise<GridHost> {
+    return readGrid(this.codes);
+  }
+
+  [Symbol.dispose](): void {
+    freeGrid(this.gpu, this.codes);
+  }
+}
+
+/** Reads a linear layer on grids back from the GPU. */
+export async function readGrid(linear: LinearGrid): Promise<GridHost> {
+  const { codes, fits, mask, salientFits, ...layout } = linear;
+  const { gpu } = codes;
+  return {
+    ...layout,
+    codes: await gpu.read(codes, "u32"),
+    fits: await gpu.read(fits),
+    ...(mask && { mask: await gpu.read(mask, "u32") }),
+    ...(salientFits && { salientFits: await gpu.read(salientFits) }),
+  };
+}

@@ -1,0 +1,57 @@
+import { UserError } from "../base/errors.ts";
+import { shapeText } from "../gpu/tensor.ts";
+import type { Checkpoint } from "../storage/checkpoint.ts";
+import type { StoredDtype, StoredTensor } from "../storage/safetensors.ts";
+
+/** The tensors of a packed linear layer in a checkpoint, read with checks of their types and shapes. */
+export class PartReader {
+  /** @param prefix What the last words of the tensors' names begin with. */
+  constructor(
+    readonly checkpoint: Checkpoint,
+    /** "model.layers.0.self_attn.q_proj" */
+    readonly name: string,
+    readonly prefix = "",
+  ) {}
+
+  has(part: string): boolean {
+    return this.checkpoint.has(this.#nameOf(part));
+  }
+
+  /** @throws {UserError} If there is no such tensor. */
+  get(part: string): StoredTensor {
+    return this.checkpoint.get(this.#nameOf(part));
+  }
+
+  /**
+   * The bytes of a tensor.
+   *
+   * @throws {UserError} If it is missing or has another type or shape.
+   */
+  read(part: string, dtype: StoredDtype, shape: readonly number[]): Uint8Array<ArrayBuffer> {
+    const tensor = this.get(part);
+    if (tensor.dtype !== dtype || shapeText(tensor.shape) !== shapeText(shape)) {
+      const found = `${tensor.dtype} ${shapeText(tensor.shape)}`;
+      this.refuse(part, found, `${dtype} ${shapeText(shape)}`);
+    }
+    return this.checkpoint.readBytes(tensor.name);
+  }
+
+  /** @throws {UserError} Always: a tensor does not fit the others. */
+  refuse(part: string, found: string, wanted: string): never {
+    const { file, name } = this.get(part);
+    throw new UserError(
+      `"${file}": "${name}" is ${found}, expected ${wanted}; the file does not fit its config.json`,
+    );
+  }
+
+  #nameOf(part: string): string {
+    return `${this.name}.${this.prefix}${part}`;
+  }
+}
+
+/** Adds a tensor of a linear layer to a list, from an array of its numbers. */
+export function partBytes(
+  data: Uint8Array | Int8Array | Uint16Array | Uint32Array | Float16Array,
+): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
+}

@@ -1,0 +1,112 @@
+import { constant } from "../../gpu/constant.ts";
+import type { Gpu } from "../../gpu/device.ts";
+import { MAX_BLOCK } from "../../gpu/kernels/binarize/search.ts";
+import { copyRegion } from "../../gpu/kernels/elementwise/transpose.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import type {
+  BlockContext,
+  BlockStage,
+  GroupContext,
+  LinearContext,
+  LinearLayer,
+  LinearStage,
+  ModelContext,
+  Stage,
+} from "../stage.ts";
+import { ArtifactStore } from "./artifacts.ts";
+import type { Planned, StageClock } from "./run.ts";
+
+/** Of so many blocks of a linear layer one is measured: to measure each costs more than some take. */
+const BLOCKS_PER_MEASUREMENT = 8;
+
+/** Whether a stage runs on each linear layer, on the whole of it or on its blocks. */
+export function isInLinear({ scope }: Stage): boolean {
+  return scope === "linear" || scope === "block";
+}
+
+/**
+ * Runs the stages of scope linear and block on a linear layer: those of scope block that follow each
+ * other run together, block by block from left to right.
+ *
+ * @param store Holds the artifacts of the layer's group.
+ * @param stages Those of other scopes are passed over.
+ */
+export async function quantizeLinear(
+  groupContext: GroupContext,
+  store: ArtifactStore,
+  linear: LinearLayer,
+  stages: readonly Planned<Stage>[],
+  clock: StageClock,
+): Promise<void> {
+  using linearStore = new ArtifactStore(store);
+  const context: LinearContext = { ...groupContext, ...access(linearStore), linear };
+  const inLinear = stages.filter(({ stage }) => isInLinear(stage));
+  while (inLinear.length > 0) {
+    const next = inLinear.findIndex(({ stage }) => stage.scope !== "block");
+    const blockStages = inLinear.splice(0, next < 0 ? inLinear.length : next);
+    if (blockStages.length > 0) {
+      await quantizeBlocks(context, linearStore, blockStages as Planned<BlockStage>[], clock);
+      continue;
+    }
+    const [{ stage, options }] = inLinear.splice(0, 1) as Planned<LinearStage>[];
+    await clock.queue(stage.name, () => stage.run(context, options));
+  }
+}
+
+async function quantizeBlocks(
+  linearContext: LinearContext,
+  store: ArtifactStore,
+  stages: readonly Planned<BlockStage>[],
+  clock: StageClock,
+): Promise<void> {
+  const { gpu, blockSize, linear } = linearContext;
+  const { rows, cols } = linear;
+  for (let first = 0; first < cols; first += blockSize) {
+    const width = Math.min(blockSize, cols - first);
+    using blockStore = new ArtifactStore(store);
+    using weight = gpu.empty([rows, width]);
+    const region = { tensor: linear.weight, start: first, stride: cols, rows, cols: width };
+    await copyRegion(gpu, region, weight, width);
+    using costs = await blockCosts(gpu, store, first, width);
+    const block = { first, cols: width, size: blockSize, weight, costs };
+    const context: BlockContext = { ...linearContext, ...access(blockStore), block };
+    const stands = blocksThatItStandsFor(first / blockSize, Math.ceil(cols / blockSize));
+    for (const { stage, options, implied } of stages) {
+      const run = () => stage.run(context, options);
+      await (stands > 0 && !implied ? clock.queue(stage.name, run, stands) : run());
+    }
+  }
+}
+
+/** The blocks that a block is measured for: those around the middle one of some neighbours, or none. */
+function blocksThatItStandsFor(block: number, blocks: number): number {
+  const first = block - block % BLOCKS_PER_MEASUREMENT;
+  const together = Math.min(BLOCKS_PER_MEASUREMENT, blocks - first);
+  return block - first === together >> 1 ? together : 0;
+}
+
+/** The block's part of the column costs; ones without a Hessian. */
+async function blockCosts(
+  gpu: Gpu,
+  store: ArtifactStore,
+  first: number,
+  cols: number,
+): Promise<Tensor> {
+  const costs = store.find("column-costs");
+  if (!costs) return constant(gpu, new Float32Array(MAX_BLOCK).fill(1)).view(0, [cols]);
+  const part = costs.view(first, [cols]);
+  // Kernels can bind what starts at a multiple of so many bytes.
+  if (part.offset % gpu.device.limits.minStorageBufferOffsetAlignment === 0) return part;
+  const copy = gpu.empty([cols]);
+  await copyRegion(gpu, { tensor: costs, start: first, stride: cols, rows: 1, cols }, copy, cols);
+  return copy;
+}
+
+/** The artifacts of a scope, as contexts offer them. */
+export function access(store: ArtifactStore): Pick<ModelContext, "get" | "find" | "set"> {
+  return {
+    get: (name) => store.get(name),
+    find: (name) => store.find(name),
+    set: (name, value) => store.set(name, value),
+  };
+}

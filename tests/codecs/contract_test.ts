@@ -1,0 +1,187 @@
+// What every codec must do, whatever it stores.
+
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { UserError } from "../../base/errors.ts";
+import type { BillmHost } from "../../codecs/billm/host.ts";
+import type { Codec, HostLinear, StoreForm } from "../../codecs/codec.ts";
+import type { GridHost } from "../../codecs/grid/store.ts";
+import { codecOf, CODECS, packedLinears, storeLinear } from "../../codecs/mod.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
+import type { TensorToWrite } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { openGpu } from "../gpu/open_gpu.ts";
+import { normals } from "../reference/random.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
+import { productReference, randomPacked } from "./billm/random_packed.ts";
+import { randomGrid } from "./grid/random_grid.ts";
+
+const gpu = await openGpu();
+
+const NAME = "model.layers.0.mlp.up_proj";
+const [ROWS, COLS, BLOCK] = [70, 200, 64];
+const FORMS: StoreForm[] = [
+  { scales: "f16", flags: "plain" },
+  { scales: "f16", flags: "entropy" },
+];
+
+/** Linear layers of each codec with all the tensors that it has. */
+const SAMPLES: Record<string, () => HostLinear[]> = {
+  billm: () => {
+    const layout = { rows: ROWS, cols: COLS, blockSize: BLOCK, zones: 2, planes: 3 } as const;
+    return [false, true].map((coded): BillmHost => {
+      const { host } = randomPacked(layout, 1, { coded });
+      // A row's bits end with its columns, and a weight that is salient has no zone.
+      clearPadding(host);
+      if (host.codes === undefined) delete host.codes;
+      return host;
+    });
+  },
+  grid: () =>
+    [false, true].map((salient): GridHost => {
+      const layout = { grid: "range", bits: 3, salient } as const;
+      const size = { rows: ROWS, cols: COLS, groupSize: BLOCK };
+      return randomGrid({ ...size, ...layout }, salient ? 0.1 : 0).host;
+    }),
+};
+
+function clearPadding({ rows, cols, planes, zones, bits, salient }: BillmHost): void {
+  const width = Math.ceil(cols / 32);
+  const stored = Math.max(zones, planes);
+  for (let plane = 0; plane < stored; plane++) {
+    for (let i = 0; i < rows * width; i++) {
+      const word = i % width;
+      const end = Math.min(32, cols - 32 * word);
+      let kept = end < 32 ? 2 ** end - 1 : 0xffffffff;
+      if (plane >= zones) kept &= salient[word]; // further signs are those of salient weights
+      bits[plane * rows * width + i] &= kept;
+    }
+  }
+}
+
+/** The linear layer as a file holds it. */
+function written(folder: string, tensors: TensorToWrite[]): Checkpoint {
+  writeSafetensors(join(folder, "model.safetensors"), tensors);
+  return Checkpoint.open(denoFolder(folder));
+}
+
+for (const codec of CODECS) {
+  const samples = SAMPLES[codec.name]();
+  const shape = { cols: COLS, blockSize: BLOCK };
+
+  Deno.test(`${codec.name}: what is loaded is what was stored, and its parts are its bytes`, () => {
+    for (const host of samples) {
+      for (const form of FORMS) {
+        using folder = new TemporaryFolder();
+        const { tensors, parts } = storeLinear(NAME, { codec, host }, form);
+        using checkpoint = written(folder.path, tensors);
+        assert.equal(codecOf(checkpoint, NAME), codec);
+        assert.deepEqual(codec.load(checkpoint, NAME, shape), host, JSON.stringify(form));
+        const found = packedLinears(checkpoint).get(NAME)!;
+        assert.deepEqual(found.parts, parts);
+        assert.deepEqual(found.tensors.sort(), tensors.map(({ name }) => name).sort());
+        const bytes = [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+        assert.equal(Object.values(parts).reduce((a, b) => a + b), bytes);
+        for (const part of Object.keys(parts)) {
+          const columns = Object.values(codec.sizeColumns).flat();
+          assert.equal(columns.filter((name) => name === part).length, 1, `a column for ${part}`);
+        }
+      }
+    }
+  });
+
+  Deno.test(`${codec.name}: host and GPU dequantize to the same bits, whole and row by row`, async () => {
+    for (const host of samples) {
+      const values = codec.dequantize(host);
+      using matrix = await codec.matrix(gpu, host);
+      assert.deepEqual(matrix.shape, [ROWS, COLS]);
+      assert.deepEqual(await gpu.read(matrix), values);
+      assert.deepEqual(codec.dequantize(host, 3, 2), values.slice(3 * COLS, 5 * COLS));
+    }
+  });
+
+  Deno.test(`${codec.name}: products agree with f64, for one token and for many`, async () => {
+    const tokens = 19;
+    const x = normals(tokens * COLS, 5);
+    const [biases, residuals] = [normals(ROWS, 6), normals(tokens * ROWS, 7)];
+    for (const host of samples) {
+      const before = gpu.memory.current;
+      const { sums, magnitudes } = productReference(x, codec.dequantize(host), COLS);
+      {
+        using weight = await codec.upload(gpu, host);
+        assert.deepEqual([weight.rows, weight.cols], [ROWS, COLS]);
+        using bias = gpu.upload(biases, [ROWS]);
+        for (const count of [1, 5, tokens]) {
+          using input = gpu.upload(x.slice(0, count * COLS), [count, COLS]);
+          using residual = gpu.upload(residuals.slice(0, count * ROWS), [count, ROWS]);
+          using plain = await weight.multiply(input);
+          using full = await weight.multiply(input, { bias, residual });
+          const [y, z] = [await gpu.read(plain), await gpu.read(full)];
+          for (let i = 0; i < count * ROWS; i++) {
+            assert.ok(Math.abs(y[i] - sums[i]) <= 2e-6 * magnitudes[i], `${count} tokens at ${i}`);
+            const sum = sums[i] + biases[i % ROWS] + residuals[i];
+            const size = magnitudes[i] + Math.abs(biases[i % ROWS]) + Math.abs(residuals[i]);
+            assert.ok(Math.abs(z[i] - sum) <= 2e-6 * size, `${count} tokens at ${i}, with addends`);
+          }
+        }
+      }
+      assert.equal(gpu.memory.current, before, "everything is freed");
+    }
+  });
+
+  Deno.test(`${codec.name}: facts fit the linear layer`, () => {
+    for (const host of samples) {
+      const facts = codec.facts(host);
+      assert.ok(facts.paperBits >= 1 && facts.paperBits <= 32);
+      for (const { key, value, text } of codec.factColumns) {
+        assert.ok(Number.isFinite(value(facts)), key);
+        assert.match(text(value(facts)), /\d/);
+      }
+      for (const { title, value } of codec.factMaps) {
+        const part = value({ ...facts, cols: COLS });
+        assert.ok(part >= 0 && part <= 1, title);
+      }
+      assert.deepEqual(Object.values(codec.nonFinite(host)).filter((count) => count > 0), []);
+      const kinds = codec.kinds?.(host, 0);
+      if (kinds) assert.equal(kinds.length, COLS);
+    }
+  });
+
+  Deno.test(`${codec.name}: damage of each tensor is refused`, () => {
+    for (const host of samples) {
+      for (const form of FORMS) {
+        const tensors = codec.store(NAME, host, form);
+        for (const [i, tensor] of tensors.entries()) {
+          const data = tensor.data as Uint8Array;
+          const [rows, ...rest] = tensor.shape;
+          const rowBytes = data.length / rows;
+          const damaged: [string, TensorToWrite[]][] = [
+            ["is missing", tensors.toSpliced(i, 1)],
+            ["has another type", tensors.with(i, { ...tensor, dtype: "I8", shape: [data.length] })],
+            [
+              "is a row short",
+              tensors.with(i, {
+                ...tensor,
+                shape: [rows - 1, ...rest],
+                data: data.subarray(0, data.length - rowBytes),
+              }),
+            ],
+          ];
+          for (const [what, others] of damaged) {
+            using folder = new TemporaryFolder();
+            using checkpoint = written(folder.path, others);
+            const message = `${tensor.name} ${what}`;
+            if (tensor.name === `${NAME}.${codec.main}` && what === "is missing") {
+              assert.equal(codecOf(checkpoint, NAME), undefined, message);
+            } else assert.throws(() => load(codec, checkpoint), UserError, message);
+          }
+        }
+      }
+    }
+  });
+}
+
+function load(codec: Codec, checkpoint: Checkpoint): HostLinear {
+  return codec.load(checkpoint, NAME, { cols: COLS, blockSize: BLOCK });
+}

@@ -1,0 +1,83 @@
+// Runs the test files, some side by side, each in a process of its own: most of the time goes into
+// compiling kernels, which takes one core each. `deno task test` passes its arguments on: files or
+// folders, and options of `deno test` such as --coverage=FOLDER.
+
+import { readdirSync, statSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join, relative } from "node:path";
+import { PROJECT } from "./checkout.ts";
+
+/** Files side by side at most: the driver on the CPU shares its threads among them. */
+const MOST = 4;
+
+/** What takes long comes first, so that no core waits for it in the end. */
+const LONG = [
+  "tests/codecs/billm",
+  "tests/gpu/kernels",
+  "tests/net",
+  "tests/pipeline",
+  "tests/models",
+];
+
+function testFiles(paths: readonly string[]): string[] {
+  const all = paths.flatMap((path) => {
+    if (statSync(path).isFile()) return [path];
+    return readdirSync(path, { recursive: true }).map((name) => join(path, `${name}`))
+      .filter((name) => name.endsWith("_test.ts"));
+  });
+  const rank = (path: string) => {
+    const place = LONG.findIndex((start) => path.startsWith(start));
+    return place < 0 ? LONG.length : place;
+  };
+  return [...new Set(all.map((path) => relative(PROJECT, path)))]
+    .sort((a, b) => rank(a) - rank(b) || statSync(b).size - statSync(a).size);
+}
+
+interface Counts {
+  passed: number;
+  failed: number;
+}
+
+/** Runs a test file, prints what it says, and counts. A process that ends without a sum has failed. */
+async function runFile(file: string, options: readonly string[]): Promise<Counts> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["test", "-A", "--no-check", ...options, file],
+    cwd: PROJECT,
+    stdout: "piped",
+    stderr: "piped",
+  }).output();
+  const decoder = new TextDecoder();
+  const text = decoder.decode(stdout);
+  Deno.stdout.writeSync(
+    new TextEncoder().encode(text + (code === 0 ? "" : decoder.decode(stderr))),
+  );
+  const sum = /\| (\d+) passed(?: \(\d+ steps?\))? \| (\d+) failed/.exec(stripColours(text));
+  const [passed, failed] = [Number(sum?.[1] ?? 0), Number(sum?.[2] ?? 0)];
+  return { passed, failed: code === 0 ? failed : Math.max(1, failed) };
+}
+
+function stripColours(text: string): string {
+  // deno-lint-ignore no-control-regex -- the escape character begins a colour
+  return text.replace(/\x1b\[[0-9;]*m/g, "");
+}
+
+const start = performance.now();
+const options = Deno.args.filter((argument) => argument.startsWith("-"));
+const paths = Deno.args.filter((argument) => !argument.startsWith("-"));
+const files = testFiles(paths.length > 0 ? paths : [join(PROJECT, "tests")]);
+const total: Counts = { passed: 0, failed: 0 };
+const broken: string[] = [];
+const workers = Array.from({ length: Math.min(MOST, availableParallelism()) }, async () => {
+  for (let file = files.shift(); file !== undefined; file = files.shift()) {
+    const { passed, failed } = await runFile(file, options);
+    total.passed += passed;
+    total.failed += failed;
+    if (failed > 0) broken.push(file);
+  }
+});
+await Promise.all(workers);
+const seconds = Math.round((performance.now() - start) / 1000);
+if (broken.length > 0) console.log(`\nFiles with failures:\n  ${broken.sort().join("\n  ")}`);
+const { passed, failed } = total;
+console.log(`\n${failed ? "FAILED" : "ok"} | ${passed} passed | ${failed} failed (${seconds}s)`);
+Deno.exit(failed > 0 ? 1 : 0);
