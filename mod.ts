@@ -28,7 +28,8 @@
  * @module
  */
 
-export { Gpu, type GpuOptions, type MemoryUse } from "./gpu/device.ts";
+export { Gpu, ModelFiles } from "./hosts/deno.ts";
+export type { GpuOptions, MemoryUse } from "./gpu/device.ts";
 export { Kernel, type KernelSource, uniform } from "./gpu/kernel.ts";
 export { type Dtype, Tensor } from "./gpu/tensor.ts";
 export type { CacheDtype } from "./gpu/kernels/attention/attention_decode.ts";
@@ -46,7 +47,6 @@ export {
   type ResidentOptions,
 } from "./models/generation/generation.ts";
 export { type Questions, readQuestions, zeroShotTask } from "./data/zero_shot_tasks.ts";
-export { ModelFiles } from "./models/model_files.ts";
 export { perplexity, type PerplexityOptions } from "./models/metrics/perplexity.ts";
 export type { SamplingOptions } from "./models/generation/sampling.ts";
 export {

@@ -2,7 +2,7 @@ import { readdirSync, statSync } from "node:fs";
 import { basename, extname, join, resolve } from "node:path";
 import { didYouMean } from "../base/did_you_mean.ts";
 import { UserError } from "../base/errors.ts";
-import { reasonOf } from "../storage/files.ts";
+import { reasonOf } from "../storage/folder.ts";
 import { cropDocuments, type TokenSource } from "./document_crops.ts";
 import { hasRows, readRows, ROW_EXTENSIONS } from "./rows.ts";
 import { joinTexts } from "./texts.ts";

@@ -2,7 +2,7 @@ import { closeSync, createReadStream, openSync, readSync } from "node:fs";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { UserError } from "../base/errors.ts";
-import { reasonOf } from "../storage/files.ts";
+import { reasonOf } from "../storage/folder.ts";
 import { foreignContent } from "../storage/safetensors.ts";
 
 /** A line of a file, without its line end. */

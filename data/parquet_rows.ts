@@ -7,7 +7,7 @@ import {
 } from "hyparquet";
 import { compressors } from "hyparquet-compressors";
 import { UserError } from "../base/errors.ts";
-import { reasonOf } from "../storage/files.ts";
+import { reasonOf } from "../storage/folder.ts";
 import { kindOf } from "./json_rows.ts";
 import { foreignFile } from "./lines.ts";
 

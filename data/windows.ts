@@ -1,6 +1,8 @@
 import { UserError } from "../base/errors.ts";
 import { PythonRandom } from "../base/python_random.ts";
-import { readHeader, TensorReader, writeSafetensors } from "../storage/safetensors.ts";
+import { denoFile } from "../storage/deno_folder.ts";
+import { readHeader, TensorReader } from "../storage/safetensors.ts";
+import { writeSafetensors } from "../storage/write_safetensors.ts";
 
 /** What error messages call the text that token ids come from. */
 export interface TextName {
@@ -79,14 +81,14 @@ export function readTokenIds(path: string): Int32Array<ArrayBuffer>[] {
   const refuse = (problem: string): never => {
     throw new UserError(`Cannot read token ids from "${path}": ${problem}`);
   };
-  const tensors = [...readHeader(path).tensors.values()];
+  const tensors = [...readHeader(denoFile(path)).tensors.values()];
   if (tensors.length !== 1) refuse(`it has ${tensors.length} tensors, but one is needed`);
   const [tensor] = tensors;
   const { dtype, shape } = tensor;
   if ((dtype !== "I32" && dtype !== "I64") || shape.length !== 2 || tensor.bytes === 0) {
     refuse(`"${tensor.name}" is ${dtype} [${shape.join(", ")}], not I32 or I64 [windows, length]`);
   }
-  using reader = new TensorReader();
+  using reader = new TensorReader(denoFile);
   const { buffer } = reader.readBytes(tensor);
   const stored = dtype === "I32" ? new Int32Array(buffer) : new BigInt64Array(buffer);
   const ids = Int32Array.from<number | bigint>(stored, (id) => {

@@ -1,7 +1,8 @@
-import { AsyncLocalStorage } from "node:async_hooks";
 import { UserError } from "../base/errors.ts";
+import type { GpuHost } from "./host.ts";
 import { type Dispatch, Kernel, type KernelSource } from "./kernel.ts";
 import { Readback } from "./readback.ts";
+import { type Scope, TurnScope } from "./scope.ts";
 import { type Dtype, DTYPE_BYTES, elementsOf, shapeText, Tensor } from "./tensor.ts";
 
 /** Which adapter to open: the fastest, only a real GPU, or only a software one. */
@@ -41,6 +42,12 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
 
 type Grid = readonly [number, number, number];
 
+interface KnownKernel {
+  text: KernelSource["source"];
+  kernel: Promise<Kernel>;
+  isCompiled: boolean;
+}
+
 interface Call {
   kernel: Kernel;
   params?: Uint8Array;
@@ -69,30 +76,6 @@ const DISPATCHES_PER_SUBMIT = 64;
 const TIMESTAMPS = 4096;
 const POISON = 0x7fc0_7fc0; // NaN as f32, as two bf16 and as two f16
 
-const NO_ADAPTER = [
-  "No WebGPU adapter was found",
-  "on Debian or Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1` brings a software driver",
-  "with an NVIDIA or AMD card install its Vulkan driver (`vulkaninfo --summary` should list it)",
-].join("; ");
-
-/** What the process must be told before the first `requestAdapter`. */
-function prepareEnvironment(): void {
-  const set = (name: string, value: string) => {
-    if (Deno.env.get(name) === undefined) Deno.env.set(name, value);
-  };
-  set("DENO_WEBGPU_BACKEND", "vulkan,metal,dx12"); // keeps OpenGL out
-  if (Deno.build.os !== "linux") return;
-  set("XDG_RUNTIME_DIR", "/tmp"); // Mesa warns without one
-  try {
-    // Mesa's software driver uses half of an AVX-512 register unless told otherwise.
-    if (/\bavx512f\b/.test(Deno.readTextFileSync("/proc/cpuinfo"))) {
-      set("LP_NATIVE_VECTOR_WIDTH", "512");
-    }
-  } catch {
-    // No /proc: the driver's own choice stands.
-  }
-}
-
 /**
  * A WebGPU device: memory, kernels, and one queue of dispatches that is submitted in batches.
  *
@@ -100,6 +83,7 @@ function prepareEnvironment(): void {
  * without that Deno reports nothing and results are zeros.
  */
 export class Gpu implements AsyncDisposable {
+  readonly host: GpuHost;
   readonly device: GPUDevice;
   /** Name of the adapter and its driver, as the adapter gives it. */
   readonly name: string;
@@ -115,7 +99,7 @@ export class Gpu implements AsyncDisposable {
   readonly poison: boolean;
 
   #readback: Readback;
-  #kernels = new Map<string, { text: KernelSource["source"]; kernel: Promise<Kernel> }>();
+  #kernels = new Map<string, KnownKernel>();
   #compiled: Kernel[] = [];
   #pool = new Map<number, GPUBuffer[]>();
   #memory: MemoryUse = { current: 0, pooled: 0, peak: 0 };
@@ -132,30 +116,34 @@ export class Gpu implements AsyncDisposable {
   #lost?: string;
   #section?: Section;
   /** What the work at hand is recorded in, if it is. */
-  #recording = new AsyncLocalStorage<Recording>();
+  #recording: Scope<Recording>;
   #timing?: PassTiming;
 
   private constructor(
+    host: GpuHost,
     device: GPUDevice,
     adapter: GPUAdapter,
     readback: Readback,
     { memory = Infinity, poison = false }: GpuOptions,
   ) {
+    this.host = host;
+    this.#recording = host.scope?.() ?? new TurnScope(() => host.nextTask());
     this.device = device;
     this.name = adapter.info.description || adapter.info.vendor;
     this.software = adapter.info.isFallbackAdapter;
     const { subgroupMinSize: min, subgroupMaxSize: max } = adapter.info;
-    const subgroups = device.features.has("subgroups" as GPUFeatureName);
+    const has = (feature: string) => device.features.has(feature as GPUFeatureName);
+    const subgroups = has("subgroups");
     this.subgroupSize = subgroups && min === max ? min : 0;
     // Deno's translation of such a barrier does not ask for order in workgroup memory; NVIDIA's own
     // driver and Mesa's software adapter keep it all the same.
-    this.subgroupBarriers = device.features.has(SUBGROUP_BARRIER) &&
+    this.subgroupBarriers = has("wgpu-subgroup-barrier") &&
       (this.software || /nvidia(?!.*nvk)/i.test(this.name));
     this.#budget = memory;
-    this.f64 = device.features.has(F64);
+    this.f64 = has("wgpu-shader-f64");
     this.poison = poison;
     this.#readback = readback;
-    if (device.features.has("timestamp-query")) {
+    if (has("timestamp-query")) {
       this.#timing = {
         set: device.createQuerySet({ type: "timestamp", count: TIMESTAMPS }),
         labels: [],
@@ -182,11 +170,10 @@ export class Gpu implements AsyncDisposable {
    *
    * @throws {UserError} If there is no adapter of the kind asked for.
    */
-  static async open(options: GpuOptions = {}): Promise<Gpu> {
+  static async open(host: GpuHost, options: GpuOptions = {}): Promise<Gpu> {
     const { adapter: choice = "auto" } = options;
-    prepareEnvironment();
-    const adapter = await requestAdapter(choice);
-    if (!adapter) throw new UserError(NO_ADAPTER);
+    const adapter = await requestAdapter(host, choice);
+    if (!adapter) throw new UserError(`No WebGPU adapter was found; ${host.adapterAdvice}`);
     const { description, isFallbackAdapter } = adapter.info;
     if (choice === "hardware" && isFallbackAdapter) {
       throw new UserError(
@@ -206,8 +193,8 @@ export class Gpu implements AsyncDisposable {
         "minStorageBufferOffsetAlignment",
       ] as const
     ) limits[limit] = adapter.limits[limit];
-    const device = await requestDevice(adapter, limits);
-    return new Gpu(device, adapter, await Readback.open(device), options);
+    const device = await requestDevice(host, adapter, limits);
+    return new Gpu(host, device, adapter, await Readback.open(device), options);
   }
 
   /** Memory in use now and at the worst moment so far. */
@@ -234,12 +221,10 @@ export class Gpu implements AsyncDisposable {
 
   async #probe(bytes: number): Promise<number> {
     if (bytes < PROBE_CHUNK) return bytes;
-    // The memory of the CPU, and what macOS shares with the GPU, is given out before it is there.
-    if (this.software || Deno.build.os === "darwin") {
-      return 0.8 * Deno.systemMemoryInfo().available;
-    }
+    const left = this.host.systemMemory?.(this.software);
+    if (left !== undefined) return 0.8 * left;
     // On a device of its own: running out of memory may cost the device.
-    const adapter = await requestAdapter("auto");
+    const adapter = await requestAdapter(this.host, "auto");
     if (!adapter) return bytes;
     const maxBufferSize = Math.min(adapter.limits.maxBufferSize, PROBE_CHUNK);
     const device = await adapter.requestDevice({ requiredLimits: { maxBufferSize } });
@@ -464,6 +449,7 @@ export class Gpu implements AsyncDisposable {
 
   /** The bytes of a tensor, rounded up to whole words. */
   async readBytes(tensor: Tensor): Promise<Uint8Array<ArrayBuffer>> {
+    this.#recording.leave?.();
     this.flush();
     const bytes = new Uint8Array(tensor.bytes);
     await this.#readback.read(tensor.buffer, tensor.offset, bytes);
@@ -473,6 +459,7 @@ export class Gpu implements AsyncDisposable {
 
   /** Waits until everything queued so far is done. */
   async idle(): Promise<void> {
+    this.#recording.leave?.();
     this.flush();
     await this.#readback.wait();
     await this.#throwErrors();
@@ -565,12 +552,16 @@ export class Gpu implements AsyncDisposable {
     let known = this.#kernels.get(key);
     if (!known) {
       const kernel = Kernel.compile(this, source);
-      kernel.then((compiled) => this.#compiled.push(compiled), () => {}); // its user sees the error
-      known = { text: source.source, kernel };
-      this.#kernels.set(key, known);
+      const entry: KnownKernel = { text: source.source, kernel, isCompiled: false };
+      kernel.then((compiled) => {
+        entry.isCompiled = true;
+        this.#compiled.push(compiled);
+      }, () => {}); // its user sees the error
+      this.#kernels.set(key, known = entry);
     } else if (typeof source.source === "string" && source.source !== known.text) {
       throw new Error(`There is another kernel "${source.name}"; give yours a name of its own`);
     }
+    if (!known.isCompiled) this.#recording.leave?.();
     return known.kernel;
   }
 
@@ -610,15 +601,19 @@ export class Gpu implements AsyncDisposable {
    * share of the work. The work must not read, upload, copy or clear, and must free the tensors that
    * it makes; their memory stays with the recording. What other callers do meanwhile is not recorded.
    *
-   * @returns The recording, to be released.
+   * @returns The recording, to be released. It cannot be replayed if the work had to wait, as for a
+   *   kernel that was not compiled yet, and the host does not follow what a function awaits.
    */
   async record(work: () => Promise<void>): Promise<Recording> {
     const recording: Recording = { calls: [], pool: new Map(), buffers: new Set() };
+    let isWhole = false;
     try {
-      await this.#recording.run(recording, work);
-    } catch (error) {
-      this.release(recording);
-      throw error;
+      await this.#recording.run(recording, async () => {
+        await work();
+        isWhole = this.#recording.getStore() === recording;
+      });
+    } finally {
+      if (!isWhole) this.release(recording);
     }
     return recording;
   }
@@ -629,6 +624,7 @@ export class Gpu implements AsyncDisposable {
    * @returns Whether that can be done; if not, nothing is queued.
    */
   replay({ calls }: Recording, steps: number): boolean {
+    if (calls.length === 0) return false;
     const all: (Uint8Array | undefined)[] = [];
     for (const { params, later } of calls) {
       const wanted = later ? later(steps) : params;
@@ -744,8 +740,8 @@ export class Gpu implements AsyncDisposable {
   }
 }
 
-function requestAdapter(choice: AdapterChoice): Promise<GPUAdapter | null> {
-  return navigator.gpu?.requestAdapter({
+function requestAdapter(host: GpuHost, choice: AdapterChoice): Promise<GPUAdapter | null> {
+  return host.requestAdapter({
     powerPreference: "high-performance",
     forceFallbackAdapter: choice === "software",
   });
@@ -767,25 +763,16 @@ interface PassTiming {
   unit?: number;
 }
 
-const SUBGROUPS = "subgroups" as GPUFeatureName;
-const F64 = "wgpu-shader-f64" as GPUFeatureName;
-const SUBGROUP_BARRIER = "wgpu-subgroup-barrier" as GPUFeatureName;
-
-/** Asks for subgroups and f64, which Deno grants on adapters that do not list them, and does without if refused. */
+/** Asks for the features that the host wants, and does without if they are refused. */
 async function requestDevice(
+  host: GpuHost,
   adapter: GPUAdapter,
   requiredLimits: Record<string, number>,
 ): Promise<GPUDevice> {
   const timing = (["timestamp-query"] as const).filter((name) => adapter.features.has(name));
-  const wishes = [
-    [SUBGROUPS, SUBGROUP_BARRIER, F64],
-    [SUBGROUPS, F64],
-    [SUBGROUPS, SUBGROUP_BARRIER],
-    [SUBGROUPS],
-  ];
-  for (const features of wishes) {
+  for (const features of host.wantedFeatures(adapter)) {
     try {
-      const requiredFeatures = [...features, ...timing];
+      const requiredFeatures = [...features as GPUFeatureName[], ...timing];
       return await adapter.requestDevice({ requiredFeatures, requiredLimits });
     } catch {
       continue; // refused

@@ -9,6 +9,20 @@ export interface KernelSource {
   constants?: Record<string, number>;
 }
 
+/** What a text may need beyond the core of WebGPU. The last two are known to Deno's compiler only. */
+export type KernelNeed = "subgroups" | "subgroup barriers" | "f64";
+
+/** What a WGSL text needs beyond the core of WebGPU. */
+export function needsOf(source: string): KernelNeed[] {
+  const code = source.replaceAll(/\/\/.*/g, "");
+  const needs: [KernelNeed, RegExp][] = [
+    ["subgroups", /\bsubgroup(?!Barrier\b)\w+\(|\bsubgroup_(size|invocation_id|id)\b/],
+    ["subgroup barriers", /\bsubgroupBarrier\(/],
+    ["f64", /\bf64\b|\dlf\b/],
+  ];
+  return needs.filter(([, pattern]) => pattern.test(code)).map(([need]) => need);
+}
+
 /** One call of a kernel. */
 export interface Dispatch {
   /** The uniform block, see {@link uniform}; only for kernels that declare one. */
@@ -54,7 +68,7 @@ export class Kernel {
   /**
    * Compiles a kernel.
    *
-   * @throws {Error} With naga's message, which shows the line, if the WGSL is wrong.
+   * @throws {Error} With the compiler's message, which shows the line, if the WGSL is wrong.
    */
   static async compile(gpu: Gpu, { name, source: text, constants }: KernelSource): Promise<Kernel> {
     const source = typeof text === "string" ? text : text();
@@ -77,13 +91,14 @@ export class Kernel {
       if (isUniform) uniformBinding = binding;
       else storageBindings.push(binding);
     }
-    const { device } = gpu;
+    const { device, host } = gpu;
+    const code = (host.prelude?.(needsOf(source)) ?? "") + source;
     device.pushErrorScope("validation");
     const layout = device.createBindGroupLayout({ label: name, entries });
     const pipeline = device.createComputePipeline({
       label: name,
       layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-      compute: { module: device.createShaderModule({ label: name, code: source }), constants },
+      compute: { module: device.createShaderModule({ label: name, code }), constants },
     });
     const error = await device.popErrorScope();
     if (error) throw new Error(`Cannot compile the kernel "${name}": ${error.message}`);

@@ -13,7 +13,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { UserError } from "../base/errors.ts";
-import { reasonOf } from "../storage/files.ts";
+import { reasonOf } from "../storage/folder.ts";
 import { type HubRepository, isCommitHash } from "./repository.ts";
 import { sleep } from "./retry.ts";
 

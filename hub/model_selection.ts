@@ -1,6 +1,7 @@
 import { UserError } from "../base/errors.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { readWeightMap } from "../storage/checkpoint.ts";
+import { denoFile } from "../storage/deno_folder.ts";
 
 /** The weights of a model, in the one of its formats that is fetched. */
 export interface ModelWeights {
@@ -76,7 +77,7 @@ export function foreignWeights(names: string[]): string | undefined {
  * @throws {UserError} If the file cannot be read or does not list file names.
  */
 export function shardsOf(index: string): string[] {
-  const shards = [...new Set(Object.values(readWeightMap(index)))].sort();
+  const shards = [...new Set(Object.values(readWeightMap(denoFile(index))))].sort();
   if (shards.length > 0) return shards;
   throw new UserError(`Cannot read "${index}": its "weight_map" is empty`);
 }

@@ -1,7 +1,7 @@
 import { createHash, type Hash } from "node:crypto";
 import { rmSync } from "node:fs";
 import { UserError } from "../base/errors.ts";
-import { reasonOf } from "../storage/files.ts";
+import { reasonOf } from "../storage/folder.ts";
 import type { RemoteFile } from "./listing.ts";
 
 /** Bytes of a kept part that are hashed at a time. */

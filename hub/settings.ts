@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
-import { reasonOf } from "../storage/files.ts";
+import { reasonOf } from "../storage/folder.ts";
 
 /** Where models and data sets come from and where they are kept. */
 export interface HubSettings {

@@ -1,9 +1,8 @@
-import { existsSync, statSync } from "node:fs";
-import { basename, join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { isPackedTable } from "../codecs/embedding/packed_table.ts";
 import { type QuantizationConfig, readQuantizationConfig } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
+import { type Folder, isSystemError } from "../storage/folder.ts";
 import { readJson } from "../storage/json.ts";
 import { FORMAT_VERSION } from "../storage/packed_metadata.ts";
 import type { Architecture } from "./architectures/architecture.ts";
@@ -19,7 +18,7 @@ export class ModelFiles implements Disposable {
   #tokenizer?: TextTokenizer;
 
   private constructor(
-    readonly folder: string,
+    readonly source: Folder,
     /** What messages call it. */
     readonly name: string,
     /** config.json as it is. */
@@ -36,10 +35,10 @@ export class ModelFiles implements Disposable {
    * @param name What messages call the model; the folder if absent.
    * @throws {UserError} If something is missing, damaged or not supported.
    */
-  static open(folder: string, name = folder): ModelFiles {
-    if (!existsSync(folder) || !statSync(folder).isDirectory()) {
+  static open(folder: Folder, name = folder.path): ModelFiles {
+    if (!isThere(folder)) {
       throw new UserError(
-        `Cannot open the model "${folder}": there is no such folder; ` +
+        `Cannot open the model "${folder.path}": there is no such folder; ` +
           `give the folder that holds config.json and the weights, ` +
           `or a name on the hub such as facebook/opt-125m`,
       );
@@ -48,6 +47,11 @@ export class ModelFiles implements Disposable {
     const checkpoint = Checkpoint.open(folder);
     const named = withNamesOf(checkpoint, architecture);
     return new ModelFiles(folder, name, config, named, checkpoint, quantization);
+  }
+
+  /** What messages call the folder; its path where it is one of the disk. */
+  get folder(): string {
+    return this.source.path;
   }
 
   /**
@@ -83,21 +87,20 @@ export class ModelFiles implements Disposable {
 
   /** The same model with other weights, such as a part of its packed form. */
   withWeights(checkpoint: Checkpoint, quantization: QuantizationConfig): ModelFiles {
-    const { folder, name, config, architecture } = this;
-    return new ModelFiles(folder, name, config, architecture, checkpoint, quantization);
+    const { source, name, config, architecture } = this;
+    return new ModelFiles(source, name, config, architecture, checkpoint, quantization);
   }
 
   /** The model's tokenizer, loaded when first asked for. */
   get tokenizer(): TextTokenizer {
-    return this.#tokenizer ??= TextTokenizer.load(this.folder);
+    return this.#tokenizer ??= TextTokenizer.load(this.source);
   }
 
   /** Paths of the files that the model is made of and that are there, the weights last. */
   get files(): string[] {
-    const small = SMALL_FILES
-      .filter((name) => existsSync(join(this.folder, name)));
-    return [...small, ...this.checkpoint.files.map((file) => basename(file))]
-      .map((name) => join(this.folder, name));
+    const { source, checkpoint } = this;
+    const small = SMALL_FILES.filter((name) => source.has(name));
+    return [...small, ...checkpoint.files].map((name) => source.file(name).path);
   }
 
   [Symbol.dispose](): void {
@@ -111,15 +114,25 @@ export class ModelFiles implements Disposable {
  * @param name What messages call the folder.
  * @throws {UserError} If it is missing, damaged or describes what is not supported.
  */
-export function readConfig(folder: string, name = folder): {
+export function readConfig(folder: Folder, name = folder.path): {
   config: Record<string, unknown>;
   architecture: Architecture;
   quantization: QuantizationConfig | undefined;
 } {
-  const config = readJson(join(folder, "config.json"));
+  const config = readJson(folder.file("config.json"));
   const file = `${name}/config.json`;
   const quantization = readQuantizationConfig(config, file);
   return { config, quantization, architecture: readArchitecture(config, file) };
+}
+
+function isThere(folder: Folder): boolean {
+  try {
+    folder.names();
+    return true;
+  } catch (error) {
+    if (isSystemError(error) && ["ENOENT", "ENOTDIR"].includes(error.code)) return false;
+    throw error;
+  }
 }
 
 /** Some checkpoints, such as those of facebook/opt-*, leave out the "model." before their names. */

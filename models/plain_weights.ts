@@ -1,5 +1,3 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { sum } from "../base/figures.ts";
 import {
@@ -14,6 +12,7 @@ import {
   readQuantizationConfig,
 } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
+import type { Folder } from "../storage/folder.ts";
 import { readJson } from "../storage/json.ts";
 import {
   DTYPE_BITS,
@@ -52,7 +51,7 @@ export class PlainWeights implements Disposable {
    * @throws {UserError} If the folder has no weights, something in it is damaged, or it is quantized
    *   by another method or a later version of this one.
    */
-  static open(folder: string): PlainWeights {
+  static open(folder: Folder): PlainWeights {
     const checkpoint = Checkpoint.open(folder);
     try {
       const quantization = quantizationOf(folder);
@@ -173,9 +172,10 @@ export class PlainWeights implements Disposable {
 const WEIGHT = ".weight";
 
 /** What config.json says; weights alone, without one, are plain. */
-export function quantizationOf(folder: string): QuantizationConfig | undefined {
-  const path = join(folder, "config.json");
-  return existsSync(path) ? readQuantizationConfig(readJson(path), path) : undefined;
+export function quantizationOf(folder: Folder): QuantizationConfig | undefined {
+  if (!folder.has("config.json")) return undefined;
+  const file = folder.file("config.json");
+  return readQuantizationConfig(readJson(file), file.path);
 }
 
 function plainTensors(

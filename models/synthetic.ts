@@ -1,7 +1,4 @@
-import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { writeTokenIds } from "../data/windows.ts";
-import { type TensorToWrite, writeSafetensors } from "../storage/safetensors.ts";
+import type { TensorToWrite } from "../storage/safetensors.ts";
 import { readArchitecture } from "./architectures/mod.ts";
 import { layerPlaces, outsidePlaces, type Place } from "./places.ts";
 
@@ -84,56 +81,43 @@ export function scaledShapes(
 /** Values that are made and written at a time. */
 const CHUNK = 1 << 20;
 
+/** A file of a synthetic model. */
+export interface SyntheticShard {
+  file: string;
+  tensors: TensorToWrite[];
+}
+
 /**
- * Writes a model with random weights, to time what real ones would take: config.json and a shard of
- * f16 safetensors for each decoder layer. Activations stay near 1, as in a trained model.
+ * The weights of a model with random weights, to time what real ones would take: a shard of f16 for
+ * what lies outside the decoder layers and one for each of them. Activations stay near 1, as in a
+ * trained model. The data of a shard must be taken before the next shard is asked for.
  *
  * @param config What config.json is to say; {@link SHAPES} has some.
  * @param seed An integer of 32 bits.
  */
-export function writeSyntheticModel(
-  folder: string,
+export function* syntheticShards(
   config: Record<string, unknown>,
   seed: number,
-): void {
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, "config.json"), JSON.stringify(config, null, 2) + "\n");
-  const architecture = readArchitecture(config, join(folder, "config.json"));
+): Generator<SyntheticShard> {
+  const architecture = readArchitecture(config, "config.json");
   const random = uniforms(seed);
   const shards = architecture.layers + 1;
-  const weightMap: Record<string, string> = {};
-  const write = (shard: number, places: Iterable<Place>) => {
+  const shard = (index: number, places: Iterable<Place>): SyntheticShard => {
     const digits = (n: number) => String(n).padStart(5, "0");
-    const file = `model-${digits(shard + 1)}-of-${digits(shards)}.safetensors`;
     const shapes = new Map([...places].map(({ name, shape }) => [name, [...shape]])); // fused ones once
-    const tensors = [...shapes].map(([name, shape]): TensorToWrite => {
-      weightMap[name] = file;
-      return { name, dtype: "F16", shape, data: values(shape, random) };
-    });
-    writeSafetensors(join(folder, file), tensors, { format: "pt" });
+    return {
+      file: `model-${digits(index + 1)}-of-${digits(shards)}.safetensors`,
+      tensors: [...shapes].map(([name, shape]) => ({
+        name,
+        dtype: "F16",
+        shape,
+        data: values(shape, random),
+      })),
+    };
   };
-  write(
-    0,
-    Object.values(outsidePlaces(architecture)).flat().filter((place) => place !== undefined),
-  );
-  for (let i = 0; i < architecture.layers; i++) write(i + 1, layerPlaces(architecture, i));
-  const index = { metadata: {}, weight_map: weightMap };
-  writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify(index, null, 2));
-}
-
-/** Writes random token ids to calibrate on, `[samples, length]`. */
-export function writeSyntheticTokens(
-  path: string,
-  { samples, length, vocabulary, seed }: {
-    samples: number;
-    length: number;
-    vocabulary: number;
-    seed: number;
-  },
-): void {
-  const random = uniforms(seed);
-  const window = () => Int32Array.from({ length }, () => Math.floor(random() * vocabulary));
-  writeTokenIds(path, Array.from({ length: samples }, window));
+  const outside = Object.values(outsidePlaces(architecture)).flat();
+  yield shard(0, outside.filter((place) => place !== undefined));
+  for (let i = 0; i < architecture.layers; i++) yield shard(i + 1, layerPlaces(architecture, i));
 }
 
 /** Matrices keep the length of what they multiply, on average; vectors are near 1. */

@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "n
 import { basename, dirname, join, relative, sep } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { CELL_RECORD, type CellRecord, type RunRecord } from "../pipeline/run/record.ts";
+import { denoFile } from "../storage/deno_folder.ts";
 import { readJson } from "../storage/json.ts";
 
 /** A cell.json as it may be found: whoever wrote it may have left the times out. */
@@ -118,7 +119,7 @@ function isDoneSince(folder: string, { finished: failed }: FoundCell): boolean {
  */
 export function readRecord(folder: string): RunRecord {
   const path = join(folder, "run.json");
-  const record = readJson(path) as Partial<RunRecord>;
+  const record = readJson(denoFile(path)) as Partial<RunRecord>;
   if (!Array.isArray(record.stages) || typeof record.name !== "string") {
     throw new UserError(`"${path}" is not of this program: it has no name or no stages`);
   }
@@ -128,7 +129,7 @@ export function readRecord(folder: string): RunRecord {
 function readCell(folder: string): FoundCell | undefined {
   const path = join(folder, CELL_RECORD);
   if (!existsSync(path)) return undefined;
-  const found = readJson(path) as Partial<FoundCell>;
+  const found = readJson(denoFile(path)) as Partial<FoundCell>;
   const { grid, cell, index, cells, status } = found;
   const isCell = typeof grid === "string" && typeof cell === "string" &&
     Number.isSafeInteger(index) && Number.isSafeInteger(cells) &&

@@ -4,6 +4,7 @@ import { PlainWeights } from "../models/plain_weights.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { sum } from "../base/figures.ts";
+import { denoFolder } from "../storage/deno_folder.ts";
 
 /** How the weights of a linear layer are distributed, before and after. */
 export interface Histogram {
@@ -57,8 +58,8 @@ export async function countWeights(
   chosen: readonly number[],
   pause: () => Promise<void> = async () => {},
 ): Promise<Histogram[]> {
-  using original = Checkpoint.open(originalFolder);
-  using packed = PlainWeights.open(packedFolder);
+  using original = Checkpoint.open(denoFolder(originalFolder));
+  using packed = PlainWeights.open(denoFolder(packedFolder));
   const histograms: Histogram[] = [];
   for (const { layer, linears } of layers.filter(({ layer }) => chosen.includes(layer))) {
     for (const { name, rows, cols } of linears) {

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import type { WriteReport } from "../pipeline/run/run.ts";
+import { denoFile } from "../storage/deno_folder.ts";
 import { writeFileAtomically } from "../storage/files.ts";
 import { readJson } from "../storage/json.ts";
 import { readPipeline } from "./cells.ts";
@@ -41,7 +42,7 @@ export async function saveHistograms(
 export function finishedRun(folder: string, record: RunRecord): FinishedRun {
   const path = join(folder, "histograms.json");
   const histograms = existsSync(path)
-    ? (readJson(path) as { histograms: Histogram[] }).histograms
+    ? (readJson(denoFile(path)) as { histograms: Histogram[] }).histograms
     : undefined;
   return { record, pipeline: readPipeline(folder), histograms };
 }

@@ -8,6 +8,7 @@ import { layerPlaces, outsidePlaces, type Place } from "../models/places.ts";
 import { STORED_DTYPES } from "../models/stored_tensors.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { defineStage } from "../pipeline/stage.ts";
+import { denoFolder } from "../storage/deno_folder.ts";
 
 /** Finds the model, a folder or a name on the hub, and checks its files. */
 export const download = defineStage({
@@ -34,12 +35,12 @@ export const download = defineStage({
         );
       }
     } else if (HUB_ID.test(name)) {
-      const check = (folder: string) => void readConfig(folder, name);
+      const check = (folder: string) => void readConfig(denoFolder(folder), name);
       const snapshot = await context.hub.model(name, revision ?? "main", check);
       folder = snapshot.folder;
       label = `${name}@${snapshot.commit.slice(0, 7)}`;
     }
-    const model = ModelFiles.open(folder, name);
+    const model = ModelFiles.open(denoFolder(folder), name);
     checkTensors(model);
     const { modelType, layers, hiddenSize } = model.architecture;
     context.set("model-files", model);

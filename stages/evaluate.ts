@@ -1,10 +1,11 @@
 import { basename, extname } from "node:path";
 import { z } from "zod";
 import { listed } from "../base/figures.ts";
-import { tuningFolder } from "../gpu/kernels/matmul/gemm_tuning.ts";
+import { tuningFolder } from "../hosts/deno_gpu.ts";
 import { ModelFiles } from "../models/model_files.ts";
 import type { Evaluation } from "../pipeline/run/record.ts";
 import type { ModelContext, ModelStage } from "../pipeline/stage.ts";
+import { denoFolder } from "../storage/deno_folder.ts";
 import { FigureCache, type FigureKey } from "./figure_cache.ts";
 import type { Figure, Metric } from "./metrics/metric.ts";
 import { METRICS } from "./metrics/mod.ts";
@@ -72,7 +73,7 @@ export const evaluate: ModelStage<Options> = {
   async run(context, options) {
     const originalFiles = context.get("model-files");
     const packedModel = context.find("packed-model");
-    using packedFiles = packedModel && ModelFiles.open(packedModel.folder);
+    using packedFiles = packedModel && ModelFiles.open(denoFolder(packedModel.folder));
     const cache = new FigureCache(options.cache ? tuningFolder() : undefined);
     const original = options.original &&
       await new Measurement(context, options, originalFiles, "original model", cache).run();

@@ -1,5 +1,6 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
+import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { packTable } from "../codecs/embedding/packed_table.ts";
@@ -10,9 +11,11 @@ import { layerPlaces } from "../models/places.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
+import { denoFile } from "../storage/deno_folder.ts";
 import { copyFileAtomically, sha256OfFile, writeJsonAtomically } from "../storage/files.ts";
 import { packedMetadata } from "../storage/packed_metadata.ts";
-import { type TensorToWrite, writeSafetensors } from "../storage/safetensors.ts";
+import type { TensorToWrite } from "../storage/safetensors.ts";
+import { writeSafetensors } from "../storage/write_safetensors.ts";
 
 function shardName(shard: number, layers: number): string {
   const digits = (n: number) => String(n).padStart(5, "0");
@@ -77,7 +80,11 @@ export const pack = defineStage({
     const version = versionFor(linears.map(({ packed }) => packed!.codec));
     const file = shardName(index + 2, context.layer.count);
     const path = join(context.folder.model, file);
-    const { bytes, sha256 } = writeSafetensors(path, tensors, packedMetadata(tensors, version));
+    const { bytes, sha256 } = writeSafetensors(
+      path,
+      tensors,
+      packedMetadata(tensors, version, crc32),
+    );
     return { file, bytes, sha256 };
   },
 
@@ -113,7 +120,11 @@ export const pack = defineStage({
     }
     const first = shardName(1, layers);
     const path = join(context.folder.model, first);
-    const { sha256 } = writeSafetensors(path, outside, packedMetadata(outside, versionFor([])));
+    const { sha256 } = writeSafetensors(
+      path,
+      outside,
+      packedMetadata(outside, versionFor([]), crc32),
+    );
 
     const linears = context.layerRecords.flatMap(({ linears }) => linears);
     const method = linears.find(({ method }) => method)?.method;
@@ -176,7 +187,7 @@ function countShards(context: ModelContext): ShardCounts {
   for (let shard = 1; shard <= layers + 1; shard++) {
     const name = shardName(shard, layers);
     const path = join(context.folder.model, name);
-    using written = Checkpoint.openFile(path);
+    using written = Checkpoint.openFile(denoFile(path));
     let content = 0;
     for (const tensor of written.tensors.values()) {
       weightMap.push([tensor.name, name]);

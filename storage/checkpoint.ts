@@ -1,6 +1,6 @@
 import { distance } from "fastest-levenshtein";
-import { basename, dirname, join } from "node:path";
 import { UserError } from "../base/errors.ts";
+import { type Folder, isSystemError, type SourceFile } from "./folder.ts";
 import { readJson } from "./json.ts";
 import { readPytorch } from "./pytorch.ts";
 import {
@@ -13,14 +13,14 @@ import {
 } from "./safetensors.ts";
 
 /** Finds the tensors in a file; see {@link readHeader}. */
-type FindTensors = (path: string) => Map<string, StoredTensor>;
+type FindTensors = (source: SourceFile) => Map<string, StoredTensor>;
 
 /** How a folder may hold its weights; the first that is there is used. */
 const FORMATS: { index: string; single: string; find: FindTensors }[] = [
   {
     index: "model.safetensors.index.json",
     single: "model.safetensors",
-    find: (path) => readHeader(path).tensors,
+    find: (source) => readHeader(source).tensors,
   },
   { index: "pytorch_model.bin.index.json", single: "pytorch_model.bin", find: readPytorch },
 ];
@@ -32,15 +32,20 @@ const FORMATS: { index: string; single: string; find: FindTensors }[] = [
  * checkpoint is disposed.
  */
 export class Checkpoint implements Disposable {
-  readonly #reader = new TensorReader();
+  readonly #reader: TensorReader;
 
   private constructor(
+    /** What messages call the folder. */
     readonly folder: string,
     /** The names of the weight files in the folder, the index (if there is one) first. */
     readonly files: string[],
     /** By name, in the order of the index or, without one, of the file. */
     readonly tensors: Map<string, StoredTensor>,
-  ) {}
+    sources: Iterable<SourceFile>,
+  ) {
+    const byPath = new Map(Array.from(sources, (source) => [source.path, source]));
+    this.#reader = new TensorReader((path) => byPath.get(path)!);
+  }
 
   /**
    * Opens a folder and checks the headers of all its weight files.
@@ -48,27 +53,30 @@ export class Checkpoint implements Disposable {
    * @throws {UserError} If there are no weights, or a file is missing, damaged or not as the index
    *   says.
    */
-  static open(folder: string): Checkpoint {
-    const names = listFolder(folder);
+  static open(folder: Folder): Checkpoint {
+    const names = namesIn(folder);
     for (const { index, single, find } of FORMATS) {
       if (names.includes(index)) {
-        const tensors = findInShards(folder, names, index, find);
-        const shards = new Set(tensors.values().map(({ file }) => basename(file)));
-        return new Checkpoint(folder, [index, ...[...shards].sort()], tensors);
+        const { tensors, shards } = findInShards(folder, names, index, find);
+        const files = [index, ...[...shards.keys()].sort()];
+        return new Checkpoint(folder.path, files, tensors, shards.values());
       }
       if (names.includes(single)) {
-        return new Checkpoint(folder, [single], find(join(folder, single)));
+        const source = folder.file(single);
+        return new Checkpoint(folder.path, [single], find(source), [source]);
       }
     }
     const known = FORMATS.map(({ single }) => `"${single}"`).join(" or ");
     throw new UserError(
-      `Cannot open "${folder}": it has no weights as ${known}, nor an index of such files`,
+      `Cannot open "${folder.path}": it has no weights as ${known}, nor an index of such files`,
     );
   }
 
   /** Opens a single safetensors file, whatever its name. */
-  static openFile(path: string): Checkpoint {
-    return new Checkpoint(dirname(path), [basename(path)], readHeader(path).tensors);
+  static openFile(source: SourceFile): Checkpoint {
+    const { path } = source;
+    const [, folder = ".", name] = /^(?:(.*)[\\/])?(.*)$/.exec(path)!;
+    return new Checkpoint(folder, [name], readHeader(source).tensors, [source]);
   }
 
   has(name: string): boolean {
@@ -134,49 +142,52 @@ export class Checkpoint implements Disposable {
   }
 }
 
-/** The names in a folder, sorted. */
-function listFolder(folder: string): string[] {
+function namesIn(folder: Folder): string[] {
   try {
-    return [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
+    return folder.names();
   } catch (error) {
-    if (!(error instanceof Error)) throw error;
-    const problem = error instanceof Deno.errors.NotFound
+    if (!isSystemError(error)) throw error;
+    const problem = error.code === "ENOENT"
       ? "there is no such folder"
-      : error instanceof Deno.errors.NotADirectory
+      : error.code === "ENOTDIR"
       ? "it is not a folder"
       : error.message;
-    throw new UserError(`Cannot open "${folder}": ${problem}`);
+    throw new UserError(`Cannot open "${folder.path}": ${problem}`);
   }
 }
 
 /** The tensors that the index lists, in its order; `names` are the files in the folder. */
 function findInShards(
-  folder: string,
+  folder: Folder,
   names: string[],
   index: string,
   find: FindTensors,
-): Map<string, StoredTensor> {
-  const shards = new Map<string, Map<string, StoredTensor>>();
+): { tensors: Map<string, StoredTensor>; shards: Map<string, SourceFile> } {
+  const found = new Map<string, Map<string, StoredTensor>>();
+  const shards = new Map<string, SourceFile>();
   const tensors = new Map<string, StoredTensor>();
-  for (const [name, shard] of Object.entries(readWeightMap(join(folder, index)))) {
+  for (const [name, shard] of Object.entries(readWeightMap(folder.file(index)))) {
     if (!names.includes(shard)) {
       throw new UserError(
-        `Cannot open "${folder}": the index puts "${name}" in "${shard}", which is not there; ` +
+        `Cannot open "${folder.path}": the index puts "${name}" in "${shard}", which is not there; ` +
           `download the missing file`,
       );
     }
-    let found = shards.get(shard);
-    if (!found) shards.set(shard, found = find(join(folder, shard)));
-    const tensor = found.get(name);
+    if (!shards.has(shard)) {
+      const source = folder.file(shard);
+      shards.set(shard, source);
+      found.set(shard, find(source));
+    }
+    const tensor = found.get(shard)!.get(name);
     if (!tensor) {
       throw new UserError(
-        `Cannot open "${folder}": "${shard}" has no tensor "${name}", which the index puts there; ` +
+        `Cannot open "${folder.path}": "${shard}" has no tensor "${name}", which the index puts there; ` +
           `download both again`,
       );
     }
     tensors.set(name, tensor);
   }
-  return tensors;
+  return { tensors, shards };
 }
 
 /**
@@ -184,11 +195,11 @@ function findInShards(
  *
  * @throws {UserError} If the index cannot be read or lists anything but files of its own folder.
  */
-export function readWeightMap(path: string): Record<string, string> {
+export function readWeightMap(source: SourceFile): Record<string, string> {
   const refuse = (problem: string): never => {
-    throw new UserError(`Cannot read "${path}": ${problem}`);
+    throw new UserError(`Cannot read "${source.path}": ${problem}`);
   };
-  const weightMap = readJson(path).weight_map;
+  const weightMap = readJson(source).weight_map;
   if (typeof weightMap !== "object" || weightMap === null || Array.isArray(weightMap)) {
     return refuse(`it has no object "weight_map"`);
   }

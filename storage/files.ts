@@ -10,23 +10,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { UserError } from "../base/errors.ts";
-
-const REASONS: Record<string, string> = {
-  EACCES: "permission denied",
-  EPERM: "permission denied",
-  EROFS: "the file system is read-only",
-  ENOSPC: "no space left on the device",
-  ENOTDIR: "a part of the path is a file",
-  EISDIR: "it is a folder",
-  ENOENT: "no such file or folder",
-  EEXIST: "a file is in the way",
-};
-
-/** What went wrong with a file, in words. */
-export function reasonOf(error: unknown): string {
-  const { code, message } = error as { code?: string; message: string };
-  return REASONS[code ?? ""] ?? message;
-}
+import { reasonOf } from "./folder.ts";
 
 /** Replaces a file at once: a reader, or a crash, finds the old content or the new one. */
 export function writeFileAtomically(path: string, content: string): void {

@@ -1,6 +1,5 @@
-import { readFileSync } from "node:fs";
 import { UserError } from "../base/errors.ts";
-import { reasonOf } from "./files.ts";
+import { readText, type SourceFile } from "./folder.ts";
 import { foreignContent } from "./safetensors.ts";
 
 /**
@@ -8,16 +7,11 @@ import { foreignContent } from "./safetensors.ts";
  *
  * @throws {UserError} If the file cannot be read or does not hold a JSON object.
  */
-export function readJson(path: string): Record<string, unknown> {
+export function readJson(source: SourceFile): Record<string, unknown> {
   const refuse = (problem: string): never => {
-    throw new UserError(`Cannot read "${path}": ${problem}`);
+    throw new UserError(`Cannot read "${source.path}": ${problem}`);
   };
-  let text = "";
-  try {
-    text = readFileSync(path, "utf8");
-  } catch (error) {
-    refuse(reasonOf(error));
-  }
+  const text = readText(source);
   let value: unknown;
   try {
     value = JSON.parse(text);

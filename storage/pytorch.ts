@@ -1,5 +1,6 @@
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
+import type { SourceFile } from "./folder.ts";
 import { PickleDict, type PickleNames, unpickle } from "./pickle.ts";
 import {
   count,
@@ -138,10 +139,10 @@ function orderedDict(parameters: unknown[]): PickleDict {
  *   weights do not need.
  * @see https://docs.pytorch.org/docs/stable/notes/serialization.html
  */
-export function readPytorch(path: string): Map<string, StoredTensor> {
-  using file = openFile(path);
-  const { size, isDirectory } = file.statSync();
-  if (isDirectory) throw new UserError(`Cannot read "${path}": it is a folder`);
+export function readPytorch(source: SourceFile): Map<string, StoredTensor> {
+  const { path } = source;
+  using file = openFile(source);
+  const { size } = file;
   const read: ReadBytes = (offset, bytes) => readRange(file, path, offset, bytes);
   try {
     const start = read(0, Math.min(size, 512));

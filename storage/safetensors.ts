@@ -1,8 +1,8 @@
-import { createHash } from "node:crypto";
-import { dirname } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
-import { checksumOf, checksumText, PackedMetadataError, readChecksums } from "./packed_metadata.ts";
+import { crc32 } from "./crc32.ts";
+import { isSystemError, type OpenFile, type SourceFile } from "./folder.ts";
+import { checksumText, PackedMetadataError, readChecksums } from "./packed_metadata.ts";
 
 /** Bits per element, in the order of the reference implementation, which also orders its files. */
 export const DTYPE_BITS = {
@@ -77,13 +77,13 @@ const MAX_HEADER_BYTES = 100_000_000;
  * @throws {UserError} If the file cannot be read or anything in the header is wrong.
  * @see https://github.com/huggingface/safetensors#format
  */
-export function readHeader(path: string): SafetensorsHeader {
+export function readHeader(source: SourceFile): SafetensorsHeader {
+  const { path } = source;
   const refuse = (problem: string): never => {
     throw new UserError(`Cannot read "${path}": ${problem}`);
   };
-  using file = openFile(path);
-  const { size, isDirectory } = file.statSync();
-  if (isDirectory) refuse("it is a folder");
+  using file = openFile(source);
+  const { size } = file;
 
   const start = readRange(file, path, 0, Math.min(size, 512));
   const foreign = foreignContent(new TextDecoder().decode(start));
@@ -275,9 +275,12 @@ const CHECKED_BYTES = 1 << 24;
  * bytes than the checksum says.
  */
 export class TensorReader implements Disposable {
-  readonly #files = new Map<string, Deno.FsFile>();
+  readonly #files = new Map<string, OpenFile>();
   /** Tensors that have the bytes that their checksums say. */
   readonly #checked = new WeakSet<StoredTensor>();
+
+  /** @param sourceOf The file that is at a path. */
+  constructor(readonly sourceOf: (path: string) => SourceFile) {}
 
   /**
    * Reads the bytes of a tensor.
@@ -296,7 +299,7 @@ export class TensorReader implements Disposable {
     const file = this.#open(tensor.file);
     if (tensor.strides) return gather(file, tensor, tensor.strides, into);
     const bytes = readRange(file, tensor.file, tensor.offset, tensor.bytes, into);
-    if (this.#isToCheck(tensor)) this.#compare(tensor, checksumOf(bytes));
+    if (this.#isToCheck(tensor)) this.#compare(tensor, checksumOf(file, bytes));
     return bytes;
   }
 
@@ -317,7 +320,7 @@ export class TensorReader implements Disposable {
       const length = Math.min(chunkBytes, tensor.bytes - done);
       const file = this.#open(tensor.file);
       const chunk = readRange(file, tensor.file, tensor.offset + done, length, buffer);
-      if (isToCheck) checksum = checksumOf(chunk, checksum);
+      if (isToCheck) checksum = checksumOf(file, chunk, checksum);
       yield chunk;
     }
     if (isToCheck) this.#compare(tensor, checksum);
@@ -365,18 +368,22 @@ export class TensorReader implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const file of this.#files.values()) file.close();
+    for (const file of this.#files.values()) file[Symbol.dispose]();
     this.#files.clear();
   }
 
-  #open(path: string): Deno.FsFile {
+  #open(path: string): OpenFile {
     let file = this.#files.get(path);
     if (!file) {
-      file = openFile(path);
+      file = openFile(this.sourceOf(path));
       this.#files.set(path, file);
     }
     return file;
   }
+}
+
+function checksumOf(file: OpenFile, bytes: Uint8Array, before = 0): number {
+  return file.crc32?.(bytes, before) ?? crc32(bytes, before);
 }
 
 /** Some rows, `shape[0]` in all, of a tensor. */
@@ -399,7 +406,7 @@ const WINDOW_BYTES = 1 << 16;
 
 /** Reads a tensor with strides as row-major bytes, in the order in which they lie in the file. */
 function gather(
-  file: Deno.FsFile,
+  file: OpenFile,
   { file: path, shape, dtype, offset, bytes }: StoredTensor,
   strides: number[],
   into = new Uint8Array(bytes),
@@ -439,11 +446,11 @@ function gather(
 }
 
 /** @throws {UserError} If the file cannot be opened. */
-export function openFile(path: string): Deno.FsFile {
+export function openFile(source: SourceFile): OpenFile {
   try {
-    return Deno.openSync(path);
+    return source.open();
   } catch (error) {
-    throw new UserError(`Cannot read "${path}": ${readProblem(error)}`);
+    throw new UserError(`Cannot read "${source.path}": ${readProblem(error)}`);
   }
 }
 
@@ -453,25 +460,21 @@ export function openFile(path: string): Deno.FsFile {
  * @throws {UserError} If the file cannot be read or ends before.
  */
 export function readRange(
-  file: Deno.FsFile,
+  file: OpenFile,
   path: string,
   offset: number,
   bytes: number,
   into = new Uint8Array(bytes),
 ): Uint8Array<ArrayBuffer> {
   const target = into.subarray(0, bytes);
+  let read = 0;
   try {
-    file.seekSync(offset, Deno.SeekMode.Start);
-    for (let done = 0; done < bytes;) {
-      const read = file.readSync(target.subarray(done));
-      if (read === null) {
-        throw new UserError(`Cannot read "${path}": it has become shorter since it was opened`);
-      }
-      done += read;
-    }
+    read = file.read(offset, target);
   } catch (error) {
-    if (error instanceof UserError) throw error;
     throw new UserError(`Cannot read "${path}": ${readProblem(error)}`);
+  }
+  if (read < bytes) {
+    throw new UserError(`Cannot read "${path}": it has become shorter since it was opened`);
   }
   return target;
 }
@@ -512,127 +515,6 @@ export interface TensorToWrite {
   data: Uint8Array | Iterable<Uint8Array>;
 }
 
-/** What {@link writeSafetensors} wrote. */
-export interface WrittenFile {
-  /** Of the whole file. */
-  bytes: number;
-  /** Of the whole file, in hexadecimal. */
-  sha256: string;
-  /** Of the header with its length field: where the data starts. */
-  headerBytes: number;
-}
-
-/**
- * Writes a safetensors file: first under the name `path + ".tmp"`, then, when it is safe on the
- * disk, under its own. So `path` is at any time the old file or the whole new one.
- *
- * The layout is the reference implementation's: wider element types first, then by name, data from
- * a multiple of 8. So every tensor is aligned, and equal tensors and metadata give equal bytes.
- *
- * @param tensors Their `data` is asked for in the order of the layout, one after the other.
- * @throws {UserError} If the file cannot be written; the temporary file is removed.
- * @throws {RangeError} If names repeat, or `data` has not the bytes that dtype and shape need.
- */
-export function writeSafetensors(
-  path: string,
-  tensors: TensorToWrite[],
-  metadata: Record<string, string> = {},
-): WrittenFile {
-  const laidOut = tensors.toSorted((a, b) => dtypeRank(b) - dtypeRank(a) || byName(a, b));
-  const header = headerOf(laidOut, metadata);
-  const bytes = laidOut.reduce((sum, tensor) => sum + bytesOf(tensor), header.length);
-  const temporary = path + ".tmp";
-  const hash = createHash("sha256");
-  try {
-    {
-      using file = Deno.openSync(temporary, { write: true, create: true, truncate: true });
-      const write = (chunk: Uint8Array): void => {
-        hash.update(chunk);
-        for (let done = 0; done < chunk.length;) done += file.writeSync(chunk.subarray(done));
-      };
-      write(header);
-      for (const tensor of laidOut) writeData(tensor, write);
-      file.syncSync();
-    }
-    Deno.renameSync(temporary, path);
-    syncFolder(dirname(path));
-  } catch (error) {
-    removeIfThere(temporary);
-    throw new UserError(`Cannot write "${path}": ${writeProblem(error, bytes)}`);
-  }
-  return { bytes, sha256: hash.digest("hex"), headerBytes: header.length };
-}
-
-/** The length field, the JSON text and spaces up to a multiple of 8 bytes. */
-function headerOf(tensors: TensorToWrite[], metadata: Record<string, string>): Uint8Array {
-  const members = new Map<string, unknown>();
-  if (Object.keys(metadata).length > 0) members.set("__metadata__", metadata);
-  let offset = 0;
-  for (const tensor of tensors) {
-    const { name, dtype, shape } = tensor;
-    if (members.has(name) || name === "__metadata__") {
-      throw new RangeError(`Cannot write two tensors, or one and the metadata, named "${name}"`);
-    }
-    const end = offset + bytesOf(tensor);
-    members.set(name, { dtype, shape, data_offsets: [offset, end] });
-    offset = end;
-  }
-  const json = [...members].map(([key, value]) =>
-    `${JSON.stringify(key)}:${JSON.stringify(value)}`
-  );
-  const text = new TextEncoder().encode(`{${json.join(",")}}`);
-  const header = new Uint8Array(8 + Math.ceil(text.length / 8) * 8).fill(0x20);
-  new DataView(header.buffer).setBigUint64(0, BigInt(header.length - 8), true);
-  header.set(text, 8);
-  return header;
-}
-
-function writeData(tensor: TensorToWrite, write: (chunk: Uint8Array) => void): void {
-  let given = 0;
-  for (const chunk of tensor.data instanceof Uint8Array ? [tensor.data] : tensor.data) {
-    given += chunk.length;
-    write(chunk);
-  }
-  if (given !== bytesOf(tensor)) {
-    throw new RangeError(
-      `Tensor "${tensor.name}" gives ${given} bytes, but ` +
-        `${tensor.dtype} [${tensor.shape.join(", ")}] needs ${bytesOf(tensor)}`,
-    );
-  }
-}
-
-function bytesOf({ dtype, shape }: TensorToWrite): number {
-  return shape.reduce((product, size) => product * size, 1) * DTYPE_BITS[dtype] / 8;
-}
-
-function dtypeRank({ dtype }: TensorToWrite): number {
-  return Object.keys(DTYPE_BITS).indexOf(dtype);
-}
-
-function byName(a: TensorToWrite, b: TensorToWrite): number {
-  return a.name < b.name ? -1 : Number(a.name > b.name);
-}
-
-/** Makes a rename in a folder safe on the disk; Windows has no such call and needs none. */
-function syncFolder(folder: string): void {
-  if (Deno.build.os === "windows") return;
-  using handle = Deno.openSync(folder);
-  handle.syncSync();
-}
-
-function removeIfThere(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch (error) {
-    if (!isSystemError(error)) throw error; // the error that led here says more
-  }
-}
-
-/** Whether the operating system refused something, so that nobody's code is wrong. */
-function isSystemError(error: unknown): error is Error & { code: string } {
-  return error instanceof Error && "code" in error && typeof error.code === "string";
-}
-
 function readProblem(error: unknown): string {
   if (!isSystemError(error)) throw error;
   switch (error.code) {
@@ -643,25 +525,6 @@ function readProblem(error: unknown): string {
     case "EACCES":
     case "EPERM":
       return "the file is not readable";
-    default:
-      return error.message;
-  }
-}
-
-function writeProblem(error: unknown, bytes: number): string {
-  if (!isSystemError(error)) throw error;
-  switch (error.code) {
-    case "ENOENT":
-      return "there is no such folder";
-    case "EISDIR":
-      return "it is a folder";
-    case "EACCES":
-    case "EPERM":
-    case "EROFS":
-      return "the folder is not writable";
-    case "ENOSPC":
-    case "EDQUOT":
-      return `no space left on the device (needed ${bytesText(bytes)})`;
     default:
       return error.message;
   }

@@ -1,6 +1,7 @@
 import { percentText } from "../base/units.ts";
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
+import { denoFolder } from "../storage/deno_folder.ts";
 import { tableText } from "./table.ts";
 import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
@@ -51,8 +52,8 @@ await runTask(async () => {
   }
   startInCallersFolder();
   const [folderA, folderB] = positionals;
-  using a = PlainWeights.open(modelFolder(folderA));
-  using b = PlainWeights.open(modelFolder(folderB));
+  using a = PlainWeights.open(denoFolder(modelFolder(folderA)));
+  using b = PlainWeights.open(denoFolder(modelFolder(folderB)));
   const names = new Set([...a.tensors.keys(), ...b.tensors.keys()]);
   const differences = [...names].map((name) => differenceOf(a, b, name))
     .filter((difference) => difference !== undefined);

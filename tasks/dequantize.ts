@@ -15,9 +15,12 @@ import { bytesText } from "../base/units.ts";
 import { elementsOf } from "../gpu/tensor.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
-import { copyFileAtomically, reasonOf, writeJsonAtomically } from "../storage/files.ts";
+import { denoFile, denoFolder } from "../storage/deno_folder.ts";
+import { copyFileAtomically, writeJsonAtomically } from "../storage/files.ts";
+import { reasonOf } from "../storage/folder.ts";
 import { readJson } from "../storage/json.ts";
-import { type TensorToWrite, writeSafetensors } from "../storage/safetensors.ts";
+import type { TensorToWrite } from "../storage/safetensors.ts";
+import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { showProgress } from "./progress.ts";
 import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
@@ -50,7 +53,7 @@ await runTask(async (signal) => {
   }
   startInCallersFolder();
   const [model, out] = [modelFolder(positionals[0]), positionals[1]];
-  using weights = PlainWeights.open(model);
+  using weights = PlainWeights.open(denoFolder(model));
   if (!weights.quantization) {
     throw new UserError(`The model "${model}" is not packed; there is nothing to dequantize`);
   }
@@ -175,7 +178,7 @@ function* halves(weights: PlainWeights, name: string): Generator<Uint8Array> {
 }
 
 function writeConfig(model: string, folder: string): void {
-  const { quantization_config: _, ...config } = readJson(join(model, "config.json"));
+  const { quantization_config: _, ...config } = readJson(denoFile(join(model, "config.json")));
   // Its newer name is kept where it is used, as the two must not differ.
   const dtype = { torch_dtype: "float16", ...(config.dtype != null && { dtype: "float16" }) };
   writeJsonAtomically(join(folder, "config.json"), { ...config, ...dtype });

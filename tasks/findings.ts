@@ -1,8 +1,8 @@
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
-import { Gpu } from "../gpu/device.ts";
-import { tuningFolder } from "../gpu/kernels/matmul/gemm_tuning.ts";
+import type { Gpu } from "../gpu/device.ts";
+import { openGpu, tuningFolder } from "../hosts/deno_gpu.ts";
 import { freeBytes } from "../hub/cache.ts";
 import { DEFAULT_LIMITS } from "../hub/limits.ts";
 import { NoSuchRepository } from "../hub/refusal.ts";
@@ -59,7 +59,7 @@ export async function examineGpu(
 ): Promise<void> {
   let gpu: Gpu;
   try {
-    gpu = await Gpu.open();
+    gpu = await openGpu();
   } catch (error) {
     const remedies = adapterAdvice(machine);
     const text = error instanceof UserError

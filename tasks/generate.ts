@@ -4,8 +4,9 @@ import { existsSync } from "node:fs";
 import { styleText } from "node:util";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
-import { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu/device.ts";
 import type { CacheDtype } from "../gpu/kernels/attention/attention_decode.ts";
+import { openGpu } from "../hosts/deno_gpu.ts";
 import {
   generate,
   type GeneratedToken,
@@ -17,6 +18,7 @@ import { checkSampling } from "../models/generation/sampling.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import type { RunEvent } from "../pipeline/run/events.ts";
 import { HUB_ID, HubAccess } from "../pipeline/run/hub_access.ts";
+import { denoFolder } from "../storage/deno_folder.ts";
 import {
   count,
   modelFolder,
@@ -80,7 +82,7 @@ await runTask(async (signal) => {
     if (terminal) printError(CLEAR + text);
   };
   using files = await openModel(positionals[0], signal, progress);
-  await using gpu = await Gpu.open();
+  await using gpu = await openGpu();
   using model = await load(gpu, files, signal, progress);
   if (!model) {
     Deno.exitCode = 130;
@@ -189,15 +191,15 @@ async function openModel(
   signal: AbortSignal,
   progress: (text: string) => void,
 ): Promise<ModelFiles> {
-  if (existsSync(name) || !HUB_ID.test(name)) return ModelFiles.open(modelFolder(name));
+  if (existsSync(name) || !HUB_ID.test(name)) return ModelFiles.open(denoFolder(modelFolder(name)));
   const emit = (event: RunEvent) => {
     if (event.type === "progress") progress(`${event.text}: ${event.detail}`);
     else if (event.type === "warning") printError(`Warning: ${event.message}\n`);
   };
   const hub = new HubAccess(emit, signal, async () => {});
-  const check = (folder: string) => void readConfig(folder, name);
+  const check = (folder: string) => void readConfig(denoFolder(folder), name);
   try {
-    return ModelFiles.open((await hub.model(name, "main", check)).folder, name);
+    return ModelFiles.open(denoFolder((await hub.model(name, "main", check)).folder), name);
   } finally {
     progress("");
   }

@@ -10,6 +10,7 @@ import { ModelFiles } from "../models/model_files.ts";
 import { quantizationOf } from "../models/plain_weights.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../storage/deno_folder.ts";
 import { readJson } from "../storage/json.ts";
 import { tableText } from "./table.ts";
 import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
@@ -43,7 +44,7 @@ await runTask(async () => {
   if (positionals.length !== 1) throw usageError(`Give one folder, found ${positionals.length}`);
   startInCallersFolder();
   const folder = modelFolder(positionals[0]);
-  const quantization = quantizationOf(folder);
+  const quantization = quantizationOf(denoFolder(folder));
   if (quantization) {
     const { report, codecs } = inspectPacked(folder, quantization);
     console.log(values.json ? JSON.stringify(report) : packedText(report, codecs));
@@ -112,7 +113,7 @@ function inspectPacked(
   folder: string,
   quantization: QuantizationConfig,
 ): { report: PackedReport; codecs: Map<string, Codec> } {
-  using model = ModelFiles.open(folder);
+  using model = ModelFiles.open(denoFolder(folder));
   const { checkpoint, architecture: { names } } = model;
   const errors = outputErrors(folder);
   const packed = packedLinears(checkpoint);
@@ -182,7 +183,7 @@ function outputErrors(folder: string): Map<string, number> {
   const errors = new Map<string, number>();
   const path = join(dirname(resolve(folder)), "run.json");
   if (!existsSync(path)) return errors;
-  const { layers = [] } = readJson(path) as Partial<RunRecord>;
+  const { layers = [] } = readJson(denoFile(path)) as Partial<RunRecord>;
   for (const { name, rows, cols, relativeOutputError } of layers.flatMap((l) => l.linears)) {
     if (relativeOutputError === undefined) continue;
     errors.set(`${name} ${rows} ${cols}`, relativeOutputError);
@@ -292,7 +293,7 @@ interface PlainReport {
 }
 
 function inspectPlain(folder: string): PlainReport {
-  using checkpoint = Checkpoint.open(folder);
+  using checkpoint = Checkpoint.open(denoFolder(folder));
   const tensors = [...checkpoint.tensors.values()].sort((a, b) => byNumber(a.name, b.name))
     .map(({ name, dtype, shape, bytes }): PlainEntry => ({ name, dtype, shape, bytes }));
   const elements = sum(tensors.map(({ shape }) => elementsOf(shape)));

@@ -1,8 +1,9 @@
 // Writes a model of random weights in the shapes of a known one, to time a whole run without it.
 
 import { join } from "node:path";
-import { SHAPES, writeSyntheticModel, writeSyntheticTokens } from "../models/synthetic.ts";
+import { SHAPES } from "../models/synthetic.ts";
 import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { writeSyntheticModel, writeSyntheticTokens } from "./write_synthetic.ts";
 
 const HELP = `Usage: deno task synth --like NAME FOLDER [options]
 

@@ -17,7 +17,8 @@ import type { RunRecord } from "../pipeline/run/record.ts";
 import type { RunOptions } from "../pipeline/run/run.ts";
 import { runPipeline } from "../report/run_with_report.ts";
 import { STAGES } from "../stages/mod.ts";
-import { type TensorToWrite, writeSafetensors } from "../storage/safetensors.ts";
+import type { TensorToWrite } from "../storage/safetensors.ts";
+import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { normals } from "./reference/random.ts";
 
 const PROJECT = join(import.meta.dirname!, "..");

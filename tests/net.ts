@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { Gpu } from "../gpu/device.ts";
+import { openGpu } from "../hosts/deno_gpu.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "./micro_model.ts";
 
@@ -118,5 +118,5 @@ function numbersOf(record: RunRecord): Record<string, number> {
 
 const results: Record<string, unknown> = {};
 for (const [name, pipeline] of Object.entries(PIPELINES)) results[name] = await run(pipeline);
-await using gpu = await Gpu.open({ adapter: "software" });
+await using gpu = await openGpu({ adapter: "software" });
 console.log(JSON.stringify({ adapter: gpu.name, results }, null, 2));

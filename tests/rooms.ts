@@ -13,6 +13,7 @@ export const ROOMS = [
   "gpu",
   "codecs",
   "models",
+  "hosts",
   "hub",
   "pipeline",
   "stages",

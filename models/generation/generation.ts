@@ -1,6 +1,3 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
-import { setImmediate, setTimeout } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { bytesText } from "../../base/units.ts";
 import type { Gpu, Recording } from "../../gpu/device.ts";
@@ -16,16 +13,6 @@ import { type ChatMessage, renderChat } from "../tokenizers/chat_template.ts";
 import { TextStream } from "../tokenizers/text_stream.ts";
 import { KeyValueCache } from "./kv_cache.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
-
-let lastWait = 0;
-
-/** Lets others have their turn; and signals, which Deno hears of only while it waits, ten times a second. */
-async function pause(): Promise<void> {
-  await setImmediate();
-  if (performance.now() - lastWait < 100) return;
-  await setTimeout(1);
-  lastWait = performance.now();
-}
 
 /** Tokens that kernels with a workgroup for each can take: a dimension of a grid holds so many. */
 const LONGEST_PROMPT = 65535;
@@ -66,7 +53,7 @@ export class ResidentModel implements Disposable {
         gpu.trim(); // what the weights were made of
         if (layer === 0) await model.#checkMemory(gpu.memory.current - before);
         onProgress?.(layer + 1, layers);
-        await pause();
+        await gpu.host.nextTask();
       }
       await model.#warmUp();
       return model;
@@ -127,7 +114,7 @@ export class ResidentModel implements Disposable {
       await this.decoder.run(weights, registers, cache);
       if (ids.length === 1) continue;
       await gpu.idle(); // a long text takes its time, so that a signal may come in between
-      await pause();
+      await gpu.host.nextTask();
       if (!signal?.aborted) continue;
       gpu.free(registers.get("hidden")!);
       return undefined;
@@ -321,7 +308,7 @@ export async function* continueTokens(
       yield { id, reason };
       if (reason) return { ...end, reason };
     }
-    await pause();
+    await gpu.host.nextTask();
     since = performance.now();
   }
   return end;
@@ -482,7 +469,7 @@ function promptIds(files: ModelFiles, { prompt, messages }: GenerateOptions): nu
   }
   const { tokenizer } = files;
   const ids = messages
-    ? tokenizer.encode(renderChat(files.folder, messages, files.name), { specialTokens: false })
+    ? tokenizer.encode(renderChat(files.source, messages, files.name), { specialTokens: false })
     : typeof prompt === "string"
     ? tokenizer.encode(prompt)
     : [...prompt!];
@@ -502,13 +489,14 @@ function promptIds(files: ModelFiles, { prompt, messages }: GenerateOptions): nu
  * @throws {UserError} If `eos_token_id` is neither a token id nor a list of them.
  */
 export function stopIdsOf(files: ModelFiles): number[] {
-  const path = join(files.folder, "generation_config.json");
-  const generation = existsSync(path) ? readJson(path).eos_token_id : undefined;
+  const { source } = files;
+  const own = source.file("generation_config.json");
+  const generation = source.has("generation_config.json") ? readJson(own).eos_token_id : undefined;
   const found = generation ?? files.config.eos_token_id ?? [];
   const ids = Array.isArray(found) ? found : [found];
   if (!ids.every((id) => Number.isSafeInteger(id) && id >= 0)) {
     throw new UserError(
-      `"${generation === undefined ? join(files.folder, "config.json") : path}": ` +
+      `"${(generation === undefined ? source.file("config.json") : own).path}": ` +
         `eos_token_id must be a token id or a list of them, found ${JSON.stringify(found)}`,
     );
   }

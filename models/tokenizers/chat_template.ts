@@ -1,8 +1,6 @@
 import { Template } from "@huggingface/jinja";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import { reasonOf } from "../../storage/files.ts";
+import { type Folder, readText } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 import { readTokenizerSettings } from "./tokenizer_settings.ts";
 
@@ -24,9 +22,9 @@ const USUAL = "default";
  * @throws {UserError} If there is no template, it is not one, or it refuses the messages.
  */
 export function renderChat(
-  folder: string,
+  folder: Folder,
   messages: readonly ChatMessage[],
-  name = folder,
+  name = folder.path,
 ): string {
   const { bos, eos } = readTokenizerSettings(folder);
   const text = readTemplate(folder, name);
@@ -51,17 +49,11 @@ export function renderChat(
 }
 
 /** The template of a folder; its own file counts first, as in transformers. */
-function readTemplate(folder: string, name: string): string {
-  const own = join(folder, "chat_template.jinja");
-  if (existsSync(own)) {
-    try {
-      return readFileSync(own, "utf8");
-    } catch (error) {
-      throw new UserError(`Cannot read "${own}": ${reasonOf(error)}`);
-    }
-  }
-  const path = join(folder, "tokenizer_config.json");
-  const found = existsSync(path) ? readJson(path).chat_template : undefined;
+function readTemplate(folder: Folder, name: string): string {
+  const own = "chat_template.jinja";
+  if (folder.has(own)) return readText(folder.file(own));
+  const config = "tokenizer_config.json";
+  const found = folder.has(config) ? readJson(folder.file(config)).chat_template : undefined;
   if (found == null) {
     throw new UserError(
       `"${name}" has no chat template, neither "chat_template.jinja" nor a "chat_template" in ` +
@@ -73,6 +65,8 @@ function readTemplate(folder: string, name: string): string {
   const usual = named.find((entry) => entry?.name === USUAL)?.template;
   if (typeof usual === "string") return usual;
   throw new UserError(
-    `"${path}": chat_template must be a text, or a list in which one has the name "${USUAL}"`,
+    `"${
+      folder.file(config).path
+    }": chat_template must be a text, or a list in which one has the name "${USUAL}"`,
   );
 }

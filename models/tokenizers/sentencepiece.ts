@@ -1,8 +1,7 @@
-import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
-import { readFileSync } from "node:fs";
 import { UserError } from "../../base/errors.ts";
-import { reasonOf } from "../../storage/files.ts";
+import { readFile, type SourceFile } from "../../storage/folder.ts";
 import { foreignContent } from "../../storage/safetensors.ts";
+import { WireReader, WireType } from "./wire_reader.ts";
 
 /** A piece of a SentencePiece vocabulary; its place there is its token id. */
 export interface Piece {
@@ -34,16 +33,11 @@ const MODEL_TYPES = ["UNIGRAM", "BPE", "WORD", "CHAR"];
  *   one that is not a BPE or that changes the text in other ways than Llama's.
  * @see https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
  */
-export function readSentencePiece(path: string): SentencePieceModel {
+export function readSentencePiece(source: SourceFile): SentencePieceModel {
   const refuse = (problem: string): never => {
-    throw new UserError(`Cannot read "${path}": ${problem}`);
+    throw new UserError(`Cannot read "${source.path}": ${problem}`);
   };
-  let bytes = new Uint8Array();
-  try {
-    bytes = readFileSync(path);
-  } catch (error) {
-    refuse(reasonOf(error));
-  }
+  const bytes = readFile(source);
   const start = new TextDecoder().decode(bytes.subarray(0, 200));
   const foreign = foreignContent(start);
   if (foreign !== undefined) refuse(foreign);
@@ -98,9 +92,9 @@ function readModel(bytes: Uint8Array): ModelProto {
 function readPiece(bytes: Uint8Array): Piece {
   const piece: Piece = { text: "", score: 0, type: 1 };
   readMessage(bytes, {
-    1: [WireType.LengthDelimited, (reader) => piece.text = reader.string(true)],
+    1: [WireType.LengthDelimited, (reader) => piece.text = reader.string()],
     2: [WireType.Bit32, (reader) => piece.score = reader.float()],
-    3: [WireType.Varint, (reader) => piece.type = reader.int32()],
+    3: [WireType.Varint, (reader) => piece.type = reader.varint()],
   });
   return piece;
 }
@@ -108,9 +102,9 @@ function readPiece(bytes: Uint8Array): Piece {
 function readTrainer(bytes: Uint8Array) {
   const trainer = { modelType: 1, spacesLast: false, unknown: "<unk>" };
   readMessage(bytes, {
-    3: [WireType.Varint, (reader) => trainer.modelType = reader.int32()],
-    24: [WireType.Varint, (reader) => trainer.spacesLast = reader.bool()],
-    45: [WireType.LengthDelimited, (reader) => trainer.unknown = reader.string(true)],
+    3: [WireType.Varint, (reader) => trainer.modelType = reader.varint()],
+    24: [WireType.Varint, (reader) => trainer.spacesLast = reader.varint() !== 0],
+    45: [WireType.LengthDelimited, (reader) => trainer.unknown = reader.string()],
   });
   return trainer;
 }
@@ -119,9 +113,9 @@ function readNormalizer(bytes: Uint8Array) {
   const normalizer = { charsmap: 0, addsSpace: true, removesSpaces: true, escapesSpaces: true };
   readMessage(bytes, {
     2: [WireType.LengthDelimited, (reader) => normalizer.charsmap = reader.bytes().length],
-    3: [WireType.Varint, (reader) => normalizer.addsSpace = reader.bool()],
-    4: [WireType.Varint, (reader) => normalizer.removesSpaces = reader.bool()],
-    5: [WireType.Varint, (reader) => normalizer.escapesSpaces = reader.bool()],
+    3: [WireType.Varint, (reader) => normalizer.addsSpace = reader.varint() !== 0],
+    4: [WireType.Varint, (reader) => normalizer.removesSpaces = reader.varint() !== 0],
+    5: [WireType.Varint, (reader) => normalizer.escapesSpaces = reader.varint() !== 0],
   });
   return normalizer;
 }
@@ -129,16 +123,16 @@ function readNormalizer(bytes: Uint8Array) {
 /** Reads the known fields of a message, each by its number, and passes over the others. */
 function readMessage(
   bytes: Uint8Array,
-  fields: Record<number, [WireType, (reader: BinaryReader) => void]>,
+  fields: Record<number, [wireType: number, read: (reader: WireReader) => void]>,
 ): void {
-  const reader = new BinaryReader(bytes);
-  while (reader.pos < reader.len) {
+  const reader = new WireReader(bytes);
+  while (!reader.isAtEnd) {
     const [number, wireType] = reader.tag();
     const [expected, read] = fields[number] ?? [];
     if (read && wireType === expected) {
       read(reader);
     } else {
-      reader.skip(wireType, number);
+      reader.pass(number, wireType);
     }
   }
 }

@@ -1,6 +1,6 @@
 import { Tokenizer } from "@huggingface/tokenizers";
-import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import type { Folder } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 import {
   type AddedToken,
@@ -57,8 +57,8 @@ export class TextTokenizer {
    *
    * @throws {UserError} If files are missing, damaged or of a kind that is not supported.
    */
-  static load(folder: string): TextTokenizer {
-    const files = TOKENIZER_FILES.filter((name) => exists(join(folder, name)));
+  static load(folder: Folder): TextTokenizer {
+    const files = TOKENIZER_FILES.filter((name) => folder.has(name));
     const settings = readTokenizerSettings(folder);
     try {
       const json = readVocabulary(folder, files, settings);
@@ -73,7 +73,7 @@ export class TextTokenizer {
     } catch (error) {
       if (error instanceof UserError) throw error;
       const problem = error instanceof Error ? error.message : String(error);
-      throw new UserError(`Cannot open the tokenizer of "${folder}": ${problem}`);
+      throw new UserError(`Cannot open the tokenizer of "${folder.path}": ${problem}`);
     }
   }
 
@@ -107,14 +107,14 @@ export class TextTokenizer {
 
 /** What `tokenizer.json` holds, or would hold but for the special tokens of the smaller files. */
 function readVocabulary(
-  folder: string,
+  folder: Folder,
   files: string[],
   settings: TokenizerSettings,
 ): TokenizerJson {
   if (files.includes("tokenizer.json")) {
     const json: TokenizerJson = {
       post_processor: null,
-      ...readJson(join(folder, "tokenizer.json")),
+      ...readJson(folder.file("tokenizer.json")),
     };
     const own = json.pre_tokenizer;
     if (own?.type === "ByteLevel") {
@@ -245,15 +245,4 @@ function sequence(...pretokenizers: Step[]): Step {
 /** The pre-tokenizer that gives the matches of a pattern, which must leave nothing out. */
 function wordsOf(pattern: string): Step {
   return { type: "Split", pattern: { Regex: pattern }, behavior: "Removed", invert: true };
-}
-
-function exists(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
-      return false;
-    }
-    throw error;
-  }
 }

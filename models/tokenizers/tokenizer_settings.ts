@@ -1,6 +1,5 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import type { Folder } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 
 /** The tokenizers that we can make without a `tokenizer.json`, as `transformers` names them. */
@@ -72,7 +71,7 @@ const USUAL_TOKENS: Record<TokenizerClass, Record<string, string>> = {
  *
  * @throws {UserError} If a file is damaged or a member of a wrong kind.
  */
-export function readTokenizerSettings(folder: string): TokenizerSettings {
+export function readTokenizerSettings(folder: Folder): TokenizerSettings {
   const config = new SettingsFile(folder, "tokenizer_config.json");
   const listed = config.members.added_tokens_decoder;
   const map = new SettingsFile(folder, listed ? undefined : "special_tokens_map.json");
@@ -119,7 +118,7 @@ export function readTokenizerSettings(folder: string): TokenizerSettings {
 }
 
 /** Without the "Fast" of the older versions of `transformers`. */
-function classNameOf(config: SettingsFile, folder: string): string | undefined {
+function classNameOf(config: SettingsFile, folder: Folder): string | undefined {
   const name = config.text("tokenizer_class");
   if (name !== undefined) {
     const plain = name.replace(/Fast$/, "");
@@ -134,9 +133,10 @@ class SettingsFile {
   readonly #path: string;
   readonly members: Record<string, unknown>;
 
-  constructor(folder: string, name: string | undefined) {
-    this.#path = join(folder, name ?? "");
-    this.members = name !== undefined && existsSync(this.#path) ? readJson(this.#path) : {};
+  constructor(folder: Folder, name: string | undefined) {
+    const file = folder.file(name ?? "");
+    this.#path = file.path;
+    this.members = name !== undefined && folder.has(name) ? readJson(file) : {};
   }
 
   flag(name: string): boolean | undefined {

@@ -1,6 +1,5 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import { type Folder, readText } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 import { CONTROL, mergesOf, readSentencePiece, USER_DEFINED } from "./sentencepiece.ts";
 import {
@@ -40,7 +39,7 @@ export interface BpeJson {
 export interface TokenizerSource {
   files: string[];
   /** What `tokenizer.json` would hold, but for the tokens of the other files and the template. */
-  read(folder: string, settings: TokenizerSettings): TokenizerJson;
+  read(folder: Folder, settings: TokenizerSettings): TokenizerJson;
 }
 
 /** What the tokenizers are made of where there is no `tokenizer.json`. */
@@ -54,7 +53,7 @@ export const SOURCES: Record<TokenizerClass, TokenizerSource> = {
 const QWEN2_WORD = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" +
   "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-function gpt2Tokenizer(folder: string, { addPrefixSpace }: TokenizerSettings): TokenizerJson {
+function gpt2Tokenizer(folder: Folder, { addPrefixSpace }: TokenizerSettings): TokenizerJson {
   return {
     model: readBytePairs(folder),
     pre_tokenizer: { type: "ByteLevel", add_prefix_space: addPrefixSpace ?? false },
@@ -62,7 +61,7 @@ function gpt2Tokenizer(folder: string, { addPrefixSpace }: TokenizerSettings): T
   };
 }
 
-function qwen2Tokenizer(folder: string, { addPrefixSpace }: TokenizerSettings): TokenizerJson {
+function qwen2Tokenizer(folder: Folder, { addPrefixSpace }: TokenizerSettings): TokenizerJson {
   const add_prefix_space = addPrefixSpace ?? false;
   return {
     model: readBytePairs(folder),
@@ -79,22 +78,24 @@ function qwen2Tokenizer(folder: string, { addPrefixSpace }: TokenizerSettings): 
 }
 
 /** Reads `vocab.json` and `merges.txt`. */
-function readBytePairs(folder: string): BpeJson {
-  const vocabPath = join(folder, "vocab.json");
-  const mergesPath = join(folder, "merges.txt");
-  const vocab = readJson(vocabPath) as Record<string, number>;
+function readBytePairs(folder: Folder): BpeJson {
+  const vocabFile = folder.file("vocab.json");
+  const mergesFile = folder.file("merges.txt");
+  const vocab = readJson(vocabFile) as Record<string, number>;
   for (const [token, id] of Object.entries(vocab)) {
     if (!isTokenId(id)) {
       throw new UserError(
-        `Cannot read "${vocabPath}": "${token}" is ${JSON.stringify(id)}, not a token id`,
+        `Cannot read "${vocabFile.path}": "${token}" is ${JSON.stringify(id)}, not a token id`,
       );
     }
   }
   const merges: [string, string][] = [];
-  readFileSync(mergesPath, "utf8").split(/\r?\n/).forEach((line, index) => {
+  readText(mergesFile).split(/\r?\n/).forEach((line, index) => {
     if (line === "" || line.startsWith("#version")) return;
     const refuse = (problem: string): never => {
-      throw new UserError(`Cannot read "${mergesPath}": line ${index + 1}, "${line}", ${problem}`);
+      throw new UserError(
+        `Cannot read "${mergesFile.path}": line ${index + 1}, "${line}", ${problem}`,
+      );
     };
     const words = line.split(" ");
     if (words.length !== 2 || words.includes("")) refuse("is not two words with a space between");
@@ -107,8 +108,8 @@ function readBytePairs(folder: string): BpeJson {
 }
 
 /** As `transformers` makes it; its version 5 puts the space before a text in other ways. */
-function llamaTokenizer(folder: string, settings: TokenizerSettings): TokenizerJson {
-  const { pieces, unknown } = readSentencePiece(join(folder, "tokenizer.model"));
+function llamaTokenizer(folder: Folder, settings: TokenizerSettings): TokenizerJson {
+  const { pieces, unknown } = readSentencePiece(folder.file("tokenizer.model"));
   const { legacy = true, addPrefixSpace = true } = settings;
   const prepend: Step[] = addPrefixSpace ? [{ type: "Prepend", prepend: "▁" }] : [];
   const replace = { type: "Replace", pattern: { String: " " }, content: "▁" };

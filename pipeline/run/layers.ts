@@ -8,6 +8,7 @@ import { LayerPlan, type Restarts, totalWidth } from "../../models/layer_plan.ts
 import type { LayerWeights } from "../../models/layer_weights.ts";
 import type { Registers } from "../../models/registers.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
 import type { PlannedStage } from "../config/config.ts";
 import type { GroupContext, GroupStage, LinearLayer, ModelContext, Stage } from "../stage.ts";
 import { ArtifactStore } from "./artifacts.ts";
@@ -145,7 +146,9 @@ class LayerRun {
   async passThrough(index: number, file: string): Promise<void> {
     if (!this.calibration) return;
     const { model } = this.decoder;
-    using checkpoint = Checkpoint.openFile(join(this.context.folder.model, basename(file)));
+    using checkpoint = Checkpoint.openFile(
+      denoFile(join(this.context.folder.model, basename(file))),
+    );
     using decoder = new Decoder(
       this.context.gpu,
       model.withWeights(checkpoint, model.packedConfig(this.context.blockSize)),

@@ -1,12 +1,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
-import {
-  reasonOf,
-  sha256OfFile,
-  writeFileAtomically,
-  writeJsonAtomically,
-} from "../../storage/files.ts";
+import { sha256OfFile, writeFileAtomically, writeJsonAtomically } from "../../storage/files.ts";
+import { reasonOf } from "../../storage/folder.ts";
 import type { LayerRecord } from "./events.ts";
 import { CELL_RECORD, type RunRecord } from "./record.ts";
 

@@ -6,7 +6,7 @@ import { hasObjects, OBJECT_EXTENSIONS } from "../../data/rows.ts";
 import { readQuestions, ZERO_SHOT_TASKS, zeroShotTask } from "../../data/zero_shot_tasks.ts";
 import { type PreparedTask, prepareTask } from "../../models/metrics/zero_shot.ts";
 import type { ModelContext } from "../../pipeline/stage.ts";
-import { reasonOf } from "../../storage/files.ts";
+import { reasonOf } from "../../storage/folder.ts";
 
 const taskName = z.enum(Object.keys(ZERO_SHOT_TASKS));
 

@@ -3,8 +3,8 @@
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { bytesText } from "../../base/units.ts";
-import { Gpu } from "../../gpu/device.ts";
 import type { CacheDtype } from "../../gpu/kernels/attention/attention_decode.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import {
   continueTokens,
   type GenerationEnd,
@@ -12,6 +12,7 @@ import {
 } from "../../models/generation/generation.ts";
 import { cacheBytes } from "../../models/generation/kv_cache.ts";
 import { ModelFiles } from "../../models/model_files.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "../task.ts";
 
 const HELP = `Usage: deno task bench:generate MODEL... [options]
@@ -86,8 +87,8 @@ async function measure(
   folder: string,
   { prompt, tokens, runs, cache, signal }: Wanted,
 ): Promise<Figures> {
-  await using gpu = await Gpu.open();
-  using files = ModelFiles.open(folder);
+  await using gpu = await openGpu();
+  using files = ModelFiles.open(denoFolder(folder));
   using model = await ResidentModel.load(gpu, files, { signal });
   const { architecture } = files;
   const ids = Array.from(

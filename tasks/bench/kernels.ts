@@ -8,7 +8,7 @@ import { packedMatvec } from "../../codecs/billm/packed_matvec.ts";
 import { billmVectorProduct, multipliesVectors } from "../../codecs/billm/packed_vector.ts";
 import { type BillmTensors, freeBillm, uploadBillm } from "../../codecs/billm/packed_weight.ts";
 import { scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
-import { Gpu } from "../../gpu/device.ts";
+import type { Gpu } from "../../gpu/device.ts";
 import { attention } from "../../gpu/kernels/attention/attention.ts";
 import {
   columnOrder,
@@ -19,6 +19,7 @@ import { inverseFactor } from "../../gpu/kernels/hessian/inverse_factor.ts";
 import { gemm, type GemmLayout } from "../../gpu/kernels/matmul/gemm.ts";
 import { quantiles } from "../../gpu/kernels/reduce/quantile.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { count, parseArguments, runTask, usageErrors } from "../task.ts";
 import { copyByKernel } from "./measure.ts";
 
@@ -45,7 +46,7 @@ await runTask(async () => {
     console.log(HELP);
     return;
   }
-  await using gpu = await Gpu.open();
+  await using gpu = await openGpu();
   const size = count(usageError, "--size", values.size, gpu.software ? 768 : 4096);
   const runs = count(usageError, "--runs", values.runs, gpu.software ? 3 : 10);
   console.log(`${gpu.name}, Deno ${Deno.version.deno}, ${size} x ${size}, median of ${runs} runs`);

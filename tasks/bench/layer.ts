@@ -4,16 +4,12 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { bytesText } from "../../base/units.ts";
-import {
-  scaledShapes,
-  SHAPES,
-  writeSyntheticModel,
-  writeSyntheticTokens,
-} from "../../models/synthetic.ts";
+import { scaledShapes, SHAPES } from "../../models/synthetic.ts";
 import { loadPipeline } from "../../pipeline/config/config.ts";
 import { runPipeline } from "../../pipeline/run/run.ts";
 import { STAGES } from "../../stages/mod.ts";
 import { count, parseArguments, runTask, usageErrors } from "../task.ts";
+import { writeSyntheticModel, writeSyntheticTokens } from "../write_synthetic.ts";
 
 const HELP = `Usage: deno task bench:layer [--like NAME] [options]
 

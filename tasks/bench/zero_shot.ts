@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { percentText } from "../../base/units.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { Activations } from "../../models/activations.ts";
 import { paceBatches } from "../../models/calibration.ts";
 import { Decoder } from "../../models/decoder.ts";
@@ -17,9 +17,11 @@ import {
   uploadBatch,
 } from "../../models/metrics/prompt_batch.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { scaledShapes, SHAPES, uniforms, writeSyntheticModel } from "../../models/synthetic.ts";
+import { scaledShapes, SHAPES, uniforms } from "../../models/synthetic.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { tableText } from "../table.ts";
 import { count, parseArguments, runTask, usageErrors } from "../task.ts";
+import { writeSyntheticModel } from "../write_synthetic.ts";
 
 const HELP = `Usage: deno task bench:zero-shot [--like NAME] [options]
 
@@ -97,8 +99,8 @@ await runTask(async (signal) => {
   const folder = mkdtempSync(join(tmpdir(), "billm-bench-"));
   try {
     writeSyntheticModel(folder, { ...shapes, num_hidden_layers: layers }, 0);
-    await using gpu = await Gpu.open();
-    using model = ModelFiles.open(folder);
+    await using gpu = await openGpu();
+    using model = ModelFiles.open(denoFolder(folder));
     using decoder = new Decoder(gpu, model);
     const groups = questionsLike(questions, shapes.vocab_size as number);
     const options = { tokens: batchTokens };

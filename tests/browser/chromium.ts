@@ -32,8 +32,11 @@ export class Chromium {
     };
   }
 
-  /** @throws {Error} If there is no browser; `CHROMIUM` names one that has another name. */
-  static async open(): Promise<Chromium> {
+  /**
+   * @param flags Of the command line, beside those that it always has.
+   * @throws {Error} If there is no browser; `CHROMIUM` names one that has another name.
+   */
+  static async open(flags: readonly string[] = ["--disable-gpu"]): Promise<Chromium> {
     const command = Deno.env.get("CHROMIUM") ?? COMMANDS.find(isCommand);
     if (!command) {
       throw new Error(
@@ -45,7 +48,7 @@ export class Chromium {
       args: [
         "--headless",
         "--no-sandbox",
-        "--disable-gpu",
+        ...flags,
         "--hide-scrollbars",
         "--remote-debugging-port=0",
         `--user-data-dir=${folder.path}`,

@@ -8,7 +8,9 @@ import type { Codec, HostLinear, StoreForm } from "../../codecs/codec.ts";
 import type { GridHost } from "../../codecs/grid/store.ts";
 import { codecOf, CODECS, packedLinears, storeLinear } from "../../codecs/mod.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
-import { type TensorToWrite, writeSafetensors } from "../../storage/safetensors.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
+import type { TensorToWrite } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { normals } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
@@ -61,7 +63,7 @@ function clearPadding({ rows, cols, planes, zones, bits, salient }: BillmHost): 
 /** The linear layer as a file holds it. */
 function written(folder: string, tensors: TensorToWrite[]): Checkpoint {
   writeSafetensors(join(folder, "model.safetensors"), tensors);
-  return Checkpoint.open(folder);
+  return Checkpoint.open(denoFolder(folder));
 }
 
 for (const codec of CODECS) {

@@ -19,12 +19,14 @@ import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts"
 import { loadBillm } from "../../codecs/billm/store.ts";
 import { codecOf, storeLinear } from "../../codecs/mod.ts";
 import { columnsOf, fusedOf, readQuantizationConfig } from "../../codecs/quantization_config.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { Decoder } from "../../models/decoder.ts";
 import { LayerPlan } from "../../models/layer_plan.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
-import { readHeader, type TensorToWrite, writeSafetensors } from "../../storage/safetensors.ts";
+import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
+import { readHeader, type TensorToWrite } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 import {
@@ -41,7 +43,7 @@ import { TemporaryFolder } from "../temporary_folder.ts";
 import { storedParts } from "./billm/stored_parts.ts";
 import { PLAIN } from "./store_forms.ts";
 
-const gpu = await Gpu.open();
+const gpu = await openGpu();
 
 type Layout = Pick<BillmHost, "rows" | "cols" | "blockSize" | "zones" | "planes">;
 
@@ -179,7 +181,7 @@ for (const zones of [1, 2] as const) {
             storeLinear("a.b", { codec: billm, host: host }, { ...PLAIN, flags: "entropy" })
               .tensors,
           );
-          using entropy = Checkpoint.openFile(entropyPath);
+          using entropy = Checkpoint.openFile(denoFile(entropyPath));
           assert.deepEqual(
             loadBillm(entropy, "a.b", { cols: cols, blockSize: blockSize }),
             host,
@@ -192,7 +194,7 @@ for (const zones of [1, 2] as const) {
             data: Uint8Array.of(1, 2, 3),
           };
           writeSafetensors(path, [...packed.tensors, other]);
-          using checkpoint = Checkpoint.openFile(path);
+          using checkpoint = Checkpoint.openFile(denoFile(path));
           assert.ok(codecOf(checkpoint, "a.b"));
           assert.ok(!codecOf(checkpoint, "a.c"));
           assert.deepEqual(
@@ -211,7 +213,7 @@ for (const zones of [1, 2] as const) {
           assert.equal(highFraction(host), inHigh / (others.length || 1), what);
 
           const bytes: Record<string, number> = {};
-          for (const { name, bytes: size } of readHeader(path).tensors.values()) {
+          for (const { name, bytes: size } of readHeader(denoFile(path)).tensors.values()) {
             if (!name.startsWith("a.b.")) continue;
             const part = name === "a.b.scale_factors" ? "scales" : name.slice(4).replace("_", "-");
             bytes[part] = (bytes[part] ?? 0) + size;
@@ -234,7 +236,7 @@ Deno.test("a packed layer can be packed, written and packed again into the same 
     path,
     storeLinear("a", { codec: billm, host: host }, PLAIN).tensors,
   );
-  using checkpoint = Checkpoint.openFile(path);
+  using checkpoint = Checkpoint.openFile(denoFile(path));
   const again = storeLinear("a", {
     codec: billm,
     host: loadBillm(checkpoint, "a", { cols: 200, blockSize: 64 }),
@@ -290,7 +292,7 @@ Deno.test("version 1 has the signs of each row in words of their own", () => {
     using folder = new TemporaryFolder();
     const path = join(folder.path, "x.safetensors");
     writeSafetensors(path, tensors, { format: "billm", format_version: "1" });
-    using checkpoint = Checkpoint.openFile(path);
+    using checkpoint = Checkpoint.openFile(denoFile(path));
     assert.deepEqual(loadBillm(checkpoint, "a.b", { cols: 64, blockSize: 32 }), host);
   }
 });
@@ -508,7 +510,7 @@ function unpackChanged(
   change(tensors);
   const path = join(folder, "x.safetensors");
   writeSafetensors(path, [...tensors.values()]);
-  using checkpoint = Checkpoint.openFile(path);
+  using checkpoint = Checkpoint.openFile(denoFile(path));
   return loadBillm(checkpoint, "a.b", { cols: cols, blockSize: LAYOUT.blockSize });
 }
 
@@ -644,7 +646,7 @@ function packedModel(
   writeModel(folder, model); // for the names of its modules
   const tensors: TensorToWrite[] = [];
   const widths: Record<string, number> = {};
-  using files = ModelFiles.open(folder);
+  using files = ModelFiles.open(denoFolder(folder));
   const modules = new LayerPlan(files.architecture, 0).modules;
   for (const [name, { shape, data }] of model.tensors) {
     const module = modules.find((module) => name.endsWith(`.${module}.weight`));
@@ -770,7 +772,7 @@ Deno.test("scales that are not finite are refused, packed or dequantized", async
 Deno.test("a packed model is refused if config.json lacks the columns of a layer", async () => {
   using folder = new TemporaryFolder();
   packedModel(folder.path, ({ "self_attn.k_proj": _, ...others }) => others);
-  using files = ModelFiles.open(folder.path);
+  using files = ModelFiles.open(denoFolder(folder.path));
   using decoder = new Decoder(gpu, files);
   await assert.rejects(
     () => decoder.loadLayer(0),

@@ -7,7 +7,9 @@ import {
   readTokenIds,
   writeTokenIds,
 } from "../../data/windows.ts";
-import { readHeader, writeSafetensors } from "../../storage/safetensors.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
+import { readHeader } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { withFile } from "../temporary_folder.ts";
 
 const ids = Array.from({ length: 1000 }, (_, i) => i);
@@ -107,7 +109,7 @@ Deno.test("writeTokenIds() writes what readTokenIds() reads", () => {
     const windows = [tokens.subarray(3, 6), tokens.slice(0, 3), tokens.subarray(997)];
     writeTokenIds(path, windows);
     assert.deepEqual(readTokenIds(path), windows.map((window) => window.slice()));
-    const [{ name, dtype, shape }] = readHeader(path).tensors.values();
+    const [{ name, dtype, shape }] = readHeader(denoFile(path)).tensors.values();
     assert.deepEqual([name, dtype, shape], ["input_ids", "I32", [3, 3]]);
     const uneven = new RangeError("Cannot write 2 windows: not all of one length");
     assert.throws(() => writeTokenIds(path, [tokens, tokens.subarray(1)]), uneven);

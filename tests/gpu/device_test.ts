@@ -6,6 +6,7 @@ import { Kernel, type KernelSource, uniform } from "../../gpu/kernel.ts";
 import { activation } from "../../gpu/kernels/elementwise/activation.ts";
 import { Readback } from "../../gpu/readback.ts";
 import { Tensor } from "../../gpu/tensor.ts";
+import { DENO_GPU } from "../../hosts/deno_gpu.ts";
 import { assertClose } from "../assert_close.ts";
 import { uniforms } from "../reference/random.ts";
 import { openGpu } from "./open_gpu.ts";
@@ -189,7 +190,7 @@ Deno.test("free() refuses a tensor that is free already", () => {
 });
 
 Deno.test("memory counts what is used, what is pooled and the worst moment", async () => {
-  await using own = await Gpu.open();
+  await using own = await Gpu.open(DENO_GPU);
   const megabyte = [1 << 18];
   assert.deepEqual(own.memory, { current: 0, pooled: 0, peak: 0 });
   const a = own.empty(megabyte);
@@ -213,7 +214,7 @@ Deno.test("memory counts what is used, what is pooled and the worst moment", asy
 });
 
 Deno.test("trim() waits for the calls that use a freed tensor", async () => {
-  await using own = await Gpu.open();
+  await using own = await Gpu.open(DENO_GPU);
   const x = own.upload(Uint32Array.of(2), [1]);
   using kept = own.zeros([1], "u32");
   await step(own, x, 1);
@@ -320,7 +321,7 @@ Deno.test("read() throws what the device was misused for outside of calls", asyn
 });
 
 Deno.test("read() keeps throwing an error that no scope caught", async () => {
-  const own = await Gpu.open();
+  const own = await Gpu.open(DENO_GPU);
   using x = own.zeros([1]);
   const error = new GPUValidationError("something broke");
   own.device.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
@@ -361,11 +362,11 @@ Deno.test("dispatch() names what a kernel can bind", async () => {
 Deno.test('Gpu.open() with adapter "hardware" refuses a driver that computes on the CPU', async () => {
   const { isFallbackAdapter } = gpu.device.adapterInfo;
   if (!isFallbackAdapter) {
-    await using hardware = await Gpu.open({ adapter: "hardware" });
+    await using hardware = await Gpu.open(DENO_GPU, { adapter: "hardware" });
     assert.equal(hardware.software, false);
     return;
   }
-  await assert.rejects(Gpu.open({ adapter: "hardware" }), {
+  await assert.rejects(Gpu.open(DENO_GPU, { adapter: "hardware" }), {
     name: "UserError",
     message:
       `gpu.adapter is "hardware", but the only adapter found is "${gpu.name}", which computes on the CPU; ` +
@@ -434,6 +435,82 @@ Deno.test("a recording keeps its memory through trim() and gives it back when it
   own.trim();
   assert.deepEqual([own.memory.current, own.memory.pooled], [before.current, before.pooled]);
 });
+
+/** Deno, but it cannot follow what a function awaits, as browsers cannot. */
+const { scope: _, ...WITHOUT_SCOPE } = DENO_GPU;
+
+for (const [name, host] of Object.entries({ "Deno": DENO_GPU, "without scopes": WITHOUT_SCOPE })) {
+  Deno.test(`what other callers do meanwhile is not recorded, ${name}`, async () => {
+    await using own = await openGpu({}, host);
+    using x = own.upload(Uint32Array.of(0), [1]);
+    using y = own.upload(Uint32Array.of(0), [1]);
+    await step(own, y, 0); // compiles the kernel
+    let steps = 0;
+    let isOver = false;
+    const others = [0, 1, 2].map(async (kind) => {
+      while (!isOver) {
+        await step(own, y, 0);
+        own.free(own.upload(Uint32Array.of(1), [1]));
+        if (kind === 1) await own.idle();
+        if (kind === 2) await new Promise((done) => setTimeout(done));
+        else await own.host.nextTask();
+        steps++;
+      }
+    });
+    const recordings = await Promise.all([1, 2].map((addend) =>
+      own.record(async () => {
+        for (let i = 0; i < 50; i++) {
+          await Promise.resolve();
+          await step(own, x, 0);
+        }
+        await step(own, x, addend);
+        using _made = own.empty([64]);
+      })
+    ));
+    await new Promise((done) => setTimeout(done, 20));
+    isOver = true;
+    await Promise.all(others);
+    assert(steps > 10);
+    assert.deepEqual(recordings.map(({ calls }) => calls.length), [51, 51]);
+    own.clear(x);
+    await own.idle();
+    const before = await own.read(y, "u32");
+    assert(own.replay(recordings[0], 1));
+    assert.deepEqual(await own.read(x, "u32"), Uint32Array.of(1));
+    assert.deepEqual(await own.read(y, "u32"), before);
+    for (const recording of recordings) own.release(recording);
+    assert(!own.replay(recordings[0], 1));
+    assert.equal(own.memory.current, x.buffer.size + y.buffer.size);
+  });
+
+  Deno.test(`work that waits for a kernel leaves a whole recording or none, ${name}`, async () => {
+    await using own = await openGpu({}, host);
+    using x = own.upload(Uint32Array.of(2), [1]);
+    using y = own.empty([1], "u32");
+    await step(own, x, 0);
+    const recorded = own.record(async () => {
+      await step(own, x, 0);
+      using made = own.empty([1], "u32");
+      const kernel = await own.kernel(COPY);
+      for (const [from, to] of [[x, made], [made, y]]) {
+        kernel.dispatch({ tensors: [from, to], workgroups: 1 });
+      }
+    });
+    const others = Array.from({ length: 5 }, async () => {
+      await own.host.nextTask();
+      own.free(own.upload(Uint32Array.of(1), [1])); // which is not refused
+    });
+    await Promise.all([recorded, ...others]);
+    assert.deepEqual(await own.read(y, "u32"), Uint32Array.of(18), "the work itself is done");
+    const recording = await recorded;
+    assert.equal(own.replay(recording, 1), host === DENO_GPU);
+    assert.deepEqual(await own.read(y, "u32"), Uint32Array.of(host === DENO_GPU ? 54 : 18));
+    own.release(recording);
+    assert.equal(own.memory.current, x.buffer.size + y.buffer.size);
+    own.trim();
+    assert.equal(own.memory.pooled, 0);
+  });
+}
 
 const KEEP = `
 @group(0) @binding(0) var<uniform> steps: u32;

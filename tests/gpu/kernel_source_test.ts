@@ -3,180 +3,42 @@
  * `deno test -A tests/gpu/kernel_source_test.ts -- --print`
  */
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, statSync } from "node:fs";
-import { basename, join } from "node:path";
-import { packedVectorKernel } from "../../codecs/billm/packed_vector_source.ts";
-import { tableMatvecKernel } from "../../codecs/embedding/table_matvec_source.ts";
-import { uniform } from "../../gpu/kernel.ts";
-import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
-import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
-import { attentionKernel } from "../../gpu/kernels/attention/attention_source.ts";
-import { attentionTileKernel } from "../../gpu/kernels/attention/attention_tile_source.ts";
+import { readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { type KernelNeed, needsOf, uniform } from "../../gpu/kernel.ts";
 import { TILES } from "../../gpu/kernels/matmul/gemm.ts";
-import { broadcastKernel } from "../../gpu/kernels/matmul/gemm_broadcast_source.ts";
-import {
-  ALL_F32,
-  finishKernel,
-  type GemmLayout,
-  type Storages,
-} from "../../gpu/kernels/matmul/gemm_source.ts";
 import {
   tileKernel,
   tileKernelBytes,
-  tileName,
   tileThreads,
 } from "../../gpu/kernels/matmul/gemm_tile_source.ts";
-import { matvecKernel } from "../../gpu/kernels/matmul/matvec_source.ts";
-import { argmaxKernel } from "../../gpu/kernels/reduce/argmax_source.ts";
-import { withReduction } from "../../gpu/kernels/reduce/reduction.ts";
 import { PROJECT } from "../checkout.ts";
-import { openAsHardware, openGpu } from "./open_gpu.ts";
+import {
+  completed,
+  GENERATED,
+  isPart,
+  KERNEL_FILES,
+  KERNEL_TEXTS,
+  LAYOUTS,
+  TEXTS,
+} from "./kernel_texts.ts";
+import { openGpu } from "./open_gpu.ts";
 
 const gpu = await openGpu();
-const hardware = await openAsHardware();
 
-const files = ["gpu", "codecs"].flatMap((room) =>
-  readdirSync(join(PROJECT, room), { recursive: true }).map((name) =>
-    join(PROJECT, room, `${name}`)
-  )
-).sort();
-const texts = new Map(
-  files.filter((path) => path.endsWith(".wgsl"))
-    .map((path) => [basename(path), readFileSync(path, "utf8")]),
-);
-const modules = files.filter((path) => path.endsWith(".ts"))
+const modules = KERNEL_FILES.filter((path) => path.endsWith(".ts"))
   .map((path) => readFileSync(path, "utf8"));
 
-/** Functions that kernels begin with. */
-const PARTS = ["activate.wgsl", "round_f16.wgsl"];
+/** Whether this adapter has what texts may need. */
+const HAS: Record<KernelNeed, boolean> = {
+  "subgroups": gpu.subgroupSize > 0,
+  "subgroup barriers": gpu.subgroupBarriers,
+  "f64": gpu.f64,
+};
 
-const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
-const STORAGES: Storages[] = [
-  ALL_F32,
-  { a: "f32", b: "f16", c: "f32", r: "f32" },
-  { a: "f32", b: "bf16", c: "f32", r: "f32" },
-  { a: "f16", b: "bf16", c: "f16", r: "f16" },
-];
-
-/** With the sums over lanes that it calls. */
-function withSums(name: string, source: string): string {
-  return withReduction(hardware, { name, source }).source as string;
-}
-
-/** The threads of its workgroups. */
-const LANES = withReduction(hardware, { name: "", source: "" }).constants!.LANES;
-
-/** The kernels that are generated, for all subgroup sizes that occur (4 to 64 lanes). */
-const GENERATED: [name: string, source: string][] = [
-  ...LAYOUTS.flatMap((layout) =>
-    TILES.flatMap((tile) =>
-      STORAGES.flatMap((storages) =>
-        (["any", "aligned", "whole", "paired"] as const)
-          .filter((fit) => fit !== "any" || storages.c === "f32")
-          .map((fit): [string, string] => [
-            `tileKernel ${layout} ${tileName(tile)}, ${fit}, ${Object.values(storages)}`,
-            tileKernel(layout, tile, fit, storages),
-          ])
-      )
-    )
-  ),
-  ...[4, 8, 16, 32, 64].flatMap((lanes): [string, string][] => [
-    ...LAYOUTS.map((layout): [string, string] => [
-      `broadcastKernel ${layout} of ${lanes} lanes`,
-      broadcastKernel(layout, lanes),
-    ]),
-    ...[true, false].flatMap((slides) =>
-      [true, false].map((isSegmented): [string, string] => [
-        `attentionBroadcastKernel of ${lanes} lanes${slides ? ", sliding" : ""}` +
-        (isSegmented ? ", segments" : ""),
-        attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, slides, isSegmented),
-      ])
-    ),
-  ]),
-  ...[0, 1, 2, 4, 7].flatMap((flags): [string, string][] => [
-    [`finishKernel, aligned, flags ${flags}`, finishKernel(true, flags)],
-    [`finishKernel, any, flags ${flags}`, finishKernel(false, flags)],
-    [
-      `finishKernel, f16, flags ${flags}`,
-      finishKernel(true, flags, { c: "f16", r: "f16" }),
-    ],
-  ]),
-  ...[64, 128].flatMap((headDim) =>
-    [64, 128].flatMap((queries) =>
-      [true, false].flatMap((slides) =>
-        [true, false].map((isSegmented): [string, string] => [
-          `attentionTileKernel for heads of ${headDim}, ${queries} queries` +
-          (slides ? ", sliding" : "") + (isSegmented ? ", segments" : ""),
-          attentionTileKernel(headDim, queries, slides, isSegmented),
-        ])
-      )
-    )
-  ),
-  ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
-    `attentionKernel for heads of ${headDim} in workgroup memory`,
-    attentionKernel(headDim, 32, headDim % 16 === 0),
-  ]),
-  [
-    "attentionKernel for heads of 80, sliding, segments",
-    attentionKernel(80, 32, true, true),
-  ],
-  ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
-    (["f32", "f16"] as const).flatMap((dtype) =>
-      ([undefined, "unturned", "turned"] as const)
-        .filter((append) => append !== "turned" || headDim % 2 === 0)
-        .flatMap((append) =>
-          [1, 4].map((together): [string, string] => [
-            `attentionDecodeKernel for heads of ${headDim} in ${dtype}, ${together} threads a key${
-              append ? `, ${append}` : ""
-            }`,
-            withSums(
-              "attention_decode",
-              attentionDecodeKernel({ headDim, dtype, lanes: LANES, keys: 512, together, append }),
-            ),
-          ])
-        )
-    )
-  ),
-  ...(["f32", "f16", "bf16"] as const).flatMap((dtype) =>
-    [true, false].flatMap((aligned) =>
-      [true, false].map((useSubgroup): [string, string] => [
-        `matvecKernel of ${dtype}${aligned ? "" : ", any"}${useSubgroup ? ", a subgroup" : ""}`,
-        matvecKernel(dtype, 32, useSubgroup, aligned),
-      ])
-    )
-  ),
-  ...[true, false].map((aligned): [string, string] => [
-    `argmaxKernel${aligned ? "" : ", any"}`,
-    withSums("argmax", argmaxKernel(LANES, aligned)),
-  ]),
-  ...[8, 16, 32, 64].flatMap((lanes) =>
-    (["plain", "rms", "activation", "gated"] as const).map((input, i): [string, string] => [
-      `packedVectorKernel of ${input}, subgroups of ${lanes}`,
-      texts.get("activate.wgsl")! + packedVectorKernel(
-        { zones: i === 3 ? 1 : 2, planes: i, coded: i % 2 === 0, mixed: false },
-        {
-          ...{ lanes, splits: 4, steps: 1 + i % 2, turns: i < 2 },
-          subgroupBarriers: gpu.subgroupBarriers && i > 1,
-        },
-        input,
-        1 + i,
-      ),
-    ])
-  ),
-  ...([8, 4] as const).flatMap((bits) =>
-    [true, false].flatMap((aligned) =>
-      [true, false].map((useSubgroup): [string, string] => [
-        `tableMatvecKernel of ${bits} bits${aligned ? "" : ", any"}${
-          useSubgroup ? ", a subgroup" : ""
-        }`,
-        tableMatvecKernel({ bits, group: 8 * bits }, 32, useSubgroup, aligned),
-      ])
-    )
-  ),
-];
-
-/** What naga says of a text; undefined if it is valid. */
+/** What naga says of a text; undefined if it is valid, or needs what this adapter lacks. */
 async function complaint(code: string): Promise<string | undefined> {
+  if (!needsOf(code).every((need) => HAS[need])) return undefined;
   gpu.device.pushErrorScope("validation");
   gpu.device.createShaderModule({ code });
   return (await gpu.device.popErrorScope())?.message;
@@ -190,21 +52,13 @@ Deno.test("generated kernels are valid WGSL", async () => {
   }
 });
 
-for (const [name, source] of texts) {
+for (const [name, source] of TEXTS) {
   Deno.test(`${name} is valid WGSL, bound in order and in use`, async () => {
     if (Deno.args.includes("--print")) console.log(source);
-    if (name.startsWith("reduce") || PARTS.includes(name)) {
-      assert.equal(await complaint(source), undefined);
-    } else {
-      for (const device of [gpu, hardware]) {
-        let complete = source;
-        if (/\bactivate\(/.test(source)) complete = texts.get("activate.wgsl")! + complete;
-        if (/\brounded\(/.test(source)) complete = texts.get("round_f16.wgsl")! + complete;
-        if (/_over_lanes/.test(source)) {
-          complete = withReduction(device, { name, source: complete }).source as string;
-        }
-        assert.equal(await complaint(complete), undefined);
-      }
+    for (const [form, text] of completed(name)) {
+      assert.equal(await complaint(text), undefined, form);
+    }
+    if (!isPart(name)) {
       const numbers = [...source.matchAll(/@binding\((\d+)\)/g)].map(([, number]) =>
         Number(number)
       );
@@ -228,6 +82,20 @@ for (const [name, source] of texts) {
     assert(types.every((type) => type === "u32" || type === "f32"));
   });
 }
+
+Deno.test("needsOf() finds what a text needs beyond the core of WebGPU", () => {
+  assert.deepEqual(needsOf("let a = subgroupAdd(x); // subgroupBarrier(), f64"), ["subgroups"]);
+  assert.deepEqual(needsOf("@builtin(subgroup_invocation_id) lane: u32"), ["subgroups"]);
+  assert.deepEqual(needsOf("subgroupBarrier();"), ["subgroup barriers"]);
+  assert.deepEqual(needsOf("alias real = f64;"), ["f64"]);
+  assert.deepEqual(needsOf("let one = 1.0lf;"), ["f64"]);
+  assert.deepEqual(needsOf("let halves = unpack2x16float(x); // f16"), []);
+  const counts: Record<string, number> = {};
+  for (const text of KERNEL_TEXTS.values()) {
+    for (const need of needsOf(text)) counts[need] = (counts[need] ?? 0) + 1;
+  }
+  assert.deepEqual(Object.keys(counts).sort(), ["f64", "subgroup barriers", "subgroups"]);
+});
 
 Deno.test("uniform() packs u32 first and then f32", () => {
   const packed = uniform([1, 0xffffffff], [0.5]);

@@ -1,9 +1,11 @@
-import { Gpu } from "../../gpu/device.ts";
+import { Gpu, type GpuOptions } from "../../gpu/device.ts";
+import type { GpuHost } from "../../gpu/host.ts";
 import type { KernelSource } from "../../gpu/kernel.ts";
+import { DENO_GPU } from "../../hosts/deno_gpu.ts";
 
 /** The device of a test file, whose new tensors are NaN, with the kernels that suit its adapter. */
-export function openGpu(): Promise<Gpu> {
-  return Gpu.open({ poison: true });
+export function openGpu(options: GpuOptions = {}, host: GpuHost = DENO_GPU): Promise<Gpu> {
+  return Gpu.open(host, { poison: true, ...options });
 }
 
 /** The same, but with the kernels of real GPUs whatever the adapter: a software one runs them too. */

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../base/errors.ts";
-import { Gpu } from "../../gpu/device.ts";
 import { shapeText } from "../../gpu/tensor.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { Decoder } from "../../models/decoder.ts";
 import { ModelFiles } from "../../models/model_files.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { crossEntropyReference, forwardReference } from "../reference/decoder.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
@@ -18,7 +19,7 @@ import {
   writeModel,
 } from "./random_model.ts";
 
-const gpu = await Gpu.open({ poison: true }); // unwritten memory would show as NaN
+const gpu = await openGpu({ poison: true }); // unwritten memory would show as NaN
 
 /**
  * f32 against f64: a logit is a sum of some 40 products, in all near 6, of factors that went through
@@ -317,7 +318,7 @@ Deno.test("NaN values are counted, in whichever part they are", async () => {
   using folder = new TemporaryFolder();
   data.fill(NaN, 50 * 40, 50 * 40 + 3);
   writeModel(folder.path, model);
-  using files = ModelFiles.open(folder.path);
+  using files = ModelFiles.open(denoFolder(folder.path));
   using decoder = new Decoder(gpu, files, { partBytes: 20 * 40 * 4 });
   const expected = new UserError(
     `"${folder.path}": "model.embed_tokens.weight" holds 3 values that are NaN or infinite; ` +
@@ -449,7 +450,7 @@ Deno.test("a tensor that is stored as whole numbers is refused", async () => {
 Deno.test("embed() refuses tokens and windows that the model does not take", async () => {
   using folder = new TemporaryFolder();
   writeModel(folder.path, randomModel(TINY_LLAMA, 19));
-  using files = ModelFiles.open(folder.path);
+  using files = ModelFiles.open(denoFolder(folder.path));
   using decoder = new Decoder(gpu, files);
   await assert.rejects(
     () => decoder.embedding.embed([[Int32Array.of(96, 97)]]),

@@ -6,8 +6,9 @@ import { addArchitecture, ARCHITECTURES } from "../../models/architectures/mod.t
 import { ModelFiles } from "../../models/model_files.ts";
 import { TOKENIZER_FILES } from "../../models/tokenizers/tokenizer.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
 import { readJson } from "../../storage/json.ts";
-import { writeSafetensors } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { randomModel, TINY_LLAMA, TINY_OPT, writeModel } from "./random_model.ts";
 
@@ -15,7 +16,7 @@ const EXAMPLES = join(import.meta.dirname!, "../../examples/models");
 
 for (const name of ["tiny-llama", "tiny-opt"]) {
   Deno.test(`the example ${name} opens, with its tokenizer`, () => {
-    using model = ModelFiles.open(join(EXAMPLES, name));
+    using model = ModelFiles.open(denoFolder(join(EXAMPLES, name)));
     const { architecture, checkpoint, config, tokenizer } = model;
     assert.equal(architecture.layers, 6);
     assert.equal(architecture.modelType, config.model_type);
@@ -31,7 +32,7 @@ for (const name of ["tiny-llama", "tiny-opt"]) {
 Deno.test("files lists what a model is made of and is there, the weights last", () => {
   using folder = new TemporaryFolder();
   const list = () => {
-    using model = ModelFiles.open(folder.path);
+    using model = ModelFiles.open(denoFolder(folder.path));
     return model.files.map((path) => path.slice(folder.path.length + 1));
   };
   writeModel(folder.path, randomModel(TINY_LLAMA, 1));
@@ -76,7 +77,7 @@ Deno.test("packedConfig() tells the columns of layers that differ apart, and wha
     ...randomModel(TINY_LLAMA, 5),
     config: { ...TINY_LLAMA, model_type: "wide" },
   });
-  using model = ModelFiles.open(folder.path);
+  using model = ModelFiles.open(denoFolder(folder.path));
   const { columns, fused } = model.packedConfig(64);
   assert.deepEqual(columns, {
     "self_attn.q_proj": 40,
@@ -94,7 +95,7 @@ Deno.test("packedConfig() tells the columns of layers that differ apart, and wha
 Deno.test("withWeights() is the same model with other weights", () => {
   using folder = new TemporaryFolder();
   writeModel(folder.path, randomModel(TINY_LLAMA, 3));
-  using model = ModelFiles.open(folder.path);
+  using model = ModelFiles.open(denoFolder(folder.path));
   const path = join(folder.path, "part.safetensors");
   writeSafetensors(path, [{
     name: "a.signs",
@@ -102,7 +103,7 @@ Deno.test("withWeights() is the same model with other weights", () => {
     shape: [0, 0],
     data: new Uint8Array(),
   }]);
-  using part = Checkpoint.openFile(path);
+  using part = Checkpoint.openFile(denoFile(path));
   const quantization = {
     quant_method: "billm" as const,
     format_version: 1,
@@ -121,7 +122,7 @@ Deno.test("withWeights() is the same model with other weights", () => {
 /** Opens a folder and expects it to be refused; FOLDER in `text` stands for its path. */
 function expectRefusal(folder: string, text: string): void {
   assert.throws(
-    () => ModelFiles.open(folder),
+    () => ModelFiles.open(denoFolder(folder)),
     new UserError(text.replaceAll("FOLDER", folder)),
   );
 }
@@ -174,31 +175,31 @@ Deno.test("readJson() gives an object or says what is wrong", () => {
   const path = join(folder.path, "x.json");
   const write = (text: string) => Deno.writeTextFileSync(path, text);
   write('{"a": [1, null]}');
-  assert.deepEqual(readJson(path), { a: [1, null] });
+  assert.deepEqual(readJson(denoFile(path)), { a: [1, null] });
   for (const text of ["[]", "null", '"a"', "1"]) {
     write(text);
     assert.throws(
-      () => readJson(path),
+      () => readJson(denoFile(path)),
       new UserError(`Cannot read "${path}": it does not hold a JSON object`),
     );
   }
   write('{"a": 1,}');
   assert.throws(
-    () => readJson(path),
+    () => readJson(denoFile(path)),
     new UserError(`Cannot read "${path}": it is not JSON; download it again`),
   );
   write("<!DOCTYPE html><p>Not found");
   assert.throws(
-    () => readJson(path),
+    () => readJson(denoFile(path)),
     new UserError(
       `Cannot read "${path}": it is an HTML page, perhaps an error message; download it again`,
     ),
   );
   assert.throws(
-    () => readJson(path + "x"),
+    () => readJson(denoFile(path + "x")),
     new UserError(`Cannot read "${path}x": no such file or folder`),
   );
-  assert.throws(() => readJson(folder.path), (error: Error) => {
+  assert.throws(() => readJson(denoFile(folder.path)), (error: Error) => {
     assert.ok(error instanceof UserError);
     assert.ok(error.message.startsWith(`Cannot read "${folder.path}": `), error.message);
     return true;

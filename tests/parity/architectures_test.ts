@@ -3,9 +3,10 @@
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import type { DecoderOptions } from "../../models/decoder.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 import { forwardReference, type ReferenceTensors } from "../reference/decoder.ts";
@@ -46,8 +47,8 @@ for (const [name, ropeFrequencies] of MODELS) {
     name: `${name} computes what transformers does${there ? "" : " (needs ../shared)"}`,
     ignore: !there,
     async fn() {
-      await using gpu = await Gpu.open();
-      using golden = Checkpoint.openFile(`${folder}/golden.safetensors`);
+      await using gpu = await openGpu();
+      using golden = Checkpoint.openFile(denoFile(`${folder}/golden.safetensors`));
       const tokens = (name: string) => {
         const { buffer } = golden.readBytes(name);
         const { dtype } = golden.get(name);

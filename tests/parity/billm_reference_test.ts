@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import type { BillmDraft } from "../../codecs/billm/draft.ts";
 import { dequantizeBillm, salientColumns } from "../../codecs/billm/host.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { access, quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
@@ -16,6 +16,7 @@ import { residualBinarize } from "../../stages/residual_binarize.ts";
 import { salientSelect } from "../../stages/salient_select.ts";
 import { splitSearch } from "../../stages/split_search.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
 import { PLAIN } from "../codecs/store_forms.ts";
 
 const FOLDER = "../shared/fixtures/billm-reference";
@@ -42,8 +43,8 @@ for (const model of ["tiny-llama", "tiny-opt"]) {
     }`,
     ignore: !there,
     async fn() {
-      await using gpu = await Gpu.open();
-      using fixture = Checkpoint.openFile(file);
+      await using gpu = await openGpu();
+      using fixture = Checkpoint.openFile(denoFile(file));
       const names = [...fixture.tensors.keys()].filter((name) => name.endsWith(".hessian"))
         .map((name) => name.slice(0, -".hessian".length));
       assert.ok(names.length >= 4);

@@ -5,10 +5,11 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { readText } from "../../data/texts.ts";
 import { consecutiveWindows } from "../../data/windows.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { perplexity } from "../../models/metrics/perplexity.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 
@@ -37,7 +38,7 @@ function windows(path: string, folder: string, count: number, total: number): In
   if (!found) {
     // The WikiText file as it is: its rows are not joined anew.
     const text = path === WIKITEXT ? readFileSync(path, "utf8") : readText(path);
-    const ids = TextTokenizer.load(folder).encode(text);
+    const ids = TextTokenizer.load(denoFolder(folder)).encode(text);
     assert.equal(ids.length, total, `tokens of "${path}"`);
     found = consecutiveWindows(ids, 512, { limit: count });
     texts.set(path, found);
@@ -53,7 +54,7 @@ for (const name of ["stories260K-hf", "stories260K-hf-bf16-sharded"]) {
 
   test("the prompt's ids, the logits after it and the greedy ids", async () => {
     const golden = read();
-    await using gpu = await Gpu.open();
+    await using gpu = await openGpu();
     using loaded = await LoadedModel.open(gpu, folder);
     const { tokenizer } = loaded.model;
     const prompt = tokenizer.encode(golden.prompt);
@@ -82,8 +83,8 @@ for (const name of ["stories260K-hf", "stories260K-hf-bf16-sharded"]) {
   ) {
     test(key, async () => {
       const golden = read()[`${key} (nll over L-1 targets per window)`];
-      await using gpu = await Gpu.open();
-      using model = ModelFiles.open(folder);
+      await using gpu = await openGpu();
+      using model = ModelFiles.open(denoFolder(folder));
       const { loss } = await perplexity(gpu, model, {
         windows: windows(path, folder, count, golden.tokens_total),
         dataset: path,

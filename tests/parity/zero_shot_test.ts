@@ -7,6 +7,7 @@ import { QuestionRow } from "../../data/question_row.ts";
 import { readQuestions, type ScoreRequest, zeroShotTask } from "../../data/zero_shot_tasks.ts";
 import { RequestEncoder } from "../../models/metrics/zero_shot.ts";
 import { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 
 const FOLDER = "../shared/data/zeroshot";
 const TOKENIZERS = "../shared/data/tokenizers";
@@ -109,7 +110,7 @@ for (const name of ["llama2", "llama3", "qwen3", "gpt2"]) {
     `${name}: the continuation of each sampled request begins where its text does`,
     TOKENIZERS,
     () => {
-      const tokenizer = TextTokenizer.load(`${TOKENIZERS}/${name}`);
+      const tokenizer = TextTokenizer.load(denoFolder(`${TOKENIZERS}/${name}`));
       const encoder = new RequestEncoder(tokenizer, { specialTokens: false, maxLength: 4096 });
       for (const [, sample] of FILES) {
         for (const { request } of sampleOf(sample)) {

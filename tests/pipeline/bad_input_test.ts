@@ -13,7 +13,9 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import type { RunEvent } from "../../pipeline/run/events.ts";
-import { readHeader, writeSafetensors } from "../../storage/safetensors.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
+import { readHeader } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 
@@ -26,7 +28,7 @@ function checkWhole(folder: string): void {
     const path = join(folder, name);
     assert.doesNotMatch(name, /\.tmp$/);
     if (name.endsWith(".json")) JSON.parse(readFileSync(path, "utf8"));
-    if (name.endsWith(".safetensors")) readHeader(path);
+    if (name.endsWith(".safetensors")) readHeader(denoFile(path));
   }
 }
 

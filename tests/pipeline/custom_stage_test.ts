@@ -7,6 +7,7 @@ import { loadBillm } from "../../codecs/billm/store.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { contents, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 
@@ -42,7 +43,7 @@ const expectedColumns = (rows: number, cols: number, layer: number, share: numbe
 
 /** The packed linear layers by name, with the layer's number. */
 function packedLinears({ packed, layers }: RunRecord) {
-  using model = ModelFiles.open(packed!.folder);
+  using model = ModelFiles.open(denoFolder(packed!.folder));
   const { columns, block_size } = model.quantization!;
   return layers!.flatMap(({ linears, layer }) =>
     linears.map(({ name }) => {
@@ -196,7 +197,7 @@ Deno.test("a block stage that does nothing leaves one mean and one scale for eac
   const { record } = await place.run({
     stages: ["download", place.calibrate, { use: "nothing.ts" }, { pack: { scales: "f16" } }],
   });
-  using original = ModelFiles.open(place.model);
+  using original = ModelFiles.open(denoFolder(place.model));
   for (const { name, host } of packedLinears(record)) {
     const { rows, cols, blockSize, zones, planes } = host;
     assert.deepEqual([blockSize, zones, planes], [32, 1, 0]);

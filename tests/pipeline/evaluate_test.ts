@@ -4,13 +4,14 @@ import assert from "node:assert/strict";
 import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { PipelineFileError } from "../../pipeline/config/errors.ts";
 import { readQuestions, zeroShotTask } from "../../data/zero_shot_tasks.ts";
-import { Gpu } from "../../gpu/device.ts";
 import { prepareTask, zeroShot } from "../../models/metrics/zero_shot.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { Environment } from "../environment.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { type StageItem, Workplace } from "../micro_model.ts";
@@ -95,14 +96,14 @@ Deno.test("evaluate measures tasks on the original and on the packed model", asy
   ]);
   const { original, packed, zeroShot: found } = record.evaluation!;
   assert.deepEqual([original, packed], [[], []]);
-  await using gpu = await Gpu.open();
+  await using gpu = await openGpu();
   for (
     const [folder, results] of [
       [work.model, found!.original],
       [join(output, "model"), found!.packed!],
     ] as const
   ) {
-    using model = ModelFiles.open(folder);
+    using model = ModelFiles.open(denoFolder(folder));
     const { tokenizer, architecture: { maxLength } } = model;
     for (const [i, limit] of [5, undefined].entries()) {
       const task = zeroShotTask("piqa");
@@ -148,7 +149,7 @@ Deno.test("evaluate takes figures of the original from earlier runs of the same 
   assert.deepEqual(figures(again.zeroShots), figures(first.zeroShots));
   const { measured, adapter } = again.perplexities[0].cached!;
   assert(Math.abs(Date.now() - Date.parse(measured)) < 120_000);
-  await using gpu = await Gpu.open();
+  await using gpu = await openGpu();
   assert.equal(adapter, gpu.name);
   assert.deepEqual(Object.keys(again.zeroShots[0].cached!), ["measured", "adapter"]);
 

@@ -7,14 +7,15 @@ import { gzipSync } from "node:zlib";
 import { readTokenIds } from "../../data/windows.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
-import { writeSafetensors } from "../../storage/safetensors.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 
 /** The files of a model folder as a repository has them: sharded, and beside them what nobody needs. */
 function shardedFiles(folder: string): Record<string, Uint8Array | string> {
-  using checkpoint = Checkpoint.open(folder);
+  using checkpoint = Checkpoint.open(denoFolder(folder));
   const names = [...checkpoint.tensors.keys()];
   const weightMap: Record<string, string> = {};
   const files: Record<string, Uint8Array | string> = {

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../base/errors.ts";
 import { bytesText } from "../../base/units.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { workingBytes } from "../../models/memory_plan.ts";
 import { ModelFiles } from "../../models/model_files.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { contents, Workplace } from "../micro_model.ts";
 
 const TOKENS = 24 * 32;
@@ -15,7 +16,7 @@ for (const family of ["llama", "opt"] as const) {
     const what = `${family}, order ${order}, ${activations}`;
     Deno.test(`any budget of GPU memory gives the same model: ${what}`, async () => {
       using place = new Workplace({ family, layers: 2 });
-      using model = ModelFiles.open(place.model);
+      using model = ModelFiles.open(denoFolder(place.model));
       const working = workingBytes(model, { batchTokens: 64, order });
       const stream = 4 * TOKENS * model.architecture.hiddenSize;
       const outcomes: Record<string, string>[] = [];
@@ -49,7 +50,7 @@ Deno.test("activations in f16 change the result a little", async () => {
 
 Deno.test("too little memory for a layer is an error that says what would do", async () => {
   using place = new Workplace({ layers: 1 });
-  using model = ModelFiles.open(place.model);
+  using model = ModelFiles.open(denoFolder(place.model));
   const working = workingBytes(model, { batchTokens: 128, order: "module" });
   await assert.rejects(
     () => place.run({ gpu: { memory: "0.1MB" } }),
@@ -61,9 +62,9 @@ Deno.test("too little memory for a layer is an error that says what would do", a
 });
 
 Deno.test("the memory that there is bounds what is asked for", async () => {
-  await using gpu = await Gpu.open({ memory: 1000 });
+  await using gpu = await openGpu({ memory: 1000 });
   assert.deepEqual([await gpu.memoryFor(10), await gpu.memoryFor(1e12)], [10, 1000]);
-  await using free = await Gpu.open();
+  await using free = await openGpu();
   assert.equal(await free.memoryFor(1000), 1000);
   const found = await free.memoryFor(1e15);
   assert.ok(found > 1e8 && found < 1e13, `${found} bytes`);

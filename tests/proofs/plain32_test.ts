@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { Workplace } from "../micro_model.ts";
 import { startTask, type TaskOptions } from "../start_task.ts";
 
@@ -30,7 +31,7 @@ Deno.test("a codec, a stage and two lines in tables are all that a new format ta
     assert.equal(record.packed.paperBits, 32);
     assert.equal(record.packed.storedBitsByPart.values, 32);
     assert.deepEqual(Object.keys(record.layers[0].linears[0].storedBytes), ["values"]);
-    using checkpoint = Checkpoint.open(model);
+    using checkpoint = Checkpoint.open(denoFolder(model));
     assert.equal(checkpoint.get("model.layers.1.mlp.up_proj.plain32").dtype, "F32");
   });
 
@@ -55,8 +56,8 @@ Deno.test("a codec, a stage and two lines in tables are all that a new format ta
   await t.step("dequantize gives the original weights back", async () => {
     const plain = place.path("plain");
     await done("dequantize", [output, plain]);
-    using before = Checkpoint.open(place.model);
-    using after = Checkpoint.open(plain);
+    using before = Checkpoint.open(denoFolder(place.model));
+    using after = Checkpoint.open(denoFolder(plain));
     const linears = [...before.tensors.keys()].filter((name) => name.includes("_proj"));
     assert.equal(linears.length, 14);
     for (const name of linears) assert.deepEqual(after.readBytes(name), before.readBytes(name));

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { PlainWeights } from "../../models/plain_weights.ts";
 import { chosenLayers, countWeights, histogramOf } from "../../report/histograms.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { Workplace } from "../micro_model.ts";
 import { normals } from "../reference/random.ts";
@@ -76,8 +77,8 @@ for (const flags of ["plain", "entropy"] as const) {
     const expected = record.layers!.filter(({ layer }) => layer !== 1)
       .flatMap(({ layer, linears }) => linears.map((linear) => ({ layer, ...linear })));
     assert.deepEqual(histograms.map(({ name }) => name), expected.map(({ name }) => name));
-    using original = Checkpoint.open(record.model);
-    using packed = PlainWeights.open(folder);
+    using original = Checkpoint.open(denoFolder(record.model));
+    using packed = PlainWeights.open(denoFolder(folder));
     for (
       const [i, { name, layer, rows, cols, weights, limit, groups, stored }] of histograms.entries()
     ) {

@@ -16,6 +16,7 @@ import { gptq } from "../../stages/gptq.ts";
 import { STAGES } from "../../stages/mod.ts";
 import { pbLlm } from "../../stages/pb_llm.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
@@ -72,8 +73,8 @@ for (const family of ["llama", "opt"] as const) {
       const { record } = await place.run({ stages: stagesWith(place, stage, calibrated) });
       const { packed, layers, evaluation } = record;
       const linears = layers!.flatMap(({ linears }) => linears);
-      using checkpoint = Checkpoint.open(packed!.folder);
-      using model = ModelFiles.open(packed!.folder);
+      using checkpoint = Checkpoint.open(denoFolder(packed!.folder));
+      using model = ModelFiles.open(denoFolder(packed!.folder));
       const { quantization, config } = model;
       assert.equal(quantization!.method, name);
       assert.equal(quantization!.format_version, 3);
@@ -129,8 +130,8 @@ Deno.test("rtn without calibration rounds each weight to the nearest value of it
     const output = place.path(JSON.stringify(form).replaceAll(/\W/g, ""));
     const { record } = await place.run({ output, stages: ["download", { rtn: form }, PACK] });
     assert.deepEqual(Object.keys(contents(output)).includes("calibration.safetensors"), false);
-    using original = Checkpoint.open(place.model);
-    using packed = PlainWeights.open(record.packed!.folder);
+    using original = Checkpoint.open(denoFolder(place.model));
+    using packed = PlainWeights.open(denoFolder(record.packed!.folder));
     const kind = form.bits === 1 ? "mean" : "range";
     for (const { name, rows, cols } of record.layers![0].linears) {
       const weights = original.readFloat32(`${name}.weight`);
@@ -330,8 +331,8 @@ Deno.test("pb-llm: which weights are salient is stored as is smallest, or as ent
       ],
     });
     const { folder, storedBitsByPart } = record.packed!;
-    using checkpoint = Checkpoint.open(folder);
-    using weights = PlainWeights.open(folder);
+    using checkpoint = Checkpoint.open(denoFolder(folder));
+    using weights = PlainWeights.open(denoFolder(folder));
     const name = "model.layers.0.mlp.up_proj";
     const values = [...weights.chunks(`${name}.weight`, 1 << 20)][0].slice();
     const parts = ["mask", "places", "counts"].filter((p) => checkpoint.has(`${name}.grid_${p}`));
@@ -434,7 +435,7 @@ Deno.test("a packed model whose codes do not fit is refused", async () => {
   const config = JSON.parse(await Deno.readTextFile(path));
   config.quantization_config.columns["mlp.up_proj"] = 128;
   await Deno.writeTextFile(path, JSON.stringify(config));
-  using weights = PlainWeights.open(record.packed!.folder);
+  using weights = PlainWeights.open(denoFolder(record.packed!.folder));
   const { rows } = record.layers![0].linears.find(({ name }) => name.endsWith("up_proj"))!;
   assert.throws(
     () => [...weights.chunks("model.layers.0.mlp.up_proj.weight", 1 << 20)],

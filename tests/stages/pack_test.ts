@@ -8,6 +8,7 @@ import { ModelFiles } from "../../models/model_files.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 
 /** The whole method with options of pack. */
@@ -28,7 +29,7 @@ const PLAIN = { scales: "f16", flags: "plain", embeddings: "stored" };
 
 /** Checks that the record says what is in the files. */
 function checkRecord({ packed, layers }: RunRecord): void {
-  using checkpoint = Checkpoint.open(packed!.folder);
+  using checkpoint = Checkpoint.open(denoFolder(packed!.folder));
   const stored = packedLinears(checkpoint);
   for (const { name, storedBytes } of layers!.flatMap(({ linears }) => linears)) {
     assert.deepEqual(storedBytes, stored.get(name)!.parts, name);
@@ -42,8 +43,8 @@ Deno.test("pack: scales in 8 bits are those that the codes stand for, errors sma
   checkRecord(f16);
   checkRecord(i8);
   assert.ok(i8.packed!.storedBitsByPart.scales < 0.7 * f16.packed!.storedBitsByPart.scales);
-  using before = ModelFiles.open(f16.packed!.folder);
-  using after = ModelFiles.open(i8.packed!.folder);
+  using before = ModelFiles.open(denoFolder(f16.packed!.folder));
+  using after = ModelFiles.open(denoFolder(i8.packed!.folder));
   const unpack = ({ checkpoint }: ModelFiles, module: string) =>
     loadBillm(checkpoint, `model.layers.${module}`, { cols: 64, blockSize: 32 });
   // The first group has seen no rounding yet: the same bits, other scales.
@@ -96,8 +97,8 @@ Deno.test("pack: entropy-coded flags stand for the same weights", async () => {
     plain.layers!.map(({ linears }) => linears.map(({ highFraction }) => highFraction)),
   );
   assert.deepEqual(entropy.evaluation, plain.evaluation);
-  using a = PlainWeights.open(plain.packed!.folder);
-  using b = PlainWeights.open(entropy.packed!.folder);
+  using a = PlainWeights.open(denoFolder(plain.packed!.folder));
+  using b = PlainWeights.open(denoFolder(entropy.packed!.folder));
   for (const name of a.tensors.keys()) {
     assert.deepEqual([...a.chunks(name, 1 << 20)], [...b.chunks(name, 1 << 20)], name);
   }
@@ -110,8 +111,8 @@ for (const family of ["llama", "opt"] as const) {
     for (const bits of [8, 4] as const) {
       const packed = await runWith(place, `${bits}`, { ...PLAIN, embeddings: bits });
       checkRecord(packed);
-      using original = Checkpoint.open(place.model);
-      using weights = PlainWeights.open(packed.packed!.folder);
+      using original = Checkpoint.open(denoFolder(place.model));
+      using weights = PlainWeights.open(denoFolder(packed.packed!.folder));
       const tables = [...original.tensors.keys()].filter((name) => /embed_/.test(name));
       assert.equal(tables.length, family === "opt" ? 2 : 1);
       let saved = 0;
@@ -159,7 +160,7 @@ Deno.test("pack: what the files stand for does not depend on how flags are store
   using place = new Workplace({ layers: 1 });
   const [plain, coded] = ["plain", "entropy"].map(async (flags) => {
     const record = await runWith(place, flags, { flags });
-    using weights = PlainWeights.open(record.packed!.folder);
+    using weights = PlainWeights.open(denoFolder(record.packed!.folder));
     const [values] = weights.chunks("model.layers.0.mlp.up_proj.weight", 1 << 20);
     return values.slice();
   });

@@ -4,13 +4,10 @@ import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { UserError } from "../../base/errors.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
 import { FORMAT_VERSION, packedMetadata } from "../../storage/packed_metadata.ts";
-import {
-  readHeader,
-  TensorReader,
-  type TensorToWrite,
-  writeSafetensors,
-} from "../../storage/safetensors.ts";
+import { readHeader, TensorReader, type TensorToWrite } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 function tensor(name: string, shape: number[], seed: number): TensorToWrite {
@@ -33,13 +30,13 @@ function writeWith(folder: string, metadata: Record<string, string | undefined> 
 /** Turns one bit of a tensor round, `byte` bytes after its start. */
 function flip(path: string, name: string, byte: number): void {
   const content = readFileSync(path);
-  content[readHeader(path).tensors.get(name)!.offset + byte] ^= 4;
+  content[readHeader(denoFile(path)).tensors.get(name)!.offset + byte] ^= 4;
   writeFileSync(path, content);
 }
 
 /** What is said of a tensor whose bit was turned round. */
 function damage(path: string, name: string): UserError {
-  const { offset, bytes, checksum } = readHeader(path).tensors.get(name)!;
+  const { offset, bytes, checksum } = readHeader(denoFile(path)).tensors.get(name)!;
   const found = crc32(readFileSync(path).subarray(offset, offset + bytes));
   const text = (sum: number) => sum.toString(16).padStart(8, "0");
   return new UserError(
@@ -50,7 +47,7 @@ function damage(path: string, name: string): UserError {
 
 Deno.test("a packed file says its version and the CRC-32 of each tensor", () => {
   using folder = new TemporaryFolder();
-  const { tensors, metadata } = readHeader(writeWith(folder.path));
+  const { tensors, metadata } = readHeader(denoFile(writeWith(folder.path)));
   assert.equal(FORMAT_VERSION, 3);
   assert.deepEqual(metadata, {
     format: "billm",
@@ -83,7 +80,7 @@ Deno.test("a tensor with a turned bit is refused however it is read, its neighbo
       (checkpoint) => checkpoint.readChunks("embed.weight", 16, { first: 2, rows: 2 }).next(),
     ];
     for (const read of reads) {
-      using checkpoint = Checkpoint.open(folder.path);
+      using checkpoint = Checkpoint.open(denoFolder(folder.path));
       assert.throws(() => read(checkpoint), expected);
       assert.throws(() => read(checkpoint), expected, "a second time");
       assert.deepEqual(checkpoint.readBytes("a.signs"), TENSORS[0].data);
@@ -99,7 +96,7 @@ Deno.test("a tensor is compared with its checksum only when it is first read", (
   ];
   const whole = (checkpoint: Checkpoint) => [...checkpoint.readChunks("embed.weight", 100)];
   for (const first of [rows, whole]) {
-    using checkpoint = Checkpoint.open(folder.path);
+    using checkpoint = Checkpoint.open(denoFolder(folder.path));
     first(checkpoint);
     flip(path, "embed.weight", 3); // not noticed, as it was read before
     rows(checkpoint);
@@ -114,8 +111,8 @@ Deno.test("an empty tensor has a checksum too", () => {
   const path = join(folder.path, "model.safetensors");
   const empty = [tensor("empty", [0, 4], 0)];
   writeSafetensors(path, empty, packedMetadata(empty, 2));
-  using reader = new TensorReader();
-  const found = readHeader(path).tensors.get("empty")!;
+  using reader = new TensorReader(denoFile);
+  const found = readHeader(denoFile(path)).tensors.get("empty")!;
   assert.equal(found.checksum, 0);
   assert.deepEqual(reader.readBytes(found), new Uint8Array());
   assert.deepEqual([...reader.readChunks(found, 8)], []);
@@ -125,8 +122,8 @@ Deno.test("a file of version 1 has no checksums, and a turned bit goes unseen", 
   using folder = new TemporaryFolder();
   const path = writeWith(folder.path, { format_version: "1", checksums: undefined });
   flip(path, "embed.weight", 0);
-  assert.equal(readHeader(path).tensors.get("embed.weight")!.checksum, undefined);
-  using checkpoint = Checkpoint.open(folder.path);
+  assert.equal(readHeader(denoFile(path)).tensors.get("embed.weight")!.checksum, undefined);
+  using checkpoint = Checkpoint.open(denoFolder(folder.path));
   assert.equal(checkpoint.readBytes("embed.weight")[0], 2 ^ 4);
 });
 
@@ -152,7 +149,7 @@ for (const [metadata, problem] of REFUSED) {
     using folder = new TemporaryFolder();
     const path = writeWith(folder.path, metadata);
     assert.throws(
-      () => Checkpoint.open(folder.path),
+      () => Checkpoint.open(denoFolder(folder.path)),
       new UserError(`Cannot read "${path}": ${problem}`),
     );
   });
@@ -161,7 +158,7 @@ for (const [metadata, problem] of REFUSED) {
 Deno.test("metadata of other programs are nobody's concern", () => {
   using folder = new TemporaryFolder();
   const path = writeWith(folder.path, { format: "pt", format_version: "99", checksums: "x" });
-  assert.equal(readHeader(path).tensors.get("a.signs")!.checksum, undefined);
+  assert.equal(readHeader(denoFile(path)).tensors.get("a.signs")!.checksum, undefined);
 });
 
 Deno.test("a packed file that was cut short is refused", () => {
@@ -170,7 +167,7 @@ Deno.test("a packed file that was cut short is refused", () => {
   const { size } = statSync(path);
   truncateSync(path, size - 5);
   assert.throws(
-    () => Checkpoint.open(folder.path),
+    () => Checkpoint.open(denoFolder(folder.path)),
     new UserError(`Cannot read "${path}": it lacks 5 bytes of ${size}; download it again`),
   );
 });
@@ -182,7 +179,7 @@ Deno.test("a packed model without one of its shards is refused", () => {
   writeFileSync(join(folder.path, "model.safetensors.index.json"), JSON.stringify(index));
   rmSync(path);
   assert.throws(
-    () => Checkpoint.open(folder.path),
+    () => Checkpoint.open(denoFolder(folder.path)),
     new UserError(
       `Cannot open "${folder.path}": the index puts "a.signs" in "model.safetensors", which is ` +
         `not there; download the missing file`,

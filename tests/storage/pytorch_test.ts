@@ -4,8 +4,10 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
 import { readPytorch } from "../../storage/pytorch.ts";
-import { type StoredTensor, TensorReader, writeSafetensors } from "../../storage/safetensors.ts";
+import { type StoredTensor, TensorReader } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { seededRandom } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
@@ -55,9 +57,9 @@ type Tensors = Map<string, { tensor: StoredTensor; content: Uint8Array }>;
 
 /** Reads all tensors of a file. */
 function readAll(path: string): Tensors {
-  using reader = new TensorReader();
+  using reader = new TensorReader(denoFile);
   return new Map(
-    readPytorch(path).entries()
+    readPytorch(denoFile(path)).entries()
       .map(([name, tensor]) => [name, { tensor, content: reader.readBytes(tensor) }]),
   );
 }
@@ -77,7 +79,7 @@ function refusal(file: Uint8Array): string {
   Deno.writeFileSync(path, file);
   const start = `Cannot read "${path}": `;
   try {
-    readPytorch(path);
+    readPytorch(denoFile(path));
   } catch (error) {
     if (!(error instanceof UserError) || !error.message.startsWith(start)) throw error;
     return error.message.slice(start.length);
@@ -99,9 +101,9 @@ for (const file of ["zip.bin", "zip-protocol-5.bin", "legacy.bin"]) {
     const expected: Record<string, { dtype: string; shape: number[]; bytes: string }> = JSON.parse(
       Deno.readTextFileSync(join(DATA, "expected.json")),
     );
-    const tensors = readPytorch(join(DATA, file));
+    const tensors = readPytorch(denoFile(join(DATA, file)));
     assert.deepEqual([...tensors.keys()], Object.keys(expected));
-    using reader = new TensorReader();
+    using reader = new TensorReader(denoFile);
     for (const [name, { dtype, shape, bytes }] of Object.entries(expected)) {
       const tensor = tensors.get(name)!;
       assert.deepEqual([tensor.dtype, tensor.shape], [DTYPES[dtype], shape], name);
@@ -184,7 +186,7 @@ Deno.test("views of all kinds are read in their order: whole, by rows and in chu
     join(folder.path, "pytorch_model.bin"),
     zip(entriesOf(pickle(state), { s: content })),
   );
-  using checkpoint = Checkpoint.open(folder.path);
+  using checkpoint = Checkpoint.open(denoFolder(folder.path));
   assert.deepEqual([...checkpoint.tensors.keys()], Object.keys(views));
   for (const [name, [shape, strides, offset]] of Object.entries(views)) {
     const expected = elementsOf(content, shape, strides, offset);
@@ -271,8 +273,8 @@ Deno.test("a storage that lies beyond 4 GiB is read", () => {
   using file = Deno.openSync(path, { write: true });
   file.seekSync(start, Deno.SeekMode.Start); // leaves a hole that takes no space on the disk
   file.writeSync(archive);
-  using reader = new TensorReader();
-  const found = readPytorch(path).get("a")!;
+  using reader = new TensorReader(denoFile);
+  const found = readPytorch(denoFile(path)).get("a")!;
   assert.ok(found.offset > start);
   assert.deepEqual(reader.readBytes(found), SIX);
 });
@@ -437,7 +439,7 @@ Deno.test("a pickle or directory of many megabytes is not read", () => {
   archive.set(little(0, 4), directory + 42);
   file.writeSync(archive);
   assert.throws(
-    () => readPytorch(path),
+    () => readPytorch(denoFile(path)),
     new UserError(
       `Cannot read "${path}": its data.pkl has 40.0 MB, too many for a list of tensors`,
     ),
@@ -448,7 +450,7 @@ Deno.test("a pickle or directory of many megabytes is not read", () => {
   ending.set(little(0, 4), 16);
   file.writeSync(ending);
   assert.throws(
-    () => readPytorch(path),
+    () => readPytorch(denoFile(path)),
     new UserError(
       `Cannot read "${path}": its zip directory has 40000000 bytes, too many for weights`,
     ),
@@ -507,8 +509,8 @@ Deno.test("what is no checkpoint at all is refused", () => {
   check("PK", "it is a zip archive without its end; download it again");
   const error = (path: string, problem: string) =>
     new UserError(`Cannot read "${path}": ${problem}`);
-  assert.throws(() => readPytorch("no/x"), error("no/x", "there is no such file"));
-  assert.throws(() => readPytorch(DATA), error(DATA, "it is a folder"));
+  assert.throws(() => readPytorch(denoFile("no/x")), error("no/x", "there is no such file"));
+  assert.throws(() => readPytorch(denoFile(DATA)), error(DATA, "it is a folder"));
 });
 
 /** A small checkpoint in each format. */
@@ -531,7 +533,7 @@ for (const [format, file] of Object.entries(smallFiles())) {
     const path = join(folder.path, "x.bin");
     for (let length = 0; length < file.length; length++) {
       Deno.writeFileSync(path, file.subarray(0, length));
-      assert.throws(() => readPytorch(path), UserError, `${length} bytes`);
+      assert.throws(() => readPytorch(denoFile(path)), UserError, `${length} bytes`);
     }
     assert.equal(tensorsOf(file).size, 2);
   });
@@ -565,7 +567,7 @@ Deno.test("Checkpoint opens pytorch_model.bin, alone or in shards, after safeten
   const write = (name: string, content: Uint8Array) =>
     Deno.writeFileSync(join(folder.path, name), content);
   const open = () => {
-    using checkpoint = Checkpoint.open(folder.path);
+    using checkpoint = Checkpoint.open(denoFolder(folder.path));
     const names = [...checkpoint.tensors.keys()];
     return { files: checkpoint.files, values: names.map((name) => checkpoint.readFloat32(name)) };
   };
@@ -621,8 +623,8 @@ for (const [name, model] of Object.entries(FIXTURES)) {
     name: `a whole model of PyTorch is read bit for bit: ${name} (needs ../shared)`,
     ignore: noShared,
     fn() {
-      using checkpoint = Checkpoint.open(join(SHARED, "pytorch-checkpoints", name));
-      using original = Checkpoint.open(join(SHARED, "architectures", model));
+      using checkpoint = Checkpoint.open(denoFolder(join(SHARED, "pytorch-checkpoints", name)));
+      using original = Checkpoint.open(denoFolder(join(SHARED, "architectures", model)));
       assert.ok(original.tensors.size > 10);
       const sha256 = (content: Uint8Array) => createHash("sha256").update(content).digest("hex");
       for (const [tensor, { dtype, shape }] of original.tensors) {
@@ -651,7 +653,7 @@ Deno.test({
   fn() {
     const folder = join(SHARED, "pytorch-checkpoints/hostile");
     assert.throws(
-      () => Checkpoint.open(folder),
+      () => Checkpoint.open(denoFolder(folder)),
       new UserError(
         `Cannot read "${join(folder, "pytorch_model.bin")}": its pickle wants "posix.system", ` +
           `which is not part of weights and might run a program; use weights that are saved as ` +

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
 import {
   isFloatDtype,
   readHeader,
@@ -10,8 +11,8 @@ import {
   TensorReader,
   type TensorToWrite,
   toFloat32,
-  writeSafetensors,
 } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 
 const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
 const SHARED = join(import.meta.dirname!, "../../../shared");
@@ -86,24 +87,24 @@ for (const { file, ok, note } of cases) {
   const name = file.replace(/\.safetensors$|\/$/, "");
   Deno.test(`${name} is ${ok ? "read" : "refused"}${note && ` (${note})`}`, () => {
     if (file.endsWith("/")) {
-      const open = () => Checkpoint.open(path)[Symbol.dispose]();
+      const open = () => Checkpoint.open(denoFolder(path))[Symbol.dispose]();
       if (ok) return open();
       assert.throws(open, new UserError(FOLDER_PROBLEMS[name].replace("FOLDER", path)));
     } else if (ok) {
-      using reader = new TensorReader();
-      for (const tensor of readHeader(path).tensors.values()) {
+      using reader = new TensorReader(denoFile);
+      for (const tensor of readHeader(denoFile(path)).tensors.values()) {
         assert.equal(reader.readBytes(tensor).length, tensor.bytes);
       }
     } else {
       const error = new UserError(`Cannot read "${path}": ${PROBLEMS[name]}`);
-      assert.throws(() => readHeader(path), error);
+      assert.throws(() => readHeader(denoFile(path)), error);
     }
   });
 }
 
 Deno.test("readHeader() says where the tensors lie, in the order of the file", () => {
   const path = join(CASES, "good_header_order_shuffled.safetensors");
-  const { tensors, metadata } = readHeader(path);
+  const { tensors, metadata } = readHeader(denoFile(path));
   const common = { dtype: "F32", shape: [1], file: path, bytes: 4 };
   assert.deepEqual([...tensors], [
     ["a", { name: "a", ...common, offset: 120 }],
@@ -113,13 +114,13 @@ Deno.test("readHeader() says where the tensors lie, in the order of the file", (
 });
 
 Deno.test("readHeader() takes any name for a tensor", () => {
-  const { tensors } = readHeader(join(CASES, "good_names_unicode.safetensors"));
+  const { tensors } = readHeader(denoFile(join(CASES, "good_names_unicode.safetensors")));
   const names = ["层.0.权重", "with space/slash.weight", "", "__proto__", "constructor"];
   assert.deepEqual([...tensors.keys()], names);
 });
 
 Deno.test("readHeader() gives the metadata", () => {
-  const { metadata } = readHeader(join(CASES, "good_metadata_only.safetensors"));
+  const { metadata } = readHeader(denoFile(join(CASES, "good_metadata_only.safetensors")));
   assert.deepEqual(metadata, { format: "pt", note: "ü中😀" });
 });
 
@@ -128,7 +129,7 @@ Deno.test("readHeader() reads a metadata text of 5 MB", () => {
     const path = join(folder, "x.safetensors");
     const long = '\\"}{:'.repeat(1_000_000);
     writeSafetensors(path, [], { long });
-    assert.equal(readHeader(path).metadata.long, long);
+    assert.equal(readHeader(denoFile(path)).metadata.long, long);
   });
 });
 
@@ -137,7 +138,7 @@ Deno.test("readHeader() refuses a name that is half a character, as the referenc
     const path = join(folder, "x.safetensors");
     writeSafetensors(path, [{ name: "\ud800", dtype: "U8", shape: [0], data: new Uint8Array() }]);
     const error = new UserError(`Cannot read "${path}": its header is not JSON`);
-    assert.throws(() => readHeader(path), error);
+    assert.throws(() => readHeader(denoFile(path)), error);
   });
 });
 
@@ -151,22 +152,22 @@ Deno.test("readHeader() does not read what a sparse file of 1 TB calls its heade
       `Cannot read "${path}": it is not a safetensors file ` +
         `(its header would be 549.8 GB long, more than 100 MB)`,
     );
-    assert.throws(() => readHeader(path), error);
+    assert.throws(() => readHeader(denoFile(path)), error);
   });
 });
 
 Deno.test("readHeader() names a file that is not there, and a folder", () => {
   const error = (path: string, problem: string) =>
     new UserError(`Cannot read "${path}": ${problem}`);
-  assert.throws(() => readHeader("no/x"), error("no/x", "there is no such file"));
-  assert.throws(() => readHeader(CASES), error(CASES, "it is a folder"));
+  assert.throws(() => readHeader(denoFile("no/x")), error("no/x", "there is no such file"));
+  assert.throws(() => readHeader(denoFile(CASES)), error(CASES, "it is a folder"));
 });
 
 Deno.test("TensorReader reads unaligned tensors, also in pieces and into a given buffer", () => {
   const path = join(CASES, "good_odd_offset_f32.safetensors");
-  using reader = new TensorReader();
+  using reader = new TensorReader(denoFile);
   const whole = Deno.readFileSync(path);
-  for (const tensor of readHeader(path).tensors.values()) {
+  for (const tensor of readHeader(denoFile(path)).tensors.values()) {
     const expected = whole.slice(tensor.offset, tensor.offset + tensor.bytes);
     assert.deepEqual(reader.readBytes(tensor), expected);
     const target = new Uint8Array(tensor.bytes + 3).fill(9);
@@ -191,8 +192,8 @@ Deno.test("TensorReader refuses a buffer that is too short, and a file that beca
   inFolder((folder) => {
     const path = join(folder, "x.safetensors");
     writeSafetensors(path, [{ name: "a", dtype: "U8", shape: [9], data: new Uint8Array(9) }]);
-    const a = readHeader(path).tensors.get("a")!;
-    using reader = new TensorReader();
+    const a = readHeader(denoFile(path)).tensors.get("a")!;
+    using reader = new TensorReader(denoFile);
     assert.throws(
       () => reader.readBytes(a, new Uint8Array(8)),
       new RangeError('Cannot read "a" into 8 bytes: it has 9'),
@@ -232,9 +233,9 @@ for (const [dtype, exponentBits, fractionBits] of [["F16", 5, 10], ["BF16", 8, 7
 
 Deno.test("toFloat32() gives the same numbers for one tensor in three dtypes", () => {
   const path = join(CASES, "good_float_edges.safetensors");
-  using reader = new TensorReader();
+  using reader = new TensorReader(denoFile);
   const numbers = (name: string) => {
-    const tensor = readHeader(path).tensors.get(name)!;
+    const tensor = readHeader(denoFile(path)).tensors.get(name)!;
     assert.ok(isFloatDtype(tensor.dtype));
     return toFloat32(reader.readBytes(tensor), tensor.dtype);
   };
@@ -283,12 +284,12 @@ Deno.test("writeSafetensors() aligns every tensor, whatever the order given", ()
     const path = join(folder, "x.safetensors");
     const first = writeSafetensors(path, SAMPLE);
     assert.deepEqual(writeSafetensors(path, SAMPLE.toReversed()), first);
-    const { tensors, metadata } = readHeader(path);
+    const { tensors, metadata } = readHeader(denoFile(path));
     assert.deepEqual(metadata, {});
     assert.deepEqual([...tensors.keys()], ["wide", "a", "b", "bits", "c.half", "10", '9 "ü"']);
     const width: Partial<Record<string, number>> = { I64: 8, F32: 4, U32: 4, F16: 2, U8: 1 };
     for (const { dtype, offset } of tensors.values()) assert.equal(offset % width[dtype]!, 0);
-    using reader = new TensorReader();
+    using reader = new TensorReader(denoFile);
     const read = (name: string) => reader.readBytes(tensors.get(name) as StoredTensor);
     assert.deepEqual(read("b"), float32(0, 1, 2, 3));
     assert.deepEqual([...read('9 "ü"')], [1, 2, 3, 4, 5]);
@@ -299,7 +300,7 @@ Deno.test("writeSafetensors() writes a file without tensors", () => {
   inFolder((folder) => {
     const path = join(folder, "x.safetensors");
     assert.equal(writeSafetensors(path, []).bytes, 16);
-    assert.equal(readHeader(path).tensors.size, 0);
+    assert.equal(readHeader(denoFile(path)).tensors.size, 0);
   });
 });
 
@@ -365,7 +366,7 @@ Deno.test("writeSafetensors() says why it cannot write", () => {
 });
 
 Deno.test("Checkpoint reads the tensors of shards and of a single file", () => {
-  using sharded = Checkpoint.open(join(CASES, "shard_good"));
+  using sharded = Checkpoint.open(denoFolder(join(CASES, "shard_good")));
   const shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
   assert.deepEqual(sharded.files, ["model.safetensors.index.json", ...shards]);
   assert.deepEqual([...sharded.tensors.keys()], ["a", "b"]);
@@ -373,7 +374,7 @@ Deno.test("Checkpoint reads the tensors of shards and of a single file", () => {
   assert.equal(sharded.readFloat32("b").length, 4);
   inFolder((folder) => {
     writeSafetensors(join(folder, "model.safetensors"), SAMPLE);
-    using single = Checkpoint.open(folder);
+    using single = Checkpoint.open(denoFolder(folder));
     assert.deepEqual(single.files, ["model.safetensors"]);
     assert.deepEqual([...single.readFloat32("c.half")], [1, 2, 3]);
     assert.deepEqual([...single.readChunks("b", 16)], [float32(0, 1, 2, 3)]);
@@ -384,11 +385,11 @@ Deno.test("Checkpoint names what is missing or not to be used", () => {
   inFolder((folder) => {
     const path = join(folder, "model.safetensors");
     assert.throws(
-      () => Checkpoint.open(path),
+      () => Checkpoint.open(denoFolder(path)),
       new UserError(`Cannot open "${path}": there is no such folder`),
     );
     assert.throws(
-      () => Checkpoint.open(folder),
+      () => Checkpoint.open(denoFolder(folder)),
       new UserError(
         `Cannot open "${folder}": it has no weights as "model.safetensors" or ` +
           `"pytorch_model.bin", nor an index of such files`,
@@ -396,10 +397,10 @@ Deno.test("Checkpoint names what is missing or not to be used", () => {
     );
     writeSafetensors(path, SAMPLE);
     assert.throws(
-      () => Checkpoint.open(path),
+      () => Checkpoint.open(denoFolder(path)),
       new UserError(`Cannot open "${path}": it is not a folder`),
     );
-    using checkpoint = Checkpoint.open(folder);
+    using checkpoint = Checkpoint.open(denoFolder(folder));
     assert.throws(
       () => checkpoint.get("c.haft"),
       new UserError(
@@ -420,8 +421,8 @@ Deno.test({
   name: "Checkpoint reads a real model alike from f32 and from bf16 shards (needs ../shared)",
   ignore: noShared,
   fn() {
-    using whole = Checkpoint.open(join(SHARED, "models/stories260K-hf"));
-    using shards = Checkpoint.open(join(SHARED, "models/stories260K-hf-bf16-sharded"));
+    using whole = Checkpoint.open(denoFolder(join(SHARED, "models/stories260K-hf")));
+    using shards = Checkpoint.open(denoFolder(join(SHARED, "models/stories260K-hf-bf16-sharded")));
     assert.deepEqual([...shards.tensors.keys()].sort(), [...whole.tensors.keys()].sort());
     for (const name of whole.tensors.keys()) {
       const rounded = shards.readFloat32(name);

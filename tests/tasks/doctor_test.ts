@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { VERSION } from "../../base/version.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { measureRates, productError } from "../../tasks/bench/measure.ts";
 import { disks, examineHub } from "../../tasks/findings.ts";
 import { adapterAdvice, canWrite, lookAtMachine, type Machine } from "../../tasks/machine.ts";
@@ -34,7 +34,7 @@ Deno.test("doctor --json tells what is true of this machine", async () => {
   const of = (check: string) => findings.find((finding) => finding.check === check)!;
   const { billm, deno, v8 } = of("versions").values;
   assert.deepEqual([billm, deno, v8], [VERSION, Deno.version.deno, Deno.version.v8]);
-  await using gpu = await Gpu.open();
+  await using gpu = await openGpu();
   assert.deepEqual(of("adapter").values, { name: gpu.name, software: gpu.software });
   assert.equal(of("adapter").state, gpu.software ? "warning" : "good");
   assert.equal(of("features").values.f64, gpu.f64);
@@ -79,7 +79,7 @@ Deno.test("doctor --help prints the usage, and wrong arguments are refused", asy
 });
 
 Deno.test("the product that doctor checks is right, and one that is wrong is found", async () => {
-  await using gpu = await Gpu.open();
+  await using gpu = await openGpu();
   const error = await productError(gpu);
   assert.ok(error > 0 && error < 1e-5, `${error}`);
   const read = gpu.read.bind(gpu);

@@ -7,7 +7,9 @@ import { dequantizeTableOnHost } from "../../codecs/embedding/packed_table.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
-import { readHeader, type TensorToWrite, writeSafetensors } from "../../storage/safetensors.ts";
+import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
+import { readHeader, type TensorToWrite } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { storedParts } from "../codecs/billm/stored_parts.ts";
 import { contents, Workplace } from "../micro_model.ts";
 import { startTask, type TaskResult } from "../start_task.ts";
@@ -35,7 +37,7 @@ function copyOf(folder: TemporaryFolder): string {
 
 /** Turns one bit of a tensor round; the path of its file. */
 function damage(model: string, name: string): string {
-  using checkpoint = Checkpoint.open(model);
+  using checkpoint = Checkpoint.open(denoFolder(model));
   const { file, offset } = checkpoint.get(name);
   const content = readFileSync(file);
   content[offset] ^= 1;
@@ -234,8 +236,8 @@ all                     10  25.600  32 B
 
 /** The weights of the packed model as f16, by name. */
 function expectedHalves(): Map<string, { shape: number[]; halves: Float16Array }> {
-  using model = ModelFiles.open(packed);
-  using original = ModelFiles.open(place.model);
+  using model = ModelFiles.open(denoFolder(packed));
+  using original = ModelFiles.open(denoFolder(place.model));
   const { columns, block_size: blockSize } = model.quantization!;
   return new Map(
     [...original.checkpoint.tensors].map(([name, { shape }]) => {
@@ -265,7 +267,7 @@ Deno.test("dequantize writes a plain f16 model, in the same shards and with the 
   assert.deepEqual(readdirSync(folder.path), ["plain"]);
   assert.deepEqual(readdirSync(out).sort(), readdirSync(packed).sort());
 
-  using plain = ModelFiles.open(out);
+  using plain = ModelFiles.open(denoFolder(out));
   assert.equal(plain.quantization, undefined);
   assert.deepEqual([...plain.checkpoint.tensors.keys()].sort(), [...expected.keys()].sort());
   for (const [name, { shape, halves }] of expected) {
@@ -282,7 +284,7 @@ Deno.test("dequantize writes a plain f16 model, in the same shards and with the 
     [...expected.values()].reduce((sum, { halves }) => sum + 2 * halves.length, 0),
   );
   for (const shard of new Set(Object.values(index.weight_map) as string[])) {
-    assert.deepEqual(readHeader(join(out, shard)).metadata, { format: "pt" });
+    assert.deepEqual(readHeader(denoFile(join(out, shard))).metadata, { format: "pt" });
   }
   for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]) {
     assert.deepEqual(readFileSync(join(out, name)), readFileSync(join(place.model, name)));
@@ -411,7 +413,7 @@ Deno.test("compare says what is missing, of another shape, and how far numbers a
 });
 
 Deno.test("the tests of storedParts() and of these tasks mean the same parts", () => {
-  using model = ModelFiles.open(packed);
+  using model = ModelFiles.open(denoFolder(packed));
   const host = loadBillm(model.checkpoint, "model.layers.0.mlp.up_proj", {
     cols: 64,
     blockSize: 32,

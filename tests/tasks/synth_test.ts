@@ -2,16 +2,18 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readTokenIds } from "../../data/windows.ts";
-import { Gpu } from "../../gpu/device.ts";
+import { openGpu } from "../../hosts/deno_gpu.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { SHAPES, writeSyntheticModel, writeSyntheticTokens } from "../../models/synthetic.ts";
+import { SHAPES } from "../../models/synthetic.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
+import { writeSyntheticModel, writeSyntheticTokens } from "../../tasks/write_synthetic.ts";
 import { runFile } from "../micro_model.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 import { randomWindows } from "../models/random_model.ts";
 import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
-const gpu = await Gpu.open();
+const gpu = await openGpu();
 
 /** The shapes of a known model, made narrow. */
 function narrow(name: string): Record<string, unknown> {
@@ -54,7 +56,7 @@ Deno.test("synth writes what a pipeline runs on, the same for the same seed", as
     `${model}: random weights in the shapes of opt-125m; calibrate on ${tokens}\n`,
   );
   assert.deepEqual(readTokenIds(tokens).map(({ length }) => length), [16, 16]);
-  using files = ModelFiles.open(model);
+  using files = ModelFiles.open(denoFolder(model));
   const { hiddenSize, layers } = files.architecture;
   assert.deepEqual([hiddenSize, layers], [768, 1]);
   const shard = "model-00002-of-00002.safetensors";

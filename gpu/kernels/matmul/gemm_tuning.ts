@@ -1,5 +1,5 @@
-import { join } from "node:path";
 import type { Gpu } from "../../device.ts";
+import type { TextStore } from "../../host.ts";
 import { TILE_KERNEL_VERSION, tileName, type TileShape } from "./gemm_tile_source.ts";
 
 /** Timed runs of each candidate. */
@@ -11,46 +11,32 @@ const WARM_UP_MS = 200;
 /** Shorter times than this part of the usual tile's are no accident. */
 const CLEARLY_FASTER = 0.98;
 
-/** What the file holds: for each adapter, the name of the tile for each class of products. */
+/** What the store holds, as JSON: for each adapter, the name of the tile for each class of products. */
 interface Choices {
   version: 1;
   adapters: Record<string, Record<string, string>>;
 }
 
 /**
- * The folder of what was found out about this machine: `BILLM_CACHE`, or `billm` in the user's folder
- * for caches.
- */
-export function tuningFolder(): string | undefined {
-  const { BILLM_CACHE, XDG_CACHE_HOME, LOCALAPPDATA, HOME } = Deno.env.toObject();
-  if (BILLM_CACHE) return BILLM_CACHE;
-  if (Deno.build.os === "windows") return LOCALAPPDATA && join(LOCALAPPDATA, "billm");
-  if (XDG_CACHE_HOME) return join(XDG_CACHE_HOME, "billm");
-  return HOME && join(HOME, ".cache", "billm");
-}
-
-/**
- * Which tile is fastest for a class of products on this adapter: measured once, then kept in
- * `gemm.json`. A file that is damaged or cannot be written costs another measurement, no more.
+ * Which tile is fastest for a class of products on this adapter: measured once, then kept in the
+ * host's store. A text that is damaged or cannot be written costs another measurement, no more.
  */
 export class TileTuning {
   static #known = new WeakMap<Gpu, TileTuning>();
 
   #chosen = new Map<string, Promise<TileShape>>();
   readonly #adapter: string;
-  readonly #path?: string;
 
-  /** @param folder Of the file; nothing is kept if absent. */
-  constructor(readonly gpu: Gpu, folder: string | undefined) {
-    this.#adapter = `${gpu.name}, Deno ${Deno.version.deno}, kernels ${TILE_KERNEL_VERSION}`;
-    this.#path = folder && join(folder, "gemm.json");
+  constructor(readonly gpu: Gpu, readonly store: TextStore) {
+    this.#adapter = `${gpu.name}, ${gpu.host.name}, kernels ${TILE_KERNEL_VERSION}`;
   }
 
-  /** That of a device; none for a software adapter or if `BILLM_TUNE` is 0. */
+  /** That of a device; none for a software adapter or if the host has no store for it. */
   static of(gpu: Gpu): TileTuning | undefined {
-    if (gpu.software || Deno.env.get("BILLM_TUNE") === "0") return undefined;
+    const store = gpu.host.tuning;
+    if (gpu.software || !store) return undefined;
     let tuning = TileTuning.#known.get(gpu);
-    if (!tuning) TileTuning.#known.set(gpu, tuning = new TileTuning(gpu, tuningFolder()));
+    if (!tuning) TileTuning.#known.set(gpu, tuning = new TileTuning(gpu, store));
     return tuning;
   }
 
@@ -79,7 +65,7 @@ export class TileTuning {
     candidates: readonly TileShape[],
     run: (tile: TileShape) => Promise<void>,
   ): Promise<TileShape> {
-    const name = readChoices(this.#path)?.adapters[this.#adapter]?.[productClass];
+    const name = readChoices(this.store)?.adapters[this.#adapter]?.[productClass];
     const known = candidates.find((tile) => tileName(tile) === name);
     if (known) return known;
     const best = await this.#fastest(candidates, run);
@@ -120,36 +106,24 @@ export class TileTuning {
     return performance.now() - start;
   }
 
-  /** Adds a choice to the file as it is now: other processes add theirs. */
+  /** Adds a choice to those of the store as they are now: other processes add theirs. */
   #keep(productClass: string, tile: TileShape): void {
-    if (!this.#path) return;
-    const choices = readChoices(this.#path) ?? { version: 1, adapters: {} };
+    const choices = readChoices(this.store) ?? { version: 1, adapters: {} };
     const own = choices.adapters[this.#adapter] ??= {};
     own[productClass] = tileName(tile);
-    const temporary = `${this.#path}.${crypto.randomUUID()}`;
-    try {
-      Deno.mkdirSync(join(this.#path, ".."), { recursive: true });
-      Deno.writeTextFileSync(temporary, JSON.stringify(choices, undefined, 2) + "\n");
-      Deno.renameSync(temporary, this.#path);
-    } catch {
-      // A folder that cannot be written: the next process measures again.
-      try {
-        Deno.removeSync(temporary);
-      } catch {
-        // It was never there.
-      }
-    }
+    this.store.write(JSON.stringify(choices, undefined, 2) + "\n");
   }
 }
 
-/** What the file holds; undefined if it cannot be read or is not one of ours. */
-function readChoices(path?: string): Choices | undefined {
-  if (!path) return undefined;
+/** What the store holds; undefined if that is nothing or none of ours. */
+function readChoices(store: TextStore): Choices | undefined {
+  const text = store.read();
+  if (text === undefined) return undefined;
   try {
-    const choices: unknown = JSON.parse(Deno.readTextFileSync(path));
+    const choices: unknown = JSON.parse(text);
     return isChoices(choices) ? choices : undefined;
   } catch {
-    return undefined; // none yet, or damaged: measured anew and written again
+    return undefined; // damaged: measured anew and written again
   }
 }
 

@@ -8,9 +8,11 @@ import {
   packTable,
   tableLayout,
 } from "../../../codecs/embedding/packed_table.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { type TensorToWrite, writeSafetensors } from "../../../storage/safetensors.ts";
+import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
+import type { TensorToWrite } from "../../../storage/safetensors.ts";
+import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
 import { watchKernels } from "../../gpu/open_gpu.ts";
 import { LoadedModel } from "../../models/loaded_model.ts";
@@ -25,12 +27,12 @@ import {
 import { normals } from "../../reference/random.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
-const gpu = await Gpu.open();
+const gpu = await openGpu();
 
 function write(folder: string, file: string, tensors: TensorToWrite[]): Checkpoint {
   const path = join(folder, file);
   writeSafetensors(path, tensors);
-  return Checkpoint.openFile(path);
+  return Checkpoint.openFile(denoFile(path));
 }
 
 /** A table of f32 in a file, and in packed form in another. */
@@ -98,7 +100,7 @@ Deno.test("a table too large for a binding is multiplied with and looked up in p
   const { plain, packed } = tables(folder.path, values, cols, 8);
   using _plain = plain;
   using _packed = packed;
-  await using small = await Gpu.open({ poison: true });
+  await using small = await openGpu({ poison: true });
   Object.defineProperty(small, "maxBinding", { value: 300 * cols }); // parts of 256 rows
   using table = GpuTable.upload(small, packed, "e");
   const numbers = dequantizeTableOnHost(packed, "e", 0, rows);
@@ -218,7 +220,7 @@ for (
       writeModel(folder.path, model);
       const tensors: TensorToWrite[] = [];
       {
-        using checkpoint = Checkpoint.open(folder.path);
+        using checkpoint = Checkpoint.open(denoFolder(folder.path));
         for (const [name, { shape, data }] of model.tensors) {
           if (!/embed|lm_head/.test(name)) {
             tensors.push({ name, dtype: "F32", shape, data: stored(data, "F32") });

@@ -8,8 +8,10 @@ import { GRID_BITS, type GridLayout } from "../../../codecs/grid/grid.ts";
 import { dequantizeGridOnHost, loadGrid } from "../../../codecs/grid/store.ts";
 import { storeLinear, versionFor } from "../../../codecs/mod.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
 import { packedMetadata } from "../../../storage/packed_metadata.ts";
-import { readHeader, type TensorToWrite, writeSafetensors } from "../../../storage/safetensors.ts";
+import { readHeader, type TensorToWrite } from "../../../storage/safetensors.ts";
+import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { randomGrid } from "./random_grid.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
@@ -68,7 +70,7 @@ for (const [layout, share, parts] of LAYOUTS) {
       using folder = new TemporaryFolder();
       const packed = storeLinear("up", { codec: grid, host: host }, { ...PLAIN, flags });
       write(folder.path, packed.tensors);
-      using checkpoint = Checkpoint.open(folder.path);
+      using checkpoint = Checkpoint.open(denoFolder(folder.path));
       const names = [...checkpoint.tensors.keys()].sort();
       if (flags === "plain") assert.deepEqual(names, parts.map((part) => `up.grid_${part}`));
       const bytes = [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
@@ -96,7 +98,10 @@ Deno.test("files with grids say version 3, others say 2 as before", () => {
     PLAIN,
   );
   write(folder.path, tensors);
-  assert.equal(readHeader(join(folder.path, "model.safetensors")).metadata.format_version, "3");
+  assert.equal(
+    readHeader(denoFile(join(folder.path, "model.safetensors"))).metadata.format_version,
+    "3",
+  );
   assert.deepEqual([versionFor([]), versionFor([billm]), versionFor([billm, grid])], [2, 2, 3]);
 });
 
@@ -173,7 +178,7 @@ for (const [change, part, problem] of DAMAGED) {
     const parts = new Map(tensors.map((tensor) => [tensor.name.slice("up.grid_".length), tensor]));
     change(parts);
     write(folder.path, tensors);
-    using checkpoint = Checkpoint.open(folder.path);
+    using checkpoint = Checkpoint.open(denoFolder(folder.path));
     const path = join(folder.path, "model.safetensors");
     assert.throws(
       () => loadGrid(checkpoint, "up", { cols: 200, blockSize: 32 }),
@@ -199,7 +204,7 @@ Deno.test("an entropy code of other weights is refused", () => {
   const mask = tensors.find(({ name }) => name === "up.grid_mask")!;
   (mask.data as Uint8Array).fill(0xff, 40);
   write(folder.path, tensors);
-  using checkpoint = Checkpoint.open(folder.path);
+  using checkpoint = Checkpoint.open(denoFolder(folder.path));
   assert.throws(
     () => loadGrid(checkpoint, "up", { cols: layout.cols, blockSize: 32 }),
     /"up.grid_mask" is no entropy code of flags, expected one of 70 x 200;/,

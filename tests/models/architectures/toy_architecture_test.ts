@@ -2,12 +2,13 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../../base/errors.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { continueTokens, ResidentModel } from "../../../models/generation/generation.ts";
 import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
 import { PlainWeights } from "../../../models/plain_weights.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
 import { readJson } from "../../../storage/json.ts";
 import { assertClose } from "../../assert_close.ts";
 import { contents, type MicroTensor, Workplace } from "../../micro_model.ts";
@@ -18,7 +19,7 @@ import { LoadedModel } from "../loaded_model.ts";
 import { randomWindows } from "../random_model.ts";
 import { TOY_WINDOW } from "./toy_architecture.ts";
 
-const gpu = await Gpu.open({ adapter: "software" });
+const gpu = await openGpu({ adapter: "software" });
 const preload = join(import.meta.dirname!, "toy_architecture.ts");
 
 const LAYERS = 3;
@@ -55,7 +56,7 @@ function workplace(): Workplace {
 
 /** Logits of a model folder in f64, row after row; its fused tensors are taken apart. */
 function logitsReference(folder: string, ids: Int32Array): number[] {
-  using checkpoint = Checkpoint.open(folder);
+  using checkpoint = Checkpoint.open(denoFolder(folder));
   const tensors = new Map<string, { shape: number[]; data: Float32Array }>();
   for (const [name, { shape }] of checkpoint.tensors) {
     const data = checkpoint.readFloat32(name);
@@ -76,7 +77,7 @@ function logitsReference(folder: string, ids: Int32Array): number[] {
   }
   const odd = Array.from({ length: LAYERS }, (_, i) => i % 2 === 1);
   const config = {
-    ...readJson(join(folder, "config.json")),
+    ...readJson(denoFile(join(folder, "config.json"))),
     model_type: "llama",
     use_sliding_window: true,
     sliding_window: TOY_WINDOW,
@@ -156,20 +157,20 @@ Deno.test("a toy is quantized, packed, evaluated, resumed, inspected, dequantize
   ]);
 
   const folder = place.path("out/model");
-  const config = readJson(join(folder, "config.json"));
+  const config = readJson(denoFile(join(folder, "config.json")));
   assert.deepEqual((config.quantization_config as Record<string, unknown>).fused, {
     "self_attn.qkv_proj": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     "mlp.gate_up_proj": ["mlp.gate_proj", "mlp.up_proj"],
   });
   {
-    using checkpoint = Checkpoint.open(folder);
+    using checkpoint = Checkpoint.open(denoFolder(folder));
     const names = [...checkpoint.tensors.keys()].filter((name) => name.includes("layers.1."));
     assert.deepEqual(names.filter((name) => /qkv|gate_up/.test(name)), [
       "model.layers.1.self_attn.qkv_proj.bias",
     ]);
     assert.ok(names.includes("model.layers.1.self_attn.k_proj.signs"));
-    using original = Checkpoint.open(place.model);
-    using plain = PlainWeights.open(folder);
+    using original = Checkpoint.open(denoFolder(place.model));
+    using plain = PlainWeights.open(denoFolder(folder));
     assert.deepEqual(new Set(plain.tensors.keys()), new Set(original.tensors.keys()));
     const fused = "model.layers.2.self_attn.qkv_proj.weight";
     assert.deepEqual(plain.get(fused).shape, [128, 64]);
@@ -187,8 +188,8 @@ Deno.test("a toy is quantized, packed, evaluated, resumed, inspected, dequantize
   const written = await startTask("dequantize", [folder, out]);
   assert.deepEqual([written.code, written.stderr], [0, ""]);
   {
-    using plain = Checkpoint.open(out);
-    using original = Checkpoint.open(place.model);
+    using plain = Checkpoint.open(denoFolder(out));
+    using original = Checkpoint.open(denoFolder(place.model));
     for (const [name, { shape }] of original.tensors) {
       assert.deepEqual(plain.get(name).shape, shape, name);
     }
@@ -216,7 +217,7 @@ Deno.test("a toy is quantized, packed, evaluated, resumed, inspected, dequantize
     { preload, env: { BILLM_ADAPTER: "software" } },
   );
   assert.equal(task.code, 0, task.stderr);
-  using files = ModelFiles.open(folder);
+  using files = ModelFiles.open(denoFolder(folder));
   using model = await ResidentModel.load(gpu, files);
   const ids: number[] = [];
   for await (const { id } of continueTokens(model, [5, 9, 77], { maxTokens: 12 })) ids.push(id);

@@ -3,6 +3,7 @@ import { argmax } from "../../../gpu/kernels/reduce/argmax.ts";
 import { ResidentModel } from "../../../models/generation/generation.ts";
 import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { type MicroModelOptions, Workplace } from "../../micro_model.ts";
@@ -33,7 +34,7 @@ for (const [name, options] of Object.entries(MODELS)) {
     })();
     const before = hardware.memory.current;
     {
-      using files = ModelFiles.open(folder);
+      using files = ModelFiles.open(denoFolder(folder));
       using model = await ResidentModel.load(hardware, files);
       using cache = new KeyValueCache(hardware, files.architecture, text.length, "f32");
       const names = watchKernels(hardware);
@@ -69,7 +70,7 @@ Deno.test("on a GPU, a model with its linear layers on grids gives the logits of
     using loaded = await LoadedModel.open(software, folder);
     return await loaded.logits([text]);
   })();
-  using files = ModelFiles.open(folder);
+  using files = ModelFiles.open(denoFolder(folder));
   using model = await ResidentModel.load(hardware, files);
   using cache = new KeyValueCache(hardware, files.architecture, text.length, "f32");
   for (let done = 0; done < text.length; done++) {

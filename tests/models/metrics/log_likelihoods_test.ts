@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../base/errors.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { logLikelihoods } from "../../../models/metrics/log_likelihoods.ts";
 import type { Prompt } from "../../../models/metrics/prompt_batch.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
 import { crossEntropyReference, forwardReference } from "../../reference/decoder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
@@ -16,7 +17,7 @@ import {
   writeModel,
 } from "../random_model.ts";
 
-const gpu = await Gpu.open({ poison: true });
+const gpu = await openGpu({ poison: true });
 
 /** Each prompt alone, in f64. */
 function reference({ config, tensors }: RandomModel, { tokens, scored }: Prompt): number {
@@ -60,7 +61,7 @@ for (
     const model = randomModel(config, 1, dtype);
     using folder = new TemporaryFolder();
     writeModel(folder.path, model);
-    using files = ModelFiles.open(folder.path);
+    using files = ModelFiles.open(denoFolder(folder.path));
     const groups = randomGroups(config.vocab_size);
     const expected = groups.map((prompts) => prompts.map((prompt) => reference(model, prompt)));
     const before = gpu.memory.current;
@@ -84,11 +85,11 @@ Deno.test("logLikelihoods() come in passes where memory is short, with the same 
   const model = randomModel(TINY_LLAMA, 1);
   using folder = new TemporaryFolder();
   writeModel(folder.path, model);
-  using files = ModelFiles.open(folder.path);
+  using files = ModelFiles.open(denoFolder(folder.path));
   const words = randomWindows(40, 30, TINY_LLAMA.vocab_size, 3);
   const groups = words.map((tokens) => [{ tokens, scored: 4 }]);
   const expected = await logLikelihoods(gpu, files, groups, { batchTokens: 30 });
-  await using small = await Gpu.open({ memory: 1 << 20 }); // nothing is left for activations
+  await using small = await openGpu({ memory: 1 << 20 }); // nothing is left for activations
   const found = await logLikelihoods(small, files, groups, { batchTokens: 30 });
   assertClose(found.flat(), expected.flat(), { abs: 1e-6 });
 });
@@ -98,7 +99,7 @@ Deno.test("logLikelihoods() refuse a model whose activations overflow", async ()
   const model = randomModel(TINY_LLAMA, 4);
   model.tensors.get("model.norm.weight")!.data.fill(3e38);
   writeModel(folder.path, model);
-  using files = ModelFiles.open(folder.path);
+  using files = ModelFiles.open(denoFolder(folder.path));
   const groups = [[{ tokens: Int32Array.of(1, 2, 3), scored: 1 }]];
   await assert.rejects(
     () => logLikelihoods(gpu, files, groups),

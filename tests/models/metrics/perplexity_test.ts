@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../base/errors.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { perplexity } from "../../../models/metrics/perplexity.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
 import { crossEntropyReference, forwardReference } from "../../reference/decoder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
@@ -15,7 +16,7 @@ import {
   writeModel,
 } from "../random_model.ts";
 
-const gpu = await Gpu.open({ poison: true });
+const gpu = await openGpu({ poison: true });
 
 /** The mean over the windows of the mean cross-entropy of their tokens but the first. */
 function lossReference({ config, tensors }: RandomModel, windows: Int32Array[]): number {
@@ -37,7 +38,7 @@ for (const [config, dtype] of [[TINY_LLAMA, "BF16"], [TINY_OPT, "F16"]] as const
       const expected = lossReference(model, windows);
       using folder = new TemporaryFolder();
       writeModel(folder.path, model);
-      using files = ModelFiles.open(folder.path);
+      using files = ModelFiles.open(denoFolder(folder.path));
       const before = gpu.memory.current;
       const losses: number[] = [];
       // One window at a time; two, so that a smaller batch is left; all.
@@ -76,7 +77,7 @@ Deno.test("perplexity() weighs windows equally and leaves out each first token",
   }
   using folder = new TemporaryFolder();
   writeModel(folder.path, model);
-  using files = ModelFiles.open(folder.path);
+  using files = ModelFiles.open(denoFolder(folder.path));
   const sure = Math.log(1 + 3 * Math.exp(-10));
   const loss = async (...windows: number[][]) =>
     (await perplexity(gpu, files, {
@@ -96,7 +97,7 @@ Deno.test("perplexity() refuses a model whose activations overflow", async () =>
   const model = randomModel(TINY_LLAMA, 4);
   model.tensors.get("model.norm.weight")!.data.fill(3e38);
   writeModel(folder.path, model);
-  using files = ModelFiles.open(folder.path);
+  using files = ModelFiles.open(denoFolder(folder.path));
   const windows = randomWindows(2, 5, TINY_LLAMA.vocab_size, 5);
   await assert.rejects(
     () => perplexity(gpu, files, { windows, dataset: "text.txt" }),

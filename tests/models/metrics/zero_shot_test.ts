@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../base/errors.ts";
 import { zeroShotTask } from "../../../data/zero_shot_tasks.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { logLikelihoods } from "../../../models/metrics/log_likelihoods.ts";
 import {
   type PreparedTask,
@@ -12,15 +12,16 @@ import {
   zeroShot,
 } from "../../../models/metrics/zero_shot.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
 import golden from "../../fixtures/zero_shot.json" with { type: "json" };
 
-const gpu = await Gpu.open({ poison: true });
+const gpu = await openGpu({ poison: true });
 const MODELS = new URL("../../../examples/models/", import.meta.url);
 
 for (const name of ["tiny-llama", "tiny-opt"] as const) {
   Deno.test(`log-likelihoods of ${name} are those of transformers, tokens and boundaries too`, async () => {
-    using model = ModelFiles.open(new URL(name, MODELS).pathname);
+    using model = ModelFiles.open(denoFolder(new URL(name, MODELS).pathname));
     const { tokenizer, architecture: { maxLength } } = model;
     const encoder = new RequestEncoder(tokenizer, { specialTokens: false, maxLength });
     const expected = golden.models[name];
@@ -178,7 +179,7 @@ Deno.test("scoreTask() tells no accuracy by character where the harness has none
 });
 
 Deno.test("zeroShot() measures several tasks together, each as if it were alone", async () => {
-  using model = ModelFiles.open(new URL("tiny-llama", MODELS).pathname);
+  using model = ModelFiles.open(denoFolder(new URL("tiny-llama", MODELS).pathname));
   const { tokenizer, architecture: { maxLength } } = model;
   // Of each group of the golden requests the likeliest one is called right; of the last it is not.
   const all = golden.groups.slice(0, 7).map((requests, i) => {

@@ -3,6 +3,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../../base/errors.ts";
 import { type ChatMessage, renderChat } from "../../../models/tokenizers/chat_template.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 const TOKENS = { bos_token: { content: "<s>" }, eos_token: "</s>" };
@@ -41,7 +42,7 @@ function render(files: Record<string, unknown>, messages = MESSAGES): string {
     const text = typeof content === "string" ? content : JSON.stringify(content);
     writeFileSync(join(folder.path, name), text);
   }
-  return renderChat(folder.path, messages, "some/model");
+  return renderChat(denoFolder(folder.path), messages, "some/model");
 }
 
 Deno.test("renderChat() renders the template of tokenizer_config.json", () => {

@@ -8,6 +8,8 @@ import {
   type Piece,
   readSentencePiece,
 } from "../../../models/tokenizers/sentencepiece.ts";
+import { WireReader } from "../../../models/tokenizers/wire_reader.ts";
+import { denoFile } from "../../../storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 type Write = (writer: BinaryWriter) => void;
@@ -58,7 +60,7 @@ function read(bytes: Uint8Array) {
   using folder = new TemporaryFolder();
   const path = join(folder.path, "tokenizer.model");
   writeFileSync(path, bytes);
-  return readSentencePiece(path);
+  return readSentencePiece(denoFile(path));
 }
 
 Deno.test("the pieces of a model are read", () => {
@@ -78,7 +80,7 @@ Deno.test("unknown members are passed over, and the last of the known ones count
 
 Deno.test("a model that SentencePiece trained is read", () => {
   const { pieces } = readSentencePiece(
-    join(import.meta.dirname!, "../../fixtures/tokenizers/tokenizer.model"),
+    denoFile(join(import.meta.dirname!, "../../fixtures/tokenizers/tokenizer.model")),
   );
   assert.equal(pieces.length, 700);
   assert.deepEqual(pieces.slice(0, 7).map(({ text, type }) => [text, type]), [
@@ -113,6 +115,17 @@ Deno.test("merges come by score, then by the lengths of their parts", () => {
     ["b", "c"],
     ["😀", "a"],
   ]);
+});
+
+Deno.test("numbers, texts and what is passed over are as protobuf's own library writes them", () => {
+  const numbers = [0, 1, 127, 128, 300, 2 ** 21, 2 ** 28 + 5, 2 ** 31 - 1, -1, -(2 ** 31)];
+  const writer = new BinaryWriter();
+  for (const number of numbers) writer.tag(1, WireType.Varint).int32(number);
+  writer.tag(2, WireType.Bit32).float(-1.5).tag(3, WireType.LengthDelimited).string("\uFEFFä😀");
+  const reader = new WireReader(writer.finish());
+  for (const number of numbers) assert.deepEqual([reader.tag(), reader.varint()], [[1, 0], number]);
+  assert.deepEqual([reader.tag(), reader.float()], [[2, 5], -1.5]);
+  assert.deepEqual([reader.tag(), reader.string(), reader.isAtEnd], [[3, 2], "\uFEFFä😀", true]);
 });
 
 /** The bytes of a file and what is wrong with it. */
@@ -203,7 +216,7 @@ for (const [name, bytes, problem] of REFUSED) {
     const path = join(folder.path, "tokenizer.model");
     writeFileSync(path, bytes);
     assert.throws(
-      () => readSentencePiece(path),
+      () => readSentencePiece(denoFile(path)),
       new UserError(`Cannot read "${path}": ${problem}`),
     );
   });
@@ -213,7 +226,7 @@ Deno.test("a model that is not there is named", () => {
   using folder = new TemporaryFolder();
   const path = join(folder.path, "tokenizer.model");
   assert.throws(
-    () => readSentencePiece(path),
+    () => readSentencePiece(denoFile(path)),
     new UserError(`Cannot read "${path}": no such file or folder`),
   );
 });

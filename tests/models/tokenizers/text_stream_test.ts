@@ -3,6 +3,7 @@ import { cpSync, existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { TextStream } from "../../../models/tokenizers/text_stream.ts";
 import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 /** Bytes of UTF-8 as GPT-2's vocabulary writes them. */
@@ -69,7 +70,7 @@ function sentencePieceTokenizer(): TextTokenizer {
 function load(json: Record<string, unknown>): TextTokenizer {
   using folder = new TemporaryFolder();
   writeFileSync(join(folder.path, "tokenizer.json"), JSON.stringify(json));
-  return TextTokenizer.load(folder.path);
+  return TextTokenizer.load(denoFolder(folder.path));
 }
 
 /** What comes for each token, and at the end. */
@@ -145,7 +146,7 @@ for (
       for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
         cpSync(join(model, name), join(folder.path, name));
       }
-      const tokenizer = TextTokenizer.load(folder.path);
+      const tokenizer = TextTokenizer.load(denoFolder(folder.path));
       const text =
         "Once upon a time, there was a girl – Zoë – who said: “こんにちは 🚀”.  Then  two\n\nlines.";
       const ids = tokenizer.encode(text);

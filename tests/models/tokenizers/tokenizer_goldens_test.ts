@@ -7,6 +7,7 @@ import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readText } from "../../../data/texts.ts";
 import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 const DATA = "../shared/data";
@@ -38,7 +39,7 @@ function load(name: string, files: string[]): TextTokenizer {
     writeFileSync(join(folder.path, "vocab.json"), JSON.stringify(model.vocab));
     writeFileSync(join(folder.path, "merges.txt"), merges.join("\n"));
   }
-  return TextTokenizer.load(folder.path);
+  return TextTokenizer.load(denoFolder(folder.path));
 }
 
 for (const [name, files, texts] of SOURCES) {

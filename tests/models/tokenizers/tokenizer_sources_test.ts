@@ -6,6 +6,7 @@ import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../../base/errors.ts";
 import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 const ROOT = join(import.meta.dirname!, "../../..");
@@ -55,7 +56,7 @@ for (const [name, golden] of Object.entries(cases)) {
   Deno.test(`the ids are those of transformers: ${name}`, () => {
     using folder = new TemporaryFolder();
     write(folder.path, golden);
-    const tokenizer = TextTokenizer.load(folder.path);
+    const tokenizer = TextTokenizer.load(denoFolder(folder.path));
     assert.equal(tokenizer.bosId ?? null, golden.bos);
     assert.equal(tokenizer.eosId ?? null, golden.eos);
     assert.equal(tokenizer.vocabularySize, golden.size);
@@ -83,7 +84,7 @@ Deno.test("the first conversions of Llama, which transformers no longer reads, a
   using folder = new TemporaryFolder();
   const config = { tokenizer_class: "LLaMATokenizer", bos_token: "", eos_token: "", unk_token: "" };
   write(folder.path, { source: "model", files: { "tokenizer_config.json": config } });
-  const tokenizer = TextTokenizer.load(folder.path);
+  const tokenizer = TextTokenizer.load(denoFolder(folder.path));
   assert.deepEqual(texts.map((text) => tokenizer.encode(text)), cases.legacy.ids);
   assert.deepEqual([tokenizer.bosId, tokenizer.eosId], [1, 2]);
 });
@@ -92,12 +93,12 @@ Deno.test("where there is tokenizer.json, what a class has by itself adds nothin
   // Unlike in transformers, where a first token of the class could have no row in the embedding.
   using folder = new TemporaryFolder();
   write(folder.path, { source: "json", files: { "config.json": { model_type: "llama" } } });
-  const tokenizer = TextTokenizer.load(folder.path);
+  const tokenizer = TextTokenizer.load(denoFolder(folder.path));
   assert.deepEqual(tokenizer.encode("Hello")[0], 2); // the template has "</s>"
   assert.equal(tokenizer.bosId, 3);
   const gpt2 = { "config.json": { model_type: "gpt2" } };
   write(folder.path, { source: "json", files: gpt2 });
-  const { bosId, vocabularySize } = TextTokenizer.load(folder.path);
+  const { bosId, vocabularySize } = TextTokenizer.load(denoFolder(folder.path));
   assert.deepEqual([bosId, vocabularySize], [undefined, 4096]);
 });
 
@@ -106,7 +107,7 @@ Deno.test("a text is encoded as fast without tokenizer.json", () => {
   for (const name of ["legacy", "not legacy", "as OPT", "as Qwen2"]) {
     using folder = new TemporaryFolder();
     write(folder.path, cases[name]);
-    const tokenizer = TextTokenizer.load(folder.path);
+    const tokenizer = TextTokenizer.load(denoFolder(folder.path));
     const start = performance.now();
     const ids = tokenizer.encode(text);
     const seconds = (performance.now() - start) / 1000;
@@ -249,7 +250,7 @@ for (const [name, files, message] of REFUSED) {
       writeFileSync(join(folder.path, file), text);
     }
     assert.throws(
-      () => TextTokenizer.load(folder.path),
+      () => TextTokenizer.load(denoFolder(folder.path)),
       new UserError(message.replace("FOLDER", folder.path)),
     );
   });

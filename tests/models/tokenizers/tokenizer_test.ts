@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { UserError } from "../../../base/errors.ts";
 import { readText } from "../../../data/texts.ts";
 import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
 
 const ROOT = join(import.meta.dirname!, "../../..");
 const MODELS = join(ROOT, "examples/models");
@@ -52,7 +53,7 @@ const MODEL_TOKENS = [
 ];
 
 for (const { model, bosId, bos, sha256 } of MODEL_TOKENS) {
-  const tokenizer = TextTokenizer.load(join(MODELS, model));
+  const tokenizer = TextTokenizer.load(denoFolder(join(MODELS, model)));
 
   Deno.test(`the tokenizer of ${model} knows its special tokens`, () => {
     assert.equal(tokenizer.bosId, bosId);
@@ -78,7 +79,7 @@ for (const { model, bosId, bos, sha256 } of MODEL_TOKENS) {
 }
 
 Deno.test("decode() passes over ids without a token", () => {
-  const tokenizer = TextTokenizer.load(join(MODELS, "tiny-llama"));
+  const tokenizer = TextTokenizer.load(denoFolder(join(MODELS, "tiny-llama")));
   assert.equal(tokenizer.decode([50, 4096, 1437]), tokenizer.decode([50, 1437]));
   assert.equal(tokenizer.decode(new Int32Array([9999])), "");
   assert.equal(tokenizer.decode([]), "");
@@ -105,7 +106,7 @@ for (const joining of [[], [["b", "▁a"]], [["a", "▁"]]]) {
     const uncut = new Tokenizer(json, {});
     inFolder((folder) => {
       Deno.writeTextFileSync(join(folder, "tokenizer.json"), JSON.stringify(json));
-      const tokenizer = TextTokenizer.load(folder);
+      const tokenizer = TextTokenizer.load(denoFolder(folder));
       for (let n = 0; n < 5 ** 5; n++) { // all texts of five of these characters
         const text = n.toString(5).padStart(5, "0").replace(/./g, (digit) => " abc▁"[+digit]);
         assert.deepEqual(tokenizer.encode(text), uncut.encode(text).ids, JSON.stringify(text));
@@ -118,7 +119,7 @@ for (const joining of [[], [["b", "▁a"]], [["a", "▁"]]]) {
 Deno.test("a tokenizer.json that is damaged or of an unknown kind is named", () => {
   inFolder((folder) => {
     const refused = (message: string) =>
-      assert.throws(() => TextTokenizer.load(folder), new UserError(message));
+      assert.throws(() => TextTokenizer.load(denoFolder(folder)), new UserError(message));
     const path = join(folder, "tokenizer.json");
     Deno.writeTextFileSync(path, "{");
     refused(`Cannot read "${path}": it is not JSON; download it again`);
@@ -167,7 +168,7 @@ for (const [folder, tokens, sha256] of WIKITEXT) {
     name: `the ids of WikiText-2 test are those of Python for ${folder} (needs ../shared)`,
     ignore: noShared,
     fn() {
-      const tokenizer = TextTokenizer.load(join(SHARED, folder));
+      const tokenizer = TextTokenizer.load(denoFolder(join(SHARED, folder)));
       const ids = tokenizer.encode(readText(join(SHARED, "data/wikitext2/wiki.test.raw")));
       assert.equal(ids.length, tokens);
       assert.equal(sha256Of(ids), sha256);
@@ -179,7 +180,7 @@ Deno.test({
   name: "stories260K encodes its golden prompt and texts (needs ../shared)",
   ignore: noShared,
   fn() {
-    const tokenizer = TextTokenizer.load(join(SHARED, "models/stories260K-hf"));
+    const tokenizer = TextTokenizer.load(denoFolder(join(SHARED, "models/stories260K-hf")));
     const golden = Deno.readTextFileSync(join(SHARED, "models/stories260K-golden.json"));
     const { prompt, prompt_ids } = JSON.parse(golden)["stories260K-hf"];
     assert.deepEqual(tokenizer.encode(prompt), prompt_ids);

@@ -11,7 +11,7 @@ import { packedLinears } from "../../../codecs/mod.ts";
 import { openDataset } from "../../../data/datasets.ts";
 import { readText } from "../../../data/texts.ts";
 import { consecutiveWindows } from "../../../data/windows.ts";
-import { Gpu } from "../../../gpu/device.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { Decoder } from "../../../models/decoder.ts";
 import { LayerPlan } from "../../../models/layer_plan.ts";
 import { perplexity } from "../../../models/metrics/perplexity.ts";
@@ -23,7 +23,8 @@ import type { RunRecord } from "../../../pipeline/run/record.ts";
 import { defineStage, type GroupContext } from "../../../pipeline/stage.ts";
 import { runPipeline } from "../../../report/run_with_report.ts";
 import { STAGES } from "../../../stages/mod.ts";
-import { writeSafetensors } from "../../../storage/safetensors.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
+import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
 import { storedParts } from "../../codecs/billm/stored_parts.ts";
 import { contents, sha256, type StageItem, Workplace, writeMicroModel } from "../../micro_model.ts";
@@ -54,8 +55,8 @@ function unpack(packed: ModelFiles, name: string) {
 /** Checks a packed model against its record and the formula of what it takes. */
 function checkPacked(record: RunRecord, form: Pick<BillmLayout, "zones" | "planes">): void {
   const { packed, layers } = record;
-  using model = ModelFiles.open(packed!.folder);
-  using original = ModelFiles.open(record.model);
+  using model = ModelFiles.open(denoFolder(packed!.folder));
+  using original = ModelFiles.open(denoFolder(record.model));
   const records = new Map(layers!.flatMap(({ linears }) => linears.map((l) => [l.name, l])));
   assert.deepEqual([...records.keys()], linearNames(model));
   const sums: Record<string, number> = { headers: 0 };
@@ -291,8 +292,8 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     assert.ok(original.perplexity > 1000 && original.perplexity < 10000, "no better than chance");
     assert.notEqual(packed.perplexity, original.perplexity);
     assert.equal(packed.perplexity, Math.exp(packed.loss));
-    using model = ModelFiles.open(record.packed!.folder);
-    await using gpu = await Gpu.open();
+    using model = ModelFiles.open(denoFolder(record.packed!.folder));
+    await using gpu = await openGpu();
     const ids = model.tokenizer.encode(readText(place.evaluation));
     const windows = consecutiveWindows(ids, 32, { limit: 4 });
     const again = await perplexity(gpu, model, { windows, dataset: place.evaluation });
@@ -311,7 +312,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
         }
       },
     });
-    using dequantized = ModelFiles.open(plain);
+    using dequantized = ModelFiles.open(denoFolder(plain));
     const measured = await perplexity(gpu, dequantized, { windows, dataset: place.evaluation });
     assert.equal(measured.loss, packed.loss);
   });
@@ -452,9 +453,9 @@ for (const order of ["layer", "module"] as const) {
     await runPipeline(await loadPipeline(file, { stages: [...STAGES, probe] }));
     assert.equal(groups.length, 8);
 
-    await using gpu = await Gpu.open();
-    using original = ModelFiles.open(place.model);
-    using packed = ModelFiles.open(place.path("out/model"));
+    await using gpu = await openGpu();
+    using original = ModelFiles.open(denoFolder(place.model));
+    using packed = ModelFiles.open(denoFolder(place.path("out/model")));
     const data = await openDataset(place.calibration, "calibration", () => assert.fail());
     const options = { samples: 4, length: 32, seed: 0 };
     const windows = await data.calibration(() => original.tokenizer, options);
@@ -748,7 +749,7 @@ Deno.test("chain: download and evaluate only", async () => {
 Deno.test("chain: only the packed model is measured, on two texts and on token ids", async () => {
   using place = new Workplace({ layers: 1 });
   const ids = place.path("ids.safetensors");
-  using model = ModelFiles.open(place.model);
+  using model = ModelFiles.open(denoFolder(place.model));
   const text = consecutiveWindows(model.tokenizer.encode(readText(place.evaluation)), 32);
   const windows = Int32Array.from(text.slice(0, 3).flatMap((window) => [...window]));
   const data = new Uint8Array(windows.buffer);

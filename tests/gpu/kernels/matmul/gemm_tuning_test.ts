@@ -3,7 +3,8 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gemm, TILES } from "../../../../gpu/kernels/matmul/gemm.ts";
 import { tileName, type TileShape } from "../../../../gpu/kernels/matmul/gemm_tile_source.ts";
-import { TileTuning, tuningFolder } from "../../../../gpu/kernels/matmul/gemm_tuning.ts";
+import { TileTuning } from "../../../../gpu/kernels/matmul/gemm_tuning.ts";
+import { tuningFile, tuningFolder } from "../../../../hosts/deno_gpu.ts";
 import { Environment } from "../../../environment.ts";
 import { TemporaryFolder } from "../../../temporary_folder.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../open_gpu.ts";
@@ -19,7 +20,8 @@ async function choose(
   productClass = "NT",
 ) {
   const tried: string[] = [];
-  const tile = await new TileTuning(gpu, folder).choose(productClass, candidates, async (tile) => {
+  const tuning = new TileTuning(gpu, tuningFile(folder));
+  const tile = await tuning.choose(productClass, candidates, async (tile) => {
     tried.push(tileName(tile));
     const ms = tile === fast ? 1 : 15;
     await new Promise((resolve) => setTimeout(resolve, ms));
@@ -42,7 +44,7 @@ Deno.test("TileTuning takes the fastest tile and remembers it", async () => {
 });
 
 Deno.test("TileTuning measures each class once, also in one process", async () => {
-  const tuning = new TileTuning(gpu, undefined);
+  const tuning = new TileTuning(gpu, tuningFile(undefined));
   let runs = 0;
   const run = async () => {
     runs++;
@@ -105,7 +107,7 @@ Deno.test("TileTuning goes without a file that it cannot write", async () => {
   writeFileSync(path, "");
   assert.equal((await choose(join(path, "folder"))).tile, fast);
   assert.equal(readFileSync(path, "utf8"), "");
-  const tuning = new TileTuning(gpu, undefined);
+  const tuning = new TileTuning(gpu, tuningFile(undefined));
   assert.equal(await tuning.choose("NT", [slow], async () => {}), slow);
 });
 

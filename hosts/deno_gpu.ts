@@ -1,0 +1,119 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { join } from "node:path";
+import { setImmediate, setTimeout } from "node:timers/promises";
+import { Gpu, type GpuOptions } from "../gpu/device.ts";
+import type { GpuHost, TextStore } from "../gpu/host.ts";
+
+/** What differs in Deno from other hosts of WebGPU. */
+export const DENO_GPU: GpuHost = {
+  name: `Deno ${Deno.version.deno}`,
+
+  adapterAdvice: [
+    "on Debian or Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1` brings a software driver",
+    "with an NVIDIA or AMD card install its Vulkan driver (`vulkaninfo --summary` should list it)",
+  ].join("; "),
+
+  async requestAdapter(options) {
+    prepareEnvironment();
+    return await navigator.gpu?.requestAdapter(options) ?? null;
+  },
+
+  /** Deno grants subgroups and f64 on adapters that do not list them. */
+  wantedFeatures() {
+    const [subgroups, barriers, f64] = ["subgroups", "wgpu-subgroup-barrier", "wgpu-shader-f64"];
+    return [[subgroups, barriers, f64], [subgroups, f64], [subgroups, barriers], [subgroups]];
+  },
+
+  /** The memory of the CPU, and what macOS shares with the GPU. */
+  systemMemory(software) {
+    if (!software && Deno.build.os !== "darwin") return undefined;
+    return Deno.systemMemoryInfo().available;
+  },
+
+  /** None if `BILLM_TUNE` is 0. */
+  get tuning() {
+    return Deno.env.get("BILLM_TUNE") === "0" ? undefined : tuningFile(tuningFolder());
+  },
+
+  scope: () => new AsyncLocalStorage(),
+  nextTask,
+};
+
+/**
+ * Opens an adapter with the limits it offers.
+ *
+ * @throws {UserError} If there is no adapter of the kind asked for.
+ */
+export function openGpu(options?: GpuOptions): Promise<Gpu> {
+  return Gpu.open(DENO_GPU, options);
+}
+
+/**
+ * The folder of what was found out about this machine: `BILLM_CACHE`, or `billm` in the user's folder
+ * for caches.
+ */
+export function tuningFolder(): string | undefined {
+  const { BILLM_CACHE, XDG_CACHE_HOME, LOCALAPPDATA, HOME } = Deno.env.toObject();
+  if (BILLM_CACHE) return BILLM_CACHE;
+  if (Deno.build.os === "windows") return LOCALAPPDATA && join(LOCALAPPDATA, "billm");
+  if (XDG_CACHE_HOME) return join(XDG_CACHE_HOME, "billm");
+  return HOME && join(HOME, ".cache", "billm");
+}
+
+/** `gemm.json` in a folder; without a folder, or if it cannot be written, nothing is kept. */
+export function tuningFile(folder: string | undefined): TextStore {
+  const path = folder && join(folder, "gemm.json");
+  return {
+    read() {
+      try {
+        return path && Deno.readTextFileSync(path);
+      } catch {
+        return undefined; // none yet
+      }
+    },
+    write(text) {
+      if (!path) return;
+      const temporary = `${path}.${crypto.randomUUID()}`;
+      try {
+        Deno.mkdirSync(folder, { recursive: true });
+        Deno.writeTextFileSync(temporary, text);
+        Deno.renameSync(temporary, path);
+      } catch {
+        // A folder that cannot be written: the next process measures again.
+        try {
+          Deno.removeSync(temporary);
+        } catch {
+          // It was never there.
+        }
+      }
+    },
+  };
+}
+
+let lastWait = 0;
+
+/** Also for signals, which Deno hears of only while it waits: it does ten times a second. */
+async function nextTask(): Promise<void> {
+  await setImmediate();
+  if (performance.now() - lastWait < 100) return;
+  await setTimeout(1);
+  lastWait = performance.now();
+}
+
+/** What the process must be told before the first `requestAdapter`. */
+function prepareEnvironment(): void {
+  const set = (name: string, value: string) => {
+    if (Deno.env.get(name) === undefined) Deno.env.set(name, value);
+  };
+  set("DENO_WEBGPU_BACKEND", "vulkan,metal,dx12"); // keeps OpenGL out
+  if (Deno.build.os !== "linux") return;
+  set("XDG_RUNTIME_DIR", "/tmp"); // Mesa warns without one
+  try {
+    // Mesa's software driver uses half of an AVX-512 register unless told otherwise.
+    if (/\bavx512f\b/.test(Deno.readTextFileSync("/proc/cpuinfo"))) {
+      set("LP_NATIVE_VECTOR_WIDTH", "512");
+    }
+  } catch {
+    // No /proc: the driver's own choice stands.
+  }
+}

@@ -1,0 +1,227 @@
+/** Every WGSL text of the project, complete, for each compiler that is to take them. */
+import { readdirSync, readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import {
+  packedMatmulKernel,
+  type PackedTile,
+  unpackKernel,
+} from "../../codecs/billm/packed_matmul_source.ts";
+import { packedMatvecKernel } from "../../codecs/billm/packed_matvec_source.ts";
+import { packedVectorKernel } from "../../codecs/billm/packed_vector_source.ts";
+import type { BillmForm } from "../../codecs/billm/packed_weight.ts";
+import { tableMatvecKernel } from "../../codecs/embedding/table_matvec_source.ts";
+import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
+import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
+import { attentionKernel } from "../../gpu/kernels/attention/attention_source.ts";
+import { attentionTileKernel } from "../../gpu/kernels/attention/attention_tile_source.ts";
+import {
+  factorBlockKernel,
+  rowsKernel,
+  updateKernel,
+} from "../../gpu/kernels/hessian/factor_source.ts";
+import { TILES } from "../../gpu/kernels/matmul/gemm.ts";
+import { broadcastKernel } from "../../gpu/kernels/matmul/gemm_broadcast_source.ts";
+import {
+  ALL_F32,
+  finishKernel,
+  type GemmLayout,
+  type Storages,
+} from "../../gpu/kernels/matmul/gemm_source.ts";
+import { tileKernel, tileName } from "../../gpu/kernels/matmul/gemm_tile_source.ts";
+import { matvecKernel } from "../../gpu/kernels/matmul/matvec_source.ts";
+import { argmaxKernel } from "../../gpu/kernels/reduce/argmax_source.ts";
+import { PROJECT } from "../checkout.ts";
+
+/** Paths of the files in the rooms that have kernels. */
+export const KERNEL_FILES = ["gpu", "codecs"].flatMap((room) =>
+  readdirSync(join(PROJECT, room), { recursive: true }).map((name) =>
+    join(PROJECT, room, `${name}`)
+  )
+).sort();
+
+/** The `.wgsl` files by name. */
+export const TEXTS = new Map(
+  KERNEL_FILES.filter((path) => path.endsWith(".wgsl"))
+    .map((path) => [basename(path), readFileSync(path, "utf8")]),
+);
+
+/** Files that kernels begin with. */
+export const isPart = (name: string) =>
+  name.startsWith("reduce") || ["activate.wgsl", "round_f16.wgsl"].includes(name);
+
+export const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
+const STORAGES: Storages[] = [
+  ALL_F32,
+  { a: "f32", b: "f16", c: "f32", r: "f32" },
+  { a: "f32", b: "bf16", c: "f32", r: "f32" },
+  { a: "f16", b: "bf16", c: "f16", r: "f16" },
+];
+const FORMS: BillmForm[] = [
+  { zones: 2, planes: 2, coded: true, mixed: false },
+  { zones: 2, planes: 0, coded: false, mixed: true },
+  { zones: 1, planes: 3, coded: true, mixed: true },
+  { zones: 1, planes: 1, coded: false, mixed: false },
+];
+const LARGE: PackedTile = { rows: 128, cols: 128, depth: 16 };
+const SMALL: PackedTile = { rows: 64, cols: 64, depth: 16 };
+
+/** The threads of workgroups that sum over their lanes, where it stands in the text. */
+const LANES = 128;
+
+/** A text with each of the sums over lanes that it may call. */
+function withSums(name: string, source: string): [name: string, source: string][] {
+  return ["reduce.wgsl", "reduce_large.wgsl", "reduce_subgroup.wgsl"]
+    .map((sums) => [`${name}, ${sums}`, TEXTS.get(sums)! + source]);
+}
+
+/** A file as the kernels that are made of it. */
+export function completed(name: string): [name: string, source: string][] {
+  let source = TEXTS.get(name)!;
+  if (isPart(name)) return [[name, source]];
+  if (/\bactivate\(/.test(source)) source = TEXTS.get("activate.wgsl")! + source;
+  if (/\brounded\(/.test(source)) source = TEXTS.get("round_f16.wgsl")! + source;
+  if (/_over_lanes/.test(source)) return withSums(name, source);
+  if (!source.includes(F32)) return [[name, source]];
+  return [[name, source], [`${name} in f64`, source.replace(F32, "alias real = f64;")]];
+}
+
+/** What a text begins with that may compute in f64 as well. */
+const F32 = "alias real = f32;";
+
+/** The kernels that are generated, for all subgroup sizes that occur (4 to 64 lanes). */
+export const GENERATED: [name: string, source: string][] = [
+  ...LAYOUTS.flatMap((layout) =>
+    TILES.flatMap((tile) =>
+      STORAGES.flatMap((storages) =>
+        (["any", "aligned", "whole", "paired"] as const)
+          .filter((fit) => fit !== "any" || storages.c === "f32")
+          .map((fit): [string, string] => [
+            `tileKernel ${layout} ${tileName(tile)}, ${fit}, ${Object.values(storages)}`,
+            tileKernel(layout, tile, fit, storages),
+          ])
+      )
+    )
+  ),
+  ...[4, 8, 16, 32, 64].flatMap((lanes): [string, string][] => [
+    ...LAYOUTS.map((layout): [string, string] => [
+      `broadcastKernel ${layout} of ${lanes} lanes`,
+      broadcastKernel(layout, lanes),
+    ]),
+    ...[true, false].flatMap((slides) =>
+      [true, false].map((isSegmented): [string, string] => [
+        `attentionBroadcastKernel of ${lanes} lanes${slides ? ", sliding" : ""}` +
+        (isSegmented ? ", segments" : ""),
+        attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, slides, isSegmented),
+      ])
+    ),
+  ]),
+  ...[0, 1, 2, 4, 7].flatMap((flags): [string, string][] => [
+    [`finishKernel, aligned, flags ${flags}`, finishKernel(true, flags)],
+    [`finishKernel, any, flags ${flags}`, finishKernel(false, flags)],
+    [
+      `finishKernel, f16, flags ${flags}`,
+      finishKernel(true, flags, { c: "f16", r: "f16" }),
+    ],
+  ]),
+  ...[64, 128].flatMap((headDim) =>
+    [64, 128].flatMap((queries) =>
+      [true, false].flatMap((slides) =>
+        [true, false].map((isSegmented): [string, string] => [
+          `attentionTileKernel for heads of ${headDim}, ${queries} queries` +
+          (slides ? ", sliding" : "") + (isSegmented ? ", segments" : ""),
+          attentionTileKernel(headDim, queries, slides, isSegmented),
+        ])
+      )
+    )
+  ),
+  ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
+    `attentionKernel for heads of ${headDim} in workgroup memory`,
+    attentionKernel(headDim, 32, headDim % 16 === 0),
+  ]),
+  [
+    "attentionKernel for heads of 80, sliding, segments",
+    attentionKernel(80, 32, true, true),
+  ],
+  ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
+    (["f32", "f16"] as const).flatMap((dtype) =>
+      ([undefined, "unturned", "turned"] as const)
+        .filter((append) => append !== "turned" || headDim % 2 === 0)
+        .flatMap((append) =>
+          [1, 4].flatMap((together) =>
+            withSums(
+              `attentionDecodeKernel for heads of ${headDim} in ${dtype}, ${together} threads a key${
+                append ? `, ${append}` : ""
+              }`,
+              attentionDecodeKernel({ headDim, dtype, lanes: LANES, keys: 512, together, append }),
+            )
+          )
+        )
+    )
+  ),
+  ...(["f32", "f16", "bf16"] as const).flatMap((dtype) =>
+    [true, false].flatMap((aligned) =>
+      [true, false].map((useSubgroup): [string, string] => [
+        `matvecKernel of ${dtype}${aligned ? "" : ", any"}${useSubgroup ? ", a subgroup" : ""}`,
+        matvecKernel(dtype, 32, useSubgroup, aligned),
+      ])
+    )
+  ),
+  ...[true, false].flatMap((aligned) =>
+    withSums(`argmaxKernel${aligned ? "" : ", any"}`, argmaxKernel(LANES, aligned))
+  ),
+  ...[8, 16, 32, 64].flatMap((lanes) =>
+    (["plain", "rms", "activation", "gated"] as const).flatMap((input, i) =>
+      [true, false].map((subgroupBarriers): [string, string] => [
+        `packedVectorKernel of ${input}, subgroups of ${lanes}${
+          subgroupBarriers ? " with barriers" : ""
+        }`,
+        TEXTS.get("activate.wgsl")! + packedVectorKernel(
+          { zones: i === 3 ? 1 : 2, planes: i, coded: i % 2 === 0, mixed: false },
+          { lanes, splits: 4, steps: 1 + i % 2, turns: i < 2, subgroupBarriers },
+          input,
+          1 + i,
+        ),
+      ])
+    )
+  ),
+  ...FORMS.flatMap((form) => [
+    ...([1, 2, 4] as const).flatMap((tokens) =>
+      [true, false].map((unrolled): [string, string] => [
+        `packedMatvecKernel of ${JSON.stringify(form)}, ${tokens} tokens${
+          unrolled ? "" : ", in loops"
+        }`,
+        packedMatvecKernel(form, { tokens, splits: 2, unrolled }),
+      ])
+    ),
+    ...[true, false].flatMap((paired) =>
+      [true, false].map((aligned): [string, string] => [
+        `packedMatmulKernel of ${JSON.stringify(form)}${paired ? ", paired" : ""}${
+          aligned ? "" : ", any"
+        }`,
+        packedMatmulKernel(form, { tile: paired ? LARGE : SMALL, paired, aligned }),
+      ])
+    ),
+    [`unpackKernel of ${JSON.stringify(form)}`, unpackKernel(form)] as [string, string],
+  ]),
+  ...(["f32", "f64"] as const).flatMap((real) =>
+    ([4, 8] as const).map((each): [string, string] => [
+      `factorBlockKernel of ${real}, ${each} rows a thread`,
+      factorBlockKernel(real, each),
+    ])
+  ),
+  ["rowsKernel", rowsKernel()],
+  ["updateKernel", updateKernel()],
+  ...([8, 4] as const).flatMap((bits) =>
+    [true, false].flatMap((aligned) =>
+      [true, false].map((useSubgroup): [string, string] => [
+        `tableMatvecKernel of ${bits} bits${aligned ? "" : ", any"}${
+          useSubgroup ? ", a subgroup" : ""
+        }`,
+        tableMatvecKernel({ bits, group: 8 * bits }, 32, useSubgroup, aligned),
+      ])
+    )
+  ),
+];
+
+/** All of them by name. */
+export const KERNEL_TEXTS = new Map([...GENERATED, ...[...TEXTS.keys()].flatMap(completed)]);

@@ -1,0 +1,149 @@
+import { UserError } from "../base/errors.ts";
+import { SMALL_FILES } from "../models/model_files.ts";
+import { readWeightMap } from "../storage/checkpoint.ts";
+import { FileError, type Folder, type OpenFile } from "../storage/folder.ts";
+import { MemoryFolder } from "../storage/memory_folder.ts";
+
+const INDEX = "model.safetensors.index.json";
+const SINGLE = "model.safetensors";
+
+/** What workers wait for a server with; Deno, which runs the tests, has no name for it. */
+declare const XMLHttpRequest: {
+  new (): {
+    open(method: string, url: string, isAsync: boolean): void;
+    setRequestHeader(name: string, value: string): void;
+    responseType: string;
+    send(): void;
+    readonly status: number;
+    readonly response: unknown;
+  };
+};
+
+export interface FetchOptions {
+  signal?: AbortSignal;
+  /** Called while a file comes in. `total` is absent where the server does not say it. */
+  onProgress?(file: string, bytes: number, total: number | undefined): void;
+}
+
+/**
+ * Fetches a model into memory: config.json, the tokenizer's files and the weights, as far as they are
+ * there.
+ *
+ * @param url Of the folder that the files lie in.
+ * @throws {UserError} If a file cannot be fetched.
+ * @throws {DOMException} If the signal aborts it.
+ */
+export async function fetchFolder(url: string, options: FetchOptions = {}): Promise<MemoryFolder> {
+  const { folder, files, weights } = await fetchSmallFiles(url, options);
+  for (const name of weights) {
+    const bytes = await fetchFile(folder.path, name, options);
+    if (bytes) files.set(name, bytes);
+  }
+  return folder;
+}
+
+/**
+ * The same, but the weights stay on the server: each tensor is asked for when it is read. For workers,
+ * as pages cannot wait for it, and servers that give parts of files.
+ */
+export async function remoteFolder(url: string, options: FetchOptions = {}): Promise<Folder> {
+  const { folder, weights } = await fetchSmallFiles(url, options);
+  const sizes = new Map<string, number>();
+  for (const name of weights) {
+    const file = `${folder.path}/${name}`;
+    const response = await request(file, { method: "HEAD", signal: options.signal });
+    if (response) sizes.set(name, Number(response.headers.get("content-length")));
+  }
+  return {
+    path: folder.path,
+    names: () => [...folder.names(), ...sizes.keys()].sort(),
+    has: (name) => folder.has(name) || sizes.has(name),
+    file(name) {
+      const size = sizes.get(name);
+      if (size === undefined) return folder.file(name);
+      const path = `${folder.path}/${name}`;
+      return { path, open: () => remoteFile(path, size) };
+    },
+  };
+}
+
+/** A file of which parts are fetched, each while the worker waits. */
+function remoteFile(url: string, size: number): OpenFile {
+  return {
+    size,
+    read(offset, target) {
+      const wanted = Math.min(target.length, size - offset);
+      if (wanted <= 0) return 0;
+      const part = new XMLHttpRequest();
+      part.open("GET", url, false);
+      part.responseType = "arraybuffer";
+      part.setRequestHeader("range", `bytes=${offset}-${offset + wanted - 1}`);
+      try {
+        part.send();
+      } catch (error) {
+        throw new FileError("EIO", (error as Error).message);
+      }
+      if (part.status !== 206) {
+        throw new FileError("EIO", `the server gives no parts of files (status ${part.status})`);
+      }
+      const bytes = new Uint8Array(part.response as ArrayBuffer);
+      target.set(bytes.subarray(0, wanted));
+      return Math.min(bytes.length, wanted);
+    },
+    [Symbol.dispose]() {},
+  };
+}
+
+/** All but the weights, and the names of these, as far as they may be there. */
+async function fetchSmallFiles(url: string, options: FetchOptions) {
+  const files = new Map<string, Uint8Array<ArrayBuffer>>();
+  const folder = new MemoryFolder(files, url.replace(/\/+$/, ""));
+  for (const name of [...SMALL_FILES, INDEX]) {
+    const bytes = await fetchFile(folder.path, name, options);
+    if (bytes) files.set(name, bytes);
+  }
+  const shards = folder.has(INDEX) ? Object.values(readWeightMap(folder.file(INDEX))) : [SINGLE];
+  return { folder, files, weights: new Set(shards) };
+}
+
+/** The content of a file; undefined if the server has none of this name. */
+async function fetchFile(
+  base: string,
+  name: string,
+  { signal, onProgress }: FetchOptions,
+): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  const response = await request(`${base}/${name}`, { signal });
+  if (!response) return undefined;
+  const length = response.headers.get("content-length");
+  const total = length === null ? undefined : Number(length);
+  let bytes = 0;
+  const counted = response.body!.pipeThrough(
+    new TransformStream<Uint8Array, Uint8Array>({
+      transform(chunk, controller) {
+        bytes += chunk.length;
+        onProgress?.(name, bytes, total);
+        controller.enqueue(chunk);
+      },
+    }),
+  );
+  return new Uint8Array(await new Response(counted).arrayBuffer());
+}
+
+/**
+ * What a server answers; undefined if it has no such file.
+ *
+ * @throws {UserError} If it answers something else, or nothing.
+ */
+async function request(url: string, init: RequestInit): Promise<Response | undefined> {
+  let response: Response;
+  try {
+    response = await fetch(url, init);
+  } catch (error) {
+    if (init.signal?.aborted) throw error;
+    throw new UserError(`Cannot fetch "${url}": ${(error as Error).message}`);
+  }
+  if (response.ok) return response;
+  await response.body?.cancel();
+  if (response.status === 404) return undefined;
+  throw new UserError(`Cannot fetch "${url}": ${response.status} ${response.statusText}`.trim());
+}
