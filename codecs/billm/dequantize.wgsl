@@ -4,7 +4,7 @@
 //   other column     mean[zone] ± scale[zone]
 //
 // added in this order, in f32, so that host and GPU give the same bits. A thread makes 32 columns.
-// Reference: dequantizeOnHost() in codecs/packed_format.ts.
+// Reference: dequantizeBillm() in codecs/billm/host.ts.
 
 override ZONES: u32 = 2;
 override PLANES: u32 = 2;     // 0 without salient columns
