@@ -1,12 +1,12 @@
 import type { z } from "zod";
-import type { Draft, PackedLinear } from "../codecs/codec.ts";
+import type { Draft, LinearFacts, PackedLinear } from "../codecs/codec.ts";
 import type { LocalDataset } from "../data/datasets.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
 import type { StageDeclaration } from "./config/config.ts";
-import type { Emit, LayerRecord } from "./run/events.ts";
+import type { Emit, LayerRecord, LinearRecord } from "./run/events.ts";
 import type { HubAccess } from "./run/hub_access.ts";
 import type { Evaluation, PackedModel } from "./run/record.ts";
 import type { RunFolder } from "./run/run_folder.ts";
@@ -121,8 +121,8 @@ export interface LinearLayer {
   method?: string;
   /** The draft in host memory, once a stage has downloaded it. */
   packed?: PackedLinear;
-  /** Bytes that are written of it by part, once the decoder layer is done. */
-  storedBytes?: Record<string, number>;
+  /** What the record says of what is written of it, once the decoder layer is done. */
+  stored?: LinearFacts & Pick<LinearRecord, "storedBytes">;
 }
 
 export interface Block {

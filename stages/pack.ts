@@ -70,7 +70,8 @@ export const pack = defineStage({
     const packed = new Set(places.map(({ name }) => name));
     const tensors = linears.flatMap((linear) => {
       const { tensors, parts } = storeLinear(linear.name, linear.packed!, form);
-      linear.storedBytes = parts;
+      const { codec, host } = linear.packed!;
+      linear.stored = { ...codec.facts(host), storedBytes: parts };
       return tensors;
     });
     for (const name of checkpoint.tensors.keys()) {

@@ -393,8 +393,8 @@ class LayerRun {
   async #records(groups: readonly Group[]): Promise<LinearRecord[]> {
     const records: LinearRecord[] = [];
     for (const { context, errors } of groups) {
-      for (const { name, rows, cols, packed, storedBytes, method } of context.linears) {
-        if (!packed || !storedBytes) continue;
+      for (const { name, rows, cols, stored, method } of context.linears) {
+        if (!stored) continue;
         using parts = errors.shift();
         const error = parts && await relativeError(parts);
         const record: LinearRecord = {
@@ -403,8 +403,7 @@ class LayerRun {
           cols,
           ...(method && { method }),
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
-          ...packed.codec.facts(packed.host),
-          storedBytes: { ...storedBytes },
+          ...stored,
         };
         records.push(record);
         this.context.emit({ type: "linear", ...record });
