@@ -22,7 +22,7 @@ interface Choices {
  * host's store. A text that is damaged or cannot be written costs another measurement, no more.
  */
 export class TileTuning {
-  static #known = new WeakMap<Gpu, TileTuning>();
+  static #known = new WeakMap<Gpu, TileTuning | undefined>();
 
   #chosen = new Map<string, Promise<TileShape>>();
   readonly #adapter: string;
@@ -33,11 +33,13 @@ export class TileTuning {
 
   /** That of a device; none for a software adapter or if the host has no store for it. */
   static of(gpu: Gpu): TileTuning | undefined {
-    const store = gpu.host.tuning;
-    if (gpu.software || !store) return undefined;
-    let tuning = TileTuning.#known.get(gpu);
-    if (!tuning) TileTuning.#known.set(gpu, tuning = new TileTuning(gpu, store));
-    return tuning;
+    if (gpu.software) return undefined;
+    const known = TileTuning.#known;
+    if (!known.has(gpu)) { // a host looks into its environment for the store, which takes time
+      const { tuning } = gpu.host;
+      known.set(gpu, tuning && new TileTuning(gpu, tuning));
+    }
+    return known.get(gpu);
   }
 
   /**

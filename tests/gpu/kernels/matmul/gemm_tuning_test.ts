@@ -145,7 +145,7 @@ Deno.test("TileTuning is for GPUs, unless BILLM_TUNE is 0", async () => {
     assert.equal(TileTuning.of(hardware), TileTuning.of(hardware));
   }
   using _ = new Environment({ BILLM_TUNE: "0" });
-  assert.equal(TileTuning.of(hardware), undefined);
+  assert.equal(TileTuning.of(await openAsHardware()), undefined);
 });
 
 Deno.test("gemm() on a software adapter measures nothing", async () => {
