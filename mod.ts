@@ -22,7 +22,8 @@
  *
  * A stage of your own is a module whose default export {@link defineStage} makes; a pipeline file
  * names it with `use: ./my_stage.ts`. A metric of your own is a {@link Metric} that
- * {@link addMetric} puts into the table; {@link addArchitecture} does so with a model family.
+ * {@link addMetric} puts into the table; {@link addArchitecture} does so with a model family,
+ * {@link addCodec} with a form of packed linear layers.
  *
  * @see BiLLM, https://arxiv.org/abs/2402.04291
  * @module
@@ -36,6 +37,22 @@ export type { CacheDtype } from "./gpu/kernels/attention/attention_decode.ts";
 export type { ChatMessage } from "./models/tokenizers/chat_template.ts";
 export type { Architecture, ArchitectureFamily } from "./models/architectures/architecture.ts";
 export type { Fields } from "./models/architectures/fields.ts";
+export type {
+  Addends,
+  Codec,
+  Draft,
+  FactColumn,
+  FactMap,
+  HostLinear,
+  LinearFacts,
+  PackedShape,
+  StoreForm,
+  Weight,
+  WeightGroup,
+} from "./codecs/codec.ts";
+export { DenseWeight } from "./codecs/dense/weight.ts";
+export { addCodec, CODECS } from "./codecs/mod.ts";
+export { PartReader } from "./codecs/part_reader.ts";
 export { addArchitecture, ARCHITECTURES } from "./models/architectures/mod.ts";
 export type { Op } from "./models/ops/mod.ts";
 export {
@@ -66,7 +83,13 @@ export type { CellResult } from "./pipeline/grid/grid.ts";
 export { type Grid, type GridCell, loadGrid } from "./pipeline/grid/load_grid.ts";
 export { UserError } from "./base/errors.ts";
 export { PipelineFileError, type PipelineProblem } from "./pipeline/config/errors.ts";
-export type { Emit, LayerRecord, LinearRecord, RunEvent } from "./pipeline/run/events.ts";
+export type {
+  Emit,
+  Emit as Report,
+  LayerRecord,
+  LinearRecord,
+  RunEvent,
+} from "./pipeline/run/events.ts";
 export type {
   CellRecord,
   Evaluation,

@@ -9,6 +9,19 @@ import { UserError } from "../base/errors.ts";
 /** The codecs of packed linear layers. A linear layer that has the main tensor of none is dense. */
 export const CODECS: Codec[] = [billm, grid];
 
+/**
+ * Adds a codec of a program's own.
+ *
+ * @returns Takes it out again when it is disposed of.
+ * @throws {Error} If there is one of its name or with its main tensor.
+ */
+export function addCodec(codec: Codec): Disposable {
+  const other = CODECS.find(({ name, main }) => name === codec.name || main === codec.main);
+  if (other) throw new Error(`"${codec.name}" is in the way of the codec "${other.name}"`);
+  CODECS.push(codec);
+  return { [Symbol.dispose]: () => void CODECS.splice(CODECS.indexOf(codec), 1) };
+}
+
 /** The codec of a linear layer in a checkpoint; undefined if it is dense, or not there. */
 export function codecOf(checkpoint: Checkpoint, name: string): Codec | undefined {
   return CODECS.find(({ main }) => checkpoint.has(`${name}.${main}`));

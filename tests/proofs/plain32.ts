@@ -4,7 +4,7 @@
 import { z } from "zod";
 import type { Codec, Draft, HostLinear } from "../../codecs/codec.ts";
 import { DenseWeight } from "../../codecs/dense/weight.ts";
-import { CODECS } from "../../codecs/mod.ts";
+import { addCodec } from "../../codecs/mod.ts";
 import { PartReader } from "../../codecs/part_reader.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { defineStage } from "../../pipeline/stage.ts";
@@ -86,5 +86,5 @@ const keep = defineStage({
   },
 });
 
-CODECS.push(plain32);
+addCodec(plain32);
 STAGES.push(keep);
