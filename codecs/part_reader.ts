@@ -49,7 +49,7 @@ export class PartReader {
   }
 }
 
-/** Adds a tensor of a linear layer to a list, from an array of its numbers. */
+/** The bytes of an array of numbers, as a file stores them; no copy. */
 export function partBytes(
   data: Uint8Array | Int8Array | Uint16Array | Uint32Array | Float16Array,
 ): Uint8Array<ArrayBuffer> {

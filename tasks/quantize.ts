@@ -36,7 +36,11 @@ Options
 Exit codes: 0 done, 1 failed (of a grid: at least one cell), 2 bad pipeline file or arguments, 130 interrupted.
 
 Stages
-${STAGES.map(({ name, summary }) => `  ${name.padEnd(18)} ${summary}`).join("\n")}
+${
+  STAGES.filter(({ completes }) => !completes).map(({ name, summary }) =>
+    `  ${name.padEnd(18)} ${summary}`
+  ).join("\n")
+}
 `;
 
 await runTask(async (signal) => {
@@ -147,12 +151,11 @@ function planText(config: PipelineConfig<Stage>): string {
 }
 
 /** What a person wants to know in the end. */
-function summary({ packed, layers, evaluation, peakGpuBytes, stages }: RunRecord): string {
+function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): string {
   const lines: string[] = [""];
   if (packed) {
     const share = percentText(packed.bytes / packed.originalBytes);
-    const isOnGrids = layers?.some(({ linears }) => linears.some(({ method }) => method));
-    const what = isOnGrids ? "codes" : "signs";
+    const what = "signs" in packed.storedBitsByPart ? "signs" : "codes";
     lines.push(
       `Size        ${bytesText(packed.bytes)} in all, ${share} of ${
         bytesText(packed.originalBytes)

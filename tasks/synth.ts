@@ -32,7 +32,7 @@ await runTask(async () => {
   if (positionals.length !== 1) throw usageError(`Give one folder, found ${positionals.length}`);
   startInCallersFolder();
   const [folder] = positionals;
-  const seed = count(usageError, "--seed", values.seed, 0);
+  const seed = count(usageError, "--seed", values.seed, 0, 0);
   const layers = count(usageError, "--layers", values.layers, 0);
   const config: Record<string, unknown> = {
     ...SHAPES[name],

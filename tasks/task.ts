@@ -67,16 +67,17 @@ export function parseArguments<Config extends ParseArgsConfig>(
   }
 }
 
-/** A whole number of at least 1 from the command line. */
+/** A whole number from the command line, 1 at least if nothing else is said. */
 export function count(
   usageError: (message: string) => PipelineFileError,
   name: string,
   value: string | undefined,
   fallback: number,
+  least: 0 | 1 = 1,
 ): number {
   if (value === undefined) return fallback;
-  if (!/^[1-9]\d*$/.test(value)) {
-    throw usageError(`${name} must be a whole number of at least 1, found "${value}"`);
+  if (!/^(0|[1-9]\d*)$/.test(value) || Number(value) < least) {
+    throw usageError(`${name} must be a whole number of at least ${least}, found "${value}"`);
   }
   return Number(value);
 }

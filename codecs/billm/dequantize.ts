@@ -24,7 +24,7 @@ export async function dequantize(
   const { rows, cols, blockSize, zones, planes } = layout;
   const words = Math.ceil(cols / 32);
   const kernel = await gpu.kernel({
-    name: "dequantize",
+    name: "dequantize_billm",
     source,
     constants: { ZONES: zones, PLANES: planes, SCALES: scalesPerBlock(layout) },
   });

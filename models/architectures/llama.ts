@@ -27,6 +27,10 @@ export interface LlamaKind {
   headNorms?: boolean;
   /** Of each layer; absent: none. */
   slidingWindows?(layers: number): (number | undefined)[];
+  /** Whether a layer has rotary positions; absent: each has. */
+  hasPositions?(layer: number): boolean;
+  /** The modules that q, k and v, or gate and up, are the rows of, where checkpoints fuse them. */
+  fused?: { qkv?: string; gateUp?: string };
 }
 
 /** Biases of all projections of attention where config.json says so. */
@@ -65,6 +69,12 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
     width: headDim,
     heads,
   });
+  const rope: Op = {
+    op: "rope",
+    registers: [{ register: "q", heads }, { register: "k", heads: keyValueHeads }],
+    rotary,
+  };
+  const hasPositions = kind.hasPositions ?? (() => true);
   const steps = (layer: number): Op[] => [
     norm("input_layernorm"),
     {
@@ -77,13 +87,10 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
         { module: "self_attn.v_proj", to: "v", rows: keyValueHeads * headDim },
       ],
       bias: qkv,
+      fused: kind.fused?.qkv,
     },
     ...(kind.headNorms ? [headNorm("q", heads), headNorm("k", keyValueHeads)] : []),
-    {
-      op: "rope",
-      registers: [{ register: "q", heads }, { register: "k", heads: keyValueHeads }],
-      rotary,
-    },
+    ...(hasPositions(layer) ? [rope] : []),
     {
       op: "attention",
       query: "q",
@@ -94,7 +101,7 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
       keyValueHeads,
       headDim,
       slidingWindow: slidingWindows?.[layer],
-      rotary,
+      rotary: hasPositions(layer) ? rotary : undefined,
     },
     {
       op: "linear",
@@ -114,6 +121,7 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
         { module: "mlp.up_proj", to: "up", rows: inner },
       ],
       bias: mlp,
+      fused: kind.fused?.gateUp,
     },
     { op: "activation", name: activation, from: "gate", up: "up", to: "x", width: inner },
     {

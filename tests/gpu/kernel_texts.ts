@@ -39,11 +39,12 @@ export const KERNEL_FILES = ["gpu", "codecs"].flatMap((room) =>
   )
 ).sort();
 
-/** The `.wgsl` files by name. */
-export const TEXTS = new Map(
-  KERNEL_FILES.filter((path) => path.endsWith(".wgsl"))
-    .map((path) => [basename(path), readFileSync(path, "utf8")]),
-);
+/** The `.wgsl` files by name; no two have the same. */
+export const TEXTS = new Map<string, string>();
+for (const path of KERNEL_FILES.filter((path) => path.endsWith(".wgsl"))) {
+  if (TEXTS.has(basename(path))) throw new Error(`There are two files ${basename(path)}`);
+  TEXTS.set(basename(path), readFileSync(path, "utf8"));
+}
 
 /** Files that kernels begin with. */
 export const isPart = (name: string) =>

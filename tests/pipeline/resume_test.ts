@@ -290,7 +290,7 @@ Deno.test("a run without a complete layer gives way to a different one", async (
     if (type === "start") controller.abort();
   };
   const { signal } = controller;
-  await assert.rejects(place.run({}, { signal, report }), { name: "AbortError" });
+  await assert.rejects(place.run({}, { signal, emit: report }), { name: "AbortError" });
   const { record } = await place.run({ seed: 7 });
   assert.deepEqual([record.status, record.seed], ["done", 7]);
 });

@@ -63,12 +63,12 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per model  download           
   once per model  calibrate          dataset: "${place.calibration}", samples: 2, ` +
       `sequence-length: 32, order: "layer", batch-tokens: 8192, activations: "f32"
-  once per layer  hessian            damping: 0.01
+  once per group  hessian            damping: 0.01
   once per block  salient-select     metric: "hessian", max-columns: 49, search: "saliency"
   once per block  residual-binarize  planes: 2
   once per block  split-search       candidates: 9, search: "saliency"
   once per block  compensate         block-size: 32, feedback: "block", assign: "fit"
-  once per layer  pack               scales: "f16", flags: "plain", embeddings: "stored"
+  once per group  pack               scales: "f16", flags: "plain", embeddings: "stored"
   once per model  evaluate           perplexity: ` +
       `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4}], ` +
       `original: true, cache: false, batch-tokens: 8192

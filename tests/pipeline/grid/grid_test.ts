@@ -30,7 +30,7 @@ async function run(
     options.onEvent?.(event);
   };
   const grid = await loadGrid(file, { stages: STAGES });
-  const results = await runGrid(grid, { ...options, report });
+  const results = await runGrid(grid, { ...options, emit: report });
   return { results, events };
 }
 
