@@ -4,6 +4,8 @@ export interface AttentionReferenceShape {
   headDim: number;
   length: number;
   slidingWindow?: number;
+  /** Tokens whose attention is left out, from the first on; theirs is 0. */
+  start?: number;
 }
 
 /**
@@ -14,11 +16,12 @@ export function attentionReference(
   q: ArrayLike<number>,
   k: ArrayLike<number>,
   v: ArrayLike<number>,
-  { heads, keyValueHeads, headDim, length, slidingWindow = length }: AttentionReferenceShape,
+  { heads, keyValueHeads, headDim, length, slidingWindow = length, start = 0 }:
+    AttentionReferenceShape,
 ): Float64Array {
   const out = new Float64Array(q.length);
   const tokens = q.length / (heads * headDim);
-  for (let token = 0; token < tokens; token++) {
+  for (let token = start; token < tokens; token++) {
     const first = Math.max(token - token % length, token - slidingWindow + 1); // that it sees
     for (let head = 0; head < heads; head++) {
       const keyHead = Math.floor(head * keyValueHeads / heads);

@@ -13,14 +13,18 @@ export function seededRandom(seed: number): () => number {
 /** `count` numbers, evenly distributed in `low` .. `high`. */
 export function uniforms(count: number, seed: number, low = -1, high = 1): Float32Array {
   const random = seededRandom(seed);
-  return Float32Array.from({ length: count }, () => low + (high - low) * random());
+  const values = new Float32Array(count); // filled in a loop: from() takes ten times as long
+  for (let i = 0; i < count; i++) values[i] = low + (high - low) * random();
+  return values;
 }
 
 /** `count` normally distributed numbers. */
 export function normals(count: number, seed: number, deviation = 1): Float32Array {
   const random = seededRandom(seed);
-  return Float32Array.from({ length: count }, () => {
+  const values = new Float32Array(count);
+  for (let i = 0; i < count; i++) {
     const radius = Math.sqrt(-2 * Math.log(1 - random()));
-    return deviation * radius * Math.cos(2 * Math.PI * random());
-  });
+    values[i] = deviation * radius * Math.cos(2 * Math.PI * random());
+  }
+  return values;
 }

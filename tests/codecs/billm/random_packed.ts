@@ -30,10 +30,8 @@ export function randomPacked(
   const words = Math.ceil(cols / 32);
   const perBlock = scalesPerBlock(layout);
   const perRow = Math.ceil(cols / blockSize) * perBlock;
-  const bits = Uint32Array.from(
-    { length: bitPlanes(layout) * rows * words },
-    () => random() * 2 ** 32,
-  );
+  const bits = new Uint32Array(bitPlanes(layout) * rows * words);
+  for (let i = 0; i < bits.length; i++) bits[i] = random() * 2 ** 32;
   const marks = Array.from({ length: cols }, () => Number(layout.planes > 0 && random() < share));
   const salient = new Uint32Array(words);
   marks.forEach((mark, col) => salient[col >> 5] |= mark << (col & 31));
@@ -69,11 +67,14 @@ export function productReference(
   const magnitudes = new Float64Array(tokens * rows);
   for (let token = 0; token < tokens; token++) {
     for (let row = 0; row < rows; row++) {
+      let [sum, magnitude] = [0, 0];
       for (let col = 0; col < cols; col++) {
         const term = x[token * cols + col] * weight[row * cols + col];
-        sums[token * rows + row] += term;
-        magnitudes[token * rows + row] += Math.abs(term);
+        sum += term;
+        magnitude += Math.abs(term);
       }
+      sums[token * rows + row] = sum;
+      magnitudes[token * rows + row] = magnitude;
     }
   }
   return { sums, magnitudes };

@@ -55,7 +55,8 @@ async function check(
   using values = cached(gpu, v, shape, dtype);
   using out = await attentionDecode(gpu, asked, keys, values, { ...shape, start });
   assert.deepEqual(out.shape, asked.shape);
-  const expected = attentionReference(q, k, v, shape).subarray(start * heads * headDim);
+  const expected = attentionReference(q, k, v, { ...shape, start })
+    .subarray(start * heads * headDim);
   assertClose(await gpu.read(out), expected, {
     abs: 4e-6 * Math.max(sharpness, 1), // scores reach 5 · sharpness, their rounding is a relative error of exp
     what: JSON.stringify({ ...shape, queries, dtype, sharpness }),

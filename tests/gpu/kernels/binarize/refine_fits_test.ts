@@ -71,12 +71,15 @@ for (
 ) {
   for (const planes of [0, 1, 2, 3, 4]) {
     Deno.test(`refineFits() that ${family}, with ${zones} zones and ${planes} planes agrees with the reference`, async () => {
-      for (const [rows, cols] of SHAPES) {
+      // Each size and number of rounds has a kernel of its own: the forms take turns at the sizes.
+      const first = 3 * (5 * (zones - 1) + planes);
+      for (const i of [0, 1, 2]) {
+        const [rows, cols] = SHAPES[(first + i) % SHAPES.length];
         const { weight, salient, cost, matrix, start } = makeBlock(rows, cols, zones, planes);
         using weightTensor = gpu.upload(weight, [rows, cols]);
         using salientTensor = gpu.upload(Uint32Array.from(salient), [cols]);
         using costTensor = gpu.upload(cost, [cols]);
-        for (const rounds of [1, 8]) {
+        for (const rounds of i < 2 ? [1, 8] : [1]) {
           const what = JSON.stringify({ rows, cols, rounds });
           const zoneStart = Float32Array.from(flat(start.map((fits) => fits.zones)));
           const salientStart = Float32Array.from(flat(start.map((fits) => fits.salient)));

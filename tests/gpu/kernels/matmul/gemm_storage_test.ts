@@ -1,19 +1,8 @@
-/** Products whose matrices are stored in f16 or bf16, and tiles of all shapes. */
+/** Products whose matrices are stored in f16 or bf16. */
 import assert from "node:assert/strict";
 import type { Gpu } from "../../../../gpu/device.ts";
-import {
-  gemm,
-  type GemmLayout,
-  type Matrix,
-  queueTiles,
-  TILES,
-} from "../../../../gpu/kernels/matmul/gemm.ts";
+import { gemm, type GemmLayout, type Matrix } from "../../../../gpu/kernels/matmul/gemm.ts";
 import type { Storage, Storages } from "../../../../gpu/kernels/matmul/gemm_source.ts";
-import {
-  tileKernelBytes,
-  tileName,
-  type TileShape,
-} from "../../../../gpu/kernels/matmul/gemm_tile_source.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { matmul, transposed } from "../../../reference/linear_algebra.ts";
 import { uniforms } from "../../../reference/random.ts";
@@ -181,26 +170,3 @@ for (
     );
   });
 }
-
-Deno.test("tiles of all shapes give the same bits", async () => {
-  const memory = hardware.device.limits.maxComputeWorkgroupStorageSize;
-  const [m, n, k] = [256, 256, 96];
-  using x = hardware.upload(uniforms(256 * 256, 5), [256, 256]);
-  const a = { tensor: x, start: 0, stride: 256 };
-  const product = async (layout: GemmLayout, tile: TileShape, rows: number) => {
-    using tensor = hardware.empty([m, n]);
-    const c = { tensor, start: 0, stride: n };
-    await queueTiles(hardware, { layout, m: rows, n, k, a, b: a, c }, tile);
-    return (await hardware.read(tensor)).subarray(0, (m - 4) * n);
-  };
-  // One layout for each tile but the first: a software adapter takes seconds to compile one.
-  const [usual, ...others] = TILES;
-  for (const [i, layout] of LAYOUTS.entries()) {
-    const expected = await product(layout, usual, m);
-    assert.deepEqual(await product(layout, usual, m - 4), expected, "parts of tiles");
-    for (const tile of others.filter((_, turn) => turn % LAYOUTS.length === i)) {
-      if (tileKernelBytes(layout, tile, "aligned") > memory) continue;
-      assert.deepEqual(await product(layout, tile, m), expected, `${layout} ${tileName(tile)}`);
-    }
-  }
-});
