@@ -80,7 +80,13 @@ export {
   type PlannedStage,
 } from "./pipeline/config/config.ts";
 export type { CellResult } from "./pipeline/grid/grid.ts";
-export { type Grid, type GridCell, loadGrid } from "./pipeline/grid/load_grid.ts";
+export {
+  loadGrid,
+  type RunCell,
+  type RunCell as GridCell,
+  type RunGrid,
+  type RunGrid as Grid,
+} from "./pipeline/grid/load_grid.ts";
 export { UserError } from "./base/errors.ts";
 export { PipelineFileError, type PipelineProblem } from "./pipeline/config/errors.ts";
 export type {

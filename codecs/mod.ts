@@ -111,7 +111,7 @@ export function partOf(
 }
 
 /** What the tensors of a packed linear layer take. */
-export interface StoredLinear {
+export interface LinearSizes {
   codec: Codec;
   tensors: string[];
   /** Bytes by part. */
@@ -119,8 +119,8 @@ export interface StoredLinear {
 }
 
 /** The packed linear layers of a checkpoint by name, in its order. */
-export function packedLinears(checkpoint: Checkpoint): Map<string, StoredLinear> {
-  const linears = new Map<string, StoredLinear>();
+export function packedLinears(checkpoint: Checkpoint): Map<string, LinearSizes> {
+  const linears = new Map<string, LinearSizes>();
   for (const { name, bytes } of checkpoint.tensors.values()) {
     const found = partOf(checkpoint, name);
     if (!found) continue;

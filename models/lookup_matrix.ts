@@ -1,4 +1,4 @@
-import { GpuTable, isPackedTable, tableLayout } from "../codecs/embedding/packed_table.ts";
+import { embeddingLayout, GpuEmbedding, isPackedEmbedding } from "../codecs/embedding/embedding.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { embed } from "../gpu/kernels/elementwise/embed.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
@@ -19,7 +19,7 @@ export class LookupMatrix implements Disposable {
   /** Whether all of it was found to be finite. */
   #isFinite = false;
   /** Its packed form, if that is kept on the GPU. */
-  #keptTable?: GpuTable;
+  #keptTable?: GpuEmbedding;
 
   /** @param partBytes Bytes of it on the GPU at a time. */
   constructor(
@@ -56,8 +56,8 @@ export class LookupMatrix implements Disposable {
    */
   async keep(): Promise<void> {
     const { checkpoint } = this.stored.model;
-    if (isPackedTable(checkpoint, this.#name)) {
-      this.#keptTable = GpuTable.upload(this.#gpu, checkpoint, this.#name);
+    if (isPackedEmbedding(checkpoint, this.#name)) {
+      this.#keptTable = GpuEmbedding.upload(this.#gpu, checkpoint, this.#name);
     } else await this.stored.keep(this.place, "stored");
     await this.parts("stored", async () => {}); // checks it
   }
@@ -78,10 +78,10 @@ export class LookupMatrix implements Disposable {
     const gpu = this.#gpu;
     const { checkpoint } = stored.model;
     const keptTable = this.#keptTable;
-    const isPacked = isPackedTable(checkpoint, this.#name);
+    const isPacked = isPackedEmbedding(checkpoint, this.#name);
     let rowBytes = 4 * cols;
     if (isPacked) {
-      const layout = tableLayout(checkpoint, this.#name);
+      const layout = embeddingLayout(checkpoint, this.#name);
       stored.checkShape(place.name, [layout.rows, layout.cols], place.shape);
     } else {
       const { shape, bytes } = checkpoint.get(place.name);
@@ -100,7 +100,7 @@ export class LookupMatrix implements Disposable {
       const count = Math.min(rowsPerPart, rows - first);
       if (isFinite && isWanted && !isWanted(first, count)) continue;
       using uploaded = isPacked && !keptTable
-        ? GpuTable.upload(gpu, checkpoint, this.#name, first, count)
+        ? GpuEmbedding.upload(gpu, checkpoint, this.#name, first, count)
         : undefined;
       using part = await (keptTable?.dequantized(first, count) ??
         uploaded?.dequantized(0, count) ??

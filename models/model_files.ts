@@ -1,5 +1,5 @@
 import { UserError } from "../base/errors.ts";
-import { isPackedTable } from "../codecs/embedding/packed_table.ts";
+import { isPackedEmbedding } from "../codecs/embedding/embedding.ts";
 import { type QuantizationConfig, readQuantizationConfig } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { type Folder, isSystemError } from "../storage/folder.ts";
@@ -140,7 +140,7 @@ function withNamesOf(checkpoint: Checkpoint, architecture: Architecture): Archit
   const { names, finalNorm } = architecture;
   const bare = (name: string) => name.replace(/^model\./, "");
   const isThere = (name: string) =>
-    checkpoint.has(`${name}.weight`) || isPackedTable(checkpoint, name);
+    checkpoint.has(`${name}.weight`) || isPackedEmbedding(checkpoint, name);
   if (isThere(names.embedding) || !isThere(bare(names.embedding))) return architecture;
   const { positions, projectIn, projectOut } = names;
   return {

@@ -1,10 +1,10 @@
 import { UserError } from "../base/errors.ts";
 import { sum } from "../base/figures.ts";
 import {
-  dequantizeTableOnHost,
-  isPackedTable,
-  tableLayout,
-} from "../codecs/embedding/packed_table.ts";
+  dequantizeEmbeddingOnHost,
+  embeddingLayout,
+  isPackedEmbedding,
+} from "../codecs/embedding/embedding.ts";
 import { loadLinear, mainTensor, partOf, requireColumns } from "../codecs/mod.ts";
 import {
   fusedOf,
@@ -143,7 +143,7 @@ export class PlainWeights implements Disposable {
     const { linears, shape: [, cols] } = this.get(name);
     if (!linears) {
       const table = name.slice(0, -WEIGHT.length);
-      return (first, rows) => dequantizeTableOnHost(checkpoint, table, first, rows);
+      return (first, rows) => dequantizeEmbeddingOnHost(checkpoint, table, first, rows);
     }
     const parts = linears.map((linear) => loadLinear(checkpoint, quantization!, linear)!);
     const [{ codec, host }] = parts;
@@ -197,9 +197,9 @@ function plainTensors(
       const rows = sum(linears.map((linear) => requireMain(checkpoint, linear).shape[0]));
       const { file } = requireMain(checkpoint, linears[0]);
       plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file, linears });
-    } else if (quantization && isPackedTable(checkpoint, module) && isTablePart(name)) {
+    } else if (quantization && isPackedEmbedding(checkpoint, module) && isTablePart(name)) {
       if (plain.has(weight)) return;
-      const { rows, cols } = tableLayout(checkpoint, module);
+      const { rows, cols } = embeddingLayout(checkpoint, module);
       plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
     } else {
       plain.set(name, { name, shape, dtype, file });

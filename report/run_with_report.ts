@@ -1,6 +1,6 @@
 import type { PipelineConfig } from "../pipeline/config/config.ts";
 import { type CellResult, runGrid as runCells } from "../pipeline/grid/grid.ts";
-import type { Grid, GridCell } from "../pipeline/grid/load_grid.ts";
+import type { RunCell, RunGrid } from "../pipeline/grid/load_grid.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import { type RunOptions, runPipeline as run } from "../pipeline/run/run.ts";
 import type { Stage } from "../pipeline/stage.ts";
@@ -30,9 +30,9 @@ export function runPipeline(
  * @throws {DOMException} "AbortError" if the signal interrupted it.
  */
 export function runGrid(
-  grid: Grid<Stage>,
+  grid: RunGrid<Stage>,
   options: RunOptions = {},
-  cells?: readonly GridCell<Stage>[],
+  cells?: readonly RunCell<Stage>[],
 ): Promise<CellResult[]> {
   return runCells(grid, { writeReport: writeRunReport, ...options }, cells);
 }

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { isPackedTable } from "../codecs/embedding/packed_table.ts";
+import { isPackedEmbedding } from "../codecs/embedding/embedding.ts";
 import { codecOf } from "../codecs/mod.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { layerPlaces, outsidePlaces, type Place } from "../models/places.ts";
@@ -66,7 +66,7 @@ function checkTensors({ architecture, checkpoint, folder }: ModelFiles): void {
     );
   };
   for (const place of Object.values(outsidePlaces(architecture)).flat()) {
-    if (place && !isPackedTable(checkpoint, place.name.replace(/\.weight$/, ""))) check(place);
+    if (place && !isPackedEmbedding(checkpoint, place.name.replace(/\.weight$/, ""))) check(place);
   }
   for (let i = 0; i < architecture.layers; i++) {
     for (const { linear, ...place } of layerPlaces(architecture, i)) {

@@ -3,7 +3,7 @@ import { basename, join } from "node:path";
 import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { packTable } from "../codecs/embedding/packed_table.ts";
+import { packEmbedding } from "../codecs/embedding/embedding.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { partOf, storeLinear, versionFor } from "../codecs/mod.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
@@ -114,7 +114,7 @@ export const pack = defineStage({
       if (name === "lm_head.weight" && !architecture.names.head) continue;
       if (embeddings !== "stored" && tables.has(name)) {
         const table = name.slice(0, -".weight".length);
-        outside.push(...packTable(checkpoint, table, embeddings, model.name));
+        outside.push(...packEmbedding(checkpoint, table, embeddings, model.name));
       } else {
         outside.push(copyOf(checkpoint, name));
       }

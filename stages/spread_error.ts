@@ -1,4 +1,4 @@
-import { placeRegion } from "../gpu/kernels/elementwise/transpose.ts";
+import { placeRegion } from "../gpu/kernels/elementwise/copy_region.ts";
 import { gemm } from "../gpu/kernels/matmul/gemm.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { BlockContext, LinearLayer } from "../pipeline/stage.ts";

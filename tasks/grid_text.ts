@@ -1,13 +1,13 @@
 import { bytesText, timeText } from "../base/units.ts";
 import type { CellResult } from "../pipeline/grid/grid.ts";
-import type { Grid } from "../pipeline/grid/load_grid.ts";
+import type { RunGrid } from "../pipeline/grid/load_grid.ts";
 import type { Stage } from "../pipeline/stage.ts";
 import { pairsIn } from "../stages/metrics/metric.ts";
 import { METRICS } from "../stages/metrics/mod.ts";
 import { tableText } from "./table.ts";
 
 /** The cells of a grid and what tells them apart. */
-export function cellsText({ file, name, output, cells }: Grid<Stage>): string {
+export function cellsText({ file, name, output, cells }: RunGrid<Stage>): string {
   const count = `${cells.length} cell${cells.length === 1 ? "" : "s"}`;
   const rows = cells.map(({ name, index, values }) => [
     `  ${index}/${cells.length}`,

@@ -3,7 +3,7 @@ import { PipelineFileError } from "../pipeline/config/errors.ts";
 import { bytesText, percentText } from "../base/units.ts";
 import type { PipelineConfig } from "../pipeline/config/config.ts";
 import { chooseCell } from "../pipeline/grid/grid.ts";
-import { type Grid, type GridCell, loadGrid } from "../pipeline/grid/load_grid.ts";
+import { loadGrid, type RunCell, type RunGrid } from "../pipeline/grid/load_grid.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import type { RunOptions } from "../pipeline/run/run.ts";
 import { runGrid, runPipeline } from "../report/run_with_report.ts";
@@ -73,8 +73,8 @@ await runTask(async (signal) => {
 });
 
 function printCells(
-  grid: Grid<Stage>,
-  chosen: GridCell<Stage>[] | undefined,
+  grid: RunGrid<Stage>,
+  chosen: RunCell<Stage>[] | undefined,
   json: boolean | undefined,
 ): void {
   const cells = chosen ?? grid.cells;
@@ -93,8 +93,8 @@ function printCells(
 
 /** @throws {UserError} If a cell failed. */
 async function quantizeCells(
-  grid: Grid<Stage>,
-  cells: GridCell<Stage>[] | undefined,
+  grid: RunGrid<Stage>,
+  cells: RunCell<Stage>[] | undefined,
   json: boolean | undefined,
   options: RunOptions,
 ): Promise<void> {

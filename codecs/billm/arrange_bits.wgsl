@@ -5,7 +5,7 @@
 // Position i of a unit of 128 holds column order[i]. A thread makes one word. Rows and positions
 // without a column get zeros.
 //
-// Reference: tests/codecs/billm/packed_weight_test.ts.
+// Reference: tests/codecs/billm/tensors_test.ts.
 
 override PLANES: u32 = 2; // planes of bits
 

@@ -9,9 +9,9 @@ import {
   salientColumns,
   words,
 } from "./host.ts";
-import { canGroup, uploadGroup } from "./packed_group.ts";
-import { multipliesVectors } from "./packed_vector.ts";
-import { uploadBillm } from "./packed_weight.ts";
+import { canGroup, uploadGroup } from "./group.ts";
+import { multipliesVectors } from "./vector_product.ts";
+import { uploadBillm } from "./tensors.ts";
 import { loadBillm, storeBillm } from "./store.ts";
 import { BillmGroup, BillmWeight } from "./weight.ts";
 

@@ -19,10 +19,10 @@ export class BillmDraft implements Draft<BillmHost> {
   /** Scales in few bits are rounded first: the layers to come are calibrated on what is stored. */
   async download({ scales }: StoreForm, quantized: Tensor): Promise<BillmHost> {
     const { gpu, bits } = this;
-    if (scales === "f16") return await readBits(bits);
+    if (scales === "f16") return await downloadBits(bits);
     const scaleBits = scales === "i8" ? 8 : 4;
     const { codes, factors } = await roundScales(gpu, bits, bits.scales, scaleBits);
-    const host = await readBits(bits);
+    const host = await downloadBits(bits);
     const values = new Int8Array(await gpu.read(codes, "u32")); // the low byte of each
     const few = scaleBits === 4 ? { bits: scaleBits } as const : {};
     const coded = { ...host, codes: { values, factors: await gpu.read(factors), ...few } };
@@ -39,7 +39,7 @@ export class BillmDraft implements Draft<BillmHost> {
 }
 
 /** Reads a linear layer's bits back from the GPU. */
-export async function readBits(linear: BillmBits): Promise<BillmHost> {
+export async function downloadBits(linear: BillmBits): Promise<BillmHost> {
   const { bits, scales, salient: columns, ...layout } = linear;
   const { gpu } = bits;
   const marks = await gpu.read(columns, "u32");

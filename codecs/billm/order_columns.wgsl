@@ -1,7 +1,7 @@
 // out[t, i] = x[t, order[i]], or 0 where no column is at position i: the activations in the order in
 // which a packed weight holds its columns. A thread makes four.
 //
-// Reference: tests/codecs/billm/packed_matmul_test.ts.
+// Reference: tests/codecs/billm/matmul_test.ts.
 
 struct Params { tokens: u32, cols: u32, positions: u32 }
 @group(0) @binding(0) var<uniform> p: Params;

@@ -1,10 +1,10 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Addends, VectorSource, Weight, WeightGroup } from "../codec.ts";
-import { type BillmGroupTensors, freeGroup } from "./packed_group.ts";
-import { billmProduct } from "./packed_matmul.ts";
-import { billmVectorProduct } from "./packed_vector.ts";
-import { type BillmTensors, freeBillm } from "./packed_weight.ts";
+import { type BillmGroupTensors, freeGroup } from "./group.ts";
+import { billmProduct } from "./matmul.ts";
+import { billmVectorProduct } from "./vector_product.ts";
+import { type BillmTensors, freeBillm } from "./tensors.ts";
 
 /** A linear layer that is multiplied with in BiLLM's bits. */
 export class BillmWeight implements Weight {

@@ -5,7 +5,7 @@ import type { Codec, LinearFacts } from "../codec.ts";
 import { DenseWeight } from "../dense/weight.ts";
 import { dequantizeGrid } from "./dequantize_grid.ts";
 import { freeGrid, type LinearGrid, SALIENT_BITS } from "./grid.ts";
-import { dequantizeGridOnHost, type GridHost, loadGrid, storeGrid } from "./store.ts";
+import { dequantizeGridHost, type GridHost, loadGrid, storeGrid } from "./store.ts";
 
 /** The codec of codes on equal steps, some of them, if a method wants it, in more bits. */
 export const grid: Codec<GridHost> = {
@@ -45,7 +45,7 @@ export const grid: Codec<GridHost> = {
   }],
   load: loadGrid,
   store: storeGrid,
-  dequantize: dequantizeGridOnHost,
+  dequantize: dequantizeGridHost,
 
   facts(host): LinearFacts {
     const fraction = salientFraction(host);

@@ -4,7 +4,7 @@
 //
 // Marked weights have codes of eight bits on the range of their row. Products are exact in f32 and a sum
 // is one, so that host and GPU give the same bits. A thread makes 32 columns.
-// Reference: dequantizeGridOnHost() in codecs/grid/store.ts.
+// Reference: dequantizeGridHost() in codecs/grid/store.ts.
 
 override HAS_SALIENT: bool = false;
 override CENTERED: bool = false;  // mean or sign

@@ -15,7 +15,7 @@ export class GridDraft implements Draft<GridHost> {
 
   /** Its scales are f16 values already, so that nothing is rounded. */
   download(): Promise<GridHost> {
-    return readGrid(this.codes);
+    return downloadGrid(this.codes);
   }
 
   [Symbol.dispose](): void {
@@ -24,7 +24,7 @@ export class GridDraft implements Draft<GridHost> {
 }
 
 /** Reads a linear layer on grids back from the GPU. */
-export async function readGrid(linear: LinearGrid): Promise<GridHost> {
+export async function downloadGrid(linear: LinearGrid): Promise<GridHost> {
   const { codes, fits, mask, salientFits, ...layout } = linear;
   const { gpu } = codes;
   return {

@@ -245,7 +245,7 @@ export function loadGrid(
  * The weights that a linear layer on grids stands for, or `rows` rows of them from `first` on, f32
  * `[rows, cols]`; the same bits as `dequantizeGrid()` gives on the GPU.
  */
-export function dequantizeGridOnHost(
+export function dequantizeGridHost(
   host: GridHost,
   first = 0,
   rows = host.rows - first,

@@ -64,22 +64,22 @@ export function batchPrompts(
     ? indices.map((group) => groups[group].map((_, prompt) => ({ group, prompt })))
     : indices.flatMap((group) => groups[group].map((_, prompt) => [{ group, prompt }]));
   /** A group of more tokens than a batch takes is parted, and shares less. */
-  const draftsOf = (prompts: typeof units[number]): Draft[] => {
-    const draft = new Draft(
+  const sharingOf = (prompts: typeof units[number]): SharedPrompts[] => {
+    const draft = new SharedPrompts(
       prompts.map((place) => ({ ...place, ...groups[place.group][place.prompt] })),
     );
     if (draft.size <= most || prompts.length === 1) return [draft];
     const half = prompts.length >> 1;
-    return [...draftsOf(prompts.slice(0, half)), ...draftsOf(prompts.slice(half))];
+    return [...sharingOf(prompts.slice(0, half)), ...sharingOf(prompts.slice(half))];
   };
-  const drafts = units.flatMap(draftsOf);
+  const drafts = units.flatMap(sharingOf);
   drafts.sort((a, b) => b.length - a.length || b.size - a.size);
   const batches: PromptBatch[] = [];
   for (let first = 0, last = drafts.length - 1; first <= last;) {
     const taken = [drafts[first++]];
     let { size } = taken[0];
-    const fits = (draft: Draft) => first <= last && size + draft.size <= most;
-    const take = (draft: Draft) => {
+    const fits = (draft: SharedPrompts) => first <= last && size + draft.size <= most;
+    const take = (draft: SharedPrompts) => {
       taken.push(draft);
       size += draft.size;
     };
@@ -99,7 +99,7 @@ function filledTo(size: number, most: number): number {
 type PlacedPrompt = Prompt & { group: number; prompt: number };
 
 /** Prompts of a group, and what they have in common. */
-class Draft {
+class SharedPrompts {
   /** Tokens that all of them begin with and that the model reads. */
   readonly shared: number;
   /** Tokens of the longest one that the model reads. */
@@ -119,7 +119,7 @@ class Draft {
   }
 }
 
-function batchOf(drafts: readonly Draft[], size: number, filled: number): PromptBatch {
+function batchOf(drafts: readonly SharedPrompts[], size: number, filled: number): PromptBatch {
   const ids = new Uint32Array(filled);
   const positions = new Uint32Array(filled);
   const segments: number[] = [];

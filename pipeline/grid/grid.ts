@@ -8,7 +8,7 @@ import { writeJsonAtomically } from "../../storage/files.ts";
 import { CELL_RECORD, type CellRecord, type RunRecord } from "../run/record.ts";
 import { type RunOptions, runPipeline } from "../run/run.ts";
 import type { Stage } from "../stage.ts";
-import type { Grid, GridCell } from "./load_grid.ts";
+import type { RunCell, RunGrid } from "./load_grid.ts";
 
 /** What became of a cell; `run` is there if it is done. */
 export interface CellResult {
@@ -25,9 +25,9 @@ export interface CellResult {
  * @throws {DOMException} "AbortError" if the signal interrupted it.
  */
 export async function runGrid(
-  grid: Grid<Stage>,
+  grid: RunGrid<Stage>,
   options: RunOptions = {},
-  cells: readonly GridCell<Stage>[] = grid.cells,
+  cells: readonly RunCell<Stage>[] = grid.cells,
 ): Promise<CellResult[]> {
   const results: CellResult[] = [];
   for (const cell of cells) results.push(await runCell(grid, cell, options));
@@ -35,8 +35,8 @@ export async function runGrid(
 }
 
 async function runCell(
-  grid: Grid<Stage>,
-  { name, index, values, config }: GridCell<Stage>,
+  grid: RunGrid<Stage>,
+  { name, index, values, config }: RunCell<Stage>,
   options: RunOptions,
 ): Promise<CellResult> {
   const { emit = options.report ?? (() => {}), signal } = options;

@@ -18,7 +18,7 @@ import { PipelineSource, type Place, readText, throwSorted } from "../config/sou
 import { type MatrixCell, matrixCells } from "./matrix.ts";
 
 /** One pipeline of a grid. */
-export interface GridCell<S extends StageDeclaration> {
+export interface RunCell<S extends StageDeclaration> {
   /** Unique in the grid, and the name of the folder of its run: "tiny-llama,rtn-2". */
   name: string;
   /** From 1, in the order of the file. */
@@ -30,13 +30,13 @@ export interface GridCell<S extends StageDeclaration> {
 }
 
 /** A pipeline file with a `matrix`, checked; a file without one is a grid of one cell. */
-export interface Grid<S extends StageDeclaration> {
+export interface RunGrid<S extends StageDeclaration> {
   file: string;
   name: string;
   /** The folder of the cells' folders. */
   output: string;
   hasMatrix: boolean;
-  cells: GridCell<S>[];
+  cells: RunCell<S>[];
 }
 
 /** Keys that all cells have in common; overrides of them come before the matrix is read. */
@@ -54,7 +54,7 @@ const COMMON_KEYS = ["name", "output", "matrix"];
 export async function loadGrid<S extends StageDeclaration>(
   path: string,
   { stages, sets = [], importStage = importDefault }: LoadOptions<S>,
-): Promise<Grid<S>> {
+): Promise<RunGrid<S>> {
   const load = stageLoader(path, importStage);
   const text = await readText(path);
   const isCommon = (set: string) => COMMON_KEYS.includes(pathOf(set)[0]);
@@ -76,7 +76,7 @@ export async function loadGrid<S extends StageDeclaration>(
   base.throwProblems();
 
   const problems = new CellProblems(cells.length);
-  const grid: Grid<S> = { file: path, name, output, hasMatrix: true, cells: [] };
+  const grid: RunGrid<S> = { file: path, name, output, hasMatrix: true, cells: [] };
   const used = new Set<string>();
   for (const [i, cell] of cells.entries()) {
     const source = await openSource();
@@ -106,7 +106,7 @@ export async function loadGrid<S extends StageDeclaration>(
   return grid;
 }
 
-function gridOfOne<S extends StageDeclaration>(config: PipelineConfig<S>): Grid<S> {
+function gridOfOne<S extends StageDeclaration>(config: PipelineConfig<S>): RunGrid<S> {
   const { file, name, output } = config;
   const cell = { name, index: 1, values: {}, config: { ...config, output: join(output, name) } };
   return { file, name, output, hasMatrix: false, cells: [cell] };

@@ -46,7 +46,7 @@ interface Axis {
 }
 
 /** A cell before it has a name: its values by axis, or by path for what `include` adds. */
-interface Draft {
+interface CellDraft {
   values: Map<string, Value>;
   /** Where it stands if `include` has made it. */
   included?: Path;
@@ -171,8 +171,8 @@ class MatrixReader {
   }
 
   /** Entries of `include` or `exclude`: their values by axis or path. */
-  #readEntries(key: "include" | "exclude", list: unknown): Draft[] {
-    const entries: Draft[] = [];
+  #readEntries(key: "include" | "exclude", list: unknown): CellDraft[] {
+    const entries: CellDraft[] = [];
     if (!Array.isArray(list)) {
       return this.#fail(
         ["matrix", key],
@@ -252,9 +252,9 @@ class MatrixReader {
       : text;
   }
 
-  #combinations(): Draft[] {
+  #combinations(): CellDraft[] {
     if (this.#axes.length === 0) return [];
-    let drafts: Draft[] = [{ values: new Map() }];
+    let drafts: CellDraft[] = [{ values: new Map() }];
     for (const { name, values } of this.#axes) {
       drafts = drafts.flatMap((draft) =>
         values.map((value) => ({ values: new Map([...draft.values, [name, value]]) }))
@@ -263,8 +263,8 @@ class MatrixReader {
     return drafts;
   }
 
-  #include(drafts: Draft[], entries: Draft[]): Draft[] {
-    const added: Draft[] = [];
+  #include(drafts: CellDraft[], entries: CellDraft[]): CellDraft[] {
+    const added: CellDraft[] = [];
     for (const entry of entries) {
       const isOfAxis = ([name]: [string, Value]) => this.#axes.some((axis) => axis.name === name);
       const own = { values: new Map([...entry.values].filter(isOfAxis)) };
@@ -286,7 +286,7 @@ class MatrixReader {
   }
 
   /** @returns A name for each cell. */
-  #names(drafts: Draft[]): string[] {
+  #names(drafts: CellDraft[]): string[] {
     const keys = [
       ...new Set([
         ...this.#axes.map(({ name }) => name),
@@ -318,7 +318,7 @@ class MatrixReader {
     return names;
   }
 
-  #settings({ values }: Draft, cell: string): Setting[] {
+  #settings({ values }: CellDraft, cell: string): Setting[] {
     const settings = [...values.values()].flatMap(({ settings }) => settings)
       .toSorted((a, b) => a.name.split(".").length - b.name.split(".").length);
     for (const [i, { name, path }] of settings.entries()) {
@@ -330,7 +330,7 @@ class MatrixReader {
 }
 
 /** Whether a cell has all values of an entry. */
-function holds(draft: Draft, entry: Draft): boolean {
+function holds(draft: CellDraft, entry: CellDraft): boolean {
   return [...entry.values].every(([name, { value }]) =>
     draft.values.has(name) && isDeepStrictEqual(draft.values.get(name)!.value, value)
   );

@@ -1,7 +1,7 @@
 import { constant } from "../../gpu/constant.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { MAX_BLOCK } from "../../gpu/kernels/binarize/search.ts";
-import { copyRegion } from "../../gpu/kernels/elementwise/transpose.ts";
+import { copyRegion } from "../../gpu/kernels/elementwise/copy_region.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type {
   BlockContext,

@@ -2,11 +2,11 @@
 
 import { percentText } from "../../base/units.ts";
 import { type BillmHost } from "../../codecs/billm/host.ts";
-import { type BillmGroupTensors, freeGroup, uploadGroup } from "../../codecs/billm/packed_group.ts";
-import { packedMatmul } from "../../codecs/billm/packed_matmul.ts";
-import { packedMatvec } from "../../codecs/billm/packed_matvec.ts";
-import { billmVectorProduct, multipliesVectors } from "../../codecs/billm/packed_vector.ts";
-import { type BillmTensors, freeBillm, uploadBillm } from "../../codecs/billm/packed_weight.ts";
+import { type BillmGroupTensors, freeGroup, uploadGroup } from "../../codecs/billm/group.ts";
+import { billmMatmul } from "../../codecs/billm/matmul.ts";
+import { billmMatvec } from "../../codecs/billm/matvec.ts";
+import { billmVectorProduct, multipliesVectors } from "../../codecs/billm/vector_product.ts";
+import { type BillmTensors, freeBillm, uploadBillm } from "../../codecs/billm/tensors.ts";
 import { scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { attention } from "../../gpu/kernels/attention/attention.ts";
@@ -197,7 +197,7 @@ await runTask(async () => {
       const weights: BillmTensors[] = [];
       for (let i = 0; i < count; i++) weights.push(await uploadBillm(gpu, host));
       const { bits, scales } = weights[0];
-      await run(bits.bytes + scales.bytes, (i) => packedMatvec(gpu, x, weights[i]));
+      await run(bits.bytes + scales.bytes, (i) => billmMatvec(gpu, x, weights[i]));
       for (const weight of weights) freeBillm(gpu, weight);
     }
     gpu.trim();
@@ -209,7 +209,7 @@ await runTask(async () => {
       `packed weight, ${tokens} tokens`,
       2 * tokens * size ** 2,
       "GFLOP/s",
-      async () => gpu.free(await packedMatmul(gpu, x, weight)),
+      async () => gpu.free(await billmMatmul(gpu, x, weight)),
     );
   }
   freeBillm(gpu, weight);

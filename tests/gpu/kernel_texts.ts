@@ -2,14 +2,14 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import {
-  packedMatmulKernel,
-  type PackedTile,
+  billmMatmulKernel,
+  type BillmTile,
   unpackKernel,
-} from "../../codecs/billm/packed_matmul_source.ts";
-import { packedMatvecKernel } from "../../codecs/billm/packed_matvec_source.ts";
-import { packedVectorKernel } from "../../codecs/billm/packed_vector_source.ts";
-import type { BillmForm } from "../../codecs/billm/packed_weight.ts";
-import { tableMatvecKernel } from "../../codecs/embedding/table_matvec_source.ts";
+} from "../../codecs/billm/matmul_source.ts";
+import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
+import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
+import type { BillmForm } from "../../codecs/billm/tensors.ts";
+import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
 import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
 import { attentionKernel } from "../../gpu/kernels/attention/attention_source.ts";
@@ -63,8 +63,8 @@ const FORMS: BillmForm[] = [
   { zones: 1, planes: 3, coded: true, mixed: true },
   { zones: 1, planes: 1, coded: false, mixed: false },
 ];
-const LARGE: PackedTile = { rows: 128, cols: 128, depth: 16 };
-const SMALL: PackedTile = { rows: 64, cols: 64, depth: 16 };
+const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
+const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
 
 /** The threads of workgroups that sum over their lanes, where it stands in the text. */
 const LANES = 128;
@@ -173,10 +173,10 @@ export const GENERATED: [name: string, source: string][] = [
   ...[8, 16, 32, 64].flatMap((lanes) =>
     (["plain", "rms", "activation", "gated"] as const).flatMap((input, i) =>
       [true, false].map((subgroupBarriers): [string, string] => [
-        `packedVectorKernel of ${input}, subgroups of ${lanes}${
+        `billmVectorKernel of ${input}, subgroups of ${lanes}${
           subgroupBarriers ? " with barriers" : ""
         }`,
-        TEXTS.get("activate.wgsl")! + packedVectorKernel(
+        TEXTS.get("activate.wgsl")! + billmVectorKernel(
           { zones: i === 3 ? 1 : 2, planes: i, coded: i % 2 === 0, mixed: false },
           { lanes, splits: 4, steps: 1 + i % 2, turns: i < 2, subgroupBarriers },
           input,
@@ -188,18 +188,18 @@ export const GENERATED: [name: string, source: string][] = [
   ...FORMS.flatMap((form) => [
     ...([1, 2, 4] as const).flatMap((tokens) =>
       [true, false].map((unrolled): [string, string] => [
-        `packedMatvecKernel of ${JSON.stringify(form)}, ${tokens} tokens${
+        `billmMatvecKernel of ${JSON.stringify(form)}, ${tokens} tokens${
           unrolled ? "" : ", in loops"
         }`,
-        packedMatvecKernel(form, { tokens, splits: 2, unrolled }),
+        billmMatvecKernel(form, { tokens, splits: 2, unrolled }),
       ])
     ),
     ...[true, false].flatMap((paired) =>
       [true, false].map((aligned): [string, string] => [
-        `packedMatmulKernel of ${JSON.stringify(form)}${paired ? ", paired" : ""}${
+        `billmMatmulKernel of ${JSON.stringify(form)}${paired ? ", paired" : ""}${
           aligned ? "" : ", any"
         }`,
-        packedMatmulKernel(form, { tile: paired ? LARGE : SMALL, paired, aligned }),
+        billmMatmulKernel(form, { tile: paired ? LARGE : SMALL, paired, aligned }),
       ])
     ),
     [`unpackKernel of ${JSON.stringify(form)}`, unpackKernel(form)] as [string, string],
@@ -215,10 +215,10 @@ export const GENERATED: [name: string, source: string][] = [
   ...([8, 4] as const).flatMap((bits) =>
     [true, false].flatMap((aligned) =>
       [true, false].map((useSubgroup): [string, string] => [
-        `tableMatvecKernel of ${bits} bits${aligned ? "" : ", any"}${
+        `embeddingMatvecKernel of ${bits} bits${aligned ? "" : ", any"}${
           useSubgroup ? ", a subgroup" : ""
         }`,
-        tableMatvecKernel({ bits, group: 8 * bits }, 32, useSubgroup, aligned),
+        embeddingMatvecKernel({ bits, group: 8 * bits }, 32, useSubgroup, aligned),
       ])
     )
   ),

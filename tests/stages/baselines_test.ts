@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { type GridDraft, readGrid } from "../../codecs/grid/draft.ts";
+import { downloadGrid, type GridDraft } from "../../codecs/grid/draft.ts";
 import type { GridKind } from "../../codecs/grid/grid.ts";
-import { dequantizeGridOnHost, type GridHost, loadGrid } from "../../codecs/grid/store.ts";
+import { dequantizeGridHost, type GridHost, loadGrid } from "../../codecs/grid/store.ts";
 import { packedLinears } from "../../codecs/mod.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
@@ -210,7 +210,7 @@ async function quantizeRandom(stage: BlockStage, options: object, cols: number) 
     costs,
     errors,
     quantized,
-    host: await readGrid((linear.draft as GridDraft).codes),
+    host: await downloadGrid((linear.draft as GridDraft).codes),
   };
 }
 
@@ -232,7 +232,7 @@ for (const cols of [100, 1100]) {
         });
         const product = matmul(errors, seen, ROWS, cols, cols);
         assertClose(weight.map((w, i) => w - quantized[i]), product, { abs: 3e-4, what: "W - Q" });
-        assert.deepEqual(dequantizeGridOnHost(host), quantized);
+        assert.deepEqual(dequantizeGridHost(host), quantized);
 
         // A group's grid is that of the weights as they are when its first column is reached.
         const size = groupSize === "row" ? cols : groupSize;
@@ -269,7 +269,7 @@ for (const metric of ["hessian", "magnitude"]) {
     );
     const product = matmul(errors, factor, ROWS, cols, cols);
     assertClose(weight.map((w, i) => w - quantized[i]), product, { abs: 3e-4, what: "W - Q" });
-    assert.deepEqual(dequantizeGridOnHost(host), quantized);
+    assert.deepEqual(dequantizeGridHost(host), quantized);
     const saliency = weight.map((w, i) =>
       metric === "hessian" ? w * w * costs[i % cols] : Math.abs(w)
     );

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { loadBillm } from "../../codecs/billm/store.ts";
-import { dequantizeTableOnHost } from "../../codecs/embedding/packed_table.ts";
+import { dequantizeEmbeddingOnHost } from "../../codecs/embedding/embedding.ts";
 import { packedLinears } from "../../codecs/mod.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
@@ -127,7 +127,7 @@ for (const family of ["llama", "opt"] as const) {
           found.set(chunk, at);
           at += chunk.length;
         }
-        assert.deepEqual(found, dequantizeTableOnHost(weights.checkpoint, table, 0, rows));
+        assert.deepEqual(found, dequantizeEmbeddingOnHost(weights.checkpoint, table, 0, rows));
         saved += rows * cols * (16 - bits - (bits === 8 ? 16 / 64 : 16 / 32)) / 8;
       }
       // Headers have more names: a few bytes for each table.

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from "node:path";
 import { dequantizeBillm } from "../../codecs/billm/host.ts";
 import { loadBillm } from "../../codecs/billm/store.ts";
-import { dequantizeTableOnHost } from "../../codecs/embedding/packed_table.ts";
+import { dequantizeEmbeddingOnHost } from "../../codecs/embedding/embedding.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
@@ -249,7 +249,7 @@ function expectedHalves(): Map<string, { shape: number[]; halves: Float16Array }
           loadBillm(model.checkpoint, linear, { cols: columns[module], blockSize: blockSize }),
         )
         : name === "model.embed_tokens.weight"
-        ? dequantizeTableOnHost(model.checkpoint, linear, 0, shape[0])
+        ? dequantizeEmbeddingOnHost(model.checkpoint, linear, 0, shape[0])
         : model.checkpoint.readFloat32(name);
       return [name, { shape, halves: Float16Array.from(values) }];
     }),

@@ -10,7 +10,7 @@ import splitSearchSource from "./split_search.wgsl" with { type: "text" };
 import zoneBitsSource from "./zone_bits.wgsl" with { type: "text" };
 
 /** Which columns matter: by w² / U_jj² ("hessian") or by |w| ("magnitude"). */
-export type Metric = "hessian" | "magnitude";
+export type SaliencyMetric = "hessian" | "magnitude";
 
 /** Most columns of a block, and most candidates of a search. */
 export const MAX_BLOCK = 256;
@@ -90,7 +90,7 @@ export async function columnOrder(
   gpu: Gpu,
   weight: Tensor,
   cost: Tensor,
-  metric: Metric,
+  metric: SaliencyMetric,
 ): Promise<Tensor> {
   const [rows, cols] = weight.shape;
   const parts = Math.ceil(rows / ROWS_PER_PART);

@@ -3,7 +3,7 @@
 // for r < rows and c < width: a part of one matrix becomes a part of another, as f32. FORMAT says how
 // the source is stored: 0 f32, 1 f16, 2 bf16.
 //
-// Reference: tests/gpu/kernels/elementwise/transpose_test.ts.
+// Reference: tests/gpu/kernels/elementwise/copy_region_test.ts.
 
 override FORMAT: u32 = 0;
 

@@ -1,7 +1,7 @@
 import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import { DTYPE_BYTES, type Tensor } from "../../tensor.ts";
-import { copyRegion } from "../elementwise/transpose.ts";
+import { copyRegion } from "../elementwise/copy_region.ts";
 import { BROADCAST_TILE, broadcastKernel } from "./gemm_broadcast_source.ts";
 import { finishKernel, GEMM_FLAGS, type GemmLayout, type Storages } from "./gemm_source.ts";
 import {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { type BillmHost } from "../../../codecs/billm/host.ts";
-import { type BillmTensors, freeBillm, uploadBillm } from "../../../codecs/billm/packed_weight.ts";
+import { type BillmTensors, freeBillm, uploadBillm } from "../../../codecs/billm/tensors.ts";
 import {
   type BillmLayout,
   bitPlanes,

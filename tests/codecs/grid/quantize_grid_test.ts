@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { dequantizeGrid } from "../../../codecs/grid/dequantize_grid.ts";
-import { readGrid } from "../../../codecs/grid/draft.ts";
+import { downloadGrid } from "../../../codecs/grid/draft.ts";
 import {
   emptyGrid,
   freeGrid,
@@ -9,7 +9,7 @@ import {
   maskWords,
 } from "../../../codecs/grid/grid.ts";
 import { quantizeGrid } from "../../../codecs/grid/quantize_grid.ts";
-import { dequantizeGridOnHost } from "../../../codecs/grid/store.ts";
+import { dequantizeGridHost } from "../../../codecs/grid/store.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
@@ -95,7 +95,7 @@ async function check(gpu: Gpu, layout: GridLayout, blockSize: number, mode: Mode
     }
   }
   const quantized = await gpu.read(quantizedTensor);
-  const host = await readGrid(linear);
+  const host = await downloadGrid(linear);
   using again = await dequantizeGrid(gpu, linear);
   freeGrid(gpu, linear);
 
@@ -126,11 +126,11 @@ async function check(gpu: Gpu, layout: GridLayout, blockSize: number, mode: Mode
   }
   assert.deepEqual(await gpu.read(again), quantized, "the codes stand for the same values, GPU");
   assert.deepEqual(
-    dequantizeGridOnHost(host),
+    dequantizeGridHost(host),
     quantized,
     "the codes stand for the same values, host",
   );
-  assert.deepEqual(dequantizeGridOnHost(host, 2, 3), quantized.subarray(2 * cols, 5 * cols));
+  assert.deepEqual(dequantizeGridHost(host, 2, 3), quantized.subarray(2 * cols, 5 * cols));
 }
 
 for (const [where, gpu] of Object.entries(devices)) {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { parse } from "yaml";
 import { PipelineFileError } from "../../../pipeline/config/errors.ts";
 import { loadPipeline } from "../../../pipeline/config/config.ts";
-import { type Grid, loadGrid } from "../../../pipeline/grid/load_grid.ts";
+import { loadGrid, type RunGrid } from "../../../pipeline/grid/load_grid.ts";
 import type { Stage } from "../../../pipeline/stage.ts";
 import { STAGES } from "../../../stages/mod.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
@@ -35,7 +35,7 @@ const full = `${chain}matrix:
   stages.evaluate.batch-tokens: [64, 128]
 `;
 
-async function load(text: string, sets: string[] = []): Promise<Grid<Stage>> {
+async function load(text: string, sets: string[] = []): Promise<RunGrid<Stage>> {
   using folder = new TemporaryFolder();
   const file = join(folder.path, "g.yaml");
   writeFileSync(file, text);

@@ -6,7 +6,10 @@ import { UserError } from "../../../base/errors.ts";
 import { dequantizeBillm } from "../../../codecs/billm/host.ts";
 import type { BillmLayout } from "../../../codecs/billm/quantize_block.ts";
 import { loadBillm } from "../../../codecs/billm/store.ts";
-import { dequantizeTableOnHost, isPackedTable } from "../../../codecs/embedding/packed_table.ts";
+import {
+  dequantizeEmbeddingOnHost,
+  isPackedEmbedding,
+} from "../../../codecs/embedding/embedding.ts";
 import { packedLinears } from "../../../codecs/mod.ts";
 import { openDataset } from "../../../data/datasets.ts";
 import { readText } from "../../../data/texts.ts";
@@ -126,10 +129,10 @@ function checkPacked(record: RunRecord, form: Pick<BillmLayout, "zones" | "plane
   for (const [name, tensor] of original.checkpoint.tensors) {
     const module = name.replace(/\.weight$/, "");
     if (records.has(module)) continue;
-    if (isPackedTable(model.checkpoint, module)) {
+    if (isPackedEmbedding(model.checkpoint, module)) {
       assert.match(module, /embed|lm_head/);
       const [rows] = tensor.shape;
-      const values = dequantizeTableOnHost(model.checkpoint, module, 0, rows);
+      const values = dequantizeEmbeddingOnHost(model.checkpoint, module, 0, rows);
       const source = original.checkpoint.readFloat32(name);
       const top = source.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
       assert.ok(values.every((value, i) => Math.abs(value - source[i]) < top / 200), name);
@@ -306,8 +309,8 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
           const linear = name.replace(/\.weight$/, "");
           tensor.values = checkpoint.has(`${linear}.signs`)
             ? dequantizeBillm(unpack(model, linear))
-            : isPackedTable(checkpoint, linear)
-            ? dequantizeTableOnHost(checkpoint, linear, 0, tensor.shape[0])
+            : isPackedEmbedding(checkpoint, linear)
+            ? dequantizeEmbeddingOnHost(checkpoint, linear, 0, tensor.shape[0])
             : checkpoint.readFloat32(name);
         }
       },

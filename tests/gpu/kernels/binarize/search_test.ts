@@ -6,8 +6,8 @@ import salientSearchSource from "../../../../gpu/kernels/binarize/salient_search
 import {
   bestCandidate,
   columnOrder,
-  type Metric,
   saliency,
+  type SaliencyMetric,
   searchGrid,
   type SearchShape,
   selectSalientColumns,
@@ -92,7 +92,7 @@ for (const { gpu, suits, rows, cols } of CASES) {
     assertClose(await gpu.read(out), expected, { rel: 2e-7 }); // two roundings
   });
 
-  for (const metric of ["hessian", "magnitude"] as Metric[]) {
+  for (const metric of ["hessian", "magnitude"] as SaliencyMetric[]) {
     Deno.test(`columnOrder() by ${metric} sorts the columns of [${rows}, ${cols}]${suits}`, async () => {
       const { weight, cost } = makeBlock(rows, cols, 2);
       if (cols > 4) {

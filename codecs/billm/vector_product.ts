@@ -3,14 +3,14 @@ import activate from "../../gpu/kernels/elementwise/activate.wgsl" with { type: 
 import { ACTIVATIONS } from "../../gpu/kernels/elementwise/activation.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { Addends, VectorSource } from "../codec.ts";
-import type { BillmGroupTensors } from "./packed_group.ts";
+import type { BillmGroupTensors } from "./group.ts";
 import {
-  packedVectorBytes,
-  packedVectorKernel,
-  type PackedVectorShape,
+  billmVectorBytes,
+  billmVectorKernel,
+  type BillmVectorShape,
   type VectorInput,
-} from "./packed_vector_source.ts";
-import { formName, formOf, UNIT_COLS, unitsOf } from "./packed_weight.ts";
+} from "./vector_product_source.ts";
+import { formName, formOf, UNIT_COLS, unitsOf } from "./tensors.ts";
 
 /** Workgroups of a product if its rows suffice: one for each core of an H100, where this was measured. */
 const WORKGROUPS = 132;
@@ -71,7 +71,7 @@ export async function billmVectorProduct(
       `${turns ? "_turns" : ""}_${input}`,
     source: () =>
       (source?.op === "activation" ? activate : "") +
-      packedVectorKernel(form, shape, input, blockUnits),
+      billmVectorKernel(form, shape, input, blockUnits),
     constants: {
       ...{ ROWS: rows, COLS: cols, UNITS: units, BLOCKS: Math.ceil(cols / blockSize) },
       ...{ PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
@@ -101,12 +101,12 @@ export function shapeFor(
   gpu: Pick<Gpu, "subgroupSize" | "subgroupBarriers" | "device">,
   rows: number,
   units: number,
-): PackedVectorShape {
+): BillmVectorShape {
   const { subgroupSize: lanes, subgroupBarriers, device: { limits } } = gpu;
   const wanted = Math.ceil(rows / (lanes * WORKGROUPS));
   const fits = (splits: number, steps: number) =>
     splits * lanes <= limits.maxComputeInvocationsPerWorkgroup &&
-    packedVectorBytes({ lanes, splits, steps }) <= limits.maxComputeWorkgroupStorageSize;
+    billmVectorBytes({ lanes, splits, steps }) <= limits.maxComputeWorkgroupStorageSize;
   let most = wanted > 1 ? SPLITS.many : SPLITS.one;
   while (most > 1 && !fits(most, Math.min(wanted, WORTHWHILE_STEPS))) most--;
   const turns = Math.ceil(units / most);

@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
-import { billmProduct, packedMatmul } from "../../../codecs/billm/packed_matmul.ts";
-import { packedMatmulBytes } from "../../../codecs/billm/packed_matmul_source.ts";
-import { freeBillm, uploadBillm } from "../../../codecs/billm/packed_weight.ts";
+import { billmMatmul, billmProduct } from "../../../codecs/billm/matmul.ts";
+import { billmMatmulBytes } from "../../../codecs/billm/matmul_source.ts";
+import { freeBillm, uploadBillm } from "../../../codecs/billm/tensors.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { checkProduct, type Multiply, randomPacked } from "./random_packed.ts";
 
 const software = await openGpu();
 const hardware = await openAsHardware();
 
-const multiply: Multiply = (gpu, x, weight, addends) => packedMatmul(gpu, x, weight, addends);
+const multiply: Multiply = (gpu, x, weight, addends) => billmMatmul(gpu, x, weight, addends);
 
 /** [tokens, rows, cols, columns of a block] on both sides of the tiles, words, units and blocks. */
 const SHAPES = [
@@ -21,7 +21,7 @@ const SHAPES = [
 
 for (const zones of [1, 2] as const) {
   for (const planes of [0, 1, 2, 3, 4]) {
-    Deno.test(`packedMatmul() of ${zones} zones and ${planes} planes agrees with the reference`, async () => {
+    Deno.test(`billmMatmul() of ${zones} zones and ${planes} planes agrees with the reference`, async () => {
       for (const [i, [tokens, rows, cols, blockSize]] of SHAPES.entries()) {
         const layout = { rows, cols, blockSize, zones, planes };
         const share = planes > 0 ? [0.2, 0, 1][i % 3] : 0;
@@ -32,7 +32,7 @@ for (const zones of [1, 2] as const) {
   }
 }
 
-Deno.test("packedMatmul() unpacks a large weight some rows at a time", async () => {
+Deno.test("billmMatmul() unpacks a large weight some rows at a time", async () => {
   const layout = { rows: 600, cols: 8200, blockSize: 256, zones: 2, planes: 2 } as const;
   const extras = { bias: true, residual: true };
   await checkProduct(software, multiply, layout, 9, extras);
@@ -50,7 +50,7 @@ for (
   ] as const
 ) {
   const what = `${zones} zones, ${planes} planes, blocks of ${blockSize}${coded ? ", codes" : ""}`;
-  Deno.test(`packedMatmul() for GPUs agrees with the reference: ${what}`, async () => {
+  Deno.test(`billmMatmul() for GPUs agrees with the reference: ${what}`, async () => {
     const names = watchKernels(hardware);
     const layout = { zones, planes, blockSize };
     const extras = { coded, share: 0.3, bias: true, residual: true };
@@ -69,7 +69,7 @@ for (
   });
 }
 
-Deno.test("packedMatmul() for GPUs unpacks rows for very many tokens", async () => {
+Deno.test("billmMatmul() for GPUs unpacks rows for very many tokens", async () => {
   const names = watchKernels(hardware);
   const layout = { rows: 70, cols: 40, blockSize: 32, zones: 2, planes: 2 } as const;
   await checkProduct(hardware, multiply, layout, 1024, { bias: true, residual: true });
@@ -82,12 +82,12 @@ Deno.test("billmProduct() takes any number of tokens", async () => {
   for (const tokens of [1, 8, 9]) await checkProduct(software, product, layout, tokens, {});
 });
 
-Deno.test("packedMatmul() refuses what does not fit", async () => {
+Deno.test("billmMatmul() refuses what does not fit", async () => {
   const layout = { rows: 4, cols: 40, blockSize: 32, zones: 2, planes: 0 } as const;
   const weight = await uploadBillm(software, randomPacked(layout, 9).host);
   using x = software.zeros([9, 41]);
   await assert.rejects(
-    () => packedMatmul(software, x, weight),
+    () => billmMatmul(software, x, weight),
     new RangeError("Cannot multiply [9, 41] with a packed weight of [4, 40]"),
   );
   freeBillm(software, weight);
@@ -95,7 +95,7 @@ Deno.test("packedMatmul() refuses what does not fit", async () => {
 
 Deno.test("two pairs of the large tiles fit into what large GPUs have", () => {
   const large = { rows: 128, cols: 128, depth: 16 } as const;
-  assert.equal(packedMatmulBytes(large, false), 16 * 16 * (33 + 32));
-  assert(packedMatmulBytes(large, false) <= 17 << 10);
-  assert(packedMatmulBytes(large, true) <= 48 << 10);
+  assert.equal(billmMatmulBytes(large, false), 16 * 16 * (33 + 32));
+  assert(billmMatmulBytes(large, false) <= 17 << 10);
+  assert(billmMatmulBytes(large, true) <= 48 << 10);
 });

@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../../base/errors.ts";
 import {
-  dequantizeTableOnHost,
-  GpuTable,
-  isPackedTable,
-  packTable,
-  tableLayout,
-} from "../../../codecs/embedding/packed_table.ts";
+  dequantizeEmbeddingOnHost,
+  embeddingLayout,
+  GpuEmbedding,
+  isPackedEmbedding,
+  packEmbedding,
+} from "../../../codecs/embedding/embedding.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
@@ -40,7 +40,7 @@ function tables(folder: string, values: Float32Array, cols: number, bits: 8 | 4)
   const shape = [values.length / cols, cols];
   const data = stored(values, "F32");
   const plain = write(folder, "plain", [{ name: "e.weight", dtype: "F32", shape, data }]);
-  return { plain, packed: write(folder, `packed${bits}`, packTable(plain, "e", bits)) };
+  return { plain, packed: write(folder, `packed${bits}`, packEmbedding(plain, "e", bits)) };
 }
 
 for (const [bits, group, steps] of [[8, 64, 127], [4, 32, 7]] as const) {
@@ -51,9 +51,9 @@ for (const [bits, group, steps] of [[8, 64, 127], [4, 32, 7]] as const) {
       const { plain, packed } = tables(folder.path, values, cols, bits);
       using _plain = plain;
       using _packed = packed;
-      assert.ok(isPackedTable(packed, "e") && !isPackedTable(plain, "e"));
-      assert.deepEqual(tableLayout(packed, "e"), { rows, cols, bits, group });
-      const table = dequantizeTableOnHost(packed, "e", 0, rows);
+      assert.ok(isPackedEmbedding(packed, "e") && !isPackedEmbedding(plain, "e"));
+      assert.deepEqual(embeddingLayout(packed, "e"), { rows, cols, bits, group });
+      const table = dequantizeEmbeddingOnHost(packed, "e", 0, rows);
       for (let row = 0; row < rows; row++) {
         for (let start = 0; start < cols; start += group) {
           const places = Array.from(
@@ -68,11 +68,11 @@ for (const [bits, group, steps] of [[8, 64, 127], [4, 32, 7]] as const) {
         }
       }
       for (const [first, count] of [[0, rows], [rows >> 1, 1], [rows - 1, 1]]) {
-        using uploaded = GpuTable.upload(gpu, packed, "e", first, count);
+        using uploaded = GpuEmbedding.upload(gpu, packed, "e", first, count);
         using part = await uploaded.dequantized(0, count);
         const expected = table.subarray(first * cols, (first + count) * cols);
         assert.deepEqual((await gpu.read(part)).map((value) => value + 0), expected);
-        assert.deepEqual(dequantizeTableOnHost(packed, "e", first, count), expected);
+        assert.deepEqual(dequantizeEmbeddingOnHost(packed, "e", first, count), expected);
       }
     }
   });
@@ -85,7 +85,7 @@ Deno.test("a table in 4 bits errs by a tenth or less of what it holds, in 8 bits
     const { plain, packed } = tables(folder.path, values, 512, bits);
     using _plain = plain;
     using _packed = packed;
-    const table = dequantizeTableOnHost(packed, "e", 0, 64);
+    const table = dequantizeEmbeddingOnHost(packed, "e", 0, 64);
     const squares = (array: Float32Array) => array.reduce((sum, value) => sum + value ** 2, 0);
     return Math.sqrt(squares(table.map((value, i) => value - values[i])) / squares(values));
   };
@@ -102,8 +102,8 @@ Deno.test("a table too large for a binding is multiplied with and looked up in p
   using _packed = packed;
   await using small = await openGpu({ poison: true });
   Object.defineProperty(small, "maxBinding", { value: 300 * cols }); // parts of 256 rows
-  using table = GpuTable.upload(small, packed, "e");
-  const numbers = dequantizeTableOnHost(packed, "e", 0, rows);
+  using table = GpuEmbedding.upload(small, packed, "e");
+  const numbers = dequantizeEmbeddingOnHost(packed, "e", 0, rows);
   const x = normals(cols, 4);
   using xTensor = small.upload(x, [1, cols]);
   using products = small.empty([1, rows]);
@@ -128,7 +128,7 @@ Deno.test("zeros, and numbers too small for a scale, become zeros; the largest f
     const { plain, packed } = tables(folder.path, values, 2, bits);
     using _plain = plain;
     using _packed = packed;
-    const table = dequantizeTableOnHost(packed, "e", 0, 4);
+    const table = dequantizeEmbeddingOnHost(packed, "e", 0, 4);
     assert.deepEqual([...table.subarray(0, 4)], [0, 0, 0, 0]);
     table.subarray(4).forEach((value, i) => {
       assert.ok(Math.abs(value - values[4 + i]) <= 65504 / (bits === 8 ? 250 : 7), `${value}`);
@@ -155,7 +155,7 @@ Deno.test("a table that holds NaN or infinity is refused, or what is too large f
     using plain = write(folder.path, `${i}`, [{ name: "e.weight", dtype: "F32", shape, data }]);
     for (const bits of [8, 4] as const) {
       assert.throws(
-        () => packTable(plain, "e", bits, "the model"),
+        () => packEmbedding(plain, "e", bits, "the model"),
         new UserError(`"the model": "e.weight" ${problem}`),
       );
     }
@@ -197,7 +197,7 @@ Deno.test("a packed table of wrong shapes is refused", () => {
   cases.forEach(([tensors, problem], i) => {
     using checkpoint = write(folder.path, `${i}`, tensors);
     assert.throws(
-      () => tableLayout(checkpoint, "e"),
+      () => embeddingLayout(checkpoint, "e"),
       new UserError(`"${join(folder.path, `${i}`)}": ${problem}; the file is damaged`),
     );
   });
@@ -227,10 +227,10 @@ for (
             continue;
           }
           const table = name.slice(0, -".weight".length);
-          const packed = packTable(checkpoint, table, bits);
+          const packed = packEmbedding(checkpoint, table, bits);
           tensors.push(...packed);
           using read = write(reference.path, "table", packed);
-          data.set(dequantizeTableOnHost(read, table, 0, shape[0]));
+          data.set(dequantizeEmbeddingOnHost(read, table, 0, shape[0]));
         }
       }
       assert.ok(tensors.length > model.tensors.size);

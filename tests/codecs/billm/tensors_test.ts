@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { unpackRows } from "../../../codecs/billm/packed_matmul.ts";
-import { freeBillm, uploadBillm } from "../../../codecs/billm/packed_weight.ts";
+import { unpackRows } from "../../../codecs/billm/matmul.ts";
+import { freeBillm, uploadBillm } from "../../../codecs/billm/tensors.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { randomPacked } from "./random_packed.ts";
 

@@ -1,7 +1,7 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { BillmHost } from "./host.ts";
-import { SALIENT_PLACE } from "./packed_vector_source.ts";
+import { SALIENT_PLACE } from "./vector_product_source.ts";
 import {
   arrangedScales,
   type BillmTensors,
@@ -14,7 +14,7 @@ import {
   UNIT_COLS,
   unitsOf,
   uploadBits,
-} from "./packed_weight.ts";
+} from "./tensors.ts";
 import { type BillmLayout, bitPlanes } from "./quantize_block.ts";
 
 /** Rows of a group's layers begin at multiples of this: with whole tiles, where kernels can bind them. */

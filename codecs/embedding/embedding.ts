@@ -4,13 +4,13 @@ import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { type StoredTensor, type TensorToWrite, toFloat32 } from "../../storage/safetensors.ts";
 import {
-  dequantizeTable,
-  tableGroups,
-  type TableLayout,
-  tableRowBytes,
-} from "./dequantize_table.ts";
-import { embedTable } from "./embed_table.ts";
-import { tableMatvec } from "./table_matvec.ts";
+  dequantizeEmbedding,
+  type EmbeddingLayout,
+  embeddingRowBytes,
+  embeddingScaleGroups,
+} from "./dequantize_embedding.ts";
+import { lookUpEmbedding } from "./look_up_embedding.ts";
+import { embeddingMatvec } from "./embedding_matvec.ts";
 
 /** Columns that share a scale, by the bits of a code. */
 const GROUPS = { 8: 64, 4: 32 } as const;
@@ -23,7 +23,7 @@ const CHUNK = 1 << 20;
  *
  * @param name Without ".weight".
  */
-export function isPackedTable(checkpoint: Checkpoint, name: string): boolean {
+export function isPackedEmbedding(checkpoint: Checkpoint, name: string): boolean {
   return checkpoint.has(`${name}.codes`);
 }
 
@@ -32,7 +32,7 @@ export function isPackedTable(checkpoint: Checkpoint, name: string): boolean {
  *
  * @throws {UserError} If its tensors do not fit each other.
  */
-export function tableLayout(checkpoint: Checkpoint, name: string): TableLayout {
+export function embeddingLayout(checkpoint: Checkpoint, name: string): EmbeddingLayout {
   const codes = checkpoint.get(`${name}.codes`);
   const [rows, width] = codes.shape;
   if (codes.shape.length !== 2 || (codes.dtype !== "I8" && codes.dtype !== "U8")) {
@@ -41,7 +41,7 @@ export function tableLayout(checkpoint: Checkpoint, name: string): TableLayout {
   const bits = codes.dtype === "I8" ? 8 : 4;
   const layout = { rows, cols: width * 8 / bits, bits, group: GROUPS[bits] } as const;
   const scales = checkpoint.get(`${name}.group_scales`);
-  const shape = [rows, tableGroups(layout)];
+  const shape = [rows, embeddingScaleGroups(layout)];
   if (scales.dtype !== "F16" || shapeText(scales.shape) !== shapeText(shape)) {
     refuse(scales, `F16 ${shapeText(shape)}`);
   }
@@ -67,15 +67,15 @@ function refuse({ file, name, dtype, shape }: StoredTensor, wanted: string): nev
  * @returns NAME.codes and NAME.group_scales.
  * @throws {UserError} If it holds NaN or infinite values, or is not stored as floating-point numbers.
  */
-export function packTable(
+export function packEmbedding(
   checkpoint: Checkpoint,
   name: string,
   bits: 8 | 4,
   model = checkpoint.folder,
 ): TensorToWrite[] {
   const { shape: [rows, cols] } = checkpoint.get(`${name}.weight`);
-  const layout: TableLayout = { rows, cols, bits, group: GROUPS[bits] };
-  const [rowBytes, groups] = [tableRowBytes(layout), tableGroups(layout)];
+  const layout: EmbeddingLayout = { rows, cols, bits, group: GROUPS[bits] };
+  const [rowBytes, groups] = [embeddingRowBytes(layout), embeddingScaleGroups(layout)];
   const codes = new Uint8Array(rows * rowBytes);
   const scales = new Float16Array(rows * groups);
   const together = Math.max(1, Math.floor(CHUNK / cols));
@@ -180,9 +180,9 @@ function bestScale(values: Float32Array, start: number, end: number, top: number
 }
 
 /** A packed table, or some rows of one, in GPU memory. */
-export class GpuTable implements Disposable {
+export class GpuEmbedding implements Disposable {
   private constructor(
-    readonly layout: TableLayout,
+    readonly layout: EmbeddingLayout,
     readonly codes: Tensor,
     readonly scales: Tensor,
   ) {}
@@ -194,18 +194,18 @@ export class GpuTable implements Disposable {
     name: string,
     first = 0,
     rows?: number,
-  ): GpuTable {
-    const whole = tableLayout(checkpoint, name);
+  ): GpuEmbedding {
+    const whole = embeddingLayout(checkpoint, name);
     const layout = { ...whole, rows: rows ?? whole.rows };
     const part = { first, rows: layout.rows };
     const upload = (tensor: string, bytes: number) => {
       const chunks = checkpoint.readChunks(`${name}.${tensor}`, UPLOAD_CHUNK, part);
       return gpu.upload(padded(chunks, bytes), [Math.ceil(bytes / 4)], "u32");
     };
-    return new GpuTable(
+    return new GpuEmbedding(
       layout,
-      upload("codes", layout.rows * tableRowBytes(layout)),
-      upload("group_scales", 2 * layout.rows * tableGroups(layout)),
+      upload("codes", layout.rows * embeddingRowBytes(layout)),
+      upload("group_scales", 2 * layout.rows * embeddingScaleGroups(layout)),
     );
   }
 
@@ -216,7 +216,7 @@ export class GpuTable implements Disposable {
    */
   async dequantized(first: number, rows: number): Promise<Tensor> {
     const { layout, codes, scales } = this.#part(first, rows);
-    return await dequantizeTable(codes.gpu, layout, codes, scales);
+    return await dequantizeEmbedding(codes.gpu, layout, codes, scales);
   }
 
   /**
@@ -227,7 +227,7 @@ export class GpuTable implements Disposable {
    */
   async multiply(x: Tensor, out: Tensor): Promise<void> {
     for (const { first, ...part } of this.#parts()) {
-      await tableMatvec(x.gpu, { x, ...part, out, start: first });
+      await embeddingMatvec(x.gpu, { x, ...part, out, start: first });
     }
   }
 
@@ -241,7 +241,7 @@ export class GpuTable implements Disposable {
   async lookUp(ids: Tensor, out: Tensor, accumulate: boolean, from?: number): Promise<void> {
     const moves = from !== undefined;
     for (const { first, layout, codes, scales } of this.#parts()) {
-      await embedTable(
+      await lookUpEmbedding(
         ids.gpu,
         ids,
         layout,
@@ -259,21 +259,21 @@ export class GpuTable implements Disposable {
   *#parts() {
     const { rows } = this.layout;
     const { maxBinding } = this.codes.gpu;
-    const most = Math.max(256, Math.floor(maxBinding / tableRowBytes(this.layout) / 256) * 256);
+    const most = Math.max(256, Math.floor(maxBinding / embeddingRowBytes(this.layout) / 256) * 256);
     for (let first = 0; first < rows; first += most) {
       yield { first, ...this.#part(first, Math.min(most, rows - first)) };
     }
   }
 
   /** Some rows; `first` as in {@link dequantized}. */
-  #part(first: number, rows: number): { layout: TableLayout; codes: Tensor; scales: Tensor } {
+  #part(first: number, rows: number): { layout: EmbeddingLayout; codes: Tensor; scales: Tensor } {
     const layout = { ...this.layout, rows };
     const part = (tensor: Tensor, rowBytes: number) =>
       tensor.view(first * rowBytes / 4, [Math.ceil(rows * rowBytes / 4)]);
     return {
       layout,
-      codes: part(this.codes, tableRowBytes(layout)),
-      scales: part(this.scales, 2 * tableGroups(layout)),
+      codes: part(this.codes, embeddingRowBytes(layout)),
+      scales: part(this.scales, 2 * embeddingScaleGroups(layout)),
     };
   }
 
@@ -289,15 +289,15 @@ function* padded(chunks: Iterable<Uint8Array>, bytes: number): Generator<Uint8Ar
 }
 
 /** Some rows of a packed table, f32 `[rows, cols]`: the bits that the GPU makes. */
-export function dequantizeTableOnHost(
+export function dequantizeEmbeddingOnHost(
   checkpoint: Checkpoint,
   name: string,
   first: number,
   rows: number,
 ): Float32Array<ArrayBuffer> {
-  const layout = tableLayout(checkpoint, name);
+  const layout = embeddingLayout(checkpoint, name);
   const { cols, bits, group } = layout;
-  const [rowBytes, groups] = [tableRowBytes(layout), tableGroups(layout)];
+  const [rowBytes, groups] = [embeddingRowBytes(layout), embeddingScaleGroups(layout)];
   const part = { first, rows };
   const codes = checkpoint.readBytes(`${name}.codes`, part);
   const scales = toFloat32(checkpoint.readBytes(`${name}.group_scales`, part), "F16");

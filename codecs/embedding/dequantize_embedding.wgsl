@@ -3,7 +3,7 @@
 // Codes have BITS = 8 (two's complement) or 4 (0 .. 15, less 8; the even column in the low half of a
 // byte). Rows of codes begin at any byte, scales at any f16. A thread makes one number.
 //
-// Reference: tests/codecs/embedding/dequantize_table_test.ts.
+// Reference: tests/codecs/embedding/dequantize_embedding_test.ts.
 
 override BITS: u32 = 8;
 override GROUP: u32 = 64;

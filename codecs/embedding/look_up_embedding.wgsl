@@ -1,10 +1,10 @@
 // out[t, c] = code[ids[t], c] · scale[ids[t], c / GROUP]  (or += with ACCUMULATE), for the ids in
 // first .. first + rows - 1; others are left as they are.
 //
-// Codes and scales are those of dequantize_table.wgsl, and the products exact likewise. A thread makes
+// Codes and scales are those of dequantize_embedding.wgsl, and the products exact likewise. A thread makes
 // one number.
 //
-// Reference: tests/codecs/embedding/embed_table_test.ts.
+// Reference: tests/codecs/embedding/look_up_embedding_test.ts.
 
 override BITS: u32 = 8;
 override GROUP: u32 = 64;

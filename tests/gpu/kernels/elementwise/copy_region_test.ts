@@ -2,7 +2,7 @@ import {
   copyRegion,
   placeRegion,
   type Region,
-} from "../../../../gpu/kernels/elementwise/transpose.ts";
+} from "../../../../gpu/kernels/elementwise/copy_region.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { uniforms } from "../../../reference/random.ts";
 import { openGpu } from "../../open_gpu.ts";

@@ -5,24 +5,17 @@ import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { Addends } from "../codec.ts";
 import orderColumns from "./order_columns.wgsl" with { type: "text" };
 import {
+  billmMatmulBytes,
+  billmMatmulKernel,
+  type BillmTile,
   MATMUL_FLAGS,
-  packedMatmulBytes,
-  packedMatmulKernel,
-  type PackedTile,
   unpackKernel,
-} from "./packed_matmul_source.ts";
-import { MATVEC_TOKENS, packedMatvec } from "./packed_matvec.ts";
-import {
-  type BillmTensors,
-  formName,
-  formOf,
-  tilesOf,
-  UNIT_COLS,
-  unitsOf,
-} from "./packed_weight.ts";
+} from "./matmul_source.ts";
+import { billmMatvec, MATVEC_TOKENS } from "./matvec.ts";
+import { type BillmTensors, formName, formOf, tilesOf, UNIT_COLS, unitsOf } from "./tensors.ts";
 
-const LARGE: PackedTile = { rows: 128, cols: 128, depth: 16 };
-const SMALL: PackedTile = { rows: 64, cols: 64, depth: 16 };
+const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
+const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
 
 /** Tokens from which on unpacking each weight once costs less than for each tile of tokens anew. */
 const SLAB_TOKENS = 1024;
@@ -43,7 +36,7 @@ export async function billmProduct(
   weight: BillmTensors,
   addends: Addends = {},
 ): Promise<Tensor> {
-  const multiply = x.shape[0] <= MATVEC_TOKENS ? packedMatvec : packedMatmul;
+  const multiply = x.shape[0] <= MATVEC_TOKENS ? billmMatvec : billmMatmul;
   return await multiply(gpu, x, weight, addends);
 }
 
@@ -51,7 +44,7 @@ export async function billmProduct(
  * The same for many tokens. GPUs unpack the weight tile by tile, in workgroup memory; for very many
  * tokens, and on a driver that computes on the CPU, some rows are unpacked at a time.
  */
-export async function packedMatmul(
+export async function billmMatmul(
   gpu: Gpu,
   x: Tensor,
   weight: BillmTensors,
@@ -70,7 +63,7 @@ export async function packedMatmul(
   return y;
 }
 
-/** Queues the product tile by tile into `y`; {@link packedMatmul} chooses. */
+/** Queues the product tile by tile into `y`; {@link billmMatmul} chooses. */
 async function multiplyTiles(
   gpu: Gpu,
   x: Tensor,
@@ -93,13 +86,13 @@ async function multiplyTiles(
     workgroups: [Math.ceil(positions / 256), Math.min(tokens, 32768), Math.ceil(tokens / 32768)],
   });
   const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
-  const paired = packedMatmulBytes(tile, true) <= maxComputeWorkgroupStorageSize;
+  const paired = billmMatmulBytes(tile, true) <= maxComputeWorkgroupStorageSize;
   const aligned = rows % 4 === 0;
   const kernel = await gpu.kernel({
     name: `packed_matmul_${formName(form)}_${tile.rows}x${tile.cols}${paired ? "_paired" : ""}${
       aligned ? "" : "_any"
     }`,
-    source: () => packedMatmulKernel(form, { tile, paired, aligned }),
+    source: () => billmMatmulKernel(form, { tile, paired, aligned }),
   });
   const flags = (bias ? MATMUL_FLAGS.bias : 0) | (residual ? MATMUL_FLAGS.residual : 0);
   const blocks = Math.ceil(cols / blockSize);
@@ -110,16 +103,16 @@ async function multiplyTiles(
   });
 }
 
-function tileFor(gpu: Gpu, tokens: number, rows: number): PackedTile {
+function tileFor(gpu: Gpu, tokens: number, rows: number): BillmTile {
   const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
   const fits = maxComputeInvocationsPerWorkgroup >= 256 &&
-    packedMatmulBytes(LARGE, false) <= maxComputeWorkgroupStorageSize;
+    billmMatmulBytes(LARGE, false) <= maxComputeWorkgroupStorageSize;
   // Fewer large tiles than this leave multiprocessors idle.
   const count = Math.ceil(tokens / LARGE.rows) * Math.ceil(rows / LARGE.cols);
   return fits && count >= 128 ? LARGE : SMALL;
 }
 
-/** Queues the product some rows of the weight at a time into `y`; {@link packedMatmul} chooses. */
+/** Queues the product some rows of the weight at a time into `y`; {@link billmMatmul} chooses. */
 async function multiplySlabs(
   gpu: Gpu,
   x: Tensor,

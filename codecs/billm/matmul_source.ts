@@ -5,12 +5,12 @@ import { repeat, XYZW } from "../../gpu/source_text.ts";
  *
  * @see gemm_source.ts for how tiles are multiplied.
  */
-import { type BillmForm, planesOf, scaleSource } from "./packed_weight.ts";
+import { type BillmForm, planesOf, scaleSource } from "./tensors.ts";
 
 export const MATMUL_FLAGS = { bias: 1, residual: 2 } as const;
 
 /** The size of the tiles that pass through workgroup memory. */
-export interface PackedTile {
+export interface BillmTile {
   /** Rows (tokens) and columns (rows of the weight) of C that a workgroup computes. */
   rows: number;
   cols: number;
@@ -19,15 +19,15 @@ export interface PackedTile {
 }
 
 export interface PackedMatmulShape {
-  tile: PackedTile;
+  tile: BillmTile;
   /** Workgroup memory has room for two tiles of each operand: one barrier a step is enough. */
   paired: boolean;
   /** The rows of the result come in fours. */
   aligned: boolean;
 }
 
-/** Bytes of workgroup memory that {@link packedMatmulKernel} needs. */
-export function packedMatmulBytes({ rows, cols, depth }: PackedTile, paired: boolean): number {
+/** Bytes of workgroup memory that {@link billmMatmulKernel} needs. */
+export function billmMatmulBytes({ rows, cols, depth }: BillmTile, paired: boolean): number {
   return 16 * depth * (rows / 4 + 1 + cols / 4) * (paired ? 2 : 1);
 }
 
@@ -74,7 +74,7 @@ function weightAt(form: BillmForm, row: RowNames, bit: string, mayBeSalient: boo
  * bring A; the other half turn a word of each row's bits into two tiles of B, each thread rows of its
  * own, so that neighbours store side by side.
  */
-export function packedMatmulKernel(form: BillmForm, shape: PackedMatmulShape): string {
+export function billmMatmulKernel(form: BillmForm, shape: PackedMatmulShape): string {
   const { tile: { rows, cols, depth }, paired, aligned } = shape;
   const planeCount = planesOf(form);
   const threadsX = cols / 8;

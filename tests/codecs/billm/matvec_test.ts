@@ -1,10 +1,7 @@
 import assert from "node:assert/strict";
-import { packedMatvec } from "../../../codecs/billm/packed_matvec.ts";
-import {
-  packedMatvecBytes,
-  packedMatvecKernel,
-} from "../../../codecs/billm/packed_matvec_source.ts";
-import { freeBillm, UNIT_COLS, uploadBillm } from "../../../codecs/billm/packed_weight.ts";
+import { billmMatvec } from "../../../codecs/billm/matvec.ts";
+import { billmMatvecBytes, billmMatvecKernel } from "../../../codecs/billm/matvec_source.ts";
+import { freeBillm, UNIT_COLS, uploadBillm } from "../../../codecs/billm/tensors.ts";
 import type { BillmLayout } from "../../../codecs/billm/quantize_block.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
@@ -14,7 +11,7 @@ import { checkProduct, type Multiply, randomPacked } from "./random_packed.ts";
 const software = await openGpu();
 const hardware = await openAsHardware();
 
-const multiply: Multiply = (gpu, x, weight, addends) => packedMatvec(gpu, x, weight, addends);
+const multiply: Multiply = (gpu, x, weight, addends) => billmMatvec(gpu, x, weight, addends);
 
 /** [rows, cols, columns of a block]: both sides of a tile, a word, a unit, a block and their turns. */
 const SHAPES = [
@@ -31,7 +28,7 @@ const SHAPES = [
 for (const zones of [1, 2] as const) {
   for (const planes of [0, 1, 2, 3, 4]) {
     const what = `${zones} zones and ${planes} planes`;
-    Deno.test(`packedMatvec() of ${what} agrees with the reference`, async () => {
+    Deno.test(`billmMatvec() of ${what} agrees with the reference`, async () => {
       for (const [i, [rows, cols, blockSize]] of SHAPES.entries()) {
         // Where one group of threads has all columns of a row and where two share them, there are
         // kernels for scales as values and as codes: one way here, the other way with the next form.
@@ -61,7 +58,7 @@ const FORMS: [form: Omit<BillmLayout, "rows" | "cols">, coded: boolean, tokens: 
 for (const [form, coded, counts] of FORMS) {
   const { zones, planes, blockSize } = form;
   const what = `${zones} zones, ${planes} planes, blocks of ${blockSize}${coded ? ", codes" : ""}`;
-  Deno.test(`packedMatvec() for GPUs agrees with the reference: ${what}`, async () => {
+  Deno.test(`billmMatvec() for GPUs agrees with the reference: ${what}`, async () => {
     const names = watchKernels(hardware);
     for (const tokens of counts) {
       for (const [rows, cols] of [[33, 700], [64, 530]]) {
@@ -75,24 +72,24 @@ for (const [form, coded, counts] of FORMS) {
   });
 }
 
-Deno.test("packedMatvec() gives the same bits again", async () => {
+Deno.test("billmMatvec() gives the same bits again", async () => {
   const layout = { rows: 100, cols: 1000, blockSize: 128, zones: 2, planes: 2 } as const;
   const weight = await uploadBillm(software, randomPacked(layout, 5).host);
   using x = software.upload(normals(1000, 6), [1, 1000]);
   const run = async (gpu: Gpu) => {
-    using y = await packedMatvec(gpu, x, weight);
+    using y = await billmMatvec(gpu, x, weight);
     return await gpu.read(y);
   };
   assert.deepEqual(await run(software), await run(software));
   freeBillm(software, weight);
 });
 
-Deno.test("packedMatvec() sees zeros and NaN in the right places only", async () => {
+Deno.test("billmMatvec() sees zeros and NaN in the right places only", async () => {
   const layout = { rows: 40, cols: 200, blockSize: 128, zones: 2, planes: 2 } as const;
   const weight = await uploadBillm(software, randomPacked(layout, 7).host);
   const run = async (values: Float32Array) => {
     using x = software.upload(values, [2, 200]);
-    using y = await packedMatvec(software, x, weight);
+    using y = await billmMatvec(software, x, weight);
     return await software.read(y);
   };
   const values = normals(400, 8);
@@ -106,13 +103,13 @@ Deno.test("packedMatvec() sees zeros and NaN in the right places only", async ()
   freeBillm(software, weight);
 });
 
-Deno.test("packedMatvec() refuses what does not fit", async () => {
+Deno.test("billmMatvec() refuses what does not fit", async () => {
   const layout = { rows: 4, cols: 40, blockSize: 32, zones: 2, planes: 0 } as const;
   const weight = await uploadBillm(software, randomPacked(layout, 9).host);
   for (const shape of [[1, 39], [9, 40]]) {
     using x = software.zeros(shape);
     await assert.rejects(
-      () => packedMatvec(software, x, weight),
+      () => billmMatvec(software, x, weight),
       new RangeError(`Cannot multiply [${shape.join(", ")}] with a packed weight of [4, 40]`),
     );
   }
@@ -122,11 +119,11 @@ Deno.test("packedMatvec() refuses what does not fit", async () => {
 Deno.test("the kernel's table is as large as it says", () => {
   const form = { zones: 2, planes: 2, coded: false, mixed: false } as const;
   for (const splits of [1, 4, 16]) {
-    const source = packedMatvecKernel(form, { tokens: 1, splits, unrolled: true });
+    const source = billmMatvecKernel(form, { tokens: 1, splits, unrolled: true });
     assert(source.includes(`@workgroup_size(${32 * splits})`));
     assert(source.includes(`array<array<f32, ${16 * splits + 1}>, 32>`));
     const lookUps = [...source.matchAll(/\+= table\[\d/g)].length;
     assert.equal(lookUps, 32 * (3 + 2), "three of each four columns, two if salient");
-    assert.equal(packedMatvecBytes(splits), 32 * (16 * splits + 1) * 4 + 2 * 8 * splits * 16);
+    assert.equal(billmMatvecBytes(splits), 32 * (16 * splits + 1) * 4 + 2 * 8 * splits * 16);
   }
 });

@@ -5,7 +5,7 @@ import { UserError } from "../../../base/errors.ts";
 import { billm } from "../../../codecs/billm/codec.ts";
 import { grid } from "../../../codecs/grid/codec.ts";
 import { GRID_BITS, type GridLayout } from "../../../codecs/grid/grid.ts";
-import { dequantizeGridOnHost, loadGrid } from "../../../codecs/grid/store.ts";
+import { dequantizeGridHost, loadGrid } from "../../../codecs/grid/store.ts";
 import { storeLinear, versionFor } from "../../../codecs/mod.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
@@ -77,7 +77,7 @@ for (const [layout, share, parts] of LAYOUTS) {
       assert.equal(Object.values(packed.parts).reduce((a, b) => a + b), bytes);
       const found = loadGrid(checkpoint, "up", { cols: layout.cols, blockSize: 32 });
       assert.deepEqual(found, host);
-      assert.deepEqual(dequantizeGridOnHost(found), weight);
+      assert.deepEqual(dequantizeGridHost(found), weight);
       using onGpu = await grid.matrix(gpu, found);
       assert.deepEqual(await gpu.read(onGpu), weight);
       const marked = [...host.mask ?? []].reduce(
@@ -109,7 +109,7 @@ Deno.test("the example of docs/format.md with codes of 3 bits is right", () => {
   const text = readFileSync(join(import.meta.dirname!, "../../../docs/format.md"), "utf8");
   const codes = Uint32Array.of(0x51d1, 0, 0);
   assert.ok(text.includes("= 0x51d1. With the scale 0.25 and the zero 3"));
-  const weight = dequantizeGridOnHost({
+  const weight = dequantizeGridHost({
     rows: 1,
     cols: 32,
     groupSize: 32,

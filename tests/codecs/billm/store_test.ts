@@ -1,34 +1,34 @@
 import assert from "node:assert/strict";
-import { BillmWeight } from "../../codecs/billm/weight.ts";
-import type { DenseWeight } from "../../codecs/dense/weight.ts";
+import { BillmWeight } from "../../../codecs/billm/weight.ts";
+import type { DenseWeight } from "../../../codecs/dense/weight.ts";
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../base/errors.ts";
-import { billm } from "../../codecs/billm/codec.ts";
-import { dequantize } from "../../codecs/billm/dequantize.ts";
-import { readBits } from "../../codecs/billm/draft.ts";
+import { UserError } from "../../../base/errors.ts";
+import { billm } from "../../../codecs/billm/codec.ts";
+import { dequantize } from "../../../codecs/billm/dequantize.ts";
+import { downloadBits } from "../../../codecs/billm/draft.ts";
 import {
   type BillmHost,
   dequantizeBillm,
   highFraction,
   paperBits,
   salientColumns,
-} from "../../codecs/billm/host.ts";
-import { unpackRows } from "../../codecs/billm/packed_matmul.ts";
-import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
-import { loadBillm } from "../../codecs/billm/store.ts";
-import { codecOf, storeLinear } from "../../codecs/mod.ts";
-import { columnsOf, fusedOf, readQuantizationConfig } from "../../codecs/quantization_config.ts";
-import { openGpu } from "../../hosts/deno_gpu.ts";
-import { Decoder } from "../../models/decoder.ts";
-import { LayerPlan } from "../../models/layer_plan.ts";
-import { ModelFiles } from "../../models/model_files.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
-import { readHeader, type TensorToWrite } from "../../storage/safetensors.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
-import { assertClose } from "../assert_close.ts";
-import { LoadedModel } from "../models/loaded_model.ts";
+} from "../../../codecs/billm/host.ts";
+import { unpackRows } from "../../../codecs/billm/matmul.ts";
+import { emptyBits, scalesPerBlock } from "../../../codecs/billm/quantize_block.ts";
+import { loadBillm } from "../../../codecs/billm/store.ts";
+import { codecOf, storeLinear } from "../../../codecs/mod.ts";
+import { columnsOf, fusedOf, readQuantizationConfig } from "../../../codecs/quantization_config.ts";
+import { openGpu } from "../../../hosts/deno_gpu.ts";
+import { Decoder } from "../../../models/decoder.ts";
+import { LayerPlan } from "../../../models/layer_plan.ts";
+import { ModelFiles } from "../../../models/model_files.ts";
+import { Checkpoint } from "../../../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
+import { readHeader, type TensorToWrite } from "../../../storage/safetensors.ts";
+import { writeSafetensors } from "../../../storage/write_safetensors.ts";
+import { assertClose } from "../../assert_close.ts";
+import { LoadedModel } from "../../models/loaded_model.ts";
 import {
   randomModel,
   randomWindows,
@@ -36,12 +36,12 @@ import {
   TINY_LLAMA,
   TINY_OPT,
   writeModel,
-} from "../models/random_model.ts";
-import { forwardReference } from "../reference/decoder.ts";
-import { seededRandom } from "../reference/random.ts";
-import { TemporaryFolder } from "../temporary_folder.ts";
-import { storedParts } from "./billm/stored_parts.ts";
-import { PLAIN } from "./store_forms.ts";
+} from "../../models/random_model.ts";
+import { forwardReference } from "../../reference/decoder.ts";
+import { seededRandom } from "../../reference/random.ts";
+import { TemporaryFolder } from "../../temporary_folder.ts";
+import { storedParts } from "./stored_parts.ts";
+import { PLAIN } from "../store_forms.ts";
 
 const gpu = await openGpu();
 
@@ -309,7 +309,7 @@ Deno.test("flags that are no entropy code are refused", () => {
   );
 });
 
-Deno.test("readBits() reads a layer back from the GPU, its salient columns as bits", async () => {
+Deno.test("downloadBits() reads a layer back from the GPU, its salient columns as bits", async () => {
   const layout = { rows: 3, cols: 70, blockSize: 32, zones: 2, planes: 3 } as const;
   const { host, salient } = randomBits(layout, 0.3, 2);
   const linear = emptyBits(gpu, layout);
@@ -320,7 +320,7 @@ Deno.test("readBits() reads a layer back from the GPU, its salient columns as bi
   copy(host.bits, linear.bits);
   copy(host.scales, linear.scales);
   copy(Uint32Array.from(salient, Number), linear.salient);
-  assert.deepEqual(await readBits(linear), host);
+  assert.deepEqual(await downloadBits(linear), host);
   gpu.free(linear.bits, linear.scales, linear.salient);
 });
 

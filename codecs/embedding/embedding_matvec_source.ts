@@ -1,5 +1,5 @@
 import { repeat } from "../../gpu/source_text.ts";
-import type { TableLayout } from "./dequantize_table.ts";
+import type { EmbeddingLayout } from "./dequantize_embedding.ts";
 
 /** Rows of the table that a workgroup takes. */
 export const TABLE_ROWS = 8;
@@ -8,7 +8,7 @@ export const TABLE_ROWS = 8;
 export const TABLE_STEP = 16;
 
 /**
- * Generates the kernel of {@link tableMatvec}.
+ * Generates the kernel of {@link embeddingMatvec}.
  *
  * A workgroup takes {@link TABLE_ROWS} rows, so that a thread has as many reads under way and uses
  * the entries of the vector as often. Its threads stride over the columns.
@@ -23,8 +23,8 @@ export const TABLE_STEP = 16;
  * @param aligned Whether rows are whole steps of columns, none of which has two scales; else a thread
  *   reads code by code.
  */
-export function tableMatvecKernel(
-  { bits, group }: Pick<TableLayout, "bits" | "group">,
+export function embeddingMatvecKernel(
+  { bits, group }: Pick<EmbeddingLayout, "bits" | "group">,
   lanes: number,
   useSubgroup: boolean,
   aligned: boolean,

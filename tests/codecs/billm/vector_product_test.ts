@@ -1,15 +1,15 @@
 import assert from "node:assert/strict";
-import { canGroup, freeGroup, uploadGroup } from "../../../codecs/billm/packed_group.ts";
+import { canGroup, freeGroup, uploadGroup } from "../../../codecs/billm/group.ts";
 import {
   billmVectorProduct,
   multipliesVectors,
   shapeFor,
-} from "../../../codecs/billm/packed_vector.ts";
+} from "../../../codecs/billm/vector_product.ts";
 import {
-  packedVectorBytes,
-  packedVectorKernel,
-} from "../../../codecs/billm/packed_vector_source.ts";
-import { freeBillm, uploadBillm } from "../../../codecs/billm/packed_weight.ts";
+  billmVectorBytes,
+  billmVectorKernel,
+} from "../../../codecs/billm/vector_product_source.ts";
+import { freeBillm, uploadBillm } from "../../../codecs/billm/tensors.ts";
 import type { BillmLayout } from "../../../codecs/billm/quantize_block.ts";
 import { type VectorSource } from "../../../codecs/codec.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
@@ -233,7 +233,7 @@ Deno.test("shapeFor() shares rows and columns as the adapter allows", () => {
     } as GPUSupportedLimits;
     const adapter = { subgroupSize: lanes, subgroupBarriers: true, device: { limits } };
     const shape = shapeFor(adapter as unknown as typeof gpu, rows, Math.ceil(cols / 128));
-    assert(shape.splits * lanes <= threads && packedVectorBytes(shape) <= bytes);
+    assert(shape.splits * lanes <= threads && billmVectorBytes(shape) <= bytes);
     const { splits, steps, turns } = shape;
     return `${splits}x${steps}${turns ? " turns" : ""}`;
   };
@@ -297,13 +297,13 @@ Deno.test("canGroup() and multipliesVectors() say what goes together", async () 
 Deno.test("the kernel for subgroups of 32 threads looks five columns up at a time", () => {
   const form = { zones: 2, planes: 2, coded: true, mixed: false } as const;
   const shape = { lanes: 32, splits: 4, steps: 2, turns: false, subgroupBarriers: false };
-  const source = packedVectorKernel(form, shape, "plain", 1);
+  const source = billmVectorKernel(form, shape, "plain", 1);
   assert(source.includes("@workgroup_size(128)"));
   for (const sum of ["plus", "high", "both", "marked0", "marked1"]) {
     assert.equal(source.split(`${sum} += subgroupShuffle`).length - 1, 26, sum);
   }
   assert.equal(source.match(/workgroupBarrier/g)!.length, 3);
-  const barriers = packedVectorKernel(form, { ...shape, subgroupBarriers: true }, "plain", 1);
+  const barriers = billmVectorKernel(form, { ...shape, subgroupBarriers: true }, "plain", 1);
   assert.equal(barriers.match(/workgroupBarrier/g)!.length, 1);
-  assert.equal(packedVectorBytes(shape), 4 * 4 * (140 + 12 * 28 + 64 + 1));
+  assert.equal(billmVectorBytes(shape), 4 * 4 * (140 + 12 * 28 + 64 + 1));
 });

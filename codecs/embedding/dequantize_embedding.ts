@@ -1,10 +1,10 @@
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import source from "./dequantize_table.wgsl" with { type: "text" };
+import source from "./dequantize_embedding.wgsl" with { type: "text" };
 
 /** The form of a quantized table: an embedding or a head. */
-export interface TableLayout {
+export interface EmbeddingLayout {
   rows: number;
   cols: number;
   /** Of a code. */
@@ -14,12 +14,12 @@ export interface TableLayout {
 }
 
 /** Bytes of a row of codes. */
-export function tableRowBytes({ cols, bits }: TableLayout): number {
+export function embeddingRowBytes({ cols, bits }: EmbeddingLayout): number {
   return Math.ceil(cols * bits / 8);
 }
 
 /** Scales of a row. */
-export function tableGroups({ cols, group }: TableLayout): number {
+export function embeddingScaleGroups({ cols, group }: EmbeddingLayout): number {
   return Math.ceil(cols / group);
 }
 
@@ -27,13 +27,13 @@ export function tableGroups({ cols, group }: TableLayout): number {
  * The numbers of a quantized table, or of some rows of one.
  *
  * @param layout Its `rows` are those of `codes`.
- * @param codes `[rows, tableRowBytes]` bytes in words, u32.
- * @param scales f16 `[rows, tableGroups]` in words, u32.
+ * @param codes `[rows, embeddingRowBytes]` bytes in words, u32.
+ * @param scales f16 `[rows, embeddingScaleGroups]` in words, u32.
  * @returns f32 `[rows, cols]`, owned by the caller.
  */
-export async function dequantizeTable(
+export async function dequantizeEmbedding(
   gpu: Gpu,
-  layout: TableLayout,
+  layout: EmbeddingLayout,
   codes: Tensor,
   scales: Tensor,
 ): Promise<Tensor> {
@@ -42,7 +42,7 @@ export async function dequantizeTable(
   const kernel = await gpu.kernel({ name: "dequantize_table", source, constants });
   const table = gpu.empty([rows, cols]);
   kernel.dispatch({
-    params: uniform([rows, cols, tableRowBytes(layout), tableGroups(layout)]),
+    params: uniform([rows, cols, embeddingRowBytes(layout), embeddingScaleGroups(layout)]),
     tensors: [codes, scales, table],
     workgroups: Math.ceil(rows * cols / 64),
   });

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import {
-  dequantizeTable,
-  tableGroups,
-  type TableLayout,
-  tableRowBytes,
-} from "../../../codecs/embedding/dequantize_table.ts";
+  dequantizeEmbedding,
+  type EmbeddingLayout,
+  embeddingRowBytes,
+  embeddingScaleGroups,
+} from "../../../codecs/embedding/dequantize_embedding.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { seededRandom } from "../../reference/random.ts";
 
@@ -17,8 +17,8 @@ function words(bytes: Uint8Array): Uint32Array {
   return new Uint32Array(padded.buffer);
 }
 
-/** What `codecs/embedding/dequantize_table.wgsl` must compute, in f64: one number after the other. */
-function reference(layout: TableLayout, codes: Uint8Array, scales: Float16Array): Float32Array {
+/** What `codecs/embedding/dequantize_embedding.wgsl` must compute, in f64: one number after the other. */
+function reference(layout: EmbeddingLayout, codes: Uint8Array, scales: Float16Array): Float32Array {
   const { rows, cols, bits, group } = layout;
   const table = new Float32Array(rows * cols);
   for (let row = 0; row < rows; row++) {
@@ -38,20 +38,23 @@ function reference(layout: TableLayout, codes: Uint8Array, scales: Float16Array)
 }
 
 for (const [bits, group] of [[8, 64], [4, 32]] as const) {
-  Deno.test(`dequantizeTable() gives the very f32 of the reference, ${bits} bits`, async () => {
+  Deno.test(`dequantizeEmbedding() gives the very f32 of the reference, ${bits} bits`, async () => {
     // Widths on both sides of a group, rows that begin within a word, scales that begin within one.
     for (const [rows, cols] of [[1, 1], [1, 2], [3, 31], [5, 63], [7, 65], [2, 130], [300, 64]]) {
-      const layout: TableLayout = { rows, cols, bits, group };
+      const layout: EmbeddingLayout = { rows, cols, bits, group };
       const random = seededRandom(cols);
-      const codes = Uint8Array.from({ length: rows * tableRowBytes(layout) }, () => 256 * random());
+      const codes = Uint8Array.from(
+        { length: rows * embeddingRowBytes(layout) },
+        () => 256 * random(),
+      );
       const scales = Float16Array.from(
-        { length: rows * tableGroups(layout) },
+        { length: rows * embeddingScaleGroups(layout) },
         () => (random() - 0.5) * 2 ** (20 * random() - 14),
       );
       using codeTensor = gpu.upload(words(codes), [Math.ceil(codes.length / 4)]);
       const scaleWords = words(new Uint8Array(scales.buffer));
       using scaleTensor = gpu.upload(scaleWords, [scaleWords.length]);
-      using table = await dequantizeTable(gpu, layout, codeTensor, scaleTensor);
+      using table = await dequantizeEmbedding(gpu, layout, codeTensor, scaleTensor);
       assert.deepEqual(table.shape, [rows, cols]);
       const found = (await gpu.read(table)).map((value) => value + 0); // -0 is as good as 0
       assert.deepEqual(found, reference(layout, codes, scales), `[${rows}, ${cols}]`);
@@ -59,13 +62,13 @@ for (const [bits, group] of [[8, 64], [4, 32]] as const) {
   });
 }
 
-Deno.test("dequantizeTable() reaches beyond the 65535 workgroups of one dimension", async () => {
-  const layout: TableLayout = { rows: 65600, cols: 64, bits: 8, group: 64 };
+Deno.test("dequantizeEmbedding() reaches beyond the 65535 workgroups of one dimension", async () => {
+  const layout: EmbeddingLayout = { rows: 65600, cols: 64, bits: 8, group: 64 };
   const codes = Int8Array.from({ length: 65600 * 64 }, (_, i) => i % 251 - 125);
   const scales = Float16Array.from({ length: 65600 }, (_, row) => row % 2 ? 0.5 : 2);
   using codeTensor = gpu.upload(new Uint32Array(codes.buffer), [codes.length / 4]);
   using scaleTensor = gpu.upload(new Uint32Array(scales.buffer), [scales.length / 2]);
-  using table = await dequantizeTable(gpu, layout, codeTensor, scaleTensor);
+  using table = await dequantizeEmbedding(gpu, layout, codeTensor, scaleTensor);
   const found = await gpu.read(table);
   const wrong = found.findIndex((value, i) => value !== codes[i] * scales[Math.floor(i / 64)]);
   assert.equal(wrong, -1);

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
-import type { TableLayout } from "../../../codecs/embedding/dequantize_table.ts";
-import { tableMatvec } from "../../../codecs/embedding/table_matvec.ts";
+import type { EmbeddingLayout } from "../../../codecs/embedding/dequantize_embedding.ts";
+import { embeddingMatvec } from "../../../codecs/embedding/embedding_matvec.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";
-import { QuantizedTable } from "./quantized_table.ts";
+import { QuantizedTable } from "./quantized_embedding.ts";
 
-async function check(gpu: Gpu, layout: TableLayout, start = 0): Promise<void> {
+async function check(gpu: Gpu, layout: EmbeddingLayout, start = 0): Promise<void> {
   const { rows, cols, bits } = layout;
   using table = new QuantizedTable(gpu, layout);
   const x = normals(cols, 7);
@@ -20,7 +20,7 @@ async function check(gpu: Gpu, layout: TableLayout, start = 0): Promise<void> {
   using xTensor = gpu.upload(x, [1, cols]);
   using out = gpu.upload(new Float32Array(expected.length).fill(7), [expected.length]);
   const { codes, scales } = table;
-  await tableMatvec(gpu, { x: xTensor, layout, codes, scales, out, start });
+  await embeddingMatvec(gpu, { x: xTensor, layout, codes, scales, out, start });
   assertClose(await gpu.read(out), expected, {
     abs: 2 ** (bits - 2) * 1e-6 * Math.sqrt(cols) * 2, // f32 sums of terms up to 2^(bits - 2)
     what: JSON.stringify({ ...layout, start }),
@@ -33,7 +33,7 @@ for (
     { family: "suits GPUs", gpu: await openAsHardware() },
   ]
 ) {
-  const name = `tableMatvec() that ${family}`;
+  const name = `embeddingMatvec() that ${family}`;
 
   for (const [bits, group] of [[8, 64], [4, 32]] as const) {
     Deno.test(`${name} agrees with the reference, ${bits} bits`, async () => {
@@ -61,11 +61,11 @@ for (
   });
 }
 
-Deno.test("tableMatvec() takes all codes for what they are", async () => {
+Deno.test("embeddingMatvec() takes all codes for what they are", async () => {
   const gpu = await openAsHardware();
   for (const bits of [8, 4] as const) {
     const cols = 2 ** bits; // one row for each column, in which x is 1
-    const layout: TableLayout = { rows: 1, cols, bits, group: 16 };
+    const layout: EmbeddingLayout = { rows: 1, cols, bits, group: 16 };
     const bytes = bits === 8
       ? Uint8Array.from({ length: 256 }, (_, i) => i)
       : Uint8Array.from({ length: 8 }, (_, i) => 2 * i | (2 * i + 1) << 4);
@@ -75,7 +75,7 @@ Deno.test("tableMatvec() takes all codes for what they are", async () => {
     using out = gpu.empty([cols]);
     for (let col = 0; col < cols; col++) {
       using x = gpu.upload(Float32Array.from({ length: cols }, (_, i) => +(i === col)), [1, cols]);
-      await tableMatvec(gpu, { x, layout, codes, scales, out, start: col });
+      await embeddingMatvec(gpu, { x, layout, codes, scales, out, start: col });
     }
     const expected = Array.from({ length: cols }, (_, i) => bits === 8 ? i << 24 >> 24 : i - 8);
     assert.deepEqual([...await gpu.read(out)].map((value) => value + 0), expected);

@@ -1,25 +1,29 @@
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { tableGroups, type TableLayout, tableRowBytes } from "./dequantize_table.ts";
-import source from "./embed_table.wgsl" with { type: "text" };
+import {
+  type EmbeddingLayout,
+  embeddingRowBytes,
+  embeddingScaleGroups,
+} from "./dequantize_embedding.ts";
+import source from "./look_up_embedding.wgsl" with { type: "text" };
 
 /**
  * Looks token ids up in a quantized embedding table, or in a part of one.
  *
  * @param ids Token ids, u32 `[tokens]`.
  * @param layout Its `rows` are those of `codes`.
- * @param codes `[rows, tableRowBytes]` bytes in words, u32.
- * @param scales f16 `[rows, tableGroups]` in words, u32.
+ * @param codes `[rows, embeddingRowBytes]` bytes in words, u32.
+ * @param scales f16 `[rows, embeddingScaleGroups]` in words, u32.
  * @param out Receives the rows, f32 `[tokens, cols]`; ids outside the part are left alone.
  * @param accumulate Adds to `out` instead.
  * @param first The id of the first row of the part.
  * @param moves See embed().
  */
-export async function embedTable(
+export async function lookUpEmbedding(
   gpu: Gpu,
   ids: Tensor,
-  layout: TableLayout,
+  layout: EmbeddingLayout,
   codes: Tensor,
   scales: Tensor,
   out: Tensor,
@@ -31,7 +35,7 @@ export async function embedTable(
   const constants = { BITS: bits, GROUP: group, ACCUMULATE: Number(accumulate) };
   const kernel = await gpu.kernel({ name: "embed_table", source, constants });
   const params = (steps: number) =>
-    uniform([rows, cols, tableRowBytes(layout), tableGroups(layout), first - steps]);
+    uniform([rows, cols, embeddingRowBytes(layout), embeddingScaleGroups(layout), first - steps]);
   kernel.dispatch({
     params: params(0),
     tensors: [ids, codes, scales, out],

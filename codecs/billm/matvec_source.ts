@@ -16,7 +16,7 @@ import { repeat } from "../../gpu/source_text.ts";
  * at the units of 128 columns, each with a table of its own. All 32 look up the same four columns at
  * the same time, so they meet in no bank of workgroup memory.
  */
-import { type BillmForm, planesOf, scaleSource } from "./packed_weight.ts";
+import { type BillmForm, planesOf, scaleSource } from "./tensors.ts";
 
 export const MATVEC_FLAGS = { bias: 1, residual: 2 } as const;
 
@@ -29,12 +29,12 @@ export interface PackedMatvecShape {
   unrolled: boolean;
 }
 
-/** Bytes of workgroup memory that {@link packedMatvecKernel} needs. */
-export function packedMatvecBytes(splits: number): number {
+/** Bytes of workgroup memory that {@link billmMatvecKernel} needs. */
+export function billmMatvecBytes(splits: number): number {
   return 4 * 32 * (16 * splits + 1) + 2 * 4 * 32 * splits;
 }
 
-export function packedMatvecKernel(form: BillmForm, shape: PackedMatvecShape): string {
+export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): string {
   const { zones, planes, coded, mixed } = form;
   const { tokens, splits, unrolled } = shape;
   const planeCount = planesOf(form);

@@ -1,8 +1,8 @@
 import {
-  tableGroups,
-  type TableLayout,
-  tableRowBytes,
-} from "../../../codecs/embedding/dequantize_table.ts";
+  type EmbeddingLayout,
+  embeddingRowBytes,
+  embeddingScaleGroups,
+} from "../../../codecs/embedding/dequantize_embedding.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import type { Tensor } from "../../../gpu/tensor.ts";
 import { seededRandom } from "../../reference/random.ts";
@@ -21,9 +21,9 @@ export class QuantizedTable implements Disposable {
   /** `[rows, cols]`, one after the other. */
   readonly values: Float64Array;
 
-  constructor(readonly gpu: Gpu, readonly layout: TableLayout) {
+  constructor(readonly gpu: Gpu, readonly layout: EmbeddingLayout) {
     const { rows, cols, bits, group } = layout;
-    const [rowBytes, groups] = [tableRowBytes(layout), tableGroups(layout)];
+    const [rowBytes, groups] = [embeddingRowBytes(layout), embeddingScaleGroups(layout)];
     const random = seededRandom(rows + cols);
     const codes = Uint8Array.from({ length: rows * rowBytes }, () => 256 * random());
     const scales = Float16Array.from({ length: rows * groups }, () => random() - 0.5);

@@ -1,17 +1,21 @@
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { tableGroups, type TableLayout, tableRowBytes } from "./dequantize_table.ts";
-import { TABLE_ROWS, TABLE_STEP, tableMatvecKernel } from "./table_matvec_source.ts";
+import {
+  type EmbeddingLayout,
+  embeddingRowBytes,
+  embeddingScaleGroups,
+} from "./dequantize_embedding.ts";
+import { embeddingMatvecKernel, TABLE_ROWS, TABLE_STEP } from "./embedding_matvec_source.ts";
 
-export interface TableMatvec {
+export interface EmbeddingMatvec {
   /** f32 `[1, cols]`. */
   x: Tensor;
   /** Its `rows` are those of `codes`. */
-  layout: TableLayout;
-  /** `[rows, tableRowBytes]` bytes in words, u32. */
+  layout: EmbeddingLayout;
+  /** `[rows, embeddingRowBytes]` bytes in words, u32. */
   codes: Tensor;
-  /** f16 `[rows, tableGroups]` in words, u32. */
+  /** f16 `[rows, embeddingScaleGroups]` in words, u32. */
   scales: Tensor;
   /** Receives the products, f32. */
   out: Tensor;
@@ -20,9 +24,9 @@ export interface TableMatvec {
 }
 
 /** Queues out = x · tableᵀ for one token, the table as it is quantized: it is read once. */
-export async function tableMatvec(
+export async function embeddingMatvec(
   gpu: Gpu,
-  { x, layout, codes, scales, out, start = 0 }: TableMatvec,
+  { x, layout, codes, scales, out, start = 0 }: EmbeddingMatvec,
 ): Promise<void> {
   const { rows, cols, bits, group } = layout;
   const aligned = cols % TABLE_STEP === 0 && group % TABLE_STEP === 0;
@@ -36,10 +40,10 @@ export async function tableMatvec(
     name: `table_matvec_${bits}_${group}_${useSubgroup ? "subgroup" : lanes}${
       aligned ? "" : "_any"
     }`,
-    source: () => tableMatvecKernel(layout, lanes, useSubgroup, aligned),
+    source: () => embeddingMatvecKernel(layout, lanes, useSubgroup, aligned),
   });
   kernel.dispatch({
-    params: uniform([rows, cols, tableRowBytes(layout), tableGroups(layout), start]),
+    params: uniform([rows, cols, embeddingRowBytes(layout), embeddingScaleGroups(layout), start]),
     tensors: [x, codes, scales, out],
     workgroups: Math.ceil(rows / TABLE_ROWS),
   });

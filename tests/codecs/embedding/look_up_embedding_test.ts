@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
-import { embedTable } from "../../../codecs/embedding/embed_table.ts";
+import { lookUpEmbedding } from "../../../codecs/embedding/look_up_embedding.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { uniforms } from "../../reference/random.ts";
-import { QuantizedTable } from "./quantized_table.ts";
+import { QuantizedTable } from "./quantized_embedding.ts";
 
 const gpu = await openGpu();
 
 for (const [bits, group] of [[8, 64], [4, 32]] as const) {
   for (const cols of [1, 2, 31, 64, 65, 130, 200]) {
-    Deno.test(`embedTable() looks up rows of [11, ${cols}] in ${bits} bits`, async () => {
+    Deno.test(`lookUpEmbedding() looks up rows of [11, ${cols}] in ${bits} bits`, async () => {
       const layout = { rows: 11, cols, bits, group };
       using table = new QuantizedTable(gpu, layout);
       // Some are in no row of the part, which begins with the id 3.
@@ -17,7 +17,7 @@ for (const [bits, group] of [[8, 64], [4, 32]] as const) {
       using idTensor = gpu.upload(ids, [ids.length]);
       for (const accumulate of [false, true]) {
         using out = gpu.upload(before, [ids.length, cols]);
-        await embedTable(gpu, idTensor, layout, table.codes, table.scales, out, accumulate, 3);
+        await lookUpEmbedding(gpu, idTensor, layout, table.codes, table.scales, out, accumulate, 3);
         const expected = before.map((old, i) => {
           const row = ids[Math.floor(i / cols)] - 3;
           if (row < 0 || row >= 11) return old;
@@ -29,12 +29,12 @@ for (const [bits, group] of [[8, 64], [4, 32]] as const) {
     });
   }
 
-  Deno.test(`embedTable() takes ids for rows where nothing else is said, ${bits} bits`, async () => {
+  Deno.test(`lookUpEmbedding() takes ids for rows where nothing else is said, ${bits} bits`, async () => {
     const layout = { rows: 5, cols: 66, bits, group };
     using table = new QuantizedTable(gpu, layout);
     using ids = gpu.upload(Uint32Array.of(4, 0), [2]);
     using out = gpu.empty([2, 66]);
-    await embedTable(gpu, ids, layout, table.codes, table.scales, out);
+    await lookUpEmbedding(gpu, ids, layout, table.codes, table.scales, out);
     const rows = [...table.values.subarray(4 * 66), ...table.values.subarray(0, 66)];
     assert.deepEqual([...await gpu.read(out)].map((v) => v + 0), rows.map((v) => v + 0));
   });

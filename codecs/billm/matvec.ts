@@ -2,10 +2,10 @@ import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { Addends } from "../codec.ts";
-import { MATVEC_FLAGS, packedMatvecBytes, packedMatvecKernel } from "./packed_matvec_source.ts";
-import { type BillmTensors, formName, formOf, tilesOf, unitsOf } from "./packed_weight.ts";
+import { billmMatvecBytes, billmMatvecKernel, MATVEC_FLAGS } from "./matvec_source.ts";
+import { type BillmTensors, formName, formOf, tilesOf, unitsOf } from "./tensors.ts";
 
-/** The most tokens of {@link packedMatvec}. */
+/** The most tokens of {@link billmMatvec}. */
 export const MATVEC_TOKENS = 8;
 /** Tokens of one pass over the weight on a GPU. */
 const PASS_TOKENS = 4;
@@ -20,7 +20,7 @@ const GROUPS = 2048;
  * @returns f32 `[tokens, rows]`, owned by the caller.
  * @throws {RangeError} If x does not fit the weight or has more tokens.
  */
-export async function packedMatvec(
+export async function billmMatvec(
   gpu: Gpu,
   x: Tensor,
   weight: BillmTensors,
@@ -44,7 +44,7 @@ export async function packedMatvec(
     const shape = { tokens: together, splits, unrolled: !gpu.software } as const;
     const kernel = await gpu.kernel({
       name: `packed_matvec_${formName(form)}_${together}x${splits}`,
-      source: () => packedMatvecKernel(form, shape),
+      source: () => billmMatvecKernel(form, shape),
     });
     const flags = (bias ? MATVEC_FLAGS.bias : 0) | (residual ? MATVEC_FLAGS.residual : 0);
     const blocks = Math.ceil(cols / blockSize);
@@ -66,7 +66,7 @@ function splitsFor(gpu: Gpu, tiles: number, units: number): number {
   const mayDouble = () =>
     2 * splits <= units && splits < most && splits * tiles < GROUPS &&
     64 * splits <= maxComputeInvocationsPerWorkgroup &&
-    packedMatvecBytes(2 * splits) <= maxComputeWorkgroupStorageSize;
+    billmMatvecBytes(2 * splits) <= maxComputeWorkgroupStorageSize;
   while (mayDouble()) splits *= 2;
   return splits;
 }

@@ -1,5 +1,5 @@
 import { repeat, XYZW } from "../../gpu/source_text.ts";
-import { type BillmForm, planesOf, scaleSource, scaleWords, UNIT_COLS } from "./packed_weight.ts";
+import { type BillmForm, planesOf, scaleSource, scaleWords, UNIT_COLS } from "./tensors.ts";
 
 /** What the kernel makes of its input on the way. */
 export type VectorInput =
@@ -12,7 +12,7 @@ export type VectorInput =
   /** An activation function of its first half, times its second half. */
   | "gated";
 
-export interface PackedVectorShape {
+export interface BillmVectorShape {
   /** Threads of a subgroup, a power of two from 8 to 64. */
   lanes: number;
   /** Subgroups of a workgroup, which share the columns among them. */
@@ -43,9 +43,9 @@ function tablesFor(lanes: number) {
   return { step, tables, low, high, entries, stride, positions };
 }
 
-/** Bytes of workgroup memory that {@link packedVectorKernel} needs. */
-export function packedVectorBytes(
-  { lanes, splits, steps }: Pick<PackedVectorShape, "lanes" | "splits" | "steps">,
+/** Bytes of workgroup memory that {@link billmVectorKernel} needs. */
+export function billmVectorBytes(
+  { lanes, splits, steps }: Pick<BillmVectorShape, "lanes" | "splits" | "steps">,
 ): number {
   const { entries, stride, positions } = tablesFor(lanes);
   return 4 * splits * (positions + 4 * entries * stride + lanes * steps + 1);
@@ -55,7 +55,7 @@ export function packedVectorBytes(
  * Generates the kernel that multiplies a packed weight with one vector, for adapters whose subgroups
  * have one size.
  *
- * As in packedMatvecKernel(), a row needs sums of activations over the columns that its bits choose,
+ * As in billmMatvecKernel(), a row needs sums of activations over the columns that its bits choose,
  * and they come from tables of the sums of all subsets of a few columns. Here a table lies in a
  * register of a subgroup: of five columns with 32 threads, each thread holding the sum of one subset.
  * A thread finds the sum that its bits choose by a shuffle. The tables are made in workgroup memory,
@@ -75,9 +75,9 @@ export function packedVectorBytes(
  *
  * @param blockUnits Units of a block.
  */
-export function packedVectorKernel(
+export function billmVectorKernel(
   form: BillmForm,
-  { lanes, splits, steps, turns, subgroupBarriers }: PackedVectorShape,
+  { lanes, splits, steps, turns, subgroupBarriers }: BillmVectorShape,
   input: VectorInput,
   blockUnits: number,
 ): string {
