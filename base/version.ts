@@ -1,2 +1,2 @@
 /** Version of the program; a part of what identifies a run. */
-export const VERSION = "0.4.1";
+export const VERSION = "0.5.0";
