@@ -38,7 +38,10 @@ interface Counts {
   failed: number;
 }
 
-/** Runs a test file, prints what it says, and counts. A process that ends without a sum has failed. */
+/**
+ * Runs a test file, prints what it says, and counts. A process that ends without a sum has failed, and
+ * so has one that ran no test: something has ended it early, or its tests were lost.
+ */
 async function runFile(file: string, options: readonly string[]): Promise<Counts> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["test", "-A", "--no-check", ...options, file],
@@ -48,12 +51,15 @@ async function runFile(file: string, options: readonly string[]): Promise<Counts
   }).output();
   const decoder = new TextDecoder();
   const text = decoder.decode(stdout);
-  Deno.stdout.writeSync(
-    new TextEncoder().encode(text + (code === 0 ? "" : decoder.decode(stderr))),
-  );
-  const sum = /\| (\d+) passed(?: \(\d+ steps?\))? \| (\d+) failed/.exec(stripColours(text));
-  const [passed, failed] = [Number(sum?.[1] ?? 0), Number(sum?.[2] ?? 0)];
-  return { passed, failed: code === 0 ? failed : Math.max(1, failed) };
+  // The last one: tests may print the like before.
+  const sums = /^\w+ \| (\d+) passed(?: \(\d+ steps?\))? \| (\d+) failed(.*)/gm;
+  const [, passed = 0, failed = 0, others = ""] = [...stripColours(text).matchAll(sums)].at(-1) ??
+    [];
+  const ranSome = Number(passed) + Number(failed) > 0 || /ignored|filtered/.test(others);
+  const isGood = code === 0 && ranSome;
+  console.log(isGood ? text.trimEnd() : `${text.trimEnd()}\n${decoder.decode(stderr).trimEnd()}`);
+  if (!ranSome) console.log(`${file} ended with code ${code} and ran no test`);
+  return { passed: Number(passed), failed: isGood ? Number(failed) : Math.max(1, Number(failed)) };
 }
 
 function stripColours(text: string): string {

@@ -71,16 +71,16 @@ Deno.test("a run that is killed at any moment goes on and ends in the same bytes
   assert.equal(undisturbed.code, 0, undisturbed.stderr);
   const expected = outcome(place.path("whole"));
 
-  // One moment in each tenth of the duration, in random order; the first kill waits for a layer, the
+  // One moment in each sixth of the duration, in random order; the first kill waits for a layer, the
   // second one for the record of the finished run.
   const random = seededRandom(20240204);
-  const moments = Array.from({ length: 10 }, (_, i) => ({ at: i + random(), rank: random() }))
+  const moments = Array.from({ length: 6 }, (_, i) => ({ at: i + random(), rank: random() }))
     .sort((a, b) => a.rank - b.rank)
-    .map(({ at }) => at / 10 * duration);
+    .map(({ at }) => at / 6 * duration);
   const killers = ["layer 1/4", "Done in", ...moments];
   let kills = 0;
   let resumed = 0;
-  for (let folder = 0; kills < 10; folder++) {
+  for (let folder = 0; killers.length > 0; folder++) {
     const output = place.path(`out${folder}`);
     const pipeline = place.pipeline({ output });
     for (let finished = false; !finished;) {
@@ -105,17 +105,17 @@ Deno.test("a run that is killed at any moment goes on and ends in the same bytes
       }
     }
     assert.deepEqual(outcome(output), expected, `after ${kills} kills`);
-    if (killers.length === 0) break;
   }
   assert.ok(kills >= 3, `${kills} kills came before the end`);
   assert.ok(resumed >= 1, `${resumed} runs went on after a layer`);
 });
 
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  Deno.test(`${signal} stops a run, and the same command goes on`, async () => {
-    using place = new Workplace();
-    await place.run({ output: place.path("whole") });
-    const pipeline = place.pipeline();
+Deno.test("SIGINT and SIGTERM stop a run, and the same command goes on", async () => {
+  using place = new Workplace();
+  await place.run({ output: place.path("whole") });
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    const output = place.path(signal);
+    const pipeline = place.pipeline({ output });
     let sent = false;
     const stopped = await startTask("quantize", [pipeline], {
       onOutput(text, child) {
@@ -127,14 +127,15 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
     assert.equal(
       stopped.stderr,
       "\nInterrupted. The same command goes on where this one stopped.\n",
+      signal,
     );
-    assert.equal(stopped.code, 130);
+    assert.equal(stopped.code, 130, signal);
     const again = await startTask("quantize", [pipeline]);
     assert.equal(again.code, 0, again.stderr);
     assert.match(again.stdout, /; goes on after layer [123], the last complete one\n/);
-    assert.deepEqual(outcome(place.path("out")), outcome(place.path("whole")));
-  });
-}
+    assert.deepEqual(outcome(output), outcome(place.path("whole")), signal);
+  }
+});
 
 /** Runs until `isMoment` says of an event that the run is to be interrupted. */
 async function interrupt(
@@ -178,7 +179,9 @@ for (const [order, activations] of [["module", "f32"], ["layer", "f32"], ["modul
       [(event) => event.type === "progress" && event.stage === "evaluate", 3],
       [(event) => event.type === "metric" && event.name.includes("original"), 3],
     ];
-    for (const [isMoment, layers] of moments) {
+    // f16 differs only in what lies between layers: each number of complete layers once.
+    const tried = activations === "f16" ? [2, 4, 5, 6].map((i) => moments[i]) : moments;
+    for (const [isMoment, layers] of tried) {
       const events = await interrupt(place, isMoment, { stages });
       assert.equal(resumedLayers(events) ?? 0, layers);
     }
