@@ -277,10 +277,13 @@ Deno.test("tiles of all shapes give the same bits", async () => {
   const [usual, ...others] = TILES;
   for (const [i, layout] of LAYOUTS.entries()) {
     const expected = await product(layout, usual, m);
-    assert.deepEqual(await product(layout, usual, m - 4), expected, "parts of tiles");
+    // deepEqual() takes all memory there is for the message of arrays that differ everywhere.
+    const assertSame = (actual: Float32Array, what: string) =>
+      assert.equal(actual.findIndex((value, i) => value !== expected[i]), -1, what);
+    assertSame(await product(layout, usual, m - 4), `${layout}, parts of tiles`);
     for (const tile of others.filter((_, turn) => turn % LAYOUTS.length === i)) {
       if (tileKernelBytes(layout, tile, "aligned") > memory) continue;
-      assert.deepEqual(await product(layout, tile, m), expected, `${layout} ${tileName(tile)}`);
+      assertSame(await product(layout, tile, m), `${layout} ${tileName(tile)}`);
     }
   }
 });
