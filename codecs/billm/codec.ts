@@ -40,8 +40,8 @@ const FACT_MAPS: readonly FactMap[] = [{
 }];
 
 /**
- * The codec of BiLLM: a sign and a zone for each weight, further signs for salient columns, means and
- * scales for each row and block.
+ * The BiLLM codec: a sign and a zone per weight, further signs for salient columns, means and scales
+ * per row and block.
  *
  * @see BiLLM, https://arxiv.org/abs/2402.04291
  */

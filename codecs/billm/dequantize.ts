@@ -5,12 +5,12 @@ import source from "./dequantize.wgsl" with { type: "text" };
 import { type BillmLayout, scalesPerBlock } from "./quantize_block.ts";
 
 /**
- * The weights of a packed linear layer.
+ * The dequantized weights of a BiLLM layer.
  *
  * @param bits u32 `[bitPlanes, rows, ⌈cols / 32⌉]`.
  * @param scales f32 `[rows, blocks, scalesPerBlock]`.
- * @param salient One bit per column, u32 `[⌈cols / 32⌉]`; any tensor if `planes` is 0.
- * @param weight Receives the weights, f32 `[rows, cols]`; a fresh tensor if absent.
+ * @param salient One bit per column, u32 `[⌈cols / 32⌉]`; not read if `planes` is 0.
+ * @param weight Receives the weights, f32 `[rows, cols]`; allocated if absent.
  * @returns f32 `[rows, cols]`, owned by the caller.
  */
 export async function dequantize(

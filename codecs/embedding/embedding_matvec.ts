@@ -11,19 +11,19 @@ import { embeddingMatvecKernel, TABLE_ROWS, TABLE_STEP } from "./embedding_matve
 export interface EmbeddingMatvec {
   /** f32 `[1, cols]`. */
   x: Tensor;
-  /** Its `rows` are those of `codes`. */
+  /** Its `rows` match `codes`. */
   layout: EmbeddingLayout;
-  /** `[rows, embeddingRowBytes]` bytes in words, u32. */
+  /** Bytes `[rows, embeddingRowBytes]`, packed in u32 words. */
   codes: Tensor;
-  /** f16 `[rows, embeddingScaleGroups]` in words, u32. */
+  /** f16 `[rows, embeddingScaleGroups]`, packed in u32 words. */
   scales: Tensor;
   /** Receives the products, f32. */
   out: Tensor;
-  /** The element of `out` that the first product goes to, 0 unless told otherwise. */
+  /** The element of `out` that receives the first product; 0 if absent. */
   start?: number;
 }
 
-/** Queues out = x · tableᵀ for one token, the table as it is quantized: it is read once. */
+/** Queues out = x · tableᵀ for one token with a quantized table, which is read once. */
 export async function embeddingMatvec(
   gpu: Gpu,
   { x, layout, codes, scales, out, start = 0 }: EmbeddingMatvec,
@@ -49,7 +49,7 @@ export async function embeddingMatvec(
   });
 }
 
-/** Threads of a workgroup on a GPU: as many as have something to read, 32 to 128. */
+/** Threads of a workgroup on a GPU: the number of reads per row, clamped to 32 .. 128. */
 function lanesFor(reads: number): number {
   let lanes = 32;
   while (lanes < reads && lanes < 128) lanes *= 2;

@@ -7,7 +7,7 @@ import { dequantizeGrid } from "./dequantize_grid.ts";
 import { freeGrid, type LinearGrid, SALIENT_BITS } from "./grid.ts";
 import { dequantizeGridHost, type GridHost, loadGrid, storeGrid } from "./store.ts";
 
-/** The codec of codes on equal steps, some of them, if a method wants it, in more bits. */
+/** The grid codec: codes on equally spaced levels; salient weights may have codes of more bits. */
 export const grid: Codec<GridHost> = {
   name: "grid",
   main: "grid_codes",
@@ -57,7 +57,7 @@ export const grid: Codec<GridHost> = {
     };
   },
 
-  nonFinite: () => ({}), // its matrix is looked at
+  nonFinite: () => ({}), // the layer loader checks the f32 matrix that it uploads
 
   matrix,
 
@@ -66,7 +66,7 @@ export const grid: Codec<GridHost> = {
   },
 };
 
-/** The weights of a linear layer on grids, f32 `[rows, cols]`, on the GPU; owned by the caller. */
+/** The dequantized weights of a grid layer on the GPU, f32 `[rows, cols]`, owned by the caller. */
 async function matrix(gpu: Gpu, host: GridHost): Promise<Tensor> {
   const { codes, fits, mask, salientFits, ...layout } = host;
   const linear: LinearGrid = {

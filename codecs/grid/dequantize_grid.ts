@@ -5,7 +5,7 @@ import source from "./dequantize_grid.wgsl" with { type: "text" };
 import { codeWords, groupsOf, type LinearGrid, maskWords } from "./grid.ts";
 
 /**
- * The weights of a linear layer on grids.
+ * The dequantized weights of a grid layer.
  *
  * @returns f32 `[rows, cols]`, owned by the caller.
  */

@@ -6,14 +6,14 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import source from "./mark_salient.wgsl" with { type: "text" };
 
 /**
- * Marks the most salient weights of some columns, wherever they are in them.
+ * Marks the most salient weights of some columns, at any position.
  *
- * Those count that are above the quantile 1 - `fraction`: ties with it may make it fewer.
+ * A weight is marked if its saliency is above the quantile 1 - `fraction`; ties may reduce the number.
  *
- * @param saliency Its magnitude counts, f32 `[rows, cols]`, finite.
- * @param fraction Of the weights, 0 .. 1.
+ * @param saliency f32 `[rows, cols]`, finite; compared by magnitude.
+ * @param fraction Fraction of the weights to mark, 0 .. 1.
  * @param mask Receives a bit for each weight, u32 `[rows, words]`.
- * @param first Column of `mask` that `saliency` begins with, a multiple of 32.
+ * @param first The column of `mask` that corresponds to the first column of `saliency`, a multiple of 32.
  */
 export async function markSalient(
   gpu: Gpu,
