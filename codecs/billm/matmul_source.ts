@@ -1,5 +1,4 @@
 import { repeat, XYZW } from "../../gpu/source_text.ts";
-
 import { type BillmForm, planesOf, scaleSource } from "./tensors.ts";
 
 export const MATMUL_FLAGS = { bias: 1, residual: 2 } as const;

@@ -1,31 +1,14 @@
 import { repeat } from "../../gpu/source_text.ts";
-
-/**
- * Generates the kernel that multiplies a packed weight with the activations of a few tokens.
- *
- * Everything a packed weight adds up to is a sum of activations over some of the columns. With s the
- * sign bit and f the zone bit of a weight, a weight that is not salient is
- *
- *   (m0 - r0) + s · 2 r0 + f · (m1 - r1 - m0 + r0) + s f · 2 (r1 - r0)
- *
- * (m, r: mean and scale of a zone), so a row needs the sums of x over all columns, over those with s,
- * with f and with both; salient weights are linear in their bits likewise. The sums come from a table:
- * of each four columns, the sums of all 16 subsets. A thread looks up four bits at a time.
- *
- * A workgroup handles 32 rows, one for each of 32 threads; `splits` such groups of threads take turns
- * at the units of 128 columns, each with a table of its own. All 32 look up the same four columns at
- * the same time, so they meet in no bank of workgroup memory.
- */
 import { type BillmForm, planesOf, scaleSource } from "./tensors.ts";
 
 export const MATVEC_FLAGS = { bias: 1, residual: 2 } as const;
 
 export interface PackedMatvecShape {
-  /** Tokens that are handled together. */
+  /** Tokens of one pass over the weight. */
   tokens: 1 | 2 | 4;
-  /** Groups of 32 threads that share the columns among them; a power of two. */
+  /** Groups of 32 threads that split the columns; a power of two. */
   splits: number;
-  /** Loops are written out, for GPUs. */
+  /** Whether loops are unrolled, for GPUs. */
   unrolled: boolean;
 }
 
@@ -34,6 +17,22 @@ export function billmMatvecBytes(splits: number): number {
   return 4 * 32 * (16 * splits + 1) + 2 * 4 * 32 * splits;
 }
 
+/**
+ * Generates the kernel that multiplies a packed weight with the activations of a few tokens.
+ *
+ * The product is a linear combination of sums of activations over subsets of the columns. With s the
+ * sign bit, f the zone bit, and m, r the mean and scale of a zone, a weight that is not salient is
+ *
+ *   (m0 - r0) + s · 2 r0 + f · (m1 - r1 - m0 + r0) + s f · 2 (r1 - r0)
+ *
+ * So a row needs the sums of x over all columns, over those with s, with f, and with both. Salient
+ * weights are linear in their bits in the same way. The sums come from a lookup table that holds, for
+ * every four columns, the sums of all 16 subsets; a thread looks up four bits at a time.
+ *
+ * A workgroup handles 32 rows, one per thread of 32; `splits` such groups of threads alternate over the
+ * units of 128 columns, each with its own lookup table. All 32 threads look up the same four columns at
+ * the same time, which avoids bank conflicts.
+ */
 export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): string {
   const { zones, planes, coded, mixed } = form;
   const { tokens, splits, unrolled } = shape;

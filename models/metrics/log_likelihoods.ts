@@ -12,24 +12,24 @@ import { batchPrompts, type Prompt, type PromptBatch, uploadBatch } from "./prom
 export interface LogLikelihoodOptions {
   /** Tokens that go through a layer together. */
   batchTokens?: number;
-  /** Whether what the prompts of a group begin with is computed once; true unless told otherwise. */
+  /** Whether the shared prefix of a group's prompts is computed once; true if absent. */
   shares?: boolean;
   /** Called after each batch of each layer. */
   onProgress?(done: number, total: number): Promise<void>;
 }
 
-/** Batches that a pass through the layers has, even if their activations go to host memory then. */
+/** The least number of batches of a pass through the layers, even if they spill to host memory. */
 const BATCHES_PER_PASS = 16;
 
 /**
- * The log-likelihoods of prompts: the sum of those of their scored tokens, in nats. Layer by layer, so
- * that one layer's weights are on the GPU at a time; in several passes if the GPU's memory does not
- * hold the activations of all prompts. The head multiplies only the rows that predict a scored token.
+ * The log-likelihoods of prompts, each the sum over its scored tokens, in nats. Runs layer by layer, so
+ * that one layer's weights are on the GPU at a time; in several passes if GPU memory does not hold the
+ * activations of all prompts. The head multiplies only the rows that predict a scored token.
  *
- * @param groups Prompts that begin alike stand together.
- * @returns For each group those of its prompts.
- * @throws {UserError} If the model cannot be read, a prompt is longer than it takes, or a result is not
- *   a number.
+ * @param groups Prompts with a common prefix belong to one group.
+ * @returns The log-likelihoods of each group's prompts.
+ * @throws {UserError} If the model cannot be read, a prompt exceeds the model's maximum length, or a
+ *   result is NaN or infinite.
  */
 export async function logLikelihoods(
   gpu: Gpu,
@@ -78,7 +78,7 @@ function widthOf({ architecture: { hiddenSize, embeddingSize } }: ModelFiles): n
   return Math.max(hiddenSize, embeddingSize);
 }
 
-/** @param share What part of the batches the memory holds. */
+/** @param share The fraction of the batches that fits in GPU memory. */
 function passesOf(batches: PromptBatch[], share: number): PromptBatch[][] {
   const most = Math.max(BATCHES_PER_PASS, Math.floor(batches.length * Math.min(1, share)));
   const perPass = Math.ceil(batches.length / Math.ceil(batches.length / most));
@@ -128,9 +128,9 @@ async function lossesOf(
 }
 
 /**
- * What the head reads of the last layer's output of a batch: the rows that predict a scored token.
+ * The head's input for a batch: the rows of the last layer's output that predict a scored token.
  *
- * @param batch Its number among the activations.
+ * @param batch The batch's index among the activations.
  * @returns f32 `[scored, width]`, owned by the caller.
  */
 export async function finishScored(

@@ -19,10 +19,10 @@ export interface PerplexityOptions {
 }
 
 /**
- * Perplexity over windows: the mean over the windows of the mean cross-entropy of their tokens but
- * the first, exponentiated. Layer by layer, so that one layer's weights are on the GPU at a time.
+ * The perplexity over windows: exp of the mean cross-entropy of all tokens but the first of each window.
+ * Runs layer by layer, so that one layer's weights are on the GPU at a time.
  *
- * @throws {UserError} If the model cannot be read or the result is not a number.
+ * @throws {UserError} If the model cannot be read or the result is NaN or infinite.
  */
 export async function perplexity(
   gpu: Gpu,

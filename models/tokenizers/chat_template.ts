@@ -9,17 +9,17 @@ export interface ChatMessage {
   content: string;
 }
 
-/** What a model folder has for chats, if it has several templates. */
+/** The template for chats in folders with several templates. */
 const USUAL = "default";
 
 /**
- * The text that a model was trained to see for a conversation, up to where its answer begins. The
- * special tokens are written out in it.
+ * The prompt for a conversation by the model's chat template, up to where the answer begins. Special
+ * tokens are written out.
  *
  * @param folder The model's folder, with `chat_template.jinja` or a `chat_template` in
  *   `tokenizer_config.json`.
- * @param name What messages call the model.
- * @throws {UserError} If there is no template, it is not one, or it refuses the messages.
+ * @param name The model's name in messages.
+ * @throws {UserError} If there is no template, it is invalid, or it rejects the messages.
  */
 export function renderChat(
   folder: Folder,
@@ -48,7 +48,7 @@ export function renderChat(
   }
 }
 
-/** The template of a folder; its own file counts first, as in transformers. */
+/** The template of a folder; `chat_template.jinja` takes precedence, as in transformers. */
 function readTemplate(folder: Folder, name: string): string {
   const own = "chat_template.jinja";
   if (folder.has(own)) return readText(folder.file(own));

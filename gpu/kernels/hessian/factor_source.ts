@@ -1,7 +1,5 @@
 import { repeat, XYZW } from "../../source_text.ts";
 
-/** Generates the kernels of the inverse factor whose hot loops are written out. */
-
 /** Rows and columns of a block on the diagonal. */
 export const FACTOR_BLOCK = 64;
 
