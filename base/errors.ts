@@ -5,3 +5,18 @@
 export class UserError extends Error {
   override name = "UserError";
 }
+
+/**
+ * Rejects a tensor with NaN or infinite values.
+ *
+ * @param count The number of these values.
+ * @throws {UserError} If it is not 0.
+ */
+export function refuseNonFinite(model: string, name: string, count: number): void {
+  if (count === 0) return;
+  throw new UserError(
+    `"${model}": "${name}" holds ${count} ` +
+      `${count === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
+      `the model is damaged, get it again`,
+  );
+}

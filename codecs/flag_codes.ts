@@ -1,3 +1,4 @@
+import { bitCount, bitWords, countOnes } from "../base/bits.ts";
 /** Rows whose flags are coded together; bounds the memory of a decoder. */
 export const CHUNK_ROWS = 64;
 
@@ -35,7 +36,7 @@ export function encodeFlags(flags: FlagPlane): Uint16Array<ArrayBuffer> {
     const { bytes, count } = gather(flags, first, Math.min(CHUNK_ROWS, rows - first));
     chunks.push(bytes);
     total += count;
-    for (const byte of bytes) ones += ONES[byte];
+    ones += countOnes(bytes);
   }
   const frequency = Math.min(65535, Math.max(1, Math.round(65536 * ones / Math.max(total, 1))));
   const model = modelOf(frequency);
@@ -96,7 +97,7 @@ function modelOf(frequency: number): Model {
     for (let i = 0; i < 8; i++) part *= i < ones ? p : 1 - p;
     return Math.max(1, Math.floor(part));
   });
-  const frequencies = Uint32Array.from({ length: 256 }, (_, group) => byOnes[ONES[group]]);
+  const frequencies = Uint32Array.from({ length: 256 }, (_, group) => byOnes[bitCount(group)]);
   // The most frequent group absorbs the rounding error, so that the frequencies sum to SCALE.
   const rest = SCALE - frequencies.reduce((sum, part) => sum + part);
   frequencies[p < 0.5 ? 0 : 255] += rest;
@@ -150,7 +151,7 @@ function gather(
   first: number,
   rows: number,
 ): { bytes: Uint8Array; count: number } {
-  const width = Math.ceil(cols / 32);
+  const width = bitWords(cols);
   const bytes = new Uint8Array(Math.ceil(rows * cols / 8));
   let at = 0; // in bits
   for (let row = first; row < first + rows; row++) {
@@ -185,7 +186,7 @@ function scatter(
   rows: number,
   bytes: Uint8Array,
 ): void {
-  const width = Math.ceil(cols / 32);
+  const width = bitWords(cols);
   let at = 0; // in bits
   for (let row = first; row < first + rows; row++) {
     for (let word = 0; word < width; word++) {
@@ -208,20 +209,4 @@ function scatter(
       plane[row * width + word] |= flags;
     }
   }
-}
-
-/** The ones in each byte. */
-const ONES = Uint8Array.from({ length: 256 }, (_, byte) => {
-  let ones = 0;
-  for (let bit = 0; bit < 8; bit++) ones += (byte >> bit) & 1;
-  return ones;
-});
-
-function countOnes(words: Uint32Array): number {
-  return words.reduce(
-    (sum, word) =>
-      sum + ONES[word & 255] + ONES[(word >>> 8) & 255] + ONES[(word >>> 16) & 255] +
-      ONES[word >>> 24],
-    0,
-  );
 }

@@ -1,4 +1,5 @@
 import { UserError } from "../base/errors.ts";
+import { isRecord } from "../base/record.ts";
 import { versionProblem } from "../storage/packed_metadata.ts";
 
 /** The `quantization_config` object in the config.json of a packed model. */
@@ -40,7 +41,7 @@ export function readQuantizationConfig(
         (value === undefined ? "nothing" : JSON.stringify(value)),
     );
   };
-  if (!isObject(found)) refuse("", "an object", found);
+  if (!isRecord(found)) refuse("", "an object", found);
   if (found.quant_method !== "billm") {
     throw new UserError(
       `"${file}": the model is quantized with ${JSON.stringify(found.quant_method)}, ` +
@@ -59,19 +60,15 @@ export function readQuantizationConfig(
   if (!isCount(blockSize) || blockSize % 32) {
     refuse(".block_size", "a multiple of 32", blockSize);
   }
-  if (!isObject(columns) || !Object.values(columns).every(isCount)) {
+  if (!isRecord(columns) || !Object.values(columns).every(isCount)) {
     refuse(".columns", "a whole number for each linear layer", columns);
   }
   const isNames = (value: unknown) =>
     Array.isArray(value) && value.length > 0 && value.every((name) => typeof name === "string");
-  if (fused !== undefined && !(isObject(fused) && Object.values(fused).every(isNames))) {
+  if (fused !== undefined && !(isRecord(fused) && Object.values(fused).every(isNames))) {
     refuse(".fused", "a list of linear layers for each fused module", fused);
   }
   return found;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function isCount(value: unknown): value is number {

@@ -103,7 +103,7 @@ export class Activations implements Disposable {
     return this.#batches[batch].at;
   }
 
-  /** Whether `elements` elements per token of a batch fit in its place in GPU memory. */
+  /** Whether `elements` elements fit in a batch's place in GPU memory. */
   hasRoomFor(batch: number, elements: number): boolean {
     const { place } = this.#batches[batch];
     return place !== undefined && elements <= place.size;

@@ -4,7 +4,7 @@ import type { LayerPlan } from "./layer_plan.ts";
 import type { Op } from "./ops/mod.ts";
 
 /** A linear layer on the GPU; its bias is f32 `[rows]`. */
-export interface Linear<W extends Weight = Weight> {
+export interface LoadedLinear<W extends Weight = Weight> {
   weight: W;
   bias?: Tensor;
 }
@@ -12,7 +12,7 @@ export interface Linear<W extends Weight = Weight> {
 /** The weights of a decoder layer on the GPU, by names without the layer's prefix. */
 export class LayerWeights<W extends Weight = Weight> implements Disposable {
   /** Linear layers by module: "self_attn.q_proj". */
-  readonly linears = new Map<string, Linear<W>>();
+  readonly linears = new Map<string, LoadedLinear<W>>();
   /** Other tensors in f32, by name: "input_layernorm.weight". */
   readonly tensors = new Map<string, Tensor>();
   /** Groups of linear layers by operation; their members are also in `linears`. */
@@ -22,7 +22,7 @@ export class LayerWeights<W extends Weight = Weight> implements Disposable {
   constructor(readonly layer: number, readonly plan: LayerPlan) {}
 
   /** @throws {Error} If it is not loaded. */
-  linear(module: string): Linear<W> {
+  linear(module: string): LoadedLinear<W> {
     return loaded(this.linears, module);
   }
 

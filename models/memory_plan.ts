@@ -56,6 +56,11 @@ function tableBytes({ vocabularySize, embeddingSize }: Architecture): number {
   return Math.min(PART_BYTES, 4 * vocabularySize * embeddingSize);
 }
 
+/** The elements per token that are stored between the decoder layers, before the first and after the last. */
+export function streamWidth({ architecture }: Pick<ModelFiles, "architecture">): number {
+  return Math.max(architecture.hiddenSize, architecture.embeddingSize);
+}
+
 /** The most elements per token that are stored between two groups of linear layers. */
 export function nearWidth({ architecture }: ModelFiles): number {
   const widths = plansOf(architecture).flatMap((plan) =>
@@ -76,8 +81,7 @@ export async function activationBytes(
   work: Work,
 ): Promise<number> {
   const working = workingBytes(model, work);
-  const { hiddenSize, embeddingSize } = model.architecture;
-  const width = work.order === "module" ? nearWidth(model) : Math.max(hiddenSize, embeddingSize);
+  const width = work.order === "module" ? nearWidth(model) : streamWidth(model);
   const wanted = working + 4 * tokens * width;
   const memory = await gpu.memoryFor(wanted);
   // Running a layer takes far less memory than quantizing it.

@@ -1,4 +1,4 @@
-import { UserError } from "../base/errors.ts";
+import { refuseNonFinite, UserError } from "../base/errors.ts";
 import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import { countNonFinite } from "../gpu/kernels/reduce/non_finite.ts";
@@ -103,12 +103,7 @@ export class StoredTensors implements Disposable {
    * @throws {UserError} If it is not 0.
    */
   refuseNonFinite(name: string, count: number): void {
-    if (count === 0) return;
-    throw new UserError(
-      `"${this.model.name}": "${name}" holds ${count} ` +
-        `${count === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
-        `the model is damaged, get it again`,
-    );
+    refuseNonFinite(this.model.name, name, count);
   }
 
   [Symbol.dispose](): void {

@@ -1,4 +1,5 @@
 import { UserError } from "../base/errors.ts";
+import { isRecord } from "../base/record.ts";
 import { bytesText } from "../base/units.ts";
 import { crc32 } from "./crc32.ts";
 import { isSystemError, type OpenFile, type SourceFile } from "./folder.ts";
@@ -143,7 +144,7 @@ function parseHeader(bytes: Uint8Array): Map<string, unknown> {
   } catch {
     throw new FormatError("its header is not JSON");
   }
-  if (!isObject(parsed)) throw new FormatError("its header is not a JSON object");
+  if (!isRecord(parsed)) throw new FormatError("its header is not a JSON object");
   const twice = repeatedKey(text);
   if (twice !== undefined) throw new FormatError(`its header has the key "${twice}" twice`);
   return new Map(Object.entries(parsed));
@@ -179,7 +180,7 @@ function repeatedKey(json: string): string | undefined {
 
 function checkMetadata(metadata: unknown): Record<string, string> {
   if (metadata === undefined || metadata === null) return {};
-  if (!isObject(metadata)) throw new FormatError("its metadata is not a JSON object");
+  if (!isRecord(metadata)) throw new FormatError("its metadata is not a JSON object");
   for (const [key, value] of Object.entries(metadata)) {
     if (typeof value !== "string") {
       throw new FormatError(`its metadata "${key}" is ${show(value)}, not a text`);
@@ -190,7 +191,7 @@ function checkMetadata(metadata: unknown): Record<string, string> {
 
 function checkTensor(name: string, info: unknown, file: string, dataStart: number): StoredTensor {
   const tensor = `tensor "${name}"`;
-  if (!isObject(info)) throw new FormatError(`${tensor} is ${show(info)}, not a JSON object`);
+  if (!isRecord(info)) throw new FormatError(`${tensor} is ${show(info)}, not a JSON object`);
   const { dtype, shape, data_offsets: offsets } = info;
   if (!isDtype(dtype)) {
     throw new FormatError(`${tensor} has the dtype ${show(dtype)}, unknown to the format`);
@@ -245,10 +246,6 @@ function checkCover(tensors: StoredTensor[], dataStart: number): void {
   }
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 function isDtype(value: unknown): value is StoredDtype {
   return typeof value === "string" && Object.hasOwn(DTYPE_BITS, value);
 }
@@ -259,7 +256,7 @@ function isIntegers(value: unknown): value is bigint[] {
 
 function show(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(show).join(", ")}]`;
-  if (isObject(value)) return "an object";
+  if (isRecord(value)) return "an object";
   if (value === undefined) return "(none)";
   return typeof value === "string" ? `"${value}"` : String(value);
 }

@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import { sum } from "../../base/figures.ts";
 import type { Codec, FactColumn, FactMap, LinearFacts, WeightKind } from "../codec.ts";
 import { dequantize } from "./dequantize.ts";
@@ -7,7 +8,6 @@ import {
   highFraction,
   paperBits,
   salientColumns,
-  words,
 } from "./host.ts";
 import { canGroup, uploadGroup } from "./group.ts";
 import { multipliesVectors } from "./vector_product.ts";
@@ -89,7 +89,7 @@ export const billm: Codec<BillmHost> = {
   },
 
   kinds({ rows, cols, zones, planes, bits, salient }, row) {
-    const width = words(cols);
+    const width = bitWords(cols);
     return Array.from({ length: cols }, (_, col): WeightKind => {
       const isSet = (word: number) => ((word >>> (col & 31)) & 1) === 1;
       if (planes > 0 && isSet(salient[col >> 5])) return "salient";

@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
@@ -22,7 +23,7 @@ export async function dequantize(
   weight = gpu.empty([layout.rows, layout.cols]),
 ): Promise<Tensor> {
   const { rows, cols, blockSize, zones, planes } = layout;
-  const words = Math.ceil(cols / 32);
+  const words = bitWords(cols);
   const kernel = await gpu.kernel({
     name: "dequantize_billm",
     source,

@@ -1,9 +1,10 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Draft, StoreForm } from "../codec.ts";
 import { billm } from "./codec.ts";
 import { dequantize } from "./dequantize.ts";
-import { type BillmHost, words } from "./host.ts";
+import type { BillmHost } from "./host.ts";
 import { type BillmBits, type BillmLayout, emptyBits } from "./quantize_block.ts";
 import { roundScales } from "./round_scales.ts";
 
@@ -43,14 +44,10 @@ export async function downloadBits(linear: BillmBits): Promise<BillmHost> {
   const { bits, scales, salient: columns, ...layout } = linear;
   const { gpu } = bits;
   const marks = await gpu.read(columns, "u32");
-  const salient = new Uint32Array(words(layout.cols));
+  const salient = new Uint32Array(bitWords(layout.cols));
   marks.forEach((mark, col) => salient[col >> 5] |= mark << (col & 31));
   return {
-    rows: layout.rows,
-    cols: layout.cols,
-    blockSize: layout.blockSize,
-    zones: layout.zones,
-    planes: layout.planes,
+    ...layout,
     bits: await gpu.read(bits, "u32"),
     scales: await gpu.read(scales),
     salient,

@@ -1,11 +1,7 @@
+import { bitCount, bitWords } from "../../base/bits.ts";
 import { type BillmLayout, scalesPerBlock } from "./quantize_block.ts";
 
 const WORD = 32;
-
-/** Words that hold a bit for each column. */
-export function words(cols: number): number {
-  return Math.ceil(cols / WORD);
-}
 
 /** Means and scales as 8-bit or 4-bit codes: value = code · factor, in f32. */
 export interface BillmCodes {
@@ -49,7 +45,7 @@ export function highFraction(host: BillmHost): number {
 
 /** The number of weights outside the salient columns that are in the high zone. */
 function countFlags({ rows, cols, planes, bits, salient }: BillmHost): number {
-  const width = words(cols);
+  const width = bitWords(cols);
   let count = 0;
   for (let i = 0; i < rows * width; i++) {
     let flags = bits[rows * width + i];
@@ -57,13 +53,6 @@ function countFlags({ rows, cols, planes, bits, salient }: BillmHost): number {
     count += bitCount(flags);
   }
   return count;
-}
-
-/** The ones among 32 bits: sums of 2, of 4, of 8 bits side by side, then of the four bytes. */
-function bitCount(word: number): number {
-  word -= (word >>> 1) & 0x55555555;
-  word = (word & 0x33333333) + ((word >>> 2) & 0x33333333);
-  return Math.imul((word + (word >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
 }
 
 /**
@@ -76,7 +65,7 @@ export function dequantizeBillm(
   rows = host.rows - first,
 ): Float32Array<ArrayBuffer> {
   const { cols, blockSize, zones, planes, bits, scales, salient } = host;
-  const width = words(cols);
+  const width = bitWords(cols);
   const blocks = Math.ceil(cols / blockSize);
   const perBlock = scalesPerBlock(host);
   const planeStride = host.rows * width;

@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import roundF16 from "../../gpu/kernels/elementwise/round_f16.wgsl" with { type: "text" };
@@ -41,7 +42,7 @@ export function emptyBits(gpu: Gpu, layout: BillmLayout): BillmBits {
   const { rows, cols, blockSize } = layout;
   return {
     ...layout,
-    bits: gpu.empty([bitPlanes(layout), rows, Math.ceil(cols / 32)], "u32"),
+    bits: gpu.empty([bitPlanes(layout), rows, bitWords(cols)], "u32"),
     scales: gpu.empty([rows, Math.ceil(cols / blockSize), scalesPerBlock(layout)]),
     salient: gpu.zeros([cols], "u32"),
   };
@@ -106,7 +107,7 @@ export async function quantizeBlock(
     },
   });
   const error = gpu.empty([rows, cols]);
-  const words = Math.ceil(target.cols / 32);
+  const words = bitWords(target.cols);
   const blocks = Math.ceil(target.cols / target.blockSize);
   const block = first / target.blockSize;
   kernel.dispatch({

@@ -1,10 +1,11 @@
+import { bitWords } from "../../base/bits.ts";
 import { shapeText } from "../../gpu/tensor.ts";
 import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { type StoredDtype, type TensorToWrite, toFloat32 } from "../../storage/safetensors.ts";
 import type { PackedShape, StoreForm } from "../codec.ts";
 import { decodeFlags, encodeFlags } from "../flag_codes.ts";
 import { partBytes, PartReader } from "../part_reader.ts";
-import { type BillmCodes, type BillmHost, salientColumns, words } from "./host.ts";
+import { type BillmCodes, type BillmHost, salientColumns } from "./host.ts";
 import { type BillmLayout, bitPlanes, scalesPerBlock } from "./quantize_block.ts";
 
 /** The greatest number of bit planes of salient columns. */
@@ -26,7 +27,7 @@ function compactPlanes(layout: BillmLayout, flags: StoreForm["flags"]): number {
 
 /** The bit mask of the salient columns; all zeros if there are no planes for them. */
 function marksOf({ cols, planes, salient }: BillmHost): Uint32Array {
-  return planes > 0 ? salient : new Uint32Array(words(cols));
+  return planes > 0 ? salient : new Uint32Array(bitWords(cols));
 }
 
 /**
@@ -41,7 +42,7 @@ export function storeBillm(
 ): TensorToWrite[] {
   const flags = host.zones === 2 ? form.flags : "plain";
   const { rows, cols, blockSize, zones, planes, bits } = host;
-  const width = words(cols);
+  const width = bitWords(cols);
   const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
   const columns = salientColumns(host);
   const tensors: TensorToWrite[] = [];
@@ -57,7 +58,7 @@ export function storeBillm(
   if (planes > 0) add("salient_columns", "U32", [width], partBytes(host.salient));
   const compact = compactPlanes(host, flags);
   if (compact > 0 && columns.length > 0) {
-    const planeWords = words(rows * columns.length);
+    const planeWords = bitWords(rows * columns.length);
     const packed = new Uint32Array(compact * planeWords);
     for (let k = 0; k < compact; k++) {
       const source = plane(firstCompactPlane(host, flags) + k);
@@ -100,7 +101,7 @@ export function loadBillm(
   const reader = new PartReader(checkpoint, name);
   const read = reader.read.bind(reader);
   const [rows] = reader.get("signs").shape;
-  const width = words(cols);
+  const width = bitWords(cols);
   const blocks = Math.ceil(cols / blockSize);
   const zones = reader.has("flags") ? 2 : 1;
   const storedScales = reader.get("scales");
@@ -152,9 +153,9 @@ export function loadBillm(
   if (compact > 0 && columns.length > 0) {
     // In version 1 each row begins at a word boundary.
     const isOfWords = reader.get("salient_signs").shape.length === 3;
-    const rowWords = words(columns.length);
+    const rowWords = bitWords(columns.length);
     const rowBits = isOfWords ? 32 * rowWords : columns.length;
-    const planeWords = words(rows * rowBits);
+    const planeWords = bitWords(rows * rowBits);
     const shape = isOfWords ? [compact, rows, rowWords] : [compact, planeWords];
     const packed = new Uint32Array(read("salient_signs", "U32", shape).buffer);
     for (let k = 0; k < compact; k++) {

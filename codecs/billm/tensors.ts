@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
@@ -104,7 +105,7 @@ export async function uploadBits(
   { order, bits }: Pick<BillmTensors, "order" | "bits">,
 ): Promise<void> {
   const { rows, cols } = host;
-  const words = Math.ceil(cols / 32);
+  const words = bitWords(cols);
   using raw = gpu.upload(host.bits, [bitPlanes(host), rows, words]);
   const kernel = await gpu.kernel({
     name: "arrange_bits",

@@ -1,4 +1,4 @@
-import { UserError } from "../../base/errors.ts";
+import { refuseNonFinite, UserError } from "../../base/errors.ts";
 import { type Gpu, UPLOAD_CHUNK } from "../../gpu/device.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { Checkpoint } from "../../storage/checkpoint.ts";
@@ -118,13 +118,7 @@ export function packEmbedding(
       }
     }
   }
-  if (bad > 0) {
-    throw new UserError(
-      `"${model}": "${name}.weight" holds ${bad} ` +
-        `${bad === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
-        `the model is damaged, get it again`,
-    );
-  }
+  refuseNonFinite(model, `${name}.weight`, bad);
   const data = new Uint8Array(scales.buffer);
   return [
     {

@@ -1,5 +1,6 @@
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
+import { reducesInSubgroup, reductionLanes } from "../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import {
   type EmbeddingLayout,
@@ -30,12 +31,8 @@ export async function embeddingMatvec(
 ): Promise<void> {
   const { rows, cols, bits, group } = layout;
   const aligned = cols % TABLE_STEP === 0 && group % TABLE_STEP === 0;
-  const useSubgroup = gpu.software && gpu.subgroupSize > 0;
-  const lanes = useSubgroup
-    ? gpu.subgroupSize
-    : gpu.software
-    ? 16
-    : lanesFor(aligned ? cols / TABLE_STEP : cols);
+  const useSubgroup = reducesInSubgroup(gpu);
+  const lanes = reductionLanes(gpu, lanesFor(aligned ? cols / TABLE_STEP : cols));
   const kernel = await gpu.kernel({
     name: `table_matvec_${bits}_${group}_${useSubgroup ? "subgroup" : lanes}${
       aligned ? "" : "_any"

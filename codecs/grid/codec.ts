@@ -1,3 +1,4 @@
+import { countOnes } from "../../base/bits.ts";
 import { percentText } from "../../base/units.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
@@ -81,14 +82,7 @@ async function matrix(gpu: Gpu, host: GridHost): Promise<Tensor> {
   return weight;
 }
 
-/** Weights that are salient. */
-function salientCount({ mask }: GridHost): number {
-  let count = 0;
-  for (let word of mask ?? []) for (; word !== 0; word &= word - 1) count++;
-  return count;
-}
-
 /** Fraction of the weights that are salient. */
-function salientFraction(host: GridHost): number {
-  return salientCount(host) / (host.rows * host.cols);
+function salientFraction({ mask, rows, cols }: GridHost): number {
+  return countOnes(mask ?? []) / (rows * cols);
 }

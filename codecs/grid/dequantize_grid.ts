@@ -1,8 +1,9 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import source from "./dequantize_grid.wgsl" with { type: "text" };
-import { codeWords, groupsOf, type LinearGrid, maskWords } from "./grid.ts";
+import { codeWords, groupsOf, type LinearGrid } from "./grid.ts";
 
 /**
  * The dequantized weights of a grid layer.
@@ -11,7 +12,7 @@ import { codeWords, groupsOf, type LinearGrid, maskWords } from "./grid.ts";
  */
 export async function dequantizeGrid(gpu: Gpu, linear: LinearGrid): Promise<Tensor> {
   const { rows, cols, groupSize, codes, fits, mask, salientFits } = linear;
-  const words = maskWords(linear);
+  const words = bitWords(cols);
   const kernel = await gpu.kernel({
     name: "dequantize_grid",
     source,

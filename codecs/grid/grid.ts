@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 
@@ -40,11 +41,6 @@ export function groupsOf({ cols, groupSize }: GridLayout): number {
   return Math.ceil(cols / groupSize);
 }
 
-/** Words of u32 that hold a bit for each column. */
-export function maskWords({ cols }: GridLayout): number {
-  return Math.ceil(cols / 32);
-}
-
 /** u32 words for the codes of 32 adjacent columns: ordinary codes, then salient ones. */
 export function codeWords({ bits, salient }: GridLayout): number {
   return bits + (salient ? SALIENT_BITS : 0);
@@ -68,7 +64,7 @@ export interface LinearGrid extends GridLayout {
 /** Allocates a grid layer. */
 export function emptyGrid(gpu: Gpu, layout: GridLayout): LinearGrid {
   const { rows } = layout;
-  const words = maskWords(layout);
+  const words = bitWords(layout.cols);
   return {
     ...layout,
     codes: gpu.empty([rows, words, codeWords(layout)], "u32"),

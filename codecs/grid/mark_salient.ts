@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import { constant } from "../../gpu/constant.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
@@ -29,6 +30,6 @@ export async function markSalient(
   kernel.dispatch({
     params: uniform([rows, cols, mask.shape[1], first / 32]),
     tensors: [saliency, threshold, mask],
-    workgroups: Math.ceil(rows * Math.ceil(cols / 32) / 64),
+    workgroups: Math.ceil(rows * bitWords(cols) / 64),
   });
 }

@@ -1,7 +1,8 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { codeWords, groupsOf, type LinearGrid, maskWords } from "./grid.ts";
+import { codeWords, groupsOf, type LinearGrid } from "./grid.ts";
 import source from "./quantize_grid.wgsl" with { type: "text" };
 
 export interface GridBlock {
@@ -42,7 +43,7 @@ export async function quantizeGrid(
     constants: {
       ROWS: rowsOfGroup,
       LANES: lanes,
-      COLS: 32 * Math.ceil(cols / 32),
+      COLS: 32 * bitWords(cols),
       FEEDBACK: Number(feedback),
       HAS_FACTOR: Number(factor !== undefined),
       HAS_SALIENT: Number(target.salient),
@@ -58,7 +59,7 @@ export async function quantizeGrid(
       cols,
       first,
       target.cols,
-      maskWords(target),
+      bitWords(target.cols),
       group,
       groupsOf(target),
     ]),

@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import { shapeText } from "../../gpu/tensor.ts";
 import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { type StoredDtype, type TensorToWrite, toFloat32 } from "../../storage/safetensors.ts";
@@ -11,7 +12,6 @@ import {
   type GridKind,
   type GridLayout,
   groupsOf,
-  maskWords,
   SALIENT_BITS,
   topCode,
 } from "./grid.ts";
@@ -52,7 +52,7 @@ function isMarked(mask: Uint32Array, rowStart: number, col: number): boolean {
 
 /** The columns of the salient weights of each row, ascending. */
 function salientPlaces({ rows, cols }: GridLayout, mask: Uint32Array): number[][] {
-  const width = Math.ceil(cols / 32);
+  const width = bitWords(cols);
   return Array.from({ length: rows }, (_, row) => {
     const places: number[] = [];
     for (let word = 0; word < width; word++) {
@@ -89,7 +89,7 @@ export function storeGrid(
   form: Pick<StoreForm, "flags">,
 ): TensorToWrite[] {
   const { rows, bits, grid, mask, salientFits } = host;
-  const [width, groups, stride] = [maskWords(host), groupsOf(host), codeWords(host)];
+  const [width, groups, stride] = [bitWords(host.cols), groupsOf(host), codeWords(host)];
   const tensors: TensorToWrite[] = [];
   const add = (
     part: string,
@@ -107,7 +107,7 @@ export function storeGrid(
   const scales = Float16Array.from({ length: rows * groups }, (_, i) => host.fits[2 * i]);
   add("scales", "F16", [rows, groups], scales);
   if (grid === "range") {
-    const zeros = new Uint32Array(Math.ceil(rows * groups * bits / 32));
+    const zeros = new Uint32Array(bitWords(rows * groups * bits));
     for (let i = 0; i < rows * groups; i++) putCode(zeros, host.fits[2 * i + 1], 0, i * bits, bits);
     add("zeros", "U32", [zeros.length], zeros);
   } else if (grid === "mean") {
@@ -144,7 +144,7 @@ export function storeGrid(
 
 /** A salient mask as a plane of flags for {@link encodeFlags}. */
 function maskPlane({ rows, cols }: GridLayout, plane: Uint32Array) {
-  return { rows, cols, plane, salient: new Uint32Array(Math.ceil(cols / 32)) };
+  return { rows, cols, plane, salient: new Uint32Array(bitWords(cols)) };
 }
 
 /**
@@ -161,7 +161,7 @@ export function loadGrid(
   const reader = new PartReader(checkpoint, name, "grid_");
   const read = reader.read.bind(reader);
   const has = reader.has.bind(reader);
-  const width = Math.ceil(cols / 32);
+  const width = bitWords(cols);
   const [rows, codeCols = 0] = reader.get("codes").shape;
   const grid: GridKind = has("zeros") ? "range" : has("means") ? "mean" : "sign";
   const bits = codeCols / width as GridBits;
@@ -190,7 +190,7 @@ export function loadGrid(
   const halves = (part: string, shape: number[]) => toFloat32(read(part, "F16", shape), "F16");
   halves("scales", [rows, groups]).forEach((scale, i) => fits[2 * i] = scale);
   if (grid === "range") {
-    const zeros = words("zeros", [Math.ceil(rows * groups * bits / 32)]);
+    const zeros = words("zeros", [bitWords(rows * groups * bits)]);
     for (let i = 0; i < rows * groups; i++) fits[2 * i + 1] = codeAt(zeros, 0, i * bits, bits);
   } else if (grid === "mean") {
     halves("means", [rows, groups]).forEach((mean, i) => fits[2 * i + 1] = mean);
@@ -250,7 +250,7 @@ export function dequantizeGridHost(
   rows = host.rows - first,
 ): Float32Array<ArrayBuffer> {
   const { cols, bits, groupSize, grid, codes, fits, mask, salientFits } = host;
-  const [width, groups, stride] = [maskWords(host), groupsOf(host), codeWords(host)];
+  const [width, groups, stride] = [bitWords(host.cols), groupsOf(host), codeWords(host)];
   const weight = new Float32Array(rows * cols);
   for (let i = 0; i < rows; i++) {
     const row = first + i;

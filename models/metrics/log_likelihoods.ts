@@ -5,8 +5,9 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import { Activations } from "../activations.ts";
 import { paceBatches } from "../calibration.ts";
 import { Decoder } from "../decoder.ts";
-import { activationBytes } from "../memory_plan.ts";
+import { activationBytes, streamWidth } from "../memory_plan.ts";
 import type { ModelFiles } from "../model_files.ts";
+import { runLayers } from "./layer_pass.ts";
 import { batchPrompts, type Prompt, type PromptBatch, uploadBatch } from "./prompt_batch.ts";
 
 export interface LogLikelihoodOptions {
@@ -42,7 +43,7 @@ export async function logLikelihoods(
   const work = { batchTokens: Math.max(...batches.map(tokensOf)) };
   const tokens = batches.reduce((sum, batch) => sum + tokensOf(batch), 0);
   const gpuBytes = await activationBytes(gpu, model, tokens, work);
-  const passes = passesOf(batches, gpuBytes / (4 * widthOf(model)) / tokens);
+  const passes = passesOf(batches, gpuBytes / (4 * streamWidth(model)) / tokens);
   const total = batches.length * (model.architecture.layers + decoder.head.parts);
   let done = 0;
   const progress = async () => {
@@ -73,11 +74,6 @@ function tokensOf({ ids }: PromptBatch): number {
   return ids.length;
 }
 
-/** Elements of a token that are kept between the layers, at most. */
-function widthOf({ architecture: { hiddenSize, embeddingSize } }: ModelFiles): number {
-  return Math.max(hiddenSize, embeddingSize);
-}
-
 /** @param share The fraction of the batches that fits in GPU memory. */
 function passesOf(batches: PromptBatch[], share: number): PromptBatch[][] {
   const most = Math.max(BATCHES_PER_PASS, Math.floor(batches.length * Math.min(1, share)));
@@ -95,28 +91,13 @@ async function lossesOf(
   progress: () => Promise<void>,
 ): Promise<Float32Array[]> {
   const { gpu, model } = decoder;
-  const { layers } = model.architecture;
   const onGpu = batches.map((batch) => uploadBatch(gpu, batch));
   try {
-    const width = widthOf(model);
+    const width = streamWidth(model);
     using activations = new Activations(gpu, { tokens: batches.map(tokensOf), width, gpuBytes });
     await decoder.embedding.embedPromptsInto(activations, batches);
-    for (let layer = 0; layer < layers; layer++) {
-      const weights = await decoder.loadLayer(layer, { packed: true });
-      for (let batch = 0; batch < batches.length; batch++) {
-        const registers = await activations.load(batch);
-        await decoder.run(weights, registers, onGpu[batch]);
-        await activations.keep(batch, 0, registers);
-        if (batch === batches.length - 1 && layer + 1 < layers) decoder.prefetchLayer(layer + 1);
-        await progress();
-      }
-      weights[Symbol.dispose]();
-    }
-    for (const [i, batch] of batches.entries()) {
-      const finished = await finishScored(decoder, batch, i, activations);
-      await activations.keep(i, 0, new Map([["hidden", finished]]));
-    }
-    const finished = async (batch: number) => (await activations.load(batch)).get("hidden")!;
+    const finish = (batch: number) => finishScored(decoder, batches[batch], batch, activations);
+    const finished = await runLayers(decoder, activations, onGpu, finish, progress);
     return await decoder.head.targetLosses(
       finished,
       batches.map(({ targets }) => targets),

@@ -1,9 +1,7 @@
 import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
-import workgroup from "../reduce/reduce.wgsl" with { type: "text" };
-import large from "../reduce/reduce_large.wgsl" with { type: "text" };
-import subgroup from "../reduce/reduce_subgroup.wgsl" with { type: "text" };
+import { largeLanes, largeReduction } from "../reduce/reduction.ts";
 import combine from "./attention_combine.wgsl" with { type: "text" };
 import {
   type AttentionDecodeForm,
@@ -152,21 +150,17 @@ function formFor(
   dtype: CacheDtype,
   append?: AttentionDecodeForm["append"],
 ): AttentionDecodeForm {
-  if (gpu.software) {
-    return { headDim, dtype, lanes: gpu.subgroupSize || 16, keys: 1024, together: 1, append };
-  }
-  const { maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
-  const lanes = Math.min(256, 2 ** Math.floor(Math.log2(maxComputeInvocationsPerWorkgroup)));
+  const lanes = largeLanes(gpu, 256);
+  if (gpu.software) return { headDim, dtype, lanes, keys: 1024, together: 1, append };
   const together = Math.min(4, 2 ** Math.floor(Math.log2(cacheVectors(headDim))));
   return { headDim, dtype, lanes, keys: 512, together, append };
 }
 
 function kernelFor(gpu: Gpu, form: AttentionDecodeForm) {
   const { headDim, dtype, lanes, append = "kept" } = form;
-  const reduce = !gpu.software ? large : gpu.subgroupSize > 0 ? subgroup : workgroup;
   return gpu.kernel({
     name: `attention_decode_${headDim}_${dtype}_${append}_${gpu.software ? "software" : "gpu"}`,
-    source: () => reduce + attentionDecodeKernel(form),
+    source: () => largeReduction(gpu) + attentionDecodeKernel(form),
     constants: { LANES: lanes },
   });
 }

@@ -1,9 +1,8 @@
 import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
+import { FORMATS } from "./formats.ts";
 import source from "./embed.wgsl" with { type: "text" };
-
-const FORMATS: Partial<Record<Tensor["dtype"], number>> = { f32: 0, f16: 1, bf16: 2 };
 
 /**
  * Looks token ids up in a part of an embedding table.

@@ -1,3 +1,4 @@
+import { isRecord } from "../../../base/record.ts";
 import type { Gpu } from "../../device.ts";
 import type { TextStore } from "../../host.ts";
 import { TILE_KERNEL_VERSION, tileName, type TileShape } from "./gemm_tile_source.ts";
@@ -130,8 +131,6 @@ function readChoices(store: TextStore): Choices | undefined {
 }
 
 function isChoices(value: unknown): value is Choices {
-  const isRecord = (value: unknown): value is Record<string, unknown> =>
-    typeof value === "object" && value !== null && !Array.isArray(value);
   return isRecord(value) && value.version === 1 && isRecord(value.adapters) &&
     Object.values(value.adapters).every((classes) =>
       isRecord(classes) && Object.values(classes).every((name) => typeof name === "string")

@@ -1,6 +1,7 @@
 import type { Gpu } from "../../device.ts";
 import { MAX_GROUPS, uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
+import { reducesInSubgroup, reductionLanes } from "../reduce/reduction.ts";
 import {
   MATVEC_FLAGS,
   MATVEC_ROWS,
@@ -35,8 +36,8 @@ export async function matvec(
   const [n, k] = weight.shape;
   const dtype = weight.dtype as MatvecDtype;
   const aligned = k % matvecStep(dtype) === 0;
-  const useSubgroup = gpu.software && gpu.subgroupSize > 0;
-  const lanes = useSubgroup ? gpu.subgroupSize : gpu.software ? 16 : 128;
+  const useSubgroup = reducesInSubgroup(gpu);
+  const lanes = reductionLanes(gpu);
   const kernel = await gpu.kernel({
     name: `matvec_${dtype}_${useSubgroup ? "subgroup" : "workgroup"}${aligned ? "" : "_any"}`,
     source: () => matvecKernel(dtype, lanes, useSubgroup, aligned),

@@ -2,12 +2,13 @@ import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import { argmaxKernel } from "./argmax_source.ts";
-import workgroup from "./reduce.wgsl" with { type: "text" };
-import large from "./reduce_large.wgsl" with { type: "text" };
-import subgroup from "./reduce_subgroup.wgsl" with { type: "text" };
+import { largeLanes, largeReduction } from "./reduction.ts";
 
 /** What {@link argmax} gives for a row that holds NaN or infinities. */
 export const NOT_FINITE = 0xffff_ffff;
+
+/** Threads of a workgroup on a GPU: many, as rows are long and there is often just one. */
+const MOST_LANES = 1024;
 
 /**
  * The index of the greatest entry of each row; the least index where several are greatest.
@@ -27,11 +28,10 @@ export async function argmax(
 ): Promise<Tensor> {
   const [rows, cols] = x.shape;
   const aligned = cols % 4 === 0;
-  const lanes = lanesOf(gpu);
-  const reduce = !gpu.software ? large : gpu.subgroupSize > 0 ? subgroup : workgroup;
+  const lanes = largeLanes(gpu, MOST_LANES);
   const kernel = await gpu.kernel({
     name: aligned ? "argmax" : "argmax_any",
-    source: () => reduce + argmaxKernel(lanes, aligned),
+    source: () => largeReduction(gpu) + argmaxKernel(lanes, aligned),
     constants: { LANES: lanes },
   });
   out ??= gpu.empty([rows], "u32");
@@ -43,11 +43,4 @@ export async function argmax(
     later: slotAt && params,
   });
   return out;
-}
-
-/** Threads of a workgroup: as many as a GPU allows, for a row is long and there is often just one. */
-function lanesOf(gpu: Gpu): number {
-  if (gpu.software) return gpu.subgroupSize || 16;
-  const most = gpu.device.limits.maxComputeInvocationsPerWorkgroup;
-  return Math.min(1024, 2 ** Math.floor(Math.log2(most)));
 }
