@@ -1,24 +1,24 @@
 import { repeat } from "../../source_text.ts";
 
-/** How the keys and values of a cache are stored. */
+/** The dtype of a KV cache. */
 export type CacheDtype = "f32" | "f16";
 
-/** Groups of four entries that a head takes in a cache, padded with zeros. */
+/** vec4s per head in a KV cache, padded with zeros. */
 export function cacheVectors(headDim: number): number {
   return Math.ceil(headDim / 4);
 }
 
-/** What {@link attentionDecodeKernel} is generated for. */
+/** The parameters of {@link attentionDecodeKernel}. */
 export interface AttentionDecodeForm {
   headDim: number;
   dtype: CacheDtype;
   /** Threads of a workgroup. */
   lanes: number;
-  /** The most keys that a workgroup attends to; the scores of so many lie in workgroup memory. */
+  /** The most keys per workgroup, whose scores are in workgroup memory. */
   keys: number;
-  /** Threads that read a key together, a power of two: neighbours read neighbours. */
+  /** Threads that share a key, a power of two, for coalesced reads. */
   together: number;
-  /** Whether the kernel also writes the token to the cache, and whether it turns it by its position. */
+  /** Whether the kernel also appends the token to the cache, and whether it rotates it first. */
   append?: "turned" | "unturned";
 }
 
@@ -26,17 +26,17 @@ export interface AttentionDecodeForm {
  * Generates the kernel of {@link attentionDecode} and {@link attendAndAppend}. It calls
  * `sum_over_lanes` and `max_over_lanes` and needs LANES to be `lanes`.
  *
- * A workgroup takes one head of one query and a range of its keys. First the threads compute scores,
- * a few for each key; then each thread adds up four entries of the values, of every key or, with more
- * threads than a head has entries, of some of the keys.
+ * A workgroup handles one head of one query and a range of its keys. First the threads compute scores,
+ * several threads per key. Then each thread accumulates four entries of the values over all keys or,
+ * with more threads than vec4s per head, over some of the keys.
  *
- * The key and value of a token that is to be appended are computed by each workgroup that needs them,
- * and kept in workgroup memory: what one workgroup writes to the cache, others do not see.
+ * Each workgroup that needs the key and value of an appended token recomputes them in workgroup memory,
+ * because writes of one workgroup to the cache are not visible to others.
  */
 export function attentionDecodeKernel(form: AttentionDecodeForm): string {
   const { headDim, dtype, lanes, keys, together, append } = form;
   const vectors = cacheVectors(headDim);
-  /** Threads that hold the same entries of the values, each for other keys. */
+  /** Threads that accumulate the same entries of the values, each over different keys. */
   const sharers = Math.max(1, Math.floor(lanes / vectors));
   const perLane = Math.ceil(vectors / lanes);
   const half = dtype === "f16";

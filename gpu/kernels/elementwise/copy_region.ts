@@ -13,7 +13,7 @@ export interface Region {
   cols: number;
 }
 
-/** Writes `region` into `target`, f32 `[rows, targetStride]`, whose rows are padded with zeros. */
+/** Copies `region` to `target`, f32 `[rows, targetStride]`, and pads its rows with zeros. */
 export async function copyRegion(
   gpu: Gpu,
   region: Region,
@@ -23,7 +23,7 @@ export async function copyRegion(
   await placeRegion(gpu, region, { tensor: target, start: 0, stride: targetStride }, targetStride);
 }
 
-/** Writes `region` into a part of another f32 matrix, `width` columns with zeros beyond its own. */
+/** Copies `region` to a part of another f32 matrix, padded with zeros to `width` columns. */
 export async function placeRegion(
   gpu: Gpu,
   { tensor, start, stride, rows, cols }: Region,

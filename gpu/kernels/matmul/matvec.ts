@@ -11,15 +11,15 @@ import {
 } from "./matvec_source.ts";
 
 export interface Matvec {
-  /** f32 `[tokens, k]`; each token reads the whole weight, so there should be few. */
+  /** f32 `[tokens, k]`; few tokens, as each one reads the whole weight. */
   x: Tensor;
   /** `[n, k]`, f32, f16 or bf16. */
   weight: Tensor;
   /** Receives the products, f32. */
   out: Tensor;
-  /** The element of `out` that the first product goes to, 0 unless told otherwise. */
+  /** The element of `out` that receives the first product; 0 if absent. */
   start?: number;
-  /** Elements from the products of one token to those of the next, n unless told otherwise. */
+  /** Elements from the products of one token to those of the next; n if absent. */
   stride?: number;
   /** f32 `[n]`. */
   bias?: Tensor;
@@ -27,7 +27,7 @@ export interface Matvec {
   residual?: Tensor;
 }
 
-/** Queues out = x · weightᵀ (+ bias) (+ residual) for one token or a few, the weight as it is stored. */
+/** Queues out = x · weightᵀ (+ bias) (+ residual) for one or a few tokens, with the weight as stored. */
 export async function matvec(
   gpu: Gpu,
   { x, weight, out, start = 0, stride, bias, residual }: Matvec,

@@ -4,21 +4,20 @@ import type { Tensor } from "../../tensor.ts";
 import { argmaxKernel } from "./argmax_source.ts";
 import { largeLanes, largeReduction } from "./reduction.ts";
 
-/** What {@link argmax} gives for a row that holds NaN or infinities. */
+/** The result of {@link argmax} for a row with NaN or infinities. */
 export const NOT_FINITE = 0xffff_ffff;
 
 /** Threads of a workgroup on a GPU: many, as rows are long and there is often just one. */
 const MOST_LANES = 1024;
 
 /**
- * The index of the greatest entry of each row; the least index where several are greatest.
+ * The index of the greatest entry of each row; the least index of several.
  *
  * @param x f32 `[rows, cols]`, fewer than 2^24 columns.
  * @param out Receives the indices, u32 `[rows]`.
- * @param slotAt The element of `out` that receives the index of a single row too, by the steps since
- *   it was recorded.
- * @returns `out` or, without it, a tensor of the caller's: {@link NOT_FINITE} for rows with NaN or
- *   infinities.
+ * @param slotAt The element of `out` that also receives the index of a single row, as a function of the
+ *   steps since it was recorded.
+ * @returns `out` or a new tensor, owned by the caller; {@link NOT_FINITE} for rows with NaN or infinities.
  */
 export async function argmax(
   gpu: Gpu,

@@ -1,18 +1,17 @@
 import { repeat } from "../../source_text.ts";
 
-/** Reads that a thread has under way. */
+/** Loads in flight per thread. */
 const READS = 4;
 
 /**
  * Generates the kernel of {@link argmax}, which calls `max_over_lanes`: out[r] = the index of the
- * greatest entry of row r, the least one of several; 2^32 - 1 if an entry is NaN or infinite, for which
- * nothing can be said.
+ * greatest entry of row r, the least one of several; 2^32 - 1 if an entry is NaN or infinite.
  *
- * One workgroup per row. Its threads stride over the columns, and each keeps the first place of the
- * greatest entry that it saw. Indices are compared as f32, which holds those below 2^24.
+ * One workgroup per row. Its threads stride over the columns, and each keeps the first index of its
+ * greatest entry. Indices are compared as f32, which is exact below 2^24.
  *
  * @param lanes Threads of a workgroup.
- * @param aligned Whether rows are whole fours of columns, which are read at once.
+ * @param aligned Whether rows consist of whole vec4s.
  */
 export function argmaxKernel(lanes: number, aligned: boolean): string {
   const width = aligned ? 4 : 1;
