@@ -1,6 +1,6 @@
 /**
- * An error that the user can act on: the message says what failed, what was found and what would do.
- * Tasks print it without a stack trace; everything else that is thrown is a defect of ours.
+ * An error that the user can act on. The message states what failed, what was found and what to do.
+ * Tasks print it without a stack trace; any other error is a defect in this program.
  */
 export class UserError extends Error {
   override name = "UserError";

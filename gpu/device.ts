@@ -239,7 +239,7 @@ export class Gpu implements AsyncDisposable {
     for (const buffer of buffers) buffer.destroy();
     await device.queue.onSubmittedWorkDone(); // only then is the memory released
     device.destroy();
-    // Memory already in use counts as available; 5 % of the rest is left to the driver.
+    // The probe cannot allocate memory in use, which counts as available; 5 % is left to the driver.
     return found < bytes ? 0.95 * found + this.#memory.current : bytes;
   }
 

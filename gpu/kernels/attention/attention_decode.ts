@@ -75,7 +75,7 @@ export function attendAndAppend(
   gpu: Gpu,
   { q, k, v, keys, values, table, ...shape }: AttendAndAppend,
 ): Promise<Tensor> {
-  const append = table ? "turned" : "unturned";
+  const append = table ? "rotated" : "unrotated";
   return attend(gpu, q, table ? [k, v, table] : [k, v], keys, values, shape, append);
 }
 

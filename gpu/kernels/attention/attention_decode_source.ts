@@ -19,7 +19,7 @@ export interface AttentionDecodeForm {
   /** Threads that share a key, a power of two, for coalesced reads. */
   together: number;
   /** Whether the kernel also appends the token to the cache, and whether it rotates it first. */
-  append?: "turned" | "unturned";
+  append?: "rotated" | "unrotated";
 }
 
 /**
@@ -50,7 +50,7 @@ export function attentionDecodeKernel(form: AttentionDecodeForm): string {
         "var<storage, read> new_values: array<f32>; // likewise",
       ]
       : []),
-    ...(append === "turned"
+    ...(append === "rotated"
       ? [`var<storage, read> table: array<vec2f>; // [positions, ${headDim / 2}], (cos, sin)`]
       : []),
     `${cache} keys: array<${stored}>; // [capacity, key_value_heads, ${vectors}]`,
@@ -60,12 +60,12 @@ export function attentionDecodeKernel(form: AttentionDecodeForm): string {
     `[tokens, heads, splits, ${vectors * 4 + 2}]`,
   ];
 
-  /** A function for entry i of a head of `array` that begins at `at`, turned if told so. */
-  const entryOf = (name: string, array: string, turned: boolean) =>
+  /** A WGSL function for entry i of the head of `array` at `at`, rotated if `rotated`. */
+  const entryOf = (name: string, array: string, rotated: boolean) =>
     `fn ${name}(at: u32, i: u32) -> f32 {
   ${headDim % 4 === 0 ? "" : `if (i >= ${headDim}u) { return 0.0; }`}
   ${
-      turned
+      rotated
         ? `if (i < ${headDim / 2}u) {
     let turn = table[p.start * ${headDim / 2}u + i];
     return ${array}[at + i] * turn.x - ${array}[at + i + ${headDim / 2}u] * turn.y;
@@ -164,10 +164,10 @@ fn narrow(w: vec4f) -> vec4f { return w; }`
 fn row_of(position: u32, head: u32) -> u32 {
   return (position * p.key_value_heads + head) * ${vectors}u;
 }
-${entryOf("query_entry", "queries", append === "turned")}
+${entryOf("query_entry", "queries", append === "rotated")}
 ${
     append
-      ? `${entryOf("key_entry", "new_keys", append === "turned")}
+      ? `${entryOf("key_entry", "new_keys", append === "rotated")}
 ${entryOf("value_entry", "new_values", false)}`
       : ""
   }
