@@ -76,7 +76,7 @@ export function billmMatmulKernel(form: BillmForm, shape: PackedMatmulShape): st
   const threads = threadsX * (rows / 8);
   const loaders = threads / 2;
   const vectors = rows * depth / 4 / loaders;
-  const rowsEach = cols / loaders; // of B, for each thread that brings some
+  const rowsEach = cols / loaders; // rows of B per loading thread
   const scaleOf = (q: number) => scaleSource(form, `scale${q}_`);
 
   const fetchA = repeat(

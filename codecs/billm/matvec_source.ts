@@ -38,9 +38,9 @@ export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): st
   const { tokens, splits, unrolled } = shape;
   const planeCount = planesOf(form);
   const scale = scaleSource(form, "scale");
-  const words = 4 / tokens; // of a unit that the table holds at a time
-  const groups = 32 / tokens; // of four columns, for each token
-  const firstPlanes = Math.min(planeCount, 2); // the others are read where there are salient columns
+  const words = 4 / tokens; // words of a unit in the lookup table at a time
+  const groups = 32 / tokens; // groups of four columns per token
+  const firstPlanes = Math.min(planeCount, 2); // other planes are read only for salient columns
 
   const each = (count: number, name: string, body: (i: string) => string) =>
     unrolled
@@ -55,7 +55,7 @@ export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): st
   ];
   const allSums = Array.from({ length: tokens }, (_, token) => sums(token)).flat();
 
-  /** Adds what the sums since the last time stand for. */
+  /** Adds the contribution of the sums since the last call. */
   const settle = `{
     let low_mean = ${scale.zoneMean(0)};
     let low_scale = ${scale.zoneScale(0)};
@@ -86,7 +86,7 @@ export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): st
     ${allSums.map((name) => `${name} = 0.0;`).join(" ")}
   }`;
 
-  /** The entry of a token's group of columns for four bits of a word. */
+  /** The table entry of a token's group of columns for four bits of a word. */
   const entry = (token: number, group: string, word: string, bits: string) => {
     const index = unrolled
       ? `${token * groups + parseInt(word) * 8 + parseInt(group)}`
@@ -94,7 +94,7 @@ export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): st
     const shifted = unrolled ? `${bits} >> ${4 * parseInt(group)}u` : `${bits} >> (${group} * 4u)`;
     return `table[${index}][base | ((${shifted}) & 15u)]`;
   };
-  /** The salient ones of 16 positions: as a rule those of few words. */
+  /** Looks up the salient columns of 16 positions; usually few words have any. */
   const lookUpMarked = (local: string, word: string, half: number) =>
     `if ((marks[${word}] & ${half === 0 ? "0xffffu" : "0xffff0000u"}) != 0u) {
       ${
@@ -153,7 +153,7 @@ export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): st
       : ""
   }`;
 
-  /** Unit and part of it that come `ahead` parts later. */
+  /** The unit and part that follow `ahead` parts later. */
   const placeOf = (part: number, ahead: number) =>
     `order_at(unit + ${splits * Math.floor((part + ahead) / tokens)}u, ${
       (part + ahead) % tokens * groups
@@ -202,10 +202,10 @@ struct Params {
 @group(0) @binding(8) var<storage, read> R: array<f32>;          // [tokens, rows]
 @group(0) @binding(9) var<storage, read_write> Y: array<f32>;    // [tokens, rows]
 
-// The sums of the subsets of four activations, for each split. The odd length keeps the groups in
-// different banks, and lets compilers see that no index is too large.
+// The sums of the subsets of four activations, for each split. The odd length avoids bank conflicts
+// between groups, and lets compilers prove that indices are in bounds.
 var<workgroup> table: array<array<f32, ${16 * splits + 1}>, 32>;
-// The sums of the four that are not salient, and of those that are.
+// The sums of the four activations that are not salient, and of the salient ones.
 var<workgroup> totals: array<array<vec4f, ${splits}>, 8>;
 var<workgroup> marked_totals: array<array<vec4f, ${splits}>, 8>;
 
@@ -257,7 +257,7 @@ fn main(
   let lane = thread & 31u;
   let split = (thread >> 5u) & ${splits - 1}u;
   let base = split << 4u;
-  let token = lane / ${groups}u; // whose activations this thread brings
+  let token = lane / ${groups}u; // whose activations this thread loads
   let group = lane % ${groups}u;
   ${
     coded

@@ -88,7 +88,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let first_query = ${layout.begin}group.x * ${perLane * lanes}u;
   ${layout.leave("first_query")}
   let key_value_head = head / (p.heads / p.key_value_heads);
-  // exp2 is what the driver computes exp with: scores are in units of log 2.
+  // The driver implements exp with exp2, so scores are in units of log 2.
   let scale = p.scale * 1.44269504088896;
   ${
     each((i) =>
@@ -105,7 +105,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let end = min(first_query + ${perLane * lanes}u, length);
   ${
     slides
-      // What a lane adds up before it comes to a key that it sees, it shrinks to nothing then.
+      // Sums over masked keys before the first visible one are scaled to zero when that key is reached.
       ? `var first = (first_query - min(first_query, p.sliding_window - 1u)) / ${lanes}u * ${lanes}u;`
       : "var first = 0u;"
   }

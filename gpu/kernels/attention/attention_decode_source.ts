@@ -47,15 +47,15 @@ export function attentionDecodeKernel(form: AttentionDecodeForm): string {
     ...(append
       ? [
         `var<storage, read> new_keys: array<f32>; // [key_value_heads, ${headDim}]`,
-        "var<storage, read> new_values: array<f32>; // likewise",
+        `var<storage, read> new_values: array<f32>; // [key_value_heads, ${headDim}]`,
       ]
       : []),
     ...(append === "rotated"
       ? [`var<storage, read> table: array<vec2f>; // [positions, ${headDim / 2}], (cos, sin)`]
       : []),
     `${cache} keys: array<${stored}>; // [capacity, key_value_heads, ${vectors}]`,
-    `${cache} values: array<${stored}>; // likewise`,
-    // With several splits: sums that are not divided yet, the greatest score, the sum of the weights.
+    `${cache} values: array<${stored}>; // [capacity, key_value_heads, ${vectors}]`,
+    // With several splits: unnormalized sums, the greatest score, the sum of the weights.
     `var<storage, read_write> out: array<f32>; // [tokens, heads, ${headDim}]; with several splits ` +
     `[tokens, heads, splits, ${vectors * 4 + 2}]`,
   ];
@@ -135,7 +135,7 @@ var<workgroup> new_weight: f32;`
       : ""
   }
 ${together > 1 ? `var<workgroup> score_parts: array<f32, ${keys * together}>;` : ""}
-// Behind the last key they stay zero, as workgroup memory is in the beginning.
+// Beyond the last key they stay zero, the initial value of workgroup memory.
 var<workgroup> weights: array<f32, ${keys + 4 * sharers}>;
 var<workgroup> parts: array<vec4f, ${vectors * sharers}>;
 
@@ -148,8 +148,8 @@ ${
     !append
       ? ""
       : half
-      ? `// The nearest f16 (ties to even), the greatest one for what is greater. By integer arithmetic: a
-// driver may take the packing of a f16 and its unpacking for nothing at all.
+      ? `// The nearest f16 (ties to even); values beyond its range saturate. Uses integer arithmetic, because
+// drivers may optimize packing and unpacking an f16 away.
 fn rounded(w: vec4f) -> vec4f {
   let v = clamp(w, vec4f(-65504.0), vec4f(65504.0));
   let b = bitcast<vec4u>(v);
@@ -222,7 +222,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       : "weights[j] = w;"
   }
   }
-  workgroupBarrier(); // all weights are there; sum_over_lanes need not wait for that
+  workgroupBarrier(); // for the weights; sum_over_lanes need not be a barrier
   sum = sum_over_lanes(sum, lane);
 
   let sharer = lane / ${vectors}u;

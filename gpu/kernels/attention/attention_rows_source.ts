@@ -38,7 +38,8 @@ fn row_of(segment: vec4u, position: u32) -> u32 {
   prologue: `let segment = segments[group.z];
   let length = segment.w;`,
   begin: "segment.y + ",
-  leave: (query) => `if (${query} >= length) { return; } // of a shorter segment than the longest`,
+  leave: (query) =>
+    `if (${query} >= length) { return; } // the segment is shorter than the longest`,
   row: (position) => `row_of(segment, ${position})`,
 };
 

@@ -97,14 +97,14 @@ fn main(
   let key_stride = p.key_value_heads * ${headDim / 4}u;
   let query_head = group.y * ${headDim / 4}u;
   let key_head = group.y / (p.heads / p.key_value_heads) * ${headDim / 4}u;
-  // exp2 is the machine's own: scores are in units of log 2.
+  // Hardware has exp2, so scores are in units of log 2.
   let scale = p.scale * 1.44269504088896;
   ${allGroups((g) => `var top${g} = vec4f(-3.0e38); var sum${g} = vec4f(0.0);`)}
   ${allRows((i) => repeat(columns, (j) => `var o${i}_${j} = vec4f(0.0);`))}
   let end = min(q0 + ${queries}u, length);
   ${
     slides
-      // What a thread adds up before it comes to a key that it sees, it shrinks to nothing then.
+      // Sums over masked keys before the first visible one are scaled to zero when that key is reached.
       ? `var k0 = (q0 - min(q0, p.sliding_window - 1u)) / ${KEYS}u * ${KEYS}u;`
       : "var k0 = 0u;"
   }

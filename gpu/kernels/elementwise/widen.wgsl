@@ -1,6 +1,6 @@
 // out[i] = f32(stored[i]) for stored f16 (FORMAT 1) or bf16 (FORMAT 2), two to a word.
 //
-// f16 is widened by integer arithmetic, so subnormals, infinities and NaN survive on every driver.
+// f16 is widened by integer arithmetic, which preserves subnormals, infinities and NaN on every driver.
 //
 // Reference: tests/gpu/kernels/elementwise/widen_test.ts.
 

@@ -71,7 +71,7 @@ fn half_f16(word: u32, index: u32) -> f32 {
 fn half_bf16(word: u32, index: u32) -> f32 {
   return bitcast<f32>(select(word << 16u, word & 0xffff0000u, (index & 1u) == 1u));
 }
-// Values beyond the range of f16 become its largest: an infinity would spoil all that follows.
+// Values beyond the range of f16 saturate: an infinity would spread to all later activations.
 fn narrow_f16(v: vec4f) -> vec2u {
   let w = clamp(v, vec4f(-65504.0), vec4f(65504.0));
   return vec2u(pack2x16float(w.xy), pack2x16float(w.zw));

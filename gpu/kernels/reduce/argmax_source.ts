@@ -42,7 +42,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   let wrong = max_over_lanes(select(0.0, 1.0, ${aligned ? `any(${isWrong})` : isWrong}), lane);
   let greatest = max_over_lanes(top, lane);
-  var before = -3.0e38; // the index with its sign turned, so that the least is the greatest
+  var before = -3.0e38; // the negated index, so that the least index is the greatest value
   if (top == greatest) {
     var index = place * ${width}u;
     ${
