@@ -24,7 +24,7 @@ export async function markSalient(
   first = 0,
 ): Promise<void> {
   const [rows, cols] = saliency.shape;
-  const noColumns = constant(gpu, new Float32Array(cols)).view(0, [cols], "u32"); // the same bits
+  const noColumns = constant(gpu, new Float32Array(cols)).view(0, [cols], "u32"); // 0 has the same bits in f32 and u32
   using threshold = await quantiles(gpu, saliency, noColumns, [1 - fraction]);
   const kernel = await gpu.kernel({ name: "mark_salient", source });
   kernel.dispatch({

@@ -26,7 +26,7 @@ struct Params { rows: u32, cols: u32 }
 @group(0) @binding(3) var<storage, read> zones: array<u32>;            // [rows, ceil(cols / 32)], bits
 @group(0) @binding(4) var<storage, read_write> fit: array<f32>;        // [rows, planes or zones, 2]
 
-const COLS = 256u;           // a block has at most so many columns
+const COLS = 256u;           // the greatest number of columns of a block
 var<workgroup> marks: array<atomic<u32>, COLS / 32>;   // bits of the columns in question
 var<workgroup> columns: array<u32, COLS>;
 var<workgroup> tile: array<f32, TILE>;                 // [row][column in question]

@@ -28,7 +28,7 @@ struct Params { rows: u32, cols: u32 }
 @group(0) @binding(4) var<storage, read_write> zone_fits: array<f32>;     // [rows, 2 · ZONES]
 @group(0) @binding(5) var<storage, read_write> salient_fit: array<f32>;   // [rows, 2 · PLANES]
 
-const COLS = 256u;           // a block has at most so many columns
+const COLS = 256u;           // the greatest number of columns of a block
 var<workgroup> marks: array<atomic<u32>, COLS / 32>;   // bits of the columns that are not salient
 var<workgroup> columns: array<u32, COLS>;
 var<workgroup> costs: array<f32, COLS>;                // in the order of `columns`
@@ -134,7 +134,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     center += salient_fit[(row * PLANES + plane) * 2];
     steps[plane] = salient_fit[(row * PLANES + plane) * 2 + 1];
   }
-  // Moves the mean (turn 0) and the scales (turn 1 ..) in turn, each with fresh signs.
+  // Alternately moves the mean (turn 0) and each scale (turn 1 ..), with new signs each time.
   for (var turn = 0u; turn < ROUNDS * (PLANES + 1); turn++) {
     let moving = turn % (PLANES + 1);
     var weights = 0.0;

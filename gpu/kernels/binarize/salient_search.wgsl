@@ -15,7 +15,7 @@ override SLOTS: u32 = 4;    // groups of four candidates in parallel
 override QUADS: u32 = 1;    // groups of four candidates per thread, in sequence
 override TILE: u32 = 2176;  // (ROWS + 1) · columns
 override LOADERS: u32 = 32; // threads that load a row together
-const COLS = 256u;          // a block has at most so many columns
+const COLS = 256u;          // the greatest number of columns of a block
 
 struct Params { rows: u32, cols: u32, candidates: u32 }
 @group(0) @binding(0) var<uniform> p: Params;

@@ -17,7 +17,7 @@ fn half_to_f32(h: u32) -> u32 {
   if (exponent == 31u) { return sign | 0x7f800000u | (mantissa << 13u); }
   if (exponent != 0u) { return sign | ((exponent + 112u) << 23u) | (mantissa << 13u); }
   if (mantissa == 0u) { return sign; }
-  let shift = countLeadingZeros(mantissa) - 21u; // brings the first one to bit 10
+  let shift = countLeadingZeros(mantissa) - 21u; // moves the leading one to bit 10
   return sign | ((113u - shift) << 23u) | (((mantissa << shift) & 0x3ffu) << 13u);
 }
 

@@ -69,7 +69,7 @@ struct Params { n: u32, start: u32, size: u32 }
 @group(0) @binding(2) var<storage, read_write> U: array<real4>;     // [${FACTOR_BLOCK}, ${FACTOR_BLOCK}]
 @group(0) @binding(3) var<storage, read_write> status: array<u32>;  // [1]
 
-var<workgroup> rows: array<array<real4, ${FACTOR_BLOCK / 4}>, 2>;   // the steps take turns
+var<workgroup> rows: array<array<real4, ${FACTOR_BLOCK / 4}>, 2>;   // double-buffered
 var<workgroup> pivots: array<real, 2>;
 
 // Beyond the end of the matrix the block is continued with the identity.
