@@ -46,6 +46,7 @@ export function counted(count: number, noun: string): string {
   return `${decimal(count, 0)} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+/** The sum of some values. */
 export function sum(values: Iterable<number>): number {
   let total = 0;
   for (const value of values) total += value;

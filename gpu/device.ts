@@ -8,6 +8,7 @@ import { type Dtype, DTYPE_BYTES, elementsOf, shapeText, Tensor } from "./tensor
 /** The adapter to open: the fastest, a hardware GPU only, or a software adapter only. */
 export type AdapterChoice = "auto" | "hardware" | "software";
 
+/** The options of {@link Gpu.open}. */
 export interface GpuOptions {
   adapter?: AdapterChoice;
   /**

@@ -8,6 +8,7 @@ import type { Registers } from "./registers.ts";
 /** The storage format of activations between the operations of a decoder layer. */
 export type ActivationDtype = "f32" | "f16";
 
+/** The options of {@link Activations}. */
 export interface ActivationsOptions {
   /** Tokens of each batch. */
   tokens: readonly number[];

@@ -15,6 +15,7 @@ import { type Registers, updateRegisters } from "./registers.ts";
 import { type FrequencyDtype, RopeTables } from "./rope_table.ts";
 import { StoredTensors } from "./stored_tensors.ts";
 
+/** The options of {@link Decoder}. */
 export interface DecoderOptions {
   /** Bytes of an embedding or head that are on the GPU at a time; {@link PART_BYTES} if absent. */
   partBytes?: number;

@@ -87,7 +87,7 @@ export async function activationBytes(
   // Running a layer takes far less memory than quantizing it.
   if (memory >= working || !work.order) return Math.max(0, memory - working);
   throw new UserError(
-    `${bytesText(memory)} of GPU memory are too little for "${model.name}": ` +
+    `${bytesText(memory)} of GPU memory is too little for "${model.name}": ` +
       `a decoder layer takes ${bytesText(working)}; ` +
       `use a smaller batch-tokens, or give more memory`,
   );

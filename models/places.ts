@@ -61,6 +61,7 @@ export interface OutsidePlaces {
   finalNorm: readonly Place[];
 }
 
+/** The tensors of an architecture outside its decoder layers. */
 export function outsidePlaces(architecture: Architecture): OutsidePlaces {
   const { names, vocabularySize, embeddingSize, hiddenSize, maxLength, finalNorm } = architecture;
   const { head, projectIn, projectOut, positions } = names;

@@ -204,7 +204,11 @@ export function readWeightMap(source: SourceFile): Record<string, string> {
   }
   for (const [name, file] of Object.entries(weightMap)) {
     if (typeof file !== "string" || file === "" || /[\\/:]|^\.\.?$/.test(file)) {
-      refuse(`it puts "${name}" in ${JSON.stringify(file)}, which is no file name in its folder`);
+      refuse(
+        `it puts "${name}" in ${
+          JSON.stringify(file)
+        }, which is not the name of a file in its folder`,
+      );
     }
   }
   return weightMap as Record<string, string>;

@@ -114,7 +114,7 @@ function storageOf(id: unknown): Storage {
   if (
     kind !== "storage" || !(type instanceof ElementType) || typeof key !== "string" ||
     !isSize(elements)
-  ) throw new FormatError("its pickle refers to something that is no storage of numbers");
+  ) throw new FormatError("its pickle refers to something other than a storage of numbers");
   if (view !== null) {
     throw new FormatError(
       `its storage "${key}" is a part of another one, as in files of PyTorch before 0.4; ` +
@@ -251,7 +251,9 @@ function openLegacy(read: ReadBytes, size: number): Opened {
   const places = new Map<string, FileRange>();
   for (const key of keys) {
     const storage = storages.get(key);
-    if (!storage) throw new FormatError("it lists a storage that it has not; download it again");
+    if (!storage) {
+      throw new FormatError("it lists a storage that it does not contain; download it again");
+    }
     const offset = end + 8;
     if (offset + storage.bytes > size) {
       throw new FormatError(`it lacks ${count(offset + storage.bytes - size)}; download it again`);
@@ -299,7 +301,7 @@ function tensorsOf(
     } else if (typeof name === "string") {
       tensors.set(name, { name, file: path, ...place(name, value, locate) });
     } else {
-      throw new FormatError("a tensor in it has something else than a text for its name");
+      throw new FormatError("the name of a tensor in it is not a string");
     }
   }
   if (tensors.size === 0 && others.length > 0) {

@@ -19,6 +19,7 @@ declare const XMLHttpRequest: {
   };
 };
 
+/** The options of {@link fetchFolder} and {@link remoteFolder}. */
 export interface FetchOptions {
   signal?: AbortSignal;
   /** Called while a file is received. `total` is undefined if the server does not state it. */

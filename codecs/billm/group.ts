@@ -134,6 +134,7 @@ function placesOf(order: Uint32Array): Uint8Array {
   return places;
 }
 
+/** Frees the tensors of a group. */
 export function freeGroup(gpu: Gpu, group: BillmGroupTensors): void {
   const { bits, scales, factors, salient, order, places } = group;
   gpu.free(bits, scales, salient, order, places, ...(factors ? [factors] : []));

@@ -1,6 +1,7 @@
 import { repeat, XYZW } from "../../gpu/source_text.ts";
 import { type BillmForm, planesOf, scaleSource } from "./tensors.ts";
 
+/** The terms that {@link billmMatmulKernel} adds to the product. */
 export const MATMUL_FLAGS = { bias: 1, residual: 2 } as const;
 
 /** The size of the tiles that pass through workgroup memory. */
@@ -12,6 +13,7 @@ export interface BillmTile {
   depth: 16;
 }
 
+/** The parameters of {@link billmMatmulKernel}. */
 export interface PackedMatmulShape {
   tile: BillmTile;
   /** Whether tiles are double-buffered in workgroup memory, so that one barrier per step is enough. */

@@ -1,8 +1,10 @@
 import { repeat } from "../../gpu/source_text.ts";
 import { type BillmForm, planesOf, scaleSource } from "./tensors.ts";
 
+/** The terms that {@link billmMatvecKernel} adds to the product. */
 export const MATVEC_FLAGS = { bias: 1, residual: 2 } as const;
 
+/** The parameters of {@link billmMatvecKernel}. */
 export interface PackedMatvecShape {
   /** Tokens of one pass over the weight. */
   tokens: 1 | 2 | 4;

@@ -48,6 +48,7 @@ export function emptyBits(gpu: Gpu, layout: BillmLayout): BillmBits {
   };
 }
 
+/** The input of {@link quantizeBlock}. */
 export interface BlockInput {
   /** First column of the block in the layer. */
   first: number;

@@ -118,6 +118,7 @@ export async function uploadBits(
   });
 }
 
+/** Frees the tensors of a BiLLM layer. */
 export function freeBillm(
   gpu: Gpu,
   { bits, salient, order, scales, factors }: BillmTensors,

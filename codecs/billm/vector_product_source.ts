@@ -12,6 +12,7 @@ export type VectorInput =
   /** An activation function of the input's first half, times its second half. */
   | "gated";
 
+/** The work distribution of {@link billmVectorKernel}. */
 export interface BillmVectorShape {
   /** Threads of a subgroup, a power of two from 8 to 64. */
   lanes: number;

@@ -9,6 +9,7 @@ import {
 } from "./dequantize_embedding.ts";
 import { embeddingMatvecKernel, TABLE_ROWS, TABLE_STEP } from "./embedding_matvec_source.ts";
 
+/** The arguments of {@link embeddingMatvec}. */
 export interface EmbeddingMatvec {
   /** f32 `[1, cols]`. */
   x: Tensor;

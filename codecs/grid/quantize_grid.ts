@@ -5,6 +5,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import { codeWords, groupsOf, type LinearGrid } from "./grid.ts";
 import source from "./quantize_grid.wgsl" with { type: "text" };
 
+/** The input of {@link quantizeGrid}. */
 export interface GridBlock {
   /** First column of the block in the layer, a multiple of 32. */
   first: number;

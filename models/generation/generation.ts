@@ -17,6 +17,7 @@ import { Sampler, type SamplingOptions } from "./sampling.ts";
 /** The longest prompt in tokens: some kernels have a workgroup per token in one grid dimension. */
 const LONGEST_PROMPT = 65535;
 
+/** The options of {@link ResidentModel.load}. */
 export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
   signal?: AbortSignal;
   /** Called after each layer. */
@@ -88,7 +89,7 @@ export class ResidentModel implements Disposable {
     const memory = await gpu.memoryFor(wanted);
     if (memory >= wanted) return;
     throw new UserError(
-      `${bytesText(memory)} of GPU memory are too little for "${this.files.name}": ` +
+      `${bytesText(memory)} of GPU memory is too little for "${this.files.name}": ` +
         `its weights take ${bytesText(wanted)}`,
     );
   }
@@ -174,6 +175,7 @@ export interface ContinueOptions extends SamplingOptions {
   signal?: AbortSignal;
 }
 
+/** The options of {@link generate}. */
 export interface GenerateOptions extends ContinueOptions {
   /** The prompt as text or token ids. Either this or `messages` must be given. */
   prompt?: string | readonly number[];
@@ -269,7 +271,7 @@ export async function* continueTokens(
   }
   if (promptTokens > LONGEST_PROMPT) {
     throw new UserError(
-      `The prompt has ${promptTokens} tokens; at most ${LONGEST_PROMPT} can be taken in one go`,
+      `The prompt has ${promptTokens} tokens; at most ${LONGEST_PROMPT} can be processed at once`,
     );
   }
   const stopIds = new Set(options.stopIds);
@@ -458,7 +460,7 @@ class GreedySteps implements Steps {
 
 function refuseNonFinite({ files }: ResidentModel): never {
   throw new UserError(
-    `What "${files.name}" predicts is not a number: activations exceed what f32 holds`,
+    `The logits of "${files.name}" are not numbers: activations exceed what f32 holds`,
   );
 }
 

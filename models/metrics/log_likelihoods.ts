@@ -10,6 +10,7 @@ import type { ModelFiles } from "../model_files.ts";
 import { runLayers } from "./layer_pass.ts";
 import { batchPrompts, type Prompt, type PromptBatch, uploadBatch } from "./prompt_batch.ts";
 
+/** The options of {@link logLikelihoods}. */
 export interface LogLikelihoodOptions {
   /** Tokens that go through a layer together. */
   batchTokens?: number;

@@ -8,6 +8,7 @@ import { activationBytes, streamWidth } from "../memory_plan.ts";
 import type { ModelFiles } from "../model_files.ts";
 import { runLayers } from "./layer_pass.ts";
 
+/** The options of {@link perplexity}. */
 export interface PerplexityOptions {
   /** Windows of one length, at least two tokens each. */
   windows: Int32Array[];

@@ -39,6 +39,7 @@ export interface PromptBatchOnGpu extends Disposable {
   positions: Tensor;
 }
 
+/** The options of {@link batchPrompts}. */
 export interface BatchOptions {
   /** The most tokens of a batch, unless a single prompt has more. */
   tokens: number;

@@ -16,6 +16,7 @@ import type { Prompt } from "./prompt_batch.ts";
 /** The part of a tokenizer that encodes requests. */
 export type RequestTokenizer = Pick<TextTokenizer, "encode" | "bosId" | "eosId">;
 
+/** The options of encoding requests. */
 export interface EncodeOptions {
   /** Whether each context begins with the tokenizer's special tokens. */
   specialTokens: boolean;
@@ -122,6 +123,7 @@ export async function prepareTask(
   return { ...about, prepared, questions, prompts, truncated };
 }
 
+/** The options of {@link zeroShot}. */
 export interface ZeroShotOptions {
   /** Tokens that go through a layer together. */
   batchTokens?: number;

@@ -4,6 +4,7 @@ import { type Folder, readText } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 import { readTokenizerSettings } from "./tokenizer_settings.ts";
 
+/** A message of a conversation. */
 export interface ChatMessage {
   role: "system" | "user" | "assistant";
   content: string;
@@ -57,7 +58,7 @@ function readTemplate(folder: Folder, name: string): string {
   if (found == null) {
     throw new UserError(
       `"${name}" has no chat template, neither "chat_template.jinja" nor a "chat_template" in ` +
-        `"tokenizer_config.json", so it was hardly trained for chats; give it a plain prompt`,
+        `"tokenizer_config.json", so it was probably not trained for chats; give it a plain prompt`,
     );
   }
   if (typeof found === "string") return found;

@@ -43,14 +43,14 @@ export function readSentencePiece(source: SourceFile): SentencePieceModel {
   if (foreign !== undefined) refuse(foreign);
   if (/^[A-Za-z0-9+/]+=* \d+\r?\n/.test(start)) {
     refuse(
-      `it is a vocabulary of tiktoken, not a model of SentencePiece; add the model's "tokenizer.json"`,
+      `it is a vocabulary of tiktoken, not a SentencePiece model; add the model's "tokenizer.json"`,
     );
   }
   let model: ModelProto = { pieces: [] };
   try {
     model = readModel(bytes);
   } catch {
-    refuse("it is damaged or no model of SentencePiece; download it again");
+    refuse("it is damaged or not a SentencePiece model; download it again");
   }
   const { pieces, trainer, normalizer } = model;
   if (!trainer || !normalizer) return refuse("it is cut off; download it again");

@@ -26,6 +26,7 @@ export interface Step {
   [option: string]: unknown;
 }
 
+/** The BPE model in a `tokenizer.json`. */
 export interface BpeJson {
   type?: string;
   vocab?: Record<string, number>;

@@ -4,6 +4,7 @@ import type { Tensor } from "../../tensor.ts";
 import source from "./append_cache.wgsl" with { type: "text" };
 import { cacheVectors } from "./attention_decode_source.ts";
 
+/** The arguments of {@link appendCache}. */
 export interface AppendCache {
   /** f32 `[tokens, heads * headDim]`; rotated in place if there is a table. */
   q: Tensor;

@@ -18,6 +18,7 @@ export interface AttentionHeads {
   slidingWindow?: number;
 }
 
+/** The shape of an attention over windows. */
 export interface AttentionShape extends AttentionHeads {
   /** Tokens of a window; a token attends to itself and those before it in its window. */
   length: number;

@@ -17,6 +17,7 @@ const GROUPS = 512;
 /** The least number of keys per workgroup on a GPU. */
 const FEWEST_KEYS = 128;
 
+/** The shape of an attention to a KV cache. */
 export interface AttentionDecodeShape {
   heads: number;
   /** Divides `heads`: each key-value head serves a group of query heads. */
@@ -47,6 +48,7 @@ export function attentionDecode(
   return attend(gpu, q, [], keys, values, shape);
 }
 
+/** The arguments of {@link attendAndAppend}. */
 export interface AttendAndAppend extends AttentionDecodeShape {
   /** f32 `[1, heads * headDim]`, before rotation; not changed. */
   q: Tensor;

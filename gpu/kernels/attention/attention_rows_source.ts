@@ -43,6 +43,7 @@ fn row_of(segment: vec4u, position: u32) -> u32 {
   row: (position) => `row_of(segment, ${position})`,
 };
 
+/** The {@link AttentionRows} of batches of segments or of windows. */
 export function attentionRows(isSegmented: boolean): AttentionRows {
   return isSegmented ? SEGMENTS : WINDOWS;
 }

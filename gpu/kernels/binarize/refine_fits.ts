@@ -4,6 +4,7 @@ import type { Tensor } from "../../tensor.ts";
 import source from "./refine_fits.wgsl" with { type: "text" };
 import { rowShape } from "./row_shape.ts";
 
+/** The fits of a block. */
 export interface Fits {
   /** Mean and scale of each zone, f32 `[rows, 2 * zones]`. */
   zoneFits: Tensor;

@@ -27,6 +27,7 @@ export interface Matrix {
   stride?: number;
 }
 
+/** The arguments of {@link gemm}. */
 export interface Gemm {
   /** Which of A and B are transposed. C is `[m, n]`, the inner dimension is k. */
   layout: GemmLayout;

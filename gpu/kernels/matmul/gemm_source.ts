@@ -27,6 +27,7 @@ export const ALL_F32: Storages = { a: "f32", b: "f32", c: "f32", r: "f32" };
 /** Bits of the `flags` parameter. */
 export const GEMM_FLAGS = { bias: 1, residual: 2, accumulate: 4, upper: 8 } as const;
 
+/** The parameter block of the matrix products. */
 export const GEMM_PARAMS = `
 struct Params {
   m: u32, n: u32, k: u32, flags: u32,
@@ -78,6 +79,7 @@ fn narrow_f16(v: vec4f) -> vec2u {
 }
 `;
 
+/** The options of {@link prelude}. */
 export interface PreludeOptions {
   storages: Storages;
   /** Whether every row starts at a multiple of four elements and the columns are a multiple of four. */

@@ -10,6 +10,7 @@ import {
   matvecStep,
 } from "./matvec_source.ts";
 
+/** The arguments of {@link matvec}. */
 export interface Matvec {
   /** f32 `[tokens, k]`; few tokens, as each one reads the whole weight. */
   x: Tensor;
