@@ -1,12 +1,12 @@
 import { distance } from "fastest-levenshtein";
 
 /**
- * The candidate that a mistyped word most likely stands for.
+ * The most likely candidate for a mistyped word, by edit distance.
  *
- * Upper and lower case count as equal. About two letters in five may differ, never more than three,
- * so that a short word is not taken for an unrelated one.
+ * Case is ignored. At most two letters in five may differ, and never more than three, so that a short
+ * word does not match an unrelated one.
  *
- * @returns The nearest candidate, the first of several equally near; undefined if none is near.
+ * @returns The nearest candidate, the first one of several; undefined if none is near.
  */
 export function didYouMean(word: string, candidates: readonly string[]): string | undefined {
   const limit = Math.min(3, Math.round(0.4 * word.length));

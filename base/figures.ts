@@ -1,28 +1,27 @@
-/** Numbers as reports show them. */
 import { bytesText } from "./units.ts";
 
-/** What stands for a number that was not measured. */
+/** The text of a number that was not measured. */
 export const NONE = "–";
 
-/** Whether there is a number; JSON has null for one that is not finite. */
+/** Whether a value is a number; JSON has null for numbers that are not finite. */
 export function isNumber(value: unknown): value is number {
   return typeof value === "number" && Number.isFinite(value);
 }
 
-/** A number with a fixed count of decimals, and with spaces between thousands. */
+/** A number with a fixed number of decimals, and with spaces between thousands. */
 export function decimal(value: number | undefined, digits: number): string {
   if (!isNumber(value)) return NONE;
   const [whole, fraction] = value.toFixed(digits).split(".");
-  const grouped = whole.replace(/\B(?=(\d{3})+$)/g, "\u202f"); // narrow, never at a line's end
+  const grouped = whole.replace(/\B(?=(\d{3})+$)/g, "\u202f"); // narrow no-break space
   return fraction ? `${grouped}.${fraction}` : grouped;
 }
 
-/** A part of one as a percentage. */
+/** A fraction as a percentage. */
 export function percent(part: number | undefined, digits = 1): string {
   return isNumber(part) ? `${decimal(100 * part, digits)}\u00a0%` : NONE;
 }
 
-/** By how many times a figure has grown. */
+/** The ratio by which a figure has grown, as text. */
 export function growthText(before: number | undefined, after: number | undefined): string {
   if (!isNumber(before) || !isNumber(after)) return NONE;
   const growth = after / before;
@@ -31,34 +30,35 @@ export function growthText(before: number | undefined, after: number | undefined
   }`;
 }
 
-/** A date of the record for people: to the minute, in UTC. */
+/** A date of the record, to the minute, in UTC. */
 export function dateText(iso: string | undefined): string {
   const [, day, minute] = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)/.exec(iso ?? "") ?? [];
   return day ? `${day} ${minute} UTC` : NONE;
 }
 
-/** Bytes for people, on one line. */
+/** A size in bytes as text that does not break over lines. */
 export function sizeText(bytes: number): string {
   return bytesText(bytes).replace(" ", "\u00a0");
 }
 
-/** "1 layer", "2 layers". */
+/** A count with its noun: "1 layer", "2 layers". */
 export function counted(count: number, noun: string): string {
   return `${decimal(count, 0)} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+/** The sum of some values. */
 export function sum(values: Iterable<number>): number {
   let total = 0;
   for (const value of values) total += value;
   return total;
 }
 
-/** "a, b and c" */
+/** A list in words: "a, b and c". */
 export function listed(words: readonly string[], last: "and" | "or"): string {
   return [words.slice(0, -1).join(", "), ...words.slice(-1)].filter(Boolean).join(` ${last} `);
 }
 
-/** "Zero-shot accuracy" of "zero-shot accuracy", where a sentence or a heading begins. */
+/** A text with its first letter in upper case: "Zero-shot accuracy". */
 export function capitalized(words: string): string {
   return words[0].toUpperCase() + words.slice(1);
 }

@@ -2,8 +2,8 @@ const WORDS = 624;
 const MIDDLE = 397;
 
 /**
- * The random numbers of Python's `random` module, so that what was drawn there can be drawn here:
- * the Mersenne Twister MT19937, seeded and read as CPython does.
+ * The random number generator of Python's `random` module, with identical results: the Mersenne
+ * Twister MT19937, seeded and read as in CPython.
  *
  * @see Matsumoto and Nishimura, "Mersenne Twister", 1998
  * @see https://github.com/python/cpython/blob/main/Modules/_randommodule.c
@@ -13,9 +13,9 @@ export class PythonRandom {
   #next = WORDS;
 
   /**
-   * Does what `random.seed(seed)` does.
+   * Equals `random.seed(seed)`.
    *
-   * @param seed An integer of at most 53 bits. Its sign does not count.
+   * @param seed An integer of at most 53 bits. Its sign is ignored.
    */
   constructor(seed: number) {
     if (!Number.isSafeInteger(seed)) throw new RangeError(`Cannot seed with ${seed}`);
@@ -24,7 +24,7 @@ export class PythonRandom {
     this.#seedWith(high === 0 ? [magnitude] : [magnitude >>> 0, high]);
   }
 
-  /** A second generator that goes on from the same place. */
+  /** A copy of the generator with the same state. */
   clone(): PythonRandom {
     const copy = new PythonRandom(0);
     copy.#state.set(this.#state);
@@ -32,7 +32,7 @@ export class PythonRandom {
     return copy;
   }
 
-  /** `random.getrandbits(bits)` for 0 to 53 bits. Up to 32 take one word of the generator. */
+  /** `random.getrandbits(bits)` for 0 to 53 bits. Up to 32 bits take one word of the generator. */
   getrandbits(bits: number): number {
     if (!(Number.isInteger(bits) && bits >= 0 && bits <= 53)) {
       throw new RangeError(`Cannot draw ${bits} bits`);
@@ -43,7 +43,7 @@ export class PythonRandom {
     return (this.#word() >>> (64 - bits)) * 2 ** 32 + low;
   }
 
-  /** `random.randint(first, last)`: an integer from `first` to `last`, both included. */
+  /** `random.randint(first, last)`: an integer from `first` to `last`, inclusive. */
   randint(first: number, last: number): number {
     const values = last - first + 1;
     if (!(Number.isSafeInteger(first) && Number.isSafeInteger(values) && values >= 1)) {
@@ -99,7 +99,7 @@ export class PythonRandom {
   }
 }
 
-/** Bits that it takes to write a positive integer: 8 for 255, 9 for 256. */
+/** The bit length of a positive integer: 8 for 255, 9 for 256. */
 export function bitLength(value: number): number {
   const high = Math.floor(value / 2 ** 32);
   return high > 0 ? 64 - Math.clz32(high) : 32 - Math.clz32(value);

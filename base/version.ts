@@ -1,2 +1,2 @@
-/** Version of the program; a part of what identifies a run. */
+/** The version of the program, which is part of a run's identity. */
 export const VERSION = "0.5.0";

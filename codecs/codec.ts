@@ -4,115 +4,121 @@ import type { Tensor } from "../gpu/tensor.ts";
 import type { Checkpoint } from "../storage/checkpoint.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 
-/** What config.json says of a packed linear layer; the rows are those of its tensors. */
+/** The shape of a packed linear layer as config.json states it; its tensors give the rows. */
 export interface PackedShape {
   cols: number;
   /** Columns that share scales, of methods that work on blocks of columns. */
   blockSize: number;
 }
 
-/** How the parts of a packed linear layer are stored where there is a choice. */
+/** The storage options of a packed linear layer. */
 export interface StoreForm {
-  /** Means and scales of BiLLM's bits in f16, or in 8 or 4 bits with factors for each row. */
+  /** The format of BiLLM's means and scales: f16, or 8-bit or 4-bit codes with two factors per row. */
   scales: "f16" | "i8" | "i4";
-  /** "entropy" takes as many bits as the flags, or which weights are salient, hold information. */
+  /** "entropy" entropy-codes the zone flags, or the mask of salient weights; "plain" stores one bit each. */
   flags: "plain" | "entropy";
 }
 
-/** A linear layer in host memory, as its codec reads and writes it. */
+/** A linear layer in host memory, in the form that its codec reads and writes. */
 export interface HostLinear {
   rows: number;
   cols: number;
 }
 
-/** What a run's record says of a packed linear layer, by the keys that it has there. */
+/** The statistics of a packed linear layer in a run's record, under the record's keys. */
 export interface LinearFacts {
-  /** Bits per weight as papers count: without scales and without what says where they apply. */
+  /** Bits per weight as papers count them: without scales, masks and flags. */
   paperBits: number;
-  /** Salient columns of each block; none in a codec without salient columns. */
+  /** Number of salient columns of each block; empty for a codec without salient columns. */
   salientColumns: number[];
-  /** Fraction of the weights that are salient; absent in a codec without salient weights. */
+  /** Fraction of the weights that are salient; absent for a codec without salient weights. */
   salientFraction?: number;
-  /** Fraction of the other weights in the high zone; 0 in a codec without zones. */
+  /** Fraction of the remaining weights that are in the high zone; 0 for a codec without zones. */
   highFraction: number;
 }
 
-/** A fact that has a column in tables of linear layers. */
+/** A column in tables of linear layers, computed from their facts. */
 export interface FactColumn {
   key: string;
   heading: string;
   value(facts: LinearFacts): number;
   text(value: number): string;
-  /** How the values of several linear layers become one: their sum, or their mean over all weights. */
+  /** How the values of several linear layers are aggregated: summed, or averaged over all weights. */
   together: "sum" | "mean";
 }
 
-/** A fact that a report draws by decoder layer and module. */
+/** A heat map in the report: one fraction per decoder layer and module. */
 export interface FactMap {
   /** "Salient columns" */
   title: string;
-  /** What the part is of which a report gives the size: "The part of a linear layer's columns that ..." */
+  /** What the fraction measures: "The part of a linear layer's columns that ..." */
   about: string;
-  /** The part, from 0 to 1; nothing is drawn if it is 0 everywhere. */
+  /** The fraction, 0 .. 1; nothing is drawn if it is 0 everywhere. */
   value(linear: LinearFacts & { cols: number }): number;
-  /** The columns that the part is made of, where it is made of columns. */
+  /** The number of columns behind the fraction, where it counts columns. */
   columns?(facts: LinearFacts): number;
 }
 
-/** What weights of a linear layer were taken for. */
+/** The class that the quantization method assigned to a weight. */
 export type WeightKind = "low" | "high" | "salient" | "all";
 
 /**
- * How a packed linear layer lies in a file, in host memory and on the GPU. A method (a stage) chooses
- * values; a codec stores them and multiplies with them.
+ * A storage format for linear layers: in a file, in host memory and on the GPU. A method (a stage)
+ * chooses the values; a codec stores them and multiplies with them.
  */
 export interface Codec<Host extends HostLinear = HostLinear> {
   /** "billm", "grid" */
   readonly name: string;
-  /** The tensor that each linear layer of this codec has, with a row for each of its rows: "signs". */
+  /**
+   * The suffix of the tensor that every linear layer of this codec has: "signs". Its first dimension is
+   * the layer's rows.
+   */
   readonly main: string;
-  /** The first version of the packed format that has this codec. */
+  /** The first version of the packed format that supports this codec. */
   readonly since: number;
-  /** What each tensor of a linear layer, by the last word of its name, is called in tables. */
+  /** The label in tables of each tensor of a linear layer, by the suffix of the tensor's name. */
   readonly parts: Readonly<Record<string, string>>;
-  /** Parts that are named even where they take nothing. */
+  /** Parts that tables list even if they take no bytes. */
   readonly usualParts: readonly string[];
-  /** Columns of sizes in tables, each with the parts that it adds up. */
+  /** Size columns in tables, each with the parts that it sums. */
   readonly sizeColumns: Readonly<Record<string, readonly string[]>>;
   readonly factColumns: readonly FactColumn[];
   readonly factMaps: readonly FactMap[];
 
   /**
-   * Reads a linear layer.
+   * Loads a linear layer from a checkpoint.
    *
-   * @param name Without the last words of its tensors: "model.layers.0.self_attn.q_proj".
-   * @throws {UserError} If a tensor is missing or has a shape that does not fit the others, or another
-   *   type.
+   * @param name The layer's name, without tensor suffixes: "model.layers.0.self_attn.q_proj".
+   * @throws {UserError} If a tensor is missing, has an unexpected dtype, or its shape does not match the
+   *   others.
    */
   load(checkpoint: Checkpoint, name: string, shape: PackedShape): Host;
-  /** The tensors that store a linear layer, NAME.signs and so on. */
+  /** The tensors that store a linear layer: NAME.signs and so on. */
   store(name: string, host: Host, form: StoreForm): TensorToWrite[];
   /**
-   * The weights that a linear layer stands for, or `rows` rows of them from `first` on, f32
-   * `[rows, cols]`; the very bits that {@link Codec.matrix} gives on the GPU.
+   * The dequantized weights of a linear layer, or `rows` rows of them from row `first`, f32
+   * `[rows, cols]`; bit-identical to {@link Codec.matrix} on the GPU.
    */
   dequantize(host: Host, first?: number, rows?: number): Float32Array<ArrayBuffer>;
   facts(host: Host): LinearFacts;
-  /** Tensors whose values are not all finite, by the last word of their names, with how many are not. */
+  /**
+   * The number of NaN and infinite values of each tensor that has any, by the suffix of its name. Codecs
+   * that upload an f32 matrix return nothing: the layer loader checks the matrix itself.
+   */
   nonFinite(host: Host): Record<string, number>;
-  /** What the weights of a row were taken for; "all" for each, if absent. */
+  /** The class of each weight of a row; all are "all" if absent. */
   kinds?(host: Host, row: number): WeightKind[];
-  /** The weights that a linear layer stands for, f32 `[rows, cols]` on the GPU, owned by the caller. */
+  /** The dequantized weights of a linear layer on the GPU, f32 `[rows, cols]`, owned by the caller. */
   matrix(gpu: Gpu, host: Host): Promise<Tensor>;
-  /** A linear layer to multiply with; it is a matrix where the codec has no product of its own. */
+  /** Uploads a linear layer for multiplication; as a dense matrix if the codec has no kernel of its own. */
   upload(gpu: Gpu, host: Host): Promise<Weight>;
-  /** Whether {@link Codec.uploadGroup} may make a group on this adapter, before anything is read. */
+  /** Whether this adapter supports {@link Codec.uploadGroup}; asked before anything is read. */
   groups?(gpu: Gpu, blockSize: number): boolean;
-  /** Linear layers of one input as one; undefined if these do not go together. */
+  /** Uploads linear layers that share an input as a group; undefined if their layouts differ. */
   uploadGroup?(gpu: Gpu, hosts: readonly Host[]): Promise<WeightGroup | undefined>;
 }
 
-/** What is added to a product: bias f32 `[rows]`, residual f32 `[tokens, rows]`. */
+/** Terms added to a product: bias f32 `[rows]`, residual f32 `[tokens, rows]`. */
 export interface Addends {
   bias?: Tensor;
   residual?: Tensor;
@@ -127,50 +133,53 @@ export interface Weight extends Disposable {
    *
    * @param x f32 `[tokens, cols]`.
    * @returns f32 `[tokens, rows]`, owned by the caller.
-   * @throws {RangeError} If x does not fit.
+   * @throws {RangeError} If the shape of x does not match.
    */
   multiply(x: Tensor, addends?: Addends): Promise<Tensor>;
 }
 
-/** What is multiplied in place of a vector itself, made of it on the way. */
+/** A function of the input vector that the product's kernel computes in its prologue (fused). */
 export type VectorSource =
-  /** Its RMS norm. */
+  /** The RMS norm of the vector. */
   | { op: "rms"; weight: Tensor; epsilon: number }
-  /** An activation function of it; with `up`, of its first half times its second half, which begins there. */
+  /**
+   * An activation function of the vector; with `up`, the activation of its first half times its second
+   * half, which begins at element `up`.
+   */
   | { op: "activation"; name: ActivationName; up?: number };
 
-/** Linear layers of one input that are multiplied with a vector at once; disposing of it frees them all. */
+/** Linear layers that share an input and are multiplied in one dispatch; disposing of it frees them all. */
 export interface WeightGroup extends Disposable {
-  /** From the first row of the first layer to the last row of the last one. */
+  /** Rows of the product, from the first row of the first layer to the last row of the last one. */
   readonly rows: number;
-  /** The row where each layer begins. */
+  /** The first row of each layer. */
   readonly starts: readonly number[];
-  /** The layers one by one, views of what the group owns. */
+  /** The individual layers, as views of the group's tensors. */
   readonly weights: readonly Weight[];
   /**
    * The product of one vector with each linear layer.
    *
-   * @param x f32 `[1, cols]`, or with a second half `[1, up + cols]`.
+   * @param x f32 `[1, cols]`, or `[1, up + cols]` for a gated activation.
    * @param options Bias and residual are f32 `[1, rows]`.
    * @returns f32 `[1, rows]`, owned by the caller; the layers' products begin at `starts`.
-   * @throws {RangeError} If x does not fit.
+   * @throws {RangeError} If the shape of x does not match.
    */
   multiplyVector(x: Tensor, options?: Addends & { source?: VectorSource }): Promise<Tensor>;
 }
 
-/** A linear layer on the GPU while stages quantize it, on its way to the file. */
+/** A linear layer on the GPU while stages quantize it, before it is downloaded and stored. */
 export interface Draft<Host extends HostLinear = HostLinear> extends Disposable {
   readonly codec: Codec<Host>;
   /**
-   * Brings it to host memory.
+   * Downloads the layer.
    *
-   * @param form Where it rounds what is stored, `quantized` receives the weights as they are then.
-   * @param quantized The weights that the draft stands for, f32 `[rows, cols]`.
+   * @param form The storage form. If it rounds stored values, `quantized` is updated to match.
+   * @param quantized The dequantized weights of the draft, f32 `[rows, cols]`.
    */
   download(form: StoreForm, quantized: Tensor): Promise<Host>;
 }
 
-/** A linear layer in host memory with the codec that understands it. */
+/** A linear layer in host memory with its codec. */
 export interface PackedLinear<Host extends HostLinear = HostLinear> {
   codec: Codec<Host>;
   host: Host;

@@ -1,29 +1,30 @@
-/** Rows whose flags are coded together, so that a reader needs no more in memory. */
+import { bitCount, bitWords, countOnes } from "../base/bits.ts";
+/** Rows whose flags are coded together; bounds the memory of a decoder. */
 export const CHUNK_ROWS = 64;
 
-/** Frequencies of the 256 groups of eight flags sum up to 2^15. */
+/** The frequencies of the 256 groups of eight flags sum to 2^15. */
 const SCALE_BITS = 15;
 const SCALE = 1 << SCALE_BITS;
 
-/** The coder's state between two groups is 2^16 or more, and below 2^32. */
+/** Lower bound of the coder's state between two groups; the upper bound is 2^32. */
 const LEAST_STATE = 1 << 16;
 
-/** Which flags there are: a plane of bits without the salient columns. */
+/** The flags of a linear layer: a bit plane without its salient columns. */
 export interface FlagPlane {
   rows: number;
   cols: number;
-  /** u32 `[rows, ⌈cols / 32⌉]`; what it holds in salient columns is neither read nor written. */
+  /** u32 `[rows, ⌈cols / 32⌉]`; bits of salient columns are neither read nor written. */
   plane: Uint32Array;
   /** One bit per column, u32 `[⌈cols / 32⌉]`. */
   salient: Uint32Array;
 }
 
 /**
- * Entropy-codes the flags of a linear layer with rANS: eight flags after eight, as if each was 1 with
- * the same probability, which is how often they are.
+ * Entropy-codes the flags of a linear layer with rANS, eight flags per symbol. The model assumes that
+ * each flag is 1 independently, with the measured frequency of ones.
  *
- * @returns The frequency of ones in 1 / 65536; for each chunk of {@link CHUNK_ROWS} rows the words of
- *   its stream, low half first; the streams.
+ * @returns The frequency of ones in units of 1 / 65536; the word count of the stream of each chunk of
+ *   {@link CHUNK_ROWS} rows, low half first; the streams.
  * @see Duda, "Asymmetric numeral systems", https://arxiv.org/abs/1311.2540
  */
 export function encodeFlags(flags: FlagPlane): Uint16Array<ArrayBuffer> {
@@ -35,7 +36,7 @@ export function encodeFlags(flags: FlagPlane): Uint16Array<ArrayBuffer> {
     const { bytes, count } = gather(flags, first, Math.min(CHUNK_ROWS, rows - first));
     chunks.push(bytes);
     total += count;
-    for (const byte of bytes) ones += ONES[byte];
+    ones += countOnes(bytes);
   }
   const frequency = Math.min(65535, Math.max(1, Math.round(65536 * ones / Math.max(total, 1))));
   const model = modelOf(frequency);
@@ -54,11 +55,11 @@ export function encodeFlags(flags: FlagPlane): Uint16Array<ArrayBuffer> {
 }
 
 /**
- * Undoes {@link encodeFlags}.
+ * Decodes the output of {@link encodeFlags}.
  *
- * @param flags Its plane receives the flags.
- * @returns Whether the codes are whole: that they end where they should, in the state where they
- *   began.
+ * @param flags Receives the flags in `plane`.
+ * @returns Whether the codes are intact: each stream has the expected length and ends in the initial
+ *   state.
  */
 export function decodeFlags(codes: Uint16Array, flags: FlagPlane): boolean {
   const { rows, cols, salient } = flags;
@@ -80,15 +81,15 @@ export function decodeFlags(codes: Uint16Array, flags: FlagPlane): boolean {
   return at === codes.length;
 }
 
-/** How often each group of eight flags is expected, and where its part of 0 .. SCALE begins. */
+/** The symbol model: the frequency of each group of eight flags, and the start of its slots in 0 .. SCALE. */
 interface Model {
   frequencies: Uint32Array;
   starts: Uint32Array;
-  /** The group at each place of 0 .. SCALE. */
+  /** The group of each slot. */
   groups: Uint8Array;
 }
 
-/** @param frequency Of ones, in 1 / 65536. */
+/** @param frequency The frequency of ones in units of 1 / 65536. */
 function modelOf(frequency: number): Model {
   const p = frequency / 65536;
   const byOnes = Array.from({ length: 9 }, (_, ones) => {
@@ -96,8 +97,8 @@ function modelOf(frequency: number): Model {
     for (let i = 0; i < 8; i++) part *= i < ones ? p : 1 - p;
     return Math.max(1, Math.floor(part));
   });
-  const frequencies = Uint32Array.from({ length: 256 }, (_, group) => byOnes[ONES[group]]);
-  // What rounding leaves over or took too much is that of the most frequent group.
+  const frequencies = Uint32Array.from({ length: 256 }, (_, group) => byOnes[bitCount(group)]);
+  // The most frequent group absorbs the rounding error, so that the frequencies sum to SCALE.
   const rest = SCALE - frequencies.reduce((sum, part) => sum + part);
   frequencies[p < 0.5 ? 0 : 255] += rest;
   const starts = new Uint32Array(256);
@@ -110,7 +111,7 @@ function modelOf(frequency: number): Model {
   return { frequencies, starts, groups };
 }
 
-/** The last group is coded first, so that the first is decoded first. */
+/** Encodes back to front, because rANS decodes in reverse order. */
 function encode(bytes: Uint8Array, { frequencies, starts }: Model): Uint16Array {
   const words = new Uint16Array(bytes.length + 2); // at most 15 bits a group
   let at = words.length;
@@ -144,13 +145,13 @@ function decode(words: Uint16Array, count: number, model: Model): Uint8Array | u
   return at === words.length && state === LEAST_STATE ? bytes : undefined;
 }
 
-/** The flags of some rows, row after row without the salient columns, eight to a byte. */
+/** The flags of some rows without the salient columns, packed eight to a byte. */
 function gather(
   { cols, plane, salient }: FlagPlane,
   first: number,
   rows: number,
 ): { bytes: Uint8Array; count: number } {
-  const width = Math.ceil(cols / 32);
+  const width = bitWords(cols);
   const bytes = new Uint8Array(Math.ceil(rows * cols / 8));
   let at = 0; // in bits
   for (let row = first; row < first + rows; row++) {
@@ -158,7 +159,7 @@ function gather(
       const flags = plane[row * width + word];
       const count = Math.min(32, cols - 32 * word);
       if (salient[word] === 0 && count === 32) {
-        // 32 flags that begin anywhere within a byte.
+        // The 32 flags may begin at any bit of a byte.
         const [byte, shift] = [at >> 3, at & 7];
         bytes[byte] |= flags << shift;
         bytes[byte + 1] = flags >>> (8 - shift);
@@ -178,21 +179,21 @@ function gather(
   return { bytes: bytes.subarray(0, Math.ceil(at / 8)), count: at };
 }
 
-/** Undoes {@link gather}; the bits of salient columns stay. */
+/** The inverse of {@link gather}; bits of salient columns are unchanged. */
 function scatter(
   { cols, plane, salient }: FlagPlane,
   first: number,
   rows: number,
   bytes: Uint8Array,
 ): void {
-  const width = Math.ceil(cols / 32);
+  const width = bitWords(cols);
   let at = 0; // in bits
   for (let row = first; row < first + rows; row++) {
     for (let word = 0; word < width; word++) {
       const count = Math.min(32, cols - 32 * word);
       let flags = 0;
       if (salient[word] === 0 && count === 32) {
-        // 32 flags that begin anywhere within a byte.
+        // The 32 flags may begin at any bit of a byte.
         const [byte, shift] = [at >> 3, at & 7];
         flags = (bytes[byte] | bytes[byte + 1] << 8 | bytes[byte + 2] << 16 |
           bytes[byte + 3] << 24) >>> shift;
@@ -208,20 +209,4 @@ function scatter(
       plane[row * width + word] |= flags;
     }
   }
-}
-
-/** The ones in each byte. */
-const ONES = Uint8Array.from({ length: 256 }, (_, byte) => {
-  let ones = 0;
-  for (let bit = 0; bit < 8; bit++) ones += (byte >> bit) & 1;
-  return ones;
-});
-
-function countOnes(words: Uint32Array): number {
-  return words.reduce(
-    (sum, word) =>
-      sum + ONES[word & 255] + ONES[(word >>> 8) & 255] + ONES[(word >>> 16) & 255] +
-      ONES[word >>> 24],
-    0,
-  );
 }

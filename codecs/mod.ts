@@ -6,14 +6,14 @@ import { grid } from "./grid/codec.ts";
 import { columnsOf, type QuantizationConfig } from "./quantization_config.ts";
 import { UserError } from "../base/errors.ts";
 
-/** The codecs of packed linear layers. A linear layer that has the main tensor of none is dense. */
+/** The codecs of packed linear layers. A linear layer without the main tensor of any of them is dense. */
 export const CODECS: Codec[] = [billm, grid];
 
 /**
- * Adds a codec of a program's own.
+ * Registers a custom codec.
  *
- * @returns Takes it out again when it is disposed of.
- * @throws {Error} If there is one of its name or with its main tensor.
+ * @returns A handle that unregisters the codec when it is disposed.
+ * @throws {Error} If a codec with the same name or main tensor is registered.
  */
 export function addCodec(codec: Codec): Disposable {
   const other = CODECS.find(({ name, main }) => name === codec.name || main === codec.main);
@@ -22,28 +22,28 @@ export function addCodec(codec: Codec): Disposable {
   return { [Symbol.dispose]: () => void CODECS.splice(CODECS.indexOf(codec), 1) };
 }
 
-/** The codec of a linear layer in a checkpoint; undefined if it is dense, or not there. */
+/** The codec of a linear layer in a checkpoint; undefined if the layer is dense or missing. */
 export function codecOf(checkpoint: Checkpoint, name: string): Codec | undefined {
   return CODECS.find(({ main }) => checkpoint.has(`${name}.${main}`));
 }
 
-/** The first version of the packed format that has these codecs. */
+/** The first version of the packed format that supports all of these codecs. */
 export function versionFor(codecs: Iterable<Codec>): number {
   return Math.max(2, ...[...codecs].map(({ since }) => since));
 }
 
-/** The tensor that a packed linear layer has whatever its form, with a row for each of its rows. */
+/** The main tensor of a packed linear layer (see {@link Codec.main}); undefined for a dense one. */
 export function mainTensor(checkpoint: Checkpoint, name: string): StoredTensor | undefined {
   const codec = codecOf(checkpoint, name);
   return codec && checkpoint.get(`${name}.${codec.main}`);
 }
 
 /**
- * Reads a packed linear layer.
+ * Loads a packed linear layer.
  *
  * @returns Undefined for a dense one.
- * @throws {UserError} If config.json lacks its columns, or a tensor is missing or has a shape that
- *   does not fit the others, or another type.
+ * @throws {UserError} If config.json does not state its columns, or if a tensor is missing, has an
+ *   unexpected dtype, or its shape does not match the others.
  */
 export function loadLinear(
   checkpoint: Checkpoint,
@@ -59,7 +59,7 @@ export function loadLinear(
   };
 }
 
-/** @throws {UserError} If config.json does not say how many columns a packed linear layer has. */
+/** @throws {UserError} If config.json does not state the number of columns of a packed linear layer. */
 export function requireColumns(
   checkpoint: Checkpoint,
   quantization: QuantizationConfig,
@@ -72,7 +72,7 @@ export function requireColumns(
   );
 }
 
-/** The tensors that store a linear layer, and the bytes of each of its parts. */
+/** The tensors that store a linear layer, and the bytes of each part. */
 export function storeLinear<Host extends HostLinear>(
   name: string,
   { codec, host }: PackedLinear<Host>,
@@ -98,7 +98,7 @@ function lastWord(tensor: string): string {
   return tensor.slice(tensor.lastIndexOf(".") + 1);
 }
 
-/** The linear layer that a tensor is of, and the part of it that it is; undefined for another tensor. */
+/** The linear layer and part that a tensor stores; undefined for any other tensor. */
 export function partOf(
   checkpoint: Checkpoint,
   tensor: string,
@@ -110,7 +110,7 @@ export function partOf(
   return { codec, linear, part: codec.parts[word] };
 }
 
-/** What the tensors of a packed linear layer take. */
+/** The storage size of a packed linear layer. */
 export interface LinearSizes {
   codec: Codec;
   tensors: string[];
@@ -118,7 +118,7 @@ export interface LinearSizes {
   parts: Record<string, number>;
 }
 
-/** The packed linear layers of a checkpoint by name, in its order. */
+/** The packed linear layers of a checkpoint by name, in checkpoint order. */
 export function packedLinears(checkpoint: Checkpoint): Map<string, LinearSizes> {
   const linears = new Map<string, LinearSizes>();
   for (const { name, bytes } of checkpoint.tensors.values()) {

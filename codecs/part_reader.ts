@@ -3,9 +3,9 @@ import { shapeText } from "../gpu/tensor.ts";
 import type { Checkpoint } from "../storage/checkpoint.ts";
 import type { StoredDtype, StoredTensor } from "../storage/safetensors.ts";
 
-/** The tensors of a packed linear layer in a checkpoint, read with checks of their types and shapes. */
+/** A reader of a packed linear layer's tensors that checks their dtypes and shapes. */
 export class PartReader {
-  /** @param prefix What the last words of the tensors' names begin with. */
+  /** @param prefix The common prefix of the tensors' suffixes. */
   constructor(
     readonly checkpoint: Checkpoint,
     /** "model.layers.0.self_attn.q_proj" */
@@ -25,7 +25,7 @@ export class PartReader {
   /**
    * The bytes of a tensor.
    *
-   * @throws {UserError} If it is missing or has another type or shape.
+   * @throws {UserError} If it is missing or has another dtype or shape.
    */
   read(part: string, dtype: StoredDtype, shape: readonly number[]): Uint8Array<ArrayBuffer> {
     const tensor = this.get(part);
@@ -36,7 +36,7 @@ export class PartReader {
     return this.checkpoint.readBytes(tensor.name);
   }
 
-  /** @throws {UserError} Always: a tensor does not fit the others. */
+  /** @throws {UserError} Always: a tensor does not match the others. */
   refuse(part: string, found: string, wanted: string): never {
     const { file, name } = this.get(part);
     throw new UserError(
@@ -49,7 +49,7 @@ export class PartReader {
   }
 }
 
-/** The bytes of an array of numbers, as a file stores them; no copy. */
+/** The bytes of a typed array as a file stores them; not a copy. */
 export function partBytes(
   data: Uint8Array | Int8Array | Uint16Array | Uint32Array | Float16Array,
 ): Uint8Array<ArrayBuffer> {

@@ -1,7 +1,8 @@
 import { UserError } from "../base/errors.ts";
+import { isRecord } from "../base/record.ts";
 import { versionProblem } from "../storage/packed_metadata.ts";
 
-/** `quantization_config` in the config.json of a packed model. */
+/** The `quantization_config` object in the config.json of a packed model. */
 export interface QuantizationConfig {
   quant_method: "billm";
   /** The stage that quantized the linear layers, such as "gptq"; absent for BiLLM's own method. */
@@ -10,21 +11,23 @@ export interface QuantizationConfig {
   /** Columns that share scales. */
   block_size: number;
   /**
-   * Columns of each linear layer by module, or by its whole name where decoder layers differ: the bits
-   * are padded to whole words.
+   * Columns of each linear layer by module, or by full name where decoder layers differ. Needed because
+   * the stored bits are padded to whole words.
    */
   columns: Record<string, number>;
   /**
-   * Modules whose weights are one tensor in the plain model, each with the linear layers that its rows
-   * are, in this order: "self_attn.qkv_proj". Absent where there are none.
+   * Fused modules, whose weights are one tensor in the plain model ("self_attn.qkv_proj"), each with the
+   * linear layers that its rows hold, in order. Absent if there are none.
    */
   fused?: Record<string, string[]>;
 }
 
 /**
+ * Reads `quantization_config`.
+ *
  * @returns Undefined for a model that is not quantized.
- * @throws {UserError} If it was quantized by another method or a later version of this one, or a
- *   field is missing or wrong.
+ * @throws {UserError} If the model was quantized by another method or a later version of this one, or
+ *   if a field is missing or invalid.
  */
 export function readQuantizationConfig(
   config: Record<string, unknown>,
@@ -38,7 +41,7 @@ export function readQuantizationConfig(
         (value === undefined ? "nothing" : JSON.stringify(value)),
     );
   };
-  if (!isObject(found)) refuse("", "an object", found);
+  if (!isRecord(found)) refuse("", "an object", found);
   if (found.quant_method !== "billm") {
     throw new UserError(
       `"${file}": the model is quantized with ${JSON.stringify(found.quant_method)}, ` +
@@ -57,26 +60,22 @@ export function readQuantizationConfig(
   if (!isCount(blockSize) || blockSize % 32) {
     refuse(".block_size", "a multiple of 32", blockSize);
   }
-  if (!isObject(columns) || !Object.values(columns).every(isCount)) {
+  if (!isRecord(columns) || !Object.values(columns).every(isCount)) {
     refuse(".columns", "a whole number for each linear layer", columns);
   }
   const isNames = (value: unknown) =>
     Array.isArray(value) && value.length > 0 && value.every((name) => typeof name === "string");
-  if (fused !== undefined && !(isObject(fused) && Object.values(fused).every(isNames))) {
+  if (fused !== undefined && !(isRecord(fused) && Object.values(fused).every(isNames))) {
     refuse(".fused", "a list of linear layers for each fused module", fused);
   }
   return found;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 1;
 }
 
-/** Columns of a packed linear layer; undefined if config.json does not say. */
+/** Columns of a packed linear layer; undefined if config.json does not state them. */
 export function columnsOf(
   { columns }: Pick<QuantizationConfig, "columns">,
   name: string,
@@ -88,8 +87,8 @@ export function columnsOf(
 }
 
 /**
- * The fused module of the plain model whose rows a packed linear layer is among, and all linear layers
- * that its rows are, in order; the linear layer itself where nothing is fused.
+ * The fused module of the plain model that contains a packed linear layer, and all linear layers that
+ * its rows hold, in order; the linear layer itself if it is not fused.
  */
 export function fusedOf(
   { fused = {} }: Pick<QuantizationConfig, "fused">,

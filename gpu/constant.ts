@@ -4,10 +4,10 @@ import type { Tensor } from "./tensor.ts";
 const known = new WeakMap<Gpu, { data: Float32Array; tensor: Tensor }[]>();
 
 /**
- * A tensor that holds `data` for as long as the device lives: uploaded once, found by its content
- * after that. For a few short lists; an upload in the middle of the work flushes the queue.
+ * A cached tensor that holds `data` for the lifetime of the device, looked up by content. For a few
+ * short lists: it avoids uploads between dispatches, which flush the queue.
  *
- * @returns f32 `[data.length]`, owned by nobody: freeing it does nothing.
+ * @returns f32 `[data.length]`; a view, so that freeing it has no effect.
  */
 export function constant(gpu: Gpu, data: Float32Array): Tensor {
   const list = known.get(gpu) ?? [];

@@ -5,28 +5,29 @@ import { Readback } from "./readback.ts";
 import { type Scope, TurnScope } from "./scope.ts";
 import { type Dtype, DTYPE_BYTES, elementsOf, shapeText, Tensor } from "./tensor.ts";
 
-/** Which adapter to open: the fastest, only a real GPU, or only a software one. */
+/** The adapter to open: the fastest, a hardware GPU only, or a software adapter only. */
 export type AdapterChoice = "auto" | "hardware" | "software";
 
+/** The options of {@link Gpu.open}. */
 export interface GpuOptions {
   adapter?: AdapterChoice;
   /**
-   * Bytes of GPU memory that a run should stay under. It bounds what is kept for later, not what a
-   * single step needs; no bound if absent.
+   * The budget of GPU memory in bytes. It limits stored activations and pooled buffers, not the working
+   * memory of a single step. Unlimited if absent.
    */
   memory?: number;
-  /** Fill new tensors with NaN, so that a test sees what a kernel left unwritten. */
+  /** Whether to fill new tensors with NaN, so that tests detect elements that a kernel does not write. */
   poison?: boolean;
 }
 
-/** What the GPU's time is counted as. */
+/** A section of the GPU's work whose time is measured. */
 export interface Section {
   name: string;
-  /** How many times the time counts, where one of several equal pieces of work is measured. */
+  /** The weight of the time, if one of several equal pieces of work is measured; 1 if absent. */
   stands?: number;
 }
 
-/** GPU memory in bytes; pooled memory is free for reuse but still taken from the system. */
+/** GPU memory in bytes; pooled memory is free for reuse but not returned to the system. */
 export interface MemoryUse {
   current: number;
   pooled: number;
@@ -56,45 +57,45 @@ interface Call {
   later?: Dispatch["later"];
 }
 
-/** Dispatches that can be queued again; see {@link Gpu.record}. */
+/** Recorded dispatches, which can be replayed; see {@link Gpu.record}. */
 export interface Recording {
   readonly calls: Call[];
-  /** Memory that its dispatches use, free in between. */
+  /** The memory pool of its dispatches. */
   readonly pool: Map<number, GPUBuffer[]>;
   readonly buffers: Set<GPUBuffer>;
 }
 
-/** Bytes that are uploaded at a time. */
+/** Bytes per upload. */
 export const UPLOAD_CHUNK = 4 << 20;
-/** Bytes that are allocated at a time to find out how many there are. */
+/** Bytes per allocation when probing the available memory. */
 const PROBE_CHUNK = 1 << 30;
-/** Bind groups that each kernel keeps for the next call with the same tensors. */
+/** The most bind groups that each kernel caches for calls with the same tensors. */
 const KEPT_BIND_GROUPS = 512;
 const UNIFORM_SLOT = 256;
 const DISPATCHES_PER_SUBMIT = 64;
-/** Timestamps of a query set, two for each pass; the most that WebGPU allows. */
+/** Timestamps of a query set, two per pass; WebGPU's limit. */
 const TIMESTAMPS = 4096;
 const POISON = 0x7fc0_7fc0; // NaN as f32, as two bf16 and as two f16
 
 /**
- * A WebGPU device: memory, kernels, and one queue of dispatches that is submitted in batches.
+ * A WebGPU device: a memory pool, kernels, and one queue of dispatches that is submitted in batches.
  *
- * Errors of the API are caught in error scopes and thrown by the next {@link read} or {@link idle};
- * without that Deno reports nothing and results are zeros.
+ * Errors of the API are caught in error scopes and thrown by the next {@link read} or {@link idle}.
+ * Without scopes, Deno would report nothing and results would be zeros.
  */
 export class Gpu implements AsyncDisposable {
   readonly host: GpuHost;
   readonly device: GPUDevice;
-  /** Name of the adapter and its driver, as the adapter gives it. */
+  /** The name of the adapter and its driver, as the adapter reports it. */
   readonly name: string;
-  /** True for a driver that computes on the CPU. */
+  /** Whether the adapter is a software adapter, which computes on the CPU. */
   readonly software: boolean;
-  /** Lanes of a subgroup if the adapter has subgroups of one size, else 0. */
+  /** Lanes of a subgroup if the adapter's subgroups have a fixed size, else 0. */
   readonly subgroupSize: number;
-  /** Whether a subgroup can wait for its own threads alone. */
+  /** Whether kernels may use subgroup barriers. */
   readonly subgroupBarriers: boolean;
   #budget: number;
-  /** Whether kernels may compute in f64. */
+  /** Whether kernels may use f64. */
   readonly f64: boolean;
   readonly poison: boolean;
 
@@ -107,7 +108,7 @@ export class Gpu implements AsyncDisposable {
   #encoder?: GPUCommandEncoder;
   #pass?: GPUComputePassEncoder;
   #dispatches = 0;
-  /** A number for each buffer that was ever bound, never used again for another. */
+  /** A unique number for each buffer that was ever bound. */
   #numbers = new WeakMap<GPUBuffer, number>();
   #nextNumber = 0;
   #uniforms: GPUBuffer;
@@ -115,7 +116,7 @@ export class Gpu implements AsyncDisposable {
   #errors: Promise<GPUError | null>[] = [];
   #lost?: string;
   #section?: Section;
-  /** What the work at hand is recorded in, if it is. */
+  /** The scope of the recording that the current work belongs to, if any. */
   #recording: Scope<Recording>;
   #timing?: PassTiming;
 
@@ -135,8 +136,8 @@ export class Gpu implements AsyncDisposable {
     const has = (feature: string) => device.features.has(feature as GPUFeatureName);
     const subgroups = has("subgroups");
     this.subgroupSize = subgroups && min === max ? min : 0;
-    // Deno's translation of such a barrier does not ask for order in workgroup memory; NVIDIA's own
-    // driver and Mesa's software adapter keep it all the same.
+    // Deno translates subgroup barriers without memory semantics for workgroup memory; only NVIDIA's
+    // driver and Mesa's software adapter are known to order workgroup memory anyway.
     this.subgroupBarriers = has("wgpu-subgroup-barrier") &&
       (this.software || /nvidia(?!.*nvk)/i.test(this.name));
     this.#budget = memory;
@@ -166,9 +167,9 @@ export class Gpu implements AsyncDisposable {
   }
 
   /**
-   * Opens an adapter with the limits it offers.
+   * Opens a device with the adapter's limits.
    *
-   * @throws {UserError} If there is no adapter of the kind asked for.
+   * @throws {UserError} If there is no adapter of the requested kind.
    */
   static async open(host: GpuHost, options: GpuOptions = {}): Promise<Gpu> {
     const { adapter: choice = "auto" } = options;
@@ -197,19 +198,19 @@ export class Gpu implements AsyncDisposable {
     return new Gpu(host, device, adapter, await Readback.open(device), options);
   }
 
-  /** Memory in use now and at the worst moment so far. */
+  /** The current and peak memory use. */
   get memory(): MemoryUse {
     return { ...this.#memory };
   }
 
-  /** Largest number of bytes that one binding of a kernel can reach. */
+  /** The maximum size of a storage binding in bytes. */
   get maxBinding(): number {
     return this.device.limits.maxStorageBufferBindingSize;
   }
 
   /**
-   * How much of `bytes` of memory there is: as much as the run may use or, where nobody said, as can
-   * be allocated. A run that wants more than there is stays under it from then on.
+   * The part of `bytes` of memory that is available: within the budget or, without one, as much as can
+   * be allocated. If that is less than `bytes`, it becomes the budget.
    */
   async memoryFor(bytes: number): Promise<number> {
     if (this.#budget === Infinity) {
@@ -223,7 +224,7 @@ export class Gpu implements AsyncDisposable {
     if (bytes < PROBE_CHUNK) return bytes;
     const left = this.host.systemMemory?.(this.software);
     if (left !== undefined) return 0.8 * left;
-    // On a device of its own: running out of memory may cost the device.
+    // Probes on a separate device, because running out of memory may lose the device.
     const adapter = await requestAdapter(this.host, "auto");
     if (!adapter) return bytes;
     const maxBufferSize = Math.min(adapter.limits.maxBufferSize, PROBE_CHUNK);
@@ -237,13 +238,13 @@ export class Gpu implements AsyncDisposable {
       found += maxBufferSize;
     }
     for (const buffer of buffers) buffer.destroy();
-    await device.queue.onSubmittedWorkDone(); // only then the memory is given back
+    await device.queue.onSubmittedWorkDone(); // only then is the memory released
     device.destroy();
-    // What is in use already was not to be had; some of the rest is left to the driver.
+    // The probe cannot allocate memory in use, which counts as available; 5 % is left to the driver.
     return found < bytes ? 0.95 * found + this.#memory.current : bytes;
   }
 
-  /** The most bytes that tensors took since the last call, without pooled memory. */
+  /** The peak of the bytes of tensors since the last call, without pooled memory. */
   takeHighest(): number {
     const highest = this.#highest;
     this.#highest = this.#memory.current;
@@ -256,7 +257,7 @@ export class Gpu implements AsyncDisposable {
   }
 
   /**
-   * A tensor of undefined content (NaN when poisoned).
+   * A tensor with undefined content (NaN if poisoned).
    *
    * @throws {UserError} If the adapter cannot hold a buffer of this size.
    */
@@ -305,11 +306,11 @@ export class Gpu implements AsyncDisposable {
   }
 
   /**
-   * A tensor with a copy of host data; f16 and bf16 come as their bit patterns.
+   * A tensor with a copy of host data; f16 and bf16 are passed as bit patterns.
    *
-   * @param data All of it, or pieces one after the other. A piece is copied before the next one is
-   *   asked for.
-   * @throws {RangeError} If the data do not fill the shape exactly.
+   * @param data The whole data, or consecutive chunks. A chunk is copied before the next one is
+   *   requested.
+   * @throws {RangeError} If the size of the data does not match the shape.
    */
   upload(
     data: ArrayBufferView | Iterable<Uint8Array>,
@@ -327,7 +328,7 @@ export class Gpu implements AsyncDisposable {
       ? [new Uint8Array(data.buffer, data.byteOffset, data.byteLength)]
       : data;
     let found = 0;
-    let rest = new Uint8Array(); // of a piece that does not end with a word
+    let rest = new Uint8Array(); // the incomplete last word of a chunk
     try {
       this.flush(); // dispatches before this point must still see the old content
       for (let piece of pieces) {
@@ -349,7 +350,7 @@ export class Gpu implements AsyncDisposable {
     return tensor;
   }
 
-  /** Overwrites a tensor with host data from byte `start` on. */
+  /** Writes host data to a tensor at byte `start`. */
   #write(tensor: Tensor, start: number, bytes: Uint8Array): void {
     const { queue } = this.device;
     for (let done = 0; done < bytes.length; done += UPLOAD_CHUNK) {
@@ -360,18 +361,18 @@ export class Gpu implements AsyncDisposable {
         chunk = padded;
       }
       queue.writeBuffer(tensor.buffer, tensor.offset + start + done, chunk as BufferSource);
-      queue.submit([]); // lets the driver release its staging memory
+      queue.submit([]); // so that the driver releases its staging memory
     }
   }
 
-  /** Copies `source` to a tensor of its own. */
+  /** A copy of `source`. */
   clone(source: Tensor): Tensor {
     const copy = this.empty(source.shape, source.dtype);
     this.copy(source, copy);
     return copy;
   }
 
-  /** Copies the content of one tensor over another of the same size. */
+  /** Copies the content of a tensor to another one of the same size. */
   copy(source: Tensor, target: Tensor): void {
     this.#refuseRecording("copied");
     this.#endPass();
@@ -380,7 +381,7 @@ export class Gpu implements AsyncDisposable {
     this.#count();
   }
 
-  /** Hands tensors back; a view is ignored. */
+  /** Frees tensors; views are ignored. */
   free(...tensors: Tensor[]): void {
     for (const { owned, buffer } of tensors) {
       if (!owned) continue;
@@ -395,7 +396,7 @@ export class Gpu implements AsyncDisposable {
     }
   }
 
-  /** Gives the pooled memory back to the system. */
+  /** Returns the pooled memory to the system. */
   trim(): void {
     this.flush();
     for (const buffer of [...this.#pool.values()].flat()) {
@@ -413,8 +414,8 @@ export class Gpu implements AsyncDisposable {
   }
 
   /**
-   * A pooled buffer of this size. Where the budget leaves no room for a new one, a somewhat larger one
-   * does as well; if there is none, the pool is given back.
+   * A pooled buffer of this size. If the budget has no room for a new buffer, a slightly larger pooled
+   * one is used; if there is none, the pool is returned to the system.
    */
   #fromPool(size: number): GPUBuffer | undefined {
     const { current, pooled } = this.#memory;
@@ -429,14 +430,14 @@ export class Gpu implements AsyncDisposable {
     if (buffer) this.#memory.pooled -= buffer.size;
     else if (isTight) {
       this.trim();
-      // What is destroyed takes memory until the queue has come past it.
+      // Destroyed buffers take memory until the queue has passed their last use.
       if (this.#readback.synchronous) this.#readback.wait().catch(() => {}); // the next read throws it
     }
     return buffer;
   }
 
   /**
-   * Waits for the queue and reads a tensor as f32, or as u32 if told so, whatever its dtype.
+   * Waits for the queue and reads a tensor's bits as f32 or u32, regardless of its dtype.
    *
    * @throws {Error} If anything queued before this point failed.
    */
@@ -447,7 +448,7 @@ export class Gpu implements AsyncDisposable {
     return as === "u32" ? new Uint32Array(bytes.buffer) : new Float32Array(bytes.buffer);
   }
 
-  /** The bytes of a tensor, rounded up to whole words. */
+  /** The bytes of a tensor, padded to whole words. */
   async readBytes(tensor: Tensor): Promise<Uint8Array<ArrayBuffer>> {
     this.#recording.leave?.();
     this.flush();
@@ -465,16 +466,16 @@ export class Gpu implements AsyncDisposable {
     await this.#throwErrors();
   }
 
-  /** Whether the GPU says how long its work took; else only waiting tells. */
+  /** Whether the device has timestamp queries. */
   get isTimed(): boolean {
     return this.#timing !== undefined;
   }
 
   /**
-   * Counts the time that the GPU spends on the dispatches from here on under a name. Each change costs
-   * about as much as two dispatches.
+   * Attributes the GPU time of all following dispatches to a section. Each change costs about as much as
+   * two dispatches.
    *
-   * @returns The section until now.
+   * @returns The previous section.
    */
   section(section: Section | undefined): Section | undefined {
     const before = this.#section;
@@ -483,7 +484,7 @@ export class Gpu implements AsyncDisposable {
     return before;
   }
 
-  /** Seconds that the GPU has spent on each section so far; waits for the queue. */
+  /** GPU seconds of each section so far; waits for the queue. */
   async sectionSeconds(): Promise<Record<string, number>> {
     const timing = this.#timing;
     if (!timing) return {};
@@ -493,7 +494,7 @@ export class Gpu implements AsyncDisposable {
       await this.#readback.read(buffer, 0, new Uint8Array(ticks.buffer));
       buffer.destroy();
       timing.firstTick ??= ticks[0];
-      // A tick is a nanosecond on most devices; the host's clock tells where it is longer.
+      // A tick is a nanosecond on most devices; the host's clock reveals longer ticks.
       const sinceFirst = Number(ticks.at(-1)! - timing.firstTick) / 1e9;
       const byHost = (performance.now() - timing.started!) / 1000;
       if (byHost > 0.05) timing.unit ??= sinceFirst > byHost / 2 ? 1 : byHost / sinceFirst;
@@ -521,7 +522,7 @@ export class Gpu implements AsyncDisposable {
     });
   }
 
-  /** Has the timestamps written to a buffer of their own, so that the query set can be used anew. */
+  /** Resolves the timestamps to a separate buffer, so that the query set can be reused. */
   #resolveTimestamps({ set, labels, pending }: PassTiming, commands: GPUCommandEncoder): void {
     const count = 2 * labels.length;
     const buffer = this.device.createBuffer({
@@ -542,9 +543,9 @@ export class Gpu implements AsyncDisposable {
   }
 
   /**
-   * The compiled kernel; each name is compiled once for each set of constants.
+   * The compiled kernel; each combination of name and constants is compiled once.
    *
-   * @throws {Error} If another kernel of this name has another text.
+   * @throws {Error} If the name was used with a different text.
    */
   kernel(source: KernelSource): Promise<Kernel> {
     const { name, constants } = source;
@@ -556,7 +557,7 @@ export class Gpu implements AsyncDisposable {
       kernel.then((compiled) => {
         entry.isCompiled = true;
         this.#compiled.push(compiled);
-      }, () => {}); // its user sees the error
+      }, () => {}); // the caller sees the error
       this.#kernels.set(key, known = entry);
     } else if (typeof source.source === "string" && source.source !== known.text) {
       throw new Error(`There is another kernel "${source.name}"; give yours a name of its own`);
@@ -597,12 +598,12 @@ export class Gpu implements AsyncDisposable {
   }
 
   /**
-   * Does some work and remembers its dispatches, so that they can be queued again without the host's
-   * share of the work. The work must not read, upload, copy or clear, and must free the tensors that
-   * it makes; their memory stays with the recording. What other callers do meanwhile is not recorded.
+   * Runs some work and records its dispatches, so that they can be replayed without the work of the
+   * host. The work must not read, upload, copy or clear, and must free the tensors that it allocates;
+   * their memory stays with the recording. Concurrent work of other callers is not recorded.
    *
-   * @returns The recording, to be released. It cannot be replayed if the work had to wait, as for a
-   *   kernel that was not compiled yet, and the host does not follow what a function awaits.
+   * @returns The recording, to be released. It cannot be replayed if the work had to wait, for example
+   *   for a kernel to compile, on a host without asynchronous context tracking.
    */
   async record(work: () => Promise<void>): Promise<Recording> {
     const recording: Recording = { calls: [], pool: new Map(), buffers: new Set() };
@@ -619,9 +620,9 @@ export class Gpu implements AsyncDisposable {
   }
 
   /**
-   * Queues the dispatches of a recording again, as they are so many steps later.
+   * Replays a recording with its dispatches advanced by `steps` steps.
    *
-   * @returns Whether that can be done; if not, nothing is queued.
+   * @returns Whether it was replayed; if not, nothing was queued.
    */
   replay({ calls }: Recording, steps: number): boolean {
     if (calls.length === 0) return false;
@@ -635,7 +636,7 @@ export class Gpu implements AsyncDisposable {
     return true;
   }
 
-  /** Gives the memory of a recording back; it cannot be replayed any more. */
+  /** Frees the memory of a recording, which can no longer be replayed. */
   release({ calls, pool, buffers }: Recording): void {
     calls.length = 0;
     buffers.clear();
@@ -649,7 +650,7 @@ export class Gpu implements AsyncDisposable {
     if (this.#recording.getStore()) throw new Error(`Nothing can be ${what} in a recording`);
   }
 
-  /** The tensors bound to a kernel; pooled buffers come back in the same places, block after block. */
+  /** A bind group, cached: pooled buffers recur in the same bindings, block after block. */
   #bindGroup(kernel: Kernel, tensors: readonly Tensor[]): GPUBindGroup {
     let key = "";
     for (const { buffer, offset, bytes } of tensors) {
@@ -686,14 +687,14 @@ export class Gpu implements AsyncDisposable {
     return number;
   }
 
-  /** Submits what is queued; and has all timestamps so far written out, if told so. */
+  /** Submits the queue; resolves all timestamps so far if `resolves`. */
   flush(resolves = false): void {
     const timing = this.#timing;
     resolves &&= timing !== undefined && timing.labels.length > 0;
     if (!this.#encoder && !resolves) return;
     this.#endPass();
     const commands = this.#commands();
-    // A batch of dispatches adds no more than two timestamps each.
+    // Each dispatch of a batch adds at most two timestamps.
     const full = TIMESTAMPS - 2 * DISPATCHES_PER_SUBMIT;
     if (timing && (resolves || 2 * timing.labels.length > full)) {
       this.#resolveTimestamps(timing, commands);
@@ -707,7 +708,7 @@ export class Gpu implements AsyncDisposable {
     this.#nextScopes();
   }
 
-  /** Scopes are always open: `uncapturederror` comes too late for the read that it should fail. */
+  /** Opens error scopes. They are always open: `uncapturederror` comes too late to fail the next read. */
   #openScopes(): void {
     this.device.pushErrorScope("out-of-memory");
     this.device.pushErrorScope("validation");
@@ -750,11 +751,11 @@ function requestAdapter(host: GpuHost, choice: AdapterChoice): Promise<GPUAdapte
 /** The timestamps of the passes that belong to a section. */
 interface PassTiming {
   set: GPUQuerySet;
-  /** The sections of the passes in the query set so far. */
+  /** The sections of the passes in the query set. */
   labels: Section[];
-  /** Timestamps that are on their way to the host. */
+  /** Resolved timestamps that are not yet read back. */
   pending: { labels: Section[]; buffer: GPUBuffer }[];
-  /** Of the sections, as read so far. */
+  /** Seconds of each section, as read so far. */
   seconds: Record<string, number>;
   /** The first timestamp, and the host's clock in milliseconds when it was queued. */
   firstTick?: bigint;
@@ -763,7 +764,7 @@ interface PassTiming {
   unit?: number;
 }
 
-/** Asks for the features that the host wants, and does without if they are refused. */
+/** A device with the best set of wanted features that the adapter grants. */
 async function requestDevice(
   host: GpuHost,
   adapter: GPUAdapter,

@@ -4,15 +4,15 @@ import type { Tensor } from "./tensor.ts";
 /** WGSL text and the pipeline constants (`override`) to compile it with. */
 export interface KernelSource {
   name: string;
-  /** The text, or what generates it, called only when the kernel is not compiled yet. */
+  /** The text, or a function that generates it, called only if the kernel is not compiled yet. */
   source: string | (() => string);
   constants?: Record<string, number>;
 }
 
-/** What a text may need beyond the core of WebGPU. The last two are known to Deno's compiler only. */
+/** An extension to core WebGPU that a text uses. Only Deno's compiler supports the last two. */
 export type KernelNeed = "subgroups" | "subgroup barriers" | "f64";
 
-/** What a WGSL text needs beyond the core of WebGPU. */
+/** The extensions to core WebGPU that a WGSL text uses. */
 export function needsOf(source: string): KernelNeed[] {
   const code = source.replaceAll(/\/\/.*/g, "");
   const needs: [KernelNeed, RegExp][] = [
@@ -27,18 +27,18 @@ export function needsOf(source: string): KernelNeed[] {
 export interface Dispatch {
   /** The uniform block, see {@link uniform}; only for kernels that declare one. */
   params?: Uint8Array;
-  /** One tensor for each storage binding, in the order of the binding numbers. */
+  /** One tensor per storage binding, in the order of the binding numbers. */
   tensors: readonly Tensor[];
-  /** A number is spread over x and y (a dimension holds 65,535); kernels join them again. */
+  /** A single number is split over x and y (a dimension is at most 65,535), which kernels recombine. */
   workgroups: number | readonly [number, number, number?];
   /**
-   * The uniform block of the call so many steps later, for calls that differ from step to step when a
-   * {@link Recording} is replayed; undefined if they then differ in more than that.
+   * The uniform block of the call `steps` steps later, for calls that depend on the step when a
+   * {@link Recording} is replayed. Returns undefined if more than the block would differ.
    */
   later?: (steps: number) => Uint8Array | undefined;
 }
 
-/** Packs a uniform block whose struct lists its u32 fields first and then its f32 fields. */
+/** The bytes of a uniform block whose struct has its u32 fields first and then its f32 fields. */
 export function uniform(u32: readonly number[], f32: readonly number[] = []): Uint8Array {
   const bytes = new Uint8Array(4 * (u32.length + f32.length));
   new Uint32Array(bytes.buffer, 0, u32.length).set(u32);
@@ -46,12 +46,12 @@ export function uniform(u32: readonly number[], f32: readonly number[] = []): Ui
   return bytes;
 }
 
-/** Workgroups that a dimension of a grid holds. */
+/** WebGPU's limit of workgroups per dimension. */
 export const MAX_GROUPS = 65535;
 
 /** A compiled compute pipeline. Its bindings are read from the WGSL text, all in group 0. */
 export class Kernel {
-  /** Those of earlier calls, by what they bind; kept by the {@link Gpu}. */
+  /** The bind groups of earlier calls, by the buffers that they bind; managed by the {@link Gpu}. */
   readonly bindGroups = new Map<string, GPUBindGroup>();
 
   private constructor(
@@ -107,9 +107,9 @@ export class Kernel {
   }
 
   /**
-   * Queues one call; nothing is read back and nothing is waited for.
+   * Queues one call, without waiting.
    *
-   * @throws {RangeError} If the number of tensors is not that of the bindings.
+   * @throws {RangeError} If the number of tensors differs from that of the bindings.
    */
   dispatch({ params, tensors, workgroups, later }: Dispatch): void {
     if (tensors.length !== this.storageBindings.length) {

@@ -1,23 +1,23 @@
 const CHUNK = 4 << 20;
 
 /**
- * Copies GPU buffers to host memory.
+ * Readback of GPU buffers to host memory.
  *
  * In Deno an awaited `mapAsync` sleeps 11 ms, but `getMappedRange` called in the same tick waits for
- * the queue and succeeds. That is not what the specification promises, so `open` tries it once and
- * falls back to awaiting where it throws.
+ * the queue and succeeds. The specification does not guarantee that, so `open` tries it once and falls
+ * back to awaiting if it throws.
  */
 export class Readback {
   #next = 0;
-  /** Settles when the last read is done: a slot can be mapped for one read at a time. */
+  /** Settles after the last read: a slot can be mapped for only one read at a time. */
   #turn: Promise<void> = Promise.resolve();
 
   private constructor(
     readonly device: GPUDevice,
     private readonly slots: readonly GPUBuffer[],
-    /** A few bytes to read when only the waiting matters. */
+    /** A small buffer to read in order to wait. */
     private readonly echo: GPUBuffer,
-    /** Whether a buffer can be mapped without awaiting. */
+    /** Whether buffers can be mapped without awaiting. */
     readonly synchronous: boolean,
   ) {}
 
@@ -45,12 +45,12 @@ export class Readback {
     return new Readback(device, slots, echo, synchronous);
   }
 
-  /** Waits for everything that was submitted before; at once, not later, if maps are synchronous. */
+  /** Waits for all work submitted before; synchronously if maps are synchronous. */
   wait(): Promise<void> {
     return this.read(this.echo, 0, new Uint8Array(4));
   }
 
-  /** Fills `target` from byte `offset` of `source`, after everything that was submitted before. */
+  /** Fills `target` from byte `offset` of `source`, after all work submitted before. */
   async read(source: GPUBuffer, offset: number, target: Uint8Array): Promise<void> {
     const before = this.#turn;
     const { promise, resolve } = Promise.withResolvers<void>();

@@ -1,21 +1,21 @@
-/** A value that holds for some work and what that awaits, and for nobody else. */
+/** A value in the asynchronous context of some work. */
 export interface Scope<Value> {
-  /** The value that holds for the caller. */
+  /** The value in the caller's context. */
   getStore(): Value | undefined;
   run(value: Value, work: () => Promise<void>): Promise<void>;
-  /** Before the caller waits for what others may get ahead of; ends the scope where it cannot follow. */
+  /** Called before the caller waits for another task; ends a scope that cannot track its context. */
   leave?(): void;
 }
 
 /**
- * A scope for hosts that do not follow what a function awaits. The work has a task of the host to
- * itself: it goes on as long as what it awaits is there already, and nobody else runs meanwhile. If it
- * has to wait for more, its value holds no longer, and the work sees that.
+ * A scope for hosts without asynchronous context tracking. The work runs alone in a task of the host, as
+ * long as everything that it awaits is already settled. If it has to wait longer, the value is
+ * withdrawn, which the work can detect.
  */
 export class TurnScope<Value> implements Scope<Value> {
   #value?: Value;
 
-  /** @param nextTask Resolves in a task of the host in which nothing else has run yet. */
+  /** @param nextTask Resolves at the start of a new task of the host. */
   constructor(readonly nextTask: () => Promise<void>) {}
 
   getStore(): Value | undefined {

@@ -1,7 +1,7 @@
-/** Components of a vec4 by their numbers. */
+/** The components of a vec4 by index. */
 export const XYZW = "xyzw";
 
-/** Lines of a kernel that is written out. */
+/** Repeated WGSL lines, for unrolled loops. */
 export function repeat(
   count: number,
   line: (i: number) => string,

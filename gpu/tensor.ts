@@ -1,6 +1,9 @@
 import type { Gpu } from "./device.ts";
 
-/** f16 and bf16 are storage only: two values in each u32, widened to f32 before any arithmetic. */
+/**
+ * The dtype of a tensor. f16 and bf16 are storage formats only: two values per u32 word, widened to f32
+ * for arithmetic.
+ */
 export type Dtype = "f32" | "u32" | "i32" | "f16" | "bf16";
 
 /** Bytes of one element. */
@@ -11,14 +14,14 @@ export function elementsOf(shape: readonly number[]): number {
   return shape.reduce((product, length) => product * length, 1);
 }
 
-/** `[2, 3]` for messages. */
+/** A shape in messages: `[2, 3]`. */
 export function shapeText(shape: readonly number[]): string {
   return `[${shape.join(", ")}]`;
 }
 
 /**
- * A row-major array in GPU memory. Freed by `using` or {@link Gpu.free}; a freed tensor's memory is
- * handed to the next tensor of its size, which is safe because the queue runs in order.
+ * A row-major array in GPU memory. Freed by `using` or {@link Gpu.free}. The memory of a freed tensor is
+ * reused for the next tensor of its size, which is safe because the queue runs in order.
  */
 export class Tensor implements Disposable {
   /** Number of elements. */
@@ -33,7 +36,7 @@ export class Tensor implements Disposable {
     readonly dtype: Dtype,
     /** Bytes from the start of the buffer. */
     readonly offset: number,
-    /** False for a view: freeing it does nothing. */
+    /** False for a view: freeing it has no effect. */
     readonly owned: boolean,
   ) {
     this.size = elementsOf(shape);
@@ -41,9 +44,9 @@ export class Tensor implements Disposable {
   }
 
   /**
-   * Another shape for a part of the same memory, from element `start` on.
+   * A view of a part of this tensor, from element `start` on, with its own shape and dtype.
    *
-   * @throws {RangeError} If the part does not lie inside this tensor.
+   * @throws {RangeError} If the part is not inside this tensor.
    */
   view(start: number, shape: readonly number[], dtype: Dtype = this.dtype): Tensor {
     const offset = this.offset + start * DTYPE_BYTES[this.dtype];

@@ -2,10 +2,10 @@ import { Gpu, type GpuOptions } from "../gpu/device.ts";
 import type { GpuHost, TextStore } from "../gpu/host.ts";
 
 /**
- * What differs in browsers from other hosts of WebGPU, in a page as in a worker.
+ * The WebGPU host of browsers, in pages and workers.
  *
- * @param tuning Keeps which tiles are fastest, in `localStorage` for instance; else they are measured
- *   anew for each host.
+ * @param tuning The store of the fastest matrix tiles, for instance in `localStorage`; by default they
+ *   are kept in memory only.
  */
 export function browserGpu(tuning: TextStore = inMemory()): GpuHost {
   return {
@@ -18,7 +18,7 @@ export function browserGpu(tuning: TextStore = inMemory()): GpuHost {
     tuning,
     prelude(needs) {
       if (!needs.includes("subgroups")) return "";
-      // Lanes that shuffle in a branch are known to take it together.
+      // All lanes of a subgroup take the branches that contain shuffles.
       return "enable subgroups; diagnostic(off, subgroup_uniformity); ";
     },
     nextTask,
@@ -26,9 +26,9 @@ export function browserGpu(tuning: TextStore = inMemory()): GpuHost {
 }
 
 /**
- * Opens an adapter of the browser with the limits it offers.
+ * Opens a device of the browser with the adapter's limits.
  *
- * @throws {UserError} If there is no adapter of the kind asked for.
+ * @throws {UserError} If there is no adapter of the requested kind.
  */
 export function openGpu(options?: GpuOptions, host: GpuHost = browserGpu()): Promise<Gpu> {
   return Gpu.open(host, options);
@@ -39,7 +39,7 @@ function inMemory(): TextStore {
   return { read: () => kept, write: (text) => kept = text };
 }
 
-/** A message to itself; timers of browsers wait for 4 ms. */
+/** Resolves in the next task, by a message to itself: timers in browsers are clamped to 4 ms. */
 function nextTask(): Promise<void> {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

@@ -12,13 +12,13 @@ export const Gpu = { open: openGpu };
 /** A model in a folder: its configuration, weights and tokenizer. */
 export type ModelFiles = FolderFiles;
 
-/** Opens models in folders of the disk. */
+/** Opens models in folders on disk. */
 export const ModelFiles = {
   /**
-   * Opens a folder as transformers writes it, or a packed one.
+   * Opens a model folder in the layout of transformers, plain or packed.
    *
-   * @param name What messages call the model; the folder if absent.
-   * @throws {UserError} If something is missing, damaged or not supported.
+   * @param name The model's name in messages; the folder if absent.
+   * @throws {UserError} If a file is missing, damaged or not supported.
    */
   open(path: string, name?: string): FolderFiles {
     return FolderFiles.open(denoFolder(path), name);

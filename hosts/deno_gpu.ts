@@ -4,7 +4,7 @@ import { setImmediate, setTimeout } from "node:timers/promises";
 import { Gpu, type GpuOptions } from "../gpu/device.ts";
 import type { GpuHost, TextStore } from "../gpu/host.ts";
 
-/** What differs in Deno from other hosts of WebGPU. */
+/** The WebGPU host of Deno. */
 export const DENO_GPU: GpuHost = {
   name: `Deno ${Deno.version.deno}`,
 
@@ -24,13 +24,13 @@ export const DENO_GPU: GpuHost = {
     return [[subgroups, barriers, f64], [subgroups, f64], [subgroups, barriers], [subgroups]];
   },
 
-  /** The memory of the CPU, and what macOS shares with the GPU. */
+  /** The free system memory on software adapters, and on macOS, where the GPU shares it. */
   systemMemory(software) {
     if (!software && Deno.build.os !== "darwin") return undefined;
     return Deno.systemMemoryInfo().available;
   },
 
-  /** None if `BILLM_TUNE` is 0. */
+  /** The store of the fastest tiles; undefined if `BILLM_TUNE` is 0. */
   get tuning() {
     return Deno.env.get("BILLM_TUNE") === "0" ? undefined : tuningFile(tuningFolder());
   },
@@ -40,17 +40,16 @@ export const DENO_GPU: GpuHost = {
 };
 
 /**
- * Opens an adapter with the limits it offers.
+ * Opens a device with the adapter's limits.
  *
- * @throws {UserError} If there is no adapter of the kind asked for.
+ * @throws {UserError} If there is no adapter of the requested kind.
  */
 export function openGpu(options?: GpuOptions): Promise<Gpu> {
   return Gpu.open(DENO_GPU, options);
 }
 
 /**
- * The folder of what was found out about this machine: `BILLM_CACHE`, or `billm` in the user's folder
- * for caches.
+ * The folder of measurements of this machine: `BILLM_CACHE`, or `billm` in the user's cache folder.
  */
 export function tuningFolder(): string | undefined {
   const { BILLM_CACHE, XDG_CACHE_HOME, LOCALAPPDATA, HOME } = Deno.env.toObject();
@@ -60,7 +59,7 @@ export function tuningFolder(): string | undefined {
   return HOME && join(HOME, ".cache", "billm");
 }
 
-/** `gemm.json` in a folder; without a folder, or if it cannot be written, nothing is kept. */
+/** The store `gemm.json` in a folder; without a folder, or if it cannot be written, nothing is kept. */
 export function tuningFile(folder: string | undefined): TextStore {
   const path = folder && join(folder, "gemm.json");
   return {
@@ -83,7 +82,7 @@ export function tuningFile(folder: string | undefined): TextStore {
         try {
           Deno.removeSync(temporary);
         } catch {
-          // It was never there.
+          // It was never created.
         }
       }
     },
@@ -92,7 +91,7 @@ export function tuningFile(folder: string | undefined): TextStore {
 
 let lastWait = 0;
 
-/** Also for signals, which Deno hears of only while it waits: it does ten times a second. */
+/** Resolves in the next task. Ten times a second it sleeps, because Deno handles signals only then. */
 async function nextTask(): Promise<void> {
   await setImmediate();
   if (performance.now() - lastWait < 100) return;
@@ -100,20 +99,20 @@ async function nextTask(): Promise<void> {
   lastWait = performance.now();
 }
 
-/** What the process must be told before the first `requestAdapter`. */
+/** Sets the environment variables that drivers read at the first `requestAdapter`. */
 function prepareEnvironment(): void {
   const set = (name: string, value: string) => {
     if (Deno.env.get(name) === undefined) Deno.env.set(name, value);
   };
-  set("DENO_WEBGPU_BACKEND", "vulkan,metal,dx12"); // keeps OpenGL out
+  set("DENO_WEBGPU_BACKEND", "vulkan,metal,dx12"); // excludes OpenGL
   if (Deno.build.os !== "linux") return;
   set("XDG_RUNTIME_DIR", "/tmp"); // Mesa warns without one
   try {
-    // Mesa's software driver uses half of an AVX-512 register unless told otherwise.
+    // By default, Mesa's software driver uses only half of an AVX-512 register.
     if (/\bavx512f\b/.test(Deno.readTextFileSync("/proc/cpuinfo"))) {
       set("LP_NATIVE_VECTOR_WIDTH", "512");
     }
   } catch {
-    // No /proc: the driver's own choice stands.
+    // No /proc: keeps the driver's default.
   }
 }

@@ -5,54 +5,55 @@ import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import { DTYPE_BYTES, type Tensor } from "../gpu/tensor.ts";
 import type { Registers } from "./registers.ts";
 
-/** How activations are kept between the operations of a decoder layer. */
+/** The storage format of activations between the operations of a decoder layer. */
 export type ActivationDtype = "f32" | "f16";
 
+/** The options of {@link Activations}. */
 export interface ActivationsOptions {
   /** Tokens of each batch. */
   tokens: readonly number[];
-  /** Elements of a token that must be kept: those of the stream between the layers. */
+  /** Elements per token of the residual stream between the layers, which must be kept. */
   width: number;
-  /** Elements of a token that are kept at most, where there is room; `width` if absent. */
+  /** The most elements per token that are kept if there is room; `width` if absent. */
   nearWidth?: number;
-  /** f32 unless told otherwise. What is computed is computed in f32 in any case. */
+  /** The storage format; f32 if absent. Computation is always in f32. */
   dtype?: ActivationDtype;
-  /** Bytes of GPU memory to keep them in; what is beyond goes to host memory. Infinity if absent. */
+  /** The budget of GPU memory in bytes; batches beyond it go to host memory. Infinity if absent. */
   gpuBytes?: number;
 }
 
-/** A register's content. */
+/** The stored content of a register. */
 interface Kept {
   shape: readonly number[];
-  /** Elements from the start of the batch's place in GPU memory; -1 in host memory. */
+  /** Element offset in the batch's place in GPU memory; -1 in host memory. */
   start: number;
   bytes?: Uint8Array<ArrayBuffer>;
 }
 
-/** Where a batch is in a decoder layer: the registers before operation `at`. */
+/** The state of a batch in a decoder layer: its registers before operation `at`. */
 interface KeptBatch {
   at: number;
   registers: Map<string, Kept>;
-  /** Its place in GPU memory; none if it is kept in host memory. */
+  /** Its place in GPU memory; absent if it is kept in host memory. */
   place?: Tensor;
 }
 
-/** Places of batches lie in buffers of about this many bytes: small ones cost drivers a lot each. */
+/** Approximate size in bytes of the buffers that hold batches: many small ones are expensive for drivers. */
 const ARENA_BYTES = 1 << 30;
-/** Elements that places and registers start at multiples of, so that kernels can bind them. */
+/** Alignment in elements of places and registers, for the alignment of bindings. */
 const ALIGNMENT = 128;
 
 /**
- * The activations of batches of tokens that are on their way through a model: what a batch needs to
- * go on from some operation of a decoder layer. Each batch has a place in GPU memory for the stream
- * between the layers and, as long as there is room, for the input of a linear layer beside it. Where
- * there is no room for the stream it is kept in host memory.
+ * The activations of batches of tokens between passes through a decoder layer: the registers that a
+ * batch needs to resume at some operation. Each batch has a place in GPU memory for the residual stream
+ * and, if there is room, for the input of a linear layer beside it. A batch whose stream does not fit
+ * is kept in host memory.
  */
 export class Activations implements Disposable {
   readonly dtype: ActivationDtype;
   readonly #batches: KeptBatch[];
   readonly #arenas: Tensor[] = [];
-  /** What the tensors stand for that {@link load} gave out. */
+  /** The stored content behind each tensor that {@link load} returned. */
   readonly #loaded = new WeakMap<Tensor, Kept>();
   readonly #overflows: Tensor;
 
@@ -98,20 +99,20 @@ export class Activations implements Disposable {
     return this.#batches.length;
   }
 
-  /** The operation before which a batch stands. */
+  /** The operation at which a batch resumes. */
   at(batch: number): number {
     return this.#batches[batch].at;
   }
 
-  /** Whether so many elements of a batch can be kept in GPU memory. */
+  /** Whether `elements` elements fit in a batch's place in GPU memory. */
   hasRoomFor(batch: number, elements: number): boolean {
     const { place } = this.#batches[batch];
     return place !== undefined && elements <= place.size;
   }
 
   /**
-   * A batch's registers, f32 `[tokens, width]`. Free them, or hand them to {@link keep}; none of them
-   * may be written to, nor be read after the batch has been kept anew.
+   * A batch's registers, f32 `[tokens, width]`. The caller frees them or passes them to {@link keep}.
+   * They are read-only, and invalid after the batch has been kept again.
    */
   async load(batch: number): Promise<Registers> {
     const { place, registers } = this.#batches[batch];
@@ -133,10 +134,10 @@ export class Activations implements Disposable {
   }
 
   /**
-   * Keeps a batch's registers in the place of those it had, and frees them.
+   * Stores a batch's registers in place of the previous ones, and frees them.
    *
-   * @param at The operation to go on with.
-   * @param registers "hidden" first; what is unchanged must come as {@link load} gave it.
+   * @param at The operation to resume at.
+   * @param registers "hidden" first; unchanged registers must be the tensors that {@link load} returned.
    */
   async keep(batch: number, at: number, registers: Registers): Promise<void> {
     const { place, registers: before } = this.#batches[batch];
@@ -175,8 +176,8 @@ export class Activations implements Disposable {
   }
 
   /**
-   * Rounds registers to what is kept of them, in place of keeping them and loading them again; they
-   * are freed where they change.
+   * Rounds registers to the storage format, as storing and loading them would; replaced tensors are
+   * freed.
    */
   async round(registers: Registers): Promise<void> {
     if (this.dtype === "f32") return;
@@ -191,8 +192,8 @@ export class Activations implements Disposable {
   /**
    * Waits for the queue.
    *
-   * @param where What the activations belong to, for the message.
-   * @throws {UserError} If some of them were too large for f16.
+   * @param where The place in the model, for the message.
+   * @throws {UserError} If any activation exceeded the range of f16.
    */
   async checkRange(where: string): Promise<void> {
     if (this.dtype === "f32") return;

@@ -1,37 +1,37 @@
 import type { Gpu } from "../gpu/device.ts";
 import type { Activations } from "./activations.ts";
 
-/** The calibration data and where they are in the model. */
+/** The calibration data and their activations. */
 export interface Calibration {
-  /** Windows that go through the model together. */
+  /** The windows of each batch. */
   batches: Int32Array[][];
-  /** Of the batches, on their way through the decoder layers. */
+  /** The activations of the batches between decoder layers. */
   activations: Activations;
   /** Tokens of a window. */
   length: number;
   /** Windows in all batches. */
   sequences: number;
   /**
-   * "layer": all Hessians of a decoder layer from its original weights, then a second pass through
-   * the quantized ones. "module": one pass, each group of linear layers sees the quantized ones
+   * "layer": all Hessians of a decoder layer come from its original weights; a second pass runs the
+   * quantized layer. "module": one pass, in which each group of linear layers sees the quantized groups
    * before it.
    */
   order: "layer" | "module";
 }
 
-/** Batches that are queued on a GPU before the host waits for them. */
+/** The most batches that are queued on a GPU before the host waits. */
 const BATCHES_AHEAD = 32;
 
 /**
- * Lets the host run ahead of a GPU, but not too far; a driver on the CPU gains nothing by it.
+ * Limits how far the host runs ahead of the GPU. On a software adapter it does not run ahead at all.
  *
- * @param done Batches that have been queued.
+ * @param done The number of batches queued so far.
  */
 export async function paceBatches(gpu: Gpu, done: number): Promise<void> {
   if (gpu.software || done % BATCHES_AHEAD === 0) await gpu.idle();
 }
 
-/** Groups windows so that a batch has about `tokens` tokens. */
+/** Batches of windows with about `tokens` tokens each. */
 export function batchWindows(windows: Int32Array[], tokens: number): Int32Array[][] {
   const perBatch = Math.max(1, Math.floor(tokens / windows[0].length));
   const batches: Int32Array[][] = [];

@@ -15,14 +15,15 @@ import { type Registers, updateRegisters } from "./registers.ts";
 import { type FrequencyDtype, RopeTables } from "./rope_table.ts";
 import { StoredTensors } from "./stored_tensors.ts";
 
+/** The options of {@link Decoder}. */
 export interface DecoderOptions {
-  /** Bytes of an embedding or head on the GPU at a time; {@link PART_BYTES} if absent. */
+  /** Bytes of an embedding or head that are on the GPU at a time; {@link PART_BYTES} if absent. */
   partBytes?: number;
-  /** "f32" if absent. */
+  /** The rounding of rotary frequencies; "f32" if absent. */
   ropeFrequencies?: FrequencyDtype;
 }
 
-/** A model's parts on the GPU; holds what does not depend on the layer. */
+/** A model on the GPU: loads and runs decoder layers, and owns the state that layers share. */
 export class Decoder implements Disposable {
   readonly embedding: Embedding;
   readonly head: Head;
@@ -63,14 +64,14 @@ export class Decoder implements Disposable {
     return loadLayer(this.#stored, index, options);
   }
 
-  /** Brings to the GPU what {@link loadLayer} is asked for next, while that is at work. */
+  /** Uploads the weights of the next layer while the GPU is busy; {@link loadLayer} then uses them. */
   prefetchLayer(index: number): void {
     prefetchLayer(this.#stored, index);
   }
 
   /**
-   * Brings what lies outside the layers to the GPU to stay there: embedding, positions and head as they
-   * are stored, projections and final norm in f32. {@link embedding} and {@link head} read no file then.
+   * Makes the tensors outside the layers resident on the GPU: embedding, positions and head as stored,
+   * projections and final norm in f32. {@link embedding} and {@link head} then read no files.
    *
    * @throws {UserError} If a tensor is missing, has another shape than config.json wants, or holds NaN
    *   or infinite values.
@@ -86,8 +87,8 @@ export class Decoder implements Disposable {
   }
 
   /**
-   * Runs operations `from` up to, not including, `to` of a decoder layer over the registers. A
-   * register is freed as soon as no later operation of the layer reads it.
+   * Runs the operations `from` to `to` (exclusive) of a decoder layer on the registers. A register is
+   * freed once no later operation of the layer reads it.
    */
   async run(
     weights: LayerWeights,

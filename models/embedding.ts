@@ -8,16 +8,16 @@ import type { OutsidePlaces } from "./places.ts";
 import { project } from "./project.ts";
 import type { StoredTensors } from "./stored_tensors.ts";
 
-/** Bytes of embedded tokens in f32 on the GPU at a time. */
+/** Bytes of embedded tokens, in f32, that are on the GPU at a time. */
 const EMBED_BYTES = 1 << 30;
 
-/** What makes token ids the input of the first decoder layer. */
+/** The embedding: computes the input of the first decoder layer from token ids. */
 export class Embedding implements Disposable {
   readonly #gpu: Gpu;
-  /** The id 0, u32 `[1]`: a position is row 0 of what begins at its row. */
+  /** The id 0, u32 `[1]`: a position is looked up as row 0 of the rows that begin there. */
   #rowZero?: Tensor;
 
-  /** @param positions Of learned positions, if the model has any. */
+  /** @param positions The matrix of learned positions, if the model has one. */
   constructor(
     readonly stored: StoredTensors,
     readonly places: OutsidePlaces,
@@ -28,13 +28,13 @@ export class Embedding implements Disposable {
   }
 
   /**
-   * The input of the first decoder layer, for several batches: the embedding is read once.
+   * The input of the first decoder layer for several batches; the embedding is read once.
    *
    * @param batches Token ids; all windows have the same length.
-   * @param start Position of the first token of each window.
+   * @param start The position of the first token of each window.
    * @returns f32 `[windows * length, hidden]` for each batch, owned by the caller.
-   * @throws {UserError} If an id is not in the vocabulary, a window is longer than the model takes,
-   *   or the embedding has another shape than config.json wants or holds NaN or infinite values.
+   * @throws {UserError} If an id is not in the vocabulary, a window exceeds the model's maximum length,
+   *   or the embedding has another shape than config.json states or holds NaN or infinite values.
    */
   async embed(batches: readonly (readonly Int32Array[])[], start = 0): Promise<Tensor[]> {
     const length = batches[0][0].length;
@@ -48,7 +48,7 @@ export class Embedding implements Disposable {
   }
 
   /**
-   * The input of the first decoder layer for batches of prompts that share what they begin with.
+   * The input of the first decoder layer for batches of prompts with shared prefixes.
    *
    * @returns f32 `[tokens, hidden]` for each batch, owned by the caller.
    * @throws {UserError} As {@link embed} does.
@@ -93,7 +93,7 @@ export class Embedding implements Disposable {
     return hidden;
   }
 
-  /** Brings the matrices to the GPU to stay there; {@link embedToken} needs them. */
+  /** Makes the matrices resident on the GPU, as {@link embedToken} requires. */
   async keep(): Promise<void> {
     await this.tokens.keep();
     if (!this.positions) return;
@@ -102,9 +102,9 @@ export class Embedding implements Disposable {
   }
 
   /**
-   * The input of the first decoder layer for one token whose id the GPU knows, after {@link keep}.
+   * The input of the first decoder layer for one token whose id is in GPU memory; requires {@link keep}.
    *
-   * @param id u32 `[1]`. What an id that is not in the vocabulary gives means nothing.
+   * @param id u32 `[1]`. The result is undefined if it is not in the vocabulary.
    * @returns f32 `[1, hidden]`, owned by the caller.
    */
   async embedToken(id: Tensor, position: number): Promise<Tensor> {
@@ -119,7 +119,7 @@ export class Embedding implements Disposable {
     return hidden;
   }
 
-  /** Embeds batches and keeps them as what enters the first layer; see {@link embed}. */
+  /** Embeds batches and stores the result as the input of the first layer; see {@link embed}. */
   async embedInto(
     activations: Activations,
     batches: readonly (readonly Int32Array[])[],
@@ -128,7 +128,7 @@ export class Embedding implements Disposable {
     await this.#embedInto(activations, batches, tokens, (some) => this.embed(some));
   }
 
-  /** Embeds prompts and keeps them as what enters the first layer; see {@link embedPrompts}. */
+  /** Embeds prompts and stores the result as the input of the first layer; see {@link embedPrompts}. */
   async embedPromptsInto(
     activations: Activations,
     batches: readonly PromptBatch[],
@@ -137,7 +137,7 @@ export class Embedding implements Disposable {
     await this.#embedInto(activations, batches, tokens, (some) => this.embedPrompts(some));
   }
 
-  /** @param tokens Of the largest batch. */
+  /** @param tokens The tokens of the largest batch. */
   async #embedInto<Batch>(
     activations: Activations,
     batches: readonly Batch[],
@@ -145,7 +145,7 @@ export class Embedding implements Disposable {
     embed: (batches: readonly Batch[]) => Promise<Tensor[]>,
   ): Promise<void> {
     const batchBytes = 4 * tokens * this.stored.model.architecture.hiddenSize;
-    // The embedding is read once for so many batches: all at once could take too much memory.
+    // Batches per read of the embedding: all batches at once could exceed the memory.
     const together = Math.max(1, Math.floor(EMBED_BYTES / batchBytes));
     for (let first = 0; first < batches.length; first += together) {
       const some = await embed(batches.slice(first, first + together));

@@ -4,14 +4,14 @@ import type { OpContext } from "./ops/op.ts";
 import { type Outputs, type Registers, updateRegisters } from "./registers.ts";
 
 /**
- * Runs all operations of a layer over the registers of one token, whose keys and values a cache gets.
- * Linear layers of a group are one dispatch, together with the RMS norm or activation function before
- * them.
+ * Runs all operations of a layer on the registers of one token, and appends its keys and values to the
+ * KV cache. The linear layers of a group, and the RMS norm or activation function before them, are
+ * fused into one dispatch.
  */
 export async function runToken(context: OpContext, registers: Registers): Promise<void> {
   const { gpu, weights } = context;
   const { ops, live } = weights.plan;
-  const products: Tensor[] = []; // of groups; registers are views of them
+  const products: Tensor[] = []; // of groups; the registers are views of them
   for (let at = 0; at < ops.length; at++) {
     const source = sourceAt(at, context);
     const op = source ? ops[++at] : ops[at];
@@ -30,7 +30,7 @@ export async function runToken(context: OpContext, registers: Registers): Promis
     } else outputs = await kindOf(op).run(op, context);
     updateRegisters(registers, outputs, live[at + 1]);
   }
-  // What the layer gives is one layer's output from its first row on: it becomes the register's own.
+  // The layer's output is a view of its product from the first row on; the register takes it over.
   const hidden = registers.get("hidden")!;
   const owner = products.find(({ buffer }) => buffer === hidden.buffer);
   if (owner) registers.set("hidden", owner);
@@ -38,8 +38,8 @@ export async function runToken(context: OpContext, registers: Registers): Promis
 }
 
 /**
- * What a group multiplies in place of its input, if operation `at` makes that input, nothing else reads
- * it, and the group can make it on the way.
+ * The fused input of a group, if operation `at` computes that input, no other operation reads it, and
+ * the group's kernel supports the operation as its prologue.
  */
 function sourceAt(at: number, context: OpContext) {
   const { plan: { ops, live }, groups } = context.weights;

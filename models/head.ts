@@ -8,11 +8,11 @@ import type { OutsidePlaces } from "./places.ts";
 import { project } from "./project.ts";
 import type { StoredTensors } from "./stored_tensors.ts";
 
-/** What makes the output of the last decoder layer logits, or losses. */
+/** The head: computes logits or losses from the output of the last decoder layer. */
 export class Head {
   readonly #gpu: Gpu;
 
-  /** @param matrix f32, f16 or bf16 `[vocabulary, embedding]`; the embedding in many models. */
+  /** @param matrix f32, f16 or bf16 `[vocabulary, embedding]`; tied to the embedding in many models. */
   constructor(
     readonly stored: StoredTensors,
     readonly places: OutsidePlaces,
@@ -21,7 +21,7 @@ export class Head {
     this.#gpu = stored.gpu;
   }
 
-  /** What the head reads: the last layer's output after the final norm and projection. */
+  /** The head's input: the last layer's output after the final norm and projection. */
   async finish(hidden: Tensor): Promise<Tensor> {
     const gpu = this.#gpu;
     const { stored, places } = this;
@@ -56,15 +56,15 @@ export class Head {
   }
 
   /**
-   * The cross-entropy of each token's prediction of the next, in nats, for several batches: the head
-   * is read once.
+   * The cross-entropy of each token's prediction of the next, in nats, for several batches; the head is
+   * read once.
    *
-   * @param finished Gives what {@link finish} gave for the last layer's output of a batch, once for
-   *   each part of the head; it is freed.
+   * @param finished Returns the result of {@link finish} for a batch; called once per part of the head.
+   *   The tensor is freed.
    * @param batches The windows of each batch.
    * @param onBatch Called after each batch of each part of the head.
-   * @returns f32 `[windows * length]` on the host for each batch; the entry of a window's last token
-   *   means nothing.
+   * @returns f32 `[windows * length]` on the host for each batch; the entry of a window's last token is
+   *   meaningless.
    */
   async losses(
     finished: (batch: number) => Promise<Tensor>,
@@ -81,9 +81,9 @@ export class Head {
   }
 
   /**
-   * The cross-entropy of what each row predicts, in nats, for several batches: the head is read once.
+   * The cross-entropy of each row's prediction, in nats, for several batches; the head is read once.
    *
-   * @param finished As for {@link losses}; its tensors have as many rows as there are targets.
+   * @param finished As for {@link losses}; the tensors have a row per target.
    * @param targets The id that each row should predict.
    * @param onBatch Called after each batch of each part of the head.
    * @returns On the host, for each batch.
@@ -97,7 +97,7 @@ export class Head {
     const states = targets.map(({ length }) => gpu.empty([length, 4]));
     await this.matrix.parts("f32", async (part, first) => {
       const [n] = part.shape;
-      // Logits of some tokens at a time, in multiples of 64 so that all bindings stay aligned.
+      // Multiples of 64 tokens keep all bindings aligned.
       const slice = Math.max(64, Math.floor(this.matrix.partBytes / 4 / n / 64) * 64);
       for (let i = 0; i < targets.length; i++) {
         using x = await finished(i);
@@ -122,7 +122,7 @@ export class Head {
     return losses;
   }
 
-  /** Parts that the head is read in. */
+  /** The number of parts in which the head is read. */
   get parts(): number {
     return Math.ceil(this.matrix.rows / this.matrix.rowsPerPart());
   }

@@ -11,24 +11,24 @@ import type { LinearGroup } from "./ops/op.ts";
 import { layerPlaces, type Place, placeOf } from "./places.ts";
 import type { StoredTensors } from "./stored_tensors.ts";
 
-/** How the linear layers of a decoder layer are loaded. */
+/** The form in which the linear layers of a decoder layer are loaded. */
 export interface LoadLayerOptions {
   /**
-   * Leaves them packed, which takes a tenth of the memory; the products are the same but for
-   * rounding. Else they are dequantized, and give the very bits that the matrices gave which were
-   * packed.
+   * Whether packed linear layers stay packed, which takes a tenth of the memory; products differ by
+   * rounding only. Otherwise they are dequantized, and products are bit-identical to those of the
+   * matrices before packing.
    */
   packed?: boolean;
   /**
-   * Leaves matrices in f16 or bf16 if they are stored so: half the memory, for somewhat slower
-   * products of many tokens.
+   * Whether matrices that are stored as f16 or bf16 stay in that format: half the memory, but somewhat
+   * slower products of many tokens.
    */
   stored?: boolean;
 }
 
 /**
- * Reads and uploads the weights of a layer that is to be loaded next, as they are stored, while the
- * GPU is at work; packed ones are left for then.
+ * Reads and uploads the plain weights of the next layer, as stored, while the GPU is busy. Packed ones
+ * are left to {@link loadLayer}.
  */
 export function prefetchLayer(stored: StoredTensors, layer: number): void {
   const { architecture, checkpoint } = stored.model;
@@ -58,12 +58,12 @@ export async function loadLayer(
   return loader.weights;
 }
 
-/** Loads one decoder layer. */
+/** The loader of one decoder layer. */
 class LayerLoader {
   readonly weights: LayerWeights;
   readonly #gpu: Gpu;
   readonly #prefix: string;
-  /** What is in f32, to be checked together: other forms are checked when they are read. */
+  /** f32 tensors to check for NaN and infinities in one readback; other forms are checked when read. */
   readonly #wide: { name: string; tensor: Tensor }[] = [];
 
   constructor(
@@ -99,12 +99,12 @@ class LayerLoader {
     return tensor;
   }
 
-  /** The bias of a linear layer; one that config.json does not ask for is ignored. */
+  /** The bias of a linear layer; one that config.json does not declare is ignored. */
   async #bias(group: LinearGroup, i: number): Promise<Tensor | undefined> {
     return group.bias ? await this.#tensor(placeOf(this.#prefix, group, i, "bias")) : undefined;
   }
 
-  /** The weight of a linear layer, dequantized if it is packed and is not to stay so. */
+  /** The weight of a linear layer; a packed one is dequantized unless it is to stay packed. */
   async #weight(group: LinearGroup, i: number): Promise<Weight> {
     const name = this.#prefix + group.linears[i].module;
     const codec = this.#codecOf(name);
@@ -123,7 +123,7 @@ class LayerLoader {
     return new DenseWeight(matrix);
   }
 
-  /** A matrix as it is stored, checked. */
+  /** A matrix as stored, checked. */
   async #matrix(place: Place): Promise<Tensor> {
     const matrix = this.stored.upload(place);
     if (matrix.dtype === "f32") this.#wide.push({ name: place.name, tensor: matrix });
@@ -149,21 +149,21 @@ class LayerLoader {
     return host;
   }
 
-  /** Checks what a packed linear layer is made of; its bits may be any. */
+  /** Rejects NaN and infinities in the scales of a packed linear layer; its bits may be arbitrary. */
   #checkPacked(name: string, codec: Codec, host: HostLinear): void {
     for (const [part, count] of Object.entries(codec.nonFinite(host))) {
       this.stored.refuseNonFinite(`${name}.${part}`, count);
     }
   }
 
-  /** Loads the linear layers of an operation as a group, if they and the adapter are suited for it. */
+  /** Loads the linear layers of an operation as a group, if their codec and the adapter support it. */
   async #loadGroup(op: Op, group: LinearGroup): Promise<boolean> {
     const gpu = this.#gpu;
     const names = group.linears.map(({ module }) => this.#prefix + module);
     const codec = this.#codecOf(names[0]);
     if (!codec?.uploadGroup || names.some((name) => this.#codecOf(name) !== codec)) return false;
     const { block_size: blockSize } = this.stored.model.quantization!;
-    if (!codec.groups?.(gpu, blockSize)) return false; // nothing is read in vain
+    if (!codec.groups?.(gpu, blockSize)) return false; // before reading the layers
     const hosts = names.map((_, i) => this.#packed(group, i));
     hosts.forEach((host, i) => this.#checkPacked(names[i], codec, host));
     const weights = await codec.uploadGroup(gpu, hosts);

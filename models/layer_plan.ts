@@ -2,33 +2,33 @@ import type { Architecture } from "./architectures/architecture.ts";
 import { kindOf, type Op } from "./ops/mod.ts";
 import type { LinearGroup } from "./ops/op.ts";
 
-/** The registers that must be there before an operation, with their widths. */
+/** The live registers before an operation, with their widths. */
 export type LiveRegisters = ReadonlyMap<string, number>;
 
-/** Elements of the registers together, for each token. */
+/** The total width of some registers: elements per token. */
 export function totalWidth(registers: LiveRegisters): number {
   return registers.values().reduce((sum, width) => sum + width, 0);
 }
 
-/** Where the way to a group of linear layers can be taken up again: numbers of operations. */
+/** The operations at which the computation of a group's input can resume. */
 export interface Restarts {
-  /** Only norms and activation functions have to be computed anew. */
+  /** Minimizes recomputation: only norms and activation functions are recomputed. */
   near: number;
-  /** The least has to be kept; linear layers and attention may have to be computed anew. */
+  /** Minimizes memory: linear layers and attention may be recomputed. */
   lean: number;
 }
 
-/** A decoder layer's operations, and what follows from them. */
+/** The operations of a decoder layer with derived liveness information. */
 export class LayerPlan {
   readonly ops: readonly Op[];
-  /** The groups of linear layers in the order of execution, each with the number of its operation. */
+  /** The groups of linear layers in the order of execution, each with the index of its operation. */
   readonly groups: readonly (LinearGroup & { at: number })[];
-  /** The live registers before each operation; the last entry is what the layer gives. */
+  /** The live registers before each operation; the last entry is the layer's output. */
   readonly live: readonly LiveRegisters[];
 
   /**
-   * @throws {Error} If an operation reads a register that no other has written, or has written in
-   *   another width: the architecture is wrong then.
+   * @throws {Error} If an operation reads a register that was not written, or was written with another
+   *   width: a defect in the architecture.
    */
   constructor({ steps, hiddenSize }: Pick<Architecture, "steps" | "hiddenSize">, layer: number) {
     this.ops = steps(layer);
@@ -62,15 +62,15 @@ export class LayerPlan {
   }
 
   /**
-   * The operations before which the registers may be kept, so that operation `at` can be reached from
-   * there again: those with the fewest elements.
+   * The operations at which registers may be stored so that operation `at` can be reached from there
+   * again: those with the fewest elements.
    */
   restartsOf(at: number): Restarts {
     return restarts(this.ops, this.live, at);
   }
 }
 
-/** Whether an operation from `start` on reads a register before it is written anew. */
+/** Whether an operation from `start` on reads a register before it is overwritten. */
 function isRead(ops: readonly Op[], register: string, start: number): boolean {
   for (const op of ops.slice(start)) {
     if (Object.hasOwn(kindOf(op).reads(op), register)) return true;
@@ -98,7 +98,7 @@ export function restarts(
   return { near, lean };
 }
 
-/** Whether no operation on the way changes a register that is to be kept. */
+/** Whether no operation in between changes a stored register. */
 function keepsRegisters(
   ops: readonly Op[],
   kept: LiveRegisters,

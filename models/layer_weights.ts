@@ -4,25 +4,25 @@ import type { LayerPlan } from "./layer_plan.ts";
 import type { Op } from "./ops/mod.ts";
 
 /** A linear layer on the GPU; its bias is f32 `[rows]`. */
-export interface Linear<W extends Weight = Weight> {
+export interface LoadedLinear<W extends Weight = Weight> {
   weight: W;
   bias?: Tensor;
 }
 
-/** The weights of a decoder layer on the GPU, by names without its prefix. */
+/** The weights of a decoder layer on the GPU, by names without the layer's prefix. */
 export class LayerWeights<W extends Weight = Weight> implements Disposable {
   /** Linear layers by module: "self_attn.q_proj". */
-  readonly linears = new Map<string, Linear<W>>();
-  /** Other tensors, f32: "input_layernorm.weight". */
+  readonly linears = new Map<string, LoadedLinear<W>>();
+  /** Other tensors in f32, by name: "input_layernorm.weight". */
   readonly tensors = new Map<string, Tensor>();
-  /** Linear layers of one input, by their operation; those of a group are in `linears` too. */
+  /** Groups of linear layers by operation; their members are also in `linears`. */
   readonly groups = new Map<Op, { group: WeightGroup; biases?: Tensor }>();
 
-  /** @param layer Its number, from 0. */
+  /** @param layer The layer's index, from 0. */
   constructor(readonly layer: number, readonly plan: LayerPlan) {}
 
   /** @throws {Error} If it is not loaded. */
-  linear(module: string): Linear<W> {
+  linear(module: string): LoadedLinear<W> {
     return loaded(this.linears, module);
   }
 
@@ -31,7 +31,7 @@ export class LayerWeights<W extends Weight = Weight> implements Disposable {
     return loaded(this.tensors, name);
   }
 
-  /** Frees a linear layer that is needed no more. */
+  /** Frees a linear layer that is no longer needed. */
   delete(module: string): void {
     const linear = this.linears.get(module);
     linear?.weight[Symbol.dispose]();

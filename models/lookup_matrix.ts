@@ -7,21 +7,21 @@ import type { Tensor } from "../gpu/tensor.ts";
 import type { Place } from "./places.ts";
 import type { StoredTensors } from "./stored_tensors.ts";
 
-/** Bytes of a matrix outside the layers on the GPU at a time, unless told otherwise. */
+/** Default number of bytes of a matrix outside the layers that are on the GPU at a time. */
 export const PART_BYTES = 64 << 20;
 
 /**
- * A matrix with a row for each token id or position, plain or packed: embedding, positions or head. It
- * may be too large for the GPU: it is brought there in parts, unless it is kept there.
+ * A matrix with a row per token id or position, plain or quantized: embedding, positions or head. It may
+ * be too large for the GPU, so it is uploaded in parts unless it is resident.
  */
 export class LookupMatrix implements Disposable {
   readonly #gpu: Gpu;
-  /** Whether all of it was found to be finite. */
+  /** Whether the whole matrix was found to be finite. */
   #isFinite = false;
-  /** Its packed form, if that is kept on the GPU. */
+  /** Its quantized form, if it is resident. */
   #keptTable?: GpuEmbedding;
 
-  /** @param partBytes Bytes of it on the GPU at a time. */
+  /** @param partBytes Bytes that are on the GPU at a time. */
   constructor(
     readonly stored: StoredTensors,
     readonly place: Place,
@@ -38,20 +38,20 @@ export class LookupMatrix implements Disposable {
     return this.place.shape[1];
   }
 
-  /** Its name without ".weight": that of its packed form. */
+  /** The name without ".weight", which the quantized form uses. */
   get #name(): string {
     return this.place.name.slice(0, -".weight".length);
   }
 
-  /** Rows of a part, if a row takes so many bytes. */
+  /** Rows of a part, for a row size in bytes. */
   rowsPerPart(rowBytes = 4 * this.cols): number {
     return Math.max(1, Math.floor(this.partBytes / rowBytes));
   }
 
   /**
-   * Brings it to the GPU to stay there as it is stored.
+   * Makes the matrix resident on the GPU, as stored.
    *
-   * @throws {UserError} If it is missing, has another shape than config.json wants, or holds NaN or
+   * @throws {UserError} If it is missing, has another shape than config.json states, or holds NaN or
    *   infinite values.
    */
   async keep(): Promise<void> {
@@ -63,11 +63,11 @@ export class LookupMatrix implements Disposable {
   }
 
   /**
-   * Some rows at a time; each part is freed after the call it is passed to. NaN and infinities are
-   * refused when the matrix is first used.
+   * Calls `use` with the matrix part by part; each part is freed after the call. The first use checks
+   * for NaN and infinities.
    *
-   * @param as What the parts come as: f32, or whatever the matrix is stored as; f32 if it is packed.
-   * @param isWanted Says of some rows whether they are used; all are, if absent.
+   * @param as The format of the parts: f32, or the stored format; f32 if the matrix is quantized.
+   * @param isWanted Whether some rows are needed; all are if absent.
    */
   async parts(
     as: "stored" | "f32",
@@ -91,7 +91,7 @@ export class LookupMatrix implements Disposable {
     const isFinite = this.#isFinite;
     let rowsPerPart = this.rowsPerPart(rowBytes);
     if (keptTable || stored.kept(place.name)) {
-      // Views begin at multiples of 256 bytes; where nothing is widened, they may be large.
+      // Views begin at multiples of 256 bytes; if nothing is widened, they may be large.
       const isWhole = isFinite && as === "stored" && !keptTable;
       const most = isWhole ? gpu.maxBinding / rowBytes : rowsPerPart;
       rowsPerPart = Math.max(256, Math.floor(most / 256) * 256);
@@ -120,7 +120,7 @@ export class LookupMatrix implements Disposable {
    * Looks up the rows of batches of ids.
    *
    * @param out f32 `[ids, cols]` for each batch.
-   * @param accumulate Adds what is found to `out`.
+   * @param accumulate Whether to add to `out`.
    */
   async lookUp(
     ids: readonly Uint32Array[],
@@ -147,11 +147,11 @@ export class LookupMatrix implements Disposable {
   }
 
   /**
-   * Looks up an id that the GPU knows, after {@link keep}.
+   * Looks up an id that is in GPU memory; requires {@link keep}.
    *
    * @param id u32 `[1]`.
    * @param out f32 `[1, cols]`.
-   * @param from The row that id 0 means; what is found is added to `out` if given.
+   * @param from The row of id 0; if given, the row is added to `out`.
    */
   async lookUpToken(id: Tensor, out: Tensor, from?: number): Promise<void> {
     const accumulate = from !== undefined;

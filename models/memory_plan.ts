@@ -6,20 +6,18 @@ import { LayerPlan, totalWidth } from "./layer_plan.ts";
 import { PART_BYTES } from "./lookup_matrix.ts";
 import type { ModelFiles } from "./model_files.ts";
 
-/** What takes GPU memory besides the activations that are kept. */
+/** The work that takes GPU memory besides the stored activations. */
 export interface Work {
-  /** Tokens that go through a layer together. */
+  /** Tokens of a batch. */
   batchTokens: number;
-  /** How the layers are quantized; only run if absent. */
+  /** The order of quantization; layers are only run if absent. */
   order?: "layer" | "module";
 }
 
 /**
- * GPU memory that running a decoder layer, and quantizing it, takes besides the activations that are
- * kept: the weights of this layer and the next, what a group of linear layers is quantized with, and
- * a batch on its way through the layer. From above: not all of it is needed at once.
- *
- * @returns Bytes.
+ * An upper bound in bytes of the GPU memory for running, and quantizing, a decoder layer besides the
+ * stored activations: the weights of this layer and the next, the working memory of quantizing a group
+ * of linear layers, and a batch in the layer. Not all of it is needed at the same time.
  */
 export function workingBytes({ architecture }: ModelFiles, work: Work): number {
   return Math.max(...plansOf(architecture).map((plan) => layerBytes(architecture, plan, work)));
@@ -39,26 +37,31 @@ function layerBytes(
   ));
   const weights = groups.reduce((sum, group) => sum + group.weights, 0);
   const widths = plan.live.map(totalWidth);
-  // What an operation reads and what it writes are there at the same time.
+  // The inputs and outputs of an operation are live at the same time.
   const batch = 4 * batchTokens * Math.max(...widths.slice(1).map((width, i) => width + widths[i]));
-  // In f32, and the next layer's as stored.
+  // This layer in f32, the next one as stored.
   const layers = (4 + 2) * weights;
   if (!order) return layers + Math.max(batch, 3 * tableBytes(architecture));
   const hessians = groups.map(({ cols }) => 4 * cols ** 2);
   const widest = Math.max(...hessians);
   const kept = order === "layer" ? hessians.reduce((a, b) => a + b, 0) : widest;
-  // A group's weights as compensated so far and as quantized, and what they are packed into; the
-  // factor is made in place, beside the Hessian.
+  // A group's compensated weights, quantized weights and packed bits; the factor is computed in place,
+  // beside the Hessian.
   const inWork = Math.max(...groups.map((group) => 8.5 * group.weights));
   return layers + inWork + kept + Math.max(batch, 1.1 * widest);
 }
 
-/** A part of the embedding or head in f32; the logits that it gives take as much, at most. */
+/** Bytes of a part of the embedding or head in f32; its logits take at most as much. */
 function tableBytes({ vocabularySize, embeddingSize }: Architecture): number {
   return Math.min(PART_BYTES, 4 * vocabularySize * embeddingSize);
 }
 
-/** The most elements that are kept for each token between two groups of linear layers. */
+/** The elements per token that are stored between the decoder layers, before the first and after the last. */
+export function streamWidth({ architecture }: Pick<ModelFiles, "architecture">): number {
+  return Math.max(architecture.hiddenSize, architecture.embeddingSize);
+}
+
+/** The most elements per token that are stored between two groups of linear layers. */
 export function nearWidth({ architecture }: ModelFiles): number {
   const widths = plansOf(architecture).flatMap((plan) =>
     plan.groups.map(({ at }) => totalWidth(plan.live[plan.restartsOf(at).near]))
@@ -67,10 +70,9 @@ export function nearWidth({ architecture }: ModelFiles): number {
 }
 
 /**
- * GPU memory that the activations of `tokens` tokens may be kept in.
+ * The GPU memory in bytes that is available for the activations of `tokens` tokens.
  *
- * @returns Bytes.
- * @throws {UserError} If the GPU's memory, or as much of it as may be used, is too little to quantize.
+ * @throws {UserError} If the GPU memory, or the part of it that may be used, is too small to quantize.
  */
 export async function activationBytes(
   gpu: Gpu,
@@ -79,14 +81,13 @@ export async function activationBytes(
   work: Work,
 ): Promise<number> {
   const working = workingBytes(model, work);
-  const { hiddenSize, embeddingSize } = model.architecture;
-  const width = work.order === "module" ? nearWidth(model) : Math.max(hiddenSize, embeddingSize);
+  const width = work.order === "module" ? nearWidth(model) : streamWidth(model);
   const wanted = working + 4 * tokens * width;
   const memory = await gpu.memoryFor(wanted);
-  // What running a layer takes is small beside what quantizing it took.
+  // Running a layer takes far less memory than quantizing it.
   if (memory >= working || !work.order) return Math.max(0, memory - working);
   throw new UserError(
-    `${bytesText(memory)} of GPU memory are too little for "${model.name}": ` +
+    `${bytesText(memory)} of GPU memory is too little for "${model.name}": ` +
       `a decoder layer takes ${bytesText(working)}; ` +
       `use a smaller batch-tokens, or give more memory`,
   );

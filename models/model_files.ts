@@ -10,7 +10,7 @@ import { readArchitecture } from "./architectures/mod.ts";
 import { LayerPlan } from "./layer_plan.ts";
 import { TextTokenizer, TOKENIZER_FILES } from "./tokenizers/tokenizer.ts";
 
-/** What a model has beside its weights, where it is there. */
+/** The files of a model besides its weights, as far as they exist. */
 export const SMALL_FILES = ["config.json", "generation_config.json", ...TOKENIZER_FILES];
 
 /** A model in a folder: its configuration, weights and tokenizer. */
@@ -19,21 +19,21 @@ export class ModelFiles implements Disposable {
 
   private constructor(
     readonly source: Folder,
-    /** What messages call it. */
+    /** The model's name in messages. */
     readonly name: string,
-    /** config.json as it is. */
+    /** The content of config.json. */
     readonly config: Record<string, unknown>,
     readonly architecture: Architecture,
     readonly checkpoint: Checkpoint,
-    /** How the linear layers are packed; absent for a plain model. */
+    /** The `quantization_config` of a packed model; undefined for a plain one. */
     readonly quantization: QuantizationConfig | undefined,
   ) {}
 
   /**
-   * Opens a folder as transformers writes it, or a packed one.
+   * Opens a model folder in the layout of transformers, plain or packed.
    *
-   * @param name What messages call the model; the folder if absent.
-   * @throws {UserError} If something is missing, damaged or not supported.
+   * @param name The model's name in messages; the folder if absent.
+   * @throws {UserError} If a file is missing, damaged or not supported.
    */
   static open(folder: Folder, name = folder.path): ModelFiles {
     if (!isThere(folder)) {
@@ -49,16 +49,16 @@ export class ModelFiles implements Disposable {
     return new ModelFiles(folder, name, config, named, checkpoint, quantization);
   }
 
-  /** What messages call the folder; its path where it is one of the disk. */
+  /** The folder's name in messages; its path if it is on disk. */
   get folder(): string {
     return this.source.path;
   }
 
   /**
-   * What config.json of this model says once its linear layers are packed.
+   * The `quantization_config` of this model after packing.
    *
-   * @param version Of the packed format.
-   * @param method The stage that quantized them; absent for BiLLM's own method.
+   * @param version The version of the packed format.
+   * @param method The stage that quantized the linear layers; absent for BiLLM's own method.
    */
   packedConfig(blockSize: number, version = FORMAT_VERSION, method?: string): QuantizationConfig {
     const { architecture } = this;
@@ -96,7 +96,7 @@ export class ModelFiles implements Disposable {
     return this.#tokenizer ??= TextTokenizer.load(this.source);
   }
 
-  /** Paths of the files that the model is made of and that are there, the weights last. */
+  /** Paths of the model's existing files, the weights last. */
   get files(): string[] {
     const { source, checkpoint } = this;
     const small = SMALL_FILES.filter((name) => source.has(name));
@@ -109,10 +109,10 @@ export class ModelFiles implements Disposable {
 }
 
 /**
- * What config.json of a folder says; the weights need not be there yet.
+ * Reads config.json of a folder; the weights need not exist yet.
  *
- * @param name What messages call the folder.
- * @throws {UserError} If it is missing, damaged or describes what is not supported.
+ * @param name The folder's name in messages.
+ * @throws {UserError} If it is missing, damaged or describes an unsupported model.
  */
 export function readConfig(folder: Folder, name = folder.path): {
   config: Record<string, unknown>;
@@ -135,7 +135,7 @@ function isThere(folder: Folder): boolean {
   }
 }
 
-/** Some checkpoints, such as those of facebook/opt-*, leave out the "model." before their names. */
+/** Adapts an architecture to checkpoints without the "model." prefix, such as facebook/opt-*. */
 function withNamesOf(checkpoint: Checkpoint, architecture: Architecture): Architecture {
   const { names, finalNorm } = architecture;
   const bare = (name: string) => name.replace(/^model\./, "");

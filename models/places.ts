@@ -2,15 +2,15 @@ import type { Architecture } from "./architectures/architecture.ts";
 import { kindOf } from "./ops/mod.ts";
 import type { LinearGroup } from "./ops/op.ts";
 
-/** A tensor of a plain model, or some of its rows. */
+/** The place of a tensor, or of some of its rows, in a plain model. */
 export interface Place {
   name: string;
-  /** Of the whole tensor. */
+  /** The shape of the whole tensor. */
   shape: readonly number[];
   part?: { first: number; rows: number };
 }
 
-/** The weight of a linear layer of a group, or its bias: a tensor of its own, or rows of a fused one. */
+/** The place of a linear layer's weight or bias: a tensor of its own, or rows of a fused one. */
 export function placeOf(
   prefix: string,
   { linears, cols, fused }: LinearGroup,
@@ -30,8 +30,8 @@ export function placeOf(
 }
 
 /**
- * The tensors of a decoder layer of a plain model, in the order of execution; the weight of a linear
- * layer with its name, under which it may be packed.
+ * The tensors of a decoder layer of a plain model, in the order of execution. The weight of a linear
+ * layer comes with the layer's name, under which it may be packed.
  */
 export function* layerPlaces(
   { steps, names }: Architecture,
@@ -50,10 +50,10 @@ export function* layerPlaces(
   }
 }
 
-/** The tensors of a plain model that lie outside its decoder layers. */
+/** The tensors of a plain model outside its decoder layers. */
 export interface OutsidePlaces {
   embedding: Place;
-  /** Absent where the embedding is the head. */
+  /** Absent if the head is tied to the embedding. */
   head?: Place;
   projectIn?: Place;
   projectOut?: Place;
@@ -61,6 +61,7 @@ export interface OutsidePlaces {
   finalNorm: readonly Place[];
 }
 
+/** The tensors of an architecture outside its decoder layers. */
 export function outsidePlaces(architecture: Architecture): OutsidePlaces {
   const { names, vocabularySize, embeddingSize, hiddenSize, maxLength, finalNorm } = architecture;
   const { head, projectIn, projectOut, positions } = names;

@@ -22,21 +22,21 @@ import {
   toFloat32,
 } from "../storage/safetensors.ts";
 
-/** A tensor of a model as the plain model has it. */
+/** A tensor of the plain model. */
 export interface PlainTensor {
   name: string;
   shape: number[];
-  /** How it is stored. */
+  /** The stored dtype. */
   dtype: StoredDtype | "packed";
-  /** Where it is stored, or the first of the tensors that it is made from. */
+  /** The file that stores it, or the first of its packed parts. */
   file: string;
-  /** The packed linear layers that its rows are, in order. */
+  /** The packed linear layers that its rows consist of, in order. */
   linears?: readonly string[];
 }
 
 /**
- * The tensors of a model folder, plain or packed, under the names of the plain model. Each is read,
- * and dequantized, when asked for.
+ * The tensors of a model folder, plain or packed, under the names of the plain model. They are read and
+ * dequantized on demand.
  */
 export class PlainWeights implements Disposable {
   private constructor(
@@ -48,8 +48,8 @@ export class PlainWeights implements Disposable {
   ) {}
 
   /**
-   * @throws {UserError} If the folder has no weights, something in it is damaged, or it is quantized
-   *   by another method or a later version of this one.
+   * @throws {UserError} If the folder has no weights, a file is damaged, or the model is quantized by
+   *   another method or a later version of this one.
    */
   static open(folder: Folder): PlainWeights {
     const checkpoint = Checkpoint.open(folder);
@@ -64,22 +64,22 @@ export class PlainWeights implements Disposable {
 
   /** @throws {UserError} If there is no such tensor. */
   get(name: string): PlainTensor {
-    return this.tensors.get(name) ?? this.checkpoint.get(name); // which names the nearest
+    return this.tensors.get(name) ?? this.checkpoint.get(name); // its error suggests a similar name
   }
 
-  /** Whether a tensor's numbers can be read with {@link chunks}. */
+  /** Whether {@link chunks} can read a tensor. */
   isFloat(name: string): boolean {
     const { dtype } = this.get(name);
     return dtype === "packed" || isFloatDtype(dtype);
   }
 
-  /** The bytes of a tensor that is stored plainly, in pieces. */
+  /** The bytes of a plainly stored tensor, in chunks. */
   bytes(name: string, chunkBytes: number): Generator<Uint8Array<ArrayBuffer>> {
     return this.checkpoint.readChunks(name, chunkBytes);
   }
 
   /**
-   * The numbers of a tensor, row-major, in pieces of `elements`; the last may be shorter.
+   * The values of a tensor, row-major, in chunks of `elements`; the last one may be shorter.
    *
    * @throws {UserError} If a tensor is damaged, or not stored as F16, BF16, F32 or F64.
    */
@@ -115,8 +115,7 @@ export class PlainWeights implements Disposable {
   }
 
   /**
-   * Reads a matrix and gives some rows of it, row-major, as often as asked; a packed one is decoded
-   * once.
+   * A function that returns some rows of a matrix, row-major. A packed matrix is decoded only once.
    *
    * @throws {UserError} If it is damaged, or not stored as F16, BF16, F32 or F64.
    */
@@ -126,9 +125,9 @@ export class PlainWeights implements Disposable {
   }
 
   /**
-   * Where the weights of a linear layer lie in the plain model: in a tensor, from some row on.
+   * The tensor of the plain model that holds the weights of a linear layer, and their first row in it.
    *
-   * @param linear Its name, without ".weight".
+   * @param linear The layer's name without ".weight".
    */
   placeOf(linear: string): { name: string; firstRow: number } {
     const { name, linears } = fusedOf(this.quantization ?? {}, linear);
@@ -137,7 +136,7 @@ export class PlainWeights implements Disposable {
     return { name: name + WEIGHT, firstRow: sum(rows) };
   }
 
-  /** Gives rows of a packed matrix. */
+  /** A function that returns rows of a packed matrix. */
   #packedRows(name: string): (first: number, rows: number) => Float32Array {
     const { checkpoint, quantization } = this;
     const { linears, shape: [, cols] } = this.get(name);
@@ -171,7 +170,7 @@ export class PlainWeights implements Disposable {
 
 const WEIGHT = ".weight";
 
-/** What config.json says; weights alone, without one, are plain. */
+/** The `quantization_config` of a folder; undefined without a config.json, as bare weights are plain. */
 export function quantizationOf(folder: Folder): QuantizationConfig | undefined {
   if (!folder.has("config.json")) return undefined;
   const file = folder.file("config.json");

@@ -6,8 +6,8 @@ import type { StoredTensors } from "./stored_tensors.ts";
 /**
  * A projection between the width of the embedding and that of the layers.
  *
- * @param x f32 `[tokens, cols]`; it is freed.
- * @param place The projection's matrix `[rows, cols]`; absent in models that have none.
+ * @param x f32 `[tokens, cols]`; freed.
+ * @param place The projection matrix `[rows, cols]`; absent if the model has none.
  * @returns f32 `[tokens, rows]`, owned by the caller; `x` itself without a matrix.
  * @throws {UserError} If the matrix is missing, has another shape or holds NaN or infinite values.
  */

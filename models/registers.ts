@@ -1,16 +1,16 @@
 import type { Tensor } from "../gpu/tensor.ts";
 import type { LiveRegisters } from "./layer_plan.ts";
 
-/** Activations by register, f32 `[tokens, width]`. */
+/** The activations by register, f32 `[tokens, width]`. */
 export type Registers = Map<string, Tensor>;
 
-/** What the outputs of an operation are, by register; the receiver owns them. */
+/** The outputs of an operation by register, owned by the receiver. */
 export type Outputs = [register: string, tensor: Tensor][];
 
 /**
- * Puts outputs in the place of what registers held, and frees what no operation reads any more.
+ * Assigns outputs to their registers, and frees registers that no later operation reads.
  *
- * @param live The registers that are still read.
+ * @param live The registers that later operations read.
  */
 export function updateRegisters(
   registers: Registers,

@@ -5,19 +5,19 @@ import type { PromptBatchOnGpu } from "./metrics/prompt_batch.ts";
 import { type Rotary, rotaryFrequencies } from "./rotary.ts";
 
 /**
- * The format that the frequencies of rotary positions are rounded to: "f32" as in a model that
- * transformers has loaded. A model cast as a whole with `.half()` or `.to(bfloat16)` rounds them too.
+ * The format that rotary frequencies are rounded to. "f32" matches a model as transformers loads it; a
+ * model that is cast as a whole with `.half()` or `.to(bfloat16)` rounds its frequencies too.
  */
 export type FrequencyDtype = "f32" | "f16" | "bf16";
 
-/** (cos, sin) of each position and frequency on the GPU, in the f32 steps of transformers. */
+/** A lookup table of (cos, sin) by position and frequency, with the f32 rounding of transformers. */
 export class RopeTable implements Disposable {
-  /** For the longest window so far. */
+  /** The table of the longest window so far. */
   #longest?: Tensor;
-  /** Shorter ones before it, which recordings may still read. */
+  /** Earlier, shorter tables, which recordings may still read. */
   readonly #shorter: Tensor[] = [];
 
-  /** @param maxLength Longest window that the model takes. */
+  /** @param maxLength The model's maximum length in tokens. */
   constructor(
     readonly gpu: Gpu,
     readonly rotary: Rotary,
@@ -25,14 +25,14 @@ export class RopeTable implements Disposable {
     readonly dtype: FrequencyDtype,
   ) {}
 
-  /** The positions before `length`, a view of f32 `[length, headDim / 2, 2]`. */
+  /** The rows of positions `0 .. length - 1`, f32 `[length, headDim / 2, 2]`, as a view. */
   rows(length: number): Tensor {
     const half = this.rotary.headDim / 2;
     const longest = this.#longest;
     if (longest && longest.shape[0] >= length) return longest.view(0, [length, half, 2]);
     if (longest) this.#shorter.push(longest);
     const twice = Math.min(2 * (longest?.shape[0] ?? 0), this.maxLength);
-    const rows = Math.max(length, twice); // so that there are few of them
+    const rows = Math.max(length, twice); // doubles, so that there are few tables
     const table = new Float32Array(rows * half * 2);
     const frequencies = rotaryFrequencies(this.rotary).map(ROUNDED[this.dtype]);
     for (let i = 0; i < half; i++) {
@@ -46,7 +46,7 @@ export class RopeTable implements Disposable {
     return this.#longest.view(0, [length, half, 2]);
   }
 
-  /** The positions of prompts, f32 `[tokens, headDim / 2, 2]`, owned by the caller. */
+  /** The rows of the positions of prompts, f32 `[tokens, headDim / 2, 2]`, owned by the caller. */
   async rowsOf({ positions, segments }: PromptBatchOnGpu): Promise<Tensor> {
     const half = this.rotary.headDim / 2;
     const rows = this.gpu.empty([positions.size, half, 2]);
@@ -61,7 +61,7 @@ export class RopeTable implements Disposable {
   }
 }
 
-/** The tables of a model: one for each kind of rotary positions that its layers have. */
+/** The rope tables of a model, one per distinct {@link Rotary} of its layers. */
 export class RopeTables implements Disposable {
   readonly #tables = new Map<Rotary, RopeTable>();
 

@@ -1,6 +1,6 @@
 /**
- * Rotary position embedding: entry i of a head's half turns by position · frequency i, where the
- * plain frequency is theta^(-2i / headDim). Layers that turn alike share one object.
+ * A rotary position embedding: rotates entry i of each half of a head by position · frequency i. The
+ * unscaled frequency is theta^(-2i / headDim). Layers with equal rotation share one object.
  */
 export interface Rotary {
   headDim: number;
@@ -8,24 +8,24 @@ export interface Rotary {
   scaling?: RotaryScaling;
 }
 
-/** How the frequencies of a model that takes longer texts than it was first trained on differ. */
+/** The scaling of rotary frequencies that extends the context beyond that of the original training. */
 export type RotaryScaling =
   /** Position interpolation, arXiv:2306.15595. */
   | { type: "linear"; factor: number }
-  /** LLaMA 3.1, arXiv:2407.21783: slow frequencies are divided, fast ones kept, others between. */
+  /** LLaMA 3.1, arXiv:2407.21783: low frequencies are divided, high ones kept, others interpolated. */
   | {
     type: "llama3";
     factor: number;
-    /** Turns within the first training's window below which a frequency is slow, above which fast. */
+    /** Rotations within the original window below which a frequency is low, and above which it is high. */
     lowTurns: number;
     highTurns: number;
-    /** Tokens of the first training's window. */
+    /** The window of the original training, in tokens. */
     originalLength: number;
   };
 
 const { fround } = Math;
 
-/** The frequencies of a head, f32 `[headDim / 2]`, in the f32 steps of transformers. */
+/** The frequencies of a head, f32 `[headDim / 2]`, with the f32 rounding of transformers. */
 export function rotaryFrequencies({ headDim, theta, scaling }: Rotary): Float32Array {
   return Float32Array.from({ length: headDim / 2 }, (_, i) => {
     const frequency = fround(1 / fround(theta ** fround(2 * i / headDim)));

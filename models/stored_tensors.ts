@@ -1,4 +1,4 @@
-import { UserError } from "../base/errors.ts";
+import { refuseNonFinite, UserError } from "../base/errors.ts";
 import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import { countNonFinite } from "../gpu/kernels/reduce/non_finite.ts";
@@ -8,22 +8,22 @@ import type { Place } from "./places.ts";
 
 const STORED: Record<string, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
 
-/** How a checkpoint may store the tensors that a model runs with. */
+/** The supported dtypes of stored tensors. */
 export const STORED_DTYPES: readonly string[] = Object.keys(STORED);
 
-/** A model's tensors as they are stored, brought to the GPU and checked. */
+/** A model's stored tensors: uploads and checks them. */
 export class StoredTensors implements Disposable {
   readonly #prefetched = new Map<string, Tensor>();
   readonly #kept = new Map<string, Tensor>();
-  /** Names of kept tensors that were found to be finite. */
+  /** Names of tensors that were found to be finite. */
   readonly #finite = new Set<string>();
 
   constructor(readonly gpu: Gpu, readonly model: ModelFiles) {}
 
   /**
-   * A tensor, or some of its rows, as it is stored; a view of it if it is kept.
+   * A tensor, or some of its rows, as stored; a view if the tensor is resident.
    *
-   * @throws {UserError} If it is missing, or has another shape or type than wanted.
+   * @throws {UserError} If it is missing, has another shape than expected, or an unsupported dtype.
    */
   upload({ name, shape, part }: Place): Tensor {
     const { checkpoint } = this.model;
@@ -41,7 +41,7 @@ export class StoredTensors implements Disposable {
   }
 
   /**
-   * A tensor, or some of its rows, as f32, owned by the caller unless it is kept.
+   * A tensor, or some of its rows, in f32; owned by the caller unless it is resident.
    *
    * @throws {UserError} As {@link upload} does.
    */
@@ -55,22 +55,22 @@ export class StoredTensors implements Disposable {
     return wide;
   }
 
-  /** Brings what {@link wide} is asked for next to the GPU, while that is at work. */
+  /** Uploads a tensor for a later call of {@link wide}, while the GPU is busy. */
   prefetch(place: Place): void {
     this.#prefetched.set(keyOf(place), this.upload(place));
   }
 
-  /** Brings a tensor to the GPU to stay there, as it is stored or as f32. */
+  /** Makes a tensor resident on the GPU, as stored or in f32. */
   async keep(place: Place, as: "stored" | "f32"): Promise<void> {
     this.#kept.set(place.name, as === "stored" ? this.upload(place) : await this.wide(place));
   }
 
-  /** A tensor that stays on the GPU. */
+  /** A resident tensor; undefined if it is not resident. */
   kept(name: string): Tensor | undefined {
     return this.#kept.get(name);
   }
 
-  /** A tensor as f32, checked when it is first used; owned by the caller unless it is kept. */
+  /** A tensor in f32, checked on first use; owned by the caller unless it is resident. */
   async checked(place: Place): Promise<Tensor> {
     const tensor = await this.wide(place);
     if (!this.#finite.has(place.name)) await this.checkFinite([{ name: place.name, tensor }]);
@@ -78,7 +78,7 @@ export class StoredTensors implements Disposable {
     return tensor;
   }
 
-  /** @throws {UserError} If a tensor has another shape than config.json wants. */
+  /** @throws {UserError} If a tensor has another shape than config.json states. */
   checkShape(name: string, shape: readonly number[], wanted: readonly number[]): void {
     if (shapeText(shape) === shapeText(wanted)) return;
     throw new UserError(
@@ -87,7 +87,7 @@ export class StoredTensors implements Disposable {
     );
   }
 
-  /** @throws {UserError} If one of some f32 tensors holds NaN or infinite values. */
+  /** @throws {UserError} If any of the f32 tensors holds NaN or infinite values. */
   async checkFinite(tensors: readonly { name: string; tensor: Tensor }[]): Promise<void> {
     const { gpu } = this;
     using counts = gpu.zeros([tensors.length * 64], "u32"); // bindings start at multiples of 256 bytes
@@ -99,16 +99,11 @@ export class StoredTensors implements Disposable {
   }
 
   /**
-   * @param count Values of a tensor that are NaN or infinite.
-   * @throws {UserError} If there are any.
+   * @param count The number of NaN and infinite values of a tensor.
+   * @throws {UserError} If it is not 0.
    */
   refuseNonFinite(name: string, count: number): void {
-    if (count === 0) return;
-    throw new UserError(
-      `"${this.model.name}": "${name}" holds ${count} ` +
-        `${count === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
-        `the model is damaged, get it again`,
-    );
+    refuseNonFinite(this.model.name, name, count);
   }
 
   [Symbol.dispose](): void {

@@ -18,7 +18,7 @@ const OPT = {
   max_position_embeddings: 2048,
 };
 
-/** config.json of models whose shapes are taken, by name. */
+/** The config.json of models whose shapes are used, by name. */
 export const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
   "opt-125m": {
     ...OPT,
@@ -66,7 +66,7 @@ export const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
   },
 };
 
-/** The shapes of a model with another width; heads keep theirs, their number changes. */
+/** The shapes of a model scaled to another width; the head size stays, the number of heads changes. */
 export function scaledShapes(
   shapes: Record<string, unknown>,
   hiddenSize: number,
@@ -78,7 +78,7 @@ export function scaledShapes(
   return { ...shapes, hidden_size: hiddenSize, ...Object.fromEntries(others) };
 }
 
-/** Values that are made and written at a time. */
+/** Number of values that are generated and written at a time. */
 const CHUNK = 1 << 20;
 
 /** A file of a synthetic model. */
@@ -88,11 +88,11 @@ export interface SyntheticShard {
 }
 
 /**
- * The weights of a model with random weights, to time what real ones would take: a shard of f16 for
- * what lies outside the decoder layers and one for each of them. Activations stay near 1, as in a
- * trained model. The data of a shard must be taken before the next shard is asked for.
+ * The shards of a model with random f16 weights, for benchmarks: one for the tensors outside the decoder
+ * layers and one per layer. Activations stay near 1, as in a trained model. The data of a shard must be
+ * consumed before the next shard is requested.
  *
- * @param config What config.json is to say; {@link SHAPES} has some.
+ * @param config The content of config.json; {@link SHAPES} has some.
  * @param seed An integer of 32 bits.
  */
 export function* syntheticShards(
@@ -104,7 +104,7 @@ export function* syntheticShards(
   const shards = architecture.layers + 1;
   const shard = (index: number, places: Iterable<Place>): SyntheticShard => {
     const digits = (n: number) => String(n).padStart(5, "0");
-    const shapes = new Map([...places].map(({ name, shape }) => [name, [...shape]])); // fused ones once
+    const shapes = new Map([...places].map(({ name, shape }) => [name, [...shape]])); // fused tensors once
     return {
       file: `model-${digits(index + 1)}-of-${digits(shards)}.safetensors`,
       tensors: [...shapes].map(([name, shape]) => ({
@@ -120,7 +120,7 @@ export function* syntheticShards(
   for (let i = 0; i < architecture.layers; i++) yield shard(i + 1, layerPlaces(architecture, i));
 }
 
-/** Matrices keep the length of what they multiply, on average; vectors are near 1. */
+/** Random values: matrices preserve the expected norm of their input; vectors are near 1. */
 function* values(shape: number[], random: () => number): Generator<Uint8Array> {
   const size = shape.reduce((product, length) => product * length, 1);
   const [mean, deviation] = shape.length === 1 ? [1, 0.1] : [0, 1 / Math.sqrt(shape[1])];
@@ -133,7 +133,7 @@ function* values(shape: number[], random: () => number): Generator<Uint8Array> {
   }
 }
 
-/** Numbers in [0, 1): Vigna's splitmix in 32 bits. */
+/** A generator of numbers in [0, 1): Vigna's splitmix in 32 bits. */
 export function uniforms(seed: number): () => number {
   let state = seed | 0;
   return () => {

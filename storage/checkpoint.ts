@@ -12,10 +12,10 @@ import {
   toFloat32,
 } from "./safetensors.ts";
 
-/** Finds the tensors in a file; see {@link readHeader}. */
+/** A function that finds the tensors in a file; see {@link readHeader}. */
 type FindTensors = (source: SourceFile) => Map<string, StoredTensor>;
 
-/** How a folder may hold its weights; the first that is there is used. */
+/** The supported weight files of a folder; the first format found is used. */
 const FORMATS: { index: string; single: string; find: FindTensors }[] = [
   {
     index: "model.safetensors.index.json",
@@ -26,20 +26,19 @@ const FORMATS: { index: string; single: string; find: FindTensors }[] = [
 ];
 
 /**
- * The weights in a model folder: `model.safetensors`, or the shards that
- * `model.safetensors.index.json` lists, or else the same of `pytorch_model.bin`. Tensors are read
- * when asked for, so memory holds no more than what the caller keeps. Shards stay open until the
- * checkpoint is disposed.
+ * The weights of a model folder: `model.safetensors`, or the shards listed in
+ * `model.safetensors.index.json`, or the equivalents of `pytorch_model.bin`. Tensors are read on demand.
+ * Shards stay open until the checkpoint is disposed.
  */
 export class Checkpoint implements Disposable {
   readonly #reader: TensorReader;
 
   private constructor(
-    /** What messages call the folder. */
+    /** The folder's name in messages. */
     readonly folder: string,
-    /** The names of the weight files in the folder, the index (if there is one) first. */
+    /** The names of the weight files, the index (if any) first. */
     readonly files: string[],
-    /** By name, in the order of the index or, without one, of the file. */
+    /** The tensors by name, in the order of the index or, without one, of the file. */
     readonly tensors: Map<string, StoredTensor>,
     sources: Iterable<SourceFile>,
   ) {
@@ -50,8 +49,8 @@ export class Checkpoint implements Disposable {
   /**
    * Opens a folder and checks the headers of all its weight files.
    *
-   * @throws {UserError} If there are no weights, or a file is missing, damaged or not as the index
-   *   says.
+   * @throws {UserError} If there are no weights, or a file is missing, damaged or inconsistent with the
+   *   index.
    */
   static open(folder: Folder): Checkpoint {
     const names = namesIn(folder);
@@ -72,7 +71,7 @@ export class Checkpoint implements Disposable {
     );
   }
 
-  /** Opens a single safetensors file, whatever its name. */
+  /** Opens a single safetensors file of any name. */
   static openFile(source: SourceFile): Checkpoint {
     const { path } = source;
     const [, folder = ".", name] = /^(?:(.*)[\\/])?(.*)$/.exec(path)!;
@@ -122,7 +121,7 @@ export class Checkpoint implements Disposable {
   }
 
   /**
-   * The numbers of a tensor, or of `rows` of it from `first` on, row-major, as f32.
+   * The values of a tensor, or of `rows` of it from `first` on, row-major, as f32.
    *
    * @throws {UserError} If it is not stored as F16, BF16, F32 or F64.
    */
@@ -156,7 +155,7 @@ function namesIn(folder: Folder): string[] {
   }
 }
 
-/** The tensors that the index lists, in its order; `names` are the files in the folder. */
+/** The tensors listed in the index, in its order; `names` are the files in the folder. */
 function findInShards(
   folder: Folder,
   names: string[],
@@ -193,7 +192,7 @@ function findInShards(
 /**
  * The file name of each tensor that an index lists.
  *
- * @throws {UserError} If the index cannot be read or lists anything but files of its own folder.
+ * @throws {UserError} If the index cannot be read or lists anything but files in its own folder.
  */
 export function readWeightMap(source: SourceFile): Record<string, string> {
   const refuse = (problem: string): never => {
@@ -205,7 +204,11 @@ export function readWeightMap(source: SourceFile): Record<string, string> {
   }
   for (const [name, file] of Object.entries(weightMap)) {
     if (typeof file !== "string" || file === "" || /[\\/:]|^\.\.?$/.test(file)) {
-      refuse(`it puts "${name}" in ${JSON.stringify(file)}, which is no file name in its folder`);
+      refuse(
+        `it puts "${name}" in ${
+          JSON.stringify(file)
+        }, which is not the name of a file in its folder`,
+      );
     }
   }
   return weightMap as Record<string, string>;

@@ -1,4 +1,4 @@
-/** Remainders of a byte that 0 to 7 zero bytes follow. */
+/** Lookup tables: the remainders of a byte followed by 0 to 7 zero bytes. */
 const TABLES = Array.from({ length: 8 }, () => new Uint32Array(256));
 
 for (let byte = 0; byte < 256; byte++) {
@@ -16,10 +16,11 @@ for (let zeros = 1; zeros < TABLES.length; zeros++) {
 }
 
 /**
- * CRC-32 of bytes, as gzip and zlib have it; for hosts that have none of their own. Of more bytes, if
- * told that of those before.
+ * The CRC-32 of bytes, as in gzip and zlib; for hosts without a native one. `before` is the CRC-32 of
+ * preceding bytes.
  *
- * Eight bytes are taken at a time, each with a table of its own: 1.4 GB/s, five times less than zlib.
+ * Processes eight bytes at a time with one lookup table each (slicing-by-8): 1.4 GB/s, a fifth of zlib's
+ * throughput.
  *
  * @see Kounavis and Berry, "A Systematic Approach to Building High Performance Software-based CRC
  *   Generators", 2005

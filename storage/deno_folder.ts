@@ -2,12 +2,12 @@ import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { FileError, type Folder, type OpenFile, type SourceFile } from "./folder.ts";
 
-/** A file of the disk. */
+/** A file on disk. */
 export function denoFile(path: string): SourceFile {
   return { path, open: () => new DenoFile(path) };
 }
 
-/** A folder of the disk. */
+/** A folder on disk. */
 export function denoFolder(path: string): Folder {
   return {
     path,

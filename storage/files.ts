@@ -12,17 +12,17 @@ import {
 import { UserError } from "../base/errors.ts";
 import { reasonOf } from "./folder.ts";
 
-/** Replaces a file at once: a reader, or a crash, finds the old content or the new one. */
+/** Replaces a file atomically: a reader, or a crash, finds either the old content or the new one. */
 export function writeFileAtomically(path: string, content: string): void {
   replaceAtomically(path, (temporary) => writeFileSync(temporary, content));
 }
 
-/** Copies the content of a file; the copy appears at once and whole. */
+/** Copies a file atomically. */
 export function copyFileAtomically(source: string, path: string): void {
   replaceAtomically(path, (temporary) => writeFileSync(temporary, readFileSync(source)));
 }
 
-/** Likewise, a value as JSON for people to read. */
+/** Writes a value atomically as indented JSON. */
 export function writeJsonAtomically(path: string, value: unknown): void {
   writeFileAtomically(path, JSON.stringify(value, null, 2) + "\n");
 }
@@ -45,7 +45,7 @@ function replaceAtomically(path: string, write: (temporary: string) => void): vo
 }
 
 /**
- * The hash of a file, in steps of 64 MiB, each of which gives its bytes.
+ * Computes the SHA-256 of a file in steps of 64 MiB; each step yields the number of bytes read.
  *
  * @throws {UserError} If the file cannot be read.
  */

@@ -3,49 +3,49 @@ import type { crc32 } from "./crc32.ts";
 
 /** A file that is open for reading. */
 export interface OpenFile extends Disposable {
-  /** In bytes. */
+  /** The size in bytes. */
   readonly size: number;
   /**
    * Fills `target` with the bytes from byte `offset` on.
    *
-   * @returns How many were read; fewer than `target` holds only where the file ends.
-   * @throws {Error} With a `code` as systems name it, such as EACCES.
+   * @returns The number of bytes read; fewer than the size of `target` only at the end of the file.
+   * @throws {Error} With the `code` of a system error, such as EACCES.
    */
   read(offset: number, target: Uint8Array<ArrayBuffer>): number;
-  /** The host's own CRC-32, where it has a fast one. */
+  /** The host's native CRC-32, if it has one. */
   readonly crc32?: typeof crc32;
 }
 
-/** A file of a model by its place; whether it is there shows when it is opened. */
+/** A reference to a file of a model; opening it shows whether it exists. */
 export interface SourceFile {
-  /** What messages call it. */
+  /** The file's name in messages. */
   readonly path: string;
-  /** @throws {Error} With a `code` as systems name it, such as ENOENT or EISDIR. */
+  /** @throws {Error} With the `code` of a system error, such as ENOENT or EISDIR. */
   open(): OpenFile;
 }
 
 /**
- * A folder of a model, which the host gives: one of the disk, of a browser, or of memory. Everything
- * is read at once, without waiting; a browser does that in a worker, or has loaded it all before.
+ * A folder of a model, provided by the host: on disk, in a browser, or in memory. Reads are synchronous;
+ * a browser reads in a worker or has loaded everything before.
  */
 export interface Folder {
-  /** What messages call it. */
+  /** The folder's name in messages. */
   readonly path: string;
   /**
    * The names of the files in it, sorted.
    *
-   * @throws {Error} With a `code` as systems name it, such as ENOENT or ENOTDIR.
+   * @throws {Error} With the `code` of a system error, such as ENOENT or ENOTDIR.
    */
   names(): string[];
   /** Whether it has a file, not a folder, of this name. */
   has(name: string): boolean;
-  /** The file of this name, which need not be there. */
+  /** The file of this name, which need not exist. */
   file(name: string): SourceFile;
 }
 
-/** What a host throws that has no errors of an operating system. */
+/** The file error of hosts without system errors. */
 export class FileError extends Error {
-  /** @param code As systems name it: ENOENT for what is not there. */
+  /** @param code The code of the equivalent system error: ENOENT for a missing file. */
   constructor(readonly code: string, message: string) {
     super(message);
   }
@@ -62,13 +62,13 @@ const REASONS: Record<string, string> = {
   EEXIST: "a file is in the way",
 };
 
-/** What went wrong with a file, in words. */
+/** The reason of a file error, in words. */
 export function reasonOf(error: unknown): string {
   const { code, message } = error as { code?: string; message: string };
   return REASONS[code ?? ""] ?? message;
 }
 
-/** Whether a system refused something, so that nobody's code is wrong. */
+/** Whether an error comes from the system rather than from a defect in the code. */
 export function isSystemError(error: unknown): error is Error & { code: string } {
   return error instanceof Error && "code" in error && typeof error.code === "string";
 }

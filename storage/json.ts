@@ -3,7 +3,7 @@ import { readText, type SourceFile } from "./folder.ts";
 import { foreignContent } from "./safetensors.ts";
 
 /**
- * Reads a JSON file of a model.
+ * Reads a JSON object from a file of a model.
  *
  * @throws {UserError} If the file cannot be read or does not hold a JSON object.
  */

@@ -1,10 +1,10 @@
 import { FileError, type Folder, type OpenFile, type SourceFile } from "./folder.ts";
 
-/** A folder whose files lie in memory, by their names. */
+/** A folder in memory: the contents of files by name. */
 export class MemoryFolder implements Folder {
   readonly #files: ReadonlyMap<string, Uint8Array<ArrayBuffer>>;
 
-  /** @param path What messages call it. */
+  /** @param path The folder's name in messages. */
   constructor(files: ReadonlyMap<string, Uint8Array<ArrayBuffer>>, readonly path = "memory") {
     this.#files = files;
   }

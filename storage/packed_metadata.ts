@@ -1,9 +1,9 @@
 import { crc32 } from "./crc32.ts";
 
-/** The last version of the packed format, up to which this program reads. */
+/** The latest version of the packed format that this program reads. */
 export const FORMAT_VERSION = 3;
 
-/** What {@link versionProblem} says of a version of the packed format. */
+/** The problem with a version of the packed format, as text; undefined if it is supported. */
 export function versionProblem(version: number): string | undefined {
   if (version <= FORMAT_VERSION) return undefined;
   return `the packed format has version ${version}, this program reads versions up to ` +
@@ -13,7 +13,7 @@ export function versionProblem(version: number): string | undefined {
 /** The first version whose tensors have checksums. */
 const CHECKSUMS_SINCE = 2;
 
-/** Eight hexadecimal digits. */
+/** A checksum as eight hexadecimal digits. */
 export function checksumText(checksum: number): string {
   return checksum.toString(16).padStart(8, "0");
 }
@@ -21,10 +21,10 @@ export function checksumText(checksum: number): string {
 /**
  * The `__metadata__` of a file of a packed model.
  *
- * @param tensors Their `data` is asked for, once.
- * @param version Of the packed format: the first one that has what the file holds, so that earlier
- *   programs read what they can.
- * @param checksumOf CRC-32 of bytes; the host's own is faster.
+ * @param tensors Their `data` is called once.
+ * @param version The version of the packed format: the first one that supports the file's content, so
+ *   that older programs can read it.
+ * @param checksumOf The CRC-32 of bytes; a host's native one is faster.
  */
 export function packedMetadata(
   tensors: readonly { name: string; data: Uint8Array | Iterable<Uint8Array> }[],
@@ -45,7 +45,7 @@ export function packedMetadata(
   };
 }
 
-/** The order of checksums, which is that of their tensors' names as UTF-16. */
+/** The order of checksums: by tensor name as UTF-16. */
 function byName(a: string, b: string): number {
   return a < b ? -1 : Number(a > b);
 }
@@ -53,11 +53,11 @@ function byName(a: string, b: string): number {
 /**
  * The checksums of a file's tensors, by name.
  *
- * @param metadata `__metadata__` of the file.
- * @param names The tensors that the file has.
- * @returns Undefined for a file that is not of a packed model, or of one from before checksums.
- * @throws {PackedMetadataError} If the version is later than this program's, or a checksum is
- *   missing or none.
+ * @param metadata The file's `__metadata__`.
+ * @param names The tensors in the file.
+ * @returns Undefined if the file does not belong to a packed model, or its version has no checksums.
+ * @throws {PackedMetadataError} If the version is later than this program's, or a checksum is missing or
+ *   malformed.
  */
 export function readChecksums(
   metadata: Record<string, string>,
@@ -80,5 +80,5 @@ export function readChecksums(
   return new Map(sorted.map((name, i) => [name, parseInt(texts[i], 16)]));
 }
 
-/** What is wrong with the metadata, to follow `Cannot read "x": `. */
+/** An error in the metadata; its message follows `Cannot read "x": `. */
 export class PackedMetadataError extends Error {}

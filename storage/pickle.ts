@@ -1,10 +1,10 @@
 import { FormatError } from "./safetensors.ts";
 
-/** A dictionary, as its keys and values in turn; a later key replaces an equal one before it. */
+/** A dictionary as alternating keys and values; a later key replaces an equal earlier one. */
 export class PickleDict {
   readonly items: unknown[] = [];
 
-  /** The value of a text or number; undefined if there is none. */
+  /** The value of a string or number key; undefined if there is none. */
   get(key: unknown): unknown {
     for (let i = this.items.length - 2; i >= 0; i -= 2) {
       if (this.items[i] === key) return this.items[i + 1];
@@ -12,19 +12,19 @@ export class PickleDict {
   }
 }
 
-/** What stands for the objects of Python that a pickle refers to. */
+/** The replacements for Python objects that a pickle refers to. */
 export interface PickleNames {
   /**
-   * By "module.name": a value, or a function of the arguments that the pickle gives. Nothing else
-   * can be named, and nothing else is ever called. A function must take no longer for long lists:
-   * a pickle can give it the same one again and again.
+   * The globals by "module.name": a value, or a function of the pickle's arguments. Nothing else can be
+   * named or called. Functions must run in constant time even for long lists, because a pickle can pass
+   * the same list many times.
    */
   globals: ReadonlyMap<string, unknown>;
-  /** What a reference to something outside the pickle stands for. */
+  /** The replacement for a reference to an object outside the pickle. */
   persistentLoad(id: unknown): unknown;
 }
 
-/** The instructions that are followed, by the names that Python gives them. */
+/** The supported opcodes by their names in Python. */
 const OP = {
   MARK: 0x28,
   EMPTY_TUPLE: 0x29,
@@ -76,22 +76,22 @@ const OP = {
   FRAME: 0x95,
 } as const;
 
-/** Enough for 100 000 tensors, each of which takes about 40; as many fill at most half a GB. */
+/** Limit of instructions: enough for 100 000 tensors of about 40 each, and at most half a GB of memory. */
 const MAX_INSTRUCTIONS = 5_000_000;
 const MAX_INTEGER_BYTES = 16;
 const MAX_NAME_BYTES = 200;
 
 /**
- * Reads one pickle as plain data: texts, numbers, bytes, lists (also for tuples and sets),
- * {@link PickleDict}, `null` for None, and what `names` gives. Runs nothing but the functions in
- * `names`. Whole numbers beyond 2⁵³ - 1 are `bigint`.
+ * Reads one pickle as plain data: strings, numbers, bytes, lists (also for tuples and sets),
+ * {@link PickleDict}, `null` for None, and the replacements in `names`. Runs no code but the functions
+ * in `names`. Integers beyond 2⁵³ - 1 are `bigint`.
  *
- * Attributes that are set on a dictionary are dropped. Other objects, extensions and the text forms
- * of protocol 0, but for names, are refused.
+ * Attributes set on a dictionary are dropped. Other objects, extensions and the text opcodes of
+ * protocol 0, except for names, are rejected.
  *
- * @param start Where in `bytes` the pickle starts.
- * @returns The value, and where in `bytes` the pickle ends.
- * @throws {FormatError} If the pickle is damaged, too long or has anything that is not allowed.
+ * @param start The offset of the pickle in `bytes`.
+ * @returns The value, and the end offset of the pickle in `bytes`.
+ * @throws {FormatError} If the pickle is damaged, too long or contains anything that is not allowed.
  * @see https://github.com/python/cpython/blob/main/Lib/pickletools.py
  */
 export function unpickle(
@@ -109,7 +109,7 @@ class Unpickler {
   readonly #view: DataView;
   readonly #names: PickleNames;
   #stack: unknown[] = [];
-  /** The stacks that were left at each mark. */
+  /** The stacks below each mark. */
   readonly #outer: unknown[][] = [];
   readonly #memo = new Map<number, unknown>();
 
@@ -143,7 +143,7 @@ class Unpickler {
         if (protocol > 5) throw new FormatError(`its pickle has the unknown protocol ${protocol}`);
         return;
       }
-      case OP.FRAME: // a hint for reading ahead
+      case OP.FRAME: // a prefetch hint
         this.#take(8);
         return;
 
@@ -164,7 +164,7 @@ class Unpickler {
       case OP.BINFLOAT:
         return this.#push(this.#view.getFloat64(this.#take(8)));
 
-      case OP.SHORT_BINSTRING: // a text of Python 2
+      case OP.SHORT_BINSTRING: // a string of Python 2
       case OP.SHORT_BINUNICODE:
         return this.#push(this.#text(this.#uint8()));
       case OP.BINSTRING:
@@ -208,7 +208,7 @@ class Unpickler {
         this.#outer.push(this.#stack);
         this.#stack = [];
         return;
-      case OP.POP: // takes a mark, too
+      case OP.POP: // also pops a mark
         if (this.#stack.length > 0) this.#pop();
         else this.#popToMark();
         return;
@@ -237,7 +237,7 @@ class Unpickler {
         const name = this.#pop();
         return this.#push(this.#global(this.#pop(), name));
       }
-      case OP.INST: // names a class before it makes an object
+      case OP.INST: // names a class, then creates an object
         this.#global(this.#line(), this.#line());
         break;
       case OP.REDUCE: {
@@ -270,7 +270,7 @@ class Unpickler {
     );
   }
 
-  /** Steps over some bytes and returns where they start. */
+  /** Skips some bytes and returns their offset. */
   #take(count: number): number {
     const start = this.at;
     if (count > this.#bytes.length - start) this.#damaged("it ends early");
@@ -304,7 +304,7 @@ class Unpickler {
     }
   }
 
-  /** A line without its end. */
+  /** A line without its terminator. */
   #line(): string {
     const end = this.#bytes.subarray(this.at, this.at + MAX_NAME_BYTES).indexOf(0x0a);
     if (end < 0) this.#damaged("a name does not end");
@@ -313,7 +313,7 @@ class Unpickler {
     return line;
   }
 
-  /** In two's complement, little-endian. */
+  /** An integer in two's complement, little-endian. */
   #integer(length: number): number | bigint {
     if (length > MAX_INTEGER_BYTES) this.#damaged(`a number has ${length} bytes`);
     const bits = this.#slice(length).reduceRight((sum, byte) => sum << 8n | BigInt(byte), 0n);
@@ -336,7 +336,7 @@ class Unpickler {
     return value;
   }
 
-  /** All that was pushed since the last mark. */
+  /** All values pushed since the last mark. */
   #popToMark(): unknown[] {
     const items = this.#stack;
     this.#stack = this.#outer.pop() ?? this.#damaged("a mark is missing");

@@ -14,22 +14,22 @@ import {
 } from "./safetensors.ts";
 import { type FileRange, type ReadBytes, ZipArchive } from "./zip.ts";
 
-/** Enough for 100 000 tensors. */
+/** Limit of the pickle's size: enough for 100 000 tensors. */
 const MAX_PICKLE_BYTES = 32_000_000;
 
-/** As in PyTorch. */
+/** PyTorch's limit of dimensions. */
 const MAX_DIMENSIONS = 64;
 
-/** Starts every file of the format before zip. */
+/** The magic number of the legacy format, before zip. */
 const LEGACY_MAGIC = 0x1950a86a20f9469cfc6cn;
 const LEGACY_PROTOCOL = 1001;
 
-/** A type of elements, as the class of a storage or as a dtype. */
+/** An element type, given by the class of a storage or as a dtype. */
 class ElementType {
   constructor(readonly dtype: StoredDtype) {}
 }
 
-/** Elements in the file, which tensors are views of. */
+/** A storage: elements in the file, of which tensors are views. */
 class Storage {
   constructor(
     readonly key: string,
@@ -42,16 +42,16 @@ class Storage {
   }
 }
 
-/** A tensor as the pickle describes it; `place` checks each field. */
+/** A tensor as described by the pickle; `place` checks each field. */
 class View {
   constructor(
     readonly storage: unknown,
     readonly offset: unknown,
     readonly shape: unknown,
     readonly strides: unknown,
-    /** The storage's, if absent. */
+    /** The element type; that of the storage if absent. */
     readonly type?: unknown,
-    /** Says that what is stored stands for its complex conjugate or its negative. */
+    /** Flags that the stored values are to be conjugated or negated. */
     readonly metadata?: unknown,
   ) {}
 }
@@ -72,7 +72,7 @@ const STORAGES: Record<string, StoredDtype> = {
   "storage.UntypedStorage": "U8",
 };
 
-/** The dtypes without a class of storage: their tensors name them. */
+/** The dtypes without a storage class, which their tensors name. */
 const DTYPES: Record<string, StoredDtype> = {
   float8_e4m3fn: "F8_E4M3",
   float8_e4m3fnuz: "F8_E4M3FNUZ",
@@ -84,7 +84,7 @@ const DTYPES: Record<string, StoredDtype> = {
   uint64: "U64",
 };
 
-/** All that weights name; the functions describe tensors and do nothing else. */
+/** All globals that weights refer to; the functions only describe tensors. */
 const GLOBALS: PickleNames["globals"] = new Map<string, unknown>([
   ...Object.entries({ ...STORAGES, ...DTYPES })
     .map(([name, dtype]) => [`torch.${name}`, new ElementType(dtype)] as const),
@@ -114,7 +114,7 @@ function storageOf(id: unknown): Storage {
   if (
     kind !== "storage" || !(type instanceof ElementType) || typeof key !== "string" ||
     !isSize(elements)
-  ) throw new FormatError("its pickle refers to something that is no storage of numbers");
+  ) throw new FormatError("its pickle refers to something other than a storage of numbers");
   if (view !== null) {
     throw new FormatError(
       `its storage "${key}" is a part of another one, as in files of PyTorch before 0.4; ` +
@@ -130,13 +130,13 @@ function orderedDict(parameters: unknown[]): PickleDict {
 }
 
 /**
- * Finds the tensors in a file that PyTorch's `torch.save()` wrote of a `state_dict()`, in the zip
- * format or the one before it (until version 1.6); the tensors themselves are not read. Nothing in
- * the file is run, unlike by PyTorch itself. Entries that are no tensors are left out.
+ * Finds the tensors in a `state_dict()` saved by PyTorch's `torch.save()`, in the zip format or the
+ * legacy one (before version 1.6). It does not read the tensors and, unlike PyTorch itself, runs no code
+ * in the file. Entries that are not tensors are skipped.
  *
- * @returns By name, in the order of the state dict. Tensors may share bytes and have strides.
- * @throws {UserError} If the file cannot be read, is damaged, or names anything of Python that
- *   weights do not need.
+ * @returns The tensors by name, in the order of the state dict. They may share bytes and have strides.
+ * @throws {UserError} If the file cannot be read, is damaged, or refers to Python objects that weights
+ *   do not need.
  * @see https://docs.pytorch.org/docs/stable/notes/serialization.html
  */
 export function readPytorch(source: SourceFile): Map<string, StoredTensor> {
@@ -160,7 +160,7 @@ export function readPytorch(source: SourceFile): Map<string, StoredTensor> {
   }
 }
 
-/** What a file holds, and where in it each storage lies. */
+/** The state dict of a file, and a function that locates storages in it. */
 interface Opened {
   state: unknown;
   locate: (storage: Storage) => FileRange;
@@ -210,8 +210,8 @@ function openZip(read: ReadBytes, size: number): Opened {
 }
 
 /**
- * Pickles, one after the other: a magic number, a version, the byte order, the state dict and the
- * keys of the storages; then each storage as its count of elements, in 64 bits, and its bytes.
+ * Opens the legacy format: consecutive pickles of a magic number, a version, the byte order, the state
+ * dict and the keys of the storages; then each storage as its number of elements (64 bits) and its bytes.
  */
 function openLegacy(read: ReadBytes, size: number): Opened {
   const bytes = read(0, Math.min(size, MAX_PICKLE_BYTES));
@@ -251,7 +251,9 @@ function openLegacy(read: ReadBytes, size: number): Opened {
   const places = new Map<string, FileRange>();
   for (const key of keys) {
     const storage = storages.get(key);
-    if (!storage) throw new FormatError("it lists a storage that it has not; download it again");
+    if (!storage) {
+      throw new FormatError("it lists a storage that it does not contain; download it again");
+    }
     const offset = end + 8;
     if (offset + storage.bytes > size) {
       throw new FormatError(`it lacks ${count(offset + storage.bytes - size)}; download it again`);
@@ -299,7 +301,7 @@ function tensorsOf(
     } else if (typeof name === "string") {
       tensors.set(name, { name, file: path, ...place(name, value, locate) });
     } else {
-      throw new FormatError("a tensor in it has something else than a text for its name");
+      throw new FormatError("the name of a tensor in it is not a string");
     }
   }
   if (tensors.size === 0 && others.length > 0) {
@@ -312,7 +314,7 @@ function tensorsOf(
   return tensors;
 }
 
-/** Checks a tensor and says where it lies. */
+/** The place of a tensor in the file, after checking its fields. */
 function place(
   name: string,
   { storage, offset, shape, strides, type, metadata }: View,
@@ -341,7 +343,7 @@ function place(
   if ((last + 1) * width > storage.bytes) {
     throw new FormatError(`${described} reaches beyond its storage of ${count(storage.bytes)}`);
   }
-  if (bytes > storage.bytes) { // a few bytes could claim to be any number of elements
+  if (bytes > storage.bytes) { // with strides of 0, few bytes could claim any number of elements
     throw new FormatError(`${described} repeats elements of its storage; save it as contiguous`);
   }
   const start = { dtype, shape, offset: range.offset + offset * width, bytes };

@@ -1,10 +1,11 @@
 import { UserError } from "../base/errors.ts";
+import { isRecord } from "../base/record.ts";
 import { bytesText } from "../base/units.ts";
 import { crc32 } from "./crc32.ts";
 import { isSystemError, type OpenFile, type SourceFile } from "./folder.ts";
 import { checksumText, PackedMetadataError, readChecksums } from "./packed_metadata.ts";
 
-/** Bits per element, in the order of the reference implementation, which also orders its files. */
+/** Bits per element by dtype, in the order of the reference implementation, which also orders files. */
 export const DTYPE_BITS = {
   BOOL: 8,
   F4: 4,
@@ -30,51 +31,51 @@ export const DTYPE_BITS = {
   U64: 64,
 } as const;
 
-/** An element type of the format. */
+/** A dtype of the safetensors format. */
 export type StoredDtype = keyof typeof DTYPE_BITS;
 
-/** The element types that {@link toFloat32} reads. */
+/** The dtypes that {@link toFloat32} supports. */
 export type FloatDtype = "F16" | "BF16" | "F32" | "F64";
 
 /**
- * Where a tensor lies: `bytes` bytes from byte `offset` of `file`, row-major, little-endian; with
- * `strides`, its elements lie apart or in another order.
+ * The location of a tensor: `bytes` bytes from byte `offset` of `file`, row-major, little-endian. With
+ * `strides`, the elements are spaced or in another order.
  */
 export interface StoredTensor {
   name: string;
   dtype: StoredDtype;
-  /** `[]` is one element. */
+  /** The shape; `[]` is one element. */
   shape: number[];
   file: string;
-  /** Of its first element, from the start of the file; may be any number, aligned or not. */
+  /** The offset of the first element from the start of the file, possibly unaligned. */
   offset: number;
-  /** Of its elements together, without what may lie between them. */
+  /** The total size of its elements in bytes, without gaps between them. */
   bytes: number;
-  /** The steps from one index to the next, in elements, of a tensor that is not row-major. */
+  /** The strides in elements of a tensor that is not row-major. */
   strides?: number[];
-  /** CRC-32 of its bytes, where the file says it. */
+  /** The CRC-32 of its bytes, if the file has one. */
   checksum?: number;
-  /** The tensor that this is some rows of, where that has a checksum. */
+  /** The whole tensor that these rows belong to, if it has a checksum. */
   whole?: StoredTensor;
 }
 
-/** What the header of a file says. */
+/** The header of a safetensors file. */
 export interface SafetensorsHeader {
-  /** By name, in the order of their offsets. */
+  /** The tensors by name, in the order of their offsets. */
   tensors: Map<string, StoredTensor>;
   metadata: Record<string, string>;
 }
 
-/** Longer headers are refused, as by the reference reader. */
+/** The limit of the header's size, as in the reference reader. */
 const MAX_HEADER_BYTES = 100_000_000;
 
 /**
  * Reads and checks the header of a safetensors file; the tensors themselves are not read.
  *
- * Refuses what the reference reader refuses, and besides a key that occurs twice, which the format
- * forbids, and a dimension of more than 2⁵³ - 1.
+ * Rejects everything that the reference reader rejects, and also duplicate keys, which the format
+ * forbids, and dimensions beyond 2⁵³ - 1.
  *
- * @throws {UserError} If the file cannot be read or anything in the header is wrong.
+ * @throws {UserError} If the file cannot be read or the header is invalid.
  * @see https://github.com/huggingface/safetensors#format
  */
 export function readHeader(source: SourceFile): SafetensorsHeader {
@@ -126,10 +127,10 @@ export function readHeader(source: SourceFile): SafetensorsHeader {
   return { tensors: new Map(tensors.map((tensor) => [tensor.name, tensor])), metadata };
 }
 
-/** What is wrong in a file, to follow `Cannot read "x": `; who opened the file adds that. */
+/** An error in a file's content; its message follows `Cannot read "x": `, which the caller adds. */
 export class FormatError extends Error {}
 
-/** The members of the header. Whole numbers are `bigint`, so that none loses digits. */
+/** The members of the header. Integers are `bigint`, so that none loses digits. */
 function parseHeader(bytes: Uint8Array): Map<string, unknown> {
   let text: string;
   try {
@@ -143,13 +144,13 @@ function parseHeader(bytes: Uint8Array): Map<string, unknown> {
   } catch {
     throw new FormatError("its header is not JSON");
   }
-  if (!isObject(parsed)) throw new FormatError("its header is not a JSON object");
+  if (!isRecord(parsed)) throw new FormatError("its header is not a JSON object");
   const twice = repeatedKey(text);
   if (twice !== undefined) throw new FormatError(`its header has the key "${twice}" twice`);
   return new Map(Object.entries(parsed));
 }
 
-/** A reviver for `JSON.parse`. Not whole, for the reference reader too: `-0`, `1.0`, `1e3`. */
+/** A reviver for `JSON.parse`. `-0`, `1.0` and `1e3` are not integers, as in the reference reader. */
 function exactIntegers(key: string, value: unknown, context?: { source?: string }): unknown {
   if (!key.isWellFormed() || (typeof value === "string" && !value.isWellFormed())) {
     throw new SyntaxError("half a character");
@@ -158,9 +159,9 @@ function exactIntegers(key: string, value: unknown, context?: { source?: string 
   return typeof value === "number" && source && /^\d+$/.test(source) ? BigInt(source) : value;
 }
 
-/** The first key that an object of a (valid) JSON text has twice; `JSON.parse` keeps the last. */
+/** The first duplicate key in an object of a valid JSON text; `JSON.parse` would keep the last value. */
 function repeatedKey(json: string): string | undefined {
-  const open: Set<string>[] = []; // the keys of each object around the place
+  const open: Set<string>[] = []; // the keys of each enclosing object
   for (let i = 0; i < json.length; i++) {
     if (json[i] === "{") open.push(new Set());
     if (json[i] === "}") open.pop();
@@ -179,7 +180,7 @@ function repeatedKey(json: string): string | undefined {
 
 function checkMetadata(metadata: unknown): Record<string, string> {
   if (metadata === undefined || metadata === null) return {};
-  if (!isObject(metadata)) throw new FormatError("its metadata is not a JSON object");
+  if (!isRecord(metadata)) throw new FormatError("its metadata is not a JSON object");
   for (const [key, value] of Object.entries(metadata)) {
     if (typeof value !== "string") {
       throw new FormatError(`its metadata "${key}" is ${show(value)}, not a text`);
@@ -190,7 +191,7 @@ function checkMetadata(metadata: unknown): Record<string, string> {
 
 function checkTensor(name: string, info: unknown, file: string, dataStart: number): StoredTensor {
   const tensor = `tensor "${name}"`;
-  if (!isObject(info)) throw new FormatError(`${tensor} is ${show(info)}, not a JSON object`);
+  if (!isRecord(info)) throw new FormatError(`${tensor} is ${show(info)}, not a JSON object`);
   const { dtype, shape, data_offsets: offsets } = info;
   if (!isDtype(dtype)) {
     throw new FormatError(`${tensor} has the dtype ${show(dtype)}, unknown to the format`);
@@ -229,7 +230,7 @@ function checkTensor(name: string, info: unknown, file: string, dataStart: numbe
   };
 }
 
-/** Checks that tensors, in the order of their offsets, leave no hole and share no byte. */
+/** Checks that tensors, in the order of their offsets, have no gaps and do not overlap. */
 function checkCover(tensors: StoredTensor[], dataStart: number): void {
   let end = dataStart;
   let previous = "";
@@ -245,10 +246,6 @@ function checkCover(tensors: StoredTensor[], dataStart: number): void {
   }
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 function isDtype(value: unknown): value is StoredDtype {
   return typeof value === "string" && Object.hasOwn(DTYPE_BITS, value);
 }
@@ -259,33 +256,33 @@ function isIntegers(value: unknown): value is bigint[] {
 
 function show(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(show).join(", ")}]`;
-  if (isObject(value)) return "an object";
+  if (isRecord(value)) return "an object";
   if (value === undefined) return "(none)";
   return typeof value === "string" ? `"${value}"` : String(value);
 }
 
-/** Bytes that are read at once to compare a tensor with its checksum. */
+/** Bytes per read when verifying a checksum. */
 const CHECKED_BYTES = 1 << 24;
 
 /**
- * Reads tensors from their files, which it keeps open until it is disposed. A tensor with a checksum
- * is compared with it when it, or a part of it, is read for the first time.
+ * A reader of tensors, which keeps their files open until it is disposed. The checksum of a tensor is
+ * verified when it, or a part of it, is read for the first time.
  *
- * All methods throw a {@link UserError} if a file cannot be read, has become shorter, or holds other
- * bytes than the checksum says.
+ * All methods throw a {@link UserError} if a file cannot be read, has become shorter, or does not match
+ * the checksum.
  */
 export class TensorReader implements Disposable {
   readonly #files = new Map<string, OpenFile>();
-  /** Tensors that have the bytes that their checksums say. */
+  /** Tensors whose checksums were verified. */
   readonly #checked = new WeakSet<StoredTensor>();
 
-  /** @param sourceOf The file that is at a path. */
+  /** @param sourceOf Returns the file at a path. */
   constructor(readonly sourceOf: (path: string) => SourceFile) {}
 
   /**
    * Reads the bytes of a tensor.
    *
-   * @param into Where to put them; a fresh buffer, if absent.
+   * @param into Receives the bytes; a new buffer if absent.
    * @returns The `tensor.bytes` bytes, at the start of `into`.
    * @throws {RangeError} If `into` is shorter than the tensor.
    */
@@ -304,10 +301,10 @@ export class TensorReader implements Disposable {
   }
 
   /**
-   * Reads the bytes of a tensor in pieces of `chunkBytes`; the last one may be shorter. With
-   * strides, pieces are whole rows, or parts of one, of at most `chunkBytes` or a single element.
-   * Each is valid until the next is asked for, as it may lie in the same buffer. A whole tensor is
-   * compared with its checksum after the last piece.
+   * Reads the bytes of a tensor in chunks of `chunkBytes`; the last one may be shorter. With strides,
+   * chunks are whole rows, or parts of one, of at most `chunkBytes` or a single element. A chunk is valid
+   * until the next one is requested, as chunks may share a buffer. The checksum of a whole tensor is
+   * verified after the last chunk.
    */
   *readChunks(tensor: StoredTensor, chunkBytes: number): Generator<Uint8Array<ArrayBuffer>> {
     if (!(chunkBytes >= 1)) throw new RangeError(`Cannot read chunks of ${chunkBytes} bytes`);
@@ -326,7 +323,7 @@ export class TensorReader implements Disposable {
     if (isToCheck) this.#compare(tensor, checksum);
   }
 
-  /** Before a part of a tensor is read, compares the whole with its checksum. */
+  /** Verifies the checksum of a whole tensor before a part of it is read. */
   #checkWhole({ whole }: StoredTensor): void {
     if (!whole || !this.#isToCheck(whole)) return;
     for (const _ of this.readChunks(whole, CHECKED_BYTES));
@@ -386,7 +383,7 @@ function checksumOf(file: OpenFile, bytes: Uint8Array, before = 0): number {
   return file.crc32?.(bytes, before) ?? crc32(bytes, before);
 }
 
-/** Some rows, `shape[0]` in all, of a tensor. */
+/** A part of a tensor: `rows` of its `shape[0]` rows, from `first` on. */
 export function rowsOf(tensor: StoredTensor, first: number, rows: number): StoredTensor {
   const { checksum, ...whole } = tensor;
   const { shape, strides, offset } = tensor;
@@ -401,10 +398,10 @@ export function rowsOf(tensor: StoredTensor, first: number, rows: number): Store
   };
 }
 
-/** How much {@link gather} reads at once. */
+/** Bytes per read of {@link gather}. */
 const WINDOW_BYTES = 1 << 16;
 
-/** Reads a tensor with strides as row-major bytes, in the order in which they lie in the file. */
+/** Reads a tensor with strides as row-major bytes, in the order of their offsets in the file. */
 function gather(
   file: OpenFile,
   { file: path, shape, dtype, offset, bytes }: StoredTensor,
@@ -420,7 +417,7 @@ function gather(
   const end = dimensions.reduce((sum, { size, from }) => sum + (size - 1) * from, offset + width);
 
   const window = new Uint8Array(Math.min(WINDOW_BYTES, end - offset));
-  let start = 0; // of what the window holds
+  let start = 0; // offset of the window's content
   let held = 0;
   const copy = (from: number, to: number, length: number): void => {
     if (from < start || from + length > start + held) {
@@ -455,9 +452,9 @@ export function openFile(source: SourceFile): OpenFile {
 }
 
 /**
- * Reads `bytes` bytes from byte `offset`, into the start of `into` or a fresh buffer.
+ * Reads `bytes` bytes from byte `offset`, into the start of `into` or a new buffer.
  *
- * @throws {UserError} If the file cannot be read or ends before.
+ * @throws {UserError} If the file cannot be read or is too short.
  */
 export function readRange(
   file: OpenFile,
@@ -479,16 +476,16 @@ export function readRange(
   return target;
 }
 
-/** Whether {@link toFloat32} reads this element type. */
+/** Whether {@link toFloat32} supports a dtype. */
 export function isFloatDtype(dtype: StoredDtype): dtype is FloatDtype {
   return dtype === "F16" || dtype === "BF16" || dtype === "F32" || dtype === "F64";
 }
 
 /**
- * Converts stored numbers to f32: exactly, but for F64, which is rounded to nearest.
+ * The f32 values of stored elements: exact, except for F64, which is rounded to nearest.
  *
  * @param bytes Little-endian elements; need not be aligned.
- * @returns A fresh array.
+ * @returns A new array.
  */
 export function toFloat32(bytes: Uint8Array, dtype: FloatDtype): Float32Array<ArrayBuffer> {
   const { buffer } = new Uint8Array(bytes); // a copy is aligned
@@ -507,7 +504,7 @@ export function toFloat32(bytes: Uint8Array, dtype: FloatDtype): Float32Array<Ar
   }
 }
 
-/** A tensor to be written; `data` gives all its bytes, in one piece or in several. */
+/** A tensor to write; `data` provides all its bytes, as a whole or in chunks. */
 export interface TensorToWrite {
   name: string;
   dtype: StoredDtype;
@@ -531,10 +528,10 @@ function readProblem(error: unknown): string {
 }
 
 /**
- * Recognizes what downloads often leave in place of a file.
+ * Recognizes content that failed downloads often leave in place of a file.
  *
  * @param start The first few hundred characters of the file.
- * @returns What it is and what would do, to follow `Cannot read "x": `; undefined if not known.
+ * @returns A description with advice, to follow `Cannot read "x": `; undefined if not recognized.
  */
 export function foreignContent(start: string): string | undefined {
   if (start.startsWith("version https://git-lfs")) {
@@ -545,7 +542,7 @@ export function foreignContent(start: string): string | undefined {
   }
 }
 
-/** "1 byte", "2 bytes". */
+/** A number of bytes as text: "1 byte", "2 bytes". */
 export function count(bytes: number): string {
   return `${bytes} byte${bytes === 1 ? "" : "s"}`;
 }

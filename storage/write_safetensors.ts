@@ -5,26 +5,25 @@ import { bytesText } from "../base/units.ts";
 import { isSystemError } from "./folder.ts";
 import { DTYPE_BITS, type TensorToWrite } from "./safetensors.ts";
 
-/** What {@link writeSafetensors} wrote. */
+/** The result of {@link writeSafetensors}. */
 export interface WrittenFile {
-  /** Of the whole file. */
+  /** The size of the file in bytes. */
   bytes: number;
-  /** Of the whole file, in hexadecimal. */
+  /** The SHA-256 of the file, in hexadecimal. */
   sha256: string;
-  /** Of the header with its length field: where the data starts. */
+  /** The size of the header with its length field, which is the offset of the data. */
   headerBytes: number;
 }
 
 /**
- * Writes a safetensors file: first under the name `path + ".tmp"`, then, when it is safe on the
- * disk, under its own. So `path` is at any time the old file or the whole new one.
+ * Writes a safetensors file atomically: to `path + ".tmp"`, which is renamed once it is synced to disk.
  *
- * The layout is the reference implementation's: wider element types first, then by name, data from
- * a multiple of 8. So every tensor is aligned, and equal tensors and metadata give equal bytes.
+ * The layout is that of the reference implementation: wider dtypes first, then by name, data from a
+ * multiple of 8. So every tensor is aligned, and equal tensors and metadata give equal bytes.
  *
- * @param tensors Their `data` is asked for in the order of the layout, one after the other.
+ * @param tensors Their `data` is called in the order of the layout, one after the other.
  * @throws {UserError} If the file cannot be written; the temporary file is removed.
- * @throws {RangeError} If names repeat, or `data` has not the bytes that dtype and shape need.
+ * @throws {RangeError} If names repeat, or the size of `data` does not match dtype and shape.
  */
 export function writeSafetensors(
   path: string,
@@ -56,7 +55,7 @@ export function writeSafetensors(
   return { bytes, sha256: hash.digest("hex"), headerBytes: header.length };
 }
 
-/** The length field, the JSON text and spaces up to a multiple of 8 bytes. */
+/** The header: the length field and the JSON text, padded with spaces to a multiple of 8 bytes. */
 function headerOf(tensors: TensorToWrite[], metadata: Record<string, string>): Uint8Array {
   const members = new Map<string, unknown>();
   if (Object.keys(metadata).length > 0) members.set("__metadata__", metadata);
@@ -106,7 +105,7 @@ function byName(a: TensorToWrite, b: TensorToWrite): number {
   return a.name < b.name ? -1 : Number(a.name > b.name);
 }
 
-/** Makes a rename in a folder safe on the disk; Windows has no such call and needs none. */
+/** Syncs a rename in a folder to disk; Windows neither supports nor needs it. */
 function syncFolder(folder: string): void {
   if (Deno.build.os === "windows") return;
   using handle = Deno.openSync(folder);
@@ -117,7 +116,7 @@ function removeIfThere(path: string): void {
   try {
     Deno.removeSync(path);
   } catch (error) {
-    if (!isSystemError(error)) throw error; // the error that led here says more
+    if (!isSystemError(error)) throw error; // the original error is more informative
   }
 }
 

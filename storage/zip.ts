@@ -1,20 +1,20 @@
 import { count, FormatError } from "./safetensors.ts";
 
-/** A piece of a file. */
+/** A range of a file. */
 export interface FileRange {
   offset: number;
   bytes: number;
 }
 
-/** Gives some bytes of a file; they are there. */
+/** A function that reads bytes of a file; the range must exist. */
 export type ReadBytes = (offset: number, bytes: number) => Uint8Array<ArrayBuffer>;
 
 interface ZipEntry {
-  /** How the entry is packed: 0 is as it is, 8 compressed. */
+  /** The compression method: 0 is stored, 8 is deflated. */
   method: number;
   encrypted: boolean;
   bytes: number;
-  /** Of its local header. */
+  /** The offset of its local header. */
   offset: number;
 }
 
@@ -29,12 +29,11 @@ const CENTRAL_BYTES = 46;
 const LOCAL = 0x04034b50;
 const LOCAL_BYTES = 30;
 const MAX_COMMENT_BYTES = 0xffff;
-/** Enough for 100 000 tensors. */
+/** Limit of the directory's size: enough for 100 000 tensors. */
 const MAX_DIRECTORY_BYTES = 32_000_000;
 
 /**
- * The directory of a zip archive, also of the 64-bit form, and where its entries lie. Entries are
- * found, not unpacked.
+ * The directory of a zip archive, including zip64. It locates entries and does not decompress them.
  *
  * All methods throw a {@link FormatError} if the archive is damaged.
  *
@@ -43,10 +42,10 @@ const MAX_DIRECTORY_BYTES = 32_000_000;
 export class ZipArchive {
   readonly #read: ReadBytes;
   readonly #entries: Map<string, ZipEntry>;
-  /** Where the directory starts and the entries end. */
+  /** The end of the entries, which is the start of the directory. */
   readonly #end: number;
 
-  /** @param size Of the file, in bytes. */
+  /** @param size The size of the file in bytes. */
   constructor(read: ReadBytes, size: number) {
     this.#read = read;
     const { offset, bytes, entries } = findDirectory(read, size);
@@ -65,7 +64,7 @@ export class ZipArchive {
     return this.#entries.has(name);
   }
 
-  /** The content of an entry; undefined if there is none of this name. */
+  /** The range of an entry's content; undefined if there is no entry of this name. */
   locate(name: string): FileRange | undefined {
     const entry = this.#entries.get(name);
     if (!entry) return undefined;
@@ -78,7 +77,7 @@ export class ZipArchive {
     if (entry.offset > this.#end - LOCAL_BYTES) damaged(`no "${name}" where it should be`);
     const header = viewOf(this.#read(entry.offset, LOCAL_BYTES));
     if (header.getUint32(0, true) !== LOCAL) damaged(`no "${name}" where it should be`);
-    // The extra field differs from the directory's: it pads, so that the content is aligned.
+    // The local extra field differs from the directory's: it has padding that aligns the content.
     const offset = entry.offset + LOCAL_BYTES + header.getUint16(26, true) +
       header.getUint16(28, true);
     if (offset + entry.bytes > this.#end) damaged(`"${name}" reaches beyond the entries`);
@@ -93,7 +92,7 @@ function findDirectory(read: ReadBytes, size: number): FileRange & { entries: nu
   let at = tailBytes - END_BYTES;
   const isEnd = () =>
     tail.getUint32(at, true) === END &&
-    tail.getUint16(at + 20, true) === tailBytes - at - END_BYTES; // a comment fills the rest
+    tail.getUint16(at + 20, true) === tailBytes - at - END_BYTES; // the rest is a comment
   while (at >= 0 && !isEnd()) at--;
   if (at < 0) throw new FormatError("it is a zip archive without its end; download it again");
 
@@ -134,7 +133,7 @@ function readDirectory(bytes: Uint8Array<ArrayBuffer>, count: number): Map<strin
     const wide = wideFields(view, nameEnd, extraEnd);
     const widen = (value: number): number =>
       value === 0xffffffff ? wide.shift() ?? damaged(`the place of "${name}" is missing`) : value;
-    size = widen(size); // in this order
+    size = widen(size); // the order of the fields is fixed
     packed = widen(packed);
     offset = widen(offset);
     const method = view.getUint16(at + 10, true);
@@ -147,7 +146,7 @@ function readDirectory(bytes: Uint8Array<ArrayBuffer>, count: number): Map<strin
   return entries;
 }
 
-/** The 64-bit numbers in the extra fields of an entry, in place of those that do not fit. */
+/** The zip64 numbers in the extra fields of an entry, which replace numbers that overflow 32 bits. */
 function wideFields(view: DataView, start: number, end: number): number[] {
   for (let at = start; at + 4 <= end;) {
     const fieldEnd = at + 4 + view.getUint16(at + 2, true);

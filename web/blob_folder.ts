@@ -1,26 +1,26 @@
 import { FileError, type Folder, type OpenFile, type SourceFile } from "../storage/folder.ts";
 
-/** What workers read a blob with at once, and pages do not have. */
+/** The synchronous reader of blobs, which exists in workers only. */
 declare const FileReaderSync: { new (): { readAsArrayBuffer(blob: Blob): ArrayBuffer } };
 
-/** What of a FileSystemDirectoryHandle is needed. */
+/** The used part of a FileSystemDirectoryHandle. */
 interface DirectoryHandle {
   readonly name: string;
   entries(): AsyncIterable<[name: string, entry: { name: string; getFile?(): Promise<Blob> }]>;
 }
 
 /**
- * A folder of files that stay on the disk, for workers: those that people choose, or those of the
- * browser's own file system ({@link openOrigin}).
+ * A folder of files on disk, for workers: files chosen by the user, or those of the origin private file
+ * system ({@link openOrigin}).
  */
 export class BlobFolder implements Folder {
   /**
-   * @param files By their names.
-   * @param path What messages call the folder.
+   * @param files The files by name.
+   * @param path The folder's name in messages.
    */
   constructor(readonly files: ReadonlyMap<string, Blob>, readonly path = "files") {}
 
-  /** The files in a folder of the browser's own file system (a FileSystemDirectoryHandle), as they are now. */
+  /** A snapshot of a folder in the origin private file system (a FileSystemDirectoryHandle). */
   static async openOrigin(folder: DirectoryHandle): Promise<BlobFolder> {
     const files = new Map<string, Blob>();
     for await (const [name, entry] of folder.entries()) {
@@ -53,7 +53,7 @@ function openBlob(blob: Blob | undefined): OpenFile {
       try {
         const part = blob.slice(offset, offset + target.length);
         bytes = new Uint8Array(reader.readAsArrayBuffer(part));
-      } catch (error) { // such as a file that was changed since
+      } catch (error) { // for example a file that has changed since
         throw new FileError("EIO", (error as Error).message);
       }
       target.set(bytes);

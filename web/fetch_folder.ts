@@ -7,7 +7,7 @@ import { MemoryFolder } from "../storage/memory_folder.ts";
 const INDEX = "model.safetensors.index.json";
 const SINGLE = "model.safetensors";
 
-/** What workers wait for a server with; Deno, which runs the tests, has no name for it. */
+/** The synchronous requests of workers; Deno, which runs the tests, does not declare them. */
 declare const XMLHttpRequest: {
   new (): {
     open(method: string, url: string, isAsync: boolean): void;
@@ -19,17 +19,17 @@ declare const XMLHttpRequest: {
   };
 };
 
+/** The options of {@link fetchFolder} and {@link remoteFolder}. */
 export interface FetchOptions {
   signal?: AbortSignal;
-  /** Called while a file comes in. `total` is absent where the server does not say it. */
+  /** Called while a file is received. `total` is undefined if the server does not state it. */
   onProgress?(file: string, bytes: number, total: number | undefined): void;
 }
 
 /**
- * Fetches a model into memory: config.json, the tokenizer's files and the weights, as far as they are
- * there.
+ * Fetches a model into memory: config.json, the tokenizer's files and the weights, as far as they exist.
  *
- * @param url Of the folder that the files lie in.
+ * @param url The URL of the folder.
  * @throws {UserError} If a file cannot be fetched.
  * @throws {DOMException} If the signal aborts it.
  */
@@ -43,8 +43,8 @@ export async function fetchFolder(url: string, options: FetchOptions = {}): Prom
 }
 
 /**
- * The same, but the weights stay on the server: each tensor is asked for when it is read. For workers,
- * as pages cannot wait for it, and servers that give parts of files.
+ * A model whose small files are fetched and whose weights stay on the server: each tensor is fetched when
+ * it is read. Requires a worker, for synchronous requests, and a server that supports range requests.
  */
 export async function remoteFolder(url: string, options: FetchOptions = {}): Promise<Folder> {
   const { folder, weights } = await fetchSmallFiles(url, options);
@@ -67,7 +67,7 @@ export async function remoteFolder(url: string, options: FetchOptions = {}): Pro
   };
 }
 
-/** A file of which parts are fetched, each while the worker waits. */
+/** A file whose ranges are fetched synchronously. */
 function remoteFile(url: string, size: number): OpenFile {
   return {
     size,
@@ -94,7 +94,7 @@ function remoteFile(url: string, size: number): OpenFile {
   };
 }
 
-/** All but the weights, and the names of these, as far as they may be there. */
+/** Fetches all files but the weights, and lists the names of the weight files that may exist. */
 async function fetchSmallFiles(url: string, options: FetchOptions) {
   const files = new Map<string, Uint8Array<ArrayBuffer>>();
   const folder = new MemoryFolder(files, url.replace(/\/+$/, ""));
@@ -106,7 +106,7 @@ async function fetchSmallFiles(url: string, options: FetchOptions) {
   return { folder, files, weights: new Set(shards) };
 }
 
-/** The content of a file; undefined if the server has none of this name. */
+/** The content of a file; undefined if the server does not have it. */
 async function fetchFile(
   base: string,
   name: string,
@@ -130,9 +130,9 @@ async function fetchFile(
 }
 
 /**
- * What a server answers; undefined if it has no such file.
+ * The server's response; undefined if it does not have the file.
  *
- * @throws {UserError} If it answers something else, or nothing.
+ * @throws {UserError} If the request fails in another way.
  */
 async function request(url: string, init: RequestInit): Promise<Response | undefined> {
   let response: Response;

@@ -1,7 +1,6 @@
 /**
- * What a page imports to continue texts with a model, packed or plain, on the browser's WebGPU. It
- * names nothing of Deno or Node, so that `deno bundle --platform browser web/web.ts` makes one file
- * of it.
+ * The entry point for web pages: text generation with a model, packed or plain, on the browser's WebGPU.
+ * It uses nothing of Deno or Node; `deno bundle --platform browser web/web.ts` bundles it into one file.
  *
  * ```ts
  * const gpu = await openGpu();
@@ -12,8 +11,8 @@
  * }
  * ```
  *
- * In a worker, weights need not be in memory: {@link remoteFolder} leaves them on the server,
- * {@link BlobFolder} on the disk.
+ * In a worker, weights need not be in memory: {@link remoteFolder} leaves them on the server, and
+ * {@link BlobFolder} on disk.
  *
  * @module
  */

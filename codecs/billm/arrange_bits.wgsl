@@ -1,9 +1,9 @@
-// The bits of a packed linear layer in the order in which the kernels that multiply read them:
+// The bits of a packed linear layer in the order in which the product kernels read them:
 //
 //   out[tile, unit, plane, row, word] = the bits at 32 positions of one row
 //
-// Position i of a unit of 128 holds column order[i]. A thread makes one word. Rows and positions
-// without a column get zeros.
+// Position i of a unit of 128 holds column order[i]. A thread computes one word. Padding rows and
+// positions get zeros.
 //
 // Reference: tests/codecs/billm/tensors_test.ts.
 

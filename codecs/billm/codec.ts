@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import { sum } from "../../base/figures.ts";
 import type { Codec, FactColumn, FactMap, LinearFacts, WeightKind } from "../codec.ts";
 import { dequantize } from "./dequantize.ts";
@@ -7,7 +8,6 @@ import {
   highFraction,
   paperBits,
   salientColumns,
-  words,
 } from "./host.ts";
 import { canGroup, uploadGroup } from "./group.ts";
 import { multipliesVectors } from "./vector_product.ts";
@@ -40,8 +40,8 @@ const FACT_MAPS: readonly FactMap[] = [{
 }];
 
 /**
- * The codec of BiLLM: a sign and a zone for each weight, further signs for salient columns, means and
- * scales for each row and block.
+ * The BiLLM codec: a sign and a zone per weight, further signs for salient columns, means and scales
+ * per row and block.
  *
  * @see BiLLM, https://arxiv.org/abs/2402.04291
  */
@@ -89,7 +89,7 @@ export const billm: Codec<BillmHost> = {
   },
 
   kinds({ rows, cols, zones, planes, bits, salient }, row) {
-    const width = words(cols);
+    const width = bitWords(cols);
     return Array.from({ length: cols }, (_, col): WeightKind => {
       const isSet = (word: number) => ((word >>> (col & 31)) & 1) === 1;
       if (planes > 0 && isSet(salient[col >> 5])) return "salient";

@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
@@ -5,12 +6,12 @@ import source from "./dequantize.wgsl" with { type: "text" };
 import { type BillmLayout, scalesPerBlock } from "./quantize_block.ts";
 
 /**
- * The weights of a packed linear layer.
+ * The dequantized weights of a BiLLM layer.
  *
  * @param bits u32 `[bitPlanes, rows, ⌈cols / 32⌉]`.
  * @param scales f32 `[rows, blocks, scalesPerBlock]`.
- * @param salient One bit per column, u32 `[⌈cols / 32⌉]`; any tensor if `planes` is 0.
- * @param weight Receives the weights, f32 `[rows, cols]`; a fresh tensor if absent.
+ * @param salient One bit per column, u32 `[⌈cols / 32⌉]`; not read if `planes` is 0.
+ * @param weight Receives the weights, f32 `[rows, cols]`; allocated if absent.
  * @returns f32 `[rows, cols]`, owned by the caller.
  */
 export async function dequantize(
@@ -22,7 +23,7 @@ export async function dequantize(
   weight = gpu.empty([layout.rows, layout.cols]),
 ): Promise<Tensor> {
   const { rows, cols, blockSize, zones, planes } = layout;
-  const words = Math.ceil(cols / 32);
+  const words = bitWords(cols);
   const kernel = await gpu.kernel({
     name: "dequantize_billm",
     source,

@@ -1,9 +1,9 @@
-// weight[r, c] = the value that the bits of a packed linear layer stand for.
+// weight[r, c] = the dequantized value of a packed linear layer.
 //
 //   salient column   ((mean ± scale[0]) ± scale[1]) ...
 //   other column     mean[zone] ± scale[zone]
 //
-// added in this order, in f32, so that host and GPU give the same bits. A thread makes 32 columns.
+// summed in this order, in f32, so that host and GPU are bit-identical. A thread computes 32 columns.
 // Reference: dequantizeBillm() in codecs/billm/host.ts.
 
 override ZONES: u32 = 2;

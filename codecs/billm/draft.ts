@@ -1,13 +1,14 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Draft, StoreForm } from "../codec.ts";
 import { billm } from "./codec.ts";
 import { dequantize } from "./dequantize.ts";
-import { type BillmHost, words } from "./host.ts";
+import type { BillmHost } from "./host.ts";
 import { type BillmBits, type BillmLayout, emptyBits } from "./quantize_block.ts";
 import { roundScales } from "./round_scales.ts";
 
-/** A linear layer that stages turn into BiLLM's bits, block by block. */
+/** The draft of a BiLLM layer, which stages quantize block by block. */
 export class BillmDraft implements Draft<BillmHost> {
   readonly codec = billm;
   readonly bits: BillmBits;
@@ -16,7 +17,7 @@ export class BillmDraft implements Draft<BillmHost> {
     this.bits = emptyBits(gpu, layout);
   }
 
-  /** Scales in few bits are rounded first: the layers to come are calibrated on what is stored. */
+  /** Rounds 8-bit and 4-bit scales first, so that later layers are calibrated on the stored values. */
   async download({ scales }: StoreForm, quantized: Tensor): Promise<BillmHost> {
     const { gpu, bits } = this;
     if (scales === "f16") return await downloadBits(bits);
@@ -38,19 +39,15 @@ export class BillmDraft implements Draft<BillmHost> {
   }
 }
 
-/** Reads a linear layer's bits back from the GPU. */
+/** Downloads the bits of a linear layer. */
 export async function downloadBits(linear: BillmBits): Promise<BillmHost> {
   const { bits, scales, salient: columns, ...layout } = linear;
   const { gpu } = bits;
   const marks = await gpu.read(columns, "u32");
-  const salient = new Uint32Array(words(layout.cols));
+  const salient = new Uint32Array(bitWords(layout.cols));
   marks.forEach((mark, col) => salient[col >> 5] |= mark << (col & 31));
   return {
-    rows: layout.rows,
-    cols: layout.cols,
-    blockSize: layout.blockSize,
-    zones: layout.zones,
-    planes: layout.planes,
+    ...layout,
     bits: await gpu.read(bits, "u32"),
     scales: await gpu.read(scales),
     salient,

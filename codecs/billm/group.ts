@@ -17,32 +17,32 @@ import {
 } from "./tensors.ts";
 import { type BillmLayout, bitPlanes } from "./quantize_block.ts";
 
-/** Rows of a group's layers begin at multiples of this: with whole tiles, where kernels can bind them. */
+/** Row alignment of the layers in a group: whole tiles, which meet the alignment of bindings. */
 const PART_ROWS = 128;
-/** The marks of a layer begin at multiples of so many units, where kernels can bind them. */
+/** Alignment in units of a layer's salient mask, for the alignment of bindings. */
 const PART_UNITS = 16;
 
 /**
- * Packed linear layers with one input that are multiplied with a vector at once: at most three, of the
- * same layout but for their rows. Each has an order of columns of its own.
+ * The tensors of a group: at most three BiLLM layers that share an input and are multiplied with a
+ * vector in one dispatch. Their layouts are equal except for their rows; each has its own column order.
  */
 export interface BillmGroupTensors extends BillmLayout {
-  /** From the first row of the first layer to the last row of the last one. */
+  /** Rows of the product, from the first row of the first layer to the last row of the last one. */
   rows: number;
-  /** The row where each layer begins. */
+  /** The first row of each layer. */
   starts: readonly number[];
-  /** The layers, views of what the group owns. */
+  /** The individual layers, as views of the group's tensors. */
   weights: readonly BillmTensors[];
-  /** As in a {@link BillmTensors}, over all tiles. */
+  /** As in {@link BillmTensors}, for the tiles of all layers. */
   bits: Tensor;
   scales: Tensor;
   factors?: Tensor;
-  /** Of each layer; u32 `[layers, padded units, 4]`. */
+  /** The salient mask of each layer, u32 `[layers, padded units, 4]`. */
   salient: Tensor;
   order: Tensor;
   /**
-   * The position of each column in its unit, {@link SALIENT_PLACE} set if it is salient: byte i of word
-   * w is that of column 32 i + w. u32 `[layers, units, 32]`.
+   * The position of each column in its unit, with {@link SALIENT_PLACE} set if salient, u32
+   * `[layers, units, 32]`. Byte i of word w belongs to column 32 i + w.
    */
   places: Tensor;
 }
@@ -58,9 +58,9 @@ export function canGroup(hosts: readonly BillmHost[]): boolean {
 }
 
 /**
- * Brings packed linear layers to the GPU as a group.
+ * Uploads BiLLM layers as a group.
  *
- * @returns The group, owned by the caller; see {@link freeGroup}.
+ * @returns The tensors, owned by the caller; see {@link freeGroup}.
  */
 export async function uploadGroup(
   gpu: Gpu,
@@ -122,7 +122,7 @@ export async function uploadGroup(
   return { ...group, weights };
 }
 
-/** The places of all columns in the order of the words that hold them. */
+/** The places of all columns, see {@link BillmGroupTensors.places}. */
 function placesOf(order: Uint32Array): Uint8Array {
   const places = new Uint8Array(order.length);
   for (const [position, marked] of order.entries()) {
@@ -134,6 +134,7 @@ function placesOf(order: Uint32Array): Uint8Array {
   return places;
 }
 
+/** Frees the tensors of a group. */
 export function freeGroup(gpu: Gpu, group: BillmGroupTensors): void {
   const { bits, scales, factors, salient, order, places } = group;
   gpu.free(bits, scales, salient, order, places, ...(factors ? [factors] : []));

@@ -1,42 +1,38 @@
+import { bitCount, bitWords } from "../../base/bits.ts";
 import { type BillmLayout, scalesPerBlock } from "./quantize_block.ts";
 
 const WORD = 32;
 
-/** Words that hold a bit for each column. */
-export function words(cols: number): number {
-  return Math.ceil(cols / WORD);
-}
-
-/** Means and scales in few bits: value = code · factor, in f32. */
+/** Means and scales as 8-bit or 4-bit codes: value = code · factor, in f32. */
 export interface BillmCodes {
-  /** `[rows, blocks, scalesPerBlock]`, -127 .. 127; in 4 bits, means -7 .. 7 and scales 0 .. 15. */
+  /** `[rows, blocks, scalesPerBlock]`. 8 bits: -127 .. 127; 4 bits: means -7 .. 7, scales 0 .. 15. */
   values: Int8Array<ArrayBuffer>;
-  /** Of a code in the file; 8 if absent. */
+  /** Bits of a code in the file; 8 if absent. */
   bits?: 4;
-  /** Of a row's means and of its scales, values that f16 holds, `[rows, 2]`. */
+  /** The factors of each row's means and scales, exact f16 values, `[rows, 2]`. */
   factors: Float32Array<ArrayBuffer>;
 }
 
-/** A linear layer's bits in host memory. */
+/** A BiLLM layer in host memory. */
 export interface BillmHost extends BillmLayout {
   /** `[bitPlanes, rows, words]`. */
   bits: Uint32Array<ArrayBuffer>;
-  /** `[rows, blocks, scalesPerBlock]`: values that f16 holds, or what `codes` stand for. */
+  /** `[rows, blocks, scalesPerBlock]`: exact f16 values, or the values of `codes`. */
   scales: Float32Array<ArrayBuffer>;
-  /** How the scales are stored in 8 or 4 bits. */
+  /** The scales as 8-bit or 4-bit codes; absent if they are stored in f16. */
   codes?: BillmCodes;
   /** One bit per column, `[words]`. */
   salient: Uint32Array<ArrayBuffer>;
 }
 
-/** Numbers of the columns whose bit is set, ascending. */
+/** The indices of the salient columns, ascending. */
 export function salientColumns({ cols, planes, salient }: BillmHost): number[] {
   if (planes === 0) return [];
   const all = Array.from({ length: cols }, (_, col) => col);
   return all.filter((col) => (salient[col >> 5] >>> (col & 31)) & 1);
 }
 
-/** Bits per weight as the paper counts: one sign, and the further signs of salient columns. */
+/** Bits per weight as the paper counts them: one sign, plus the further signs of salient columns. */
 export function paperBits({ cols, planes }: BillmLayout, salient: number): number {
   return 1 + Math.max(0, planes - 1) * salient / cols;
 }
@@ -47,9 +43,9 @@ export function highFraction(host: BillmHost): number {
   return host.zones === 2 && others > 0 ? countFlags(host) / others : 0;
 }
 
-/** Weights outside the salient columns whose flag says high zone. */
+/** The number of weights outside the salient columns that are in the high zone. */
 function countFlags({ rows, cols, planes, bits, salient }: BillmHost): number {
-  const width = words(cols);
+  const width = bitWords(cols);
   let count = 0;
   for (let i = 0; i < rows * width; i++) {
     let flags = bits[rows * width + i];
@@ -59,16 +55,9 @@ function countFlags({ rows, cols, planes, bits, salient }: BillmHost): number {
   return count;
 }
 
-/** The ones among 32 bits: sums of 2, of 4, of 8 bits side by side, then of the four bytes. */
-function bitCount(word: number): number {
-  word -= (word >>> 1) & 0x55555555;
-  word = (word & 0x33333333) + ((word >>> 2) & 0x33333333);
-  return Math.imul((word + (word >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
-}
-
 /**
- * The weights that a packed linear layer stands for, or `rows` rows of them from `first` on, f32
- * `[rows, cols]`; the same bits as `dequantize()` gives on the GPU.
+ * The dequantized weights of a BiLLM layer, or `rows` rows of them from row `first`, f32 `[rows, cols]`;
+ * bit-identical to `dequantize()` on the GPU.
  */
 export function dequantizeBillm(
   host: BillmHost,
@@ -76,7 +65,7 @@ export function dequantizeBillm(
   rows = host.rows - first,
 ): Float32Array<ArrayBuffer> {
   const { cols, blockSize, zones, planes, bits, scales, salient } = host;
-  const width = words(cols);
+  const width = bitWords(cols);
   const blocks = Math.ceil(cols / blockSize);
   const perBlock = scalesPerBlock(host);
   const planeStride = host.rows * width;

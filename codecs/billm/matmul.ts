@@ -17,18 +17,18 @@ import { type BillmTensors, formName, formOf, tilesOf, UNIT_COLS, unitsOf } from
 const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
 const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
 
-/** Tokens from which on unpacking each weight once costs less than for each tile of tokens anew. */
+/** The token count from which unpacking each weight once is cheaper than once per tile of tokens. */
 const SLAB_TOKENS = 1024;
-/** Bytes of unpacked rows at a time. */
+/** Size of a slab of unpacked rows, in bytes. */
 const SLAB_BYTES = 64 << 20;
 const SLAB_BYTES_ON_CPU = 16 << 20;
 
 /**
- * x · weightᵀ (+ bias) (+ residual) for any number of tokens, by the kernel that suits it.
+ * x · weightᵀ (+ bias) (+ residual) for any number of tokens; selects the kernel by their number.
  *
  * @param x f32 `[tokens, cols]`.
  * @returns f32 `[tokens, rows]`, owned by the caller.
- * @throws {RangeError} If x does not fit the weight.
+ * @throws {RangeError} If the shape of x does not match the weight.
  */
 export async function billmProduct(
   gpu: Gpu,
@@ -41,8 +41,8 @@ export async function billmProduct(
 }
 
 /**
- * The same for many tokens. GPUs unpack the weight tile by tile, in workgroup memory; for very many
- * tokens, and on a driver that computes on the CPU, some rows are unpacked at a time.
+ * {@link billmProduct} for many tokens. GPUs unpack the weight tile by tile in workgroup memory. Above
+ * {@link SLAB_TOKENS} tokens, and on software adapters, slabs of rows are unpacked to GPU memory first.
  */
 export async function billmMatmul(
   gpu: Gpu,
@@ -63,7 +63,7 @@ export async function billmMatmul(
   return y;
 }
 
-/** Queues the product tile by tile into `y`; {@link billmMatmul} chooses. */
+/** Queues the product into `y`, unpacking tiles in workgroup memory. */
 async function multiplyTiles(
   gpu: Gpu,
   x: Tensor,
@@ -112,7 +112,7 @@ function tileFor(gpu: Gpu, tokens: number, rows: number): BillmTile {
   return fits && count >= 128 ? LARGE : SMALL;
 }
 
-/** Queues the product some rows of the weight at a time into `y`; {@link billmMatmul} chooses. */
+/** Queues the product into `y`, one slab of unpacked rows at a time. */
 async function multiplySlabs(
   gpu: Gpu,
   x: Tensor,
@@ -122,7 +122,7 @@ async function multiplySlabs(
 ): Promise<void> {
   const { rows, cols } = weight;
   const [m] = x.shape;
-  // A multiple of 64, so that a part of the bias can be bound.
+  // A multiple of 64, so that views of the bias meet the binding alignment.
   const slabBytes = gpu.software ? SLAB_BYTES_ON_CPU : SLAB_BYTES;
   const most = Math.max(64, Math.floor(slabBytes / 4 / cols / 64) * 64);
   for (let first = 0; first < rows; first += most) {
@@ -141,7 +141,7 @@ async function multiplySlabs(
 }
 
 /**
- * The weights of some rows of a packed weight, as dequantize() gives them.
+ * The dequantized weights of some rows; bit-identical to dequantize().
  *
  * @returns f32 `[rows, cols]`, owned by the caller.
  */

@@ -1,12 +1,7 @@
 import { repeat, XYZW } from "../../gpu/source_text.ts";
-
-/**
- * Generates the kernels that multiply a packed weight with the activations of many tokens.
- *
- * @see gemm_source.ts for how tiles are multiplied.
- */
 import { type BillmForm, planesOf, scaleSource } from "./tensors.ts";
 
+/** The terms that {@link billmMatmulKernel} adds to the product. */
 export const MATMUL_FLAGS = { bias: 1, residual: 2 } as const;
 
 /** The size of the tiles that pass through workgroup memory. */
@@ -14,15 +9,16 @@ export interface BillmTile {
   /** Rows (tokens) and columns (rows of the weight) of C that a workgroup computes. */
   rows: number;
   cols: number;
-  /** Steps along the inner dimension between two barriers: half a word of bits. */
+  /** Inner dimension of a tile: half a word of bits. */
   depth: 16;
 }
 
+/** The parameters of {@link billmMatmulKernel}. */
 export interface PackedMatmulShape {
   tile: BillmTile;
-  /** Workgroup memory has room for two tiles of each operand: one barrier a step is enough. */
+  /** Whether tiles are double-buffered in workgroup memory, so that one barrier per step is enough. */
   paired: boolean;
-  /** The rows of the result come in fours. */
+  /** Whether the length of the result's rows is a multiple of four. */
   aligned: boolean;
 }
 
@@ -31,15 +27,15 @@ export function billmMatmulBytes({ rows, cols, depth }: BillmTile, paired: boole
   return 16 * depth * (rows / 4 + 1 + cols / 4) * (paired ? 2 : 1);
 }
 
-/** Expressions for the bits and scales of a row, see {@link weightAt}. */
+/** WGSL expressions for the bits and scales of a row, see {@link weightAt}. */
 interface RowNames {
   /** The word of a plane of bits. */
   plane(k: number): string;
-  /** The word that says which columns are salient. */
+  /** The word that marks salient columns. */
   marks: string;
 }
 
-/** Statements that declare what the weights of a row and block can be. */
+/** WGSL statements that declare the possible weight values of a row and block. */
 function weightValues(form: BillmForm, prefix: string): string {
   const scale = scaleSource(form, prefix);
   return `${
@@ -53,7 +49,7 @@ function weightValues(form: BillmForm, prefix: string): string {
     ${repeat(form.planes, (k) => `let salient_scale${k} = ${scale.salientScale(k)};`)}`;
 }
 
-/** The weight at a bit, after {@link weightValues}; added up as dequantize.wgsl does. */
+/** WGSL for the weight at a bit, after {@link weightValues}; sums in the order of dequantize.wgsl. */
 function weightAt(form: BillmForm, row: RowNames, bit: string, mayBeSalient: boolean): string {
   const test = (word: string) => `(${word} & ${bit}) != 0u`;
   const zone = (i: number) => `select(minus${i}, plus${i}, ${test(row.plane(0))})`;
@@ -70,9 +66,10 @@ function weightAt(form: BillmForm, row: RowNames, bit: string, mayBeSalient: boo
 }
 
 /**
- * C = A · Bᵀ, A `[m, positions]` in the order of the weight's columns, B packed. Half of the threads
- * bring A; the other half turn a word of each row's bits into two tiles of B, each thread rows of its
- * own, so that neighbours store side by side.
+ * Generates the kernel C = A · Bᵀ for many tokens, A `[m, positions]` in the weight's column order, B
+ * packed; see gemm_tile_source.ts for how tiles are multiplied. Half of the threads load A. The other
+ * half unpack one word of each row's bits to two tiles of B; each thread has its own rows, so that
+ * adjacent threads store to adjacent places.
  */
 export function billmMatmulKernel(form: BillmForm, shape: PackedMatmulShape): string {
   const { tile: { rows, cols, depth }, paired, aligned } = shape;
@@ -81,7 +78,7 @@ export function billmMatmulKernel(form: BillmForm, shape: PackedMatmulShape): st
   const threads = threadsX * (rows / 8);
   const loaders = threads / 2;
   const vectors = rows * depth / 4 / loaders;
-  const rowsEach = cols / loaders; // of B, for each thread that brings some
+  const rowsEach = cols / loaders; // rows of B per loading thread
   const scaleOf = (q: number) => scaleSource(form, `scale${q}_`);
 
   const fetchA = repeat(
@@ -258,8 +255,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 }
 
 /**
- * The weights of some rows, f32 `[rows, cols]`. 32 threads make 128 columns of a row, each one of every
- * 32, so that neighbours store side by side; the threads after them make the next row.
+ * Generates the kernel that dequantizes some rows to f32 `[rows, cols]`. 32 threads compute 128 columns
+ * of a row; each takes every 32nd column, so that adjacent threads store to adjacent places.
  */
 export function unpackKernel(form: BillmForm): string {
   const planeCount = planesOf(form);

@@ -5,20 +5,19 @@ import type { Addends } from "../codec.ts";
 import { billmMatvecBytes, billmMatvecKernel, MATVEC_FLAGS } from "./matvec_source.ts";
 import { type BillmTensors, formName, formOf, tilesOf, unitsOf } from "./tensors.ts";
 
-/** The most tokens of {@link billmMatvec}. */
+/** The token limit of {@link billmMatvec}. */
 export const MATVEC_TOKENS = 8;
 /** Tokens of one pass over the weight on a GPU. */
 const PASS_TOKENS = 4;
-/** Groups of 32 threads that keep a GPU busy. */
+/** Groups of 32 threads that saturate a GPU. */
 const GROUPS = 2048;
 
 /**
- * x · weightᵀ (+ bias) (+ residual) for 1 to 8 tokens: the weight is read as it is packed, once for
- * every four tokens.
+ * x · weightᵀ (+ bias) (+ residual) for 1 to 8 tokens. The packed weight is read once per four tokens.
  *
  * @param x f32 `[tokens, cols]`.
  * @returns f32 `[tokens, rows]`, owned by the caller.
- * @throws {RangeError} If x does not fit the weight or has more tokens.
+ * @throws {RangeError} If the shape of x does not match the weight or x has more tokens.
  */
 export async function billmMatvec(
   gpu: Gpu,
@@ -58,7 +57,7 @@ export async function billmMatvec(
   return y;
 }
 
-/** As many as bring enough threads, where the columns and the workgroup's limits allow. */
+/** The number of splits that saturates the GPU, within the limits of the columns and the workgroup. */
 function splitsFor(gpu: Gpu, tiles: number, units: number): number {
   const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
   const most = gpu.software ? 2 : 16;

@@ -1,31 +1,16 @@
 import { repeat } from "../../gpu/source_text.ts";
-
-/**
- * Generates the kernel that multiplies a packed weight with the activations of a few tokens.
- *
- * Everything a packed weight adds up to is a sum of activations over some of the columns. With s the
- * sign bit and f the zone bit of a weight, a weight that is not salient is
- *
- *   (m0 - r0) + s · 2 r0 + f · (m1 - r1 - m0 + r0) + s f · 2 (r1 - r0)
- *
- * (m, r: mean and scale of a zone), so a row needs the sums of x over all columns, over those with s,
- * with f and with both; salient weights are linear in their bits likewise. The sums come from a table:
- * of each four columns, the sums of all 16 subsets. A thread looks up four bits at a time.
- *
- * A workgroup handles 32 rows, one for each of 32 threads; `splits` such groups of threads take turns
- * at the units of 128 columns, each with a table of its own. All 32 look up the same four columns at
- * the same time, so they meet in no bank of workgroup memory.
- */
 import { type BillmForm, planesOf, scaleSource } from "./tensors.ts";
 
+/** The terms that {@link billmMatvecKernel} adds to the product. */
 export const MATVEC_FLAGS = { bias: 1, residual: 2 } as const;
 
+/** The parameters of {@link billmMatvecKernel}. */
 export interface PackedMatvecShape {
-  /** Tokens that are handled together. */
+  /** Tokens of one pass over the weight. */
   tokens: 1 | 2 | 4;
-  /** Groups of 32 threads that share the columns among them; a power of two. */
+  /** Groups of 32 threads that split the columns; a power of two. */
   splits: number;
-  /** Loops are written out, for GPUs. */
+  /** Whether loops are unrolled, for GPUs. */
   unrolled: boolean;
 }
 
@@ -34,14 +19,30 @@ export function billmMatvecBytes(splits: number): number {
   return 4 * 32 * (16 * splits + 1) + 2 * 4 * 32 * splits;
 }
 
+/**
+ * Generates the kernel that multiplies a packed weight with the activations of a few tokens.
+ *
+ * The product is a linear combination of sums of activations over subsets of the columns. With s the
+ * sign bit, f the zone bit, and m, r the mean and scale of a zone, a weight that is not salient is
+ *
+ *   (m0 - r0) + s · 2 r0 + f · (m1 - r1 - m0 + r0) + s f · 2 (r1 - r0)
+ *
+ * So a row needs the sums of x over all columns, over those with s, with f, and with both. Salient
+ * weights are linear in their bits in the same way. The sums come from a lookup table that holds, for
+ * every four columns, the sums of all 16 subsets; a thread looks up four bits at a time.
+ *
+ * A workgroup handles 32 rows, one per thread of 32; `splits` such groups of threads alternate over the
+ * units of 128 columns, each with its own lookup table. All 32 threads look up the same four columns at
+ * the same time, which avoids bank conflicts.
+ */
 export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): string {
   const { zones, planes, coded, mixed } = form;
   const { tokens, splits, unrolled } = shape;
   const planeCount = planesOf(form);
   const scale = scaleSource(form, "scale");
-  const words = 4 / tokens; // of a unit that the table holds at a time
-  const groups = 32 / tokens; // of four columns, for each token
-  const firstPlanes = Math.min(planeCount, 2); // the others are read where there are salient columns
+  const words = 4 / tokens; // words of a unit in the lookup table at a time
+  const groups = 32 / tokens; // groups of four columns per token
+  const firstPlanes = Math.min(planeCount, 2); // other planes are read only for salient columns
 
   const each = (count: number, name: string, body: (i: string) => string) =>
     unrolled
@@ -56,7 +57,7 @@ export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): st
   ];
   const allSums = Array.from({ length: tokens }, (_, token) => sums(token)).flat();
 
-  /** Adds what the sums since the last time stand for. */
+  /** Adds the contribution of the sums since the last call. */
   const settle = `{
     let low_mean = ${scale.zoneMean(0)};
     let low_scale = ${scale.zoneScale(0)};
@@ -87,7 +88,7 @@ export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): st
     ${allSums.map((name) => `${name} = 0.0;`).join(" ")}
   }`;
 
-  /** The entry of a token's group of columns for four bits of a word. */
+  /** The table entry of a token's group of columns for four bits of a word. */
   const entry = (token: number, group: string, word: string, bits: string) => {
     const index = unrolled
       ? `${token * groups + parseInt(word) * 8 + parseInt(group)}`
@@ -95,7 +96,7 @@ export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): st
     const shifted = unrolled ? `${bits} >> ${4 * parseInt(group)}u` : `${bits} >> (${group} * 4u)`;
     return `table[${index}][base | ((${shifted}) & 15u)]`;
   };
-  /** The salient ones of 16 positions: as a rule those of few words. */
+  /** Looks up the salient columns of 16 positions; usually few words have any. */
   const lookUpMarked = (local: string, word: string, half: number) =>
     `if ((marks[${word}] & ${half === 0 ? "0xffffu" : "0xffff0000u"}) != 0u) {
       ${
@@ -154,7 +155,7 @@ export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): st
       : ""
   }`;
 
-  /** Unit and part of it that come `ahead` parts later. */
+  /** The unit and part that follow `ahead` parts later. */
   const placeOf = (part: number, ahead: number) =>
     `order_at(unit + ${splits * Math.floor((part + ahead) / tokens)}u, ${
       (part + ahead) % tokens * groups
@@ -203,10 +204,10 @@ struct Params {
 @group(0) @binding(8) var<storage, read> R: array<f32>;          // [tokens, rows]
 @group(0) @binding(9) var<storage, read_write> Y: array<f32>;    // [tokens, rows]
 
-// The sums of the subsets of four activations, for each split. The odd length keeps the groups in
-// different banks, and lets compilers see that no index is too large.
+// The sums of the subsets of four activations, for each split. The odd length avoids bank conflicts
+// between groups, and lets compilers prove that indices are in bounds.
 var<workgroup> table: array<array<f32, ${16 * splits + 1}>, 32>;
-// The sums of the four that are not salient, and of those that are.
+// The sums of the four activations that are not salient, and of the salient ones.
 var<workgroup> totals: array<array<vec4f, ${splits}>, 8>;
 var<workgroup> marked_totals: array<array<vec4f, ${splits}>, 8>;
 
@@ -258,7 +259,7 @@ fn main(
   let lane = thread & 31u;
   let split = (thread >> 5u) & ${splits - 1}u;
   let base = split << 4u;
-  let token = lane / ${groups}u; // whose activations this thread brings
+  let token = lane / ${groups}u; // whose activations this thread loads
   let group = lane % ${groups}u;
   ${
     coded

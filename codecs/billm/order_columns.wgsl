@@ -1,5 +1,5 @@
-// out[t, i] = x[t, order[i]], or 0 where no column is at position i: the activations in the order in
-// which a packed weight holds its columns. A thread makes four.
+// out[t, i] = x[t, order[i]], or 0 if position i has no column: the activations in the column order of a
+// packed weight. A thread computes four.
 //
 // Reference: tests/codecs/billm/matmul_test.ts.
 

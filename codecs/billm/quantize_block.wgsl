@@ -1,17 +1,17 @@
-// Turns each weight of a block into bits and the value that those bits stand for.
+// Quantizes each weight of a block to bits and their dequantized value.
 //
 //   salient column   q = mean + Σ ± scale[plane]        one bit per plane
 //   other column     q = mean[zone] ± scale[zone]       one sign bit, one zone bit
 //
-// with means and scales rounded to f16 as they are stored. error = (w - q) / U_jj is what the columns
-// to come must make up for: with FEEDBACK those of the block at once, w_k -= error · U_jk, as GPTQ
-// does; those after the block by a matrix product. With NEAREST the bits are those of the nearest of
-// the stored values; without, they are the signs seen by the fit and the zones found by the search.
+// with means and scales rounded to f16 as they are stored. Later columns compensate for the error
+// (w - q) / U_jj: with FEEDBACK those of the block immediately, w_k -= error · U_jk, as in GPTQ; those
+// after the block by a matrix product. With NEAREST the bits are those of the nearest stored value;
+// without, they are the signs of the fit and the zones of the search.
 //
-// Columns follow each other, rows are independent. LANES threads share a row: all of them turn eight
-// columns into bits, in registers, and each moves its share of the later columns, four side by side.
-// With FEEDBACK the rows of the block lie in workgroup memory, and so do the rows of U of the eight
-// columns, which all rows read.
+// Columns are sequential, rows are independent. LANES threads share a row: all of them quantize eight
+// columns, in registers, and each updates its share of the later columns, as vec4s. With FEEDBACK the
+// rows of the block are in workgroup memory, and so are the rows of U of the eight columns, which all
+// rows read.
 //
 // Source: BiLLM, arXiv:2402.04291; GPTQ, arXiv:2210.17323. Reference: tests/reference/billm.ts.
 
@@ -57,10 +57,10 @@ struct Fits {
   stored_center: f32,
 }
 
-// Value and error of a weight.
+// The value and the error of a weight.
 struct Settled { q: f32, e: f32 }
 
-// Turns a weight into bits, which go to bit `col % 32` of `out`; nothing beyond the last column.
+// Quantizes a weight and sets bit `col % 32` of `out`; no effect beyond the last column.
 fn settle(w: f32, col: u32, high_bits: u32, fits: Fits, out: ptr<function, vec4u>) -> Settled {
   if (col >= p.cols) { return Settled(0.0, 0.0); }
   let i = col % 32;
@@ -68,7 +68,7 @@ fn settle(w: f32, col: u32, high_bits: u32, fits: Fits, out: ptr<function, vec4u
   if (HAS_SALIENT && salient[col] == 1) {
     var signs = 0u; // bit k is that of plane k
     if (NEAREST) {
-      // Sign by sign does not find the nearest sum of three and more.
+      // A greedy choice of signs does not find the nearest sum of three or more.
       var least = 3.4e38;
       for (var code = 0u; code < (1u << PLANES); code++) {
         var value = fits.stored_center;
@@ -134,7 +134,7 @@ fn four_weights(row: u32, col: u32) -> vec4f {
   );
 }
 
-// Four entries of U side by side, likewise.
+// Four adjacent entries of U from workgroup memory.
 fn four_factors(col: u32, later: u32) -> vec4f {
   let at = (p.first + min(col, p.cols - 1)) * p.layer_cols + p.first +
     min(later + vec4u(0, 1, 2, 3), vec4u(p.cols - 1));
@@ -215,7 +215,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     let g = col / 4;
     if (FEEDBACK) {
       for (var i = lane; i < 8 * GROUPS; i += 2 * threads) {
-        let j = i + threads; // both are on their way before one is waited for
+        let j = i + threads; // two loads in flight
         if (max(i % GROUPS, j % GROUPS) < g) { continue; }
         let factors_i = four_factors(col + i / GROUPS, i % GROUPS * 4);
         let factors_j = four_factors(col + j / GROUPS, j % GROUPS * 4);
@@ -234,7 +234,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       low = four_weights(row, col);
       high = four_weights(row, col + 4);
     }
-    // What is taken from the columns done already, and from a column itself, is of no use any more.
+    // Updates of the columns that are already done, and of a column itself, have no effect.
     let s0 = settle(low.x, col, high_bits, fits, &out);
     if (FEEDBACK) { low -= s0.e * factors[g]; high -= s0.e * factors[g + 1]; }
     let s1 = settle(low.y, col + 1, high_bits, fits, &out);

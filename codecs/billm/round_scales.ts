@@ -5,29 +5,27 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import { type BillmLayout, scalesPerBlock } from "./quantize_block.ts";
 import source from "./round_scales.wgsl" with { type: "text" };
 
-/** What rounded scales are made from: value = code · factor. */
+/** Rounded scales as codes and factors: value = code · factor. */
 export interface ScaleCodes {
   /**
-   * i32 `[rows, blocks, scalesPerBlock]`, in two's complement: -127 .. 127, or in 4 bits means
-   * -7 .. 7 and scales 0 .. 15.
+   * i32 `[rows, blocks, scalesPerBlock]`. 8 bits: -127 .. 127; 4 bits: means -7 .. 7, scales 0 .. 15.
    */
   codes: Tensor;
-  /** Of a row's means and of its scales, values that f16 holds, f32 `[rows, 2]`. */
+  /** The factors of each row's means and scales, f32 `[rows, 2]`, exact f16 values. */
   factors: Tensor;
 }
 
-/** The largest codes of means and scales by their bits, and the least of scales. */
+/** The greatest codes of means and of scales, and the least code of scales, by code width. */
 const TOPS = {
   8: { TOP_MEAN: 127, TOP_SCALE: 127, LEAST_SCALE: -127 },
   4: { TOP_MEAN: 7, TOP_SCALE: 15, LEAST_SCALE: 0 },
 };
 
 /**
- * Rounds the means and scales of a linear layer to what 8 or 4 bits with two f16 factors for each row
- * hold.
+ * Rounds the means and scales of a linear layer to 8-bit or 4-bit codes with two f16 factors per row.
  *
  * @param scales f32 `[rows, blocks, scalesPerBlock]`; replaced by the rounded values.
- * @returns The codes, owned by the caller.
+ * @returns The codes and factors, owned by the caller.
  */
 export async function roundScales(
   gpu: Gpu,

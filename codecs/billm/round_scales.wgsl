@@ -1,12 +1,12 @@
-// Rounds the means and scales of each row to what 8 or 4 bits and two factors hold.
+// Rounds the means and scales of each row to 8-bit or 4-bit codes with two factors.
 //
 //   factor[mean] = max |mean| / TOP_MEAN     factor[scale] = max |scale| / TOP_SCALE    up to f16
 //   code = round(value / factor)             value ← code · factor                      ties to even
 //
-// 8 bits: both -127 .. 127. 4 bits: means -7 .. 7, scales 0 .. 15 (which are not below 0, or become 0).
+// 8 bits: both -127 .. 127. 4 bits: means -7 .. 7, scales 0 .. 15 (negative scales become 0).
 //
-// The maxima are those of the row over all its blocks. Where all are zero, so are factor and codes.
-// One workgroup per row; reduce.wgsl gives LANES and max_over_lanes.
+// The maxima are over all blocks of the row. If all values are zero, so are the factor and the codes.
+// One workgroup per row; reduce.wgsl provides LANES and max_over_lanes.
 //
 // Reference: tests/codecs/billm/round_scales_test.ts.
 
@@ -27,7 +27,7 @@ fn is_mean(index: u32) -> bool {
   return place == 2 * ZONES || (place < 2 * ZONES && place % 2 == 0);
 }
 
-// The least f16 that is not below; by integer arithmetic, as drivers may leave out conversions.
+// The least f16 that is not less; by integer arithmetic, as drivers may optimize conversions away.
 fn rounded_up(value: f32) -> f32 {
   if (value < 6.1035156e-5) { return ceil(value * 16777216.0) / 16777216.0; } // steps of 2^-24
   return bitcast<f32>((bitcast<u32>(value) + 0x1fffu) & 0xffffe000u);
@@ -57,7 +57,7 @@ fn main(
     let nearest = clamp(round(scales[start + i] / factor), least, select(TOP_SCALE, TOP_MEAN, mean));
     let code = select(0, i32(nearest), factor > 0.0);
     codes[start + i] = code;
-    // Zero has one code, so -0 becomes 0; drivers may take f32(code) for `nearest` itself.
+    // Zero has one code, so -0 becomes 0; drivers may replace f32(code) with `nearest`.
     scales[start + i] = select(0.0, f32(code) * factor, code != 0);
   }
   if (lane == 0) {

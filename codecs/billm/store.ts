@@ -1,38 +1,39 @@
+import { bitWords } from "../../base/bits.ts";
 import { shapeText } from "../../gpu/tensor.ts";
 import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { type StoredDtype, type TensorToWrite, toFloat32 } from "../../storage/safetensors.ts";
 import type { PackedShape, StoreForm } from "../codec.ts";
 import { decodeFlags, encodeFlags } from "../flag_codes.ts";
 import { partBytes, PartReader } from "../part_reader.ts";
-import { type BillmCodes, type BillmHost, salientColumns, words } from "./host.ts";
+import { type BillmCodes, type BillmHost, salientColumns } from "./host.ts";
 import { type BillmLayout, bitPlanes, scalesPerBlock } from "./quantize_block.ts";
 
-/** The most planes of bits that salient columns have. */
+/** The greatest number of bit planes of salient columns. */
 const MAX_PLANES = 4;
 
 /**
- * The first plane of bits that is stored for the salient columns only, without the others. In the
- * plain form the second sign of a salient weight takes the place of its flag.
+ * The first bit plane that is stored compactly, for the salient columns only. In the plain form the
+ * second sign of a salient weight is stored in place of its flag.
  */
 function firstCompactPlane({ zones }: BillmLayout, flags: StoreForm["flags"]): number {
   return flags === "entropy" ? 1 : zones;
 }
 
-/** Planes of bits that are stored for the salient columns only. */
+/** The number of bit planes that are stored compactly. */
 function compactPlanes(layout: BillmLayout, flags: StoreForm["flags"]): number {
   const planes = flags === "entropy" ? layout.planes : bitPlanes(layout);
   return Math.max(0, planes - firstCompactPlane(layout, flags));
 }
 
-/** Which columns are salient, as bits; none without planes for them. */
+/** The bit mask of the salient columns; all zeros if there are no planes for them. */
 function marksOf({ cols, planes, salient }: BillmHost): Uint32Array {
-  return planes > 0 ? salient : new Uint32Array(words(cols));
+  return planes > 0 ? salient : new Uint32Array(bitWords(cols));
 }
 
 /**
- * The tensors that store BiLLM's bits, NAME.signs and so on.
+ * The tensors that store a BiLLM layer: NAME.signs and so on.
  *
- * @param form With a single zone there are no flags, whatever it says.
+ * @param form The storage form; `flags` has no effect with a single zone.
  */
 export function storeBillm(
   name: string,
@@ -41,7 +42,7 @@ export function storeBillm(
 ): TensorToWrite[] {
   const flags = host.zones === 2 ? form.flags : "plain";
   const { rows, cols, blockSize, zones, planes, bits } = host;
-  const width = words(cols);
+  const width = bitWords(cols);
   const plane = (k: number) => bits.subarray(k * rows * width, (k + 1) * rows * width);
   const columns = salientColumns(host);
   const tensors: TensorToWrite[] = [];
@@ -57,7 +58,7 @@ export function storeBillm(
   if (planes > 0) add("salient_columns", "U32", [width], partBytes(host.salient));
   const compact = compactPlanes(host, flags);
   if (compact > 0 && columns.length > 0) {
-    const planeWords = words(rows * columns.length);
+    const planeWords = bitWords(rows * columns.length);
     const packed = new Uint32Array(compact * planeWords);
     for (let k = 0; k < compact; k++) {
       const source = plane(firstCompactPlane(host, flags) + k);
@@ -87,10 +88,10 @@ export function storeBillm(
 }
 
 /**
- * Reads a linear layer in BiLLM's bits.
+ * Loads a BiLLM layer.
  *
- * @throws {UserError} If a tensor is missing or has a shape that does not fit the others, or another
- *   type.
+ * @throws {UserError} If a tensor is missing, has an unexpected dtype, or its shape does not match the
+ *   others.
  */
 export function loadBillm(
   checkpoint: Checkpoint,
@@ -100,13 +101,13 @@ export function loadBillm(
   const reader = new PartReader(checkpoint, name);
   const read = reader.read.bind(reader);
   const [rows] = reader.get("signs").shape;
-  const width = words(cols);
+  const width = bitWords(cols);
   const blocks = Math.ceil(cols / blockSize);
   const zones = reader.has("flags") ? 2 : 1;
   const storedScales = reader.get("scales");
   const isNibbles = storedScales.dtype === "U8";
   const perBlock = storedScales.shape[isNibbles ? 0 : 2];
-  // Zones only, or a mean and one scale for each plane besides.
+  // Two per zone and, with salient columns, a mean and one scale per plane.
   const planes = perBlock === 2 * zones ? 0 : perBlock - 2 * zones - 1;
   if (!(perBlock === 2 * zones || planes >= 1 && planes <= MAX_PLANES)) {
     const [least, most] = [2 * zones + 2, 2 * zones + 1 + MAX_PLANES];
@@ -150,11 +151,11 @@ export function loadBillm(
   const compact = compactPlanes(layout, flags);
   const columns = salientColumns(host);
   if (compact > 0 && columns.length > 0) {
-    // In version 1 each row begins with a word of its own.
+    // In version 1 each row begins at a word boundary.
     const isOfWords = reader.get("salient_signs").shape.length === 3;
-    const rowWords = words(columns.length);
+    const rowWords = bitWords(columns.length);
     const rowBits = isOfWords ? 32 * rowWords : columns.length;
-    const planeWords = words(rows * rowBits);
+    const planeWords = bitWords(rows * rowBits);
     const shape = isOfWords ? [compact, rows, rowWords] : [compact, planeWords];
     const packed = new Uint32Array(read("salient_signs", "U32", shape).buffer);
     for (let k = 0; k < compact; k++) {
@@ -171,7 +172,7 @@ export function loadBillm(
   return host;
 }
 
-/** Of each number of a row and block, whether it is a mean (0) or a scale (1). */
+/** The kind of each number of a row and block: mean (0) or scale (1). */
 function kindsOf(layout: BillmLayout): number[] {
   return Array.from(
     { length: scalesPerBlock(layout) },
@@ -179,13 +180,13 @@ function kindsOf(layout: BillmLayout): number[] {
   );
 }
 
-/** 4-bit codes lie apart by what they are, two neighbouring blocks of a row to a byte. */
+/** The shape of 4-bit codes: one plane per number of a block; a byte holds two adjacent blocks of a row. */
 function nibbleShape(layout: BillmLayout): [numbers: number, rows: number, bytes: number] {
   const blocks = Math.ceil(layout.cols / layout.blockSize);
   return [scalesPerBlock(layout), layout.rows, Math.ceil(blocks / 2)];
 }
 
-/** Tells where each 4-bit code lies among its bytes, and what is added to it there: 8 to means. */
+/** Visits the byte, shift and offset of each 4-bit code; the offset is 8 for means, 0 for scales. */
 function visitNibbles(
   layout: BillmLayout,
   visit: (code: number, at: number, shift: number, plus: number) => void,
@@ -216,7 +217,7 @@ function fromNibbles(layout: BillmLayout, bytes: Uint8Array): Int8Array<ArrayBuf
   return codes;
 }
 
-/** What codes stand for, f32 `[rows, blocks, scalesPerBlock]`. */
+/** The decoded scales, f32 `[rows, blocks, scalesPerBlock]`. */
 function decodeScales(
   layout: BillmLayout,
   { values, factors }: BillmCodes,

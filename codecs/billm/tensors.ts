@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
@@ -5,41 +6,40 @@ import arrangeBits from "./arrange_bits.wgsl" with { type: "text" };
 import type { BillmHost } from "./host.ts";
 import { type BillmLayout, bitPlanes, scalesPerBlock } from "./quantize_block.ts";
 
-/** Rows that lie side by side in a {@link BillmTensors}, one for each thread. */
+/** Rows per tile of a {@link BillmTensors}, one per thread. */
 export const TILE_ROWS = 32;
-/** Columns that a thread reads at a time: four words of each plane of bits. */
+/** Columns per unit, which a thread reads at a time: four words of each bit plane. */
 export const UNIT_COLS = 128;
-/** Set in the order of the columns for a salient one. */
+/** The flag of a salient column in the column order. */
 export const SALIENT = 2 ** 31;
 
 /**
- * A linear layer in GPU memory that is multiplied with as it is packed.
+ * The tensors of a BiLLM layer on the GPU, in the layout of the product kernels.
  *
- * Everything lies in tiles of 32 rows, so that 32 threads, one for each row, read neighbours. Rows and
- * columns are padded with zeros, to tiles and to units of 128 columns. The salient columns of a block
- * come first: of its unit if the units divide the blocks, else of each word. Kernels then find
- * salient weights in the first words only.
+ * Tiles of 32 rows allow coalesced reads by 32 threads, one per row. Rows and columns are padded with
+ * zeros, to tiles and to units of 128 columns. Salient columns come first: in each unit if blocks consist
+ * of whole units, else in each word. So kernels find salient weights in the first words only.
  */
 export interface BillmTensors extends BillmLayout {
   /** u32 `[tiles, units, bitPlanes, 32 rows, 4 words]`. */
   bits: Tensor;
-  /** Which positions are salient, a bit for each, u32 `[units, 4]`. */
+  /** Bit mask of the salient positions, u32 `[units, 4]`. */
   salient: Tensor;
-  /** The column at each position, bit 31 set if it is salient; `cols` or more for none. u32 `[units, 128]`. */
+  /** The column at each position, bit 31 set if salient; `cols` or more for padding. u32 `[units, 128]`. */
   order: Tensor;
-  /** Pairs of f16, or four 8-bit codes, of a row and block, u32 `[tiles, blocks, words, 32 rows]`. */
+  /** Two f16 or four 8-bit codes per word, u32 `[tiles, blocks, words, 32 rows]`. */
   scales: Tensor;
-  /** Factors of the codes of means and of scales, f32 `[tiles * 32, 2]`; absent for f16. */
+  /** The factors of the codes of means and scales, f32 `[tiles * 32, 2]`; absent for f16. */
   factors?: Tensor;
 }
 
-/** What a kernel that reads a packed weight is made for. */
+/** The parameters of kernels that read a packed weight. */
 export interface BillmForm {
   zones: 1 | 2;
   planes: number;
   /** Whether scales are 8-bit codes. */
   coded: boolean;
-  /** Whether a unit of 128 columns may lie in more than one block. */
+  /** Whether a unit of 128 columns may span several blocks. */
   mixed: boolean;
 }
 
@@ -50,36 +50,36 @@ export function formOf(
   return { zones, planes, coded: factors !== undefined, mixed: blockSize % UNIT_COLS !== 0 };
 }
 
-/** A text that names a form, for the names of kernels. */
+/** The name of a form, for the names of kernels. */
 export function formName({ zones, planes, coded, mixed }: BillmForm): string {
   return `${zones}_${planes}_${coded ? "codes" : "f16"}${mixed ? "_mixed" : ""}`;
 }
 
-/** Planes of bits of a weight. */
+/** The number of bit planes of a weight. */
 export function planesOf({ zones, planes }: Pick<BillmForm, "zones" | "planes">): number {
   return bitPlanes({ zones, planes } as BillmLayout);
 }
 
-/** Words of u32 that hold the scales of a row and block. */
+/** u32 words for the scales of a row and block. */
 export function scaleWords({ zones, planes, coded }: Omit<BillmForm, "mixed">): number {
   const count = scalesPerBlock({ zones, planes } as BillmLayout);
   return Math.ceil(count / (coded ? 4 : 2));
 }
 
-/** The unit count of a weight: 128 columns each. */
+/** The number of units of a weight, of 128 columns each. */
 export function unitsOf({ cols }: BillmLayout): number {
   return Math.ceil(cols / UNIT_COLS);
 }
 
-/** The tile count of a weight: 32 rows each. */
+/** The number of tiles of a weight, of 32 rows each. */
 export function tilesOf({ rows }: BillmLayout): number {
   return Math.ceil(rows / TILE_ROWS);
 }
 
 /**
- * Brings a packed linear layer to the GPU.
+ * Uploads a BiLLM layer.
  *
- * @returns The weight, owned by the caller; see {@link freeBillm}.
+ * @returns The tensors, owned by the caller; see {@link freeBillm}.
  */
 export async function uploadBillm(gpu: Gpu, host: BillmHost): Promise<BillmTensors> {
   const { rows, cols, blockSize, zones, planes, codes } = host;
@@ -97,14 +97,14 @@ export async function uploadBillm(gpu: Gpu, host: BillmHost): Promise<BillmTenso
   return weight;
 }
 
-/** Brings the bits of a linear layer in the order of `weight` to its memory. */
+/** Uploads the bits of a BiLLM layer and arranges them in the column order of `weight`. */
 export async function uploadBits(
   gpu: Gpu,
   host: BillmHost,
   { order, bits }: Pick<BillmTensors, "order" | "bits">,
 ): Promise<void> {
   const { rows, cols } = host;
-  const words = Math.ceil(cols / 32);
+  const words = bitWords(cols);
   using raw = gpu.upload(host.bits, [bitPlanes(host), rows, words]);
   const kernel = await gpu.kernel({
     name: "arrange_bits",
@@ -118,6 +118,7 @@ export async function uploadBits(
   });
 }
 
+/** Frees the tensors of a BiLLM layer. */
 export function freeBillm(
   gpu: Gpu,
   { bits, salient, order, scales, factors }: BillmTensors,
@@ -125,7 +126,7 @@ export function freeBillm(
   gpu.free(bits, salient, order, scales, ...(factors ? [factors] : []));
 }
 
-/** The column at each position, the salient ones of a segment first, and which positions are salient. */
+/** The column order, salient columns of a segment first, and the bit mask of salient positions. */
 export function columnOrder({ cols, blockSize, planes, salient }: BillmHost) {
   const positions = Math.ceil(cols / UNIT_COLS) * UNIT_COLS;
   const segment = blockSize % UNIT_COLS ? 32 : UNIT_COLS;
@@ -147,13 +148,13 @@ export function columnOrder({ cols, blockSize, planes, salient }: BillmHost) {
   return { order, salient: marks };
 }
 
-/** `[tiles, blocks, words, 32]` of a linear layer's scales. */
+/** The shape `[tiles, blocks, words, 32]` of {@link BillmTensors.scales}. */
 export function scaleShape(host: BillmHost): number[] {
   const words = scaleWords({ ...host, coded: host.codes !== undefined });
   return [tilesOf(host), Math.ceil(host.cols / host.blockSize), words, TILE_ROWS];
 }
 
-/** A linear layer's scales as they lie in a {@link BillmTensors}. */
+/** The scales of a BiLLM layer in the layout of {@link BillmTensors.scales}. */
 export function arrangedScales(host: BillmHost): Uint32Array<ArrayBuffer> {
   const { rows, codes } = host;
   const [tiles, blocks, words] = scaleShape(host);
@@ -162,7 +163,7 @@ export function arrangedScales(host: BillmHost): Uint32Array<ArrayBuffer> {
   const source = codes?.values ?? new Uint16Array(new Float16Array(host.scales).buffer);
   const out = new Uint32Array(tiles * blocks * words * TILE_ROWS);
   const parts = codes ? new Int8Array(out.buffer) : new Uint16Array(out.buffer);
-  // Where the parts lie from the first of a row and block on.
+  // Offsets of the parts from the first one of a row and block.
   const places = Array.from({ length: perBlock }, (_, i) => {
     const part = i % perWord;
     return (i - part) * TILE_ROWS + part;
@@ -179,7 +180,7 @@ export function arrangedScales(host: BillmHost): Uint32Array<ArrayBuffer> {
   return out;
 }
 
-/** The factors of a linear layer's codes, `[tiles * 32, 2]`. */
+/** The factors of a BiLLM layer's codes, padded to `[tiles * 32, 2]`. */
 export function paddedFactors(host: BillmHost): Float32Array<ArrayBuffer> {
   const padded = new Float32Array(tilesOf(host) * TILE_ROWS * 2);
   padded.set(host.codes!.factors);
@@ -188,14 +189,14 @@ export function paddedFactors(host: BillmHost): Float32Array<ArrayBuffer> {
 
 /**
  * WGSL that reads the scales of a row and block, for kernels that bind `scales` and, for codes,
- * `factors`. Names: `{prefix}0 ..` hold the words.
+ * `factors`. The variables `{prefix}0 ..` hold the words.
  */
 export interface ScaleSource {
   /** Statements that declare the words as variables. */
   declare: string;
-  /** Statements that load the words, from a tile, block and lane. */
+  /** Statements that load the words of a tile, block and lane. */
   load(tile: string, block: string, lane: string): string;
-  /** Mean of a zone, scale of a zone, salient mean, scale of a salient plane. */
+  /** Expressions for the mean and scale of a zone, the salient mean, and the scale of a salient plane. */
   zoneMean(zone: number): string;
   zoneScale(zone: number): string;
   salientMean: string;
@@ -203,14 +204,16 @@ export interface ScaleSource {
 }
 
 /**
- * @param factored Whether codes come times their factors, the variables mean_factor and scale_factor.
- *   Without, they are converted by an instruction that is slower, but runs beside shuffles.
+ * The WGSL of a form's scales.
+ *
+ * @param factored Whether codes are multiplied with the variables mean_factor and scale_factor. If not,
+ *   they are converted by an instruction that is slower but overlaps with shuffles.
  */
 export function scaleSource(form: BillmForm, prefix: string, factored = true): ScaleSource {
   const words = Array.from({ length: scaleWords(form) }, (_, i) => i);
   const code = (index: number) => {
     const [word, shift] = [`${prefix}${index >> 2}`, 8 * (index & 3)];
-    // The mantissa of 2^23 + code + 128: converting takes a GPU eight times as long.
+    // The mantissa of 2^23 + code + 128: a conversion instruction takes eight times as long.
     return factored
       ? `(bitcast<f32>(0x4b000000u | (((${word} ^ 0x80808080u) >> ${shift}u) & 0xffu)) - 8388736.0)`
       : `f32(extractBits(bitcast<i32>(${word}), ${shift}u, 8u))`;

@@ -12,17 +12,17 @@ import {
 } from "./vector_product_source.ts";
 import { formName, formOf, UNIT_COLS, unitsOf } from "./tensors.ts";
 
-/** Workgroups of a product if its rows suffice: one for each core of an H100, where this was measured. */
+/** Target number of workgroups: one per multiprocessor of an H100, where this was measured. */
 const WORKGROUPS = 132;
 /**
- * Subgroups that share the columns, at most, where tables serve many steps of rows and where one: with
- * 22 the 11008 columns of a LLaMA-7B, 86 units, take four turns.
+ * The greatest number of subgroups that split the columns, if tables serve many steps of rows or one.
+ * With 22, the 11008 columns of a LLaMA-7B (86 units) take four passes.
  */
 const SPLITS = { many: 16, one: 22 };
-/** Steps that tables are to serve, where there are so many, rather than that more subgroups share the columns. */
+/** The number of steps of rows from which reusing tables is preferred to splitting the columns further. */
 const WORTHWHILE_STEPS = 4;
 
-/** Whether {@link billmVectorProduct} can multiply weights of such blocks on this adapter. */
+/** Whether {@link billmVectorProduct} supports this block size on this adapter. */
 export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
   const { subgroupSize } = gpu;
   return subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0;
@@ -31,10 +31,10 @@ export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
 /**
  * The product of one vector with each linear layer of a group, in one dispatch.
  *
- * @param x f32 `[1, cols]`, or with a second half `[1, up + cols]`.
- * @param options What is added to the product, bias and residual, is f32 `[1, rows]`.
+ * @param x f32 `[1, cols]`, or `[1, up + cols]` for a gated activation.
+ * @param options Bias and residual are f32 `[1, rows]`.
  * @returns f32 `[1, rows]`, owned by the caller; the layers' products begin at `group.starts`.
- * @throws {RangeError} If x does not fit.
+ * @throws {RangeError} If the shape of x does not match.
  */
 export async function billmVectorProduct(
   gpu: Gpu,
@@ -60,7 +60,7 @@ export async function billmVectorProduct(
     : up === undefined
     ? "activation"
     : "gated";
-  // Workgroups have no rows of two parts.
+  // A workgroup must not span two layers.
   const { lanes, splits, steps, turns } = shape;
   const run = steps * lanes;
   const [, part1 = rows, part2 = rows] = starts;
@@ -94,8 +94,8 @@ export async function billmVectorProduct(
 }
 
 /**
- * How the work is shared: a subgroup's tables serve all rows of its workgroup, so that there are only
- * as many workgroups as keep a GPU busy, if workgroup memory holds the sums of so many rows.
+ * The work distribution. A subgroup's tables serve all rows of its workgroup, so there are no more
+ * workgroups than saturate a GPU, as far as workgroup memory holds the sums of that many rows.
  */
 export function shapeFor(
   gpu: Pick<Gpu, "subgroupSize" | "subgroupBarriers" | "device">,
@@ -113,6 +113,6 @@ export function shapeFor(
   const splits = Math.ceil(units / turns);
   let mostSteps = splits;
   while (mostSteps > 1 && !fits(splits, mostSteps)) mostSteps--;
-  const steps = Math.ceil(wanted / Math.ceil(wanted / mostSteps)); // in rounds of equal length
+  const steps = Math.ceil(wanted / Math.ceil(wanted / mostSteps)); // so that workgroups are equally long
   return { lanes, splits, steps, turns: turns > 1, subgroupBarriers };
 }

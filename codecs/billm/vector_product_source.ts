@@ -1,45 +1,46 @@
 import { repeat, XYZW } from "../../gpu/source_text.ts";
 import { type BillmForm, planesOf, scaleSource, scaleWords, UNIT_COLS } from "./tensors.ts";
 
-/** What the kernel makes of its input on the way. */
+/** The prologue of the kernel: the function of its input that it computes (fused). */
 export type VectorInput =
-  /** Nothing. */
+  /** The input itself. */
   | "plain"
-  /** Its RMS norm. */
+  /** The RMS norm of the input. */
   | "rms"
-  /** An activation function of it. */
+  /** An activation function of the input. */
   | "activation"
-  /** An activation function of its first half, times its second half. */
+  /** An activation function of the input's first half, times its second half. */
   | "gated";
 
+/** The work distribution of {@link billmVectorKernel}. */
 export interface BillmVectorShape {
   /** Threads of a subgroup, a power of two from 8 to 64. */
   lanes: number;
-  /** Subgroups of a workgroup, which share the columns among them. */
+  /** Subgroups of a workgroup, which split the columns. */
   splits: number;
-  /** Rows of a workgroup at most, in steps of `lanes`; no more steps than splits, as in the end each has a thread. */
+  /** Rows per workgroup in steps of `lanes`, at most `splits`: at the end each row has its own thread. */
   steps: number;
-  /** Whether there are more units of 128 columns than subgroups. */
+  /** Whether there are more units of 128 columns than subgroups, which then take several passes. */
   turns: boolean;
-  /** Whether a subgroup can wait for itself alone. */
+  /** Whether subgroup barriers are available. */
   subgroupBarriers: boolean;
 }
 
-/** Set in the place of a salient column. */
+/** The flag of a salient column in its place. */
 export const SALIENT_PLACE = 0x80;
-/** Salient columns of a unit that are looked up without asking whether there are so many. */
+/** The number of leading columns of a unit for which salient sums are always computed. */
 const MARKED_COLS = 15;
 
-/** How the 128 columns of a unit are distributed over tables. */
+/** The distribution of the 128 columns of a unit over lookup tables. */
 function tablesFor(lanes: number) {
-  const step = Math.log2(lanes); // columns of a table: a thread for each subset of them
+  const step = Math.log2(lanes); // columns per table: one thread per subset
   const tables = Math.ceil(UNIT_COLS / step);
   const low = Math.ceil(step / 2); // columns of the lower half of a table
   const high = step - low;
   const entries = (1 << low) + (1 << high);
-  // Vectors with an entry of all tables. The odd length spreads what is read together over all banks.
+  // vec4s with one entry of each table. The odd length avoids bank conflicts.
   const stride = Math.ceil(tables / 4) | 1;
-  const positions = 4 * stride * step; // those of all tables that there is memory for, 128 and more
+  const positions = 4 * stride * step; // of all tables that the memory holds, at least 128
   return { step, tables, low, high, entries, stride, positions };
 }
 
@@ -55,25 +56,26 @@ export function billmVectorBytes(
  * Generates the kernel that multiplies a packed weight with one vector, for adapters whose subgroups
  * have one size.
  *
- * As in billmMatvecKernel(), a row needs sums of activations over the columns that its bits choose,
- * and they come from tables of the sums of all subsets of a few columns. Here a table lies in a
- * register of a subgroup: of five columns with 32 threads, each thread holding the sum of one subset.
- * A thread finds the sum that its bits choose by a shuffle. The tables are made in workgroup memory,
- * in halves: a thread adds the sum of a subset of the first columns and of one of the others.
+ * As in billmMatvecKernel(), a row needs sums of activations over the columns selected by its bits,
+ * which come from lookup tables of the sums of all subsets of a few columns. Here a table is distributed
+ * over a register of a subgroup: with 32 threads it has five columns, and each thread holds the sum of
+ * one subset. A thread looks up the sum for its bits by a shuffle. The tables are built in workgroup
+ * memory, in halves: a thread adds the sum of a subset of the first columns and that of one of the
+ * others.
  *
- * A subgroup makes the tables of a unit of 128 columns once; then the rows of the workgroup pass by, a
- * row for each thread in each step. After that it turns to its next unit, `splits` further on. With S,
- * F and B the sums over the columns with the sign bit, the zone bit and both, A over all of them, m
- * and r the mean and scale of a zone, a unit adds
+ * A subgroup builds the tables of a unit of 128 columns once and applies them to all rows of the
+ * workgroup, one row per thread in each step. Then it continues with its next unit, `splits` further on.
+ * With S, F and B the sums over the columns with the sign bit, the zone bit and both, A the sum over all
+ * columns, m and r the mean and scale of a zone, a unit adds
  *
  *   m0 (A - F) + r0 (2 (S - B) - (A - F)) + m1 F + r1 (2 B - F)
  *
- * to a row, and its salient columns m A' + Σ r (2 S' - A') likewise.
+ * to a row. Its salient columns add m A' + Σ r (2 S' - A'), with sums over the salient columns.
  *
- * Rows, columns and all else that a call could pass are constants of the pipeline: waiting for them
- * would cost a small product 5 % of its time.
+ * Rows, columns and all other parameters are pipeline constants: loading them would cost a small product
+ * 5 % of its time.
  *
- * @param blockUnits Units of a block.
+ * @param blockUnits Units per block.
  */
 export function billmVectorKernel(
   form: BillmForm,
@@ -83,17 +85,17 @@ export function billmVectorKernel(
 ): string {
   const { zones, planes, coded } = form;
   const planeCount = planesOf(form);
-  const firstPlanes = Math.min(planeCount, 2); // the others are read where there are salient columns
+  const firstPlanes = Math.min(planeCount, 2); // other planes are read only for salient columns
   const words = scaleWords(form);
   const { step, tables, low, high, entries, stride, positions } = tablesFor(lanes);
-  const filled = Math.ceil(tables / lanes); // tables that a thread fills
-  const held = Math.max(1, 32 / lanes); // fours of columns that a thread brings
+  const filled = Math.ceil(tables / lanes); // tables per thread to fill
+  const held = Math.max(1, 32 / lanes); // groups of four columns per thread to load
 
   const eachPlane = (body: (k: number) => string) => repeat(planes, body);
   const eachTable = (body: (t: number) => string) => repeat(tables, body);
   const eachColumn = (body: (name: string, h: number, i: number) => string) =>
     repeat(held, (h) => repeat(4, (i) => body(`${h}_${i}`, h, i)));
-  /** For what 32 threads do, if there are more. */
+  /** Restricts statements to the first 32 threads. */
   const byColumns = (body: string) => lanes > 32 ? `if (lane < 32u) { ${body} }` : body;
   const barrier = subgroupBarriers ? "subgroupBarrier();" : "workgroupBarrier();";
 
@@ -115,7 +117,7 @@ export function billmVectorKernel(
     if (place < ${SALIENT_PLACE}u) { all += x${name}; } else { all_marked += x${name}; } }`
     ),
   );
-  /** Writes the sums of all subsets of some columns of a thread's table. */
+  /** WGSL that writes the sums of all subsets of some columns of a thread's table. */
   const fillHalf = (b: number, count: number, first: number, entry: number) =>
     repeat(1 << count, (subset) => {
       const table = b ? `(lane >> 2u) + ${b * lanes / 4}u` : "lane >> 2u";
@@ -143,7 +145,7 @@ export function billmVectorKernel(
     ${repeat(Math.min(4, tables - 4 * q), (i) => `t${4 * q + i} = four.${XYZW[i]};`)} }`,
   );
 
-  // With 32 threads or more, the rows of a thread lie in the same place of their tiles.
+  // With 32 threads or more, all rows of a thread are at the same index in their tiles.
   const wholeTiles = lanes >= 32;
   const startAt = (unit: string) =>
     wholeTiles
@@ -160,7 +162,7 @@ export function billmVectorKernel(
     ${planeCount > firstPlanes ? "bits_at = ahead_at;" : ""}
     ${wholeTiles ? `ahead_at += ${lanes / 32}u * UNITS;` : `ahead_row += ${lanes}u;`} }`;
 
-  /** The bits of four words that belong to a table. */
+  /** The bits of four words that select an entry of a table. */
   const bitsOf = (name: string, table: number) => {
     const first = table * step;
     const end = Math.min(UNIT_COLS, first + step);
@@ -177,10 +179,10 @@ export function billmVectorKernel(
       plus += subgroupShuffle(t${t}, s);
       high += subgroupShuffle(t${t}, f);
       both += subgroupShuffle(t${t}, s & f);`;
-    const mayBeMarked = planes > 0 && t * step < MARKED_COLS; // then as a rule all of it is
+    const mayBeMarked = planes > 0 && t * step < MARKED_COLS; // then usually all of its columns are
     return mayBeMarked ? `if (marked_count < ${(t + 1) * step}u) { ${sums} }` : `{ ${sums} }`;
   };
-  /** Salient columns come first: as a rule the first tables have them all. */
+  /** Sums salient columns, which come first: usually the first tables contain them all. */
   const sumMarked = (first: number, end: number): string =>
     `${
       repeat(end - first, (i) =>
@@ -232,8 +234,8 @@ ${
   }
 @group(0) @binding(8) var<storage, read_write> Y: array<f32>;    // [ROWS]
 
-// Of each subgroup the columns of its unit, salient ones first; the sums of the subsets of either half
-// of each table's columns; and the sums of rows over its units.
+// Per subgroup: the columns of its unit, salient ones first; the sums of the subsets of either half of
+// each table's columns; and the sums of rows over its units.
 var<workgroup> sorted: array<array<f32, ${positions}>, ${splits}>;
 var<workgroup> tables: array<array<array<vec4f, ${stride}>, ${entries}>, ${splits}>;
 var<workgroup> partials: array<array<f32, ${lanes * steps}>, ${splits}>;
@@ -244,7 +246,7 @@ fn value(col: u32) -> f32 {
   return ${value};
 }
 
-// Four words whose first bits are set.
+// Four words with the first \`count\` bits set.
 fn first_bits(count: u32) -> vec4u {
   let left = vec4u(count) - min(vec4u(count), vec4u(0u, 32u, 64u, 96u));
   return select((vec4u(1u) << (left & vec4u(31u))) - 1u, vec4u(0xffffffffu), left >= vec4u(32u));
@@ -305,7 +307,7 @@ fn main(
     let marks = first_bits(marked_count);
     all_marked = subgroupAdd(all_marked);
     all = subgroupAdd(all);
-    ${barrier} // the columns are sorted, the tables have been read
+    ${barrier} // the columns are sorted and the old tables have been read
     ${repeat(filled, fill)}
     ${barrier} // the tables are filled
     ${readTables}
@@ -346,7 +348,7 @@ fn main(
   }
       ${planes > 0 ? `means += ${scale.salientMean} * all_marked;` : ""}
       ${eachPlane((k) => `spreads += ${scale.salientScale(k)} * (2.0 * marked${k} - all_marked);`)}
-      // Workgroup memory begins as zeros.
+      // Workgroup memory is initialized to zeros.
       partials[split][at] += ${coded ? "factor.x * means + factor.y * spreads" : "means + spreads"};
       at += ${lanes}u;
     }

@@ -6,7 +6,7 @@ import { billmProduct } from "./matmul.ts";
 import { billmVectorProduct } from "./vector_product.ts";
 import { type BillmTensors, freeBillm } from "./tensors.ts";
 
-/** A linear layer that is multiplied with in BiLLM's bits. */
+/** A BiLLM layer on the GPU, multiplied in packed form; owns its tensors. */
 export class BillmWeight implements Weight {
   constructor(readonly gpu: Gpu, readonly tensors: BillmTensors) {}
 
@@ -27,7 +27,7 @@ export class BillmWeight implements Weight {
   }
 }
 
-/** Linear layers in BiLLM's bits that are multiplied with a vector in one dispatch. */
+/** A group of BiLLM layers that are multiplied with a vector in one dispatch; owns its tensors. */
 export class BillmGroup implements WeightGroup {
   readonly weights: readonly BillmWeight[];
 

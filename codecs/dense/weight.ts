@@ -4,7 +4,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import { shapeText } from "../../gpu/tensor.ts";
 import type { Addends, Weight } from "../codec.ts";
 
-/** A matrix, f32, f16 or bf16 `[rows, cols]`, that it owns. */
+/** A dense weight: an f32, f16 or bf16 matrix `[rows, cols]`, which it owns. */
 export class DenseWeight implements Weight {
   constructor(readonly matrix: Tensor) {}
 

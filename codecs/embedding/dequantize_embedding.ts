@@ -3,13 +3,13 @@ import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import source from "./dequantize_embedding.wgsl" with { type: "text" };
 
-/** The form of a quantized table: an embedding or a head. */
+/** The layout of a quantized embedding or head. */
 export interface EmbeddingLayout {
   rows: number;
   cols: number;
-  /** Of a code. */
+  /** Bits of a code. */
   bits: 8 | 4;
-  /** Columns of a row that share a scale; the last group may have fewer. */
+  /** Columns of a scale group; the last one of a row may have fewer. */
   group: number;
 }
 
@@ -18,17 +18,17 @@ export function embeddingRowBytes({ cols, bits }: EmbeddingLayout): number {
   return Math.ceil(cols * bits / 8);
 }
 
-/** Scales of a row. */
+/** The number of scale groups in a row. */
 export function embeddingScaleGroups({ cols, group }: EmbeddingLayout): number {
   return Math.ceil(cols / group);
 }
 
 /**
- * The numbers of a quantized table, or of some rows of one.
+ * The dequantized rows of a quantized embedding, or of a part of one.
  *
- * @param layout Its `rows` are those of `codes`.
- * @param codes `[rows, embeddingRowBytes]` bytes in words, u32.
- * @param scales f16 `[rows, embeddingScaleGroups]` in words, u32.
+ * @param layout Its `rows` match `codes`.
+ * @param codes Bytes `[rows, embeddingRowBytes]`, packed in u32 words.
+ * @param scales f16 `[rows, embeddingScaleGroups]`, packed in u32 words.
  * @returns f32 `[rows, cols]`, owned by the caller.
  */
 export async function dequantizeEmbedding(

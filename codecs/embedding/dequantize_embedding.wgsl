@@ -1,7 +1,7 @@
 // table[r, c] = code[r, c] · scale[r, c / GROUP], exact in f32.
 //
-// Codes have BITS = 8 (two's complement) or 4 (0 .. 15, less 8; the even column in the low half of a
-// byte). Rows of codes begin at any byte, scales at any f16. A thread makes one number.
+// Codes have BITS = 8 (two's complement) or 4 (0 .. 15, minus 8; the even column in the low half of a
+// byte). Rows of codes begin at any byte, scales at any f16. A thread computes one value.
 //
 // Reference: tests/codecs/embedding/dequantize_embedding_test.ts.
 

@@ -1,4 +1,4 @@
-import { UserError } from "../../base/errors.ts";
+import { refuseNonFinite, UserError } from "../../base/errors.ts";
 import { type Gpu, UPLOAD_CHUNK } from "../../gpu/device.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { Checkpoint } from "../../storage/checkpoint.ts";
@@ -12,25 +12,25 @@ import {
 import { lookUpEmbedding } from "./look_up_embedding.ts";
 import { embeddingMatvec } from "./embedding_matvec.ts";
 
-/** Columns that share a scale, by the bits of a code. */
+/** Columns of a scale group, by code width. */
 const GROUPS = { 8: 64, 4: 32 } as const;
 
-/** Numbers that are quantized at a time. */
+/** Number of values that are quantized at a time. */
 const CHUNK = 1 << 20;
 
 /**
- * Whether a checkpoint holds a table in packed form.
+ * Whether a checkpoint holds a matrix as a quantized embedding.
  *
- * @param name Without ".weight".
+ * @param name The name without ".weight".
  */
 export function isPackedEmbedding(checkpoint: Checkpoint, name: string): boolean {
   return checkpoint.has(`${name}.codes`);
 }
 
 /**
- * The form of a packed table.
+ * The layout of a quantized embedding.
  *
- * @throws {UserError} If its tensors do not fit each other.
+ * @throws {UserError} If the shapes or dtypes of its tensors do not match.
  */
 export function embeddingLayout(checkpoint: Checkpoint, name: string): EmbeddingLayout {
   const codes = checkpoint.get(`${name}.codes`);
@@ -56,14 +56,14 @@ function refuse({ file, name, dtype, shape }: StoredTensor, wanted: string): nev
 }
 
 /**
- * Quantizes a table: an embedding or a head, `[rows, cols]`.
+ * Quantizes an embedding or a head, `[rows, cols]`.
  *
- * 8 bits: codes -127 .. 127, the scale of a group is its largest magnitude / 127. 4 bits: codes
- * -8 .. 7, of some scales near the largest magnitude / 8 the one with the least squared error. Scales
- * are f16.
+ * 8 bits: codes -127 .. 127; the scale of a group is its largest magnitude / 127. 4 bits: codes
+ * -8 .. 7; of several scales near the largest magnitude / 8, the one with the least squared error.
+ * Scales are f16.
  *
- * @param name Without ".weight".
- * @param model What messages call the model.
+ * @param name The name without ".weight".
+ * @param model The model's name in messages.
  * @returns NAME.codes and NAME.group_scales.
  * @throws {UserError} If it holds NaN or infinite values, or is not stored as floating-point numbers.
  */
@@ -118,13 +118,7 @@ export function packEmbedding(
       }
     }
   }
-  if (bad > 0) {
-    throw new UserError(
-      `"${model}": "${name}.weight" holds ${bad} ` +
-        `${bad === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
-        `the model is damaged, get it again`,
-    );
-  }
+  refuseNonFinite(model, `${name}.weight`, bad);
   const data = new Uint8Array(scales.buffer);
   return [
     {
@@ -143,7 +137,7 @@ function codeOf(value: number, scale: number, least: number, most: number): numb
   return code < least ? least : code > most ? most : code;
 }
 
-/** The number of the largest magnitude among values `start` to `end`; NaN if one is. */
+/** The value of largest magnitude in `start .. end`, with its sign; NaN if any value is NaN. */
 function largest(values: Float32Array, start: number, end: number): number {
   let top = 0;
   for (let i = start; i < end; i++) {
@@ -154,13 +148,13 @@ function largest(values: Float32Array, start: number, end: number): number {
   return top;
 }
 
-/** Of 4-bit codes: the largest magnitude is the code -8 or 7, or stands a bit beyond them. */
+/** Candidate divisors for 4-bit scales: they map the largest magnitude to -8 or 7 or slightly beyond. */
 const DIVISORS = [-8, -8.5, -9, -7.5, 7, 7.5, 8];
 
 /**
- * The scale of 4-bit codes with the least squared error of those that are tried.
+ * The candidate scale of 4-bit codes with the least squared error.
  *
- * @param top The number of the largest magnitude.
+ * @param top The value of largest magnitude.
  */
 function bestScale(values: Float32Array, start: number, end: number, top: number): number {
   let best = 0;
@@ -179,7 +173,7 @@ function bestScale(values: Float32Array, start: number, end: number, top: number
   return best;
 }
 
-/** A packed table, or some rows of one, in GPU memory. */
+/** A quantized embedding, or some rows of one, in GPU memory. */
 export class GpuEmbedding implements Disposable {
   private constructor(
     readonly layout: EmbeddingLayout,
@@ -187,7 +181,7 @@ export class GpuEmbedding implements Disposable {
     readonly scales: Tensor,
   ) {}
 
-  /** Uploads some rows of a table; all rows if `rows` is absent. */
+  /** Uploads some rows of a quantized embedding; all rows from `first` on if `rows` is absent. */
   static upload(
     gpu: Gpu,
     checkpoint: Checkpoint,
@@ -210,9 +204,9 @@ export class GpuEmbedding implements Disposable {
   }
 
   /**
-   * Some rows, f32 `[rows, cols]`, owned by the caller.
+   * Some dequantized rows, f32 `[rows, cols]`, owned by the caller.
    *
-   * @param first A multiple of 256, so that kernels can bind what begins there.
+   * @param first A multiple of 256, for the alignment of bindings.
    */
   async dequantized(first: number, rows: number): Promise<Tensor> {
     const { layout, codes, scales } = this.#part(first, rows);
@@ -234,9 +228,9 @@ export class GpuEmbedding implements Disposable {
   /**
    * Looks token ids up.
    *
-   * @param ids Rows, u32 `[tokens]`.
-   * @param out Receives the rows, or has them added, f32 `[tokens, cols]`.
-   * @param from The row that id 0 means, for positions.
+   * @param ids Row indices, u32 `[tokens]`.
+   * @param out Receives the rows, or is accumulated to, f32 `[tokens, cols]`.
+   * @param from The row of id 0, for positions.
    */
   async lookUp(ids: Tensor, out: Tensor, accumulate: boolean, from?: number): Promise<void> {
     const moves = from !== undefined;
@@ -255,7 +249,7 @@ export class GpuEmbedding implements Disposable {
     }
   }
 
-  /** All of it, in as many parts as kernels need to bind it. */
+  /** The parts that fit the binding limit. */
   *#parts() {
     const { rows } = this.layout;
     const { maxBinding } = this.codes.gpu;
@@ -288,7 +282,7 @@ function* padded(chunks: Iterable<Uint8Array>, bytes: number): Generator<Uint8Ar
   if (bytes % 4) yield new Uint8Array(4 - bytes % 4);
 }
 
-/** Some rows of a packed table, f32 `[rows, cols]`: the bits that the GPU makes. */
+/** Some dequantized rows of a quantized embedding, f32 `[rows, cols]`; bit-identical to the GPU's. */
 export function dequantizeEmbeddingOnHost(
   checkpoint: Checkpoint,
   name: string,

@@ -1,27 +1,27 @@
 import { repeat } from "../../gpu/source_text.ts";
 import type { EmbeddingLayout } from "./dequantize_embedding.ts";
 
-/** Rows of the table that a workgroup takes. */
+/** Rows of the table per workgroup. */
 export const TABLE_ROWS = 8;
 
-/** Columns that a thread reads at a time: 16 bytes of 8-bit codes, 8 of 4-bit ones. */
+/** Columns per read of a thread: 16 bytes of 8-bit codes, 8 bytes of 4-bit codes. */
 export const TABLE_STEP = 16;
 
 /**
  * Generates the kernel of {@link embeddingMatvec}.
  *
- * A workgroup takes {@link TABLE_ROWS} rows, so that a thread has as many reads under way and uses
- * the entries of the vector as often. Its threads stride over the columns.
+ * A workgroup handles {@link TABLE_ROWS} rows, so that a thread has as many loads in flight and reuses
+ * each entry of the vector as often. Its threads stride over the columns.
  *
- * A code becomes a number without a conversion, which costs GPUs as much as several additions: its
- * bits are put where they are, behind the bits of 2^23, so that a subtraction leaves code · 2^shift.
- * The entries of the vector are divided by 2^shift before; all that is exact.
+ * Codes are converted without a conversion instruction, which costs GPUs as much as several additions:
+ * a code's bits are combined in place with those of 2^23, so that a subtraction leaves code · 2^shift.
+ * The entries of the vector are divided by 2^shift beforehand; all of this is exact.
  *
  * @param lanes Threads of a workgroup, a power of two; at least {@link TABLE_ROWS} unless they are a
  *   subgroup.
  * @param useSubgroup Whether they are exactly one subgroup.
- * @param aligned Whether rows are whole steps of columns, none of which has two scales; else a thread
- *   reads code by code.
+ * @param aligned Whether rows consist of whole steps of columns with one scale each; else a thread reads
+ *   code by code.
  */
 export function embeddingMatvecKernel(
   { bits, group }: Pick<EmbeddingLayout, "bits" | "group">,
@@ -29,15 +29,15 @@ export function embeddingMatvecKernel(
   useSubgroup: boolean,
   aligned: boolean,
 ): string {
-  const perHalf = 16 / bits; // codes of half a word
-  const zero = 2 ** (bits - 1); // what codes are stored with, so that they are not negative
+  const perHalf = 16 / bits; // codes per half word
+  const zero = 2 ** (bits - 1); // the offset that makes stored codes nonnegative
   const list = (count: number, item: (i: number) => string) => repeat(count, item, ", ");
   const vector = (type: string, item: (shift: number) => string) =>
     `${type}(${list(4, (i) => item(bits * (i % perHalf)))})`;
   const masks = vector("vec4u", (shift) => `${(2 ** bits - 1) * 2 ** shift}u`);
   const exponents = vector(
     "vec4u",
-    (shift) => `${0x4b000000 + (bits === 8 ? zero * 2 ** shift : 0)}u`, // turns two's complement too
+    (shift) => `${0x4b000000 + (bits === 8 ? zero * 2 ** shift : 0)}u`, // also converts two's complement
   );
   const zeros = vector("vec4f", (shift) => `${2 ** 23 + zero * 2 ** shift}.0`);
   const factors = vector("vec4f", (shift) => `${1 / 2 ** shift}`);
@@ -68,7 +68,7 @@ export function embeddingMatvecKernel(
       )
     }
   }`;
-  const parts = lanes / TABLE_ROWS; // threads that add up a row
+  const parts = lanes / TABLE_ROWS; // threads that sum a row
   const finish = useSubgroup
     ? repeat(
       TABLE_ROWS,
@@ -79,7 +79,7 @@ export function embeddingMatvecKernel(
   workgroupBarrier();
   let r = lane / ${parts}u;
   let part = lane % ${parts}u;
-  // A thread writes over a number that only it has read.
+  // A thread overwrites a value that only it has read.
   partials[r][part] = ${repeat(TABLE_ROWS, (i) => `partials[r][part + ${i * parts}u]`, " + ")};
   workgroupBarrier();
   if (lane < ${TABLE_ROWS}u) {

@@ -9,14 +9,14 @@ import {
 import source from "./look_up_embedding.wgsl" with { type: "text" };
 
 /**
- * Looks token ids up in a quantized embedding table, or in a part of one.
+ * Looks up token ids in a quantized embedding, or in a part of one.
  *
  * @param ids Token ids, u32 `[tokens]`.
- * @param layout Its `rows` are those of `codes`.
- * @param codes `[rows, embeddingRowBytes]` bytes in words, u32.
- * @param scales f16 `[rows, embeddingScaleGroups]` in words, u32.
- * @param out Receives the rows, f32 `[tokens, cols]`; ids outside the part are left alone.
- * @param accumulate Adds to `out` instead.
+ * @param layout Its `rows` match `codes`.
+ * @param codes Bytes `[rows, embeddingRowBytes]`, packed in u32 words.
+ * @param scales f16 `[rows, embeddingScaleGroups]`, packed in u32 words.
+ * @param out Receives the rows, f32 `[tokens, cols]`; rows of ids outside the part are not written.
+ * @param accumulate Whether to add to `out`.
  * @param first The id of the first row of the part.
  * @param moves See embed().
  */

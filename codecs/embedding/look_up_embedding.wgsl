@@ -1,8 +1,8 @@
 // out[t, c] = code[ids[t], c] · scale[ids[t], c / GROUP]  (or += with ACCUMULATE), for the ids in
-// first .. first + rows - 1; others are left as they are.
+// first .. first + rows - 1; output rows of other ids are not written.
 //
-// Codes and scales are those of dequantize_embedding.wgsl, and the products exact likewise. A thread makes
-// one number.
+// Codes and scales are those of dequantize_embedding.wgsl; the products are exact in f32. A thread
+// computes one value.
 //
 // Reference: tests/codecs/embedding/look_up_embedding_test.ts.
 

@@ -1,3 +1,4 @@
+import { countOnes } from "../../base/bits.ts";
 import { percentText } from "../../base/units.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
@@ -7,7 +8,7 @@ import { dequantizeGrid } from "./dequantize_grid.ts";
 import { freeGrid, type LinearGrid, SALIENT_BITS } from "./grid.ts";
 import { dequantizeGridHost, type GridHost, loadGrid, storeGrid } from "./store.ts";
 
-/** The codec of codes on equal steps, some of them, if a method wants it, in more bits. */
+/** The grid codec: codes on equally spaced levels; salient weights may have codes of more bits. */
 export const grid: Codec<GridHost> = {
   name: "grid",
   main: "grid_codes",
@@ -57,7 +58,7 @@ export const grid: Codec<GridHost> = {
     };
   },
 
-  nonFinite: () => ({}), // its matrix is looked at
+  nonFinite: () => ({}), // the layer loader checks the f32 matrix that it uploads
 
   matrix,
 
@@ -66,7 +67,7 @@ export const grid: Codec<GridHost> = {
   },
 };
 
-/** The weights of a linear layer on grids, f32 `[rows, cols]`, on the GPU; owned by the caller. */
+/** The dequantized weights of a grid layer on the GPU, f32 `[rows, cols]`, owned by the caller. */
 async function matrix(gpu: Gpu, host: GridHost): Promise<Tensor> {
   const { codes, fits, mask, salientFits, ...layout } = host;
   const linear: LinearGrid = {
@@ -81,14 +82,7 @@ async function matrix(gpu: Gpu, host: GridHost): Promise<Tensor> {
   return weight;
 }
 
-/** Weights that are salient. */
-function salientCount({ mask }: GridHost): number {
-  let count = 0;
-  for (let word of mask ?? []) for (; word !== 0; word &= word - 1) count++;
-  return count;
-}
-
 /** Fraction of the weights that are salient. */
-function salientFraction(host: GridHost): number {
-  return salientCount(host) / (host.rows * host.cols);
+function salientFraction({ mask, rows, cols }: GridHost): number {
+  return countOnes(mask ?? []) / (rows * cols);
 }

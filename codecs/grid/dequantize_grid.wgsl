@@ -1,9 +1,9 @@
-// weight[r, c] = the value that the code of a weight on a grid stands for.
+// weight[r, c] = the dequantized value of a grid layer.
 //
 //   range         scale · (code - zero)      mean, sign    center ± scale
 //
-// Marked weights have codes of eight bits on the range of their row. Products are exact in f32 and a sum
-// is one, so that host and GPU give the same bits. A thread makes 32 columns.
+// Marked weights have codes of eight bits on the range of their row. Products are exact in f32 and there
+// is a single sum, so that host and GPU are bit-identical. A thread computes 32 columns.
 // Reference: dequantizeGridHost() in codecs/grid/store.ts.
 
 override HAS_SALIENT: bool = false;
@@ -19,7 +19,7 @@ struct Params { rows: u32, cols: u32, words: u32, group_size: u32, groups: u32 }
 @group(0) @binding(4) var<storage, read> salient_fits: array<f32>;      // [rows, 2]: scale, zero
 @group(0) @binding(5) var<storage, read_write> weight: array<f32>;      // [rows, cols]
 
-// The i-th code of `width` bits from word `first` on.
+// Code i of `width` bits, counted from word `first`.
 fn code_at(first: u32, i: u32, width: u32) -> f32 {
   let at = i * width;
   let word = first + at / 32;

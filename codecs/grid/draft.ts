@@ -4,7 +4,7 @@ import { grid } from "./codec.ts";
 import { emptyGrid, freeGrid, type GridLayout, type LinearGrid } from "./grid.ts";
 import type { GridHost } from "./store.ts";
 
-/** A linear layer whose weights stages put on grids, block by block. */
+/** The draft of a grid layer, which stages quantize block by block. */
 export class GridDraft implements Draft<GridHost> {
   readonly codec = grid;
   readonly codes: LinearGrid;
@@ -13,7 +13,7 @@ export class GridDraft implements Draft<GridHost> {
     this.codes = emptyGrid(gpu, layout);
   }
 
-  /** Its scales are f16 values already, so that nothing is rounded. */
+  /** Rounds nothing: the scales are f16 values already. */
   download(): Promise<GridHost> {
     return downloadGrid(this.codes);
   }
@@ -23,7 +23,7 @@ export class GridDraft implements Draft<GridHost> {
   }
 }
 
-/** Reads a linear layer on grids back from the GPU. */
+/** Downloads a grid layer. */
 export async function downloadGrid(linear: LinearGrid): Promise<GridHost> {
   const { codes, fits, mask, salientFits, ...layout } = linear;
   const { gpu } = codes;

@@ -6,24 +6,24 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import source from "./fit_grid.wgsl" with { type: "text" };
 import { GRID_NUMBERS, type GridKind, topCode } from "./grid.ts";
 
-/** What a grid is fitted to, and where it goes. */
+/** The input and output of {@link fitGrid}. */
 export interface GridFit {
   grid: GridKind;
-  /** Of a code; "mean" and "sign" have one. */
+  /** Bits of a code; 1 for "mean" and "sign". */
   bits: number;
-  /** The columns that share a grid, f32 `[rows, cols]`. */
+  /** The columns of one scale group, f32 `[rows, cols]`. */
   weight: Tensor;
-  /** Weights that are left out, as bits, u32 `[rows, words]`; none if absent. */
+  /** Bit mask of the weights to exclude, u32 `[rows, words]`; none if absent. */
   mask?: Tensor;
-  /** Column of `mask` that `weight` begins with, a multiple of 32. */
+  /** The column of `mask` that corresponds to the first column of `weight`, a multiple of 32. */
   first?: number;
-  /** Receives scale, and zero or mean, f32 `[rows, groups, 2]`. */
+  /** Receives the scale, and the zero or mean, f32 `[rows, groups, 2]`. */
   fits: Tensor;
-  /** The group among those of `fits`; 0 if absent. */
+  /** The index of the scale group in `fits`; 0 if absent. */
   group?: number;
 }
 
-/** Finds the grid of each row of a group of columns. Its numbers are those that are stored. */
+/** Fits the grid of each row of a scale group. Scales and means are rounded to f16, as they are stored. */
 export async function fitGrid(gpu: Gpu, fit: GridFit): Promise<void> {
   const { grid, bits, weight, mask, first = 0, fits, group = 0 } = fit;
   const [rows, cols] = weight.shape;

@@ -1,15 +1,15 @@
-// Finds the values that the codes of each row of a group of columns may stand for.
+// Fits the grid of each row of a scale group.
 //
 //   GRID 0, range   value = scale · (code - zero)    scale = (max - min) / TOP     zero = round(-min / scale)
 //   GRID 1, mean    value = mean ± scale             mean = Σ w / n                scale = Σ |w - mean| / n
 //   GRID 2, sign    value = ± scale                                                scale = Σ |w| / n
 //
-// min and max are those of the row with 0 among its weights, so that 0 is a value. What is stored in
-// f16 is rounded here, before anything is made of it. A scale of a range is never 0: a row of zeros
-// gets that of -1 .. 1, and too small a scale the least of f16. HAS_MASK leaves the marked weights out;
-// a row without any weights left gets scale = 0.
+// min and max include 0, so that 0 is a level. Values stored in f16 are rounded here, before they are
+// used. The scale of a range is never 0: a row of zeros gets that of -1 .. 1, and a scale below the least
+// positive f16 becomes that. HAS_MASK excludes the marked weights; a row without remaining weights gets
+// scale = 0.
 //
-// One workgroup per row; reduce.wgsl gives LANES and its sums and maxima, round_f16.wgsl rounded().
+// One workgroup per row; reduce.wgsl provides LANES, sums and maxima, round_f16.wgsl rounded().
 //
 // Source: GPTQ, arXiv:2210.17323; XNOR-Net, arXiv:1603.05279. Reference: tests/reference/grid.ts.
 
@@ -25,7 +25,7 @@ struct Params { rows: u32, cols: u32, group: u32, groups: u32, words: u32, first
 
 const LEAST = 5.9604645e-8;       // of f16 above 0
 
-// 1 for a weight that the fit is for, else 0.
+// 1 for a weight that the fit includes, else 0.
 fn counts(row: u32, col: u32) -> f32 {
   if (!HAS_MASK) { return 1.0; }
   return f32(1u - ((mask[row * p.words + p.first_word + col / 32] >> (col % 32)) & 1u));

@@ -1,74 +1,70 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 
 /**
- * The values that codes stand for. "range": equal steps from the least weight to the greatest, 0 among
- * them. "mean": mean ± scale. "sign": ± scale. The last two have codes of one bit.
+ * The levels that codes represent. "range": equally spaced from the minimum to the maximum weight,
+ * including 0. "mean": mean ± scale. "sign": ± scale. The last two have codes of one bit.
  */
 export type GridKind = "range" | "mean" | "sign";
 
-/** The number of a {@link GridKind} in the kernels. */
+/** The number that kernels use for each {@link GridKind}. */
 export const GRID_NUMBERS: Record<GridKind, number> = { range: 0, mean: 1, sign: 2 };
 
-/** Bits that the codes of ordinary weights may have. */
+/** The supported code widths of ordinary weights, in bits. */
 export const GRID_BITS = [1, 2, 3, 4, 8] as const;
 export type GridBits = typeof GRID_BITS[number];
 
-/** Bits of the codes of salient weights, which are on the grid "range" of their whole row. */
+/** Code width of salient weights, in bits. Their grid is the "range" of their whole row. */
 export const SALIENT_BITS = 8;
 
-/** The form of a linear layer whose weights are codes on grids. */
+/** The layout of a grid layer. */
 export interface GridLayout {
   rows: number;
   cols: number;
-  /** Columns that share a grid, a multiple of 32; all columns of a row if it is not below `cols`. */
+  /** Columns of a scale group, a multiple of 32; the whole row if it is `cols` or more. */
   groupSize: number;
   grid: GridKind;
-  /** Of the code of a weight. */
+  /** Bits of the code of an ordinary weight. */
   bits: GridBits;
-  /** Whether some weights, anywhere, are salient and have codes of {@link SALIENT_BITS} bits. */
+  /** Whether some weights are salient, at any position, and have codes of {@link SALIENT_BITS} bits. */
   salient: boolean;
 }
 
-/** The code that is the greatest in so many bits. */
+/** The greatest code of a width in bits. */
 export function topCode(bits: number): number {
   return 2 ** bits - 1;
 }
 
-/** Grids of a row. */
+/** The number of scale groups in a row. */
 export function groupsOf({ cols, groupSize }: GridLayout): number {
   return Math.ceil(cols / groupSize);
 }
 
-/** Words of u32 that hold a bit for each column. */
-export function maskWords({ cols }: GridLayout): number {
-  return Math.ceil(cols / 32);
-}
-
-/** Words of u32 that hold the codes of 32 neighbouring columns: ordinary ones, then salient ones. */
+/** u32 words for the codes of 32 adjacent columns: ordinary codes, then salient ones. */
 export function codeWords({ bits, salient }: GridLayout): number {
   return bits + (salient ? SALIENT_BITS : 0);
 }
 
-/** A linear layer on grids, in GPU memory. */
+/** A grid layer in GPU memory. */
 export interface LinearGrid extends GridLayout {
   /**
    * u32 `[rows, ⌈cols / 32⌉, codeWords]`: code `i` of 32 begins at bit `i * bits` of its words. A weight
-   * has one of the two codes, the other is 0.
+   * has either an ordinary or a salient code; the other one is 0.
    */
   codes: Tensor;
-  /** Scale, and zero (of "range") or mean, f32 `[rows, groups, 2]`. Scales and means are f16 values. */
+  /** Scale, and zero ("range") or mean, f32 `[rows, groups, 2]`. Scales and means are exact f16 values. */
   fits: Tensor;
-  /** A bit for each salient weight, u32 `[rows, ⌈cols / 32⌉]`; absent if there are none. */
+  /** Bit mask of the salient weights, u32 `[rows, ⌈cols / 32⌉]`; absent if there are none. */
   mask?: Tensor;
   /** Scale and zero of a row's salient weights, f32 `[rows, 2]`; absent if there are none. */
   salientFits?: Tensor;
 }
 
-/** Allocates a linear layer on grids. */
+/** Allocates a grid layer. */
 export function emptyGrid(gpu: Gpu, layout: GridLayout): LinearGrid {
   const { rows } = layout;
-  const words = maskWords(layout);
+  const words = bitWords(layout.cols);
   return {
     ...layout,
     codes: gpu.empty([rows, words, codeWords(layout)], "u32"),
@@ -80,7 +76,7 @@ export function emptyGrid(gpu: Gpu, layout: GridLayout): LinearGrid {
   };
 }
 
-/** Hands a linear layer on grids back. */
+/** Frees a grid layer. */
 export function freeGrid(gpu: Gpu, { codes, fits, mask, salientFits }: LinearGrid): void {
   gpu.free(codes, fits, ...(mask ? [mask] : []), ...(salientFits ? [salientFits] : []));
 }

@@ -1,6 +1,6 @@
 // Marks the weights whose saliency is above a threshold, a bit for each.
 //
-// A thread makes a word: 32 columns. Reference: tests/codecs/grid/mark_salient_test.ts.
+// A thread computes one word, 32 columns. Reference: tests/codecs/grid/mark_salient_test.ts.
 
 struct Params { rows: u32, cols: u32, words: u32, first_word: u32 }
 @group(0) @binding(0) var<uniform> p: Params;

@@ -1,27 +1,29 @@
+import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { codeWords, groupsOf, type LinearGrid, maskWords } from "./grid.ts";
+import { codeWords, groupsOf, type LinearGrid } from "./grid.ts";
 import source from "./quantize_grid.wgsl" with { type: "text" };
 
+/** The input of {@link quantizeGrid}. */
 export interface GridBlock {
   /** First column of the block in the layer, a multiple of 32. */
   first: number;
   /** f32 `[rows, cols]`, at most 256 columns. */
   weight: Tensor;
-  /** The grid that the block's columns are on, among those of the layer. */
+  /** The index of the scale group that contains the block's columns. */
   group: number;
   /** U of the whole layer, f32 `[layer cols, layer cols]`. */
   factor?: Tensor;
-  /** Makes the columns of the block to come up for the error of each column. Needs a factor. */
+  /** Whether later columns of the block compensate for the error of each column. Needs a factor. */
   feedback?: boolean;
 }
 
 /**
- * Turns a block into codes on grids that are there already, and marked salient weights into theirs.
+ * Quantizes a block to codes on grids that were fitted before; marked weights get salient codes.
  *
  * @param target Receives the codes.
- * @param quantized Receives the values that the codes stand for, f32 `[rows, layer cols]`.
+ * @param quantized Receives the dequantized values, f32 `[rows, layer cols]`.
  * @returns (w - q) / U_jj of each weight, f32 `[rows, cols]`, owned by the caller; undefined content
  *   without a factor.
  */
@@ -33,7 +35,7 @@ export async function quantizeGrid(
 ): Promise<Tensor> {
   const [rows, cols] = weight.shape;
   const { mask, salientFits } = target;
-  // A row to a thread where threads have nothing to share, or are no faster together.
+  // One thread per row where threads have no work to share, or where sharing is not faster.
   const lanes = feedback && !gpu.software ? 8 : 1;
   const rowsOfGroup = feedback ? 8 : gpu.software ? 16 : 32;
   const kernel = await gpu.kernel({
@@ -42,7 +44,7 @@ export async function quantizeGrid(
     constants: {
       ROWS: rowsOfGroup,
       LANES: lanes,
-      COLS: 32 * Math.ceil(cols / 32),
+      COLS: 32 * bitWords(cols),
       FEEDBACK: Number(feedback),
       HAS_FACTOR: Number(factor !== undefined),
       HAS_SALIENT: Number(target.salient),
@@ -58,7 +60,7 @@ export async function quantizeGrid(
       cols,
       first,
       target.cols,
-      maskWords(target),
+      bitWords(target.cols),
       group,
       groupsOf(target),
     ]),

@@ -1,14 +1,14 @@
-// Turns each weight of a block into a code on its grid and the value that the code stands for.
+// Quantizes each weight of a block to a code on its grid and the dequantized value.
 //
 //   range         code = round(w / scale) + zero, within 0 .. TOP      q = scale · (code - zero)
 //   mean, sign    code = 1 if w >= center, else 0                      q = center ± scale
 //
-// With HAS_SALIENT the weights that the mask marks have codes of eight bits on the range of their row.
-// error = (w - q) / U_jj is what the columns to come must make up for: with FEEDBACK those of the block
-// at once, w_k -= error · U_jk, as GPTQ does; those after the block by a matrix product.
+// With HAS_SALIENT, weights that the mask marks have codes of eight bits on the range of their row. Later
+// columns compensate for the error (w - q) / U_jj: with FEEDBACK those of the block immediately,
+// w_k -= error · U_jk, as in GPTQ; those after the block by a matrix product.
 //
-// Columns follow each other, rows are independent. With FEEDBACK the LANES threads of a row all turn a
-// column into its code, and each moves its share of the later ones, which lie in workgroup memory.
+// Columns are sequential, rows are independent. With FEEDBACK all LANES threads of a row quantize each
+// column, and each updates its share of the later ones, which are in workgroup memory.
 //
 // Source: GPTQ, arXiv:2210.17323; PB-LLM, arXiv:2310.00034. Reference: tests/reference/grid.ts.
 
@@ -36,7 +36,7 @@ struct Params { rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, g
 
 var<workgroup> tile: array<f32, TILE>;                                  // [row][column]
 
-// A code, and the value that it stands for.
+// A code and its dequantized value.
 struct Chosen { code: u32, q: f32 }
 
 fn on_range(w: f32, fit: vec2f, top: f32) -> Chosen {
@@ -49,7 +49,7 @@ fn on_either_side(w: f32, fit: vec2f) -> Chosen {
   return Chosen(u32(above), fit.y + select(-fit.x, fit.x, above));
 }
 
-// Writes a code of `width` bits as the i-th from word `first` of `out` on.
+// Writes code i of `width` bits, counted from word `first` of `out`.
 fn put(code: u32, i: u32, width: u32, first: u32, out: ptr<function, array<u32, 16>>) {
   let at = i * width;
   let word = first + at / 32;

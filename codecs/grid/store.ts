@@ -1,3 +1,4 @@
+import { bitWords } from "../../base/bits.ts";
 import { shapeText } from "../../gpu/tensor.ts";
 import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { type StoredDtype, type TensorToWrite, toFloat32 } from "../../storage/safetensors.ts";
@@ -11,12 +12,11 @@ import {
   type GridKind,
   type GridLayout,
   groupsOf,
-  maskWords,
   SALIENT_BITS,
   topCode,
 } from "./grid.ts";
 
-/** A linear layer on grids in host memory; its arrays as those of {@link LinearGrid}. */
+/** A grid layer in host memory; its arrays match those of {@link LinearGrid}. */
 export interface GridHost extends GridLayout {
   /** `[rows, ⌈cols / 32⌉, codeWords]`. */
   codes: Uint32Array<ArrayBuffer>;
@@ -28,7 +28,7 @@ export interface GridHost extends GridLayout {
   salientFits?: Float32Array<ArrayBuffer>;
 }
 
-/** The code of `width` bits that begins at bit `at` of the words from `first` on. */
+/** The code of `width` bits at bit `at`, counted from word `first`. */
 function codeAt(words: Uint32Array, first: number, at: number, width: number): number {
   const word = first + (at >>> 5);
   const shift = at & 31;
@@ -37,7 +37,7 @@ function codeAt(words: Uint32Array, first: number, at: number, width: number): n
   return code & topCode(width);
 }
 
-/** Writes what {@link codeAt} reads into words that are 0 there. */
+/** Writes the code that {@link codeAt} reads; the target bits must be 0. */
 function putCode(words: Uint32Array, code: number, first: number, at: number, width: number): void {
   const word = first + (at >>> 5);
   const shift = at & 31;
@@ -45,18 +45,17 @@ function putCode(words: Uint32Array, code: number, first: number, at: number, wi
   if (shift + width > 32) words[word + 1] |= code >>> (32 - shift);
 }
 
-/** Whether a column of a row of words is marked. */
+/** Whether the bit of a column is set in a row of mask words. */
 function isMarked(mask: Uint32Array, rowStart: number, col: number): boolean {
   return ((mask[rowStart + (col >>> 5)] >>> (col & 31)) & 1) === 1;
 }
 
 /** The columns of the salient weights of each row, ascending. */
 function salientPlaces({ rows, cols }: GridLayout, mask: Uint32Array): number[][] {
-  const width = Math.ceil(cols / 32);
+  const width = bitWords(cols);
   return Array.from({ length: rows }, (_, row) => {
     const places: number[] = [];
     for (let word = 0; word < width; word++) {
-      // From the lowest bit that is set to the next.
       for (let bits = mask[row * width + word]; bits !== 0; bits &= bits - 1) {
         places.push(32 * word + 31 - Math.clz32(bits & -bits));
       }
@@ -65,7 +64,7 @@ function salientPlaces({ rows, cols }: GridLayout, mask: Uint32Array): number[][
   });
 }
 
-/** Tensors of which there are some if there are salient weights. */
+/** The tensors that only layers with salient weights have. */
 const SALIENT_PARTS = [
   "mask",
   "counts",
@@ -75,14 +74,14 @@ const SALIENT_PARTS = [
   "salient_zeros",
 ];
 
-/** A column in a list of places is a U16. */
+/** Column limit of lists of places, which store columns as U16. */
 const MOST_PLACES = 65536;
 
 /**
- * The tensors that store a linear layer on grids, NAME.grid_codes and so on.
+ * The tensors that store a grid layer: NAME.grid_codes and so on.
  *
- * @param form Which weights are salient: a bit each or a list of them, whichever is smaller; or
- *   "entropy", in as many bits as that holds information.
+ * @param form The form of the salient mask. "plain": a bit mask or a list of places, whichever is
+ *   smaller; "entropy": entropy-coded.
  */
 export function storeGrid(
   name: string,
@@ -90,7 +89,7 @@ export function storeGrid(
   form: Pick<StoreForm, "flags">,
 ): TensorToWrite[] {
   const { rows, bits, grid, mask, salientFits } = host;
-  const [width, groups, stride] = [maskWords(host), groupsOf(host), codeWords(host)];
+  const [width, groups, stride] = [bitWords(host.cols), groupsOf(host), codeWords(host)];
   const tensors: TensorToWrite[] = [];
   const add = (
     part: string,
@@ -108,7 +107,7 @@ export function storeGrid(
   const scales = Float16Array.from({ length: rows * groups }, (_, i) => host.fits[2 * i]);
   add("scales", "F16", [rows, groups], scales);
   if (grid === "range") {
-    const zeros = new Uint32Array(Math.ceil(rows * groups * bits / 32));
+    const zeros = new Uint32Array(bitWords(rows * groups * bits));
     for (let i = 0; i < rows * groups; i++) putCode(zeros, host.fits[2 * i + 1], 0, i * bits, bits);
     add("zeros", "U32", [zeros.length], zeros);
   } else if (grid === "mean") {
@@ -143,16 +142,16 @@ export function storeGrid(
   return tensors;
 }
 
-/** A mask as flags of all columns. */
+/** A salient mask as a plane of flags for {@link encodeFlags}. */
 function maskPlane({ rows, cols }: GridLayout, plane: Uint32Array) {
-  return { rows, cols, plane, salient: new Uint32Array(Math.ceil(cols / 32)) };
+  return { rows, cols, plane, salient: new Uint32Array(bitWords(cols)) };
 }
 
 /**
- * Reads a linear layer on grids.
+ * Loads a grid layer.
  *
- * @throws {UserError} If a tensor is missing or has a shape that does not fit the others, or another
- *   type.
+ * @throws {UserError} If a tensor is missing, has an unexpected dtype, or its shape does not match the
+ *   others.
  */
 export function loadGrid(
   checkpoint: Checkpoint,
@@ -162,7 +161,7 @@ export function loadGrid(
   const reader = new PartReader(checkpoint, name, "grid_");
   const read = reader.read.bind(reader);
   const has = reader.has.bind(reader);
-  const width = Math.ceil(cols / 32);
+  const width = bitWords(cols);
   const [rows, codeCols = 0] = reader.get("codes").shape;
   const grid: GridKind = has("zeros") ? "range" : has("means") ? "mean" : "sign";
   const bits = codeCols / width as GridBits;
@@ -176,7 +175,7 @@ export function loadGrid(
   if (groups !== 1 && groups !== blocks) {
     reader.refuse("scales", shapeText(reader.get("scales").shape), `[${rows}, 1 or ${blocks}]`);
   }
-  const salient = SALIENT_PARTS.some(has); // one of them that is missing is found when it is read
+  const salient = SALIENT_PARTS.some(has); // a missing one is reported when it is read
   const groupSize = groups === 1 ? cols : blockSize;
   const layout: GridLayout = { rows, cols, groupSize, grid, bits, salient };
 
@@ -191,7 +190,7 @@ export function loadGrid(
   const halves = (part: string, shape: number[]) => toFloat32(read(part, "F16", shape), "F16");
   halves("scales", [rows, groups]).forEach((scale, i) => fits[2 * i] = scale);
   if (grid === "range") {
-    const zeros = words("zeros", [Math.ceil(rows * groups * bits / 32)]);
+    const zeros = words("zeros", [bitWords(rows * groups * bits)]);
     for (let i = 0; i < rows * groups; i++) fits[2 * i + 1] = codeAt(zeros, 0, i * bits, bits);
   } else if (grid === "mean") {
     halves("means", [rows, groups]).forEach((mean, i) => fits[2 * i + 1] = mean);
@@ -242,8 +241,8 @@ export function loadGrid(
 }
 
 /**
- * The weights that a linear layer on grids stands for, or `rows` rows of them from `first` on, f32
- * `[rows, cols]`; the same bits as `dequantizeGrid()` gives on the GPU.
+ * The dequantized weights of a grid layer, or `rows` rows of them from row `first`, f32 `[rows, cols]`;
+ * bit-identical to `dequantizeGrid()` on the GPU.
  */
 export function dequantizeGridHost(
   host: GridHost,
@@ -251,7 +250,7 @@ export function dequantizeGridHost(
   rows = host.rows - first,
 ): Float32Array<ArrayBuffer> {
   const { cols, bits, groupSize, grid, codes, fits, mask, salientFits } = host;
-  const [width, groups, stride] = [maskWords(host), groupsOf(host), codeWords(host)];
+  const [width, groups, stride] = [bitWords(host.cols), groupsOf(host), codeWords(host)];
   const weight = new Float32Array(rows * cols);
   for (let i = 0; i < rows; i++) {
     const row = first + i;

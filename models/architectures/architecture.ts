@@ -2,41 +2,41 @@ import type { Op } from "../ops/mod.ts";
 import type { NormOp } from "../ops/norm.ts";
 import type { Fields } from "./fields.ts";
 
-/** Everything about a model that its config.json says and a run must know. */
+/** The architecture of a model, as read from its config.json. */
 export interface Architecture {
   modelType: string;
   vocabularySize: number;
   hiddenSize: number;
-  /** Width of the embedding and of what the head reads; `hiddenSize` where nothing projects. */
+  /** Width of the embedding and of the head's input; `hiddenSize` if the model has no projections. */
   embeddingSize: number;
   layers: number;
-  /** Longest window that the model takes. */
+  /** The longest window that the model supports, in tokens. */
   maxLength: number;
-  /** The operations of a decoder layer, counted from 0. */
+  /** The operations of a decoder layer; layers are counted from 0. */
   steps(layer: number): readonly Op[];
-  /** After the last layer; its module is named as in the checkpoint. */
+  /** The norm after the last layer; its module is named as in the checkpoint. */
   finalNorm?: NormOp;
   /** Names in the checkpoint, without ".weight" and ".bias". */
   names: {
-    /** What stands before the name of a module of layer i. */
+    /** The name prefix of the modules of layer i. */
     layer(i: number): string;
     embedding: string;
-    /** The head has weights of its own; else it is the embedding. */
+    /** The head's module; absent if the head is tied to the embedding. */
     head?: string;
-    /** Learned positions and the row of position 0. */
+    /** The module of learned positions, and the row of position 0. */
     positions?: { name: string; offset: number };
     projectIn?: string;
     projectOut?: string;
   };
 }
 
-/** Models that are read alike: those of one `model_type`. */
+/** A family of architectures: the models with one `model_type`. */
 export interface ArchitectureFamily {
   /**
-   * Reads what a config.json describes.
+   * Reads the architecture from a config.json.
    *
-   * @returns All but the model type.
-   * @throws {UserError} If a field is missing, wrong or not supported.
+   * @returns The architecture without its model type.
+   * @throws {UserError} If a field is missing, invalid or not supported.
    */
   read(fields: Fields): Omit<Architecture, "modelType">;
 }

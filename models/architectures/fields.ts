@@ -1,16 +1,16 @@
 import { UserError } from "../../base/errors.ts";
 import { type ActivationName, ACTIVATIONS } from "../../gpu/kernels/elementwise/activation.ts";
 
-/** The fields of a config.json, read with checks that name the file and the field. */
+/** A reader of the fields of a config.json; its errors name the file and the field. */
 export class Fields {
-  /** @param prefix What stands before the names of the fields in messages. */
+  /** @param prefix The prefix of field names in messages. */
   constructor(
     readonly json: Record<string, unknown>,
     readonly file: string,
     readonly prefix = "",
   ) {}
 
-  /** The fields of an object that a field holds. */
+  /** The fields of a nested object. */
   within(key: string): Fields {
     return new Fields(this.json[key] as Record<string, unknown>, this.file, `${key}.`);
   }

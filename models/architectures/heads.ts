@@ -1,9 +1,9 @@
 import type { Fields } from "./fields.ts";
 
 /**
- * The numbers of query heads and of key and value heads.
+ * The numbers of query heads and of key-value heads.
  *
- * @param fallback Key and value heads where config.json says nothing; as many as query heads if absent.
+ * @param fallback Key-value heads if config.json does not state them; the query heads if absent.
  */
 export function readHeads(
   fields: Fields,

@@ -14,32 +14,32 @@ export const llama: ArchitectureFamily = {
     }),
 };
 
-/** In what a relative of LLaMA differs: the defaults of transformers, and what config.json lacks. */
+/** The differences of a LLaMA variant: the defaults of transformers, and facts that config.json lacks. */
 export interface LlamaKind {
-  /** Where config.json says nothing. */
+  /** The default number of key-value heads. */
   keyValueHeads?: number;
   headDim?: number;
   intermediateSize: number;
   maxLength: number;
-  /** Whether q, k and v, the output projection, and the feed-forward layers have biases; none if absent. */
+  /** Which of q, k and v, the output projection, and the feed-forward layers have biases; none if absent. */
   biases?: { qkv?: boolean; output?: boolean; mlp?: boolean };
-  /** q and k are normalized head by head. */
+  /** Whether q and k are normalized per head. */
   headNorms?: boolean;
-  /** Of each layer; absent: none. */
+  /** The sliding window of each layer; no layer has one if absent. */
   slidingWindows?(layers: number): (number | undefined)[];
-  /** Whether a layer has rotary positions; absent: each has. */
+  /** Whether a layer has rotary positions; all layers have them if absent. */
   hasPositions?(layer: number): boolean;
-  /** The modules that q, k and v, or gate and up, are the rows of, where checkpoints fuse them. */
+  /** The modules of fused q, k and v, or gate and up, if checkpoints fuse them. */
   fused?: { qkv?: string; gateUp?: string };
 }
 
-/** Biases of all projections of attention where config.json says so. */
+/** The biases of the attention projections by `attention_bias`. */
 export function attentionBias(fields: Fields): { qkv: boolean; output: boolean } {
   const bias = fields.boolean("attention_bias", false);
   return { qkv: bias, output: bias };
 }
 
-/** Reads a LLaMA or a relative of it: norm, attention, norm, gated feed-forward. */
+/** Reads a LLaMA variant: norm, attention, norm, gated feed-forward. */
 export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "modelType"> {
   const hiddenSize = fields.integer("hidden_size");
   const layers = fields.integer("num_hidden_layers");

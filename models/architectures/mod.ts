@@ -15,16 +15,16 @@ const table: Record<string, ArchitectureFamily> = {
 };
 
 /**
- * The families that {@link readArchitecture} knows, by their `model_type`. A new one is a file beside
- * this one and a line in the table.
+ * The supported families by `model_type`. A new family is a file in this folder and a line in this
+ * table.
  */
 export const ARCHITECTURES: Readonly<Record<string, ArchitectureFamily>> = table;
 
 /**
- * Adds a family of a program's own: its models can be quantized, packed, evaluated and continued.
+ * Registers a custom family: its models can be quantized, packed, evaluated and run.
  *
- * @returns Takes it out of the table again when it is disposed of.
- * @throws {Error} If the model type is known already.
+ * @returns A handle that unregisters the family when it is disposed.
+ * @throws {Error} If the model type is registered already.
  */
 export function addArchitecture(modelType: string, family: ArchitectureFamily): Disposable {
   if (Object.hasOwn(table, modelType)) throw new Error(`There is a "${modelType}" already`);
@@ -33,11 +33,11 @@ export function addArchitecture(modelType: string, family: ArchitectureFamily): 
 }
 
 /**
- * Reads what a config.json describes; both its present form (`rope_parameters`) and the older one
+ * Reads the architecture from a config.json, in its current form (`rope_parameters`) or the older one
  * (`rope_theta`, `rope_scaling`).
  *
- * @param file For messages.
- * @throws {UserError} If the model type is unknown or a field is missing, wrong or not supported.
+ * @param file The file's path, for messages.
+ * @throws {UserError} If the model type is unknown or a field is missing, invalid or not supported.
  */
 export function readArchitecture(config: Record<string, unknown>, file: string): Architecture {
   const fields = new Fields(config, file);

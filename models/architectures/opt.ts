@@ -28,7 +28,7 @@ export const opt: ArchitectureFamily = {
       from: "hidden",
       to: input,
       width: hiddenSize,
-      epsilon: 1e-5, // transformers has no option for it
+      epsilon: 1e-5, // fixed in transformers
     });
     const attentionNorm = norm("self_attn_layer_norm");
     const feedForwardNorm = norm("final_layer_norm");

@@ -1,13 +1,13 @@
 import type { Fields } from "./fields.ts";
 
-/** The window that config.json states, in tokens, 4096 if nothing; null is none. */
+/** The sliding window in config.json, in tokens; 4096 if the field is absent, undefined if it is null. */
 export function readSlidingWindow(fields: Fields): number | undefined {
   return fields.json.sliding_window === null ? undefined : fields.integer("sliding_window", 4096);
 }
 
 /**
- * The windows of a Qwen model, which states layer by layer where attention slides or, in the older
- * form, from which layer on.
+ * The sliding window of each layer of a Qwen model. config.json lists the layers with sliding-window
+ * attention or, in the older form, the first of them.
  */
 export function readQwenWindows(fields: Fields, layers: number): (number | undefined)[] {
   const window = fields.boolean("use_sliding_window", false)

@@ -14,27 +14,28 @@ import { TextStream } from "../tokenizers/text_stream.ts";
 import { KeyValueCache } from "./kv_cache.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
 
-/** Tokens that kernels with a workgroup for each can take: a dimension of a grid holds so many. */
+/** The longest prompt in tokens: some kernels have a workgroup per token in one grid dimension. */
 const LONGEST_PROMPT = 65535;
 
+/** The options of {@link ResidentModel.load}. */
 export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
   signal?: AbortSignal;
   /** Called after each layer. */
   onProgress?(done: number, total: number): void;
 }
 
-/** A model, packed or plain, whose weights all stay in GPU memory. */
+/** A resident model, packed or plain: all its weights stay in GPU memory. */
 export class ResidentModel implements Disposable {
   readonly #layers: LayerWeights[] = [];
 
   private constructor(readonly files: ModelFiles, readonly decoder: Decoder) {}
 
   /**
-   * Brings all weights to the GPU.
+   * Uploads all weights.
    *
    * @param files Must stay open as long as the model is used.
-   * @throws {UserError} If the model is damaged or the GPU's memory is too little for it.
-   * @throws {DOMException} If the signal aborts it.
+   * @throws {UserError} If the model is damaged or does not fit into GPU memory.
+   * @throws {DOMException} If the signal aborts loading.
    */
   static async load(
     gpu: Gpu,
@@ -50,7 +51,7 @@ export class ResidentModel implements Disposable {
       for (let layer = 0; layer < layers; layer++) {
         signal?.throwIfAborted();
         model.#layers.push(await model.decoder.loadLayer(layer, { packed: true, stored: true }));
-        gpu.trim(); // what the weights were made of
+        gpu.trim(); // memory of the packed sources
         if (layer === 0) await model.#checkMemory(gpu.memory.current - before);
         onProgress?.(layer + 1, layers);
         await gpu.host.nextTask();
@@ -63,7 +64,7 @@ export class ResidentModel implements Disposable {
     }
   }
 
-  /** Has the kernels compiled, so that a text need not wait for them. */
+  /** Compiles the kernels, so that the first text does not wait for them. */
   async #warmUp(): Promise<void> {
     const { gpu } = this.decoder;
     const { architecture } = this.files;
@@ -80,7 +81,7 @@ export class ResidentModel implements Disposable {
     gpu.trim();
   }
 
-  /** Refuses what will not fit before the GPU does. */
+  /** Rejects a model that does not fit before an allocation fails. */
   async #checkMemory(layerBytes: number): Promise<void> {
     const { gpu } = this.decoder;
     const { layers } = this.files.architecture;
@@ -88,7 +89,7 @@ export class ResidentModel implements Disposable {
     const memory = await gpu.memoryFor(wanted);
     if (memory >= wanted) return;
     throw new UserError(
-      `${bytesText(memory)} of GPU memory are too little for "${this.files.name}": ` +
+      `${bytesText(memory)} of GPU memory is too little for "${this.files.name}": ` +
         `its weights take ${bytesText(wanted)}`,
     );
   }
@@ -96,10 +97,10 @@ export class ResidentModel implements Disposable {
   /**
    * The logits after the last of some tokens.
    *
-   * @param ids Tokens that follow those in the cache, to which they are added.
-   * @returns f32 `[1, vocabulary]`, owned by the caller; undefined if the signal aborted it.
-   * @throws {UserError} If an id is not in the vocabulary or the text gets longer than the model takes.
-   * @throws {RangeError} If the cache cannot hold so many tokens.
+   * @param ids The tokens that follow those in the cache; they are appended to it.
+   * @returns f32 `[1, vocabulary]`, owned by the caller; undefined if the signal aborted.
+   * @throws {UserError} If an id is not in the vocabulary or the text exceeds the model's maximum length.
+   * @throws {RangeError} If the tokens exceed the capacity of the cache.
    */
   async logits(
     ids: Int32Array,
@@ -113,7 +114,7 @@ export class ResidentModel implements Disposable {
     for (const weights of this.#layers) {
       await this.decoder.run(weights, registers, cache);
       if (ids.length === 1) continue;
-      await gpu.idle(); // a long text takes its time, so that a signal may come in between
+      await gpu.idle(); // a long prompt takes long: lets the signal abort between layers
       await gpu.host.nextTask();
       if (!signal?.aborted) continue;
       gpu.free(registers.get("hidden")!);
@@ -129,9 +130,9 @@ export class ResidentModel implements Disposable {
   }
 
   /**
-   * The logits after one more token, whose id the GPU knows; nothing is waited for.
+   * The logits after one more token, whose id is in GPU memory; does not wait for the GPU.
    *
-   * @param id u32 `[1]`. An id that is not in the vocabulary gives logits that mean nothing.
+   * @param id u32 `[1]`. The result is undefined if it is not in the vocabulary.
    * @returns f32 `[1, vocabulary]`, owned by the caller.
    * @throws {RangeError} If the cache is full.
    */
@@ -160,27 +161,27 @@ export class ResidentModel implements Disposable {
   }
 }
 
-/** How a text goes on from its prompt. */
+/** The options of continuing a text. */
 export interface ContinueOptions extends SamplingOptions {
   /** The most tokens to generate; 256 if absent. */
   maxTokens?: number;
   /** Tokens that end the text. */
   stopIds?: readonly number[];
   /**
-   * How keys and values are kept: f32, which is exact and the default, or f16, which takes half the
-   * memory.
+   * The format of the KV cache: f32 (exact, the default) or f16 (half the memory).
    */
   cache?: CacheDtype;
-  /** Ends the text when it aborts. */
+  /** Ends the text when aborted. */
   signal?: AbortSignal;
 }
 
+/** The options of {@link generate}. */
 export interface GenerateOptions extends ContinueOptions {
-  /** What the text begins with, or its token ids. Either this or `messages`. */
+  /** The prompt as text or token ids. Either this or `messages` must be given. */
   prompt?: string | readonly number[];
-  /** A conversation, for models that have a chat template. */
+  /** A conversation, for models with a chat template. */
   messages?: readonly ChatMessage[];
-  /** Tokens that end the text; those that the model's files name if absent. */
+  /** Tokens that end the text; those in the model's files if absent. */
   stopIds?: readonly number[];
 }
 
@@ -188,33 +189,33 @@ export interface GenerateOptions extends ContinueOptions {
 export interface GeneratedToken {
   id: number;
   /**
-   * What it adds to the text: nothing while a character is not complete, and all that is left with the
-   * last token.
+   * The text that the token adds: empty while a character is incomplete. The last token flushes the
+   * rest.
    */
   text: string;
 }
 
-/** Why a text ended, and how long it took. */
+/** The reason why a text ended, and timings. */
 export interface GenerationEnd {
-  /** A token that ends texts, `maxTokens`, the most tokens that the model takes, or the signal. */
+  /** A stop token, `maxTokens`, the model's maximum length, or the abort signal. */
   reason: "stop-token" | "max-tokens" | "max-length" | "interrupted";
   /** Tokens of the prompt. */
   promptTokens: number;
   /** Generated tokens. */
   tokens: number;
-  /** From the start to the first generated token. */
+  /** Seconds from the start to the first generated token. */
   promptSeconds: number;
-  /** From the first generated token to the last, without what was done with them meanwhile. */
+  /** Seconds from the first generated token to the last, without the time spent in the consumer. */
   seconds: number;
 }
 
 /**
  * Continues a text, token by token.
  *
- * @returns An iterator over the generated tokens, the one that ends the text among them; its return
- *   value is a {@link GenerationEnd}.
- * @throws {UserError} If an option is out of its range, the prompt is empty or longer than the model
- *   takes, there is no chat template for messages, or the logits are not numbers.
+ * @returns An iterator over the generated tokens, including the stop token; its return value is a
+ *   {@link GenerationEnd}.
+ * @throws {UserError} If an option is out of range, the prompt is empty or exceeds the model's maximum
+ *   length, there is no chat template for messages, or the logits are NaN or infinite.
  */
 export async function* generate(
   model: ResidentModel,
@@ -222,7 +223,7 @@ export async function* generate(
 ): AsyncGenerator<GeneratedToken, GenerationEnd, void> {
   const { files } = model;
   const prompt = promptIds(files, options);
-  // An answer is a text of its own: no space stands before its first word.
+  // An answer is a text of its own: its first word has no leading space.
   const stream = new TextStream(files.tokenizer, options.messages ? [] : prompt);
   const stopIds = options.stopIds ?? stopIdsOf(files);
   const tokens = continueTokens(model, prompt, { ...options, stopIds });
@@ -235,17 +236,17 @@ export async function* generate(
       yield { id, text: added + (reason ? stream.end() : "") };
     }
   } finally {
-    await tokens.return(undefined!); // frees the cache if the caller has stopped early
+    await tokens.return(undefined!); // frees the cache if the caller stopped early
   }
 }
 
 /**
- * Continues a text of token ids; needs no tokenizer.
+ * Continues a sequence of token ids, without a tokenizer.
  *
  * @param prompt At least one token id.
- * @returns An iterator over the generated ids, the last one with the reason why the text ends.
- * @throws {UserError} If an option is out of its range, the prompt is longer than the model takes, or
- *   the logits are not numbers.
+ * @returns An iterator over the generated ids; the last one comes with the reason why the text ends.
+ * @throws {UserError} If an option is out of range, the prompt exceeds the model's maximum length, or
+ *   the logits are NaN or infinite.
  */
 export async function* continueTokens(
   model: ResidentModel,
@@ -270,11 +271,11 @@ export async function* continueTokens(
   }
   if (promptTokens > LONGEST_PROMPT) {
     throw new UserError(
-      `The prompt has ${promptTokens} tokens; at most ${LONGEST_PROMPT} can be taken in one go`,
+      `The prompt has ${promptTokens} tokens; at most ${LONGEST_PROMPT} can be processed at once`,
     );
   }
   const stopIds = new Set(options.stopIds);
-  const capacity = Math.min(maxLength, promptTokens + maxTokens - 1); // the last token is not needed
+  const capacity = Math.min(maxLength, promptTokens + maxTokens - 1); // the last token is not run
   using cache = new KeyValueCache(gpu, files.architecture, capacity, dtype);
   const end: GenerationEnd = {
     reason: "interrupted",
@@ -314,23 +315,23 @@ export async function* continueTokens(
   return end;
 }
 
-/** The tokens of a text, some at a time. */
+/** A source of the tokens of a text, some at a time. */
 interface Steps extends Disposable {
   /**
-   * The tokens that come next.
+   * The next tokens.
    *
-   * @param most How many may still come.
-   * @returns At least one; none if the signal ended it.
+   * @param most The most tokens that may follow.
+   * @returns At least one token; none if the signal aborted.
    * @throws {UserError} If logits are NaN or infinite.
    */
   next(most: number): Promise<number[]>;
 }
 
-/** Draws each token on the host. */
+/** Sampling: draws each token on the host. */
 class SampledSteps implements Steps {
   #input: Int32Array;
 
-  /** @param text The prompt, to which the caller adds what comes. */
+  /** @param text The prompt, to which the caller appends generated tokens. */
   constructor(
     readonly model: ResidentModel,
     readonly cache: KeyValueCache,
@@ -349,7 +350,7 @@ class SampledSteps implements Steps {
     const values = await gpu.read(logits);
     if (!values.every(Number.isFinite)) refuseNonFinite(model);
     const id = sampler.next(values, text);
-    if (this.#input.length > 1) gpu.trim(); // activations of the whole prompt
+    if (this.#input.length > 1) gpu.trim(); // memory of the prompt's activations
     this.#input = Int32Array.of(id);
     return [id];
   }
@@ -357,25 +358,25 @@ class SampledSteps implements Steps {
   [Symbol.dispose](): void {}
 }
 
-/** Milliseconds of work that are queued before the tokens are read. */
+/** Milliseconds of GPU work that are queued before tokens are read back. */
 const GREEDY_MS = 40;
-/** Tokens that are queued at most before they are read. */
+/** The most tokens that are queued before they are read back. */
 const GREEDY_TOKENS = 32;
 
 /**
- * The most likely tokens. Each is found on the GPU, which goes on with it at once; the host reads some
- * together and need not wait for each. A step is recorded and then replayed, as it differs from the
- * one before in the position only.
+ * Greedy decoding. The GPU selects each token and continues with it; the host reads several tokens back
+ * at once instead of waiting for each. A step is recorded once and then replayed, as steps differ only
+ * in the position.
  */
 class GreedySteps implements Steps {
-  /** The last token, and behind it the latest ones, in turn. */
+  /** The last token, followed by a ring of the latest ones. */
   readonly #ids: Tensor;
   #prompt?: Int32Array;
   /** Tokens so far. */
   #count = 0;
-  /** Milliseconds that a token took. */
+  /** Measured milliseconds per token. */
   #pace = Infinity;
-  /** Whether logits were found that are not numbers, after the tokens given so far. */
+  /** Whether the logits after the returned tokens are NaN or infinite. */
   #isBroken = false;
   #recorded?: { recording: Recording; count: number };
 
@@ -410,11 +411,11 @@ class GreedySteps implements Steps {
     const ids = Array.from({ length: count }, (_, i) => all[this.#slot(before + i)]);
     const wrong = ids.indexOf(NOT_FINITE);
     if (wrong === 0) refuseNonFinite(this.model);
-    if (wrong > 0) { // what came before it may end the text
+    if (wrong > 0) { // the tokens before it may end the text
       this.#isBroken = true;
       ids.length = wrong;
     }
-    if (prompt) gpu.trim(); // activations of the whole prompt
+    if (prompt) gpu.trim(); // memory of the prompt's activations
     else this.#pace = (performance.now() - start) / count;
     return ids;
   }
@@ -459,7 +460,7 @@ class GreedySteps implements Steps {
 
 function refuseNonFinite({ files }: ResidentModel): never {
   throw new UserError(
-    `What "${files.name}" predicts is not a number: activations exceed what f32 holds`,
+    `The logits of "${files.name}" are not numbers: activations exceed what f32 holds`,
   );
 }
 
@@ -483,7 +484,7 @@ function promptIds(files: ModelFiles, { prompt, messages }: GenerateOptions): nu
 }
 
 /**
- * The tokens that end a text: what generation_config.json says or, without it, config.json; and the
+ * The stop tokens of a model: those of generation_config.json or, without it, config.json; and the
  * tokenizer's.
  *
  * @throws {UserError} If `eos_token_id` is neither a token id nor a list of them.

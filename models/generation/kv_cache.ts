@@ -5,8 +5,7 @@ import type { Architecture } from "../architectures/architecture.ts";
 import { kindOf } from "../ops/mod.ts";
 
 /**
- * The keys and values of a text's tokens, so that each further token needs to be computed alone. Keys
- * are kept with their rotary positions.
+ * The KV cache of a text. Keys are stored after their rotary embedding.
  */
 export class KeyValueCache implements Disposable {
   /** Tokens in the cache. */
@@ -14,7 +13,7 @@ export class KeyValueCache implements Disposable {
   /** By decoder layer; f32 or f16 `[capacity, keyValueHeads * padded headDim]`. */
   readonly layers: readonly { keys: Tensor; values: Tensor }[];
 
-  /** @param capacity The most tokens that it can hold. */
+  /** @param capacity Capacity in tokens. */
   constructor(
     readonly gpu: Gpu,
     architecture: Architecture,
@@ -32,7 +31,7 @@ export class KeyValueCache implements Disposable {
   }
 }
 
-/** Bytes of a cache that holds so many tokens. */
+/** Size in bytes of a cache of a capacity in tokens. */
 export function cacheBytes(
   architecture: Architecture,
   capacity: number,
@@ -42,7 +41,7 @@ export function cacheBytes(
   return 2 * capacity * width * DTYPE_BYTES[dtype];
 }
 
-/** Numbers of a token's key, or value, by decoder layer; 0 for a layer that keeps none. */
+/** Elements of a token's key (or value) by decoder layer; 0 for a layer without attention. */
 function widths({ layers, steps }: Architecture): number[] {
   return Array.from({ length: layers }, (_, layer) => {
     const kept = steps(layer).map((op) => kindOf(op).cache?.(op)).find((shape) => shape);

@@ -1,33 +1,31 @@
 import { UserError } from "../../base/errors.ts";
 import { PythonRandom } from "../../base/python_random.ts";
 
-/** How the next token is chosen. */
+/** The options of choosing the next token. */
 export interface SamplingOptions {
-  /** Divides the logits; 0, which is the default, takes the most likely token always. */
+  /** Divisor of the logits; 0, the default, always takes the most likely token. */
   temperature?: number;
-  /** Only so many of the most likely tokens are drawn from; all if absent. */
+  /** Samples from this many most likely tokens; all if absent. */
   topK?: number;
-  /** Only the most likely tokens that have this probability together are drawn from; all if absent. */
+  /** Samples from the most likely tokens with this cumulative probability; all if absent. */
   topP?: number;
   /**
-   * Divides the positive logits, and multiplies the negative ones, of tokens that are in the text
-   * already, as in CTRL, https://arxiv.org/abs/1909.05858; 1, which is the default, changes nothing.
+   * Divides the positive logits, and multiplies the negative ones, of tokens that are already in the
+   * text, as in CTRL, https://arxiv.org/abs/1909.05858; 1, the default, changes nothing.
    */
   repetitionPenalty?: number;
-  /** Of the random numbers: the same seed gives the same tokens; 0 if absent. */
+  /** Seed of the random numbers: equal seeds give equal tokens; 0 if absent. */
   seed?: number;
 }
 
-/** Tokens that may come next, and their probabilities, which add up to 1. */
+/** The candidates for the next token and their probabilities, which sum to 1. */
 export interface Candidates {
   /** With top-k the most likely first, else by id. */
   ids: Uint32Array;
   probabilities: Float64Array;
 }
 
-/**
- * @throws {UserError} If an option is out of its range.
- */
+/** @throws {UserError} If an option is out of range. */
 export function checkSampling(options: SamplingOptions): void {
   const { temperature = 0, topK = 1, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
   const refuse = (name: string, wanted: string, value: number): never => {
@@ -51,14 +49,14 @@ export class Sampler {
   readonly #random: PythonRandom;
   readonly #options: SamplingOptions;
 
-  /** @throws {UserError} If an option is out of its range. */
+  /** @throws {UserError} If an option is out of range. */
   constructor(options: SamplingOptions) {
     checkSampling(options);
     this.#options = options;
     this.#random = new PythonRandom(options.seed ?? 0);
   }
 
-  /** Whether it takes the token with the greatest logit whatever the text, so that it needs no others. */
+  /** Whether it takes the token with the greatest logit, independent of the text. */
   get isGreedy(): boolean {
     const { temperature = 0, topK, repetitionPenalty = 1 } = this.#options;
     return (temperature === 0 || topK === 1) && repetitionPenalty === 1;
@@ -67,7 +65,7 @@ export class Sampler {
   /**
    * The next token.
    *
-   * @param logits Finite, one for each id; changed by the penalty.
+   * @param logits Finite, one per id; the penalty changes them in place.
    * @param text The ids so far.
    */
   next(logits: Float32Array, text: Iterable<number>): number {
@@ -83,7 +81,7 @@ function uniform(random: PythonRandom): number {
   return random.getrandbits(53) / 2 ** 53;
 }
 
-/** Makes each token of a text less likely, once however often it is there. */
+/** Applies the penalty to the logits of the tokens of a text, once per distinct token. */
 export function penalizeRepetition(
   logits: Float32Array,
   text: Iterable<number>,
@@ -96,14 +94,14 @@ export function penalizeRepetition(
   }
 }
 
-/** The `count` ids with the greatest logits, the greatest first; of equals, the least id first. */
+/** The `count` ids with the greatest logits, in descending order; ties in ascending order of id. */
 export function mostLikely(logits: Float32Array, count: number): Uint32Array {
   const ids = new Uint32Array(Math.min(count, logits.length));
   let found = 0;
   for (let id = 0; id < logits.length; id++) {
     const logit = logits[id];
     if (found === ids.length && logit <= logits[ids[found - 1]]) continue;
-    let [low, high] = [0, found]; // its place, behind those that are not less
+    let [low, high] = [0, found]; // bounds of its place, after those that are not less
     while (low < high) {
       const middle = (low + high) >> 1;
       if (logits[ids[middle]] >= logit) low = middle + 1;
@@ -117,10 +115,9 @@ export function mostLikely(logits: Float32Array, count: number): Uint32Array {
 }
 
 /**
- * The tokens that may be drawn: first the temperature counts, then top-k, then top-p, each on what the
- * one before left.
+ * The candidates for the next token: applies temperature, then top-k, then top-p.
  *
- * @param options.temperature Above 0.
+ * @param options.temperature Greater than 0.
  */
 export function candidates(
   logits: Float32Array,
@@ -137,9 +134,9 @@ export function candidates(
   return topP < 1 ? nucleus(all, topP) : all;
 }
 
-/** The fewest of the most likely tokens that have the probability `topP` together. */
+/** The smallest set of most likely tokens whose cumulative probability reaches `topP`. */
 function nucleus({ ids, probabilities }: Candidates, topP: number): Candidates {
-  // Tokens less likely than this have less than 1 - topP together: none of them is needed.
+  // Tokens less likely than this have less than 1 - topP in total: none of them is needed.
   const least = (1 - topP) / ids.length;
   const likely = probabilities.filter((probability) => probability >= least).sort();
   let first = likely.length - 1;
@@ -170,12 +167,12 @@ function softmax(logits: Float32Array, ids: Uint32Array, temperature: number): F
   return weights;
 }
 
-/** @param point In [0, 1): the token in whose share of the probability it lies is drawn. */
+/** The token at a point of the cumulative distribution; `point` is in [0, 1). */
 export function draw({ ids, probabilities }: Candidates, point: number): number {
   let sum = 0;
   for (let i = 0; i < ids.length; i++) {
     sum += probabilities[i];
     if (point < sum) return ids[i];
   }
-  return ids[probabilities.findLastIndex((probability) => probability > 0)]; // rounding left a gap
+  return ids[probabilities.findLastIndex((probability) => probability > 0)]; // a gap due to rounding
 }

@@ -1,44 +1,44 @@
-/** A perplexity and what it was measured on. */
+/** A perplexity with its data set. */
 export interface Perplexity {
   dataset: string;
   sequenceLength: number;
   windows: number;
-  /** Mean over the windows of their mean cross-entropy, in nats. */
+  /** The mean cross-entropy over all windows, in nats. */
   loss: number;
   perplexity: number;
   cached?: CachedFigure;
 }
 
-/** How often a model gave the right choice the greatest log-likelihood, and on which questions. */
+/** The zero-shot accuracy of a model on a task. */
 export interface ZeroShot {
   /** "piqa" */
   task: string;
-  /** Of the task in lm-evaluation-harness, whose protocol this is: "1.0". */
+  /** The version of the task in lm-evaluation-harness, whose protocol is used: "1.0". */
   version: string;
   dataset: string;
   /**
-   * Whether contexts and choices are those of the data as they stand there, instead of what the task
-   * makes of the columns of its data set.
+   * Whether contexts and choices come verbatim from the data instead of being built by the task from
+   * the columns of its data set.
    */
   prepared: boolean;
-  /** Whether what the tokenizer adds to a text, such as a first token, stood before each context. */
+  /** Whether each context began with the tokenizer's special tokens, such as a first token. */
   specialTokens: boolean;
   questions: number;
-  /** The greatest number of questions that was asked for; absent if all were. */
+  /** The requested limit on the number of questions; absent if there was none. */
   limit?: number;
-  /** Requests that were longer than the model takes, and lost the beginning of their contexts. */
+  /** Number of requests beyond the model's maximum length, whose contexts were truncated at the front. */
   truncated: number;
   /** Fraction of the questions whose right choice has the greatest log-likelihood. */
   acc: number;
   /** Standard error of `acc`; 0 for a single question. */
   accStderr: number;
-  /** The same with log-likelihoods divided by the characters of the choices; in tasks that have it. */
+  /** Accuracy with log-likelihoods divided by the characters of the choices; in tasks that have it. */
   accNorm?: number;
   accNormStderr?: number;
   cached?: CachedFigure;
 }
 
-/** Where a figure comes from that an earlier run has measured. */
+/** The origin of a figure that an earlier run measured. */
 export interface CachedFigure {
   /** ISO 8601. */
   measured: string;

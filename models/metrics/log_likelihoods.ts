@@ -5,31 +5,33 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import { Activations } from "../activations.ts";
 import { paceBatches } from "../calibration.ts";
 import { Decoder } from "../decoder.ts";
-import { activationBytes } from "../memory_plan.ts";
+import { activationBytes, streamWidth } from "../memory_plan.ts";
 import type { ModelFiles } from "../model_files.ts";
+import { runLayers } from "./layer_pass.ts";
 import { batchPrompts, type Prompt, type PromptBatch, uploadBatch } from "./prompt_batch.ts";
 
+/** The options of {@link logLikelihoods}. */
 export interface LogLikelihoodOptions {
   /** Tokens that go through a layer together. */
   batchTokens?: number;
-  /** Whether what the prompts of a group begin with is computed once; true unless told otherwise. */
+  /** Whether the shared prefix of a group's prompts is computed once; true if absent. */
   shares?: boolean;
   /** Called after each batch of each layer. */
   onProgress?(done: number, total: number): Promise<void>;
 }
 
-/** Batches that a pass through the layers has, even if their activations go to host memory then. */
+/** The least number of batches of a pass through the layers, even if they spill to host memory. */
 const BATCHES_PER_PASS = 16;
 
 /**
- * The log-likelihoods of prompts: the sum of those of their scored tokens, in nats. Layer by layer, so
- * that one layer's weights are on the GPU at a time; in several passes if the GPU's memory does not
- * hold the activations of all prompts. The head multiplies only the rows that predict a scored token.
+ * The log-likelihoods of prompts, each the sum over its scored tokens, in nats. Runs layer by layer, so
+ * that one layer's weights are on the GPU at a time; in several passes if GPU memory does not hold the
+ * activations of all prompts. The head multiplies only the rows that predict a scored token.
  *
- * @param groups Prompts that begin alike stand together.
- * @returns For each group those of its prompts.
- * @throws {UserError} If the model cannot be read, a prompt is longer than it takes, or a result is not
- *   a number.
+ * @param groups Prompts with a common prefix belong to one group.
+ * @returns The log-likelihoods of each group's prompts.
+ * @throws {UserError} If the model cannot be read, a prompt exceeds the model's maximum length, or a
+ *   result is NaN or infinite.
  */
 export async function logLikelihoods(
   gpu: Gpu,
@@ -42,7 +44,7 @@ export async function logLikelihoods(
   const work = { batchTokens: Math.max(...batches.map(tokensOf)) };
   const tokens = batches.reduce((sum, batch) => sum + tokensOf(batch), 0);
   const gpuBytes = await activationBytes(gpu, model, tokens, work);
-  const passes = passesOf(batches, gpuBytes / (4 * widthOf(model)) / tokens);
+  const passes = passesOf(batches, gpuBytes / (4 * streamWidth(model)) / tokens);
   const total = batches.length * (model.architecture.layers + decoder.head.parts);
   let done = 0;
   const progress = async () => {
@@ -73,12 +75,7 @@ function tokensOf({ ids }: PromptBatch): number {
   return ids.length;
 }
 
-/** Elements of a token that are kept between the layers, at most. */
-function widthOf({ architecture: { hiddenSize, embeddingSize } }: ModelFiles): number {
-  return Math.max(hiddenSize, embeddingSize);
-}
-
-/** @param share What part of the batches the memory holds. */
+/** @param share The fraction of the batches that fits in GPU memory. */
 function passesOf(batches: PromptBatch[], share: number): PromptBatch[][] {
   const most = Math.max(BATCHES_PER_PASS, Math.floor(batches.length * Math.min(1, share)));
   const perPass = Math.ceil(batches.length / Math.ceil(batches.length / most));
@@ -95,28 +92,13 @@ async function lossesOf(
   progress: () => Promise<void>,
 ): Promise<Float32Array[]> {
   const { gpu, model } = decoder;
-  const { layers } = model.architecture;
   const onGpu = batches.map((batch) => uploadBatch(gpu, batch));
   try {
-    const width = widthOf(model);
+    const width = streamWidth(model);
     using activations = new Activations(gpu, { tokens: batches.map(tokensOf), width, gpuBytes });
     await decoder.embedding.embedPromptsInto(activations, batches);
-    for (let layer = 0; layer < layers; layer++) {
-      const weights = await decoder.loadLayer(layer, { packed: true });
-      for (let batch = 0; batch < batches.length; batch++) {
-        const registers = await activations.load(batch);
-        await decoder.run(weights, registers, onGpu[batch]);
-        await activations.keep(batch, 0, registers);
-        if (batch === batches.length - 1 && layer + 1 < layers) decoder.prefetchLayer(layer + 1);
-        await progress();
-      }
-      weights[Symbol.dispose]();
-    }
-    for (const [i, batch] of batches.entries()) {
-      const finished = await finishScored(decoder, batch, i, activations);
-      await activations.keep(i, 0, new Map([["hidden", finished]]));
-    }
-    const finished = async (batch: number) => (await activations.load(batch)).get("hidden")!;
+    const finish = (batch: number) => finishScored(decoder, batches[batch], batch, activations);
+    const finished = await runLayers(decoder, activations, onGpu, finish, progress);
     return await decoder.head.targetLosses(
       finished,
       batches.map(({ targets }) => targets),
@@ -128,9 +110,9 @@ async function lossesOf(
 }
 
 /**
- * What the head reads of the last layer's output of a batch: the rows that predict a scored token.
+ * The head's input for a batch: the rows of the last layer's output that predict a scored token.
  *
- * @param batch Its number among the activations.
+ * @param batch The batch's index among the activations.
  * @returns f32 `[scored, width]`, owned by the caller.
  */
 export async function finishScored(

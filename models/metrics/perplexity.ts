@@ -4,9 +4,11 @@ import type { Perplexity } from "./figures.ts";
 import { Activations } from "../activations.ts";
 import { batchWindows, paceBatches } from "../calibration.ts";
 import { Decoder } from "../decoder.ts";
-import { activationBytes } from "../memory_plan.ts";
+import { activationBytes, streamWidth } from "../memory_plan.ts";
 import type { ModelFiles } from "../model_files.ts";
+import { runLayers } from "./layer_pass.ts";
 
+/** The options of {@link perplexity}. */
 export interface PerplexityOptions {
   /** Windows of one length, at least two tokens each. */
   windows: Int32Array[];
@@ -19,10 +21,10 @@ export interface PerplexityOptions {
 }
 
 /**
- * Perplexity over windows: the mean over the windows of the mean cross-entropy of their tokens but
- * the first, exponentiated. Layer by layer, so that one layer's weights are on the GPU at a time.
+ * The perplexity over windows: exp of the mean cross-entropy of all tokens but the first of each window.
+ * Runs layer by layer, so that one layer's weights are on the GPU at a time.
  *
- * @throws {UserError} If the model cannot be read or the result is not a number.
+ * @throws {UserError} If the model cannot be read or the result is NaN or infinite.
  */
 export async function perplexity(
   gpu: Gpu,
@@ -30,10 +32,9 @@ export async function perplexity(
   { windows, dataset, batchTokens = 8192, onProgress }: PerplexityOptions,
 ): Promise<Perplexity> {
   using decoder = new Decoder(gpu, model);
-  const { layers } = model.architecture;
   const length = windows[0].length;
   const batches = batchWindows(windows, batchTokens);
-  const total = batches.length * (layers + decoder.head.parts);
+  const total = batches.length * (model.architecture.layers + decoder.head.parts);
   let done = 0;
   const progress = async () => {
     await paceBatches(gpu, ++done);
@@ -41,29 +42,18 @@ export async function perplexity(
   };
   const work = { batchTokens: batches[0].length * length };
   const gpuBytes = await activationBytes(gpu, model, windows.length * length, work);
-  const { hiddenSize, embeddingSize } = model.architecture;
   using activations = new Activations(gpu, {
     tokens: batches.map((windows) => windows.length * length),
-    width: Math.max(hiddenSize, embeddingSize),
+    width: streamWidth(model),
     gpuBytes,
   });
   await decoder.embedding.embedInto(activations, batches);
-  for (let layer = 0; layer < layers; layer++) {
-    const weights = await decoder.loadLayer(layer, { packed: true });
-    for (let batch = 0; batch < batches.length; batch++) {
-      const registers = await activations.load(batch);
-      await decoder.run(weights, registers, length);
-      await activations.keep(batch, 0, registers);
-      if (batch === batches.length - 1 && layer + 1 < layers) decoder.prefetchLayer(layer + 1);
-      await progress();
-    }
-    weights[Symbol.dispose]();
-  }
-  for (let batch = 0; batch < batches.length; batch++) {
+  const finish = async (batch: number) => {
     using last = (await activations.load(batch)).get("hidden")!;
-    await activations.keep(batch, 0, new Map([["hidden", await decoder.head.finish(last)]]));
-  }
-  const finished = async (batch: number) => (await activations.load(batch)).get("hidden")!;
+    return await decoder.head.finish(last);
+  };
+  const contexts = batches.map(() => length);
+  const finished = await runLayers(decoder, activations, contexts, finish, progress);
   const losses = await decoder.head.losses(finished, batches, progress);
   let sum = 0;
   for (const [i, batch] of batches.entries()) {

@@ -2,58 +2,59 @@ import type { Gpu } from "../../gpu/device.ts";
 import type { Segments } from "../../gpu/kernels/attention/attention.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 
-/** A text whose last tokens are scored: how likely each is after those before it. */
+/** A text whose last tokens are scored: by their likelihood given the tokens before them. */
 export interface Prompt {
-  /** At least two, of which the last is predicted but not read. */
+  /** At least two tokens; the last one is predicted but not read. */
   tokens: Int32Array;
-  /** How many of the last tokens are scored; at least one token is not. */
+  /** The number of scored tokens at the end; at least one token is not scored. */
   scored: number;
 }
 
 /**
- * Prompts that go through a model together, without gaps between them. What the prompts of a group
- * begin with alike is there once.
+ * A batch of prompts, concatenated without padding. The shared prefix of a group's prompts occurs once.
  */
 export interface PromptBatch {
-  /** What the model reads, u32 `[tokens]`. */
+  /** The tokens that the model reads, u32 `[tokens]`. */
   ids: Uint32Array<ArrayBuffer>;
   /** The position of each token in its prompt, u32 `[tokens]`. */
   positions: Uint32Array<ArrayBuffer>;
   /** u32 `[segments, 4]`, see {@link Segments}. */
   segments: Uint32Array<ArrayBuffer>;
-  /** Tokens of the longest prompt that the model reads. */
+  /** The number of tokens read of the longest prompt. */
   length: number;
-  /** Tokens at the end that belong to no prompt. */
+  /** The number of padding tokens at the end. */
   filling: number;
   /** The row that predicts each scored token, u32 `[scored]`. */
   rows: Uint32Array<ArrayBuffer>;
   /** The scored tokens, u32 `[scored]`. */
   targets: Uint32Array<ArrayBuffer>;
-  /** Whose they are, in this order. */
+  /** The prompts that the scored tokens belong to, in the same order. */
   prompts: { group: number; prompt: number; scored: number }[];
 }
 
-/** What a decoder layer needs to know of a {@link PromptBatch}. */
+/** The part of a {@link PromptBatch} that decoder layers read, in GPU memory. */
 export interface PromptBatchOnGpu extends Disposable {
   segments: Segments;
   /** u32 `[tokens]`. */
   positions: Tensor;
 }
 
+/** The options of {@link batchPrompts}. */
 export interface BatchOptions {
-  /** Tokens that a batch has at most, unless a single prompt has more. */
+  /** The most tokens of a batch, unless a single prompt has more. */
   tokens: number;
-  /** Whether what the prompts of a group begin with is computed once; true unless told otherwise. */
+  /** Whether the shared prefix of a group's prompts is computed once; true if absent. */
   shares?: boolean;
 }
 
-/** Batches of more than so many tokens are filled up, so that the products are of whole tiles. */
+/** Batches of more tokens than this are padded, so that matrix products have whole tiles. */
 const FILLED_FROM = 1024;
 const FILLED_TO = 256;
 
 /**
- * Puts groups of prompts into batches, the longest first, so that those of a batch are alike. Where the
- * next group is too long the shortest ones follow, so that nearly all batches are of one size.
+ * Assigns groups of prompts to batches, the longest first, so that those of a batch have similar lengths.
+ * If the next group does not fit, the shortest ones fill the batch, so that nearly all batches have the
+ * same size.
  */
 export function batchPrompts(
   groups: readonly (readonly Prompt[])[],
@@ -63,7 +64,7 @@ export function batchPrompts(
   const units = shares
     ? indices.map((group) => groups[group].map((_, prompt) => ({ group, prompt })))
     : indices.flatMap((group) => groups[group].map((_, prompt) => [{ group, prompt }]));
-  /** A group of more tokens than a batch takes is parted, and shares less. */
+  /** Splits a group that exceeds a batch; its parts share less. */
   const sharingOf = (prompts: typeof units[number]): SharedPrompts[] => {
     const draft = new SharedPrompts(
       prompts.map((place) => ({ ...place, ...groups[place.group][place.prompt] })),
@@ -90,7 +91,7 @@ export function batchPrompts(
   return batches;
 }
 
-/** The tokens of a batch once it is filled up; never more than it may have. */
+/** The tokens of a batch after padding, within the limit. */
 function filledTo(size: number, most: number): number {
   const filled = Math.ceil(size / FILLED_TO) * FILLED_TO;
   return size > FILLED_FROM && filled <= most ? filled : size;
@@ -98,13 +99,13 @@ function filledTo(size: number, most: number): number {
 
 type PlacedPrompt = Prompt & { group: number; prompt: number };
 
-/** Prompts of a group, and what they have in common. */
+/** The prompts of a group with their shared prefix. */
 class SharedPrompts {
-  /** Tokens that all of them begin with and that the model reads. */
+  /** The length of the shared prefix in tokens that the model reads. */
   readonly shared: number;
-  /** Tokens of the longest one that the model reads. */
+  /** The number of tokens read of the longest prompt. */
   readonly length: number;
-  /** Tokens that take part in a batch. */
+  /** The number of tokens in a batch. */
   readonly size: number;
 
   constructor(readonly prompts: readonly PlacedPrompt[]) {
@@ -127,7 +128,7 @@ function batchOf(drafts: readonly SharedPrompts[], size: number, filled: number)
   const targets: number[] = [];
   const prompts: PromptBatch["prompts"] = [];
   let end = 0;
-  /** Adds the tokens from `from` up to `to` of a prompt, which go on from those before them. */
+  /** Appends the tokens `from` to `to` (exclusive) of a prompt as a segment that continues `prefix`. */
   const add = (tokens: Int32Array, prefix: number, from: number, to: number) => {
     if (from < to) segments.push(prefix, from, end, to);
     for (let position = from; position < to; position++) {
@@ -148,7 +149,7 @@ function batchOf(drafts: readonly SharedPrompts[], size: number, filled: number)
       prompts.push({ group, prompt, scored });
     }
   }
-  // What fills the batch up is a text of its own, all of it at the first position.
+  // The padding is a segment of its own, with all tokens at position 0.
   if (end < filled) segments.push(0, 0, end, filled - end);
   return {
     ids,
@@ -162,7 +163,7 @@ function batchOf(drafts: readonly SharedPrompts[], size: number, filled: number)
   };
 }
 
-/** Uploads what a decoder layer needs; freed by `using`. */
+/** Uploads the part of a batch that decoder layers read; freed by `using`. */
 export function uploadBatch(gpu: Gpu, { segments, positions }: PromptBatch): PromptBatchOnGpu {
   const table = gpu.upload(segments, [segments.length / 4, 4]);
   const positionsOnGpu = gpu.upload(positions, [positions.length]);

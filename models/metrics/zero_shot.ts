@@ -13,44 +13,45 @@ import type { TextTokenizer } from "../tokenizers/tokenizer.ts";
 import { logLikelihoods } from "./log_likelihoods.ts";
 import type { Prompt } from "./prompt_batch.ts";
 
-/** What of a tokenizer is needed to encode requests. */
+/** The part of a tokenizer that encodes requests. */
 export type RequestTokenizer = Pick<TextTokenizer, "encode" | "bosId" | "eosId">;
 
+/** The options of encoding requests. */
 export interface EncodeOptions {
-  /** Whether what the tokenizer adds to a text stands before each context. */
+  /** Whether each context begins with the tokenizer's special tokens. */
   specialTokens: boolean;
-  /** Tokens that the model reads at most. */
+  /** The model's maximum length in tokens. */
   maxLength: number;
 }
 
-/** The questions of a task, ready for a model. */
+/** The encoded questions of a task. */
 export interface PreparedTask {
   task: ZeroShotTask;
   /** Name of the data, for the record. */
   dataset: string;
   specialTokens: boolean;
-  /** The greatest number of questions that was asked for. */
+  /** The requested limit on the number of questions. */
   limit?: number;
   prepared: boolean;
   questions: Question[];
-  /** One for each choice of each question. */
+  /** One prompt per choice of each question. */
   prompts: Prompt[][];
-  /** Prompts that have lost the beginning of their contexts. */
+  /** The number of prompts whose contexts were truncated at the front. */
   truncated: number;
 }
 
 /**
- * Encodes requests one by one as lm-evaluation-harness does: white space at the end of a context counts
- * to the continuation, and the continuation's tokens are those that the whole text has beyond the
- * context's. An empty context becomes the tokenizer's first token, or its last. What is too long loses
- * tokens at the beginning.
+ * An encoder of requests by the rules of lm-evaluation-harness: trailing white space of a context moves
+ * to the continuation; the continuation's tokens are those of the whole text beyond the context's. An
+ * empty context becomes the tokenizer's BOS token, or else its EOS token. Requests that are too long are
+ * truncated at the front.
  */
 export class RequestEncoder {
   #known?: { context: string; ids: number[] };
 
   constructor(readonly tokenizer: RequestTokenizer, readonly options: EncodeOptions) {}
 
-  /** @throws {UserError} If there is nothing to score, or nothing to begin with. */
+  /** @throws {UserError} If there are no tokens to score, or no token to begin with. */
   encode({ context, continuation }: ScoreRequest): Prompt & { isTruncated: boolean } {
     const { tokenizer, options: { maxLength, specialTokens } } = this;
     const space = trailingSpace(context);
@@ -71,11 +72,11 @@ export class RequestEncoder {
         `A continuation has ${scored} tokens, but the model takes at most ${maxLength}`,
       );
     }
-    const isTruncated = ids.length > maxLength + 1; // the last one is not read
+    const isTruncated = ids.length > maxLength + 1; // the last token is not read
     return { tokens: Int32Array.from(ids.slice(-(maxLength + 1))), scored, isTruncated };
   }
 
-  /** The choices of a question have the same context, mostly. */
+  /** Caches the last context, as the choices of a question usually share it. */
   #encodeContext(context: string): number[] {
     if (this.#known?.context !== context) {
       const { tokenizer, options: { specialTokens } } = this;
@@ -96,7 +97,7 @@ export class RequestEncoder {
 /**
  * Encodes the questions of a task.
  *
- * @param pause Called now and then; what it throws ends the work.
+ * @param pause Called periodically; an error that it throws ends the work.
  * @throws {UserError} If a request cannot be encoded.
  */
 export async function prepareTask(
@@ -122,6 +123,7 @@ export async function prepareTask(
   return { ...about, prepared, questions, prompts, truncated };
 }
 
+/** The options of {@link zeroShot}. */
 export interface ZeroShotOptions {
   /** Tokens that go through a layer together. */
   batchTokens?: number;
@@ -130,10 +132,10 @@ export interface ZeroShotOptions {
 }
 
 /**
- * Measures a model on tasks: which choices it gives the greatest log-likelihood. All tasks go through
- * the layers together.
+ * The zero-shot accuracies of a model: how often the right choice has the greatest log-likelihood. All
+ * tasks run through the layers together.
  *
- * @throws {UserError} If the model cannot be read or its log-likelihoods are not numbers.
+ * @throws {UserError} If the model cannot be read or its log-likelihoods are NaN or infinite.
  */
 export async function zeroShot(
   gpu: Gpu,
@@ -150,9 +152,9 @@ export async function zeroShot(
 }
 
 /**
- * The accuracies that log-likelihoods amount to.
+ * The accuracies computed from log-likelihoods.
  *
- * @param logLikelihoods One for each choice of each question, in nats.
+ * @param logLikelihoods One per choice of each question, in nats.
  */
 export function scoreTask(
   { task, dataset, prepared, specialTokens, limit, questions, truncated }: PreparedTask,
@@ -179,12 +181,12 @@ export function scoreTask(
   };
 }
 
-/** The first of the greatest values. */
+/** The index of the greatest value, the first one of several. */
 function argmax(values: readonly number[]): number {
   return values.indexOf(Math.max(...values));
 }
 
-/** The mean of 0 and 1, and its standard error from the sample's deviation; 0 for a single value. */
+/** The mean of hits, and its standard error from the sample deviation; 0 for a single value. */
 function meanOf(hits: readonly boolean[]): { mean: number; standardError: number } {
   const n = hits.length;
   const mean = hits.filter(Boolean).length / n;

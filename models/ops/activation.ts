@@ -10,7 +10,7 @@ export interface ActivationOp {
   op: "activation";
   name: ActivationName;
   from: string;
-  /** Multiplies f(x) if given. */
+  /** The register that f(x) is multiplied by, if any. */
   up?: string;
   to: string;
   width: number;

@@ -15,14 +15,14 @@ export interface AttentionOp {
   value: string;
   to: string;
   heads: number;
-  /** Divides `heads`: each serves a group of them. */
+  /** Divides `heads`: each key-value head serves a group of query heads. */
   keyValueHeads: number;
   headDim: number;
-  /** Tokens that a token attends to, itself among them; absent: all before it. */
+  /** Tokens that a token attends to, including itself; all before it if absent. */
   slidingWindow?: number;
   /**
-   * What the rotary positions before it turn queries and keys by: with a cache it does so itself, on
-   * the way. Absent where the layer has none.
+   * The rotary positions of the queries and keys. With a KV cache, attention rotates them itself, fused
+   * into the same dispatch. Absent if the layer has none.
    */
   rotary?: Rotary;
 }
@@ -55,7 +55,7 @@ function shapeOf({ heads, keyValueHeads, headDim, slidingWindow }: AttentionOp) 
   return { heads, keyValueHeads, headDim, slidingWindow };
 }
 
-/** Attention of new tokens, not turned by their positions yet, to themselves and a cache. */
+/** Attention of new tokens to themselves and a KV cache; q and k are not rotated yet. */
 async function attendToCache(
   op: AttentionOp,
   { gpu, weights, ropeTables }: OpContext,
@@ -69,7 +69,7 @@ async function attendToCache(
   const table = rotary && ropeTables.of(rotary).rows(cache.capacity);
   const append = { q, k, v, keys, values, ...shapeOf(op), start };
   if (tokens === 1) return await attendAndAppend(gpu, { ...append, table });
-  if (start === 0) { // a window of its own
+  if (start === 0) { // the cache is empty: a plain window
     if (table) {
       await rope(gpu, q, table, heads);
       await rope(gpu, k, table, keyValueHeads);

@@ -1,7 +1,7 @@
 import type { Outputs } from "../registers.ts";
 import type { LinearGroup, OpKind } from "./op.ts";
 
-/** Linear layers of one input: x · weightᵀ (+ bias) (+ residual). */
+/** Linear layers that share an input: x · weightᵀ (+ bias) (+ residual). */
 export interface LinearOp extends LinearGroup {
   op: "linear";
 }

@@ -6,13 +6,13 @@ import type { OpKind } from "./op.ts";
 import { rope, type RopeOp } from "./rope.ts";
 
 /**
- * One operation of a decoder layer. Registers hold activations, f32 `[tokens, width]`; "hidden" is
- * the layer's input and, in the end, its output. This description serves calibration, quantization
- * module by module, evaluation and generation alike.
+ * An operation of a decoder layer. Registers hold activations, f32 `[tokens, width]`; "hidden" is the
+ * layer's input and, at the end, its output. Calibration, quantization by module, evaluation and
+ * generation all use this description.
  */
 export type Op = NormOp | LinearOp | RopeOp | AttentionOp | ActivationOp;
 
-/** The kinds of operations; a new one is a file beside this one and a line here and in {@link Op}. */
+/** The kinds of operations. A new one is a file in this folder and a line here and in {@link Op}. */
 export const OPS: { readonly [K in Op["op"]]: OpKind<Extract<Op, { op: K }>> } = {
   norm,
   linear,
@@ -21,7 +21,7 @@ export const OPS: { readonly [K in Op["op"]]: OpKind<Extract<Op, { op: K }>> } =
   activation,
 };
 
-/** What is known of an operation's kind. */
+/** The kind of an operation. */
 export function kindOf(op: Op): OpKind<Op> {
   return OPS[op.op] as OpKind<Op>;
 }

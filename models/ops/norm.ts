@@ -3,16 +3,16 @@ import { norm as normalize } from "../../gpu/kernels/reduce/norm.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { OpKind } from "./op.ts";
 
-/** RMS norm, which has a weight; or layer norm, which has a weight and a bias. */
+/** An RMS norm (with a weight) or a layer norm (with a weight and a bias). */
 export interface NormOp {
   op: "norm";
   kind: "rms" | "layer";
   module: string;
   from: string;
   to: string;
-  /** Numbers that are normalized together. */
+  /** Elements that are normalized together. */
   width: number;
-  /** Heads of the register, each normalized on its own; 1 if absent. */
+  /** Heads of the register, each normalized separately; 1 if absent. */
   heads?: number;
   epsilon: number;
 }
@@ -40,9 +40,9 @@ export const norm: OpKind<NormOp> = {
 };
 
 /**
- * The norm of each row, or head of a row, of x.
+ * The norm of each row of x, or of each head of a row.
  *
- * @param tensor Gives the weight and the bias by name.
+ * @param tensor Returns the weight or bias of a name.
  * @returns f32, the shape of `x`, owned by the caller.
  */
 export function applyNorm(

@@ -11,51 +11,51 @@ import type { RopeTables } from "../rope_table.ts";
 export type Widths = Readonly<Record<string, number>>;
 
 /**
- * What tokens attend to: windows of so many tokens; or the prompts that the tokens are; or the cache of
- * a single window that goes on, whose length stays until all layers have run.
+ * The attention context of a batch: the length of its windows; or its prompts; or the KV cache of a
+ * single text that continues. The cache's length is advanced after all layers have run.
  */
 export type Window = number | PromptBatchOnGpu | KeyValueCache;
 
-/** A tensor of a decoder layer that is used as f32: of a norm, for example. */
+/** A tensor of a decoder layer that is used in f32, such as the weight of a norm. */
 export interface LayerTensor {
-  /** Without the layer's prefix: "input_layernorm.weight". */
+  /** The name without the layer's prefix: "input_layernorm.weight". */
   name: string;
   shape: readonly number[];
 }
 
-/** Linear layers that share an input, hence a Hessian. */
+/** Linear layers that share an input and therefore a Hessian. */
 export interface LinearGroup {
-  /** The register that is their input. */
+  /** The input register. */
   from: string;
-  /** Its width. */
+  /** The width of the input. */
   cols: number;
   linears: readonly GroupedLinear[];
   bias: boolean;
-  /** A register that is added to each output. */
+  /** The register that is added to each output. */
   residual?: string;
   /**
-   * The module whose tensors hold the rows of all these linear layers, one after the other, in
-   * checkpoints: "self_attn.qkv_proj"; absent where each has tensors of its own.
+   * The fused module of checkpoints whose tensors hold the concatenated rows of these linear layers:
+   * "self_attn.qkv_proj"; absent if each layer has its own tensors.
    */
   fused?: string;
 }
 
 /** A linear layer of a group. */
 export interface GroupedLinear {
-  /** As in the checkpoint, or what it is called once it is packed: "self_attn.q_proj". */
+  /** The name in the checkpoint, or after packing if it is fused: "self_attn.q_proj". */
   module: string;
   /** The register that receives its output. */
   to: string;
   rows: number;
 }
 
-/** Heads of the keys and values that a cache keeps. */
+/** The head shape of the keys and values in a KV cache. */
 export interface CacheShape {
   keyValueHeads: number;
   headDim: number;
 }
 
-/** What an operation runs with. */
+/** The context in which an operation runs. */
 export interface OpContext {
   gpu: Gpu;
   weights: LayerWeights;
@@ -64,25 +64,25 @@ export interface OpContext {
   ropeTables: RopeTables;
 }
 
-/** A kind of operations: all that is known of it. */
+/** A kind of operation: its registers, its weights and how it runs. */
 export interface OpKind<O> {
-  /** Whether it takes so little that it is computed again rather than its output kept. */
+  /** Whether it is cheap enough to recompute its output instead of storing it. */
   readonly isCheap: boolean;
   /** The registers that it reads. */
   reads(op: O): Widths;
-  /** The registers that it writes anew. */
+  /** The registers that it overwrites. */
   writes(op: O): Widths;
-  /** The registers that it changes in place, of those that it reads. */
+  /** The input registers that it changes in place. */
   changes?(op: O): readonly string[];
-  /** The tensors that it needs, besides those of its linear layers. */
+  /** Its tensors besides those of its linear layers. */
   tensors?(op: O): readonly LayerTensor[];
-  /** Its linear layers, which stages may quantize. */
+  /** Its linear layers, which stages can quantize. */
   group?(op: O): LinearGroup;
-  /** What it keeps of each token in a cache. */
+  /** Its shape in a KV cache. */
   cache?(op: O): CacheShape;
   /**
-   * What a group multiplies in place of this operation's output, which it makes on the way; undefined
-   * where it cannot.
+   * The input and prologue with which a group of linear layers computes this operation itself (fused);
+   * undefined if it cannot.
    */
   source?(op: O, context: OpContext): { x: Tensor; source: VectorSource } | undefined;
   run(op: O, context: OpContext): Promise<Outputs>;

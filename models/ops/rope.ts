@@ -2,7 +2,7 @@ import { rope as turn } from "../../gpu/kernels/attention/rope.ts";
 import type { Rotary } from "../rotary.ts";
 import type { OpKind } from "./op.ts";
 
-/** Rotary positions: turns the heads of registers in place. */
+/** A rotary embedding: rotates the heads of registers in place. */
 export interface RopeOp {
   op: "rope";
   registers: readonly { register: string; heads: number }[];
@@ -22,7 +22,7 @@ export const rope: OpKind<RopeOp> = {
 
   async run({ registers, rotary }, context) {
     const { gpu, window, ropeTables } = context;
-    if (typeof window !== "number" && !("segments" in window)) return []; // attention does it
+    if (typeof window !== "number" && !("segments" in window)) return []; // attention rotates them
     using table = typeof window === "number"
       ? ropeTables.of(rotary).rows(window)
       : await ropeTables.of(rotary).rowsOf(window);

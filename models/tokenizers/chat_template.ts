@@ -4,22 +4,23 @@ import { type Folder, readText } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 import { readTokenizerSettings } from "./tokenizer_settings.ts";
 
+/** A message of a conversation. */
 export interface ChatMessage {
   role: "system" | "user" | "assistant";
   content: string;
 }
 
-/** What a model folder has for chats, if it has several templates. */
+/** The template for chats in folders with several templates. */
 const USUAL = "default";
 
 /**
- * The text that a model was trained to see for a conversation, up to where its answer begins. The
- * special tokens are written out in it.
+ * The prompt for a conversation by the model's chat template, up to where the answer begins. Special
+ * tokens are written out.
  *
  * @param folder The model's folder, with `chat_template.jinja` or a `chat_template` in
  *   `tokenizer_config.json`.
- * @param name What messages call the model.
- * @throws {UserError} If there is no template, it is not one, or it refuses the messages.
+ * @param name The model's name in messages.
+ * @throws {UserError} If there is no template, it is invalid, or it rejects the messages.
  */
 export function renderChat(
   folder: Folder,
@@ -48,7 +49,7 @@ export function renderChat(
   }
 }
 
-/** The template of a folder; its own file counts first, as in transformers. */
+/** The template of a folder; `chat_template.jinja` takes precedence, as in transformers. */
 function readTemplate(folder: Folder, name: string): string {
   const own = "chat_template.jinja";
   if (folder.has(own)) return readText(folder.file(own));
@@ -57,7 +58,7 @@ function readTemplate(folder: Folder, name: string): string {
   if (found == null) {
     throw new UserError(
       `"${name}" has no chat template, neither "chat_template.jinja" nor a "chat_template" in ` +
-        `"tokenizer_config.json", so it was hardly trained for chats; give it a plain prompt`,
+        `"tokenizer_config.json", so it was probably not trained for chats; give it a plain prompt`,
     );
   }
   if (typeof found === "string") return found;

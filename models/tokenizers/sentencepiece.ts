@@ -3,34 +3,34 @@ import { readFile, type SourceFile } from "../../storage/folder.ts";
 import { foreignContent } from "../../storage/safetensors.ts";
 import { WireReader, WireType } from "./wire_reader.ts";
 
-/** A piece of a SentencePiece vocabulary; its place there is its token id. */
+/** A piece of a SentencePiece vocabulary; its index is its token id. */
 export interface Piece {
-  /** With "▁" for a space. */
+  /** The text, with "▁" for a space. */
   text: string;
-  /** The greater, the earlier its two parts are merged. */
+  /** The merge priority: pieces with greater scores are merged first. */
   score: number;
   type: number;
 }
 
-/** The values of `Piece.type` that stand for whole tokens of a text. */
+/** The values of `Piece.type` of whole tokens. */
 export const CONTROL = 3;
 export const USER_DEFINED = 4;
 
-/** A BPE model of SentencePiece as Llama has one: no normalization, a space before the text. */
+/** A SentencePiece BPE model like Llama's: no normalization, a space before the text. */
 export interface SentencePieceModel {
   pieces: Piece[];
-  /** The piece for what has none, not even as bytes. */
+  /** The piece for unknown text that has not even byte pieces. */
   unknown: string;
 }
 
-/** How the files name the kinds of models, from 1. */
+/** The names of model types, numbered from 1. */
 const MODEL_TYPES = ["UNIGRAM", "BPE", "WORD", "CHAR"];
 
 /**
  * Reads a `tokenizer.model`.
  *
- * @throws {UserError} If the file cannot be read, is damaged, is no model of SentencePiece, or is
- *   one that is not a BPE or that changes the text in other ways than Llama's.
+ * @throws {UserError} If the file cannot be read, is damaged, is not a SentencePiece model, is not a
+ *   BPE, or normalizes text differently from Llama's.
  * @see https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
  */
 export function readSentencePiece(source: SourceFile): SentencePieceModel {
@@ -43,14 +43,14 @@ export function readSentencePiece(source: SourceFile): SentencePieceModel {
   if (foreign !== undefined) refuse(foreign);
   if (/^[A-Za-z0-9+/]+=* \d+\r?\n/.test(start)) {
     refuse(
-      `it is a vocabulary of tiktoken, not a model of SentencePiece; add the model's "tokenizer.json"`,
+      `it is a vocabulary of tiktoken, not a SentencePiece model; add the model's "tokenizer.json"`,
     );
   }
   let model: ModelProto = { pieces: [] };
   try {
     model = readModel(bytes);
   } catch {
-    refuse("it is damaged or no model of SentencePiece; download it again");
+    refuse("it is damaged or not a SentencePiece model; download it again");
   }
   const { pieces, trainer, normalizer } = model;
   if (!trainer || !normalizer) return refuse("it is cut off; download it again");
@@ -72,7 +72,7 @@ export function readSentencePiece(source: SourceFile): SentencePieceModel {
   return { pieces, unknown: trainer.unknown };
 }
 
-/** The parts of a file that we look at. */
+/** The fields of the file that are read. */
 interface ModelProto {
   pieces: Piece[];
   trainer?: ReturnType<typeof readTrainer>;
@@ -120,7 +120,7 @@ function readNormalizer(bytes: Uint8Array) {
   return normalizer;
 }
 
-/** Reads the known fields of a message, each by its number, and passes over the others. */
+/** Reads the known fields of a message by number, and skips the others. */
 function readMessage(
   bytes: Uint8Array,
   fields: Record<number, [wireType: number, read: (reader: WireReader) => void]>,
@@ -138,9 +138,9 @@ function readMessage(
 }
 
 /**
- * The merges that a BPE of `transformers` needs for the same tokens, first those of the piece with
- * the greatest score. Each way to make a piece of two others is a merge of its own; of one score,
- * those with the longer left parts come first.
+ * The merges with which a BPE of `transformers` gives the same tokens, in descending order of the
+ * merged piece's score. Every split of a piece into two others is a merge; with equal scores, those with
+ * longer left parts come first.
  */
 export function mergesOf(pieces: Piece[]): [string, string][] {
   const texts = new Set(pieces.map(({ text }) => text));

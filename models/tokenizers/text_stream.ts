@@ -1,23 +1,23 @@
 import type { TextTokenizer } from "./tokenizer.ts";
 
-/** A character that is not whole yet: its last bytes are in the next token. */
+/** The replacement of an incomplete character, whose last bytes are in the next token. */
 const INCOMPLETE = "\ufffd";
-/** A character has at most four bytes, so what is incomplete for longer stays so. */
+/** Tokens after which an incomplete character stays incomplete: a character has at most four bytes. */
 const MOST_INCOMPLETE = 4;
-/** Tokens before the next one that its text may depend on, such as the one that a space stands before. */
+/** Number of preceding tokens that the text of a token may depend on, for example for a leading space. */
 const CONTEXT = 6;
 
 /**
- * Gives the text of tokens as they come. What it gave stays: characters of several tokens come when
- * the last of them is there.
+ * An incremental decoder of tokens to text. Returned text is final: a character of several tokens is
+ * returned with the last of them.
  */
 export class TextStream {
-  /** The last tokens of the text; those that are incomplete among them. */
+  /** The last tokens of the text, including those of an incomplete character. */
   #ids: number[];
-  /** The part of their text that was given. */
+  /** The part of their text that was returned. */
   #given: string;
 
-  /** @param before The tokens that stand before those to come. */
+  /** @param before The tokens before the first one. */
   constructor(readonly tokenizer: TextTokenizer, before: readonly number[] = []) {
     this.#ids = before.slice(-CONTEXT);
     this.#given = tokenizer.decode(this.#ids);
@@ -40,7 +40,7 @@ export class TextStream {
     return added;
   }
 
-  /** What is left when no more tokens come: a character that stayed incomplete. */
+  /** The remaining text after the last token: a character that stayed incomplete. */
   end(): string {
     const text = this.tokenizer.decode(this.#ids);
     const rest = text.slice(this.#given.length);

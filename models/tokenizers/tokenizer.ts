@@ -10,7 +10,7 @@ import {
 } from "./tokenizer_settings.ts";
 import { type BpeJson, SOURCES, type Step, type TokenizerJson } from "./tokenizer_sources.ts";
 
-/** Files that belong to a tokenizer and go with a model that is copied. */
+/** The files of a tokenizer, which are copied with a model. */
 export const TOKENIZER_FILES = [
   "tokenizer.json",
   "tokenizer_config.json",
@@ -22,17 +22,17 @@ export const TOKENIZER_FILES = [
   "chat_template.jinja",
 ];
 
-/** Members that the library asks for, and that mean nothing if they are absent. */
+/** Members that the library requires, with their neutral values. */
 const NOTHING = { added_tokens: [], normalizer: null, post_processor: null, decoder: null };
 
-/** Turns text into the token ids of a model and back, as `transformers` does. */
+/** A tokenizer: text to token ids and back, equal to that of `transformers`. */
 export class TextTokenizer {
   readonly #tokenizer: Tokenizer;
 
   private constructor(
     tokenizer: Tokenizer,
     { bos, eos }: TokenizerSettings,
-    /** The names of the tokenizer's files in the folder, to be copied with the model. */
+    /** The names of the tokenizer's files in the folder. */
     readonly files: string[],
   ) {
     this.#tokenizer = tokenizer;
@@ -41,21 +41,20 @@ export class TextTokenizer {
     this.eosId = tokenizer.token_to_id(eos ?? "");
   }
 
-  /** One more than the greatest token id; a model's embedding may have more rows. */
+  /** The greatest token id plus 1; a model's embedding may have more rows. */
   readonly vocabularySize: number;
 
-  /** The tokens that begin and end a text, where the model has them. */
+  /** The tokens that begin and end a text, if the model has them. */
   readonly bosId: number | undefined;
   readonly eosId: number | undefined;
 
   /**
-   * Reads the tokenizer of a model folder: `tokenizer.json`, else `vocab.json` and `merges.txt` of
-   * GPT-2 (as OPT has them) or Qwen2, or `tokenizer.model` of Llama; with what the smaller files
-   * say about special tokens. The ids are those of version 4 of `transformers`. Version 5 makes
-   * another tokenizer of Llama's files, which takes the spaces at the start of a text and between
-   * words for others.
+   * Loads the tokenizer of a model folder: `tokenizer.json`; else `vocab.json` and `merges.txt` of GPT-2
+   * (also OPT) or Qwen2, or `tokenizer.model` of Llama; with the special tokens of the smaller files.
+   * The ids are those of version 4 of `transformers`. Version 5 treats spaces at the start of a text and
+   * between words differently for Llama's files.
    *
-   * @throws {UserError} If files are missing, damaged or of a kind that is not supported.
+   * @throws {UserError} If files are missing, damaged or not supported.
    */
   static load(folder: Folder): TextTokenizer {
     const files = TOKENIZER_FILES.filter((name) => folder.has(name));
@@ -80,15 +79,15 @@ export class TextTokenizer {
   /**
    * The token ids of a text of any length.
    *
-   * @param options.specialTokens Whether to add what the tokenizer adds to each text, such as a
-   *   first token; true by default. Special tokens written out in the text count always.
+   * @param options.specialTokens Whether to add the tokenizer's special tokens, such as a first token;
+   *   true by default. Special tokens written out in the text are always recognized.
    */
   encode(text: string, { specialTokens = true }: { specialTokens?: boolean } = {}): number[] {
     return this.#tokenizer.encode(text, { add_special_tokens: specialTokens }).ids;
   }
 
   /**
-   * The text of token ids. Ids without a token, which some models can predict, give nothing.
+   * The text of token ids. Ids without a token, which some models can predict, are skipped.
    *
    * @param options.specialTokens Whether to write out special tokens; false by default.
    */
@@ -100,12 +99,12 @@ export class TextTokenizer {
     if (known.length === 0) return "";
     return this.#tokenizer.decode(known, {
       skip_special_tokens: !specialTokens,
-      clean_up_tokenization_spaces: false, // else the text of the ids would not give the ids
+      clean_up_tokenization_spaces: false, // otherwise encoding the text would not restore the ids
     });
   }
 }
 
-/** What `tokenizer.json` holds, or would hold but for the special tokens of the smaller files. */
+/** The content of `tokenizer.json`, or its equivalent without the special tokens of the smaller files. */
 function readVocabulary(
   folder: Folder,
   files: string[],
@@ -140,12 +139,12 @@ function readVocabulary(
   );
 }
 
-/** Whether there was no file of this form, so that the class decides what it does not hold. */
+/** Whether there is no `tokenizer.json`, so that the tokenizer class gives its defaults. */
 function isMade(json: TokenizerJson): boolean {
   return json.post_processor === undefined;
 }
 
-/** The added tokens, with those of the smaller files that are not among them yet. */
+/** The added tokens, including missing ones from the smaller files. */
 function withTokens(json: TokenizerJson, settings: TokenizerSettings): AddedToken[] {
   const { vocab = {} } = json.model ?? {};
   const ids = new Map(
@@ -173,8 +172,8 @@ function withTokens(json: TokenizerJson, settings: TokenizerSettings): AddedToke
 }
 
 /**
- * What adds tokens to a text: what `tokenizer.json` has, if there is one; else, and for Llama even
- * then, what the settings say.
+ * The post-processor that adds special tokens: that of `tokenizer.json`; without the file, and always
+ * for Llama, that of the settings.
  */
 function template(json: TokenizerJson, settings: TokenizerSettings): Step | null | undefined {
   const { className, bos, eos, addBos, addEos } = settings;
@@ -192,28 +191,27 @@ function template(json: TokenizerJson, settings: TokenizerSettings): Step | null
 }
 
 /**
- * The pre-tokenizer, changed where that makes the library fast or exact; the ids are those of the
- * original one.
+ * The pre-tokenizer, modified to make the library fast or exact; the ids do not change.
  */
 function preTokenizer({ pre_tokenizer: own, model }: TokenizerJson): Step | null {
   if ((!own || own.type === "Metaspace" && own.split === false) && model && splitsAtSpaces(model)) {
-    // The library remembers words that it has seen, but not a whole text: seconds, not minutes.
+    // The library caches words but not whole texts: this takes seconds instead of minutes.
     return sequence(...(own ? [own] : []), wordsOf("▁+[^▁]*|[^▁]+"));
   }
   return own ? exact(own) : null;
 }
 
-/** A step of a pre-tokenizer such that the library does what Python's `tokenizers` does. */
+/** A step of a pre-tokenizer with which the library matches Python's `tokenizers`. */
 function exact(step: Step): Step {
   switch (step.type) {
     case "Sequence":
       return sequence(...(step.pretokenizers as Step[]).map(exact));
-    case "ByteLevel": { // the library's own pattern counts U+FEFF as a space and U+0085 as none
+    case "ByteLevel": { // the library's pattern treats U+FEFF as a space and U+0085 as none
       if (step.use_regex === false) return step;
       const bytes = { ...step, use_regex: false, add_prefix_space: false };
       return sequence(...(step.add_prefix_space ? [PREFIX_SPACE] : []), wordsOf(GPT2_WORD), bytes);
     }
-    case "Digits": // the library knows ASCII digits only
+    case "Digits": // the library recognizes ASCII digits only
       return wordsOf(step.individual_digits ? "\\p{N}|\\P{N}+" : "\\p{N}+|\\P{N}+");
     case "Metaspace": // the library does not split
       return step.split === false ? step : sequence(step, wordsOf("▁[^▁]*|[^▁]+"));
@@ -222,17 +220,17 @@ function exact(step: Step): Step {
   }
 }
 
-/** What GPT-2 takes for a word. */
+/** The word pattern of GPT-2. */
 const GPT2_WORD =
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
-/** Puts a space before what begins with none. */
+/** Inserts a space before a text that does not begin with one. */
 const PREFIX_SPACE = { type: "Replace", pattern: { Regex: "\\A[^ ]" }, content: " $&" };
 
 /** Whether a BPE gives the same ids when the text is cut before each run of spaces. */
 function splitsAtSpaces({ type, merges, ignore_merges, end_of_word_suffix }: BpeJson): boolean {
   if (type !== "BPE" || !merges || ignore_merges || end_of_word_suffix) return false;
-  return !merges.some((merge) => { // joins a space to what precedes it
+  return !merges.some((merge) => { // joins a space to the text before it
     const [left, right] = typeof merge === "string" ? merge.split(" ", 2) : merge;
     return right.startsWith("▁") && !left.endsWith("▁");
   });
@@ -242,7 +240,7 @@ function sequence(...pretokenizers: Step[]): Step {
   return { type: "Sequence", pretokenizers };
 }
 
-/** The pre-tokenizer that gives the matches of a pattern, which must leave nothing out. */
+/** The pre-tokenizer that splits a text into the matches of a pattern, which must cover it. */
 function wordsOf(pattern: string): Step {
   return { type: "Split", pattern: { Regex: pattern }, behavior: "Removed", invert: true };
 }

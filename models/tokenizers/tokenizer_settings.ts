@@ -2,10 +2,10 @@ import { UserError } from "../../base/errors.ts";
 import type { Folder } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 
-/** The tokenizers that we can make without a `tokenizer.json`, as `transformers` names them. */
+/** The tokenizer classes of `transformers` that are supported without a `tokenizer.json`. */
 export type TokenizerClass = "LlamaTokenizer" | "GPT2Tokenizer" | "Qwen2Tokenizer";
 
-/** A token that is found in the text before anything else happens to it. */
+/** A token that is matched in the text before any other step. */
 export interface AddedToken {
   id?: number;
   content: string;
@@ -16,25 +16,25 @@ export interface AddedToken {
   special?: boolean;
 }
 
-/** What the small files of a folder say about its tokenizer, beside the vocabulary. */
+/** The tokenizer settings in a folder's smaller files, besides the vocabulary. */
 export interface TokenizerSettings {
-  /** The class that the files name, or that `transformers` takes for the type of the model. */
+  /** The class in the files, or the default of `transformers` for the model type. */
   className: string | undefined;
   bos: string | undefined;
   eos: string | undefined;
-  /** In the order in which they get ids where they have none. */
+  /** The added tokens, in the order in which those without an id get one. */
   addedTokens: AddedToken[];
-  /** Those of them that no file names: the class has them. */
+  /** Those of them that no file names and the class adds. */
   usualTokens: Set<string>;
-  /** Whether a text begins and ends with these tokens, where the files say so. */
+  /** Whether a text begins and ends with these tokens; undefined if the files do not say. */
   addBos: boolean | undefined;
   addEos: boolean | undefined;
   addPrefixSpace: boolean | undefined;
-  /** Whether Llama's tokenizer puts a space after each special token. */
+  /** Whether Llama's tokenizer inserts a space after each special token. */
   legacy: boolean | undefined;
 }
 
-/** The classes that `transformers` takes where `tokenizer_config.json` names none. */
+/** The default classes of `transformers` by model type, if `tokenizer_config.json` names none. */
 const CLASS_OF_MODEL: Record<string, TokenizerClass> = {
   llama: "LlamaTokenizer",
   mistral: "LlamaTokenizer",
@@ -44,11 +44,11 @@ const CLASS_OF_MODEL: Record<string, TokenizerClass> = {
   qwen3: "Qwen2Tokenizer",
 };
 
-/** The members that name special tokens, in the order in which new ones get their ids. */
+/** The members that name special tokens, in the order in which new ones get ids. */
 const SPECIAL_TOKENS = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
   .map((name) => `${name}_token`);
 
-/** What a class takes for members that are absent. */
+/** The default special tokens of each class. */
 const USUAL_TOKENS: Record<TokenizerClass, Record<string, string>> = {
   LlamaTokenizer: { bos_token: "<s>", eos_token: "</s>", unk_token: "<unk>" },
   GPT2Tokenizer: {
@@ -64,12 +64,12 @@ const USUAL_TOKENS: Record<TokenizerClass, Record<string, string>> = {
 };
 
 /**
- * Reads what `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and
- * `config.json` say about a tokenizer, as far as they are there. As in `transformers`, the second
- * outweighs the first, but it and the third count only where the first has no
+ * Reads the tokenizer settings from `tokenizer_config.json`, `special_tokens_map.json`,
+ * `added_tokens.json` and `config.json`, as far as they exist. As in `transformers`, the second takes
+ * precedence over the first, but the second and third are ignored if the first has an
  * `added_tokens_decoder`.
  *
- * @throws {UserError} If a file is damaged or a member of a wrong kind.
+ * @throws {UserError} If a file is damaged or a member has a wrong type.
  */
 export function readTokenizerSettings(folder: Folder): TokenizerSettings {
   const config = new SettingsFile(folder, "tokenizer_config.json");
@@ -117,7 +117,7 @@ export function readTokenizerSettings(folder: Folder): TokenizerSettings {
   };
 }
 
-/** Without the "Fast" of the older versions of `transformers`. */
+/** The class name without the "Fast" of older versions of `transformers`. */
 function classNameOf(config: SettingsFile, folder: Folder): string | undefined {
   const name = config.text("tokenizer_class");
   if (name !== undefined) {
@@ -128,7 +128,7 @@ function classNameOf(config: SettingsFile, folder: Folder): string | undefined {
   return Object.hasOwn(CLASS_OF_MODEL, type) ? CLASS_OF_MODEL[type] : undefined;
 }
 
-/** The members of a JSON file; none, if it is not there. */
+/** The members of a JSON file; none if the file does not exist. */
 class SettingsFile {
   readonly #path: string;
   readonly members: Record<string, unknown>;
@@ -154,18 +154,18 @@ class SettingsFile {
   }
 
   /**
-   * A special token, which is a text or an object, in both forms that `transformers` has written.
+   * A special token, written as a string or as either form of object of `transformers`.
    *
-   * @returns Null for one that the file says is not there; undefined if it says nothing.
+   * @returns Null if the file declares that there is none; undefined if it says nothing.
    */
   token(name: string, value: unknown): AddedToken | null | undefined {
-    if (value === undefined || value === "") return undefined; // first conversions of Llama: ""
+    if (value === undefined || value === "") return undefined; // early conversions of Llama have ""
     if (value === null) return null;
     if (typeof value === "string") return { content: value, special: true };
     return { ...this.#addedToken(name, value), special: true };
   }
 
-  /** A list of special tokens, or an object that gives them names. */
+  /** A list of special tokens, or an object with their names as keys. */
   tokens(name: string): AddedToken[] {
     const value = this.members[name] ?? [];
     if (typeof value !== "object") this.#refuse(name, value, "a list of tokens");
@@ -173,7 +173,7 @@ class SettingsFile {
       .filter((token) => token !== null && token !== undefined);
   }
 
-  /** The tokens of an object whose keys are their ids. */
+  /** The tokens of an object with ids as keys. */
   tokensById(name: string): AddedToken[] {
     const value = this.members[name];
     if (typeof value !== "object") this.#refuse(name, value, "an object of tokens");
@@ -183,7 +183,7 @@ class SettingsFile {
     }));
   }
 
-  /** The tokens of a file that gives each its id. */
+  /** The tokens of a file that maps tokens to ids. */
   idsByToken(): AddedToken[] {
     return Object.entries(this.members)
       .map(([content, id]) => ({ content, id: this.#id(content, id) }));

@@ -9,23 +9,24 @@ import {
   type TokenizerSettings,
 } from "./tokenizer_settings.ts";
 
-/** The parts of a `tokenizer.json` that we look at or make. */
+/** The parts of a `tokenizer.json` that are read or generated. */
 export interface TokenizerJson {
   added_tokens?: AddedToken[];
   normalizer?: Step | null;
   pre_tokenizer?: Step | null;
-  /** Absent where there is no such file. */
+  /** Absent if there is no such file. */
   post_processor?: Step | null;
   decoder?: Step | null;
   model?: BpeJson;
 }
 
-/** One of the steps from a text to its tokens, or back. */
+/** A step of encoding or decoding. */
 export interface Step {
   type: string;
   [option: string]: unknown;
 }
 
+/** The BPE model in a `tokenizer.json`. */
 export interface BpeJson {
   type?: string;
   vocab?: Record<string, number>;
@@ -35,21 +36,21 @@ export interface BpeJson {
   [option: string]: unknown;
 }
 
-/** A form of vocabulary that `transformers` makes a tokenizer of. */
+/** A vocabulary format from which `transformers` builds a tokenizer. */
 export interface TokenizerSource {
   files: string[];
-  /** What `tokenizer.json` would hold, but for the tokens of the other files and the template. */
+  /** The equivalent `tokenizer.json`, without the tokens of other files and the template. */
   read(folder: Folder, settings: TokenizerSettings): TokenizerJson;
 }
 
-/** What the tokenizers are made of where there is no `tokenizer.json`. */
+/** The vocabulary formats of each class without a `tokenizer.json`. */
 export const SOURCES: Record<TokenizerClass, TokenizerSource> = {
   LlamaTokenizer: { files: ["tokenizer.model"], read: llamaTokenizer },
   GPT2Tokenizer: { files: ["vocab.json", "merges.txt"], read: gpt2Tokenizer },
   Qwen2Tokenizer: { files: ["vocab.json", "merges.txt"], read: qwen2Tokenizer },
 };
 
-/** What Qwen2 takes for a word. */
+/** The word pattern of Qwen2. */
 const QWEN2_WORD = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" +
   "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
@@ -107,7 +108,7 @@ function readBytePairs(folder: Folder): BpeJson {
   return { type: "BPE", vocab, merges };
 }
 
-/** As `transformers` makes it; its version 5 puts the space before a text in other ways. */
+/** Llama's tokenizer by version 4 of `transformers`; version 5 adds the space before a text differently. */
 function llamaTokenizer(folder: Folder, settings: TokenizerSettings): TokenizerJson {
   const { pieces, unknown } = readSentencePiece(folder.file("tokenizer.model"));
   const { legacy = true, addPrefixSpace = true } = settings;

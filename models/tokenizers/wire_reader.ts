@@ -1,4 +1,4 @@
-/** How the value of a field is written. */
+/** The wire types of field values. */
 export const WireType = {
   Varint: 0,
   Bit64: 1,
@@ -9,8 +9,8 @@ export const WireType = {
 } as const;
 
 /**
- * Reads the fields of a protobuf message one by one; for browsers too, as protobuf's own library asks
- * which host it is on. All methods throw a RangeError if the bytes are no such message.
+ * A reader of the fields of a protobuf message. It runs in browsers too, whereas protobuf's own library
+ * detects its host. All methods throw a RangeError if the message is malformed.
  *
  * @see https://protobuf.dev/programming-guides/encoding/
  */
@@ -26,7 +26,7 @@ export class WireReader {
     return this.#at === this.message.length;
   }
 
-  /** The number of the next field and how its value is written. */
+  /** The number and wire type of the next field. */
   tag(): [field: number, wireType: number] {
     const tag = this.varint() >>> 0;
     const [field, wireType] = [tag >>> 3, tag & 7];
@@ -34,7 +34,7 @@ export class WireReader {
     return [field, wireType];
   }
 
-  /** The lower 32 bits of a whole number, signed. */
+  /** The lower 32 bits of a varint, signed. */
   varint(): number {
     let value = 0;
     for (let shift = 0; shift < 70; shift += 7) {
@@ -63,7 +63,7 @@ export class WireReader {
     }
   }
 
-  /** Passes over the value of a field; of a group, over all its fields. */
+  /** Skips the value of a field, or all fields of a group. */
   pass(field: number, wireType: number): void {
     switch (wireType) {
       case WireType.Varint:
@@ -89,7 +89,7 @@ export class WireReader {
     }
   }
 
-  /** @returns Where the passed bytes start. */
+  /** @returns The offset of the skipped bytes. */
   #skip(bytes: number): number {
     const start = this.#at;
     if (start + bytes > this.message.length) throw new RangeError("The message ends early");

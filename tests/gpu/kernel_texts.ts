@@ -145,8 +145,8 @@ export const GENERATED: [name: string, source: string][] = [
   ],
   ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
     (["f32", "f16"] as const).flatMap((dtype) =>
-      ([undefined, "unturned", "turned"] as const)
-        .filter((append) => append !== "turned" || headDim % 2 === 0)
+      ([undefined, "unrotated", "rotated"] as const)
+        .filter((append) => append !== "rotated" || headDim % 2 === 0)
         .flatMap((append) =>
           [1, 4].flatMap((together) =>
             withSums(

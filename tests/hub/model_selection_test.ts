@@ -54,6 +54,8 @@ Deno.test("shardsOf() lists each shard once and refuses paths", () => {
   refuses(`its "weight_map" is empty`);
   for (const name of ["../x", "a/b", "..", "", "c:x", "a\\b", 7]) {
     write({ weight_map: { a: name } });
-    refuses(`it puts "a" in ${JSON.stringify(name)}, which is no file name in its folder`);
+    refuses(
+      `it puts "a" in ${JSON.stringify(name)}, which is not the name of a file in its folder`,
+    );
   }
 });

@@ -57,7 +57,7 @@ Deno.test("too little memory for a layer is an error that says what would do", a
   await assert.rejects(
     () => place.run({ gpu: { memory: "0.1MB" } }),
     new UserError(
-      `100.0 kB of GPU memory are too little for "${place.model}": a decoder layer takes ` +
+      `100.0 kB of GPU memory is too little for "${place.model}": a decoder layer takes ` +
         `${bytesText(working)}; use a smaller batch-tokens, or give more memory`,
     ),
   );

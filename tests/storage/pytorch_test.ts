@@ -353,7 +353,7 @@ Deno.test("tensors that are not as their storages are refused", () => {
     tensor(sixOf("../../y/data/0"), [6]),
     'it lacks its entry "x/data/../../y/data/0"; download it again',
   );
-  const noStorage = "its pickle refers to something that is no storage of numbers";
+  const noStorage = "its pickle refers to something other than a storage of numbers";
   check(tensor(storage("FloatStorage", "0", -6), [6]), noStorage);
   check(tensor(storage("FloatStorage", "0", 2n ** 60n), [6]), noStorage);
   check(bytes(text("0"), "Q"), noStorage);
@@ -376,7 +376,7 @@ Deno.test("what holds no tensors by name is refused", () => {
   const numbered = pickle(bytes("}", integer(1), tensor(sixOf(), [6]), "s"));
   assert.equal(
     refusal(zip(entriesOf(numbered, { 0: SIX }))),
-    "a tensor in it has something else than a text for its name",
+    "the name of a tensor in it is not a string",
   );
   const pairs = call(global("collections", "OrderedDict"), tuple());
   assert.equal(
@@ -471,7 +471,7 @@ Deno.test("a damaged file of the format before zip is refused", () => {
   check(legacy(state, {}), 'it lacks its storage "5"; download it again');
   check(
     legacy(state, { 6: { elements: 6, content: SIX } }),
-    "it lists a storage that it has not; download it again",
+    "it lists a storage that it does not contain; download it again",
   );
   const twice = tensor(storage("FloatStorage", "5", 5, NONE), [5]);
   check(

@@ -71,7 +71,7 @@ const FOLDER_PROBLEMS: Record<string, string> = {
   shard_bad_duplicate_tensor: 'Cannot open "FOLDER": "model-00002-of-00002.safetensors" has no ' +
     'tensor "b", which the index puts there; download both again',
   shard_bad_path_escape: 'Cannot read "FOLDER/model.safetensors.index.json": it puts "a" in ' +
-    '"../good_scalar.safetensors", which is no file name in its folder',
+    '"../good_scalar.safetensors", which is not the name of a file in its folder',
   shard_bad_index_json: 'Cannot read "FOLDER/model.safetensors.index.json": it is not JSON; ' +
     "download it again",
   shard_bad_no_weight_map: 'Cannot read "FOLDER/model.safetensors.index.json": it has no object ' +

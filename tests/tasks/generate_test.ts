@@ -76,7 +76,7 @@ Deno.test("generate says what is wrong with a model", async () => {
   assert.equal(
     chat.stderr,
     `Error: "${place.model}" has no chat template, neither "chat_template.jinja" nor a ` +
-      `"chat_template" in "tokenizer_config.json", so it was hardly trained for chats; ` +
+      `"chat_template" in "tokenizer_config.json", so it was probably not trained for chats; ` +
       `give it a plain prompt\n`,
   );
 });

@@ -4,29 +4,30 @@ import type { Tensor } from "../../tensor.ts";
 import source from "./append_cache.wgsl" with { type: "text" };
 import { cacheVectors } from "./attention_decode_source.ts";
 
+/** The arguments of {@link appendCache}. */
 export interface AppendCache {
-  /** f32 `[tokens, heads * headDim]`; turned in place if there is a table. */
+  /** f32 `[tokens, heads * headDim]`; rotated in place if there is a table. */
   q: Tensor;
   /** f32 `[tokens, keyValueHeads * headDim]`. */
   k: Tensor;
-  /** Likewise. */
+  /** f32 `[tokens, keyValueHeads * headDim]`. */
   v: Tensor;
   /** f32 or f16 `[capacity, keyValueHeads, padded headDim]`, see `cacheWidth()`. */
   keys: Tensor;
-  /** Likewise. */
+  /** f32 or f16 `[capacity, keyValueHeads, padded headDim]`. */
   values: Tensor;
   heads: number;
   keyValueHeads: number;
   headDim: number;
-  /** Position of the first token, and the row of the cache that it goes to. */
+  /** The position of the first token, which is also its row in the cache. */
   start: number;
-  /** (cos, sin) by position, f32 `[positions, headDim / 2, 2]`; without it nothing is turned. */
+  /** Lookup table of (cos, sin) by position, f32 `[positions, headDim / 2, 2]`; no rotation if absent. */
   table?: Tensor;
 }
 
 /**
- * Writes the keys and values of new tokens to a cache, with rotary positions for them and the queries
- * if there is a table: all in one dispatch.
+ * Appends the keys and values of new tokens to a KV cache. With a table, rotates the keys and, in place,
+ * the queries in the same dispatch.
  */
 export async function appendCache(
   gpu: Gpu,

@@ -1,12 +1,12 @@
-// Turns the queries of new tokens by their positions, in place, and writes their keys, turned as well,
-// and their values to a cache:
+// Rotates the queries of new tokens in place, and appends their rotated keys and their values to a KV
+// cache:
 //
 //   x[i]        = x[i] · cos - x[i + half] · sin
 //   x[i + half] = x[i + half] · cos + x[i] · sin                 (ROTATE)
 //
-// A thread turns two entries of the queries, or writes four of the keys or of the values. Heads are
-// padded with zeros to whole fours. HALF stores two f16 in a word; what f16 cannot hold becomes its
-// greatest value.
+// A thread rotates two entries of the queries, or writes four of the keys or of the values. Heads are
+// padded with zeros to whole vec4s. HALF packs two f16 in a word; values beyond the range of f16
+// saturate.
 //
 // Reference: tests/gpu/kernels/attention/append_cache_test.ts.
 
@@ -18,15 +18,15 @@ struct Params { start: u32, heads: u32, key_value_heads: u32, head_dim: u32 }
 @group(0) @binding(1) var<storage, read> table: array<vec2f>;        // [positions, head_dim / 2], (cos, sin)
 @group(0) @binding(2) var<storage, read_write> q: array<f32>;        // [tokens, heads, head_dim]
 @group(0) @binding(3) var<storage, read> k: array<f32>;              // [tokens, key_value_heads, head_dim]
-@group(0) @binding(4) var<storage, read> v: array<f32>;              // likewise
+@group(0) @binding(4) var<storage, read> v: array<f32>;              // [tokens, key_value_heads, head_dim]
 @group(0) @binding(5) var<storage, read_write> keys: array<u32>;     // [capacity, key_value_heads, padded head_dim]
-@group(0) @binding(6) var<storage, read_write> values: array<u32>;   // likewise
+@group(0) @binding(6) var<storage, read_write> values: array<u32>;   // [capacity, key_value_heads, padded head_dim]
 
 fn turn_of(position: u32, i: u32) -> vec2f {
   return table[position * (p.head_dim >> 1u) + i];
 }
 
-// Entry i of the key head that begins at `at`.
+// Entry i of the key head at `at`.
 fn key(at: u32, i: u32, position: u32) -> f32 {
   if (i >= p.head_dim) { return 0.0; }
   if (!ROTATE) { return k[at + i]; }

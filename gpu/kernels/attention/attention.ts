@@ -8,40 +8,40 @@ import {
 import { attentionKernel } from "./attention_source.ts";
 import { attentionTileBytes, attentionTileKernel } from "./attention_tile_source.ts";
 
-/** The heads of an attention, and how far it reaches back. */
+/** The head layout of an attention, and its sliding window. */
 export interface AttentionHeads {
   heads: number;
-  /** Divides `heads`: each key head serves a group of query heads. */
+  /** Divides `heads`: each key-value head serves a group of query heads. */
   keyValueHeads: number;
   headDim: number;
-  /** A token attends to itself and at most the `slidingWindow - 1` tokens before it; all if absent. */
+  /** Tokens that a token attends to, including itself; all before it if absent. */
   slidingWindow?: number;
 }
 
+/** The shape of an attention over windows. */
 export interface AttentionShape extends AttentionHeads {
   /** Tokens of a window; a token attends to itself and those before it in its window. */
   length: number;
 }
 
-/** Texts in a batch of tokens, some of which begin alike: what they share is there once. */
+/** The texts of a batch of tokens. A prefix that several texts share occurs once, as its own segment. */
 export interface Segments {
   /**
-   * u32 `[segments, 4]`: the first row of the segment that this one goes on from, how many of its rows
-   * come before this one's, the first of its own rows, and the rows of both. The rows of a segment lie
-   * side by side.
+   * u32 `[segments, 4]`: the first row of the prefix segment, the number of its rows, the first own row,
+   * and the total number of rows. The rows of a segment are contiguous.
    */
   table: Tensor;
-  /** The greatest number of own rows. */
+  /** The greatest number of own rows of a segment. */
   longest: number;
-  /** The greatest number of rows of both. */
+  /** The greatest total number of rows of a segment. */
   length: number;
 }
 
 /**
- * Causal softmax(q kᵀ / √headDim) v without the score matrix in memory.
+ * Causal attention softmax(q kᵀ / √headDim) v, without materializing the score matrix.
  *
- * @param q f32 `[tokens, heads * headDim]`; tokens are whole windows, one after the other.
- * @param k f32 `[tokens, keyValueHeads * headDim]`, `v` likewise.
+ * @param q f32 `[tokens, heads * headDim]`; tokens are whole consecutive windows.
+ * @param k f32 `[tokens, keyValueHeads * headDim]`; `v` has the same shape.
  * @returns f32, the shape of `q`, owned by the caller.
  * @see FlashAttention, https://arxiv.org/abs/2205.14135
  */
@@ -65,12 +65,12 @@ export async function attention(
 }
 
 /**
- * The same for segments: a token attends to itself, to those before it in its segment, and to those
- * that its segment goes on from.
+ * Causal attention for segments: a token attends to itself, to the tokens before it in its segment, and
+ * to the prefix of its segment.
  *
  * @param q f32 `[tokens, heads * headDim]`.
- * @param k f32 `[tokens, keyValueHeads * headDim]`, `v` likewise.
- * @returns f32, the shape of `q`, owned by the caller; rows of no segment are not written.
+ * @param k f32 `[tokens, keyValueHeads * headDim]`; `v` has the same shape.
+ * @returns f32, the shape of `q`, owned by the caller; rows outside all segments are not written.
  */
 export async function segmentAttention(
   gpu: Gpu,
@@ -101,7 +101,7 @@ function parameters(
   return uniform([first, heads, keyValueHeads, slidingWindow], [1 / Math.sqrt(headDim)]);
 }
 
-/** The kernel for an adapter and how many queries its workgroups take. */
+/** The kernel for an adapter, and the queries per workgroup. */
 async function kernelFor(
   gpu: Gpu,
   headDim: number,
@@ -111,7 +111,7 @@ async function kernelFor(
   const kind = (isSegmented ? "_segments" : "") + (slides ? "_sliding" : "");
   const { maxComputeWorkgroupStorageSize: memory } = gpu.device.limits;
   if (!gpu.software && headDim % 64 === 0 && headDim <= 128) {
-    // Segments are short: what a large tile has more than a segment is lost.
+    // Segments are short, so that large tiles would be mostly padding.
     const queries = (isSegmented ? [64] : [128, 64])
       .find((queries) => attentionTileBytes(headDim, queries) <= memory);
     if (queries) {

@@ -1,25 +1,24 @@
 import { repeat, XYZW } from "../../source_text.ts";
 import { attentionRows } from "./attention_rows_source.ts";
 
-/** Queries that a lane has: as many as keep the text, and with it the compiler, short. */
+/** Queries per lane, limited to keep the text and its compile time short. */
 export function attentionBroadcastQueries(headDim: number): number {
   return headDim <= 64 ? 2 : 1;
 }
 
 /**
- * Generates the attention kernel of one head size for drivers that compute on the CPU, where workgroup
- * memory is slow: one subgroup per workgroup.
+ * Generates the attention kernel of one head size for software adapters, where workgroup memory is slow:
+ * one subgroup per workgroup.
  *
  * A lane owns one or two queries: their vectors, the running maximum and sum of the softmax, and the
- * weighted sum of values. Keys and values come in tiles of as many as there are lanes; each lane
- * fetches one of each and broadcasts pass them round. What is more than the registers hold lives in
- * the first-level cache, so the order is such that each score and each output is loaded and stored
- * once a tile: scores of eight keys at a time with the dimensions inside, then outputs dimension by
- * dimension with the keys inside.
+ * weighted sum of values. Tiles have as many keys and values as there are lanes; each lane loads one of
+ * each and broadcasts it. Registers spill to the L1 cache, so the loop order loads and stores each score
+ * and each output once per tile: scores of eight keys at a time with the dimensions in the inner loop,
+ * then outputs by dimension with the keys in the inner loop.
  *
- * @param slides Whether keys that `sliding_window` leaves out are masked; tiles of none but these are
+ * @param slides Whether keys outside `sliding_window` are masked; tiles that are fully masked are
  *   skipped.
- * @param isSegmented Whether the tokens are segments that go on from others, not windows.
+ * @param isSegmented Whether the tokens form segments with prefixes instead of windows.
  */
 export function attentionBroadcastKernel(
   headDim: number,
@@ -89,7 +88,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let first_query = ${layout.begin}group.x * ${perLane * lanes}u;
   ${layout.leave("first_query")}
   let key_value_head = head / (p.heads / p.key_value_heads);
-  // exp2 is what the driver computes exp with: scores are in units of log 2.
+  // The driver implements exp with exp2, so scores are in units of log 2.
   let scale = p.scale * 1.44269504088896;
   ${
     each((i) =>
@@ -106,7 +105,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let end = min(first_query + ${perLane * lanes}u, length);
   ${
     slides
-      // What a lane adds up before it comes to a key that it sees, it shrinks to nothing then.
+      // Sums over masked keys before the first visible one are scaled to zero when that key is reached.
       ? `var first = (first_query - min(first_query, p.sliding_window - 1u)) / ${lanes}u * ${lanes}u;`
       : "var first = 0u;"
   }

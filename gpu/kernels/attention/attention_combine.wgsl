@@ -1,9 +1,9 @@
-// Joins what attention to several ranges of keys gave:
+// Merges the partial results of attention to several ranges of keys:
 //
 //   out = Σ_s e^(top_s - top) · part_s / Σ_s e^(top_s - top) · sum_s        top = max_s top_s
 //
-// part_s is Σ e^(score - top_s) · value over the keys of range s, sum_s the same without the values.
-// One workgroup per head of a query. A range without keys has sum_s = 0 and a top_s far below others.
+// part_s is Σ e^(score - top_s) · value over the keys of range s, sum_s is Σ e^(score - top_s). One
+// workgroup per head of a query. A range without keys has sum_s = 0 and a top_s far below all others.
 //
 // Source: FlashDecoding, a part of FlashAttention, arXiv:2205.14135.
 // Reference: tests/reference/attention.ts.

@@ -1,9 +1,7 @@
 import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
-import workgroup from "../reduce/reduce.wgsl" with { type: "text" };
-import large from "../reduce/reduce_large.wgsl" with { type: "text" };
-import subgroup from "../reduce/reduce_subgroup.wgsl" with { type: "text" };
+import { largeLanes, largeReduction } from "../reduce/reduction.ts";
 import combine from "./attention_combine.wgsl" with { type: "text" };
 import {
   type AttentionDecodeForm,
@@ -14,30 +12,30 @@ import {
 
 export type { CacheDtype } from "./attention_decode_source.ts";
 
-/** Workgroups that keep a GPU busy. */
+/** Workgroups that saturate a GPU. */
 const GROUPS = 512;
-/** The fewest keys for which a GPU takes another workgroup. */
+/** The least number of keys per workgroup on a GPU. */
 const FEWEST_KEYS = 128;
 
+/** The shape of an attention to a KV cache. */
 export interface AttentionDecodeShape {
   heads: number;
-  /** Divides `heads`: each key head serves a group of query heads. */
+  /** Divides `heads`: each key-value head serves a group of query heads. */
   keyValueHeads: number;
   headDim: number;
-  /** Position of the first query. A query at position i attends to the keys at 0 .. i. */
+  /** The position of the first query. A query at position i attends to the keys at 0 .. i. */
   start: number;
-  /** It attends to itself and at most the `slidingWindow - 1` tokens before it; all if absent. */
+  /** Tokens that a token attends to, including itself; all before it if absent. */
   slidingWindow?: number;
 }
 
 /**
- * Attention of one token, or a few, to everything that a cache holds: causal softmax(q kᵀ / √headDim)
- * v.
+ * Causal attention softmax(q kᵀ / √headDim) v of one or a few tokens to a KV cache.
  *
  * @param q f32 `[tokens, heads * headDim]`, tokens at positions `start`, `start + 1` and so on.
- * @param keys f32 or f16 `[capacity, keyValueHeads, padded headDim]`, see {@link cacheWidth}; row i
- *   is position i, and those of the queries are there.
- * @param values Likewise.
+ * @param keys f32 or f16 `[capacity, keyValueHeads, padded headDim]`, see {@link cacheWidth}. Row i is
+ *   position i; the rows of the queries' own positions are already written.
+ * @param values The same shape, dtype and rows as `keys`.
  * @returns f32, the shape of `q`, owned by the caller.
  */
 export function attentionDecode(
@@ -50,28 +48,28 @@ export function attentionDecode(
   return attend(gpu, q, [], keys, values, shape);
 }
 
+/** The arguments of {@link attendAndAppend}. */
 export interface AttendAndAppend extends AttentionDecodeShape {
-  /** f32 `[1, heads * headDim]`, not turned yet; it stays as it is. */
+  /** f32 `[1, heads * headDim]`, before rotation; not changed. */
   q: Tensor;
-  /** f32 `[1, keyValueHeads * headDim]`, likewise. */
+  /** f32 `[1, keyValueHeads * headDim]`, before rotation; not changed. */
   k: Tensor;
   /** f32 `[1, keyValueHeads * headDim]`. */
   v: Tensor;
   /**
-   * f32 or f16 `[capacity, keyValueHeads, padded headDim]`, see {@link cacheWidth}; row i is position
-   * i. Row `start` gets the new key.
+   * f32 or f16 `[capacity, keyValueHeads, padded headDim]`, see {@link cacheWidth}. Row i is position i;
+   * row `start` receives the new key.
    */
   keys: Tensor;
-  /** Likewise. */
+  /** The same shape and dtype as `keys`; row `start` receives the new value. */
   values: Tensor;
-  /** (cos, sin) by position, f32 `[positions, headDim / 2, 2]`; without it nothing is turned. */
+  /** Lookup table of (cos, sin) by position, f32 `[positions, headDim / 2, 2]`; no rotation if absent. */
   table?: Tensor;
 }
 
 /**
- * Writes the key and value of one token to a cache, as `appendCache()` does, and has the token attend
- * to everything that the cache then holds, as {@link attentionDecode} does: all in one dispatch, or
- * two for a long text.
+ * `appendCache()` and {@link attentionDecode} of one token, fused: appends its key and value to the KV
+ * cache and computes its attention to the cache, in one dispatch, or two for a long text.
  *
  * @returns f32 `[1, heads * headDim]`, owned by the caller.
  */
@@ -79,11 +77,11 @@ export function attendAndAppend(
   gpu: Gpu,
   { q, k, v, keys, values, table, ...shape }: AttendAndAppend,
 ): Promise<Tensor> {
-  const append = table ? "turned" : "unturned";
+  const append = table ? "rotated" : "unrotated";
   return attend(gpu, q, table ? [k, v, table] : [k, v], keys, values, shape, append);
 }
 
-/** @param fresh What the kernel needs of the token that is appended. */
+/** @param fresh The key, value and lookup table for appending a token; empty if none is appended. */
 async function attend(
   gpu: Gpu,
   q: Tensor,
@@ -128,17 +126,17 @@ async function attend(
   return out;
 }
 
-/** Elements that a token takes in a cache of keys, or of values. */
+/** Elements per token in a cache of keys or of values. */
 export function cacheWidth(keyValueHeads: number, headDim: number): number {
   return keyValueHeads * 4 * cacheVectors(headDim);
 }
 
 /**
- * Ranges of keys with a workgroup each. A second one takes a second dispatch; once that is needed, a
- * GPU gets as many workgroups as keep it busy.
+ * The number of ranges of keys, one per workgroup. More than one range takes a second dispatch; then a
+ * GPU gets as many workgroups as saturate it.
  *
- * @param most Keys that a workgroup can take.
- * @param rows Heads of all queries.
+ * @param most The most keys per workgroup.
+ * @param rows The total number of query heads.
  */
 function splitsFor(gpu: Gpu, most: number, seen: number, rows: number): number {
   if (gpu.software || seen <= most) return Math.ceil(seen / most);
@@ -152,21 +150,17 @@ function formFor(
   dtype: CacheDtype,
   append?: AttentionDecodeForm["append"],
 ): AttentionDecodeForm {
-  if (gpu.software) {
-    return { headDim, dtype, lanes: gpu.subgroupSize || 16, keys: 1024, together: 1, append };
-  }
-  const { maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
-  const lanes = Math.min(256, 2 ** Math.floor(Math.log2(maxComputeInvocationsPerWorkgroup)));
+  const lanes = largeLanes(gpu, 256);
+  if (gpu.software) return { headDim, dtype, lanes, keys: 1024, together: 1, append };
   const together = Math.min(4, 2 ** Math.floor(Math.log2(cacheVectors(headDim))));
   return { headDim, dtype, lanes, keys: 512, together, append };
 }
 
 function kernelFor(gpu: Gpu, form: AttentionDecodeForm) {
   const { headDim, dtype, lanes, append = "kept" } = form;
-  const reduce = !gpu.software ? large : gpu.subgroupSize > 0 ? subgroup : workgroup;
   return gpu.kernel({
     name: `attention_decode_${headDim}_${dtype}_${append}_${gpu.software ? "software" : "gpu"}`,
-    source: () => reduce + attentionDecodeKernel(form),
+    source: () => largeReduction(gpu) + attentionDecodeKernel(form),
     constants: { LANES: lanes },
   });
 }

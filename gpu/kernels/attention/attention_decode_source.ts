@@ -1,42 +1,42 @@
 import { repeat } from "../../source_text.ts";
 
-/** How the keys and values of a cache are stored. */
+/** The dtype of a KV cache. */
 export type CacheDtype = "f32" | "f16";
 
-/** Groups of four entries that a head takes in a cache, padded with zeros. */
+/** vec4s per head in a KV cache, padded with zeros. */
 export function cacheVectors(headDim: number): number {
   return Math.ceil(headDim / 4);
 }
 
-/** What {@link attentionDecodeKernel} is generated for. */
+/** The parameters of {@link attentionDecodeKernel}. */
 export interface AttentionDecodeForm {
   headDim: number;
   dtype: CacheDtype;
   /** Threads of a workgroup. */
   lanes: number;
-  /** The most keys that a workgroup attends to; the scores of so many lie in workgroup memory. */
+  /** The most keys per workgroup, whose scores are in workgroup memory. */
   keys: number;
-  /** Threads that read a key together, a power of two: neighbours read neighbours. */
+  /** Threads that share a key, a power of two, for coalesced reads. */
   together: number;
-  /** Whether the kernel also writes the token to the cache, and whether it turns it by its position. */
-  append?: "turned" | "unturned";
+  /** Whether the kernel also appends the token to the cache, and whether it rotates it first. */
+  append?: "rotated" | "unrotated";
 }
 
 /**
  * Generates the kernel of {@link attentionDecode} and {@link attendAndAppend}. It calls
  * `sum_over_lanes` and `max_over_lanes` and needs LANES to be `lanes`.
  *
- * A workgroup takes one head of one query and a range of its keys. First the threads compute scores,
- * a few for each key; then each thread adds up four entries of the values, of every key or, with more
- * threads than a head has entries, of some of the keys.
+ * A workgroup handles one head of one query and a range of its keys. First the threads compute scores,
+ * several threads per key. Then each thread accumulates four entries of the values over all keys or,
+ * with more threads than vec4s per head, over some of the keys.
  *
- * The key and value of a token that is to be appended are computed by each workgroup that needs them,
- * and kept in workgroup memory: what one workgroup writes to the cache, others do not see.
+ * Each workgroup that needs the key and value of an appended token recomputes them in workgroup memory,
+ * because writes of one workgroup to the cache are not visible to others.
  */
 export function attentionDecodeKernel(form: AttentionDecodeForm): string {
   const { headDim, dtype, lanes, keys, together, append } = form;
   const vectors = cacheVectors(headDim);
-  /** Threads that hold the same entries of the values, each for other keys. */
+  /** Threads that accumulate the same entries of the values, each over different keys. */
   const sharers = Math.max(1, Math.floor(lanes / vectors));
   const perLane = Math.ceil(vectors / lanes);
   const half = dtype === "f16";
@@ -47,25 +47,25 @@ export function attentionDecodeKernel(form: AttentionDecodeForm): string {
     ...(append
       ? [
         `var<storage, read> new_keys: array<f32>; // [key_value_heads, ${headDim}]`,
-        "var<storage, read> new_values: array<f32>; // likewise",
+        `var<storage, read> new_values: array<f32>; // [key_value_heads, ${headDim}]`,
       ]
       : []),
-    ...(append === "turned"
+    ...(append === "rotated"
       ? [`var<storage, read> table: array<vec2f>; // [positions, ${headDim / 2}], (cos, sin)`]
       : []),
     `${cache} keys: array<${stored}>; // [capacity, key_value_heads, ${vectors}]`,
-    `${cache} values: array<${stored}>; // likewise`,
-    // With several splits: sums that are not divided yet, the greatest score, the sum of the weights.
+    `${cache} values: array<${stored}>; // [capacity, key_value_heads, ${vectors}]`,
+    // With several splits: unnormalized sums, the greatest score, the sum of the weights.
     `var<storage, read_write> out: array<f32>; // [tokens, heads, ${headDim}]; with several splits ` +
     `[tokens, heads, splits, ${vectors * 4 + 2}]`,
   ];
 
-  /** A function for entry i of a head of `array` that begins at `at`, turned if told so. */
-  const entryOf = (name: string, array: string, turned: boolean) =>
+  /** A WGSL function for entry i of the head of `array` at `at`, rotated if `rotated`. */
+  const entryOf = (name: string, array: string, rotated: boolean) =>
     `fn ${name}(at: u32, i: u32) -> f32 {
   ${headDim % 4 === 0 ? "" : `if (i >= ${headDim}u) { return 0.0; }`}
   ${
-      turned
+      rotated
         ? `if (i < ${headDim / 2}u) {
     let turn = table[p.start * ${headDim / 2}u + i];
     return ${array}[at + i] * turn.x - ${array}[at + i + ${headDim / 2}u] * turn.y;
@@ -135,7 +135,7 @@ var<workgroup> new_weight: f32;`
       : ""
   }
 ${together > 1 ? `var<workgroup> score_parts: array<f32, ${keys * together}>;` : ""}
-// Behind the last key they stay zero, as workgroup memory is in the beginning.
+// Beyond the last key they stay zero, the initial value of workgroup memory.
 var<workgroup> weights: array<f32, ${keys + 4 * sharers}>;
 var<workgroup> parts: array<vec4f, ${vectors * sharers}>;
 
@@ -148,8 +148,8 @@ ${
     !append
       ? ""
       : half
-      ? `// The nearest f16 (ties to even), the greatest one for what is greater. By integer arithmetic: a
-// driver may take the packing of a f16 and its unpacking for nothing at all.
+      ? `// The nearest f16 (ties to even); values beyond its range saturate. Uses integer arithmetic, because
+// drivers may optimize packing and unpacking an f16 away.
 fn rounded(w: vec4f) -> vec4f {
   let v = clamp(w, vec4f(-65504.0), vec4f(65504.0));
   let b = bitcast<vec4u>(v);
@@ -164,10 +164,10 @@ fn narrow(w: vec4f) -> vec4f { return w; }`
 fn row_of(position: u32, head: u32) -> u32 {
   return (position * p.key_value_heads + head) * ${vectors}u;
 }
-${entryOf("query_entry", "queries", append === "turned")}
+${entryOf("query_entry", "queries", append === "rotated")}
 ${
     append
-      ? `${entryOf("key_entry", "new_keys", append === "turned")}
+      ? `${entryOf("key_entry", "new_keys", append === "rotated")}
 ${entryOf("value_entry", "new_values", false)}`
       : ""
   }
@@ -222,7 +222,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       : "weights[j] = w;"
   }
   }
-  workgroupBarrier(); // all weights are there; sum_over_lanes need not wait for that
+  workgroupBarrier(); // for the weights; sum_over_lanes need not be a barrier
   sum = sum_over_lanes(sum, lane);
 
   let sharer = lane / ${vectors}u;

@@ -1,20 +1,20 @@
-/** WGSL that says where the queries and keys of an attention kernel lie. */
+/** WGSL that locates the queries and keys of an attention kernel. */
 export interface AttentionRows {
-  /** What the kernel's parameters begin with. */
+  /** The first parameter of the kernel. */
   firstParameter: string;
-  /** Declarations besides the kernel's own. */
+  /** Additional declarations. */
   declarations: string;
-  /** Statements at the start of main(); declares `length`, one more than the last position. */
+  /** Prologue of main(); declares `length`, the last position plus 1. */
   prologue: string;
-  /** What is added to the place of a query in its tiles to give its position. */
+  /** The offset from a query's index in its tiles to its position. */
   begin: string;
-  /** Leaves a workgroup whose first query lies behind the end. */
+  /** Returns from a workgroup whose first query is beyond the end. */
   leave(query: string): string;
   /** The row of a position. */
   row(position: string): string;
 }
 
-/** The tokens of a batch are windows of one length. */
+/** Batches of windows of one length. */
 const WINDOWS: AttentionRows = {
   firstParameter: "length: u32",
   declarations: "",
@@ -25,7 +25,7 @@ const WINDOWS: AttentionRows = {
   row: (position) => `(window + ${position})`,
 };
 
-/** They are segments, each of which goes on from another one or from nothing. */
+/** Batches of segments, each with an optional prefix. */
 const SEGMENTS: AttentionRows = {
   firstParameter: "segments: u32",
   declarations: `
@@ -38,10 +38,12 @@ fn row_of(segment: vec4u, position: u32) -> u32 {
   prologue: `let segment = segments[group.z];
   let length = segment.w;`,
   begin: "segment.y + ",
-  leave: (query) => `if (${query} >= length) { return; } // of a shorter segment than the longest`,
+  leave: (query) =>
+    `if (${query} >= length) { return; } // the segment is shorter than the longest`,
   row: (position) => `row_of(segment, ${position})`,
 };
 
+/** The {@link AttentionRows} of batches of segments or of windows. */
 export function attentionRows(isSegmented: boolean): AttentionRows {
   return isSegmented ? SEGMENTS : WINDOWS;
 }

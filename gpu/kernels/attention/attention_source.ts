@@ -1,16 +1,16 @@
 import { attentionRows } from "./attention_rows_source.ts";
 
 /**
- * Generates the attention kernel for one head size, whatever it is.
+ * Generates the attention kernel for any one head size.
  *
  * A thread owns one query: its vector, the running maximum and sum of the softmax, and the weighted
- * sum of values stay in registers. Keys and values come in tiles of as many as there are threads,
- * each thread fetching one, and pass through workgroup memory. Keys are taken four at a time, so that
- * the running sum is rescaled once for four.
+ * sum of values are in registers. Keys and values are staged through workgroup memory in tiles of as
+ * many as there are threads; each thread loads one. Keys are processed four at a time, so that the
+ * running sum is rescaled once per four keys.
  *
- * @param slides Whether keys that `sliding_window` leaves out are masked; tiles of none but these are
+ * @param slides Whether keys outside `sliding_window` are masked; tiles that are fully masked are
  *   skipped.
- * @param isSegmented Whether the tokens are segments that go on from others, not windows.
+ * @param isSegmented Whether the tokens form segments with prefixes instead of windows.
  */
 export function attentionKernel(
   headDim: number,
@@ -30,7 +30,7 @@ export function attentionKernel(
     slides
       ? `${position} <= query && ${position} + p.sliding_window > query`
       : `${position} <= query`;
-  // What a thread adds up before it comes to a key that it sees, it shrinks to nothing then.
+  // Sums over masked keys before the first visible one are scaled to zero when that key is reached.
   const firstKey = slides
     ? `(first_query - min(first_query, p.sliding_window - 1u)) / ${lanes}u * ${lanes}u`
     : "0u";

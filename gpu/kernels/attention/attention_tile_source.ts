@@ -1,7 +1,7 @@
 import { repeat, XYZW } from "../../source_text.ts";
 import { attentionRows } from "./attention_rows_source.ts";
 
-/** Keys that are taken together, and dimensions or keys that pass through workgroup memory at once. */
+/** Keys per tile, and the depth of the stage: dimensions or keys in workgroup memory at a time. */
 const KEYS = 64;
 const DEPTH = 16;
 
@@ -15,18 +15,18 @@ function stageColumns(headDim: number, queries: number): number {
 }
 
 /**
- * Generates the attention kernel for GPUs and heads of a multiple of 64: two products of tiles per 64
- * keys, with what lies between them in registers and workgroup memory.
+ * Generates the attention kernel for GPUs and head sizes that are multiples of 64: two tile products per
+ * 64 keys, with intermediate results in registers and workgroup memory.
  *
- * A workgroup of 16 x 16 threads has 64 or 128 queries of one head. A thread has rows of four queries,
- * 64 apart, by four keys of the scores, and by four dimensions, 64 apart, of the output. The weights
- * of the softmax go through workgroup memory, `[key][query / 4]`, to become the left factor of the
- * second product. A row's sum stays in parts, one per thread, until the end.
+ * A workgroup of 16 x 16 threads handles 64 or 128 queries of one head. A thread owns groups of four
+ * queries, 64 apart, by four keys of the scores, and by four dimensions, 64 apart, of the output. The
+ * softmax weights pass through workgroup memory, `[key][query / 4]`, as the left factor of the second
+ * product. A row's sum stays in partial sums, one per thread, until the end.
  *
  * @param queries 64 or 128.
- * @param slides Whether keys that `sliding_window` leaves out are masked; tiles of none but these are
+ * @param slides Whether keys outside `sliding_window` are masked; tiles that are fully masked are
  *   skipped.
- * @param isSegmented Whether the tokens are segments that go on from others, not windows.
+ * @param isSegmented Whether the tokens form segments with prefixes instead of windows.
  */
 export function attentionTileKernel(
   headDim: number,
@@ -35,15 +35,15 @@ export function attentionTileKernel(
   isSegmented = false,
 ): string {
   const layout = attentionRows(isSegmented);
-  const groups = queries / 64; // of four queries that a thread has
+  const groups = queries / 64; // of four queries per thread
   const rows = 4 * groups;
-  const columns = headDim / 64; // vectors of the output that a thread has of each row
+  const columns = headDim / 64; // output vectors per thread and row
   const keyColumn = queries / 4 + 1;
   const row = (array: string, i: number) => `${array}${i >> 2}.${XYZW[i & 3]}`;
   const allRows = (line: (i: number) => string) => repeat(rows, line);
   const allGroups = (line: (g: number) => string) => repeat(groups, line);
 
-  // A block is four rows by four dimensions: transposed on its way to workgroup memory.
+  // A block of four rows by four dimensions is transposed on its way to workgroup memory.
   const transposed = (
     array: string,
     first: string,
@@ -97,14 +97,14 @@ fn main(
   let key_stride = p.key_value_heads * ${headDim / 4}u;
   let query_head = group.y * ${headDim / 4}u;
   let key_head = group.y / (p.heads / p.key_value_heads) * ${headDim / 4}u;
-  // exp2 is the machine's own: scores are in units of log 2.
+  // Hardware has exp2, so scores are in units of log 2.
   let scale = p.scale * 1.44269504088896;
   ${allGroups((g) => `var top${g} = vec4f(-3.0e38); var sum${g} = vec4f(0.0);`)}
   ${allRows((i) => repeat(columns, (j) => `var o${i}_${j} = vec4f(0.0);`))}
   let end = min(q0 + ${queries}u, length);
   ${
     slides
-      // What a thread adds up before it comes to a key that it sees, it shrinks to nothing then.
+      // Sums over masked keys before the first visible one are scaled to zero when that key is reached.
       ? `var k0 = (q0 - min(q0, p.sliding_window - 1u)) / ${KEYS}u * ${KEYS}u;`
       : "var k0 = 0u;"
   }

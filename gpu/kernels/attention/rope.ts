@@ -4,10 +4,10 @@ import type { Tensor } from "../../tensor.ts";
 import source from "./rope.wgsl" with { type: "text" };
 
 /**
- * Turns the heads of `x`, f32 `[tokens, heads * headDim]`, in place by their positions.
+ * Rotary embedding: rotates the heads of `x`, f32 `[tokens, heads * headDim]`, in place.
  *
- * @param table (cos, sin) for each position of a window, f32 `[length, headDim / 2, 2]`; tokens are
- *   whole windows of `length`, one after the other.
+ * @param table Lookup table of (cos, sin) by position, f32 `[length, headDim / 2, 2]`; tokens are whole
+ *   consecutive windows of `length`.
  */
 export async function rope(gpu: Gpu, x: Tensor, table: Tensor, heads: number): Promise<void> {
   const [tokens] = x.shape;

@@ -1,10 +1,10 @@
-// Rotary position embedding, in place: entries i and i + half of each head turn by the angle of
+// Rotary position embedding, in place: rotates entries i and i + half of each head by the angle of
 // (position, i).
 //
 //   x[i]        = x[i] · cos - x[i + half] · sin
 //   x[i + half] = x[i + half] · cos + x[i] · sin
 //
-// The table holds cos and sin computed on the host: WGSL allows sin an error of 2^-11.
+// The lookup table of cos and sin is computed on the host, as WGSL allows sin an error of 2^-11.
 // Source: RoFormer, arXiv:2104.09864, in the half-split form of transformers.
 // Reference: tests/reference/decoder.ts.
 

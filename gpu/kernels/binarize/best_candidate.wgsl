@@ -3,13 +3,13 @@
 //   chosen[0] = best                        without MARK
 //   chosen[order[k]] = u32(k <= best)       with MARK: the best + 1 first columns of the order
 //
-// One workgroup: SLICES threads share the parts of a candidate. Errors are not negative, so they order
-// like their bits, and a NaN comes after infinity: it never wins.
+// One workgroup: SLICES threads share the parts of a candidate. Errors are not negative, so they compare
+// like their bits, and NaN compares greater than infinity and never wins.
 // Reference: tests/reference/billm.ts.
 
 override SLICES: u32 = 2;
 override MARK: bool = false;
-const CANDIDATES = 128u; // at most so many
+const CANDIDATES = 128u; // the greatest number of candidates
 
 struct Params { parts: u32, candidates: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;

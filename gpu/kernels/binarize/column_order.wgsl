@@ -1,4 +1,4 @@
-// order[k] = the column with the k-th largest sum of parts; equal sums keep the order of the columns.
+// order[k] = the column with the k-th largest sum of parts; ties keep the order of the columns.
 //
 // One workgroup: several threads share the parts of a column, and count the columns before it.
 // Reference: tests/reference/billm.ts.

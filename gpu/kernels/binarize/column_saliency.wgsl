@@ -1,7 +1,7 @@
 // part[g, c] = Σ |saliency of row r, column c| over the rows of part g,
 // saliency = w² · cost[c]  (METRIC 0, "hessian")   or   w  (METRIC 1, "magnitude")
 //
-// One workgroup per part g of ROWS rows; neighbouring threads take neighbouring columns, SLICES
+// One workgroup per part g of ROWS rows; adjacent threads take adjacent columns, SLICES
 // threads share a column.
 // Source: BiLLM, arXiv:2402.04291. Reference: tests/reference/billm.ts.
 

@@ -25,7 +25,7 @@ export async function fitSalient(
 /**
  * Fits one plane of mean ± scale to each zone of the columns that are not salient.
  *
- * @param zones The high zone as bits, u32 `[rows, ⌈cols / 32⌉]`; without it there is one zone.
+ * @param zones Bit mask of the high zone, u32 `[rows, ⌈cols / 32⌉]`; absent with one zone.
  * @returns f32 `[rows, 2 * zones]`: mean and scale of the low and the high zone, owned by the caller.
  */
 export async function fitZones(

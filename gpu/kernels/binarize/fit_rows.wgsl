@@ -2,17 +2,17 @@
 //
 //   mean = Σ r / n      scale = Σ |r - mean| / n      r ← r - (mean + scale · sign(r - mean))
 //
-// ZONES 0: the salient columns, PLANES times in a row: each plane fits what the planes before it left
-// over. ZONES 1: the other columns. ZONES 2: the other columns in two groups, low and high zone. An
-// empty group gets zeros. sign(0) is +1: one bit has no zero.
+// ZONES 0: the salient columns, PLANES times: each plane fits the residual of the planes before it.
+// ZONES 1: the other columns. ZONES 2: the other columns in two groups, low and high zone. An empty
+// group gets zeros. sign(0) is +1, as one bit has no zero.
 //
-// LANES threads share a row. The columns in question lie in workgroup memory; what a plane leaves over
-// takes their place, and a thread reads only entries that it has written itself.
+// LANES threads share a row. The selected columns are in workgroup memory, where the residual of each
+// plane replaces them; a thread reads only entries that it has written itself.
 // Source: BiLLM, arXiv:2402.04291. Reference: tests/reference/billm.ts.
 
 override ROWS: u32 = 16;
 override LANES: u32 = 8;     // threads of a row
-override LOADERS: u32 = 32;  // threads that bring in a row side by side, a divisor of ROWS · LANES
+override LOADERS: u32 = 32;  // threads that load a row together, a divisor of ROWS · LANES
 override STRIDE: u32 = 136;  // of the rows in workgroup memory, at least the columns
 override TILE: u32 = ROWS * STRIDE;
 override THREADS: u32 = ROWS * LANES;
@@ -26,13 +26,13 @@ struct Params { rows: u32, cols: u32 }
 @group(0) @binding(3) var<storage, read> zones: array<u32>;            // [rows, ceil(cols / 32)], bits
 @group(0) @binding(4) var<storage, read_write> fit: array<f32>;        // [rows, planes or zones, 2]
 
-const COLS = 256u;           // a block has at most so many columns
+const COLS = 256u;           // the greatest number of columns of a block
 var<workgroup> marks: array<atomic<u32>, COLS / 32>;   // bits of the columns in question
 var<workgroup> columns: array<u32, COLS>;
 var<workgroup> tile: array<f32, TILE>;                 // [row][column in question]
 var<workgroup> shares: array<vec4f, THREADS>;
 
-// Adds up what the threads of a row have found; each of them gets the sum.
+// The sum over the threads of a row, for each of them.
 fn over_row(own: vec4f, lane: u32) -> vec4f {
   if (LANES == 1) { return own; }
   shares[lane] = own;
@@ -65,7 +65,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     for (var first = lane % LOADERS; first < n; first += 4 * LOADERS) {
       let k = first + LOADERS * vec4u(0, 1, 2, 3);
       let near = min(k, vec4u(n - 1));
-      let x = vec4f( // four reads are on their way before one is waited for
+      let x = vec4f( // four loads in flight
         weight[start + columns[near.x]],
         weight[start + columns[near.y]],
         weight[start + columns[near.z]],

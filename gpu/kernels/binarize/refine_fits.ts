@@ -4,6 +4,7 @@ import type { Tensor } from "../../tensor.ts";
 import source from "./refine_fits.wgsl" with { type: "text" };
 import { rowShape } from "./row_shape.ts";
 
+/** The fits of a block. */
 export interface Fits {
   /** Mean and scale of each zone, f32 `[rows, 2 * zones]`. */
   zoneFits: Tensor;
@@ -12,12 +13,12 @@ export interface Fits {
 }
 
 /**
- * Improves the fits of a block in place, for weights that will take the bits of the nearest value.
+ * Refines the fits of a block in place, for weights that get the bits of the nearest value.
  *
  * @param weight f32 `[rows, cols]`.
  * @param salient u32 `[cols]`, 0 or 1.
- * @param cost What a squared error in a column costs, f32 `[cols]`.
- * @param rounds Times that bits and fits are renewed.
+ * @param cost The cost of a squared error in each column, f32 `[cols]`.
+ * @param rounds The number of alternations between bits and fits.
  */
 export async function refineFits(
   gpu: Gpu,

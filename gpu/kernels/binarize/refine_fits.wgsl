@@ -1,18 +1,18 @@
-// Alternates between two steps, ROUNDS times: give every weight the nearest value that its bits can
-// stand for, and move means and scales to where the squared errors, weighted by cost, are least.
+// Alternates ROUNDS times between two steps: assigns every weight the nearest representable value, and
+// moves means and scales to the minimum of the squared errors weighted by cost.
 //
 //   other columns    four values mean[z] ± scale[z], each moves to the mean of its weights
 //   salient columns  mean + Σ ± scale[plane]; the mean, then each scale, moves with the rest fixed
 //
-// The planes' means are folded into the first one. A value that no weight is nearest to stays.
+// The planes' means are merged into the first one. A value that is nearest to no weight does not move.
 //
-// LANES threads share a row; each keeps all of the row's fits. The rows lie in workgroup memory, the
-// columns that are not salient first. Source: the alternating refinement of ARB-LLM, arXiv:2410.03129, with the
-// zones open to every weight. Reference: tests/reference/billm.ts.
+// LANES threads share a row; each holds all of the row's fits. The rows are in workgroup memory, columns
+// that are not salient first. Source: the alternating refinement of ARB-LLM, arXiv:2410.03129, in which
+// every weight may change its zone. Reference: tests/reference/billm.ts.
 
 override ROWS: u32 = 16;
 override LANES: u32 = 8;     // threads of a row
-override LOADERS: u32 = 32;  // threads that bring in a row side by side, a divisor of ROWS · LANES
+override LOADERS: u32 = 32;  // threads that load a row together, a divisor of ROWS · LANES
 override STRIDE: u32 = 136;  // of the rows in workgroup memory, at least the columns
 override TILE: u32 = ROWS * STRIDE;
 override THREADS: u32 = ROWS * LANES;
@@ -28,7 +28,7 @@ struct Params { rows: u32, cols: u32 }
 @group(0) @binding(4) var<storage, read_write> zone_fits: array<f32>;     // [rows, 2 · ZONES]
 @group(0) @binding(5) var<storage, read_write> salient_fit: array<f32>;   // [rows, 2 · PLANES]
 
-const COLS = 256u;           // a block has at most so many columns
+const COLS = 256u;           // the greatest number of columns of a block
 var<workgroup> marks: array<atomic<u32>, COLS / 32>;   // bits of the columns that are not salient
 var<workgroup> columns: array<u32, COLS>;
 var<workgroup> costs: array<f32, COLS>;                // in the order of `columns`
@@ -37,7 +37,7 @@ var<workgroup> shares: array<Sums, THREADS>;
 
 struct Sums { weights: vec4f, totals: vec4f }
 
-// Adds up what the threads of a row have found; each of them gets the sum.
+// The sums over the threads of a row, for each of them.
 fn over_row(own: Sums, lane: u32) -> Sums {
   if (LANES == 1) { return own; }
   shares[lane] = own;
@@ -74,7 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     for (var first = lane % LOADERS; first < p.cols; first += 4 * LOADERS) {
       let k = first + LOADERS * vec4u(0, 1, 2, 3);
       let near = min(k, vec4u(p.cols - 1));
-      let x = vec4f( // four reads are on their way before one is waited for
+      let x = vec4f( // four loads in flight
         weight[start + columns[near.x]],
         weight[start + columns[near.y]],
         weight[start + columns[near.z]],
@@ -134,7 +134,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     center += salient_fit[(row * PLANES + plane) * 2];
     steps[plane] = salient_fit[(row * PLANES + plane) * 2 + 1];
   }
-  // Moves the mean (turn 0) and the scales (turn 1 ..) in turn, each with fresh signs.
+  // Alternately moves the mean (turn 0) and each scale (turn 1 ..), with new signs each time.
   for (var turn = 0u; turn < ROUNDS * (PLANES + 1); turn++) {
     let moving = turn % (PLANES + 1);
     var weights = 0.0;

@@ -1,10 +1,9 @@
 import type { Gpu } from "../../device.ts";
 
 /**
- * The constants of a kernel that keeps rows of a block in workgroup memory, each shared by LANES
- * threads: eight on a GPU, so that it has enough of them, one on a CPU, where no thread waits for
- * another. The row's STRIDE keeps the threads of four rows apart in the banks of that memory, and ROWS
- * leaves 7 KiB for what lies beside the rows.
+ * The constants of a kernel that holds rows of a block in workgroup memory. LANES threads share a row:
+ * eight on a GPU for occupancy, one on a software adapter, where threads do not run in parallel. STRIDE
+ * avoids bank conflicts between the threads of four rows; ROWS leaves 7 KiB for other data.
  */
 export function rowShape(
   gpu: Gpu,

@@ -1,21 +1,21 @@
 // error[g, n-1] = Σ cost · (x - fit(x, first n columns) - fit(x, the other columns))²
 //
-// over the ROWS rows of part g, for n = 1, 2, ... The columns come in the order of their saliency; fit
-// is two planes of mean ± scale: one on x, one on what is left. The second plane leaves |r| - scale of
-// the rest r of the first, so Σ cost · (|r| - scale)² comes from three sums of one sweep.
+// over the ROWS rows of part g, for n = 1, 2, ... The columns are in the order of their saliency; fit is
+// two planes of mean ± scale: one on x, one on its residual r. The second plane leaves |r| - scale, so
+// Σ cost · (|r| - scale)² follows from three sums of one sweep.
 //
 // A thread owns a row and four candidates, the components of a vec4: one read of an entry serves four
-// candidates, and all but four columns lie on the same side for all of them. The rows lie in workgroup
-// memory as [column][row], padded by one row, so that both filling and reading go without conflicts
-// between threads. SLOTS threads share a row. The sums over rows are added up in the end.
+// candidates, and all but four columns are on the same side for all of them. The rows are in workgroup
+// memory as [column][row], padded by one row, so that stores and loads avoid bank conflicts. SLOTS
+// threads share a row. The sums over rows are combined at the end.
 // Source: BiLLM, arXiv:2402.04291, algorithm 2. Reference: tests/reference/billm.ts.
 
 override ROWS: u32 = 16;
-override SLOTS: u32 = 4;    // fours of candidates side by side
-override QUADS: u32 = 1;    // fours of candidates that a thread takes, one after the other
+override SLOTS: u32 = 4;    // groups of four candidates in parallel
+override QUADS: u32 = 1;    // groups of four candidates per thread, in sequence
 override TILE: u32 = 2176;  // (ROWS + 1) · columns
-override LOADERS: u32 = 32; // threads that bring in a row side by side
-const COLS = 256u;          // a block has at most so many columns
+override LOADERS: u32 = 32; // threads that load a row together
+const COLS = 256u;          // the greatest number of columns of a block
 
 struct Params { rows: u32, cols: u32, candidates: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -37,12 +37,12 @@ fn add_first(sums: ptr<function, First>, x: f32, mean: vec4f, part: vec4f) {
   (*sums).plus += select(vec4f(0.0), part, vec4f(x) >= mean);
 }
 
-// What the first plane makes of an entry below its mean and of another one, second mean included.
+// The value of the first plane for an entry below the mean and for any other, including the second mean.
 struct Ends { mean: vec4f, low: vec4f, high: vec4f }
 
 fn ends(mean: vec4f, sums: First, n: vec4f) -> Ends {
   let scale = sums.scale / n;
-  // The rest x - mean ± scale adds up to -scale · Σ sign, as Σ (x - mean) is zero.
+  // The residuals x - mean ± scale sum to -scale · Σ sign, as Σ (x - mean) is zero.
   let second_mean = scale * (n - 2.0 * sums.plus) / n;
   return Ends(mean, mean + second_mean - scale, mean + second_mean + scale);
 }
@@ -81,7 +81,7 @@ fn main(
     for (var first = lane % LOADERS; first < p.cols; first += 4 * LOADERS) {
       let k = first + LOADERS * vec4u(0, 1, 2, 3);
       let near = min(k, vec4u(p.cols - 1));
-      let x = vec4f( // four reads are on their way before one is waited for
+      let x = vec4f( // four loads in flight
         values[start + columns[near.x]],
         values[start + columns[near.y]],
         values[start + columns[near.z]],
@@ -196,7 +196,7 @@ fn main(
       var sum = 0.0;
       for (var i = 0u; i < ROWS; i++) { sum += totals[lane / 4 * ROWS + i][lane % 4]; }
       if (candidate < p.candidates) {
-        // Rounding may take a sum of nearly nothing below zero; a NaN stays one.
+        // Rounding may make a sum near zero negative; NaN is kept.
         error[group.x * p.candidates + candidate] = select(sum, 0.0, sum < 0.0);
       }
     }

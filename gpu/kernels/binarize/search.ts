@@ -9,27 +9,27 @@ import salientSearchSource from "./salient_search.wgsl" with { type: "text" };
 import splitSearchSource from "./split_search.wgsl" with { type: "text" };
 import zoneBitsSource from "./zone_bits.wgsl" with { type: "text" };
 
-/** Which columns matter: by w² / U_jj² ("hessian") or by |w| ("magnitude"). */
+/** The saliency of a weight: w² / U_jj² ("hessian") or |w| ("magnitude"). */
 export type SaliencyMetric = "hessian" | "magnitude";
 
-/** Most columns of a block, and most candidates of a search. */
+/** The greatest number of columns of a block, and of candidates of a search. */
 export const MAX_BLOCK = 256;
 const MAX_CANDIDATES = 128;
 
-/** Rows whose sums {@link columnOrder} writes down: few parts are left, but all of a GPU has work. */
+/** Rows per partial sum of {@link columnOrder}: a trade-off between few parts and a saturated GPU. */
 const ROWS_PER_PART = 32;
 
 /** The constants of a search kernel. */
 export interface SearchShape {
-  /** Rows that a workgroup holds in workgroup memory. */
+  /** Rows per workgroup, in workgroup memory. */
   ROWS: number;
-  /** Fours of candidates that it takes side by side. */
+  /** Groups of four candidates in parallel. */
   SLOTS: number;
-  /** Fours of candidates that each of its threads takes in turn. */
+  /** Groups of four candidates per thread, in sequence. */
   QUADS: number;
 }
 
-/** A search kernel's constants and grid. */
+/** The constants and the dispatch grid of a search kernel. */
 export function searchGrid(
   { ROWS, SLOTS, QUADS }: SearchShape,
   rows: number,
@@ -42,7 +42,7 @@ export function searchGrid(
       SLOTS,
       QUADS,
       TILE: (ROWS + 1) * cols,
-      // Neighbouring entries of a row come together, on a CPU each thread brings its own row.
+      // Coalesced loads of a row on a GPU; on a software adapter each thread loads its own row.
       LOADERS: SLOTS > 1 ? Math.min(32, ROWS * SLOTS) : 1,
     },
     workgroups: [Math.ceil(rows / ROWS), Math.ceil(candidates / (4 * SLOTS * QUADS))],
@@ -50,8 +50,9 @@ export function searchGrid(
 }
 
 /**
- * A GPU needs many workgroups of several subgroups, and 32 rows where the workgroup memory allows it:
- * beside the tile there are up to 4.5 KiB. A CPU wants each workgroup to bring its rows in only once.
+ * The shape for an adapter. A GPU needs many workgroups of several subgroups, and 32 rows if workgroup
+ * memory allows (up to 4.5 KiB are taken besides the tile). On a software adapter each workgroup should
+ * load its rows only once.
  */
 function searchShape(gpu: Gpu, cols: number): SearchShape {
   const entries = (gpu.device.limits.maxComputeWorkgroupStorageSize - 4608) / 4;
@@ -61,14 +62,14 @@ function searchShape(gpu: Gpu, cols: number): SearchShape {
   return { ROWS, SLOTS: 128 / ROWS, QUADS: 1 };
 }
 
-/** Threads of a kernel that has a single workgroup, a multiple of {@link MAX_BLOCK}. */
+/** Threads of a kernel with a single workgroup, a multiple of {@link MAX_BLOCK}. */
 function threadsOfOneGroup(gpu: Gpu): number {
   return gpu.software
     ? MAX_BLOCK
     : Math.min(1024, gpu.device.limits.maxComputeInvocationsPerWorkgroup);
 }
 
-/** w² · cost of each weight, f32, the shape of `weight`; `cost` is f32 `[cols]`. */
+/** The saliency w² · cost of each weight, f32, the shape of `weight`; `cost` is f32 `[cols]`. */
 export async function saliency(gpu: Gpu, weight: Tensor, cost: Tensor): Promise<Tensor> {
   const kernel = await gpu.kernel({ name: "saliency", source: saliencySource });
   const out = gpu.empty(weight.shape);
@@ -116,10 +117,10 @@ export async function columnOrder(
 }
 
 /**
- * Queues the choice of the candidate with the least error, f32 `[parts, candidates]`.
+ * The candidate with the least error, summed over the parts of `error`, f32 `[parts, candidates]`.
  *
- * @param order Columns by saliency, u32 `[cols]`: as many as the candidate says are marked.
- * @returns The candidate, u32 `[1]`; with `order` 1 for each marked column, u32 `[cols]`.
+ * @param order Columns by saliency, u32 `[cols]`. Candidate n marks the first n + 1 of them.
+ * @returns The index of the candidate, u32 `[1]`; with `order`, 1 for each marked column, u32 `[cols]`.
  */
 export async function bestCandidate(gpu: Gpu, error: Tensor, order?: Tensor): Promise<Tensor> {
   const [parts, candidates] = error.shape;
@@ -139,13 +140,13 @@ export async function bestCandidate(gpu: Gpu, error: Tensor, order?: Tensor): Pr
 }
 
 /**
- * Marks the first columns of `order`, as many as make the error least when they and the others are
- * each binarized twice.
+ * Selects the salient columns: the first columns of `order`, in the number that minimizes the error when
+ * they and the other columns are each binarized twice.
  *
- * @param values What is binarized in the search, f32 `[rows, cols]`.
- * @param cost What one squared error in a column costs, f32 `[cols]`.
- * @param maxColumns Sets of 1 to `maxColumns` columns are tried, but never all columns of the block
- *   (a block of one column has no salient one).
+ * @param values The values that the search binarizes, f32 `[rows, cols]`.
+ * @param cost The cost of a squared error in each column, f32 `[cols]`.
+ * @param maxColumns Numbers from 1 to `maxColumns` are tried, but never all columns of the block (a
+ *   block of one column has no salient column).
  * @returns u32 `[cols]`, 1 for a salient column.
  */
 export async function selectSalientColumns(
@@ -174,11 +175,11 @@ export async function selectSalientColumns(
 }
 
 /**
- * Splits the columns that are not salient at the threshold that makes the error least when both
- * zones are binarized once.
+ * Splits the columns that are not salient into two zones, at the threshold that minimizes the error when
+ * both zones are binarized once.
  *
  * @param threshold Candidates for |value|, f32 `[candidates]`, at most 128.
- * @returns The high zone as bits, u32 `[rows, ⌈cols / 32⌉]`.
+ * @returns Bit mask of the high zone, u32 `[rows, ⌈cols / 32⌉]`.
  */
 export async function splitZones(
   gpu: Gpu,

@@ -1,18 +1,18 @@
 // error[g, i] = Σ cost · (x - fit(x, |x| < threshold[i]) - fit(x, |x| >= threshold[i]))²
 //
 // over the ROWS rows of part g and the columns that are not salient; fit is one plane, mean ± scale. The
-// sums of the low zone are those of all columns less those of the high zone.
+// sums of the low zone are those of all columns minus those of the high zone.
 //
-// A thread owns a row and four candidates, as in salient_search.wgsl. The salient columns are left
-// out when the rows are brought into workgroup memory.
+// A thread owns a row and four candidates, as in salient_search.wgsl. Salient columns are skipped when
+// the rows are loaded into workgroup memory.
 // Source: BiLLM, arXiv:2402.04291, algorithm 2. Reference: tests/reference/billm.ts.
 
 override ROWS: u32 = 16;
-override SLOTS: u32 = 4;    // fours of candidates side by side
-override QUADS: u32 = 1;    // fours of candidates that a thread takes, one after the other
+override SLOTS: u32 = 4;    // groups of four candidates in parallel
+override QUADS: u32 = 1;    // groups of four candidates per thread, in sequence
 override TILE: u32 = 2176;  // (ROWS + 1) · columns
-override LOADERS: u32 = 32; // threads that bring in a row side by side
-const COLS = 256u;          // a block has at most so many columns
+override LOADERS: u32 = 32; // threads that load a row together
+const COLS = 256u;          // the greatest number of columns of a block
 
 struct Params { rows: u32, cols: u32, candidates: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -28,7 +28,7 @@ var<workgroup> columns: array<u32, COLS>;                // those that are not s
 var<workgroup> marks: array<atomic<u32>, COLS / 32>;     // their bits
 var<workgroup> totals: array<vec4f, ROWS * SLOTS>;
 
-// Number and sum of the high zone.
+// The number and the sum of the entries in the high zone.
 struct Zone { n: vec4f, x: vec4f }
 
 fn add_zone(high: ptr<function, Zone>, x: f32, limit: vec4f) {
@@ -37,10 +37,10 @@ fn add_zone(high: ptr<function, Zone>, x: f32, limit: vec4f) {
   (*high).x += one * x;
 }
 
-// What the zones of four candidates take for an entry: mean and scale of the low and the high zone.
+// The fits of four candidates: mean and scale of the low and the high zone.
 struct Fits { low: vec4f, high: vec4f, low_scale: vec4f, high_scale: vec4f }
 
-// Sums of the distances from the mean, over both zones and over the high one.
+// The sums of distances from the mean, over both zones and over the high zone.
 struct Spread { all: vec4f, high: vec4f }
 
 fn add_spread(sums: ptr<function, Spread>, x: f32, limit: vec4f, fits: Fits) {
@@ -84,7 +84,7 @@ fn main(
     for (var first = lane % LOADERS; first < kept; first += 4 * LOADERS) {
       let k = first + LOADERS * vec4u(0, 1, 2, 3);
       let near = min(k, vec4u(kept - 1));
-      let x = vec4f( // four reads are on their way before one is waited for
+      let x = vec4f( // four loads in flight
         values[start + columns[near.x]],
         values[start + columns[near.y]],
         values[start + columns[near.z]],

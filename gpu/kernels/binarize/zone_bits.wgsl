@@ -1,6 +1,6 @@
 // Bit c % 32 of zones[r, c / 32] = column c is not salient and |values[r, c]| >= threshold[best].
 //
-// A thread makes one word.
+// A thread computes one word.
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;

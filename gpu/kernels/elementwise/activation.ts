@@ -4,7 +4,7 @@ import type { Tensor } from "../../tensor.ts";
 import activate from "./activate.wgsl" with { type: "text" };
 import source from "./activation.wgsl" with { type: "text" };
 
-/** Names as in config.json (`hidden_act`, `activation_function`). */
+/** The activation functions by their names in config.json (`hidden_act`, `activation_function`). */
 export const ACTIVATIONS = {
   relu: 0,
   silu: 1,
@@ -17,7 +17,7 @@ export const ACTIVATIONS = {
 export type ActivationName = keyof typeof ACTIVATIONS;
 
 /**
- * f(x), or f(x) · up if there is an `up` of the same shape.
+ * The activation f(x), or f(x) · up with an `up` of the same shape.
  *
  * @returns f32, the shape of `x`, owned by the caller.
  */

@@ -1,9 +1,8 @@
 import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
+import { FORMATS } from "./formats.ts";
 import source from "./copy_region.wgsl" with { type: "text" };
-
-const FORMATS: Partial<Record<Tensor["dtype"], number>> = { f32: 0, f16: 1, bf16: 2 };
 
 /** A part of a row-major matrix, f32, f16 or bf16. */
 export interface Region {
@@ -14,7 +13,7 @@ export interface Region {
   cols: number;
 }
 
-/** Writes `region` into `target`, f32 `[rows, targetStride]`, whose rows are padded with zeros. */
+/** Copies `region` to `target`, f32 `[rows, targetStride]`, and pads its rows with zeros. */
 export async function copyRegion(
   gpu: Gpu,
   region: Region,
@@ -24,7 +23,7 @@ export async function copyRegion(
   await placeRegion(gpu, region, { tensor: target, start: 0, stride: targetStride }, targetStride);
 }
 
-/** Writes `region` into a part of another f32 matrix, `width` columns with zeros beyond its own. */
+/** Copies `region` to a part of another f32 matrix, padded with zeros to `width` columns. */
 export async function placeRegion(
   gpu: Gpu,
   { tensor, start, stride, rows, cols }: Region,

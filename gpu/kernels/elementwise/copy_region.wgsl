@@ -1,7 +1,7 @@
 // target[target_start + r * target_stride + c] = c < cols ? source[start + r * stride + c] : 0
 //
-// for r < rows and c < width: a part of one matrix becomes a part of another, as f32. FORMAT says how
-// the source is stored: 0 f32, 1 f16, 2 bf16.
+// for r < rows and c < width: copies a part of one matrix to a part of another, as f32. FORMAT is the
+// dtype of the source: 0 f32, 1 f16, 2 bf16.
 //
 // Reference: tests/gpu/kernels/elementwise/copy_region_test.ts.
 

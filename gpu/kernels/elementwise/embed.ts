@@ -1,17 +1,16 @@
 import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
+import { FORMATS } from "./formats.ts";
 import source from "./embed.wgsl" with { type: "text" };
 
-const FORMATS: Partial<Record<Tensor["dtype"], number>> = { f32: 0, f16: 1, bf16: 2 };
-
 /**
- * Looks token ids up in a part of an embedding table.
+ * Looks up token ids in a part of an embedding.
  *
  * @param ids Token ids, u32 `[tokens]`.
  * @param table Rows `first` and on of the table, `[rows, cols]`, f32, f16 or bf16.
- * @param out Receives the rows, f32 `[tokens, cols]`; ids outside the part are left alone.
- * @param moves Whether the ids are positions, so that a recording looks up the next row in each step.
+ * @param out Receives the rows, f32 `[tokens, cols]`; rows of ids outside the part are not written.
+ * @param moves Whether the ids are positions, so that replaying a recording advances by one row per step.
  */
 export async function embed(
   gpu: Gpu,

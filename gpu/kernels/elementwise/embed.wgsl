@@ -1,7 +1,7 @@
 // out[t] = table[ids[t]]  (or += with ACCUMULATE), for the ids in first .. first + rows - 1.
 //
-// The table may be bound in parts: rows of other parts are left as they are. FORMAT says how it is
-// stored: 0 f32, 1 f16, 2 bf16.
+// The table may be bound in parts: output rows of ids in other parts are not written. FORMAT is its
+// dtype: 0 f32, 1 f16, 2 bf16.
 //
 // Reference: tests/gpu/kernels/elementwise/embed_test.ts.
 

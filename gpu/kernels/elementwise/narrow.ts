@@ -6,9 +6,9 @@ import source from "./narrow.wgsl" with { type: "text" };
 /**
  * The values of an f32 tensor as f16, rounded to nearest, ties to even.
  *
- * @param overflows What f16 cannot hold (beyond ±65504 once rounded, infinite or NaN) is counted
- *   here, u32 `[1]`, and stored as an infinity.
- * @param out Where to put them; a tensor of the same shape, f16, that the caller owns, if absent.
+ * @param overflows Incremented by the number of values outside the range of f16 (beyond ±65504 after
+ *   rounding, infinite or NaN), which are stored as infinities; u32 `[1]`.
+ * @param out Receives the values, f16; a new tensor of the same shape, owned by the caller, if absent.
  * @returns `out`.
  */
 export async function narrow(

@@ -1,7 +1,8 @@
 // out[i] = the nearest f16 of values[i], ties to even, two to a word; overflows += the values that
 // f16 cannot hold, NaN among them.
 //
-// By integer arithmetic: how `pack2x16float` rounds is left to the driver. A thread makes a word.
+// Uses integer arithmetic, as the rounding of `pack2x16float` depends on the driver. A thread computes
+// a word.
 //
 // Reference: tests/gpu/kernels/elementwise/narrow_test.ts.
 
@@ -20,7 +21,7 @@ fn narrow(bits: u32) -> u32 {
   if (magnitude >= LEAST_NORMAL) {
     return sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13u) & 1u)) >> 13u);
   }
-  // Subnormal: steps of 2^-24. All 24 bits of the f32 are shifted to where such a step is one.
+  // Subnormal: steps of 2^-24. The 24 bits of the f32 are shifted so that a step is one.
   let shift = 126u - min(magnitude >> 23u, 126u);
   if (shift > 24u) { return sign; }
   let mantissa = (magnitude & 0x7fffffu) | 0x800000u;

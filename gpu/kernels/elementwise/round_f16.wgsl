@@ -1,5 +1,5 @@
-// The nearest f16 (ties to even). By integer arithmetic: a driver may take the packing of a f16 and
-// its unpacking for nothing at all, and NVIDIA's does.
+// The nearest f16 (ties to even). Uses integer arithmetic: drivers may optimize packing and unpacking an
+// f16 away, and NVIDIA's does.
 fn rounded(value: f32) -> f32 {
   let v = clamp(value, -65504.0, 65504.0);
   if (abs(v) < 6.1035156e-5) { return round(v * 16777216.0) / 16777216.0; } // subnormal: steps of 2^-24

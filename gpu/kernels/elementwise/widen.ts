@@ -1,6 +1,7 @@
 import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
+import { FORMATS } from "./formats.ts";
 import source from "./widen.wgsl" with { type: "text" };
 
 /**
@@ -10,8 +11,11 @@ import source from "./widen.wgsl" with { type: "text" };
  */
 export async function widen(gpu: Gpu, stored: Tensor): Promise<Tensor> {
   if (stored.dtype === "f32") return gpu.clone(stored);
-  const format = stored.dtype === "f16" ? 1 : 2;
-  const kernel = await gpu.kernel({ name: "widen", source, constants: { FORMAT: format } });
+  const kernel = await gpu.kernel({
+    name: "widen",
+    source,
+    constants: { FORMAT: FORMATS[stored.dtype]! },
+  });
   const out = gpu.empty(stored.shape);
   kernel.dispatch({
     params: uniform([stored.size]),

@@ -1,6 +1,6 @@
 // out[i] = f32(stored[i]) for stored f16 (FORMAT 1) or bf16 (FORMAT 2), two to a word.
 //
-// f16 is widened by integer arithmetic, so subnormals, infinities and NaN survive on every driver.
+// f16 is widened by integer arithmetic, which preserves subnormals, infinities and NaN on every driver.
 //
 // Reference: tests/gpu/kernels/elementwise/widen_test.ts.
 
@@ -17,7 +17,7 @@ fn half_to_f32(h: u32) -> u32 {
   if (exponent == 31u) { return sign | 0x7f800000u | (mantissa << 13u); }
   if (exponent != 0u) { return sign | ((exponent + 112u) << 23u) | (mantissa << 13u); }
   if (mantissa == 0u) { return sign; }
-  let shift = countLeadingZeros(mantissa) - 21u; // brings the first one to bit 10
+  let shift = countLeadingZeros(mantissa) - 21u; // moves the leading one to bit 10
   return sign | ((113u - shift) << 23u) | (((mantissa << shift) & 0x3ffu) << 13u);
 }
 

@@ -1,6 +1,6 @@
 // A[i, j] = G[i, j] for j >= i, else 0,  where  G = H + damping · mean · I, and H_jj = 1 for a dead column.
 //
-// `real` becomes f64 where f32 is not enough. Reference: tests/reference/linear_algebra.ts.
+// `real` is f32 or f64. Reference: tests/reference/linear_algebra.ts.
 
 alias real = f32;
 

@@ -1,25 +1,22 @@
 import { repeat, XYZW } from "../../source_text.ts";
 
-/** Generates the kernels of the inverse factor whose hot loops are written out. */
-
-/** Rows and columns of a block on the diagonal. */
+/** Rows and columns of a diagonal block. */
 export const FACTOR_BLOCK = 64;
 
 /**
- * For a diagonal block A_bb = R Rᵀ with R upper triangular: U = R⁻¹.
+ * Generates the kernel that factors a diagonal block: U = R⁻¹ for A_bb = R Rᵀ, R upper triangular.
  *
- * One workgroup; each thread keeps `each` x `each` entries in registers. A step takes the last row
- * that is left, row k, through workgroup memory: with q = A[k, :] / √A[k, k], but
- * q[k] = 1 / √A[k, k], it subtracts q[i] · q from each row i above, whose entry in column k it takes
- * for 0, and q becomes row k of U. So what is left of A and the rows of U that are not complete share
- * the square. The steps of a thread's rows are summed up before they are subtracted, for the sake of
- * the last digits.
+ * One workgroup; each thread holds `each` x `each` entries in registers. A step stages the last
+ * remaining row, row k, in workgroup memory: with q = A[k, :] / √A[k, k], but q[k] = 1 / √A[k, k], it
+ * subtracts q[i] · q from each row i above, treating that row's entry in column k as 0, and q becomes
+ * row k of U. So the remainder of A and the incomplete rows of U share the square. The updates of a
+ * thread's rows are summed before they are subtracted, for accuracy.
  *
- * A pivot that is not positive is taken for 1, and `status` becomes n minus its column, unless it
- * tells of another one already.
+ * A pivot that is not positive is replaced by 1, and `status` becomes n minus its column, unless it
+ * already reports another pivot.
  *
- * @param real The type it computes in.
- * @param each Rows and columns of a thread, 4 or 8.
+ * @param real The type of the computation.
+ * @param each Rows and columns per thread, 4 or 8.
  */
 export function factorBlockKernel(real: "f32" | "f64", each: 4 | 8): string {
   const threads = FACTOR_BLOCK / each; // along each side
@@ -72,7 +69,7 @@ struct Params { n: u32, start: u32, size: u32 }
 @group(0) @binding(2) var<storage, read_write> U: array<real4>;     // [${FACTOR_BLOCK}, ${FACTOR_BLOCK}]
 @group(0) @binding(3) var<storage, read_write> status: array<u32>;  // [1]
 
-var<workgroup> rows: array<array<real4, ${FACTOR_BLOCK / 4}>, 2>;   // the steps take turns
+var<workgroup> rows: array<array<real4, ${FACTOR_BLOCK / 4}>, 2>;   // double-buffered
 var<workgroup> pivots: array<real, 2>;
 
 // Beyond the end of the matrix the block is continued with the identity.
@@ -119,12 +116,12 @@ export const UPDATE_TILE = { rows: 64, cols: 64 } as const;
 
 const DEPTH = 16; // terms that are summed up by themselves
 
-/** A line for each of the 8 x 2 vectors that a thread keeps. */
+/** A WGSL line per each of a thread's 8 x 2 vectors. */
 function each(line: (i: number, g: number) => string): string {
   return repeat(8, (i) => [0, 1].map((g) => line(i, g)).join(" "));
 }
 
-/** c += Σ_k a[k] b[k] for a thread's 8 x 8 entries, from tiles `[DEPTH][rows / 4]` and `[DEPTH][cols / 4]`. */
+/** WGSL for c += Σ_k a[k] b[k] of a thread's 8 x 8 entries, from `[DEPTH][rows / 4]` and `[DEPTH][cols / 4]`. */
 function multiply(rows: number, cols: number): string {
   return `${each((i, g) => `var s${i}_${g} = vec4f();`)}
     ${
@@ -141,12 +138,13 @@ function multiply(rows: number, cols: number): string {
 }
 
 /**
- * C -= QᵀQ for the first m rows of C, without tiles that lie wholly below the diagonal.
+ * Generates the kernel C -= QᵀQ for the first m rows of C, without tiles that are fully below the
+ * diagonal.
  *
- * Like the product of two matrices, but `DEPTH` terms at a time are summed up by themselves: one long
- * f32 sum would lose more digits than all else in the factorization. Each thread keeps 8 x 8 entries
- * in registers, two by two groups of four. A few small workgroups to a multiprocessor hide each
- * other's loads, so nothing is fetched ahead.
+ * A matrix product in which blocks of `DEPTH` terms are summed separately: one long f32 sum would
+ * dominate the error of the factorization. Each thread holds 8 x 8 entries in registers, as two by two
+ * groups of four. Several small workgroups per multiprocessor hide each other's load latency, so there
+ * is no prefetching.
  */
 export function updateKernel(tile: { rows: number; cols: number } = UPDATE_TILE): string {
   const { rows, cols } = tile;
@@ -200,12 +198,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 }
 
 /**
- * For the block b on the diagonal and U_b, its inverse factor, `[64, 64]`:
+ * Generates the kernel that applies the inverse factor U_b, `[64, 64]`, of diagonal block b:
  *
  *     Q = U_b · [A_abᵀ | I | A_bc]        A_ab = 0        [A_bb | A_bc] = [Q_b | Q_c]
  *
- * with a before the block and c after it. A workgroup of 64 threads computes 64 columns of Q, like
- * {@link updateKernel}; no other reads or writes the part of A that it replaces.
+ * with a before the block and c after it. A workgroup of 64 threads computes 64 columns of Q, as in
+ * {@link updateKernel}; no other workgroup accesses the part of A that it replaces.
  */
 export function rowsKernel(): string {
   const width = FACTOR_BLOCK / 4;

@@ -4,11 +4,11 @@ import type { Tensor } from "../../tensor.ts";
 import { gemm } from "../matmul/gemm.ts";
 import source from "./hessian.wgsl" with { type: "text" };
 
-/** Tokens summed up in one go: long f32 sums lose digits, and the quantization loop amplifies that. */
+/** Tokens per sum: long f32 sums lose accuracy, which the quantization loop amplifies. */
 const CHUNK = 1024;
 
 /**
- * Adds a batch to a Hessian: H += factor · XᵀX, in the upper triangle (and parts of the lower one).
+ * Accumulates a batch in a Hessian: H += factor · XᵀX, in the upper triangle (and parts of the lower).
  *
  * @param input X, f32 `[tokens, n]`.
  * @param hessian f32 `[n, n]`.
@@ -37,7 +37,7 @@ export async function accumulateHessian(
   }
 }
 
-/** Makes a matrix symmetric by copying its upper triangle, f32 `[n, n]`, in place. */
+/** Mirrors the upper triangle of a matrix, f32 `[n, n]`, in place. */
 export async function mirrorUpper(gpu: Gpu, hessian: Tensor): Promise<void> {
   const [n] = hessian.shape;
   const kernel = await gpu.kernel({ name: "hessian", source, constants: { MIRROR: 1 } });
@@ -49,7 +49,7 @@ export async function mirrorUpper(gpu: Gpu, hessian: Tensor): Promise<void> {
   });
 }
 
-/** Sets the columns of a weight, f32 `[rows, n]`, to zero whose diagonal entry of H is zero. */
+/** Zeroes the columns of a weight, f32 `[rows, n]`, whose diagonal entry of H is zero. */
 export async function zeroDeadColumns(gpu: Gpu, hessian: Tensor, weight: Tensor): Promise<void> {
   const [rows, n] = weight.shape;
   const kernel = await gpu.kernel({ name: "hessian", source, constants: { MIRROR: 0 } });

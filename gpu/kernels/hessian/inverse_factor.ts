@@ -23,27 +23,27 @@ export interface InverseFactor {
   factor: Tensor;
   /** 1 / U_jj², f32 `[n]`: the cost of a squared error in a column. */
   cost: Tensor;
-  /** 0, or 1 + the column (counted from the last) where a pivot was not positive, u32 `[1]`. */
+  /** 0, or 1 + the column (counted from the last) of a pivot that was not positive, u32 `[1]`. */
   status: Tensor;
 }
 
-/** What is computed in; the result is f32 either way. */
+/** The precision of the computation; the result is f32 either way. */
 export type FactorPrecision = "f32" | "f64";
 
 /**
  * Factors the inverse of G = H + damping · mean(diagonal) · I without computing the inverse.
  *
- * With G = R Rᵀ and R upper triangular, U = R⁻¹. Blocks of rows are taken from the last to the
- * first, in one copy of G of which the upper triangle counts. With U_b the inverse factor of the
- * block b on the diagonal, the rows Q = U_b · [G_abᵀ | I | M_bc] (a: before the block, c: after it)
- * complete rows b of U, and the rows above them become
+ * With G = R Rᵀ and R upper triangular, U = R⁻¹. Blocks of rows are processed from the last to the
+ * first, in one copy of G whose upper triangle is used. With U_b the inverse factor of the diagonal
+ * block b, the rows Q = U_b · [G_abᵀ | I | M_bc] (a: before the block, c: after it) complete rows b of
+ * U, and the rows above them become
  *
  *     G_aa -= Q_aᵀ Q_a        M_ab = -Q_aᵀ U_b        M_ac -= Q_aᵀ Q_c
  *
- * which is one product once the columns b above the block, used up, are cleared. M, what is known of
- * U, takes the place of what is used up of G, so that nothing but H and U is ever held whole.
+ * which is one product once the consumed columns b above the block are cleared. M, the known part of U,
+ * replaces the consumed part of G, so that H and U are the only full matrices.
  *
- * f64 computes with plain kernels and a matrix of twice the size; see {@link canFactorInF64}.
+ * f64 uses plain kernels and a matrix of twice the size; see {@link canFactorInF64}.
  *
  * @param hessian f32 `[n, n]`, of which the upper triangle is read; H_jj = 0 counts as 1.
  * @returns Tensors that the caller owns. If `status` is not 0, the others are useless.
@@ -73,7 +73,7 @@ export async function inverseFactor(
   });
 
   const status = gpu.zeros([1], "u32");
-  // Where the CPU computes, a few busy threads are faster; f64 needs twice the registers.
+  // On software adapters few busy threads are faster; f64 needs twice the registers.
   const each = gpu.software && precision === "f32" ? 8 : 4;
   const factorBlock = await gpu.kernel({
     name: `factor_block_${precision}_${each}`,
@@ -113,10 +113,10 @@ export async function inverseFactor(
   return { factor, cost, status };
 }
 
-/** A block on the diagonal of A and what its step works with. */
+/** A diagonal block of A with the tensors of its step. */
 interface Block {
   n: number;
-  /** Its first row and how many it has. */
+  /** Its first row and its number of rows. */
   start: number;
   size: number;
   /** A `[n, n]`. */
@@ -128,7 +128,7 @@ interface Block {
   stride: number;
 }
 
-/** Two kernels made for it: what a GPU does fastest, in few calls. */
+/** A step with two fused kernels, the fastest way on a GPU. */
 async function fusedStep(gpu: Gpu, block: Block): Promise<void> {
   const { n, start, size, stride, a, inverse, rows } = block;
   const rowsOf = await gpu.kernel({ name: "factor_rows", source: rowsKernel });
@@ -145,7 +145,7 @@ async function fusedStep(gpu: Gpu, block: Block): Promise<void> {
   });
 }
 
-/** The same by products of matrices. */
+/** A step by matrix products. */
 async function productStep(block: Block, { kernel, multiply, terms }: Arithmetic): Promise<void> {
   const { n, start, size, stride, a, inverse, rows } = block;
   const end = start + size;
@@ -191,13 +191,13 @@ async function productStep(block: Block, { kernel, multiply, terms }: Arithmetic
   }
 }
 
-/** True if the adapter computes in f64 and holds such a matrix `[n, n]`. */
+/** Whether the adapter supports f64 and can hold an f64 matrix `[n, n]`. */
 export function canFactorInF64(gpu: Gpu, n: number): boolean {
   const { maxBufferSize } = gpu.device.limits;
   return gpu.f64 && 8 * n * n <= Math.min(gpu.maxBinding, maxBufferSize);
 }
 
-/** A part of a matrix, counted in its own elements. */
+/** A part of a matrix; offsets are in elements. */
 interface Part {
   tensor: Tensor;
   start: number;
@@ -214,18 +214,18 @@ interface Product {
   c: Part;
   alpha?: number;
   accumulate?: boolean;
-  /** Leaves out what lies below the diagonal of C, or most of it. */
+  /** Whether to skip all or most of the part of C below the diagonal. */
   upperOnly?: boolean;
 }
 
 interface Arithmetic {
-  /** Words of memory for a number. */
+  /** u32 words per number. */
   words: number;
-  /** Compiles a kernel whose text computes in `real`. */
+  /** Compiles a kernel whose text uses the type `real`. */
   kernel(name: string, source: string): Promise<Kernel>;
   /** C = alpha · op(A) · op(B) (+ C), see {@link gemm}. */
   multiply(product: Product): Promise<void>;
-  /** Products that are summed up by themselves before they are subtracted from what is there. */
+  /** The number of products that are summed before they are subtracted from C. */
   terms: number;
 }
 
@@ -235,7 +235,7 @@ function arithmetic(gpu: Gpu, precision: FactorPrecision): Arithmetic {
       words: 1,
       kernel: (name, source) => gpu.kernel({ name, source }),
       multiply: (product) => gemm(gpu, product),
-      terms: 32, // a longer sum would lose more digits than all else
+      terms: 32, // a longer sum would dominate the error
     };
   }
   const kernel = (name: string, source: string) =>

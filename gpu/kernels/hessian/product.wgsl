@@ -1,8 +1,8 @@
 // C[i, j] = alpha · Σ_k A[i, k] B[k, j] (+ C[i, j])  for i < m, j < n
 //
-// The plain product for `real` = f64, where the kernels of gemm() are f32. Operands have a stride
-// along either dimension, so each may be transposed. A workgroup computes 16 x 16 entries from tiles
-// in workgroup memory; with `upper`, tiles wholly below the diagonal are left out.
+// A plain product for `real` = f64, as the kernels of gemm() are f32 only. Operands have a stride along
+// either dimension, so each may be transposed. A workgroup computes 16 x 16 entries from tiles in
+// workgroup memory; with `upper`, tiles that are fully below the diagonal are skipped.
 //
 // Reference: tests/reference/linear_algebra.ts.
 
@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) threa
   let i0 = group.y * TILE;
   let j0 = group.x * TILE;
   if (p.upper != 0 && j0 + TILE <= i0) { return; }
-  // Neighbouring threads read neighbours in memory.
+  // Adjacent threads read adjacent memory.
   let a_turned = p.a_i == 1;
   let ai = select(thread.y, thread.x, a_turned);
   let ak = select(thread.x, thread.y, a_turned);

@@ -3,7 +3,7 @@
 //   Q[r, start + c] = block[r, c]
 //   A[start + r, j] = Q[r, j]  for j >= start        A[i, start + c] = 0  for i < start
 //
-// for r, c < size. `real` becomes f64 where f32 is not enough. Reference: tests/reference/linear_algebra.ts.
+// for r, c < size. `real` is f32 or f64. Reference: tests/reference/linear_algebra.ts.
 
 alias real = f32;
 

@@ -1,6 +1,6 @@
 // U[i, j] = 0 for j < i, in place;   cost[j] = 1 / U_jj²
 //
-// Tiles that straddle the diagonal may have left something below it.
+// Tiles that straddle the diagonal may have left values below it.
 //
 // Reference: tests/reference/linear_algebra.ts.
 

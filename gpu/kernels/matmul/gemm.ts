@@ -18,17 +18,18 @@ export type { GemmLayout } from "./gemm_source.ts";
 
 /**
  * A row-major matrix inside a tensor: row i begins at element `start + i * stride`. Factors and
- * residuals are f32, f16 or bf16, results f32 or f16; sums are f32.
+ * residuals are f32, f16 or bf16; results are f32 or f16; sums are f32.
  */
 export interface Matrix {
   tensor: Tensor;
   start?: number;
-  /** Elements from one row to the next; the tensor's last dimension unless told otherwise. */
+  /** Elements from one row to the next; the tensor's last dimension if absent. */
   stride?: number;
 }
 
+/** The arguments of {@link gemm}. */
 export interface Gemm {
-  /** Which of A and B come transposed. C is `[m, n]`, the inner dimension is k. */
+  /** Which of A and B are transposed. C is `[m, n]`, the inner dimension is k. */
   layout: GemmLayout;
   m: number;
   n: number;
@@ -36,15 +37,15 @@ export interface Gemm {
   a: Matrix | Tensor;
   b: Matrix | Tensor;
   c: Matrix | Tensor;
-  /** Factor of the product; 1 unless told otherwise. */
+  /** Factor of the product; 1 if absent. */
   alpha?: number;
-  /** Adds to C instead of replacing it. */
+  /** Whether to add to C instead of replacing it. */
   accumulate?: boolean;
   /** Added to every row, `[n]`. */
   bias?: Tensor;
   /** Added to the result, `[m, n]`; must not share memory with C. */
   residual?: Matrix | Tensor;
-  /** Leaves out tiles of C that lie wholly below the diagonal (they keep their content). */
+  /** Whether to skip tiles of C that are fully below the diagonal (they keep their content). */
   upperOnly?: boolean;
 }
 
@@ -62,10 +63,10 @@ function place(matrix: Matrix | Tensor): Placed {
 }
 
 /**
- * The tiles that are tried, the safest first. All give the same results, bit for bit.
+ * The candidate tiles, the safest first. Their results are bit-identical.
  *
- * 128 x 128 with 8 x 8 a thread suits most GPUs; larger ones read less memory per product, smaller ones
- * leave fewer multiprocessors idle.
+ * 128 x 128 with 8 x 8 per thread suits most GPUs; larger tiles read less memory per product, smaller
+ * ones leave fewer multiprocessors idle.
  */
 export const TILES: readonly TileShape[] = [
   { rows: 128, cols: 128, depth: 16, threadRows: 8, threadCols: 8 },
@@ -80,22 +81,22 @@ export const TILES: readonly TileShape[] = [
 ];
 const [LARGE, SMALL] = TILES;
 
-/** Multiplications from which on a product is worth measuring for: models of a billion weights. */
+/** Multiplications from which a product is worth tuning: models of a billion weights. */
 const TUNED_FROM = 2 ** 33;
-/** Multiplications of a measurement: some milliseconds of a fast GPU. */
+/** Multiplications of a measurement: some milliseconds on a fast GPU. */
 const MEASURED = 2 ** 36;
-/** Bytes of C that a measurement may take. */
+/** The most bytes of C in a measurement. */
 const SCRATCH_BYTES = 128 << 20;
 
 /**
- * Queues C = alpha · op(A) · op(B) (+ bias) (+ residual) (+ C), with sums in f32. What is beyond the
- * range of an f16 C becomes the largest f16 number of its sign.
+ * Queues C = alpha · op(A) · op(B) (+ bias) (+ residual) (+ C), with sums in f32. Values beyond the range
+ * of an f16 C saturate.
  *
- * GPUs multiply tiles in workgroup memory; a driver that computes on the CPU, and has subgroups of
- * one size, passes values round between the lanes of a subgroup instead. The first large product of
- * its kind on a GPU is preceded by a measurement of which tiles are fastest, see {@link TileTuning}.
+ * GPUs multiply tiles in workgroup memory; software adapters with subgroups of a fixed size broadcast
+ * values between the lanes of a subgroup instead. Before the first large product of its class, a GPU
+ * measures which tiles are fastest, see {@link TileTuning}.
  *
- * @throws {RangeError} If C is f16 and a start, a stride or the length of a row is no multiple of four.
+ * @throws {RangeError} If C is f16 and a start, a stride or the length of a row is not a multiple of four.
  */
 export async function gemm(gpu: Gpu, options: Gemm): Promise<void> {
   const { m, n } = options;
@@ -127,7 +128,7 @@ type Call = Omit<Gemm, "a" | "b" | "c" | "residual"> & {
   residual?: Placed;
 };
 
-/** A vec4 may not run over the end of a row: not along n, nor along k where that is the fast one. */
+/** Whether rows consist of whole vec4s: along n, and along k where it is the fast dimension. */
 function isAligned({ layout, n, k, a, b, c, residual = c }: Call): boolean {
   const inner = layout === "TN" ? [n] : [k, n];
   return inner.concat([a, b, c, residual].flatMap(({ start, stride }) => [start, stride]))
@@ -147,7 +148,7 @@ async function tileGemm(gpu: Gpu, call: Call): Promise<void> {
   await queueTiles(gpu, call, tile);
 }
 
-/** Queues a product with tiles of one shape. */
+/** Queues a product with one tile shape. */
 export async function queueTiles(gpu: Gpu, call: Call, tile: TileShape): Promise<void> {
   const { layout, m, n, k } = call;
   const storages = storagesOf(call);
@@ -162,7 +163,7 @@ export async function queueTiles(gpu: Gpu, call: Call, tile: TileShape): Promise
   });
 }
 
-/** What tells a kernel from that of f32: `_f32-f16-f32-f32`. */
+/** The suffix of kernel names for storage formats other than f32: `_f32-f16-f32-f32`. */
 function storageSuffix(storages: Partial<Storages>): string {
   const all = Object.values(storages);
   return all.every((storage) => storage === "f32") ? "" : `_${all.join("-")}`;
@@ -180,7 +181,7 @@ function fitOf(
   return isPossible(gpu, layout, tile, "paired") && k % (2 * tile.depth) === 0 ? "paired" : "whole";
 }
 
-/** Whether the adapter has the threads and the workgroup memory. */
+/** Whether the adapter has enough threads and workgroup memory for a tile. */
 function isPossible(gpu: Gpu, layout: GemmLayout, tile: TileShape, fit: GemmFit): boolean {
   const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
   return tileThreads(tile) <= maxComputeInvocationsPerWorkgroup &&
@@ -193,7 +194,7 @@ function tileFor(gpu: Gpu, m: number, n: number): TileShape {
   return suits && isPossible(gpu, "NT", LARGE, "any") ? LARGE : SMALL;
 }
 
-/** The fastest tile for products like this one, measured with its factors and a C of its own. */
+/** The fastest tile for the class of a product, measured with its factors and a scratch C. */
 async function tunedTile(gpu: Gpu, call: Call): Promise<TileShape> {
   const { layout, m, n, k, upperOnly } = call;
   const usual = tileFor(gpu, m, n);
@@ -287,7 +288,7 @@ async function broadcastGemm(gpu: Gpu, call: Call): Promise<void> {
   gpu.free(...temporary);
 }
 
-/** Queues C = alpha · A (+ bias) (+ residual) (+ C) for a product A that is already there. */
+/** Queues C = alpha · A (+ bias) (+ residual) (+ C) for a computed product A. */
 async function finish(gpu: Gpu, call: Call): Promise<void> {
   const { m, n, a, c, residual = c } = call;
   const aligned = [a, c, residual].every(({ start, stride }) => start % 4 + stride % 4 === 0) &&

@@ -1,17 +1,16 @@
 import { repeat, XYZW } from "../../source_text.ts";
 import { GEMM_FLAGS, GEMM_PARAMS, type GemmLayout } from "./gemm_source.ts";
 
-/** Rows and columns of C that a lane of {@link broadcastKernel} keeps. */
+/** Rows and columns of C per lane of {@link broadcastKernel}. */
 export const BROADCAST_TILE = { rows: 64, colsPerLane: 8 } as const;
 
 /**
- * For drivers that compute on the CPU, where workgroup memory is slow: one subgroup per workgroup.
- * A lane holds 64 rows by 8 columns of C; the 64 values of A for one k are loaded by the lanes
- * together and passed round by broadcast. Of an operand whose fast dimension is k, a lane loads four
- * neighbours along k from each of its rows or columns.
+ * Generates the matrix product for software adapters, where workgroup memory is slow: one subgroup per
+ * workgroup. A lane holds 64 rows by 8 columns of C; the lanes load the 64 values of A for one k together
+ * and broadcast them. Of an operand whose fast dimension is k, a lane loads four adjacent elements along
+ * k from each of its rows or columns.
  *
- * The accumulators are more than the registers hold and live in the first-level cache, so each is
- * loaded and stored once for four steps along k.
+ * The accumulators spill to the L1 cache, so each is loaded and stored once per four steps along k.
  *
  * C = A · B (+ bias) is written in whole tiles, and starts and strides are multiples of four:
  * guarding 128 stores, looping over them or loading C for them takes Mesa's compiler seconds.

@@ -7,13 +7,13 @@ import { repeat, XYZW } from "../../source_text.ts";
  */
 import type { Dtype } from "../../tensor.ts";
 
-/** Which operands come transposed: `N` as used, `T` with rows and columns swapped. */
+/** The layout of the operands A and B: `N` as is, `T` transposed. */
 export type GemmLayout = "NN" | "NT" | "TN";
 
-/** How a matrix is stored; f16 and bf16 come two to a word and are widened to f32. */
+/** The storage format of a matrix; f16 and bf16 are packed two to a word and widened to f32. */
 export type Storage = Extract<Dtype, "f32" | "f16" | "bf16">;
 
-/** How the matrices of a product are stored: its factors, the result, and what is added to it. */
+/** The storage formats of a product: factors a and b, result c and residual r. */
 export interface Storages {
   a: Storage;
   b: Storage;
@@ -27,6 +27,7 @@ export const ALL_F32: Storages = { a: "f32", b: "f32", c: "f32", r: "f32" };
 /** Bits of the `flags` parameter. */
 export const GEMM_FLAGS = { bias: 1, residual: 2, accumulate: 4, upper: 8 } as const;
 
+/** The parameter block of the matrix products. */
 export const GEMM_PARAMS = `
 struct Params {
   m: u32, n: u32, k: u32, flags: u32,
@@ -37,18 +38,18 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 `;
 
-/** The WGSL type of an array of a matrix: of four neighbours if rows are aligned, else of words. */
+/** The WGSL element type of a matrix array: four adjacent values if rows are aligned, else a word. */
 function elementType(storage: Storage, aligned: boolean): string {
   if (storage === "f32") return aligned ? "vec4f" : "f32";
   return aligned ? "vec2u" : "u32";
 }
 
-/** Four neighbours as f32, from what an array of {@link elementType} for aligned rows holds. */
+/** WGSL for four adjacent values as f32, from an element of {@link elementType} for aligned rows. */
 export function widened(storage: Storage, value: string): string {
   return storage === "f32" ? value : `widen_${storage}(${value})`;
 }
 
-/** Four neighbours from element `index` on; a multiple of four if rows are aligned. */
+/** WGSL for four adjacent values from element `index`, a multiple of four if rows are aligned. */
 function load(array: string, storage: Storage, aligned: boolean, index: string): string {
   if (aligned) return widened(storage, `${array}[(${index}) >> 2u]`);
   const one = (at: string) =>
@@ -56,7 +57,7 @@ function load(array: string, storage: Storage, aligned: boolean, index: string):
   return `vec4f(${[0, 1, 2, 3].map((i) => one(`${index} + ${i}u`)).join(", ")})`;
 }
 
-/** Four, or one, of the values of words that hold two. */
+/** WGSL functions that unpack four values, or one, from words of two. */
 const WIDEN = `
 fn widen_f16(words: vec2u) -> vec4f {
   return vec4f(unpack2x16float(words.x), unpack2x16float(words.y));
@@ -71,24 +72,25 @@ fn half_f16(word: u32, index: u32) -> f32 {
 fn half_bf16(word: u32, index: u32) -> f32 {
   return bitcast<f32>(select(word << 16u, word & 0xffff0000u, (index & 1u) == 1u));
 }
-// Values beyond the range of f16 become its largest: an infinity would spoil all that follows.
+// Values beyond the range of f16 saturate: an infinity would spread to all later activations.
 fn narrow_f16(v: vec4f) -> vec2u {
   let w = clamp(v, vec4f(-65504.0), vec4f(65504.0));
   return vec2u(pack2x16float(w.xy), pack2x16float(w.zw));
 }
 `;
 
+/** The options of {@link prelude}. */
 export interface PreludeOptions {
   storages: Storages;
-  /** Every row starts at a multiple of four elements and the columns come in fours. */
+  /** Whether every row starts at a multiple of four elements and the columns are a multiple of four. */
   aligned: boolean;
-  /** C is made of whole tiles: no row or column is checked. */
+  /** Whether C consists of whole tiles, so that there are no bounds checks. */
   whole?: boolean;
-  /** The {@link GEMM_FLAGS}, if they are known when the kernel is compiled. */
+  /** The {@link GEMM_FLAGS}, if they are known at compile time. */
   flags?: number;
 }
 
-/** Bindings, parameters and `put`, which finishes four neighbouring entries of C. */
+/** WGSL bindings, parameters and the function `put`, which finishes four adjacent entries of C. */
 export function prelude(
   { storages, aligned, whole = false, flags: known }: PreludeOptions,
 ): string {
@@ -129,10 +131,11 @@ fn put(row: u32, col: u32, sum: vec4f) {
 }
 
 /**
- * Finishes an f32 product that lies in whole tiles in A: a thread handles four neighbours of C.
+ * Generates the kernel that finishes an f32 product stored in whole tiles in A; a thread handles four
+ * adjacent entries of C.
  *
- * @param flags The {@link GEMM_FLAGS} of the call; what they leave out is not in the kernel, for
- *   drivers that compute on the CPU walk through branches that no lane takes.
+ * @param flags The {@link GEMM_FLAGS} of the call; unused parts are omitted from the kernel, because
+ *   software adapters execute branches that no lane takes.
  * @param storages Of C, which is f32 unless rows are aligned, and the residual.
  */
 export function finishKernel(

@@ -8,30 +8,30 @@ import {
   widened,
 } from "./gemm_source.ts";
 
-/** The size of the tiles that pass through workgroup memory. */
+/** The tile sizes of {@link tileKernel}. */
 export interface TileShape {
-  /** Rows and columns of C that a workgroup computes. */
+  /** Rows and columns of C per workgroup. */
   rows: number;
   cols: number;
   /** Steps along the inner dimension between two barriers. */
   depth: number;
-  /** Rows and columns of C that a thread computes, multiples of four. */
+  /** Rows and columns of C per thread, multiples of four. */
   threadRows: number;
   threadCols: number;
 }
 
-/** Changes whenever {@link tileKernel} gives another text for the same arguments. */
+/** The version of {@link tileKernel}; incremented whenever its text changes for the same arguments. */
 export const TILE_KERNEL_VERSION = 1;
 
 /**
- * What a kernel may take for granted. Aligned: every row starts at a multiple of four elements and
- * the columns come in fours. Whole: besides, C is made of whole tiles, and k of whole steps. Paired:
- * besides, the steps are even in number, and workgroup memory has room for two tiles of each operand,
- * so that one barrier a step is enough.
+ * The preconditions of a kernel, each including the one before. Aligned: every row starts at a multiple
+ * of four elements and the columns are a multiple of four. Whole: C consists of whole tiles, and k of
+ * whole steps. Paired: the number of steps is even, and tiles are double-buffered in workgroup memory,
+ * so that one barrier per step is enough.
  */
 export type GemmFit = "any" | "aligned" | "whole" | "paired";
 
-/** `128x128x16_8x8`: the tile, then what a thread has of it. */
+/** The name of a tile, then its share per thread: `128x128x16_8x8`. */
 export function tileName({ rows, cols, depth, threadRows, threadCols }: TileShape): string {
   return `${rows}x${cols}x${depth}_${threadRows}x${threadCols}`;
 }
@@ -47,37 +47,38 @@ export function tileKernelBytes(layout: GemmLayout, tile: TileShape, fit: GemmFi
   return 16 * tile.depth * (a + b) * (fit === "paired" ? 2 : 1);
 }
 
-/** Vectors in a row of the tiles; one more where storing a transposed block would meet itself. */
+/** vec4s per row of the tiles; padded by one where storing transposed blocks would cause bank conflicts. */
 function tileWidths(layout: GemmLayout, { rows, cols }: TileShape): { a: number; b: number } {
   return { a: rows / 4 + Number(layout[0] === "N"), b: cols / 4 + Number(layout[1] === "T") };
 }
 
-/** How the threads fetch one operand. */
+/** The distribution of loading one operand over the threads. */
 interface Operand {
   name: "a" | "b";
   array: "A" | "B";
   storage: Storages["a"];
-  /** Rows or columns of C that it has in a tile, and the first of them. */
+  /** Its rows or columns of C in a tile, and the first of them. */
   length: number;
   first: string;
   /** Whether k is its fast dimension: blocks of 4 x 4 are transposed on the way. */
   across: boolean;
-  /** Pieces, of one vector or of one block, and the greatest number that a thread fetches. */
+  /** Its pieces (vectors or blocks), and the greatest number of pieces per thread. */
   pieces: number;
   turns: number;
 }
 
 /**
- * Both operands pass through workgroup memory as `[k][rows / 4]`; each thread keeps its entries of C
- * in registers, in groups of four rows by four columns that lie apart, so that it reads workgroup
- * memory only in vec4 without bank conflicts. The next tile is fetched into registers while this one
- * is multiplied.
+ * Generates the tiled matrix product for GPUs.
+ *
+ * Both operands are staged in workgroup memory as `[k][rows / 4]`. Each thread holds its entries of C in
+ * registers, in interleaved groups of four rows by four columns, so that it reads workgroup memory as
+ * vec4s without bank conflicts. The next tile is prefetched into registers while this one is multiplied.
  *
  * Workgroup arrays are nested, `[constant k][index that does not depend on k]`, so that their bounds
- * checks are hoisted. Each entry of C is one sum with k ascending: the tiles do not change a bit of
- * the result.
+ * checks are hoisted. Each entry of C is one sum with k ascending, so results are bit-identical for all
+ * tiles.
  *
- * @param storages Where all are not f32; C may be f16 only if rows are aligned.
+ * @param storages The storage formats, if not all are f32; C may be f16 only if rows are aligned.
  */
 export function tileKernel(
   layout: GemmLayout,
@@ -92,7 +93,7 @@ export function tileKernel(
   const colGroups = threadCols / 4;
   const threadsX = cols / threadCols;
   const threads = tileThreads(tile);
-  const loaders = threads / 2; // half of the threads fetch A, half fetch B
+  const loaders = threads / 2; // half of the threads load A, half load B
   const operand = (
     name: "a" | "b",
     length: number,
@@ -107,7 +108,7 @@ export function tileKernel(
   const a = operand("a", rows, "m0", layout[0] === "N");
   const b = operand("b", cols, "n0", layout[1] === "T");
   const registers = Math.max(...[a, b].map(({ across, turns }) => turns * (across ? 4 : 1)));
-  // What is stored narrow waits in the registers as it is: widening it would wait for memory.
+  // Prefetched f16 and bf16 stay packed in registers: widening them would wait for the loads.
   const keepsWords = walks && [a, b].some(({ storage }) => storage !== "f32");
   const kept = ({ storage }: Operand, value: string) => {
     if (!keepsWords) return value;
@@ -117,7 +118,7 @@ export function tileKernel(
     if (!keepsWords) return `r${i}`;
     return storage === "f32" ? `bitcast<vec4f>(r${i})` : widened(storage, `r${i}.xy`);
   };
-  /** The text for each piece of a thread, guarded where not all threads have one. */
+  /** WGSL per piece of a thread, guarded where not all threads have one. */
   const eachPiece = ({ pieces, turns }: Operand, line: (turn: number) => string) =>
     repeat(turns, (turn) => {
       const isCertain = (turn + 1) * loaders <= pieces;
@@ -132,7 +133,7 @@ export function tileKernel(
         [0, 1, 2, 3].map((i) => isInside(`${k} + ${i}u`)).join(", ")
       }))`;
 
-  // Fetches rows or columns `first` and on of an operand into registers.
+  // Loads rows or columns from `first` on of an operand into registers.
   const fetch = (operand: Operand) => {
     const { name, length, first, across } = operand;
     return eachPiece(operand, (turn) =>
@@ -148,7 +149,7 @@ export function tileKernel(
           length / 4
         }u * 4u), ${isInside("k")});`);
   };
-  // Of whole tiles, each thread walks along its own places: nothing is checked or multiplied.
+  // With whole tiles, each thread advances its own offsets, without bounds checks or multiplications.
   const place = (operand: Operand) => {
     const { name, length, first, across } = operand;
     return `row_stride = p.${name}_stride >> 2u;

@@ -1,25 +1,26 @@
+import { isRecord } from "../../../base/record.ts";
 import type { Gpu } from "../../device.ts";
 import type { TextStore } from "../../host.ts";
 import { TILE_KERNEL_VERSION, tileName, type TileShape } from "./gemm_tile_source.ts";
 
 /** Timed runs of each candidate. */
 const ROUNDS = 5;
-/** No further candidate is compiled after this long. */
+/** The time in ms after which no further candidate is compiled. */
 const COMPILE_MS = 4000;
-/** What a GPU needs to reach its full clock. */
+/** The time in ms that a GPU needs to reach its full clock. */
 const WARM_UP_MS = 200;
-/** Shorter times than this part of the usual tile's are no accident. */
+/** The ratio to the first tile's time below which a candidate is clearly faster. */
 const CLEARLY_FASTER = 0.98;
 
-/** What the store holds, as JSON: for each adapter, the name of the tile for each class of products. */
+/** The content of the store as JSON: by adapter, the name of the tile for each class of products. */
 interface Choices {
   version: 1;
   adapters: Record<string, Record<string, string>>;
 }
 
 /**
- * Which tile is fastest for a class of products on this adapter: measured once, then kept in the
- * host's store. A text that is damaged or cannot be written costs another measurement, no more.
+ * The tuning of tiles: the fastest tile per class of products on this adapter, measured once and kept in
+ * the host's store. A store that is damaged or cannot be written only costs another measurement.
  */
 export class TileTuning {
   static #known = new WeakMap<Gpu, TileTuning | undefined>();
@@ -31,11 +32,11 @@ export class TileTuning {
     this.#adapter = `${gpu.name}, ${gpu.host.name}, kernels ${TILE_KERNEL_VERSION}`;
   }
 
-  /** That of a device; none for a software adapter or if the host has no store for it. */
+  /** The tuning of a device; undefined for a software adapter or a host without a store. */
   static of(gpu: Gpu): TileTuning | undefined {
     if (gpu.software) return undefined;
     const known = TileTuning.#known;
-    if (!known.has(gpu)) { // a host looks into its environment for the store, which takes time
+    if (!known.has(gpu)) { // finding the host's store is slow, as it reads the environment
       const { tuning } = gpu.host;
       known.set(gpu, tuning && new TileTuning(gpu, tuning));
     }
@@ -45,7 +46,7 @@ export class TileTuning {
   /**
    * The tile for a class of products.
    *
-   * @param candidates The likely best first: some may go without a try.
+   * @param candidates The likely best first; some may not be measured.
    * @param run Queues one product with a tile.
    */
   choose(
@@ -57,7 +58,7 @@ export class TileTuning {
     if (!chosen) {
       chosen = this.#find(productClass, candidates, run);
       this.#chosen.set(productClass, chosen);
-      chosen.catch(() => this.#chosen.delete(productClass)); // the next product may have more luck
+      chosen.catch(() => this.#chosen.delete(productClass)); // the next product tries again
     }
     return chosen;
   }
@@ -75,7 +76,7 @@ export class TileTuning {
     return best;
   }
 
-  /** The candidate with the shortest run of all rounds; another than the first must be clearly faster. */
+  /** The candidate with the shortest run in all rounds; it must be clearly faster than the first. */
   async #fastest(
     candidates: readonly TileShape[],
     run: (tile: TileShape) => Promise<void>,
@@ -88,7 +89,7 @@ export class TileTuning {
       await run(tile);
       compiled.push(tile);
     }
-    // A GPU that has waited for the compiler is slow for a while; so all take turns.
+    // A GPU that idled during compilation is slow at first, so the candidates alternate.
     const warm = performance.now();
     while (performance.now() - warm < WARM_UP_MS) await this.#time(() => run(compiled[0]));
     const times = compiled.map(() => Infinity);
@@ -108,7 +109,7 @@ export class TileTuning {
     return performance.now() - start;
   }
 
-  /** Adds a choice to those of the store as they are now: other processes add theirs. */
+  /** Adds a choice to the current content of the store, which other processes may have changed. */
   #keep(productClass: string, tile: TileShape): void {
     const choices = readChoices(this.store) ?? { version: 1, adapters: {} };
     const own = choices.adapters[this.#adapter] ??= {};
@@ -117,7 +118,7 @@ export class TileTuning {
   }
 }
 
-/** What the store holds; undefined if that is nothing or none of ours. */
+/** The content of the store; undefined if it is empty or invalid. */
 function readChoices(store: TextStore): Choices | undefined {
   const text = store.read();
   if (text === undefined) return undefined;
@@ -125,13 +126,11 @@ function readChoices(store: TextStore): Choices | undefined {
     const choices: unknown = JSON.parse(text);
     return isChoices(choices) ? choices : undefined;
   } catch {
-    return undefined; // damaged: measured anew and written again
+    return undefined; // damaged: measured and written again
   }
 }
 
 function isChoices(value: unknown): value is Choices {
-  const isRecord = (value: unknown): value is Record<string, unknown> =>
-    typeof value === "object" && value !== null && !Array.isArray(value);
   return isRecord(value) && value.version === 1 && isRecord(value.adapters) &&
     Object.values(value.adapters).every((classes) =>
       isRecord(classes) && Object.values(classes).every((name) => typeof name === "string")

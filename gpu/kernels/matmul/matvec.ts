@@ -1,6 +1,7 @@
 import type { Gpu } from "../../device.ts";
 import { MAX_GROUPS, uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
+import { reducesInSubgroup, reductionLanes } from "../reduce/reduction.ts";
 import {
   MATVEC_FLAGS,
   MATVEC_ROWS,
@@ -9,16 +10,17 @@ import {
   matvecStep,
 } from "./matvec_source.ts";
 
+/** The arguments of {@link matvec}. */
 export interface Matvec {
-  /** f32 `[tokens, k]`; each token reads the whole weight, so there should be few. */
+  /** f32 `[tokens, k]`; few tokens, as each one reads the whole weight. */
   x: Tensor;
   /** `[n, k]`, f32, f16 or bf16. */
   weight: Tensor;
   /** Receives the products, f32. */
   out: Tensor;
-  /** The element of `out` that the first product goes to, 0 unless told otherwise. */
+  /** The element of `out` that receives the first product; 0 if absent. */
   start?: number;
-  /** Elements from the products of one token to those of the next, n unless told otherwise. */
+  /** Elements from the products of one token to those of the next; n if absent. */
   stride?: number;
   /** f32 `[n]`. */
   bias?: Tensor;
@@ -26,7 +28,7 @@ export interface Matvec {
   residual?: Tensor;
 }
 
-/** Queues out = x · weightᵀ (+ bias) (+ residual) for one token or a few, the weight as it is stored. */
+/** Queues out = x · weightᵀ (+ bias) (+ residual) for one or a few tokens, with the weight as stored. */
 export async function matvec(
   gpu: Gpu,
   { x, weight, out, start = 0, stride, bias, residual }: Matvec,
@@ -35,8 +37,8 @@ export async function matvec(
   const [n, k] = weight.shape;
   const dtype = weight.dtype as MatvecDtype;
   const aligned = k % matvecStep(dtype) === 0;
-  const useSubgroup = gpu.software && gpu.subgroupSize > 0;
-  const lanes = useSubgroup ? gpu.subgroupSize : gpu.software ? 16 : 128;
+  const useSubgroup = reducesInSubgroup(gpu);
+  const lanes = reductionLanes(gpu);
   const kernel = await gpu.kernel({
     name: `matvec_${dtype}_${useSubgroup ? "subgroup" : "workgroup"}${aligned ? "" : "_any"}`,
     source: () => matvecKernel(dtype, lanes, useSubgroup, aligned),

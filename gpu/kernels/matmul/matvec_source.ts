@@ -1,10 +1,10 @@
-/** How a matrix may be stored that is multiplied with a vector. */
+/** The storage format of a matrix in {@link matvecKernel}. */
 export type MatvecDtype = "f32" | "f16" | "bf16";
 
-/** Rows of the matrix that a workgroup takes, as many as a vector has entries. */
+/** Rows of the matrix per workgroup: one per component of a vec4. */
 export const MATVEC_ROWS = 4;
 
-/** What {@link matvecKernel} adds to the product. */
+/** The terms that {@link matvecKernel} adds to the product. */
 export const MATVEC_FLAGS = { bias: 1, residual: 2 };
 
 /** Columns that a thread reads at a time, 16 bytes. */
@@ -15,7 +15,7 @@ export function matvecStep(dtype: MatvecDtype): number {
 /**
  * Generates the kernel of {@link matvec}.
  *
- * A workgroup takes four rows, so that a thread has four reads under way and uses the entries of the
+ * A workgroup handles four rows, so that a thread has four loads in flight and uses each entry of the
  * vector four times. Its threads stride over the columns.
  *
  * @param lanes Threads of a workgroup, a power of two.
@@ -54,7 +54,7 @@ export function matvecKernel(
     let even = vec4f(x0.xz, x1.xz);
     let odd = vec4f(x0.yw, x1.yw);`
     : "");
-  // All rows at once, so that there are few barriers.
+  // Reduces all rows at once, for few barriers.
   const four = `vec4f(${rows.map((r) => `sum${r}`).join(", ")})`;
   const strides = Array.from({ length: Math.log2(lanes) }, (_, i) => lanes >> (i + 1));
   const addUp = useSubgroup ? `let sums = subgroupAdd(${four});` : `partials[lane] = ${four};

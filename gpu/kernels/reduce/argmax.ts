@@ -2,22 +2,22 @@ import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import { argmaxKernel } from "./argmax_source.ts";
-import workgroup from "./reduce.wgsl" with { type: "text" };
-import large from "./reduce_large.wgsl" with { type: "text" };
-import subgroup from "./reduce_subgroup.wgsl" with { type: "text" };
+import { largeLanes, largeReduction } from "./reduction.ts";
 
-/** What {@link argmax} gives for a row that holds NaN or infinities. */
+/** The result of {@link argmax} for a row with NaN or infinities. */
 export const NOT_FINITE = 0xffff_ffff;
 
+/** Threads of a workgroup on a GPU: many, as rows are long and there is often just one. */
+const MOST_LANES = 1024;
+
 /**
- * The index of the greatest entry of each row; the least index where several are greatest.
+ * The index of the greatest entry of each row; the least index of several.
  *
  * @param x f32 `[rows, cols]`, fewer than 2^24 columns.
  * @param out Receives the indices, u32 `[rows]`.
- * @param slotAt The element of `out` that receives the index of a single row too, by the steps since
- *   it was recorded.
- * @returns `out` or, without it, a tensor of the caller's: {@link NOT_FINITE} for rows with NaN or
- *   infinities.
+ * @param slotAt The element of `out` that also receives the index of a single row, as a function of the
+ *   steps since it was recorded.
+ * @returns `out` or a new tensor, owned by the caller; {@link NOT_FINITE} for rows with NaN or infinities.
  */
 export async function argmax(
   gpu: Gpu,
@@ -27,11 +27,10 @@ export async function argmax(
 ): Promise<Tensor> {
   const [rows, cols] = x.shape;
   const aligned = cols % 4 === 0;
-  const lanes = lanesOf(gpu);
-  const reduce = !gpu.software ? large : gpu.subgroupSize > 0 ? subgroup : workgroup;
+  const lanes = largeLanes(gpu, MOST_LANES);
   const kernel = await gpu.kernel({
     name: aligned ? "argmax" : "argmax_any",
-    source: () => reduce + argmaxKernel(lanes, aligned),
+    source: () => largeReduction(gpu) + argmaxKernel(lanes, aligned),
     constants: { LANES: lanes },
   });
   out ??= gpu.empty([rows], "u32");
@@ -43,11 +42,4 @@ export async function argmax(
     later: slotAt && params,
   });
   return out;
-}
-
-/** Threads of a workgroup: as many as a GPU allows, for a row is long and there is often just one. */
-function lanesOf(gpu: Gpu): number {
-  if (gpu.software) return gpu.subgroupSize || 16;
-  const most = gpu.device.limits.maxComputeInvocationsPerWorkgroup;
-  return Math.min(1024, 2 ** Math.floor(Math.log2(most)));
 }

@@ -1,18 +1,17 @@
 import { repeat } from "../../source_text.ts";
 
-/** Reads that a thread has under way. */
+/** Loads in flight per thread. */
 const READS = 4;
 
 /**
  * Generates the kernel of {@link argmax}, which calls `max_over_lanes`: out[r] = the index of the
- * greatest entry of row r, the least one of several; 2^32 - 1 if an entry is NaN or infinite, for which
- * nothing can be said.
+ * greatest entry of row r, the least one of several; 2^32 - 1 if an entry is NaN or infinite.
  *
- * One workgroup per row. Its threads stride over the columns, and each keeps the first place of the
- * greatest entry that it saw. Indices are compared as f32, which holds those below 2^24.
+ * One workgroup per row. Its threads stride over the columns, and each keeps the first index of its
+ * greatest entry. Indices are compared as f32, which is exact below 2^24.
  *
  * @param lanes Threads of a workgroup.
- * @param aligned Whether rows are whole fours of columns, which are read at once.
+ * @param aligned Whether rows consist of whole vec4s.
  */
 export function argmaxKernel(lanes: number, aligned: boolean): string {
   const width = aligned ? 4 : 1;
@@ -35,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let start = group.x * reads;
   var top = -0x1.fffffep+127f; // the least f32
   var place = min(lane, reads - 1u);
-  var bits = ${bits}(0u); // of the largest magnitude: drivers may take what is no number for one
+  var bits = ${bits}(0u); // of the largest magnitude: drivers may assume that there is no NaN
   for (var i = lane; i < reads; i += ${READS * lanes}u) {
     ${repeat(READS, (r) => `let i${r} = min(i + ${r * lanes}u, reads - 1u);`, "\n    ")}
     ${repeat(READS, (r) => `let x${r} = x[start + i${r}];`, "\n    ")}
@@ -43,7 +42,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   let wrong = max_over_lanes(select(0.0, 1.0, ${aligned ? `any(${isWrong})` : isWrong}), lane);
   let greatest = max_over_lanes(top, lane);
-  var before = -3.0e38; // the index with its sign turned, so that the least is the greatest
+  var before = -3.0e38; // the negated index, so that the least index is the greatest value
   if (top == greatest) {
     var index = place * ${width}u;
     ${

@@ -5,7 +5,7 @@ import source from "./cross_entropy.wgsl" with { type: "text" };
 import { withReduction } from "./reduction.ts";
 
 /**
- * Adds a part of the vocabulary to the cross-entropy of each row.
+ * Accumulates a part of the vocabulary in the cross-entropy of each row.
  *
  * @param logits f32 `[rows, cols]`, the logits of ids `first` to `first + cols - 1`.
  * @param targets The id each row should predict, u32 `[rows]`.

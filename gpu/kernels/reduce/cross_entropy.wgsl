@@ -3,7 +3,7 @@
 //   state[t] = (top, sum, target):  top = max logit so far, sum = Σ exp(logit - top),
 //                                   target = the logit of the target id
 //
-// and the loss of a row in the end is log(sum) + top - target. One workgroup per row.
+// and the final loss of a row is log(sum) + top - target. One workgroup per row.
 // Reference: tests/gpu/kernels/reduce/cross_entropy_test.ts.
 
 struct Params { rows: u32, cols: u32, first: u32 }

@@ -1,4 +1,4 @@
-// part[g] = Σ a[i] · b[i] over the entries of workgroup g, which strides over the whole.
+// part[g] = Σ a[i] · b[i] over the entries of workgroup g, in a grid-stride loop.
 //
 // Reference: tests/gpu/kernels/reduce/output_error_test.ts.
 

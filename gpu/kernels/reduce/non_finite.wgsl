@@ -1,6 +1,6 @@
 // count += number of NaN and infinities in values.
 //
-// The bits are tested: a driver may assume that arithmetic never meets a NaN.
+// Tests the bits, because drivers may assume that arithmetic never involves NaN.
 //
 // Reference: tests/gpu/kernels/reduce/non_finite_test.ts.
 

@@ -29,7 +29,7 @@ fn main(
     mean = sum_over_lanes(total, lane) / f32(p.cols);
   }
   var squares = 0.0;
-  var shift = 0.0; // what rounding left of the mean; it counts where the mean is large
+  var shift = 0.0; // the rounding error of the mean, which matters if the mean is large
   for (var i = start + lane; i < end; i += LANES) {
     let d = x[i] - mean;
     squares += d * d;

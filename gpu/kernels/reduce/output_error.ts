@@ -18,7 +18,7 @@ async function quadraticForm(gpu: Gpu, d: Tensor, hessian: Tensor, part: Tensor)
 }
 
 /**
- * What quantization does to a layer's output on the calibration data: the partial sums of
+ * The output error of a quantized linear layer on the calibration data: partial sums of
  * tr((W-Q) H (W-Q)ᵀ) and of tr(W H Wᵀ).
  *
  * @param weight W, f32 `[rows, n]`; `quantized` is Q.

@@ -5,11 +5,11 @@ import type { Tensor } from "../../tensor.ts";
 import countSource from "./quantile_count.wgsl" with { type: "text" };
 import pickSource from "./quantile_pick.wgsl" with { type: "text" };
 
-/** Bins of the first level and of the others: 11, 10 and 10 bits of a magnitude. */
+/** Bins of the first level and of the other levels: 11, 10 and 10 bits of a magnitude. */
 const FIRST_BINS = 2048;
 const BINS = 1024;
 
-/** The counts of the first level, which every call leaves at zero for the next one. */
+/** The counts of the first level, which every call resets to zero for the next one. */
 const firstCounts = new WeakMap<Gpu, Tensor>();
 
 function firstCount(gpu: Gpu): Tensor {
@@ -19,8 +19,8 @@ function firstCount(gpu: Gpu): Tensor {
 }
 
 /**
- * Quantiles of |values| with the salient columns counted as zeros, with linear interpolation between
- * order statistics, exactly as a sort would give them.
+ * The quantiles of |values| with salient columns counted as zeros, linearly interpolated between order
+ * statistics; exact, as by sorting.
  *
  * @param values f32 `[rows, cols]`, finite.
  * @param salient u32 `[cols]`, 0 or 1.
@@ -36,17 +36,18 @@ export async function quantiles(
   const n = probabilities.length;
   if (n > 128) throw new RangeError(`At most 128 quantiles at a time, asked for ${n}`);
   const last = values.size - 1;
-  // f32 products, the precision of the released program. Not on the device, which might not round them.
+  // f32 products, as in the released program. Computed on the host, as the device may not round them.
   const { fround } = Math;
   const places = probabilities.map((probability) => fround(fround(probability) * fround(last)));
   const place = constant(gpu, Float32Array.from(places));
   const first = firstCount(gpu);
-  const slots = 2 * n; // a rank below and one above for each quantile
+  const slots = 2 * n; // the ranks below and above each quantile
   using count = gpu.empty([2, slots, BINS], "u32");
   using slot = gpu.empty([FIRST_BINS + slots * BINS], "u32");
   using wanted = gpu.empty([2, slots, 3], "u32");
   const out = gpu.empty([n]);
-  // A GPU's threads take a few values each; on a CPU few workgroups clear and add up their bins.
+  // On a GPU each thread takes a few values; a software adapter has few workgroups, so that little time
+  // goes into clearing and merging bins.
   const lanes = gpu.software ? 16 : 256;
   const groups = Math.min(Math.ceil(values.size / (4 * lanes)), gpu.software ? 16 : 256);
   const kernels = [];
@@ -58,7 +59,7 @@ export async function quantiles(
       slotsSearched: [1, slots, n][level],
     });
   }
-  // From here on nothing is awaited: no other call may come between, the first counts are shared.
+  // No await from here on: the first counts are shared, so calls must not interleave.
   for (const { tally, pick, slotsSearched } of kernels) {
     tally.dispatch({
       params: uniform([values.size, values.shape[1], count.size]),

@@ -1,12 +1,12 @@
 // Counts the values that share a prefix with one of the wanted ranks, by their next bits.
 //
-// |x| of a float orders like its bits, so order statistics are found by counting: level 0 counts the
-// top 11 bits, level 1 the next 10 within each prefix that holds a wanted rank, level 2 the last 10.
-// Columns marked salient count as zeros. slot0 and slot1 map a prefix to its place in count, or NONE.
+// |x| of a float compares like its bits, so order statistics are found by a radix search: level 0 counts
+// the top 11 bits, level 1 the next 10 within each prefix that holds a wanted rank, level 2 the last 10.
+// Salient columns count as zeros. slot0 and slot1 map a prefix to its slot in count, or NONE.
 //
-// Most weights share a few of the first prefixes: level 0 counts in workgroup memory, and each
-// workgroup adds its bins to those of all. It also clears the counts of the levels to come. Its own
-// are left at zero by quantile_pick.wgsl.
+// Most weights share a few of the first prefixes, so level 0 counts in workgroup memory, and each
+// workgroup adds its bins to the global ones. It also clears the counts of the later levels.
+// quantile_pick.wgsl resets those of level 0 to zero.
 //
 // Reference: tests/gpu/kernels/reduce/quantile_test.ts.
 

@@ -1,11 +1,11 @@
-// For each wanted rank: finds the bin of count that holds it, appends the bin to the rank's prefix,
-// and gives each bin so found a slot in the next level. After the last level the prefixes are the
-// bits of the order statistics, and out[q] = their linear interpolation.
+// For each wanted rank: finds the bin of count that holds it, appends the bin to the rank's prefix, and
+// assigns each bin found a slot in the next level. After the last level the prefixes are the bits of the
+// order statistics, and out[q] is their linear interpolation.
 //
-// Quantile q lies between the ranks 2q (below) and 2q + 1 (above) of `wanted`. A workgroup adds up the bins of a slot:
-// level 0 has one, level 1 one for each rank (only the first rank of a prefix has a slot of its own;
-// the workgroups of the others stop at once), and at level 2 a workgroup takes both ranks of a quantile,
-// half of the threads each. Then a thread per rank searches the sums.
+// Quantile q is between the ranks 2q (below) and 2q + 1 (above) of `wanted`. A workgroup sums the bins
+// of a slot: level 0 has one; level 1 has one per rank (only the first rank of a prefix has its own slot;
+// the workgroups of the others return immediately); at level 2 a workgroup handles both ranks of a
+// quantile, with half of its threads each. Then a thread per rank searches the prefix sums.
 //
 // Reference: tests/gpu/kernels/reduce/quantile_test.ts.
 
@@ -49,7 +49,7 @@ fn add_up(own: u32, lane: u32) {
   }
 }
 
-// The bin that holds a rank of the slot of a side, and the rank among the values of that bin.
+// The bin that holds a rank in the slot of a side, and the rank within that bin.
 struct Place { bin: u32, rank: u32 }
 
 fn place_of(side: u32, wanted_rank: u32) -> Place {
@@ -115,7 +115,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   for (var i = lane; i < BINS; i += LANES) { atomicStore(&slot[table + i], NONE); }
   storageBarrier();
   workgroupBarrier();
-  // Of the ranks in a bin the first one's number becomes the bin's slot.
+  // The index of the first rank in a bin becomes the bin's slot.
   for (var i = lane; i < ranks; i += LANES) {
     if (LEVEL == 0) {
       let found_at = place_of(0, rank_of(i));

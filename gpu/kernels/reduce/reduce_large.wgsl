@@ -1,5 +1,5 @@
-// The same as reduce.wgsl for large workgroups: it takes three barriers however many threads there are.
-// The sums are of another order.
+// Sums and maxima as in reduce.wgsl for large workgroups, with three barriers for any number of threads.
+// The order of summation differs.
 
 override LANES: u32 = 256; // a multiple of 16
 
@@ -11,7 +11,7 @@ fn sum_over_lanes(part: f32, lane: u32) -> f32 {
   if (lane < 16) {
     var some = 0.0;
     for (var i = lane; i < LANES; i += 16) { some += partials[i]; }
-    partials[lane] = some; // nobody else reads it before the barrier
+    partials[lane] = some; // no other thread reads it before the barrier
   }
   workgroupBarrier();
   var total = 0.0;

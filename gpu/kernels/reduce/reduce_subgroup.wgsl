@@ -1,5 +1,5 @@
-// The same as reduce.wgsl for a workgroup that is exactly one subgroup: no barriers, which cost much
-// where the CPU computes.
+// Sums and maxima as in reduce.wgsl for a workgroup that is exactly one subgroup. It has no barriers,
+// which are expensive on software adapters.
 
 override LANES: u32 = 16;
 

@@ -1,13 +1,8 @@
+import { bitWords } from "../../../base/bits.ts";
 import assert from "node:assert/strict";
 import { dequantizeGrid } from "../../../codecs/grid/dequantize_grid.ts";
 import { downloadGrid } from "../../../codecs/grid/draft.ts";
-import {
-  emptyGrid,
-  freeGrid,
-  type GridLayout,
-  groupsOf,
-  maskWords,
-} from "../../../codecs/grid/grid.ts";
+import { emptyGrid, freeGrid, type GridLayout, groupsOf } from "../../../codecs/grid/grid.ts";
 import { quantizeGrid } from "../../../codecs/grid/quantize_grid.ts";
 import { dequantizeGridHost } from "../../../codecs/grid/store.ts";
 import type { Gpu } from "../../../gpu/device.ts";
@@ -35,7 +30,7 @@ async function check(gpu: Gpu, layout: GridLayout, blockSize: number, mode: Mode
   const { rows, cols, groupSize, grid, bits, salient } = layout;
   const weight = normals(rows * cols, 10 * rows + cols, 0.1);
   weight.fill(0, 0, cols);
-  const [words, groups] = [maskWords(layout), groupsOf(layout)];
+  const [words, groups] = [bitWords(layout.cols), groupsOf(layout)];
   const random = seededRandom(cols);
   const mask = new Uint32Array(rows * words);
   for (let i = 0; salient && i < rows * cols; i++) {

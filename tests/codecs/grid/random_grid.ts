@@ -1,4 +1,5 @@
-import { codeWords, type GridLayout, groupsOf, maskWords } from "../../../codecs/grid/grid.ts";
+import { bitWords } from "../../../base/bits.ts";
+import { codeWords, type GridLayout, groupsOf } from "../../../codecs/grid/grid.ts";
 import type { GridHost } from "../../../codecs/grid/store.ts";
 import { seededRandom } from "../../reference/random.ts";
 
@@ -11,7 +12,7 @@ export function randomGrid(
   const random = seededRandom(rows + cols + bits);
   const upTo = (n: number) => Math.floor(random() * n);
   const half = () => Math.f16round((0.1 + random()) * 2 ** (upTo(8) - 8));
-  const [words, groups, stride] = [maskWords(layout), groupsOf(layout), codeWords(layout)];
+  const [words, groups, stride] = [bitWords(layout.cols), groupsOf(layout), codeWords(layout)];
   const zeros = (n: number) => Array.from({ length: n }, () => upTo(2 ** bits));
   const offsets = grid === "range"
     ? zeros(rows * groups)

@@ -317,7 +317,7 @@ Deno.test("generate() refuses logits that are not numbers", async () => {
     await assert.rejects(
       run(model, { prompt: "a", temperature }),
       new UserError(
-        `What "${folder.path}" predicts is not a number: activations exceed what f32 holds`,
+        `The logits of "${folder.path}" are not numbers: activations exceed what f32 holds`,
       ),
     );
   }
@@ -330,7 +330,7 @@ Deno.test("a model that is too large for the GPU's memory is refused", async () 
   await assert.rejects(
     ResidentModel.load(small, files),
     new UserError(
-      `500.0 kB of GPU memory are too little for "${place.model}": its weights take 897.3 kB`,
+      `500.0 kB of GPU memory is too little for "${place.model}": its weights take 897.3 kB`,
     ),
   );
   assert.equal(small.memory.current, 0);

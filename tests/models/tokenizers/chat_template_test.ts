@@ -77,7 +77,7 @@ Deno.test("renderChat() prefers chat_template.jinja, and ends where the answer b
 
 Deno.test("renderChat() says what is wrong with a template", () => {
   const none = `"some/model" has no chat template, neither "chat_template.jinja" nor a ` +
-    `"chat_template" in "tokenizer_config.json", so it was hardly trained for chats; ` +
+    `"chat_template" in "tokenizer_config.json", so it was probably not trained for chats; ` +
     `give it a plain prompt`;
   assert.throws(() => render({}), new UserError(none));
   assert.throws(() => render({ "tokenizer_config.json": TOKENS }), new UserError(none));

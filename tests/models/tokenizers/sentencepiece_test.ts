@@ -134,7 +134,7 @@ const REFUSED: [name: string, bytes: Uint8Array | string, problem: string][] = [
   [
     "of tiktoken",
     "IQ== 0\nIg== 1\nIw== 2\n",
-    'it is a vocabulary of tiktoken, not a model of SentencePiece; add the model\'s "tokenizer.json"',
+    'it is a vocabulary of tiktoken, not a SentencePiece model; add the model\'s "tokenizer.json"',
   ],
   [
     "a pointer",
@@ -144,7 +144,7 @@ const REFUSED: [name: string, bytes: Uint8Array | string, problem: string][] = [
   [
     "a text",
     "Hello world",
-    "it is damaged or no model of SentencePiece; download it again",
+    "it is damaged or not a SentencePiece model; download it again",
   ],
   ["without a trainer", modelFile({ trainer: null }), "it is cut off; download it again"],
   ["without a normalizer", modelFile({ normalizer: null }), "it is cut off; download it again"],
