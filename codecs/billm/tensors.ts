@@ -26,8 +26,8 @@ export interface BillmTensors extends BillmLayout {
   /** Bit mask of the salient positions, u32 `[units, 4]`. */
   salient: Tensor;
   /**
-   * The column at each position, bit 31 set if salient; `cols` or more for padding. u32 `[units,
-   * 128]`.
+   * The column at each position, bit 31 set if salient; `cols` or more for padding. u32
+   * `[units, 128]`.
    */
   order: Tensor;
   /** Two f16 or four 8-bit codes per word, u32 `[tiles, blocks, words, 32 rows]`. */

@@ -122,8 +122,8 @@ function each(line: (i: number, g: number) => string): string {
 }
 
 /**
- * WGSL for c += Σ_k a[k] b[k] of a thread's 8 x 8 entries, from `[DEPTH][rows / 4]` and `[DEPTH][cols
- * / 4]`.
+ * WGSL for c += Σ_k a[k] b[k] of a thread's 8 x 8 entries, from `[DEPTH][rows / 4]` and
+ * `[DEPTH][cols / 4]`.
  */
 function multiply(rows: number, cols: number): string {
   return `${each((i, g) => `var s${i}_${g} = vec4f();`)}
