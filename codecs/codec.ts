@@ -15,7 +15,10 @@ export interface PackedShape {
 export interface StoreForm {
   /** The format of BiLLM's means and scales: f16, or 8-bit or 4-bit codes with two factors per row. */
   scales: "f16" | "i8" | "i4";
-  /** "entropy" entropy-codes the zone flags, or the mask of salient weights; "plain" stores one bit each. */
+  /**
+   * "entropy" entropy-codes the zone flags, or the mask of salient weights; "plain" stores one bit
+   * each.
+   */
   flags: "plain" | "entropy";
 }
 
@@ -110,7 +113,10 @@ export interface Codec<Host extends HostLinear = HostLinear> {
   kinds?(host: Host, row: number): WeightKind[];
   /** The dequantized weights of a linear layer on the GPU, f32 `[rows, cols]`, owned by the caller. */
   matrix(gpu: Gpu, host: Host): Promise<Tensor>;
-  /** Uploads a linear layer for multiplication; as a dense matrix if the codec has no kernel of its own. */
+  /**
+   * Uploads a linear layer for multiplication; as a dense matrix if the codec has no kernel of its
+   * own.
+   */
   upload(gpu: Gpu, host: Host): Promise<Weight>;
   /** Whether this adapter supports {@link Codec.uploadGroup}; asked before anything is read. */
   groups?(gpu: Gpu, blockSize: number): boolean;
@@ -148,7 +154,10 @@ export type VectorSource =
    */
   | { op: "activation"; name: ActivationName; up?: number };
 
-/** Linear layers that share an input and are multiplied in one dispatch; disposing of it frees them all. */
+/**
+ * Linear layers that share an input and are multiplied in one dispatch; disposing of it frees them
+ * all.
+ */
 export interface WeightGroup extends Disposable {
   /** Rows of the product, from the first row of the first layer to the last row of the last one. */
   readonly rows: number;

@@ -81,7 +81,10 @@ export function decodeFlags(codes: Uint16Array, flags: FlagPlane): boolean {
   return at === codes.length;
 }
 
-/** The symbol model: the frequency of each group of eight flags, and the start of its slots in 0 .. SCALE. */
+/**
+ * The symbol model: the frequency of each group of eight flags, and the start of its slots in 0 ..
+ * SCALE.
+ */
 interface Model {
   frequencies: Uint32Array;
   starts: Uint32Array;

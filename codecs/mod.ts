@@ -6,7 +6,9 @@ import { grid } from "./grid/codec.ts";
 import { columnsOf, type QuantizationConfig } from "./quantization_config.ts";
 import { UserError } from "../base/errors.ts";
 
-/** The codecs of packed linear layers. A linear layer without the main tensor of any of them is dense. */
+/**
+ * The codecs of packed linear layers. A linear layer without the main tensor of any of them is dense.
+ */
 export const CODECS: Codec[] = [billm, grid];
 
 /**

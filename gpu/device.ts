@@ -16,7 +16,9 @@ export interface GpuOptions {
    * memory of a single step. Unlimited if absent.
    */
   memory?: number;
-  /** Whether to fill new tensors with NaN, so that tests detect elements that a kernel does not write. */
+  /**
+   * Whether to fill new tensors with NaN, so that tests detect elements that a kernel does not write.
+   */
   poison?: boolean;
 }
 
@@ -708,7 +710,9 @@ export class Gpu implements AsyncDisposable {
     this.#nextScopes();
   }
 
-  /** Opens error scopes. They are always open: `uncapturederror` comes too late to fail the next read. */
+  /**
+   * Opens error scopes. They are always open: `uncapturederror` comes too late to fail the next read.
+   */
   #openScopes(): void {
     this.device.pushErrorScope("out-of-memory");
     this.device.pushErrorScope("validation");

@@ -38,7 +38,10 @@ interface KeptBatch {
   place?: Tensor;
 }
 
-/** Approximate size in bytes of the buffers that hold batches: many small ones are expensive for drivers. */
+/**
+ * Approximate size in bytes of the buffers that hold batches: many small ones are expensive for
+ * drivers.
+ */
 const ARENA_BYTES = 1 << 30;
 /** Alignment in elements of places and registers, for the alignment of bindings. */
 const ALIGNMENT = 128;

@@ -56,7 +56,10 @@ function tableBytes({ vocabularySize, embeddingSize }: Architecture): number {
   return Math.min(PART_BYTES, 4 * vocabularySize * embeddingSize);
 }
 
-/** The elements per token that are stored between the decoder layers, before the first and after the last. */
+/**
+ * The elements per token that are stored between the decoder layers, before the first and after the
+ * last.
+ */
 export function streamWidth({ architecture }: Pick<ModelFiles, "architecture">): number {
   return Math.max(architecture.hiddenSize, architecture.embeddingSize);
 }

@@ -170,7 +170,9 @@ export class PlainWeights implements Disposable {
 
 const WEIGHT = ".weight";
 
-/** The `quantization_config` of a folder; undefined without a config.json, as bare weights are plain. */
+/**
+ * The `quantization_config` of a folder; undefined without a config.json, as bare weights are plain.
+ */
 export function quantizationOf(folder: Folder): QuantizationConfig | undefined {
   if (!folder.has("config.json")) return undefined;
   const file = folder.file("config.json");

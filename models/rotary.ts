@@ -16,7 +16,9 @@ export type RotaryScaling =
   | {
     type: "llama3";
     factor: number;
-    /** Rotations within the original window below which a frequency is low, and above which it is high. */
+    /**
+     * Rotations within the original window below which a frequency is low, and above which it is high.
+     */
     lowTurns: number;
     highTurns: number;
     /** The window of the original training, in tokens. */

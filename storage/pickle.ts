@@ -76,7 +76,9 @@ const OP = {
   FRAME: 0x95,
 } as const;
 
-/** Limit of instructions: enough for 100 000 tensors of about 40 each, and at most half a GB of memory. */
+/**
+ * Limit of instructions: enough for 100 000 tensors of about 40 each, and at most half a GB of memory.
+ */
 const MAX_INSTRUCTIONS = 5_000_000;
 const MAX_INTEGER_BYTES = 16;
 const MAX_NAME_BYTES = 200;

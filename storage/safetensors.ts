@@ -159,7 +159,9 @@ function exactIntegers(key: string, value: unknown, context?: { source?: string 
   return typeof value === "number" && source && /^\d+$/.test(source) ? BigInt(source) : value;
 }
 
-/** The first duplicate key in an object of a valid JSON text; `JSON.parse` would keep the last value. */
+/**
+ * The first duplicate key in an object of a valid JSON text; `JSON.parse` would keep the last value.
+ */
 function repeatedKey(json: string): string | undefined {
   const open: Set<string>[] = []; // the keys of each enclosing object
   for (let i = 0; i < json.length; i++) {

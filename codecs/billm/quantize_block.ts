@@ -22,7 +22,9 @@ export function bitPlanes({ zones, planes }: BillmLayout): number {
   return Math.max(zones, planes);
 }
 
-/** Number of means and scales per row and block: two per zone; mean and scales of the salient columns. */
+/**
+ * Number of means and scales per row and block: two per zone; mean and scales of the salient columns.
+ */
 export function scalesPerBlock({ zones, planes }: BillmLayout): number {
   return 2 * zones + (planes > 0 ? 1 + planes : 0);
 }

@@ -180,7 +180,10 @@ function kindsOf(layout: BillmLayout): number[] {
   );
 }
 
-/** The shape of 4-bit codes: one plane per number of a block; a byte holds two adjacent blocks of a row. */
+/**
+ * The shape of 4-bit codes: one plane per number of a block; a byte holds two adjacent blocks of a
+ * row.
+ */
 function nibbleShape(layout: BillmLayout): [numbers: number, rows: number, bytes: number] {
   const blocks = Math.ceil(layout.cols / layout.blockSize);
   return [scalesPerBlock(layout), layout.rows, Math.ceil(blocks / 2)];

@@ -25,7 +25,10 @@ export interface BillmTensors extends BillmLayout {
   bits: Tensor;
   /** Bit mask of the salient positions, u32 `[units, 4]`. */
   salient: Tensor;
-  /** The column at each position, bit 31 set if salient; `cols` or more for padding. u32 `[units, 128]`. */
+  /**
+   * The column at each position, bit 31 set if salient; `cols` or more for padding. u32
+   * `[units, 128]`.
+   */
   order: Tensor;
   /** Two f16 or four 8-bit codes per word, u32 `[tiles, blocks, words, 32 rows]`. */
   scales: Tensor;
@@ -196,7 +199,9 @@ export interface ScaleSource {
   declare: string;
   /** Statements that load the words of a tile, block and lane. */
   load(tile: string, block: string, lane: string): string;
-  /** Expressions for the mean and scale of a zone, the salient mean, and the scale of a salient plane. */
+  /**
+   * Expressions for the mean and scale of a zone, the salient mean, and the scale of a salient plane.
+   */
   zoneMean(zone: number): string;
   zoneScale(zone: number): string;
   salientMean: string;

@@ -19,7 +19,9 @@ const WORKGROUPS = 132;
  * With 22, the 11008 columns of a LLaMA-7B (86 units) take four passes.
  */
 const SPLITS = { many: 16, one: 22 };
-/** The number of steps of rows from which reusing tables is preferred to splitting the columns further. */
+/**
+ * The number of steps of rows from which reusing tables is preferred to splitting the columns further.
+ */
 const WORTHWHILE_STEPS = 4;
 
 /** Whether {@link billmVectorProduct} supports this block size on this adapter. */

@@ -18,7 +18,9 @@ export interface BillmVectorShape {
   lanes: number;
   /** Subgroups of a workgroup, which split the columns. */
   splits: number;
-  /** Rows per workgroup in steps of `lanes`, at most `splits`: at the end each row has its own thread. */
+  /**
+   * Rows per workgroup in steps of `lanes`, at most `splits`: at the end each row has its own thread.
+   */
   steps: number;
   /** Whether there are more units of 128 columns than subgroups, which then take several passes. */
   turns: boolean;

@@ -148,7 +148,9 @@ function largest(values: Float32Array, start: number, end: number): number {
   return top;
 }
 
-/** Candidate divisors for 4-bit scales: they map the largest magnitude to -8 or 7 or slightly beyond. */
+/**
+ * Candidate divisors for 4-bit scales: they map the largest magnitude to -8 or 7 or slightly beyond.
+ */
 const DIVISORS = [-8, -8.5, -9, -7.5, 7, 7.5, 8];
 
 /**

@@ -23,7 +23,9 @@ export interface GridFit {
   group?: number;
 }
 
-/** Fits the grid of each row of a scale group. Scales and means are rounded to f16, as they are stored. */
+/**
+ * Fits the grid of each row of a scale group. Scales and means are rounded to f16, as they are stored.
+ */
 export async function fitGrid(gpu: Gpu, fit: GridFit): Promise<void> {
   const { grid, bits, weight, mask, first = 0, fits, group = 0 } = fit;
   const [rows, cols] = weight.shape;

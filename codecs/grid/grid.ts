@@ -53,7 +53,9 @@ export interface LinearGrid extends GridLayout {
    * has either an ordinary or a salient code; the other one is 0.
    */
   codes: Tensor;
-  /** Scale, and zero ("range") or mean, f32 `[rows, groups, 2]`. Scales and means are exact f16 values. */
+  /**
+   * Scale, and zero ("range") or mean, f32 `[rows, groups, 2]`. Scales and means are exact f16 values.
+   */
   fits: Tensor;
   /** Bit mask of the salient weights, u32 `[rows, ⌈cols / 32⌉]`; absent if there are none. */
   mask?: Tensor;

@@ -14,14 +14,19 @@ export const llama: ArchitectureFamily = {
     }),
 };
 
-/** The differences of a LLaMA variant: the defaults of transformers, and facts that config.json lacks. */
+/**
+ * The differences of a LLaMA variant: the defaults of transformers, and facts that config.json lacks.
+ */
 export interface LlamaKind {
   /** The default number of key-value heads. */
   keyValueHeads?: number;
   headDim?: number;
   intermediateSize: number;
   maxLength: number;
-  /** Which of q, k and v, the output projection, and the feed-forward layers have biases; none if absent. */
+  /**
+   * Which of q, k and v, the output projection, and the feed-forward layers have biases; none if
+   * absent.
+   */
   biases?: { qkv?: boolean; output?: boolean; mlp?: boolean };
   /** Whether q and k are normalized per head. */
   headNorms?: boolean;

@@ -1,7 +1,10 @@
 import type { Rotary, RotaryScaling } from "../rotary.ts";
 import type { Fields } from "./fields.ts";
 
-/** Reads rotary positions from `rope_parameters` or, in the older form, `rope_theta` and `rope_scaling`. */
+/**
+ * Reads rotary positions from `rope_parameters` or, in the older form, `rope_theta` and
+ * `rope_scaling`.
+ */
 export function readRotary(fields: Fields, headDim: number): Rotary {
   const rotary: Rotary = { headDim, theta: fields.number("rope_theta", 10000) };
   for (const key of ["rope_scaling", "rope_parameters"]) {

@@ -1,6 +1,8 @@
 import type { Fields } from "./fields.ts";
 
-/** The sliding window in config.json, in tokens; 4096 if the field is absent, undefined if it is null. */
+/**
+ * The sliding window in config.json, in tokens; 4096 if the field is absent, undefined if it is null.
+ */
 export function readSlidingWindow(fields: Fields): number | undefined {
   return fields.json.sliding_window === null ? undefined : fields.integer("sliding_window", 4096);
 }

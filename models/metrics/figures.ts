@@ -26,7 +26,9 @@ export interface ZeroShot {
   questions: number;
   /** The requested limit on the number of questions; absent if there was none. */
   limit?: number;
-  /** Number of requests beyond the model's maximum length, whose contexts were truncated at the front. */
+  /**
+   * Number of requests beyond the model's maximum length, whose contexts were truncated at the front.
+   */
   truncated: number;
   /** Fraction of the questions whose right choice has the greatest log-likelihood. */
   acc: number;

@@ -4,7 +4,9 @@ import type { TextTokenizer } from "./tokenizer.ts";
 const INCOMPLETE = "\ufffd";
 /** Tokens after which an incomplete character stays incomplete: a character has at most four bytes. */
 const MOST_INCOMPLETE = 4;
-/** Number of preceding tokens that the text of a token may depend on, for example for a leading space. */
+/**
+ * Number of preceding tokens that the text of a token may depend on, for example for a leading space.
+ */
 const CONTEXT = 6;
 
 /**

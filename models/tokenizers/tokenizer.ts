@@ -104,7 +104,9 @@ export class TextTokenizer {
   }
 }
 
-/** The content of `tokenizer.json`, or its equivalent without the special tokens of the smaller files. */
+/**
+ * The content of `tokenizer.json`, or its equivalent without the special tokens of the smaller files.
+ */
 function readVocabulary(
   folder: Folder,
   files: string[],

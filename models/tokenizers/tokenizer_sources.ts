@@ -108,7 +108,10 @@ function readBytePairs(folder: Folder): BpeJson {
   return { type: "BPE", vocab, merges };
 }
 
-/** Llama's tokenizer by version 4 of `transformers`; version 5 adds the space before a text differently. */
+/**
+ * Llama's tokenizer by version 4 of `transformers`; version 5 adds the space before a text
+ * differently.
+ */
 function llamaTokenizer(folder: Folder, settings: TokenizerSettings): TokenizerJson {
   const { pieces, unknown } = readSentencePiece(folder.file("tokenizer.model"));
   const { legacy = true, addPrefixSpace = true } = settings;

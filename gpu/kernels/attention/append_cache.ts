@@ -21,7 +21,9 @@ export interface AppendCache {
   headDim: number;
   /** The position of the first token, which is also its row in the cache. */
   start: number;
-  /** Lookup table of (cos, sin) by position, f32 `[positions, headDim / 2, 2]`; no rotation if absent. */
+  /**
+   * Lookup table of (cos, sin) by position, f32 `[positions, headDim / 2, 2]`; no rotation if absent.
+   */
   table?: Tensor;
 }
 

@@ -24,7 +24,9 @@ export interface AttentionShape extends AttentionHeads {
   length: number;
 }
 
-/** The texts of a batch of tokens. A prefix that several texts share occurs once, as its own segment. */
+/**
+ * The texts of a batch of tokens. A prefix that several texts share occurs once, as its own segment.
+ */
 export interface Segments {
   /**
    * u32 `[segments, 4]`: the first row of the prefix segment, the number of its rows, the first own row,

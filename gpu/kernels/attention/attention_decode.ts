@@ -63,7 +63,9 @@ export interface AttendAndAppend extends AttentionDecodeShape {
   keys: Tensor;
   /** The same shape and dtype as `keys`; row `start` receives the new value. */
   values: Tensor;
-  /** Lookup table of (cos, sin) by position, f32 `[positions, headDim / 2, 2]`; no rotation if absent. */
+  /**
+   * Lookup table of (cos, sin) by position, f32 `[positions, headDim / 2, 2]`; no rotation if absent.
+   */
   table?: Tensor;
 }
 

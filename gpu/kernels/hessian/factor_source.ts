@@ -121,7 +121,10 @@ function each(line: (i: number, g: number) => string): string {
   return repeat(8, (i) => [0, 1].map((g) => line(i, g)).join(" "));
 }
 
-/** WGSL for c += Σ_k a[k] b[k] of a thread's 8 x 8 entries, from `[DEPTH][rows / 4]` and `[DEPTH][cols / 4]`. */
+/**
+ * WGSL for c += Σ_k a[k] b[k] of a thread's 8 x 8 entries, from `[DEPTH][rows / 4]` and
+ * `[DEPTH][cols / 4]`.
+ */
 function multiply(rows: number, cols: number): string {
   return `${each((i, g) => `var s${i}_${g} = vec4f();`)}
     ${

@@ -47,7 +47,10 @@ export function tileKernelBytes(layout: GemmLayout, tile: TileShape, fit: GemmFi
   return 16 * tile.depth * (a + b) * (fit === "paired" ? 2 : 1);
 }
 
-/** vec4s per row of the tiles; padded by one where storing transposed blocks would cause bank conflicts. */
+/**
+ * vec4s per row of the tiles; padded by one where storing transposed blocks would cause bank
+ * conflicts.
+ */
 function tileWidths(layout: GemmLayout, { rows, cols }: TileShape): { a: number; b: number } {
   return { a: rows / 4 + Number(layout[0] === "N"), b: cols / 4 + Number(layout[1] === "T") };
 }

@@ -28,7 +28,9 @@ export interface Matvec {
   residual?: Tensor;
 }
 
-/** Queues out = x · weightᵀ (+ bias) (+ residual) for one or a few tokens, with the weight as stored. */
+/**
+ * Queues out = x · weightᵀ (+ bias) (+ residual) for one or a few tokens, with the weight as stored.
+ */
 export async function matvec(
   gpu: Gpu,
   { x, weight, out, start = 0, stride, bias, residual }: Matvec,
