@@ -154,7 +154,7 @@ function refused(path: string, error: unknown): UserError {
   const limit = REASONS.find(({ text }) => text.test(message));
   const advice = limit !== undefined || code === "ENOSPC"
     ? "; make room, or set HF_HOME or HF_HUB_CACHE to a folder on a larger disk, and run the same " +
-      "again: it goes on where it stopped"
+      "command again: it resumes where it stopped"
     : "";
   return new UserError(`Cannot write "${path}": ${limit?.reason ?? reasonOf(error)}${advice}`);
 }

@@ -96,7 +96,9 @@ async function complete(
           : `${limits.attempts} attempts in a row have failed`;
         throw new UserError(
           `Cannot download ${what}: ${trouble.message}; ${why}; check the network and run the ` +
-            `same again, it goes on at ${bytesText(partial.size)} of ${bytesText(file.bytes)}`,
+            `same command again; it resumes at ${bytesText(partial.size)} of ${
+              bytesText(file.bytes)
+            }`,
         );
       }
       warn(

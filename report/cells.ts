@@ -98,7 +98,7 @@ function readRun(folder: string): RunInFolder {
     const record = readRecord(folder);
     if (!run.cell) run.name = record.name;
     if (record.status === "done") return { ...run, record };
-    return { ...run, problem: "the run is not finished; the same command goes on with it" };
+    return { ...run, problem: "the run is not finished; the same command resumes it" };
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     return { ...run, problem: error.message };

@@ -82,8 +82,8 @@ export class MergedReport {
         section(
           title,
           html`
-            <p>Each number is a run, named in the table below. Filled: no other run is as small and better. The
-            line says what is to be had for so many bytes.</p>
+            <p>Each number is a run in the table below. Filled markers and the line show the Pareto front: the
+            best result at each size.</p>
           `,
           panels.map((panel) => this.#panelFigure(panel)),
         )
@@ -105,7 +105,7 @@ export class MergedReport {
     }
     if (done.length > 0) {
       parts.push(
-        `Bold: no other run of the model is as small and better (${chartedNouns()}, weight files).`,
+        `Bold: on the Pareto front of its model (${chartedNouns()} against the size of the weight files).`,
       );
     }
     return parts.join("\n\n") + "\n";
@@ -208,7 +208,7 @@ export class MergedReport {
   #problemTable(): Table {
     const { failed, missing } = this.comparison;
     return {
-      caption: "Runs that are not done",
+      caption: "Unfinished runs",
       head: ["Run", "Why"],
       left: 2,
       rows: [
@@ -216,7 +216,7 @@ export class MergedReport {
           cell ? `${name} (${cell.index} of ${cell.cells})` : name,
           problem,
         ]),
-        ...missing.map((cell) => [`cell ${cell}`, "missing: no folder says that it is this cell"]),
+        ...missing.map((cell) => [`cell ${cell}`, "missing: no folder has this cell"]),
       ],
     };
   }
@@ -305,7 +305,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
     });
   }
 
-  /** What the cells set differently. */
+  /** Values set by the cells differently. */
   #valueTable(): Table | undefined {
     const runs = [...this.#numbers].filter(([{ cell }]) => cell);
     const valueOf = ({ cell }: RunInFolder, path: string) => cell?.values[path];
@@ -314,7 +314,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
     const text = (value: unknown) =>
       value === undefined ? NONE : typeof value === "string" ? value : JSON.stringify(value);
     return {
-      caption: "What the cells set",
+      caption: "Values set by the cells",
       head: ["#", ...paths],
       left: paths.length + 1,
       rows: runs.map(([run, number]) => [
@@ -363,7 +363,7 @@ function nameCell(
     : undefined;
   const inner = link === undefined ? html`${shown}` : html`<a href="${link}">${shown}</a>`;
   const bits = record.packed?.paperBits;
-  const title = bits === undefined ? shown : `${decimal(bits, 3)} bits as the paper counts`;
+  const title = bits === undefined ? shown : `${decimal(bits, 3)} bits as counted in the paper`;
   return {
     text: shown,
     strong: isBest,

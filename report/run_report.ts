@@ -113,7 +113,7 @@ function summaryTiles(record: RunRecord): Tile[] {
     all.push({ name: "Time", value: timeText(seconds), note });
   }
   if (isNumber(peakGpuBytes)) {
-    all.push({ name: "GPU memory", value: sizeText(peakGpuBytes), note: "at most" });
+    all.push({ name: "Peak GPU memory", value: sizeText(peakGpuBytes) });
   }
   return all;
 }
@@ -125,7 +125,7 @@ function summarySection(record: RunRecord): Html {
   return html`
     <section aria-label="Summary">
       ${tiles(summaryTiles(record))} ${tables} ${isMeasured ? undefined : html`
-        <p>The pipeline has no evaluate stage: nothing was measured.</p>
+        <p>The pipeline has no evaluate stage, so nothing was measured.</p>
       `} ${earlierMeasurements(record.evaluation).map((text) =>
         html`
           <p class="note">${text}</p>
@@ -210,15 +210,15 @@ function bitsSection(record: RunRecord, table: LayerTable): Content {
         0,
       )} weights of the linear layers take ${sizeText(
         linear,
-      )}; embeddings, head, norms and biases the other ${sizeText(packed.bytes - linear)}.</p>
+      )}; embeddings, head, norms and biases take the other ${sizeText(packed.bytes - linear)}.</p>
       <figure>
       ${stackedBars(bars, names, {
         label: `Stored bits per weight by part: ${
           parts.map(([part, bits]) => `${part} ${decimal(bits, 3)}`).join(", ")
         }`,
         unit: "bits per weight",
-      })}<figcaption>Bits per weight of all linear layers, with the files' headers, and of each module.
-      The colours are those of the table.</figcaption>
+      })}<figcaption>Bits per weight of all linear layers, including file headers, and of each module.
+      The colours match the table.</figcaption>
       </figure>
     `,
     tableHtml(partTable(record)),
@@ -261,7 +261,7 @@ function errorSection(table: LayerTable): Content {
   return section(
     "Output error by layer and module",
     html`
-      <p>The squared error of a linear layer's output on the calibration data, as a part of the squared
+      <p>The squared error of a linear layer's output on the calibration data, relative to the squared
       output: between ${percent(Math.min(...known))} and ${percent(Math.max(...known))}, ${percent(
         sum(known) / known.length,
       )} on average.</p>
@@ -347,8 +347,8 @@ function distributionSection(histograms: readonly Histogram[]): Content {
   return section(
     "Distribution of the weights",
     html`
-      <p>Above the line the original weights by what they were taken for, below it the values that are
-      stored for them, each to its own scale.${hasSplit
+      <p>Above the line: the original weights by class. Below it: the stored values. Each has its own
+      scale.${hasSplit
         ? " The dashed lines are the split between the zones that fits most weights."
         : ""}</p>
     `,
@@ -400,7 +400,7 @@ function distributionTable(
   groups: readonly WeightKind[],
 ): Table {
   return {
-    caption: "Weights by what they were taken for, and their sizes",
+    caption: "Weights by class, and their magnitudes",
     left: 2,
     head: [
       "Layer",
@@ -473,7 +473,7 @@ function stageTable(record: RunRecord): Table {
   ]);
   return {
     caption: "Time and GPU memory by stage",
-    head: ["Stage", "Time", "Share", ...(largest > 0 ? ["GPU memory at most"] : [])],
+    head: ["Stage", "Time", "Share", ...(largest > 0 ? ["Peak GPU memory"] : [])],
     rows: cells,
     total: true,
   };
@@ -486,9 +486,9 @@ function timeSection(record: RunRecord): Content {
   return section(
     "Time and memory",
     html`
-      <p>Time of the GPU for what is queued there, of the clock for the rest; both may be at work at the
-      same time. The memory of a stage is what its tensors, and those of others that lie there meanwhile,
-      take at most; in the last line with what is kept for reuse.</p>
+      <p>GPU time for queued work, wall-clock time for the rest; the two may overlap. The memory of a stage
+      is the peak of all tensors allocated while it runs; the last line includes buffers kept for
+      reuse.</p>
     `,
     tableHtml(stageTable(record)),
     layers.length === 0 ? undefined : html`
@@ -536,14 +536,14 @@ function configurationSection({ record, pipeline }: FinishedRun): Html {
     return entries.map(([key, value], i) => [i === 0 ? name : "", key, JSON.stringify(value)]);
   });
   return section(
-    "To run it again",
+    "Reproducing this run",
     html`
-      <p>The pipeline file as it was run; its paths are relative to the folder of the command.</p>
+      <p>The pipeline file as run; its paths are relative to the working directory.</p>
       <pre><code>${pipeline}</code></pre>
     `,
     tableHtml({ caption: "Versions", head: ["What", "Value"], rows: facts, left: 2 }),
     foldedTable("All options of the stages", {
-      caption: "All options of the stages, with those that the file leaves out",
+      caption: "All options of the stages, including defaults",
       head: ["Stage", "Option", "Value"],
       rows: options,
       left: 3,

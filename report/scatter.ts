@@ -47,8 +47,8 @@ const BELOW = 42;
 const ABOVE = 24;
 
 /**
- * A figure against the size of the files. The results that are best at their size are filled, and
- * the staircase through them says what is to be had for so many bytes.
+ * A chart of a figure against the size of the files. The markers on the Pareto front are filled, and
+ * the staircase through them shows the best result at each size.
  */
 export function paretoChart(results: readonly NamedResult[], options: ScatterOptions): Html {
   return new ParetoChart(results, options).html();
@@ -164,7 +164,7 @@ class ParetoChart {
     `;
   }
 
-  /** What is the best for so many bytes: down at each result, then level up to the next one. */
+  /** The Pareto front as a staircase: down at each result, then level up to the next one. */
   #staircase(): Html[] {
     const { width } = this.options;
     return this.#front.map((result, i) => {
@@ -192,7 +192,7 @@ class ParetoChart {
     const x = across(this.#x.at(bytes));
     const y = this.#down(value);
     const title = `${number}: ${name}, ${sizeText(bytes)}, ${axis.noun} ${axis.text(value)}${
-      isBest ? ", on the curve" : ""
+      isBest ? ", on the Pareto front" : ""
     }`;
     const best = isBest ? " best" : "";
     return html`

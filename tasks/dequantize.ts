@@ -26,12 +26,12 @@ import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors
 
 const HELP = `Usage: deno task dequantize MODEL OUT [options]
 
-Writes the weights that a packed model stands for as a plain model in f16, which transformers loads:
-safetensors in the shards of the packed model, their index, config.json, the tokenizer. OUT appears
-when it is complete. MODEL is the packed model or the output folder of the run that packed it.
+Writes a packed model as a plain model in f16 that transformers can load: safetensors with the shards of
+the packed model, their index, config.json, the tokenizer. OUT appears when it is complete. MODEL is the
+packed model or the output folder of the run that packed it.
 
 Options
-  --overwrite        Replace a model that is in OUT
+  --overwrite        Replace an existing model in OUT
   --help             Print this
 
 Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted.

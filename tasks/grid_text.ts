@@ -16,7 +16,7 @@ export function cellsText({ file, name, output, cells }: RunGrid<Stage>): string
       .map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
       .join(", "),
   ]);
-  return `${file} is good (the models and the texts are not looked at).\n` +
+  return `${file} is valid (models and data not checked).\n` +
     `name ${name}, ${count}, each into its folder in ${output}\n` +
     tableText(["  cell", "name", "values"], rows, 3);
 }

@@ -17,11 +17,11 @@ import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors
 
 const HELP = `Usage: deno task inspect MODEL [options]
 
-Says what a model folder holds; MODEL may also be the output folder of a run, which holds the packed
-model. Of a packed model, each linear layer: salient columns, the part of the other weights in the
-high zone (or, of weights on grids, the part of them that are salient), bits per weight as the paper
-counts them and as they are stored, those by part, and the relative error of its output on the
-calibration data if the run.json of the run is beside the folder. Of a plain model, each tensor.
+Describes a model folder. MODEL may also be the output folder of a run, which holds the packed model.
+For a packed model, lists each linear layer: salient columns, the fraction of the other weights in the
+high zone (for weights on grids: the fraction of salient weights), bits per weight as counted in the
+paper and as stored, stored bits by part, and the relative output error on the calibration data if the
+run.json of the run is beside the folder. For a plain model, lists each tensor.
 
 Options
   --json             Print JSON; sizes are in bytes

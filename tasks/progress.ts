@@ -20,7 +20,7 @@ function lineOf(event: RunEvent): string | undefined {
     case "start": {
       const adapter = `on ${event.adapter}`;
       const resumed = event.resumedLayers > 0
-        ? `; goes on after layer ${event.resumedLayers}, the last complete one`
+        ? `; resumes after layer ${event.resumedLayers}, the last complete one`
         : "";
       const slow = event.software ? "\n  A software adapter: everything works, but slowly" : "";
       return `Run "${event.name}" ${adapter}, into ${event.output}${resumed}${slow}`;

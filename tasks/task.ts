@@ -14,7 +14,7 @@ import { PipelineFileError } from "../pipeline/config/errors.ts";
  */
 export async function runTask(
   main: (signal: AbortSignal) => Promise<void>,
-  interrupted = "The same command goes on where this one stopped.",
+  interrupted = "The same command resumes where this one stopped.",
 ): Promise<never> {
   const controller = new AbortController();
   const interrupt = () => {

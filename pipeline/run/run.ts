@@ -283,7 +283,7 @@ export async function runPipeline(
   if (layerRecords.length > 0 && folder.earlier!.adapter !== gpu.name) {
     emit({
       type: "warning",
-      message: `The run began on "${folder.earlier!.adapter}" and goes on on "${gpu.name}"; ` +
+      message: `The run began on "${folder.earlier!.adapter}" and resumed on "${gpu.name}"; ` +
         `adapters round differently, so the result may differ in some bits`,
     });
   }

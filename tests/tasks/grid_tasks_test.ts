@@ -25,7 +25,7 @@ Deno.test("quantize --check prints the cells of a grid, with --cell the plan of 
   assert.deepEqual([code, stderr], [0, ""]);
   assert.equal(
     stdout,
-    `${file} is good (the models and the texts are not looked at).
+    `${file} is valid (models and data not checked).
 name micro, 3 cells, each into its folder in ${out}
   cell  name    values
   1/3   plain   method: plain
@@ -126,7 +126,7 @@ Deno.test("SIGINT ends a grid, not only the cell", async () => {
   });
   assert.deepEqual(
     [code, stderr],
-    [130, "\nInterrupted. The same command goes on where this one stopped.\n"],
+    [130, "\nInterrupted. The same command resumes where this one stopped.\n"],
   );
   assert.ok(
     !existsSync(place.path("out/seed-1/cell.json")) && !existsSync(place.path("out/seed-2")),
