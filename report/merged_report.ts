@@ -29,26 +29,26 @@ import {
 
 type DoneRun = Comparison["done"][number];
 
-/** The metrics that have a chart, as messages name them: "perplexity or divergence". */
+/** The metrics with a chart, for messages: "perplexity or divergence". */
 export function chartedNouns(): string {
   return listed(METRICS.filter(({ chart }) => chart).map(({ noun }) => noun), "or");
 }
 
-/** Runs of one model that a metric has measured on the same data. */
+/** The results of one metric for runs of one model on the same data. */
 interface Panel {
   metric: Metric;
   model: string;
   dataset: string;
   original?: Result;
   results: NamedResult[];
-  /** Numbers of the results that are best at their size. */
+  /** Numbers of the results on the Pareto front. */
   best: Set<number>;
 }
 
-/** A report of several runs side by side. */
+/** The report that compares several runs. */
 export class MergedReport {
   readonly #panels: Panel[];
-  /** Of each finished run, from 1, the same in charts and tables. */
+  /** Number of each finished run, from 1, in charts and tables. */
   readonly #numbers: Map<DoneRun, number>;
 
   constructor(readonly comparison: Comparison) {
@@ -64,7 +64,9 @@ export class MergedReport {
   }
 
   /**
-   * @param folder Where the page will lie: runs with reports of their own are linked from there.
+   * The HTML page.
+   *
+   * @param folder Folder of the page, for relative links to the reports of runs.
    */
   page(folder: string): string {
     const { done, failed, missing } = this.comparison;
@@ -92,7 +94,7 @@ export class MergedReport {
     ]);
   }
 
-  /** The tables of the page. */
+  /** The tables of the page in Markdown. */
   markdown(): string {
     const { done, failed, missing } = this.comparison;
     const parts = [`## ${escapeMarkdown(this.title)}`, escapeMarkdown(this.#countText())];
@@ -112,8 +114,7 @@ export class MergedReport {
   }
 
   /**
-   * The charts alone, for a page that shows pictures; undefined if no run has both a size and a figure
-   * to draw.
+   * The charts as a standalone SVG; undefined if no run has both a size and a charted figure.
    */
   svg(): string | undefined {
     if (this.#panels.length === 0) return undefined;
@@ -182,7 +183,7 @@ export class MergedReport {
     return [...panels.values()];
   }
 
-  /** The panels of each metric under one title. */
+  /** The panels grouped by metric, with titles. */
   #chartTitles(): { title: string; panels: Panel[] }[] {
     return [...Map.groupBy(this.#panels, ({ metric }) => metric)].map(([{ noun }, panels]) => ({
       title: `${capitalized(noun)} against size`,
@@ -238,7 +239,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
     ];
   }
 
-  /** @param folder Where the page will lie; without it, runs are not linked. */
+  /** @param folder Folder of the page; without it, runs are not linked. */
   #runTable(runs: readonly DoneRun[], folder?: string): Table {
     const { model } = runs[0].record;
     const columns = METRICS.filter(({ section }) => !section).flatMap((metric) => {
@@ -273,12 +274,12 @@ ${tableHtml(this.#runTable(runs, folder))}`
     };
   }
 
-  /** The figures of runs, one after the other. */
+  /** The figures of all runs. */
   #pairs(metric: Metric, runs: readonly DoneRun[]): Pair<Figure>[] {
     return runs.flatMap(({ record }) => pairsIn(metric, record.evaluation));
   }
 
-  /** Of the metrics that have a section of their own. */
+  /** Tables of metrics with a separate section. */
   #metricTables(): { metric: Metric; heading: string; table: Table }[] {
     return METRICS.flatMap((metric) => {
       const pairs = this.#pairs(metric, this.comparison.done);
@@ -342,7 +343,7 @@ function panelName({ model, dataset }: Panel): string {
   return `${model} on ${dataset}`;
 }
 
-/** The name of a cell without that of its model, which stands above. */
+/** The name of a cell without the name of its model. */
 function withoutModel(name: string, model: string): string {
   const last = model.slice(model.lastIndexOf("/") + 1);
   const names = [model, last, model.replaceAll("/", "-"), model.replaceAll("/", "_")];
@@ -371,7 +372,7 @@ function nameCell(
   };
 }
 
-/** The rules of the page's style that a picture needs: its colours and its letters. */
+/** The CSS rules that a standalone SVG needs: colours and fonts. */
 function pictureStyle(): string {
   const rules = style.match(/[^{}]+\{(?:[^{}]|\{[^{}]*\})*\}/g) ?? [];
   const wanted =

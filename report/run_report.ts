@@ -37,16 +37,16 @@ import {
   tableMarkdown,
 } from "./table.ts";
 
-/** What a finished run has left in its folder. */
+/** The files of a finished run. */
 export interface FinishedRun {
   record: RunRecord;
   /** The pipeline file as run. */
   pipeline: string;
-  /** Absent if they could not be counted. */
+  /** Absent if the weights could not be counted. */
   histograms?: readonly Histogram[];
 }
 
-/** The report of a run as a page. */
+/** The report of a run as an HTML page. */
 export function runReport(run: FinishedRun): string {
   const { record } = run;
   const table = new LayerTable(record.layers ?? []);
@@ -69,7 +69,7 @@ export function runReport(run: FinishedRun): string {
   ]);
 }
 
-/** The report of a run in Markdown, without its pictures. */
+/** The report of a run in Markdown, without charts. */
 export function runMarkdown({ record }: FinishedRun): string {
   const parts = [
     `## ${escapeMarkdown(record.name)}`,
@@ -135,7 +135,7 @@ function summarySection(record: RunRecord): Html {
   `;
 }
 
-/** Of the metrics that have a section of their own. */
+/** Sections of metrics that have their own. */
 function metricSections({ evaluation }: RunRecord): Content {
   return measuredMetrics(evaluation).map(({ metric, pairs }) => {
     if (!metric.section) return undefined;
@@ -150,7 +150,7 @@ function metricSections({ evaluation }: RunRecord): Content {
   });
 }
 
-/** The parts that the linear layers are stored in, the largest first. */
+/** Stored bits of the linear layers by part, the largest first. */
 function partsOf(record: RunRecord): [part: string, bits: number][] {
   return Object.entries(record.packed?.storedBitsByPart ?? {}).filter(([, bits]) => bits > 0)
     .sort(([, a], [, b]) => b - a);
@@ -230,7 +230,7 @@ function bitsSection(record: RunRecord, table: LayerTable): Content {
   );
 }
 
-/** A figure of each linear layer, as a table of decoder layers by modules. */
+/** A table of a figure by decoder layer and module. */
 function layerTable(
   table: LayerTable,
   caption: string,
@@ -289,7 +289,7 @@ function errorSection(table: LayerTable): Content {
   );
 }
 
-/** The facts that the codecs of the linear layers have drawn. */
+/** Sections of the fact maps of all codecs. */
 function factSections(table: LayerTable): Content[] {
   return CODECS.flatMap(({ factMaps }) => factMaps).map((map) => factSection(table, map));
 }
@@ -423,7 +423,7 @@ function distributionTable(
   };
 }
 
-/** Seconds and memory by stage, in the order of the pipeline; then what is no stage of it. */
+/** Seconds and memory by stage in the order of the pipeline, then other work. */
 function stageRows(record: RunRecord) {
   const { secondsByStage = {}, peakGpuBytesByStage = {}, seconds = 0 } = record;
   const order = record.stages.map(({ name }) => name);
@@ -435,7 +435,7 @@ function stageRows(record: RunRecord) {
     bytes: peakGpuBytesByStage[name],
   }));
   const rest = seconds - sum(rows.map(({ seconds }) => seconds));
-  // GPU and host may be at work at the same time: then the stages take more than the whole.
+  // GPU and host work may overlap, so the sum of the stages may exceed the total.
   if (rest > 0) rows.push({ name: "the rest", seconds: rest, bytes: undefined! });
   return rows;
 }
