@@ -306,7 +306,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
     });
   }
 
-  /** Values set by the cells differently. */
+  /** The values set by the cells. */
   #valueTable(): Table | undefined {
     const runs = [...this.#numbers].filter(([{ cell }]) => cell);
     const valueOf = ({ cell }: RunInFolder, path: string) => cell?.values[path];

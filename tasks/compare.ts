@@ -20,19 +20,19 @@ of A.
 Exit codes: 0 equal, 1 different (or failed, with the reason on stderr), 2 bad arguments.
 `;
 
-/** Numbers of a tensor that are compared at a time. */
+/** Elements per chunk of a comparison. */
 const CHUNK = 4 << 20;
 
 const usageError = usageErrors("compare");
 
-/** In what a tensor differs. */
+/** The difference of a tensor. */
 interface Difference {
   name: string;
   /** The folder that lacks the tensor. */
   missing?: "a" | "b";
-  /** Shapes that differ. */
+  /** The shapes, if they differ. */
   shapes?: { a: number[]; b: number[] };
-  /** Numbers that differ, or bytes where they are not stored as floating-point numbers. */
+  /** Number of different elements, or of bytes if they are not floating-point. */
   count?: number;
   maxAbsolute?: number;
   rms?: number;

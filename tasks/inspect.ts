@@ -64,7 +64,7 @@ function readArguments() {
   });
 }
 
-/** A tensor that is stored as it was. */
+/** A tensor that is not packed. */
 interface PlainEntry {
   name: string;
   dtype: string;
@@ -76,7 +76,7 @@ interface LinearEntry {
   name: string;
   rows: number;
   cols: number;
-  /** Salient columns, the fraction of weights in the high zone, and what else the codec tells. */
+  /** Salient columns, the fraction of weights in the high zone, and other facts of the codec. */
   [fact: string]: number | string | object | undefined;
   paperBits: number;
   storedBits: number;
@@ -191,7 +191,7 @@ function outputErrors(folder: string): Map<string, number> {
   return errors;
 }
 
-/** The size of the weight files, which is more than their tensors. */
+/** Bytes of the weight files, including headers. */
 function weightBytes({ tensors }: Checkpoint): number {
   return sum([...new Set(tensors.values().map(({ file }) => file))].map((p) => statSync(p).size));
 }
@@ -225,7 +225,7 @@ function packedText(report: PackedReport, codecs: ReadonlyMap<string, Codec>): s
   ].join("\n");
 }
 
-/** The linear layers of one codec, with the columns that it gives them. */
+/** The table of the linear layers of one codec, with its columns. */
 function linearTable(
   { factColumns, sizeColumns }: Codec,
   linears: readonly LinearEntry[],

@@ -510,8 +510,8 @@ Deno.test({
     await assert.rejects(transfers.fetchModel(), {
       name: "UserError",
       message: `Cannot write "${incomplete}": no space left on the device; make room, or set ` +
-        `HF_HOME or HF_HUB_CACHE to a folder on a larger disk, and run the same command again: it resumes ` +
-        `on where it stopped`,
+        `HF_HOME or HF_HUB_CACHE to a folder on a larger disk, and run the same command again: it ` +
+        `resumes where it stopped`,
     });
   },
 });

@@ -57,7 +57,7 @@ Deno.test("quantize runs a grid, says in a table which cell failed and why, and 
   assert.equal(code, 1);
   assert.equal(
     stderr,
-    "Error: 1 of 3 cells failed; the same command tries again what is not done\n",
+    "Error: 1 of 3 cells failed; the same command retries unfinished cells\n",
   );
   const table = stdout.slice(stdout.lastIndexOf("\n\n") + 2).trimEnd().split("\n");
   assert.match(table[0], /^Cell +state +time +size +bits +perplexity +before$/);
@@ -90,7 +90,7 @@ Deno.test("quantize --cell runs one cell; a file without a matrix has one", asyn
   const failed = await quantize([file, "--cell", "broken"]);
   assert.deepEqual(
     [failed.code, failed.stderr],
-    [1, "Error: The cell failed; the same command tries again what is not done\n"],
+    [1, "Error: The cell failed; the same command retries unfinished cells\n"],
   );
   const wrong = await quantize([file, "--cell", "4/4"]);
   assert.deepEqual(

@@ -103,7 +103,7 @@ Deno.test("plain lines: what an earlier run left, and a layer without a Hessian"
   assert.deepEqual(text.split("\n"), [
     'Run "tiny" on llvmpipe, into out/tiny; resumes after layer 3, the last complete one',
     "layer 1/2  26.3 kB, 1.3 s",
-    "Nothing to do: out/tiny holds this run, finished, with the same options and inputs " +
+    "Nothing to do: out/tiny holds the finished run with the same options and inputs " +
     "(--overwrite runs it again)",
     "",
   ]);

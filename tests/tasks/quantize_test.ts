@@ -248,7 +248,7 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
   assert.deepEqual([again.code, again.stderr], [0, ""]);
   assert.deepEqual(again.stdout.split("\n"), [
     `download   ${place.model}: llama, 2 layers, 64 wide`,
-    `Nothing to do: ${place.path("out")} holds this run, finished, with the same options and ` +
+    `Nothing to do: ${place.path("out")} holds the finished run with the same options and ` +
     "inputs (--overwrite runs it again)",
     ...summary,
   ]);

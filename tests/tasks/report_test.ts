@@ -125,7 +125,7 @@ Deno.test("report --layers counts the weights of other layers", async () => {
   assert.equal(refused.code, 1);
   assert.equal(
     refused.stderr,
-    'Error: There is no original model in "gone/model"; say where it lies with --model FOLDER\n',
+    'Error: There is no original model in "gone/model"; give its folder with --model FOLDER\n',
   );
   const found = await startTask("report", [run, "--layers", "1", "--model", place.model]);
   assert.deepEqual([found.code, found.stderr], [0, ""]);
