@@ -1,5 +1,5 @@
 /**
- * Quantizes language models to about one bit per weight with BiLLM, on WebGPU.
+ * Post-training quantization of language models to about one bit per weight with BiLLM, on WebGPU.
  *
  * ```ts
  * import { loadPipeline, runPipeline, STAGES } from "./mod.ts";
@@ -9,7 +9,7 @@
  * console.log(record.packed?.storedBits, record.evaluation?.packed?.[0].perplexity);
  * ```
  *
- * A model, packed or plain, continues texts:
+ * Text generation with a packed or plain model:
  *
  * ```ts
  * await using gpu = await Gpu.open();
@@ -20,10 +20,9 @@
  * }
  * ```
  *
- * A stage of your own is a module whose default export {@link defineStage} makes; a pipeline file
- * names it with `use: ./my_stage.ts`. A metric of your own is a {@link Metric} that
- * {@link addMetric} puts into the table; {@link addArchitecture} does so with a model family,
- * {@link addCodec} with a form of packed linear layers.
+ * Extensions: a custom stage is a module whose default export comes from {@link defineStage}; a
+ * pipeline file names it with `use: ./my_stage.ts`. {@link addMetric} adds a {@link Metric},
+ * {@link addArchitecture} a model family, {@link addCodec} a packed format of linear layers.
  *
  * @see BiLLM, https://arxiv.org/abs/2402.04291
  * @module

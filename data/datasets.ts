@@ -9,51 +9,51 @@ import { joinTexts } from "./texts.ts";
 import { consecutiveWindows, randomWindows, readTokenIds } from "./windows.ts";
 
 /**
- * Fetches files of a repository of the Hugging Face hub.
+ * A function that downloads files of a repository of the Hugging Face hub.
  *
- * @param paths In the repository.
- * @returns The folder that holds these paths.
+ * @param paths Paths in the repository.
+ * @returns The folder with these paths.
  */
 export type FetchFiles = (
   repository: { type: "dataset"; id: string; revision: string },
   paths: string[],
 ) => Promise<string>;
 
-/** What data are wanted for. */
+/** The use of a data set. */
 export type DatasetUse = "calibration" | "evaluation";
 
 export interface CalibrationOptions {
-  /** Windows. */
+  /** Number of windows. */
   samples: number;
-  /** Tokens of a window. */
+  /** Tokens per window. */
   length: number;
-  /** Of Python's `random`: an integer of at most 53 bits. */
+  /** Seed of Python's `random`: an integer of at most 53 bits. */
   seed: number;
-  /** Called now and then; what it throws ends the work. */
+  /** Called periodically; may throw to abort. */
   pause?: () => Promise<void>;
 }
 
 export interface EvaluationOptions {
-  /** Tokens of a window. */
+  /** Tokens per window. */
   length: number;
-  /** The greatest number of windows; all, if absent. */
+  /** Maximum number of windows; default all. */
   limit?: number;
 }
 
-/** Data whose files are on this machine. They are read when windows are asked for. */
+/** A data set with local files, which are read on demand. */
 export interface LocalDataset {
   name: string;
-  /** Every file that the windows come from. */
+  /** All files that the windows come from. */
   files: string[];
   /**
-   * Windows to calibrate on; a greater number only adds windows.
+   * Calibration windows; a larger number only adds windows.
    *
    * @param tokenizer Not called if the data are token ids.
-   * @throws {UserError} If the data are damaged or hold less than is asked for.
+   * @throws {UserError} If the data are damaged or insufficient.
    */
   calibration(tokenizer: () => TokenSource, options: CalibrationOptions): Promise<Int32Array[]>;
   /**
-   * Windows to evaluate on: one after the other, the rest dropped.
+   * Evaluation windows: consecutive ones; an incomplete last window is dropped.
    *
    * @param tokenizer Not called if the data are token ids.
    * @throws {UserError} If the data are damaged or shorter than one window.
@@ -61,34 +61,33 @@ export interface LocalDataset {
   evaluation(tokenizer: () => TokenSource, options: EvaluationOptions): Promise<Int32Array[]>;
 }
 
-/** A part of a data set of the hub. */
+/** A split of a data set on the hub. */
 interface Split {
-  /** In the repository. */
+  /** Path in the repository. */
   file: string;
   /**
-   * How windows come about: the documents are joined to one text, with this between them; or each
-   * window is cut out of one document.
+   * Source of windows: the text of all documents, joined with a separator; or single documents.
    */
   windows: { joinedBy: string } | "within-documents";
-  /** Only the first documents. */
+  /** Maximum number of documents. */
   documents?: number;
-  /** Only the first windows. */
+  /** Maximum number of windows. */
   limit?: number;
 }
 
-/** A data set of the hub, and what the published perplexities make of it. */
+/** A data set on the hub, with the preprocessing of published perplexities. */
 export interface NamedDataset {
-  /** Of the repository. */
+  /** Name of the repository. */
   id: string;
   revision: string;
-  /** Where its texts stand. */
+  /** Column of the texts. */
   column: string;
   calibration: Split;
   evaluation: Split;
 }
 
 /**
- * The data sets that go by a name, read as GPTQ and the released BiLLM program do.
+ * The named data sets, read as in GPTQ and the released BiLLM program.
  *
  * @see https://github.com/Aaronhuang-778/BiLLM
  */
@@ -108,7 +107,7 @@ export const DATASETS: Readonly<Record<string, NamedDataset>> = {
   },
   ptb: {
     id: "ptb-text-only/ptb_text_only",
-    revision: "refs/convert/parquet", // the main branch has a script instead of data
+    revision: "refs/convert/parquet", // the main branch has only a script
     column: "sentence",
     calibration: { file: "penn_treebank/train/0000.parquet", windows: { joinedBy: " " } },
     evaluation: { file: "penn_treebank/test/0000.parquet", windows: { joinedBy: " " } },
@@ -128,15 +127,15 @@ export const DATASETS: Readonly<Record<string, NamedDataset>> = {
 };
 
 /**
- * Finds data by name or path. A name of {@link DATASETS} means that data set even if there is a
- * file of this name; write `./c4` for the file.
+ * The data set of a name or path. A name of {@link DATASETS} takes precedence over a file of this name;
+ * write `./c4` for the file.
  *
  * A path is a file that {@link readRows} reads, a folder of such files (in the order of their
  * names, subfolders left out), or a safetensors file of token ids. Documents and files are joined
  * with an empty line between them.
  *
- * @param fetch Called for a named data set, with the file that this use needs.
- * @throws {UserError} If there is nothing of this name or path, or nothing in it that can be read.
+ * @param fetch Called for a named data set, with the file for this use.
+ * @throws {UserError} If the name or path does not exist or contains no readable data.
  */
 export async function openDataset(
   dataset: string,

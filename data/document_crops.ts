@@ -4,30 +4,30 @@ import { PythonRandom } from "../base/python_random.ts";
 import { textOfLine } from "./json_rows.ts";
 import { readLines } from "./lines.ts";
 
-/** Turns text into token ids. */
+/** A tokenizer. */
 export interface TokenSource {
   encode(text: string): number[];
 }
 
-/** Draws of a document for one window; a set with one long document in 1000 passes surely. */
+/** Maximum draws of a document per window; enough if one document in 1000 is long. */
 const MAX_DRAWS = 20_000;
 
-/** Places of the generator that one reading of the file serves: as a rule, all of them. */
+/** Words of the generator per reading of the file: usually enough for all draws. */
 const LOOKAHEAD = 16_384;
 
 /**
- * Cuts one window each out of random documents with more tokens than that, as GPTQ and the released
- * BiLLM program calibrate on C4: for equal documents and token ids, the windows are theirs.
+ * One random window from each of several random documents with more tokens than a window, equal to the
+ * C4 calibration windows of GPTQ and the released BiLLM program for equal documents and token ids.
  *
- * Only the documents that may be drawn are kept in memory. Which ones these are is known before:
- * each draw takes one word of the generator, whatever is drawn with it, so what the next words would
- * give as numbers of documents contains all that will be.
+ * Only documents that may be drawn are kept in memory. They are known in advance: each draw takes one word
+ * of the generator, whatever is drawn, so interpreting all next words as document numbers gives a superset
+ * of the drawn documents.
  *
  * @param path JSON Lines, plain or gzip.
- * @param options.length Tokens of a window.
- * @param options.lookahead Words of the generator that one reading of the file serves.
- * @param options.pause Called now and then; what it throws ends the work.
- * @returns `samples` windows. A greater number only adds windows.
+ * @param options.length Tokens per window.
+ * @param options.lookahead Words of the generator per reading of the file.
+ * @param options.pause Called periodically; may throw to abort.
+ * @returns `samples` windows. A larger number only adds windows.
  * @throws {UserError} If the file cannot be read, or no document drawn is long enough.
  */
 export async function cropDocuments(
@@ -79,7 +79,7 @@ export async function cropDocuments(
   return windows;
 }
 
-/** The texts of documents by their numbers, from 0. */
+/** Texts of documents by index, from 0. */
 async function readDocuments(
   path: string,
   numbers: ReadonlySet<number>,

@@ -6,7 +6,7 @@ import { MAX_LENGTH } from "./texts.ts";
 /**
  * The values of a column of a JSON Lines file, plain or gzip.
  *
- * @param column The member of each line's object.
+ * @param column Key in the object of each line.
  * @throws {UserError} If the file cannot be read, or a line is not an object with such a string.
  */
 export async function* jsonRows(path: string, column: string): AsyncGenerator<string> {
@@ -73,7 +73,7 @@ function unreadable(path: string, problem: string): UserError {
   return new UserError(`Cannot read "${path}": ${problem}`);
 }
 
-/** What a value that should have been a string is, in words. */
+/** A description of a value that is not a string. */
 export function kindOf(value: unknown): string {
   if (Array.isArray(value)) return "a list";
   return typeof value === "object" && value !== null ? "an object" : String(value);

@@ -5,10 +5,10 @@ import { UserError } from "../base/errors.ts";
 import { reasonOf } from "../storage/folder.ts";
 import { foreignContent } from "../storage/safetensors.ts";
 
-/** A line of a file, without its line end. */
+/** A line of a file, without its newline. */
 export interface Line {
   bytes: Uint8Array;
-  /** From 1; blank lines count. */
+  /** Line number from 1, counting blank lines. */
   number: number;
 }
 
@@ -16,10 +16,10 @@ const CHUNK = 1 << 18;
 const LINE_FEED = 0x0a;
 
 /**
- * The lines of a file that are not blank, one after the other. The file may be of any size; if its
- * name ends in `.gz`, it is gzip, of one member or of several.
+ * The non-blank lines of a file of any size. If its name ends in `.gz`, it is gzip with one or several
+ * members.
  *
- * @throws {UserError} If the file cannot be read, or is cut or damaged gzip.
+ * @throws {UserError} If the file cannot be read, or is truncated or damaged gzip.
  */
 export async function* readLines(path: string): AsyncGenerator<Line> {
   let number = 0;
@@ -78,7 +78,7 @@ function readProblem(path: string, error: unknown, lines: number): string {
   }
 }
 
-/** What a file is that is no data file at all; undefined if it may be one. */
+/** A description of a file that is not a data file; undefined if it may be one. */
 export function foreignFile(path: string): string | undefined {
   const bytes = new Uint8Array(512);
   const file = openSync(path, "r");

@@ -13,7 +13,7 @@ import { foreignFile } from "./lines.ts";
 
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** Bytes that are not UTF-8 stay bytes, so that the row they stand in can be named. */
+/** Invalid UTF-8 stays bytes, so that messages can name the row. */
 const PARSERS = {
   stringFromBytes(bytes: Uint8Array | undefined): unknown {
     if (!bytes) return bytes;
@@ -26,8 +26,7 @@ const PARSERS = {
 };
 
 /**
- * The values of a column of strings of a parquet file. One row group of that column is in memory
- * at a time.
+ * The values of a string column of a parquet file, with one row group in memory at a time.
  *
  * @throws {UserError} If the file cannot be read, or a value of the column is not a string.
  */
@@ -45,10 +44,10 @@ export async function* parquetRows(path: string, column: string): AsyncGenerator
 }
 
 /**
- * The rows of a parquet file. One row group of the columns is in memory at a time. Integers of 64 bits
- * are bigint; bytes that should have been UTF-8 and are not stay bytes.
+ * The rows of a parquet file, with one row group of the columns in memory at a time. 64-bit integers are
+ * bigint; invalid UTF-8 stays bytes.
  *
- * @param columns Only these; all if absent.
+ * @param columns The columns to read; default all.
  * @throws {UserError} If the file cannot be read or lacks a column.
  */
 export async function* parquetObjects(

@@ -1,13 +1,13 @@
 import { UserError } from "../base/errors.ts";
 import { kindOf } from "./json_rows.ts";
 
-/** A row of a data set of questions; each value is checked when it is asked for. */
+/** A row of a question data set; values are checked on access. */
 export class QuestionRow {
   readonly #values: Record<string, unknown>;
 
   /**
-   * @param path Of the file, for messages.
-   * @param number From 1.
+   * @param path Path of the file, for messages.
+   * @param number Row number, from 1.
    */
   constructor(values: Record<string, unknown>, readonly path: string, readonly number: number) {
     this.#values = values;
@@ -17,17 +17,17 @@ export class QuestionRow {
     return Object.hasOwn(this.#values, column);
   }
 
-  /** @throws {UserError} If there is no such string. */
+  /** A string. @throws {UserError} If the column is absent or not a string. */
   text(column: string): string {
     return this.#string(this.#value(column), `"${column}"`);
   }
 
-  /** @throws {UserError} If there is no such list of strings, or it is empty. */
+  /** A list of strings. @throws {UserError} If it is absent, empty or of another type. */
   texts(column: string): string[] {
     return this.#strings(this.#value(column), `"${column}"`);
   }
 
-  /** A whole number from 0 on, also if it is written as a string, or a truth value. */
+  /** A non-negative integer, which may be stored as a string or a boolean. */
   index(column: string): number {
     const value = this.#value(column);
     const number = typeof value === "string" && /^\d+$/.test(value) ? Number(value) : value;
@@ -38,7 +38,7 @@ export class QuestionRow {
     throw this.refuse(`"${column}" is ${shown(value)}, not the number of a choice`);
   }
 
-  /** The lists of a column of labels and texts. */
+  /** The labels and texts of a column. */
   labelled(column: string): { labels: string[]; texts: string[] } {
     const value = this.#value(column);
     if (typeof value !== "object" || value === null || Array.isArray(value)) {
@@ -51,7 +51,7 @@ export class QuestionRow {
     throw this.refuse(`"${column}" has ${texts.length} texts and ${labels.length} labels`);
   }
 
-  /** An error that says where it is. */
+  /** An error with the place of the row. */
   refuse(problem: string): UserError {
     return new UserError(`Cannot read "${this.path}": row ${this.number}: ${problem}`);
   }

@@ -14,20 +14,19 @@ const READERS: Record<string, RowReader> = {
   ".parquet": parquetRows,
 };
 
-/** What the names of files end in that {@link readRows} reads. */
+/** File name extensions of {@link readRows}. */
 export const ROW_EXTENSIONS: readonly string[] = Object.keys(READERS);
 
-/** Whether {@link readRows} reads a file of such a name; upper and lower case count as equal. */
+/** Whether {@link readRows} supports a file name; case is ignored. */
 export function hasRows(path: string): boolean {
   return readerOf(path) !== undefined;
 }
 
 /**
- * The documents of a file, one after the other: the lines of JSON Lines, the rows of parquet, or
- * a whole text as one.
+ * The documents of a file: the lines of JSON Lines, the rows of parquet, or a whole text as one.
  *
- * @param column Where the texts stand in JSON Lines and parquet.
- * @throws {UserError} If the file cannot be read, at the first document that is not in order.
+ * @param column Column of the texts in JSON Lines and parquet.
+ * @throws {UserError} If the file cannot be read, or at the first invalid document.
  */
 export function readRows(path: string, column = "text"): AsyncGenerator<string> {
   const reader = readerOf(path);
@@ -38,20 +37,20 @@ export function readRows(path: string, column = "text"): AsyncGenerator<string> 
   return reader(path, column);
 }
 
-/** What the names of files end in that {@link readObjects} reads. */
+/** File name extensions of {@link readObjects}. */
 export const OBJECT_EXTENSIONS: readonly string[] = ROW_EXTENSIONS
   .filter((extension) => READERS[extension] !== wholeText);
 
-/** Whether {@link readObjects} reads a file of such a name; upper and lower case count as equal. */
+/** Whether {@link readObjects} supports a file name; case is ignored. */
 export function hasObjects(path: string): boolean {
   const reader = readerOf(path);
   return reader !== undefined && reader !== wholeText;
 }
 
 /**
- * The rows of a file of JSON Lines or parquet, one after the other, with all their columns.
+ * The rows of a JSON Lines or parquet file with all columns.
  *
- * @throws {UserError} If the file cannot be read, at the first row that is not in order.
+ * @throws {UserError} If the file cannot be read, or at the first invalid row.
  */
 export function readObjects(path: string): AsyncGenerator<Record<string, unknown>> {
   if (!hasObjects(path)) {

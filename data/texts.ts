@@ -2,17 +2,17 @@ import { constants } from "node:buffer";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 
-/** The most that a JavaScript string holds, in UTF-16 units. */
+/** Maximum length of a JavaScript string in UTF-16 units. */
 export const MAX_LENGTH = constants.MAX_STRING_LENGTH;
 
 /**
- * Reads a UTF-8 text file; a byte order mark at its start is dropped.
+ * The text of a UTF-8 file without its byte order mark.
  *
- * A file whose name ends in `.raw` is taken for a WikiText file and becomes what its dataset's rows
- * joined with two line ends are, as perplexities are published on it: each line keeps its line end,
- * and a blank line is an empty row.
+ * A file whose name ends in `.raw` is a WikiText file. Its text equals the rows of the data set joined with
+ * two newlines, as used for published perplexities: each line keeps its newline, and a blank line is an
+ * empty row.
  *
- * @throws {UserError} If the file cannot be read, is not UTF-8 or too long for a string.
+ * @throws {UserError} If the file cannot be read, is not UTF-8, or is too long for a string.
  */
 export function readText(path: string): string {
   const refuse = (problem: string): never => {
@@ -51,12 +51,12 @@ function joinRows(text: string): string {
 }
 
 /**
- * Joins texts into one.
+ * Several texts joined to one.
  *
- * @param options.separator What stands between two texts.
- * @param options.name What an error message calls the whole.
- * @param options.limit The greatest length, in UTF-16 units.
- * @throws {UserError} If the whole is longer than that.
+ * @param options.separator Separator between texts.
+ * @param options.name Name of the result in messages.
+ * @param options.limit Maximum length in UTF-16 units.
+ * @throws {UserError} If the result is longer than that.
  */
 export async function joinTexts(
   texts: AsyncIterable<string>,

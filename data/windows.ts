@@ -4,16 +4,16 @@ import { denoFile } from "../storage/deno_folder.ts";
 import { readHeader, TensorReader } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 
-/** What error messages call the text that token ids come from. */
+/** Name in messages of the text that token ids come from. */
 export interface TextName {
   name?: string;
 }
 
 /**
- * Cuts token ids into windows, one after the other; what is left at the end is dropped.
+ * Consecutive windows of token ids; an incomplete last window is dropped.
  *
  * @param length Tokens per window.
- * @param options.limit The greatest number of windows; all, if absent.
+ * @param options.limit Maximum number of windows; default all.
  * @returns Windows of `length` tokens, at least one.
  * @throws {UserError} If there are fewer tokens than one window has.
  */
@@ -31,14 +31,13 @@ export function consecutiveWindows(
 }
 
 /**
- * Cuts windows at random places of token ids, as GPTQ and the released BiLLM program calibrate on a
- * text: for equal token ids, the windows are theirs. The window at the very end of the text is never
- * drawn there, nor here, unless it is the only one. Windows may overlap or repeat. A greater count
- * only adds windows.
+ * Windows at random positions of token ids, equal to the calibration windows of GPTQ and the released BiLLM
+ * program for equal token ids. As there, the window at the very end of the text is never drawn, unless it
+ * is the only one. Windows may overlap or repeat. A larger count only adds windows.
  *
  * @param length Tokens per window.
- * @param count Windows.
- * @param seed Of Python's `random`: an integer of at most 53 bits.
+ * @param count Number of windows.
+ * @param seed Seed of Python's `random`: an integer of at most 53 bits.
  * @throws {UserError} If there are fewer tokens than one window has.
  */
 export function randomWindows(
@@ -58,7 +57,7 @@ export function randomWindows(
   });
 }
 
-/** How many windows fit, at least one. */
+/** The number of complete windows, at least one. */
 function countWindows(ids: ArrayLike<number>, length: number, name?: string): number {
   if (!(Number.isInteger(length) && length >= 1)) {
     throw new RangeError(`Cannot cut windows of ${length} tokens`);
@@ -73,9 +72,9 @@ function countWindows(ids: ArrayLike<number>, length: number, name?: string): nu
 }
 
 /**
- * Reads token windows from a safetensors file with one tensor, `[windows, length]`, I32 or I64.
+ * Token windows of a safetensors file with one tensor, I32 or I64 `[windows, length]`.
  *
- * @throws {UserError} If the file is not of that kind, or a token id is negative or too large.
+ * @throws {UserError} If the file has other content, or a token id is negative or too large.
  */
 export function readTokenIds(path: string): Int32Array<ArrayBuffer>[] {
   const refuse = (problem: string): never => {

@@ -3,44 +3,44 @@ import { UserError } from "../base/errors.ts";
 import { QuestionRow } from "./question_row.ts";
 import { readObjects } from "./rows.ts";
 
-/** What a model is asked for: the log-likelihood of a text after another one. */
+/** A request for the log-likelihood of a continuation after a context. */
 export interface ScoreRequest {
   context: string;
   continuation: string;
 }
 
-/** A question with several choices, one of which is right. */
+/** A multiple-choice question. */
 export interface Question {
-  /** One for each choice. */
+  /** One request per choice. */
   requests: ScoreRequest[];
-  /** Characters of each choice, as Python counts them. */
+  /** Length of each choice in code points, as in Python. */
   lengths: number[];
-  /** The right choice, from 0. */
+  /** Index of the right choice, from 0. */
   gold: number;
 }
 
-/** A task of lm-evaluation-harness, with no example before the question. */
+/** A zero-shot task of lm-evaluation-harness. */
 export interface ZeroShotTask {
   name: string;
-  /** Of the task there; it changes whenever its figures can no longer be compared. */
+  /** Version of the task in the harness; figures of different versions are not comparable. */
   version: string;
-  /** Where its questions are on the hub. */
+  /** File of the questions on the hub. */
   hub: { id: string; revision: string; file: string };
-  /** Whether accuracies are also told of log-likelihoods divided by the lengths of the choices. */
+  /** Whether the task has acc_norm, from log-likelihoods divided by the lengths of the choices. */
   isNormalized: boolean;
-  /** Makes the question of a row that has the columns of the data set. */
+  /** The question of a row of the data set. */
   question(row: QuestionRow): Question;
 }
 
-/** All questions of a task, and what they were made of. */
+/** The questions of a task, and the kind of their rows. */
 export interface Questions {
   questions: Question[];
-  /** Whether the rows hold contexts and choices instead of the columns of the data set. */
+  /** Whether the rows contain prepared contexts and choices instead of the columns of the data set. */
   prepared: boolean;
 }
 
 /**
- * The tasks by name, with contexts and choices as lm-evaluation-harness 0.4 makes them.
+ * The tasks by name, with the contexts and choices of lm-evaluation-harness 0.4.
  *
  * @see https://github.com/EleutherAI/lm-evaluation-harness
  */
@@ -50,7 +50,7 @@ export const ZERO_SHOT_TASKS: Readonly<Record<string, ZeroShotTask>> = byName([
     version: "1.0",
     hub: {
       id: "ybisk/piqa",
-      revision: "refs/convert/parquet", // the main branch has a script instead of data
+      revision: "refs/convert/parquet", // the main branch has only a script
       file: "plain_text/validation/0000.parquet",
     },
     isNormalized: true,
@@ -140,7 +140,7 @@ function byName(tasks: ZeroShotTask[]): Record<string, ZeroShotTask> {
   return Object.fromEntries(tasks.map((task) => [task.name, task]));
 }
 
-/** @throws {UserError} If there is no such task. */
+/** The task of a name. @throws {UserError} If the name is unknown. */
 export function zeroShotTask(name: string): ZeroShotTask {
   const task = Object.hasOwn(ZERO_SHOT_TASKS, name) ? ZERO_SHOT_TASKS[name] : undefined;
   if (task) return task;
@@ -151,12 +151,12 @@ export function zeroShotTask(name: string): ZeroShotTask {
 }
 
 /**
- * Reads the questions of a task from a file: JSON Lines or parquet, with the columns of the task's data
- * set on the hub, or with `query`, `choices` and `gold` (or `contexts`, `continuation` and `gold`),
- * which are taken as they stand.
+ * The questions of a task from a JSON Lines or parquet file, with the columns of the task's data set on the
+ * hub, or with `query`, `choices` and `gold` (or `contexts`, `continuation` and `gold`), which are used
+ * unchanged.
  *
- * @param limit The greatest number of questions: the first ones.
- * @throws {UserError} If the file cannot be read, a row is no question, or there is none.
+ * @param limit Maximum number of questions.
+ * @throws {UserError} If the file cannot be read, a row is invalid, or there is no row.
  */
 export async function readQuestions(
   task: ZeroShotTask,
@@ -183,7 +183,7 @@ function preparedQuestion(row: QuestionRow): Question {
   return choose(row, row.text("query"), row.texts("choices"), gold);
 }
 
-/** One context, and a continuation for each choice. */
+/** A question with one context, and a continuation for each choice. */
 function choose(row: QuestionRow, context: string, choices: string[], gold: number): Question {
   const requests = choices.map((choice) => ({ context, continuation: ` ${choice}` }));
   return questionOf(row, requests, choices, gold);
@@ -197,7 +197,7 @@ function chooseLabelled(row: QuestionRow, context: string): Question {
   throw row.refuse(`"answerKey" is "${answer}", not one of ${labels.join(", ")}`);
 }
 
-/** A context for each choice, and one continuation. */
+/** A question with a context for each choice, and one continuation. */
 function complete(
   row: QuestionRow,
   contexts: string[],
@@ -221,7 +221,7 @@ function questionOf(
   return { requests, lengths: choices.map((choice) => [...choice].length), gold };
 }
 
-/** What Python's `str.isspace` holds for white space; JavaScript's `\s` differs in six characters. */
+/** White space of Python's `str.isspace`; JavaScript's `\s` differs in six characters. */
 const SPACE =
   "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]";
 const LEADING = new RegExp(`^${SPACE}+`);
@@ -232,7 +232,7 @@ function strip(text: string): string {
   return text.replace(LEADING, "").replace(TRAILING, "");
 }
 
-/** White space at the end of a text, as Python's `str.rstrip()` takes it away. */
+/** Trailing white space, as removed by Python's `str.rstrip()`. */
 export function trailingSpace(text: string): string {
   return TRAILING.exec(text)?.[0] ?? "";
 }
@@ -243,7 +243,7 @@ function capitalized(text: string): string {
   return first.toUpperCase() + text.slice(first.length).toLowerCase();
 }
 
-/** Takes away what WikiHow's articles have in brackets. */
+/** A text without the bracketed tags of WikiHow articles. */
 function withoutBrackets(text: string): string {
   return strip(text)
     .replaceAll(" [title]", ". ")

@@ -17,20 +17,20 @@ import { reasonOf } from "../storage/folder.ts";
 import { type HubRepository, isCommitHash } from "./repository.ts";
 import { sleep } from "./retry.ts";
 
-/** How often it is tried to get a lock that another process holds. */
+/** Interval between attempts to get a lock that another process holds. */
 const LOCK_PERIOD_MS = 100;
 
 /** A file in the cache. */
 export interface CachedFile {
-  /** In the repository, with forward slashes. */
+  /** Path in the repository, with forward slashes. */
   path: string;
-  /** As in `RemoteFile`; absent if only the cache was asked and holds a copy in place of a link. */
+  /** Etag as in `RemoteFile`; absent for a copy in place of a link. */
   etag?: string;
   bytes: number;
 }
 
 /**
- * The folder of one repository in the cache, laid out as Python's huggingface_hub does:
+ * The folder of a repository in the cache, in the layout of Python's huggingface_hub:
  *
  *     blobs/<etag>                the content; <etag>.incomplete while it is transferred
  *     snapshots/<commit>/<path>   relative link to the blob, or the file itself without links
@@ -44,7 +44,7 @@ export class RepositoryCache {
   readonly #name: string;
 
   constructor(
-    /** The folder of all repositories. */
+    /** Root folder of the cache. */
     readonly root: string,
     repository: HubRepository,
     readonly symlink = symlinkSync as (target: string, path: string) => void,
@@ -65,7 +65,7 @@ export class RepositoryCache {
     return join(this.folder, "snapshots", commit);
   }
 
-  /** The commit that a revision stood for when it was last fetched. */
+  /** The commit of a revision at its last download. */
   commitOf(revision: string): string | undefined {
     if (isCommitHash(revision)) return revision;
     const commit = contentOf(join(this.folder, "refs", revision))?.trim();
@@ -73,7 +73,7 @@ export class RepositoryCache {
   }
 
   /**
-   * Notes the commit that a revision stands for.
+   * Records the commit of a revision.
    *
    * @throws {UserError} If the cache cannot be written to.
    */
@@ -82,7 +82,7 @@ export class RepositoryCache {
     const path = join(this.folder, "refs", revision);
     if (contentOf(path) === commit) return;
     makeFolder(dirname(path));
-    // A name of its own, since others may do the same at the same time.
+    // A unique name, because other processes may write the same file.
     const temporary = `${path}.${crypto.randomUUID()}.tmp`;
     try {
       writeFileSync(temporary, commit);
@@ -93,7 +93,7 @@ export class RepositoryCache {
     }
   }
 
-  /** A file of a snapshot; nothing if it is not there or its blob is gone. */
+  /** A file of a snapshot; undefined if it or its blob is missing. */
   file(commit: string, path: string): CachedFile | undefined {
     const place = join(this.snapshot(commit), path);
     const bytes = sizeOf(place);
@@ -105,7 +105,7 @@ export class RepositoryCache {
     }
   }
 
-  /** The names of the files at the top of a snapshot. */
+  /** Names of the top-level files of a snapshot. */
   topNames(commit: string): string[] {
     const folder = this.snapshot(commit);
     try {
@@ -116,7 +116,7 @@ export class RepositoryCache {
     }
   }
 
-  /** Puts a blob in a snapshot under some paths. `isNew`: nothing else refers to the blob yet. */
+  /** Links a blob into a snapshot under some paths. `isNew`: nothing else refers to the blob yet. */
   link(commit: string, etag: string, paths: string[], isNew: boolean): void {
     const blob = this.blob(etag);
     for (const [i, path] of paths.entries()) {
@@ -128,9 +128,9 @@ export class RepositoryCache {
           this.symlink(relative(dirname(place), blob), place);
         } catch (error) {
           const { code } = error as { code?: string };
-          // Another process has made the same link.
+          // Another process has created the same link.
           if (code === "EEXIST" && sizeOf(place) === sizeOf(blob)) continue;
-          // Windows lets few users make links, and some file systems have none.
+          // Few users may create links on Windows, and some file systems do not support them.
           if (!["EPERM", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL"].includes(code ?? "")) {
             throw error;
           }
@@ -144,10 +144,10 @@ export class RepositoryCache {
   }
 
   /**
-   * Waits until no other process (or other call in this one) transfers the blob. The lock ends with
-   * the file being closed, and so also with the process, however it ends.
+   * Locks a blob against transfers by other processes and other calls. The lock is released when the file is
+   * closed, so at the latest at the end of the process.
    *
-   * @param onWait Called once if there is something to wait for.
+   * @param onWait Called once if the lock is held by others.
    */
   async lock(etag: string, signal: AbortSignal, onWait: () => void): Promise<Disposable> {
     const path = join(this.root, ".locks", this.#name, `${etag}.lock`);
@@ -157,7 +157,7 @@ export class RepositoryCache {
       let file: Deno.FsFile | undefined;
       try {
         file = await Deno.open(path, { create: true, write: true });
-        // One who has removed the file would lock another one.
+        // If the file was removed, another process could lock a new one.
         if (await file.tryLock(true) && (await file.stat()).ino === Deno.statSync(path).ino) {
           return file;
         }
@@ -177,7 +177,7 @@ export class RepositoryCache {
   }
 }
 
-/** The size of a file in bytes; links are followed. Nothing if there is no file. */
+/** Size of a file in bytes, following links; undefined if it is missing. */
 export function sizeOf(path: string): number | undefined {
   try {
     const stat = statSync(path, { throwIfNoEntry: false });
@@ -187,7 +187,7 @@ export function sizeOf(path: string): number | undefined {
   }
 }
 
-/** Makes a folder and those that it is in. */
+/** Creates a folder and its parents. */
 export function makeFolder(path: string): void {
   try {
     mkdirSync(path, { recursive: true });
@@ -199,7 +199,7 @@ export function makeFolder(path: string): void {
   }
 }
 
-/** Bytes free for this user on the disk that a folder is on or, not yet made, would be on. */
+/** Free bytes for this user on the disk of a folder, which need not exist yet. */
 export function freeBytes(folder: string): number {
   for (let path = folder;; path = dirname(path)) {
     try {
@@ -218,6 +218,6 @@ function contentOf(path: string): string | undefined {
   try {
     return readFileSync(path, "utf8");
   } catch {
-    return undefined; // not there, which is the usual case, or of no use
+    return undefined; // usually missing
   }
 }

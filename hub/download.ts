@@ -6,7 +6,7 @@ import { ProgressMeter } from "./progress.ts";
 import { HubSession } from "./session.ts";
 import { transferBlob } from "./transfer.ts";
 
-/** Brings files of one commit into the cache, several at a time. */
+/** A download of files of one commit into the cache, several at a time. */
 export class Download {
   constructor(
     readonly session: HubSession,
@@ -17,9 +17,9 @@ export class Download {
   ) {}
 
   /**
-   * Says what will be fetched in all, before anything is.
+   * Plans the download of some files.
    *
-   * @throws {UserError} If the disk has no room for it.
+   * @throws {UserError} If the disk is too small.
    */
   plan(files: RemoteFile[]): void {
     const missing = new Map(this.#missing(files).map((file) => [file.etag, file]));
@@ -42,9 +42,9 @@ export class Download {
     }
   }
 
-  /** @throws {UserError} If a file cannot be fetched; the others are then stopped. */
+  /** Runs the download. @throws {UserError} If a file fails; the others are then stopped. */
   async fetch(files: RemoteFile[]): Promise<void> {
-    // The same content may be in several places.
+    // Several paths may have the same content.
     const waiting = [...Map.groupBy(this.#missing(files), ({ etag }) => etag).values()];
     const failed = new AbortController();
     const signal = AbortSignal.any([this.session.signal, failed.signal]);
@@ -59,13 +59,13 @@ export class Download {
       Array.from({ length: limits.connections }, () =>
         connection().catch((error) => {
           waiting.length = 0;
-          failed.abort(error); // does nothing if another one has failed before
+          failed.abort(error); // no effect after an earlier failure
         })),
     );
     signal.throwIfAborted();
   }
 
-  /** Fetches a blob and puts it in its places. */
+  /** Downloads a blob and links it to its paths. */
   async #fetchBlob(session: HubSession, places: RemoteFile[]): Promise<void> {
     const { cache, commit, meter } = this;
     const [{ path, etag, bytes }] = places;
@@ -77,7 +77,7 @@ export class Download {
           `Waiting for another process, which downloads "${path}" of "${session.repository.id}"`,
         ),
     );
-    // Another one may have been faster.
+    // Another process may have finished it.
     if (this.#missing(places).length > 0) {
       const isNew = await transferBlob(session, cache, commit, places[0], meter);
       cache.link(commit, etag, places.map(({ path }) => path), isNew);

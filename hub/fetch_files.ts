@@ -14,41 +14,41 @@ import { type HubSettings, hubSettings } from "./settings.ts";
 /** Files of a repository at a commit, in the cache. */
 export interface Snapshot {
   repository: HubRepository;
-  /** What the revision stands for. */
+  /** Commit hash of the revision. */
   commit: string;
-  /** Holds the files under their paths in the repository; read-only, others use it too. */
+  /** Folder with the files under their paths in the repository; shared, read-only. */
   folder: string;
-  /** The files that were asked for, sorted by path. */
+  /** The requested files, sorted by path. */
   files: CachedFile[];
-  /** What came over the network for it, retries included; 0 if all was there. */
+  /** Bytes received over the network, including retries; 0 if all files were cached. */
   downloadedBytes: number;
 }
 
 export interface FetchOptions {
-  /** {@link hubSettings} of the environment, if not given. */
+  /** Default {@link hubSettings} of the environment. */
   settings?: HubSettings;
-  /** Interrupts; what has come is kept and need not come again. */
+  /** Aborts the download; partial files are kept. */
   signal?: AbortSignal;
-  /** Called a few times a second while files come, and when all are there. */
+  /** Called a few times per second during the download, and at its end. */
   onProgress?(progress: HubProgress): void;
-  /** Called with what went otherwise than expected, such as a connection that broke. */
+  /** Called with warnings, for example about broken connections. */
   onWarning?(text: string): void;
   limits?: Partial<HubLimits>;
-  /** Of a model: called when all but the weights are there; what it throws ends the download. */
+  /** Called when all files of a model except the weights are present; may throw to abort. */
   beforeWeights?(folder: string): Promise<void>;
   /** Bytes free on the disk of a folder. */
   freeBytes?(folder: string): number;
-  /** Makes a link at `path`. */
+  /** Creates a link at `path`. */
   symlink?(target: string, path: string): void;
 }
 
-/** What is wanted of a repository. */
+/** A request for files of a repository. */
 interface Wanted {
-  /** The paths that the cache has of it, or the first one that is missing. */
+  /** The cached paths, or the first missing one. */
   cached(cache: RepositoryCache, commit: string): { paths: string[] } | { missing: string };
-  /** Whether nothing can be missing that the hub has and `cached()` does not ask for. */
+  /** Whether `cached()` covers all requested files of the hub. */
   isWhole(paths: string[]): boolean;
-  /** Fetches what is missing and returns the paths. */
+  /** Downloads missing files. @returns The paths. */
   fetch(
     session: HubSession,
     commit: string,
@@ -58,15 +58,14 @@ interface Wanted {
 }
 
 /**
- * Fetches what a run needs of a model into the cache, unless it is there: config.json,
- * generation_config.json, the tokenizer's files and the weights, which are model.safetensors or the
- * shards of its index, or, where there are none, pytorch_model.bin or its shards.
+ * Downloads the files of a model that a run needs into the cache, unless present: config.json,
+ * generation_config.json, the tokenizer and the weights (model.safetensors or the shards of its index,
+ * otherwise pytorch_model.bin or its shards).
  *
- * Nothing is asked over the network if the settings say offline, or if the revision is a commit hash
- * and all is there. If the hub cannot be reached, what the cache has of the revision is used, with a
- * warning.
+ * No requests are sent in offline mode, or if the revision is a commit hash and all files are cached. If
+ * the hub is unreachable, the cached files of the revision are used, with a warning.
  *
- * @throws {UserError} If the model cannot be had: the text says why and what would do.
+ * @throws {UserError} If the model is not available; the message has the reason and a remedy.
  * @throws The reason of `options.signal`, soon after it is aborted.
  */
 export function fetchModel(
@@ -77,11 +76,11 @@ export function fetchModel(
 }
 
 /**
- * Fetches files of a repository into the cache, unless they are there. The repository, which may be
- * large, is not listed. As to the network see {@link fetchModel}.
+ * Downloads files of a repository into the cache, unless present, without listing the repository, which may
+ * be large. Network use is as in {@link fetchModel}.
  *
  * @param paths Paths in the repository, with forward slashes.
- * @throws {UserError} If a file cannot be had: the text says why and what would do.
+ * @throws {UserError} If a file is not available; the message has the reason and a remedy.
  * @throws The reason of `options.signal`, soon after it is aborted.
  */
 export function fetchFiles(
@@ -132,7 +131,7 @@ const MODEL: Wanted = {
     return missing === undefined ? { paths: [...smallFiles(names), ...needed] } : { missing };
   },
 
-  // Other programs fetch config.json and weights only; we fetch the weights last.
+  // Other programs may have cached config.json and weights only.
   isWhole: (paths) => TOKENIZER_FILES.some((name) => paths.includes(name)),
 
   async fetch(session, commit, download, options) {
@@ -178,7 +177,7 @@ const MODEL: Wanted = {
   },
 };
 
-/** A cache that is complete but read-only does as well. */
+/** Records a commit; a failure is only a warning, since a complete read-only cache is usable. */
 function noteCommit(
   cache: RepositoryCache,
   revision: string,

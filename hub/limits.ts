@@ -1,17 +1,17 @@
-/** How patient and how parallel transfers are. */
+/** Limits of transfers: parallelism, retries, timeouts. */
 export interface HubLimits {
   /** Files transferred at a time. */
   connections: number;
-  /** Failures in a row, without a new byte between them, after which a transfer is given up. */
+  /** Consecutive failures without a new byte before a transfer is abandoned. */
   attempts: number;
-  /** Pause after the first failure; it doubles with each one that follows. */
+  /** Pause after the first failure; it doubles with each further one. */
   firstPauseMs: number;
   longestPauseMs: number;
-  /** A server that asks for a longer pause (`Retry-After`) is not waited for. */
+  /** Maximum pause requested by a server (`Retry-After`) that is respected. */
   longestRetryAfterMs: number;
-  /** A connection on which nothing arrives for so long is cut. */
+  /** Timeout of a connection without data. */
   stallMs: number;
-  /** The same for questions to the hub if the cache could answer instead. */
+  /** Timeout of requests that the cache could answer instead. */
   impatientStallMs: number;
 }
 

@@ -6,24 +6,24 @@ import type { HubSession } from "./session.ts";
 
 /** A file of a repository at a commit. */
 export interface RemoteFile {
-  /** With forward slashes. */
+  /** Path with forward slashes. */
   path: string;
-  /** The SHA-256 of the content, 64 digits, or, for small files, git's SHA-1 of it, 40 digits. */
+  /** SHA-256 of the content (64 digits) or, for small files, git's SHA-1 (40 digits). */
   etag: string;
   bytes: number;
 }
 
-/** Paths in one question to the hub. */
+/** Paths per request to the hub. */
 const PATHS_AT_ONCE = 500;
 
-// The library builds the addresses, follows the pages of a listing and reads the answers. It gets
-// neither the token, of which it refuses all that do not begin with "hf_", nor anything other than
-// good answers: its errors lack the headers that tell a gated repository from a missing one.
+// The library builds URLs, follows the pages of a listing and parses responses. It does not get the token,
+// since it rejects tokens without the prefix "hf_", and only sees successful responses, since its errors
+// lack the headers that distinguish gated from missing repositories.
 function common({ settings, fetch }: HubSession) {
   return { hubUrl: settings.endpoint, fetch };
 }
 
-/** The commit that the revision stands for, and the name that the repository has now. */
+/** The commit of the revision, and the current name of the repository. */
 export async function resolveRevision(
   session: HubSession,
 ): Promise<{ commit: string; id: string }> {
@@ -40,7 +40,7 @@ export async function resolveRevision(
   return { commit: sha, id: typeof name === "string" ? name : id };
 }
 
-/** The files at the top of a repository. */
+/** The top-level files of a repository. */
 export async function topFiles(session: HubSession, commit: string): Promise<RemoteFile[]> {
   const repo = designation(session.repository);
   const entries = await understanding(
@@ -51,9 +51,9 @@ export async function topFiles(session: HubSession, commit: string): Promise<Rem
 }
 
 /**
- * What the repository says of the paths, in their order.
+ * The files at some paths of the repository, in the same order.
  *
- * @throws {UserError} If one of them is not there or not a file.
+ * @throws {UserError} If a path is missing or not a file.
  */
 export async function filesAt(
   session: HubSession,
@@ -81,7 +81,7 @@ export async function filesAt(
   });
 }
 
-/** The library throws a TypeError or the like at JSON that is not what the hub would send. */
+/** Converts errors of the library, such as a TypeError for unexpected JSON. */
 async function understanding<T>(session: HubSession, ask: () => Promise<T>): Promise<T> {
   try {
     return await ask();

@@ -3,15 +3,15 @@ import { SMALL_FILES } from "../models/model_files.ts";
 import { readWeightMap } from "../storage/checkpoint.ts";
 import { denoFile } from "../storage/deno_folder.ts";
 
-/** The weights of a model, in the one of its formats that is fetched. */
+/** The weight files of a model in the selected format. */
 export interface ModelWeights {
-  /** The file that lists the shards, if there are shards. */
+  /** The index of the shards, if any. */
   index?: string;
-  /** The weight files; with an index those that, by their names, are its shards. */
+  /** The weight files; with an index, the files named like its shards. */
   files: string[];
 }
 
-/** Names of single files and of indices, and what shards look like; the best format first. */
+/** File names of the supported formats, the preferred one first. */
 const FORMATS = [
   {
     single: "model.safetensors",
@@ -25,7 +25,7 @@ const FORMATS = [
   },
 ];
 
-/** Ends of the names of weights that are of no use here. */
+/** File name extensions of unsupported weight formats. */
 const FOREIGN_FORMATS: Record<string, string> = {
   gguf: "GGUF",
   onnx: "ONNX",
@@ -42,14 +42,14 @@ const FOREIGN_FORMATS: Record<string, string> = {
   tflite: "TensorFlow Lite",
 };
 
-/** The names of a model's small files among those of a folder or repository. */
+/** The small files of a model among the names in a folder or repository. */
 export function smallFiles(names: string[]): string[] {
   return SMALL_FILES.filter((name) => names.includes(name));
 }
 
 /**
- * The weights among the names of a folder or repository: safetensors if there are any, else
- * PyTorch's. An index goes before a single file, as it does where a folder is opened.
+ * The weights among the names in a folder or repository: safetensors if present, otherwise PyTorch. An index
+ * takes precedence over a single file, as when a folder is opened.
  */
 export function modelWeights(names: string[]): ModelWeights | undefined {
   for (const { single, index, shard } of FORMATS) {
@@ -59,7 +59,7 @@ export function modelWeights(names: string[]): ModelWeights | undefined {
   return undefined;
 }
 
-/** What the weights of a repository are in, for a message: 'GGUF ("a.gguf" and 3 more)'. */
+/** The unsupported weight formats of a repository, for messages: 'GGUF ("a.gguf" and 3 more)'. */
 export function foreignWeights(names: string[]): string | undefined {
   const byFormat = Map.groupBy(names, (name) => FOREIGN_FORMATS[name.split(".").at(-1)!]);
   const found = [...byFormat].filter(([format]) => format !== undefined);
@@ -72,7 +72,7 @@ export function foreignWeights(names: string[]): string | undefined {
 }
 
 /**
- * The shards that an index lists, sorted.
+ * The sorted shards of an index.
  *
  * @throws {UserError} If the file cannot be read or does not list file names.
  */

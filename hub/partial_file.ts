@@ -4,12 +4,12 @@ import { UserError } from "../base/errors.ts";
 import { reasonOf } from "../storage/folder.ts";
 import type { RemoteFile } from "./listing.ts";
 
-/** Bytes of a kept part that are hashed at a time. */
+/** Bytes per step when a partial file is hashed. */
 const READ_BYTES = 1 << 20;
 
 /**
- * The beginning of a file that is being transferred, in `<etag>.incomplete`. The hash is computed
- * as the bytes come, so that a file of many gigabytes need not be read again at its end.
+ * A partially transferred file, `<etag>.incomplete`. The hash is computed while bytes arrive, so that large
+ * files need not be read again at the end.
  */
 export class PartialFile implements Disposable {
   #hash!: Hash;
@@ -24,7 +24,7 @@ export class PartialFile implements Disposable {
     this.#startHash();
   }
 
-  /** Opens what an earlier transfer has left, or begins. */
+  /** Opens the partial file of an earlier transfer, or creates one. */
   static async open(path: string, file: RemoteFile, signal: AbortSignal): Promise<PartialFile> {
     const partial = await writing(path, async () => {
       const handle = await Deno.open(path, { create: true, read: true, write: true });
@@ -39,7 +39,7 @@ export class PartialFile implements Disposable {
     }
   }
 
-  /** Bytes that are there. */
+  /** Number of bytes present. */
   get size(): number {
     return this.#size;
   }
@@ -54,9 +54,9 @@ export class PartialFile implements Disposable {
   }
 
   /**
-   * Adds bytes at the end.
+   * Appends bytes.
    *
-   * @throws {UserError} If the disk is full; what fits is kept.
+   * @throws {UserError} If the disk is full; the bytes that fit are kept.
    */
   append(bytes: Uint8Array): void {
     for (let from = 0; from < bytes.length;) {
@@ -71,7 +71,7 @@ export class PartialFile implements Disposable {
     }
   }
 
-  /** Begins anew. */
+  /** Discards the content. */
   restart(): void {
     try {
       this.handle.truncateSync(0);
@@ -82,16 +82,16 @@ export class PartialFile implements Disposable {
     this.#startHash();
   }
 
-  /** Makes sure that all is on the disk, where it cannot be lost any more, and gives it its name. */
+  /** Flushes the file to disk and renames it to its final name. */
   async finish(name: string): Promise<void> {
     await writing(this.path, async () => {
       await this.handle.sync();
-      this.#close(); // Windows renames no open file
+      this.#close(); // Windows cannot rename open files
       await Deno.rename(this.path, name);
     });
   }
 
-  /** Closes the file; what there is of it is kept. */
+  /** Closes the file and keeps it. */
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#close();
@@ -116,7 +116,7 @@ export class PartialFile implements Disposable {
     while (this.#size < size) {
       const read = await this.handle.read(buffer.subarray(0, size - this.#size));
       signal.throwIfAborted();
-      if (read === null) return; // somebody else has cut it
+      if (read === null) return; // truncated by another process
       this.#hash.update(buffer.subarray(0, read));
       this.#size += read;
     }
@@ -124,7 +124,7 @@ export class PartialFile implements Disposable {
 
   #startHash(): void {
     const { etag, bytes } = this.file;
-    // Small files have the name that git gives them: the SHA-1 of a header and the content.
+    // The etag of a small file is its git hash: the SHA-1 of a header and the content.
     this.#hash = etag.length === 64
       ? createHash("sha256")
       : createHash("sha1").update(`blob ${bytes}\0`);
@@ -136,14 +136,14 @@ async function writing<T>(path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    // An interruption, or what is already said in words, is passed on as it is.
+    // Interruptions and user errors are passed on unchanged.
     throw error instanceof Error && /\(os error \d+\)/.test(error.message)
       ? refused(path, error)
       : error;
   }
 }
 
-/** Reasons for which there is no `code`, by the system's text. */
+/** Reasons without a `code`, by the text of the system. */
 const REASONS = [
   { text: /^File too large/, reason: "files may not be that large here" },
   { text: /quota exceeded/, reason: "the quota on the disk is used up" },
@@ -154,7 +154,7 @@ function refused(path: string, error: unknown): UserError {
   const limit = REASONS.find(({ text }) => text.test(message));
   const advice = limit !== undefined || code === "ENOSPC"
     ? "; make room, or set HF_HOME or HF_HUB_CACHE to a folder on a larger disk, and run the same " +
-      "again: it goes on where it stopped"
+      "command again: it resumes where it stopped"
     : "";
   return new UserError(`Cannot write "${path}": ${limit?.reason ?? reasonOf(error)}${advice}`);
 }

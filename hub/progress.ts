@@ -1,23 +1,23 @@
-/** How far a download is. */
+/** Progress of a download. */
 export interface HubProgress {
-  /** Bytes there, with those that were there before. */
+  /** Bytes present, including those of earlier downloads. */
   doneBytes: number;
-  /** Bytes of all that was missing or begun when the download started. */
+  /** Total bytes of files that were missing or incomplete at the start. */
   totalBytes: number;
-  /** Received over the last seconds; 0 at first. */
+  /** Throughput over the last seconds; 0 at first. */
   bytesPerSecond: number;
 }
 
-/** The time over which the speed is taken. */
+/** Time window of the throughput. */
 const WINDOW_MS = 5000;
-/** Progress is told no more often than this. */
+/** Minimum interval of progress events. */
 const PERIOD_MS = 100;
 
-/** Adds up what the transfers of one download have done. */
+/** Accumulated progress of the transfers of a download. */
 export class ProgressMeter {
   totalBytes = 0;
   doneBytes = 0;
-  /** Bytes that came over the network. */
+  /** Bytes received over the network. */
   receivedBytes = 0;
   readonly #done = new Map<string, number>();
   #toldAt = -Infinity;
@@ -25,18 +25,18 @@ export class ProgressMeter {
 
   constructor(readonly onProgress: (progress: HubProgress) => void) {}
 
-  /** Bytes of a blob that are there. */
+  /** Bytes present of a blob. */
   doneOf(etag: string): number {
     return this.#done.get(etag) ?? 0;
   }
 
-  /** Bytes of a blob have come. */
+  /** Adds received bytes of a blob. */
   receive(bytes: number, etag: string): void {
     this.receivedBytes += bytes;
     this.advance(bytes, etag);
   }
 
-  /** Bytes of a blob are there, from wherever; negative if they have turned out to be of no use. */
+  /** Adds bytes of a blob from any source; negative if they were discarded. */
   advance(bytes: number, etag: string): void {
     if (bytes === 0) return;
     this.#done.set(etag, this.doneOf(etag) + bytes);

@@ -3,16 +3,16 @@ import { type HubRepository, kindOf, pageOf } from "./repository.ts";
 import { PassingTrouble, retryAfterMs } from "./retry.ts";
 import type { HubSettings } from "./settings.ts";
 
-/** There is no such repository, or none that may be seen. */
+/** A missing or inaccessible repository. */
 export class NoSuchRepository extends UserError {}
 
-/** Statuses that say "not now" and not "no", besides all from 500 up. */
+/** Temporary failures, in addition to all statuses from 500. */
 const PASSING = [408, 425, 429];
 
 /**
- * What an answer of 400 or more means; its body is read.
+ * The error of a response with status 400 or more; reads its body.
  *
- * @param path The file asked for, if the address names one.
+ * @param path The requested file, if any.
  * @see hf_raise_for_status in Python's huggingface_hub, for the headers.
  */
 export async function refusal(
@@ -27,7 +27,7 @@ export async function refusal(
   const said = (headers.get("X-Error-Message") ?? errorOf(body))?.slice(0, 300);
   const answer = `${ofHub ? "the hub" : `"${URL.parse(response.url)?.host}"`} answers ${status}` +
     (said ? ` (${said})` : "");
-  // Addresses on other hosts are signed and expire; the next attempt asks the hub for a new one.
+  // URLs on other hosts are signed and expire; the next attempt gets a new one from the hub.
   if (status >= 500 || PASSING.includes(status) || !ofHub) {
     return new PassingTrouble(answer, retryAfterMs(headers.get("Retry-After")));
   }
@@ -64,7 +64,7 @@ export async function refusal(
         `; make a new one at ${tokens}, or unset it`,
     );
   }
-  // To those who may not see it the hub does not tell a private repository from a missing one.
+  // Without access, the hub does not distinguish private from missing repositories.
   if (status === 401 || status === 404) {
     return new NoSuchRepository(
       `Cannot download "${id}": ` +
@@ -94,7 +94,7 @@ export function noSuchFile(
   );
 }
 
-/** Something else answers in place of the hub. */
+/** The error of a server that is not a hub. */
 export function noHub(
   { endpoint }: HubSettings,
   { id }: HubRepository,
@@ -108,7 +108,7 @@ export function noHub(
   );
 }
 
-/** What kind of content an answer says it has. */
+/** The content type of a response. */
 export function typeText(headers: Headers): string {
   return `"${headers.get("Content-Type") ?? "no type"}"`;
 }

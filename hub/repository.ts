@@ -9,7 +9,7 @@ export interface HubRepository {
   revision: string;
 }
 
-/** @throws {UserError} If no repository can have such a name or revision. */
+/** Checks a repository. @throws {UserError} If its name or revision is invalid. */
 export function checkRepository({ id, revision }: HubRepository): void {
   const parts = id.split("/");
   const good = parts.length <= 2 && id.length <= 96 && !/--|\.\./.test(id) &&
@@ -30,13 +30,13 @@ export function isCommitHash(revision: string): boolean {
   return /^[0-9a-f]{40}$/.test(revision);
 }
 
-/** Whether a path with forward slashes stays in the folder that it is put in, on any system. */
+/** Whether a path with forward slashes stays within its folder, on any system. */
 export function isPlainPath(path: string): boolean {
   // deno-lint-ignore no-control-regex
   return path.split("/").every((part) => !/^\.{0,2}$|[\\:\x00-\x1f]/.test(part));
 }
 
-/** The part of addresses that names the repository. */
+/** The URL path of a repository. */
 export function repositoryPath({ type, id }: HubRepository): string {
   return type === "model" ? id : `datasets/${id}`;
 }
@@ -45,7 +45,7 @@ export function pageOf(endpoint: string, repository: HubRepository): string {
   return `${endpoint}/${repositoryPath(repository)}`;
 }
 
-/** What kind of thing it is, for messages. */
+/** The kind of a repository, for messages. */
 export function kindOf({ type }: HubRepository): string {
   return type === "model" ? "model" : "data set";
 }

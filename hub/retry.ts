@@ -1,38 +1,37 @@
 import { setTimeout as timer } from "node:timers/promises";
 import type { HubLimits } from "./limits.ts";
 
-/** Trouble that may pass: worth another attempt. */
+/** A temporary error, which is worth a retry. */
 export class PassingTrouble extends Error {
   constructor(message: string, readonly retryAfterMs = 0) {
     super(message);
   }
 }
 
-/** Counts failures in a row. */
+/** A counter of consecutive failures. */
 export class Attempts {
   #failures = 0;
 
   constructor(readonly limits: HubLimits) {}
 
-  /** Something new has arrived, so patience begins anew. */
+  /** Resets the counter after new data. */
   succeed(): void {
     this.#failures = 0;
   }
 
-  /** Milliseconds to wait before the next attempt; nothing if there should be none. */
+  /** Milliseconds before the next attempt; undefined if there should be none. */
   pauseAfter({ retryAfterMs }: PassingTrouble): number | undefined {
     const { attempts, firstPauseMs, longestPauseMs, longestRetryAfterMs } = this.limits;
     this.#failures++;
     if (this.#failures >= attempts || retryAfterMs > longestRetryAfterMs) return undefined;
     const pause = Math.min(firstPauseMs * 2 ** (this.#failures - 1), longestPauseMs);
-    // Without jitter all that a server has cut at once would come back at once.
+    // Jitter prevents simultaneous retries of connections that were cut together.
     return Math.max(pause * (0.5 + Math.random() / 2), retryAfterMs);
   }
 }
 
 /**
- * Milliseconds that a `Retry-After` header asks to wait, whether it gives seconds or a date; 0 if
- * it says nothing.
+ * The pause in milliseconds of a `Retry-After` header, given as seconds or a date; 0 if absent.
  */
 export function retryAfterMs(header: string | null, now = Date.now()): number {
   if (header === null) return 0;
@@ -41,7 +40,7 @@ export function retryAfterMs(header: string | null, now = Date.now()): number {
   return Number.isNaN(date) ? 0 : Math.max(0, date - now);
 }
 
-/** @throws The signal's reason, at once, if it is aborted. */
+/** Waits. @throws The signal's reason, as soon as it is aborted. */
 export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
   try {
     await timer(ms, undefined, { signal });

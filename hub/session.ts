@@ -8,12 +8,12 @@ import type { HubSettings } from "./settings.ts";
 
 const MAX_REDIRECTS = 10;
 
-/** The hub cannot be asked, so what the cache holds may do instead. */
+/** An unreachable hub; cached files may suffice. */
 export class HubUnreachable extends UserError {
   override name = "HubUnreachable";
 }
 
-/** Cuts a connection on which nothing arrives. */
+/** A guard that aborts a connection without data. */
 export class StallGuard implements Disposable {
   readonly #stalled = new AbortController();
   #timer?: ReturnType<typeof setTimeout>;
@@ -25,7 +25,7 @@ export class StallGuard implements Disposable {
     this.arrived();
   }
 
-  /** Something has arrived: the time begins anew. */
+  /** Restarts the timeout after data arrived. */
   arrived(): void {
     clearTimeout(this.#timer);
     const trouble = new PassingTrouble(`nothing has arrived for ${this.stallMs / 1000} s`);
@@ -37,7 +37,7 @@ export class StallGuard implements Disposable {
   }
 }
 
-/** Requests for one repository. */
+/** The HTTP requests for one repository. */
 export class HubSession {
   constructor(
     readonly settings: HubSettings,
@@ -45,17 +45,17 @@ export class HubSession {
     readonly limits: HubLimits,
     readonly signal: AbortSignal,
     readonly warn: (text: string) => void,
-    /** Whether the cache could answer instead, so that there is no point in trying long. */
+    /** Whether the cache could answer instead, so that timeouts are short. */
     readonly impatient = false,
   ) {}
 
   /**
-   * One attempt at a request. Redirects are followed here, since the token is for the endpoint's
-   * origin only, and `fetch` would follow to any scheme.
+   * One attempt at a request. Redirects are followed here because the token is for the endpoint's origin
+   * only, and `fetch` would follow to any scheme.
    *
-   * @param path The file asked for, for messages.
-   * @throws {PassingTrouble | UserError} If there is no answer, or one of 400 or more other than
-   *   the 416 of a range.
+   * @param path The requested file, for messages.
+   * @throws {PassingTrouble | UserError} If there is no response, or one with status 400 or more, except 416
+   *   for a range.
    */
   async request(
     address: string,
@@ -68,7 +68,7 @@ export class HubSession {
     for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
       const headers = new Headers(init.headers);
       headers.set("User-Agent", `billm/${VERSION}`);
-      // A compressed answer has no byte ranges and no length to check.
+      // Compressed responses have no byte ranges and no verifiable length.
       headers.set("Accept-Encoding", "identity");
       headers.delete("Authorization");
       if (this.settings.token !== undefined && url.origin === this.#origin) {
@@ -106,11 +106,11 @@ export class HubSession {
   }
 
   /**
-   * The `fetch` for questions about the repository: with redirects and attempts as they ought to
-   * be, and with errors that name what would do, so that it returns nothing but good JSON.
+   * The `fetch` for API requests about the repository, with redirects, retries and errors with remedies. It
+   * returns only successful JSON responses.
    *
-   * @throws {HubUnreachable} If there is no answer.
-   * @throws {UserError} If the hub refuses, or what answers is no hub.
+   * @throws {HubUnreachable} If there is no response.
+   * @throws {UserError} If the hub refuses, or the server is not a hub.
    */
   readonly fetch = async (input: RequestInfo | URL, init: RequestInit = {}): Promise<Response> => {
     const limits = this.impatient ? { ...this.limits, attempts: 1 } : this.limits;
@@ -145,9 +145,9 @@ export class HubSession {
   };
 
   /**
-   * Turns what `fetch` and bodies throw into `PassingTrouble`.
+   * Converts errors of `fetch` and of bodies to `PassingTrouble`.
    *
-   * @throws The user's reason, if it was the user who interrupted.
+   * @throws The signal's reason, if the user interrupted.
    */
   async translating<T>(guard: StallGuard, work: () => Promise<T>): Promise<T> {
     try {
@@ -164,7 +164,7 @@ export class HubSession {
   }
 }
 
-/** What went wrong with a connection, without Deno's repetition of the address. */
+/** The message of a connection error, without the URL that Deno repeats. */
 function networkReason(error: unknown): string {
   let innermost = error as Error;
   while (innermost.cause instanceof Error) innermost = innermost.cause;

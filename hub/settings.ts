@@ -4,30 +4,30 @@ import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { reasonOf } from "../storage/folder.ts";
 
-/** Where models and data sets come from and where they are kept. */
+/** Settings of the hub and its cache. */
 export interface HubSettings {
-  /** Address of the hub, without a slash at the end. */
+  /** URL of the hub, without a trailing slash. */
   endpoint: string;
-  /** Sent to the endpoint, and to no other host. */
+  /** Access token, sent only to the endpoint. */
   token?: string;
-  /** Where the token was found, for messages: a variable's name or a file's path. */
+  /** Source of the token, for messages: a variable or a file path. */
   tokenSource?: string;
-  /** Folder that holds `models--owner--name` and the like; shared with Python's huggingface_hub. */
+  /** Cache folder with entries such as `models--owner--name`, shared with Python's huggingface_hub. */
   cache: string;
-  /** Nothing is asked over the network. */
+  /** Whether network requests are disabled. */
   offline: boolean;
 }
 
 type Environment = Record<string, string | undefined>;
 
 /**
- * Reads the settings that Python's huggingface_hub reads, in its order of precedence: HF_ENDPOINT;
+ * The settings of Python's huggingface_hub from the environment, with its precedence: HF_ENDPOINT;
  * HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME; HF_TOKEN, HUGGING_FACE_HUB_TOKEN,
  * the file HF_TOKEN_PATH or `token` in HF_HOME, none of them with HF_HUB_DISABLE_IMPLICIT_TOKEN;
- * HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE. `~` and `$NAME` in paths are replaced. Other than in Python
- * a variable that is empty counts as one that is not set.
+ * HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE. `~` and `$NAME` in paths are expanded. Unlike
+ * in Python, empty variables count as unset.
  *
- * @throws {UserError} If HF_ENDPOINT is no address or the token file cannot be read.
+ * @throws {UserError} If HF_ENDPOINT is not a URL or the token file cannot be read.
  * @see https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
  */
 export function hubSettings(env: Environment = Deno.env.toObject()): HubSettings {
@@ -56,7 +56,7 @@ function readEndpoint(text: string): string {
 
 function findToken(env: Environment, file: string): Pick<HubSettings, "token" | "tokenSource"> {
   if (isTrue(env.HF_HUB_DISABLE_IMPLICIT_TOKEN)) return {};
-  // HF_TOKEN wins even if nothing but blanks is in it, as in Python.
+  // HF_TOKEN takes precedence even if it is blank, as in Python.
   const tokenSource = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].find((name) => env[name]);
   const fromEnvironment = clean(tokenSource && env[tokenSource]);
   if (fromEnvironment) return { token: fromEnvironment, tokenSource };
@@ -75,7 +75,7 @@ function readTokenFile(file: string): string | undefined {
 
 function clean(token: string | undefined): string | undefined {
   const text = token?.replace(/[\r\n]/g, "").trim();
-  // Anything else cannot stand in a header.
+  // Other characters are invalid in a header.
   if (text && !/^[\x21-\x7e]+$/.test(text)) {
     throw new UserError(
       `Cannot use the token of the hub: it has characters that no token has; ` +

@@ -9,16 +9,15 @@ import { pageOf } from "./repository.ts";
 import { Attempts, PassingTrouble, sleep } from "./retry.ts";
 import { type HubSession, secondsText, StallGuard } from "./session.ts";
 
-/** The file that has come is not the one that the hub lists; nothing of it can be used. */
+/** A transferred file with the wrong content, which must be discarded. */
 class WrongContent extends Error {}
 
 /**
- * Brings a file into the cache's blobs, unless it is there: goes on where an earlier transfer was
- * cut, tries again after trouble that may pass, and checks length and hash. The caller holds the
- * blob's lock.
+ * Transfers a file to the blobs of the cache, unless present: resumes earlier transfers, retries after
+ * temporary errors, and verifies length and hash. The caller holds the lock of the blob.
  *
  * @returns Whether the blob is new.
- * @throws {UserError} If that cannot be done. What has come is kept, unless it is wrong.
+ * @throws {UserError} If the transfer fails. Partial content is kept, unless it is wrong.
  */
 export async function transferBlob(
   session: HubSession,
@@ -63,7 +62,7 @@ export async function transferBlob(
   }
 }
 
-/** Gets what is missing of a file, in as many attempts as it takes. */
+/** Transfers the missing part of a file, with retries. */
 async function complete(
   session: HubSession,
   commit: string,
@@ -74,7 +73,7 @@ async function complete(
   const { repository, signal, limits, warn } = session;
   const { file } = partial;
   meter.advance(partial.size - meter.doneOf(file.etag), file.etag);
-  // A server that sends the same beginning again and again does not get anywhere.
+  // A server that sends the same beginning repeatedly makes no progress.
   let furthest = partial.size;
   while (!partial.complete) {
     try {
@@ -96,7 +95,9 @@ async function complete(
           : `${limits.attempts} attempts in a row have failed`;
         throw new UserError(
           `Cannot download ${what}: ${trouble.message}; ${why}; check the network and run the ` +
-            `same again, it goes on at ${bytesText(partial.size)} of ${bytesText(file.bytes)}`,
+            `same command again; it resumes at ${bytesText(partial.size)} of ${
+              bytesText(file.bytes)
+            }`,
         );
       }
       warn(
@@ -108,7 +109,7 @@ async function complete(
   }
 }
 
-/** One attempt: asks for what is missing and adds what comes. */
+/** One attempt to request and append the missing part. */
 async function receive(
   session: HubSession,
   commit: string,
@@ -134,7 +135,7 @@ async function receive(
     throw error;
   }
 
-  // A body that is done without having been read, such as an empty one, has no reader.
+  // An empty body is done without having a reader.
   const reader = response.body?.getReader();
   while (reader) {
     const { done, value } = await session.translating(guard, () => reader.read());
@@ -154,7 +155,7 @@ async function receive(
   if (!partial.complete) throw new PassingTrouble("the server ended the connection early");
 }
 
-/** Checks that the body is what is missing; begins the file anew if it is the whole. */
+/** Checks that the body is the missing part; restarts the file if it is the whole. */
 function checkAnswer({ status, headers }: Response, partial: PartialFile): void {
   const { bytes } = partial.file;
   const coding = headers.get("Content-Encoding") ?? "identity";
@@ -172,7 +173,7 @@ function checkAnswer({ status, headers }: Response, partial: PartialFile): void 
     if (Number(start) === partial.size && (total === "*" || Number(total) === bytes)) return;
     const found = headers.get("Content-Range");
     const wanted = `bytes ${partial.size}-${bytes - 1}/${bytes}`;
-    partial.restart(); // the next attempt asks for no range
+    partial.restart(); // the next attempt requests no range
     throw new PassingTrouble(`the server sends "${found}" in place of "${wanted}"`);
   }
   if (status !== 200) throw new PassingTrouble(`the server answers ${status}`);

@@ -12,8 +12,8 @@ import type { Evaluation, PackedModel } from "./run/record.ts";
 import type { RunFolder } from "./run/run_folder.ts";
 
 /**
- * What stages hand to each other. Tensors are on the GPU, `rows` and `cols` those of the block; the
- * runner frees them when the scope ends that made them.
+ * The artifacts that stages exchange. Tensors are on the GPU; `rows` and `cols` are those of the block.
+ * The runner frees them at the end of the scope that set them.
  */
 export interface Artifacts {
   /** config.json, tokenizer and weights of the original model. */
@@ -24,7 +24,7 @@ export interface Artifacts {
   "hessian": Tensor;
   /** Upper Cholesky factor U of the inverse of the damped Hessian, UᵀU = H⁻¹, f32 `[n, n]`. */
   "factor": Tensor;
-  /** 1 / U_jj², what a squared error in a column costs, f32 `[n]`. */
+  /** 1 / U_jj², the cost of a squared error in each column, f32 `[n]`. */
   "column-costs": Tensor;
   /** w² / U_jj² of each weight of the block, f32 `[rows, cols]`. */
   "saliency": Tensor;
@@ -37,19 +37,19 @@ export interface Artifacts {
   /** Mean and scale of each zone, f32 `[rows, 2 * zones]`. */
   "zone-fits": Tensor;
   /**
-   * (w - q) / U_jj of the block once it is turned into bits or codes, f32 `[rows, cols]`; undefined
-   * content without a factor.
+   * (w - q) / U_jj of the quantized block, f32 `[rows, cols]`; the content is undefined without a
+   * factor.
    */
   "block-error": Tensor;
-  /** What `pack` wrote. */
+  /** The result of `pack`. */
   "packed-model": PackedModel;
-  /** What `evaluate` measured. */
+  /** The result of `evaluate`. */
   "evaluation": Evaluation;
 }
 
 export type ArtifactName = keyof Artifacts;
 
-/** What every stage gets. */
+/** Context of every stage. */
 export interface ModelContext {
   gpu: Gpu;
   /** The model as the pipeline file names it. */
@@ -60,43 +60,43 @@ export interface ModelContext {
   folder: RunFolder;
   hub: HubAccess;
   /**
-   * A data set by its name on the hub or its path, its files on this machine.
+   * A data set by its name on the hub or its path, with local files.
    *
-   * @throws {UserError} If it cannot be found or fetched.
+   * @throws {UserError} If it cannot be found or downloaded.
    */
   dataset(dataset: string, use: "calibration" | "evaluation"): Promise<LocalDataset>;
-  /** The sha256 of a file of the model, or of one that a stage's `inputs` has named. */
+  /** The SHA-256 of a model file or of a file listed by a stage's `inputs`. */
   sha256(path: string): string;
-  /** Records of the decoder layers that are complete. */
+  /** Records of the complete decoder layers. */
   layerRecords: LayerRecord[];
-  /** Tells what happens; the tasks turn events into a bar, lines or JSON. */
+  /** Emits an event; the tasks render events as a progress bar, lines or JSON. */
   emit: Emit;
-  /** An earlier name of {@link ModelContext.emit}, which stages of users may call. */
+  /** Deprecated name of {@link ModelContext.emit}, for custom stages. */
   report: Emit;
   /** Aborted by Ctrl-C; long loops call {@link ModelContext.pause}. */
   signal: AbortSignal;
-  /** Lets signals and timers through; throws if the run was interrupted. */
+  /** Yields to signals and timers; throws if the run was interrupted. */
   pause(): Promise<void>;
   /** @throws {Error} If no stage has set the artifact. */
   get<Name extends ArtifactName>(name: Name): Artifacts[Name];
   find<Name extends ArtifactName>(name: Name): Artifacts[Name] | undefined;
-  /** The artifact lives as long as the scope that the stage runs in. */
+  /** Sets an artifact; it lives as long as the scope of the stage. */
   set<Name extends ArtifactName>(name: Name, value: Artifacts[Name]): void;
 }
 
-/** What a stage of scope "group" gets: linear layers that share one input. */
+/** Context of a stage of scope "group": linear layers that share one input. */
 export interface GroupContext extends ModelContext {
-  /** Number of the decoder layer, from 0, and how many there are. */
+  /** Index of the decoder layer, from 0, and the number of layers. */
   layer: { index: number; count: number };
   linears: LinearLayer[];
 }
 
-/** What a stage of scope "linear" gets: one linear layer with all its columns. */
+/** Context of a stage of scope "linear": one linear layer with all its columns. */
 export interface LinearContext extends GroupContext {
   linear: LinearLayer;
 }
 
-/** What a stage of scope "block" gets: some neighbouring columns of one linear layer. */
+/** Context of a stage of scope "block": a block of adjacent columns of one linear layer. */
 export interface BlockContext extends LinearContext {
   block: Block;
 }
@@ -109,22 +109,23 @@ export interface LinearLayer {
   module: string;
   rows: number;
   cols: number;
-  /** As in the model, f32 `[rows, cols]`. */
+  /** The original weights, f32 `[rows, cols]`. */
   original: Tensor;
-  /** Compensated so far, f32 `[rows, cols]`. */
+  /** The weights as compensated so far, f32 `[rows, cols]`. */
   weight: Tensor;
-  /** What the bits of the blocks done so far stand for, f32 `[rows, cols]`. */
+  /** The dequantized values of the blocks done so far, f32 `[rows, cols]`. */
   quantized: Tensor;
-  /** What it becomes, made by the stage that quantizes it. */
+  /** The quantized layer, created by the stage that quantizes. */
   draft?: Draft;
-  /** The stage that has quantized it; absent for BiLLM's own method. */
+  /** The stage that quantized it; absent for BiLLM's own method. */
   method?: string;
-  /** The draft in host memory, once a stage has downloaded it. */
+  /** The draft in host memory, after its download. */
   packed?: PackedLinear;
-  /** What the record says of what is written of it, once the decoder layer is done. */
+  /** Facts for the record, after the decoder layer is written. */
   stored?: LinearFacts & Pick<LinearRecord, "storedBytes">;
 }
 
+/** A block of adjacent columns of a linear layer. */
 export interface Block {
   first: number;
   cols: number;
@@ -138,28 +139,28 @@ export interface Block {
 
 interface StageBase<Options> extends StageDeclaration {
   /**
-   * Files that the options name, on this machine: their content is part of what identifies a run.
-   * Called before any other work of the run.
+   * The local input files named by the options. Their content is part of the identity of a run. Called
+   * before any other work of the run.
    */
   inputs?(context: ModelContext, options: Options): Promise<string[]>;
-  /** Called when the model is known, before any long work: refuses what would fail hours later. */
+  /** Early check, called when the model is known: throws before any long work on what would fail later. */
   check?(context: ModelContext, options: Options): Promise<void>;
 }
 
-/** Runs once per model. */
+/** A stage that runs once per model. */
 export interface ModelStage<Options = unknown> extends StageBase<Options> {
   scope: "model";
   run(context: ModelContext, options: Options): Promise<void>;
 }
 
-/** Runs once per group of linear layers that share an input. */
+/** A stage that runs once per group of linear layers that share an input. */
 export interface GroupStage<Options = unknown> extends StageBase<Options> {
-  /** "layer" is the word that stages of users had for it before. */
+  /** "layer" is the deprecated name, for custom stages. */
   scope: "group" | "layer";
   /** Called for each calibration batch with the group's input, f32 `[tokens, n]`, before `run`. */
   observe?(context: GroupContext, options: Options, input: Tensor): Promise<void>;
   run(context: GroupContext, options: Options): Promise<void>;
-  /** Called when all groups of a decoder layer are done; says what was written. */
+  /** Called when all groups of a decoder layer are done; returns the written file. */
   endLayer?(
     context: ModelContext & { layer: GroupContext["layer"] },
     options: Options,
@@ -169,21 +170,21 @@ export interface GroupStage<Options = unknown> extends StageBase<Options> {
   finish?(context: ModelContext, options: Options): Promise<void>;
 }
 
-/** Runs once per linear layer. */
+/** A stage that runs once per linear layer. */
 export interface LinearStage<Options = unknown> extends StageBase<Options> {
   scope: "linear";
   run(context: LinearContext, options: Options): Promise<void>;
 }
 
-/** Runs once per block of columns of each linear layer. */
+/** A stage that runs once per block of columns of each linear layer. */
 export interface BlockStage<Options = unknown> extends StageBase<Options> {
   scope: "block";
   run(context: BlockContext, options: Options): Promise<void>;
 }
 
 /**
- * One step of a pipeline: what users write in the file, what it needs and gives, what it may be
- * told, and what it does. {@link defineStage} infers the type of the options.
+ * A step of a pipeline: its name, options, needed and given artifacts, and its work.
+ * {@link defineStage} infers the type of the options.
  */
 // deno-lint-ignore no-explicit-any -- a list of stages holds stages of any options
 export type Stage<Options = any> =
@@ -192,7 +193,7 @@ export type Stage<Options = any> =
   | LinearStage<Options>
   | BlockStage<Options>;
 
-/** Gives the functions of a stage the type of the options that its schema describes. */
+/** A typed stage: infers the option type of its functions from its schema. */
 export function defineStage<Schema extends z.ZodObject>(
   stage: Stage<z.output<Schema>> & { options: Schema },
 ): Stage<z.output<Schema>> {

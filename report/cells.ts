@@ -5,17 +5,17 @@ import { CELL_RECORD, type CellRecord, type RunRecord } from "../pipeline/run/re
 import { denoFile } from "../storage/deno_folder.ts";
 import { readJson } from "../storage/json.ts";
 
-/** A cell.json as it may be found: whoever wrote it may have left the times out. */
+/** A cell.json file, possibly without times. */
 export type FoundCell =
   & Omit<CellRecord, "started" | "finished">
   & Partial<Pick<CellRecord, "started" | "finished">>;
 
-/** A folder with a run, finished or not. */
+/** A folder with a finished or unfinished run. */
 export interface RunInFolder {
   folder: string;
-  /** The name of the cell or of the run, unique among those that are compared. */
+  /** Name of the cell or the run, unique among the compared runs. */
   name: string;
-  /** Absent for a run of its own. */
+  /** Absent for a run outside a grid. */
   cell?: FoundCell;
   /** Absent if the run is not finished. */
   record?: RunRecord;
@@ -23,20 +23,19 @@ export interface RunInFolder {
   problem?: string;
 }
 
-/** Runs that are compared, and what lacks. */
+/** Compared runs, and the missing cells. */
 export interface Comparison {
   done: (RunInFolder & { record: RunRecord })[];
   failed: (RunInFolder & { problem: string })[];
-  /** Cells that no folder holds, as "3 of 12 of grid-name". */
+  /** Cells without a folder, as "3 of 12 of grid-name". */
   missing: string[];
 }
 
-/** How deep runs are sought below a folder: a grid's cells lie one below it, grids two. */
+/** Depth of the search for runs below a folder: cells are one level below a grid, two below grids. */
 const DEPTH = 3;
 
 /**
- * The folders that hold runs, at or below some paths; what is no folder is passed over, so that a
- * shell's `out/*` may be given.
+ * The folders of runs at or below some paths. Files are skipped, so that `out/*` of a shell works.
  *
  * @throws {UserError} If a path does not exist.
  */
@@ -64,7 +63,7 @@ function isRun(folder: string): boolean {
   return existsSync(join(folder, "run.json")) || existsSync(join(folder, CELL_RECORD));
 }
 
-/** Reads what folders say of their runs. */
+/** The runs of some folders. */
 export function readRuns(folders: readonly string[]): Comparison {
   const runs = folders.map(readRun);
   makeNamesUnique(runs);
@@ -98,14 +97,14 @@ function readRun(folder: string): RunInFolder {
     const record = readRecord(folder);
     if (!run.cell) run.name = record.name;
     if (record.status === "done") return { ...run, record };
-    return { ...run, problem: "the run is not finished; the same command goes on with it" };
+    return { ...run, problem: "the run is not finished; the same command resumes it" };
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     return { ...run, problem: error.message };
   }
 }
 
-/** Whether the run of a cell that had failed came to its end later. */
+/** Whether the run of a failed cell finished later. */
 function isDoneSince(folder: string, { finished: failed }: FoundCell): boolean {
   if (failed === undefined || !existsSync(join(folder, "run.json"))) return false;
   const { status, finished = "" } = readRecord(folder);
@@ -113,9 +112,9 @@ function isDoneSince(folder: string, { finished: failed }: FoundCell): boolean {
 }
 
 /**
- * run.json of a folder.
+ * The run.json of a folder.
  *
- * @throws {UserError} If it cannot be read or is not of this program.
+ * @throws {UserError} If it cannot be read or is not a run record.
  */
 export function readRecord(folder: string): RunRecord {
   const path = join(folder, "run.json");
@@ -138,7 +137,7 @@ function readCell(folder: string): FoundCell | undefined {
   return { values: {}, ...found } as FoundCell;
 }
 
-/** Runs that have the same name get those of their folders. */
+/** Renames runs with equal names after their folders. */
 function makeNamesUnique(runs: readonly RunInFolder[]): void {
   const byName = Map.groupBy(runs, ({ name }) => name);
   for (const same of byName.values()) {
@@ -148,7 +147,7 @@ function makeNamesUnique(runs: readonly RunInFolder[]): void {
   }
 }
 
-/** The innermost folder that holds all of some folders, none of them itself. */
+/** The innermost common parent of some folders. */
 export function commonFolder(folders: readonly string[]): string {
   const parts = folders.map((folder) => dirname(realpathSync(folder)).split(sep));
   const [first] = parts;
@@ -168,7 +167,7 @@ function missingCells(runs: readonly RunInFolder[]): string[] {
   });
 }
 
-/** The pipeline file as it was run, if it is there. */
+/** The pipeline file of a run; empty if absent. */
 export function readPipeline(folder: string): string {
   const path = join(folder, "pipeline.yaml");
   return existsSync(path) ? readFileSync(path, "utf8") : "";

@@ -1,22 +1,22 @@
 /**
- * Charts as SVG without a script. Across, places are percentages, so that a chart is as wide as the
- * page lets it be while its letters keep their size; down, they are pixels. Colours are classes of
- * `report.css`, which knows the dark and the light ones.
+ * SVG charts without scripts. Horizontal positions are percentages, so that charts scale with the page
+ * while text keeps its size; vertical positions are pixels. Colours are classes of `report.css` with light
+ * and dark values.
  */
 import { decimal } from "../base/figures.ts";
 import { type Content, Html, html } from "./html.ts";
 
-/** A place across, as a percentage of the whole. */
+/** A horizontal position as a percentage of the width. */
 export function across(part: number): string {
   return `${Number((100 * part).toFixed(3))}%`;
 }
 
-/** A number with few digits, for places down and paths. */
+/** A number with few digits, for vertical positions and paths. */
 export function short(value: number): string {
   return `${Number(value.toFixed(2))}`;
 }
 
-/** A chart as a picture with a text that says what is in it. */
+/** A chart as an image with a text alternative. */
 export function picture(height: number, label: string, content: Content): Html {
   return html`
     <svg class="chart" role="img" aria-label="${label}" width="100%" height="${height}">
@@ -24,7 +24,7 @@ export function picture(height: number, label: string, content: Content): Html {
   `;
 }
 
-/** A chart whose lines are named in a column on its left. */
+/** A chart with the names of its rows on the left. */
 function withNames(names: readonly string[], rowHeight: number, chart: Html): Html {
   const style = `grid-auto-rows: ${rowHeight}px`;
   return html`
@@ -35,7 +35,7 @@ function withNames(names: readonly string[], rowHeight: number, chart: Html): Ht
   `;
 }
 
-/** A bar for a cell of a table, which says the number itself. */
+/** A bar for a table cell that also contains the number. */
 export function cellBar(part: number): Html {
   const width = across(Math.max(0, Math.min(1, part)));
   return html`
@@ -46,7 +46,7 @@ export function cellBar(part: number): Html {
   `;
 }
 
-/** Colours of parts that there are. */
+/** Number of colours of parts. */
 const PART_COLOURS = 7;
 
 /** A small square in the colour of a part. */
@@ -65,11 +65,11 @@ export function swatch(name: string): Html {
 
 export interface StackedBar {
   name: string;
-  /** The sizes of its parts, in the order of their colours. */
+  /** Sizes of the parts, in the order of their colours. */
   parts: readonly number[];
 }
 
-/** Bars of parts, one below the other, all on one scale from 0 on. */
+/** Stacked horizontal bars on a common scale from 0. */
 export function stackedBars(
   bars: readonly StackedBar[],
   partNames: readonly string[],
@@ -117,14 +117,14 @@ export function stackedBars(
   );
 }
 
-/** A distance between the ticks of an axis from 0 on that gives two to six of them. */
+/** The distance between two to six ticks of an axis from 0. */
 function tickStep(most: number): number {
   const power = 10 ** Math.floor(Math.log10(most));
   const steps = [0.2, 0.25, 0.5, 1, 2].map((digit) => digit * power);
   return steps.find((step) => most / step <= 5) ?? power;
 }
 
-/** The largest 1, 2 or 5 times a power of ten that is not above a number. */
+/** The largest of 1, 2 or 5 times a power of ten up to a number. */
 function niceBelow(most: number): number {
   const power = 10 ** Math.floor(Math.log10(most));
   return ([5, 2].find((digit) => digit * power <= most) ?? 1) * power;
@@ -135,28 +135,28 @@ function tickText(tick: number, step: number): string {
   return decimal(tick, Math.max(0, Math.min(6, Math.ceil(-Math.log10(step) - 1e-9))));
 }
 
-/** Shades that a heat map has. */
+/** Number of shades of a heat map. */
 export const SHADES = 6;
 
 export interface HeatMap {
-  /** Of the lines, from the top. */
+  /** Names of the rows, from the top. */
   names: readonly string[];
-  /** Of the columns, from the left. */
+  /** Names of the columns, from the left. */
   columns: readonly string[];
-  /** By line and column; undefined where nothing was measured. */
+  /** Values by row and column; undefined where nothing was measured. */
   values: readonly (readonly (number | undefined)[])[];
-  /** A number as it stands in a cell, and as it is told of one. */
+  /** Text of a value, in cells and tooltips. */
   text(value: number): string;
   label: string;
-  /** What the columns are. */
+  /** Name of the column axis. */
   axis: string;
 }
 
-/** Columns of a heat map whose numbers can be written into it, on a page and on a phone. */
+/** Maximum columns of a heat map with numbers in the cells, on a page and on a phone. */
 const WRITTEN = 14;
 const WRITTEN_ON_PHONE = 6;
 
-/** Numbers by line and column as shades, with the numbers where there is room for them. */
+/** A heat map, with numbers in the cells if there is room. */
 export function heatMap({ names, columns, values, text, label, axis }: HeatMap): Html {
   const row = 26;
   const numbers = values.flat().filter((value) => value !== undefined);
@@ -196,7 +196,7 @@ export function heatMap({ names, columns, values, text, label, axis }: HeatMap):
   return html`${withNames(names, row, chart)}${shadeLegend(numbers, text)}`;
 }
 
-/** The shade of each number: equal steps from the least to the most; one for what reads the same. */
+/** The shade of a number: equal steps from minimum to maximum; a single shade if their texts are equal. */
 function shades(
   numbers: readonly number[],
   text: (value: number) => string,
@@ -222,15 +222,15 @@ function shadeLegend(numbers: readonly number[], text: (value: number) => string
   `;
 }
 
-/** Counts of neighbouring bins, and the class of their colour. */
+/** Counts of adjacent bins, and the class of their colour. */
 export interface Layer {
   name: string;
   counts: readonly number[];
 }
 
 /**
- * A distribution above a line, its layers stacked, and another one hanging below it; each has its own
- * scale. Bins reach from -limit to limit.
+ * A chart of a stacked distribution above a line and another one below it, each with its own scale. Bins
+ * cover -limit to limit.
  */
 export function mirroredDistribution(
   above: readonly Layer[],
@@ -282,14 +282,14 @@ export function mirroredDistribution(
   ]);
 }
 
-/** The outline of neighbouring bars between two heights each, bins 1 wide. */
+/** The outline of adjacent bars of width 1 between two heights each. */
 function steps(from: readonly number[], to: readonly number[]): string {
   const there = to.map((y) => `V${short(y)}h1`).join("");
   const back = from.toReversed().map((y) => `V${short(y)}h-1`).join("");
   return `M0 ${short(from[0])}${there}${back}Z`;
 }
 
-/** Columns side by side on one scale from 0 on. */
+/** A column chart on a scale from 0. */
 export function columnChart(
   names: readonly string[],
   values: readonly number[],

@@ -6,50 +6,50 @@ import { Checkpoint } from "../storage/checkpoint.ts";
 import { sum } from "../base/figures.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
 
-/** How the weights of a linear layer are distributed, before and after. */
+/** The distribution of the weights of a linear layer before and after quantization. */
 export interface Histogram {
   /** "model.layers.0.self_attn.q_proj" */
   name: string;
   layer: number;
   rows: number;
   cols: number;
-  /** Weights that were counted: those of some rows, evenly spaced, of a large layer. */
+  /** Number of counted weights: for a large layer those of evenly spaced rows. */
   weights: number;
-  /** The bins reach from -limit to limit; weights beyond count in the outermost ones. */
+  /** The bins cover -limit to limit; weights outside count in the outermost bins. */
   limit: number;
-  /** Original weights by what they were taken for, each by bin. */
+  /** Counts of original weights by class and bin. */
   groups: Partial<Record<WeightKind, number[]>>;
-  /** What is stored for them, by bin. */
+  /** Counts of stored values by bin. */
   stored: number[];
-  /** |w| below which most weights are in the low zone and above which most are in the high one. */
+  /** |w| that best separates the low zone from the high zone. */
   split?: number;
-  /** Roots of the mean squares of the weights and of what the stored ones differ from them. */
+  /** RMS of the weights and of the quantization error. */
   rms: number;
   errorRms: number;
 }
 
-/** In the order of their colours. */
+/** Classes of weights in the order of their colours. */
 export const WEIGHT_KINDS: readonly WeightKind[] = ["low", "high", "salient", "all"];
 
 const BINS = 80;
-/** Weights of a linear layer that are counted, about. */
+/** Approximate number of counted weights per linear layer. */
 const SAMPLE = 1 << 18;
-/** Of so many weights one may lie beyond the bins. */
+/** One in this many weights may be outside the bins. */
 const BEYOND = 1000;
 
-/** The first, the middle and the last decoder layer. */
+/** Indices of the first, the middle and the last decoder layer. */
 export function chosenLayers(layers: number): number[] {
   return [...new Set([0, layers >> 1, layers - 1])].filter((layer) => layer >= 0 && layer < layers);
 }
 
 /**
- * Counts the weights of all linear layers in some decoder layers.
+ * Histograms of all linear layers in some decoder layers.
  *
- * @param originalFolder The model before.
- * @param packedFolder The model after.
- * @param chosen Numbers of decoder layers, from 0.
- * @param pause Called now and then; may throw to end the work.
- * @throws {UserError} If a model cannot be read, or they do not belong together.
+ * @param originalFolder Folder of the original model.
+ * @param packedFolder Folder of the packed model.
+ * @param chosen Indices of decoder layers, from 0.
+ * @param pause Called periodically; may throw to abort.
+ * @throws {UserError} If a model cannot be read, or the models do not match.
  */
 export async function countWeights(
   originalFolder: string,
@@ -78,7 +78,7 @@ export async function countWeights(
   return histograms;
 }
 
-/** Rows that stand for all. */
+/** Indices of the sampled rows. */
 function sampledRows(rows: number, cols: number): number[] {
   const count = Math.min(rows, Math.max(1, Math.ceil(SAMPLE / cols)));
   return Array.from({ length: count }, (_, i) => Math.floor((i + 0.5) * rows / count));
@@ -94,7 +94,7 @@ function joined(pieces: readonly Float32Array[]): Float32Array {
   return all;
 }
 
-/** What is stored in some rows, and what each weight was taken for: a number in WEIGHT_KINDS. */
+/** Stored values of some rows, and the class of each weight as an index into WEIGHT_KINDS. */
 function storedRows(
   packed: PlainWeights,
   name: string,
@@ -119,9 +119,9 @@ function storedRows(
 }
 
 /**
- * Counts weights by bin.
+ * The histogram of some weights.
  *
- * @param groups What each was taken for: a number in WEIGHT_KINDS.
+ * @param groups Class of each weight, an index into WEIGHT_KINDS.
  */
 export function histogramOf(
   before: Float32Array,
@@ -155,15 +155,15 @@ export function histogramOf(
   };
 }
 
-/** What nearly all weights are within. */
+/** The magnitude that nearly all weights are within. */
 function limitOf(weights: Float32Array): number {
   const sizes = weights.map(Math.abs).sort();
   return sizes[Math.max(0, sizes.length - 1 - Math.floor(sizes.length / BEYOND))] || 1;
 }
 
 /**
- * The size of a weight that best tells the zones apart: the border between bins that the fewest
- * weights are on the wrong side of.
+ * The magnitude that best separates the zones: the bin boundary with the fewest weights on the wrong
+ * side.
  */
 function splitOf(
   low: readonly number[],

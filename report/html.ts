@@ -1,4 +1,4 @@
-/** Text that is HTML (or SVG) already. */
+/** A piece of HTML or SVG. */
 export class Html {
   constructor(readonly text: string) {}
 
@@ -7,7 +7,7 @@ export class Html {
   }
 }
 
-/** What may stand in a template: text, which is escaped, and HTML, which is not. */
+/** Content of a template: text, which is escaped, and HTML, which is not. */
 export type Content = string | number | Html | undefined | readonly Content[];
 
 const ESCAPES: Record<string, string> = {
@@ -18,15 +18,15 @@ const ESCAPES: Record<string, string> = {
   "'": "&#39;",
 };
 
-/** Text as it must stand in HTML, as content or in the quotes of an attribute. */
+/** Text escaped for HTML content and quoted attributes. */
 export function escapeHtml(text: string): string {
   // Control characters are not allowed even as references.
   return text.replace(/[&<>"']/g, (character) => ESCAPES[character])
-    // deno-lint-ignore no-control-regex -- they are what is to go
+    // deno-lint-ignore no-control-regex -- control characters are removed
     .replace(/[\0-\x08\x0b\x0c\x0e-\x1f]/g, "\ufffd");
 }
 
-/** A piece of HTML; what is put into it is escaped unless it is HTML itself. */
+/** The tag of HTML templates; inserted text is escaped, inserted HTML is not. */
 export function html(strings: TemplateStringsArray, ...contents: Content[]): Html {
   const parts = strings.map((text, i) => {
     const own = text.replace(/\s*\n\s*/g, "\n"); // the indentation of our code

@@ -1,12 +1,12 @@
 import type { LayerRecord, LinearRecord } from "../pipeline/run/events.ts";
 import { isNumber, sum } from "../base/figures.ts";
 
-/** "self_attn.q_proj": what a linear layer is called in each decoder layer. */
+/** The name of a linear layer within a decoder layer: "self_attn.q_proj". */
 export function moduleOf(name: string): string {
   return name.replace(/^.*?\.\d+\./, "");
 }
 
-/** "q_proj": the last word, unless two modules have it in common. */
+/** Short names of modules: the last word ("q_proj"), unless two modules share it. */
 export function shortNames(modules: readonly string[]): string[] {
   const last = (name: string) => name.slice(name.lastIndexOf(".") + 1);
   const isOwn = new Set(modules.map(last)).size === modules.length;
@@ -44,7 +44,7 @@ export class LayerTable {
   }
 }
 
-/** Bits per weight that linear layers take, by part, without those of the files' headers. */
+/** Stored bits per weight of linear layers by part, without file headers. */
 export function bitsByPart(linears: readonly LinearRecord[]): Record<string, number> {
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));
   const bits: Record<string, number> = {};

@@ -3,7 +3,7 @@ import type { Evaluation } from "../pipeline/run/record.ts";
 import { measuredIn, type Metric, type Pair, pairsIn } from "../stages/metrics/metric.ts";
 import { METRICS } from "../stages/metrics/mod.ts";
 
-/** A metric that a run was measured by, with its figures. */
+/** A metric with the figures of a run. */
 export interface MeasuredMetric {
   metric: Metric;
   /** At least one. */
@@ -15,7 +15,7 @@ export function measuredMetrics(evaluation: Evaluation | undefined): MeasuredMet
     .filter(({ pairs }) => pairs.length > 0);
 }
 
-/** Where figures come from that another run has measured, a sentence each. */
+/** The origins of cached figures, one sentence each. */
 export function earlierMeasurements(evaluation: Evaluation | undefined): string[] {
   const all = METRICS.flatMap((metric) => measuredIn(metric, evaluation).original)
     .map(({ cached }) => cached).filter((cached) => cached !== undefined)
@@ -25,7 +25,7 @@ export function earlierMeasurements(evaluation: Evaluation | undefined): string[
   return [...new Set(all)];
 }
 
-/** "22.6 % of 11.5 MB" as far as it is known. */
+/** A size relative to another, "22.6 % of 11.5 MB"; empty if unknown. */
 export function shareText(bytes: number, of: number, text: (bytes: number) => string): string {
   return of > 0 ? `${percent(bytes / of)} of ${text(of)}` : "";
 }

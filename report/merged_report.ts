@@ -29,26 +29,26 @@ import {
 
 type DoneRun = Comparison["done"][number];
 
-/** The metrics that have a chart, as messages name them: "perplexity or divergence". */
+/** The metrics with a chart, for messages: "perplexity or divergence". */
 export function chartedNouns(): string {
   return listed(METRICS.filter(({ chart }) => chart).map(({ noun }) => noun), "or");
 }
 
-/** Runs of one model that a metric has measured on the same data. */
+/** The results of one metric for runs of one model on the same data. */
 interface Panel {
   metric: Metric;
   model: string;
   dataset: string;
   original?: Result;
   results: NamedResult[];
-  /** Numbers of the results that are best at their size. */
+  /** Numbers of the results on the Pareto front. */
   best: Set<number>;
 }
 
-/** A report of several runs side by side. */
+/** The report that compares several runs. */
 export class MergedReport {
   readonly #panels: Panel[];
-  /** Of each finished run, from 1, the same in charts and tables. */
+  /** Number of each finished run, from 1, in charts and tables. */
   readonly #numbers: Map<DoneRun, number>;
 
   constructor(readonly comparison: Comparison) {
@@ -64,7 +64,9 @@ export class MergedReport {
   }
 
   /**
-   * @param folder Where the page will lie: runs with reports of their own are linked from there.
+   * The HTML page.
+   *
+   * @param folder Folder of the page, for relative links to the reports of runs.
    */
   page(folder: string): string {
     const { done, failed, missing } = this.comparison;
@@ -82,8 +84,8 @@ export class MergedReport {
         section(
           title,
           html`
-            <p>Each number is a run, named in the table below. Filled: no other run is as small and better. The
-            line says what is to be had for so many bytes.</p>
+            <p>Each number is a run in the table below. Filled markers and the line show the Pareto front: the
+            best result at each size.</p>
           `,
           panels.map((panel) => this.#panelFigure(panel)),
         )
@@ -92,7 +94,7 @@ export class MergedReport {
     ]);
   }
 
-  /** The tables of the page. */
+  /** The tables of the page in Markdown. */
   markdown(): string {
     const { done, failed, missing } = this.comparison;
     const parts = [`## ${escapeMarkdown(this.title)}`, escapeMarkdown(this.#countText())];
@@ -105,15 +107,14 @@ export class MergedReport {
     }
     if (done.length > 0) {
       parts.push(
-        `Bold: no other run of the model is as small and better (${chartedNouns()}, weight files).`,
+        `Bold: on the Pareto front of its model (${chartedNouns()} against the size of the weight files).`,
       );
     }
     return parts.join("\n\n") + "\n";
   }
 
   /**
-   * The charts alone, for a page that shows pictures; undefined if no run has both a size and a figure
-   * to draw.
+   * The charts as a standalone SVG; undefined if no run has both a size and a charted figure.
    */
   svg(): string | undefined {
     if (this.#panels.length === 0) return undefined;
@@ -182,7 +183,7 @@ export class MergedReport {
     return [...panels.values()];
   }
 
-  /** The panels of each metric under one title. */
+  /** The panels grouped by metric, with titles. */
   #chartTitles(): { title: string; panels: Panel[] }[] {
     return [...Map.groupBy(this.#panels, ({ metric }) => metric)].map(([{ noun }, panels]) => ({
       title: `${capitalized(noun)} against size`,
@@ -208,7 +209,7 @@ export class MergedReport {
   #problemTable(): Table {
     const { failed, missing } = this.comparison;
     return {
-      caption: "Runs that are not done",
+      caption: "Unfinished runs",
       head: ["Run", "Why"],
       left: 2,
       rows: [
@@ -216,7 +217,7 @@ export class MergedReport {
           cell ? `${name} (${cell.index} of ${cell.cells})` : name,
           problem,
         ]),
-        ...missing.map((cell) => [`cell ${cell}`, "missing: no folder says that it is this cell"]),
+        ...missing.map((cell) => [`cell ${cell}`, "missing: no folder has this cell"]),
       ],
     };
   }
@@ -238,7 +239,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
     ];
   }
 
-  /** @param folder Where the page will lie; without it, runs are not linked. */
+  /** @param folder Folder of the page; without it, runs are not linked. */
   #runTable(runs: readonly DoneRun[], folder?: string): Table {
     const { model } = runs[0].record;
     const columns = METRICS.filter(({ section }) => !section).flatMap((metric) => {
@@ -273,12 +274,12 @@ ${tableHtml(this.#runTable(runs, folder))}`
     };
   }
 
-  /** The figures of runs, one after the other. */
+  /** The figures of all runs. */
   #pairs(metric: Metric, runs: readonly DoneRun[]): Pair<Figure>[] {
     return runs.flatMap(({ record }) => pairsIn(metric, record.evaluation));
   }
 
-  /** Of the metrics that have a section of their own. */
+  /** Tables of metrics with a separate section. */
   #metricTables(): { metric: Metric; heading: string; table: Table }[] {
     return METRICS.flatMap((metric) => {
       const pairs = this.#pairs(metric, this.comparison.done);
@@ -305,7 +306,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
     });
   }
 
-  /** What the cells set differently. */
+  /** The values set by the cells. */
   #valueTable(): Table | undefined {
     const runs = [...this.#numbers].filter(([{ cell }]) => cell);
     const valueOf = ({ cell }: RunInFolder, path: string) => cell?.values[path];
@@ -314,7 +315,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
     const text = (value: unknown) =>
       value === undefined ? NONE : typeof value === "string" ? value : JSON.stringify(value);
     return {
-      caption: "What the cells set",
+      caption: "Values set by the cells",
       head: ["#", ...paths],
       left: paths.length + 1,
       rows: runs.map(([run, number]) => [
@@ -342,7 +343,7 @@ function panelName({ model, dataset }: Panel): string {
   return `${model} on ${dataset}`;
 }
 
-/** The name of a cell without that of its model, which stands above. */
+/** The name of a cell without the name of its model. */
 function withoutModel(name: string, model: string): string {
   const last = model.slice(model.lastIndexOf("/") + 1);
   const names = [model, last, model.replaceAll("/", "-"), model.replaceAll("/", "_")];
@@ -363,7 +364,7 @@ function nameCell(
     : undefined;
   const inner = link === undefined ? html`${shown}` : html`<a href="${link}">${shown}</a>`;
   const bits = record.packed?.paperBits;
-  const title = bits === undefined ? shown : `${decimal(bits, 3)} bits as the paper counts`;
+  const title = bits === undefined ? shown : `${decimal(bits, 3)} bits as counted in the paper`;
   return {
     text: shown,
     strong: isBest,
@@ -371,7 +372,7 @@ function nameCell(
   };
 }
 
-/** The rules of the page's style that a picture needs: its colours and its letters. */
+/** The CSS rules that a standalone SVG needs: colours and fonts. */
 function pictureStyle(): string {
   const rules = style.match(/[^{}]+\{(?:[^{}]|\{[^{}]*\})*\}/g) ?? [];
   const wanted =

@@ -1,7 +1,7 @@
 import { type Content, Html, html } from "./html.ts";
 import style from "./report.css" with { type: "text" };
 
-/** A page that needs nothing but itself. */
+/** A self-contained HTML page. */
 export function page(title: string, content: Content): string {
   const body = html`
     <!DOCTYPE html>
@@ -23,7 +23,7 @@ export function page(title: string, content: Content): string {
   return `${body.text.trim()}\n`;
 }
 
-/** A part of a page under a heading of its own. */
+/** A section of a page. */
 export function section(heading: string, ...content: Content[]): Html {
   return html`
     <section>
@@ -32,7 +32,7 @@ export function section(heading: string, ...content: Content[]): Html {
   `;
 }
 
-/** A number that a page says large, with what it is and what belongs to it. */
+/** A tile with a large number, its name and a note. */
 export interface Tile {
   name: string;
   value: string;
@@ -55,7 +55,7 @@ export function tiles(all: readonly Tile[]): Html {
   `;
 }
 
-/** What the colours of a chart mean. */
+/** A legend of colours. */
 export function legend(entries: readonly { swatch: Html; text: string }[]): Html {
   return html`
     <ul class="legend">${entries.map(({ swatch, text }) => html`<li>${swatch} ${text}</li>`)}</ul>

@@ -1,14 +1,14 @@
-/** A result: what it takes, and how good it is. Of both less is better. */
+/** A result with its size and figure; for both, less is better. */
 export interface Result {
   bytes: number;
   value: number;
 }
 
 /**
- * The results that are best at their size: no other one is as small and better, or as good and
- * smaller. Of equal ones the first counts.
+ * The Pareto front: results that no other result dominates in size and figure. Among equal results the
+ * first counts.
  *
- * @returns By size, the smallest first; each is better than those before it.
+ * @returns Results by size, the smallest first; each is better than those before it.
  */
 export function paretoFront<Item extends Result>(results: readonly Item[]): Item[] {
   const bySize = results.map((item, i) => ({ item, i }))

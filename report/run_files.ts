@@ -9,17 +9,17 @@ import { readPipeline } from "./cells.ts";
 import { chosenLayers, countWeights, type Histogram } from "./histograms.ts";
 import { type FinishedRun, runReport } from "./run_report.ts";
 
-/** Where the weights of a run are counted, and which. */
+/** Options of {@link saveHistograms}. */
 export interface CountOptions {
-  /** Numbers of decoder layers, from 0; the first, the middle and the last if absent. */
+  /** Indices of decoder layers, from 0; default the first, the middle and the last. */
   layers?: readonly number[];
-  /** Called now and then; may throw to end the work. */
+  /** Called periodically; may throw to abort. */
   pause?: () => Promise<void>;
 }
 
 /**
- * Counts the weights of a finished run and keeps the counts in its folder: the original model may not
- * be at hand when a report is written anew.
+ * Saves the weight histograms of a finished run in its folder, because the original model may be absent
+ * when the report is rewritten.
  *
  * @param original The folder of the original model.
  * @throws {UserError} If a model cannot be read or the file cannot be written.
@@ -38,7 +38,7 @@ export async function saveHistograms(
   writeFileAtomically(path, JSON.stringify({ histograms }) + "\n");
 }
 
-/** What a finished run has left in its folder. */
+/** The files of a finished run. */
 export function finishedRun(folder: string, record: RunRecord): FinishedRun {
   const path = join(folder, "histograms.json");
   const histograms = existsSync(path)
@@ -57,7 +57,7 @@ function saveReport(folder: string, record: RunRecord): void {
   writeFileAtomically(join(folder, "report.html"), content);
 }
 
-/** Counts the weights of a finished run, if it has packed any, and writes its report. */
+/** Saves the histograms of a finished run, if it packed a model, and writes its report. */
 export const writeRunReport: WriteReport = async (folder, record, original, pause) => {
   if (original !== undefined && record.packed) {
     await saveHistograms(folder, record, original, { pause });

@@ -37,16 +37,16 @@ import {
   tableMarkdown,
 } from "./table.ts";
 
-/** What a finished run has left in its folder. */
+/** The files of a finished run. */
 export interface FinishedRun {
   record: RunRecord;
   /** The pipeline file as run. */
   pipeline: string;
-  /** Absent if they could not be counted. */
+  /** Absent if the weights could not be counted. */
   histograms?: readonly Histogram[];
 }
 
-/** The report of a run as a page. */
+/** The report of a run as an HTML page. */
 export function runReport(run: FinishedRun): string {
   const { record } = run;
   const table = new LayerTable(record.layers ?? []);
@@ -69,7 +69,7 @@ export function runReport(run: FinishedRun): string {
   ]);
 }
 
-/** The report of a run in Markdown, without its pictures. */
+/** The report of a run in Markdown, without charts. */
 export function runMarkdown({ record }: FinishedRun): string {
   const parts = [
     `## ${escapeMarkdown(record.name)}`,
@@ -113,7 +113,7 @@ function summaryTiles(record: RunRecord): Tile[] {
     all.push({ name: "Time", value: timeText(seconds), note });
   }
   if (isNumber(peakGpuBytes)) {
-    all.push({ name: "GPU memory", value: sizeText(peakGpuBytes), note: "at most" });
+    all.push({ name: "Peak GPU memory", value: sizeText(peakGpuBytes) });
   }
   return all;
 }
@@ -125,7 +125,7 @@ function summarySection(record: RunRecord): Html {
   return html`
     <section aria-label="Summary">
       ${tiles(summaryTiles(record))} ${tables} ${isMeasured ? undefined : html`
-        <p>The pipeline has no evaluate stage: nothing was measured.</p>
+        <p>The pipeline has no evaluate stage, so nothing was measured.</p>
       `} ${earlierMeasurements(record.evaluation).map((text) =>
         html`
           <p class="note">${text}</p>
@@ -135,7 +135,7 @@ function summarySection(record: RunRecord): Html {
   `;
 }
 
-/** Of the metrics that have a section of their own. */
+/** Sections of metrics that have their own. */
 function metricSections({ evaluation }: RunRecord): Content {
   return measuredMetrics(evaluation).map(({ metric, pairs }) => {
     if (!metric.section) return undefined;
@@ -150,7 +150,7 @@ function metricSections({ evaluation }: RunRecord): Content {
   });
 }
 
-/** The parts that the linear layers are stored in, the largest first. */
+/** Stored bits of the linear layers by part, the largest first. */
 function partsOf(record: RunRecord): [part: string, bits: number][] {
   return Object.entries(record.packed?.storedBitsByPart ?? {}).filter(([, bits]) => bits > 0)
     .sort(([, a], [, b]) => b - a);
@@ -210,15 +210,15 @@ function bitsSection(record: RunRecord, table: LayerTable): Content {
         0,
       )} weights of the linear layers take ${sizeText(
         linear,
-      )}; embeddings, head, norms and biases the other ${sizeText(packed.bytes - linear)}.</p>
+      )}; embeddings, head, norms and biases take the other ${sizeText(packed.bytes - linear)}.</p>
       <figure>
       ${stackedBars(bars, names, {
         label: `Stored bits per weight by part: ${
           parts.map(([part, bits]) => `${part} ${decimal(bits, 3)}`).join(", ")
         }`,
         unit: "bits per weight",
-      })}<figcaption>Bits per weight of all linear layers, with the files' headers, and of each module.
-      The colours are those of the table.</figcaption>
+      })}<figcaption>Bits per weight of all linear layers, including file headers, and of each module.
+      The colours match the table.</figcaption>
       </figure>
     `,
     tableHtml(partTable(record)),
@@ -230,7 +230,7 @@ function bitsSection(record: RunRecord, table: LayerTable): Content {
   );
 }
 
-/** A figure of each linear layer, as a table of decoder layers by modules. */
+/** A table of a figure by decoder layer and module. */
 function layerTable(
   table: LayerTable,
   caption: string,
@@ -261,7 +261,7 @@ function errorSection(table: LayerTable): Content {
   return section(
     "Output error by layer and module",
     html`
-      <p>The squared error of a linear layer's output on the calibration data, as a part of the squared
+      <p>The squared error of a linear layer's output on the calibration data, relative to the squared
       output: between ${percent(Math.min(...known))} and ${percent(Math.max(...known))}, ${percent(
         sum(known) / known.length,
       )} on average.</p>
@@ -289,7 +289,7 @@ function errorSection(table: LayerTable): Content {
   );
 }
 
-/** The facts that the codecs of the linear layers have drawn. */
+/** Sections of the fact maps of all codecs. */
 function factSections(table: LayerTable): Content[] {
   return CODECS.flatMap(({ factMaps }) => factMaps).map((map) => factSection(table, map));
 }
@@ -347,8 +347,8 @@ function distributionSection(histograms: readonly Histogram[]): Content {
   return section(
     "Distribution of the weights",
     html`
-      <p>Above the line the original weights by what they were taken for, below it the values that are
-      stored for them, each to its own scale.${hasSplit
+      <p>Above the line: the original weights by class. Below it: the stored values. Each has its own
+      scale.${hasSplit
         ? " The dashed lines are the split between the zones that fits most weights."
         : ""}</p>
     `,
@@ -400,7 +400,7 @@ function distributionTable(
   groups: readonly WeightKind[],
 ): Table {
   return {
-    caption: "Weights by what they were taken for, and their sizes",
+    caption: "Weights by class, and their magnitudes",
     left: 2,
     head: [
       "Layer",
@@ -423,7 +423,7 @@ function distributionTable(
   };
 }
 
-/** Seconds and memory by stage, in the order of the pipeline; then what is no stage of it. */
+/** Seconds and memory by stage in the order of the pipeline, then other work. */
 function stageRows(record: RunRecord) {
   const { secondsByStage = {}, peakGpuBytesByStage = {}, seconds = 0 } = record;
   const order = record.stages.map(({ name }) => name);
@@ -435,7 +435,7 @@ function stageRows(record: RunRecord) {
     bytes: peakGpuBytesByStage[name],
   }));
   const rest = seconds - sum(rows.map(({ seconds }) => seconds));
-  // GPU and host may be at work at the same time: then the stages take more than the whole.
+  // GPU and host work may overlap, so the sum of the stages may exceed the total.
   if (rest > 0) rows.push({ name: "the rest", seconds: rest, bytes: undefined! });
   return rows;
 }
@@ -473,7 +473,7 @@ function stageTable(record: RunRecord): Table {
   ]);
   return {
     caption: "Time and GPU memory by stage",
-    head: ["Stage", "Time", "Share", ...(largest > 0 ? ["GPU memory at most"] : [])],
+    head: ["Stage", "Time", "Share", ...(largest > 0 ? ["Peak GPU memory"] : [])],
     rows: cells,
     total: true,
   };
@@ -486,9 +486,9 @@ function timeSection(record: RunRecord): Content {
   return section(
     "Time and memory",
     html`
-      <p>Time of the GPU for what is queued there, of the clock for the rest; both may be at work at the
-      same time. The memory of a stage is what its tensors, and those of others that lie there meanwhile,
-      take at most; in the last line with what is kept for reuse.</p>
+      <p>GPU time for queued work, wall-clock time for the rest; the two may overlap. The memory of a stage
+      is the peak of all tensors allocated while it runs; the last line includes buffers kept for
+      reuse.</p>
     `,
     tableHtml(stageTable(record)),
     layers.length === 0 ? undefined : html`
@@ -536,14 +536,14 @@ function configurationSection({ record, pipeline }: FinishedRun): Html {
     return entries.map(([key, value], i) => [i === 0 ? name : "", key, JSON.stringify(value)]);
   });
   return section(
-    "To run it again",
+    "Reproducing this run",
     html`
-      <p>The pipeline file as it was run; its paths are relative to the folder of the command.</p>
+      <p>The pipeline file as run; its paths are relative to the working directory.</p>
       <pre><code>${pipeline}</code></pre>
     `,
     tableHtml({ caption: "Versions", head: ["What", "Value"], rows: facts, left: 2 }),
     foldedTable("All options of the stages", {
-      caption: "All options of the stages, with those that the file leaves out",
+      caption: "All options of the stages, including defaults",
       head: ["Stage", "Option", "Value"],
       rows: options,
       left: 3,

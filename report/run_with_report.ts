@@ -7,11 +7,11 @@ import type { Stage } from "../pipeline/stage.ts";
 import { writeRunReport } from "./run_files.ts";
 
 /**
- * Runs a pipeline from the first stage to the last, or goes on where an earlier run of the same
- * pipeline was interrupted, and writes its report.
+ * Runs a pipeline from the first stage to the last, or resumes an interrupted run of the same pipeline, and
+ * writes its report.
  *
- * @returns The record that is also in run.json.
- * @throws {UserError} If the input or the machine does not allow it.
+ * @returns The record, also written to run.json.
+ * @throws {UserError} If an input is invalid or the machine does not suffice.
  * @throws {DOMException} "AbortError" if the run was interrupted by the signal.
  */
 export function runPipeline(
@@ -22,11 +22,11 @@ export function runPipeline(
 }
 
 /**
- * Runs cells of a grid one after the other, each as {@link runPipeline} does: finished ones are
- * recognized, an interrupted one goes on. One that fails does not stop the others.
+ * Runs cells of a grid one after another, each like {@link runPipeline}: finished cells are recognised,
+ * interrupted ones resume. A cell that fails does not stop the others.
  *
- * @param cells Those to run; all of them if absent.
- * @returns What became of each, which is also in its `cell.json`.
+ * @param cells The cells to run; default all.
+ * @returns The result of each cell, also written to its `cell.json`.
  * @throws {DOMException} "AbortError" if the signal interrupted it.
  */
 export function runGrid(

@@ -1,14 +1,14 @@
-/** Where the numbers of an axis lie, and which of them are written on it. */
+/** The scale of an axis and its ticks. */
 export interface Scale {
-  /** From 0 to 1 between the ends of the axis. */
+  /** Position of a value, from 0 to 1 between the ends of the axis. */
   at(value: number): number;
   ticks: number[];
 }
 
 /**
- * An axis with equal distances, its ends a little beyond the numbers.
+ * A linear scale, with a margin around the values.
  *
- * @param count About so many ticks.
+ * @param count Approximate number of ticks.
  */
 export function linearScale(values: readonly number[], count: number, margin = 0.06): Scale {
   const [least, most] = [Math.min(...values), Math.max(...values)];
@@ -21,7 +21,7 @@ export function linearScale(values: readonly number[], count: number, margin = 0
   return { at: (value) => (value - low) / (high - low), ticks };
 }
 
-/** An axis of equal ratios, for positive numbers. */
+/** A logarithmic scale for positive values. */
 export function logScale(values: readonly number[], margin = 0.08): Scale {
   const logs = values.map(Math.log);
   const [least, most] = [Math.min(...logs), Math.max(...logs)];
@@ -39,7 +39,7 @@ export function logScale(values: readonly number[], margin = 0.08): Scale {
   return { at: (value) => (Math.log(value) - low) / (high - low), ticks };
 }
 
-/** 1, 2 or 5 times a power of ten, at least `step`. */
+/** The smallest of 1, 2 or 5 times a power of ten from `step` on. */
 export function niceStep(step: number): number {
   const power = 10 ** Math.floor(Math.log10(step));
   const digit = [1, 2, 5, 10].find((digit) => digit * power >= step * (1 - 1e-9)) ?? 10;

@@ -5,7 +5,7 @@ import { type Html, html } from "./html.ts";
 import { paretoFront, type Result } from "./pareto.ts";
 import { linearScale, logScale, type Scale } from "./scale.ts";
 
-/** A result with the number and the name that it has in the table beside. */
+/** A result with its number and name in the table. */
 export interface NamedResult extends Result {
   number: number;
   name: string;
@@ -14,15 +14,15 @@ export interface NamedResult extends Result {
 export interface ScatterOptions {
   label: string;
   height: number;
-  /** How wide the chart is taken to be where places for the names are looked for, in pixels. */
+  /** Assumed width in pixels for placing names. */
   width: number;
-  /** The model before. */
+  /** The original model. */
   original?: Result;
-  /** What goes up, and what it is called. */
+  /** The vertical axis and its name. */
   axis: { noun: string } & Pick<Chart<unknown>, "text" | "tick">;
 }
 
-/** A box that a name or a mark takes, in pixels. */
+/** The box of a name or a marker in pixels. */
 interface Box {
   left: number;
   right: number;
@@ -30,7 +30,7 @@ interface Box {
   bottom: number;
 }
 
-/** A text and where it stands, in pixels from the left and from the top. */
+/** A text with its position in pixels from the left and from the top. */
 interface PlacedText {
   text: string;
   x: number;
@@ -39,16 +39,16 @@ interface PlacedText {
 }
 
 const RADIUS = 9;
-/** What a letter and a line take. */
+/** Width of a letter and height of a line in pixels. */
 const LETTER = 6.4;
 const LINE = 14;
-/** Where the plot ends: below it are the numbers of its axis, above it what goes up. */
+/** Heights of the size axis below the plot and of the title above it. */
 const BELOW = 42;
 const ABOVE = 24;
 
 /**
- * A figure against the size of the files. The results that are best at their size are filled, and
- * the staircase through them says what is to be had for so many bytes.
+ * A chart of a figure against the size of the files. The markers on the Pareto front are filled, and
+ * the staircase through them shows the best result at each size.
  */
 export function paretoChart(results: readonly NamedResult[], options: ScatterOptions): Html {
   return new ParetoChart(results, options).html();
@@ -60,7 +60,7 @@ class ParetoChart {
   readonly #y: Scale;
   readonly #isLog: boolean;
   readonly #bottom: number;
-  /** What names must not cover. */
+  /** Boxes that names must not cover. */
   readonly #taken: Box[] = [];
 
   constructor(readonly results: readonly NamedResult[], readonly options: ScatterOptions) {
@@ -103,7 +103,7 @@ class ParetoChart {
     return around(this.#across(result), this.#down(result.value), RADIUS + 1);
   }
 
-  /** The grid, and the values that its lines stand for. */
+  /** The grid lines with their values. */
   #levels(): Html[] {
     const { original, axis } = this.options;
     const referenceAt = original ? this.#down(original.value) : -Infinity;
@@ -119,7 +119,7 @@ class ParetoChart {
     });
   }
 
-  /** The axis of sizes, and what the axes are. */
+  /** The size axis, and the titles of both axes. */
   #sizes(): Html {
     const { width, axis } = this.options;
     const bottom = this.#bottom;
@@ -145,7 +145,7 @@ class ParetoChart {
     `;
   }
 
-  /** The level of the model before. */
+  /** The level of the original model. */
   #reference(): Html | undefined {
     const { original, width, axis } = this.options;
     if (!original) return undefined;
@@ -164,7 +164,7 @@ class ParetoChart {
     `;
   }
 
-  /** What is the best for so many bytes: down at each result, then level up to the next one. */
+  /** The Pareto front as a staircase: down at each result, then level up to the next one. */
   #staircase(): Html[] {
     const { width } = this.options;
     return this.#front.map((result, i) => {
@@ -192,7 +192,7 @@ class ParetoChart {
     const x = across(this.#x.at(bytes));
     const y = this.#down(value);
     const title = `${number}: ${name}, ${sizeText(bytes)}, ${axis.noun} ${axis.text(value)}${
-      isBest ? ", on the curve" : ""
+      isBest ? ", on the Pareto front" : ""
     }`;
     const best = isBest ? " best" : "";
     return html`
@@ -206,8 +206,8 @@ class ParetoChart {
   }
 
   /**
-   * The name of a result, where it covers nothing and as near to its mark as it can; one without such
-   * a place is left out: its number is there.
+   * The name of a result at the free place nearest to its marker; it is left out if there is none, since
+   * the marker has the number.
    */
   #name(result: NamedResult): Html | undefined {
     const x = this.#across(result);
@@ -228,7 +228,7 @@ class ParetoChart {
     return html`${this.#leader(place, x, y)}${this.#text(place, "name label", x)}`;
   }
 
-  /** A line from a mark to its name, if they lie apart. */
+  /** A line from a marker to its name, if they are apart. */
   #leader(place: PlacedText, x: number, y: number): Html | undefined {
     if (Math.abs(place.y - y) < 2.5 * RADIUS + 8) return undefined;
     const { width } = this.options;
@@ -249,7 +249,7 @@ class ParetoChart {
     });
   }
 
-  /** @param from A place across; the text keeps its distance from it in pixels. */
+  /** @param from Horizontal reference; the text keeps its distance from it in pixels. */
   #text({ text, x, y, anchor }: PlacedText, kind: string, from = x): Html {
     const place = across(from / this.options.width);
     return html`

@@ -1,22 +1,21 @@
 import { type Content, Html, html } from "./html.ts";
 
 /**
- * A cell: its text, and what stands for it in HTML where that is more than the text; `strong` is for
- * Markdown alone.
+ * A cell: its text, and its HTML if that is more than the text; `strong` is for Markdown only.
  */
 export type Cell = string | { text: string; html: Content; strong?: boolean };
 
-/** A table that a report shows in HTML or in Markdown. */
+/** A table for HTML and Markdown. */
 export interface Table {
-  /** Said of it to those who do not see it. */
+  /** Caption, also for screen readers. */
   caption: string;
   head: readonly string[];
   rows: readonly (readonly Cell[])[];
-  /** So many columns are words, flush left; the others are numbers, flush right. */
+  /** Number of text columns, left-aligned; the others are numbers, right-aligned. */
   left?: number;
-  /** Columns after the numbers that are words again. */
+  /** Number of text columns after the numbers. */
   leftAgain?: number;
-  /** The last row sums up the others. */
+  /** Whether the last row is a total. */
   total?: boolean;
 }
 
@@ -25,10 +24,10 @@ function isWords(table: Table, column: number): boolean {
   return column < left || column >= head.length - leftAgain;
 }
 
-/** Letters of the longest cell of a column that is not broken into lines. */
+/** Maximum cell length of a column without line breaks. */
 const SHORT = 18;
 
-/** What a column holds, as the page's style knows it. */
+/** The CSS class of a column. */
 function kindOf(table: Table, column: number): string {
   if (!isWords(table, column)) return "number";
   const lengths = table.rows.map((row) => textOf(row[column] ?? "").length);
@@ -39,13 +38,13 @@ function textOf(cell: Cell): string {
   return typeof cell === "string" ? cell : cell.text;
 }
 
-/** A text whose line may end after a slash, as that of a path. */
+/** A text with line-break opportunities after slashes, for paths. */
 function breakable(text: string): Html {
   const parts = text.split(/(?<=\/)/);
   return html`${parts.map((part, i) => i === 0 ? part : html`<wbr />${part}`)}`;
 }
 
-/** A table that scrolls sideways where it is wider than the page. */
+/** A table in HTML that scrolls horizontally if it is wider than the page. */
 export function tableHtml(table: Table): Html {
   const { caption, head, rows, total = false } = table;
   const kinds = head.map((_, column) => kindOf(table, column));
@@ -81,7 +80,7 @@ export function tableHtml(table: Table): Html {
   `;
 }
 
-/** A table that is folded away until somebody asks for it; printed all the same. */
+/** Tables in a collapsed details element, which print expands. */
 export function foldedTable(summary: string, ...tables: readonly Table[]): Html {
   return html`
     <details><summary>${summary}</summary>
@@ -89,7 +88,7 @@ export function foldedTable(summary: string, ...tables: readonly Table[]): Html 
   `;
 }
 
-/** A table as GitHub's Markdown has them. */
+/** A table in GitHub's Markdown. */
 export function tableMarkdown(table: Table): string {
   const { head, rows } = table;
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
@@ -105,7 +104,7 @@ export function tableMarkdown(table: Table): string {
   ].join("\n");
 }
 
-/** Text that Markdown shows as it is, on one line, with plain spaces. */
+/** Text escaped for Markdown, on one line, with plain spaces. */
 export function escapeMarkdown(text: string): string {
   return text.replace(/\s*[\r\n]+\s*|[\u00a0\u202f]/g, " ").replace(/[\\`*_{}[\]<>|#~]/g, "\\$&")
     .replaceAll("&", "&amp;");

@@ -2,11 +2,11 @@ import { z } from "zod";
 import { defineStage } from "../pipeline/stage.ts";
 import { blockBits } from "./block_bits.ts";
 
-/** The end of a chain that has fitted bits to the blocks, but in which no stage has taken them. */
+/** The implicit last step of a chain that fits bits to blocks without a stage that stores them. */
 export const binarize = defineStage({
   name: "binarize",
   scope: "block",
-  summary: "Take the bits that the fits saw",
+  summary: "Store the bits of the fits",
   options: z.strictObject({}),
   needs: [],
   gives: ["block-error"],

@@ -10,9 +10,9 @@ import type { BlockContext } from "../pipeline/stage.ts";
 import { draftOf } from "./draft_of.ts";
 
 /**
- * The salient columns of a block; none if no stage has selected any.
+ * The mask of a block's salient columns, all zeros if no stage has selected any.
  *
- * @returns u32 `[cols]`, a view of what others own.
+ * @returns u32 `[cols]`, a view of a tensor that others own.
  */
 export function salientColumnsOf({ gpu, block, find }: BlockContext): Tensor {
   const found = find("salient-columns");
@@ -20,19 +20,19 @@ export function salientColumnsOf({ gpu, block, find }: BlockContext): Tensor {
   return constant(gpu, new Float32Array(MAX_BLOCK)).view(0, [block.cols], "u32"); // 0 has the same bits
 }
 
-/** How the bits of a block are chosen. */
+/** The way in which the bits of a block are chosen. */
 export interface BitChoice {
-  /** The columns to come in the block make up for each column's error. */
+  /** Whether later columns in the block compensate for each column's error. */
   feedback: boolean;
-  /** Take the bits of the nearest value, not those that the fit saw. */
+  /** Whether bits are those of the nearest stored value instead of those of the fit. */
   nearest: boolean;
-  /** Times that bits and fits are renewed in turn before; for `nearest`. */
+  /** Rounds of alternating refinement of bits and fits beforehand; for `nearest`. */
   refine: number;
 }
 
 /**
- * Turns a block into bits with the fits that the stages before have made. What no stage has fitted
- * gets the plainest fit: salient columns one plane, the others one zone.
+ * Quantizes a block to bits with the fits of earlier stages. Without a fit, salient columns get one
+ * plane and the others one zone.
  *
  * @returns "block-error", which is also set.
  */

@@ -8,7 +8,7 @@ import type { BlockContext } from "../pipeline/stage.ts";
 import { draftOf } from "./draft_of.ts";
 import { spreadError } from "./spread_error.ts";
 
-/** What a stage that puts weights on grids tells the block. */
+/** The choices of a stage that quantizes weights to grids. */
 export interface GridChoice {
   /** The stage's name. */
   method: string;
@@ -16,22 +16,21 @@ export interface GridChoice {
   bits: GridBits;
   /** Whether all columns of a row share a grid, not those of a block. */
   perRow: boolean;
-  /** Which columns to come make up for an error: none, those beyond the block, all. */
+  /** Which later columns compensate for an error: none, those beyond the block, all. */
   feedback: "none" | "block" | "column";
-  /** Which weights are kept in more bits; none if absent. */
+  /** Selection of the weights with more bits; none if absent. */
   salient?: {
-    /** Of the weights that share a grid, in all rows. */
+    /** Fraction of the weights that share a grid, over all rows. */
     fraction: number;
     metric: "hessian" | "magnitude";
   };
 }
 
 /**
- * Puts the weights of a block on grids, and sets "block-error".
+ * Quantizes the weights of a block to grids, and sets "block-error".
  *
- * A grid is found when its first column is reached, from the weights as compensated until then; so is
- * which of the weights on it are salient. Salient weights are on the range that their row has before
- * anything is compensated.
+ * A grid and its salient weights are determined when its first column is reached, from the weights as
+ * compensated so far. Salient weights use the range of their row before any compensation.
  */
 export async function blockGrid(context: BlockContext, choice: GridChoice): Promise<void> {
   const { gpu, linear, block } = context;

@@ -10,26 +10,26 @@ import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { calibrationWindows, datasetOption } from "./data.ts";
 
 /**
- * Turns text into token windows and embeds them. The runner then takes the windows through the
- * decoder layers, so that every layer is calibrated on what the quantized layers before it give.
+ * The stage that tokenizes text into windows and embeds them. The runner then passes the windows through
+ * the decoder layers, so that each layer is calibrated on the output of the quantized layers before it.
  */
 export const calibrate = defineStage({
   name: "calibrate",
   scope: "model",
-  summary: "Turn text into the token windows that the layers are calibrated on",
+  summary: "Tokenize text into calibration windows",
   options: z.strictObject({
     "dataset": datasetOption,
-    "samples": z.int().min(1).max(65536).default(128).describe("Windows"),
-    "sequence-length": z.int().min(1).max(65535).default(2048).describe("Tokens of a window"),
+    "samples": z.int().min(1).max(65536).default(128).describe("Number of windows"),
+    "sequence-length": z.int().min(1).max(65535).default(2048).describe("Tokens per window"),
     "order": z.enum(["layer", "module"]).default("module").describe(
       "layer: Hessians of a whole decoder layer, then its quantization (two passes); " +
         "module: each group of linear layers sees the quantized ones before it (one pass)",
     ),
     "batch-tokens": z.int().min(1).max(65535).default(8192).describe(
-      "Tokens that go through a layer together",
+      "Tokens per batch",
     ),
     "activations": z.enum(["f32", "f16"]).default("f32").describe(
-      "How activations are kept between operations; f16 takes half of the memory",
+      "Type of stored activations; f16 halves their memory",
     ),
   }),
   presets: { reference: { order: "layer" } },

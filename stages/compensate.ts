@@ -3,11 +3,11 @@ import { defineStage } from "../pipeline/stage.ts";
 import { blockBits } from "./block_bits.ts";
 import { spreadError } from "./spread_error.ts";
 
-/** Rounds of refinement where the file says nothing: more gain less than another seed does. */
+/** Default rounds of refinement: more rounds gain less than the variation between seeds. */
 const REFINE = 8;
 
 /**
- * Turns the block into bits and lets the columns to come make up for its error:
+ * The stage that quantizes a block to bits and lets later columns compensate for its error:
  * W[:, later] -= E · U[block, later] with E = (W - Q) / U_jj.
  *
  * @see GPTQ, https://arxiv.org/abs/2210.17323
@@ -15,20 +15,20 @@ const REFINE = 8;
 export const compensate = defineStage({
   name: "compensate",
   scope: "block",
-  summary: "Let the columns to come make up for each block's error",
+  summary: "Let later columns compensate for each block's error",
   options: z.strictObject({
     "block-size": z.literal([32, 64, 128, 256]).default(128).describe(
       "Columns that share scales and are quantized together",
     ),
     "feedback": z.enum(["block", "column"]).default("column").describe(
-      "block: only the blocks to come make up for an error (as the released program does); " +
-        "column: also the columns to come in the block",
+      "block: only later blocks compensate for an error (as in the released program); " +
+        "column: also later columns in the block",
     ),
     "assign": z.enum(["fit", "nearest"]).default("nearest").describe(
-      "The bits of a weight: those that the fit saw, or those of the nearest stored value",
+      "Bits of a weight: those of the fit, or those of the nearest stored value",
     ),
     "refine": z.int().min(0).max(100).optional().describe(
-      "Times that means and scales are moved to fit the bits, and the bits to fit them; " +
+      "Rounds of refitting means and scales to the bits, and the bits to them; " +
         "8 if absent, none with assign: fit",
     ),
   }).refine(({ assign, refine }) => assign === "nearest" || !refine, {

@@ -6,15 +6,17 @@ import type { ModelContext } from "../pipeline/stage.ts";
 
 const NAMES = Object.keys(DATASETS);
 
-/** The option that names data: a data set of the hub, or something that can only be a path. */
+/** The option for data: the name of a hub data set, or a path (recognizable by a dot or slash). */
 export const datasetOption = z.string().min(1)
   .refine(
     (dataset) => NAMES.includes(dataset) || /[./\\]/.test(dataset),
     `must be ${NAMES.join(", ")} or a path such as ./texts`,
   )
   .describe(
-    `${NAMES.join(", ")} (fetched from the hub); or a .txt, .jsonl, .jsonl.gz or .parquet file ` +
-      "(column text), a folder of them, WikiText's .raw form, or a .safetensors file with token " +
+    `${
+      NAMES.join(", ")
+    } (downloaded from the hub); or a .txt, .jsonl, .jsonl.gz or .parquet file ` +
+      "(column text), a folder of these, a .raw file of WikiText, or a .safetensors file with token " +
       "ids [windows, length]",
   );
 
@@ -22,7 +24,7 @@ export const datasetOption = z.string().min(1)
 function checkLength({ name, architecture: { maxLength } }: ModelFiles, length: number): void {
   if (length <= maxLength) return;
   throw new UserError(
-    `Windows of sequence-length ${length} are longer than the model "${name}" takes ` +
+    `Windows of sequence-length ${length} exceed the maximum length of the model "${name}" ` +
       `(${maxLength} tokens); use a smaller sequence-length`,
   );
 }
@@ -44,9 +46,9 @@ function once(
 }
 
 /**
- * Windows to calibrate on, drawn with the run's seed.
+ * Calibration windows, sampled with the run's seed.
  *
- * @throws {UserError} If the data hold less than is asked for.
+ * @throws {UserError} If there are not enough data.
  */
 export async function calibrationWindows(
   context: ModelContext,
@@ -64,9 +66,9 @@ export async function calibrationWindows(
 }
 
 /**
- * Windows to evaluate on: one after the other, the rest of the text dropped.
+ * Evaluation windows: consecutive ones; an incomplete last window is dropped.
  *
- * @param limit The greatest number of windows.
+ * @param limit Maximum number of windows.
  * @throws {UserError} If the text has fewer tokens than one window.
  */
 export async function evaluationWindows(

@@ -10,14 +10,14 @@ import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { defineStage } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
 
-/** Finds the model, a folder or a name on the hub, and checks its files. */
+/** The stage that finds the model, a folder or a name on the hub, and checks its files. */
 export const download = defineStage({
   name: "download",
   scope: "model",
-  summary: "Find the model's files and check them",
+  summary: "Find or download the model's files and check them",
   options: z.strictObject({
     "revision": z.string().min(1).optional().describe(
-      "Branch, tag or commit of a model on the hub; main if left out",
+      "Branch, tag or commit of a model on the hub; default main",
     ),
   }),
   needs: [],
@@ -53,8 +53,9 @@ export const download = defineStage({
 });
 
 /**
- * @throws {UserError} If a weight or bias is missing or of a type that is not supported: found later,
- *   it would end a run after hours.
+ * Checks all weights and biases before any long work.
+ *
+ * @throws {UserError} If a weight or bias is missing or of an unsupported type.
  */
 function checkTensors({ architecture, checkpoint, folder }: ModelFiles): void {
   const check = ({ name }: Place) => {

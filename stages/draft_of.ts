@@ -3,10 +3,10 @@ import { UserError } from "../base/errors.ts";
 import type { LinearLayer } from "../pipeline/stage.ts";
 
 /**
- * The draft of a linear layer, made when its first block is reached.
+ * The draft of a linear layer, created at its first block.
  *
- * @param Kind The class that it must have.
- * @throws {UserError} If an earlier stage has turned the linear layer into something else.
+ * @param Kind The required class.
+ * @throws {UserError} If an earlier stage has created a draft of another class.
  */
 export function draftOf<D extends Draft>(
   linear: LinearLayer,

@@ -11,16 +11,16 @@ import type { Figure, Metric } from "./metrics/metric.ts";
 import { METRICS } from "./metrics/mod.ts";
 
 const common = {
-  "original": z.boolean().default(true).describe("Measure the original model too"),
+  "original": z.boolean().default(true).describe("Also measure the original model"),
   "cache": z.boolean().default(true).describe(
-    "Take figures of the original that an earlier run has measured from where they are kept",
+    "Use cached figures of the original model from earlier runs",
   ),
   "batch-tokens": z.int().min(1).max(65535).default(8192).describe(
-    "Tokens that go through a layer together",
+    "Tokens per batch",
   ),
 };
 
-/** With the entries of each metric that is asked for, by its option. */
+/** The options, with the entries of each requested metric under its option. */
 type Options = z.output<z.ZodObject<typeof common>> & Record<string, unknown>;
 
 function optionsOf(metrics: readonly Metric[]) {
@@ -35,7 +35,7 @@ function optionsOf(metrics: readonly Metric[]) {
   );
 }
 
-/** What the options ask for; metrics without entries are there too. */
+/** All metrics with their requested entries, possibly none. */
 function asked(options: Options): { metric: Metric; entries: unknown[] }[] {
   return METRICS.map((metric) => ({
     metric,
@@ -43,7 +43,7 @@ function asked(options: Options): { metric: Metric; entries: unknown[] }[] {
   }));
 }
 
-/** Measures what was lost: the metrics of the original and of the packed files. */
+/** The stage that measures quality loss: the metrics of the original and of the packed model. */
 export const evaluate: ModelStage<Options> = {
   name: "evaluate",
   scope: "model",
@@ -92,19 +92,19 @@ export const evaluate: ModelStage<Options> = {
   },
 };
 
-/** What is measured on a model. */
+/** The measurements of one model. */
 class Measurement {
   constructor(
     readonly context: ModelContext,
     readonly options: Options,
     readonly model: ModelFiles,
-    /** What messages call it. */
+    /** Its name in messages. */
     readonly label: string,
-    /** Where its figures are kept, if they are. */
+    /** The cache of its figures, if any. */
     readonly cache?: FigureCache,
   ) {}
 
-  /** The figures of each metric. */
+  /** Figures by metric. */
   async run(): Promise<Figure[][]> {
     const all: Figure[][] = [];
     for (const { metric, entries } of asked(this.options)) {
@@ -116,7 +116,7 @@ class Measurement {
     return all;
   }
 
-  /** Entries whose figures are not known go through the model together. */
+  /** Figures of some entries; those not in the cache are measured together. */
   async #measure(metric: Metric, entries: readonly unknown[]): Promise<Figure[]> {
     const { context, model } = this;
     const places = [];
@@ -146,7 +146,7 @@ class Measurement {
   }
 
   #report(metric: Metric, figure: Figure): void {
-    const origin = figure.cached ? " (kept from an earlier run)" : "";
+    const origin = figure.cached ? " (cached from an earlier run)" : "";
     for (const { name, value, text } of metric.values(figure)) {
       this.context.emit({
         type: "metric",
@@ -167,7 +167,7 @@ class Measurement {
     };
   }
 
-  /** A figure that an earlier run has measured; this one may call the data otherwise. */
+  /** A cached figure, with this run's name of the data set. */
   #find(key: FigureKey | undefined, dataset: string): Figure | undefined {
     const found = key && this.cache?.find<Figure>(key);
     return found && { ...found.figure, dataset, cached: found.cached };
@@ -186,7 +186,7 @@ class Measurement {
     return Object.fromEntries(hashes);
   }
 
-  /** What files of data hold, and how they are read: their names are of no account. */
+  /** Content hashes and formats of data files; the names do not matter. */
   #hashes(files: readonly string[]): string[] {
     return files.map((file) => `${this.context.sha256(file)}${extname(file).toLowerCase()}`);
   }

@@ -5,10 +5,10 @@ import { z } from "zod";
 import { VERSION } from "../base/version.ts";
 import type { CachedFigure } from "../models/metrics/figures.ts";
 
-/** Changes whenever what is measured, or how, changes; figures from before are measured anew then. */
+/** Version of the measurements; a new one invalidates cached figures. */
 const PROTOCOL = 1;
 
-/** Everything that a figure depends on: hashes of the files, and the options of the measurement. */
+/** Cache key of a figure: hashes of the files, and the options of the measurement. */
 export type FigureKey = Readonly<Record<string, unknown>>;
 
 const entryForm = z.object({
@@ -21,19 +21,18 @@ const entryForm = z.object({
 });
 
 /**
- * Figures that earlier runs have measured, by the content that they were measured on: one file each, in
- * the folder `figures`. A file that is damaged counts as none, and one that cannot be written costs
- * another measurement, no more.
+ * A cache of measured figures by content, with one file per figure in the folder `figures`. Damaged
+ * files are ignored, and failed writes have no effect.
  */
 export class FigureCache {
   readonly #folder?: string;
 
-  /** @param folder Where the program keeps what it has found out; nothing is kept if absent. */
+  /** @param folder The program's cache folder; nothing is cached if absent. */
   constructor(folder: string | undefined) {
     this.#folder = folder && join(folder, "figures");
   }
 
-  /** A figure and where it comes from; undefined if it was not measured yet. */
+  /** A cached figure and its origin; undefined if there is none. */
   find<Figure>(key: FigureKey): { figure: Figure; cached: CachedFigure } | undefined {
     if (!this.#folder) return undefined;
     const text = keyText(key);
@@ -43,11 +42,11 @@ export class FigureCache {
       if (entry.key !== text || entry.sha256 !== sha256(JSON.stringify(figure))) return undefined;
       return { figure: figure as Figure, cached: { measured, adapter } };
     } catch {
-      return undefined; // none yet, or damaged: measured anew and written again
+      return undefined; // missing or damaged: measured and written again
     }
   }
 
-  /** Keeps a figure; a reader finds all of it or nothing. */
+  /** Stores a figure atomically. */
   keep(key: FigureKey, figure: unknown, adapter: string): void {
     if (!this.#folder || !isFiniteThroughout(figure)) return; // JSON has no infinity
     const text = keyText(key);
@@ -78,7 +77,7 @@ export class FigureCache {
   }
 }
 
-/** The program's version is a part of it: another one may round otherwise. */
+/** The key as text, with the program's version, since versions may round differently. */
 function keyText(key: FigureKey): string {
   return JSON.stringify({ protocol: PROTOCOL, billm: VERSION, ...key });
 }

@@ -12,23 +12,23 @@ import {
 } from "./grid_options.ts";
 
 /**
- * Rounds one column after the other to its grid, and lets the columns to come make up for the error:
- * W[:, later] -= E · U[column, later] with E = (W - Q) / U_jj. A group's grid is found from the weights
- * as they are when its first column is reached.
+ * The stage that rounds weights to a grid column by column and lets later columns compensate for the
+ * error: W[:, later] -= E · U[column, later] with E = (W - Q) / U_jj. The grid of a scale group is
+ * determined from the weights as compensated when its first column is reached.
  *
  * @see GPTQ, https://arxiv.org/abs/2210.17323
  */
 export const gptq = defineStage({
   name: "gptq",
   scope: "block",
-  summary: "Round to a grid column by column, later columns make up for the error",
+  summary: "Round to a grid column by column; later columns compensate for the error",
   options: z.strictObject({
     "bits": bitsOption,
     "group-size": groupSizeOption(128),
     "grid": gridOption,
     "feedback": z.enum(["block", "column"]).default("column").describe(
-      "block: only the blocks to come make up for an error (as the released BiLLM program has it); " +
-        "column: also the columns to come in the block",
+      "block: only later blocks compensate for an error (as in the released BiLLM program); " +
+        "column: also later columns in the block",
     ),
   }).refine(hasGridFor, NO_GRID),
   presets: { reference: { feedback: "block" } },

@@ -9,15 +9,15 @@ import {
 import type { Tensor } from "../gpu/tensor.ts";
 import { defineStage, type GroupContext } from "../pipeline/stage.ts";
 
-/** The most damping that is tried of itself. */
+/** The largest damping that is tried automatically. */
 const MOST_DAMPING = 10;
 
 /**
- * Factors the inverse of the damped Hessian in f32. If f32 meets a pivot that is not positive, f64 is
- * tried, where the adapter has it, and then both with ten times the damping, and so on.
+ * The factor of the inverse of the damped Hessian, in f32 if possible. On a pivot that is not positive,
+ * f64 is tried if the adapter supports it, then both with ten times the damping, and so on.
  *
  * @returns The factor and the costs of {@link inverseFactor}.
- * @throws {UserError} If nothing helps.
+ * @throws {UserError} If all attempts fail.
  */
 async function factorSafely(
   { gpu, linears, emit }: GroupContext,
@@ -57,16 +57,16 @@ async function factorSafely(
 }
 
 /**
- * Collects the Hessian of the squared output error, H = (2 / sequences) Σ x xᵀ, and factors the
- * inverse of its damped form. Columns whose input is always zero are dead: their weights become 0.
- * Where f32 is not enough to factor it, f64 or more damping helps, with a warning.
+ * The stage that accumulates the Hessian of the squared output error, H = (2 / sequences) Σ x xᵀ, and
+ * factors the inverse of its damped form. Columns whose input is always zero are dead: their weights
+ * become 0. If f32 is too inaccurate for the factorization, f64 or more damping is used, with a warning.
  *
  * @see Optimal brain surgeon in GPTQ's form, https://arxiv.org/abs/2210.17323
  */
 export const hessian = defineStage({
   name: "hessian",
   scope: "group",
-  summary: "Collect the Hessian of each group of linear layers and factor its inverse",
+  summary: "Accumulate the Hessian of each group of linear layers and factor its inverse",
   options: z.strictObject({
     "damping": z.number().min(0).max(10).default(0.01).describe(
       "Added to the diagonal, as a fraction of its mean",

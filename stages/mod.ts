@@ -14,7 +14,7 @@ import { salientSelect } from "./salient_select.ts";
 import { sign } from "./sign.ts";
 import { splitSearch } from "./split_search.ts";
 
-/** The stages in their usual order: those that a pipeline file can name, and those that end a chain. */
+/** The built-in stages in their usual order, including implicit ones. */
 export const STAGES: Stage[] = [
   download,
   calibrate,

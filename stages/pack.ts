@@ -23,8 +23,8 @@ function shardName(shard: number, layers: number): string {
 }
 
 /**
- * Writes the packed model: a shard for each decoder layer as soon as it is done, then what lies
- * outside the layers, the index, config.json and the tokenizer.
+ * The stage that writes the packed model: a shard for each decoder layer as soon as it is quantized, then
+ * the tensors outside the layers, the index, config.json and the tokenizer.
  */
 export const pack = defineStage({
   name: "pack",
@@ -32,17 +32,16 @@ export const pack = defineStage({
   summary: "Write the packed model",
   options: z.strictObject({
     "scales": z.enum(["f16", "i8", "i4"]).default("i8").describe(
-      "How BiLLM's means and scales are stored: in f16, or in 8 or 4 bits with two f16 factors for " +
-        "each row; those of rtn, gptq, pb-llm and sign are always in f16",
+      "Type of BiLLM's means and scales: f16, or 8 or 4 bits with two f16 factors per row; those of " +
+        "rtn, gptq, pb-llm and sign are always f16",
     ),
     "flags": z.enum(["plain", "entropy"]).default("plain").describe(
-      "How the zones of the weights, or which of pb-llm's are salient, are stored: in a bit each (or " +
-        "a list), or in as many as they hold information, which takes the host a second for 200 " +
-        "million weights",
+      "Coding of the zones of the weights, or of pb-llm's salient weights: one bit each (or a list), or " +
+        "entropy-coded, which takes the host one second for 200 million weights",
     ),
     "embeddings": z.literal(["stored", 8, 4]).default(8).describe(
-      "Bits of the embeddings and the head, with an f16 scale for each 64 (or, in 4 bits, 32) numbers " +
-        "of a row; stored: as in the original",
+      "Bits of the embeddings and the head, with one f16 scale per 64 (in 4 bits: 32) numbers of a " +
+        "row; stored: as in the original",
     ),
   }),
   presets: { reference: { scales: "f16", embeddings: "stored" } },
@@ -144,10 +143,10 @@ export const pack = defineStage({
   },
 });
 
-/** Bytes of a tensor in memory while it is copied. */
+/** Bytes per chunk when a tensor is copied. */
 const CHUNK = 16 << 20;
 
-/** A tensor as the original has it; its data may be asked for several times. */
+/** A tensor of the original; its data can be iterated several times. */
 function copyOf(checkpoint: Checkpoint, name: string): TensorToWrite {
   const { dtype, shape } = checkpoint.get(name);
   const data = { [Symbol.iterator]: () => checkpoint.readChunks(name, CHUNK) };
@@ -162,16 +161,16 @@ function copySmallFiles(context: ModelContext): void {
   }
 }
 
-/** What the shards hold, by their own headers. */
+/** Contents of the shards, from their headers. */
 interface ShardCounts {
   /** The shard of each tensor. */
   weightMap: [tensor: string, shard: string][];
   /** Codecs of the linear layers. */
   codecs: Set<Codec>;
-  /** Of the linear layers, and of the headers of their shards. */
+  /** Bytes of the linear layers, and of the headers of their shards. */
   bytesByPart: Record<string, number>;
   bytes: number;
-  /** Without headers. */
+  /** Bytes without headers. */
   tensorBytes: number;
 }
 
@@ -207,9 +206,9 @@ function countShards(context: ModelContext): ShardCounts {
 }
 
 /**
- * Writes the index of the shards, and adds up what there is.
+ * Writes the index of the shards and summarizes the packed model.
  *
- * @param known Hashes of files.
+ * @param known Known hashes of files.
  */
 function summarize(
   context: ModelContext,

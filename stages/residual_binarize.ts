@@ -3,15 +3,15 @@ import { fitSalient } from "../gpu/kernels/binarize/fit_rows.ts";
 import { defineStage } from "../pipeline/stage.ts";
 
 /**
- * Fits the salient columns of a block with a few planes of bits: each plane fits what the planes
- * before it left over.
+ * The stage that fits the salient columns of a block with several bit planes: each plane fits the residual
+ * of the planes before it.
  *
  * @see BiLLM, "binary residual approximation", https://arxiv.org/abs/2402.04291
  */
 export const residualBinarize = defineStage({
   name: "residual-binarize",
   scope: "block",
-  summary: "Fit the salient columns with several planes of bits",
+  summary: "Fit the salient columns with several bit planes",
   options: z.strictObject({
     "planes": z.int().min(1).max(4).default(2).describe("Bits per salient weight"),
   }),

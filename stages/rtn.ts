@@ -12,10 +12,10 @@ import {
 } from "./grid_options.ts";
 
 /**
- * Rounds each weight to the nearest value of its grid. Needs no calibration.
+ * The stage that rounds each weight to the nearest value of its grid, without calibration.
  *
- * Steps of a grid are those of GPTQ's program: asymmetric, from the least to the greatest weight, and
- * zero is one of the values.
+ * Grids are those of GPTQ's program: asymmetric, from the smallest to the largest weight, with zero as one
+ * of the values.
  */
 export const rtn = defineStage({
   name: "rtn",

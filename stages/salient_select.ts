@@ -9,25 +9,25 @@ import {
 import { defineStage } from "../pipeline/stage.ts";
 
 /**
- * Picks the columns of a block that are worth more than one bit: the most salient ones, as many as
- * make the error least when they and the others are binarized apart.
+ * The stage that selects the salient columns of a block, which get more than one bit: the most salient
+ * ones, in the number that minimizes the error when they and the others are binarized separately.
  *
  * @see BiLLM, "salient weight selection", https://arxiv.org/abs/2402.04291
  */
 export const salientSelect = defineStage({
   name: "salient-select",
   scope: "block",
-  summary: "Pick the salient columns of each block",
+  summary: "Select the salient columns of each block",
   options: z.strictObject({
     "metric": z.enum(["hessian", "magnitude"]).default("hessian").describe(
       "Saliency of a weight: w² / U_jj², or |w|",
     ),
     "max-columns": z.int().min(1).max(64).default(49).describe(
-      "Sets of 1 to so many columns are tried",
+      "Maximum number of salient columns per block",
     ),
     "search": z.enum(["saliency", "weight"]).default("weight").describe(
-      "What the tried sets must fit: the saliencies themselves (as the released program does), " +
-        "or the weights with their errors weighted by 1 / U_jj²",
+      "Objective of the search: the error of the saliencies (as in the released program), " +
+        "or the error of the weights, weighted by 1 / U_jj²",
     ),
   }),
   presets: { reference: { search: "saliency" } },

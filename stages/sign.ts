@@ -4,14 +4,14 @@ import { blockGrid } from "./block_grid.ts";
 import { blockOfGroup, groupSizeOption, NOT_FOR_GRIDS } from "./grid_options.ts";
 
 /**
- * Leaves of each weight its sign, times the mean magnitude of its row. Needs no calibration.
+ * The stage that replaces each weight by its sign times the mean magnitude of its row, without calibration.
  *
  * @see XNOR-Net, https://arxiv.org/abs/1603.05279
  */
 export const sign = defineStage({
   name: "sign",
   scope: "block",
-  summary: "Leave the sign of each weight, times the mean magnitude of its row",
+  summary: "Replace each weight by its sign times the mean magnitude of its row",
   options: z.strictObject({ "group-size": groupSizeOption("row") }),
   excludes: NOT_FOR_GRIDS,
   needs: ["model-files"],

@@ -7,22 +7,22 @@ import { defineStage } from "../pipeline/stage.ts";
 import { salientColumnsOf } from "./block_bits.ts";
 
 /**
- * Splits the columns that are not salient into a low and a high zone, one plane of bits each, at
- * the break-point that makes the error least.
+ * The stage that splits the weights of the other columns into a low and a high zone, one bit plane each,
+ * at the break-point with the smallest error.
  *
  * @see BiLLM, "optimal splitting for binarization", https://arxiv.org/abs/2402.04291
  */
 export const splitSearch = defineStage({
   name: "split-search",
   scope: "block",
-  summary: "Split the other columns into a low and a high zone",
+  summary: "Split the other weights into a low and a high zone",
   options: z.strictObject({
     "candidates": z.int().min(2).max(128).default(81).describe(
-      "Break-points tried: quantiles of the magnitude from 0.10 to 0.90",
+      "Number of break-points: quantiles of the magnitude from 0.10 to 0.90",
     ),
     "search": z.enum(["saliency", "weight"]).default("weight").describe(
-      "What is split: the saliencies (as the released program does), " +
-        "or the weights with their errors weighted by 1 / U_jj²",
+      "Objective of the search: the error of the saliencies (as in the released program), " +
+        "or the error of the weights, weighted by 1 / U_jj²",
     ),
   }),
   presets: { reference: { search: "saliency" } },

@@ -4,16 +4,16 @@ import type { Tensor } from "../gpu/tensor.ts";
 import type { BlockContext, LinearLayer } from "../pipeline/stage.ts";
 
 /**
- * Columns whose errors reach the columns beyond them in one product, not block by block: a product of
- * 128 inner columns reads and writes as much as one of 1024.
+ * Columns whose errors are spread to the columns beyond them in one product instead of block by block: a
+ * product with 128 inner columns moves as many bytes as one with 1024.
  */
 const LAZY_COLUMNS = 1024;
 
-/** The errors of the columns so far that the columns beyond have not made up for, f32 `[rows, n]`. */
+/** Errors that the columns beyond do not compensate for yet, f32 `[rows, n]`. */
 const errorsOf = new WeakMap<LinearLayer, Tensor>();
 
 /**
- * Lets the columns to come make up for the error of a block: W[:, later] -= E · U[block, later].
+ * Lets later columns compensate for the error of a block: W[:, later] -= E · U[block, later].
  *
  * @param error E = (W - Q) / U_jj of the block, f32 `[rows, cols]`.
  * @see GPTQ, https://arxiv.org/abs/2210.17323

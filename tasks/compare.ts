@@ -7,33 +7,32 @@ import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors
 
 const HELP = `Usage: deno task compare A B [options]
 
-Says which tensors of two model folders differ and by how much. Packed folders count as the weights
-that they stand for, and the output folder of a run as the model that it packed. Numbers are
-compared, not how they are stored.
+Compares the tensors of two model folders. Packed models are compared as their dequantized weights, the
+output folder of a run as the model that it packed. Values are compared, not their storage.
 
 Options
   --json             Print the differences as JSON
   --help             Print this
 
-Columns: the largest difference; the root of the mean square of the differences (RMS); and that as
-a part of the RMS of A.
+Columns: the largest absolute difference, the RMS of the differences, and this RMS relative to the RMS
+of A.
 
 Exit codes: 0 equal, 1 different (or failed, with the reason on stderr), 2 bad arguments.
 `;
 
-/** Numbers of a tensor that are compared at a time. */
+/** Elements per chunk of a comparison. */
 const CHUNK = 4 << 20;
 
 const usageError = usageErrors("compare");
 
-/** In what a tensor differs. */
+/** The difference of a tensor. */
 interface Difference {
   name: string;
   /** The folder that lacks the tensor. */
   missing?: "a" | "b";
-  /** Shapes that differ. */
+  /** The shapes, if they differ. */
   shapes?: { a: number[]; b: number[] };
-  /** Numbers that differ, or bytes where they are not stored as floating-point numbers. */
+  /** Number of different elements, or of bytes if they are not floating-point. */
   count?: number;
   maxAbsolute?: number;
   rms?: number;

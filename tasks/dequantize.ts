@@ -26,18 +26,18 @@ import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors
 
 const HELP = `Usage: deno task dequantize MODEL OUT [options]
 
-Writes the weights that a packed model stands for as a plain model in f16, which transformers loads:
-safetensors in the shards of the packed model, their index, config.json, the tokenizer. OUT appears
-when it is complete. MODEL is the packed model or the output folder of the run that packed it.
+Writes a packed model as a plain model in f16 that transformers can load: safetensors with the shards of
+the packed model, their index, config.json, the tokenizer. OUT appears when it is complete. MODEL is the
+packed model or the output folder of the run that packed it.
 
 Options
-  --overwrite        Replace a model that is in OUT
+  --overwrite        Replace an existing model in OUT
   --help             Print this
 
 Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted.
 `;
 
-/** Numbers of a tensor in memory at a time, in f32. */
+/** Elements per chunk in memory, in f32. */
 const CHUNK = 4 << 20;
 
 const usageError = usageErrors("dequantize");
@@ -84,7 +84,7 @@ function readArguments() {
   });
 }
 
-/** Refuses an OUT in which something would be lost. */
+/** Checks that nothing is lost in OUT. @throws {UserError} If it is in use. */
 function checkOut(model: string, out: string, overwrite: boolean): void {
   if (!existsSync(out)) return;
   if (!statSync(out).isDirectory()) throw new UserError(`"${out}" is a file; give a folder`);
@@ -104,7 +104,7 @@ function checkOut(model: string, out: string, overwrite: boolean): void {
   }
 }
 
-/** A new folder on the same disk, to be renamed once it is complete. */
+/** A new temporary folder on the same disk. */
 function makeFolderBeside(path: string): string {
   try {
     mkdirSync(dirname(resolve(path)), { recursive: true });
@@ -123,7 +123,7 @@ function replaceFolder(temporary: string, out: string): void {
   }
 }
 
-/** Writes the shards and their index; the bytes of all. */
+/** Writes the shards and their index. @returns Bytes of all shards. */
 async function writeWeights(
   weights: PlainWeights,
   folder: string,
@@ -163,14 +163,14 @@ async function writeWeights(
   return bytes;
 }
 
-/** The numbers of a tensor as f16, in pieces. */
+/** The elements of a tensor as f16, in chunks. */
 function* halves(weights: PlainWeights, name: string): Generator<Uint8Array> {
   for (const chunk of weights.chunks(name, CHUNK)) {
     const half = Float16Array.from(chunk);
     const lost = chunk.find((value, i) => Number.isFinite(value) && !Number.isFinite(half[i]));
     if (lost !== undefined) {
       throw new UserError(
-        `"${weights.get(name).file}": "${name}" holds ${lost}, which f16 does not reach`,
+        `"${weights.get(name).file}": "${name}" holds ${lost}, which exceeds the range of f16`,
       );
     }
     yield new Uint8Array(half.buffer);
@@ -179,7 +179,7 @@ function* halves(weights: PlainWeights, name: string): Generator<Uint8Array> {
 
 function writeConfig(model: string, folder: string): void {
   const { quantization_config: _, ...config } = readJson(denoFile(join(model, "config.json")));
-  // Its newer name is kept where it is used, as the two must not differ.
+  // The newer key must agree with torch_dtype.
   const dtype = { torch_dtype: "float16", ...(config.dtype != null && { dtype: "float16" }) };
   writeJsonAtomically(join(folder, "config.json"), { ...config, ...dtype });
 }

@@ -5,14 +5,14 @@ import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./ta
 
 const HELP = `Usage: deno task doctor [--json]
 
-Looks at what runs need: adapter, its features, limits, memory and speed, disk, hub, versions. Says
-what to do about each finding. Takes some seconds.
+Checks what runs need: the adapter with its features, limits, memory and speed, disk space, the hub,
+versions. Suggests a remedy for each problem. Takes a few seconds.
 
 Options
   --json   Print the findings as JSON
   --help   Print this
 
-Exit codes: 0 ready (perhaps with warnings), 1 something must be repaired.
+Exit codes: 0 ready (perhaps with warnings), 1 something must be fixed.
 `;
 
 const usageError = usageErrors("doctor");
@@ -41,7 +41,7 @@ await runTask(async (signal) => {
   if (values.json) console.log(JSON.stringify({ ready: bad === 0, findings }, null, 2));
   if (bad > 0) {
     throw new UserError(
-      `${bad} finding${bad > 1 ? "s" : ""} must be repaired before anything runs`,
+      `${bad} finding${bad > 1 ? "s" : ""} must be fixed before anything runs`,
     );
   }
   if (!values.json) console.log("\nReady.");

@@ -11,29 +11,29 @@ import { type HubSettings, hubSettings } from "../hub/settings.ts";
 import { measureRates, productError } from "./bench/measure.ts";
 import { adapterAdvice, canWrite, type Machine } from "./machine.ts";
 
-/** Something found out about the machine. */
+/** A finding about the machine. */
 export interface Finding {
   check: string;
-  /** bad: nothing can run before it is repaired. warning: some things cannot, or not well. */
+  /** bad: must be fixed before anything runs. warning: some things do not work, or not well. */
   state: "good" | "warning" | "bad";
   text: string;
-  /** What to do about it, each a way of its own. */
+  /** Alternative remedies. */
   remedies?: string[];
   /** The figures in the text. */
   values?: Record<string, unknown>;
 }
 
-/** What the launcher asks for. */
+/** The minimum version, as in the launcher. */
 const OLDEST_DENO = [2, 9];
-/** Less than that is soon full: a model of seven billion weights has 13.5 GB, packed 3. */
+/** Thresholds of free space: a 7B model takes 13.5 GB, packed 3 GB. */
 const LITTLE_DISK = 5e9;
 const MUCH_DISK = 20e9;
-/** More than rounding in f32 can do to a product of 96 terms. */
+/** More than the rounding error of an f32 product with 96 terms. */
 const MAX_PRODUCT_ERROR = 1e-5;
-/** As much as is asked for to find out how much there is. */
+/** Upper limit when free GPU memory is probed. */
 const MEMORY_TO_TRY = 256 * 2 ** 30;
 
-/** Deno and what it runs on. */
+/** Versions of Deno and the system. */
 export function versions(): Finding {
   const { deno, v8 } = Deno.version;
   const { os, arch } = Deno.build;
@@ -52,7 +52,7 @@ export function versions(): Finding {
   };
 }
 
-/** Adapter, features, limits, memory and speed; tells each as soon as it is known. */
+/** Checks adapter, features, limits, memory and speed, and reports each finding immediately. */
 export async function examineGpu(
   machine: Machine,
   tell: (...found: Finding[]) => void,
@@ -100,11 +100,11 @@ function adapter({ name, software }: Gpu, machine: Machine): Finding {
   };
 }
 
-/** What kernels use where it is there, with what it means if it is not. */
+/** Optional features of kernels, with the effect of their absence. */
 const FEATURES: Record<string, string> = {
   "subgroups": "reductions and generation are slower",
   "f64": "Hessians that f32 cannot factor get more damping instead of f64",
-  "timestamp-query": "the time of stages is taken with the clock, which waits for the GPU",
+  "timestamp-query": "stages are timed with the clock, which waits for the GPU",
 };
 
 function features({ device, subgroupSize, f64 }: Gpu): Finding {
@@ -244,7 +244,7 @@ function hubFolder(): string {
   }
 }
 
-/** Whether models can be downloaded, and by whom. */
+/** Access to the hub, and the account of the token. */
 export async function examineHub(
   signal: AbortSignal,
   env: Record<string, string | undefined> = Deno.env.toObject(),

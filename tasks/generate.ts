@@ -1,5 +1,3 @@
-// Continues a text with a model, packed or plain.
-
 import { existsSync } from "node:fs";
 import { styleText } from "node:util";
 import { UserError } from "../base/errors.ts";
@@ -30,22 +28,21 @@ import {
 
 const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
 
-Continues a text, token by token. What is generated goes to the standard output as it comes, on a
-terminal after the prompt. MODEL is a folder with a model, packed or plain, the output folder of a
-run that packed one, or a name on the Hugging Face hub. Ctrl-C ends the text.
+Generates text. The text is streamed to the standard output, on a terminal after the prompt. MODEL is a
+packed or plain model folder, the output folder of a run that packed one, or a name on the Hugging Face
+hub. Ctrl-C stops.
 
 Options
-  --prompt TEXT            What the text begins with; - reads it from the standard input
-  --chat                   Give the prompt as a message, in the form the model was trained for
-  --max-tokens N           The most tokens to generate (256)
-  --temperature X          Draw tokens at random, the more evenly the higher; 1 as predicted,
-                           0 always takes the most likely one (0)
-  --top-k N                Draw from the N most likely tokens only
-  --top-p X                Draw from the most likely tokens that have the probability X together
-  --repetition-penalty X   Make tokens that are in the text already less likely, if above 1 (1)
-  --seed N                 Of the random numbers: the same seed gives the same text (0)
-  --cache DTYPE            How keys and values are kept: f32, or f16 in half the memory (f32)
-  --json                   Print one JSON object in the end and nothing else
+  --prompt TEXT            The prompt; - reads it from the standard input
+  --chat                   Format the prompt as a message with the model's chat template
+  --max-tokens N           Maximum number of generated tokens (256)
+  --temperature X          Sampling temperature; 0 always takes the most likely token (0)
+  --top-k N                Sample from the N most likely tokens only
+  --top-p X                Sample from the most likely tokens with a total probability of X
+  --repetition-penalty X   Penalty of tokens that already occur; 1 is none (1)
+  --seed N                 Random seed: the same seed gives the same text (0)
+  --cache DTYPE            Type of the KV cache: f32, or f16 in half the memory (f32)
+  --json                   Print only one JSON object at the end
   --help                   Print this
 
 Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted.
@@ -56,7 +53,7 @@ const usageError = usageErrors("generate");
 const ENDS: Record<GenerationEnd["reason"], string> = {
   "stop-token": "ended by the model",
   "max-tokens": "--max-tokens reached",
-  "max-length": "as long as the model takes",
+  "max-length": "maximum length of the model reached",
   "interrupted": "interrupted",
 };
 

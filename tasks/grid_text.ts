@@ -6,7 +6,7 @@ import { pairsIn } from "../stages/metrics/metric.ts";
 import { METRICS } from "../stages/metrics/mod.ts";
 import { tableText } from "./table.ts";
 
-/** The cells of a grid and what tells them apart. */
+/** The cells of a grid with their values. */
 export function cellsText({ file, name, output, cells }: RunGrid<Stage>): string {
   const count = `${cells.length} cell${cells.length === 1 ? "" : "s"}`;
   const rows = cells.map(({ name, index, values }) => [
@@ -16,19 +16,19 @@ export function cellsText({ file, name, output, cells }: RunGrid<Stage>): string
       .map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
       .join(", "),
   ]);
-  return `${file} is good (the models and the texts are not looked at).\n` +
+  return `${file} is valid (models and data not checked).\n` +
     `name ${name}, ${count}, each into its folder in ${output}\n` +
     tableText(["  cell", "name", "values"], rows, 3);
 }
 
-/** What became of the cells: figures of those that are done, and why others failed. */
+/** The results of cells: figures of finished ones, reasons of failures. */
 export function resultsText(results: readonly CellResult[]): string {
   const columns = METRICS.flatMap((metric) =>
     (metric.terminal.columns ?? []).map((column) => ({ ...column, metric }))
   );
   const head = ["Cell", "state", "time", "size", "bits", ...columns.map(({ head }) => head)];
   const rows = results.map(({ record, run }) => {
-    // The last of fewer columns may be as long as it is.
+    // The last cell of a short row is not padded.
     if (!run) return [record.cell, "failed", record.error!.replaceAll("\n", " ")];
     const { packed, evaluation } = run;
     return [

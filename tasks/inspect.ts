@@ -17,11 +17,11 @@ import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors
 
 const HELP = `Usage: deno task inspect MODEL [options]
 
-Says what a model folder holds; MODEL may also be the output folder of a run, which holds the packed
-model. Of a packed model, each linear layer: salient columns, the part of the other weights in the
-high zone (or, of weights on grids, the part of them that are salient), bits per weight as the paper
-counts them and as they are stored, those by part, and the relative error of its output on the
-calibration data if the run.json of the run is beside the folder. Of a plain model, each tensor.
+Describes a model folder. MODEL may also be the output folder of a run, which holds the packed model.
+For a packed model, lists each linear layer: salient columns, the fraction of the other weights in the
+high zone (for weights on grids: the fraction of salient weights), bits per weight as counted in the
+paper and as stored, stored bits by part, and the relative output error on the calibration data if the
+run.json of the run is beside the folder. For a plain model, lists each tensor.
 
 Options
   --json             Print JSON; sizes are in bytes
@@ -64,7 +64,7 @@ function readArguments() {
   });
 }
 
-/** A tensor that is stored as it was. */
+/** A tensor that is not packed. */
 interface PlainEntry {
   name: string;
   dtype: string;
@@ -76,7 +76,7 @@ interface LinearEntry {
   name: string;
   rows: number;
   cols: number;
-  /** Salient columns, the fraction of weights in the high zone, and what else the codec tells. */
+  /** Salient columns, the fraction of weights in the high zone, and other facts of the codec. */
   [fact: string]: number | string | object | undefined;
   paperBits: number;
   storedBits: number;
@@ -191,7 +191,7 @@ function outputErrors(folder: string): Map<string, number> {
   return errors;
 }
 
-/** The size of the weight files, which is more than their tensors. */
+/** Bytes of the weight files, including headers. */
 function weightBytes({ tensors }: Checkpoint): number {
   return sum([...new Set(tensors.values().map(({ file }) => file))].map((p) => statSync(p).size));
 }
@@ -225,7 +225,7 @@ function packedText(report: PackedReport, codecs: ReadonlyMap<string, Codec>): s
   ].join("\n");
 }
 
-/** The linear layers of one codec, with the columns that it gives them. */
+/** The table of the linear layers of one codec, with its columns. */
 function linearTable(
   { factColumns, sizeColumns }: Codec,
   linears: readonly LinearEntry[],

@@ -1,14 +1,14 @@
 import { accessSync, constants, existsSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 
-/** Where Vulkan looks for drivers. */
+/** Folders of Vulkan drivers. */
 const DRIVER_FOLDERS = [
   "/usr/share/vulkan/icd.d",
   "/etc/vulkan/icd.d",
   "/usr/local/share/vulkan/icd.d",
 ];
 
-/** What decides whether an adapter can be found. */
+/** Facts that determine whether an adapter can be found. */
 export interface Machine {
   os: typeof Deno.build.os;
   env: Record<string, string | undefined>;
@@ -23,7 +23,7 @@ export interface Machine {
   inContainer: boolean;
 }
 
-/** Looks at the machine that this runs on. */
+/** The facts of this machine. */
 export async function lookAtMachine(): Promise<Machine> {
   const env = Deno.env.toObject();
   const { os } = Deno.build;
@@ -49,7 +49,7 @@ export async function lookAtMachine(): Promise<Machine> {
   };
 }
 
-/** What would bring an adapter, the most likely first. */
+/** Suggestions for getting an adapter, the most likely first. */
 export function adapterAdvice(machine: Machine): string[] {
   const { os, env, drivers, devices, closedDevices, inContainer } = machine;
   const advice: string[] = [];

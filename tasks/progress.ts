@@ -4,23 +4,23 @@ import type { Emit, RunEvent } from "../pipeline/run/events.ts";
 
 const BAR = 24;
 
-/** A terminal gets a bar with the time left, anything else plain lines (10 % steps). */
+/** A renderer of events: a progress bar with the remaining time on a terminal, otherwise lines. */
 export function showProgress(terminal = Deno.stdout.isTerminal()): Emit {
   return terminal ? bar() : lines();
 }
 
-/** One JSON object per line. */
+/** A renderer of events as JSON, one object per line. */
 export function showJson(): Emit {
   return (event) => console.log(JSON.stringify(event));
 }
 
-/** The text of an event that stays on the screen; progress does not. */
+/** The line of an event; undefined for progress. */
 function lineOf(event: RunEvent): string | undefined {
   switch (event.type) {
     case "start": {
       const adapter = `on ${event.adapter}`;
       const resumed = event.resumedLayers > 0
-        ? `; goes on after layer ${event.resumedLayers}, the last complete one`
+        ? `; resumes after layer ${event.resumedLayers}, the last complete one`
         : "";
       const slow = event.software ? "\n  A software adapter: everything works, but slowly" : "";
       return `Run "${event.name}" ${adapter}, into ${event.output}${resumed}${slow}`;
@@ -40,7 +40,7 @@ function lineOf(event: RunEvent): string | undefined {
     case "warning":
       return `Warning: ${event.message}`;
     case "already-done":
-      return `Nothing to do: ${event.output} holds this run, finished, with the same options and ` +
+      return `Nothing to do: ${event.output} holds the finished run with the same options and ` +
         `inputs (--overwrite runs it again)`;
     case "cell":
       return `\nCell ${event.index}/${event.cells}  ${event.cell}`;
@@ -53,13 +53,13 @@ function lineOf(event: RunEvent): string | undefined {
   }
 }
 
-/** Estimates the time left of what is in progress from its own speed so far. */
+/** An estimate of the remaining time from the progress so far. */
 class Pace {
   #key = "";
   #start = 0;
   #first = 0;
 
-  /** The next of what is in progress is slower or faster, though it be called the same. */
+  /** Starts a new estimate, even if the next work has the same name. */
   reset(): void {
     this.#key = "";
   }

@@ -18,22 +18,22 @@ import { parseArguments, runTask, startInCallersFolder } from "./task.ts";
 const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
 
 Runs a pipeline file: reads the model, calibrates, quantizes, packs and evaluates. The same command
-goes on where an interrupted run stopped.
+resumes an interrupted run.
 
-A file with "matrix" is a grid: its cells run one after the other, each into a folder of its own in
-the output folder. Finished cells are skipped; one that fails does not stop the others.
+A file with "matrix" is a grid: its cells run one after another, each in its own folder in the output
+folder. Finished cells are skipped. A cell that fails does not stop the others.
 
 Options
-  --set PATH=VALUE   Override a value of the file; may be given several times:
+  --set PATH=VALUE   Override a value of the file (repeatable):
                      --set stages.calibrate.samples=16 --set mode=reference
-  --cell CELL        Run one cell of a grid, by number as 3/12 or by name; may be given several
-                     times. A file without "matrix" is a grid of one cell then
-  --check            Only check the file, and print the plan, of a grid the cells
+  --cell CELL        Run one cell of a grid, by number, such as 3/12, or by name (repeatable). A
+                     file without "matrix" counts as a grid of one cell
+  --check            Check the file without running it, and print the plan or the cells of a grid
   --json             Print events as JSON, one per line
   --overwrite        Replace what a different run left in the output folder
   --help             Print this
 
-Exit codes: 0 done, 1 failed (of a grid: at least one cell), 2 bad pipeline file or arguments, 130 interrupted.
+Exit codes: 0 done, 1 failed (in a grid: at least one cell), 2 bad pipeline file or arguments, 130 interrupted.
 
 Stages
 ${
@@ -105,7 +105,7 @@ async function quantizeCells(
   const failed = results.filter(({ record }) => record.status === "failed");
   if (failed.length === 0) return;
   const what = results.length === 1 ? "The cell" : `${failed.length} of ${results.length} cells`;
-  throw new UserError(`${what} failed; the same command tries again what is not done`);
+  throw new UserError(`${what} failed; the same command retries unfinished cells`);
 }
 
 function readArguments() {
@@ -139,7 +139,7 @@ function planOf(config: PipelineConfig<Stage>) {
 function planText(config: PipelineConfig<Stage>): string {
   const plan = planOf(config);
   const lines = [
-    `${config.file} is good (the model and the texts are not looked at).`,
+    `${config.file} is valid (model and data not checked).`,
     `name ${plan.name}, model ${plan.model}, output ${plan.output}, mode ${plan.mode}, seed ${plan.seed}`,
   ];
   for (const { name, scope, options } of plan.stages) {
@@ -150,32 +150,32 @@ function planText(config: PipelineConfig<Stage>): string {
   return lines.join("\n");
 }
 
-/** What a person wants to know in the end. */
+/** The lines that summarize a finished run. */
 function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): string {
   const lines: string[] = [""];
+  const label = (text: string) => text.padEnd(17);
   if (packed) {
     const share = percentText(packed.bytes / packed.originalBytes);
     const what = "signs" in packed.storedBitsByPart ? "signs" : "codes";
     lines.push(
-      `Size        ${bytesText(packed.bytes)} in all, ${share} of ${
-        bytesText(packed.originalBytes)
-      } (with embeddings and head ${tablesText(stages)})`,
-      `Paper bits  ${packed.paperBits.toFixed(2)} per weight of the linear layers (${what} only)`,
-      `Stored bits ${packed.storedBits.toFixed(2)} per weight of the linear layers: ${
+      label("Size") + `${bytesText(packed.bytes)} in total, ${share} of ` +
+        `${bytesText(packed.originalBytes)} (embeddings and head ${tablesText(stages)})`,
+      label("Paper bits") + `${packed.paperBits.toFixed(2)} per weight of the linear layers ` +
+        `(${what} only)`,
+      label("Stored bits") + `${packed.storedBits.toFixed(2)} per weight of the linear layers: ` +
         Object.entries(packed.storedBitsByPart)
-          .map(([part, bits]) => `${part} ${bits.toFixed(3)}`).join(", ")
-      }`,
+          .map(([part, bits]) => `${part} ${bits.toFixed(3)}`).join(", "),
     );
   }
   for (const metric of METRICS) {
     const { name, line } = metric.terminal;
-    lines.push(...pairsIn(metric, evaluation).map((pair) => `${name.padEnd(12)}${line(pair)}`));
+    lines.push(...pairsIn(metric, evaluation).map((pair) => label(name) + line(pair)));
   }
-  if (peakGpuBytes) lines.push(`GPU memory  ${bytesText(peakGpuBytes)} at most`);
+  if (peakGpuBytes) lines.push(label("Peak GPU memory") + bytesText(peakGpuBytes));
   return lines.join("\n");
 }
 
-/** How `pack` has stored embeddings and head. */
+/** The form in which `pack` stored embeddings and head. */
 function tablesText(stages: RunRecord["stages"]): string {
   const options = stages.find(({ name }) => name === "pack")?.options as { embeddings?: unknown };
   const { embeddings = "stored" } = options ?? {};

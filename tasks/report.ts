@@ -11,24 +11,24 @@ import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./ta
 
 const HELP = `Usage: deno task report FOLDER... [options]
 
-Of one run's folder: writes its report.html anew. Of several, or of a folder of them such as a
-grid's: writes one page that compares them, with the ${chartedNouns()} against the size of the files and
-the curve of what is best at each size; it names cells that failed or are missing.
+For the folder of one run: rewrites its report.html. For several, or for a folder of runs such as that
+of a grid: writes one page that compares them, with a chart of ${chartedNouns()} against size and its
+Pareto front, and lists cells that failed or are missing.
 
 Options
-  --output FILE      Where the page goes; report.html in the run's folder or, of several, in the
-                     folder that they have in common. With it, a grid's cell given alone counts as
-                     several: the others are missing
-  --markdown FILE    Write the tables as Markdown too, such as for a job summary on GitHub; - prints
-                     them
-  --svg FILE         Of several: write the chart alone too, as a picture for a README
-  --layers LIST      Of one: the decoder layers whose weights are shown, from 1: --layers 1,16,32;
-                     needs the original model
-  --model FOLDER     Where the original model lies, if not where the run had it
+  --output FILE      The page to write; default report.html in the folder of the run or, for several,
+                     in their common parent folder. With this option, a single cell of a grid is
+                     reported as a grid whose other cells are missing
+  --markdown FILE    Also write the tables as Markdown, for example for a job summary on GitHub;
+                     - prints them
+  --svg FILE         For several runs: also write the chart as an SVG file
+  --layers LIST      For one run: the decoder layers whose weights are shown, counted from 1, such as
+                     --layers 1,16,32; needs the original model
+  --model FOLDER     The original model, if it has moved
   --help             Print this
 
-Exit codes: 0 done, 1 a run failed, is not finished or is missing (the page says which), or the
-page could not be written, 2 bad arguments.
+Exit codes: 0 done, 1 a run failed, is unfinished or is missing (the page lists it), or the page
+could not be written, 2 bad arguments.
 `;
 
 const usageError = usageErrors("report");
@@ -92,7 +92,7 @@ async function reportRun(folder: string, options: Options, signal: AbortSignal):
     const original = options.model ?? record.model;
     if (!existsSync(original)) {
       throw new UserError(
-        `There is no original model in "${original}"; say where it lies with --model FOLDER`,
+        `There is no original model in "${original}"; give its folder with --model FOLDER`,
       );
     }
     const layers = options.layers === undefined

@@ -1,5 +1,3 @@
-// Prints the JSON Schema of pipeline files.
-
 import { pipelineJsonSchema } from "../pipeline/config/config.ts";
 import { STAGES } from "../stages/mod.ts";
 import { parseArguments, runTask, usageErrors } from "./task.ts";

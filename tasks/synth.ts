@@ -1,5 +1,3 @@
-// Writes a model of random weights in the shapes of a known one, to time a whole run without it.
-
 import { join } from "node:path";
 import { SHAPES } from "../models/synthetic.ts";
 import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
@@ -7,14 +5,16 @@ import { writeSyntheticModel, writeSyntheticTokens } from "./write_synthetic.ts"
 
 const HELP = `Usage: deno task synth --like NAME FOLDER [options]
 
-Writes a model of random weights (f16 safetensors, a shard for each layer) and random token ids to
-calibrate on, token_ids.safetensors. NAME is one of ${Object.keys(SHAPES).join(", ")}.
+Writes a model of random weights in the shapes of a known one (f16 safetensors, one shard per layer), and
+random calibration token ids, token_ids.safetensors. NAME is one of ${
+  Object.keys(SHAPES).join(", ")
+}.
 
 Options
-  --layers N            Decoder layers; those of the model if left out
-  --samples N           Windows of token ids (128)
-  --sequence-length N   Tokens of a window (2048)
-  --seed N              Of the random numbers (0)
+  --layers N            Number of decoder layers; default that of the model
+  --samples N           Number of token windows (128)
+  --sequence-length N   Tokens per window (2048)
+  --seed N              Random seed (0)
   --help                Print this
 `;
 

@@ -1,8 +1,8 @@
 /**
- * Lines of aligned columns.
+ * A text table with aligned columns.
  *
- * @param rows A row with fewer cells than there are columns lets the last one be as long as it is.
- * @param left So many columns are flush left, the others flush right.
+ * @param rows In a row with fewer cells than columns, the last cell is not padded.
+ * @param left Number of left-aligned columns; the others are right-aligned.
  */
 export function tableText(
   head: readonly string[],

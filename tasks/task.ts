@@ -5,16 +5,16 @@ import { UserError } from "../base/errors.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
 
 /**
- * Runs a task's main function: Ctrl-C aborts the signal it gets (a second one ends the process at
- * once), errors that the user can act on are printed without a stack trace. The process ends here.
+ * Runs the main function of a task and ends the process. Ctrl-C aborts the signal (a second one exits
+ * immediately); errors that the user can act on are printed without a stack trace.
  *
  * Exit codes: 0 done, 1 failed, 2 bad pipeline file or arguments, 130 interrupted.
  *
- * @param interrupted Said after "Interrupted."
+ * @param interrupted Message after "Interrupted."
  */
 export async function runTask(
   main: (signal: AbortSignal) => Promise<void>,
-  interrupted = "The same command goes on where this one stopped.",
+  interrupted = "The same command resumes where this one stopped.",
 ): Promise<never> {
   const controller = new AbortController();
   const interrupt = () => {
@@ -37,25 +37,25 @@ export async function runTask(
   Deno.exit();
 }
 
-/** Makes paths mean what they meant where the command was typed: tasks start in the project's folder. */
+/** Changes to the working directory of the command, because tasks start in the project folder. */
 export function startInCallersFolder(): void {
   const folder = Deno.env.get("INIT_CWD");
   if (folder) Deno.chdir(folder);
 }
 
-/** The folder of a model that an argument names: the model's own, or that of the run that packed it. */
+/** The model folder of an argument, which may also be the folder of the run that packed the model. */
 export function modelFolder(path: string): string {
   const packed = join(path, "model");
   const isRun = !existsSync(join(path, "config.json")) && existsSync(join(packed, "config.json"));
   return isRun ? packed : path;
 }
 
-/** Makes the errors of a task that was called in a wrong way. */
+/** A function that creates usage errors of a task. */
 export function usageErrors(task: string): (message: string) => PipelineFileError {
   return (message) => new PipelineFileError([{ where: `deno task ${task}`, message }]);
 }
 
-/** The arguments of a task; what is unknown or lacks a value is an error of usage. */
+/** The parsed arguments of a task; unknown options and missing values are usage errors. */
 export function parseArguments<Config extends ParseArgsConfig>(
   usageError: (message: string) => PipelineFileError,
   config: Config,
@@ -67,7 +67,7 @@ export function parseArguments<Config extends ParseArgsConfig>(
   }
 }
 
-/** A whole number from the command line, 1 at least if nothing else is said. */
+/** An integer option of at least `least`. */
 export function count(
   usageError: (message: string) => PipelineFileError,
   name: string,

@@ -11,43 +11,43 @@ import { checkValue, hint, isRecord, type Path, show } from "./values.ts";
 export { pipelineJsonSchema } from "./json_schema.ts";
 
 /**
- * How often a run calls a stage: once per model, per group of linear layers that share an input, per
- * linear layer, or per block of columns of each. "layer" is an earlier word for "group".
+ * The scope of a stage: it runs once per model, per group of linear layers that share an input, per
+ * linear layer, or per block of columns of each. "layer" is a deprecated name of "group".
  */
 export type Scope = "model" | "group" | "layer" | "linear" | "block";
 
-/** What this module must know of a stage. */
+/** The declaration of a stage, as needed to check pipeline files. */
 export interface StageDeclaration {
-  /** What users write, such as "salient-select". */
+  /** Name in pipeline files, such as "salient-select". */
   name: string;
   scope: Scope;
-  /** One line. */
+  /** One-line description. */
   summary: string;
   /**
-   * A strictObject whose keys are hyphenated, each with `.describe()` and mostly `.default()`.
-   * A check's own message is what follows the key: "must be odd".
+   * Schema of the options: a strictObject with hyphenated keys, each with `.describe()` and usually
+   * `.default()`. Messages of checks follow the key: "must be odd".
    */
   options: z.ZodObject;
-  /** Option values that `mode: reference` uses where the file says nothing. */
+  /** Default option values in `mode: reference`. */
   presets?: { reference?: Record<string, unknown> };
-  /** The artifacts that earlier stages must give; a function where that depends on the options. */
+  /** Artifacts that earlier stages must give; a function if they depend on the options. */
   // deno-lint-ignore no-explicit-any -- each stage knows the type of its own options
   needs: readonly string[] | ((options: any) => readonly string[]);
-  /** The artifacts that later stages may need. */
+  /** Artifacts for later stages. */
   gives: readonly string[];
-  /** The artifacts that no earlier stage may give, because this one makes no use of them. */
+  /** Artifacts that no earlier stage may give because this one does not use them. */
   excludes?: readonly string[];
-  /** Columns of a block, in a stage that sets them; undefined where its options leave them to others. */
+  /** Columns per block, for a stage that sets them; undefined if its options do not. */
   // deno-lint-ignore no-explicit-any -- each stage knows the type of its own options
   blockSize?(options: any): number | undefined;
   /**
-   * An artifact. The stage ends each chain of stages of scope "block" in which none gives it, with its
-   * default options; it cannot be named in a file.
+   * An artifact. The stage is appended, with its default options, to chains of scope "block" in which no
+   * stage gives the artifact; it cannot be named in a file.
    */
   completes?: string;
 }
 
-/** A stage of the pipeline with its checked options, defaults filled in. */
+/** A stage of a pipeline with its checked options, including defaults. */
 export interface PlannedStage<S extends StageDeclaration> {
   stage: S;
   // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
@@ -56,13 +56,13 @@ export interface PlannedStage<S extends StageDeclaration> {
   where: string;
   /** Absolute path of the module if it has `use`. */
   module?: string;
-  /** Whether no file names it; see {@link StageDeclaration.completes}. */
+  /** Whether the stage was appended; see {@link StageDeclaration.completes}. */
   implied?: boolean;
 }
 
-/** A pipeline file, checked. */
+/** A checked pipeline file. */
 export interface PipelineConfig<S extends StageDeclaration> {
-  /** The file's path as the user gave it. */
+  /** Path of the file, as given. */
   file: string;
   name: string;
   /** The folder of the model or its name on the hub, as written. */
@@ -72,32 +72,32 @@ export interface PipelineConfig<S extends StageDeclaration> {
   /** An integer from 0 to 2³² - 1. */
   seed: number;
   mode: "default" | "reference";
-  /** `memory` is a text such as "12GB". */
+  /** `memory` is a string such as "12GB". */
   gpu: { adapter: "auto" | "hardware" | "software"; memory?: string };
   stages: PlannedStage<S>[];
-  /** The YAML as run: the file's own text or, after `--set`, the changed one, comments kept. */
+  /** The YAML as run: the text of the file, after `--set` the changed text with comments. */
   text: string;
 }
 
-/** What `loadPipeline()` may be told. */
+/** Options of {@link loadPipeline}. */
 export interface LoadOptions<S extends StageDeclaration> {
-  /** The stages that a file may name. */
+  /** The available stages. */
   stages: readonly S[];
   /**
    * Overrides `path=value`, such as `stages.calibrate.samples=16`; the value is YAML. `stages.NAME`
-   * is the stage of that name. One with `use` has the name in its module, or its file's.
+   * is the stage of that name. A stage with `use` has the name given in its module, or that of its file.
    */
   sets?: string[];
-  /** Gives the default export of a `use` module; a UserError's message becomes a problem's text. */
+  /** Imports the default export of a `use` module; the message of a UserError becomes a problem. */
   importStage?: (absolutePath: string) => Promise<S>;
 }
 
 /**
- * Reads a pipeline file, applies overrides and checks everything that can be checked without a run.
+ * The pipeline of a file, with overrides applied and everything checked that does not need a run.
  *
  * @param path The YAML file; `use` modules are sought from its folder.
- * @returns The pipeline, with a default wherever neither the file nor `sets` says anything. In
- *   `mode: reference` a stage's preset comes before its default, key by key at the top level.
+ * @returns The pipeline with all defaults. In `mode: reference`, presets of a stage override its defaults,
+ *   key by key at the top level.
  * @throws {PipelineFileError} With all problems, in the order of the file, those of `sets` last.
  */
 export async function loadPipeline<S extends StageDeclaration>(
@@ -117,7 +117,7 @@ export async function loadPipeline<S extends StageDeclaration>(
 }
 
 /**
- * Checks one pipeline, without a matrix, that all overrides have been applied to.
+ * The checked form of one pipeline without a matrix, after all overrides.
  *
  * @throws {PipelineFileError} With all problems of the source.
  */
@@ -157,7 +157,7 @@ export async function checkPipeline<S extends StageDeclaration>(
   };
 }
 
-/** The chain with the stages that complete it; see {@link StageDeclaration.completes}. */
+/** The chain with appended stages; see {@link StageDeclaration.completes}. */
 function completed<S extends StageDeclaration>(
   chain: PlannedStage<S>[],
   stages: readonly S[],
@@ -178,7 +178,7 @@ export function needsOf(stage: StageDeclaration, options: unknown): readonly str
 
 // --- Overrides ----------------------------------------------------------------------------------
 
-/** Applies overrides `path=value`; what is wrong with them is reported. */
+/** Applies overrides `path=value` and reports their problems. */
 export async function applySets<S extends StageDeclaration>(
   source: PipelineSource,
   sets: readonly string[],
@@ -191,7 +191,7 @@ export async function applySets<S extends StageDeclaration>(
   }
 }
 
-/** Applies one override, or says what is wrong with it. */
+/** Applies one override. @returns The problem, if any. */
 async function applySet<S extends StageDeclaration>(
   source: PipelineSource,
   text: string,
@@ -209,10 +209,11 @@ async function applySet<S extends StageDeclaration>(
 }
 
 /**
- * Puts a value where a path such as `stages.calibrate.samples` leads, or says what is wrong.
+ * Sets the value at a path such as `stages.calibrate.samples`.
  *
- * @param place What problems of the path, and keys that are made, are said to be at.
- * @param origin What problems of the value are said to be at; its own place in the file if absent.
+ * @param place Reported place of problems of the path and of added keys.
+ * @param origin Reported place of problems of the value; its place in the file if absent.
+ * @returns The problem, if any.
  */
 export async function setValue<S extends StageDeclaration>(
   source: PipelineSource,
@@ -238,7 +239,7 @@ export async function setValue<S extends StageDeclaration>(
   source.set(slot, value, origin);
 }
 
-/** The slot of the options of the stage that an override names, or what is wrong. */
+/** The slot of the options of the stage that an override names, or the problem. */
 async function stageSlot<S extends StageDeclaration>(
   source: PipelineSource,
   name: string,
@@ -257,7 +258,7 @@ async function stageSlot<S extends StageDeclaration>(
   return `"stages.${name}" names no stage of this pipeline${hint(name, names)}`;
 }
 
-/** The items of `stages` with the names that paths may call them by. */
+/** The items of `stages` with their names in paths. */
 async function stageItems<S extends StageDeclaration>(
   source: PipelineSource,
   load: StageLoader<S>,
@@ -277,7 +278,7 @@ async function stageItems<S extends StageDeclaration>(
   return items;
 }
 
-/** Whether a path leads to a stage that this pipeline does not have. */
+/** Whether a path names a stage that this pipeline lacks. */
 export async function lacksStage<S extends StageDeclaration>(
   source: PipelineSource,
   keys: readonly string[],
@@ -290,10 +291,10 @@ export async function lacksStage<S extends StageDeclaration>(
 
 // --- Stages -------------------------------------------------------------------------------------
 
-/** An item of `stages`; `stage` and `options` are missing where they could not be found out. */
+/** An item of `stages`; `stage` and `options` are absent if they could not be determined. */
 interface Entry<S extends StageDeclaration> {
   stage?: S;
-  /** The stage that an unknown name most likely stands for. */
+  /** The stage that an unknown name most likely means. */
   guess?: S;
   // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
   options?: any;
@@ -362,7 +363,7 @@ async function readEntry<S extends StageDeclaration>(
   return { place, stage, options: data, module };
 }
 
-/** Checks that each stage occurs once, in an order of scopes that can be run, after what it needs. */
+/** Checks that each stage occurs once, in a valid order of scopes, after the stages that it needs. */
 function checkChain<S extends StageDeclaration>(
   source: PipelineSource,
   entries: Entry<S>[],
@@ -418,7 +419,7 @@ function checkChain<S extends StageDeclaration>(
   }
 }
 
-// --- Stages of the user's own -------------------------------------------------------------------
+// --- Custom stages ------------------------------------------------------------------------------
 
 export interface LoadedStage<S> {
   stage?: S;
@@ -436,11 +437,11 @@ const isOptionalFunction = (value: unknown) => value === undefined || typeof val
 
 const artifactNames = z.array(z.string());
 
-/** The form of a stage from a user's module, where no compiler has seen it. */
+/** Schema of a custom stage, whose module may not be type-checked. */
 const stageForm = z.object({
-  name: z.string().min(1).describe("what the pipeline's messages call it"),
+  name: z.string().min(1).describe("its name in messages"),
   scope: z.enum(["model", "group", "layer", "linear", "block"]).describe("how often it runs"),
-  summary: z.string().describe("what it does, in one line"),
+  summary: z.string().describe("a one-line description"),
   options: z.custom<z.ZodObject>(isStrictObject, "must be a zod strictObject")
     .describe("a zod strictObject of its options"),
   presets: z.object({ reference: z.record(z.string(), z.unknown()).optional() }).optional(),

@@ -1,13 +1,13 @@
 import { UserError } from "../../base/errors.ts";
 
-/** One thing wrong in a pipeline file, with its place in it (both from 1; absent for `--set`). */
+/** A problem in a pipeline file or argument. */
 export interface PipelineProblem {
-  /** `file:line:column`, or the command-line argument that the value came from. */
+  /** `file:line:column` (from 1), or the command-line argument that the value comes from. */
   where: string;
   message: string;
 }
 
-/** A pipeline file or command line that cannot be run; the exit code is 2. */
+/** An invalid pipeline file or command line; the exit code is 2. */
 export class PipelineFileError extends UserError {
   override name = "PipelineFileError";
 

@@ -35,12 +35,12 @@ export const pipelineFields = z.strictObject({
   ),
 });
 
-/** The JSON Schema of what a user writes for a zod schema: a key with a default is not required. */
+/** The JSON Schema of the input of a zod schema: keys with a default are not required. */
 export function jsonSchemaOf(schema: z.ZodType): JsonSchema {
   const { $schema: _, ...rest } = z.toJSONSchema(schema, {
     io: "input",
     unrepresentable: "any",
-    override: ({ jsonSchema }) => { // the ends of exact integers are no range that a user asks for
+    override: ({ jsonSchema }) => { // the limits of exact integers are implementation details
       if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
       if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
     },
@@ -48,7 +48,7 @@ export function jsonSchemaOf(schema: z.ZodType): JsonSchema {
   return rest;
 }
 
-/** The part of a JSON Schema that a value at `path` must meet; undefined if it says nothing of it. */
+/** The part of a JSON Schema for a value at `path`; undefined if there is none. */
 export function schemaAt(
   schema: JsonSchema | undefined,
   path: readonly PropertyKey[],
@@ -65,7 +65,7 @@ export function schemaAt(
   return typeof child === "object" ? schemaAt(child as JsonSchema, rest) : undefined;
 }
 
-/** The keys that a map at `path` may have. */
+/** The known keys of a map at `path`. */
 export function knownKeys(schema: JsonSchema, path: readonly PropertyKey[]): string[] {
   const found = schemaAt(schema, path);
   const options = found?.anyOf ?? found?.oneOf ?? [found];
@@ -76,7 +76,7 @@ export function knownKeys(schema: JsonSchema, path: readonly PropertyKey[]): str
 /**
  * The JSON Schema of a pipeline file, draft 2020-12, for completion and checks in editors.
  *
- * It knows the stages given. A `use:` stage may have any options, because its module is not read.
+ * It covers the given stages. A `use:` stage may have any options because its module is not read.
  */
 export function pipelineJsonSchema(all: readonly StageDeclaration[]): object {
   const stages = all.filter(({ completes }) => completes === undefined);
@@ -100,7 +100,7 @@ export function pipelineJsonSchema(all: readonly StageDeclaration[]): object {
           additionalProperties: false,
         },
         {
-          title: "A stage of your own",
+          title: "A custom stage",
           type: "object",
           properties: {
             use: {
@@ -126,7 +126,7 @@ export function pipelineJsonSchema(all: readonly StageDeclaration[]): object {
     $schema: "https://json-schema.org/draft/2020-12/schema",
     title: "Pipeline",
     ...fields,
-    // A matrix may give what else must stand in the file.
+    // A matrix may provide the other required keys.
     required: required.filter((key) => key === "name"),
     anyOf: [{ required }, { required: ["matrix"] }],
     properties: {
@@ -145,7 +145,7 @@ function pathsOf(path: string, schema: JsonSchema): Record<string, JsonSchema> {
   );
 }
 
-/** @param settings The schemas of what a matrix may vary, by path. */
+/** @param settings Schemas of the values that a matrix may vary, by path. */
 function matrixSchema(settings: Record<string, object>): object {
   const maps = (description: string) => ({
     description,
@@ -162,19 +162,19 @@ function matrixSchema(settings: Record<string, object>): object {
     type: "object",
     minProperties: 1,
     properties: {
-      include: maps("values to add to the combinations that have the others, or further cells"),
+      include: maps("values to add to matching combinations, or additional cells"),
       exclude: maps("combinations to leave out"),
       ...Object.fromEntries(lists),
     },
     patternProperties: { "^stages\\.": { type: "array", minItems: 1 } },
     additionalProperties: {
-      description: "variants, each a name for several values",
+      description: "named variants, each of which sets several values",
       type: "array",
       minItems: 1,
       items: {
         type: "object",
         properties: {
-          name: { type: "string", description: "what its cells are called" },
+          name: { type: "string", description: "its name in the names of cells" },
           ...settings,
         },
         patternProperties: { "^stages\\.": {} },

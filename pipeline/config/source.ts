@@ -15,7 +15,7 @@ import {
 import { PipelineFileError } from "./errors.ts";
 import { type Issue, type Path, show } from "./values.ts";
 
-/** The text of a pipeline file. @throws {PipelineFileError} If it cannot be read or is no text. */
+/** The text of a pipeline file. @throws {PipelineFileError} If it cannot be read or is not text. */
 export async function readText(file: string): Promise<string> {
   const fail = (reason: string) =>
     new PipelineFileError([
@@ -37,24 +37,24 @@ export async function readText(file: string): Promise<string> {
   }
 }
 
-/** Where a problem is; problems are sorted by `order`: offsets in the file, then the overrides. */
+/** The place of a problem; problems are sorted by `order`: offsets in the file, then overrides. */
 export interface Place {
   where: string;
   order: number;
 }
 
-/** A place in the tree of a YAML document that holds a value, or could. */
+/** A slot for a value in a YAML document, possibly empty. */
 export interface Slot {
   node: Node | null;
   put(node: Node): void;
 }
 
-/** The YAML document with the place of each value, and the problems found so far. */
+/** A YAML document with the place of each value, and the problems found so far. */
 export class PipelineSource {
   readonly #text: string;
   readonly #lines = new LineCounter();
   readonly #document: Document;
-  /** The override that a node came from. */
+  /** The override that a node comes from. */
   readonly #origins = new Map<Node, Place>();
   readonly #problems: { place: Place; message: string }[] = [];
   #changed = false;
@@ -138,7 +138,7 @@ export class PipelineSource {
       const wantsKey = part === "key" && depth === path.length - 1;
       node = (isSeq(node) ? node.items[Number(key)] : wantsKey ? pair?.key : pair?.value) as Node;
       if (!node && !pair) break;
-      if (!node || isEmpty(node)) { // `key:` and nothing: the key is what can be pointed at
+      if (!node || isEmpty(node)) { // `key:` without a value: the place is that of the key
         offset = (pair?.key as Node | undefined)?.range?.[0] ?? node?.range?.[0] ?? offset;
       } else offset = node.range?.[0] ?? offset;
       origin = this.#origins.get(node ?? pair!.key as Node) ?? origin;
@@ -146,12 +146,12 @@ export class PipelineSource {
     return origin ?? this.#at(offset);
   }
 
-  /** The slot of the pipeline's own map, the start of every override's path. */
+  /** The slot of the root map, where the path of each override begins. */
   root(): Slot {
     return { node: this.#document.contents, put() {} };
   }
 
-  /** The slots of the items of `stages`; none if it is no list. */
+  /** The slots of the items of `stages`; none if it is not a list. */
   stageSlots(): Slot[] {
     const list = pairOf(this.#document.contents as YAMLMap, "stages")?.value;
     if (!isSeq(list)) return [];
@@ -161,7 +161,7 @@ export class PipelineSource {
     }));
   }
 
-  /** Whether there is something at `path`, be it null. */
+  /** Whether `path` exists, possibly with the value null. */
   has(path: Path): boolean {
     const parent = this.node(path.slice(0, -1));
     return isMap(parent)
@@ -169,7 +169,7 @@ export class PipelineSource {
       : this.node(path) !== undefined;
   }
 
-  /** The node at `path`, with nothing but maps and lists on the way. */
+  /** The node at `path`, through maps and lists only. */
   node(path: Path): Node | undefined {
     let node: Node | null | undefined = this.#document.contents;
     for (const key of path) {
@@ -179,20 +179,20 @@ export class PipelineSource {
     return node ?? undefined;
   }
 
-  /** The override that the node at `path`, or one that it is in, came from. */
+  /** The override that the node at `path`, or a node around it, comes from. */
   origin(path: Path): Place | undefined {
     const nodes = path.map((_, depth) => this.node(path.slice(0, depth + 1)));
     return nodes.map((node) => node && this.#origins.get(node)).findLast((origin) => origin);
   }
 
-  /** Takes out a key of the pipeline's own map. */
+  /** Removes a key of the root map. */
   remove(key: string): void {
     const root = this.#document.contents as YAMLMap;
     root.items = root.items.filter((pair) => pair !== pairOf(root, key));
     this.#changed = true;
   }
 
-  /** Writes out what aliases stand for, so that parts can be moved; all aliases must be good. */
+  /** Replaces aliases by copies of their targets, so that parts can be moved; all aliases must be valid. */
   inlineAliases(): void {
     const document = this.#document;
     visit(document, {
@@ -209,10 +209,10 @@ export class PipelineSource {
   }
 
   /**
-   * The slot one key further; a map or key that is not there is made.
+   * The slot of a key below `slot`; a missing map or key is created.
    *
-   * @param name The way to `slot`, as the user wrote it.
-   * @returns The slot, or what is wrong.
+   * @param name The path to `slot`, as written.
+   * @returns The slot, or the problem.
    */
   child(slot: Slot, key: string, name: string, place: Place): Slot | string {
     let { node } = slot;
@@ -242,13 +242,13 @@ export class PipelineSource {
     return { node: pair.value, put: (value) => pair.value = value };
   }
 
-  /** Writes a value into a slot; `origin` is the override that it comes from, if it does. */
+  /** Writes a value into a slot; `origin` is the override that it comes from, if any. */
   set(slot: Slot, value: Node, origin?: Place): void {
     if (origin) this.#origins.set(value, origin);
     this.#put(slot, value);
   }
 
-  /** Makes `- name` the map `- name: {}`, for an override to go into. */
+  /** Turns `- name` into the map `- name: {}`, so that an override can set an option. */
   giveOptions(slot: Slot, name: Scalar): YAMLMap {
     const map = new YAMLMap();
     const options = new YAMLMap();
@@ -258,7 +258,7 @@ export class PipelineSource {
     return map;
   }
 
-  /** Puts a node in a slot; it keeps the comments and the anchor of what was there. */
+  /** Puts a node into a slot, with the comments and the anchor of the old node. */
   #put(slot: Slot, node: Node): void {
     const old = slot.node;
     if (old) {
@@ -277,7 +277,7 @@ export class PipelineSource {
     return { where: `${this.file}:${line}:${col}`, order: offset };
   }
 
-  /** @throws {PipelineFileError} If a key is not a plain word, as the places of its map are lost. */
+  /** @throws {PipelineFileError} If a key is not a scalar, because the places in its map are lost. */
   #checkKeys(): void {
     let arePlain = true;
     visit(this.#document, {
@@ -297,7 +297,7 @@ export class PipelineSource {
     if (!arePlain) this.throwProblems();
   }
 
-  /** @throws {PipelineFileError} If an alias has no anchor or stands within its own value. */
+  /** @throws {PipelineFileError} If an alias has no anchor or is within its own value. */
   #checkAliases(): void {
     let haveValues = true;
     visit(this.#document, {

@@ -5,7 +5,7 @@ import { jsonSchemaOf, knownKeys, schemaAt } from "./json_schema.ts";
 /** The keys and indices that lead to a value. */
 export type Path = readonly PropertyKey[];
 
-/** One thing wrong in a value: `part` of what stands at `path` in it. */
+/** A problem of a value: of the key or the value at `path`. */
 export interface Issue {
   path: Path;
   part: "key" | "value";
@@ -13,9 +13,9 @@ export interface Issue {
 }
 
 /**
- * Parses a value and says in our own words what is wrong with it.
+ * The parsed value, or its issues with readable messages.
  *
- * @param title What the texts call the value; empty for the pipeline itself.
+ * @param title Name of the value in messages; empty for the pipeline itself.
  */
 export function checkValue<T extends z.ZodObject>(
   schema: T,
@@ -74,7 +74,7 @@ const kinds: Record<string, string> = {
   null: "null",
 };
 
-/** What a value should have been, to follow its name: "must be at least 1". */
+/** The requirement that a value violates, to follow its name: "must be at least 1". */
 function requirement(issue: z.core.$ZodRawIssue): string | undefined {
   switch (issue.code) {
     case "invalid_type": {
@@ -82,7 +82,7 @@ function requirement(issue: z.core.$ZodRawIssue): string | undefined {
       if (wantsNumber && typeof issue.input === "number" && !Number.isFinite(issue.input)) {
         return "must be a finite number";
       }
-      // Of a word where an integer is wanted, zod says "number".
+      // For a string in place of an integer, zod expects "number".
       const isWhole = wantsNumber && (issue.inst as z.ZodNumber | undefined)?.isInt;
       return `must be ${kinds[isWhole ? "int" : issue.expected] ?? issue.expected}`;
     }
@@ -123,7 +123,7 @@ function boundText(
   return `must have ${limit} ${unit}${bound === 1 ? "" : "s"}`;
 }
 
-/** The issues to tell of: of a union, those of the one option whose kind the value has. */
+/** The issues to report: for a union, those of the option that matches the kind of the value. */
 function innerIssues(
   issue: z.core.$ZodIssue,
   _: number,
@@ -138,7 +138,7 @@ function innerIssues(
         .flatMap(innerIssues)
       : [issue];
   }
-  // Of a huge whole number zod says twice that it is too big; the option's own bound says more.
+  // zod reports a huge integer twice; the bound of the option is more informative.
   const isExactness = "note" in issue && (issue.code === "too_big" || issue.code === "too_small");
   const hasOther = all.some((other) =>
     other !== issue && other.path.join(".") === issue.path.join(".")
@@ -146,7 +146,7 @@ function innerIssues(
   return isExactness && hasOther ? [] : [issue];
 }
 
-/** The words that would have been right. */
+/** The valid words. */
 function choicesOf(issue: z.core.$ZodIssue | z.core.$ZodRawIssue): string[] {
   if (issue.code === "invalid_value") {
     return (issue.values as unknown[]).filter((value) => typeof value === "string");
@@ -159,7 +159,7 @@ function choicesOf(issue: z.core.$ZodIssue | z.core.$ZodRawIssue): string[] {
   ];
 }
 
-/** The end of a text about an unknown word: the nearest known one, or all of them. */
+/** The end of a message about an unknown word: the nearest known one, or all of them. */
 export function hint(word: string, known: readonly string[], title = "its stages"): string {
   const guess = didYouMean(word, known);
   if (guess !== undefined) return `; did you mean "${guess}"?`;

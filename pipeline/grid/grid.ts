@@ -10,18 +10,18 @@ import { type RunOptions, runPipeline } from "../run/run.ts";
 import type { Stage } from "../stage.ts";
 import type { RunCell, RunGrid } from "./load_grid.ts";
 
-/** What became of a cell; `run` is there if it is done. */
+/** The result of a cell; `run` is present if it is done. */
 export interface CellResult {
   record: CellRecord;
   run?: RunRecord;
 }
 
 /**
- * Runs cells of a grid one after the other, each as {@link runPipeline} does: finished ones are
- * recognised, an interrupted one goes on. One that fails does not stop the others.
+ * Runs cells of a grid one after another, each like {@link runPipeline}: finished cells are recognised,
+ * interrupted ones resume. A cell that fails does not stop the others.
  *
- * @param cells Those to run; all of them if absent.
- * @returns What became of each, which is also in its `cell.json`.
+ * @param cells The cells to run; default all.
+ * @returns The result of each cell, also written to its `cell.json`.
  * @throws {DOMException} "AbortError" if the signal interrupted it.
  */
 export async function runGrid(
@@ -46,7 +46,7 @@ async function runCell(
   const own = { grid: grid.name, cell: name, index, cells: grid.cells.length, values };
   const started = new Date().toISOString();
   try {
-    // What an earlier attempt said holds no longer, whatever ends this one.
+    // The result of an earlier attempt is obsolete, however this one ends.
     if (existsSync(path)) rmSync(path);
     const run = await runPipeline(config, options);
     const times = { started: run.started, finished: run.finished! };
@@ -58,7 +58,7 @@ async function runCell(
     const { message, stack = message } = failure instanceof Error
       ? failure
       : new Error(String(failure));
-    // A defect of ours must not cost the other cells either, but be found.
+    // An internal error must not stop the other cells, but it must be visible.
     if (!(failure instanceof UserError)) emit({ type: "warning", message: stack });
     const error = failure instanceof PipelineFileError
       ? failure.problems.map(({ message }) => message).join("; ")
@@ -74,7 +74,7 @@ async function runCell(
     try {
       mkdirSync(config.output, { recursive: true });
       writeJsonAtomically(path, record);
-    } catch (error) { // what is in the way of this cell need not be in that of the others
+    } catch (error) { // the other cells may still succeed
       emit({ type: "warning", message: `Cannot write "${path}": ${reasonOf(error)}` });
     }
     return { record };
@@ -82,7 +82,7 @@ async function runCell(
 }
 
 /**
- * The cell that an argument means: its number and how many there are, such as "3/12", or its name.
+ * The cell that an argument selects: by number and count, such as "3/12", or by name.
  *
  * @throws {PipelineFileError} If there is none.
  */

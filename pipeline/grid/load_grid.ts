@@ -19,17 +19,17 @@ import { type MatrixCell, matrixCells } from "./matrix.ts";
 
 /** One pipeline of a grid. */
 export interface RunCell<S extends StageDeclaration> {
-  /** Unique in the grid, and the name of the folder of its run: "tiny-llama,rtn-2". */
+  /** Name, unique in the grid, and name of the folder of its run: "tiny-llama,rtn-2". */
   name: string;
   /** From 1, in the order of the file. */
   index: number;
-  /** What tells it from the others, by key of the matrix; of a variant its name. */
+  /** Values of the cell by key of the matrix; for a variant its name. */
   values: Record<string, unknown>;
-  /** Its output is in the grid's; `text` is a pipeline file of its own, without the matrix. */
+  /** The pipeline; its output is in that of the grid, and `text` has no matrix. */
   config: PipelineConfig<S>;
 }
 
-/** A pipeline file with a `matrix`, checked; a file without one is a grid of one cell. */
+/** A checked pipeline file with a `matrix`; a file without one is a grid of one cell. */
 export interface RunGrid<S extends StageDeclaration> {
   file: string;
   name: string;
@@ -39,14 +39,14 @@ export interface RunGrid<S extends StageDeclaration> {
   cells: RunCell<S>[];
 }
 
-/** Keys that all cells have in common; overrides of them come before the matrix is read. */
+/** Keys that all cells share; overrides of them are applied before the matrix is read. */
 const COMMON_KEYS = ["name", "output", "matrix"];
 
 /**
- * Reads a pipeline file with a `matrix` and checks each of its cells as {@link loadPipeline} does.
+ * The grid of a pipeline file with a `matrix`, with each cell checked as by {@link loadPipeline}.
  *
- * Overrides of `sets` come after what the matrix says, in each cell; one of a stage that only some
- * cells have is for those.
+ * Overrides of `sets` are applied to each cell after the matrix; those of a stage only to cells that have
+ * the stage.
  *
  * @param path The YAML file; `use` modules are sought from its folder.
  * @throws {PipelineFileError} With all problems of all cells, in the order of the file.
@@ -96,7 +96,7 @@ export async function loadGrid<S extends StageDeclaration>(
       problems.add(cell.name, source.problems);
     }
   }
-  // What no cell has a use for is a mistake; the first cell says which.
+  // An override that applies to no cell is an error, reported for the first cell.
   const unused = others.filter((set) => !used.has(set));
   const first = await openSource();
   await applyCell(first, cells[0], output, load);
@@ -127,14 +127,14 @@ function reportVaried(source: PipelineSource, set: string, cells: readonly Matri
   source.report(place, `The matrix varies "${varied.name}"; choose cells with --cell instead`);
 }
 
-/** Turns the source of a grid into that of one of its cells. */
+/** Turns the source of a grid into the source of one cell. */
 async function applyCell<S extends StageDeclaration>(
   source: PipelineSource,
   { name, settings }: MatrixCell,
   output: unknown,
   load: StageLoader<S>,
 ): Promise<void> {
-  source.value(); // the aliases are good
+  source.value(); // checks aliases
   source.inlineAliases();
   const moves = settings.map((setting) => ({
     name: setting.name,
@@ -148,12 +148,12 @@ async function applyCell<S extends StageDeclaration>(
     const problem = await setValue(source, path.split("."), copy, place, load, origin);
     if (problem) source.report(place, problem);
   }
-  if (typeof output !== "string") return; // the check says so
+  if (typeof output !== "string") return; // reported by the check
   const place = source.place(["output"]);
   await setValue(source, ["output"], new Scalar(join(output, name)), place, load, place);
 }
 
-/** The problems of the cells; one that several cells have is told once. */
+/** Problems of cells; equal problems of several cells are reported once. */
 class CellProblems {
   readonly #found = new Map<string, { place: Place; message: string; cells: string[] }>();
 

@@ -2,42 +2,42 @@ import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { hint, isRecord, type Issue, type Path, show } from "../config/values.ts";
 
-/** A value that a cell of a grid puts in the place of the pipeline's own. */
+/** A value that a cell of a grid sets in the pipeline. */
 export interface Setting {
-  /** Where it goes, as in `--set`: "stages.calibrate.samples". */
+  /** Path as in `--set`: "stages.calibrate.samples". */
   name: string;
-  /** Where it stands in the file. */
+  /** Place in the file. */
   path: Path;
 }
 
 /** One combination of a matrix. */
 export interface MatrixCell {
-  /** Unique, stable, safe as the name of a folder: "tiny-llama,rtn-2". */
+  /** Name: unique, stable, valid as a folder name: "tiny-llama,rtn-2". */
   name: string;
-  /** The value of each axis and of what `include` adds; of a variant its name. */
+  /** Values of the axes and of additions by `include`; for a variant its name. */
   values: Record<string, unknown>;
-  /** Those of wide parts of the pipeline first, so that narrow ones go into them. */
+  /** Settings, shorter paths first, so that longer ones apply within them. */
   settings: Setting[];
 }
 
-/** The parts of a pipeline that may vary from cell to cell; each has a folder and no matrix. */
+/** The keys of a pipeline that may vary between cells. */
 export const VARIABLE_KEYS = ["model", "seed", "mode", "gpu", "stages"];
-/** The most combinations of a matrix. */
+/** Maximum number of combinations of a matrix. */
 export const MAX_CELLS = 1000;
-/** The longest name of a cell; some file systems allow 255 bytes to a folder, artifacts less. */
+/** Maximum length of a cell name: file systems allow 255 bytes per folder, CI artifacts fewer. */
 const MAX_NAME = 120;
 const WORD = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
 const WORD_TEXT = 'letters, digits, ".", "_" and "-", beginning with a letter or digit';
 
-/** One of the values of an axis, or one that `include` gives instead. */
+/** A value of an axis or of `include`. */
 interface Value {
-  /** What cells are compared by: the value, of a variant its name. */
+  /** The value used in comparisons; for a variant its name. */
   value: unknown;
   settings: Setting[];
   path: Path;
 }
 
-/** A key of the matrix whose values are tried. */
+/** A key of the matrix with its values. */
 interface Axis {
   name: string;
   /** Whether its values are maps with a name and several settings. */
@@ -45,21 +45,21 @@ interface Axis {
   values: Value[];
 }
 
-/** A cell before it has a name: its values by axis, or by path for what `include` adds. */
+/** A cell without a name: its values by axis, or by path for additions by `include`. */
 interface CellDraft {
   values: Map<string, Value>;
-  /** Where it stands if `include` has made it. */
+  /** Place of the entry of `include` that created it. */
   included?: Path;
 }
 
 /**
- * The cells of a matrix, with the rules that GitHub Actions has for `include` and `exclude`: what
- * `exclude` names is left out if all that it says holds; an entry of `include` is added to each
- * combination of the matrix whose values it leaves as they are, and if there is none it is a cell.
+ * The cells of a matrix, with the rules of GitHub Actions for `include` and `exclude`: a combination is
+ * excluded if it has all values of an entry of `exclude`; an entry of `include` is added to each
+ * combination whose values it does not change, and otherwise becomes a cell.
  *
  * @param matrix The value of `matrix` in the pipeline file.
- * @returns The cells in the order of the file, the first axis varying slowest, and what is wrong;
- *   paths of problems begin with "matrix".
+ * @returns The cells in the order of the file, the first axis varying slowest, and the issues, whose paths
+ *   begin with "matrix".
  * @see https://docs.github.com/actions/how-tos/write-workflows/choose-what-workflows-do/run-job-variations
  */
 export function matrixCells(matrix: unknown): { cells: MatrixCell[]; issues: Issue[] } {
@@ -245,7 +245,7 @@ class MatrixReader {
     }
     if (isTaken(first)) return `"${first}" cannot vary: every cell has the grid's own`;
     const known = [...new Set([...VARIABLE_KEYS, ...others])];
-    // Of a path it is the first word that is wrong.
+    // The hint is about the first word of the path.
     const text = `Unknown key "${name}" in ${title}${hint(first, known, "known keys")}`;
     return title === "matrix" && !name.includes(".")
       ? `${text} (a key of your own must have a list of maps, each with a "name")`
@@ -269,7 +269,7 @@ class MatrixReader {
       const isOfAxis = ([name]: [string, Value]) => this.#axes.some((axis) => axis.name === name);
       const own = { values: new Map([...entry.values].filter(isOfAxis)) };
       const matching = drafts.filter((draft) => holds(draft, own));
-      // What an earlier entry has added may be replaced, what the matrix says may not.
+      // Additions of earlier entries may be replaced, values of the matrix may not.
       for (const draft of matching) {
         entry.values.forEach((value, name) => draft.values.set(name, value));
       }
@@ -285,7 +285,7 @@ class MatrixReader {
     return [...drafts, ...added];
   }
 
-  /** @returns A name for each cell. */
+  /** The names of the cells. */
   #names(drafts: CellDraft[]): string[] {
     const keys = [
       ...new Set([
@@ -306,7 +306,7 @@ class MatrixReader {
     };
     const names: string[] = [];
     for (const { values, included } of drafts) {
-      // What is added to a combination does not make it another one.
+      // Additions do not distinguish combinations.
       const named = keys.filter((key) =>
         values.has(key) && (included || this.#axes.some((axis) => axis.name === key))
       );
@@ -336,25 +336,25 @@ function holds(draft: CellDraft, entry: CellDraft): boolean {
   );
 }
 
-/** Whether a key is a path into what may vary. */
+/** Whether a key is a path below one of {@link VARIABLE_KEYS}. */
 function isSetting(name: string): boolean {
   const keys = name.split(".");
   return VARIABLE_KEYS.includes(keys[0]) && !keys.includes("");
 }
 
-/** Whether a key is one of the pipeline's that all cells have in common. */
+/** Whether a key is shared by all cells. */
 function isTaken(name: string): boolean {
   return ["name", "output", "matrix"].includes(name);
 }
 
-/** On some systems "A" and "a" are one folder. */
+/** Whether names are equal on file systems that ignore case. */
 function sameName(a: unknown, b: unknown): boolean {
   return String(a).toLowerCase() === String(b).toLowerCase();
 }
 
 // --- Names --------------------------------------------------------------------------------------
 
-/** The shortest end of a path that is the end of no other one, as a word. */
+/** The shortest suffix of a path that no other path has, as a word. */
 function shortKey(key: string, keys: readonly string[]): string {
   const parts = key.split(".");
   for (let count = 1; count < parts.length; count++) {
@@ -364,7 +364,7 @@ function shortKey(key: string, keys: readonly string[]): string {
   return slug(key);
 }
 
-/** A label for each value of a key: the end of a path, a number, else its place in the list. */
+/** A label for each value of a key: the end of a path, a number, or the position in the list. */
 function labelsOf(values: readonly unknown[]): string[] {
   const choices = values.map((value, i) => {
     const place = String(i + 1);
@@ -375,7 +375,7 @@ function labelsOf(values: readonly unknown[]): string[] {
       .filter((text) => text !== "");
   });
   return choices.map((options, i) => {
-    // A short label that two values would have is of no use to either.
+    // A short label must be unambiguous.
     const label = options.find((option) =>
       !choices.some((other, j) => j !== i && other.some((text) => sameName(text, option)))
     );
@@ -389,12 +389,12 @@ function distinct(values: readonly unknown[]): unknown[] {
   );
 }
 
-/** A text with nothing but what any file system and shell takes as it is. */
+/** A text reduced to characters that are safe in file systems and shells. */
 function slug(text: string): string {
   return text.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[.-]+|[.-]+$/g, "");
 }
 
-/** Cuts a long name; a hash tells it from others that begin so. */
+/** A name cut to {@link MAX_NAME} characters, with a hash to keep it unique. */
 function cut(name: string): string {
   if (name.length <= MAX_NAME) return name;
   const hash = createHash("sha256").update(name).digest("hex").slice(0, 8);

@@ -1,7 +1,7 @@
 import { Tensor } from "../../gpu/tensor.ts";
 import type { ArtifactName, Artifacts } from "../stage.ts";
 
-/** What the stages of one scope have set, on top of what the scopes around it hold. */
+/** The artifacts of one scope, on top of those of the enclosing scopes. */
 export class ArtifactStore implements Disposable {
   readonly #own = new Map<ArtifactName, unknown>();
 
@@ -17,7 +17,7 @@ export class ArtifactStore implements Disposable {
     return value;
   }
 
-  /** Replaces what this scope held under the name, and frees it if it was a tensor. */
+  /** Sets an artifact of this scope; a tensor that it replaces is freed. */
   set<Name extends ArtifactName>(name: Name, value: Artifacts[Name]): void {
     const before = this.#own.get(name);
     if (before instanceof Tensor && before !== value) before[Symbol.dispose]();

@@ -1,6 +1,6 @@
 import type { LinearFacts } from "../../codecs/codec.ts";
 
-/** What a run says of itself while it goes on; the tasks turn it into a bar, lines or JSON. */
+/** An event of a run; the tasks render events as a progress bar, lines or JSON. */
 export type RunEvent =
   | {
     type: "start";
@@ -8,7 +8,7 @@ export type RunEvent =
     output: string;
     adapter: string;
     software: boolean;
-    /** Layers that an earlier, interrupted run has left complete. */
+    /** Complete layers of an interrupted run. */
     resumedLayers: number;
   }
   | { type: "stage"; stage: string; text: string }
@@ -17,9 +17,9 @@ export type RunEvent =
     stage: string;
     done: number;
     total: number;
-    /** What is in progress. */
+    /** Description of the work. */
     text: string;
-    /** What changes from event to event, such as a rate. */
+    /** Details that change between events, such as a rate. */
     detail?: string;
   }
   | ({ type: "linear" } & LinearRecord)
@@ -33,14 +33,14 @@ export type RunEvent =
 
 export type Emit = (event: RunEvent) => void;
 
-/** What the run record says of a linear layer. */
+/** The run record of a linear layer. */
 export interface LinearRecord extends LinearFacts {
   name: string;
   rows: number;
   cols: number;
   /**
-   * tr((W-Q) H (W-Q)ᵀ) / tr(W H Wᵀ) on the calibration data; absent without a Hessian or if the
-   * layer gives nothing but zeros.
+   * tr((W-Q) H (W-Q)ᵀ) / tr(W H Wᵀ) on the calibration data; absent without a Hessian or if the output
+   * is zero.
    */
   relativeOutputError?: number;
   /** The stage that quantized it, such as "gptq"; absent for BiLLM's own method. */
@@ -49,14 +49,14 @@ export interface LinearRecord extends LinearFacts {
   storedBytes: Record<string, number>;
 }
 
-/** What the run record says of a decoder layer. */
+/** The run record of a decoder layer. */
 export interface LayerRecord {
   layer: number;
   seconds: number;
-  /** Of the GPU for what is only queued there, of the clock for the rest. */
+  /** GPU seconds for queued work, wall-clock seconds for the rest. */
   secondsByStage: Record<string, number>;
   peakGpuBytes: number;
-  /** What tensors took at most while a stage ran, in this layer or one before it. */
+  /** Peak bytes of tensors while a stage ran, in this layer or an earlier one. */
   peakGpuBytesByStage?: Record<string, number>;
   file: string;
   bytes: number;

@@ -11,12 +11,12 @@ import type { Emit } from "./events.ts";
 /** A name on the hub: "gpt2" or "facebook/opt-125m". */
 export const HUB_ID = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 
-/** Fetches what a run names on the Hugging Face hub and remembers which commits that were. */
+/** Access of a run to the Hugging Face hub; records the commits used. */
 export class HubAccess {
   /** Commit hashes by "id@revision". */
   readonly commits: Record<string, string> = {};
 
-  /** @param beforeWeights Called before the weights of a model are fetched, which may take long. */
+  /** @param beforeWeights Called before the weights of a model are downloaded, which may take long. */
   constructor(
     readonly emit: Emit,
     readonly signal: AbortSignal,
@@ -26,8 +26,8 @@ export class HubAccess {
   /**
    * The files of a model that a run needs.
    *
-   * @param id What is no folder on this machine.
-   * @param check Called with the folder when all but the weights are there.
+   * @param id Name on the hub; not a local folder.
+   * @param check Called with the folder when all files except the weights are present.
    */
   async model(id: string, revision: string, check: (folder: string) => void): Promise<Snapshot> {
     const repository: HubRepository = { type: "model", id, revision };
@@ -44,7 +44,7 @@ export class HubAccess {
     }
   }
 
-  /** Files of a data set; gives the folder that holds them. */
+  /** The folder with files of a data set. */
   async dataset(repository: HubRepository, paths: string[]): Promise<string> {
     const options = this.#options(repository.id);
     return this.#remember(await fetchFiles(repository, paths, options)).folder;
@@ -78,7 +78,7 @@ export class HubAccess {
   }
 }
 
-/** What a file in the hub's cache is called whatever the cache and the commit: "id/path". */
+/** The name of a file in the hub cache, independent of cache and commit: "id/path". */
 export function hubName(path: string): string | undefined {
   const found = /(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\][0-9a-f]{40}[/\\](.+)$/.exec(
     path,
@@ -86,7 +86,7 @@ export function hubName(path: string): string | undefined {
   return found ? `${found[1].replace("--", "/")}/${found[2]}` : undefined;
 }
 
-/** The sha256 of a file in the hub's cache if its name says it: it was checked by the download. */
+/** The SHA-256 of a file in the hub cache, from the name of its blob, which the download verified. */
 export function hubSha256(path: string): string | undefined {
   if (!hubName(path)) return undefined;
   const blob = realpathSync(path);

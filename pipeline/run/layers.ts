@@ -22,25 +22,24 @@ interface Group {
   at: number;
   /** The register that is their input. */
   from: string;
-  /** Where the activations may be kept on the way to them. */
+  /** The operations before which activations may be kept on the way to the group. */
   restarts: Restarts;
-  /** Elements that are kept for each token if they are kept near. */
+  /** Elements per token of activations kept near the group. */
   nearWidth: number;
   context: GroupContext;
   store: ArtifactStore;
-  /** Of each linear layer once it is quantized; see {@link outputErrorParts}. */
+  /** Output errors of the quantized linear layers; see {@link outputErrorParts}. */
   errors: Tensor[];
 }
 
 /**
- * Takes the calibration data, if there are any, through the decoder layers and runs the inner stages
- * on each group of linear layers.
+ * Passes the calibration data, if any, through the decoder layers and runs the inner stages on each group
+ * of linear layers.
  *
- * The host runs ahead of the GPU: it waits once for each linear layer and for every few batches, and
- * while the last batches of a layer are on their way, it writes that layer's file and brings the next
- * layer's weights to the GPU.
+ * The host runs ahead of the GPU: it waits once per linear layer and per several batches. While the last
+ * batches of a layer run, it writes the file of that layer and uploads the weights of the next one.
  *
- * @param onPeak Told the peak of GPU memory of each layer, in bytes.
+ * @param onPeak Called with the peak GPU memory of each layer in bytes.
  */
 export async function quantizeLayers(
   context: ModelContext,
@@ -91,7 +90,7 @@ export async function quantizeLayers(
   context.gpu.trim();
 }
 
-/** What has been added to each figure. */
+/** The increase of each figure. */
 function difference(
   now: Record<string, number>,
   before: Record<string, number>,
@@ -102,7 +101,7 @@ function difference(
 
 class LayerRun {
   readonly #groupStages: Planned<GroupStage>[];
-  /** The first of the stages that run on each linear layer, among all of them. */
+  /** Index of the first stage that runs on each linear layer. */
   readonly #firstInLinear: number;
   /** The linear layers of each decoder layer, in the order of execution. */
   readonly #modules: string[][];
@@ -113,7 +112,7 @@ class LayerRun {
     readonly stages: readonly PlannedStage<Stage>[],
     readonly clock: StageClock,
     readonly decoder: Decoder,
-    /** Absent if no stage needs any. */
+    /** Absent if no stage needs it. */
     readonly calibration: Calibration | undefined,
   ) {
     this.#groupStages = stages.filter(({ stage }) => !isInLinear(stage)) as Planned<GroupStage>[];
@@ -126,12 +125,12 @@ class LayerRun {
     );
   }
 
-  /** @throws {UserError} If activations are beyond what they are kept in. */
+  /** @throws {UserError} If activations exceed the range of their type. */
   async checkRange(index: number): Promise<void> {
     await this.calibration?.activations.checkRange(this.#layerName(index));
   }
 
-  /** Says how far the run is: so many linear layers of a decoder layer are done. */
+  /** Emits the progress: the number of finished linear layers. */
   progress(index: number, linears: number, what: string): void {
     this.context.emit({
       type: "progress",
@@ -142,7 +141,7 @@ class LayerRun {
     });
   }
 
-  /** Takes the activations through a layer that an earlier run has packed. */
+  /** Passes the activations through a layer that an earlier run has packed. */
   async passThrough(index: number, file: string): Promise<void> {
     if (!this.calibration) return;
     const { model } = this.decoder;
@@ -159,7 +158,7 @@ class LayerRun {
     weights[Symbol.dispose]();
   }
 
-  /** Quantizes a layer and takes the activations through it. */
+  /** Quantizes a layer and passes the activations through it. */
   async quantize(
     index: number,
     count: number,
@@ -168,7 +167,7 @@ class LayerRun {
     const weights = await this.decoder.loadLayer(index);
     const groups = weights.plan.groups.map((group) => this.#group(weights, group, count));
     if (this.calibration?.order === "layer") {
-      // Every group sees the original layer; then the quantized layer gives the next one's input.
+      // Every group sees the original layer; the quantized layer produces the input of the next one.
       await this.#observeAll(weights, groups);
       for (const group of groups) await this.#quantizeGroup(weights, group);
     } else {
@@ -188,7 +187,7 @@ class LayerRun {
       if (index + 1 < count) this.decoder.prefetchLayer(index + 1);
     });
     await gpu.idle();
-    weights[Symbol.dispose](); // among them the quantized ones
+    weights[Symbol.dispose](); // including the quantized ones
     return { linears: await this.#records(groups), file };
   }
 
@@ -226,7 +225,7 @@ class LayerRun {
     };
   }
 
-  /** Shows the inputs of all groups to the stages, in one pass through the original layer. */
+  /** Lets the stages observe the inputs of all groups, in one pass through the original layer. */
   async #observeAll(weights: LayerWeights<DenseWeight>, groups: readonly Group[]): Promise<void> {
     const { activations } = this.calibration!;
     for (let batch = 0; batch < activations.batches; batch++) {
@@ -242,7 +241,7 @@ class LayerRun {
     }
   }
 
-  /** Shows the input of one group to the stages; what lies before it is quantized already. */
+  /** Lets the stages observe the input of one group; earlier groups are already quantized. */
   async #observe(weights: LayerWeights<DenseWeight>, group: Group): Promise<void> {
     const { activations } = this.calibration!;
     for (let batch = 0; batch < activations.batches; batch++) {
@@ -267,7 +266,7 @@ class LayerRun {
     return `layer ${index + 1} of "${this.decoder.model.name}"`;
   }
 
-  /** Where to keep a batch on its way to a group: near if there is room, else where it takes least. */
+  /** The operation before which to keep a batch: near the group if there is room, else where it is smallest. */
   #restartOf(batch: number, { restarts, nearWidth }: Group): number {
     const { activations, batches, length } = this.calibration!;
     const elements = nearWidth * batches[batch].length * length;
@@ -275,7 +274,7 @@ class LayerRun {
     return Math.max(restart, activations.at(batch));
   }
 
-  /** Frees the linear layers that no batch has to go through again. */
+  /** Frees the linear layers that no batch needs again. */
   #freePassed(weights: LayerWeights<DenseWeight>): void {
     const { activations, batches } = this.calibration!;
     const passed = Math.min(...batches.map((_, batch) => activations.at(batch)));
@@ -285,7 +284,7 @@ class LayerRun {
     }
   }
 
-  /** @param isKept The registers will be kept, and so rounded, before operation `to`. */
+  /** @param isKept Whether the registers will be kept, and so rounded, before operation `to`. */
   async #run(
     weights: LayerWeights<DenseWeight>,
     registers: Registers,
@@ -307,8 +306,8 @@ class LayerRun {
   }
 
   /**
-   * Operations before which activations are kept where there is room. Where there is none they are
-   * rounded there as if they were, so that the result does not depend on the room.
+   * Operations before which activations are kept if there is room. Otherwise they are rounded in the same
+   * way, so that the result does not depend on the available memory.
    */
   #roundings(plan: LayerPlan): number[] {
     if (this.calibration?.order !== "module") return [];
@@ -328,7 +327,7 @@ class LayerRun {
     await this.context.pause();
   }
 
-  /** Runs the stages on a group and puts what they made in the place of its weights. */
+  /** Runs the stages on a group and replaces its weights by the quantized ones. */
   async #quantizeGroup(weights: LayerWeights<DenseWeight>, group: Group): Promise<void> {
     const { context, store } = group;
     const { gpu } = context;
@@ -369,9 +368,9 @@ class LayerRun {
   }
 
   /**
-   * Takes the activations to the end of the layer.
+   * Passes the activations to the end of the layer.
    *
-   * @param meanwhile What the host does while the GPU is at it.
+   * @param meanwhile Host work that overlaps with the GPU.
    */
   async #finishLayer(
     weights: LayerWeights<DenseWeight>,

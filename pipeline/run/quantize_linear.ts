@@ -16,20 +16,20 @@ import type {
 import { ArtifactStore } from "./artifacts.ts";
 import type { Planned, StageClock } from "./run.ts";
 
-/** Of so many blocks of a linear layer one is measured: to measure each costs more than some take. */
+/** One in this many blocks is timed, because timing costs more than some blocks take. */
 const BLOCKS_PER_MEASUREMENT = 8;
 
-/** Whether a stage runs on each linear layer, on the whole of it or on its blocks. */
+/** Whether a stage runs on each linear layer, as a whole or by block. */
 export function isInLinear({ scope }: Stage): boolean {
   return scope === "linear" || scope === "block";
 }
 
 /**
- * Runs the stages of scope linear and block on a linear layer: those of scope block that follow each
- * other run together, block by block from left to right.
+ * Runs the stages of scope linear and block on a linear layer. Consecutive stages of scope block run
+ * together, block by block from left to right.
  *
- * @param store Holds the artifacts of the layer's group.
- * @param stages Those of other scopes are passed over.
+ * @param store The artifacts of the layer's group.
+ * @param stages Stages; those of other scopes are skipped.
  */
 export async function quantizeLinear(
   groupContext: GroupContext,
@@ -78,14 +78,14 @@ async function quantizeBlocks(
   }
 }
 
-/** The blocks that a block is measured for: those around the middle one of some neighbours, or none. */
+/** The number of blocks that the timing of a block represents: those around it, or none. */
 function blocksThatItStandsFor(block: number, blocks: number): number {
   const first = block - block % BLOCKS_PER_MEASUREMENT;
   const together = Math.min(BLOCKS_PER_MEASUREMENT, blocks - first);
   return block - first === together >> 1 ? together : 0;
 }
 
-/** The block's part of the column costs; ones without a Hessian. */
+/** The column costs of a block, f32 `[cols]`; ones without a Hessian. */
 async function blockCosts(
   gpu: Gpu,
   store: ArtifactStore,
@@ -95,7 +95,7 @@ async function blockCosts(
   const costs = store.find("column-costs");
   if (!costs) return constant(gpu, new Float32Array(MAX_BLOCK).fill(1)).view(0, [cols]);
   const part = costs.view(first, [cols]);
-  // Kernels can bind what starts at a multiple of so many bytes.
+  // Bindings must start at a multiple of this alignment.
   if (part.offset % gpu.device.limits.minStorageBufferOffsetAlignment === 0) return part;
   const copy = gpu.empty([cols]);
   await copyRegion(gpu, { tensor: costs, start: first, stride: cols, rows: 1, cols }, copy, cols);

@@ -4,13 +4,13 @@ import type { LayerRecord } from "./events.ts";
 /** The figures of a metric, in the order of the pipeline file. */
 export interface Measured<Figure> {
   original: Figure[];
-  /** Of the packed model as it lies on disk; absent if the pipeline packs nothing. */
+  /** Figures of the packed model on disk; absent if the pipeline packs nothing. */
   packed?: Figure[];
 }
 
-/** What `evaluate` measured: perplexities, and below their keys the figures of other metrics. */
+/** The result of `evaluate`: perplexities, and other metrics under their keys. */
 export interface Evaluation extends Measured<Perplexity> {
-  /** Absent if the pipeline asks for no task. */
+  /** Absent without zero-shot tasks. */
   zeroShot?: Measured<ZeroShot>;
   [metric: string]: Measured<unknown> | unknown[] | undefined;
 }
@@ -21,7 +21,7 @@ export interface WrittenFileRecord {
   sha256: string;
 }
 
-/** What `pack` wrote, counted from the bytes of the files. */
+/** The result of `pack`, counted from the bytes of the files. */
 export interface PackedModel {
   folder: string;
   files: WrittenFileRecord[];
@@ -30,18 +30,18 @@ export interface PackedModel {
   originalBytes: number;
   /** Weights in the packed linear layers. */
   weights: number;
-  /** Bits per weight of the linear layers as the paper counts: signs only. */
+  /** Bits per weight of the linear layers as counted in the paper: signs only. */
   paperBits: number;
-  /** Bits per weight of the linear layers in the files, with the files' headers. */
+  /** Stored bits per weight of the linear layers, including file headers. */
   storedBits: number;
-  /** The same by part. */
+  /** Stored bits by part. */
   storedBitsByPart: Record<string, number>;
 }
 
-/** run.json: what ran, on what, and what came out. */
+/** run.json: the configuration, the environment and the results of a run. */
 export interface RunRecord {
   status: "running" | "done";
-  /** Hash of everything that the result depends on. */
+  /** Hash of everything that affects the result. */
   identity: string;
   billm: string;
   deno: string;
@@ -52,39 +52,39 @@ export interface RunRecord {
   seed: number;
   /** Stages with all their options. */
   stages: { name: string; options: unknown }[];
-  /** sha256 of the model's files and of the data sets, by path or by name on the hub. */
+  /** SHA-256 of the model's files and of the data sets, by path or by name on the hub. */
   inputs: Record<string, string>;
-  /** The hub's commits that they are of, by "id@revision". */
+  /** Commits of inputs from the hub, by "id@revision". */
   commits?: Record<string, string>;
   started: string;
   finished?: string;
-  /** Of the session that finished the run, and of the layers that earlier ones completed. */
+  /** Seconds of the process that finished the run, plus those of layers from interrupted ones. */
   seconds?: number;
-  /** Likewise. */
+  /** Seconds by stage, counted like `seconds`. */
   secondsByStage?: Record<string, number>;
   peakGpuBytes?: number;
-  /** What tensors took at most while a stage ran, without memory that is kept for reuse. */
+  /** Peak bytes of tensors while a stage ran, without buffers kept for reuse. */
   peakGpuBytesByStage?: Record<string, number>;
   layers?: LayerRecord[];
   packed?: PackedModel;
   evaluation?: Evaluation;
 }
 
-/** The file of a {@link CellRecord}; it may be there before the run. */
+/** The file of a {@link CellRecord}; it may exist before the run. */
 export const CELL_RECORD = "cell.json";
 
-/** cell.json: which cell of a grid the run in the same folder is, and whether it came to its end. */
+/** cell.json: the grid cell of the run in the same folder, and its status. */
 export interface CellRecord {
   grid: string;
   cell: string;
   /** From 1. */
   index: number;
-  /** Of the whole grid. */
+  /** Number of cells of the grid. */
   cells: number;
-  /** What tells the cell from the others, by key of the matrix; of a variant its name. */
+  /** Values of the cell by key of the matrix; for a variant its name. */
   values: Record<string, unknown>;
   status: "done" | "failed";
-  /** Why it failed. */
+  /** Reason of the failure. */
   error?: string;
   started: string;
   finished: string;

@@ -20,22 +20,22 @@ import { type PlannedRun, RunFolder } from "./run_folder.ts";
 
 export interface RunOptions {
   emit?: Emit;
-  /** An earlier name of {@link RunOptions.emit}. */
+  /** Deprecated name of {@link RunOptions.emit}. */
   report?: Emit;
-  /** Aborting it ends the run at the next pause; what is complete stays. */
+  /** Aborting it stops the run at the next pause; complete layers stay. */
   signal?: AbortSignal;
-  /** Replaces what a different run left in the output folder. */
+  /** Replaces a different run in the output folder. */
   overwrite?: boolean;
-  /** Writes the report of a finished run into its folder; there is none if absent. */
+  /** Writes the report of a finished run; without it there is no report. */
   writeReport?: WriteReport;
 }
 
 /**
- * Writes the report of a finished run.
+ * A function that writes the report of a finished run.
  *
  * @param folder The output folder of the run.
- * @param original The folder of the original model, if the run had one.
- * @param pause Called now and then; may throw to end the work.
+ * @param original The folder of the original model, if any.
+ * @param pause Called periodically; may throw to abort.
  * @throws {UserError} If a model cannot be read or a file cannot be written.
  */
 export type WriteReport = (
@@ -45,18 +45,18 @@ export type WriteReport = (
   pause: () => Promise<void>,
 ) => Promise<void>;
 
-/** A stage of the plan with the kind of stage known. */
+/** A planned stage of a known kind. */
 export interface Planned<Kind extends Stage> {
   stage: Kind;
   // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
   options: any;
-  /** Whether no file names it; its time is counted as nobody's. */
+  /** Whether the stage was appended; it is not timed. */
   implied?: boolean;
 }
 
 /**
- * Adds up the seconds of each stage: those of the GPU for what is only queued, those of the clock for
- * the rest. What the host does while the GPU is at work counts for both.
+ * A clock that accumulates seconds by stage: GPU time for queued work, wall-clock time for the rest. Host
+ * work that overlaps with GPU work counts for both.
  */
 export class StageClock {
   readonly #seconds: Record<string, number> = {};
@@ -64,7 +64,7 @@ export class StageClock {
 
   constructor(readonly gpu: Gpu) {}
 
-  /** Waits for the GPU before and after, so that the work counts and nothing else. */
+  /** Times work in isolation: waits for the GPU before and after. */
   async time<Result>(stage: string, work: () => Promise<Result>, stands = 1): Promise<Result> {
     await this.gpu.idle();
     const workToTheEnd = async () => {
@@ -76,13 +76,13 @@ export class StageClock {
   }
 
   /**
-   * Counts what the GPU takes for the work that is queued; waits only if the GPU cannot tell.
+   * Times queued work with GPU timestamps; waits only if the GPU has none.
    *
-   * @param stands How many times it counts, where one of several equal pieces of work is measured.
+   * @param stands Weight of the time, where one of several equal pieces of work is measured.
    */
   async queue<Result>(stage: string, work: () => Promise<Result>, stands = 1): Promise<Result> {
     if (!this.gpu.isTimed) return await this.time(stage, work, stands);
-    this.#seconds[stage] ??= 0; // a stage that gives the GPU nothing to do is there too
+    this.#seconds[stage] ??= 0; // stages without GPU work are listed too
     const before = this.gpu.section({ name: stage, stands });
     try {
       return await this.#measured(stage, work);
@@ -91,7 +91,7 @@ export class StageClock {
     }
   }
 
-  /** Counts what the host takes. */
+  /** Times host work. */
   async host<Result>(stage: string, work: () => Promise<Result>, stands = 1): Promise<Result> {
     const start = performance.now();
     const result = await this.#measured(stage, work);
@@ -100,7 +100,7 @@ export class StageClock {
     return result;
   }
 
-  /** Notes what tensors take while a stage runs: what is allocated while its work is queued. */
+  /** Records the peak bytes of tensors while the work of a stage is queued. */
   async #measured<Result>(stage: string, work: () => Promise<Result>): Promise<Result> {
     this.gpu.takeHighest();
     const result = await work();
@@ -108,7 +108,7 @@ export class StageClock {
     return result;
   }
 
-  /** The most bytes that tensors took while each stage ran. */
+  /** Peak bytes of tensors by stage. */
   get peakBytes(): Record<string, number> {
     return { ...this.#bytes };
   }
@@ -123,16 +123,15 @@ export class StageClock {
   }
 }
 
-/** Columns per block where no stage says how many, and what a stage may say. */
+/** Default columns per block, and the values that a stage may set. */
 const BLOCK_SIZE = 128;
 const BLOCK_SIZES = [32, 64, 128, 256];
 
 /**
- * Runs a pipeline from the first stage to the last, or goes on where an earlier run of the same
- * pipeline was interrupted.
+ * Runs a pipeline from the first stage to the last, or resumes an interrupted run of the same pipeline.
  *
- * @returns The record that is also in run.json.
- * @throws {UserError} If the input or the machine does not allow it.
+ * @returns The record, also written to run.json.
+ * @throws {UserError} If an input is invalid or the machine does not suffice.
  * @throws {DOMException} "AbortError" if the run was interrupted by the signal.
  */
 export async function runPipeline(
@@ -151,7 +150,7 @@ export async function runPipeline(
   const clock = new StageClock(gpu);
   using artifacts = new ArtifactStore();
   const layerRecords: LayerRecord[] = [];
-  // Data come before large weights: what is wrong with them is found before these are downloaded.
+  // Data are fetched before large weights, so that their problems are found first.
   let dataFiles: string[] | undefined;
   const fetchData = async (): Promise<string[]> => {
     if (dataFiles) return dataFiles;
@@ -225,7 +224,7 @@ export async function runPipeline(
     }
   };
 
-  // What a run is identified by can be told only when the model's files are there.
+  // The identity of a run depends on the model's files.
   const findsModel = before.findIndex(({ stage }) => stage.gives.includes("model-files")) + 1;
   await runModelStages(before.slice(0, findsModel));
   using model = artifacts.find("model-files");
@@ -240,7 +239,7 @@ export async function runPipeline(
     inputs,
   };
   const folder = RunFolder.open(config.output, planned, overwrite);
-  /** The run is done whether or not its report can be written. */
+  // A run is done even if its report cannot be written.
   const reportOn = async (record: RunRecord) => {
     try {
       await writeReport(folder.path, record, model?.folder, context.pause);
@@ -283,7 +282,7 @@ export async function runPipeline(
   if (layerRecords.length > 0 && folder.earlier!.adapter !== gpu.name) {
     emit({
       type: "warning",
-      message: `The run began on "${folder.earlier!.adapter}" and goes on on "${gpu.name}"; ` +
+      message: `The run began on "${folder.earlier!.adapter}" and resumed on "${gpu.name}"; ` +
         `adapters round differently, so the result may differ in some bits`,
     });
   }
@@ -321,7 +320,7 @@ function peakBytesOf({ peakGpuBytesByStage = {} }: LayerRecord): Record<string, 
   return peakGpuBytesByStage;
 }
 
-/** The greatest of each figure. */
+/** The maximum of each figure. */
 function greatest(records: Record<string, number>[]): Record<string, number> {
   const most: Record<string, number> = {};
   for (const [name, value] of records.flatMap((record) => Object.entries(record))) {
@@ -351,7 +350,7 @@ function blockSizeOf(stages: readonly PlannedStage<Stage>[]): number {
   return BLOCK_SIZE;
 }
 
-/** The hashes of files by their paths; those from the hub by their names there. */
+/** SHA-256 of files by path, or by name for files of the hub. */
 async function hashInputs(
   { emit, pause }: ModelContext,
   paths: readonly string[],
@@ -378,9 +377,9 @@ async function hashInputs(
 }
 
 /**
- * A hash of what the packed bytes and the metrics depend on: options, seed, the content of the inputs
- * and of the modules of users' stages (not of what these import), and the program's version. The
- * adapter is left out.
+ * The identity of a run: a hash of all that affects the packed bytes and the metrics, which are options,
+ * seed, the content of the inputs and of custom stage modules (without their imports), and the program's
+ * version, but not the adapter.
  */
 function identityOf(
   config: PipelineConfig<Stage>,

@@ -6,20 +6,19 @@ import { reasonOf } from "../../storage/folder.ts";
 import type { LayerRecord } from "./events.ts";
 import { CELL_RECORD, type RunRecord } from "./record.ts";
 
-/** What a report leaves in the folder of a run. */
+/** Files of a report in the folder of a run. */
 const REPORT_FILES = ["histograms.json", "report.html"];
 
 /**
- * The folder of a run: `pipeline.yaml` and `run.json`, the token ids that it was calibrated on in
- * `calibration.safetensors`, the packed model in `model/`, once it is done `report.html` with
- * `histograms.json`, and while the run goes on one record per finished decoder layer in `layers/`.
- * Everything in it is complete or absent, so a run that was killed goes on from its last complete
- * layer.
+ * The folder of a run: `pipeline.yaml` and `run.json`, the calibration token ids in
+ * `calibration.safetensors`, the packed model in `model/`, after the end `report.html` and
+ * `histograms.json`, and during the run one record per finished decoder layer in `layers/`. Every file is
+ * either complete or absent, so a killed run resumes from its last complete layer.
  */
 export class RunFolder {
   private constructor(
     readonly path: string,
-    /** What is known of an earlier run with the same identity. */
+    /** State of an earlier run with the same identity. */
     readonly state: "new" | "interrupted" | "done",
     /** Records of the complete layers of an interrupted run, from layer 0 without a gap. */
     readonly layers: LayerRecord[],
@@ -28,12 +27,12 @@ export class RunFolder {
   ) {}
 
   /**
-   * Looks at the folder of a run; changes nothing but what a finished or killed run left over.
+   * Examines the folder of a run; removes only temporary files and obsolete layer records.
    *
-   * @param run What is to run; an earlier run with its identity goes on.
-   * @param overwrite Whether {@link begin} may delete what a different run left there, or this one if
-   *   it is finished. A different run without a complete layer may be deleted in any case.
-   * @throws {UserError} If the folder holds a different run or something else.
+   * @param run The planned run; an earlier run with its identity resumes.
+   * @param overwrite Whether {@link begin} may delete a different run, or this one if it is finished. A
+   *   different run without a complete layer may always be deleted.
+   * @throws {UserError} If the folder contains a different run or other files.
    */
   static open(path: string, run: PlannedRun, overwrite: boolean): RunFolder {
     const earlier = readRecord(path);
@@ -62,14 +61,14 @@ export class RunFolder {
   }
 
   /**
-   * Makes the folder ready for the run to begin or go on.
+   * Prepares the folder for the run to begin or resume.
    *
    * @throws {UserError} If it cannot be written.
    */
   begin(): void {
     const { path } = this;
     if (this.state === "new" && existsSync(join(path, "run.json"))) {
-      // The record goes last: killed before that, the same command does the same again.
+      // The record is deleted last, so that a killed deletion is repeated by the same command.
       const names = ["pipeline.yaml", "calibration.safetensors", "layers", "model", "run.json"];
       for (const name of [...REPORT_FILES, ...names]) {
         rmSync(join(path, name), { recursive: true, force: true });
@@ -79,7 +78,7 @@ export class RunFolder {
     removeTemporaryFiles(path);
   }
 
-  /** Where the packed model lies. */
+  /** The folder of the packed model. */
   get model(): string {
     return join(this.path, "model");
   }
@@ -89,7 +88,7 @@ export class RunFolder {
     writeFileAtomically(layerRecordPath(this.path, record.layer), JSON.stringify(record));
   }
 
-  /** Writes run.json; once it says "done", the records of the single layers go. */
+  /** Writes run.json; the records of single layers are deleted when the run is done. */
   saveRecord(record: RunRecord): void {
     writeJsonAtomically(join(this.path, "run.json"), record);
     if (record.status === "done") removeLayerRecords(this.path);
@@ -152,7 +151,7 @@ function readRecord(path: string): RunRecord | undefined {
   }
 }
 
-/** Whether there is more in a folder than what a run makes before it writes run.json. */
+/** Whether a folder has files other than those of a run before its run.json. */
 function holdsSomethingElse(path: string): boolean {
   if (!existsSync(path) || !statSync(path).isDirectory()) return false;
   const isEmptyFolder = (name: string) => {
@@ -204,7 +203,7 @@ function completeLayers(path: string): LayerRecord[] {
     } catch {
       return layers;
     }
-    if (!record.file) return layers; // nothing was packed: there is nothing to go on from
+    if (!record.file) return layers; // nothing was packed, so nothing can be resumed
     const file = join(path, "model", record.file);
     if (!existsSync(file) || sha256OfFile(file) !== record.sha256) return layers;
     layers.push(record);

@@ -5,9 +5,9 @@ import type { Evaluation, Measured } from "../../pipeline/run/record.ts";
 import type { ModelContext } from "../../pipeline/stage.ts";
 import type { FigureKey } from "../figure_cache.ts";
 
-/** What a metric says of a model, as it stands in run.json. */
+/** A figure of a model, as stored in run.json. */
 export interface Figure {
-  /** What it was measured on, as the pipeline file or the hub calls it. */
+  /** The data set, as named in the pipeline file or on the hub. */
   dataset: string;
   cached?: CachedFigure;
 }
@@ -18,93 +18,93 @@ export interface Pair<F> {
   after?: F;
 }
 
-/** What a metric measures with. */
+/** The context of a measurement. */
 export interface Work {
   context: ModelContext;
   model: ModelFiles;
-  /** Tokens that go through a layer together. */
+  /** Tokens per batch. */
   batchTokens: number;
-  /** @returns What to call after each step of the work; throws if the run was interrupted. */
+  /** @returns A callback for each step of the work; it throws if the run was interrupted. */
   progress(what: string): (done: number, total: number) => Promise<void>;
 }
 
-/** A number that a metric event tells. */
+/** A number of a metric event. */
 export interface MetricValue {
   /** "perplexity" */
   name: string;
   value: number;
-  /** The number with what it was measured on. */
+  /** The number and the data. */
   text: string;
 }
 
-/** A column of a table with a row for each run. */
+/** A column of a table with one row per run. */
 export interface Column<F> {
   head: string;
-  /** @param pairs The figures of the row's run; none if it was not measured. */
+  /** @param pairs Figures of the row's run, possibly none. */
   text(pairs: readonly Pair<F>[]): string;
 }
 
 /** The vertical axis of a chart over the size of the weight files; less is better. */
 export interface Chart<F> {
-  /** @returns No finite number if the figure has no place in the chart. */
+  /** @returns A number that is not finite if the figure is not charted. */
   value(figure: F): number;
   text(value: number): string;
-  /** The text at a line of the grid. */
+  /** The label of a grid line. */
   tick(value: number): string;
 }
 
 /**
- * What `evaluate` can measure: its option, its work and all that tables and reports show of it. An
- * entry is an item of the option, a figure what is measured for it.
+ * A metric of `evaluate`: its option, its measurement, and its presentation in tables and reports. An
+ * entry is an item of the option, a figure is its result.
  */
 // deno-lint-ignore no-explicit-any -- the table of metrics holds entries and figures of any kind
 export interface Metric<Entry = any, F extends Figure = any> {
   /** The key of `evaluate` that lists the entries: "zero-shot". */
   option: string;
-  /** Says in JSON Schema what the list is for. */
+  /** Description of the list in JSON Schema. */
   description: string;
-  /** The form of an entry. */
+  /** Schema of an entry. */
   entry: z.ZodType<Entry>;
-  /** What sentences call it, in lower case: "zero-shot accuracy". */
+  /** Name in sentences, in lower case: "zero-shot accuracy". */
   noun: string;
   /** The key of the record's `evaluation` with the figures; absent if they are the evaluation itself. */
   recordKey?: string;
 
   /** The files that an entry names, on this machine. */
   inputs(context: ModelContext, entry: Entry): Promise<string[]>;
-  /** Refuses, before any long work, what would fail hours later. */
+  /** Early check: throws before any long work on what would fail later. */
   check(context: ModelContext, entry: Entry): Promise<void>;
-  /** What a figure is said to be measured on. */
+  /** Name of the data set. */
   dataset(entry: Entry): string;
   /**
-   * All that a figure depends on beside the model's files. Figures that are kept count as long as these
-   * fields stay the same: a metric that comes to measure otherwise needs another field, such as a version.
+   * Cache key of a figure, in addition to the model's files. Cached figures are valid while these fields
+   * are equal: a change of the measurement needs another field, such as a version.
    *
    * @param data Hashes of the input files.
    */
   key(context: ModelContext, entry: Entry, data: readonly string[]): FigureKey | Promise<FigureKey>;
-  /** Whether entries go through the model together; one after the other if absent. */
+  /** Whether entries are measured together; one after another if absent. */
   together?: boolean;
-  /** @param entries One, unless they go together. */
+  /** @param entries One, unless `together`. */
   measure(work: Work, entries: readonly Entry[]): Promise<F[]>;
 
-  /** What it was measured on: figures of the same subject can be compared. */
+  /** The subject of a figure; figures with equal subjects are comparable. */
   subject(figure: F): string;
-  /** What metric events tell of a figure. */
+  /** Values for metric events. */
   values(figure: F): MetricValue[];
 
-  /** What the terminal shows. */
+  /** Presentation in the terminal. */
   terminal: {
-    /** What a line of the summary begins with, at most eleven letters. */
+    /** Label of a line of the summary, at most 16 characters. */
     name: string;
     /** The rest of the line. */
     line(pair: Pair<F>): string;
-    /** In the table of a grid's cells. */
+    /** Columns of the table of a grid's cells. */
     columns?: readonly Column<F>[];
   };
-  /** What the report of a run shows large; as for `table`, there is at least one pair. */
+  /** Tile in the report of a run; `pairs` is not empty, as for `table`. */
   tile(pairs: readonly Pair<F>[]): { value: string; note: string };
-  /** The table in the report of a run. */
+  /** Table in the report of a run. */
   table(pairs: readonly Pair<F>[]): {
     caption: string;
     head: string[];
@@ -113,19 +113,19 @@ export interface Metric<Entry = any, F extends Figure = any> {
     total?: boolean;
   };
   /**
-   * The columns in the report of several runs.
+   * Columns in the report of several runs.
    *
-   * @param pairs Those of all runs, at least one.
+   * @param pairs Pairs of all runs, at least one.
    */
   columns(pairs: readonly Pair<F>[]): Column<F>[];
-  /** A section of its own in reports; if absent, it has its place in the summary and among the runs. */
+  /** A separate section in reports; if absent, the metric is in the summary and the table of runs. */
   section?: {
     heading: string;
     text: string;
     /** The caption of the table with the columns. */
     caption: string;
   };
-  /** In the report of several runs; there is no chart if absent. */
+  /** Chart in the report of several runs, if any. */
   chart?: Chart<F>;
 }
 
@@ -153,12 +153,12 @@ export function pairsIn<F extends Figure>(
   return [...pairs, ...alone.map((before) => ({ before }))];
 }
 
-/** A figure of a pair: that of the packed model if there is one. */
+/** The figure of the packed model, otherwise of the original. */
 export function lastOf<F>({ before, after }: Pair<F>): F {
   return (after ?? before)!;
 }
 
-/** The figures of a pair that are there. */
+/** The figures of a pair that exist. */
 export function figuresOf<F>({ before, after }: Pair<F>): F[] {
   return [before, after].filter((figure) => figure !== undefined);
 }

@@ -8,17 +8,16 @@ const table: Metric[] = [
 ];
 
 /**
- * The metrics that `evaluate` knows, in the order in which they are measured and shown. They lie among
- * the stages because they read options and data as stages do; their work on the GPU is in
- * `models/metrics`.
+ * The metrics of `evaluate`, in the order of measurement and presentation. They belong to the stages
+ * because they read options and data as stages do; their GPU work is in `models/metrics`.
  */
 export const METRICS: readonly Metric[] = table;
 
 /**
- * Adds a metric of a program's own: pipeline files can ask for it, runs record it and reports show it.
+ * Adds a custom metric, for use in pipeline files, records and reports.
  *
- * @returns Takes it out of the table again when it is disposed of.
- * @throws {Error} If a metric has its option or its place in the record already.
+ * @returns A handle that removes the metric when disposed.
+ * @throws {Error} If another metric has the same option or record key.
  */
 export function addMetric<Entry>(metric: Metric<Entry>): Disposable {
   const isTaken = METRICS.some(({ option, recordKey }) =>

@@ -9,8 +9,8 @@ import { type Column, figuresOf, lastOf, type Metric, type Pair } from "./metric
 
 const entry = z.strictObject({
   "dataset": datasetOption,
-  "sequence-length": z.int().min(2).max(65535).default(2048).describe("Tokens of a window"),
-  "windows": z.int().min(1).optional().describe("Only the first windows; all if absent"),
+  "sequence-length": z.int().min(2).max(65535).default(2048).describe("Tokens per window"),
+  "windows": z.int().min(1).optional().describe("Maximum number of windows; default all"),
 });
 
 type Entry = z.output<typeof entry>;
@@ -18,7 +18,7 @@ type Entry = z.output<typeof entry>;
 /** The perplexity over windows of a text. */
 export const perplexity: Metric<Entry, Perplexity> = {
   option: "perplexity",
-  description: "Texts to measure on",
+  description: "Texts to measure perplexity on",
   entry,
   noun: "perplexity",
 
@@ -34,7 +34,7 @@ export const perplexity: Metric<Entry, Perplexity> = {
 
   key(_context, { dataset, "sequence-length": sequenceLength, windows = null }, data) {
     return {
-      // Of a named data set the rows are joined in a way of its own.
+      // The name decides how rows are joined.
       dataset: Object.hasOwn(DATASETS, dataset) ? dataset : null,
       data,
       sequenceLength,
@@ -146,7 +146,7 @@ function windowsOf(
   return evaluationWindows(context, dataset, length, limit);
 }
 
-/** A text as a column's head: with how it was cut where that tells it from another. */
+/** The heading of a text's column, with its windows where that is needed to tell texts apart. */
 function shortText(text: Perplexity, texts: readonly Perplexity[]): string {
   const { dataset, windows, sequenceLength } = text;
   const isAlone = texts.filter((other) => other.dataset === dataset).length === 1;
@@ -154,7 +154,7 @@ function shortText(text: Perplexity, texts: readonly Perplexity[]): string {
   return isAlone ? name : `${name}, ${windows} × ${sequenceLength}`;
 }
 
-/** A perplexity in a terminal; what is too large for a number is null in JSON. */
+/** A perplexity in a terminal; an infinite one is null in JSON. */
 function terminalText(value: number | null): string {
   return value === null || !Number.isFinite(value) ? "infinite" : value.toFixed(2);
 }

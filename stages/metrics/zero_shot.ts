@@ -11,11 +11,10 @@ import {
   taskOption,
 } from "./zero_shot_data.ts";
 
-/** The accuracy on multiple-choice tasks of lm-evaluation-harness, whose questions need no examples. */
+/** Zero-shot accuracy on multiple-choice tasks of lm-evaluation-harness. */
 export const zeroShot: Metric<TaskOption, ZeroShot> = {
   option: "zero-shot",
-  description:
-    "Tasks of lm-evaluation-harness to measure on: a name, or a map with task, dataset, limit",
+  description: "Tasks of lm-evaluation-harness: a name, or a map with task, dataset, limit",
   entry: taskOption,
   noun: "zero-shot accuracy",
   recordKey: "zeroShot",
@@ -46,7 +45,7 @@ export const zeroShot: Metric<TaskOption, ZeroShot> = {
 
   values({ acc, accStderr, accNorm, accNormStderr, task, questions, truncated }) {
     const rest = `on ${task}, ${questions} questions` +
-      (truncated > 0 ? `, ${truncated} requests cut to what the model takes` : "");
+      (truncated > 0 ? `, ${truncated} requests truncated to the maximum length` : "");
     const told = (name: string, value: number, error: number) => ({
       name,
       value,
@@ -140,7 +139,7 @@ export const zeroShot: Metric<TaskOption, ZeroShot> = {
   },
 };
 
-/** The accuracy that papers report of a task: the normalized one where there is one. */
+/** The accuracy that papers report: acc_norm if the task has it, otherwise acc. */
 function mainAccuracy({ acc, accNorm }: ZeroShot): number {
   return accNorm ?? acc;
 }

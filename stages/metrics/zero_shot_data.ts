@@ -10,7 +10,7 @@ import { reasonOf } from "../../storage/folder.ts";
 
 const taskName = z.enum(Object.keys(ZERO_SHOT_TASKS));
 
-/** An entry of the option that names tasks. */
+/** Schema of an entry of the option for tasks. */
 export const taskOption = z.union([
   taskName,
   z.strictObject({
@@ -20,18 +20,18 @@ export const taskOption = z.union([
       .optional()
       .describe(
         "A .jsonl, .jsonl.gz or .parquet file with the columns of the task's data set, or with " +
-          "query, choices and gold; the data set itself, fetched from the hub, if left out",
+          "query, choices and gold; default the task's data set on the hub",
       ),
-    "limit": z.int().min(1).optional().describe("Only the first questions; all if absent"),
+    "limit": z.int().min(1).optional().describe("Maximum number of questions; default all"),
     "special-tokens": z.boolean().default(false).describe(
-      "Begin each context with what the tokenizer adds to a text, such as a first token",
+      "Prepend the tokenizer's special tokens, such as BOS, to each context",
     ),
   }),
 ]);
 
 export type TaskOption = z.output<typeof taskOption>;
 
-/** What an entry says, and what it leaves to the task. */
+/** An entry in its long form. */
 interface Entry {
   task: string;
   dataset?: string;

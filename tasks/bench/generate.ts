@@ -1,5 +1,3 @@
-// Measures generation: tokens per second of prompt and continuation, and GPU memory.
-
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { bytesText } from "../../base/units.ts";
@@ -17,15 +15,15 @@ import { count, parseArguments, runTask, startInCallersFolder, usageErrors } fro
 
 const HELP = `Usage: deno task bench:generate MODEL... [options]
 
-Has each model, packed or plain, continue a prompt of random tokens, and prints the tokens per second of
-both and the GPU memory that it takes. The figures are those of the fastest of several texts.
+Measures the throughput of prefill and decode, and GPU memory, for packed or plain models with a prompt
+of random tokens. The figures are those of the fastest of several runs.
 
 Options
-  --prompt N      Tokens of the prompt (512)
-  --tokens N      Tokens to generate (128)
-  --runs N        Texts (3)
-  --cache DTYPE   f32 or f16 (f32)
-  --json          Print the figures as JSON, a line for each model
+  --prompt N      Prompt tokens (512)
+  --tokens N      Generated tokens (128)
+  --runs N        Runs (3)
+  --cache DTYPE   Type of the KV cache, f32 or f16 (f32)
+  --json          Print the figures as JSON, one line per model
   --help          Print this
 `;
 
@@ -62,11 +60,11 @@ await runTask(async (signal) => {
 interface Figures {
   model: string;
   adapter: string;
-  /** Of its weight files. */
+  /** Bytes of the weight files. */
   fileBytes: number;
-  /** Of the keys and values of the longest text. */
+  /** Bytes of the KV cache. */
   cacheBytes: number;
-  /** GPU memory, with the cache: at most, and while tokens are generated. */
+  /** GPU memory with the KV cache: the peak, and during decode. */
   peakBytes: number;
   generatingBytes: number;
   promptTokens: number;
@@ -138,11 +136,9 @@ function textOf(figures: Figures): string {
   const share = 100 * (generatingBytes / (fileBytes + cacheBytes) - 1);
   return [
     `${figures.model} on ${figures.adapter}`,
-    `  prompt      ${figures.promptTokens} tokens at ${figures.promptTokensPerSecond.toFixed(1)}/s`,
-    `  generation  ${figures.tokens} tokens at ${figures.tokensPerSecond.toFixed(1)}/s`,
-    `  GPU memory  ${bytesText(generatingBytes)} while generating, ${
-      bytesText(peakBytes)
-    } at most; ` +
-    `files ${bytesText(fileBytes)}, cache ${bytesText(cacheBytes)} (${share.toFixed(1)} % more)`,
+    `  prefill     ${figures.promptTokens} tokens at ${figures.promptTokensPerSecond.toFixed(1)}/s`,
+    `  decode      ${figures.tokens} tokens at ${figures.tokensPerSecond.toFixed(1)}/s`,
+    `  GPU memory  ${bytesText(generatingBytes)} during decode, peak ${bytesText(peakBytes)}; ` +
+    `files ${bytesText(fileBytes)}, KV cache ${bytesText(cacheBytes)} (${share.toFixed(1)} % more)`,
   ].join("\n");
 }

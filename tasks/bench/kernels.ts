@@ -1,5 +1,3 @@
-// Measures kernels on this machine's adapter: median of several runs.
-
 import { percentText } from "../../base/units.ts";
 import { type BillmHost } from "../../codecs/billm/host.ts";
 import { type BillmGroupTensors, freeGroup, uploadGroup } from "../../codecs/billm/group.ts";
@@ -25,10 +23,10 @@ import { copyByKernel } from "./measure.ts";
 
 const HELP = `Usage: deno task bench [--size N] [--runs N]
 
-Measures the kernels on this machine's adapter: the median time of several runs, as the GPU counts it
-where it does, what that is per second, and which part that is of what a plain copy or a plain
-product (GEMM f32 NN) reaches. What packed weights take with one token is held against a copy that
-moves as many bytes too: on a GPU such a copy is slower than a long one, since it begins and ends.
+Measures the kernels on this machine's adapter: the median time of several runs (from GPU timestamps if
+available), the throughput, and its ratio to that of a plain copy or a plain product (GEMM f32 NN).
+Products of packed weights with one token are also compared with a copy of equal size, which on a GPU has
+a lower throughput than a long copy.
 
 Options
   --size N   Rows and columns of the matrices (4096 on a GPU, 768 on a software adapter)

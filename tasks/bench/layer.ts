@@ -1,5 +1,3 @@
-// Quantizes one decoder layer of random weights and says what each stage takes.
-
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,34 +11,34 @@ import { writeSyntheticModel, writeSyntheticTokens } from "../write_synthetic.ts
 
 const HELP = `Usage: deno task bench:layer [--like NAME] [options]
 
-Quantizes decoder layers of random weights in the shapes of a known model, and prints what each stage
-takes in the last of them, when all kernels are compiled: seconds of the GPU, and of the clock for the
-layer as a whole. NAME is one of ${Object.keys(SHAPES).join(", ")}.
+Quantizes decoder layers of random weights in the shapes of a known model. Prints the GPU seconds of each
+stage in the last layer, when all kernels are compiled, and the wall-clock time of the layer. NAME is one
+of ${Object.keys(SHAPES).join(", ")}.
 
 Options
-  --like NAME           llama-7b if left out
-  --hidden-size N       Another width; what else is wide is scaled with it
-  --layers N            Decoder layers that are quantized (2)
+  --like NAME           Model whose shapes are used (llama-7b)
+  --hidden-size N       Another hidden size; the other sizes scale with it
+  --layers N            Decoder layers to quantize (2)
   --samples N           Calibration windows (128)
-  --sequence-length N   Tokens of a window (2048)
+  --sequence-length N   Tokens per window (2048)
   --mode MODE           default or reference
   --activations DTYPE   f32 or f16
-  --memory SIZE         GPU memory to stay under, such as 12GB
+  --memory SIZE         Limit of GPU memory, such as 12GB
   --json                Print the figures as JSON
   --help                Print this
 `;
 
-/** What the stages are called here, in the order of the work. */
+/** Stages in the order of execution, with a description. */
 const PARTS: [stage: string, text: string][] = [
   ["calibrate", "forward"],
   ["hessian", "Hessians"],
-  ["factor", "factors of their inverses"],
+  ["factor", "factors of the inverse Hessians"],
   ["salient-select", "salient columns"],
-  ["residual-binarize", "their bits"],
-  ["split-search", "zones of the others"],
+  ["residual-binarize", "bit planes of salient columns"],
+  ["split-search", "zones of the other columns"],
   ["compensate", "bits, error to later columns"],
-  ["output-error", "error of the output"],
-  ["pack", "read back, packed, written"],
+  ["output-error", "output error"],
+  ["pack", "readback, packing, writing"],
 ];
 
 await runTask(async (signal) => {
@@ -114,9 +112,9 @@ await runTask(async (signal) => {
     }
     const all = SHAPES[like].num_hidden_layers as number;
     const line = (text: string, figure: string) => console.log(`${text.padEnd(49)} ${figure}`);
-    line("the layer by the clock", `${last.seconds.toFixed(2).padStart(6)} s`);
+    line("layer, wall-clock time", `${last.seconds.toFixed(2).padStart(6)} s`);
     line(`${all} such layers`, `${(last.seconds * all).toFixed(0).padStart(6)} s`);
-    line("GPU memory at most", bytesText(peakGpuBytes).padStart(8));
+    line("Peak GPU memory", bytesText(peakGpuBytes).padStart(8));
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -1,5 +1,3 @@
-// Runs the requests of zero-shot tasks through decoder layers of random weights, and says how fast.
-
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -25,19 +23,19 @@ import { writeSyntheticModel } from "../write_synthetic.ts";
 
 const HELP = `Usage: deno task bench:zero-shot [--like NAME] [options]
 
-Runs questions with four choices, as long as those of HellaSwag are in tokens of LLaMA, through decoder
-layers of random weights and the head, with what the choices of a question share computed once and
-computed for each; beside it windows of equal length, as for a perplexity. Prints tokens per second of
-a layer, and of the whole model as its layers and head amount to. NAME is one of
+Measures zero-shot requests on decoder layers of random weights and the head: questions with four choices
+and the token lengths of HellaSwag with LLaMA's tokenizer, with and without sharing the prefix of a
+question's choices, and windows of equal length for comparison. Prints tokens/s of a layer, and an
+estimate for the whole model from its layers and head. NAME is one of
 ${Object.keys(SHAPES).join(", ")}.
 
 Options
-  --like NAME           llama-7b if left out
-  --hidden-size N       Another width; what else is wide is scaled with it
-  --layers N            Decoder layers that are run, the first only to warm up (3)
+  --like NAME           Model whose shapes are used (llama-7b)
+  --hidden-size N       Another hidden size; the other sizes scale with it
+  --layers N            Decoder layers to run, the first as warm-up (3)
   --questions N         Questions (700)
-  --sequence-length N   Tokens of a window (2048)
-  --batch-tokens N      Tokens that go through a layer together (8192)
+  --sequence-length N   Tokens per window (2048)
+  --batch-tokens N      Tokens per batch (8192)
   --json                Print the figures as JSON
   --help                Print this
 `;

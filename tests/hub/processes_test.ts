@@ -111,7 +111,7 @@ Deno.test({
     assert.equal(
       stdout,
       `Cannot write "${path}": files may not be that large here; make room, or set HF_HOME or ` +
-        `HF_HUB_CACHE to a folder on a larger disk, and run the same again: it goes on where it ` +
+        `HF_HUB_CACHE to a folder on a larger disk, and run the same command again: it resumes where it ` +
         `stopped`,
     );
     assert.equal(code, 1);

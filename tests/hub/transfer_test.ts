@@ -70,7 +70,7 @@ class Transfers extends HubPlace {
 const good = () => {};
 const cut = (cutAt: number) => (reply: HttpReply) => ({ ...reply, cutAt });
 const gaveUp = (at: string) =>
-  `4 attempts in a row have failed; check the network and run the same again, it goes on at ` +
+  `4 attempts in a row have failed; check the network and run the same command again; it resumes at ` +
   `${at} of 40.0 kB`;
 
 Deno.test("a connection cut at any byte is taken up there", async () => {
@@ -368,8 +368,8 @@ Deno.test("a server that asks to wait for hours is not waited for", async () => 
   await assert.rejects(transfers.fetchModel(), {
     name: "UserError",
     message: `Cannot download "model.safetensors" of "org/model": "${transfers.hub.cdnHost}" ` +
-      `answers 429; the server asks to wait 7200 s; check the network and run the same again, ` +
-      `it goes on at 15.0 kB of 40.0 kB`,
+      `answers 429; the server asks to wait 7200 s; check the network and run the ` +
+      `same command again; it resumes at 15.0 kB of 40.0 kB`,
   });
   assert.deepEqual(transfers.kept, WEIGHTS.slice(0, 15_000));
 });
@@ -510,8 +510,8 @@ Deno.test({
     await assert.rejects(transfers.fetchModel(), {
       name: "UserError",
       message: `Cannot write "${incomplete}": no space left on the device; make room, or set ` +
-        `HF_HOME or HF_HUB_CACHE to a folder on a larger disk, and run the same again: it goes ` +
-        `on where it stopped`,
+        `HF_HOME or HF_HUB_CACHE to a folder on a larger disk, and run the same command again: it ` +
+        `resumes where it stopped`,
     });
   },
 });

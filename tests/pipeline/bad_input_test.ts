@@ -286,7 +286,7 @@ refuses("windows of calibration longer than the model takes", {
   fields: (place) => ({
     stages: place.method.with(1, place.calibrateWith({ "sequence-length": 129 })),
   }),
-  message: 'Windows of sequence-length 129 are longer than the model "PLACE/model" takes ' +
+  message: 'Windows of sequence-length 129 exceed the maximum length of the model "PLACE/model" ' +
     "(128 tokens); use a smaller sequence-length",
   leaves: "no layers",
 });
@@ -294,7 +294,7 @@ refuses("windows of evaluation longer than the model takes", {
   fields: (place) => ({
     stages: place.method.with(8, place.evaluateWith({ "sequence-length": 129 })),
   }),
-  message: 'Windows of sequence-length 129 are longer than the model "PLACE/model" takes ' +
+  message: 'Windows of sequence-length 129 exceed the maximum length of the model "PLACE/model" ' +
     "(128 tokens); use a smaller sequence-length",
   leaves: "nothing",
 });

@@ -96,7 +96,7 @@ Deno.test("a run that is killed at any moment goes on and ends in the same bytes
         },
       });
       clearTimeout(timer);
-      if (/; goes on after layer \d, the last complete one/.test(stdout)) resumed++;
+      if (/; resumes after layer \d, the last complete one/.test(stdout)) resumed++;
       if (code === 137) kills++;
       else {
         assert.equal(code, 0, stderr);
@@ -126,13 +126,13 @@ Deno.test("SIGINT and SIGTERM stop a run, and the same command goes on", async (
     });
     assert.equal(
       stopped.stderr,
-      "\nInterrupted. The same command goes on where this one stopped.\n",
+      "\nInterrupted. The same command resumes where this one stopped.\n",
       signal,
     );
     assert.equal(stopped.code, 130, signal);
     const again = await startTask("quantize", [pipeline]);
     assert.equal(again.code, 0, again.stderr);
-    assert.match(again.stdout, /; goes on after layer [123], the last complete one\n/);
+    assert.match(again.stdout, /; resumes after layer [123], the last complete one\n/);
     assert.deepEqual(outcome(output), outcome(place.path("whole")), signal);
   }
 });
@@ -270,7 +270,7 @@ Deno.test("a run that goes on with another adapter warns", async () => {
   const { events } = await place.run();
   assert.deepEqual(events.filter(({ type }) => type === "warning"), [{
     type: "warning",
-    message: `The run began on "Some GPU" and goes on on "${adapter}"; ` +
+    message: `The run began on "Some GPU" and resumed on "${adapter}"; ` +
       `adapters round differently, so the result may differ in some bits`,
   }]);
 });

@@ -70,7 +70,7 @@ Deno.test("what is done, failed, not finished and missing is told apart", () => 
   assert.deepEqual(problems, {
     c1: "It burst",
     c4: "cell.json says that it is done, but there is no run.json",
-    half: "the run is not finished; the same command goes on with it",
+    half: "the run is not finished; the same command resumes it",
   });
   assert.deepEqual(missing, ["3 of 5 of g", "5 of 5 of g"]);
 });
@@ -93,10 +93,10 @@ Deno.test("a merged page is well-formed and has the figures of each run", () => 
   assert.doesNotMatch(text, /https?:|NaN|undefined|Infinity|\[object/);
   assert.equal(textOf(elements(page, "h1")[0]), "baselines");
   assert.match(textOf(page), /14 runs finished, 1 failed or not finished, 1 missing/);
-  assert.deepEqual(tableOf(page, "Runs that are not done"), [
+  assert.deepEqual(tableOf(page, "Unfinished runs"), [
     ["Run", "Why"],
     ["tiny-opt,rtn-1 (9 of 16)", "Cannot factor the Hessian: raise it"],
-    ["cell 12 of 16 of baselines", "missing: no folder says that it is this cell"],
+    ["cell 12 of 16 of baselines", "missing: no folder has this cell"],
   ]);
   const llama = tableOf(page, "Runs of models/tiny-llama");
   assert.deepEqual(llama.slice(0, 3).concat(llama.slice(6, 7)), [
@@ -116,7 +116,11 @@ Deno.test("a merged page is well-formed and has the figures of each run", () => 
   assert.deepEqual(tasks[0], ["#", "Run", "piqa", "boolq", "mean"]);
   assert.deepEqual(tasks[1], ["", "models/tiny-llama, original", "54.5", "62.0", "58.3"]);
   assert.deepEqual(tasks[2], ["1", "tiny-llama,rtn-1", "49.8", "57.3", "53.5"]);
-  assert.deepEqual(tableOf(page, "What the cells set")[1], ["1", "models/tiny-llama", "rtn-1"]);
+  assert.deepEqual(tableOf(page, "Values set by the cells")[1], [
+    "1",
+    "models/tiny-llama",
+    "rtn-1",
+  ]);
 });
 
 Deno.test("the chart has a mark for each run with a perplexity, the best ones on the staircase", () => {
@@ -155,7 +159,7 @@ Deno.test("Markdown has the tables of the page; what would end a cell does not",
   assert.match(text, /^## baselines\n\n14 runs finished, 1 failed or not finished, 1 missing\n/);
   assert.match(
     text,
-    /\| cell 12 of 16 of baselines \| missing: no folder says that it is this cell \|/,
+    /\| cell 12 of 16 of baselines \| missing: no folder has this cell \|/,
   );
   assert.ok(text.includes("| 1 | **a\\|b \\<c\\>** | 2.588 | 2.0 MB | 4 102 |"), text);
   const tables = text.split("\n\n").filter((part) => part.startsWith("|"));

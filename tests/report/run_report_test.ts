@@ -39,7 +39,7 @@ Deno.test("the headings are one h1 and sections below it", () => {
     "Salient columns by layer and module",
     "Distribution of the weights",
     "Time and memory",
-    "To run it again",
+    "Reproducing this run",
   ]);
   assert.deepEqual(elements(page, "h3").map(textOf), ["Layer 1", "Layer 6"]);
   for (const chart of elements(page, "svg")) {
@@ -92,7 +92,7 @@ Deno.test("the tables hold the figures of the record", () => {
   });
   const stages = tableOf(page, "Time and GPU memory by stage");
   assert.deepEqual(stages, [
-    ["Stage", "Time", "Share", "GPU memory at most"],
+    ["Stage", "Time", "Share", "Peak GPU memory"],
     ["download", "0.01 s", "0.0 %", "–"],
     ["calibrate", "19.3 s", "14.2 %", "181.0 MB"],
     ["hessian", "9.92 s", "7.3 %", "122.0 MB"],
@@ -186,7 +186,7 @@ Deno.test("what a run has not measured is left out, and nothing else", () => {
     delete bare[key];
   }
   const report: FinishedRun = { record: bare, pipeline: "" };
-  assert.deepEqual(headings(report), ["To run it again"]);
+  assert.deepEqual(headings(report), ["Reproducing this run"]);
   assert.match(runReport(report), /nothing was measured/);
   assert.match(runMarkdown(report), /\*\*Time\*\*: 2:16/);
 
@@ -248,7 +248,7 @@ Deno.test("the summary says what was lost, what it takes and where cached figure
     ["Stored bits per weight", "2.588 of the linear layers; the paper counts 1.055"],
     ["Weight files", "2.6 MB 22.6 % of 11.5 MB"],
     ["Time", "2:16 6 decoder layers"],
-    ["GPU memory", "247.6 MB at most"],
+    ["Peak GPU memory", "247.6 MB"],
   ]);
   const note = "Figures of the original were measured 2025-12-31 23:59 UTC on another machine.";
   assert.deepEqual(elements(page, "p").map(textOf).filter((text) => text.startsWith("Figures")), [

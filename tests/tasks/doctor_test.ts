@@ -57,7 +57,7 @@ Deno.test({
     const { code, stdout, stderr } = await doctor([], { VK_DRIVER_FILES: "/no/such/driver.json" });
     assert.deepEqual(
       [code, stderr],
-      [1, "Error: 1 finding must be repaired before anything runs\n"],
+      [1, "Error: 1 finding must be fixed before anything runs\n"],
     );
     assert.match(
       stdout,

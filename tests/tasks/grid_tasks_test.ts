@@ -25,7 +25,7 @@ Deno.test("quantize --check prints the cells of a grid, with --cell the plan of 
   assert.deepEqual([code, stderr], [0, ""]);
   assert.equal(
     stdout,
-    `${file} is good (the models and the texts are not looked at).
+    `${file} is valid (models and data not checked).
 name micro, 3 cells, each into its folder in ${out}
   cell  name    values
   1/3   plain   method: plain
@@ -57,7 +57,7 @@ Deno.test("quantize runs a grid, says in a table which cell failed and why, and 
   assert.equal(code, 1);
   assert.equal(
     stderr,
-    "Error: 1 of 3 cells failed; the same command tries again what is not done\n",
+    "Error: 1 of 3 cells failed; the same command retries unfinished cells\n",
   );
   const table = stdout.slice(stdout.lastIndexOf("\n\n") + 2).trimEnd().split("\n");
   assert.match(table[0], /^Cell +state +time +size +bits +perplexity +before$/);
@@ -90,7 +90,7 @@ Deno.test("quantize --cell runs one cell; a file without a matrix has one", asyn
   const failed = await quantize([file, "--cell", "broken"]);
   assert.deepEqual(
     [failed.code, failed.stderr],
-    [1, "Error: The cell failed; the same command tries again what is not done\n"],
+    [1, "Error: The cell failed; the same command retries unfinished cells\n"],
   );
   const wrong = await quantize([file, "--cell", "4/4"]);
   assert.deepEqual(
@@ -126,7 +126,7 @@ Deno.test("SIGINT ends a grid, not only the cell", async () => {
   });
   assert.deepEqual(
     [code, stderr],
-    [130, "\nInterrupted. The same command goes on where this one stopped.\n"],
+    [130, "\nInterrupted. The same command resumes where this one stopped.\n"],
   );
   assert.ok(
     !existsSync(place.path("out/seed-1/cell.json")) && !existsSync(place.path("out/seed-2")),

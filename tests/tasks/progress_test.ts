@@ -101,9 +101,9 @@ Deno.test("plain lines: what an earlier run left, and a layer without a Hessian"
     report({ type: "already-done", output: "out/tiny" });
   });
   assert.deepEqual(text.split("\n"), [
-    'Run "tiny" on llvmpipe, into out/tiny; goes on after layer 3, the last complete one',
+    'Run "tiny" on llvmpipe, into out/tiny; resumes after layer 3, the last complete one',
     "layer 1/2  26.3 kB, 1.3 s",
-    "Nothing to do: out/tiny holds this run, finished, with the same options and inputs " +
+    "Nothing to do: out/tiny holds the finished run with the same options and inputs " +
     "(--overwrite runs it again)",
     "",
   ]);

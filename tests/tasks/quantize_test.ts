@@ -58,7 +58,7 @@ Deno.test("quantize --check prints the plan and makes nothing", async () => {
   assert.deepEqual([code, stderr], [0, ""]);
   assert.equal(
     stdout,
-    `${file} is good (the model and the texts are not looked at).
+    `${file} is valid (model and data not checked).
 name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per model  download           
   once per model  calibrate          dataset: "${place.calibration}", samples: 2, ` +
@@ -129,7 +129,7 @@ Deno.test("quantize takes paths from the folder that it is called in", async () 
     clearEnv: true,
   }).output();
   const text = new TextDecoder().decode(task.stdout);
-  assert.ok(text.startsWith(`${basename(file)} is good (`), new TextDecoder().decode(task.stderr));
+  assert.ok(text.startsWith(`${basename(file)} is valid (`), new TextDecoder().decode(task.stderr));
 });
 
 /** The keys of each kind of event. */
@@ -211,18 +211,18 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
     [33, 66, 100].map((percent) => `evaluate   ${percent} %  ${model}, ${place.evaluation}`);
   const summary = [
     "",
-    `Size        ${bytes(record.packed.bytes)} in all, ` +
+    `Size             ${bytes(record.packed.bytes)} in total, ` +
     `${(100 * record.packed.bytes / record.packed.originalBytes).toFixed(1)} % of ` +
-    `${bytes(record.packed.originalBytes)} (with embeddings and head in 8 bits)`,
-    `Paper bits  ${
+    `${bytes(record.packed.originalBytes)} (embeddings and head in 8 bits)`,
+    `Paper bits       ${
       record.packed.paperBits.toFixed(2)
     } per weight of the linear layers (signs only)`,
-    `Stored bits ${record.packed.storedBits.toFixed(2)} per weight of the linear layers: ` +
+    `Stored bits      ${record.packed.storedBits.toFixed(2)} per weight of the linear layers: ` +
     Object.entries(record.packed.storedBitsByPart)
       .map(([part, bits]) => `${part} ${(bits as number).toFixed(3)}`).join(", "),
-    `Perplexity  ${before.perplexity.toFixed(2)} -> ${after.perplexity.toFixed(2)} ` +
+    `Perplexity       ${before.perplexity.toFixed(2)} -> ${after.perplexity.toFixed(2)} ` +
     `on ${place.evaluation}`,
-    `GPU memory  ${(record.peakGpuBytes / 1e6).toFixed(1)} MB at most`,
+    `Peak GPU memory  ${(record.peakGpuBytes / 1e6).toFixed(1)} MB`,
     "",
   ];
   const software = /A software adapter/.test(first.stdout)
@@ -248,7 +248,7 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
   assert.deepEqual([again.code, again.stderr], [0, ""]);
   assert.deepEqual(again.stdout.split("\n"), [
     `download   ${place.model}: llama, 2 layers, 64 wide`,
-    `Nothing to do: ${place.path("out")} holds this run, finished, with the same options and ` +
+    `Nothing to do: ${place.path("out")} holds the finished run with the same options and ` +
     "inputs (--overwrite runs it again)",
     ...summary,
   ]);
@@ -262,7 +262,7 @@ Deno.test("quantize that only measures prints one perplexity", async () => {
   assert.equal(code, 0);
   const record = JSON.parse(readFileSync(place.path("out/run.json"), "utf8"));
   const [{ perplexity }] = record.evaluation.original;
-  const line = `Perplexity  ${perplexity.toFixed(2)} on ${place.evaluation}`;
+  const line = `Perplexity       ${perplexity.toFixed(2)} on ${place.evaluation}`;
   assert.ok(stdout.includes(`\n\n${line}\n`), stdout);
   assert.ok(!stdout.includes("Size"));
 });

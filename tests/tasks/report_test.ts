@@ -125,7 +125,7 @@ Deno.test("report --layers counts the weights of other layers", async () => {
   assert.equal(refused.code, 1);
   assert.equal(
     refused.stderr,
-    'Error: There is no original model in "gone/model"; say where it lies with --model FOLDER\n',
+    'Error: There is no original model in "gone/model"; give its folder with --model FOLDER\n',
   );
   const found = await startTask("report", [run, "--layers", "1", "--model", place.model]);
   assert.deepEqual([found.code, found.stderr], [0, ""]);
@@ -158,10 +158,10 @@ Deno.test("report of a grid: 0 if all cells are done, 1 and a page if not", asyn
   const broken = await startTask("report", [...cells, "--output", output]);
   assert.deepEqual([broken.code, broken.stdout], [1, `Wrote ${output}\n`]);
   assert.equal(broken.stderr, "c2: It burst\nCell 3 of 3 of g is missing\n");
-  assert.deepEqual(tableOf(parseHtml(readFileSync(output, "utf8")), "Runs that are not done"), [
+  assert.deepEqual(tableOf(parseHtml(readFileSync(output, "utf8")), "Unfinished runs"), [
     ["Run", "Why"],
     ["c2 (2 of 3)", "It burst"],
-    ["cell 3 of 3 of g", "missing: no folder says that it is this cell"],
+    ["cell 3 of 3 of g", "missing: no folder has this cell"],
   ]);
 });
 
@@ -204,6 +204,6 @@ Deno.test("a run that is not finished has no report yet", async () => {
   assert.equal(code, 1);
   assert.equal(
     stderr,
-    `Error: Cannot report on "${run}": the run is not finished; the same command goes on with it\n`,
+    `Error: Cannot report on "${run}": the run is not finished; the same command resumes it\n`,
   );
 });

@@ -31,8 +31,10 @@ Deno.test("quantize prints accuracies before and after with their errors", async
     `${percent(packed![i][`${key}Stderr` as keyof ZeroShot] as number)} %`;
   const lines = stdout.split("\n").filter((line) => line.startsWith("Zero-shot"));
   assert.deepEqual(lines, [
-    `Zero-shot   hellaswag     ${figures("acc", "acc", 0)}, ${figures("acc_norm", "accNorm", 0)}`,
-    `Zero-shot   boolq         ${figures("acc", "acc", 1)}`,
+    `Zero-shot        hellaswag     ${figures("acc", "acc", 0)}, ${
+      figures("acc_norm", "accNorm", 0)
+    }`,
+    `Zero-shot        boolq         ${figures("acc", "acc", 1)}`,
   ]);
   assert.match(stdout, /^evaluate {3}acc of the packed model: [\d.]+ % ± [\d.]+ % on boolq, 6 /m);
 });

@@ -162,7 +162,7 @@ Deno.test("a grid that is killed in the middle goes on and ends in the same byte
   const { code, stdout, stderr } = await startTask("quantize", [file]);
   assert.deepEqual([code, stderr], [0, ""]);
   assert.match(stdout, /Cell 1\/2 {2}plain\n[^]*Nothing to do: \S*plain [^]*Cell 2\/2 {2}planes\n/);
-  assert.match(stdout, /; goes on after layer [12], the last complete one\n/);
+  assert.match(stdout, /; resumes after layer [12], the last complete one\n/);
   for (const cell of ["plain", "planes"]) {
     assert.deepEqual(
       contents(join(out, cell, "model")),
