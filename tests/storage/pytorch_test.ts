@@ -600,8 +600,10 @@ Deno.test("Checkpoint opens pytorch_model.bin, alone or in shards, after safeten
   );
   writeIndex({ t0: "../x.bin" });
   refused(
-    `Cannot read "${join(folder.path, index)}": it puts "t0" in "../x.bin", which is no file ` +
-      `name in its folder`,
+    `Cannot read "${
+      join(folder.path, index)
+    }": it puts "t0" in "../x.bin", which is not the name ` +
+      `of a file in its folder`,
   );
 
   writeSafetensors(join(folder.path, "model.safetensors"), [

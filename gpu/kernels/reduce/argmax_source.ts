@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let start = group.x * reads;
   var top = -0x1.fffffep+127f; // the least f32
   var place = min(lane, reads - 1u);
-  var bits = ${bits}(0u); // of the largest magnitude: drivers may assume that there is no NaN
+  var bits = ${bits}(0u); // of the largest magnitude: drivers may assume that all numbers are finite
   for (var i = lane; i < reads; i += ${READS * lanes}u) {
     ${repeat(READS, (r) => `let i${r} = min(i + ${r * lanes}u, reads - 1u);`, "\n    ")}
     ${repeat(READS, (r) => `let x${r} = x[start + i${r}];`, "\n    ")}
