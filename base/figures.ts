@@ -44,13 +44,30 @@ export function sizeText(bytes: number): string {
 
 /** "1 layer", "2 layers". */
 export function counted(count: number, noun: string): string {
-  return `${decimal(count, 0)} ${noun}${count === 1 ? "" : "s"}`;
+  return `${decimal(count, 0)} ${plural(count, noun)}`;
 }
 
+/** "layer" for one, "layers" for other counts. */
+export function plural(count: number, noun: string): string {
+  return count === 1 ? noun : `${noun}s`;
+}
+
+/** The sum of some numbers. */
 export function sum(values: Iterable<number>): number {
   let total = 0;
   for (const value of values) total += value;
   return total;
+}
+
+/** Sums of the numbers of several records, by key. */
+export function sumByKey(
+  records: Iterable<Readonly<Record<string, number>>>,
+): Record<string, number> {
+  const sums: Record<string, number> = {};
+  for (const record of records) {
+    for (const [key, value] of Object.entries(record)) sums[key] = (sums[key] ?? 0) + value;
+  }
+  return sums;
 }
 
 /** "a, b and c" */

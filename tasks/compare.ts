@@ -3,7 +3,7 @@ import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
 import { tableText } from "./table.ts";
-import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task compare A B [options]
 
@@ -40,16 +40,12 @@ interface Difference {
   relativeRms?: number;
 }
 
-await runTask(async () => {
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const options = { json: { type: "boolean" } } as const;
+
+await runCommand({ name: "compare", help: HELP, options }, ({ values, positionals }) => {
   if (positionals.length !== 2) {
     throw usageError(`Give two folders, found ${positionals.length}`);
   }
-  startInCallersFolder();
   const [folderA, folderB] = positionals;
   using a = PlainWeights.open(denoFolder(modelFolder(folderA)));
   using b = PlainWeights.open(denoFolder(modelFolder(folderB)));
@@ -63,16 +59,6 @@ await runTask(async () => {
   }
   if (differences.length > 0) Deno.exit(1);
 });
-
-function readArguments() {
-  return parseArguments(usageError, {
-    allowPositionals: true,
-    options: {
-      json: { type: "boolean" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-}
 
 function differenceOf(a: PlainWeights, b: PlainWeights, name: string): Difference | undefined {
   if (!a.tensors.has(name)) return { name, missing: "a" };

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { styleText } from "node:util";
 import { UserError } from "../base/errors.ts";
+import { plural } from "../base/figures.ts";
 import { bytesText } from "../base/units.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { CacheDtype } from "../gpu/kernels/attention/attention_decode.ts";
@@ -17,14 +18,7 @@ import { ModelFiles, readConfig } from "../models/model_files.ts";
 import type { RunEvent } from "../pipeline/run/events.ts";
 import { HUB_ID, HubAccess } from "../pipeline/run/hub_access.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
-import {
-  count,
-  modelFolder,
-  parseArguments,
-  runTask,
-  startInCallersFolder,
-  usageErrors,
-} from "./task.ts";
+import { count, modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
 
@@ -62,16 +56,24 @@ const encoder = new TextEncoder();
 /** Empties the line that says what is in progress. */
 const CLEAR = "\r\x1b[K";
 
-await runTask(async (signal) => {
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const options = {
+  "prompt": { type: "string" },
+  "chat": { type: "boolean" },
+  "max-tokens": { type: "string" },
+  "temperature": { type: "string" },
+  "top-k": { type: "string" },
+  "top-p": { type: "string" },
+  "repetition-penalty": { type: "string" },
+  "seed": { type: "string" },
+  "cache": { type: "string" },
+  "json": { type: "boolean" },
+} as const;
+
+await runCommand({ name: "generate", help: HELP, options }, async (given) => {
+  const { values, positionals, signal } = given;
   if (positionals.length !== 1) throw usageError(`Give one model, found ${positionals.length}`);
   if (values.prompt === undefined) throw usageError("Give a --prompt");
   const options = readOptions();
-  startInCallersFolder();
   const prompt = values.prompt === "-" ? await readInput() : values.prompt;
 
   const terminal = Deno.stderr.isTerminal();
@@ -145,28 +147,6 @@ await runTask(async (signal) => {
     return options;
   }
 });
-
-function readArguments() {
-  return parseArguments(
-    (message) => usageError(`${message}; deno task generate --help prints the usage`),
-    {
-      allowPositionals: true,
-      options: {
-        "prompt": { type: "string" },
-        "chat": { type: "boolean" },
-        "max-tokens": { type: "string" },
-        "temperature": { type: "string" },
-        "top-k": { type: "string" },
-        "top-p": { type: "string" },
-        "repetition-penalty": { type: "string" },
-        "seed": { type: "string" },
-        "cache": { type: "string" },
-        "json": { type: "boolean" },
-        "help": { type: "boolean", short: "h" },
-      },
-    },
-  );
-}
 
 function number(name: string, value: string | undefined): number | undefined {
   if (value === undefined) return undefined;
@@ -261,7 +241,7 @@ function summary(
 ): string {
   const at = (rate: number | null) => rate === null ? "" : ` at ${rate.toFixed(1)}/s`;
   return [
-    `${promptTokens} prompt ${promptTokens === 1 ? "token" : "tokens"}${at(promptTokensPerSecond)}`,
+    `${promptTokens} prompt ${plural(promptTokens, "token")}${at(promptTokensPerSecond)}`,
     `${tokens} generated${at(tokensPerSecond)}`,
     `${bytesText(gpuBytes)} of GPU memory`,
     ENDS[reason],

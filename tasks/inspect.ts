@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { sum } from "../base/figures.ts";
+import { sum, sumByKey } from "../base/figures.ts";
 import { bytesText, percentText } from "../base/units.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { loadLinear, packedLinears } from "../codecs/mod.ts";
@@ -13,7 +13,7 @@ import { Checkpoint } from "../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../storage/deno_folder.ts";
 import { readJson } from "../storage/json.ts";
 import { tableText } from "./table.ts";
-import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task inspect MODEL [options]
 
@@ -35,14 +35,10 @@ const usageError = usageErrors("inspect");
 /** Layer 10 comes after layer 9. */
 const byNumber = new Intl.Collator("en", { numeric: true }).compare;
 
-await runTask(async () => {
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const options = { json: { type: "boolean" } } as const;
+
+await runCommand({ name: "inspect", help: HELP, options }, ({ values, positionals }) => {
   if (positionals.length !== 1) throw usageError(`Give one folder, found ${positionals.length}`);
-  startInCallersFolder();
   const folder = modelFolder(positionals[0]);
   const quantization = quantizationOf(denoFolder(folder));
   if (quantization) {
@@ -53,16 +49,6 @@ await runTask(async () => {
     console.log(values.json ? JSON.stringify(report) : plainText(report));
   }
 });
-
-function readArguments() {
-  return parseArguments(usageError, {
-    allowPositionals: true,
-    options: {
-      json: { type: "boolean" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-}
 
 /** A tensor that is not packed. */
 interface PlainEntry {
@@ -153,7 +139,7 @@ function inspectPacked(
     group.push({ name, dtype, shape, bytes });
   }
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));
-  const storedBytes = addedUp(linears);
+  const storedBytes = sumByKey(linears.map(({ storedBytes }) => storedBytes));
   const bytes = weightBytes(checkpoint);
   const report: PackedReport = {
     folder,
@@ -257,7 +243,7 @@ function linearTable(
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));
   const mean = (key: string) =>
     sum(linears.map((linear) => linear[key] as number * linear.rows * linear.cols)) / weights;
-  const stored = addedUp(linears);
+  const stored = sumByKey(linears.map(({ storedBytes }) => storedBytes));
   rows.push([
     "all",
     bytesText(sum(Object.values(stored))),
@@ -269,15 +255,6 @@ function linearTable(
     "",
   ]);
   return tableText(heading, rows, 1);
-}
-
-/** Bytes of linear layers by part. */
-function addedUp(linears: readonly LinearEntry[]): Record<string, number> {
-  const bytes: Record<string, number> = {};
-  for (const [part, size] of linears.flatMap((linear) => Object.entries(linear.storedBytes))) {
-    bytes[part] = (bytes[part] ?? 0) + size;
-  }
-  return bytes;
 }
 
 /** "0.mlp.up_proj": without the words before the layer's number, which are all the same. */

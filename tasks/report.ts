@@ -7,7 +7,7 @@ import { chartedNouns, MergedReport } from "../report/merged_report.ts";
 import { finishedRun, saveHistograms } from "../report/run_files.ts";
 import { runMarkdown, runReport } from "../report/run_report.ts";
 import { writeFileAtomically } from "../storage/files.ts";
-import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { type OptionValues, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task report FOLDER... [options]
 
@@ -33,37 +33,30 @@ could not be written, 2 bad arguments.
 
 const usageError = usageErrors("report");
 
-await runTask(async (signal) => {
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const command = {
+  name: "report",
+  help: HELP,
+  options: {
+    output: { type: "string" },
+    markdown: { type: "string" },
+    svg: { type: "string" },
+    layers: { type: "string" },
+    model: { type: "string" },
+  },
+  interrupted: "Written files are complete.",
+} as const;
+
+type Options = OptionValues<typeof command.options>;
+
+await runCommand(command, async ({ values, positionals, signal }) => {
   if (positionals.length === 0) throw usageError("Give at least one folder, found none");
-  startInCallersFolder();
   const folders = findFolders(positionals);
   if (isOneRun(positionals, folders, values)) {
     await reportRun(folders[0], values, signal);
   } else {
     reportSeveral(folders, values);
   }
-}, "What is written is whole.");
-
-type Options = ReturnType<typeof readArguments>["values"];
-
-function readArguments() {
-  return parseArguments(usageError, {
-    allowPositionals: true,
-    options: {
-      output: { type: "string" },
-      markdown: { type: "string" },
-      svg: { type: "string" },
-      layers: { type: "string" },
-      model: { type: "string" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-}
+});
 
 function findFolders(paths: string[]): string[] {
   const lacking = paths.find((path) => !existsSync(path));

@@ -18,7 +18,7 @@ import { gemm, type GemmLayout } from "../../gpu/kernels/matmul/gemm.ts";
 import { quantiles } from "../../gpu/kernels/reduce/quantile.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
-import { count, parseArguments, runTask, usageErrors } from "../task.ts";
+import { count, runCommand, usageErrors } from "../task.ts";
 import { copyByKernel } from "./measure.ts";
 
 const HELP = `Usage: deno task bench [--size N] [--runs N]
@@ -38,12 +38,14 @@ const WARM_UP_MS = 500;
 
 const usageError = usageErrors("bench");
 
-await runTask(async () => {
-  const values = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const command = {
+  name: "bench",
+  help: HELP,
+  options: { size: { type: "string" }, runs: { type: "string" } },
+  takesArguments: false,
+} as const;
+
+await runCommand(command, async ({ values }) => {
   await using gpu = await openGpu();
   const size = count(usageError, "--size", values.size, gpu.software ? 768 : 4096);
   const runs = count(usageError, "--runs", values.runs, gpu.software ? 3 : 10);
@@ -278,14 +280,4 @@ function packedLayer(rows: number, cols: number): BillmHost {
       factors: new Float32Array(2 * rows).fill(0.005),
     },
   };
-}
-
-function readArguments() {
-  return parseArguments(usageError, {
-    options: {
-      size: { type: "string" },
-      runs: { type: "string" },
-      help: { type: "boolean", short: "h" },
-    },
-  }).values;
 }

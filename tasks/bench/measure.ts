@@ -50,8 +50,7 @@ export async function copyByKernel(gpu: Gpu, from: Tensor, to: Tensor): Promise<
 }
 
 /**
- * The largest error of a small product on the adapter, in parts of the largest entry; computed
- * anew in f64.
+ * The largest error of a small product on the adapter against f64, relative to the largest entry.
  */
 export async function productError(gpu: Gpu): Promise<number> {
   const n = 96;

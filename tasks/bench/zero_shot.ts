@@ -18,7 +18,7 @@ import { ModelFiles } from "../../models/model_files.ts";
 import { scaledShapes, SHAPES, uniforms } from "../../models/synthetic.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { tableText } from "../table.ts";
-import { count, parseArguments, runTask, usageErrors } from "../task.ts";
+import { count, runCommand, usageErrors } from "../task.ts";
 import { writeSyntheticModel } from "../write_synthetic.ts";
 
 const HELP = `Usage: deno task bench:zero-shot [--like NAME] [options]
@@ -62,24 +62,24 @@ interface Workload {
   finish(): Promise<void>;
 }
 
-await runTask(async (signal) => {
-  const usageError = usageErrors("bench:zero-shot");
-  const { values } = parseArguments(usageError, {
-    options: {
-      "like": { type: "string" },
-      "hidden-size": { type: "string" },
-      "layers": { type: "string" },
-      "questions": { type: "string" },
-      "sequence-length": { type: "string" },
-      "batch-tokens": { type: "string" },
-      "json": { type: "boolean" },
-      "help": { type: "boolean", short: "h" },
-    },
-  });
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const usageError = usageErrors("bench:zero-shot");
+
+const command = {
+  name: "bench:zero-shot",
+  help: HELP,
+  options: {
+    "like": { type: "string" },
+    "hidden-size": { type: "string" },
+    "layers": { type: "string" },
+    "questions": { type: "string" },
+    "sequence-length": { type: "string" },
+    "batch-tokens": { type: "string" },
+    "json": { type: "boolean" },
+  },
+  takesArguments: false,
+} as const;
+
+await runCommand(command, async ({ values, signal }) => {
   const { like = "llama-7b" } = values;
   if (!Object.hasOwn(SHAPES, like)) {
     throw usageError(`--like must be one of ${Object.keys(SHAPES).join(", ")}, found "${like}"`);
@@ -307,21 +307,21 @@ function report(figures: ReturnType<typeof figuresOf>[], layers: number): string
     row("norm, head and losses, s", ({ secondsOfHead }) => secondsOfHead.toFixed(3)),
     row("tokens/s of a layer", ({ tokensPerSecondOfLayer }) => whole(tokensPerSecondOfLayer)),
     row(
-      "beside windows",
+      "relative to windows",
       ({ tokensPerSecondOfLayer }) =>
         percentText(tokensPerSecondOfLayer / plain.tokensPerSecondOfLayer),
     ),
     row(`tokens/s of ${layers} layers and head`, ({ tokensPerSecond }) => whole(tokensPerSecond)),
     row(
-      "beside windows",
+      "relative to windows",
       ({ tokensPerSecond }) => percentText(tokensPerSecond / plain.tokensPerSecond),
     ),
     row(
-      "tokens of requests/s, likewise",
+      "request tokens/s",
       ({ separateTokensPerSecond }) => whole(separateTokensPerSecond),
     ),
     row(
-      "questions/s, likewise",
+      "questions/s",
       ({ questionsPerSecond }) => questionsPerSecond?.toFixed(1) ?? "",
     ),
   ], 1);
