@@ -53,7 +53,7 @@ const ENDS: Record<GenerationEnd["reason"], string> = {
 
 const encoder = new TextEncoder();
 
-/** Empties the line that says what is in progress. */
+/** Clears the progress line. */
 const CLEAR = "\r\x1b[K";
 
 const options = {
@@ -91,7 +91,7 @@ await runCommand({ name: "generate", help: HELP, options }, async (given) => {
   const asked = values.chat
     ? { messages: [{ role: "user" as const, content: prompt }] }
     : { prompt };
-  // Whoever looks on reads the text from its beginning; a file gets what is generated.
+  // A terminal shows the prompt too; a file gets only the generated text.
   if (Deno.stdout.isTerminal() && !values.json && !values.chat) print(styleText("dim", prompt));
   const ids: number[] = [];
   let text = "";
@@ -117,7 +117,7 @@ await runCommand({ name: "generate", help: HELP, options }, async (given) => {
   }
   if (end.reason === "interrupted") Deno.exitCode = 130;
 
-  /** What the arguments say, but for the prompt. */
+  /** The options of generation from the arguments. */
   function readOptions(): GenerateOptions {
     const { cache = "f32" } = values;
     if (cache !== "f32" && cache !== "f16") {
@@ -156,13 +156,13 @@ function number(name: string, value: string | undefined): number | undefined {
   return Number(value);
 }
 
-/** The standard input as it is, but for the line break at its end. */
+/** The standard input without its trailing newline. */
 async function readInput(): Promise<string> {
   const text = await new Response(Deno.stdin.readable).text();
   return text.replace(/\r?\n$/, "");
 }
 
-/** Opens a folder, or fetches a model from the hub. */
+/** A model from a folder or the hub. */
 async function openModel(
   name: string,
   signal: AbortSignal,
@@ -182,7 +182,7 @@ async function openModel(
   }
 }
 
-/** The model on the GPU; nothing if the signal came first. */
+/** The model on the GPU; undefined if interrupted. */
 async function load(
   gpu: Gpu,
   files: ModelFiles,
@@ -201,7 +201,7 @@ async function load(
   }
 }
 
-/** Takes the tokens of a text until it ends, or `take` wants no more. */
+/** Passes tokens to `take` until the text ends or `take` returns false. */
 async function run(
   tokens: AsyncGenerator<GeneratedToken, GenerationEnd, void>,
   take: (token: GeneratedToken) => boolean,
@@ -213,7 +213,7 @@ async function run(
   }
 }
 
-/** @returns Whether somebody reads it. */
+/** Writes to the standard output. @returns Whether it is still open. */
 function print(text: string): boolean {
   const bytes = encoder.encode(text);
   try {
@@ -229,7 +229,7 @@ function printError(text: string): void {
   Deno.stderr.writeSync(encoder.encode(text));
 }
 
-/** Tokens per second; none where nothing took time. */
+/** Tokens per second; null if nothing took time. */
 function rate(tokens: number, seconds: number): number | null {
   return tokens > 0 && seconds > 0 ? tokens / seconds : null;
 }

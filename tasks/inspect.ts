@@ -79,19 +79,19 @@ interface PackedReport {
   linears: LinearEntry[];
   weights: number;
   paperBits: number;
-  /** Of the linear layers, without the headers of the files. */
+  /** Bits per weight of the linear layers, without file headers. */
   storedBits: number;
   storedBytes: Record<string, number>;
   embeddings: PlainEntry[];
-  /** Those of a head that is not the embedding. */
+  /** Tensors of a head that is not tied to the embedding. */
   head: PlainEntry[];
-  /** Norms, biases and what lies outside the layers. */
+  /** Norms, biases and other tensors. */
   other: PlainEntry[];
-  /** Of the weight files' headers. */
+  /** Bytes of the headers of the weight files. */
   headerBytes: number;
-  /** Of the weight files. */
+  /** Bytes of the weight files. */
   bytes: number;
-  /** Of all files in the folder. */
+  /** Bytes of all files in the folder. */
   folderBytes: number;
 }
 
@@ -182,7 +182,7 @@ function weightBytes({ tensors }: Checkpoint): number {
   return sum([...new Set(tensors.values().map(({ file }) => file))].map((p) => statSync(p).size));
 }
 
-/** @param codecs Those of the linear layers by name. */
+/** @param codecs Codecs of the linear layers by name. */
 function packedText(report: PackedReport, codecs: ReadonlyMap<string, Codec>): string {
   const { linears, weights, storedBytes, embeddings, head, other } = report;
   const tables = [...new Set(codecs.values())].map((codec) =>
@@ -257,7 +257,7 @@ function linearTable(
   return tableText(heading, rows, 1);
 }
 
-/** "0.mlp.up_proj": without the words before the layer's number, which are all the same. */
+/** A short name, "0.mlp.up_proj", without the common prefix. */
 function shortName(name: string): string {
   return name.replace(/^.*?\.(?=\d+\.)/, "");
 }

@@ -68,8 +68,8 @@ function findFolders(paths: string[]): string[] {
 }
 
 /**
- * Whether the page is that of a single run. A cell of a grid whose page goes elsewhere counts as all
- * that is there of its grid: that the others are missing must be said.
+ * Whether the page is that of a single run. A cell of a grid with --output counts as an incomplete grid, so
+ * that the page lists the missing cells.
  */
 function isOneRun(paths: string[], [folder]: string[], { output }: Options): boolean {
   if (paths.length > 1 || folder !== paths[0]) return false;
@@ -103,7 +103,7 @@ async function reportRun(folder: string, options: Options, signal: AbortSignal):
   if (options.markdown !== undefined) write(options.markdown, runMarkdown(finished));
 }
 
-/** Decoder layers as the command line has them, from 1, as numbers from 0. */
+/** Indices of decoder layers from 0, from numbers from 1 on the command line. */
 function layerNumbers(text: string, count: number): number[] {
   return text.split(",").map((item) => {
     const layer = Number(item);
@@ -139,7 +139,7 @@ function reportSeveral(folders: string[], options: Options): void {
   if (failed.length + missing.length > 0) Deno.exit(1);
 }
 
-/** Writes files, and says so where that is not in the way of Markdown that is printed. */
+/** A function that writes files and reports their paths, on stderr if Markdown is printed. */
 function writerOf({ markdown }: Options): (path: string, content: string) => void {
   const say = markdown === "-" ? console.error : console.log;
   return (path, content) => {
@@ -155,7 +155,7 @@ function isLink(path: string): boolean {
   return existsSync(path) && lstatSync(path).isSymbolicLink();
 }
 
-/** Whether a path is a pipe or a terminal, which must stay what it is. */
+/** Whether a path is a pipe or a terminal, which cannot be replaced atomically. */
 function isStream(path: string): boolean {
   const found = statSync(path, { throwIfNoEntry: false });
   return found !== undefined && !found.isFile() && !found.isDirectory();

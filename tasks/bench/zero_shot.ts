@@ -45,15 +45,15 @@ const CONTEXT_TOKENS = [13, 27, 36, 46, 55, 60, 65, 69, 74, 82, 112];
 const ENDING_TOKENS = [4, 11, 17, 25, 31, 35, 39, 43, 48, 54, 98];
 const CHOICES = 4;
 
-/** Tokens in batches, and what becomes of them. */
+/** Batches of tokens to run through the layers. */
 interface Workload {
   name: string;
   batches: number;
-  /** Tokens that go through the layers. */
+  /** Number of tokens. */
   tokens: number;
-  /** Of them, those that fill a batch up. */
+  /** Number of padding tokens among them. */
   filling: number;
-  /** Tokens that would, were each request run by itself. */
+  /** Number of tokens without shared prefixes. */
   separateTokens: number;
   questions?: number;
   activations: Activations;
