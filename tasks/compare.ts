@@ -7,15 +7,16 @@ import { modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task compare A B [options]
 
-Compares the tensors of two model folders. Packed models are compared as their dequantized weights, the
-output folder of a run as the model that it packed. Values are compared, not their storage.
+Compares the tensors of two model folders. Packed models are compared as their dequantized
+weights, the output folder of a run as the model that it packed. Values are compared, not their
+storage.
 
 Options
   --json             Print the differences as JSON
   --help             Print this
 
-Columns: the largest absolute difference, the RMS of the differences, and this RMS relative to the RMS
-of A.
+Columns: the largest absolute difference, the RMS of the differences, and this RMS relative to the
+RMS of A.
 
 Exit codes: 0 equal, 1 different (or failed, with the reason on stderr), 2 bad arguments.
 `;

@@ -26,9 +26,9 @@ import { modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task dequantize MODEL OUT [options]
 
-Writes a packed model as a plain model in f16 that transformers can load: safetensors with the shards of
-the packed model, their index, config.json, the tokenizer. OUT appears when it is complete. MODEL is the
-packed model or the output folder of the run that packed it.
+Writes a packed model as a plain model in f16 that transformers can load: safetensors with the
+shards of the packed model, their index, config.json, the tokenizer. OUT appears when it is
+complete. MODEL is the packed model or the output folder of the run that packed it.
 
 Options
   --overwrite        Replace an existing model in OUT

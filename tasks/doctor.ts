@@ -6,8 +6,8 @@ import { runCommand } from "./task.ts";
 
 const HELP = `Usage: deno task doctor [--json]
 
-Checks what runs need: the adapter with its features, limits, memory and speed, disk space, the hub,
-versions. Suggests a remedy for each problem. Takes a few seconds.
+Checks what runs need: the adapter with its features, limits, memory and speed, disk space, the
+hub, versions. Suggests a remedy for each problem. Takes a few seconds.
 
 Options
   --json   Print the findings as JSON

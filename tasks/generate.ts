@@ -22,9 +22,9 @@ import { count, modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
 
-Generates text. The text is streamed to the standard output, on a terminal after the prompt. MODEL is a
-packed or plain model folder, the output folder of a run that packed one, or a name on the Hugging Face
-hub. Ctrl-C stops.
+Generates text. The text is streamed to the standard output, on a terminal after the prompt. MODEL
+is a packed or plain model folder, the output folder of a run that packed one, or a name on the
+Hugging Face hub. Ctrl-C stops.
 
 Options
   --prompt TEXT            The prompt; - reads it from the standard input

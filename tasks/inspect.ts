@@ -17,11 +17,12 @@ import { modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task inspect MODEL [options]
 
-Describes a model folder. MODEL may also be the output folder of a run, which holds the packed model.
-For a packed model, lists each linear layer: salient columns, the fraction of the other weights in the
-high zone (for weights on grids: the fraction of salient weights), bits per weight as counted in the
-paper and as stored, stored bits by part, and the relative output error on the calibration data if the
-run.json of the run is beside the folder. For a plain model, lists each tensor.
+Describes a model folder. MODEL may also be the output folder of a run, which holds the packed
+model. For a packed model, lists each linear layer: salient columns, the fraction of the other
+weights in the high zone (for weights on grids: the fraction of salient weights), bits per weight
+as counted in the paper and as stored, stored bits by part, and the relative output error on the
+calibration data if the run.json of the run is beside the folder. For a plain model, lists each
+tensor.
 
 Options
   --json             Print JSON; sizes are in bytes

@@ -5,8 +5,8 @@ import { runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task matrix PIPELINE.yaml [--set PATH=VALUE]...
 
-Prints the cells of a grid as JSON for strategy.matrix of GitHub Actions, on one line. A job runs its
-cell with: deno task quantize PIPELINE.yaml --cell \${{ matrix.cell }}
+Prints the cells of a grid as JSON for strategy.matrix of GitHub Actions, on one line. A job runs
+its cell with: deno task quantize PIPELINE.yaml --cell \${{ matrix.cell }}
 matrix.name is the name of the cell, matrix.key the same without commas, for cache keys.
 
 A file without "matrix" is a grid of one cell.

@@ -16,11 +16,11 @@ import { runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
 
-Runs a pipeline file: reads the model, calibrates, quantizes, packs and evaluates. The same command
-resumes an interrupted run.
+Runs a pipeline file: reads the model, calibrates, quantizes, packs and evaluates. The same
+command resumes an interrupted run.
 
-A file with "matrix" is a grid: its cells run one after another, each in its own folder in the output
-folder. Finished cells are skipped. A cell that fails does not stop the others.
+A file with "matrix" is a grid: its cells run one after another, each in its own folder in the
+output folder. Finished cells are skipped. A cell that fails does not stop the others.
 
 Options
   --set PATH=VALUE   Override a value of the file (repeatable):
@@ -32,7 +32,8 @@ Options
   --overwrite        Replace what a different run left in the output folder
   --help             Print this
 
-Exit codes: 0 done, 1 failed (in a grid: at least one cell), 2 bad pipeline file or arguments, 130 interrupted.
+Exit codes: 0 done, 1 failed (in a grid: at least one cell), 2 bad pipeline file or arguments, 130
+interrupted.
 
 Stages
 ${

@@ -11,19 +11,19 @@ import { type OptionValues, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task report FOLDER... [options]
 
-For the folder of one run: rewrites its report.html. For several, or for a folder of runs such as that
-of a grid: writes one page that compares them, with a chart of ${chartedNouns()} against size and its
-Pareto front, and lists cells that failed or are missing.
+For the folder of one run: rewrites its report.html. For several, or for a folder of runs such as
+that of a grid: writes one page that compares them, with a chart of ${chartedNouns()} against size
+and its Pareto front, and lists cells that failed or are missing.
 
 Options
-  --output FILE      The page to write; default report.html in the folder of the run or, for several,
-                     in their common parent folder. With this option, a single cell of a grid is
-                     reported as a grid whose other cells are missing
+  --output FILE      The page to write; default report.html in the folder of the run or, for
+                     several, in their common parent folder. With this option, a single cell of a
+                     grid is reported as a grid whose other cells are missing
   --markdown FILE    Also write the tables as Markdown, for example for a job summary on GitHub;
                      - prints them
   --svg FILE         For several runs: also write the chart as an SVG file
-  --layers LIST      For one run: the decoder layers whose weights are shown, counted from 1, such as
-                     --layers 1,16,32; needs the original model
+  --layers LIST      For one run: the decoder layers whose weights are shown, counted from 1, such
+                     as --layers 1,16,32; needs the original model
   --model FOLDER     The original model, if it has moved
   --help             Print this
 

@@ -5,10 +5,9 @@ import { writeSyntheticModel, writeSyntheticTokens } from "./write_synthetic.ts"
 
 const HELP = `Usage: deno task synth --like NAME FOLDER [options]
 
-Writes a model of random weights in the shapes of a known one (f16 safetensors, one shard per layer), and
-random calibration token ids, token_ids.safetensors. NAME is one of ${
-  Object.keys(SHAPES).join(", ")
-}.
+Writes a model of random weights in the shapes of a known one (f16 safetensors, one shard per layer),
+and random calibration token ids, token_ids.safetensors. NAME is one of
+${Object.keys(SHAPES).join(", ")}.
 
 Options
   --layers N            Number of decoder layers; default that of the model

@@ -15,8 +15,8 @@ import { count, runCommand, usageErrors } from "../task.ts";
 
 const HELP = `Usage: deno task bench:generate MODEL... [options]
 
-Measures the throughput of prefill and decode, and GPU memory, for packed or plain models with a prompt
-of random tokens. The figures are those of the fastest of several runs.
+Measures the throughput of prefill and decode, and GPU memory, for packed or plain models with a
+prompt of random tokens. The figures are those of the fastest of several runs.
 
 Options
   --prompt N      Prompt tokens (512)

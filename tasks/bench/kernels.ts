@@ -23,10 +23,10 @@ import { copyByKernel } from "./measure.ts";
 
 const HELP = `Usage: deno task bench [--size N] [--runs N]
 
-Measures the kernels on this machine's adapter: the median time of several runs (from GPU timestamps if
-available), the throughput, and its ratio to that of a plain copy or a plain product (GEMM f32 NN).
-Products of packed weights with one token are also compared with a copy of equal size, which on a GPU has
-a lower throughput than a long copy.
+Measures the kernels on this machine's adapter: the median time of several runs (from GPU
+timestamps if available), the throughput, and its ratio to that of a plain copy or a plain product
+(GEMM f32 NN). Products of packed weights with one token are also compared with a copy of equal
+size, which on a GPU has a lower throughput than a long copy.
 
 Options
   --size N   Rows and columns of the matrices (4096 on a GPU, 768 on a software adapter)

@@ -11,9 +11,9 @@ import { writeSyntheticModel, writeSyntheticTokens } from "../write_synthetic.ts
 
 const HELP = `Usage: deno task bench:layer [--like NAME] [options]
 
-Quantizes decoder layers of random weights in the shapes of a known model. Prints the GPU seconds of each
-stage in the last layer, when all kernels are compiled, and the wall-clock time of the layer. NAME is one
-of ${Object.keys(SHAPES).join(", ")}.
+Quantizes decoder layers of random weights in the shapes of a known model. Prints the GPU seconds
+of each stage in the last layer, when all kernels are compiled, and the wall-clock time of the
+layer. NAME is one of ${Object.keys(SHAPES).join(", ")}.
 
 Options
   --like NAME           Model whose shapes are used (llama-7b)

@@ -23,10 +23,10 @@ import { writeSyntheticModel } from "../write_synthetic.ts";
 
 const HELP = `Usage: deno task bench:zero-shot [--like NAME] [options]
 
-Measures zero-shot requests on decoder layers of random weights and the head: questions with four choices
-and the token lengths of HellaSwag with LLaMA's tokenizer, with and without sharing the prefix of a
-question's choices, and windows of equal length for comparison. Prints tokens/s of a layer, and an
-estimate for the whole model from its layers and head. NAME is one of
+Measures zero-shot requests on decoder layers of random weights and the head: questions with four
+choices and the token lengths of HellaSwag with LLaMA's tokenizer, with and without sharing the
+prefix of a question's choices, and windows of equal length for comparison. Prints tokens/s of a
+layer, and an estimate for the whole model from its layers and head. NAME is one of
 ${Object.keys(SHAPES).join(", ")}.
 
 Options
