@@ -43,17 +43,33 @@ export function sizeText(bytes: number): string {
 
 /** A count with its noun: "1 layer", "2 layers". */
 export function counted(count: number, noun: string): string {
-  return `${decimal(count, 0)} ${noun}${count === 1 ? "" : "s"}`;
+  return `${decimal(count, 0)} ${plural(count, noun)}`;
 }
 
-/** The sum of some values. */
+/** "layer" for one, "layers" for other counts. */
+export function plural(count: number, noun: string): string {
+  return count === 1 ? noun : `${noun}s`;
+}
+
+/** The sum of some numbers. */
 export function sum(values: Iterable<number>): number {
   let total = 0;
   for (const value of values) total += value;
   return total;
 }
 
-/** A list in words: "a, b and c". */
+/** Sums of the numbers of several records, by key. */
+export function sumByKey(
+  records: Iterable<Readonly<Record<string, number>>>,
+): Record<string, number> {
+  const sums: Record<string, number> = {};
+  for (const record of records) {
+    for (const [key, value] of Object.entries(record)) sums[key] = (sums[key] ?? 0) + value;
+  }
+  return sums;
+}
+
+/** "a, b and c" */
 export function listed(words: readonly string[], last: "and" | "or"): string {
   return [words.slice(0, -1).join(", "), ...words.slice(-1)].filter(Boolean).join(` ${last} `);
 }

@@ -1,5 +1,5 @@
 import type { LayerRecord, LinearRecord } from "../pipeline/run/events.ts";
-import { isNumber, sum } from "../base/figures.ts";
+import { isNumber, sum, sumByKey } from "../base/figures.ts";
 
 /** The name of a linear layer within a decoder layer: "self_attn.q_proj". */
 export function moduleOf(name: string): string {
@@ -47,9 +47,8 @@ export class LayerTable {
 /** Stored bits per weight of linear layers by part, without file headers. */
 export function bitsByPart(linears: readonly LinearRecord[]): Record<string, number> {
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));
-  const bits: Record<string, number> = {};
-  for (const [part, bytes] of linears.flatMap(({ storedBytes }) => Object.entries(storedBytes))) {
-    bits[part] = (bits[part] ?? 0) + 8 * bytes / weights;
-  }
-  return bits;
+  const bytes = sumByKey(linears.map(({ storedBytes }) => storedBytes));
+  return Object.fromEntries(
+    Object.entries(bytes).map(([part, bytes]) => [part, 8 * bytes / weights]),
+  );
 }

@@ -427,7 +427,7 @@ function distributionTable(
 function stageRows(record: RunRecord) {
   const { secondsByStage = {}, peakGpuBytesByStage = {}, seconds = 0 } = record;
   const order = record.stages.map(({ name }) => name);
-  const known = [...new Set([...order.filter((name) => name in secondsByStage)])];
+  const known = [...new Set(order.filter((name) => name in secondsByStage))];
   const names = [...known, ...Object.keys(secondsByStage).filter((name) => !known.includes(name))];
   const rows = names.map((name) => ({
     name,

@@ -1,4 +1,5 @@
 import { UserError } from "../base/errors.ts";
+import { counted } from "../base/figures.ts";
 import { BillmDraft } from "../codecs/billm/draft.ts";
 import { quantizeBlock } from "../codecs/billm/quantize_block.ts";
 import { constant } from "../gpu/constant.ts";
@@ -90,7 +91,5 @@ export async function blockBits(
 }
 
 function formText({ zones, planes }: { zones: number; planes: number }): string {
-  return `${zones} zone${zones === 1 ? "" : "s"} and ${planes} salient plane${
-    planes === 1 ? "" : "s"
-  }`;
+  return `${counted(zones, "zone")} and ${counted(planes, "salient plane")}`;
 }

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
+import { plural } from "../base/figures.ts";
 import { writeTokenIds } from "../data/windows.ts";
 import { Activations } from "../models/activations.ts";
 import { batchWindows } from "../models/calibration.ts";
@@ -55,7 +56,7 @@ export const calibrate = defineStage({
     context.emit({
       type: "stage",
       stage: "calibrate",
-      text: `${windows.length} window${windows.length === 1 ? "" : "s"} of ${length} tokens ` +
+      text: `${windows.length} ${plural(windows.length, "window")} of ${length} tokens ` +
         `of ${options.dataset}`,
     });
     const batches = batchWindows(windows, options["batch-tokens"]);

@@ -3,6 +3,7 @@ import { UserError } from "../base/errors.ts";
 import { DATASETS } from "../data/datasets.ts";
 import type { ModelFiles } from "../models/model_files.ts";
 import type { ModelContext } from "../pipeline/stage.ts";
+import { perRun } from "./per_run.ts";
 
 const NAMES = Object.keys(DATASETS);
 
@@ -20,7 +21,7 @@ export const datasetOption = z.string().min(1)
       "ids [windows, length]",
   );
 
-/** @throws {UserError} If windows are longer than the model takes. */
+/** Checks the length of windows. @throws {UserError} If it exceeds the maximum of the model. */
 function checkLength({ name, architecture: { maxLength } }: ModelFiles, length: number): void {
   if (length <= maxLength) return;
   throw new UserError(
@@ -29,21 +30,7 @@ function checkLength({ name, architecture: { maxLength } }: ModelFiles, length: 
   );
 }
 
-const known = new WeakMap<ModelContext, Map<string, Promise<Int32Array[]>>>();
-
-/** What `make` gives, made once in a run: a text is tokenized once, however often it is asked for. */
-function once(
-  context: ModelContext,
-  key: unknown[],
-  make: () => Promise<Int32Array[]>,
-): Promise<Int32Array[]> {
-  const ofRun = known.get(context) ?? new Map();
-  known.set(context, ofRun);
-  const text = JSON.stringify(key);
-  const windows = ofRun.get(text) ?? make();
-  ofRun.set(text, windows);
-  return windows;
-}
+const once = perRun<Int32Array[]>();
 
 /**
  * Calibration windows, sampled with the run's seed.

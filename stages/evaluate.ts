@@ -49,7 +49,7 @@ export const evaluate: ModelStage<Options> = {
   scope: "model",
   get summary() {
     const nouns = METRICS.map(({ noun }) => noun);
-    return `Measure ${listed(nouns, "and")} of the original and of the packed model`;
+    return `Measure ${listed(nouns, "and")} of the original and the packed model`;
   },
   get options() {
     return optionsOf(METRICS);

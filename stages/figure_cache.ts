@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { VERSION } from "../base/version.ts";
 import type { CachedFigure } from "../models/metrics/figures.ts";
+import { writeJsonAtomically } from "../storage/files.ts";
 
 /** Version of the measurements; a new one invalidates cached figures. */
 const PROTOCOL = 1;
@@ -57,18 +58,11 @@ export class FigureCache {
       sha256: sha256(JSON.stringify(figure)),
       figure,
     };
-    const path = this.#path(text);
-    const temporary = `${path}.${crypto.randomUUID()}`; // other processes write theirs
     try {
       mkdirSync(this.#folder, { recursive: true });
+      writeJsonAtomically(this.#path(text), entry);
     } catch {
       return; // the next run measures again
-    }
-    try {
-      writeFileSync(temporary, JSON.stringify(entry, null, 2) + "\n");
-      renameSync(temporary, path);
-    } catch {
-      rmSync(temporary, { force: true }); // a full disk, or a folder that cannot be written
     }
   }
 

@@ -3,6 +3,7 @@ import { basename, join } from "node:path";
 import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
+import { sum } from "../base/figures.ts";
 import { packEmbedding } from "../codecs/embedding/embedding.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { partOf, storeLinear, versionFor } from "../codecs/mod.ts";
@@ -224,17 +225,15 @@ function summarize(
     weight_map: Object.fromEntries(weightMap),
   });
 
-  let weights = 0;
-  let paper = 0;
-  for (const linear of context.layerRecords.flatMap(({ linears }) => linears)) {
-    weights += linear.rows * linear.cols;
-    paper += linear.paperBits * linear.rows * linear.cols;
-  }
+  const linears = context.layerRecords.flatMap(({ linears }) => linears);
+  const weights = sum(linears.map(({ rows, cols }) => rows * cols));
+  const paper = sum(linears.map(({ paperBits, rows, cols }) => paperBits * rows * cols));
   const perWeight = (count: number) => count * 8 / weights;
-  const linearBytes = Object.values(bytesByPart).reduce((sum, part) => sum + part, 0);
+  const linearBytes = sum(Object.values(bytesByPart));
   const weightFiles = new Set(checkpoint.files);
-  const originalBytes = originals.filter((path) => weightFiles.has(basename(path)))
-    .reduce((sum, path) => sum + statSync(path).size, 0);
+  const originalBytes = sum(
+    originals.filter((path) => weightFiles.has(basename(path))).map((path) => statSync(path).size),
+  );
   const files: WrittenFileRecord[] = [];
   const shards = Array.from({ length: layers + 1 }, (_, i) => shardName(i + 1, layers));
   const small = SMALL_FILES.filter((name) => existsSync(join(folder, name)));

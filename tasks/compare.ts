@@ -3,19 +3,20 @@ import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
 import { tableText } from "./table.ts";
-import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task compare A B [options]
 
-Compares the tensors of two model folders. Packed models are compared as their dequantized weights, the
-output folder of a run as the model that it packed. Values are compared, not their storage.
+Compares the tensors of two model folders. Packed models are compared as their dequantized
+weights, the output folder of a run as the model that it packed. Values are compared, not their
+storage.
 
 Options
   --json             Print the differences as JSON
   --help             Print this
 
-Columns: the largest absolute difference, the RMS of the differences, and this RMS relative to the RMS
-of A.
+Columns: the largest absolute difference, the RMS of the differences, and this RMS relative to the
+RMS of A.
 
 Exit codes: 0 equal, 1 different (or failed, with the reason on stderr), 2 bad arguments.
 `;
@@ -40,16 +41,12 @@ interface Difference {
   relativeRms?: number;
 }
 
-await runTask(async () => {
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const options = { json: { type: "boolean" } } as const;
+
+await runCommand({ name: "compare", help: HELP, options }, ({ values, positionals }) => {
   if (positionals.length !== 2) {
     throw usageError(`Give two folders, found ${positionals.length}`);
   }
-  startInCallersFolder();
   const [folderA, folderB] = positionals;
   using a = PlainWeights.open(denoFolder(modelFolder(folderA)));
   using b = PlainWeights.open(denoFolder(modelFolder(folderB)));
@@ -63,16 +60,6 @@ await runTask(async () => {
   }
   if (differences.length > 0) Deno.exit(1);
 });
-
-function readArguments() {
-  return parseArguments(usageError, {
-    allowPositionals: true,
-    options: {
-      json: { type: "boolean" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-}
 
 function differenceOf(a: PlainWeights, b: PlainWeights, name: string): Difference | undefined {
   if (!a.tensors.has(name)) return { name, missing: "a" };

@@ -22,13 +22,13 @@ import { readJson } from "../storage/json.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { showProgress } from "./progress.ts";
-import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task dequantize MODEL OUT [options]
 
-Writes a packed model as a plain model in f16 that transformers can load: safetensors with the shards of
-the packed model, their index, config.json, the tokenizer. OUT appears when it is complete. MODEL is the
-packed model or the output folder of the run that packed it.
+Writes a packed model as a plain model in f16 that transformers can load: safetensors with the
+shards of the packed model, their index, config.json, the tokenizer. OUT appears when it is
+complete. MODEL is the packed model or the output folder of the run that packed it.
 
 Options
   --overwrite        Replace an existing model in OUT
@@ -42,16 +42,17 @@ const CHUNK = 4 << 20;
 
 const usageError = usageErrors("dequantize");
 
-await runTask(async (signal) => {
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const command = {
+  name: "dequantize",
+  help: HELP,
+  options: { overwrite: { type: "boolean" } },
+  interrupted: "Nothing was written.",
+} as const;
+
+await runCommand(command, async ({ values, positionals, signal }) => {
   if (positionals.length !== 2) {
     throw usageError(`Give two folders, MODEL and OUT, found ${positionals.length}`);
   }
-  startInCallersFolder();
   const [model, out] = [modelFolder(positionals[0]), positionals[1]];
   using weights = PlainWeights.open(denoFolder(model));
   if (!weights.quantization) {
@@ -72,17 +73,7 @@ await runTask(async (signal) => {
     rmSync(temporary, { recursive: true, force: true });
     throw error;
   }
-}, "Nothing was written.");
-
-function readArguments() {
-  return parseArguments(usageError, {
-    allowPositionals: true,
-    options: {
-      overwrite: { type: "boolean" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-}
+});
 
 /** Checks that nothing is lost in OUT. @throws {UserError} If it is in use. */
 function checkOut(model: string, out: string, overwrite: boolean): void {

@@ -1,12 +1,13 @@
 import { UserError } from "../base/errors.ts";
+import { counted } from "../base/figures.ts";
 import { disks, examineGpu, examineHub, type Finding, versions } from "./findings.ts";
 import { lookAtMachine } from "./machine.ts";
-import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { runCommand } from "./task.ts";
 
 const HELP = `Usage: deno task doctor [--json]
 
-Checks what runs need: the adapter with its features, limits, memory and speed, disk space, the hub,
-versions. Suggests a remedy for each problem. Takes a few seconds.
+Checks what runs need: the adapter with its features, limits, memory and speed, disk space, the
+hub, versions. Suggests a remedy for each problem. Takes a few seconds.
 
 Options
   --json   Print the findings as JSON
@@ -15,17 +16,15 @@ Options
 Exit codes: 0 ready (perhaps with warnings), 1 something must be fixed.
 `;
 
-const usageError = usageErrors("doctor");
+const command = {
+  name: "doctor",
+  help: HELP,
+  options: { json: { type: "boolean" } },
+  takesArguments: false,
+  interrupted: "Nothing was changed.",
+} as const;
 
-await runTask(async (signal) => {
-  const { values } = parseArguments(usageError, {
-    options: { json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
-  });
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
-  startInCallersFolder();
+await runCommand(command, async ({ values, signal }) => {
   const findings: Finding[] = [];
   const tell = (...found: Finding[]) => {
     findings.push(...found);
@@ -40,12 +39,10 @@ await runTask(async (signal) => {
   const bad = findings.filter(({ state }) => state === "bad").length;
   if (values.json) console.log(JSON.stringify({ ready: bad === 0, findings }, null, 2));
   if (bad > 0) {
-    throw new UserError(
-      `${bad} finding${bad > 1 ? "s" : ""} must be fixed before anything runs`,
-    );
+    throw new UserError(`${counted(bad, "finding")} must be fixed before anything runs`);
   }
   if (!values.json) console.log("\nReady.");
-}, "Nothing was changed.");
+});
 
 function lineOf({ check, state, text, remedies = [] }: Finding): string {
   const mark = { good: "ok  ", warning: "note", bad: "BAD " }[state];

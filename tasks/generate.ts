@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { styleText } from "node:util";
 import { UserError } from "../base/errors.ts";
+import { plural } from "../base/figures.ts";
 import { bytesText } from "../base/units.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { CacheDtype } from "../gpu/kernels/attention/attention_decode.ts";
@@ -17,20 +18,13 @@ import { ModelFiles, readConfig } from "../models/model_files.ts";
 import type { RunEvent } from "../pipeline/run/events.ts";
 import { HUB_ID, HubAccess } from "../pipeline/run/hub_access.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
-import {
-  count,
-  modelFolder,
-  parseArguments,
-  runTask,
-  startInCallersFolder,
-  usageErrors,
-} from "./task.ts";
+import { count, modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
 
-Generates text. The text is streamed to the standard output, on a terminal after the prompt. MODEL is a
-packed or plain model folder, the output folder of a run that packed one, or a name on the Hugging Face
-hub. Ctrl-C stops.
+Generates text. The text is streamed to the standard output, on a terminal after the prompt. MODEL
+is a packed or plain model folder, the output folder of a run that packed one, or a name on the
+Hugging Face hub. Ctrl-C stops.
 
 Options
   --prompt TEXT            The prompt; - reads it from the standard input
@@ -59,19 +53,27 @@ const ENDS: Record<GenerationEnd["reason"], string> = {
 
 const encoder = new TextEncoder();
 
-/** Empties the line that says what is in progress. */
+/** Clears the progress line. */
 const CLEAR = "\r\x1b[K";
 
-await runTask(async (signal) => {
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const options = {
+  "prompt": { type: "string" },
+  "chat": { type: "boolean" },
+  "max-tokens": { type: "string" },
+  "temperature": { type: "string" },
+  "top-k": { type: "string" },
+  "top-p": { type: "string" },
+  "repetition-penalty": { type: "string" },
+  "seed": { type: "string" },
+  "cache": { type: "string" },
+  "json": { type: "boolean" },
+} as const;
+
+await runCommand({ name: "generate", help: HELP, options }, async (given) => {
+  const { values, positionals, signal } = given;
   if (positionals.length !== 1) throw usageError(`Give one model, found ${positionals.length}`);
   if (values.prompt === undefined) throw usageError("Give a --prompt");
   const options = readOptions();
-  startInCallersFolder();
   const prompt = values.prompt === "-" ? await readInput() : values.prompt;
 
   const terminal = Deno.stderr.isTerminal();
@@ -89,7 +91,7 @@ await runTask(async (signal) => {
   const asked = values.chat
     ? { messages: [{ role: "user" as const, content: prompt }] }
     : { prompt };
-  // Whoever looks on reads the text from its beginning; a file gets what is generated.
+  // A terminal shows the prompt too; a file gets only the generated text.
   if (Deno.stdout.isTerminal() && !values.json && !values.chat) print(styleText("dim", prompt));
   const ids: number[] = [];
   let text = "";
@@ -115,7 +117,7 @@ await runTask(async (signal) => {
   }
   if (end.reason === "interrupted") Deno.exitCode = 130;
 
-  /** What the arguments say, but for the prompt. */
+  /** The options of generation from the arguments. */
   function readOptions(): GenerateOptions {
     const { cache = "f32" } = values;
     if (cache !== "f32" && cache !== "f16") {
@@ -146,28 +148,6 @@ await runTask(async (signal) => {
   }
 });
 
-function readArguments() {
-  return parseArguments(
-    (message) => usageError(`${message}; deno task generate --help prints the usage`),
-    {
-      allowPositionals: true,
-      options: {
-        "prompt": { type: "string" },
-        "chat": { type: "boolean" },
-        "max-tokens": { type: "string" },
-        "temperature": { type: "string" },
-        "top-k": { type: "string" },
-        "top-p": { type: "string" },
-        "repetition-penalty": { type: "string" },
-        "seed": { type: "string" },
-        "cache": { type: "string" },
-        "json": { type: "boolean" },
-        "help": { type: "boolean", short: "h" },
-      },
-    },
-  );
-}
-
 function number(name: string, value: string | undefined): number | undefined {
   if (value === undefined) return undefined;
   if (value.trim() === "" || !Number.isFinite(Number(value))) {
@@ -176,13 +156,13 @@ function number(name: string, value: string | undefined): number | undefined {
   return Number(value);
 }
 
-/** The standard input as it is, but for the line break at its end. */
+/** The standard input without its trailing newline. */
 async function readInput(): Promise<string> {
   const text = await new Response(Deno.stdin.readable).text();
   return text.replace(/\r?\n$/, "");
 }
 
-/** Opens a folder, or fetches a model from the hub. */
+/** A model from a folder or the hub. */
 async function openModel(
   name: string,
   signal: AbortSignal,
@@ -202,7 +182,7 @@ async function openModel(
   }
 }
 
-/** The model on the GPU; nothing if the signal came first. */
+/** The model on the GPU; undefined if interrupted. */
 async function load(
   gpu: Gpu,
   files: ModelFiles,
@@ -221,7 +201,7 @@ async function load(
   }
 }
 
-/** Takes the tokens of a text until it ends, or `take` wants no more. */
+/** Passes tokens to `take` until the text ends or `take` returns false. */
 async function run(
   tokens: AsyncGenerator<GeneratedToken, GenerationEnd, void>,
   take: (token: GeneratedToken) => boolean,
@@ -233,7 +213,7 @@ async function run(
   }
 }
 
-/** @returns Whether somebody reads it. */
+/** Writes to the standard output. @returns Whether it is still open. */
 function print(text: string): boolean {
   const bytes = encoder.encode(text);
   try {
@@ -249,7 +229,7 @@ function printError(text: string): void {
   Deno.stderr.writeSync(encoder.encode(text));
 }
 
-/** Tokens per second; none where nothing took time. */
+/** Tokens per second; null if nothing took time. */
 function rate(tokens: number, seconds: number): number | null {
   return tokens > 0 && seconds > 0 ? tokens / seconds : null;
 }
@@ -261,7 +241,7 @@ function summary(
 ): string {
   const at = (rate: number | null) => rate === null ? "" : ` at ${rate.toFixed(1)}/s`;
   return [
-    `${promptTokens} prompt ${promptTokens === 1 ? "token" : "tokens"}${at(promptTokensPerSecond)}`,
+    `${promptTokens} prompt ${plural(promptTokens, "token")}${at(promptTokensPerSecond)}`,
     `${tokens} generated${at(tokensPerSecond)}`,
     `${bytesText(gpuBytes)} of GPU memory`,
     ENDS[reason],

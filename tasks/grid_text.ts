@@ -1,3 +1,4 @@
+import { plural } from "../base/figures.ts";
 import { bytesText, timeText } from "../base/units.ts";
 import type { CellResult } from "../pipeline/grid/grid.ts";
 import type { RunGrid } from "../pipeline/grid/load_grid.ts";
@@ -8,7 +9,7 @@ import { tableText } from "./table.ts";
 
 /** The cells of a grid with their values. */
 export function cellsText({ file, name, output, cells }: RunGrid<Stage>): string {
-  const count = `${cells.length} cell${cells.length === 1 ? "" : "s"}`;
+  const count = `${cells.length} ${plural(cells.length, "cell")}`;
   const rows = cells.map(({ name, index, values }) => [
     `  ${index}/${cells.length}`,
     name,

@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { sum } from "../base/figures.ts";
+import { sum, sumByKey } from "../base/figures.ts";
 import { bytesText, percentText } from "../base/units.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { loadLinear, packedLinears } from "../codecs/mod.ts";
@@ -13,15 +13,16 @@ import { Checkpoint } from "../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../storage/deno_folder.ts";
 import { readJson } from "../storage/json.ts";
 import { tableText } from "./table.ts";
-import { modelFolder, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { modelFolder, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task inspect MODEL [options]
 
-Describes a model folder. MODEL may also be the output folder of a run, which holds the packed model.
-For a packed model, lists each linear layer: salient columns, the fraction of the other weights in the
-high zone (for weights on grids: the fraction of salient weights), bits per weight as counted in the
-paper and as stored, stored bits by part, and the relative output error on the calibration data if the
-run.json of the run is beside the folder. For a plain model, lists each tensor.
+Describes a model folder. MODEL may also be the output folder of a run, which holds the packed
+model. For a packed model, lists each linear layer: salient columns, the fraction of the other
+weights in the high zone (for weights on grids: the fraction of salient weights), bits per weight
+as counted in the paper and as stored, stored bits by part, and the relative output error on the
+calibration data if the run.json of the run is beside the folder. For a plain model, lists each
+tensor.
 
 Options
   --json             Print JSON; sizes are in bytes
@@ -35,14 +36,10 @@ const usageError = usageErrors("inspect");
 /** Layer 10 comes after layer 9. */
 const byNumber = new Intl.Collator("en", { numeric: true }).compare;
 
-await runTask(async () => {
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const options = { json: { type: "boolean" } } as const;
+
+await runCommand({ name: "inspect", help: HELP, options }, ({ values, positionals }) => {
   if (positionals.length !== 1) throw usageError(`Give one folder, found ${positionals.length}`);
-  startInCallersFolder();
   const folder = modelFolder(positionals[0]);
   const quantization = quantizationOf(denoFolder(folder));
   if (quantization) {
@@ -53,16 +50,6 @@ await runTask(async () => {
     console.log(values.json ? JSON.stringify(report) : plainText(report));
   }
 });
-
-function readArguments() {
-  return parseArguments(usageError, {
-    allowPositionals: true,
-    options: {
-      json: { type: "boolean" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-}
 
 /** A tensor that is not packed. */
 interface PlainEntry {
@@ -93,19 +80,19 @@ interface PackedReport {
   linears: LinearEntry[];
   weights: number;
   paperBits: number;
-  /** Of the linear layers, without the headers of the files. */
+  /** Bits per weight of the linear layers, without file headers. */
   storedBits: number;
   storedBytes: Record<string, number>;
   embeddings: PlainEntry[];
-  /** Those of a head that is not the embedding. */
+  /** Tensors of a head that is not tied to the embedding. */
   head: PlainEntry[];
-  /** Norms, biases and what lies outside the layers. */
+  /** Norms, biases and other tensors. */
   other: PlainEntry[];
-  /** Of the weight files' headers. */
+  /** Bytes of the headers of the weight files. */
   headerBytes: number;
-  /** Of the weight files. */
+  /** Bytes of the weight files. */
   bytes: number;
-  /** Of all files in the folder. */
+  /** Bytes of all files in the folder. */
   folderBytes: number;
 }
 
@@ -153,7 +140,7 @@ function inspectPacked(
     group.push({ name, dtype, shape, bytes });
   }
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));
-  const storedBytes = addedUp(linears);
+  const storedBytes = sumByKey(linears.map(({ storedBytes }) => storedBytes));
   const bytes = weightBytes(checkpoint);
   const report: PackedReport = {
     folder,
@@ -196,7 +183,7 @@ function weightBytes({ tensors }: Checkpoint): number {
   return sum([...new Set(tensors.values().map(({ file }) => file))].map((p) => statSync(p).size));
 }
 
-/** @param codecs Those of the linear layers by name. */
+/** @param codecs Codecs of the linear layers by name. */
 function packedText(report: PackedReport, codecs: ReadonlyMap<string, Codec>): string {
   const { linears, weights, storedBytes, embeddings, head, other } = report;
   const tables = [...new Set(codecs.values())].map((codec) =>
@@ -257,7 +244,7 @@ function linearTable(
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));
   const mean = (key: string) =>
     sum(linears.map((linear) => linear[key] as number * linear.rows * linear.cols)) / weights;
-  const stored = addedUp(linears);
+  const stored = sumByKey(linears.map(({ storedBytes }) => storedBytes));
   rows.push([
     "all",
     bytesText(sum(Object.values(stored))),
@@ -271,16 +258,7 @@ function linearTable(
   return tableText(heading, rows, 1);
 }
 
-/** Bytes of linear layers by part. */
-function addedUp(linears: readonly LinearEntry[]): Record<string, number> {
-  const bytes: Record<string, number> = {};
-  for (const [part, size] of linears.flatMap((linear) => Object.entries(linear.storedBytes))) {
-    bytes[part] = (bytes[part] ?? 0) + size;
-  }
-  return bytes;
-}
-
-/** "0.mlp.up_proj": without the words before the layer's number, which are all the same. */
+/** A short name, "0.mlp.up_proj", without the common prefix. */
 function shortName(name: string): string {
   return name.replace(/^.*?\.(?=\d+\.)/, "");
 }

@@ -12,13 +12,13 @@ const DRIVER_FOLDERS = [
 export interface Machine {
   os: typeof Deno.build.os;
   env: Record<string, string | undefined>;
-  /** Descriptions of Vulkan drivers that lie where they are looked for. */
+  /** Manifests of installed Vulkan drivers. */
   drivers: string[];
-  /** Whether libvulkan.so.1 is there; undefined if that cannot be told. */
+  /** Whether libvulkan.so.1 is installed; undefined if unknown. */
   hasLoader?: boolean;
-  /** Devices of GPUs: "/dev/nvidia0", "/dev/dri/renderD128". */
+  /** GPU devices: "/dev/nvidia0", "/dev/dri/renderD128". */
   devices: string[];
-  /** Those of them that this user may not open. */
+  /** GPU devices without access for this user. */
   closedDevices: string[];
   inContainer: boolean;
 }
@@ -54,7 +54,7 @@ export function adapterAdvice(machine: Machine): string[] {
   const { os, env, drivers, devices, closedDevices, inContainer } = machine;
   const advice: string[] = [];
   const backend = env.DENO_WEBGPU_BACKEND;
-  // What is set where nobody said anything.
+  // The default value.
   if (backend && backend !== "vulkan,metal,dx12") {
     advice.push(`DENO_WEBGPU_BACKEND is "${backend}", which may leave out the right one; unset it`);
   }
@@ -125,7 +125,7 @@ async function hasLoader(): Promise<boolean | undefined> {
   }
 }
 
-/** Whether this user may write a file, or make a folder that is not there yet. */
+/** Whether this user may write a path, which need not exist yet. */
 export function canWrite(path: string): boolean {
   for (let place = path;; place = dirname(place)) {
     try {

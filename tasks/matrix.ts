@@ -1,12 +1,12 @@
 import { PipelineFileError } from "../pipeline/config/errors.ts";
 import { loadGrid } from "../pipeline/grid/load_grid.ts";
 import { STAGES } from "../stages/mod.ts";
-import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task matrix PIPELINE.yaml [--set PATH=VALUE]...
 
-Prints the cells of a grid as JSON for strategy.matrix of GitHub Actions, on one line. A job runs its
-cell with: deno task quantize PIPELINE.yaml --cell \${{ matrix.cell }}
+Prints the cells of a grid as JSON for strategy.matrix of GitHub Actions, on one line. A job runs
+its cell with: deno task quantize PIPELINE.yaml --cell \${{ matrix.cell }}
 matrix.name is the name of the cell, matrix.key the same without commas, for cache keys.
 
 A file without "matrix" is a grid of one cell.
@@ -23,22 +23,12 @@ const MAX_JOBS = 256;
 
 const usageError = usageErrors("matrix");
 
-await runTask(async () => {
-  const { values, positionals } = parseArguments(usageError, {
-    allowPositionals: true,
-    options: {
-      set: { type: "string", multiple: true },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const options = { set: { type: "string", multiple: true } } as const;
+
+await runCommand({ name: "matrix", help: HELP, options }, async ({ values, positionals }) => {
   if (positionals.length !== 1) {
     throw usageError(`Give one pipeline file, found ${positionals.length}`);
   }
-  startInCallersFolder();
   const [file] = positionals;
   const { cells } = await loadGrid(file, { stages: STAGES, sets: values.set });
   if (cells.length > MAX_JOBS) {

@@ -1,6 +1,6 @@
-// Whole models against the figures of the released BiLLM program: perplexity on WikiText-2 test.
-// The data and the expected figures lie outside the project, in ../shared; takes about three quarters of
-// an hour on two CPU cores. A run that is interrupted continues.
+// Compares perplexities on WikiText-2 test with those of the released BiLLM program. The data and the
+// expected figures are outside the project, in ../shared. Takes about 45 minutes on two CPU cores; an
+// interrupted run resumes.
 
 import { existsSync, readFileSync } from "node:fs";
 import { percentText } from "../base/units.ts";
@@ -10,7 +10,7 @@ import { STAGES } from "../stages/mod.ts";
 import { showProgress } from "./progress.ts";
 import { runTask } from "./task.ts";
 
-/** How far ours may be from the figure in NAME.expected.json; our own default has none. */
+/** Tolerances relative to the figures in NAME.expected.json; the default has none. */
 const COMPARISONS = [
   { model: "tiny-llama", variant: "no-compensation", within: 0.01 },
   { model: "tiny-llama", variant: "hessian", within: 0.05 },

@@ -1,5 +1,4 @@
 import { UserError } from "../base/errors.ts";
-import { PipelineFileError } from "../pipeline/config/errors.ts";
 import { bytesText, percentText } from "../base/units.ts";
 import type { PipelineConfig } from "../pipeline/config/config.ts";
 import { chooseCell } from "../pipeline/grid/grid.ts";
@@ -13,15 +12,15 @@ import { METRICS } from "../stages/metrics/mod.ts";
 import { STAGES } from "../stages/mod.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
 import { showJson, showProgress } from "./progress.ts";
-import { parseArguments, runTask, startInCallersFolder } from "./task.ts";
+import { runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
 
-Runs a pipeline file: reads the model, calibrates, quantizes, packs and evaluates. The same command
-resumes an interrupted run.
+Runs a pipeline file: reads the model, calibrates, quantizes, packs and evaluates. The same
+command resumes an interrupted run.
 
-A file with "matrix" is a grid: its cells run one after another, each in its own folder in the output
-folder. Finished cells are skipped. A cell that fails does not stop the others.
+A file with "matrix" is a grid: its cells run one after another, each in its own folder in the
+output folder. Finished cells are skipped. A cell that fails does not stop the others.
 
 Options
   --set PATH=VALUE   Override a value of the file (repeatable):
@@ -33,7 +32,8 @@ Options
   --overwrite        Replace what a different run left in the output folder
   --help             Print this
 
-Exit codes: 0 done, 1 failed (in a grid: at least one cell), 2 bad pipeline file or arguments, 130 interrupted.
+Exit codes: 0 done, 1 failed (in a grid: at least one cell), 2 bad pipeline file or arguments, 130
+interrupted.
 
 Stages
 ${
@@ -43,16 +43,22 @@ ${
 }
 `;
 
-await runTask(async (signal) => {
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const options = {
+  set: { type: "string", multiple: true },
+  cell: { type: "string", multiple: true },
+  check: { type: "boolean" },
+  json: { type: "boolean" },
+  overwrite: { type: "boolean" },
+} as const;
+
+await runCommand({ name: "quantize", help: HELP, options }, async (given) => {
+  const { values, positionals, signal } = given;
   if (positionals.length !== 1) {
-    throw usageError(`Give one pipeline file, found ${positionals.length}`);
+    throw usageErrors("quantize")(
+      `Give one pipeline file, found ${positionals.length}; ` +
+        "deno task quantize --help prints the usage",
+    );
   }
-  startInCallersFolder();
   const [file] = positionals;
   const grid = await loadGrid(file, { stages: STAGES, sets: values.set });
   const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
@@ -106,27 +112,6 @@ async function quantizeCells(
   if (failed.length === 0) return;
   const what = results.length === 1 ? "The cell" : `${failed.length} of ${results.length} cells`;
   throw new UserError(`${what} failed; the same command retries unfinished cells`);
-}
-
-function readArguments() {
-  return parseArguments(usageError, {
-    allowPositionals: true,
-    options: {
-      set: { type: "string", multiple: true },
-      cell: { type: "string", multiple: true },
-      check: { type: "boolean" },
-      json: { type: "boolean" },
-      overwrite: { type: "boolean" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-}
-
-function usageError(message: string): PipelineFileError {
-  return new PipelineFileError([{
-    where: "deno task quantize",
-    message: `${message}; deno task quantize --help prints the usage`,
-  }]);
 }
 
 function planOf(config: PipelineConfig<Stage>) {

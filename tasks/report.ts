@@ -7,23 +7,23 @@ import { chartedNouns, MergedReport } from "../report/merged_report.ts";
 import { finishedRun, saveHistograms } from "../report/run_files.ts";
 import { runMarkdown, runReport } from "../report/run_report.ts";
 import { writeFileAtomically } from "../storage/files.ts";
-import { parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { type OptionValues, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task report FOLDER... [options]
 
-For the folder of one run: rewrites its report.html. For several, or for a folder of runs such as that
-of a grid: writes one page that compares them, with a chart of ${chartedNouns()} against size and its
-Pareto front, and lists cells that failed or are missing.
+For the folder of one run: rewrites its report.html. For several, or for a folder of runs such as
+that of a grid: writes one page that compares them, with a chart of ${chartedNouns()} against size
+and its Pareto front, and lists cells that failed or are missing.
 
 Options
-  --output FILE      The page to write; default report.html in the folder of the run or, for several,
-                     in their common parent folder. With this option, a single cell of a grid is
-                     reported as a grid whose other cells are missing
+  --output FILE      The page to write; default report.html in the folder of the run or, for
+                     several, in their common parent folder. With this option, a single cell of a
+                     grid is reported as a grid whose other cells are missing
   --markdown FILE    Also write the tables as Markdown, for example for a job summary on GitHub;
                      - prints them
   --svg FILE         For several runs: also write the chart as an SVG file
-  --layers LIST      For one run: the decoder layers whose weights are shown, counted from 1, such as
-                     --layers 1,16,32; needs the original model
+  --layers LIST      For one run: the decoder layers whose weights are shown, counted from 1, such
+                     as --layers 1,16,32; needs the original model
   --model FOLDER     The original model, if it has moved
   --help             Print this
 
@@ -33,37 +33,30 @@ could not be written, 2 bad arguments.
 
 const usageError = usageErrors("report");
 
-await runTask(async (signal) => {
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const command = {
+  name: "report",
+  help: HELP,
+  options: {
+    output: { type: "string" },
+    markdown: { type: "string" },
+    svg: { type: "string" },
+    layers: { type: "string" },
+    model: { type: "string" },
+  },
+  interrupted: "Written files are complete.",
+} as const;
+
+type Options = OptionValues<typeof command.options>;
+
+await runCommand(command, async ({ values, positionals, signal }) => {
   if (positionals.length === 0) throw usageError("Give at least one folder, found none");
-  startInCallersFolder();
   const folders = findFolders(positionals);
   if (isOneRun(positionals, folders, values)) {
     await reportRun(folders[0], values, signal);
   } else {
     reportSeveral(folders, values);
   }
-}, "What is written is whole.");
-
-type Options = ReturnType<typeof readArguments>["values"];
-
-function readArguments() {
-  return parseArguments(usageError, {
-    allowPositionals: true,
-    options: {
-      output: { type: "string" },
-      markdown: { type: "string" },
-      svg: { type: "string" },
-      layers: { type: "string" },
-      model: { type: "string" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-}
+});
 
 function findFolders(paths: string[]): string[] {
   const lacking = paths.find((path) => !existsSync(path));
@@ -75,8 +68,8 @@ function findFolders(paths: string[]): string[] {
 }
 
 /**
- * Whether the page is that of a single run. A cell of a grid whose page goes elsewhere counts as all
- * that is there of its grid: that the others are missing must be said.
+ * Whether the page is that of a single run. A cell of a grid with --output counts as an incomplete grid, so
+ * that the page lists the missing cells.
  */
 function isOneRun(paths: string[], [folder]: string[], { output }: Options): boolean {
   if (paths.length > 1 || folder !== paths[0]) return false;
@@ -110,7 +103,7 @@ async function reportRun(folder: string, options: Options, signal: AbortSignal):
   if (options.markdown !== undefined) write(options.markdown, runMarkdown(finished));
 }
 
-/** Decoder layers as the command line has them, from 1, as numbers from 0. */
+/** Indices of decoder layers from 0, from numbers from 1 on the command line. */
 function layerNumbers(text: string, count: number): number[] {
   return text.split(",").map((item) => {
     const layer = Number(item);
@@ -146,7 +139,7 @@ function reportSeveral(folders: string[], options: Options): void {
   if (failed.length + missing.length > 0) Deno.exit(1);
 }
 
-/** Writes files, and says so where that is not in the way of Markdown that is printed. */
+/** A function that writes files and reports their paths, on stderr if Markdown is printed. */
 function writerOf({ markdown }: Options): (path: string, content: string) => void {
   const say = markdown === "-" ? console.error : console.log;
   return (path, content) => {
@@ -162,7 +155,7 @@ function isLink(path: string): boolean {
   return existsSync(path) && lstatSync(path).isSymbolicLink();
 }
 
-/** Whether a path is a pipe or a terminal, which must stay what it is. */
+/** Whether a path is a pipe or a terminal, which cannot be replaced atomically. */
 function isStream(path: string): boolean {
   const found = statSync(path, { throwIfNoEntry: false });
   return found !== undefined && !found.isFile() && !found.isDirectory();

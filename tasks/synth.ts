@@ -1,14 +1,13 @@
 import { join } from "node:path";
 import { SHAPES } from "../models/synthetic.ts";
-import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { count, runCommand, usageErrors } from "./task.ts";
 import { writeSyntheticModel, writeSyntheticTokens } from "./write_synthetic.ts";
 
 const HELP = `Usage: deno task synth --like NAME FOLDER [options]
 
-Writes a model of random weights in the shapes of a known one (f16 safetensors, one shard per layer), and
-random calibration token ids, token_ids.safetensors. NAME is one of ${
-  Object.keys(SHAPES).join(", ")
-}.
+Writes a model of random weights in the shapes of a known one (f16 safetensors, one shard per layer),
+and random calibration token ids, token_ids.safetensors. NAME is one of
+${Object.keys(SHAPES).join(", ")}.
 
 Options
   --layers N            Number of decoder layers; default that of the model
@@ -18,19 +17,22 @@ Options
   --help                Print this
 `;
 
-await runTask(async () => {
-  const usageError = usageErrors("synth");
-  const { values, positionals } = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const usageError = usageErrors("synth");
+
+const options = {
+  "like": { type: "string" },
+  "layers": { type: "string" },
+  "samples": { type: "string" },
+  "sequence-length": { type: "string" },
+  "seed": { type: "string" },
+} as const;
+
+await runCommand({ name: "synth", help: HELP, options }, ({ values, positionals }) => {
   const name = values.like ?? "";
   if (!Object.hasOwn(SHAPES, name)) {
     throw usageError(`--like must be one of ${Object.keys(SHAPES).join(", ")}, found "${name}"`);
   }
   if (positionals.length !== 1) throw usageError(`Give one folder, found ${positionals.length}`);
-  startInCallersFolder();
   const [folder] = positionals;
   const seed = count(usageError, "--seed", values.seed, 0, 0);
   const layers = count(usageError, "--layers", values.layers, 0);
@@ -47,18 +49,4 @@ await runTask(async () => {
     seed,
   });
   console.log(`${folder}: random weights in the shapes of ${name}; calibrate on ${tokens}`);
-
-  function readArguments() {
-    return parseArguments(usageError, {
-      allowPositionals: true,
-      options: {
-        "like": { type: "string" },
-        "layers": { type: "string" },
-        "samples": { type: "string" },
-        "sequence-length": { type: "string" },
-        "seed": { type: "string" },
-        "help": { type: "boolean", short: "h" },
-      },
-    });
-  }
 });

@@ -38,7 +38,7 @@ export async function runTask(
 }
 
 /** Changes to the working directory of the command, because tasks start in the project folder. */
-export function startInCallersFolder(): void {
+function startInCallersFolder(): void {
   const folder = Deno.env.get("INIT_CWD");
   if (folder) Deno.chdir(folder);
 }
@@ -55,15 +55,56 @@ export function usageErrors(task: string): (message: string) => PipelineFileErro
   return (message) => new PipelineFileError([{ where: `deno task ${task}`, message }]);
 }
 
-/** The parsed arguments of a task; unknown options and missing values are usage errors. */
-export function parseArguments<Config extends ParseArgsConfig>(
-  usageError: (message: string) => PipelineFileError,
-  config: Config,
-): ReturnType<typeof parseArgs<Config>> {
-  try {
-    return parseArgs(config);
-  } catch (error) {
-    throw usageError((error as Error).message);
+type OptionsConfig = NonNullable<ParseArgsConfig["options"]>;
+
+/** The parsed values of options. */
+export type OptionValues<Options extends OptionsConfig> = ReturnType<
+  typeof parseArgs<{ options: Options; allowPositionals: true }>
+>["values"];
+
+/** The declaration of a command; `--help` is added to its options. */
+export interface Command<Options extends OptionsConfig> {
+  /** Name of the task: "quantize". */
+  name: string;
+  /** The text of `--help`. */
+  help: string;
+  options: Options;
+  /** Whether it takes arguments besides options; default true. */
+  takesArguments?: boolean;
+  /** Message after "Interrupted." */
+  interrupted?: string;
+}
+
+/** The arguments of a command. */
+export interface Arguments<Options extends OptionsConfig> {
+  values: OptionValues<Options>;
+  positionals: string[];
+  signal: AbortSignal;
+}
+
+/** Runs a command with its parsed arguments in the working directory of the user, see {@link runTask}. */
+export function runCommand<const Options extends OptionsConfig>(
+  { name, help, options, takesArguments = true, interrupted }: Command<Options>,
+  main: (given: Arguments<Options>) => void | Promise<void>,
+): Promise<never> {
+  return runTask(async (signal) => {
+    const { values, positionals } = parse();
+    if ((values as { help?: boolean }).help) return console.log(help);
+    startInCallersFolder();
+    await main({ values: values as OptionValues<Options>, positionals, signal });
+  }, interrupted);
+
+  function parse() {
+    try {
+      return parseArgs({
+        allowPositionals: takesArguments,
+        options: { ...options, help: { type: "boolean", short: "h" } },
+      });
+    } catch (error) {
+      throw usageErrors(name)(
+        `${(error as Error).message}; deno task ${name} --help prints the usage`,
+      );
+    }
   }
 }
 

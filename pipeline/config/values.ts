@@ -1,5 +1,6 @@
 import type { z } from "zod";
 import { didYouMean } from "../../base/did_you_mean.ts";
+import { plural } from "../../base/figures.ts";
 import { jsonSchemaOf, knownKeys, schemaAt } from "./json_schema.ts";
 
 /** The keys and indices that lead to a value. */
@@ -120,7 +121,7 @@ function boundText(
   const unit = origin === "string" ? "character" : origin === "array" ? "item" : undefined;
   if (!unit) return `must be ${limit}`;
   if (limit === "at least 1") return "must not be empty";
-  return `must have ${limit} ${unit}${bound === 1 ? "" : "s"}`;
+  return `must have ${limit} ${plural(Number(bound), unit)}`;
 }
 
 /** The issues to report: for a union, those of the option that matches the kind of the value. */

@@ -154,7 +154,7 @@ class MatrixReader {
   /** A map of settings under a name. */
   #readVariant(item: unknown, path: Path, title: string): Value | undefined {
     if (!isRecord(item)) {
-      const form = 'a map with a "name" and the values that it stands for';
+      const form = 'a map with a "name" and the values that it sets';
       this.#fail(path, `${title} must be ${form}, found ${show(item)}`);
       return;
     }

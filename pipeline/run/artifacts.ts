@@ -1,5 +1,5 @@
 import { Tensor } from "../../gpu/tensor.ts";
-import type { ArtifactName, Artifacts } from "../stage.ts";
+import type { ArtifactName, Artifacts, ModelContext } from "../stage.ts";
 
 /** The artifacts of one scope, on top of those of the enclosing scopes. */
 export class ArtifactStore implements Disposable {
@@ -28,4 +28,13 @@ export class ArtifactStore implements Disposable {
     for (const value of this.#own.values()) if (value instanceof Tensor) value[Symbol.dispose]();
     this.#own.clear();
   }
+}
+
+/** The methods of a context that access the artifacts of a scope. */
+export function access(store: ArtifactStore): Pick<ModelContext, "get" | "find" | "set"> {
+  return {
+    get: (name) => store.get(name),
+    find: (name) => store.find(name),
+    set: (name, value) => store.set(name, value),
+  };
 }

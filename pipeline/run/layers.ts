@@ -11,9 +11,9 @@ import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 import type { PlannedStage } from "../config/config.ts";
 import type { GroupContext, GroupStage, LinearLayer, ModelContext, Stage } from "../stage.ts";
-import { ArtifactStore } from "./artifacts.ts";
+import { access, ArtifactStore } from "./artifacts.ts";
 import type { LayerRecord, LinearRecord } from "./events.ts";
-import { access, isInLinear, quantizeLinear } from "./quantize_linear.ts";
+import { isInLinear, quantizeLinear } from "./quantize_linear.ts";
 import type { Planned, StageClock } from "./run.ts";
 
 /** A group of linear layers that share an input. */

@@ -10,10 +10,9 @@ import type {
   LinearContext,
   LinearLayer,
   LinearStage,
-  ModelContext,
   Stage,
 } from "../stage.ts";
-import { ArtifactStore } from "./artifacts.ts";
+import { access, ArtifactStore } from "./artifacts.ts";
 import type { Planned, StageClock } from "./run.ts";
 
 /** One in this many blocks is timed, because timing costs more than some blocks take. */
@@ -100,13 +99,4 @@ async function blockCosts(
   const copy = gpu.empty([cols]);
   await copyRegion(gpu, { tensor: costs, start: first, stride: cols, rows: 1, cols }, copy, cols);
   return copy;
-}
-
-/** The artifacts of a scope, as contexts offer them. */
-export function access(store: ArtifactStore): Pick<ModelContext, "get" | "find" | "set"> {
-  return {
-    get: (name) => store.get(name),
-    find: (name) => store.find(name),
-    set: (name, value) => store.set(name, value),
-  };
 }

@@ -4,6 +4,7 @@ import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { PipelineFileError } from "../config/errors.ts";
+import { sum, sumByKey } from "../../base/figures.ts";
 import { bytesOf } from "../../base/units.ts";
 import { VERSION } from "../../base/version.ts";
 import { type FetchFiles, type LocalDataset, openDataset } from "../../data/datasets.ts";
@@ -11,7 +12,7 @@ import type { Gpu } from "../../gpu/device.ts";
 import { sha256InSteps, sha256OfFile } from "../../storage/files.ts";
 import type { PipelineConfig, PlannedStage } from "../config/config.ts";
 import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
-import { ArtifactStore } from "./artifacts.ts";
+import { access, ArtifactStore } from "./artifacts.ts";
 import type { Emit, LayerRecord } from "./events.ts";
 import { HubAccess, hubName, hubSha256 } from "./hub_access.ts";
 import { quantizeLayers } from "./layers.ts";
@@ -115,11 +116,7 @@ export class StageClock {
 
   /** Seconds by stage; waits for the GPU. */
   async seconds(): Promise<Record<string, number>> {
-    const all = { ...this.#seconds };
-    for (const [stage, seconds] of Object.entries(await this.gpu.sectionSeconds())) {
-      all[stage] = (all[stage] ?? 0) + seconds;
-    }
-    return all;
+    return sumByKey([this.#seconds, await this.gpu.sectionSeconds()]);
   }
 }
 
@@ -193,9 +190,7 @@ export async function runPipeline(
       await setImmediate();
       signal.throwIfAborted();
     },
-    get: (name) => artifacts.get(name),
-    find: (name) => artifacts.find(name),
-    set: (name, value) => artifacts.set(name, value),
+    ...access(artifacts),
   };
   const isModelStage = (planned: PlannedStage<Stage>): planned is PlannedStage<ModelStage> =>
     planned.stage.scope === "model";
@@ -258,7 +253,7 @@ export async function runPipeline(
   folder.begin();
   layerRecords.push(...folder.layers);
   const resumed = [...layerRecords];
-  const earlierSeconds = resumed.reduce((sum, { seconds }) => sum + seconds, 0);
+  const earlierSeconds = sum(resumed.map(({ seconds }) => seconds));
   const record: RunRecord = {
     status: "running",
     ...planned,
@@ -303,7 +298,7 @@ export async function runPipeline(
     status: "done",
     finished: new Date().toISOString(),
     seconds: earlierSeconds + (performance.now() - started) / 1000,
-    secondsByStage: summed([await clock.seconds(), ...resumed.map((l) => l.secondsByStage)]),
+    secondsByStage: sumByKey([await clock.seconds(), ...resumed.map((l) => l.secondsByStage)]),
     peakGpuBytes: Math.max(peak, gpu.memory.peak, ...layerRecords.map((l) => l.peakGpuBytes)),
     peakGpuBytesByStage: greatest([clock.peakBytes, ...resumed.map(peakBytesOf)]),
     layers: layerRecords,
@@ -329,15 +324,6 @@ function greatest(records: Record<string, number>[]): Record<string, number> {
   return most;
 }
 
-/** The figures of all records together. */
-function summed(records: Record<string, number>[]): Record<string, number> {
-  const sums: Record<string, number> = {};
-  for (const [name, value] of records.flatMap((record) => Object.entries(record))) {
-    sums[name] = (sums[name] ?? 0) + value;
-  }
-  return sums;
-}
-
 function blockSizeOf(stages: readonly PlannedStage<Stage>[]): number {
   for (const { stage, options, where } of stages) {
     const size = stage.blockSize?.(options);
@@ -357,7 +343,7 @@ async function hashInputs(
 ): Promise<Record<string, string>> {
   const known = new Map(paths.map((path) => [path, hubSha256(path)]));
   const sizeOf = (path: string) => known.get(path) ? 0 : statSync(path).size;
-  const total = paths.reduce((sum, path) => sum + sizeOf(path), 0);
+  const total = sum(paths.map(sizeOf));
   const text = "hashing the inputs";
   const inputs: Record<string, string> = {};
   let before = 0;

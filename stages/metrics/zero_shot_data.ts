@@ -7,6 +7,7 @@ import { readQuestions, ZERO_SHOT_TASKS, zeroShotTask } from "../../data/zero_sh
 import { type PreparedTask, prepareTask } from "../../models/metrics/zero_shot.ts";
 import type { ModelContext } from "../../pipeline/stage.ts";
 import { reasonOf } from "../../storage/folder.ts";
+import { perRun } from "../per_run.ts";
 
 const taskName = z.enum(Object.keys(ZERO_SHOT_TASKS));
 
@@ -76,21 +77,15 @@ export async function questionFile(context: ModelContext, option: TaskOption): P
   );
 }
 
-const known = new WeakMap<ModelContext, Map<string, Promise<PreparedTask>>>();
+const once = perRun<PreparedTask>();
 
 /**
- * The questions of a task, encoded with the original's tokenizer; once in a run, however often they
- * are asked for.
+ * The questions of a task, encoded with the original's tokenizer once per run.
  *
  * @throws {UserError} If the data are damaged or cannot be encoded.
  */
 export function preparedTask(context: ModelContext, option: TaskOption): Promise<PreparedTask> {
-  const ofRun = known.get(context) ?? new Map<string, Promise<PreparedTask>>();
-  known.set(context, ofRun);
-  const key = JSON.stringify(option);
-  const prepared = ofRun.get(key) ?? prepare(context, option);
-  ofRun.set(key, prepared);
-  return prepared;
+  return once(context, option, () => prepare(context, option));
 }
 
 async function prepare(context: ModelContext, option: TaskOption): Promise<PreparedTask> {

@@ -11,12 +11,12 @@ import {
 import { cacheBytes } from "../../models/generation/kv_cache.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
-import { count, parseArguments, runTask, startInCallersFolder, usageErrors } from "../task.ts";
+import { count, runCommand, usageErrors } from "../task.ts";
 
 const HELP = `Usage: deno task bench:generate MODEL... [options]
 
-Measures the throughput of prefill and decode, and GPU memory, for packed or plain models with a prompt
-of random tokens. The figures are those of the fastest of several runs.
+Measures the throughput of prefill and decode, and GPU memory, for packed or plain models with a
+prompt of random tokens. The figures are those of the fastest of several runs.
 
 Options
   --prompt N      Prompt tokens (512)
@@ -27,20 +27,18 @@ Options
   --help          Print this
 `;
 
-await runTask(async (signal) => {
-  const usageError = usageErrors("bench:generate");
-  const { values, positionals } = parseArguments(usageError, {
-    allowPositionals: true,
-    options: {
-      "prompt": { type: "string" },
-      "tokens": { type: "string" },
-      "runs": { type: "string" },
-      "cache": { type: "string" },
-      "json": { type: "boolean" },
-      "help": { type: "boolean", short: "h" },
-    },
-  });
-  if (values.help) return console.log(HELP);
+const usageError = usageErrors("bench:generate");
+
+const options = {
+  prompt: { type: "string" },
+  tokens: { type: "string" },
+  runs: { type: "string" },
+  cache: { type: "string" },
+  json: { type: "boolean" },
+} as const;
+
+await runCommand({ name: "bench:generate", help: HELP, options }, async (given) => {
+  const { values, positionals, signal } = given;
   if (positionals.length === 0) throw usageError("Give the folder of a model");
   const { cache = "f32" } = values;
   if (cache !== "f32" && cache !== "f16") {
@@ -49,7 +47,6 @@ await runTask(async (signal) => {
   const prompt = count(usageError, "--prompt", values.prompt, 512);
   const tokens = count(usageError, "--tokens", values.tokens, 128);
   const runs = count(usageError, "--runs", values.runs, 3);
-  startInCallersFolder();
   for (const folder of positionals) {
     const figures = await measure(folder, { prompt, tokens, runs, cache, signal });
     if (values.json) console.log(JSON.stringify(figures));

@@ -18,15 +18,15 @@ import { gemm, type GemmLayout } from "../../gpu/kernels/matmul/gemm.ts";
 import { quantiles } from "../../gpu/kernels/reduce/quantile.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
-import { count, parseArguments, runTask, usageErrors } from "../task.ts";
+import { count, runCommand, usageErrors } from "../task.ts";
 import { copyByKernel } from "./measure.ts";
 
 const HELP = `Usage: deno task bench [--size N] [--runs N]
 
-Measures the kernels on this machine's adapter: the median time of several runs (from GPU timestamps if
-available), the throughput, and its ratio to that of a plain copy or a plain product (GEMM f32 NN).
-Products of packed weights with one token are also compared with a copy of equal size, which on a GPU has
-a lower throughput than a long copy.
+Measures the kernels on this machine's adapter: the median time of several runs (from GPU
+timestamps if available), the throughput, and its ratio to that of a plain copy or a plain product
+(GEMM f32 NN). Products of packed weights with one token are also compared with a copy of equal
+size, which on a GPU has a lower throughput than a long copy.
 
 Options
   --size N   Rows and columns of the matrices (4096 on a GPU, 768 on a software adapter)
@@ -38,12 +38,14 @@ const WARM_UP_MS = 500;
 
 const usageError = usageErrors("bench");
 
-await runTask(async () => {
-  const values = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const command = {
+  name: "bench",
+  help: HELP,
+  options: { size: { type: "string" }, runs: { type: "string" } },
+  takesArguments: false,
+} as const;
+
+await runCommand(command, async ({ values }) => {
   await using gpu = await openGpu();
   const size = count(usageError, "--size", values.size, gpu.software ? 768 : 4096);
   const runs = count(usageError, "--runs", values.runs, gpu.software ? 3 : 10);
@@ -58,9 +60,9 @@ await runTask(async () => {
   };
   const plainRates: Record<string, number> = {};
   /**
-   * Times `work` and prints what it does per second; it queues `repeat` calls of the kernel.
+   * Times `work`, which is called `repeat` times per run, and prints its throughput.
    *
-   * @param sameSize The rate of a copy that moves as many bytes.
+   * @param sameSize Throughput of a copy of equal size.
    */
   const measure = async (
     name: string,
@@ -72,7 +74,7 @@ await runTask(async () => {
   ): Promise<number> => {
     await work(); // compiles
     await gpu.idle();
-    // A GPU that had nothing to do takes a while to come to its speed.
+    // An idle GPU needs time to reach its clock rate.
     for (
       const start = performance.now();
       !gpu.software && performance.now() < start + WARM_UP_MS;
@@ -90,7 +92,7 @@ await runTask(async () => {
     }
     const ms = times.sort((a, b) => a - b)[times.length >> 1];
     const rate = amount / ms / (unit.startsWith("M") ? 1e3 : 1e6);
-    // The first of a unit is what the others are held against: a plain copy, a plain product.
+    // The first result of a unit is the reference: a plain copy, a plain product.
     const plain = plainRates[unit] ??= rate;
     const fraction = unit.startsWith("M") ? "" : `  ${percentText(rate / plain, 0)}` +
       (sameSize === undefined ? "" : `, ${percentText(rate / sameSize, 0)} of the copy above`);
@@ -106,7 +108,7 @@ await runTask(async () => {
   const c = gpu.empty([size, size]);
   const cube = 2 * size ** 3;
   {
-    // More than a GPU's cache holds.
+    // Larger than the cache of a GPU.
     using from = gpu.zeros([gpu.software ? size * size : 1 << 27]);
     using to = gpu.empty(from.shape);
     await measure("copy", 2 * from.bytes, "GB/s", () => copyByKernel(gpu, from, to));
@@ -119,7 +121,7 @@ await runTask(async () => {
       () => gemm(gpu, { layout, m: size, n: size, k: size, a, b, c }),
     );
   }
-  if (!gpu.software) { // what the feed-forward layers of LLaMA-7B multiply for a batch of tokens
+  if (!gpu.software) { // feed-forward layers of LLaMA-7B for a batch of tokens
     const [hidden, inner, tokens] = [4096, 11008, 8192];
     const x = gpu.zeros([tokens, inner]);
     const y = gpu.zeros([tokens, inner]);
@@ -151,13 +153,13 @@ await runTask(async () => {
   );
 
   const tokens = gpu.software ? 64 : 512;
-  // What LLaMA-7B multiplies with one vector, or a small matrix.
+  // Shapes of LLaMA-7B.
   const shapes = gpu.software
     ? [[size, size]]
     : [[4096, 4096], [3 * 4096, 4096], [2 * 11008, 4096], [4096, 11008], [32000, 4096]];
   for (const [rows, cols] of shapes) {
     const host = packedLayer(rows, cols);
-    // Several one after the other, so that a GPU's cache does not hold them.
+    // Several in turn, so that they exceed the cache of a GPU.
     const count = gpu.software ? 2 : Math.ceil(150e6 / (rows * cols / 4));
     using x = random([1, cols]);
     let turn = 0;
@@ -256,14 +258,14 @@ await runTask(async () => {
   );
 });
 
-/** Milliseconds, of the GPU's work if it says so, when all that was queued is done. */
+/** Milliseconds after all queued work, of GPU time if available. */
 async function clock(gpu: Gpu): Promise<number> {
   if (gpu.isTimed) return 1000 * ((await gpu.sectionSeconds()).bench ?? 0);
   await gpu.idle();
   return performance.now();
 }
 
-/** A layer as BiLLM packs it: two zones, a tenth of the columns salient, scales in 8 bits. */
+/** A synthetic BiLLM layer: two zones, a tenth of the columns salient, scales in 8 bits. */
 function packedLayer(rows: number, cols: number): BillmHost {
   const words = Math.ceil(cols / 32);
   const layout = { rows, cols, blockSize: 128, zones: 2, planes: 2 } as const;
@@ -278,14 +280,4 @@ function packedLayer(rows: number, cols: number): BillmHost {
       factors: new Float32Array(2 * rows).fill(0.005),
     },
   };
-}
-
-function readArguments() {
-  return parseArguments(usageError, {
-    options: {
-      size: { type: "string" },
-      runs: { type: "string" },
-      help: { type: "boolean", short: "h" },
-    },
-  }).values;
 }

@@ -6,14 +6,14 @@ import { scaledShapes, SHAPES } from "../../models/synthetic.ts";
 import { loadPipeline } from "../../pipeline/config/config.ts";
 import { runPipeline } from "../../pipeline/run/run.ts";
 import { STAGES } from "../../stages/mod.ts";
-import { count, parseArguments, runTask, usageErrors } from "../task.ts";
+import { count, runCommand, usageErrors } from "../task.ts";
 import { writeSyntheticModel, writeSyntheticTokens } from "../write_synthetic.ts";
 
 const HELP = `Usage: deno task bench:layer [--like NAME] [options]
 
-Quantizes decoder layers of random weights in the shapes of a known model. Prints the GPU seconds of each
-stage in the last layer, when all kernels are compiled, and the wall-clock time of the layer. NAME is one
-of ${Object.keys(SHAPES).join(", ")}.
+Quantizes decoder layers of random weights in the shapes of a known model. Prints the GPU seconds
+of each stage in the last layer, when all kernels are compiled, and the wall-clock time of the
+layer. NAME is one of ${Object.keys(SHAPES).join(", ")}.
 
 Options
   --like NAME           Model whose shapes are used (llama-7b)
@@ -41,13 +41,26 @@ const PARTS: [stage: string, text: string][] = [
   ["pack", "readback, packing, writing"],
 ];
 
-await runTask(async (signal) => {
-  const usageError = usageErrors("bench:layer");
-  const values = readArguments();
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const usageError = usageErrors("bench:layer");
+
+const command = {
+  name: "bench:layer",
+  help: HELP,
+  options: {
+    "like": { type: "string" },
+    "hidden-size": { type: "string" },
+    "layers": { type: "string" },
+    "samples": { type: "string" },
+    "sequence-length": { type: "string" },
+    "mode": { type: "string" },
+    "activations": { type: "string" },
+    "memory": { type: "string" },
+    "json": { type: "boolean" },
+  },
+  takesArguments: false,
+} as const;
+
+await runCommand(command, async ({ values, signal }) => {
   const { like = "llama-7b", mode = "default", activations = "f32", memory } = values;
   if (!Object.hasOwn(SHAPES, like)) {
     throw usageError(`--like must be one of ${Object.keys(SHAPES).join(", ")}, found "${like}"`);
@@ -117,22 +130,5 @@ await runTask(async (signal) => {
     line("Peak GPU memory", bytesText(peakGpuBytes).padStart(8));
   } finally {
     rmSync(folder, { recursive: true });
-  }
-
-  function readArguments() {
-    return parseArguments(usageError, {
-      options: {
-        "like": { type: "string" },
-        "hidden-size": { type: "string" },
-        "layers": { type: "string" },
-        "samples": { type: "string" },
-        "sequence-length": { type: "string" },
-        "mode": { type: "string" },
-        "activations": { type: "string" },
-        "memory": { type: "string" },
-        "json": { type: "boolean" },
-        "help": { type: "boolean", short: "h" },
-      },
-    }).values;
   }
 });

@@ -2,7 +2,7 @@ import type { Gpu } from "../../gpu/device.ts";
 import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 
-/** Moves 16 bytes a thread. Some drivers make a poor job of copies between buffers. */
+/** A copy kernel, 16 bytes per thread, because buffer copies are slow on some drivers. */
 const COPY = `
 @group(0) @binding(0) var<storage, read> values: array<vec4f>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4f>;
@@ -16,15 +16,15 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 
 const RUNS = 5;
 
-/** What an adapter does per second. */
+/** Throughput of an adapter. */
 export interface Rates {
-  /** Of a product of square f32 matrices. */
+  /** FLOP/s of a product of square f32 matrices. */
   gemmFlops: number;
-  /** Read and written by a kernel that copies. */
+  /** Bytes/s read and written by a copy kernel. */
   copyBytes: number;
 }
 
-/** Measures a product and a copy: the best of a few runs, some seconds on a software adapter. */
+/** Measures a product and a copy, the best of a few runs; takes some seconds on a software adapter. */
 export async function measureRates(gpu: Gpu): Promise<Rates> {
   const n = gpu.software ? 512 : 4096;
   using a = pattern(gpu, [n, n]);
@@ -35,7 +35,7 @@ export async function measureRates(gpu: Gpu): Promise<Rates> {
     () => gemm(gpu, { layout: "NN", m: n, n, k: n, a, b, c }),
     gpu.software ? 1 : 5,
   );
-  // More than the caches of a GPU hold.
+  // Larger than the caches of a GPU.
   const words = gpu.software ? 1 << 22 : 1 << 26;
   using from = gpu.zeros([words]);
   using to = gpu.empty([words]);
@@ -50,8 +50,7 @@ export async function copyByKernel(gpu: Gpu, from: Tensor, to: Tensor): Promise<
 }
 
 /**
- * The largest error of a small product on the adapter, in parts of the largest entry; computed
- * anew in f64.
+ * The largest error of a small product on the adapter against f64, relative to the largest entry.
  */
 export async function productError(gpu: Gpu): Promise<number> {
   const n = 96;
@@ -72,7 +71,7 @@ export async function productError(gpu: Gpu): Promise<number> {
   return error / largest;
 }
 
-/** Numbers between -0.5 and 0.5, the same ones each time. */
+/** A deterministic tensor of numbers between -0.5 and 0.5. */
 function pattern(gpu: Gpu, shape: [number, number]): Tensor {
   const values = new Float32Array(shape[0] * shape[1]);
   for (let i = 0; i < values.length; i++) values[i] = (i * 7919 + (i >> 9) * 31) % 997 / 997 - 0.5;

@@ -18,15 +18,15 @@ import { ModelFiles } from "../../models/model_files.ts";
 import { scaledShapes, SHAPES, uniforms } from "../../models/synthetic.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { tableText } from "../table.ts";
-import { count, parseArguments, runTask, usageErrors } from "../task.ts";
+import { count, runCommand, usageErrors } from "../task.ts";
 import { writeSyntheticModel } from "../write_synthetic.ts";
 
 const HELP = `Usage: deno task bench:zero-shot [--like NAME] [options]
 
-Measures zero-shot requests on decoder layers of random weights and the head: questions with four choices
-and the token lengths of HellaSwag with LLaMA's tokenizer, with and without sharing the prefix of a
-question's choices, and windows of equal length for comparison. Prints tokens/s of a layer, and an
-estimate for the whole model from its layers and head. NAME is one of
+Measures zero-shot requests on decoder layers of random weights and the head: questions with four
+choices and the token lengths of HellaSwag with LLaMA's tokenizer, with and without sharing the
+prefix of a question's choices, and windows of equal length for comparison. Prints tokens/s of a
+layer, and an estimate for the whole model from its layers and head. NAME is one of
 ${Object.keys(SHAPES).join(", ")}.
 
 Options
@@ -45,15 +45,15 @@ const CONTEXT_TOKENS = [13, 27, 36, 46, 55, 60, 65, 69, 74, 82, 112];
 const ENDING_TOKENS = [4, 11, 17, 25, 31, 35, 39, 43, 48, 54, 98];
 const CHOICES = 4;
 
-/** Tokens in batches, and what becomes of them. */
+/** Batches of tokens to run through the layers. */
 interface Workload {
   name: string;
   batches: number;
-  /** Tokens that go through the layers. */
+  /** Number of tokens. */
   tokens: number;
-  /** Of them, those that fill a batch up. */
+  /** Number of padding tokens among them. */
   filling: number;
-  /** Tokens that would, were each request run by itself. */
+  /** Number of tokens without shared prefixes. */
   separateTokens: number;
   questions?: number;
   activations: Activations;
@@ -62,24 +62,24 @@ interface Workload {
   finish(): Promise<void>;
 }
 
-await runTask(async (signal) => {
-  const usageError = usageErrors("bench:zero-shot");
-  const { values } = parseArguments(usageError, {
-    options: {
-      "like": { type: "string" },
-      "hidden-size": { type: "string" },
-      "layers": { type: "string" },
-      "questions": { type: "string" },
-      "sequence-length": { type: "string" },
-      "batch-tokens": { type: "string" },
-      "json": { type: "boolean" },
-      "help": { type: "boolean", short: "h" },
-    },
-  });
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
+const usageError = usageErrors("bench:zero-shot");
+
+const command = {
+  name: "bench:zero-shot",
+  help: HELP,
+  options: {
+    "like": { type: "string" },
+    "hidden-size": { type: "string" },
+    "layers": { type: "string" },
+    "questions": { type: "string" },
+    "sequence-length": { type: "string" },
+    "batch-tokens": { type: "string" },
+    "json": { type: "boolean" },
+  },
+  takesArguments: false,
+} as const;
+
+await runCommand(command, async ({ values, signal }) => {
   const { like = "llama-7b" } = values;
   if (!Object.hasOwn(SHAPES, like)) {
     throw usageError(`--like must be one of ${Object.keys(SHAPES).join(", ")}, found "${like}"`);
@@ -307,21 +307,21 @@ function report(figures: ReturnType<typeof figuresOf>[], layers: number): string
     row("norm, head and losses, s", ({ secondsOfHead }) => secondsOfHead.toFixed(3)),
     row("tokens/s of a layer", ({ tokensPerSecondOfLayer }) => whole(tokensPerSecondOfLayer)),
     row(
-      "beside windows",
+      "relative to windows",
       ({ tokensPerSecondOfLayer }) =>
         percentText(tokensPerSecondOfLayer / plain.tokensPerSecondOfLayer),
     ),
     row(`tokens/s of ${layers} layers and head`, ({ tokensPerSecond }) => whole(tokensPerSecond)),
     row(
-      "beside windows",
+      "relative to windows",
       ({ tokensPerSecond }) => percentText(tokensPerSecond / plain.tokensPerSecond),
     ),
     row(
-      "tokens of requests/s, likewise",
+      "request tokens/s",
       ({ separateTokensPerSecond }) => whole(separateTokensPerSecond),
     ),
     row(
-      "questions/s, likewise",
+      "questions/s",
       ({ questionsPerSecond }) => questionsPerSecond?.toFixed(1) ?? "",
     ),
   ], 1);

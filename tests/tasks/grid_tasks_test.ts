@@ -84,7 +84,7 @@ Deno.test("quantize --cell runs one cell; a file without a matrix has one", asyn
   const file = gridFile(place);
   const done = await quantize([file, "--cell", "1/3"]);
   assert.deepEqual([done.code, done.stderr], [0, ""]);
-  assert.match(done.stdout, /^Perplexity {2}[\d.]+ on /m);
+  assert.match(done.stdout, /^Perplexity {7}[\d.]+ on /m);
   assert.ok(existsSync(place.path("out/plain/cell.json")));
   assert.ok(!existsSync(place.path("out/seed")) && !existsSync(place.path("out/broken")));
   const failed = await quantize([file, "--cell", "broken"]);

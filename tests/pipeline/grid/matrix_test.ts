@@ -224,7 +224,7 @@ Deno.test("matrixCells() says what is wrong, and where", () => {
         { x: [{ name: "a" }, { name: "A" }, { mode: "reference" }, 5, { name: "a/b" }] },
         'matrix.x.1.name: matrix.x has the name "A" twice',
         'matrix.x.2: matrix.x.2 lacks "name": what its cells are called',
-        'matrix.x.3: matrix.x.3 must be a map with a "name" and the values that it stands for, found 5',
+        'matrix.x.3: matrix.x.3 must be a map with a "name" and the values that it sets, found 5',
         'matrix.x.4.name: matrix.x.4.name must be letters, digits, ".", "_" and "-", beginning with ' +
         'a letter or digit, found "a/b"',
       ],

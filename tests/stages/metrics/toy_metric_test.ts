@@ -209,7 +209,10 @@ Deno.test("a metric in the table is measured, kept, recorded and reported", asyn
   const [title] = elements(chart, "title").map(textOf);
   assert.ok(title.includes(`, surprisal ${shown[1]}`), title);
   assert.match(merged.svg()!, /aria-label="Surprisal against size: /);
-  assert.match(merged.markdown(), /\(perplexity or surprisal, weight files\)/);
+  assert.match(
+    merged.markdown(),
+    /\(perplexity or surprisal against the size of the weight files\)/,
+  );
 
   const cell = { grid: "g", cell: "c", index: 1, cells: 1, values: {}, status: "done" } as const;
   const times = { started: "", finished: "" };
