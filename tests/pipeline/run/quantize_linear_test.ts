@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { ArtifactStore } from "../../../pipeline/run/artifacts.ts";
-import { access, quantizeLinear } from "../../../pipeline/run/quantize_linear.ts";
+import { access, ArtifactStore } from "../../../pipeline/run/artifacts.ts";
+import { quantizeLinear } from "../../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../../pipeline/run/run.ts";
 import type { BlockContext, GroupContext, LinearContext, Stage } from "../../../pipeline/stage.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
