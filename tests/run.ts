@@ -7,8 +7,8 @@ import { availableParallelism } from "node:os";
 import { join, relative } from "node:path";
 import { PROJECT } from "./checkout.ts";
 
-/** Files side by side at most: the driver on the CPU shares its threads among them. */
-const MOST = 4;
+/** Files that run side by side: one more than cores, as each waits now and then; not too many. */
+const WORKERS = Math.min(4, availableParallelism() + 1);
 
 /** What takes long comes first, so that no core waits for it in the end. */
 const LONG = [
@@ -73,7 +73,7 @@ const paths = Deno.args.filter((argument) => !argument.startsWith("-"));
 const files = testFiles(paths.length > 0 ? paths : [join(PROJECT, "tests")]);
 const total: Counts = { passed: 0, failed: 0 };
 const broken: string[] = [];
-const workers = Array.from({ length: Math.min(MOST, availableParallelism()) }, async () => {
+const workers = Array.from({ length: WORKERS }, async () => {
   for (let file = files.shift(); file !== undefined; file = files.shift()) {
     const { passed, failed } = await runFile(file, options);
     total.passed += passed;
