@@ -102,20 +102,21 @@ function storedRows(
 ): { after: Float32Array; groups: Uint8Array } {
   const { checkpoint, quantization } = packed;
   const linear = quantization && loadLinear(checkpoint, quantization, name);
-  const kinds = linear?.codec.kinds?.bind(linear.codec);
-  if (linear && kinds) {
+  let rowOf: (row: number) => Float32Array;
+  if (linear) {
     const { codec, host } = linear;
-    return {
-      after: joined(rows.map((row) => codec.dequantize(host, row, 1))),
-      groups: Uint8Array.from(
-        rows.flatMap((row) => kinds(host, row).map((kind) => WEIGHT_KINDS.indexOf(kind))),
-      ),
-    };
+    rowOf = (row) => codec.dequantize(host, row, 1);
+  } else {
+    const { name: tensor, firstRow } = packed.placeOf(name);
+    const rowsOf = packed.rowsOf(tensor);
+    rowOf = (row) => rowsOf(firstRow + row, 1);
   }
-  const { name: tensor, firstRow } = packed.placeOf(name);
-  const rowsOf = packed.rowsOf(tensor);
-  const after = joined(rows.map((row) => rowsOf(firstRow + row, 1)));
-  return { after, groups: new Uint8Array(after.length).fill(WEIGHT_KINDS.indexOf("all")) };
+  const after = joined(rows.map(rowOf));
+  const kinds = linear?.codec.kinds && rows.flatMap((row) => linear.codec.kinds!(linear.host, row));
+  const groups = kinds
+    ? Uint8Array.from(kinds, (kind) => WEIGHT_KINDS.indexOf(kind))
+    : new Uint8Array(after.length).fill(WEIGHT_KINDS.indexOf("all"));
+  return { after, groups };
 }
 
 /**

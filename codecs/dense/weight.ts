@@ -1,7 +1,6 @@
 import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import { matvec } from "../../gpu/kernels/matmul/matvec.ts";
-import type { Tensor } from "../../gpu/tensor.ts";
-import { shapeText } from "../../gpu/tensor.ts";
+import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { Addends, Weight } from "../codec.ts";
 
 /** A dense weight: an f32, f16 or bf16 matrix `[rows, cols]`, which it owns. */

@@ -4,9 +4,10 @@ import { isMap, isScalar, type Node, parseDocument, Scalar } from "yaml";
 import { z } from "zod";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import { UserError } from "../../base/errors.ts";
+import { isRecord } from "../../base/record.ts";
 import { pipelineFields } from "./json_schema.ts";
 import { PipelineSource, type Place, readText, type Slot } from "./source.ts";
-import { checkValue, hint, isRecord, type Path, show } from "./values.ts";
+import { checkValue, hint, type Path, show } from "./values.ts";
 
 export { pipelineJsonSchema } from "./json_schema.ts";
 

@@ -167,10 +167,6 @@ export function hint(word: string, known: readonly string[], title = "its stages
   return known.length > 0 ? `; ${title}: ${known.join(", ")}` : "";
 }
 
-export function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 /** A value as JSON, cut after 60 characters. */
 export function show(value: unknown): string {
   if (typeof value === "number") return String(value); // JSON has no NaN

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
-import { hint, isRecord, type Issue, type Path, show } from "../config/values.ts";
+import { isRecord } from "../../base/record.ts";
+import { hint, type Issue, type Path, show } from "../config/values.ts";
 
 /** A value that a cell of a grid sets in the pipeline. */
 export interface Setting {
