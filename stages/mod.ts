@@ -9,6 +9,7 @@ import { hessian } from "./hessian.ts";
 import { pack } from "./pack.ts";
 import { pbLlm } from "./pb_llm.ts";
 import { residualBinarize } from "./residual_binarize.ts";
+import { rowSearch } from "./row_search.ts";
 import { rtn } from "./rtn.ts";
 import { salientSelect } from "./salient_select.ts";
 import { sign } from "./sign.ts";
@@ -23,6 +24,7 @@ export const STAGES: Stage[] = [
   residualBinarize,
   splitSearch,
   compensate,
+  rowSearch,
   rtn,
   gptq,
   pbLlm,

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { constant } from "../gpu/constant.ts";
 import {
   columnOrder,
+  markColumns,
   MAX_BLOCK,
   saliency,
   selectSalientColumns,
@@ -25,6 +26,9 @@ export const salientSelect = defineStage({
     "max-columns": z.int().min(1).max(64).default(49).describe(
       "Maximum number of salient columns per block",
     ),
+    "columns": z.int().min(1).max(64).optional().describe(
+      "The number of salient columns per block, without a search; searched if absent",
+    ),
     "search": z.enum(["saliency", "weight"]).default("weight").describe(
       "Objective of the search: the error of the saliencies (as in the released program), " +
         "or the error of the weights, weighted by 1 / U_jj²",
@@ -39,6 +43,10 @@ export const salientSelect = defineStage({
     const { gpu, block } = context;
     const { metric } = options;
     using order = await columnOrder(gpu, block.weight, block.costs, metric);
+    if (options.columns) {
+      const count = Math.min(options.columns, block.cols - 1);
+      context.set("salient-columns", await markColumns(gpu, order, count));
+    }
     let values = block.weight;
     let costs = block.costs;
     if (options.search === "saliency") {
@@ -47,6 +55,7 @@ export const salientSelect = defineStage({
       costs = constant(gpu, new Float32Array(MAX_BLOCK).fill(1));
       context.set("saliency", values === block.weight ? values.view(0, values.shape) : values);
     }
+    if (options.columns) return;
     context.set(
       "salient-columns",
       await selectSalientColumns(gpu, values, order, costs, options["max-columns"]),

@@ -1,4 +1,5 @@
 import type { Gpu } from "../../device.ts";
+import { constant } from "../../constant.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import bestSource from "./best_candidate.wgsl" with { type: "text" };
@@ -137,6 +138,14 @@ export async function bestCandidate(gpu: Gpu, error: Tensor, order?: Tensor): Pr
     workgroups: 1,
   });
   return chosen;
+}
+
+/** Marks the first `count` columns of `order`: u32 `[cols]`, 1 for a marked column. */
+export async function markColumns(gpu: Gpu, order: Tensor, count: number): Promise<Tensor> {
+  if (count < 1) return gpu.zeros(order.shape, "u32");
+  // The last of as many candidates is the best one.
+  const error = new Float32Array(MAX_CANDIDATES).fill(1, 0, count - 1);
+  return await bestCandidate(gpu, constant(gpu, error).view(0, [1, count]), order);
 }
 
 /**

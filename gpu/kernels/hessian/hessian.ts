@@ -2,7 +2,10 @@ import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import { gemm } from "../matmul/gemm.ts";
+import { withReduction } from "../reduce/reduction.ts";
+import dampedSource from "./damped_copy.wgsl" with { type: "text" };
 import source from "./hessian.wgsl" with { type: "text" };
+import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
 
 /** Tokens per sum: long f32 sums lose accuracy, which the quantization loop amplifies. */
 const CHUNK = 1024;
@@ -58,4 +61,27 @@ export async function zeroDeadColumns(gpu: Gpu, hessian: Tensor, weight: Tensor)
     tensors: [hessian, weight],
     workgroups: [Math.ceil(n / 16), Math.ceil(rows / 4)],
   });
+}
+
+/**
+ * H + damping · mean(diagonal) · I, with H_jj = 1 for dead columns.
+ *
+ * @param hessian Symmetric, f32 `[n, n]`.
+ * @returns f32 `[n, n]`, owned by the caller.
+ */
+export async function dampedHessian(gpu: Gpu, hessian: Tensor, damping: number): Promise<Tensor> {
+  const [n] = hessian.shape;
+  using mean = gpu.empty([1]);
+  const meanKernel = await gpu.kernel(
+    withReduction(gpu, { name: "mean_diagonal", source: meanSource }),
+  );
+  meanKernel.dispatch({ params: uniform([n]), tensors: [hessian, mean], workgroups: 1 });
+  const damped = gpu.empty([n, n]);
+  const kernel = await gpu.kernel({ name: "damped_copy", source: dampedSource });
+  kernel.dispatch({
+    params: uniform([n], [damping]),
+    tensors: [hessian, mean, damped],
+    workgroups: [Math.ceil(n / 16), Math.ceil(n / 4)],
+  });
+  return damped;
 }

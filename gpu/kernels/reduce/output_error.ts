@@ -8,6 +8,18 @@ import { withReduction } from "./reduction.ts";
 
 const PARTS = 256;
 
+/** a - b, f32, owned by the caller. */
+export async function difference(gpu: Gpu, a: Tensor, b: Tensor): Promise<Tensor> {
+  const kernel = await gpu.kernel({ name: "difference", source: differenceSource });
+  const out = gpu.empty(a.shape);
+  kernel.dispatch({
+    params: uniform([a.size]),
+    tensors: [a, b, out],
+    workgroups: Math.ceil(a.size / 64),
+  });
+  return out;
+}
+
 /** tr(D H Dᵀ) = Σ (D H) ∘ D as partial sums, f32 `[256]`. */
 async function quadraticForm(gpu: Gpu, d: Tensor, hessian: Tensor, part: Tensor): Promise<void> {
   const [rows, n] = d.shape;
@@ -31,13 +43,7 @@ export async function outputErrorParts(
   quantized: Tensor,
   hessian: Tensor,
 ): Promise<Tensor> {
-  const kernel = await gpu.kernel({ name: "difference", source: differenceSource });
-  using d = gpu.empty(weight.shape);
-  kernel.dispatch({
-    params: uniform([weight.size]),
-    tensors: [weight, quantized, d],
-    workgroups: Math.ceil(weight.size / 64),
-  });
+  using d = await difference(gpu, weight, quantized);
   const parts = gpu.empty([2, PARTS]);
   await quadraticForm(gpu, d, hessian, parts.view(0, [PARTS]));
   await quadraticForm(gpu, weight, hessian, parts.view(PARTS, [PARTS]));

@@ -1,0 +1,49 @@
+import { z } from "zod";
+import { UserError } from "../base/errors.ts";
+import { BillmDraft } from "../codecs/billm/draft.ts";
+import { canSearch, searchBits } from "../codecs/billm/search.ts";
+import { dampedHessian } from "../gpu/kernels/hessian/hessian.ts";
+import { defineStage } from "../pipeline/stage.ts";
+
+/**
+ * The stage that improves the means, scales and bits of whole rows after all blocks are quantized, in the
+ * loss tr(E H Eᵀ) with E = W - Q: refits each block's means and scales, moves single weights to better
+ * values (coordinate descent), and changes bits of a row even uphill, keeping the best (tabu search).
+ * The stored form does not change.
+ */
+export const rowSearch = defineStage({
+  name: "row-search",
+  scope: "linear",
+  summary: "Refit means and scales and search better bits over whole rows",
+  options: z.strictObject({
+    "rounds": z.int().min(1).max(20).default(3).describe(
+      "Rounds of refits and coordinate descent, each followed by tabu search",
+    ),
+    "sweeps": z.int().min(1).max(20).default(2).describe(
+      "Refits and coordinate descent of each block per round",
+    ),
+    "moves": z.number().min(0).max(8).default(1).describe(
+      "Moves of the tabu search per column and round; 0 for none",
+    ),
+    "damping": z.number().min(0).max(10).default(0.01).describe(
+      "Added to the diagonal of the Hessian, as a fraction of its mean",
+    ),
+  }),
+  needs: ["hessian", "block-error"],
+  gives: [],
+
+  async run(context, { rounds, sweeps, moves, damping }) {
+    const { gpu, linear } = context;
+    const { draft, original, quantized } = linear;
+    if (!(draft instanceof BillmDraft) || !canSearch(draft.bits)) {
+      throw new UserError(
+        `row-search needs the bits of split-search and compensate, with two planes of salient columns ` +
+          `(residual-binarize) or none; "${linear.name}" has others`,
+      );
+    }
+    using damped = await dampedHessian(gpu, context.get("hessian"), damping);
+    await searchBits(gpu, original, damped, draft.bits, quantized, { rounds, sweeps, moves }, () => {
+      return context.pause();
+    });
+  },
+});
