@@ -39,7 +39,7 @@ const KL = "KL, nats";
 const AGREEMENT = "Same top token";
 const HINTS = {
   "Growth": "Perplexity of the packed model over that of the original",
-  [LN_RATIO]: "ln of the growth: what a token costs more on average, in nats",
+  [LN_RATIO]: "ln(perplexity / perplexity of the original): the loss added to each token, in nats",
   [KL]: "Mean KL divergence of the packed model's next-token distribution from the original's",
   [AGREEMENT]: "Predictions whose most likely token is that of the original",
 };
@@ -106,7 +106,7 @@ export const perplexity: Metric<Entry, Perplexity> = {
     const values = [{ name: "perplexity", value, text: `${terminalText(value)} ${on(windows)}` }];
     if (figure.lnRatio !== undefined) {
       const text = `${signed(figure.lnRatio)} ${on(windows)}`;
-      values.push({ name: "ln(perplexity / original)", value: figure.lnRatio, text });
+      values.push({ name: "ln ratio", value: figure.lnRatio, text });
     }
     if (divergence) {
       const { windows, kl, agreement } = divergence;
@@ -124,7 +124,7 @@ export const perplexity: Metric<Entry, Perplexity> = {
 
   warnings({ before, after }) {
     if (!before || !after || !(lnRatioOf({ before, after })! > Math.log(MOST_GROWTH))) return [];
-    const [original, packed] = [before, after].map(({ perplexity }) => perplexityText(perplexity));
+    const [original, packed] = [before, after].map(({ perplexity }) => terminalText(perplexity));
     return [
       `The perplexity on ${after.dataset} is ${packed} after ${original} of the original, more ` +
       `than ${MOST_GROWTH} times as much: the packed model has lost most of what the original ` +

@@ -242,8 +242,8 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       ...[0, 1, 2, 3].flatMap(() => ["progress layers x 8", "linear x 7", "layer"]),
       "progress evaluate x 5",
       "metric evaluate",
-      "progress evaluate x 5",
-      "metric evaluate",
+      "progress evaluate x 6", // the last one is of the comparison with the original
+      "metric evaluate x 4",
       "end",
     ]);
     const [start] = events.filter((event) => event.type === "start");
@@ -260,7 +260,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       record.layers!.flatMap((layer) => layer.linears.map((l) => ({ type: "linear", ...l }))),
     );
     const progress = events.filter((event) => event.type === "progress");
-    const [before, after] = [progress.slice(32, 37), progress.slice(37)];
+    const [before, after] = [progress.slice(32, 37), progress.slice(37, 42)];
     const layerProgress = progress.slice(0, 32).map(({ done, total, text }) =>
       `${done}/${total} ${text}`
     );
@@ -279,11 +279,15 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       ]);
     }
     const metrics = events.filter((event) => event.type === "metric");
+    const [packed] = record.evaluation!.packed!;
     assert.deepEqual(
       metrics.map(({ name, value }) => [name, value]),
       [
         ["perplexity of the original model", record.evaluation!.original[0].perplexity],
-        ["perplexity of the packed model", record.evaluation!.packed![0].perplexity],
+        ["perplexity of the packed model", packed.perplexity],
+        ["ln ratio of the packed model", packed.lnRatio],
+        ["KL divergence of the packed model", packed.divergence!.kl],
+        ["same top token of the packed model", packed.divergence!.agreement],
       ],
     );
   });
@@ -300,7 +304,9 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     const ids = model.tokenizer.encode(readText(place.evaluation));
     const windows = consecutiveWindows(ids, 32, { limit: 4 });
     const again = await perplexity(gpu, model, { windows, dataset: place.evaluation });
-    assert.deepEqual(again, packed);
+    const { lnRatio, divergence: _, ...figure } = packed;
+    assert.deepEqual(again, figure);
+    assert.equal(lnRatio, packed.loss - original.loss);
     const plain = writeMicroModel(place.path("plain"), {
       dtype: "F32",
       alter(tensors) {
@@ -805,7 +811,8 @@ Deno.test("chain: a packed model is evaluated without being packed again", async
     output: place.path("measured"),
     stages: ["download", place.evaluate],
   });
-  assert.deepEqual(measured.evaluation!.original, record.evaluation!.packed);
+  const [{ lnRatio: _, divergence: __, ...packed }] = record.evaluation!.packed!;
+  assert.deepEqual(measured.evaluation!.original, [packed]);
   const shard = basename(place.path("out/model/model-00002-of-00002.safetensors"));
   assert.ok(Object.keys(measured.inputs).some((path) => basename(path) === shard));
 });
