@@ -221,7 +221,7 @@ Deno.test("a record with divergences shows them, with what they mean", () => {
     ...["ln ratio", "KL, nats", "Same top token", "Windows for KL"],
   ]);
   assert.match(hints[2][1], /KL divergence of the packed model's next-token distribution/);
-  const [tile] = elements(page, "dd").map(textOf).slice(1);
+  const [tile] = elements(page, "dd").map(textOf);
   assert.match(tile, /, ln ratio \+0\.313, KL 0\.312 nats$/);
   assert.doesNotMatch(textOf(page), /Warning:/);
 });

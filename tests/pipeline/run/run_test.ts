@@ -17,7 +17,8 @@ import { consecutiveWindows } from "../../../data/windows.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { Decoder } from "../../../models/decoder.ts";
 import { LayerPlan } from "../../../models/layer_plan.ts";
-import { perplexity } from "../../../models/metrics/perplexity.ts";
+import { divergence } from "../../../models/metrics/divergence.ts";
+import { finalStates, perplexity } from "../../../models/metrics/perplexity.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
 import type { Registers } from "../../../models/registers.ts";
 import { loadPipeline } from "../../../pipeline/config/config.ts";
@@ -324,6 +325,13 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     using dequantized = ModelFiles.open(denoFolder(plain));
     const measured = await perplexity(gpu, dequantized, { windows, dataset: place.evaluation });
     assert.equal(measured.loss, packed.loss);
+    // Each with its own head, one in 8 bits and one in f32.
+    const [one, other] = [
+      { model, states: await finalStates(gpu, model, [0, 3], { windows }) },
+      { model: dequantized, states: await finalStates(gpu, dequantized, [0, 3], { windows }) },
+    ];
+    const same = await divergence(gpu, one, other, { dataset: place.evaluation });
+    assert.deepEqual(same, { windows: 2, kl: 0, agreement: 1 });
   });
 
   await t.step("is recognised when it is finished, and nothing is written", async () => {
