@@ -102,7 +102,7 @@ export type {
   PackedModel,
   RunRecord,
 } from "./pipeline/run/record.ts";
-export type { CachedFigure, Perplexity, ZeroShot } from "./models/metrics/figures.ts";
+export type { CachedFigure, Divergence, Perplexity, ZeroShot } from "./models/metrics/figures.ts";
 export type { RunOptions } from "./pipeline/run/run.ts";
 export { runGrid, runPipeline } from "./report/run_with_report.ts";
 export {
@@ -127,6 +127,7 @@ export type {
   Metric,
   MetricValue,
   Pair,
+  Reference,
   Work,
 } from "./stages/metrics/metric.ts";
 export { addMetric, METRICS } from "./stages/metrics/mod.ts";

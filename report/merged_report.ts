@@ -256,6 +256,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
         ...columns.map(({ head }) => head),
         "Time",
       ],
+      hints: hintsOf(columns),
       left: 2,
       rows: runs.map((run) => {
         const { record } = run;
@@ -302,7 +303,11 @@ ${tableHtml(this.#runTable(runs, folder))}`
         ];
       });
       const head = ["#", "Run", ...columns.map(({ head }) => head)];
-      return [{ metric, heading, table: { caption, head, left: 2, rows } }];
+      return [{
+        metric,
+        heading,
+        table: { caption, head, hints: hintsOf(columns), left: 2, rows },
+      }];
     });
   }
 
@@ -337,6 +342,11 @@ ${tableHtml(this.#runTable(runs, folder))}`
       rows,
     });
   }
+}
+
+/** The explanations of columns by their headings. */
+function hintsOf(columns: readonly { head: string; hint?: string }[]): Record<string, string> {
+  return Object.fromEntries(columns.flatMap(({ head, hint }) => hint ? [[head, hint]] : []));
 }
 
 function panelName({ model, dataset }: Panel): string {

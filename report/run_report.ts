@@ -23,6 +23,7 @@ import {
   stackedBars,
   swatch,
 } from "./charts.ts";
+import { warningsOf } from "../stages/metrics/mod.ts";
 import { type Histogram, WEIGHT_KINDS } from "./histograms.ts";
 import { type Content, type Html, html } from "./html.ts";
 import { bitsByPart, LayerTable, moduleOf, shortNames } from "./layers.ts";
@@ -79,6 +80,7 @@ export function runMarkdown({ record }: FinishedRun): string {
       }`
     ).join("\n"),
   ];
+  parts.push(...warningsOf(record.evaluation).map((text) => `Warning: ${escapeMarkdown(text)}.`));
   for (const { metric, pairs } of measuredMetrics(record.evaluation)) {
     parts.push(tableMarkdown(metric.table(pairs)));
   }
@@ -126,7 +128,11 @@ function summarySection(record: RunRecord): Html {
     <section aria-label="Summary">
       ${tiles(summaryTiles(record))} ${tables} ${isMeasured ? undefined : html`
         <p>The pipeline has no evaluate stage, so nothing was measured.</p>
-      `} ${earlierMeasurements(record.evaluation).map((text) =>
+      `} ${warningsOf(record.evaluation).map((text) =>
+        html`
+          <p class="note"><strong>Warning:</strong> ${text}.</p>
+        `
+      )} ${earlierMeasurements(record.evaluation).map((text) =>
         html`
           <p class="note">${text}</p>
         `

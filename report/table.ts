@@ -10,6 +10,8 @@ export interface Table {
   /** Caption, also for screen readers. */
   caption: string;
   head: readonly string[];
+  /** Explanations of headings, shown as their tooltips in HTML. */
+  hints?: Readonly<Record<string, string>>;
   rows: readonly (readonly Cell[])[];
   /** Number of text columns, left-aligned; the others are numbers, right-aligned. */
   left?: number;
@@ -46,12 +48,16 @@ function breakable(text: string): Html {
 
 /** A table in HTML that scrolls horizontally if it is wider than the page. */
 export function tableHtml(table: Table): Html {
-  const { caption, head, rows, total = false } = table;
+  const { caption, head, rows, hints = {}, total = false } = table;
   const kinds = head.map((_, column) => kindOf(table, column));
   const content = (cell: Cell): Content => typeof cell === "string" ? breakable(cell) : cell.html;
-  const headCells = head.map((text, column) =>
-    html`<th scope="col" class="${kinds[column]}">${text}</th>`
-  );
+  const headCells = head.map((text, column) => {
+    const kind = kinds[column];
+    const hint = hints[text];
+    return hint === undefined
+      ? html`<th scope="col" class="${kind}">${text}</th>`
+      : html`<th scope="col" class="${kind}" title="${hint}">${text}</th>`;
+  });
   const lines = rows.map((row, i) => {
     const cells = row.map((cell, column) =>
       column === 0 && textOf(cell) !== ""

@@ -7,8 +7,8 @@ import type { Evaluation } from "../pipeline/run/record.ts";
 import type { ModelContext, ModelStage } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
 import { FigureCache, type FigureKey } from "./figure_cache.ts";
-import type { Figure, Metric } from "./metrics/metric.ts";
-import { METRICS } from "./metrics/mod.ts";
+import type { Figure, Metric, Work } from "./metrics/metric.ts";
+import { METRICS, warningsOf } from "./metrics/mod.ts";
 
 const common = {
   "original": z.boolean().default(true).describe("Also measure the original model"),
@@ -75,10 +75,15 @@ export const evaluate: ModelStage<Options> = {
     const packedModel = context.find("packed-model");
     using packedFiles = packedModel && ModelFiles.open(denoFolder(packedModel.folder));
     const cache = new FigureCache(options.cache ? tuningFolder() : undefined);
-    const original = options.original &&
-      await new Measurement(context, options, originalFiles, "original model", cache).run();
+    const first = new Measurement(context, options, originalFiles, "original model", {
+      cache,
+      isReference: packedFiles !== undefined,
+    });
+    const original = options.original ? await first.run() : undefined;
     const packed = packedFiles &&
-      await new Measurement(context, options, packedFiles, "packed model").run();
+      await new Measurement(context, options, packedFiles, "packed model", {
+        reference: original && { measurement: first, figures: original },
+      }).run();
     const evaluation: Evaluation = { original: [] };
     for (const [i, { metric, entries }] of asked(options).entries()) {
       const measured = {
@@ -89,36 +94,62 @@ export const evaluate: ModelStage<Options> = {
       else if (entries.length > 0) evaluation[metric.recordKey] = measured;
     }
     context.set("evaluation", evaluation);
+    for (const message of warningsOf(evaluation)) context.emit({ type: "warning", message });
   },
 };
 
+/** What else there is to the measurements of a model. */
+interface Surroundings {
+  /** The cache of its figures, if any. */
+  cache?: FigureCache;
+  isReference?: boolean;
+  /** The measurements of the original, with its figures by metric. */
+  reference?: { measurement: Measurement; figures: Figure[][] };
+}
+
 /** The measurements of one model. */
 class Measurement {
+  readonly cache?: FigureCache;
+
   constructor(
     readonly context: ModelContext,
     readonly options: Options,
     readonly model: ModelFiles,
     /** Its name in messages. */
     readonly label: string,
-    /** The cache of its figures, if any. */
-    readonly cache?: FigureCache,
-  ) {}
+    readonly surroundings: Surroundings,
+  ) {
+    this.cache = surroundings.cache;
+  }
 
   /** Figures by metric. */
   async run(): Promise<Figure[][]> {
     const all: Figure[][] = [];
-    for (const { metric, entries } of asked(this.options)) {
+    const { reference } = this.surroundings;
+    for (const [i, { metric, entries }] of asked(this.options).entries()) {
       const groups = metric.together ? [entries] : entries.map((entry) => [entry]);
       const figures: Figure[] = [];
-      for (const group of groups) figures.push(...await this.#measure(metric, group));
+      for (const group of groups) {
+        const first = figures.length;
+        const before = reference?.figures[i].slice(first, first + group.length);
+        figures.push(...await this.#measure(metric, group, before));
+      }
       all.push(figures);
     }
     return all;
   }
 
-  /** Figures of some entries; those not in the cache are measured together. */
-  async #measure(metric: Metric, entries: readonly unknown[]): Promise<Figure[]> {
-    const { context, model } = this;
+  /**
+   * Figures of some entries; those not in the cache are measured together.
+   *
+   * @param before Those of the original.
+   */
+  async #measure(
+    metric: Metric,
+    entries: readonly unknown[],
+    before?: readonly Figure[],
+  ): Promise<Figure[]> {
+    const { context, model, surroundings: { reference, isReference } } = this;
     const places = [];
     for (const entry of entries) {
       const key = await this.#key(metric, entry);
@@ -126,11 +157,18 @@ class Measurement {
     }
     const missing = places.filter(({ figure }) => !figure);
     if (missing.length > 0) {
-      const work = {
+      const work: Work = {
         context,
         model,
+        isReference,
+        // Nothing of a packed model is cached, so that none of its figures is missing here.
+        reference: reference && {
+          model: reference.measurement.model,
+          figures: before!,
+          progress: (what) => reference.measurement.#progress(what),
+        },
         batchTokens: this.options["batch-tokens"],
-        progress: (what: string) => this.#progress(what),
+        progress: (what) => this.#progress(what),
       };
       const measured = await metric.measure(work, missing.map(({ entry }) => entry));
       context.gpu.trim();

@@ -6,7 +6,24 @@ export interface Perplexity {
   /** The mean cross-entropy over all windows, in nats. */
   loss: number;
   perplexity: number;
+  /**
+   * ln(perplexity / perplexity of the original), the difference of the losses; of a packed model whose
+   * original was measured too.
+   */
+  lnRatio?: number;
+  /** Of a packed model whose original was measured too, unless it was not requested. */
+  divergence?: Divergence;
   cached?: CachedFigure;
+}
+
+/** How far a model's predictions of the next token are from those of the original on the same text. */
+export interface Divergence {
+  /** Windows that it was measured on, evenly spread over those of the perplexity. */
+  windows: number;
+  /** The mean over all predictions of KL(original || model), in nats; 0 if they are equal. */
+  kl: number;
+  /** Fraction of the predictions whose most likely token is that of the original. */
+  agreement: number;
 }
 
 /** The zero-shot accuracy of a model on a task. */

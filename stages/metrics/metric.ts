@@ -18,10 +18,23 @@ export interface Pair<F> {
   after?: F;
 }
 
+/** The original in the measurement of a packed model. */
+export interface Reference<F> {
+  model: ModelFiles;
+  /** Its figures of the same entries. */
+  figures: readonly F[];
+  /** Like that of {@link Work}, for work on the original. */
+  progress: Work["progress"];
+}
+
 /** The context of a measurement. */
-export interface Work {
+export interface Work<F = unknown> {
   context: ModelContext;
   model: ModelFiles;
+  /** The original, if the model is packed and the original was measured. */
+  reference?: Reference<F>;
+  /** Whether the model is the reference of a later measurement in this run. */
+  isReference?: boolean;
   /** Tokens per batch. */
   batchTokens: number;
   /** @returns A callback for each step of the work; it throws if the run was interrupted. */
@@ -40,6 +53,8 @@ export interface MetricValue {
 /** A column of a table with one row per run. */
 export interface Column<F> {
   head: string;
+  /** Explanation of the heading, shown as its tooltip. */
+  hint?: string;
   /** @param pairs Figures of the row's run, possibly none. */
   text(pairs: readonly Pair<F>[]): string;
 }
@@ -86,12 +101,14 @@ export interface Metric<Entry = any, F extends Figure = any> {
   /** Whether entries are measured together; one after another if absent. */
   together?: boolean;
   /** @param entries One, unless `together`. */
-  measure(work: Work, entries: readonly Entry[]): Promise<F[]>;
+  measure(work: Work<F>, entries: readonly Entry[]): Promise<F[]>;
 
   /** The subject of a figure; figures with equal subjects are comparable. */
   subject(figure: F): string;
   /** Values for metric events. */
   values(figure: F): MetricValue[];
+  /** Warnings about a run's figures, if any; shown by the run and in its report. */
+  warnings?(pair: Pair<F>): string[];
 
   /** Presentation in the terminal. */
   terminal: {
@@ -109,6 +126,8 @@ export interface Metric<Entry = any, F extends Figure = any> {
     caption: string;
     head: string[];
     rows: string[][];
+    /** Explanations of headings, shown as their tooltips. */
+    hints?: Record<string, string>;
     /** The last row sums up the others. */
     total?: boolean;
   };

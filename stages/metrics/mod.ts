@@ -1,4 +1,5 @@
-import type { Metric } from "./metric.ts";
+import type { Evaluation } from "../../pipeline/run/record.ts";
+import { type Metric, pairsIn } from "./metric.ts";
 import { perplexity } from "./perplexity.ts";
 import { zeroShot } from "./zero_shot.ts";
 
@@ -26,4 +27,11 @@ export function addMetric<Entry>(metric: Metric<Entry>): Disposable {
   if (isTaken) throw new Error(`There is a metric "${metric.option}" already, or one in its place`);
   table.push(metric);
   return { [Symbol.dispose]: () => void table.splice(table.indexOf(metric), 1) };
+}
+
+/** The warnings of all metrics about the figures of a run. */
+export function warningsOf(evaluation: Evaluation | undefined): string[] {
+  return METRICS.flatMap((metric) =>
+    pairsIn(metric, evaluation).flatMap((pair) => metric.warnings?.(pair) ?? [])
+  );
 }

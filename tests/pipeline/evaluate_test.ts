@@ -6,12 +6,17 @@ import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { PipelineFileError } from "../../pipeline/config/errors.ts";
+import { readText } from "../../data/texts.ts";
+import { consecutiveWindows } from "../../data/windows.ts";
 import { readQuestions, zeroShotTask } from "../../data/zero_shot_tasks.ts";
+import { divergence } from "../../models/metrics/divergence.ts";
+import { finalStates } from "../../models/metrics/perplexity.ts";
 import { prepareTask, zeroShot } from "../../models/metrics/zero_shot.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
+import { assertClose } from "../assert_close.ts";
 import { Environment } from "../environment.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { type StageItem, Workplace } from "../micro_model.ts";
@@ -209,6 +214,58 @@ Deno.test("evaluate keeps no figure of the packed model, and measures it in each
   assert(
     events.some((event) => event.type === "progress" && event.text.startsWith("packed model")),
   );
+});
+
+Deno.test("evaluate compares the packed model's predictions with the original's on some windows", async () => {
+  using place = new Place();
+  const { work } = place;
+  const text = { dataset: work.evaluation, "sequence-length": 32, windows: 5 };
+  const packing = ["download", { rtn: { bits: 2, "group-size": 32 } }, "pack"];
+  /** Runs with some options; the figure of the packed model, and when the original ran. */
+  const run = async (options: Record<string, unknown>, others: Record<string, unknown> = {}) => {
+    const evaluate = { perplexity: [{ ...text, ...options }], ...others };
+    const { record, events, output } = await place.run([...packing, { evaluate }]);
+    const [packed] = record.evaluation!.packed!;
+    const progress = events.flatMap((event) => event.type === "progress" ? event.text : []);
+    const original = [...new Set(progress)].filter((text) => text.startsWith("original model"));
+    return { packed, original, output, record };
+  };
+  const ofText = `original model, ${work.evaluation}`;
+  const first = await run({ "kl-windows": 2 });
+  assert.deepEqual(first.original, [ofText], "one pass is enough for perplexity and divergence");
+  const { divergence: found } = first.packed;
+  assert.equal(found!.windows, 2);
+
+  // The same as of both models on windows 0 and 2.
+  await using gpu = await openGpu();
+  using model = ModelFiles.open(denoFolder(work.model));
+  using packed = ModelFiles.open(denoFolder(join(first.output, "model")));
+  const windows = consecutiveWindows(model.tokenizer.encode(readText(work.evaluation)), 32);
+  const [one, other] = [
+    { model, states: await finalStates(gpu, model, [0, 2], { windows }) },
+    { model: packed, states: await finalStates(gpu, packed, [0, 2], { windows }) },
+  ];
+  const expected = await divergence(gpu, one, other, { dataset: "x" });
+  assertClose([found!.kl], [expected.kl], { rel: 1e-5, what: "KL" });
+  assert.equal(found!.agreement, expected.agreement);
+  assert.ok(found!.kl > 1e-3 && found!.agreement < 1);
+
+  // A cached perplexity of the original does without its pass, but the divergence does not.
+  const again = await run({ "kl-windows": 2 });
+  assert.deepEqual(again.original, [`${ofText}, for the KL divergence`]);
+  assertClose([again.packed.divergence!.kl], [found!.kl], { rel: 1e-5, what: "KL" });
+  assert.deepEqual((await run({ "kl-windows": "all" })).packed.divergence!.windows, 5);
+  assert.deepEqual((await run({})).packed.divergence!.windows, 5, "fewer than by default");
+  const none = await run({ "kl-windows": 0 });
+  assert.deepEqual(none.original, []);
+  assert.deepEqual(Object.keys(none.packed).slice(-2), ["perplexity", "lnRatio"]);
+  assert.equal(none.packed.lnRatio, none.packed.loss - none.record.evaluation!.original[0].loss);
+  const alone = await run({}, { original: false });
+  assert.deepEqual([alone.original, alone.packed.lnRatio, alone.packed.divergence], [
+    [],
+    undefined,
+    undefined,
+  ]);
 });
 
 Deno.test("evaluate fetches the questions of a task from the hub", async () => {

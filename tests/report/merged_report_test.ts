@@ -100,10 +100,10 @@ Deno.test("a merged page is well-formed and has the figures of each run", () => 
   ]);
   const llama = tableOf(page, "Runs of models/tiny-llama");
   assert.deepEqual(llama.slice(0, 3).concat(llama.slice(6, 7)), [
-    ["#", "Run", "Stored bits", "Size", "Perplexity, evaluation.txt", "Growth", "Time"],
-    ["1", "rtn-1", "2.588", "2.0 MB", "4 102", "× 167", "2:16"],
-    ["2", "rtn-2", "2.588", "2.4 MB", "383.80", "× 15.58", "2:16"],
-    ["6", "sign", "2.588", "1.8 MB", "not finite", "–", "2:16"],
+    ["#", "Run", "Stored bits", "Size", "Perplexity, evaluation.txt", "Growth", "ln ratio", "Time"],
+    ["1", "rtn-1", "2.588", "2.0 MB", "4 102", "× 167", "+5.115", "2:16"],
+    ["2", "rtn-2", "2.588", "2.4 MB", "383.80", "× 15.58", "+2.746", "2:16"],
+    ["6", "sign", "2.588", "1.8 MB", "not finite", "–", "+696.796", "2:16"],
   ]);
   const best = elements(page, "strong").map(textOf);
   assert.deepEqual(
@@ -121,6 +121,24 @@ Deno.test("a merged page is well-formed and has the figures of each run", () => 
     "models/tiny-llama",
     "rtn-1",
   ]);
+});
+
+Deno.test("divergences have columns where some run has them", () => {
+  const runs = comparison();
+  const [{ record }] = runs.done;
+  Object.assign(record.evaluation!.packed![0], {
+    divergence: { windows: 16, kl: 4.5, agreement: 0.0625 },
+  });
+  const page = parseHtml(new MergedReport(runs).page("/out"));
+  const llama = tableOf(page, "Runs of models/tiny-llama").slice(0, 3);
+  assert.deepEqual(llama.map((row) => row.slice(6, 9)), [
+    ["ln ratio", "KL, nats", "Same top token"],
+    ["+5.115", "4.5000", "6.3 %"],
+    ["+2.746", "–", "–"],
+  ]);
+  assert.ok(!tableOf(page, "Runs of models/tiny-opt")[0].includes("KL, nats"));
+  const titles = elements(page, "th").flatMap(({ attributes }) => attributes.title ?? []);
+  assert.equal(titles.length, 4 + 2);
 });
 
 Deno.test("the chart has a mark for each run with a perplexity, the best ones on the staircase", () => {

@@ -54,7 +54,7 @@ Deno.test("the tables hold the figures of the record", () => {
   const { record } = run;
   const page = parseHtml(runReport(run));
   assert.deepEqual(tableOf(page, "Perplexity before and after"), [
-    ["Text", "Windows", "Original", "Packed", "Growth", "Loss, nats"],
+    ["Text", "Windows", "Original", "Packed", "Growth", "ln ratio"],
     ["text/evaluation.txt", "101 × 256", "24.63", "33.67", "× 1.37", "+0.313"],
   ]);
   assert.deepEqual(tableOf(page, "Zero-shot accuracy in percent, with standard errors"), [
@@ -208,6 +208,32 @@ Deno.test("what a run has not measured is left out, and nothing else", () => {
   ]);
 });
 
+Deno.test("a record with divergences shows them, with what they mean", () => {
+  const record = runRecord({ divergence: { windows: 16, kl: 0.31234, agreement: 0.7654 } });
+  const page = parseHtml(runReport({ record, pipeline: "" }));
+  const [head, row] = tableOf(page, "Perplexity before and after");
+  assert.deepEqual(head.slice(5), ["ln ratio", "KL, nats", "Same top token", "Windows for KL"]);
+  assert.deepEqual(row.slice(5), ["+0.313", "0.3123", "76.5 %", "16 windows"]);
+  const hints = elements(page, "th").filter(({ attributes }) => attributes.title)
+    .map((cell) => [textOf(cell), cell.attributes.title]);
+  assert.deepEqual(hints.map(([text]) => text), [
+    "Growth",
+    ...["ln ratio", "KL, nats", "Same top token", "Windows for KL"],
+  ]);
+  assert.match(hints[2][1], /KL divergence of the packed model's next-token distribution/);
+  const [tile] = elements(page, "dd").map(textOf);
+  assert.match(tile, /, ln ratio \+0\.313, KL 0\.312 nats$/);
+  assert.doesNotMatch(textOf(page), /Warning:/);
+});
+
+Deno.test("a broken model is warned of, in the page and in Markdown", () => {
+  const record = runRecord({ perplexity: 4102.3 });
+  const warning =
+    /Warning: The perplexity on text\/evaluation\.txt is 4102\.30 after 24\.63 of the/;
+  assert.match(textOf(parseHtml(runReport({ record, pipeline: "" }))), warning);
+  assert.match(runMarkdown({ record, pipeline: "" }), warning);
+});
+
 Deno.test("parts and stages that no one knows yet are shown like the others", () => {
   const record = runRecord();
   record.packed!.storedBitsByPart = { "grid-codes": 2, zeros: 0.25 };
@@ -243,7 +269,7 @@ Deno.test("the summary says what was lost, what it takes and where cached figure
   const tiles = elements(page, "dl")[0].children.filter((child) => typeof child !== "string")
     .map((tile) => [...elements(tile, "dt"), ...elements(tile, "dd")].map(textOf));
   assert.deepEqual(tiles, [
-    ["Perplexity", "24.63 → 33.67 × 1.37 on text/evaluation.txt"],
+    ["Perplexity", "24.63 → 33.67 × 1.37 on text/evaluation.txt, ln ratio +0.313"],
     ["Zero-shot accuracy", "58.3 % → 53.5 % mean of 2 tasks"],
     ["Stored bits per weight", "2.588 of the linear layers; the paper counts 1.055"],
     ["Weight files", "2.6 MB 22.6 % of 11.5 MB"],

@@ -60,11 +60,14 @@ Deno.test("quantize runs a grid, says in a table which cell failed and why, and 
     "Error: 1 of 3 cells failed; the same command retries unfinished cells\n",
   );
   const table = stdout.slice(stdout.lastIndexOf("\n\n") + 2).trimEnd().split("\n");
-  assert.match(table[0], /^Cell +state +time +size +bits +perplexity +before$/);
+  assert.match(
+    table[0],
+    /^Cell +state +time +size +bits +perplexity +before +ln ratio +KL +same top$/,
+  );
   const record = (cell: string) =>
     JSON.parse(readFileSync(place.path("out", cell, "run.json"), "utf8"));
   const perplexity = record("plain").evaluation.original[0].perplexity.toFixed(2);
-  assert.match(table[1], new RegExp(`^plain +done +\\d+:\\d\\d +${perplexity}$`));
+  assert.match(table[1], new RegExp(`^plain +done +\\d+:\\d\\d +${perplexity} *$`));
   assert.match(table[2], /^broken +failed +.*"no-such-file\.txt"/);
   assert.match(table[3], /^seed +done /);
   assert.equal(table.length, 4);

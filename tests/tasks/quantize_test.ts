@@ -70,7 +70,7 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per block  compensate         block-size: 32, feedback: "block", assign: "fit"
   once per group  pack               scales: "f16", flags: "plain", embeddings: "stored"
   once per model  evaluate           perplexity: ` +
-      `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4}], ` +
+      `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4,"kl-windows":16}], ` +
       `original: true, cache: false, batch-tokens: 8192
 `,
   );
@@ -202,6 +202,8 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
   const record = JSON.parse(readFileSync(place.path("out/run.json"), "utf8"));
   const [before] = record.evaluation.original;
   const [after] = record.evaluation.packed;
+  const ratio = (after.loss > before.loss ? "+" : "") + (after.loss - before.loss).toFixed(3);
+  const agreement = `${(100 * after.divergence.agreement).toFixed(2)} %`;
   const on = `on ${place.evaluation}, 4 windows of 32 tokens`;
   const shape = (text: string) =>
     text.replace(/\d+\.\d s$/gm, "S s").replace(/output error [\d.]+ %/g, "output error E %")
@@ -221,7 +223,8 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
     Object.entries(record.packed.storedBitsByPart)
       .map(([part, bits]) => `${part} ${(bits as number).toFixed(3)}`).join(", "),
     `Perplexity       ${before.perplexity.toFixed(2)} -> ${after.perplexity.toFixed(2)} ` +
-    `on ${place.evaluation}`,
+    `(ln ratio ${ratio}) on ${place.evaluation}; ` +
+    `KL ${after.divergence.kl.toFixed(4)} nats, same top token ${agreement}`,
     `Peak GPU memory  ${(record.peakGpuBytes / 1e6).toFixed(1)} MB`,
     "",
   ];
@@ -239,7 +242,11 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
     ...steps("original model"),
     `evaluate   perplexity of the original model: ${before.perplexity.toFixed(2)} ${on}`,
     ...steps("packed model"),
+    `evaluate   100 %  packed model, ${place.evaluation}, KL divergence`,
     `evaluate   perplexity of the packed model: ${after.perplexity.toFixed(2)} ${on}`,
+    `evaluate   ln ratio of the packed model: ${ratio} ${on}`,
+    `evaluate   KL divergence of the packed model: ${after.divergence.kl.toFixed(4)} nats ${on}`,
+    `evaluate   same top token of the packed model: ${agreement} ${on}`,
     `Done in T: ${place.path("out")}`,
     ...summary,
   ]);

@@ -17,7 +17,8 @@ import { consecutiveWindows } from "../../../data/windows.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { Decoder } from "../../../models/decoder.ts";
 import { LayerPlan } from "../../../models/layer_plan.ts";
-import { perplexity } from "../../../models/metrics/perplexity.ts";
+import { divergence } from "../../../models/metrics/divergence.ts";
+import { finalStates, perplexity } from "../../../models/metrics/perplexity.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
 import type { Registers } from "../../../models/registers.ts";
 import { loadPipeline } from "../../../pipeline/config/config.ts";
@@ -242,8 +243,8 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       ...[0, 1, 2, 3].flatMap(() => ["progress layers x 8", "linear x 7", "layer"]),
       "progress evaluate x 5",
       "metric evaluate",
-      "progress evaluate x 5",
-      "metric evaluate",
+      "progress evaluate x 6", // the last one is of the comparison with the original
+      "metric evaluate x 4",
       "end",
     ]);
     const [start] = events.filter((event) => event.type === "start");
@@ -260,7 +261,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       record.layers!.flatMap((layer) => layer.linears.map((l) => ({ type: "linear", ...l }))),
     );
     const progress = events.filter((event) => event.type === "progress");
-    const [before, after] = [progress.slice(32, 37), progress.slice(37)];
+    const [before, after] = [progress.slice(32, 37), progress.slice(37, 42)];
     const layerProgress = progress.slice(0, 32).map(({ done, total, text }) =>
       `${done}/${total} ${text}`
     );
@@ -279,11 +280,15 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       ]);
     }
     const metrics = events.filter((event) => event.type === "metric");
+    const [packed] = record.evaluation!.packed!;
     assert.deepEqual(
       metrics.map(({ name, value }) => [name, value]),
       [
         ["perplexity of the original model", record.evaluation!.original[0].perplexity],
-        ["perplexity of the packed model", record.evaluation!.packed![0].perplexity],
+        ["perplexity of the packed model", packed.perplexity],
+        ["ln ratio of the packed model", packed.lnRatio],
+        ["KL divergence of the packed model", packed.divergence!.kl],
+        ["same top token of the packed model", packed.divergence!.agreement],
       ],
     );
   });
@@ -300,7 +305,9 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     const ids = model.tokenizer.encode(readText(place.evaluation));
     const windows = consecutiveWindows(ids, 32, { limit: 4 });
     const again = await perplexity(gpu, model, { windows, dataset: place.evaluation });
-    assert.deepEqual(again, packed);
+    const { lnRatio, divergence: _, ...figure } = packed;
+    assert.deepEqual(again, figure);
+    assert.equal(lnRatio, packed.loss - original.loss);
     const plain = writeMicroModel(place.path("plain"), {
       dtype: "F32",
       alter(tensors) {
@@ -318,6 +325,13 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     using dequantized = ModelFiles.open(denoFolder(plain));
     const measured = await perplexity(gpu, dequantized, { windows, dataset: place.evaluation });
     assert.equal(measured.loss, packed.loss);
+    // Each with its own head, one in 8 bits and one in f32.
+    const [one, other] = [
+      { model, states: await finalStates(gpu, model, [0, 3], { windows }) },
+      { model: dequantized, states: await finalStates(gpu, dequantized, [0, 3], { windows }) },
+    ];
+    const same = await divergence(gpu, one, other, { dataset: place.evaluation });
+    assert.deepEqual(same, { windows: 2, kl: 0, agreement: 1 });
   });
 
   await t.step("is recognised when it is finished, and nothing is written", async () => {
@@ -805,7 +819,8 @@ Deno.test("chain: a packed model is evaluated without being packed again", async
     output: place.path("measured"),
     stages: ["download", place.evaluate],
   });
-  assert.deepEqual(measured.evaluation!.original, record.evaluation!.packed);
+  const [{ lnRatio: _, divergence: __, ...packed }] = record.evaluation!.packed!;
+  assert.deepEqual(measured.evaluation!.original, [packed]);
   const shard = basename(place.path("out/model/model-00002-of-00002.safetensors"));
   assert.ok(Object.keys(measured.inputs).some((path) => basename(path) === shard));
 });
