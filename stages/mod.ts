@@ -8,6 +8,7 @@ import { gptq } from "./gptq.ts";
 import { hessian } from "./hessian.ts";
 import { pack } from "./pack.ts";
 import { pbLlm } from "./pb_llm.ts";
+import { propagateError } from "./propagate_error.ts";
 import { residualBinarize } from "./residual_binarize.ts";
 import { rtn } from "./rtn.ts";
 import { salientSelect } from "./salient_select.ts";
@@ -19,6 +20,7 @@ export const STAGES: Stage[] = [
   download,
   calibrate,
   hessian,
+  propagateError,
   salientSelect,
   residualBinarize,
   splitSearch,

@@ -5,7 +5,7 @@ import { gemm } from "../matmul/gemm.ts";
 import source from "./hessian.wgsl" with { type: "text" };
 
 /** Tokens per sum: long f32 sums lose accuracy, which the quantization loop amplifies. */
-const CHUNK = 1024;
+export const CHUNK = 1024;
 
 /**
  * Accumulates a batch in a Hessian: H += factor · XᵀX, in the upper triangle (and parts of the lower).
