@@ -9,6 +9,7 @@ import { hessian } from "./hessian.ts";
 import { pack } from "./pack.ts";
 import { pbLlm } from "./pb_llm.ts";
 import { propagateError } from "./propagate_error.ts";
+import { refitNorm } from "./refit_norm.ts";
 import { residualBinarize } from "./residual_binarize.ts";
 import { rtn } from "./rtn.ts";
 import { salientSelect } from "./salient_select.ts";
@@ -30,6 +31,7 @@ export const STAGES: Stage[] = [
   pbLlm,
   sign,
   binarize,
+  refitNorm,
   pack,
   evaluate,
 ];
