@@ -65,9 +65,8 @@ export class Activations implements Disposable {
     this.dtype = dtype;
     this.#batches = tokens.map(() => ({ at: 0, registers: new Map() }));
     this.#overflows = gpu.zeros([1], "u32");
-    const aligned = (elements: number) => Math.ceil(elements / ALIGNMENT) * ALIGNMENT;
-    const stream = tokens.map((count) => aligned(count * width));
-    const beside = tokens.map((count) => aligned(count * (nearWidth - width)));
+    const stream = tokens.map((count) => placeSize(count * width));
+    const beside = tokens.map((count) => placeSize(count * (nearWidth - width)));
     let room = Math.floor(gpuBytes / DTYPE_BYTES[dtype]);
     const wants = (sizes: number[]) =>
       sizes.map((size) => {
@@ -96,6 +95,11 @@ export class Activations implements Disposable {
         if (arena && size > 0) this.#batches[first].place = arena.view(start, [size]);
       }
     }
+  }
+
+  /** Bytes of GPU memory that the batches occupy. */
+  get gpuBytes(): number {
+    return this.#arenas.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   get batches(): number {
@@ -211,4 +215,30 @@ export class Activations implements Disposable {
   [Symbol.dispose](): void {
     this.gpu.free(...this.#arenas, this.#overflows);
   }
+}
+
+/**
+ * The activations of one or two streams of the same batches, within one budget of GPU memory. Both
+ * residual streams come before the inputs of linear layers beside the first one, then those beside the
+ * second one.
+ */
+export function activationStreams(
+  gpu: Gpu,
+  options: ActivationsOptions,
+  streams: 1 | 2,
+): Activations[] {
+  if (streams === 1) return [new Activations(gpu, options)];
+  const { gpuBytes = Infinity, tokens, width, dtype = "f32" } = options;
+  const stream = tokens.reduce((sum, count) => sum + placeSize(count * width), 0) *
+    DTYPE_BYTES[dtype];
+  const first = new Activations(gpu, {
+    ...options,
+    gpuBytes: Math.max(gpuBytes - stream, gpuBytes / 2),
+  });
+  return [first, new Activations(gpu, { ...options, gpuBytes: gpuBytes - first.gpuBytes })];
+}
+
+/** The elements of a place that holds `elements`. */
+function placeSize(elements: number): number {
+  return Math.ceil(elements / ALIGNMENT) * ALIGNMENT;
 }

@@ -7,6 +7,8 @@ export interface Calibration {
   batches: Int32Array[][];
   /** The activations of the batches between decoder layers. */
   activations: Activations;
+  /** Those of the original model, if a stage wants them; as the others before the first layer. */
+  original?: Activations;
   /** Tokens of a window. */
   length: number;
   /** Windows in all batches. */

@@ -1,4 +1,5 @@
 import type { Weight, WeightGroup } from "../codecs/codec.ts";
+import { DenseWeight } from "../codecs/dense/weight.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { LayerPlan } from "./layer_plan.ts";
 import type { Op } from "./ops/mod.ts";
@@ -49,6 +50,18 @@ export class LayerWeights<W extends Weight = Weight> implements Disposable {
     this.tensors.clear();
     this.groups.clear();
   }
+}
+
+/** A copy of a layer of dense weights, with tensors of its own. */
+export function cloneLayer(weights: LayerWeights<DenseWeight>): LayerWeights<DenseWeight> {
+  const clone = (tensor: Tensor) => tensor.gpu.clone(tensor);
+  const copy = new LayerWeights<DenseWeight>(weights.layer, weights.plan);
+  for (const [module, { weight: { matrix }, bias }] of weights.linears) {
+    const weight = new DenseWeight(clone(matrix));
+    copy.linears.set(module, { weight, bias: bias && clone(bias) });
+  }
+  for (const [name, tensor] of weights.tensors) copy.tensors.set(name, clone(tensor));
+  return copy;
 }
 
 function loaded<Value>(values: ReadonlyMap<string, Value>, name: string): Value {

@@ -12,6 +12,8 @@ export interface Work {
   batchTokens: number;
   /** The order of quantization; layers are only run if absent. */
   order?: "layer" | "module";
+  /** Whether the calibration data also pass through the original model, and weights are corrected. */
+  original?: boolean;
 }
 
 /**
@@ -30,11 +32,10 @@ function plansOf(architecture: Architecture): LayerPlan[] {
 function layerBytes(
   architecture: Architecture,
   plan: LayerPlan,
-  { batchTokens, order }: Work,
+  work: Work,
 ): number {
-  const groups = plan.groups.map(({ cols, linears }) => (
-    { weights: linears.reduce((sum, { rows }) => sum + rows * cols, 0), cols }
-  ));
+  const { batchTokens, order } = work;
+  const groups = groupSizes(plan);
   const weights = groups.reduce((sum, group) => sum + group.weights, 0);
   const widths = plan.live.map(totalWidth);
   // The inputs and outputs of an operation are live at the same time.
@@ -48,7 +49,33 @@ function layerBytes(
   // A group's compensated weights, quantized weights and packed bits; the factor is computed in place,
   // beside the Hessian.
   const inWork = Math.max(...groups.map((group) => 8.5 * group.weights));
-  return layers + inWork + kept + Math.max(batch, 1.1 * widest);
+  const one = layers + inWork + kept + Math.max(batch, 1.1 * widest);
+  return work.original ? one + originalBytes(plan, work) : one;
+}
+
+/** The linear layers of each group: all their weights, those of the largest one, and their columns. */
+function groupSizes(plan: LayerPlan): { weights: number; largest: number; cols: number }[] {
+  return plan.groups.map(({ cols, linears }) => {
+    const sizes = linears.map(({ rows }) => rows * cols);
+    return { weights: sizes.reduce((a, b) => a + b, 0), largest: Math.max(...sizes), cols };
+  });
+}
+
+/** What the second stream, through the original layer, and the correction by it add to a layer. */
+function originalBytes(plan: LayerPlan, { batchTokens, order }: Work): number {
+  const groups = groupSizes(plan);
+  const squares = groups.map(({ cols }) => 4 * cols ** 2);
+  const widest = Math.max(...squares);
+  // In order "layer", both streams pass through the original weights before they change.
+  const weights = order === "layer" ? 0 : groups.reduce((sum, group) => sum + 4 * group.weights, 0);
+  const crossTerms = order === "layer" ? squares.reduce((a, b) => a + b, 0) : widest;
+  const cols = Math.max(...groups.map((group) => group.cols));
+  const width = Math.max(...plan.live.map(totalWidth));
+  // A batch of the other stream, and the difference of the two.
+  const batch = 4 * batchTokens * (width + cols);
+  // The factor of the Hessian, the one of more damping, and products of weights with them.
+  const products = Math.max(...groups.map((group, i) => 2 * squares[i] + 12 * group.largest));
+  return weights + crossTerms + Math.max(batch, 1.1 * widest + products);
 }
 
 /** Bytes of a part of the embedding or head in f32; its logits take at most as much. */
@@ -85,7 +112,7 @@ export async function activationBytes(
 ): Promise<number> {
   const working = workingBytes(model, work);
   const width = work.order === "module" ? nearWidth(model) : streamWidth(model);
-  const wanted = working + 4 * tokens * width;
+  const wanted = working + 4 * tokens * width * (work.original ? 2 : 1);
   const memory = await gpu.memoryFor(wanted);
   // Running a layer takes far less memory than quantizing it.
   if (memory >= working || !work.order) return Math.max(0, memory - working);

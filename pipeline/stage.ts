@@ -22,6 +22,11 @@ export interface Artifacts {
   "calibration": Calibration;
   /** H = (2 / sequences) Σ x xᵀ over the input of the linear layers, undamped, f32 `[n, n]`. */
   "hessian": Tensor;
+  /**
+   * C = (2 / sequences) Σ (x - xq) xqᵀ, with x the input of the linear layers in the original model and
+   * xq that behind the quantized ones, f32 `[n, n]`; absent where nothing is quantized yet.
+   */
+  "cross-term": Tensor;
   /** Upper Cholesky factor U of the inverse of the damped Hessian, UᵀU = H⁻¹, f32 `[n, n]`. */
   "factor": Tensor;
   /** 1 / U_jj², the cost of a squared error in each column, f32 `[n]`. */
@@ -41,6 +46,8 @@ export interface Artifacts {
    * factor.
    */
   "block-error": Tensor;
+  /** Values of tensors outside the decoder layers that replace those of the model, by name. */
+  "outside-tensors": Map<string, Float32Array>;
   /** The result of `pack`. */
   "packed-model": PackedModel;
   /** The result of `evaluate`. */
@@ -57,6 +64,11 @@ export interface ModelContext {
   seed: number;
   /** Columns that share scales. */
   blockSize: number;
+  /**
+   * The first stage that declares {@link StageBase.original}: for it the calibration data also pass
+   * through the original model. Absent if there is none.
+   */
+  originalFor?: string;
   folder: RunFolder;
   hub: HubAccess;
   /**
@@ -109,7 +121,10 @@ export interface LinearLayer {
   module: string;
   rows: number;
   cols: number;
-  /** The original weights, f32 `[rows, cols]`. */
+  /**
+   * The weights that the quantized ones approximate: those of the model, or what a stage such as
+   * propagate-error has made of them in place. f32 `[rows, cols]`.
+   */
   original: Tensor;
   /** The weights as compensated so far, f32 `[rows, cols]`. */
   weight: Tensor;
@@ -119,6 +134,8 @@ export interface LinearLayer {
   draft?: Draft;
   /** The stage that quantized it; absent for BiLLM's own method. */
   method?: string;
+  /** See {@link LinearRecord.correction}. */
+  correction?: number;
   /** The draft in host memory, after its download. */
   packed?: PackedLinear;
   /** Facts for the record, after the decoder layer is written. */
@@ -139,6 +156,11 @@ export interface Block {
 
 interface StageBase<Options> extends StageDeclaration {
   /**
+   * Whether the stage needs a second stream of calibration data, through the original model; see
+   * {@link GroupStage.observe} and {@link Calibration.original}.
+   */
+  original?: boolean;
+  /**
    * The local input files named by the options. Their content is part of the identity of a run. Called
    * before any other work of the run.
    */
@@ -157,8 +179,18 @@ export interface ModelStage<Options = unknown> extends StageBase<Options> {
 export interface GroupStage<Options = unknown> extends StageBase<Options> {
   /** "layer" is the deprecated name, for custom stages. */
   scope: "group" | "layer";
-  /** Called for each calibration batch with the group's input, f32 `[tokens, n]`, before `run`. */
-  observe?(context: GroupContext, options: Options, input: Tensor): Promise<void>;
+  /**
+   * Called for each calibration batch with the group's input, f32 `[tokens, n]`, before `run`.
+   *
+   * @param original The same input in the original model; `input` itself where nothing is quantized yet.
+   *   Absent if no stage of the pipeline declares `original`.
+   */
+  observe?(
+    context: GroupContext,
+    options: Options,
+    input: Tensor,
+    original?: Tensor,
+  ): Promise<void>;
   run(context: GroupContext, options: Options): Promise<void>;
   /** Called when all groups of a decoder layer are done; returns the written file. */
   endLayer?(

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { plural } from "../base/figures.ts";
 import { writeTokenIds } from "../data/windows.ts";
-import { Activations } from "../models/activations.ts";
+import { activationStreams } from "../models/activations.ts";
 import { batchWindows } from "../models/calibration.ts";
 import { Decoder } from "../models/decoder.ts";
 import { activationBytes, nearWidth } from "../models/memory_plan.ts";
@@ -62,23 +62,26 @@ export const calibrate = defineStage({
     const batches = batchWindows(windows, options["batch-tokens"]);
     const { order } = options;
     const { gpu } = context;
-    const work = { batchTokens: batches[0].length * length, order };
-    const activations = new Activations(gpu, {
+    const original = context.originalFor !== undefined;
+    const work = { batchTokens: batches[0].length * length, order, original };
+    const gpuBytes = await activationBytes(gpu, model, windows.length * length, work);
+    const streams = activationStreams(gpu, {
       tokens: batches.map((windows) => windows.length * length),
       width: model.architecture.hiddenSize,
       nearWidth: order === "module" ? nearWidth(model) : undefined,
       dtype: options.activations,
-      gpuBytes: await activationBytes(gpu, model, windows.length * length, work),
-    });
+      gpuBytes,
+    }, original ? 2 : 1);
     context.set("calibration", {
       batches,
-      activations,
+      activations: streams[0],
+      original: streams[1],
       length,
       sequences: windows.length,
       order,
     });
     using decoder = new Decoder(gpu, model);
-    await decoder.embedding.embedInto(activations, batches);
+    for (const stream of streams) await decoder.embedding.embedInto(stream, batches);
   },
 });
 

@@ -8,6 +8,8 @@ import { gptq } from "./gptq.ts";
 import { hessian } from "./hessian.ts";
 import { pack } from "./pack.ts";
 import { pbLlm } from "./pb_llm.ts";
+import { propagateError } from "./propagate_error.ts";
+import { refitNorm } from "./refit_norm.ts";
 import { residualBinarize } from "./residual_binarize.ts";
 import { rowSearch } from "./row_search.ts";
 import { rtn } from "./rtn.ts";
@@ -20,6 +22,7 @@ export const STAGES: Stage[] = [
   download,
   calibrate,
   hessian,
+  propagateError,
   salientSelect,
   residualBinarize,
   splitSearch,
@@ -30,6 +33,7 @@ export const STAGES: Stage[] = [
   pbLlm,
   sign,
   binarize,
+  refitNorm,
   pack,
   evaluate,
 ];

@@ -15,7 +15,12 @@ import { Checkpoint } from "../storage/checkpoint.ts";
 import { denoFile } from "../storage/deno_folder.ts";
 import { copyFileAtomically, sha256OfFile, writeJsonAtomically } from "../storage/files.ts";
 import { packedMetadata } from "../storage/packed_metadata.ts";
-import type { TensorToWrite } from "../storage/safetensors.ts";
+import {
+  fromFloat32,
+  isFloatDtype,
+  type TensorToWrite,
+  toFloat32,
+} from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 
 function shardName(shard: number, layers: number): string {
@@ -107,6 +112,7 @@ export const pack = defineStage({
     const tables = new Set([embedding, positions?.name, head].map((name) => `${name}.weight`));
     const { layers } = architecture;
     const outside: TensorToWrite[] = [];
+    const replaced = context.find("outside-tensors");
     const prefixes = Array.from({ length: layers }, (_, i) => architecture.names.layer(i));
     for (const name of checkpoint.tensors.keys()) {
       if (prefixes.some((prefix) => name.startsWith(prefix))) continue;
@@ -116,7 +122,10 @@ export const pack = defineStage({
         const table = name.slice(0, -".weight".length);
         outside.push(...packEmbedding(checkpoint, table, embeddings, model.name));
       } else {
-        outside.push(copyOf(checkpoint, name));
+        const values = replaced?.get(name);
+        outside.push(
+          values ? replacementOf(checkpoint, name, values) : copyOf(checkpoint, name),
+        );
       }
     }
     const first = shardName(1, layers);
@@ -152,6 +161,23 @@ function copyOf(checkpoint: Checkpoint, name: string): TensorToWrite {
   const { dtype, shape } = checkpoint.get(name);
   const data = { [Symbol.iterator]: () => checkpoint.readChunks(name, CHUNK) };
   return { name, dtype, shape, data };
+}
+
+/**
+ * New values for a tensor of the original, stored as it is.
+ *
+ * @throws {UserError} If its dtype cannot hold them.
+ */
+function replacementOf(checkpoint: Checkpoint, name: string, values: Float32Array): TensorToWrite {
+  const { dtype, shape } = checkpoint.get(name);
+  const data = isFloatDtype(dtype) ? fromFloat32(values, dtype) : undefined;
+  if (data && toFloat32(data, dtype as "F32").every(Number.isFinite)) {
+    return { name, dtype, shape, data };
+  }
+  throw new UserError(
+    `Cannot store the new values of "${name}": ${dtype}, its type, does not hold them; ` +
+      `leave out the stage that changes it, such as refit-norm`,
+  );
 }
 
 function copySmallFiles(context: ModelContext): void {

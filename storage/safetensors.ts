@@ -506,6 +506,29 @@ export function toFloat32(bytes: Uint8Array, dtype: FloatDtype): Float32Array<Ar
   }
 }
 
+/**
+ * f32 values as stored elements, rounded to nearest, ties to even; the inverse of {@link toFloat32}.
+ *
+ * @returns The little-endian elements; values beyond the range of the dtype are infinite.
+ */
+export function fromFloat32(values: Float32Array, dtype: FloatDtype): Uint8Array<ArrayBuffer> {
+  switch (dtype) {
+    case "F32":
+      return new Uint8Array(new Float32Array(values).buffer);
+    case "F64":
+      return new Uint8Array(new Float64Array(values).buffer);
+    case "F16":
+      return new Uint8Array(new Float16Array(values).buffer);
+    case "BF16": {
+      const words = new Uint32Array(new Float32Array(values).buffer);
+      // NaN stays NaN: its payload must not be rounded to zero.
+      const half = (word: number, i: number) =>
+        Number.isNaN(values[i]) ? 0x7fc0 : (word + 0x7fff + (word >>> 16 & 1)) >>> 16;
+      return new Uint8Array(Uint16Array.from(words, half).buffer);
+    }
+  }
+}
+
 /** A tensor to write; `data` provides all its bytes, as a whole or in chunks. */
 export interface TensorToWrite {
   name: string;

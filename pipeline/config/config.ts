@@ -452,6 +452,8 @@ const stageForm = z.object({
   ).describe("the artifacts that earlier stages must give"),
   gives: artifactNames.describe("the artifacts that later stages may need"),
   excludes: artifactNames.optional().describe("the artifacts that earlier stages must not give"),
+  original: z.boolean().optional()
+    .describe("whether the calibration data also pass through the original model"),
   blockSize: z.custom<StageDeclaration["blockSize"]>(isOptionalFunction, "must be a function")
     .optional().describe("the columns of a block that its options set"),
   run: z.custom((value) => typeof value === "function", "must be a function")

@@ -43,6 +43,8 @@ export interface LinearRecord extends LinearFacts {
    * is zero.
    */
   relativeOutputError?: number;
+  /** |W* - W| / |W| of the weights W* that were quantized in place of W; absent if they were not changed. */
+  correction?: number;
   /** The stage that quantized it, such as "gptq"; absent for BiLLM's own method. */
   method?: string;
   /** Bytes stored, by part. */

@@ -2,10 +2,11 @@ import { basename, join } from "node:path";
 import { DenseWeight } from "../../codecs/dense/weight.ts";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
+import type { Activations } from "../../models/activations.ts";
 import { type Calibration, paceBatches } from "../../models/calibration.ts";
 import { Decoder } from "../../models/decoder.ts";
 import { LayerPlan, type Restarts, totalWidth } from "../../models/layer_plan.ts";
-import type { LayerWeights } from "../../models/layer_weights.ts";
+import { cloneLayer, type LayerWeights } from "../../models/layer_weights.ts";
 import type { Registers } from "../../models/registers.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
@@ -32,12 +33,22 @@ interface Group {
   errors: Tensor[];
 }
 
+/** The calibration data on their way through a decoder layer, quantized so far or original. */
+interface Stream {
+  activations: Activations;
+  weights: LayerWeights<DenseWeight>;
+  /** The stage to which the time is attributed. */
+  stage: string;
+}
+
 /**
  * Passes the calibration data, if any, through the decoder layers and runs the inner stages on each group
  * of linear layers.
  *
  * The host runs ahead of the GPU: it waits once per linear layer and per several batches. While the last
  * batches of a layer run, it writes the file of that layer and uploads the weights of the next one.
+ *
+ * If a stage wants it, the data also pass through the original model, in a second stream.
  *
  * @param onPeak Called with the peak GPU memory of each layer in bytes.
  */
@@ -50,7 +61,6 @@ export async function quantizeLayers(
 ): Promise<void> {
   const model = context.get("model-files");
   const calibration = context.find("calibration");
-  using _ = calibration?.activations;
   using decoder = new Decoder(context.gpu, model);
   const run = new LayerRun(context, artifacts, stages, clock, decoder, calibration);
   const { layers } = model.architecture;
@@ -128,6 +138,7 @@ class LayerRun {
   /** @throws {UserError} If activations exceed the range of their type. */
   async checkRange(index: number): Promise<void> {
     await this.calibration?.activations.checkRange(this.#layerName(index));
+    await this.calibration?.original?.checkRange(this.#layerName(index));
   }
 
   /** Emits the progress: the number of finished linear layers. */
@@ -152,10 +163,14 @@ class LayerRun {
       this.context.gpu,
       model.withWeights(checkpoint, model.packedConfig(this.context.blockSize)),
     );
-    const weights = await decoder.loadLayer(index);
-    await this.#finishLayer(weights);
-    await this.context.gpu.idle();
-    weights[Symbol.dispose]();
+    const pass = async (which: "quantized" | "original", through: Decoder) => {
+      const weights = await through.loadLayer(index);
+      await this.#finishLayer([this.#stream(which, weights)]);
+      await this.context.gpu.idle();
+      weights[Symbol.dispose]();
+    };
+    if (this.calibration.original) await pass("original", this.decoder);
+    await pass("quantized", decoder);
   }
 
   /** Quantizes a layer and passes the activations through it. */
@@ -166,18 +181,24 @@ class LayerRun {
     const { gpu } = this.context;
     const weights = await this.decoder.loadLayer(index);
     const groups = weights.plan.groups.map((group) => this.#group(weights, group, count));
+    const streams: Stream[] = [];
     if (this.calibration?.order === "layer") {
       // Every group sees the original layer; the quantized layer produces the input of the next one.
       await this.#observeAll(weights, groups);
       for (const group of groups) await this.#quantizeGroup(weights, group);
     } else {
+      // Stages may change the weights in place.
+      if (this.calibration?.original) streams.push(this.#stream("original", cloneLayer(weights)));
       for (const group of groups) {
-        if (this.calibration) await this.#observe(weights, group);
+        if (this.calibration) {
+          await this.#observe(this.#stream("quantized", weights), group, streams[0]);
+        }
         await this.#quantizeGroup(weights, group);
       }
     }
+    if (this.calibration) streams.push(this.#stream("quantized", weights));
     let file = { file: "", bytes: 0, sha256: "" };
-    await this.#finishLayer(weights, async () => {
+    await this.#finishLayer(streams, async () => {
       const linears = groups.flatMap((group) => group.context.linears);
       for (const { stage, options } of this.#groupStages) {
         if (!stage.endLayer) continue;
@@ -187,6 +208,7 @@ class LayerRun {
       if (index + 1 < count) this.decoder.prefetchLayer(index + 1);
     });
     await gpu.idle();
+    for (const stream of streams) stream.weights[Symbol.dispose]();
     weights[Symbol.dispose](); // including the quantized ones
     return { linears: await this.#records(groups), file };
   }
@@ -225,41 +247,89 @@ class LayerRun {
     };
   }
 
-  /** Lets the stages observe the inputs of all groups, in one pass through the original layer. */
+  #stream(which: "quantized" | "original", weights: LayerWeights<DenseWeight>): Stream {
+    const { activations, original } = this.calibration!;
+    return which === "quantized"
+      ? { activations, weights, stage: "calibrate" }
+      : { activations: original!, weights, stage: this.context.originalFor! };
+  }
+
+  /**
+   * Lets the stages observe the inputs of all groups, in one pass through the original layer, which takes
+   * the original stream to the next one.
+   */
   async #observeAll(weights: LayerWeights<DenseWeight>, groups: readonly Group[]): Promise<void> {
-    const { activations } = this.calibration!;
-    for (let batch = 0; batch < activations.batches; batch++) {
-      const registers = await activations.load(batch);
+    const quantized = this.#stream("quantized", weights);
+    const original = this.calibration!.original && this.#stream("original", weights);
+    for (let batch = 0; batch < quantized.activations.batches; batch++) {
+      const registers = await quantized.activations.load(batch);
+      // Before the first layer the streams are equal.
+      const others = original && weights.layer > 0
+        ? await original.activations.load(batch)
+        : registers;
       let from = 0;
       for (const group of groups) {
-        await this.#run(weights, registers, from, group.at);
-        await this.#show(group, registers);
+        await this.#run(quantized, registers, from, group.at);
+        if (others !== registers) await this.#run(original!, others, from, group.at);
+        await this.#show(group, registers, original && others);
         from = group.at;
       }
-      this.context.gpu.free(...registers.values());
+      if (others !== registers) this.context.gpu.free(...registers.values());
+      if (original) {
+        await this.#run(original, others, from);
+        await original.activations.keep(batch, 0, others);
+      } else {
+        this.context.gpu.free(...others.values());
+      }
       await this.#pace(batch);
     }
   }
 
-  /** Lets the stages observe the input of one group; earlier groups are already quantized. */
-  async #observe(weights: LayerWeights<DenseWeight>, group: Group): Promise<void> {
-    const { activations } = this.calibration!;
-    for (let batch = 0; batch < activations.batches; batch++) {
-      let registers = await activations.load(batch);
-      const before = activations.at(batch);
-      const restart = this.#restartOf(batch, group);
-      if (restart > before) {
-        await this.#run(weights, registers, before, restart, true);
-        await activations.keep(batch, restart, registers);
-        registers = await activations.load(batch);
+  /**
+   * Lets the stages observe the input of one group; earlier groups are already quantized.
+   *
+   * @param original The stream through the original layer, if a stage wants it.
+   */
+  async #observe(quantized: Stream, group: Group, original?: Stream): Promise<void> {
+    const { gpu } = this.context;
+    const { layer, plan } = quantized.weights;
+    // Up to here nothing is quantized.
+    const areEqual = layer === 0 && group.at === plan.groups[0].at;
+    const streams = original && !areEqual ? [original, quantized] : [quantized];
+    for (let batch = 0; batch < quantized.activations.batches; batch++) {
+      let others: Registers | undefined;
+      if (original && !areEqual) {
+        others = await this.#reach(original, batch, group);
+        for (const [register, tensor] of others) {
+          if (register === group.from) continue;
+          others.delete(register);
+          gpu.free(tensor);
+        }
       }
-      await this.#run(weights, registers, restart, group.at);
-      await this.#show(group, registers);
-      this.context.gpu.free(...registers.values());
+      const registers = await this.#reach(quantized, batch, group);
+      await this.#show(group, registers, original && (others ?? registers));
+      gpu.free(...registers.values(), ...others?.values() ?? []);
       await this.#pace(batch);
     }
-    await activations.checkRange(this.#layerName(weights.layer));
-    this.#freePassed(weights);
+    for (const { activations } of streams) {
+      await activations.checkRange(this.#layerName(layer));
+    }
+    streams.forEach((stream) => this.#freePassed(stream));
+  }
+
+  /** Keeps a batch on the way to a group and takes it to the group's input. */
+  async #reach(stream: Stream, batch: number, group: Group): Promise<Registers> {
+    const { activations } = stream;
+    let registers = await activations.load(batch);
+    const before = activations.at(batch);
+    const restart = this.#restartOf(activations, batch, group);
+    if (restart > before) {
+      await this.#run(stream, registers, before, restart, true);
+      await activations.keep(batch, restart, registers);
+      registers = await activations.load(batch);
+    }
+    await this.#run(stream, registers, restart, group.at);
+    return registers;
   }
 
   #layerName(index: number): string {
@@ -267,17 +337,18 @@ class LayerRun {
   }
 
   /** The operation before which to keep a batch: near the group if there is room, else where it is smallest. */
-  #restartOf(batch: number, { restarts, nearWidth }: Group): number {
-    const { activations, batches, length } = this.calibration!;
+  #restartOf(activations: Activations, batch: number, { restarts, nearWidth }: Group): number {
+    const { batches, length } = this.calibration!;
     const elements = nearWidth * batches[batch].length * length;
     const restart = activations.hasRoomFor(batch, elements) ? restarts.near : restarts.lean;
     return Math.max(restart, activations.at(batch));
   }
 
   /** Frees the linear layers that no batch needs again. */
-  #freePassed(weights: LayerWeights<DenseWeight>): void {
-    const { activations, batches } = this.calibration!;
-    const passed = Math.min(...batches.map((_, batch) => activations.at(batch)));
+  #freePassed({ activations, weights }: Stream): void {
+    const passed = Math.min(
+      ...Array.from({ length: activations.batches }, (_, batch) => activations.at(batch)),
+    );
     for (const { at, linears } of weights.plan.groups) {
       if (at >= passed) break;
       for (const { module } of linears) weights.delete(module);
@@ -286,14 +357,14 @@ class LayerRun {
 
   /** @param isKept Whether the registers will be kept, and so rounded, before operation `to`. */
   async #run(
-    weights: LayerWeights<DenseWeight>,
+    { activations, weights, stage }: Stream,
     registers: Registers,
     from: number,
     to = weights.plan.ops.length,
     isKept = false,
   ): Promise<void> {
-    const { length, activations } = this.calibration!;
-    await this.clock.queue("calibrate", async () => {
+    const { length } = this.calibration!;
+    await this.clock.queue(stage, async () => {
       let start = from;
       for (const stop of this.#roundings(weights.plan)) {
         if (stop <= from || stop > to || (stop === to && isKept)) continue;
@@ -314,11 +385,16 @@ class LayerRun {
     return plan.groups.map(({ at }) => plan.restartsOf(at).near);
   }
 
-  async #show(group: Group, registers: Registers): Promise<void> {
+  /** @param others Those of the original model, if a stage wants them. */
+  async #show(group: Group, registers: Registers, others?: Registers): Promise<void> {
     const input = registers.get(group.from)!;
+    const original = others?.get(group.from);
     for (const { stage, options } of this.#groupStages) {
       if (!stage.observe) continue;
-      await this.clock.queue(stage.name, () => stage.observe!(group.context, options, input));
+      await this.clock.queue(
+        stage.name,
+        () => stage.observe!(group.context, options, input, original),
+      );
     }
   }
 
@@ -368,22 +444,24 @@ class LayerRun {
   }
 
   /**
-   * Passes the activations to the end of the layer.
+   * Passes streams to the end of the layer.
    *
    * @param meanwhile Host work that overlaps with the GPU.
    */
   async #finishLayer(
-    weights: LayerWeights<DenseWeight>,
+    streams: readonly Stream[],
     meanwhile?: () => Promise<void>,
   ): Promise<void> {
     const { gpu } = this.context;
-    const activations = this.calibration?.activations;
-    for (let batch = 0; activations && batch < activations.batches; batch++) {
-      const registers = await activations.load(batch);
-      await this.#run(weights, registers, activations.at(batch));
-      await activations.keep(batch, 0, registers);
-      if (gpu.software) await gpu.idle();
-      await this.context.pause();
+    for (const stream of streams) {
+      const { activations } = stream;
+      for (let batch = 0; batch < activations.batches; batch++) {
+        const registers = await activations.load(batch);
+        await this.#run(stream, registers, activations.at(batch));
+        await activations.keep(batch, 0, registers);
+        if (gpu.software) await gpu.idle();
+        await this.context.pause();
+      }
     }
     gpu.flush();
     await meanwhile?.();
@@ -392,7 +470,7 @@ class LayerRun {
   async #records(groups: readonly Group[]): Promise<LinearRecord[]> {
     const records: LinearRecord[] = [];
     for (const { context, errors } of groups) {
-      for (const { name, rows, cols, stored, method } of context.linears) {
+      for (const { name, rows, cols, stored, method, correction } of context.linears) {
         if (!stored) continue;
         using parts = errors.shift();
         const error = parts && await relativeError(parts);
@@ -401,6 +479,7 @@ class LayerRun {
           rows,
           cols,
           ...(method && { method }),
+          ...(Number.isFinite(correction) && { correction }),
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
           ...stored,
         };

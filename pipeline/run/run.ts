@@ -165,6 +165,7 @@ export async function runPipeline(
     model: config.model,
     seed: config.seed,
     blockSize: blockSizeOf(config.stages),
+    originalFor: config.stages.find(({ stage }) => stage.original)?.stage.name,
     layerRecords,
     emit,
     report: emit,
@@ -285,6 +286,9 @@ export async function runPipeline(
   await runModelStages(before.slice(findsModel));
   let peak = gpu.memory.peak;
   if (inner.length > 0) {
+    const calibration = context.find("calibration");
+    using _quantized = calibration?.activations;
+    using _original = calibration?.original;
     await quantizeLayers(context, artifacts, inner, clock, (bytes) => peak = Math.max(peak, bytes));
     for (const { stage, options } of inner) {
       const { finish } = stage as GroupStage;

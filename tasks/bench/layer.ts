@@ -23,6 +23,7 @@ Options
   --sequence-length N   Tokens per window (2048)
   --mode MODE           default or reference
   --activations DTYPE   f32 or f16
+  --correct             Correct weights by propagate-error, with a second stream of activations
   --memory SIZE         Limit of GPU memory, such as 12GB
   --json                Print the figures as JSON
   --help                Print this
@@ -32,6 +33,7 @@ Options
 const PARTS: [stage: string, text: string][] = [
   ["calibrate", "forward"],
   ["hessian", "Hessians"],
+  ["propagate-error", "original stream, correction"],
   ["factor", "factors of the inverse Hessians"],
   ["salient-select", "salient columns"],
   ["residual-binarize", "bit planes of salient columns"],
@@ -54,6 +56,7 @@ const command = {
     "sequence-length": { type: "string" },
     "mode": { type: "string" },
     "activations": { type: "string" },
+    "correct": { type: "boolean" },
     "memory": { type: "string" },
     "json": { type: "boolean" },
   },
@@ -61,7 +64,8 @@ const command = {
 } as const;
 
 await runCommand(command, async ({ values, signal }) => {
-  const { like = "llama-7b", mode = "default", activations = "f32", memory } = values;
+  const { like = "llama-7b", mode = "default", activations = "f32", memory, correct = false } =
+    values;
   if (!Object.hasOwn(SHAPES, like)) {
     throw usageError(`--like must be one of ${Object.keys(SHAPES).join(", ")}, found "${like}"`);
   }
@@ -81,6 +85,7 @@ await runCommand(command, async ({ values, signal }) => {
       "download",
       { calibrate: { dataset, samples, "sequence-length": length, activations } },
       "hessian",
+      ...correct ? ["propagate-error"] : [],
       "salient-select",
       "residual-binarize",
       "split-search",
@@ -104,6 +109,7 @@ await runCommand(command, async ({ values, signal }) => {
       sequenceLength: length,
       mode,
       activations,
+      correct,
       secondsOfLayer: last.seconds,
       secondsByStage: last.secondsByStage,
       peakGpuBytes,
@@ -115,7 +121,7 @@ await runCommand(command, async ({ values, signal }) => {
     console.log(
       `${adapter}, Deno ${Deno.version.deno}: a layer of ${like}` +
         `${hiddenSize ? ` ${hiddenSize} wide` : ""}, ${samples} windows of ${length} tokens, ` +
-        `mode ${mode}, activations in ${activations}`,
+        `mode ${mode}, activations in ${activations}${correct ? ", corrected" : ""}`,
     );
     for (const [stage, text] of PARTS) {
       const seconds = last.secondsByStage[stage];

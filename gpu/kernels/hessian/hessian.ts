@@ -8,7 +8,7 @@ import source from "./hessian.wgsl" with { type: "text" };
 import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
 
 /** Tokens per sum: long f32 sums lose accuracy, which the quantization loop amplifies. */
-const CHUNK = 1024;
+export const CHUNK = 1024;
 
 /**
  * Accumulates a batch in a Hessian: H += factor · XᵀX, in the upper triangle (and parts of the lower).

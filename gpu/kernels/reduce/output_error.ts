@@ -2,7 +2,7 @@ import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import { gemm } from "../matmul/gemm.ts";
-import differenceSource from "./difference.wgsl" with { type: "text" };
+import { difference } from "./difference.ts";
 import dotSource from "./dot.wgsl" with { type: "text" };
 import { withReduction } from "./reduction.ts";
 
@@ -25,8 +25,13 @@ async function quadraticForm(gpu: Gpu, d: Tensor, hessian: Tensor, part: Tensor)
   const [rows, n] = d.shape;
   using product = gpu.empty(d.shape);
   await gemm(gpu, { layout: "NN", m: rows, n, k: n, a: d, b: hessian, c: product });
+  await dotParts(gpu, d, product, part);
+}
+
+/** Σ a ∘ b as partial sums, f32 `[256]`. */
+async function dotParts(gpu: Gpu, a: Tensor, b: Tensor, part: Tensor): Promise<void> {
   const dot = await gpu.kernel(withReduction(gpu, { name: "dot", source: dotSource }));
-  dot.dispatch({ params: uniform([d.size]), tensors: [d, product, part], workgroups: PARTS });
+  dot.dispatch({ params: uniform([a.size]), tensors: [a, b, part], workgroups: PARTS });
 }
 
 /**
@@ -47,6 +52,20 @@ export async function outputErrorParts(
   const parts = gpu.empty([2, PARTS]);
   await quadraticForm(gpu, d, hessian, parts.view(0, [PARTS]));
   await quadraticForm(gpu, weight, hessian, parts.view(PARTS, [PARTS]));
+  return parts;
+}
+
+/**
+ * Partial sums of |A-B|² and of |B|², as {@link relativeError} takes them.
+ *
+ * @param a f32, the shape of `b`.
+ * @returns f32 `[2, 256]`, owned by the caller.
+ */
+export async function changeParts(gpu: Gpu, a: Tensor, b: Tensor): Promise<Tensor> {
+  using d = await difference(gpu, a, b);
+  const parts = gpu.empty([2, PARTS]);
+  await dotParts(gpu, d, d, parts.view(0, [PARTS]));
+  await dotParts(gpu, b, b, parts.view(PARTS, [PARTS]));
   return parts;
 }
 

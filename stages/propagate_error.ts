@@ -1,0 +1,70 @@
+import { z } from "zod";
+import { UserError } from "../base/errors.ts";
+import { accumulateCrossTerm, correction } from "../gpu/kernels/hessian/cross_term.ts";
+import { changeParts, relativeError } from "../gpu/kernels/reduce/output_error.ts";
+import { defineStage } from "../pipeline/stage.ts";
+import { factorSafely } from "./factor_safely.ts";
+
+/**
+ * The stage that changes the weights before they are quantized, so that they make up for the error of
+ * what is quantized before them: with x the input in the original model and xq that behind the quantized
+ * linear layers, W* xq approximates W x.
+ *
+ *     C = (2 / sequences) Σ (x - xq) xqᵀ
+ *     W* = W + strength · W C (H + damping · mean(diagonal of H) · I)⁻¹
+ *
+ * With strength 1 and no damping that is the solution by least squares, which overfits.
+ *
+ * @see Quantization error propagation, https://arxiv.org/abs/2504.09629
+ * @see GPTAQ's asymmetric calibration, https://arxiv.org/abs/2504.02692
+ */
+export const propagateError = defineStage({
+  name: "propagate-error",
+  scope: "group",
+  summary: "Correct weights for the error of the linear layers quantized before them",
+  options: z.strictObject({
+    "strength": z.number().min(0).max(1).default(0.75).describe(
+      "The part of the correction that is applied",
+    ),
+    "damping": z.number().min(0).max(10).default(0.1).describe(
+      "Added to the diagonal of the Hessian, as a fraction of its mean",
+    ),
+  }),
+  needs: ["calibration", "hessian"],
+  gives: ["cross-term"],
+  original: true,
+
+  async observe(context, _options, input, original) {
+    if (original === undefined || original === input) return;
+    const { gpu } = context;
+    const [, n] = input.shape;
+    let cross = context.find("cross-term");
+    if (!cross) context.set("cross-term", cross = gpu.zeros([n, n]));
+    const factor = 2 / context.get("calibration").sequences;
+    await accumulateCrossTerm(gpu, original, input, cross, factor);
+  },
+
+  async run(context, { strength, damping }) {
+    const { gpu, linears } = context;
+    const cross = context.find("cross-term");
+    if (!cross) return; // nothing is quantized before the group
+    const done = linears.find(({ draft }) => draft);
+    if (done) {
+      throw new UserError(
+        `Cannot correct "${done.name}": it is quantized already; ` +
+          `put propagate-error before the stage that quantizes, such as compensate`,
+      );
+    }
+    const { factor, cost } = await factorSafely(context, context.get("hessian"), damping);
+    gpu.free(cost);
+    const rows = linears.reduce((sum, { rows }) => sum + rows, 0);
+    using corrected = await correction(gpu, cross, factor, rows, strength);
+    for (const linear of linears) {
+      using weight = await corrected.apply(linear.original);
+      using parts = await changeParts(gpu, weight, linear.original);
+      for (const target of [linear.original, linear.weight]) gpu.copy(weight, target);
+      linear.correction = Math.sqrt(await relativeError(parts));
+    }
+    gpu.free(factor);
+  },
+});
