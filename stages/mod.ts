@@ -8,6 +8,7 @@ import { gptq } from "./gptq.ts";
 import { hessian } from "./hessian.ts";
 import { pack } from "./pack.ts";
 import { pbLlm } from "./pb_llm.ts";
+import { rotate } from "./rotate.ts";
 import { residualBinarize } from "./residual_binarize.ts";
 import { rtn } from "./rtn.ts";
 import { salientSelect } from "./salient_select.ts";
@@ -18,6 +19,7 @@ import { splitSearch } from "./split_search.ts";
 export const STAGES: Stage[] = [
   download,
   calibrate,
+  rotate,
   hessian,
   salientSelect,
   residualBinarize,

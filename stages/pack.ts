@@ -7,6 +7,7 @@ import { sum } from "../base/figures.ts";
 import { packEmbedding } from "../codecs/embedding/embedding.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { partOf, storeLinear, versionFor } from "../codecs/mod.ts";
+import { rotationConfigOf } from "../codecs/quantization_config.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
@@ -58,7 +59,9 @@ export const pack = defineStage({
             `put a stage that does, such as compensate, before pack`,
         );
       }
-      linear.packed = { codec: draft.codec, host: await draft.download(form, linear.quantized) };
+      const host = await draft.download(form, linear.quantized);
+      const { transform } = linear;
+      linear.packed = { codec: draft.codec, host, ...(transform && { transform }) };
     }
   },
 
@@ -78,7 +81,10 @@ export const pack = defineStage({
       if (!name.startsWith(prefix) || packed.has(name)) continue;
       tensors.push(copyOf(checkpoint, name));
     }
-    const version = versionFor(linears.map(({ packed }) => packed!.codec));
+    const version = versionFor(
+      linears.map(({ packed }) => packed!.codec),
+      linears.some(({ transform }) => transform),
+    );
     const file = shardName(index + 2, context.layer.count);
     const path = join(context.folder.model, file);
     const { bytes, sha256 } = writeSafetensors(
@@ -130,12 +136,23 @@ export const pack = defineStage({
     const linears = context.layerRecords.flatMap(({ linears }) => linears);
     const method = linears.find(({ method }) => method)?.method;
     const counts = countShards(context);
+    const rotation = rotationConfigOf(
+      context.layerRecords.flatMap(({ layer, linears }) => {
+        const prefix = architecture.names.layer(layer);
+        return linears.map(({ name, rotation }) => ({
+          name,
+          module: name.slice(prefix.length),
+          rotation,
+        }));
+      }),
+    );
     writeJsonAtomically(join(context.folder.model, "config.json"), {
       ...config,
       quantization_config: model.packedConfig(
         context.blockSize,
-        versionFor(counts.codecs),
+        versionFor(counts.codecs, rotation !== undefined),
         method,
+        rotation,
       ),
     });
     copySmallFiles(context);

@@ -1,4 +1,5 @@
 import type { LinearFacts } from "../../codecs/codec.ts";
+import type { Rotation } from "../../gpu/kernels/rotation/rotation.ts";
 
 /** An event of a run; the tasks render events as a progress bar, lines or JSON. */
 export type RunEvent =
@@ -45,6 +46,8 @@ export interface LinearRecord extends LinearFacts {
   relativeOutputError?: number;
   /** The stage that quantized it, such as "gptq"; absent for BiLLM's own method. */
   method?: string;
+  /** The rotation of its input, if any. */
+  rotation?: Rotation;
   /** Bytes stored, by part. */
   storedBytes: Record<string, number>;
 }

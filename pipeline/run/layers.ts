@@ -1,5 +1,7 @@
 import { basename, join } from "node:path";
 import { DenseWeight } from "../../codecs/dense/weight.ts";
+import { type QuantizationConfig, rotationConfigOf } from "../../codecs/quantization_config.ts";
+import { undoTransform } from "../../gpu/kernels/rotation/rotate.ts";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { type Calibration, paceBatches } from "../../models/calibration.ts";
@@ -150,12 +152,20 @@ class LayerRun {
     );
     using decoder = new Decoder(
       this.context.gpu,
-      model.withWeights(checkpoint, model.packedConfig(this.context.blockSize)),
+      model.withWeights(checkpoint, this.#packedConfig(this.context.layerRecords[index].linears)),
     );
     const weights = await decoder.loadLayer(index);
     await this.#finishLayer(weights);
     await this.context.gpu.idle();
     weights[Symbol.dispose]();
+  }
+
+  #packedConfig(linears: readonly LinearRecord[]): QuantizationConfig {
+    const { model } = this.decoder;
+    const rotation = rotationConfigOf(
+      linears.map(({ name, rotation }) => ({ name, module: name, rotation })),
+    );
+    return model.packedConfig(this.context.blockSize, undefined, undefined, rotation);
   }
 
   /** Quantizes a layer and passes the activations through it. */
@@ -315,11 +325,17 @@ class LayerRun {
   }
 
   async #show(group: Group, registers: Registers): Promise<void> {
-    const input = registers.get(group.from)!;
+    let input = registers.get(group.from)!;
+    const transformed: Tensor[] = [];
     for (const { stage, options } of this.#groupStages) {
-      if (!stage.observe) continue;
-      await this.clock.queue(stage.name, () => stage.observe!(group.context, options, input));
+      if (!stage.observe && !stage.transform) continue;
+      await this.clock.queue(stage.name, async () => {
+        await stage.observe?.(group.context, options, input);
+        const output = await stage.transform?.(group.context, options, input);
+        if (output) transformed.push(input = output);
+      });
     }
+    this.context.gpu.free(...transformed);
   }
 
   async #pace(batch: number): Promise<void> {
@@ -350,7 +366,8 @@ class LayerRun {
     }
     await runStages(this.stages.slice(this.#firstInLinear), true);
     const hessian = store.find("hessian");
-    for (const { module, original, weight, quantized, draft, packed } of context.linears) {
+    for (const linear of context.linears) {
+      const { module, original, weight, quantized, draft, packed, transform } = linear;
       if (hessian && packed) {
         group.errors.push(
           await this.clock.queue(
@@ -359,8 +376,9 @@ class LayerRun {
           ),
         );
       }
-      const linear = weights.linears.get(module);
-      weights.linears.set(module, { ...linear, weight: new DenseWeight(quantized) });
+      if (transform) await undoTransform(gpu, quantized, transform);
+      const loaded = weights.linears.get(module);
+      weights.linears.set(module, { ...loaded, weight: new DenseWeight(quantized) });
       gpu.free(original, weight);
       draft?.[Symbol.dispose]();
     }
@@ -392,7 +410,7 @@ class LayerRun {
   async #records(groups: readonly Group[]): Promise<LinearRecord[]> {
     const records: LinearRecord[] = [];
     for (const { context, errors } of groups) {
-      for (const { name, rows, cols, stored, method } of context.linears) {
+      for (const { name, rows, cols, stored, method, transform } of context.linears) {
         if (!stored) continue;
         using parts = errors.shift();
         const error = parts && await relativeError(parts);
@@ -401,6 +419,7 @@ class LayerRun {
           rows,
           cols,
           ...(method && { method }),
+          ...(transform?.rotation && { rotation: transform.rotation }),
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
           ...stored,
         };
