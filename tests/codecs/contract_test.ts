@@ -4,9 +4,19 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import type { BillmHost } from "../../codecs/billm/host.ts";
-import type { Codec, HostLinear, StoreForm } from "../../codecs/codec.ts";
+import type { Codec, HostLinear, InputTransform, StoreForm } from "../../codecs/codec.ts";
 import type { GridHost } from "../../codecs/grid/store.ts";
-import { codecOf, CODECS, packedLinears, storeLinear } from "../../codecs/mod.ts";
+import {
+  codecOf,
+  CODECS,
+  dequantizedLinear,
+  linearMatrix,
+  packedLinears,
+  storeLinear,
+  uploadLinear,
+  uploadLinears,
+} from "../../codecs/mod.ts";
+import { undoOnHost } from "../../gpu/kernels/rotation/rotation.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import type { TensorToWrite } from "../../storage/safetensors.ts";
@@ -20,7 +30,13 @@ import { randomGrid } from "./grid/random_grid.ts";
 const gpu = await openGpu();
 
 const NAME = "model.layers.0.mlp.up_proj";
-const [ROWS, COLS, BLOCK] = [70, 200, 64];
+const [ROWS, COLS, BLOCK] = [70, 208, 64];
+
+/** What the input goes through before the product. */
+const TRANSFORMS: (InputTransform | undefined)[] = [
+  undefined,
+  { rotation: { seed: 3, block: 16 } },
+];
 const FORMS: StoreForm[] = [
   { scales: "f16", flags: "plain" },
   { scales: "f16", flags: "entropy" },
@@ -68,6 +84,9 @@ function written(folder: string, tensors: TensorToWrite[]): Checkpoint {
 
 for (const codec of CODECS) {
   const samples = SAMPLES[codec.name]();
+  const packed = samples.flatMap((host) =>
+    TRANSFORMS.map((transform) => ({ codec, host, ...(transform && { transform }) }))
+  );
   const shape = { cols: COLS, blockSize: BLOCK };
 
   Deno.test(`${codec.name}: what is loaded is what was stored, and its parts are its bytes`, () => {
@@ -92,12 +111,15 @@ for (const codec of CODECS) {
   });
 
   Deno.test(`${codec.name}: host and GPU dequantize to the same bits, whole and row by row`, async () => {
-    for (const host of samples) {
-      const values = codec.dequantize(host);
-      using matrix = await codec.matrix(gpu, host);
+    for (const linear of packed) {
+      const values = dequantizedLinear(linear);
+      using matrix = await linearMatrix(gpu, linear);
       assert.deepEqual(matrix.shape, [ROWS, COLS]);
       assert.deepEqual(await gpu.read(matrix), values);
-      assert.deepEqual(codec.dequantize(host, 3, 2), values.slice(3 * COLS, 5 * COLS));
+      assert.deepEqual(dequantizedLinear(linear, 3, 2), values.slice(3 * COLS, 5 * COLS));
+      const stored = codec.dequantize(linear.host);
+      if (linear.transform) undoOnHost(stored, COLS, linear.transform);
+      assert.deepEqual(values, stored);
     }
   });
 
@@ -105,11 +127,11 @@ for (const codec of CODECS) {
     const tokens = 19;
     const x = normals(tokens * COLS, 5);
     const [biases, residuals] = [normals(ROWS, 6), normals(tokens * ROWS, 7)];
-    for (const host of samples) {
+    for (const linear of packed) {
       const before = gpu.memory.current;
-      const { sums, magnitudes } = productReference(x, codec.dequantize(host), COLS);
+      const { sums, magnitudes } = productReference(x, dequantizedLinear(linear), COLS);
       {
-        using weight = await codec.upload(gpu, host);
+        using weight = await uploadLinear(gpu, linear);
         assert.deepEqual([weight.rows, weight.cols], [ROWS, COLS]);
         using bias = gpu.upload(biases, [ROWS]);
         for (const count of [1, 5, tokens]) {
@@ -128,6 +150,11 @@ for (const codec of CODECS) {
       }
       assert.equal(gpu.memory.current, before, "everything is freed");
     }
+  });
+
+  Deno.test(`${codec.name}: layers with different transforms are no group`, async () => {
+    const [plain, rotated] = packed;
+    assert.equal(await uploadLinears(gpu, [plain, rotated]), undefined);
   });
 
   Deno.test(`${codec.name}: facts fit the linear layer`, () => {
