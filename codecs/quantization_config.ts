@@ -118,7 +118,10 @@ function checkRotation(
   if (modules !== undefined && !(Array.isArray(modules) && modules.every(isModule))) {
     refuse(".rotation.modules", "a list of linear layers that .columns has", modules);
   }
-  for (const module of modules ?? Object.keys(columns)) {
+  const named = Object.keys(columns);
+  const rotated = modules &&
+    [...modules, ...named.filter((name) => modules.some((module) => name.endsWith(`.${module}`)))];
+  for (const module of rotated ?? named) {
     const cols = columnsOf({ columns }, module)!;
     if (runFor(cols, block) !== undefined) continue;
     refuse(`.columns["${module}"]`, `a multiple of ${LEAST_RUN} to be rotated`, cols);

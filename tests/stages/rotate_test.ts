@@ -8,9 +8,11 @@ import { ModelFiles } from "../../models/model_files.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
+import { countWeights } from "../../report/histograms.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { normals } from "../reference/random.ts";
+import { startTask } from "../start_task.ts";
 
 const gpu = await openGpu();
 const SOFTWARE = { gpu: { adapter: "software" } };
@@ -47,6 +49,25 @@ Deno.test("a rotated model is stored by its seed; resumed, it has the same bytes
   assert.deepEqual(contents(join(place.path("again"), "model")), wanted);
 });
 
+Deno.test("rotate comes before what sees its input or changes its weights", async () => {
+  using place = new Workplace(SMALL);
+  const { calibrate } = place;
+  for (
+    const [stages, text] of [
+      [["download", calibrate, "hessian", "rotate", "gptq", "pack"], '"hessian"'],
+      [["download", "rtn", "rotate", "pack"], '"block-error"'],
+    ] as const
+  ) {
+    await assert.rejects(place.run({ stages: [...stages] }), (error: Error) => {
+      assert.match(
+        error.message,
+        new RegExp(`Stage "rotate" makes no use of ${text}.* put rotate before it`),
+      );
+      return true;
+    });
+  }
+});
+
 Deno.test("weights in 8 bits are those of the model again; host, GPU and products agree", async () => {
   using place = new Workplace({ ...SMALL, intermediate: 100 });
   const rtn: StageItem[] = ["download", "rotate", { rtn: { bits: 8 } }, "pack", place.evaluate];
@@ -63,6 +84,14 @@ Deno.test("weights in 8 bits are those of the model again; host, GPU and product
   assert.ok(Math.abs(packed![0].loss - original.loss) < 1e-3);
 
   const folder = denoFolder(join(place.path("out"), "model"));
+  const inspected = (await startTask("inspect", [folder.path])).stdout;
+  assert.match(
+    inspected,
+    /the inputs of self_attn\.q_proj, .* rotated in runs of up to 64 with seed 3/,
+  );
+  const [histogram] = await countWeights(place.model, folder.path, record.layers!, [1]);
+  assert.equal(histogram.rotated, true);
+  assert.ok(histogram.errorRms < 0.01 * histogram.rms, `${histogram.errorRms}`);
   using stored = PlainWeights.open(folder);
   using plain = PlainWeights.open(denoFolder(place.model));
   using model = ModelFiles.open(folder);
