@@ -106,8 +106,8 @@ export interface Codec<Host extends HostLinear = HostLinear> {
   dequantize(host: Host, first?: number, rows?: number): Float32Array<ArrayBuffer>;
   facts(host: Host): LinearFacts;
   /**
-   * The number of NaN and infinite values of each tensor that has any, by the suffix of its name. Codecs
-   * that upload an f32 matrix return nothing: the layer loader checks the matrix itself.
+   * The number of values of each tensor that are NaN or infinite when stored, by the suffix of its name;
+   * tensors without any may be left out.
    */
   nonFinite(host: Host): Record<string, number>;
   /** The class of each weight of a row; all are "all" if absent. */

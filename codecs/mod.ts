@@ -15,6 +15,7 @@ import type {
   Weight,
   WeightGroup,
 } from "./codec.ts";
+import { EXPONENT, loadExponent, storeExponent } from "./exponent.ts";
 import { grid } from "./grid/codec.ts";
 import { columnsOf, type QuantizationConfig, rotationOf } from "./quantization_config.ts";
 import { TransformedGroup, TransformedWeight } from "./transformed_weight.ts";
@@ -79,7 +80,12 @@ export function loadLinear(
   const cols = requireColumns(checkpoint, quantization, name);
   const host = codec.load(checkpoint, name, { cols, blockSize: quantization.block_size });
   const rotation = rotationOf(quantization, name, cols);
-  return { codec, host, ...(rotation && { transform: { rotation } }) };
+  const exponent = loadExponent(checkpoint, name);
+  const transform = {
+    ...(rotation && { rotation }),
+    ...(exponent !== undefined && { exponent }),
+  };
+  return { codec, host, ...(Object.keys(transform).length > 0 && { transform }) };
 }
 
 /**
@@ -154,13 +160,16 @@ export function requireColumns(
 /** The tensors that store a linear layer, and the bytes of each part. */
 export function storeLinear<Host extends HostLinear>(
   name: string,
-  { codec, host }: PackedLinear<Host>,
+  { codec, host, transform }: PackedLinear<Host>,
   form: StoreForm,
 ): { tensors: TensorToWrite[]; parts: Record<string, number> } {
-  const tensors = codec.store(name, host, form);
+  const tensors = [
+    ...codec.store(name, host, form),
+    ...storeExponent(name, transform?.exponent),
+  ];
   const parts = noParts(codec as Codec);
   for (const { name, data } of tensors) {
-    add(parts, codec.parts[lastWord(name)], (data as Uint8Array).length);
+    add(parts, partName(codec as Codec, lastWord(name))!, (data as Uint8Array).length);
   }
   return { tensors, parts };
 }
@@ -185,8 +194,14 @@ export function partOf(
   const word = lastWord(tensor);
   const linear = tensor.slice(0, -word.length - 1);
   const codec = codecOf(checkpoint, linear);
-  if (!codec || !Object.hasOwn(codec.parts, word)) return undefined;
-  return { codec, linear, part: codec.parts[word] };
+  const part = codec && partName(codec, word);
+  return codec && part !== undefined ? { codec, linear, part } : undefined;
+}
+
+/** The label of a tensor by the suffix of its name; undefined if it belongs to no linear layer. */
+function partName({ parts }: Codec, word: string): string | undefined {
+  if (word === EXPONENT) return EXPONENT;
+  return Object.hasOwn(parts, word) ? parts[word] : undefined;
 }
 
 /** The storage size of a packed linear layer. */

@@ -17,6 +17,7 @@ import {
   type QuantizationConfig,
   readQuantizationConfig,
 } from "../codecs/quantization_config.ts";
+import { EXPONENT } from "../codecs/exponent.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import type { Folder } from "../storage/folder.ts";
 import { readJson } from "../storage/json.ts";
@@ -77,6 +78,12 @@ export class PlainWeights implements Disposable {
   isFloat(name: string): boolean {
     const { dtype } = this.get(name);
     return dtype === "packed" || isFloatDtype(dtype);
+  }
+
+  /** Whether any packed linear layer of a tensor is stored with an exponent. */
+  hasExponent(name: string): boolean {
+    const { linears = [] } = this.get(name);
+    return linears.some((linear) => this.checkpoint.has(`${linear}.${EXPONENT}`));
   }
 
   /** The bytes of a plainly stored tensor, in chunks. */

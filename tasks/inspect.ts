@@ -69,6 +69,8 @@ interface LinearEntry {
   storedBits: number;
   storedBytes: Record<string, number>;
   relativeOutputError?: number;
+  /** The weights are those of the codec times 2 to this power; absent if it is 0. */
+  exponent?: number;
 }
 
 interface PackedReport {
@@ -108,7 +110,7 @@ function inspectPacked(
   const packed = packedLinears(checkpoint);
   const stored = new Set([...packed.values()].flatMap(({ tensors }) => tensors));
   const linears = [...packed].sort(([a], [b]) => byNumber(a, b)).map(([name, { parts }]) => {
-    const { codec, host } = loadLinear(checkpoint, quantization, name)!;
+    const { codec, host, transform } = loadLinear(checkpoint, quantization, name)!;
     const { rows, cols } = host;
     const { paperBits, ...facts } = codec.facts(host);
     const columns = codec.factColumns.map((
@@ -126,6 +128,7 @@ function inspectPacked(
       storedBits: 8 * sum(Object.values(parts)) / (rows * cols),
       storedBytes: parts,
       ...(error !== undefined && { relativeOutputError: error }),
+      ...(transform?.exponent !== undefined && { exponent: transform.exponent }),
     } satisfies LinearEntry;
   });
   const embeddings: PlainEntry[] = [];

@@ -48,6 +48,8 @@ export interface LinearRecord extends LinearFacts {
   method?: string;
   /** The rotation of its input, if any. */
   rotation?: Rotation;
+  /** Its weights are stored divided by 2 to this power; absent if it is 0. */
+  exponent?: number;
   /** Bytes stored, by part. */
   storedBytes: Record<string, number>;
 }

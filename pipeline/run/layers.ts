@@ -17,6 +17,7 @@ import { access, ArtifactStore } from "./artifacts.ts";
 import type { LayerRecord, LinearRecord } from "./events.ts";
 import { isInLinear, quantizeLinear } from "./quantize_linear.ts";
 import type { Planned, StageClock } from "./run.ts";
+import { scaleLinears } from "./scale_linears.ts";
 
 /** A group of linear layers that share an input. */
 interface Group {
@@ -353,6 +354,7 @@ class LayerRun {
         await (waits ? this.clock.time(stage.name, run) : this.clock.queue(stage.name, run));
       }
     };
+    await scaleLinears(gpu, context.linears);
     await runStages(this.stages.slice(0, this.#firstInLinear), false);
     for (const linear of context.linears) {
       this.progress(
@@ -419,7 +421,7 @@ class LayerRun {
           rows,
           cols,
           ...(method && { method }),
-          ...(transform?.rotation && { rotation: transform.rotation }),
+          ...transform,
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
           ...stored,
         };
