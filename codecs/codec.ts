@@ -1,5 +1,6 @@
 import type { Gpu } from "../gpu/device.ts";
-import type { ActivationName } from "../gpu/kernels/elementwise/activation.ts";
+import type { InputTransform } from "../gpu/kernels/rotation/rotation.ts";
+import type { VectorSource } from "../gpu/kernels/vector_source.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Checkpoint } from "../storage/checkpoint.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
@@ -105,8 +106,8 @@ export interface Codec<Host extends HostLinear = HostLinear> {
   dequantize(host: Host, first?: number, rows?: number): Float32Array<ArrayBuffer>;
   facts(host: Host): LinearFacts;
   /**
-   * The number of NaN and infinite values of each tensor that has any, by the suffix of its name. Codecs
-   * that upload an f32 matrix return nothing: the layer loader checks the matrix itself.
+   * The number of values of each tensor that are NaN or infinite when stored, by the suffix of its name;
+   * tensors without any may be left out.
    */
   nonFinite(host: Host): Record<string, number>;
   /** The class of each weight of a row; all are "all" if absent. */
@@ -144,15 +145,7 @@ export interface Weight extends Disposable {
   multiply(x: Tensor, addends?: Addends): Promise<Tensor>;
 }
 
-/** A function of the input vector that the product's kernel computes in its prologue (fused). */
-export type VectorSource =
-  /** The RMS norm of the vector. */
-  | { op: "rms"; weight: Tensor; epsilon: number }
-  /**
-   * An activation function of the vector; with `up`, the activation of its first half times its second
-   * half, which begins at element `up`.
-   */
-  | { op: "activation"; name: ActivationName; up?: number };
+export type { InputTransform, VectorSource };
 
 /**
  * Linear layers that share an input and are multiplied in one dispatch; disposing of it frees them
@@ -192,4 +185,6 @@ export interface Draft<Host extends HostLinear = HostLinear> extends Disposable 
 export interface PackedLinear<Host extends HostLinear = HostLinear> {
   codec: Codec<Host>;
   host: Host;
+  /** What the input goes through before the product: the codec's weights are those of W~. */
+  transform?: InputTransform;
 }

@@ -1,9 +1,24 @@
+import type { Gpu } from "../gpu/device.ts";
+import { undoTransform } from "../gpu/kernels/rotation/rotate.ts";
+import { undoOnHost } from "../gpu/kernels/rotation/rotation.ts";
+import type { Tensor } from "../gpu/tensor.ts";
 import type { Checkpoint } from "../storage/checkpoint.ts";
+import { TRANSFORMS_SINCE } from "../storage/packed_metadata.ts";
 import type { StoredTensor, TensorToWrite } from "../storage/safetensors.ts";
 import { billm } from "./billm/codec.ts";
-import type { Codec, HostLinear, PackedLinear, StoreForm } from "./codec.ts";
+import type {
+  Codec,
+  HostLinear,
+  InputTransform,
+  PackedLinear,
+  StoreForm,
+  Weight,
+  WeightGroup,
+} from "./codec.ts";
+import { EXPONENT, loadExponent, storeExponent } from "./exponent.ts";
 import { grid } from "./grid/codec.ts";
-import { columnsOf, type QuantizationConfig } from "./quantization_config.ts";
+import { columnsOf, type QuantizationConfig, rotationOf } from "./quantization_config.ts";
+import { TransformedGroup, TransformedWeight } from "./transformed_weight.ts";
 import { UserError } from "../base/errors.ts";
 
 /**
@@ -29,9 +44,17 @@ export function codecOf(checkpoint: Checkpoint, name: string): Codec | undefined
   return CODECS.find(({ main }) => checkpoint.has(`${name}.${main}`));
 }
 
-/** The first version of the packed format that supports all of these codecs. */
-export function versionFor(codecs: Iterable<Codec>): number {
-  return Math.max(2, ...[...codecs].map(({ since }) => since));
+/**
+ * The first version of the packed format that supports all of these codecs.
+ *
+ * @param isTransformed Whether the input of any linear layer is transformed.
+ */
+export function versionFor(codecs: Iterable<Codec>, isTransformed = false): number {
+  return Math.max(
+    2,
+    ...[...codecs].map(({ since }) => since),
+    ...(isTransformed ? [TRANSFORMS_SINCE] : []),
+  );
 }
 
 /** The main tensor of a packed linear layer (see {@link Codec.main}); undefined for a dense one. */
@@ -55,10 +78,70 @@ export function loadLinear(
   const codec = codecOf(checkpoint, name);
   if (!codec) return undefined;
   const cols = requireColumns(checkpoint, quantization, name);
-  return {
-    codec,
-    host: codec.load(checkpoint, name, { cols, blockSize: quantization.block_size }),
+  const host = codec.load(checkpoint, name, { cols, blockSize: quantization.block_size });
+  const rotation = rotationOf(quantization, name, cols);
+  const exponent = loadExponent(checkpoint, name);
+  const transform = {
+    ...(rotation && { rotation }),
+    ...(exponent !== undefined && { exponent }),
   };
+  return { codec, host, ...(Object.keys(transform).length > 0 && { transform }) };
+}
+
+/**
+ * The dequantized weights of a linear layer in their original layout, or `rows` rows of them from row
+ * `first`, f32 `[rows, cols]`; bit-identical to {@link linearMatrix} on the GPU.
+ */
+export function dequantizedLinear(
+  { codec, host, transform }: PackedLinear,
+  first?: number,
+  rows?: number,
+): Float32Array<ArrayBuffer> {
+  const values = codec.dequantize(host, first, rows);
+  if (transform) undoOnHost(values, host.cols, transform);
+  return values;
+}
+
+/**
+ * The dequantized weights of a linear layer on the GPU in their original layout, f32 `[rows, cols]`,
+ * owned by the caller.
+ */
+export async function linearMatrix(
+  gpu: Gpu,
+  { codec, host, transform }: PackedLinear,
+): Promise<Tensor> {
+  const matrix = await codec.matrix(gpu, host);
+  if (transform) await undoTransform(gpu, matrix, transform);
+  return matrix;
+}
+
+/** Uploads a linear layer for multiplication; it transforms its input if it has to. */
+export async function uploadLinear(
+  gpu: Gpu,
+  { codec, host, transform }: PackedLinear,
+): Promise<Weight> {
+  const weight = await codec.upload(gpu, host);
+  return transform ? new TransformedWeight(gpu, weight, transform) : weight;
+}
+
+/**
+ * Uploads linear layers of one codec that share an input as a group.
+ *
+ * @returns Undefined if the codec has no groups, or the layouts or the transforms of the input differ.
+ */
+export async function uploadLinears(
+  gpu: Gpu,
+  linears: readonly PackedLinear[],
+): Promise<WeightGroup | undefined> {
+  const [{ codec, transform }] = linears;
+  if (linears.some((linear) => !isSameTransform(linear.transform, transform))) return undefined;
+  const group = await codec.uploadGroup?.(gpu, linears.map(({ host }) => host));
+  return group && transform ? new TransformedGroup(gpu, group, transform) : group;
+}
+
+function isSameTransform(a: InputTransform = {}, b: InputTransform = {}): boolean {
+  return a.rotation?.seed === b.rotation?.seed && a.rotation?.block === b.rotation?.block &&
+    (a.exponent ?? 0) === (b.exponent ?? 0);
 }
 
 /** @throws {UserError} If config.json does not state the number of columns of a packed linear layer. */
@@ -77,13 +160,16 @@ export function requireColumns(
 /** The tensors that store a linear layer, and the bytes of each part. */
 export function storeLinear<Host extends HostLinear>(
   name: string,
-  { codec, host }: PackedLinear<Host>,
+  { codec, host, transform }: PackedLinear<Host>,
   form: StoreForm,
 ): { tensors: TensorToWrite[]; parts: Record<string, number> } {
-  const tensors = codec.store(name, host, form);
+  const tensors = [
+    ...codec.store(name, host, form),
+    ...storeExponent(name, transform?.exponent),
+  ];
   const parts = noParts(codec as Codec);
   for (const { name, data } of tensors) {
-    add(parts, codec.parts[lastWord(name)], (data as Uint8Array).length);
+    add(parts, partName(codec as Codec, lastWord(name))!, (data as Uint8Array).length);
   }
   return { tensors, parts };
 }
@@ -108,8 +194,14 @@ export function partOf(
   const word = lastWord(tensor);
   const linear = tensor.slice(0, -word.length - 1);
   const codec = codecOf(checkpoint, linear);
-  if (!codec || !Object.hasOwn(codec.parts, word)) return undefined;
-  return { codec, linear, part: codec.parts[word] };
+  const part = codec && partName(codec, word);
+  return codec && part !== undefined ? { codec, linear, part } : undefined;
+}
+
+/** The label of a tensor by the suffix of its name; undefined if it belongs to no linear layer. */
+function partName({ parts }: Codec, word: string): string | undefined {
+  if (word === EXPONENT) return EXPONENT;
+  return Object.hasOwn(parts, word) ? parts[word] : undefined;
 }
 
 /** The storage size of a packed linear layer. */

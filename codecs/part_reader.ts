@@ -49,6 +49,13 @@ export class PartReader {
   }
 }
 
+/** The number of values that are NaN or infinite in f16. */
+export function infiniteHalves(values: Iterable<number>): number {
+  let count = 0;
+  for (const value of values) if (!Number.isFinite(Math.f16round(value))) count++;
+  return count;
+}
+
 /** The bytes of a typed array as a file stores them; not a copy. */
 export function partBytes(
   data: Uint8Array | Int8Array | Uint16Array | Uint32Array | Float16Array,

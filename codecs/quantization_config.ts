@@ -1,6 +1,7 @@
 import { UserError } from "../base/errors.ts";
 import { isRecord } from "../base/record.ts";
-import { versionProblem } from "../storage/packed_metadata.ts";
+import { LEAST_RUN, MOST_RUN, type Rotation, runFor } from "../gpu/kernels/rotation/rotation.ts";
+import { TRANSFORMS_SINCE, versionProblem } from "../storage/packed_metadata.ts";
 
 /** The `quantization_config` object in the config.json of a packed model. */
 export interface QuantizationConfig {
@@ -20,6 +21,28 @@ export interface QuantizationConfig {
    * linear layers that its rows hold, in order. Absent if there are none.
    */
   fused?: Record<string, string[]>;
+  /** The rotation of the inputs of linear layers; absent if none is rotated. */
+  rotation?: RotationConfig;
+}
+
+/** The name of the hash that gives the signs of a rotation; see `isNegative()`. */
+const GENERATOR = "hash32";
+
+/** The `rotation` object of `quantization_config`. */
+export interface RotationConfig {
+  /** The name of the hash that gives the signs. */
+  generator: typeof GENERATOR;
+  seed: number;
+  /**
+   * The most entries that are transformed together, a power of two. For a linear layer it is the largest
+   * power of two up to this one that divides its columns.
+   */
+  block: number;
+  /**
+   * The rotated linear layers by module, or by full name where decoder layers differ; all of them if
+   * absent.
+   */
+  modules?: string[];
 }
 
 /**
@@ -68,7 +91,92 @@ export function readQuantizationConfig(
   if (fused !== undefined && !(isRecord(fused) && Object.values(fused).every(isNames))) {
     refuse(".fused", "a list of linear layers for each fused module", fused);
   }
+  if (found.rotation !== undefined) checkRotation(found, refuse);
   return found;
+}
+
+function checkRotation(
+  { rotation, columns, format_version: version }: QuantizationConfig,
+  refuse: (field: string, wanted: string, value: unknown) => never,
+): void {
+  if (version < TRANSFORMS_SINCE) {
+    refuse(".format_version", `${TRANSFORMS_SINCE} or later with a rotation`, version);
+  }
+  if (!isRecord(rotation)) return refuse(".rotation", "an object", rotation);
+  const { generator, seed, block, modules } = rotation;
+  if (generator !== GENERATOR) {
+    refuse(".rotation.generator", `"${GENERATOR}", the only one that this program has`, generator);
+  }
+  if (!Number.isInteger(seed) || seed < 0 || seed > 0xffffffff) {
+    refuse(".rotation.seed", "a whole number from 0 to 2^32 - 1", seed);
+  }
+  if (!isCount(block) || block < LEAST_RUN || block > MOST_RUN || (block & (block - 1)) !== 0) {
+    refuse(".rotation.block", `a power of two from ${LEAST_RUN} to ${MOST_RUN}`, block);
+  }
+  const isModule = (module: unknown) =>
+    typeof module === "string" && columnsOf({ columns }, module) !== undefined;
+  if (modules !== undefined && !(Array.isArray(modules) && modules.every(isModule))) {
+    refuse(".rotation.modules", "a list of linear layers that .columns has", modules);
+  }
+  const named = Object.keys(columns);
+  const rotated = modules &&
+    [...modules, ...named.filter((name) => modules.some((module) => name.endsWith(`.${module}`)))];
+  for (const module of rotated ?? named) {
+    const cols = columnsOf({ columns }, module)!;
+    if (runFor(cols, block) !== undefined) continue;
+    refuse(`.columns["${module}"]`, `a multiple of ${LEAST_RUN} to be rotated`, cols);
+  }
+}
+
+/**
+ * The rotation of the input of a packed linear layer; undefined if it is not rotated.
+ *
+ * @param cols Its columns.
+ */
+export function rotationOf(
+  { rotation }: Pick<QuantizationConfig, "rotation">,
+  name: string,
+  cols: number,
+): Rotation | undefined {
+  if (!rotation) return undefined;
+  const { seed, block, modules } = rotation;
+  const isRotated = modules?.some((module) => name === module || name.endsWith(`.${module}`));
+  if (isRotated === false) return undefined;
+  return { seed, block: runFor(cols, block)! };
+}
+
+/**
+ * The `rotation` object for linear layers.
+ *
+ * @param linears Every packed linear layer of the model.
+ * @returns Undefined if none is rotated.
+ * @throws {UserError} If their seeds differ, which the format cannot state.
+ */
+export function rotationConfigOf(
+  linears: readonly { name: string; module: string; rotation?: Rotation }[],
+): RotationConfig | undefined {
+  const rotated = linears.flatMap(({ rotation }) => rotation ?? []);
+  if (rotated.length === 0) return undefined;
+  const [{ seed }] = rotated;
+  const other = rotated.find((rotation) => rotation.seed !== seed);
+  if (other) {
+    throw new UserError(
+      `Cannot pack linear layers that are rotated with different seeds (${seed} and ` +
+        `${other.seed}); rotate all of them with one`,
+    );
+  }
+  const modules = new Set<string>();
+  for (const { name, module, rotation } of linears) {
+    if (!rotation) continue;
+    const same = linears.filter((linear) => linear.module === module);
+    modules.add(same.every(({ rotation }) => rotation) ? module : name);
+  }
+  return {
+    generator: GENERATOR,
+    seed,
+    block: Math.max(...rotated.map(({ block }) => block)),
+    ...(rotated.length < linears.length && { modules: [...modules] }),
+  };
 }
 
 function isCount(value: unknown): value is number {

@@ -1,6 +1,6 @@
-import type { Codec, HostLinear, Weight } from "../codecs/codec.ts";
+import type { Codec, PackedLinear, Weight } from "../codecs/codec.ts";
 import { DenseWeight } from "../codecs/dense/weight.ts";
-import { codecOf, loadLinear } from "../codecs/mod.ts";
+import { codecOf, linearMatrix, loadLinear, uploadLinear, uploadLinears } from "../codecs/mod.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import type { Tensor } from "../gpu/tensor.ts";
@@ -113,12 +113,12 @@ class LayerLoader {
       const matrix = await (this.options.stored ? this.#matrix(place) : this.#tensor(place));
       return new DenseWeight(matrix);
     }
-    const host = this.#packed(group, i);
+    const packed = this.#packed(group, i);
     if (this.options.packed) {
-      this.#checkPacked(name, codec, host);
-      return await codec.upload(this.#gpu, host);
+      this.#checkPacked(name, packed);
+      return await uploadLinear(this.#gpu, packed);
     }
-    const matrix = await codec.matrix(this.#gpu, host);
+    const matrix = await linearMatrix(this.#gpu, packed);
     this.#wide.push({ name: `${name}.weight`, tensor: matrix });
     return new DenseWeight(matrix);
   }
@@ -140,17 +140,18 @@ class LayerLoader {
   }
 
   /** A packed linear layer in host memory. */
-  #packed(group: LinearGroup, i: number): HostLinear {
+  #packed(group: LinearGroup, i: number): PackedLinear {
     const { checkpoint, quantization } = this.stored.model;
     const { module, rows } = group.linears[i];
     const name = this.#prefix + module;
-    const { host } = loadLinear(checkpoint, quantization!, name)!;
+    const packed = loadLinear(checkpoint, quantization!, name)!;
+    const { host } = packed;
     this.stored.checkShape(`${name}.weight`, [host.rows, host.cols], [rows, group.cols]);
-    return host;
+    return packed;
   }
 
   /** Rejects NaN and infinities in the scales of a packed linear layer; its bits may be arbitrary. */
-  #checkPacked(name: string, codec: Codec, host: HostLinear): void {
+  #checkPacked(name: string, { codec, host }: PackedLinear): void {
     for (const [part, count] of Object.entries(codec.nonFinite(host))) {
       this.stored.refuseNonFinite(`${name}.${part}`, count);
     }
@@ -164,9 +165,9 @@ class LayerLoader {
     if (!codec?.uploadGroup || names.some((name) => this.#codecOf(name) !== codec)) return false;
     const { block_size: blockSize } = this.stored.model.quantization!;
     if (!codec.groups?.(gpu, blockSize)) return false; // before reading the layers
-    const hosts = names.map((_, i) => this.#packed(group, i));
-    hosts.forEach((host, i) => this.#checkPacked(names[i], codec, host));
-    const weights = await codec.uploadGroup(gpu, hosts);
+    const packed = names.map((_, i) => this.#packed(group, i));
+    packed.forEach((linear, i) => this.#checkPacked(names[i], linear));
+    const weights = await uploadLinears(gpu, packed);
     if (!weights) return false;
     const biases = group.bias ? gpu.zeros([1, weights.rows]) : undefined;
     this.weights.groups.set(op, { group: weights, biases });

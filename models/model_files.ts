@@ -1,6 +1,10 @@
 import { UserError } from "../base/errors.ts";
 import { isPackedEmbedding } from "../codecs/embedding/embedding.ts";
-import { type QuantizationConfig, readQuantizationConfig } from "../codecs/quantization_config.ts";
+import {
+  type QuantizationConfig,
+  readQuantizationConfig,
+  type RotationConfig,
+} from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { type Folder, isSystemError } from "../storage/folder.ts";
 import { readJson } from "../storage/json.ts";
@@ -59,8 +63,14 @@ export class ModelFiles implements Disposable {
    *
    * @param version The version of the packed format.
    * @param method The stage that quantized the linear layers; absent for BiLLM's own method.
+   * @param rotation The rotation of their inputs, if any.
    */
-  packedConfig(blockSize: number, version = FORMAT_VERSION, method?: string): QuantizationConfig {
+  packedConfig(
+    blockSize: number,
+    version = FORMAT_VERSION,
+    method?: string,
+    rotation?: RotationConfig,
+  ): QuantizationConfig {
     const { architecture } = this;
     const columns: Record<string, number> = {};
     const fused: Record<string, string[]> = {};
@@ -82,6 +92,7 @@ export class ModelFiles implements Disposable {
       block_size: blockSize,
       columns,
       ...(Object.keys(fused).length > 0 && { fused }),
+      ...(rotation && { rotation }),
     };
   }
 

@@ -5,12 +5,19 @@ import {
   embeddingLayout,
   isPackedEmbedding,
 } from "../codecs/embedding/embedding.ts";
-import { loadLinear, mainTensor, partOf, requireColumns } from "../codecs/mod.ts";
+import {
+  dequantizedLinear,
+  loadLinear,
+  mainTensor,
+  partOf,
+  requireColumns,
+} from "../codecs/mod.ts";
 import {
   fusedOf,
   type QuantizationConfig,
   readQuantizationConfig,
 } from "../codecs/quantization_config.ts";
+import { EXPONENT } from "../codecs/exponent.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import type { Folder } from "../storage/folder.ts";
 import { readJson } from "../storage/json.ts";
@@ -71,6 +78,12 @@ export class PlainWeights implements Disposable {
   isFloat(name: string): boolean {
     const { dtype } = this.get(name);
     return dtype === "packed" || isFloatDtype(dtype);
+  }
+
+  /** Whether any packed linear layer of a tensor is stored with an exponent. */
+  hasExponent(name: string): boolean {
+    const { linears = [] } = this.get(name);
+    return linears.some((linear) => this.checkpoint.has(`${linear}.${EXPONENT}`));
   }
 
   /** The bytes of a plainly stored tensor, in chunks. */
@@ -145,19 +158,18 @@ export class PlainWeights implements Disposable {
       return (first, rows) => dequantizeEmbeddingOnHost(checkpoint, table, first, rows);
     }
     const parts = linears.map((linear) => loadLinear(checkpoint, quantization!, linear)!);
-    const [{ codec, host }] = parts;
-    if (parts.length === 1) return (first, rows) => codec.dequantize(host, first, rows);
+    if (parts.length === 1) return (first, rows) => dequantizedLinear(parts[0], first, rows);
     return (first, rows) => {
       const all = new Float32Array(rows * cols);
       let start = 0;
-      for (const { codec, host } of parts) {
+      for (const part of parts) {
         const from = Math.max(first, start);
-        const to = Math.min(first + rows, start + host.rows);
+        const to = Math.min(first + rows, start + part.host.rows);
         if (from < to) {
-          const values = codec.dequantize(host, from - start, to - from);
+          const values = dequantizedLinear(part, from - start, to - from);
           all.set(values, (from - first) * cols);
         }
-        start += host.rows;
+        start += part.host.rows;
       }
       return all;
     };

@@ -2,6 +2,7 @@ import type { z } from "zod";
 import type { Draft, LinearFacts, PackedLinear } from "../codecs/codec.ts";
 import type { LocalDataset } from "../data/datasets.ts";
 import type { Gpu } from "../gpu/device.ts";
+import type { InputTransform } from "../gpu/kernels/rotation/rotation.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
@@ -20,6 +21,8 @@ export interface Artifacts {
   "model-files": ModelFiles;
   /** Token windows, and the activations entering the current decoder layer. */
   "calibration": Calibration;
+  /** 1 for columns of the group's input that are not always zero, before its rotation, u32 `[n]`. */
+  "live-columns": Tensor;
   /** H = (2 / sequences) Σ x xᵀ over the input of the linear layers, undamped, f32 `[n, n]`. */
   "hessian": Tensor;
   /**
@@ -130,6 +133,11 @@ export interface LinearLayer {
   weight: Tensor;
   /** The dequantized values of the blocks done so far, f32 `[rows, cols]`. */
   quantized: Tensor;
+  /**
+   * The transform of the layer's input: the weights above are those that multiply the transformed input.
+   * Absent if there is none.
+   */
+  transform?: InputTransform;
   /** The quantized layer, created by the stage that quantizes. */
   draft?: Draft;
   /** The stage that quantized it; absent for BiLLM's own method. */
@@ -179,6 +187,13 @@ export interface ModelStage<Options = unknown> extends StageBase<Options> {
 export interface GroupStage<Options = unknown> extends StageBase<Options> {
   /** "layer" is the deprecated name, for custom stages. */
   scope: "group" | "layer";
+  /**
+   * Called for each calibration batch with the group's input, f32 `[tokens, n]`, before later stages
+   * observe it, and with the same input in the original model. Returns what they observe instead, owned
+   * by the caller; undefined for the input itself. Its `run` transforms the weights to match and sets
+   * `transform` of the linear layers.
+   */
+  transform?(context: GroupContext, options: Options, input: Tensor): Promise<Tensor | undefined>;
   /**
    * Called for each calibration batch with the group's input, f32 `[tokens, n]`, before `run`.
    *

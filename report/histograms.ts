@@ -1,5 +1,6 @@
 import type { WeightKind } from "../codecs/codec.ts";
 import { loadLinear } from "../codecs/mod.ts";
+import { type Rotation, transformOnHost } from "../gpu/kernels/rotation/rotation.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
@@ -23,6 +24,8 @@ export interface Histogram {
   stored: number[];
   /** |w| that best separates the low zone from the high zone. */
   split?: number;
+  /** Whether all weights are those that multiply the rotated input. */
+  rotated?: true;
   /** RMS of the weights and of the quantization error. */
   rms: number;
   errorRms: number;
@@ -70,8 +73,12 @@ export async function countWeights(
           original.readFloat32(place.name, { first: place.firstRow + row, rows: 1 })
         ),
       );
-      const { after, groups } = storedRows(packed, name, sample);
-      histograms.push({ name, layer, rows, cols, ...histogramOf(before, after, groups) });
+      const { after, groups, rotation } = storedRows(packed, name, sample);
+      if (rotation) transformOnHost(before, cols, { rotation });
+      histograms.push({
+        ...{ name, layer, rows, cols, ...histogramOf(before, after, groups) },
+        ...(rotation && { rotated: true }),
+      });
       await pause();
     }
   }
@@ -94,18 +101,20 @@ function joined(pieces: readonly Float32Array[]): Float32Array {
   return all;
 }
 
-/** Stored values of some rows, and the class of each weight as an index into WEIGHT_KINDS. */
+/**
+ * Stored values of some rows, and the class of each weight as an index into WEIGHT_KINDS. Those of a
+ * rotated linear layer are rotated, because that is what its codec divides into classes.
+ */
 function storedRows(
   packed: PlainWeights,
   name: string,
   rows: readonly number[],
-): { after: Float32Array; groups: Uint8Array } {
+): { after: Float32Array; groups: Uint8Array; rotation?: Rotation } {
   const { checkpoint, quantization } = packed;
   const linear = quantization && loadLinear(checkpoint, quantization, name);
   let rowOf: (row: number) => Float32Array;
   if (linear) {
-    const { codec, host } = linear;
-    rowOf = (row) => codec.dequantize(host, row, 1);
+    rowOf = (row) => linear.codec.dequantize(linear.host, row, 1);
   } else {
     const { name: tensor, firstRow } = packed.placeOf(name);
     const rowsOf = packed.rowsOf(tensor);
@@ -116,7 +125,7 @@ function storedRows(
   const groups = kinds
     ? Uint8Array.from(kinds, (kind) => WEIGHT_KINDS.indexOf(kind))
     : new Uint8Array(after.length).fill(WEIGHT_KINDS.indexOf("all"));
-  return { after, groups };
+  return { after, groups, rotation: linear?.transform?.rotation };
 }
 
 /**

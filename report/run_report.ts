@@ -356,6 +356,8 @@ function distributionSection(histograms: readonly Histogram[]): Content {
       <p>Above the line: the original weights by class. Below it: the stored values. Each has its own
       scale.${hasSplit
         ? " The dashed lines are the split between the zones that fits most weights."
+        : ""}${histograms.some(({ rotated }) => rotated)
+        ? " All are of the weights after the rotation."
         : ""}</p>
     `,
     legend([

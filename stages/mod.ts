@@ -10,6 +10,7 @@ import { pack } from "./pack.ts";
 import { pbLlm } from "./pb_llm.ts";
 import { propagateError } from "./propagate_error.ts";
 import { refitNorm } from "./refit_norm.ts";
+import { rotate } from "./rotate.ts";
 import { residualBinarize } from "./residual_binarize.ts";
 import { rowSearch } from "./row_search.ts";
 import { rtn } from "./rtn.ts";
@@ -21,6 +22,7 @@ import { splitSearch } from "./split_search.ts";
 export const STAGES: Stage[] = [
   download,
   calibrate,
+  rotate,
   hessian,
   propagateError,
   salientSelect,

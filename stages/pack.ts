@@ -5,10 +5,12 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { sum } from "../base/figures.ts";
 import { packEmbedding } from "../codecs/embedding/embedding.ts";
-import type { Codec } from "../codecs/codec.ts";
+import type { Codec, PackedLinear } from "../codecs/codec.ts";
 import { partOf, storeLinear, versionFor } from "../codecs/mod.ts";
+import { rotationConfigOf } from "../codecs/quantization_config.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
+import type { LinearRecord } from "../pipeline/run/events.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
@@ -63,7 +65,10 @@ export const pack = defineStage({
             `put a stage that does, such as compensate, before pack`,
         );
       }
-      linear.packed = { codec: draft.codec, host: await draft.download(form, linear.quantized) };
+      const host = await draft.download(form, linear.quantized);
+      const { transform } = linear;
+      linear.packed = { codec: draft.codec, host, ...(transform && { transform }) };
+      refuseInfinite(linear.name, linear.packed);
     }
   },
 
@@ -83,7 +88,10 @@ export const pack = defineStage({
       if (!name.startsWith(prefix) || packed.has(name)) continue;
       tensors.push(copyOf(checkpoint, name));
     }
-    const version = versionFor(linears.map(({ packed }) => packed!.codec));
+    const version = versionFor(
+      linears.map(({ packed }) => packed!.codec),
+      linears.some(({ transform }) => transform),
+    );
     const file = shardName(index + 2, context.layer.count);
     const path = join(context.folder.model, file);
     const { bytes, sha256 } = writeSafetensors(
@@ -139,12 +147,23 @@ export const pack = defineStage({
     const linears = context.layerRecords.flatMap(({ linears }) => linears);
     const method = linears.find(({ method }) => method)?.method;
     const counts = countShards(context);
+    const rotation = rotationConfigOf(
+      context.layerRecords.flatMap(({ layer, linears }) => {
+        const prefix = architecture.names.layer(layer);
+        return linears.map(({ name, rotation }) => ({
+          name,
+          module: name.slice(prefix.length),
+          rotation,
+        }));
+      }),
+    );
     writeJsonAtomically(join(context.folder.model, "config.json"), {
       ...config,
       quantization_config: model.packedConfig(
         context.blockSize,
-        versionFor(counts.codecs),
+        versionFor(counts.codecs, linears.some(isTransformed)),
         method,
+        rotation,
       ),
     });
     copySmallFiles(context);
@@ -152,6 +171,21 @@ export const pack = defineStage({
     context.set("packed-model", summarize(context, counts, new Map([[first, sha256], ...shards])));
   },
 });
+
+/** @throws {UserError} If the scales of a linear layer do not fit f16, which makes them infinite. */
+function refuseInfinite(name: string, { codec, host }: PackedLinear): void {
+  for (const [part, count] of Object.entries(codec.nonFinite(host))) {
+    if (count === 0) continue;
+    throw new UserError(
+      `Cannot pack "${name}": ${count} values of "${name}.${part}" are NaN or exceed the range of ` +
+        `f16; use another method, or more calibration text if the method uses any`,
+    );
+  }
+}
+
+function isTransformed({ rotation, exponent }: LinearRecord): boolean {
+  return rotation !== undefined || exponent !== undefined;
+}
 
 /** Bytes per chunk when a tensor is copied. */
 const CHUNK = 16 << 20;

@@ -42,8 +42,16 @@ export const rowSearch = defineStage({
       );
     }
     using damped = await dampedHessian(gpu, context.get("hessian"), damping);
-    await searchBits(gpu, original, damped, draft.bits, quantized, { rounds, sweeps, moves }, () => {
-      return context.pause();
-    });
+    await searchBits(
+      gpu,
+      original,
+      damped,
+      draft.bits,
+      quantized,
+      { rounds, sweeps, moves },
+      () => {
+        return context.pause();
+      },
+    );
   },
 });

@@ -27,8 +27,8 @@ import { modelFolder, runCommand, usageErrors } from "./task.ts";
 const HELP = `Usage: deno task dequantize MODEL OUT [options]
 
 Writes a packed model as a plain model in f16 that transformers can load: safetensors with the
-shards of the packed model, their index, config.json, the tokenizer. OUT appears when it is
-complete. MODEL is the packed model or the output folder of the run that packed it.
+shards of the packed model, their index, config.json, the tokenizer. Tensors that f16 cannot hold
+are written in f32, and config.json then asks for f32. OUT appears when it is complete. MODEL is the packed model or the output folder of the run that packed it.
 
 Options
   --overwrite        Replace an existing model in OUT
@@ -61,8 +61,9 @@ await runCommand(command, async ({ values, positionals, signal }) => {
   checkOut(model, out, values.overwrite ?? false);
   const temporary = makeFolderBeside(out);
   try {
-    const bytes = await writeWeights(weights, temporary, signal);
-    writeConfig(model, temporary);
+    const wide = new Set([...weights.tensors.keys()].filter((name) => isWide(weights, name)));
+    const bytes = await writeWeights(weights, wide, temporary, signal);
+    writeConfig(model, temporary, wide.size > 0);
     for (const name of SMALL_FILES.filter((name) => name !== "config.json")) {
       const path = join(model, name);
       if (existsSync(path)) copyFileAtomically(path, join(temporary, name));
@@ -114,9 +115,30 @@ function replaceFolder(temporary: string, out: string): void {
   }
 }
 
-/** Writes the shards and their index. @returns Bytes of all shards. */
+/**
+ * Whether f16 cannot hold a tensor: packed weights with an exponent, or other numbers of which the largest
+ * is beyond its range or below its normal numbers.
+ */
+function isWide(weights: PlainWeights, name: string): boolean {
+  const { dtype } = weights.get(name);
+  if (dtype === "packed") return weights.hasExponent(name);
+  if (dtype === "F16" || !weights.isFloat(name)) return false;
+  let top = 0;
+  for (const chunk of weights.chunks(name, CHUNK)) {
+    for (const value of chunk) if (Number.isFinite(value)) top = Math.max(top, Math.abs(value));
+  }
+  return top > 65504 || (top > 0 && top < 2 ** -14);
+}
+
+/**
+ * Writes the shards and their index.
+ *
+ * @param wide The tensors in f32.
+ * @returns Bytes of all shards.
+ */
 async function writeWeights(
   weights: PlainWeights,
+  wide: ReadonlySet<string>,
   folder: string,
   signal: AbortSignal,
 ): Promise<number> {
@@ -132,6 +154,10 @@ async function writeWeights(
       weightMap[name] = shard;
       if (dtype !== "packed" && !weights.isFloat(name)) {
         return { name, dtype, shape, data: weights.bytes(name, CHUNK) };
+      }
+      if (wide.has(name)) {
+        tensorBytes += 4 * elementsOf(shape);
+        return { name, dtype: "F32", shape, data: singles(weights, name) };
       }
       tensorBytes += 2 * elementsOf(shape);
       return { name, dtype: "F16", shape, data: halves(weights, name) };
@@ -168,9 +194,17 @@ function* halves(weights: PlainWeights, name: string): Generator<Uint8Array> {
   }
 }
 
-function writeConfig(model: string, folder: string): void {
+/** The elements of a tensor as f32, in chunks. */
+function* singles(weights: PlainWeights, name: string): Generator<Uint8Array> {
+  for (const chunk of weights.chunks(name, CHUNK)) {
+    yield new Uint8Array(chunk.slice().buffer as ArrayBuffer);
+  }
+}
+
+function writeConfig(model: string, folder: string, isWide: boolean): void {
   const { quantization_config: _, ...config } = readJson(denoFile(join(model, "config.json")));
   // The newer key must agree with torch_dtype.
-  const dtype = { torch_dtype: "float16", ...(config.dtype != null && { dtype: "float16" }) };
+  const name = isWide ? "float32" : "float16";
+  const dtype = { torch_dtype: name, ...(config.dtype != null && { dtype: name }) };
   writeJsonAtomically(join(folder, "config.json"), { ...config, ...dtype });
 }

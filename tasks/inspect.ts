@@ -4,7 +4,7 @@ import { sum, sumByKey } from "../base/figures.ts";
 import { bytesText, percentText } from "../base/units.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { loadLinear, packedLinears } from "../codecs/mod.ts";
-import type { QuantizationConfig } from "../codecs/quantization_config.ts";
+import type { QuantizationConfig, RotationConfig } from "../codecs/quantization_config.ts";
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { ModelFiles } from "../models/model_files.ts";
 import { quantizationOf } from "../models/plain_weights.ts";
@@ -69,6 +69,8 @@ interface LinearEntry {
   storedBits: number;
   storedBytes: Record<string, number>;
   relativeOutputError?: number;
+  /** The weights are those of the codec times 2 to this power; absent if it is 0. */
+  exponent?: number;
 }
 
 interface PackedReport {
@@ -77,6 +79,8 @@ interface PackedReport {
   /** Absent for BiLLM's own. */
   method?: string;
   blockSize: number;
+  /** Absent if no linear layer is rotated. */
+  rotation?: RotationConfig;
   linears: LinearEntry[];
   weights: number;
   paperBits: number;
@@ -106,7 +110,7 @@ function inspectPacked(
   const packed = packedLinears(checkpoint);
   const stored = new Set([...packed.values()].flatMap(({ tensors }) => tensors));
   const linears = [...packed].sort(([a], [b]) => byNumber(a, b)).map(([name, { parts }]) => {
-    const { codec, host } = loadLinear(checkpoint, quantization, name)!;
+    const { codec, host, transform } = loadLinear(checkpoint, quantization, name)!;
     const { rows, cols } = host;
     const { paperBits, ...facts } = codec.facts(host);
     const columns = codec.factColumns.map((
@@ -124,6 +128,7 @@ function inspectPacked(
       storedBits: 8 * sum(Object.values(parts)) / (rows * cols),
       storedBytes: parts,
       ...(error !== undefined && { relativeOutputError: error }),
+      ...(transform?.exponent !== undefined && { exponent: transform.exponent }),
     } satisfies LinearEntry;
   });
   const embeddings: PlainEntry[] = [];
@@ -147,6 +152,7 @@ function inspectPacked(
     formatVersion: quantization.format_version,
     ...(quantization.method && { method: quantization.method }),
     blockSize: quantization.block_size,
+    ...(quantization.rotation && { rotation: quantization.rotation }),
     linears,
     weights,
     paperBits: sum(linears.map((l) => l.paperBits * l.rows * l.cols)) / weights,
@@ -205,11 +211,18 @@ function packedText(report: PackedReport, codecs: ReadonlyMap<string, Codec>): s
   return [
     `${report.folder}: packed${report.method ? ` by ${report.method}` : ""}, ` +
     `format version ${report.formatVersion}, blocks of ` +
-    `${report.blockSize} columns. Bits per weight:`,
+    `${report.blockSize} columns${rotationText(report.rotation)}. Bits per weight:`,
     "",
     ...tables.flatMap((table) => [table, ""]),
     tableText(["what", "size", ""], sizes, 1),
   ].join("\n");
+}
+
+function rotationText(rotation: RotationConfig | undefined): string {
+  if (!rotation) return "";
+  const { modules, seed, block } = rotation;
+  const which = modules ? `the inputs of ${modules.join(", ")}` : "inputs";
+  return `, ${which} rotated in runs of up to ${block} with seed ${seed}`;
 }
 
 /** The table of the linear layers of one codec, with its columns. */

@@ -12,6 +12,7 @@ import {
 import { canGroup, uploadGroup } from "./group.ts";
 import { multipliesVectors } from "./vector_product.ts";
 import { uploadBillm } from "./tensors.ts";
+import { infiniteHalves } from "../part_reader.ts";
 import { loadBillm, storeBillm } from "./store.ts";
 import { BillmGroup, BillmWeight } from "./weight.ts";
 
@@ -82,10 +83,9 @@ export const billm: Codec<BillmHost> = {
     };
   },
 
-  nonFinite({ scales }) {
-    let count = 0;
-    for (const scale of scales) if (!Number.isFinite(scale)) count++;
-    return { scales: count };
+  nonFinite({ scales, codes }): Record<string, number> {
+    if (!codes) return { scales: infiniteHalves(scales) };
+    return { scale_factors: infiniteHalves(codes.factors) };
   },
 
   kinds({ rows, cols, zones, planes, bits, salient }, row) {

@@ -4,7 +4,7 @@ import { type KernelSource, uniform } from "../../gpu/kernel.ts";
 import { rowShape } from "../../gpu/kernels/binarize/row_shape.ts";
 import roundF16 from "../../gpu/kernels/elementwise/round_f16.wgsl" with { type: "text" };
 import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
-import { difference } from "../../gpu/kernels/reduce/output_error.ts";
+import { difference } from "../../gpu/kernels/reduce/difference.ts";
 import { largeLanes, reducesInSubgroup } from "../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import chooseInSubgroup from "./choose_in_subgroup.wgsl" with { type: "text" };

@@ -15,6 +15,12 @@ import { embeddingMatvec } from "./embedding_matvec.ts";
 /** Columns of a scale group, by code width. */
 const GROUPS = { 8: 64, 4: 32 } as const;
 
+/**
+ * The largest scale of a table is at least this: f16 numbers below 2^-14 are steps of 2^-24, which are
+ * coarse for even smaller ones.
+ */
+const LEAST_TOP_SCALE = 2 ** -18;
+
 /** Number of values that are quantized at a time. */
 const CHUNK = 1 << 20;
 
@@ -80,6 +86,8 @@ export function packEmbedding(
   const scales = new Float16Array(rows * groups);
   const together = Math.max(1, Math.floor(CHUNK / cols));
   let bad = 0;
+  let topScale = 0;
+  let isZero = true;
   for (let first = 0; first < rows; first += together) {
     const count = Math.min(together, rows - first);
     const values = checkpoint.readFloat32(`${name}.weight`, { first, rows: count });
@@ -104,6 +112,8 @@ export function packEmbedding(
           );
         }
         scales[(first + row) * groups + g] = scale;
+        topScale = Math.max(topScale, Math.abs(scale));
+        isZero &&= top === 0;
         if (scale === 0) {
           if (bits === 4) {
             codes.fill(0x88, at + ((start - rowStart) >> 1), at + ((end - rowStart + 1) >> 1));
@@ -119,6 +129,12 @@ export function packEmbedding(
     }
   }
   refuseNonFinite(model, `${name}.weight`, bad);
+  if (!isZero && topScale < LEAST_TOP_SCALE) {
+    throw new UserError(
+      `"${model}": "${name}.weight" holds only values that are too small for scales in f16; ` +
+        `use embeddings: stored`,
+    );
+  }
   const data = new Uint8Array(scales.buffer);
   return [
     {

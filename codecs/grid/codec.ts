@@ -3,6 +3,7 @@ import { percentText } from "../../base/units.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Codec, LinearFacts } from "../codec.ts";
+import { infiniteHalves } from "../part_reader.ts";
 import { DenseWeight } from "../dense/weight.ts";
 import { dequantizeGrid } from "./dequantize_grid.ts";
 import { freeGrid, type LinearGrid, SALIENT_BITS } from "./grid.ts";
@@ -58,7 +59,12 @@ export const grid: Codec<GridHost> = {
     };
   },
 
-  nonFinite: () => ({}), // the layer loader checks the f32 matrix that it uploads
+  nonFinite({ fits, salientFits = [] }) {
+    return {
+      grid_scales: infiniteHalves(fits),
+      grid_salient_scales: infiniteHalves(salientFits),
+    };
+  },
 
   matrix,
 

@@ -1,4 +1,4 @@
-import type { Outputs } from "../registers.ts";
+import { multiplyAll } from "../../codecs/transformed_weight.ts";
 import type { LinearGroup, OpKind } from "./op.ts";
 
 /** Linear layers that share an input: x · weightᵀ (+ bias) (+ residual). */
@@ -19,12 +19,11 @@ export const linear: OpKind<LinearOp> = {
 
   async run({ from, linears, residual }, { weights, registers }) {
     const x = registers.get(from)!;
-    const outputs: Outputs = [];
-    for (const { module, to } of linears) {
-      const { weight, bias } = weights.linear(module);
-      const addends = { bias, residual: residual ? registers.get(residual) : undefined };
-      outputs.push([to, await weight.multiply(x, addends)]);
-    }
-    return outputs;
+    const addend = residual ? registers.get(residual) : undefined;
+    const products = await multiplyAll(
+      x,
+      linears.map(({ module }) => ({ ...weights.linear(module), residual: addend })),
+    );
+    return linears.map(({ to }, i) => [to, products[i]]);
   },
 };

@@ -1,4 +1,5 @@
 import type { LinearFacts } from "../../codecs/codec.ts";
+import type { Rotation } from "../../gpu/kernels/rotation/rotation.ts";
 
 /** An event of a run; the tasks render events as a progress bar, lines or JSON. */
 export type RunEvent =
@@ -47,6 +48,10 @@ export interface LinearRecord extends LinearFacts {
   correction?: number;
   /** The stage that quantized it, such as "gptq"; absent for BiLLM's own method. */
   method?: string;
+  /** The rotation of its input, if any. */
+  rotation?: Rotation;
+  /** Its weights are stored divided by 2 to this power; absent if it is 0. */
+  exponent?: number;
   /** Bytes stored, by part. */
   storedBytes: Record<string, number>;
 }

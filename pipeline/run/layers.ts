@@ -1,5 +1,7 @@
 import { basename, join } from "node:path";
 import { DenseWeight } from "../../codecs/dense/weight.ts";
+import { type QuantizationConfig, rotationConfigOf } from "../../codecs/quantization_config.ts";
+import { undoTransform } from "../../gpu/kernels/rotation/rotate.ts";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Activations } from "../../models/activations.ts";
@@ -16,6 +18,7 @@ import { access, ArtifactStore } from "./artifacts.ts";
 import type { LayerRecord, LinearRecord } from "./events.ts";
 import { isInLinear, quantizeLinear } from "./quantize_linear.ts";
 import type { Planned, StageClock } from "./run.ts";
+import { scaleLinears } from "./scale_linears.ts";
 
 /** A group of linear layers that share an input. */
 interface Group {
@@ -161,7 +164,7 @@ class LayerRun {
     );
     using decoder = new Decoder(
       this.context.gpu,
-      model.withWeights(checkpoint, model.packedConfig(this.context.blockSize)),
+      model.withWeights(checkpoint, this.#packedConfig(this.context.layerRecords[index].linears)),
     );
     const pass = async (which: "quantized" | "original", through: Decoder) => {
       const weights = await through.loadLayer(index);
@@ -171,6 +174,14 @@ class LayerRun {
     };
     if (this.calibration.original) await pass("original", this.decoder);
     await pass("quantized", decoder);
+  }
+
+  #packedConfig(linears: readonly LinearRecord[]): QuantizationConfig {
+    const { model } = this.decoder;
+    const rotation = rotationConfigOf(
+      linears.map(({ name, rotation }) => ({ name, module: name, rotation })),
+    );
+    return model.packedConfig(this.context.blockSize, undefined, undefined, rotation);
   }
 
   /** Quantizes a layer and passes the activations through it. */
@@ -387,15 +398,25 @@ class LayerRun {
 
   /** @param others Those of the original model, if a stage wants them. */
   async #show(group: Group, registers: Registers, others?: Registers): Promise<void> {
-    const input = registers.get(group.from)!;
-    const original = others?.get(group.from);
+    const { context } = group;
+    let input = registers.get(group.from)!;
+    let original = others?.get(group.from);
+    const transformed: Tensor[] = [];
     for (const { stage, options } of this.#groupStages) {
-      if (!stage.observe) continue;
-      await this.clock.queue(
-        stage.name,
-        () => stage.observe!(group.context, options, input, original),
-      );
+      if (!stage.observe && !stage.transform) continue;
+      await this.clock.queue(stage.name, async () => {
+        await stage.observe?.(context, options, input, original);
+        const isSame = original === input;
+        const output = await stage.transform?.(context, options, input);
+        if (!output) return;
+        transformed.push(input = output);
+        if (isSame) original = input;
+        else if (original) {
+          transformed.push(original = (await stage.transform!(context, options, original))!);
+        }
+      });
     }
+    this.context.gpu.free(...transformed);
   }
 
   async #pace(batch: number): Promise<void> {
@@ -413,6 +434,7 @@ class LayerRun {
         await (waits ? this.clock.time(stage.name, run) : this.clock.queue(stage.name, run));
       }
     };
+    await scaleLinears(gpu, context.linears);
     await runStages(this.stages.slice(0, this.#firstInLinear), false);
     for (const linear of context.linears) {
       this.progress(
@@ -426,7 +448,8 @@ class LayerRun {
     }
     await runStages(this.stages.slice(this.#firstInLinear), true);
     const hessian = store.find("hessian");
-    for (const { module, original, weight, quantized, draft, packed } of context.linears) {
+    for (const linear of context.linears) {
+      const { module, original, weight, quantized, draft, packed, transform } = linear;
       if (hessian && packed) {
         group.errors.push(
           await this.clock.queue(
@@ -435,8 +458,9 @@ class LayerRun {
           ),
         );
       }
-      const linear = weights.linears.get(module);
-      weights.linears.set(module, { ...linear, weight: new DenseWeight(quantized) });
+      if (transform) await undoTransform(gpu, quantized, transform);
+      const loaded = weights.linears.get(module);
+      weights.linears.set(module, { ...loaded, weight: new DenseWeight(quantized) });
       gpu.free(original, weight);
       draft?.[Symbol.dispose]();
     }
@@ -470,7 +494,8 @@ class LayerRun {
   async #records(groups: readonly Group[]): Promise<LinearRecord[]> {
     const records: LinearRecord[] = [];
     for (const { context, errors } of groups) {
-      for (const { name, rows, cols, stored, method, correction } of context.linears) {
+      for (const linear of context.linears) {
+        const { name, rows, cols, stored, method, transform, correction } = linear;
         if (!stored) continue;
         using parts = errors.shift();
         const error = parts && await relativeError(parts);
@@ -479,6 +504,7 @@ class LayerRun {
           rows,
           cols,
           ...(method && { method }),
+          ...transform,
           ...(Number.isFinite(correction) && { correction }),
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
           ...stored,

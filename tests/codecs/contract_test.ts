@@ -4,9 +4,21 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import type { BillmHost } from "../../codecs/billm/host.ts";
-import type { Codec, HostLinear, StoreForm } from "../../codecs/codec.ts";
+import type { Codec, HostLinear, InputTransform, StoreForm } from "../../codecs/codec.ts";
 import type { GridHost } from "../../codecs/grid/store.ts";
-import { codecOf, CODECS, packedLinears, storeLinear } from "../../codecs/mod.ts";
+import {
+  codecOf,
+  CODECS,
+  dequantizedLinear,
+  linearMatrix,
+  loadLinear,
+  packedLinears,
+  storeLinear,
+  uploadLinear,
+  uploadLinears,
+} from "../../codecs/mod.ts";
+import { type QuantizationConfig, rotationConfigOf } from "../../codecs/quantization_config.ts";
+import { undoOnHost } from "../../gpu/kernels/rotation/rotation.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import type { TensorToWrite } from "../../storage/safetensors.ts";
@@ -20,7 +32,22 @@ import { randomGrid } from "./grid/random_grid.ts";
 const gpu = await openGpu();
 
 const NAME = "model.layers.0.mlp.up_proj";
-const [ROWS, COLS, BLOCK] = [70, 200, 64];
+const [ROWS, COLS, BLOCK] = [70, 208, 64];
+
+const QUANTIZATION: QuantizationConfig = {
+  quant_method: "billm",
+  format_version: 4,
+  block_size: BLOCK,
+  columns: { [NAME]: COLS },
+};
+
+/** What the input goes through before the product. */
+const TRANSFORMS: (InputTransform | undefined)[] = [
+  undefined,
+  { rotation: { seed: 3, block: 16 } },
+  { rotation: { seed: 3, block: 16 }, exponent: -3 },
+  { exponent: 20 },
+];
 const FORMS: StoreForm[] = [
   { scales: "f16", flags: "plain" },
   { scales: "f16", flags: "entropy" },
@@ -68,21 +95,27 @@ function written(folder: string, tensors: TensorToWrite[]): Checkpoint {
 
 for (const codec of CODECS) {
   const samples = SAMPLES[codec.name]();
-  const shape = { cols: COLS, blockSize: BLOCK };
+  const packed = samples.flatMap((host) =>
+    TRANSFORMS.map((transform) => ({ codec, host, ...(transform && { transform }) }))
+  );
 
   Deno.test(`${codec.name}: what is loaded is what was stored, and its parts are its bytes`, () => {
-    for (const host of samples) {
+    for (const linear of packed) {
       for (const form of FORMS) {
         using folder = new TemporaryFolder();
-        const { tensors, parts } = storeLinear(NAME, { codec, host }, form);
+        const { tensors, parts } = storeLinear(NAME, linear, form);
         using checkpoint = written(folder.path, tensors);
         assert.equal(codecOf(checkpoint, NAME), codec);
-        assert.deepEqual(codec.load(checkpoint, NAME, shape), host, JSON.stringify(form));
+        const rotation = rotationConfigOf([{ name: NAME, module: NAME, ...linear.transform }]);
+        const quantization = { ...QUANTIZATION, ...(rotation && { rotation }) };
+        assert.deepEqual(loadLinear(checkpoint, quantization, NAME), linear, JSON.stringify(form));
         const found = packedLinears(checkpoint).get(NAME)!;
         assert.deepEqual(found.parts, parts);
         assert.deepEqual(found.tensors.sort(), tensors.map(({ name }) => name).sort());
         const bytes = [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
         assert.equal(Object.values(parts).reduce((a, b) => a + b), bytes);
+        assert.equal(parts.exponent, linear.transform?.exponent && 4);
+        delete parts.exponent; // has no column
         for (const part of Object.keys(parts)) {
           const columns = Object.values(codec.sizeColumns).flat();
           assert.equal(columns.filter((name) => name === part).length, 1, `a column for ${part}`);
@@ -92,12 +125,15 @@ for (const codec of CODECS) {
   });
 
   Deno.test(`${codec.name}: host and GPU dequantize to the same bits, whole and row by row`, async () => {
-    for (const host of samples) {
-      const values = codec.dequantize(host);
-      using matrix = await codec.matrix(gpu, host);
+    for (const linear of packed) {
+      const values = dequantizedLinear(linear);
+      using matrix = await linearMatrix(gpu, linear);
       assert.deepEqual(matrix.shape, [ROWS, COLS]);
       assert.deepEqual(await gpu.read(matrix), values);
-      assert.deepEqual(codec.dequantize(host, 3, 2), values.slice(3 * COLS, 5 * COLS));
+      assert.deepEqual(dequantizedLinear(linear, 3, 2), values.slice(3 * COLS, 5 * COLS));
+      const stored = codec.dequantize(linear.host);
+      if (linear.transform) undoOnHost(stored, COLS, linear.transform);
+      assert.deepEqual(values, stored);
     }
   });
 
@@ -105,11 +141,11 @@ for (const codec of CODECS) {
     const tokens = 19;
     const x = normals(tokens * COLS, 5);
     const [biases, residuals] = [normals(ROWS, 6), normals(tokens * ROWS, 7)];
-    for (const host of samples) {
+    for (const linear of packed) {
       const before = gpu.memory.current;
-      const { sums, magnitudes } = productReference(x, codec.dequantize(host), COLS);
+      const { sums, magnitudes } = productReference(x, dequantizedLinear(linear), COLS);
       {
-        using weight = await codec.upload(gpu, host);
+        using weight = await uploadLinear(gpu, linear);
         assert.deepEqual([weight.rows, weight.cols], [ROWS, COLS]);
         using bias = gpu.upload(biases, [ROWS]);
         for (const count of [1, 5, tokens]) {
@@ -127,6 +163,13 @@ for (const codec of CODECS) {
         }
       }
       assert.equal(gpu.memory.current, before, "everything is freed");
+    }
+  });
+
+  Deno.test(`${codec.name}: layers with different transforms are no group`, async () => {
+    for (const [i, linear] of packed.slice(0, TRANSFORMS.length).entries()) {
+      const other = packed[(i + 1) % TRANSFORMS.length];
+      assert.equal(await uploadLinears(gpu, [linear, other]), undefined);
     }
   });
 
@@ -185,3 +228,29 @@ for (const codec of CODECS) {
 function load(codec: Codec, checkpoint: Checkpoint): HostLinear {
   return codec.load(checkpoint, NAME, { cols: COLS, blockSize: BLOCK });
 }
+
+Deno.test("an exponent out of range, or of another type, is refused", () => {
+  const [host] = SAMPLES.grid();
+  const tensors = CODECS.find(({ name }) => name === "grid")!.store(NAME, host, FORMS[0]);
+  const part = { name: `${NAME}.exponent`, dtype: "I32" as const, shape: [1] };
+  for (
+    const [exponent, text] of [
+      [
+        { ...part, data: Uint8Array.of(127, 0, 0, 0) },
+        "is 127, expected a number from -126 to 126",
+      ],
+      [
+        { ...part, shape: [2], data: new Uint8Array(8) },
+        "is I32 \\[2\\], expected I32 \\[1\\]",
+      ],
+    ] satisfies [TensorToWrite, string][]
+  ) {
+    using folder = new TemporaryFolder();
+    using checkpoint = written(folder.path, [...tensors, exponent]);
+    assert.throws(() => loadLinear(checkpoint, QUANTIZATION, NAME), (error: Error) => {
+      assert.ok(error instanceof UserError);
+      assert.match(error.message, new RegExp(`${NAME}.exponent" ${text}`));
+      return true;
+    });
+  }
+});

@@ -2,13 +2,17 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { loadBillm } from "../../codecs/billm/store.ts";
+import { grid } from "../../codecs/grid/codec.ts";
 import { dequantizeEmbeddingOnHost } from "../../codecs/embedding/embedding.ts";
 import { packedLinears } from "../../codecs/mod.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
+import type { GroupContext, GroupStage } from "../../pipeline/stage.ts";
+import { pack } from "../../stages/pack.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
+import { randomGrid } from "../codecs/grid/random_grid.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 
 /** The whole method with options of pack. */
@@ -183,5 +187,26 @@ Deno.test("pack refuses embeddings in 4 bits of an odd width before any long wor
   await assert.rejects(
     () => Deno.stat(join(place.folder, "out", "run.json")),
     Deno.errors.NotFound,
+  );
+});
+
+Deno.test("pack: scales that f16 cannot hold are refused with the name of their tensor", async () => {
+  const { host } = randomGrid({
+    rows: 3,
+    cols: 64,
+    groupSize: 32,
+    grid: "range",
+    bits: 2,
+    salient: false,
+  }, 0);
+  host.fits[2] = 1e5;
+  const linear = { name: "a.b", draft: { codec: grid, download: () => Promise.resolve(host) } };
+  const context = { linears: [linear] } as unknown as GroupContext;
+  await assert.rejects(
+    (pack as GroupStage).run(context, pack.options.parse({})),
+    new UserError(
+      'Cannot pack "a.b": 1 values of "a.b.grid_scales" are NaN or exceed the range of f16; ' +
+        "use another method, or more calibration text if the method uses any",
+    ),
   );
 });

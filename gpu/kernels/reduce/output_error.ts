@@ -8,18 +8,6 @@ import { withReduction } from "./reduction.ts";
 
 const PARTS = 256;
 
-/** a - b, f32, owned by the caller. */
-export async function difference(gpu: Gpu, a: Tensor, b: Tensor): Promise<Tensor> {
-  const kernel = await gpu.kernel({ name: "difference", source: differenceSource });
-  const out = gpu.empty(a.shape);
-  kernel.dispatch({
-    params: uniform([a.size]),
-    tensors: [a, b, out],
-    workgroups: Math.ceil(a.size / 64),
-  });
-  return out;
-}
-
 /** tr(D H Dᵀ) = Σ (D H) ∘ D as partial sums, f32 `[256]`. */
 async function quadraticForm(gpu: Gpu, d: Tensor, hessian: Tensor, part: Tensor): Promise<void> {
   const [rows, n] = d.shape;

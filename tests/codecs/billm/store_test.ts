@@ -18,7 +18,13 @@ import { unpackRows } from "../../../codecs/billm/matmul.ts";
 import { emptyBits, scalesPerBlock } from "../../../codecs/billm/quantize_block.ts";
 import { loadBillm } from "../../../codecs/billm/store.ts";
 import { codecOf, storeLinear } from "../../../codecs/mod.ts";
-import { columnsOf, fusedOf, readQuantizationConfig } from "../../../codecs/quantization_config.ts";
+import {
+  columnsOf,
+  fusedOf,
+  readQuantizationConfig,
+  rotationConfigOf,
+  rotationOf,
+} from "../../../codecs/quantization_config.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { Decoder } from "../../../models/decoder.ts";
 import { LayerPlan } from "../../../models/layer_plan.ts";
@@ -413,13 +419,41 @@ const QUANTIZATION = {
   columns: { "mlp.up_proj": 64 },
 };
 
+const ROTATED = {
+  ...QUANTIZATION,
+  format_version: 4,
+  rotation: { generator: "hash32", seed: 7, block: 64 },
+};
+
 Deno.test("quantization_config is read, or absent", () => {
   const read = (found: unknown) => readQuantizationConfig({ quantization_config: found }, "c.json");
   assert.deepEqual(read(QUANTIZATION), QUANTIZATION);
   const first = { ...QUANTIZATION, format_version: 1 };
   assert.deepEqual(read(first), first);
+  assert.deepEqual(read(ROTATED), ROTATED);
   assert.equal(read(undefined), undefined);
   assert.equal(read(null), undefined);
+});
+
+Deno.test("a rotation is told by its seed and the layers that it is not of all", () => {
+  const linear = (layer: number, module: string, block?: number) => ({
+    name: `layers.${layer}.${module}`,
+    module,
+    ...(block && { rotation: { seed: 5, block } }),
+  });
+  assert.equal(rotationConfigOf([linear(0, "up"), linear(1, "up")]), undefined);
+  const head = { generator: "hash32", seed: 5, block: 64 };
+  assert.deepEqual(rotationConfigOf([linear(0, "up", 64), linear(0, "down", 32)]), head);
+  const some = [linear(0, "up", 64), linear(1, "up", 16), linear(0, "down"), linear(1, "down", 32)];
+  const rotation = rotationConfigOf(some)!;
+  assert.deepEqual(rotation, { ...head, modules: ["up", "layers.1.down"] });
+  const found = some.map(({ name }, i) => rotationOf({ rotation }, name, [64, 48, 100, 96][i]));
+  assert.deepEqual(found, some.map(({ rotation }) => rotation));
+  const other = { ...linear(1, "up", 64), rotation: { seed: 6, block: 64 } };
+  assert.throws(() => rotationConfigOf([linear(0, "up", 64), other]), {
+    message: "Cannot pack linear layers that are rotated with different seeds (5 and 6); " +
+      "rotate all of them with one",
+  });
 });
 
 Deno.test("columns are those of a linear layer's whole name, if it is there, or of its module", () => {
@@ -451,8 +485,8 @@ const REFUSED: [quantization: unknown, text: string][] = [
     "the model is quantized with undefined, which cannot be read; use the original model",
   ],
   [
-    { ...QUANTIZATION, format_version: 4 },
-    "the packed format has version 4, this program reads versions up to 3; use a later program",
+    { ...QUANTIZATION, format_version: 5 },
+    "the packed format has version 5, this program reads versions up to 4; use a later program",
   ],
   [
     { ...QUANTIZATION, format_version: "2" },
@@ -481,6 +515,47 @@ const REFUSED: [quantization: unknown, text: string][] = [
     "quantization_config.fused must be a list of linear layers for each fused module, " +
     `found ${JSON.stringify(fused)}`,
   ]),
+  [
+    { ...ROTATED, format_version: 3 },
+    "quantization_config.format_version must be 4 or later with a rotation, found 3",
+  ],
+  [
+    { ...ROTATED, rotation: 7 },
+    "quantization_config.rotation must be an object, found 7",
+  ],
+  ...([
+    [
+      { generator: "hash64" },
+      'generator must be "hash32", the only one that this program has, found "hash64"',
+    ],
+    [{ seed: -1 }, "seed must be a whole number from 0 to 2^32 - 1, found -1"],
+    [{ seed: 1.5 }, "seed must be a whole number from 0 to 2^32 - 1, found 1.5"],
+    [{ block: 48 }, "block must be a power of two from 16 to 512, found 48"],
+    [{ block: 1024 }, "block must be a power of two from 16 to 512, found 1024"],
+    [{ block: undefined }, "block must be a power of two from 16 to 512, found nothing"],
+    [{ modules: "fc1" }, 'modules must be a list of linear layers that .columns has, found "fc1"'],
+    [
+      { modules: ["fc1"] },
+      'modules must be a list of linear layers that .columns has, found ["fc1"]',
+    ],
+  ] as const).map(([change, text]): [unknown, string] => [
+    { ...ROTATED, rotation: { ...ROTATED.rotation, ...change } },
+    `quantization_config.rotation.${text}`,
+  ]),
+  [
+    { ...ROTATED, columns: { "mlp.up_proj": 64, "mlp.down_proj": 100 } },
+    'quantization_config.columns["mlp.down_proj"] must be a multiple of 16 to be rotated, ' +
+    "found 100",
+  ],
+  [
+    {
+      ...ROTATED,
+      columns: { "mlp.up_proj": 64, "layers.1.mlp.up_proj": 72 },
+      rotation: { ...ROTATED.rotation, modules: ["mlp.up_proj"] },
+    },
+    'quantization_config.columns["layers.1.mlp.up_proj"] must be a multiple of 16 to be rotated, ' +
+    "found 72",
+  ],
 ];
 
 for (const [quantization, text] of REFUSED) {

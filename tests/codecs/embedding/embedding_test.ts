@@ -162,6 +162,27 @@ Deno.test("a table that holds NaN or infinity is refused, or what is too large f
   }
 });
 
+Deno.test("a table of values that are all too small for scales is refused; a zero table is not", () => {
+  using folder = new TemporaryFolder();
+  const pack = (name: string, deviation: number) => {
+    const data = stored(normals(64, 1, deviation), "F32");
+    const tensor = { name: "e.weight", dtype: "F32", shape: [2, 32], data } as const;
+    using plain = write(folder.path, name, [{ ...tensor, shape: [2, 32] }]);
+    for (const bits of [8, 4] as const) packEmbedding(plain, "e", bits, "the model");
+  };
+  pack("zero", 0);
+  pack("small", 1e-3);
+  for (const deviation of [1e-5, 1e-9, 1e-30]) {
+    assert.throws(
+      () => pack(`${deviation}`, deviation),
+      new UserError(
+        '"the model": "e.weight" holds only values that are too small for scales in f16; ' +
+          "use embeddings: stored",
+      ),
+    );
+  }
+});
+
 Deno.test("a packed table of wrong shapes is refused", () => {
   using folder = new TemporaryFolder();
   const codes = {
