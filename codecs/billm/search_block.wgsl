@@ -1,18 +1,18 @@
 // Improves one block of columns of a linear layer, all else fixed, in the loss tr(E H Eᵀ) of whole rows:
-// refits the block's means and scales to its bits, then moves each weight, column by column, to its best
-// value (coordinate descent), PASSES times.
+// moves each weight, column by column, to its best value (coordinate descent), PASSES times; then refits
+// the block's means and scales to its bits.
 //
-// With the residual R = (W - Q) H and B the pattern of a row's parameters (±1 and 1 where a weight uses
-// them), the refit adds the solution of (B H Bᵀ) δ = B Rᵀ. A weight alone would best be q_j + R_j / H_jj.
-// The caller updates R in the other columns by a product with `change`, the change of Q.
+// With the residual R = (W - Q) H, a weight alone would best be q_j + R_j / H_jj. With B the pattern of a
+// row's parameters (±1 and 1 where a weight uses them), the refit adds the solution of (B H Bᵀ) δ = B Rᵀ.
+// The caller updates R by a product with `change`, the change of Q.
 //
 //   other columns    mean[zone] ± scale[zone]        parameters 0 .. 3: mean, scale of low; of high
 //   salient columns  mean ± scale[0] ± scale[1]      parameters 4 .. 6
 //
-// Means and scales are rounded to f16, as they are stored, before the bits are chosen. A scale that
-// becomes negative is negated with the bits that use it.
+// Means and scales are rounded to f16, as they are stored. A scale that becomes negative is negated with
+// the bits that use it.
 //
-// LANES threads share a row; rows of R and of the bits are in workgroup memory. Long loops take four
+// LANES threads share a row; rows of R and of the bits are in workgroup memory. Long loops take several
 // columns at a time, since lavapipe ends all loops of a thread after 65535 iterations.
 //
 // Reference: tests/reference/row_search.ts.
@@ -66,14 +66,48 @@ fn four_of_column(i: u32, j: u32) -> vec4f {
   return select(vec4f(0.0), four, i + vec4u(0, 1, 2, 3) < vec4u(p.cols));
 }
 
-// The bits of four columns.
-struct FourBits { signs: u32, zones: u32, marks: u32 }
+// All ones for each of four columns whose bit is set.
+fn four_masks(word: u32, col: u32) -> vec4u {
+  let shifts = vec4u(31, 30, 29, 28) - col % 32;
+  return bitcast<vec4u>(bitcast<vec4i>(vec4u(word) << shifts) >> vec4u(31));
+}
 
-fn four_bits(at: u32, col: u32) -> FourBits {
-  let word = at + col / 32;
-  let shift = col % 32;
-  let marked = select(0u, atomicLoad(&marks[col / 32]) >> shift, HAS_SALIENT);
-  return FourBits(plane0[word] >> shift, plane1[word] >> shift, marked);
+// The product of column j of H with the patterns of all columns of a row.
+fn product_with_patterns(at: u32, j: u32) -> Pattern {
+  var all = vec4f(0.0);
+  var all_signed = vec4f(0.0);
+  var high = vec4f(0.0);
+  var high_signed = vec4f(0.0);
+  for (var i = 0u; i < p.cols; i += 4) {
+    let word = at + i / 32;
+    var h = bitcast<vec4u>(four_of_column(i, j));
+    if (HAS_SALIENT) { h &= ~four_masks(atomicLoad(&marks[i / 32]), i); }
+    let minus = ~four_masks(plane0[word], i) & vec4u(0x80000000u);
+    let zone = four_masks(plane1[word], i);
+    all += bitcast<vec4f>(h);
+    all_signed += bitcast<vec4f>(h ^ minus);
+    high += bitcast<vec4f>(h & zone);
+    high_signed += bitcast<vec4f>((h ^ minus) & zone);
+  }
+  let sums = vec4f(
+    dot(all - high, vec4f(1.0)),
+    dot(all_signed - high_signed, vec4f(1.0)),
+    dot(high, vec4f(1.0)),
+    dot(high_signed, vec4f(1.0)),
+  );
+  var salient_sums = vec4f(0.0);
+  if (HAS_SALIENT) {
+    for (var word = 0u; word < (p.cols + 31) / 32; word++) {
+      for (var left = atomicLoad(&marks[word]); left != 0; left &= left - 1) {
+        let i = firstTrailingBit(left);
+        let h = h_at(32 * word + i, j);
+        let first = select(-h, h, ((plane0[at + word] >> i) & 1u) == 1u);
+        let second = select(-h, h, ((plane1[at + word] >> i) & 1u) == 1u);
+        salient_sums += vec4f(h, first, second, 0.0);
+      }
+    }
+  }
+  return Pattern(sums, salient_sums);
 }
 
 fn is_salient(col: u32) -> bool {
@@ -83,17 +117,12 @@ fn is_salient(col: u32) -> bool {
 // The pattern of a weight's parameters: 0 .. 3 and 4 .. 6.
 struct Pattern { ordinary: vec4f, salient: vec4f }
 
-fn pattern(first: u32, second: u32, salient: bool) -> Pattern {
-  let sign = select(-1.0, 1.0, first == 1u);
-  if (salient) { return Pattern(vec4f(0.0), vec4f(1.0, sign, select(-1.0, 1.0, second == 1u), 0.0)); }
-  let high = second == 1u;
-  return Pattern(select(vec4f(1.0, sign, 0.0, 0.0), vec4f(0.0, 0.0, 1.0, sign), high), vec4f(0.0));
-}
-
 fn pattern_at(at: u32, col: u32) -> Pattern {
   let word = at + col / 32;
-  let i = col % 32;
-  return pattern((plane0[word] >> i) & 1u, (plane1[word] >> i) & 1u, is_salient(col));
+  let sign = select(-1.0, 1.0, ((plane0[word] >> (col % 32)) & 1u) == 1u);
+  let second = ((plane1[word] >> (col % 32)) & 1u) == 1u;
+  if (is_salient(col)) { return Pattern(vec4f(0.0), vec4f(1.0, sign, select(-1.0, 1.0, second), 0.0)); }
+  return Pattern(select(vec4f(1.0, sign, 0.0, 0.0), vec4f(0.0, 0.0, 1.0, sign), second), vec4f(0.0));
 }
 
 // The values of the codes 0 .. 3 (first bit, then second bit), added up as when they are dequantized.
@@ -152,90 +181,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   workgroupBarrier();
 
-  // B H Bᵀ and B Rᵀ.
-  var a: array<vec4f, 14>;
-  var right = vec4f(0.0);
-  var right2 = vec4f(0.0);
-  for (var j = share; j < p.cols; j += LANES) {
-    var sum = vec4f(0.0);
-    var sum2 = vec4f(0.0);
-    for (var i = 0u; i < p.cols; i += 4) { // H is symmetric: neighbouring threads read neighbours
-      let h = four_of_column(i, j);
-      let four = four_bits(bits_at, i);
-      for (var k = 0u; k < 4; k++) {
-        let own = pattern((four.signs >> k) & 1u, (four.zones >> k) & 1u, ((four.marks >> k) & 1u) == 1u);
-        sum += h[k] * own.ordinary;
-        sum2 += h[k] * own.salient;
-      }
-    }
-    let own = pattern_at(bits_at, j);
-    let r = tile[tile_at + j];
-    right += r * own.ordinary;
-    right2 += r * own.salient;
-    for (var i = 0u; i < 4; i++) {
-      a[2 * i] += own.ordinary[i] * sum;
-      a[2 * i + 1] += own.ordinary[i] * sum2;
-    }
-    for (var i = 0u; i < 3; i++) {
-      a[8 + 2 * i] += own.salient[i] * sum;
-      a[9 + 2 * i] += own.salient[i] * sum2;
-    }
-  }
-  for (var i = 0u; i < 14; i++) { a[i] = over_row(a[i], lane); }
-  right = over_row(right, lane);
-  right2 = over_row(right2, lane);
-
-  var matrix: array<f32, 49>;
-  var trace = 0.0;
-  for (var i = 0u; i < 7; i++) {
-    for (var j = 0u; j < 7; j++) { matrix[i * 7 + j] = a[2 * i + j / 4][j % 4]; }
-    trace += matrix[i * 8];
-  }
-  // A parameter that no weight uses has an empty row; the ridge keeps it where it is.
-  for (var i = 0u; i < 7; i++) { matrix[i * 8] += 1e-5 * matrix[i * 8] + 1e-12 * trace + 1e-30; }
-  var step = array<f32, 7>(right.x, right.y, right.z, right.w, right2.x, right2.y, right2.z);
-  solve(&matrix, &step);
-
   let scales_at = (row * p.blocks + p.block) * SCALES;
   var old = vec4f(0.0);
   var old2 = vec4f(0.0);
   for (var i = 0u; i < 4; i++) { old[i] = scales[scales_at + i]; }
   if (HAS_SALIENT) { for (var i = 0u; i < 3; i++) { old2[i] = scales[scales_at + 4 + i]; } }
-  var ordinary = vec4f(0.0);
-  var planes = vec4f(0.0);
-  for (var i = 0u; i < 4; i++) { ordinary[i] = rounded(old[i] + step[i]); }
-  if (HAS_SALIENT) { for (var i = 0u; i < 3; i++) { planes[i] = rounded(old2[i] + step[4 + i]); } }
-  let moved = ordinary - old;
-  let moved2 = planes - old2;
-
-  // The refit's part of the change of R.
-  for (var j = share; j < p.cols; j += LANES) {
-    var sum = 0.0;
-    for (var i = 0u; i < p.cols; i += 4) {
-      let four = four_bits(bits_at, i);
-      var d: vec4f;
-      for (var k = 0u; k < 4; k++) {
-        let own = pattern((four.signs >> k) & 1u, (four.zones >> k) & 1u, ((four.marks >> k) & 1u) == 1u);
-        d[k] = dot(own.ordinary, moved) + dot(own.salient, moved2);
-      }
-      sum += dot(four_of_column(i, j), d);
-    }
-    tile[tile_at + j] -= sum;
-  }
-  workgroupBarrier(); // all threads of a row have read its bits
-
-  for (var word = share; word < words; word += LANES) {
-    let marked = select(0u, atomicLoad(&marks[word]), HAS_SALIENT);
-    let zones = plane1[bits_at + word];
-    let flips = select(0u, ~zones & ~marked, ordinary.y < 0.0) |
-      select(0u, zones & ~marked, ordinary.w < 0.0) | select(0u, marked, planes.y < 0.0);
-    plane0[bits_at + word] ^= flips;
-    plane1[bits_at + word] ^= select(0u, marked, planes.z < 0.0);
-  }
-  ordinary = vec4f(ordinary.x, abs(ordinary.y), ordinary.z, abs(ordinary.w));
-  planes = vec4f(planes.x, abs(planes.y), abs(planes.z), 0.0);
-  let few = values(ordinary, planes, false);
-  let few2 = values(ordinary, planes, true);
+  let few = values(old, old2, false);
+  let few2 = values(old, old2, true);
 
   for (var turn = 0u; turn < PASSES; turn++) {
     for (var col = 0u; col < p.cols; col += 8) {
@@ -282,6 +234,60 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   workgroupBarrier();
 
+
+  // B H Bᵀ and B Rᵀ.
+  var a: array<vec4f, 14>;
+  var right = vec4f(0.0);
+  var right2 = vec4f(0.0);
+  for (var j = share; j < p.cols; j += LANES) { // H is symmetric: neighbouring threads read neighbours
+    let sums = product_with_patterns(bits_at, j);
+    let own = pattern_at(bits_at, j);
+    let r = tile[tile_at + j];
+    right += r * own.ordinary;
+    right2 += r * own.salient;
+    for (var i = 0u; i < 4; i++) {
+      a[2 * i] += own.ordinary[i] * sums.ordinary;
+      a[2 * i + 1] += own.ordinary[i] * sums.salient;
+    }
+    for (var i = 0u; i < 3; i++) {
+      a[8 + 2 * i] += own.salient[i] * sums.ordinary;
+      a[9 + 2 * i] += own.salient[i] * sums.salient;
+    }
+  }
+  for (var i = 0u; i < 14; i++) { a[i] = over_row(a[i], lane); }
+  right = over_row(right, lane);
+  right2 = over_row(right2, lane);
+
+  var matrix: array<f32, 49>;
+  var trace = 0.0;
+  for (var i = 0u; i < 7; i++) {
+    for (var j = 0u; j < 7; j++) { matrix[i * 7 + j] = a[2 * i + j / 4][j % 4]; }
+    trace += matrix[i * 8];
+  }
+  // A parameter that no weight uses has an empty row; the ridge keeps it where it is.
+  for (var i = 0u; i < 7; i++) { matrix[i * 8] += 1e-5 * matrix[i * 8] + 1e-12 * trace + 1e-30; }
+  var step = array<f32, 7>(right.x, right.y, right.z, right.w, right2.x, right2.y, right2.z);
+  solve(&matrix, &step);
+
+  var ordinary = vec4f(0.0);
+  var planes = vec4f(0.0);
+  for (var i = 0u; i < 4; i++) { ordinary[i] = rounded(old[i] + step[i]); }
+  if (HAS_SALIENT) { for (var i = 0u; i < 3; i++) { planes[i] = rounded(old2[i] + step[4 + i]); } }
+  if (LANES > 1) { workgroupBarrier(); } // all threads of a row have read its bits
+  for (var word = share; word < words; word += LANES) {
+    let marked = select(0u, atomicLoad(&marks[word]), HAS_SALIENT);
+    let zones = plane1[bits_at + word];
+    let flips = select(0u, ~zones & ~marked, ordinary.y < 0.0) |
+      select(0u, zones & ~marked, ordinary.w < 0.0) | select(0u, marked, planes.y < 0.0);
+    plane0[bits_at + word] ^= flips;
+    plane1[bits_at + word] ^= select(0u, marked, planes.z < 0.0);
+  }
+  ordinary = vec4f(ordinary.x, abs(ordinary.y), ordinary.z, abs(ordinary.w));
+  planes = vec4f(planes.x, abs(planes.y), abs(planes.z), 0.0);
+  if (LANES > 1) { workgroupBarrier(); }
+  let new_few = values(ordinary, planes, false);
+  let new_few2 = values(ordinary, planes, true);
+
   if (!writes) { return; }
   for (var word = share; word < words; word += LANES) {
     bits[source + word] = plane0[bits_at + word];
@@ -290,7 +296,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   for (var col = share; col < p.cols; col += LANES) {
     let word = bits_at + col / 32;
     let code = ((plane0[word] >> (col % 32)) & 1u) | (((plane1[word] >> (col % 32)) & 1u) << 1u);
-    let four = select(few, few2, is_salient(col));
+    let four = select(new_few, new_few2, is_salient(col));
     let q = four[code];
     let at = row * p.layer_cols + p.first + col;
     change[row * p.cols + col] = q - quantized[at];
