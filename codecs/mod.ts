@@ -29,9 +29,16 @@ export function codecOf(checkpoint: Checkpoint, name: string): Codec | undefined
   return CODECS.find(({ main }) => checkpoint.has(`${name}.${main}`));
 }
 
-/** The first version of the packed format that supports all of these codecs. */
-export function versionFor(codecs: Iterable<Codec>): number {
-  return Math.max(2, ...[...codecs].map(({ since }) => since));
+/**
+ * The first version of the packed format that supports these codecs and tensors.
+ *
+ * @param tensors Names of tensors of the codecs' linear layers; others have no effect.
+ */
+export function versionFor(codecs: Iterable<Codec>, tensors: Iterable<string> = []): number {
+  const all = [...codecs];
+  const later = Object.assign({}, ...all.map(({ sinceParts = {} }) => sinceParts));
+  const versions = Array.from(tensors, (name): number => later[lastWord(name)] ?? 0);
+  return versions.reduce((a, b) => Math.max(a, b), Math.max(2, ...all.map(({ since }) => since)));
 }
 
 /** The main tensor of a packed linear layer (see {@link Codec.main}); undefined for a dense one. */

@@ -1,64 +1,39 @@
 import { z } from "zod";
-import { UserError } from "../base/errors.ts";
-import { accumulateHessian, mirrorUpper, zeroDeadColumns } from "../gpu/kernels/hessian/hessian.ts";
+import type { Gpu } from "../gpu/device.ts";
+import { gatherSquare } from "../gpu/kernels/elementwise/gather.ts";
 import {
-  canFactorInF64,
-  type FactorPrecision,
-  inverseFactor,
-} from "../gpu/kernels/hessian/inverse_factor.ts";
+  accumulateHessian,
+  dampedDiagonal,
+  mirrorUpper,
+  zeroDeadColumns,
+} from "../gpu/kernels/hessian/hessian.ts";
 import type { Tensor } from "../gpu/tensor.ts";
-import { defineStage, type GroupContext } from "../pipeline/stage.ts";
-
-/** The largest damping that is tried automatically. */
-const MOST_DAMPING = 10;
+import { defineStage } from "../pipeline/stage.ts";
+import { factorSafely } from "./factor.ts";
 
 /**
- * The factor of the inverse of the damped Hessian, in f32 if possible. On a pivot that is not positive,
- * f64 is tried if the adapter supports it, then both with ten times the damping, and so on.
+ * The columns by falling diagonal of the damped Hessian; columns with the same keep their order.
  *
- * @returns The factor and the costs of {@link inverseFactor}.
- * @throws {UserError} If all attempts fail.
+ * @returns The column of each place and the place of each column, u32 `[n]`.
  */
-async function factorSafely(
-  { gpu, linears, emit }: GroupContext,
+async function fallingOrder(
+  gpu: Gpu,
   hessian: Tensor,
   damping: number,
-): Promise<{ factor: Tensor; cost: Tensor }> {
-  const [n] = hessian.shape;
-  const precisions: FactorPrecision[] = canFactorInF64(gpu, n) ? ["f32", "f64"] : ["f32"];
-  const names = linears.map(({ name }) => name).join(", ");
-  let failed = 0;
-  let used = damping;
-  while (true) {
-    for (const precision of precisions) {
-      const { factor, cost, status } = await inverseFactor(gpu, hessian, used, precision);
-      [failed] = await gpu.read(status, "u32");
-      gpu.free(status);
-      if (failed === 0) {
-        const raised = used === damping ? "" : ` with damping raised to ${used}`;
-        if (raised || precision !== "f32") {
-          emit({
-            type: "warning",
-            message: `The Hessian of ${names} could not be factored in f32 with damping ` +
-              `${damping}; it was factored in ${precision}${raised}`,
-          });
-        }
-        return { factor, cost };
-      }
-      gpu.free(factor, cost);
-    }
-    if (used === 0 || used >= MOST_DAMPING) break;
-    used = Math.min(Number((10 * used).toPrecision(6)), MOST_DAMPING);
-  }
-  throw new UserError(
-    `The Hessian of ${names} cannot be factored: with damping ${used} it is not positive ` +
-      `definite at column ${n - failed} of ${n}; use more damping or more calibration text`,
+): Promise<{ order: Tensor; places: Tensor }> {
+  using onGpu = await dampedDiagonal(gpu, hessian, damping);
+  const diagonal = await gpu.read(onGpu);
+  const order = Uint32Array.from(diagonal.keys()).sort((a, b) =>
+    diagonal[b] - diagonal[a] || a - b
   );
+  const places = new Uint32Array(order.length);
+  order.forEach((column, place) => places[column] = place);
+  return { order: gpu.upload(order, [order.length]), places: gpu.upload(places, [places.length]) };
 }
 
 /**
  * The stage that accumulates the Hessian of the squared output error, H = (2 / sequences) Σ x xᵀ, and
- * factors the inverse of its damped form. Columns whose input is always zero are dead: their weights
+ * factors the inverse of its damped form, with the columns in the orders that later stages need. Columns whose input is always zero are dead: their weights
  * become 0. If f32 is too inaccurate for the factorization, f64 or more damping is used, with a warning.
  *
  * @see Optimal brain surgeon in GPTQ's form, https://arxiv.org/abs/2210.17323
@@ -73,7 +48,15 @@ export const hessian = defineStage({
     ),
   }),
   needs: ["calibration"],
-  gives: ["hessian", "factor", "column-costs"],
+  gives: [
+    "hessian",
+    "factor",
+    "column-costs",
+    "column-order",
+    "column-places",
+    "ordered-factor",
+    "ordered-costs",
+  ],
 
   async observe(context, _options, input) {
     const { gpu } = context;
@@ -89,9 +72,20 @@ export const hessian = defineStage({
     await mirrorUpper(gpu, h);
     for (const { weight } of linears) await zeroDeadColumns(gpu, h, weight);
     const before = gpu.section({ name: "factor" }); // its time is worth knowing apart from the sums
-    const { factor, cost } = await factorSafely(context, h, damping);
+    if (context.isNeeded("factor") || context.isNeeded("column-costs")) {
+      const { factor, cost } = await factorSafely(context, h, damping);
+      context.set("factor", factor);
+      context.set("column-costs", cost);
+    }
+    if (context.isNeeded("ordered-factor")) {
+      const { order, places } = await fallingOrder(gpu, h, damping);
+      using ordered = await gatherSquare(gpu, h, order);
+      const { factor, cost } = await factorSafely(context, ordered, damping);
+      context.set("column-order", order);
+      context.set("column-places", places);
+      context.set("ordered-factor", factor);
+      context.set("ordered-costs", cost);
+    }
     gpu.section(before);
-    context.set("factor", factor);
-    context.set("column-costs", cost);
   },
 });

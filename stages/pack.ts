@@ -78,7 +78,8 @@ export const pack = defineStage({
       if (!name.startsWith(prefix) || packed.has(name)) continue;
       tensors.push(copyOf(checkpoint, name));
     }
-    const version = versionFor(linears.map(({ packed }) => packed!.codec));
+    const codecs = linears.map(({ packed }) => packed!.codec);
+    const version = versionFor(codecs, tensors.map(({ name }) => name));
     const file = shardName(index + 2, context.layer.count);
     const path = join(context.folder.model, file);
     const { bytes, sha256 } = writeSafetensors(
@@ -134,7 +135,7 @@ export const pack = defineStage({
       ...config,
       quantization_config: model.packedConfig(
         context.blockSize,
-        versionFor(counts.codecs),
+        versionFor(counts.codecs, counts.weightMap.map(([name]) => name)),
         method,
       ),
     });

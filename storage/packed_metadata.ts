@@ -1,7 +1,7 @@
 import { crc32 } from "./crc32.ts";
 
 /** The latest version of the packed format that this program reads. */
-export const FORMAT_VERSION = 3;
+export const FORMAT_VERSION = 4;
 
 /** The problem with a version of the packed format, as text; undefined if it is supported. */
 export function versionProblem(version: number): string | undefined {

@@ -2,6 +2,8 @@ import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import { gemm } from "../matmul/gemm.ts";
+import { withReduction } from "../reduce/reduction.ts";
+import dampedDiagonalSource from "./damped_diagonal.wgsl" with { type: "text" };
 import source from "./hessian.wgsl" with { type: "text" };
 
 /** Tokens per sum: long f32 sums lose accuracy, which the quantization loop amplifies. */
@@ -58,4 +60,24 @@ export async function zeroDeadColumns(gpu: Gpu, hessian: Tensor, weight: Tensor)
     tensors: [hessian, weight],
     workgroups: [Math.ceil(n / 16), Math.ceil(rows / 4)],
   });
+}
+
+/**
+ * The diagonal of H + damping · mean(diagonal) · I, where the entry of a dead column counts as 1.
+ *
+ * @param hessian f32 `[n, n]`.
+ * @returns f32 `[n]`, owned by the caller.
+ */
+export async function dampedDiagonal(gpu: Gpu, hessian: Tensor, damping: number): Promise<Tensor> {
+  const [n] = hessian.shape;
+  const kernel = await gpu.kernel(
+    withReduction(gpu, { name: "damped_diagonal", source: dampedDiagonalSource }),
+  );
+  const diagonal = gpu.empty([n]);
+  kernel.dispatch({
+    params: uniform([n], [damping]),
+    tensors: [hessian, diagonal],
+    workgroups: 1,
+  });
+  return diagonal;
 }
