@@ -85,7 +85,7 @@ const LEAST_SPAN: Record<number, number> = { 1: 0.2, 2: 0.35, 3: 0.45, 4: 0.55, 
 const LEAST_WINDOW: Record<number, number> = { 1: 0.2, 2: 0.35, 3: 0.5, 4: 0.65, 8: 0.9 };
 const WINDOWS: Record<number, number> = { 1: 12, 2: 12, 3: 14, 4: 16, 8: 12 };
 const MOST_SPAN = 1.05;
-const SPANS = 8;
+const SPANS = 10;
 
 /** Factors of the scale and terms of the zero that are tried about the best fit. */
 const NEIGHBOURS: Record<"fixed" | "free", Candidate[]> = {

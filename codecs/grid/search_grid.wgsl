@@ -13,8 +13,7 @@
 // One workgroup per row and group; its threads evaluate a candidate each. reduce.wgsl provides LANES, sums
 // and maxima, round_f16.wgsl rounded(). Four columns at a time are read from workgroup memory.
 //
-// Source: https://arxiv.org/abs/2210.17323 (the grid), weighted least squares. Reference:
-// tests/reference/grid.ts.
+// Source: GPTQ, arXiv:2210.17323 (the grids). Reference: tests/reference/grid.ts.
 
 override TOP: f32 = 3.0;           // the greatest code
 override FREE: bool = false;       // real zeros, f16
@@ -37,6 +36,7 @@ struct Params {
 
 const LEAST = 5.9604645e-8;        // of f16 above 0
 const WORST = 3.0e38;
+const MOST_ZERO = 512.0;           // up to twice this, f16 has steps of 1 / 2 or less
 
 var<workgroup> tile_w: array<vec4f, TILE>;
 var<workgroup> tile_h: array<vec4f, TILE>;
@@ -116,9 +116,9 @@ fn try_grid(row: u32, group_first: u32, size: u32, total: f32, scale: f32, zero:
   var change = 0.0;
   if (square > least) { change = with_error / square; }
   let fitted_scale = scale + change;
-  let fits_well = fitted_scale > LEAST;
   var fitted_zero = zero;
   if (FREE) { fitted_zero -= (mean_error - change * mean) / fitted_scale; }
+  let fits_well = fitted_scale > LEAST && abs(fitted_zero) <= 2.0 * MOST_ZERO;
   return Trial(
     loss,
     select(loss, error - change * with_error, fits_well),
@@ -191,7 +191,7 @@ fn main(
       let low = select(below, min(below, 0.0), with_zero);
       let high = select(above, max(above, 0.0), with_zero);
       let t = select(z, -1.0 - z, with_zero);
-      s = max(candidate.x * (high - low), LEAST);
+      s = max(max(candidate.x * (high - low), largest / MOST_ZERO), LEAST);
       z = mix(-low / s, TOP - high / s, t);
       if (!FREE) { z = clamp(floor(z + 0.5), 0.0, TOP); }
     }
