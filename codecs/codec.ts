@@ -80,6 +80,8 @@ export interface Codec<Host extends HostLinear = HostLinear> {
   readonly main: string;
   /** The first version of the packed format that supports this codec. */
   readonly since: number;
+  /** The first version that supports a part, by the suffix of its tensor, where that is later. */
+  readonly sinceParts?: Readonly<Record<string, number>>;
   /** The label in tables of each tensor of a linear layer, by the suffix of the tensor's name. */
   readonly parts: Readonly<Record<string, string>>;
   /** Parts that tables list even if they take no bytes. */

@@ -45,16 +45,21 @@ export function codecOf(checkpoint: Checkpoint, name: string): Codec | undefined
 }
 
 /**
- * The first version of the packed format that supports all of these codecs.
+ * The first version of the packed format that supports these codecs and tensors.
  *
+ * @param tensors Names of tensors of the codecs' linear layers; others have no effect.
  * @param isTransformed Whether the input of any linear layer is transformed.
  */
-export function versionFor(codecs: Iterable<Codec>, isTransformed = false): number {
-  return Math.max(
-    2,
-    ...[...codecs].map(({ since }) => since),
-    ...(isTransformed ? [TRANSFORMS_SINCE] : []),
-  );
+export function versionFor(
+  codecs: Iterable<Codec>,
+  tensors: Iterable<string> = [],
+  isTransformed = false,
+): number {
+  const all = [...codecs];
+  const later = Object.assign({}, ...all.map(({ sinceParts = {} }) => sinceParts));
+  const versions = Array.from(tensors, (name): number => later[lastWord(name)] ?? 0);
+  const least = Math.max(2, isTransformed ? TRANSFORMS_SINCE : 0, ...all.map(({ since }) => since));
+  return versions.reduce((a, b) => Math.max(a, b), least);
 }
 
 /** The main tensor of a packed linear layer (see {@link Codec.main}); undefined for a dense one. */

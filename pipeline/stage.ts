@@ -34,6 +34,14 @@ export interface Artifacts {
   "factor": Tensor;
   /** 1 / U_jj², the cost of a squared error in each column, f32 `[n]`. */
   "column-costs": Tensor;
+  /** The columns by falling diagonal of the damped Hessian, u32 `[n]`. */
+  "column-order": Tensor;
+  /** The place of each column in "column-order", u32 `[n]`. */
+  "column-places": Tensor;
+  /** "factor" of the Hessian whose rows and columns are in "column-order", f32 `[n, n]`. */
+  "ordered-factor": Tensor;
+  /** 1 / U_jj² of "ordered-factor", in its order, f32 `[n]`. */
+  "ordered-costs": Tensor;
   /** w² / U_jj² of each weight of the block, f32 `[rows, cols]`. */
   "saliency": Tensor;
   /** 1 for a salient column, else 0, u32 `[cols]`. */
@@ -95,6 +103,11 @@ export interface ModelContext {
   /** @throws {Error} If no stage has set the artifact. */
   get<Name extends ArtifactName>(name: Name): Artifacts[Name];
   find<Name extends ArtifactName>(name: Name): Artifacts[Name] | undefined;
+  /**
+   * Whether a stage of the pipeline needs the artifact. Stages of scope "block" need "factor" and
+   * "column-costs" if there are any.
+   */
+  isNeeded(name: ArtifactName): boolean;
   /** Sets an artifact; it lives as long as the scope of the stage. */
   set<Name extends ArtifactName>(name: Name, value: Artifacts[Name]): void;
 }

@@ -14,6 +14,8 @@ export interface GridChoice {
   method: string;
   grid: GridKind;
   bits: GridBits;
+  /** Whether the costs of columns weight errors when a scale is fitted. */
+  weighted?: boolean;
   /** Whether all columns of a row share a grid, not those of a block. */
   perRow: boolean;
   /** Which later columns compensate for an error: none, those beyond the block, all. */
@@ -34,7 +36,7 @@ export interface GridChoice {
  */
 export async function blockGrid(context: BlockContext, choice: GridChoice): Promise<void> {
   const { gpu, linear, block } = context;
-  const { method, grid, bits, perRow, feedback, salient } = choice;
+  const { method, grid, bits, weighted, perRow, feedback, salient } = choice;
   const { rows, cols } = linear;
   linear.method = method;
   const layout = {
@@ -62,7 +64,8 @@ export async function blockGrid(context: BlockContext, choice: GridChoice): Prom
         : undefined;
       await markSalient(gpu, squares ?? weight, salient.fraction, mask, block.first);
     }
-    await fitGrid(gpu, { grid, bits, weight, mask, first: block.first, fits, group });
+    const costs = !weighted ? undefined : perRow ? context.find("column-costs") : block.costs;
+    await fitGrid(gpu, { grid, bits, weight, mask, first: block.first, costs, fits, group });
   }
   const input = {
     first: block.first,

@@ -1,46 +1,57 @@
 import { z } from "zod";
 import { defineStage } from "../pipeline/stage.ts";
-import { blockGrid } from "./block_grid.ts";
 import {
   bitsOption,
   blockOfGroup,
-  gridOption,
   groupSizeOption,
   hasGridFor,
+  hasZerosFor,
+  levelOptions,
+  levelsOf,
   NO_GRID,
+  NO_ZEROS,
   NOT_FOR_GRIDS,
+  referenceGrid,
 } from "./grid_options.ts";
+import { linearGrid } from "./linear_grid.ts";
 
 /**
  * The stage that rounds weights to a grid column by column and lets later columns compensate for the
  * error: W[:, later] -= E · U[column, later] with E = (W - Q) / U_jj. The grid of a scale group is
- * determined from the weights as compensated when its first column is reached.
+ * determined from the weights as compensated when its first column is reached, except with order: static.
  *
  * @see GPTQ, https://arxiv.org/abs/2210.17323
  */
 export const gptq = defineStage({
   name: "gptq",
-  scope: "block",
+  scope: "linear",
   summary: "Round to a grid column by column; later columns compensate for the error",
   options: z.strictObject({
     "bits": bitsOption,
     "group-size": groupSizeOption(128),
-    "grid": gridOption,
+    ...levelOptions,
+    "order": z.enum(["none", "falling", "static"]).default("falling").describe(
+      "Order of the columns: none: as they are; falling: by falling diagonal of the Hessian, with " +
+        "scale groups in this order, which is stored; static: in the same order, with scale groups of " +
+        "adjacent columns, whose grids are found beforehand",
+    ),
     "feedback": z.enum(["block", "column"]).default("column").describe(
       "block: only later blocks compensate for an error (as in the released BiLLM program); " +
         "column: also later columns in the block",
     ),
-  }).refine(hasGridFor, NO_GRID),
-  presets: { reference: { feedback: "block" } },
+  }).refine(hasGridFor, NO_GRID).refine(hasZerosFor, NO_ZEROS),
+  presets: {
+    reference: (written) => ({ feedback: "block", order: "none", ...referenceGrid(written) }),
+  },
   excludes: NOT_FOR_GRIDS,
-  needs: ["factor"],
+  needs: ({ order }) => order === "none" ? ["factor"] : ["ordered-factor"],
   gives: ["block-error"],
   blockSize: blockOfGroup,
 
-  async run(
-    context,
-    { bits, grid = bits === 1 ? "mean" : "range", "group-size": groupSize, feedback },
-  ) {
-    await blockGrid(context, { method: "gptq", grid, bits, perRow: groupSize === "row", feedback });
+  async run(context, options) {
+    const { bits, "group-size": groupSize, feedback, order } = options;
+    const levels = levelsOf(options);
+    const perRow = groupSize === "row";
+    await linearGrid(context, { method: "gptq", ...levels, bits, perRow, feedback, order });
   },
 });

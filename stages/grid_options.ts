@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { GRID_BITS } from "../codecs/grid/grid.ts";
+import { GRID_BITS, type GridBits, type GridKind, ZEROS, type Zeros } from "../codecs/grid/grid.ts";
 
 /** Artifacts that stages for grids do not use; producing them would be wasted work. */
 export const NOT_FOR_GRIDS = ["salient-columns", "salient-fit", "zones", "block-error"];
@@ -21,16 +21,60 @@ export function blockOfGroup(
 /** The option for the bits of a code. */
 export const bitsOption = z.literal(GRID_BITS).default(4).describe("Bits of a weight's code");
 
-/** The option for the kind of grid. */
-export const gridOption = z.enum(["range", "mean"]).optional().describe(
-  "range: equal steps from the smallest to the largest weight, including zero; mean: the mean of the " +
-    "weights plus or minus their mean absolute deviation, 1 bit only; default mean for 1 bit, else range",
-);
+/** The options for the levels of a grid. */
+export const levelOptions = {
+  "grid": z.enum(["search", "range", "mean"]).optional().describe(
+    "search: equal steps with the scale and the zero of least error; range: equal steps from the " +
+      "smallest to the largest weight, including zero; mean: the mean of the weights plus or minus " +
+      "their mean absolute deviation, 1 bit only; default mean for 1 bit, else search",
+  ),
+  "zeros": z.enum(ZEROS).optional().describe(
+    "Zeros of a searched grid: any code; one of the two codes in the middle; symmetric: the upper one " +
+      "of them; half: between them, no weight is 0; free: any number, with 16 bits; default free",
+  ),
+};
+
+/** What the options of {@link levelOptions} select. */
+interface LevelOptions {
+  bits: GridBits;
+  grid?: "search" | "range" | "mean";
+  zeros?: Zeros;
+}
+
+/** Which levels a grid has, and how they are found. */
+export interface Levels {
+  grid: GridKind;
+  /** Absent if scale and zero are those of the range, or the mean. */
+  zeros?: Zeros;
+}
+
+function searchFor({ bits, grid = bits === 1 ? "mean" : "search" }: LevelOptions) {
+  return grid;
+}
+
+/** The levels that options select. */
+export function levelsOf(options: LevelOptions): Levels {
+  const grid = searchFor(options);
+  return grid === "search" ? { grid: "range", zeros: options.zeros ?? "free" } : { grid };
+}
 
 /** Whether bits and kind of grid are compatible. */
-export function hasGridFor({ bits, grid }: { bits: number; grid?: "range" | "mean" }): boolean {
+export function hasGridFor({ bits, grid }: LevelOptions): boolean {
   return grid !== "mean" || bits === 1;
 }
 
 /** The problem if {@link hasGridFor} is false. */
-export const NO_GRID = { path: ["grid"], message: "must be range with more than 1 bit" };
+export const NO_GRID = { path: ["grid"], message: "must be search or range with more than 1 bit" };
+
+/** Whether zeros are absent or have a grid to apply to. */
+export function hasZerosFor(options: LevelOptions): boolean {
+  return options.zeros === undefined || searchFor(options) === "search";
+}
+
+/** The problem if {@link hasZerosFor} is false. */
+export const NO_ZEROS = { path: ["zeros"], message: "must be absent without grid: search" };
+
+/** The grid of the released programs, for `mode: reference`. */
+export function referenceGrid({ bits }: Readonly<Record<string, unknown>>): { grid?: "range" } {
+  return bits === 1 ? {} : { grid: "range" };
+}

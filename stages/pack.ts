@@ -90,6 +90,7 @@ export const pack = defineStage({
     }
     const version = versionFor(
       linears.map(({ packed }) => packed!.codec),
+      tensors.map(({ name }) => name),
       linears.some(({ transform }) => transform),
     );
     const file = shardName(index + 2, context.layer.count);
@@ -161,7 +162,11 @@ export const pack = defineStage({
       ...config,
       quantization_config: model.packedConfig(
         context.blockSize,
-        versionFor(counts.codecs, linears.some(isTransformed)),
+        versionFor(
+          counts.codecs,
+          counts.weightMap.map(([name]) => name),
+          linears.some(isTransformed),
+        ),
         method,
         rotation,
       ),

@@ -25,6 +25,10 @@ export const pbLlm = defineStage({
       "Saliency of a weight: w² / U_jj², or |w|",
     ),
     "group-size": groupSizeOption(128),
+    "grid": z.enum(["search", "mean"]).default("search").describe(
+      "Scale of the other weights: search: that of least error with the column costs; mean: their mean " +
+        "absolute deviation",
+    ),
     "center": z.enum(["zero", "mean"]).default("zero").describe(
       "Center of the other weights: zero (paper) or their mean (released program)",
     ),
@@ -32,6 +36,7 @@ export const pbLlm = defineStage({
       "Later columns that compensate for an error: none, those of later blocks, all",
     ),
   }),
+  presets: { reference: { grid: "mean" } },
   excludes: NOT_FOR_GRIDS,
   needs: ({ metric, feedback }) => [
     ...(metric === "hessian" ? ["column-costs"] : []),
@@ -40,11 +45,12 @@ export const pbLlm = defineStage({
   gives: ["block-error"],
   blockSize: blockOfGroup,
 
-  async run(context, { fraction, metric, "group-size": groupSize, center, feedback }) {
+  async run(context, { fraction, metric, "group-size": groupSize, grid, center, feedback }) {
     await blockGrid(context, {
       method: "pb-llm",
       grid: center === "mean" ? "mean" : "sign",
       bits: 1,
+      weighted: grid === "search",
       perRow: groupSize === "row",
       feedback,
       salient: { fraction, metric },

@@ -3,7 +3,7 @@ import { UserError } from "../base/errors.ts";
 import { accumulateCrossTerm, correction } from "../gpu/kernels/hessian/cross_term.ts";
 import { changeParts, relativeError } from "../gpu/kernels/reduce/output_error.ts";
 import { defineStage } from "../pipeline/stage.ts";
-import { factorSafely } from "./factor_safely.ts";
+import { factorSafely } from "./factor.ts";
 
 /**
  * The stage that changes the weights before they are quantized, so that they make up for the error of

@@ -1,38 +1,47 @@
 import { z } from "zod";
 import { defineStage } from "../pipeline/stage.ts";
-import { blockGrid } from "./block_grid.ts";
 import {
   bitsOption,
   blockOfGroup,
-  gridOption,
   groupSizeOption,
   hasGridFor,
+  hasZerosFor,
+  levelOptions,
+  levelsOf,
   NO_GRID,
+  NO_ZEROS,
   NOT_FOR_GRIDS,
+  referenceGrid,
 } from "./grid_options.ts";
+import { linearGrid } from "./linear_grid.ts";
 
 /**
- * The stage that rounds each weight to the nearest value of its grid, without calibration.
+ * The stage that rounds each weight to the nearest value of its grid, without calibration. After a stage
+ * `hessian`, a searched grid weights errors with its diagonal.
  *
- * Grids are those of GPTQ's program: asymmetric, from the smallest to the largest weight, with zero as one
- * of the values.
+ * With grid: range, grids are those of GPTQ's program: asymmetric, from the smallest to the largest weight,
+ * with zero as one of the values.
  */
 export const rtn = defineStage({
   name: "rtn",
-  scope: "block",
+  scope: "linear",
   summary: "Round each weight to the nearest value of a grid",
   options: z.strictObject({
     "bits": bitsOption,
     "group-size": groupSizeOption("row"),
-    "grid": gridOption,
-  }).refine(hasGridFor, NO_GRID),
+    ...levelOptions,
+  }).refine(hasGridFor, NO_GRID).refine(hasZerosFor, NO_ZEROS),
+  presets: { reference: referenceGrid },
   excludes: NOT_FOR_GRIDS,
   needs: ["model-files"],
   gives: ["block-error"],
   blockSize: blockOfGroup,
 
-  async run(context, { bits, grid = bits === 1 ? "mean" : "range", "group-size": groupSize }) {
+  async run(context, options) {
+    const { bits, "group-size": groupSize } = options;
+    const levels = levelsOf(options);
     const perRow = groupSize === "row";
-    await blockGrid(context, { method: "rtn", grid, bits, perRow, feedback: "none" });
+    const choice = { method: "rtn", bits, perRow, feedback: "none", order: "none" } as const;
+    await linearGrid(context, { ...levels, ...choice });
   },
 });

@@ -32,6 +32,9 @@ function grids(method: StageItem, calibrated: boolean): Pipeline["fields"] {
   });
 }
 
+/** Grids of the released programs. */
+const PLAIN = { grid: "range", order: "none" };
+
 /** What each takes through the program is different. */
 const PIPELINES: Record<string, Pipeline> = {
   "billm": {},
@@ -67,14 +70,26 @@ const PIPELINES: Record<string, Pipeline> = {
       ],
     }),
   },
-  "rtn": { model: ODD, fields: grids({ rtn: { bits: 3, "group-size": 32 } }, false) },
+  "rtn": {
+    model: ODD,
+    fields: grids({ rtn: { bits: 3, "group-size": 32, grid: "range" } }, false),
+  },
   "sign, opt": { model: { family: "opt", layers: 2 }, fields: grids("sign", false) },
-  "gptq, 2 bits": { fields: grids({ gptq: { bits: 2, "group-size": 64 } }, true) },
+  "gptq, 2 bits": { fields: grids({ gptq: { bits: 2, "group-size": 64, ...PLAIN } }, true) },
   "gptq, 4 bits a row, blocks": {
     model: { layers: 2 },
-    fields: grids({ gptq: { bits: 4, "group-size": "row", feedback: "block" } }, true),
+    fields: grids({ gptq: { bits: 4, "group-size": "row", feedback: "block", ...PLAIN } }, true),
   },
-  "pb-llm": { model: { layers: 2 }, fields: grids("pb-llm", true) },
+  "pb-llm": { model: { layers: 2 }, fields: grids({ "pb-llm": { grid: "mean" } }, true) },
+  "rtn, searched": { model: ODD, fields: grids({ rtn: { bits: 3, "group-size": 32 } }, false) },
+  "gptq, searched, columns by falling diagonal": {
+    model: { layers: 2 },
+    fields: grids({ gptq: { bits: 2, "group-size": 64 } }, true),
+  },
+  "gptq, one of two zeros, static": {
+    model: { layers: 1 },
+    fields: grids({ gptq: { bits: 3, zeros: "middle", order: "static" } }, true),
+  },
   "billm, resumed": { interruptedAfter: 2 },
 };
 

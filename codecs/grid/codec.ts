@@ -14,10 +14,14 @@ export const grid: Codec<GridHost> = {
   name: "grid",
   main: "grid_codes",
   since: 3,
+  sinceParts: { grid_zero_bits: 4, grid_zero: 4, grid_real_zeros: 4, grid_order: 4 },
   parts: {
     grid_codes: "codes",
     grid_scales: "scales",
     grid_zeros: "scales",
+    grid_zero_bits: "scales",
+    grid_zero: "scales",
+    grid_real_zeros: "scales",
     grid_means: "scales",
     grid_mask: "salient-mask",
     grid_counts: "salient-mask",
@@ -25,6 +29,7 @@ export const grid: Codec<GridHost> = {
     grid_salient_codes: "salient-codes",
     grid_salient_scales: "scales",
     grid_salient_zeros: "scales",
+    grid_order: "order",
   },
   usualParts: [],
   sizeColumns: {
@@ -32,6 +37,7 @@ export const grid: Codec<GridHost> = {
     which: ["salient-mask"],
     "8-bit": ["salient-codes"],
     scales: ["scales"],
+    order: ["order"],
   },
   factColumns: [{
     key: "salientFraction",
@@ -75,13 +81,14 @@ export const grid: Codec<GridHost> = {
 
 /** The dequantized weights of a grid layer on the GPU, f32 `[rows, cols]`, owned by the caller. */
 async function matrix(gpu: Gpu, host: GridHost): Promise<Tensor> {
-  const { codes, fits, mask, salientFits, ...layout } = host;
+  const { codes, fits, mask, salientFits, order, ...layout } = host;
   const linear: LinearGrid = {
     ...layout,
     codes: gpu.upload(codes, [codes.length]),
     fits: gpu.upload(fits, [fits.length]),
     ...(mask && { mask: gpu.upload(mask, [mask.length]) }),
     ...(salientFits && { salientFits: gpu.upload(salientFits, [salientFits.length]) }),
+    ...(order && { order: gpu.upload(order, [order.length]) }),
   };
   const weight = await dequantizeGrid(gpu, linear);
   freeGrid(gpu, linear);

@@ -2,12 +2,13 @@
 //
 //   range         scale · (code - zero)      mean, sign    center ± scale
 //
-// Marked weights have codes of eight bits on the range of their row. Products are exact in f32 and there
-// is a single sum, so that host and GPU are bit-identical. A thread computes 32 columns.
+// Marked weights have codes of eight bits on the range of their row. Host and GPU are bit-identical: each
+// value takes one difference or sum and at most one product, all rounded to f32. A thread computes 32 columns.
 // Reference: dequantizeGridHost() in codecs/grid/store.ts.
 
 override HAS_SALIENT: bool = false;
 override CENTERED: bool = false;  // mean or sign
+override ORDERED: bool = false;   // codes are in the order of `order`
 override BITS: u32 = 2;
 override CODE_WORDS: u32 = 2;     // of 32 columns: BITS, and 8 with salient weights
 
@@ -17,7 +18,8 @@ struct Params { rows: u32, cols: u32, words: u32, group_size: u32, groups: u32 }
 @group(0) @binding(2) var<storage, read> fits: array<f32>;              // [rows, groups, 2]: scale; zero or center
 @group(0) @binding(3) var<storage, read> mask: array<u32>;              // [rows, words], bits
 @group(0) @binding(4) var<storage, read> salient_fits: array<f32>;      // [rows, 2]: scale, zero
-@group(0) @binding(5) var<storage, read_write> weight: array<f32>;      // [rows, cols]
+@group(0) @binding(5) var<storage, read> order: array<u32>;             // [cols]: the column of each place
+@group(0) @binding(6) var<storage, read_write> weight: array<f32>;      // [rows, cols]
 
 // Code i of `width` bits, counted from word `first`.
 fn code_at(first: u32, i: u32, width: u32) -> f32 {
@@ -51,6 +53,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
       let code = code_at(index * CODE_WORDS, i, BITS);
       if (CENTERED) { value = fit.y + select(-fit.x, fit.x, code == 1.0); } else { value = fit.x * (code - fit.y); }
     }
-    weight[row * p.cols + first + i] = value;
+    var col = first + i;
+    if (ORDERED) { col = order[col]; }
+    weight[row * p.cols + col] = value;
   }
 }

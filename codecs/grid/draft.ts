@@ -25,7 +25,7 @@ export class GridDraft implements Draft<GridHost> {
 
 /** Downloads a grid layer. */
 export async function downloadGrid(linear: LinearGrid): Promise<GridHost> {
-  const { codes, fits, mask, salientFits, ...layout } = linear;
+  const { codes, fits, mask, salientFits, order, ...layout } = linear;
   const { gpu } = codes;
   return {
     ...layout,
@@ -33,5 +33,6 @@ export async function downloadGrid(linear: LinearGrid): Promise<GridHost> {
     fits: await gpu.read(fits),
     ...(mask && { mask: await gpu.read(mask, "u32") }),
     ...(salientFits && { salientFits: await gpu.read(salientFits) }),
+    ...(order && { order: await gpu.read(order, "u32") }),
   };
 }

@@ -17,6 +17,8 @@ export interface GridFit {
   mask?: Tensor;
   /** The column of `mask` that corresponds to the first column of `weight`, a multiple of 32. */
   first?: number;
+  /** The costs of a squared error in each column, f32 `[cols]`, of "mean" and "sign"; all 1 if absent. */
+  costs?: Tensor;
   /** Receives the scale, and the zero or mean, f32 `[rows, groups, 2]`. */
   fits: Tensor;
   /** The index of the scale group in `fits`; 0 if absent. */
@@ -27,17 +29,22 @@ export interface GridFit {
  * Fits the grid of each row of a scale group. Scales and means are rounded to f16, as they are stored.
  */
 export async function fitGrid(gpu: Gpu, fit: GridFit): Promise<void> {
-  const { grid, bits, weight, mask, first = 0, fits, group = 0 } = fit;
+  const { grid, bits, weight, mask, first = 0, costs, fits, group = 0 } = fit;
   const [rows, cols] = weight.shape;
   const kernel = await gpu.kernel(withReduction(gpu, {
     name: "fit_grid",
     source: roundF16 + source,
-    constants: { GRID: GRID_NUMBERS[grid], TOP: topCode(bits), HAS_MASK: Number(!!mask) },
+    constants: {
+      GRID: GRID_NUMBERS[grid],
+      TOP: topCode(bits),
+      HAS_MASK: Number(!!mask),
+      HAS_COSTS: Number(!!costs),
+    },
   }));
   const words = mask?.shape[1] ?? 0;
   kernel.dispatch({
     params: uniform([rows, cols, group, fits.size / (2 * rows), words, first / 32]),
-    tensors: [weight, mask ?? weight, fits],
+    tensors: [weight, mask ?? weight, costs ?? weight, fits],
     workgroups: rows,
   });
 }

@@ -7,7 +7,8 @@
 // min and max include 0, so that 0 is a level. Values stored in f16 are rounded here, before they are
 // used. The scale of a range is never 0: a row of zeros gets that of -1 .. 1, and a scale below the least
 // positive f16 becomes that. HAS_MASK excludes the marked weights; a row without remaining weights gets
-// scale = 0.
+// scale = 0. With HAS_COSTS the sums of mean and sign are weighted: Σ h w / Σ h and so on, the scale of
+// least weighted error.
 //
 // One workgroup per row; reduce.wgsl provides LANES, sums and maxima, round_f16.wgsl rounded().
 //
@@ -16,12 +17,14 @@
 override GRID: u32 = 0;
 override TOP: f32 = 3.0;          // the greatest code
 override HAS_MASK: bool = false;
+override HAS_COSTS: bool = false;
 
 struct Params { rows: u32, cols: u32, group: u32, groups: u32, words: u32, first_word: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;          // [rows, cols]: the group's columns
 @group(0) @binding(2) var<storage, read> mask: array<u32>;            // [rows, words], bits from first_word on
-@group(0) @binding(3) var<storage, read_write> fits: array<f32>;      // [rows, groups, 2]: scale; zero or mean
+@group(0) @binding(3) var<storage, read> costs: array<f32>;           // [cols]
+@group(0) @binding(4) var<storage, read_write> fits: array<f32>;      // [rows, groups, 2]: scale; zero or mean
 
 const LEAST = 5.9604645e-8;       // of f16 above 0
 
@@ -29,6 +32,12 @@ const LEAST = 5.9604645e-8;       // of f16 above 0
 fn counts(row: u32, col: u32) -> f32 {
   if (!HAS_MASK) { return 1.0; }
   return f32(1u - ((mask[row * p.words + p.first_word + col / 32] >> (col % 32)) & 1u));
+}
+
+// The weight of a weight in sums.
+fn share(row: u32, col: u32) -> f32 {
+  if (HAS_COSTS) { return counts(row, col) * costs[col]; }
+  return counts(row, col);
 }
 
 @compute @workgroup_size(LANES)
@@ -62,16 +71,16 @@ fn main(
     var n = 0.0;
     var sum = 0.0;
     for (var col = lane; col < p.cols; col += LANES) {
-      let counted = counts(row, col);
+      let counted = share(row, col);
       n += counted;
       sum += counted * weight[start + col];
     }
-    n = max(sum_over_lanes(n, lane), 1.0);
+    n = max(sum_over_lanes(n, lane), select(1.0, 1e-30, HAS_COSTS));
     sum = sum_over_lanes(sum, lane);
     let mean = select(0.0, sum / n, GRID == 1);
     var spread = 0.0;
     for (var col = lane; col < p.cols; col += LANES) {
-      spread += counts(row, col) * abs(weight[start + col] - mean);
+      spread += share(row, col) * abs(weight[start + col] - mean);
     }
     scale = rounded(sum_over_lanes(spread, lane) / n);
     offset = rounded(mean);

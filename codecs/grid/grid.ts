@@ -8,6 +8,24 @@ import type { Tensor } from "../../gpu/tensor.ts";
  */
 export type GridKind = "range" | "mean" | "sign";
 
+/**
+ * The zeros of a "range". "any": codes. "middle": one of the two codes in the middle. "symmetric": the
+ * upper one of them. "half": the middle between them, so that no level is 0. "free": any number, f16.
+ */
+export type Zeros = typeof ZEROS[number];
+export const ZEROS = ["any", "middle", "symmetric", "half", "free"] as const;
+
+/** The zeros that a grid may have, of kinds other than "any" and "free". */
+export function zerosOf(zeros: "middle" | "symmetric" | "half", bits: number): number[] {
+  const upper = 2 ** (bits - 1);
+  return { middle: [upper - 1, upper], symmetric: [upper], half: [upper - 0.5] }[zeros];
+}
+
+/** Whether zeros may lie between codes. */
+export function isBetweenCodes({ zeros }: Pick<GridLayout, "zeros">): boolean {
+  return zeros === "half" || zeros === "free";
+}
+
 /** The number that kernels use for each {@link GridKind}. */
 export const GRID_NUMBERS: Record<GridKind, number> = { range: 0, mean: 1, sign: 2 };
 
@@ -25,6 +43,8 @@ export interface GridLayout {
   /** Columns of a scale group, a multiple of 32; the whole row if it is `cols` or more. */
   groupSize: number;
   grid: GridKind;
+  /** The zeros of a "range"; "any" if absent. */
+  zeros?: Zeros;
   /** Bits of the code of an ordinary weight. */
   bits: GridBits;
   /** Whether some weights are salient, at any position, and have codes of {@link SALIENT_BITS} bits. */
@@ -61,6 +81,11 @@ export interface LinearGrid extends GridLayout {
   mask?: Tensor;
   /** Scale and zero of a row's salient weights, f32 `[rows, 2]`; absent if there are none. */
   salientFits?: Tensor;
+  /**
+   * The column of the weight at each place of the codes, a permutation, u32 `[cols]`; absent if codes are
+   * in the order of columns. Scale groups and the mask are those of places.
+   */
+  order?: Tensor;
 }
 
 /** Allocates a grid layer. */
@@ -79,6 +104,7 @@ export function emptyGrid(gpu: Gpu, layout: GridLayout): LinearGrid {
 }
 
 /** Frees a grid layer. */
-export function freeGrid(gpu: Gpu, { codes, fits, mask, salientFits }: LinearGrid): void {
-  gpu.free(codes, fits, ...(mask ? [mask] : []), ...(salientFits ? [salientFits] : []));
+export function freeGrid(gpu: Gpu, { codes, fits, mask, salientFits, order }: LinearGrid): void {
+  const optional = [mask, salientFits, order].filter((tensor) => tensor !== undefined);
+  gpu.free(codes, fits, ...optional);
 }

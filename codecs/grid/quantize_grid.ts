@@ -2,7 +2,7 @@ import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { codeWords, groupsOf, type LinearGrid } from "./grid.ts";
+import { codeWords, groupsOf, isBetweenCodes, type LinearGrid } from "./grid.ts";
 import source from "./quantize_grid.wgsl" with { type: "text" };
 
 /** The input of {@link quantizeGrid}. */
@@ -11,8 +11,13 @@ export interface GridBlock {
   first: number;
   /** f32 `[rows, cols]`, at most 256 columns. */
   weight: Tensor;
-  /** The index of the scale group that contains the block's columns. */
+  /** The index of the scale group that contains the block's columns; not used with `scattered`. */
   group: number;
+  /**
+   * The place of each column of the layer in the order of scale groups, u32 `[layer cols]`, if the columns
+   * are in another order. Not for layers with salient weights.
+   */
+  scattered?: Tensor;
   /** U of the whole layer, f32 `[layer cols, layer cols]`. */
   factor?: Tensor;
   /** Whether later columns of the block compensate for the error of each column. Needs a factor. */
@@ -29,7 +34,7 @@ export interface GridBlock {
  */
 export async function quantizeGrid(
   gpu: Gpu,
-  { first, weight, group, factor, feedback = false }: GridBlock,
+  { first, weight, group, scattered, factor, feedback = false }: GridBlock,
   target: LinearGrid,
   quantized: Tensor,
 ): Promise<Tensor> {
@@ -49,6 +54,8 @@ export async function quantizeGrid(
       HAS_FACTOR: Number(factor !== undefined),
       HAS_SALIENT: Number(target.salient),
       CENTERED: Number(target.grid !== "range"),
+      BETWEEN: Number(isBetweenCodes(target)),
+      SCATTERED: Number(scattered !== undefined),
       BITS: target.bits,
       CODE_WORDS: codeWords(target),
     },
@@ -63,11 +70,12 @@ export async function quantizeGrid(
       bitWords(target.cols),
       group,
       groupsOf(target),
+      target.groupSize,
     ]),
     tensors: [
       weight,
       target.fits,
-      mask ?? weight,
+      scattered ?? mask ?? weight,
       salientFits ?? target.fits,
       factor ?? target.fits,
       quantized,

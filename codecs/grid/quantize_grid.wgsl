@@ -1,11 +1,14 @@
 // Quantizes each weight of a block to a code on its grid and the dequantized value.
 //
 //   range         code = round(w / scale) + zero, within 0 .. TOP      q = scale · (code - zero)
+//                 code = round(w / scale + zero) if zeros may lie BETWEEN codes
 //   mean, sign    code = 1 if w >= center, else 0                      q = center ± scale
 //
 // With HAS_SALIENT, weights that the mask marks have codes of eight bits on the range of their row. Later
 // columns compensate for the error (w - q) / U_jj: with FEEDBACK those of the block immediately,
 // w_k -= error · U_jk, as in GPTQ; those after the block by a matrix product.
+//
+// With SCATTERED, `mask` is the original column of each column instead, which has the fit of its group.
 //
 // Columns are sequential, rows are independent. With FEEDBACK all LANES threads of a row quantize each
 // column, and each updates its share of the later ones, which are in workgroup memory.
@@ -20,14 +23,16 @@ override TILE: u32 = select(1u, ROWS * COLS, FEEDBACK);
 override HAS_FACTOR: bool = false;
 override HAS_SALIENT: bool = false;
 override CENTERED: bool = false;  // mean or sign
+override BETWEEN: bool = false;
+override SCATTERED: bool = false;
 override BITS: u32 = 2;
 override CODE_WORDS: u32 = 2;     // of 32 columns: BITS, and 8 with salient weights
 
-struct Params { rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, group: u32, groups: u32 }
+struct Params { rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, group: u32, groups: u32, group_size: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;            // [rows, cols]
 @group(0) @binding(2) var<storage, read> fits: array<f32>;              // [rows, groups, 2]: scale; zero or center
-@group(0) @binding(3) var<storage, read> mask: array<u32>;              // [rows, words], bits
+@group(0) @binding(3) var<storage, read> mask: array<u32>;              // [rows, words], bits; [layer_cols] if SCATTERED
 @group(0) @binding(4) var<storage, read> salient_fits: array<f32>;      // [rows, 2]: scale, zero
 @group(0) @binding(5) var<storage, read> factor: array<f32>;            // U: [layer_cols, layer_cols]
 @group(0) @binding(6) var<storage, read_write> quantized: array<f32>;   // [rows, layer_cols]
@@ -39,8 +44,10 @@ var<workgroup> tile: array<f32, TILE>;                                  // [row]
 // A code and its dequantized value.
 struct Chosen { code: u32, q: f32 }
 
-fn on_range(w: f32, fit: vec2f, top: f32) -> Chosen {
-  let code = clamp(round(w / fit.x) + fit.y, 0.0, top);
+fn on_range(w: f32, fit: vec2f, top: f32, between: bool) -> Chosen {
+  var code: f32;
+  if (between) { code = round(w / fit.x + fit.y); } else { code = round(w / fit.x) + fit.y; }
+  code = clamp(code, 0.0, top);
   return Chosen(u32(code), fit.x * (code - fit.y));
 }
 
@@ -71,7 +78,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
   }
   let fit_at = (row * p.groups + p.group) * 2;
-  let fit = vec2f(fits[fit_at], fits[fit_at + 1]);
+  var fit = vec2f(fits[fit_at], fits[fit_at + 1]);
   var salient_fit = vec2f(1.0, 0.0);
   if (HAS_SALIENT) { salient_fit = vec2f(salient_fits[row * 2], salient_fits[row * 2 + 1]); }
   let top = f32((1u << BITS) - 1u);
@@ -91,12 +98,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       } else {
         w = weight[row * p.cols + col];
       }
+      if (SCATTERED) {
+        let at = (row * p.groups + mask[p.first + col] / p.group_size) * 2;
+        fit = vec2f(fits[at], fits[at + 1]);
+      }
       var chosen: Chosen;
       if (((marked >> i) & 1u) == 1u) {
-        chosen = on_range(w, salient_fit, 255.0);
+        chosen = on_range(w, salient_fit, 255.0, false);
         put(chosen.code, i, 8, BITS, &out);
       } else {
-        if (CENTERED) { chosen = on_either_side(w, fit); } else { chosen = on_range(w, fit, top); }
+        if (CENTERED) { chosen = on_either_side(w, fit); } else { chosen = on_range(w, fit, top, BETWEEN); }
         put(chosen.code, i, BITS, 0, &out);
       }
       var e = 0.0;

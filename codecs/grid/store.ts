@@ -14,6 +14,8 @@ import {
   groupsOf,
   SALIENT_BITS,
   topCode,
+  type Zeros,
+  zerosOf,
 } from "./grid.ts";
 
 /** A grid layer in host memory; its arrays match those of {@link LinearGrid}. */
@@ -26,6 +28,8 @@ export interface GridHost extends GridLayout {
   mask?: Uint32Array<ArrayBuffer>;
   /** `[rows, 2]`; absent without salient weights. */
   salientFits?: Float32Array<ArrayBuffer>;
+  /** `[cols]`, a permutation; absent if codes are in the order of columns. */
+  order?: Uint32Array<ArrayBuffer>;
 }
 
 /** The code of `width` bits at bit `at`, counted from word `first`. */
@@ -74,7 +78,7 @@ const SALIENT_PARTS = [
   "salient_zeros",
 ];
 
-/** Column limit of lists of places, which store columns as U16. */
+/** The most columns that U16 can name. */
 const MOST_PLACES = 65536;
 
 /**
@@ -88,7 +92,7 @@ export function storeGrid(
   host: GridHost,
   form: Pick<StoreForm, "flags">,
 ): TensorToWrite[] {
-  const { rows, bits, grid, mask, salientFits } = host;
+  const { rows, bits, grid, zeros: kind = "any", mask, salientFits, order } = host;
   const [width, groups, stride] = [bitWords(host.cols), groupsOf(host), codeWords(host)];
   const tensors: TensorToWrite[] = [];
   const add = (
@@ -106,13 +110,25 @@ export function storeGrid(
   add("codes", "U32", [rows, width * bits], codes);
   const scales = Float16Array.from({ length: rows * groups }, (_, i) => host.fits[2 * i]);
   add("scales", "F16", [rows, groups], scales);
-  if (grid === "range") {
-    const zeros = new Uint32Array(bitWords(rows * groups * bits));
-    for (let i = 0; i < rows * groups; i++) putCode(zeros, host.fits[2 * i + 1], 0, i * bits, bits);
-    add("zeros", "U32", [zeros.length], zeros);
-  } else if (grid === "mean") {
-    const means = Float16Array.from({ length: rows * groups }, (_, i) => host.fits[2 * i + 1]);
-    add("means", "F16", [rows, groups], means);
+  const offsets = Float32Array.from({ length: rows * groups }, (_, i) => host.fits[2 * i + 1]);
+  const addZeros = (part: string, width: number, codeOf: (zero: number) => number) => {
+    const zeros = new Uint32Array(bitWords(rows * groups * width));
+    offsets.forEach((zero, i) => putCode(zeros, codeOf(zero), 0, i * width, width));
+    add(part, "U32", [zeros.length], zeros);
+  };
+  if (grid === "mean") {
+    add("means", "F16", [rows, groups], Float16Array.from(offsets));
+  } else if (grid === "range") {
+    if (kind === "any") addZeros("zeros", bits, (zero) => zero);
+    else if (kind === "middle") {
+      addZeros("zero_bits", 1, (zero) => Number(zero === 2 ** (bits - 1)));
+    } else if (kind === "free") {
+      add("real_zeros", "F16", [rows, groups], Float16Array.from(offsets));
+    } else add("zero", "F16", [1], Float16Array.from(zerosOf(kind, bits)));
+  }
+  if (order) {
+    const isShort = host.cols <= MOST_PLACES;
+    add("order", isShort ? "U16" : "U32", [host.cols], isShort ? Uint16Array.from(order) : order);
   }
   if (!mask || !salientFits) return tensors;
 
@@ -163,8 +179,13 @@ export function loadGrid(
   const has = reader.has.bind(reader);
   const width = bitWords(cols);
   const [rows, codeCols = 0] = reader.get("codes").shape;
-  const grid: GridKind = has("zeros") ? "range" : has("means") ? "mean" : "sign";
+  const zeroParts = ["zeros", "zero_bits", "zero", "real_zeros"].filter(has);
+  const grid: GridKind = zeroParts.length > 0 ? "range" : has("means") ? "mean" : "sign";
   const bits = codeCols / width as GridBits;
+  if (zeroParts.length > 1 || zeroParts.length > 0 && has("means")) {
+    const [first, second] = [...zeroParts, "means"];
+    reader.refuse(first, `beside "${name}.grid_${second}"`, "one of them");
+  }
   const known: readonly number[] = grid === "range" ? GRID_BITS : [1];
   if (!known.includes(bits)) {
     const wanted = `[${rows}, ${width} N] with N = ${known.join(", ")}`;
@@ -177,25 +198,29 @@ export function loadGrid(
   }
   const salient = SALIENT_PARTS.some(has); // a missing one is reported when it is read
   const groupSize = groups === 1 ? cols : blockSize;
-  const layout: GridLayout = { rows, cols, groupSize, grid, bits, salient };
+  const zeros = readZeros();
+  const layout: GridLayout = {
+    rows,
+    cols,
+    groupSize,
+    grid,
+    ...(zeros.kind && { zeros: zeros.kind }),
+    bits,
+    salient,
+  };
+  const order = readOrder();
 
   const stride = codeWords(layout);
-  const words = (part: string, shape: number[]) => new Uint32Array(read(part, "U32", shape).buffer);
   const ordinary = words("codes", [rows, width * bits]);
   const codes = new Uint32Array(rows * width * stride);
   for (let i = 0; i < rows * width; i++) {
     codes.set(ordinary.subarray(i * bits, (i + 1) * bits), i * stride);
   }
   const fits = new Float32Array(rows * groups * 2);
-  const halves = (part: string, shape: number[]) => toFloat32(read(part, "F16", shape), "F16");
   halves("scales", [rows, groups]).forEach((scale, i) => fits[2 * i] = scale);
-  if (grid === "range") {
-    const zeros = words("zeros", [bitWords(rows * groups * bits)]);
-    for (let i = 0; i < rows * groups; i++) fits[2 * i + 1] = codeAt(zeros, 0, i * bits, bits);
-  } else if (grid === "mean") {
-    halves("means", [rows, groups]).forEach((mean, i) => fits[2 * i + 1] = mean);
-  }
-  if (!salient) return { ...layout, codes, fits };
+  zeros.values.forEach((zero, i) => fits[2 * i + 1] = zero);
+  const all = { ...layout, codes, fits, ...(order && { order }) };
+  if (!salient) return all;
 
   const mask = readMask();
   const places = salientPlaces(layout, mask);
@@ -211,7 +236,62 @@ export function loadGrid(
   const salientFits = new Float32Array(2 * rows);
   halves("salient_scales", [rows]).forEach((scale, row) => salientFits[2 * row] = scale);
   read("salient_zeros", "U8", [rows]).forEach((zero, row) => salientFits[2 * row + 1] = zero);
-  return { ...layout, codes, fits, mask, salientFits };
+  return { ...all, mask, salientFits };
+
+  function words(part: string, shape: number[]): Uint32Array<ArrayBuffer> {
+    return new Uint32Array(read(part, "U32", shape).buffer);
+  }
+
+  function halves(part: string, shape: number[]): Float32Array<ArrayBuffer> {
+    return toFloat32(read(part, "F16", shape), "F16");
+  }
+
+  /** The zeros or means of all scale groups, and their kind unless "any". */
+  function readZeros(): { kind?: Zeros; values: Float32Array } {
+    const count = rows * groups;
+    if (grid === "sign") return { values: new Float32Array(count) };
+    if (grid === "mean") return { values: halves("means", [rows, groups]) };
+    const [part] = zeroParts;
+    if (part === "real_zeros") {
+      const values = halves(part, [rows, groups]);
+      const at = values.findIndex((zero) => !Number.isFinite(zero));
+      if (at >= 0) {
+        const where = `${values[at]} in row ${Math.floor(at / groups)}`;
+        reader.refuse(part, where, "finite numbers");
+      }
+      return { kind: "free", values };
+    }
+    if (part === "zero") {
+      const [zero] = halves(part, [1]);
+      const kind = (["symmetric", "half"] as const).find((kind) => zerosOf(kind, bits)[0] === zero);
+      if (!kind) {
+        const wanted = [...zerosOf("half", bits), ...zerosOf("symmetric", bits)].join(" or ");
+        reader.refuse(part, `${zero}`, wanted);
+      }
+      return { kind, values: new Float32Array(count).fill(zero) };
+    }
+    const size = part === "zeros" ? bits : 1;
+    const codes = words(part, [bitWords(count * size)]);
+    const values = Float32Array.from({ length: count }, (_, i) => codeAt(codes, 0, i * size, size));
+    if (part === "zeros") return { values };
+    const choice = zerosOf("middle", bits);
+    return { kind: "middle", values: values.map((bit) => choice[bit]) };
+  }
+
+  /** The column of each place of the codes; undefined if they are in the order of columns. */
+  function readOrder(): Uint32Array<ArrayBuffer> | undefined {
+    if (!has("order")) return undefined;
+    const order = cols <= MOST_PLACES
+      ? Uint32Array.from(new Uint16Array(read("order", "U16", [cols]).buffer))
+      : words("order", [cols]);
+    const seen = new Uint8Array(cols);
+    order.forEach((col) => {
+      if (col >= cols || seen[col]++) {
+        reader.refuse("order", `a list with column ${col}`, `each of ${cols} once`);
+      }
+    });
+    return order;
+  }
 
   function readMask(): Uint32Array<ArrayBuffer> {
     const mask = new Uint32Array(rows * width);
@@ -249,7 +329,7 @@ export function dequantizeGridHost(
   first = 0,
   rows = host.rows - first,
 ): Float32Array<ArrayBuffer> {
-  const { cols, bits, groupSize, grid, codes, fits, mask, salientFits } = host;
+  const { cols, bits, groupSize, grid, codes, fits, mask, salientFits, order } = host;
   const [width, groups, stride] = [bitWords(host.cols), groupsOf(host), codeWords(host)];
   const weight = new Float32Array(rows * cols);
   for (let i = 0; i < rows; i++) {
@@ -264,9 +344,11 @@ export function dequantizeGridHost(
         const code = codeAt(codes, word, bits * (col & 31), bits);
         const fit = 2 * (row * groups + Math.floor(col / groupSize));
         const [scale, offset] = [fits[fit], fits[fit + 1]];
-        value = grid === "range" ? scale * (code - offset) : offset + (code === 1 ? scale : -scale);
+        value = grid === "range"
+          ? scale * Math.fround(code - offset)
+          : offset + (code === 1 ? scale : -scale);
       }
-      weight[i * cols + col] = value;
+      weight[i * cols + (order ? order[col] : col)] = value;
     }
   }
   return weight;

@@ -17,6 +17,8 @@ export { pipelineJsonSchema } from "./json_schema.ts";
  */
 export type Scope = "model" | "group" | "layer" | "linear" | "block";
 
+type Presets = Record<string, unknown>;
+
 /** The declaration of a stage, as needed to check pipeline files. */
 export interface StageDeclaration {
   /** Name in pipeline files, such as "salient-select". */
@@ -29,8 +31,8 @@ export interface StageDeclaration {
    * `.default()`. Messages of checks follow the key: "must be odd".
    */
   options: z.ZodObject;
-  /** Default option values in `mode: reference`. */
-  presets?: { reference?: Record<string, unknown> };
+  /** Default option values in `mode: reference`; a function if they depend on the written options. */
+  presets?: { reference?: Presets | ((written: Readonly<Record<string, unknown>>) => Presets) };
   /** Artifacts that earlier stages must give; a function if they depend on the options. */
   // deno-lint-ignore no-explicit-any -- each stage knows the type of its own options
   needs: readonly string[] | ((options: any) => readonly string[]);
@@ -357,8 +359,10 @@ async function readEntry<S extends StageDeclaration>(
     }
   }
   written ??= {};
-  const preset = reference ? stage.presets?.reference : undefined;
-  const value = isRecord(written) ? { ...preset, ...written } : written;
+  const presets = reference ? stage.presets?.reference : undefined;
+  const presetsFor = (written: Presets) =>
+    typeof presets === "function" ? presets(written) : presets;
+  const value = isRecord(written) ? { ...presetsFor(written), ...written } : written;
   const { data, issues } = checkValue(stage.options, value, stage.name);
   source.reportAll(issues, path);
   return { place, stage, options: data, module };
@@ -445,7 +449,12 @@ const stageForm = z.object({
   summary: z.string().describe("a one-line description"),
   options: z.custom<z.ZodObject>(isStrictObject, "must be a zod strictObject")
     .describe("a zod strictObject of its options"),
-  presets: z.object({ reference: z.record(z.string(), z.unknown()).optional() }).optional(),
+  presets: z.object({
+    reference: z.union([
+      z.record(z.string(), z.unknown()),
+      z.custom<(written: Presets) => Presets>((value) => typeof value === "function"),
+    ]).optional(),
+  }).optional(),
   needs: z.custom<StageDeclaration["needs"]>(
     (value) => typeof value === "function" || artifactNames.safeParse(value).success,
     "must be a list of artifact names, or a function of the options that gives one",

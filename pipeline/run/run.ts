@@ -10,7 +10,7 @@ import { VERSION } from "../../base/version.ts";
 import { type FetchFiles, type LocalDataset, openDataset } from "../../data/datasets.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { sha256InSteps, sha256OfFile } from "../../storage/files.ts";
-import type { PipelineConfig, PlannedStage } from "../config/config.ts";
+import { needsOf, type PipelineConfig, type PlannedStage } from "../config/config.ts";
 import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
 import { access, ArtifactStore } from "./artifacts.ts";
 import type { Emit, LayerRecord } from "./events.ts";
@@ -159,6 +159,7 @@ export async function runPipeline(
   };
   const hub = new HubAccess(emit, signal, async () => void await fetchData());
   const datasets = new Map<string, LocalDataset>();
+  const needed = neededBy(config.stages);
   const context: ModelContext = {
     gpu,
     hub,
@@ -191,6 +192,7 @@ export async function runPipeline(
       await setImmediate();
       signal.throwIfAborted();
     },
+    isNeeded: (name) => needed.has(name),
     ...access(artifacts),
   };
   const isModelStage = (planned: PlannedStage<Stage>): planned is PlannedStage<ModelStage> =>
@@ -338,6 +340,14 @@ function blockSizeOf(stages: readonly PlannedStage<Stage>[]): number {
     throw new PipelineFileError([{ where, message }]);
   }
   return BLOCK_SIZE;
+}
+
+/** The artifacts that stages need; those of scope "block" get the costs of their columns. */
+function neededBy(stages: readonly PlannedStage<Stage>[]): Set<string> {
+  return new Set(stages.flatMap(({ stage, options }) => [
+    ...needsOf(stage, options),
+    ...(stage.scope === "block" ? ["factor", "column-costs"] : []),
+  ]));
 }
 
 /** SHA-256 of files by path, or by name for files of the hub. */

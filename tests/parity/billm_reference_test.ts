@@ -67,6 +67,7 @@ for (const model of ["tiny-llama", "tiny-opt"]) {
           gpu,
           blockSize: 128,
           linears: [linear],
+          isNeeded: (name: string) => ["factor", "column-costs"].includes(name),
           ...access(store),
         } as unknown as GroupContext;
         const reference = (stage: { options: typeof hessian.options; presets?: unknown }) =>

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { sum } from "../../base/figures.ts";
 import { downloadGrid, type GridDraft } from "../../codecs/grid/draft.ts";
 import type { GridKind } from "../../codecs/grid/grid.ts";
 import { dequantizeGridHost, type GridHost, loadGrid } from "../../codecs/grid/store.ts";
@@ -11,7 +12,7 @@ import { PipelineFileError } from "../../pipeline/config/errors.ts";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { BlockStage, GroupContext, LinearLayer } from "../../pipeline/stage.ts";
+import type { BlockStage, GroupContext, LinearLayer, LinearStage } from "../../pipeline/stage.ts";
 import { gptq } from "../../stages/gptq.ts";
 import { STAGES } from "../../stages/mod.ts";
 import { pbLlm } from "../../stages/pb_llm.ts";
@@ -21,7 +22,6 @@ import { assertClose } from "../assert_close.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { fitGridReference, gridValues, nearestCode } from "../reference/grid.ts";
-import { matmul } from "../reference/linear_algebra.ts";
 import { normals } from "../reference/random.ts";
 import { startTask } from "../start_task.ts";
 
@@ -41,12 +41,14 @@ const METHODS: [
   grid: GridKind,
   bits: number,
 ][] = [
-  ["rtn", { rtn: { bits: 3, "group-size": 32 } }, false, "range", 3],
+  ["rtn", { rtn: { bits: 3, "group-size": 32, grid: "range" } }, false, "range", 3],
+  ["rtn", { rtn: { bits: 8, zeros: "any" } }, true, "range", 8],
   ["rtn", { rtn: { bits: 1 } }, false, "mean", 1],
   ["rtn", { rtn: { bits: 1, grid: "range" } }, true, "range", 1],
   ["sign", "sign", false, "sign", 1],
   ["gptq", { gptq: { bits: 2, "group-size": 64 } }, true, "range", 2],
   ["gptq", { gptq: { bits: 4, "group-size": "row", feedback: "block" } }, true, "range", 4],
+  ["gptq", { gptq: { bits: 3, zeros: "middle", order: "static" } }, true, "range", 3],
   ["pb-llm", { "pb-llm": { "group-size": 64 } }, true, "sign", 1],
   [
     "pb-llm",
@@ -77,7 +79,10 @@ for (const family of ["llama", "opt"] as const) {
       using model = ModelFiles.open(denoFolder(packed!.folder));
       const { quantization, config } = model;
       assert.equal(quantization!.method, name);
-      assert.equal(quantization!.format_version, 3);
+      const isNew = [...checkpoint.tensors.keys()].some((name) =>
+        /grid_(zero_bits|zero|real_zeros|order)$/.test(name)
+      );
+      assert.equal(quantization!.format_version, isNew ? 4 : 3);
       assert.equal((config.quantization_config as { quant_method: string }).quant_method, "billm");
 
       // Every byte of the linear layers is in the record.
@@ -125,7 +130,9 @@ for (const family of ["llama", "opt"] as const) {
 
 Deno.test("rtn without calibration rounds each weight to the nearest value of its row's group", async () => {
   using place = new Workplace({ layers: 1 });
-  const forms = [{ bits: 2, "group-size": 32 }, { bits: 8 }, { bits: 1 }];
+  const forms = [{ bits: 2, "group-size": 32, grid: "range" }, { bits: 8, grid: "range" }, {
+    bits: 1,
+  }];
   for (const form of forms) {
     const output = place.path(JSON.stringify(form).replaceAll(/\W/g, ""));
     const { record } = await place.run({ output, stages: ["download", { rtn: form }, PACK] });
@@ -169,10 +176,9 @@ const gpu = await openGpu();
 const ROWS = 7;
 
 /** Quantizes a random linear layer with one stage and a random factor. */
-async function quantizeRandom(stage: BlockStage, options: object, cols: number) {
+async function quantizeRandom(stage: LinearStage | BlockStage, options: object, cols: number) {
   const weight = normals(ROWS * cols, 1);
   const factor = randomFactor(cols);
-  const errors = new Float32Array(ROWS * cols);
   const linear: LinearLayer = {
     name: "linear",
     module: "linear",
@@ -186,21 +192,7 @@ async function quantizeRandom(stage: BlockStage, options: object, cols: number) 
   const costs = Float32Array.from({ length: cols }, (_, i) => factor[i * cols + i] ** -2);
   store.set("factor", gpu.upload(factor, [cols, cols]));
   store.set("column-costs", gpu.upload(costs, [cols]));
-  const probe: Partial<BlockStage> = {
-    name: "probe",
-    scope: "block",
-    async run({ get, block }) {
-      const found = await gpu.read(get("block-error"));
-      for (let row = 0; row < ROWS; row++) {
-        const part = found.subarray(row * block.cols, (row + 1) * block.cols);
-        errors.set(part, row * cols + block.first);
-      }
-    },
-  };
-  const stages = [
-    { stage, options: stage.options.parse(options) },
-    { stage: probe, options: {} },
-  ] as Planned<BlockStage>[];
+  const stages = [{ stage, options: stage.options.parse(options) }] as Planned<LinearStage>[];
   const context = { gpu, blockSize: 64, ...access(store) } as unknown as GroupContext;
   await quantizeLinear(context, store, linear, stages, new StageClock(gpu));
   const quantized = await gpu.read(linear.quantized);
@@ -208,19 +200,61 @@ async function quantizeRandom(stage: BlockStage, options: object, cols: number) 
     weight,
     factor,
     costs,
-    errors,
     quantized,
     host: await downloadGrid((linear.draft as GridDraft).codes),
   };
+}
+
+/**
+ * The errors E with W - Q = E · U: what each column was quantized from is q + E_j U_jj.
+ *
+ * @param factor Upper triangular U, f32 `[cols, cols]`.
+ * @returns f64 `[ROWS, cols]`.
+ */
+function errorsOf(weight: Float32Array, quantized: Float32Array, factor: Float32Array) {
+  const cols = Math.sqrt(factor.length);
+  const errors = Float64Array.from(weight, (w, i) => w - quantized[i]);
+  for (let row = 0; row < ROWS; row++) {
+    const left = errors.subarray(row * cols, (row + 1) * cols);
+    for (let j = 0; j < cols; j++) {
+      left[j] /= factor[j * cols + j];
+      for (let k = j + 1; k < cols; k++) left[k] -= left[j] * factor[j * cols + k];
+    }
+  }
+  return errors;
+}
+
+/** Checks that each weight as compensated got the nearest value of its grid. */
+function checkNearest(
+  errors: Float64Array,
+  factor: Float32Array,
+  quantized: Float32Array,
+  valuesOf: (row: number, col: number) => number[],
+): void {
+  const cols = Math.sqrt(factor.length);
+  for (let i = 0; i < ROWS * cols; i++) {
+    const [row, col] = [Math.floor(i / cols), i % cols];
+    const off = errors[i] * factor[col * cols + col];
+    const values = valuesOf(row, col);
+    const nearest = values[nearestCode(quantized[i] + off, values)];
+    const excess = Math.abs(off) - Math.abs(quantized[i] + off - nearest);
+    assert.ok(excess < 1e-3, `row ${row}, column ${col}: ${quantized[i]}, expected ${nearest}`);
+  }
 }
 
 for (const cols of [100, 1100]) {
   for (const groupSize of [64, "row"] as const) {
     for (const feedback of ["column", "block"]) {
       Deno.test(`gptq: ${cols} columns, groups of ${groupSize}, feedback ${feedback}`, async () => {
-        const options = { bits: 3, "group-size": groupSize, feedback };
-        const { weight, factor, errors, quantized, host } = await quantizeRandom(
-          gptq as BlockStage,
+        const options = {
+          bits: 3,
+          "group-size": groupSize,
+          feedback,
+          grid: "range",
+          order: "none",
+        };
+        const { weight, factor, quantized, host } = await quantizeRandom(
+          gptq as LinearStage,
           options,
           cols,
         );
@@ -230,13 +264,16 @@ for (const cols of [100, 1100]) {
           const isWithin = Math.floor(row / 64) === Math.floor(col / 64) && row !== col;
           return feedback === "block" && isWithin ? 0 : u;
         });
-        const product = matmul(errors, seen, ROWS, cols, cols);
-        assertClose(weight.map((w, i) => w - quantized[i]), product, { abs: 3e-4, what: "W - Q" });
+        const errors = errorsOf(weight, quantized, seen);
         assert.deepEqual(dequantizeGridHost(host), quantized);
 
         // A group's grid is that of the weights as they are when its first column is reached.
         const size = groupSize === "row" ? cols : groupSize;
         const groups = Math.ceil(cols / size);
+        checkNearest(errors, seen, quantized, (row, col) => {
+          const [scale, offset] = host.fits.subarray(2 * (row * groups + Math.floor(col / size)));
+          return gridValues("range", 3, { scale, offset });
+        });
         for (let row = 0; row < ROWS; row++) {
           for (let group = 0; group < groups; group++) {
             const first = group * size;
@@ -262,13 +299,11 @@ for (const metric of ["hessian", "magnitude"]) {
   Deno.test(`pb-llm: the most salient weights of the whole matrix by ${metric} have eight bits`, async () => {
     const cols = 200;
     const options = { metric, fraction: 0.1, "group-size": "row" };
-    const { weight, factor, costs, errors, quantized, host } = await quantizeRandom(
+    const { weight, costs, quantized, host } = await quantizeRandom(
       pbLlm as BlockStage,
       options,
       cols,
     );
-    const product = matmul(errors, factor, ROWS, cols, cols);
-    assertClose(weight.map((w, i) => w - quantized[i]), product, { abs: 3e-4, what: "W - Q" });
     assert.deepEqual(dequantizeGridHost(host), quantized);
     const saliency = weight.map((w, i) =>
       metric === "hessian" ? w * w * costs[i % cols] : Math.abs(w)
@@ -283,10 +318,10 @@ for (const metric of ["hessian", "magnitude"]) {
       assert.equal(marked, Number(value > least), `${i}`);
       if (row === 0 && !marked) values.add(quantized[i]);
     });
-    const others = [...weight.subarray(0, cols)].filter((_, col) =>
-      ((host.mask![col >> 5] >>> (col & 31)) & 1) === 0
-    );
-    const { scale } = fitGridReference("sign", 1, others);
+    const isMarked = (col: number) => ((host.mask![col >> 5] >>> (col & 31)) & 1) === 1;
+    const others = [...weight.subarray(0, cols)].filter((_, col) => !isMarked(col));
+    const othersCosts = [...costs].filter((_, col) => !isMarked(col));
+    const scale = sum(others.map((w, i) => othersCosts[i] * Math.abs(w))) / sum(othersCosts);
     assert.equal(values.size, 2);
     assertClose([...values].sort((a, b) => a - b), [-scale, scale], { rel: 2 ** -10 });
   });
@@ -415,7 +450,7 @@ Deno.test("chains that make no sense are refused before anything runs", async ()
   );
   assert.equal(
     await refusal(["download", "gptq", "pack"]),
-    '6:5: Stage "gptq" needs "factor", which stage "hessian" gives; put hessian before it',
+    '6:5: Stage "gptq" needs "ordered-factor", which stage "hessian" gives; put hessian before it',
   );
   assert.equal(
     await refusal(["download", { rtn: { bits: 5, "group-size": 48 } }, "pack"]),
@@ -424,13 +459,19 @@ Deno.test("chains that make no sense are refused before anything runs", async ()
   );
   assert.match(
     await refusal(["download", { rtn: { bits: 2, grid: "mean" } }, "pack"]),
-    /rtn.grid must be range with more than 1 bit, found "mean"/,
+    /rtn.grid must be search or range with more than 1 bit, found "mean"/,
+  );
+  assert.match(
+    await refusal(["download", { rtn: { bits: 2, grid: "range", zeros: "any" } }, "pack"]),
+    /rtn.zeros must be absent without grid: search, found "any"/,
   );
 });
 
 Deno.test("a packed model whose codes do not fit is refused", async () => {
   using place = new Workplace({ layers: 1 });
-  const { record } = await place.run({ stages: ["download", { rtn: { bits: 2 } }, PACK] });
+  const { record } = await place.run({
+    stages: ["download", { rtn: { bits: 2, zeros: "any" } }, PACK],
+  });
   const path = join(record.packed!.folder, "config.json");
   const config = JSON.parse(await Deno.readTextFile(path));
   config.quantization_config.columns["mlp.up_proj"] = 128;

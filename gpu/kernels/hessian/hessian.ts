@@ -4,6 +4,7 @@ import type { Tensor } from "../../tensor.ts";
 import { gemm } from "../matmul/gemm.ts";
 import { withReduction } from "../reduce/reduction.ts";
 import dampedSource from "./damped_copy.wgsl" with { type: "text" };
+import dampedDiagonalSource from "./damped_diagonal.wgsl" with { type: "text" };
 import source from "./hessian.wgsl" with { type: "text" };
 import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
 
@@ -84,4 +85,24 @@ export async function dampedHessian(gpu: Gpu, hessian: Tensor, damping: number):
     workgroups: [Math.ceil(n / 16), Math.ceil(n / 4)],
   });
   return damped;
+}
+
+/**
+ * The diagonal of H + damping · mean(diagonal) · I, where the entry of a dead column counts as 1.
+ *
+ * @param hessian f32 `[n, n]`.
+ * @returns f32 `[n]`, owned by the caller.
+ */
+export async function dampedDiagonal(gpu: Gpu, hessian: Tensor, damping: number): Promise<Tensor> {
+  const [n] = hessian.shape;
+  const kernel = await gpu.kernel(
+    withReduction(gpu, { name: "damped_diagonal", source: dampedDiagonalSource }),
+  );
+  const diagonal = gpu.empty([n]);
+  kernel.dispatch({
+    params: uniform([n], [damping]),
+    tensors: [hessian, diagonal],
+    workgroups: 1,
+  });
+  return diagonal;
 }

@@ -9,10 +9,12 @@ import { normals, seededRandom } from "../../reference/random.ts";
 const devices = { "this adapter": await openGpu(), "real GPUs": await openAsHardware() };
 const ROWS = 9;
 
-const FORMS: { grid: GridKind; bits: number }[] = [
+const FORMS: { grid: GridKind; bits: number; isWeighted?: boolean }[] = [
   ...[1, 2, 3, 4, 8].map((bits) => ({ grid: "range" as const, bits })),
   { grid: "mean", bits: 1 },
   { grid: "sign", bits: 1 },
+  { grid: "mean", bits: 1, isWeighted: true },
+  { grid: "sign", bits: 1, isWeighted: true },
 ];
 
 /** Rows of zeros, constant, positive, negative, tiny and huge weights, and ordinary ones. */
@@ -41,7 +43,9 @@ for (const [where, gpu] of Object.entries(devices)) {
           isMasked && ((mask[row * words + 1 + (col >> 5)] >>> (col & 31)) & 1) === 1;
         using weightTensor = gpu.upload(weight, [ROWS, cols]);
         using maskTensor = gpu.upload(mask, [ROWS, words]);
-        for (const { grid, bits } of FORMS) {
+        const costs = normals(cols, 7).map((n) => 0.01 * Math.exp(n));
+        using costTensor = gpu.upload(costs, [cols]);
+        for (const { grid, bits, isWeighted } of FORMS) {
           using fits = gpu.zeros([ROWS, 3, 2]);
           await fitGrid(gpu, {
             grid,
@@ -49,15 +53,17 @@ for (const [where, gpu] of Object.entries(devices)) {
             weight: weightTensor,
             mask: isMasked ? maskTensor : undefined,
             first: 32,
+            ...(isWeighted && { costs: costTensor }),
             fits,
             group: 1,
           });
           const found = await gpu.read(fits);
           for (let row = 0; row < ROWS; row++) {
-            const what = `${grid} of ${bits} bits, row ${row}`;
-            const kept = [...weight.subarray(row * cols, (row + 1) * cols)]
-              .filter((_, col) => !isLeftOut(row, col));
-            const expected = fitGridReference(grid, bits, kept);
+            const what = `${grid} of ${bits} bits${isWeighted ? ", weighted" : ""}, row ${row}`;
+            const isKept = (_: number, col: number) => !isLeftOut(row, col);
+            const kept = [...weight.subarray(row * cols, (row + 1) * cols)].filter(isKept);
+            const theirs = isWeighted ? [...costs].filter(isKept) : undefined;
+            const expected = fitGridReference(grid, bits, kept, theirs);
             const [scale, offset] = found.subarray(row * 6 + 2, row * 6 + 4);
             assert.deepEqual([scale, offset].map(Math.f16round), [scale, offset], `${what}, f16`);
             // One f16 to either side: f32 sums may tip its rounding.

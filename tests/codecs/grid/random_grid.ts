@@ -1,19 +1,34 @@
 import { bitWords } from "../../../base/bits.ts";
-import { codeWords, type GridLayout, groupsOf } from "../../../codecs/grid/grid.ts";
+import { codeWords, type GridLayout, groupsOf, zerosOf } from "../../../codecs/grid/grid.ts";
 import type { GridHost } from "../../../codecs/grid/store.ts";
 import { seededRandom } from "../../reference/random.ts";
 
-/** Random codes, one number each, and the weights that they stand for. */
+/**
+ * Random codes, one number each, and the weights that they stand for.
+ *
+ * @param isOrdered Whether columns are in an order of their own.
+ */
 export function randomGrid(
   layout: GridLayout,
   share: number,
+  isOrdered = false,
 ): { host: GridHost; weight: Float32Array } {
   const { rows, cols, groupSize, grid, bits, salient } = layout;
   const random = seededRandom(rows + cols + bits);
   const upTo = (n: number) => Math.floor(random() * n);
   const half = () => Math.f16round((0.1 + random()) * 2 ** (upTo(8) - 8));
   const [words, groups, stride] = [bitWords(layout.cols), groupsOf(layout), codeWords(layout)];
-  const zeros = (n: number) => Array.from({ length: n }, () => upTo(2 ** bits));
+  const order = Uint32Array.from(
+    Array.from({ length: cols }, (_, col) => [random(), col]).sort(([a], [b]) => a - b),
+    ([, col]) => col,
+  );
+  const zero = () => {
+    if (layout.zeros === "free") return Math.f16round(2 ** bits * (2 * random() - 0.5));
+    if (layout.zeros === undefined || layout.zeros === "any") return upTo(2 ** bits);
+    const choice = zerosOf(layout.zeros, bits);
+    return choice[upTo(choice.length)];
+  };
+  const zeros = (n: number) => Array.from({ length: n }, zero);
   const offsets = grid === "range"
     ? zeros(rows * groups)
     : Array.from({ length: rows * groups }, () => grid === "mean" ? half() - 0.1 : 0)
@@ -35,12 +50,20 @@ export function randomGrid(
       }
       const fit = row * groups + Math.floor(col / groupSize);
       const [scale, offset] = fits.subarray(2 * fit, 2 * fit + 2);
+      const target = row * cols + (isOrdered ? order[col] : col);
       if (isSalient) {
         mask[row * words + (col >> 5)] |= 1 << (col & 31);
-        weight[row * cols + col] = salientFits[2 * row] * (code - salientFits[2 * row + 1]);
-      } else if (grid === "range") weight[row * cols + col] = scale * (code - offset);
-      else weight[row * cols + col] = offset + (2 * code - 1) * scale;
+        weight[target] = salientFits[2 * row] * (code - salientFits[2 * row + 1]);
+      } else if (grid === "range") weight[target] = scale * Math.fround(code - offset);
+      else weight[target] = offset + (2 * code - 1) * scale;
     }
   }
-  return { host: { ...layout, codes, fits, ...(salient && { mask, salientFits }) }, weight };
+  const host: GridHost = {
+    ...layout,
+    codes,
+    fits,
+    ...(isOrdered && { order }),
+    ...(salient && { mask, salientFits }),
+  };
+  return { host, weight };
 }

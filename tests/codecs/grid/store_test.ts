@@ -8,9 +8,9 @@ import { GRID_BITS, type GridLayout } from "../../../codecs/grid/grid.ts";
 import { dequantizeGridHost, loadGrid } from "../../../codecs/grid/store.ts";
 import { storeLinear, versionFor } from "../../../codecs/mod.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
-import { packedMetadata } from "../../../storage/packed_metadata.ts";
-import { readHeader, type TensorToWrite } from "../../../storage/safetensors.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
+import { FORMAT_VERSION, packedMetadata } from "../../../storage/packed_metadata.ts";
+import type { TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { randomGrid } from "./random_grid.ts";
@@ -23,7 +23,7 @@ function write(folder: string, tensors: TensorToWrite[]): void {
   writeSafetensors(join(folder, "model.safetensors"), tensors, packedMetadata(tensors, grid.since));
 }
 
-const LAYOUTS: [layout: GridLayout, share: number, parts: string[]][] = [
+const LAYOUTS: [layout: GridLayout, share: number, parts: string[], isOrdered?: boolean][] = [
   ...GRID_BITS.map((bits): [GridLayout, number, string[]] => [
     { rows: 5, cols: 75, groupSize: 32, grid: "range", bits, salient: false },
     0,
@@ -61,11 +61,28 @@ const LAYOUTS: [layout: GridLayout, share: number, parts: string[]][] = [
     ["codes", "counts", "places", "salient_codes", "salient_scales", "salient_zeros", "scales"]
       .concat("zeros"),
   ],
+  ...GRID_BITS.flatMap((bits, i): [GridLayout, number, string[], boolean][] => {
+    const size = { rows: 5, cols: 75, groupSize: 32, grid: "range", bits, salient: false } as const;
+    const order = i % 2 ? ["order"] : [];
+    return [
+      [{ ...size, zeros: "middle" }, 0, ["codes", ...order, "scales", "zero_bits"], i % 2 === 1],
+      [{ ...size, zeros: "symmetric" }, 0, ["codes", ...order, "scales", "zero"], i % 2 === 1],
+      [{ ...size, zeros: "half" }, 0, ["codes", ...order, "scales", "zero"], i % 2 === 1],
+      [{ ...size, zeros: "free" }, 0, ["codes", ...order, "real_zeros", "scales"], i % 2 === 1],
+    ];
+  }),
+  [
+    { rows: 2, cols: 65600, groupSize: 65600, grid: "sign", bits: 1, salient: false },
+    0,
+    ["codes", "order", "scales"],
+    true,
+  ],
 ];
 
-for (const [layout, share, parts] of LAYOUTS) {
-  Deno.test(`a grid is read as it was written: ${JSON.stringify(layout)}`, async () => {
-    const { host, weight } = randomGrid(layout, share);
+for (const [layout, share, parts, isOrdered = false] of LAYOUTS) {
+  const what = JSON.stringify(layout) + (isOrdered ? ", ordered" : "");
+  Deno.test(`a grid is read as it was written: ${what}`, async () => {
+    const { host, weight } = randomGrid(layout, share, isOrdered);
     for (const flags of ["plain", "entropy"] as const) {
       using folder = new TemporaryFolder();
       const packed = storeLinear("up", { codec: grid, host: host }, { ...PLAIN, flags });
@@ -90,19 +107,22 @@ for (const [layout, share, parts] of LAYOUTS) {
   });
 }
 
-Deno.test("files with grids say version 3, others say 2 as before", () => {
-  using folder = new TemporaryFolder();
-  const { tensors } = storeLinear(
-    "up",
-    { codec: grid, host: randomGrid(LAYOUTS[0][0], 0).host },
-    PLAIN,
-  );
-  write(folder.path, tensors);
-  assert.equal(
-    readHeader(denoFile(join(folder.path, "model.safetensors"))).metadata.format_version,
-    "3",
-  );
+Deno.test("files say the first version that supports their tensors", () => {
+  const tensorsOf = ([layout, share, , isOrdered]: typeof LAYOUTS[number]) => {
+    const { host } = randomGrid(layout, share, isOrdered);
+    return storeLinear("up", { codec: grid, host }, PLAIN).tensors;
+  };
+  for (const sample of LAYOUTS) {
+    const { zeros } = sample[0];
+    const expected = zeros !== undefined || sample[3] ? 4 : 3;
+    const names = tensorsOf(sample).map(({ name }) => name);
+    assert.equal(versionFor([grid], names), expected, JSON.stringify(sample[0]));
+    assert.equal(versionFor([billm, grid], ["model.norm.weight", ...names]), expected);
+  }
   assert.deepEqual([versionFor([]), versionFor([billm]), versionFor([billm, grid])], [2, 2, 3]);
+  assert.ok(
+    versionFor([grid], LAYOUTS.flatMap(tensorsOf).map(({ name }) => name)) <= FORMAT_VERSION,
+  );
 });
 
 Deno.test("the example of docs/format.md with codes of 3 bits is right", () => {
@@ -193,6 +213,74 @@ for (const [change, part, problem] of DAMAGED) {
     );
   });
 }
+
+/** The same for zeros and the order of columns: the part that is changed, and its value at element 5. */
+const DAMAGED_NUMBERS: [
+  zeros: "symmetric" | "free",
+  part: string,
+  at: number,
+  value: number,
+  problem: string,
+][] = [
+  ["free", "real_zeros", 5, Infinity, "Infinity in row 1, expected finite numbers"],
+  ["symmetric", "zero", 0, 1, "1, expected 1.5 or 2"],
+  ["free", "order", 5, 75, "a list with column 75, expected each of 75 once"],
+  ["free", "order", 5, NaN, "a list with column COL, expected each of 75 once"],
+];
+
+for (const [zeros, part, at, value, problem] of DAMAGED_NUMBERS) {
+  Deno.test(`a grid with ${zeros} zeros whose ${part} are damaged is refused: ${problem}`, () => {
+    using folder = new TemporaryFolder();
+    const size = { rows: 4, cols: 75, groupSize: 32, grid: "range", bits: 2 } as const;
+    const { host } = randomGrid({ ...size, zeros, salient: false }, 0, true);
+    const { tensors } = storeLinear("up", { codec: grid, host }, PLAIN);
+    const parts = new Map(tensors.map((tensor) => [tensor.name.slice("up.grid_".length), tensor]));
+    const buffer = bytesOf(parts, part);
+    if (part === "order") {
+      const order = new Uint16Array(buffer);
+      order[at] = Number.isNaN(value) ? order[at + 1] : value; // or one column twice
+    } else new Float16Array(buffer)[at] = value;
+    write(folder.path, tensors);
+    using checkpoint = Checkpoint.open(denoFolder(folder.path));
+    assert.throws(
+      () => loadGrid(checkpoint, "up", { cols: 75, blockSize: 32 }),
+      (error: Error) => {
+        assert.ok(error instanceof UserError, error.stack);
+        const message = error.message.replace(
+          Number.isNaN(value) ? /column \d+/ : "column COL",
+          "column COL",
+        );
+        const file = join(folder.path, "model.safetensors");
+        assert.equal(
+          message,
+          `"${file}": "up.grid_${part}" is ${problem}; the file does not fit its config.json`,
+        );
+        return true;
+      },
+    );
+  });
+}
+
+Deno.test("a grid with two kinds of zeros is refused", () => {
+  using folder = new TemporaryFolder();
+  const size = {
+    rows: 4,
+    cols: 64,
+    groupSize: 64,
+    grid: "range",
+    bits: 2,
+    salient: false,
+  } as const;
+  const tensors = (["free", "half"] as const).flatMap((zeros) =>
+    storeLinear("up", { codec: grid, host: randomGrid({ ...size, zeros }, 0).host }, PLAIN).tensors
+  );
+  write(folder.path, [...new Map(tensors.map((tensor) => [tensor.name, tensor])).values()]);
+  using checkpoint = Checkpoint.open(denoFolder(folder.path));
+  assert.throws(
+    () => loadGrid(checkpoint, "up", { cols: 64, blockSize: 32 }),
+    /"up.grid_zero" is beside "up.grid_real_zeros", expected one of them;/,
+  );
+});
 
 Deno.test("an entropy code of other weights is refused", () => {
   using folder = new TemporaryFolder();

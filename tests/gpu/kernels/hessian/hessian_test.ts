@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import type { Gpu } from "../../../../gpu/device.ts";
 import {
   accumulateHessian,
+  dampedDiagonal,
   mirrorUpper,
   zeroDeadColumns,
 } from "../../../../gpu/kernels/hessian/hessian.ts";
@@ -47,6 +48,11 @@ for (const n of [1, 15, 16, 17, 64, 65, 130, 257]) {
     using tensor = gpu.upload(weight, [rows, n]);
     await zeroDeadColumns(gpu, hessian, tensor);
     assertClose(await gpu.read(tensor), weight.map((w, i) => isDead(i % n) ? 0 : w));
+
+    using diagonal = await dampedDiagonal(gpu, hessian, 0.25);
+    const entries = Array.from({ length: n }, (_, j) => isDead(j) ? 1 : matrix[j * n + j]);
+    const added = 0.25 * entries.reduce((sum, entry) => sum + entry, 0) / n;
+    assertClose(await gpu.read(diagonal), entries.map((entry) => entry + added), { abs: 1e-5 });
   });
 }
 
@@ -70,6 +76,7 @@ async function runStage(gpu: Gpu, hessian: Float32Array, damping: number) {
   using weight = gpu.zeros([1, n]);
   const context = {
     gpu,
+    isNeeded: (name: string) => name === "factor",
     linears: LAYERS.split(", ").map((name) => ({ name, weight }) as LinearLayer),
     emit: (event: RunEvent) => events.push(event),
     get: store.get.bind(store),
@@ -89,6 +96,40 @@ function assertFactor(u: Float32Array, hessian: Float32Array, damping: number, c
   const largest = expected.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
   assertClose(u, expected, { abs: close * largest, what: "U" });
 }
+
+Deno.test("the stage factors the columns by falling diagonal only if that is needed", async () => {
+  const cols = 70;
+  const x = normals(200 * cols, 1).map((value, i) => value * (1 + (i % cols * 37) % 11));
+  const matrix = Float32Array.from(matmul(transposed(x, 200, cols), x, cols, cols, 200));
+  matrix.fill(0, 5 * cols, 6 * cols);
+  for (let i = 0; i < cols; i++) matrix[i * cols + 5] = 0; // column 5 is dead
+  using store = new ArtifactStore();
+  store.set("hessian", gpu.upload(matrix, [cols, cols]));
+  const context = {
+    gpu,
+    isNeeded: (name: string) => name === "ordered-factor",
+    linears: [],
+    get: store.get.bind(store),
+    set: store.set.bind(store),
+  };
+  await (stage as GroupStage).run(context as unknown as GroupContext, { damping: 0.01 });
+  assert.equal(store.find("factor"), undefined);
+  const order = await gpu.read(store.get("column-order"), "u32");
+  const places = await gpu.read(store.get("column-places"), "u32");
+  const diagonal = (col: number) => matrix[col * cols + col] || 1;
+  const expected = Array.from({ length: cols }, (_, i) => i)
+    .sort((a, b) => diagonal(b) - diagonal(a) || a - b);
+  assert.deepEqual([...order], expected);
+  assert.deepEqual([...order].map((col) => places[col]), [...order.keys()]);
+  const ordered = matrix.map((_, i) =>
+    matrix[order[Math.floor(i / cols)] * cols + order[i % cols]]
+  );
+  const u = inverseFactorReference(damped(ordered, cols, 0.01), cols);
+  const largest = u.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+  assertClose(await gpu.read(store.get("ordered-factor")), u, { abs: 1e-4 * largest });
+  const costs = Float64Array.from({ length: cols }, (_, i) => u[i * cols + i] ** -2);
+  assertClose(await gpu.read(store.get("ordered-costs")), costs, { rel: 1e-3 });
+});
 
 Deno.test("the stage reads back once, and says nothing, if f32 is enough", async () => {
   const hessian = nearlySingular(n);

@@ -1,0 +1,145 @@
+import { GridDraft } from "../codecs/grid/draft.ts";
+import { fitGrid } from "../codecs/grid/fit_grid.ts";
+import { gatherCodes } from "../codecs/grid/gather_codes.ts";
+import type { GridBits, GridLayout } from "../codecs/grid/grid.ts";
+import { quantizeGrid } from "../codecs/grid/quantize_grid.ts";
+import { searchGrid } from "../codecs/grid/search_grid.ts";
+import { constant } from "../gpu/constant.ts";
+import { copyRegion } from "../gpu/kernels/elementwise/copy_region.ts";
+import { gatherColumns } from "../gpu/kernels/elementwise/gather.ts";
+import { dampedDiagonal } from "../gpu/kernels/hessian/hessian.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import type { LinearContext } from "../pipeline/stage.ts";
+import { draftOf } from "./draft_of.ts";
+import type { Levels } from "./grid_options.ts";
+import { spreadErrorFrom } from "./spread_error.ts";
+
+/**
+ * The order in which columns are quantized. "none": from the first to the last. "falling": by falling
+ * diagonal of the Hessian; scale groups are those of this order, which is stored. "static": in the same
+ * order, but scale groups are those of adjacent columns and their grids are found beforehand.
+ */
+export type ColumnOrder = "none" | "falling" | "static";
+
+/** The choices of a stage that quantizes a linear layer to grids. */
+export interface LinearGridChoice extends Levels {
+  /** The stage's name. */
+  method: string;
+  bits: GridBits;
+  /** Whether all columns of a row share a grid, not those of a block. */
+  perRow: boolean;
+  /** Which later columns compensate for an error: none, those beyond the block, all. */
+  feedback: "none" | "block" | "column";
+  order: ColumnOrder;
+}
+
+/** The damping of diag H as costs of a search, a fraction of its mean. */
+const DAMPING = 0.01;
+
+/**
+ * Quantizes all columns of a linear layer to grids.
+ *
+ * With feedback and without "static", the grid of a scale group is determined when its first column is
+ * reached, from the weights as compensated so far.
+ */
+export async function linearGrid(context: LinearContext, choice: LinearGridChoice): Promise<void> {
+  const { gpu, linear, blockSize } = context;
+  const { method, grid, zeros, bits, perRow, feedback, order } = choice;
+  const { rows, cols } = linear;
+  linear.method = method;
+  const layout: GridLayout = {
+    rows,
+    cols,
+    groupSize: perRow ? cols : blockSize,
+    grid,
+    ...(zeros && zeros !== "any" && { zeros }),
+    bits,
+    salient: false,
+  };
+  const { codes } = draftOf(linear, GridDraft, () => new GridDraft(gpu, layout));
+  using temporary = new DisposableStack();
+  const own = (tensor: Tensor) => temporary.use(tensor);
+
+  const isOrdered = order !== "none";
+  const columnOrder = isOrdered ? context.get("column-order") : undefined;
+  const factor = isOrdered ? context.get("ordered-factor") : context.find("factor");
+  const weight = columnOrder
+    ? own(await gatherColumns(gpu, linear.weight, columnOrder))
+    : linear.weight;
+  const quantized = columnOrder ? own(gpu.empty([rows, cols])) : linear.quantized;
+  let target = codes;
+  if (order === "falling") codes.order = gpu.clone(columnOrder!);
+  if (order === "static") target = { ...codes, codes: own(gpu.empty(codes.codes.shape, "u32")) };
+
+  // The costs of errors in the columns of the weights that grids are fitted to.
+  let costs: { costs: Tensor; otherCosts?: Tensor } | undefined;
+  if (zeros && feedback === "none") {
+    const hessian = context.find("hessian");
+    costs = {
+      costs: hessian
+        ? own(await dampedDiagonal(gpu, hessian, DAMPING))
+        : constant(gpu, new Float32Array(cols).fill(1)),
+    };
+  } else if (zeros && order === "static") {
+    // The remaining error of columns that are visited first is compensated for by others, but 1 / U_jj²
+    // alone underrates them: the grids are fitted before any compensation.
+    const ordered = context.get("ordered-costs");
+    const places = context.get("column-places");
+    costs = {
+      costs: own(await dampedDiagonal(gpu, context.get("hessian"), DAMPING)),
+      otherCosts: own(await gatherColumns(gpu, ordered.view(0, [1, cols]), places)),
+    };
+  } else if (zeros) {
+    costs = { costs: context.get(isOrdered ? "ordered-costs" : "column-costs") };
+  }
+
+  const fit = async (source: Tensor, first: number, width: number) => {
+    const group = perRow ? 0 : first / blockSize;
+    const { fits } = codes;
+    if (zeros) {
+      const part = { first, cols: width, groupSize: perRow ? cols : blockSize, group };
+      await searchGrid(gpu, { bits, zeros, weight: source, ...part, ...costs!, fits });
+      return;
+    }
+    for (let start = first; start < first + width; start += layout.groupSize) {
+      const size = Math.min(layout.groupSize, cols - start);
+      using part = await columnsOf(source, start, size);
+      await fitGrid(gpu, { grid, bits, weight: part, fits, group: perRow ? 0 : start / blockSize });
+    }
+  };
+  const isFittedBefore = feedback === "none" || order === "static" || perRow;
+  if (isFittedBefore) await fit(order === "static" ? linear.weight : weight, 0, cols);
+
+  for (let first = 0; first < cols; first += blockSize) {
+    const width = Math.min(blockSize, cols - first);
+    if (!isFittedBefore) await fit(weight, first, width);
+    using block = await columnsOf(weight, first, width);
+    using error = await quantizeGrid(
+      gpu,
+      {
+        first,
+        weight: block,
+        group: perRow || order === "static" ? 0 : first / blockSize,
+        ...(order === "static" && { scattered: columnOrder }),
+        factor: feedback === "none" ? undefined : factor,
+        feedback: feedback === "column",
+      },
+      target,
+      quantized,
+    );
+    if (feedback !== "none") await spreadErrorFrom(first, error, { weight, factor: factor! });
+  }
+  if (!columnOrder) return;
+  const places = context.get("column-places");
+  await gatherColumns(gpu, quantized, places, linear.quantized);
+  if (target !== codes) await gatherCodes(gpu, target.codes, places, codes.codes);
+}
+
+/** Some columns of a matrix, f32 `[rows, width]`, owned by the caller. */
+async function columnsOf(matrix: Tensor, first: number, width: number): Promise<Tensor> {
+  const { gpu, shape: [rows, stride] } = matrix;
+  const columns = gpu.empty([rows, width]);
+  const region = { tensor: matrix, start: first, stride, rows, cols: width };
+  await copyRegion(gpu, region, columns, width);
+  return columns;
+}

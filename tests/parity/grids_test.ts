@@ -1,0 +1,207 @@
+// Searched grids on single linear layers against an independent implementation: what codes decode to, and
+// the relative output errors that methods leave. The expected numbers lie outside the project; the test
+// says so where they are missing.
+
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import type { GridDraft } from "../../codecs/grid/draft.ts";
+import { grid as codec } from "../../codecs/grid/codec.ts";
+import type { GridBits, Zeros } from "../../codecs/grid/grid.ts";
+import { dequantizeGridHost, type GridHost } from "../../codecs/grid/store.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
+import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
+import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
+import { type Planned, StageClock } from "../../pipeline/run/run.ts";
+import type { GroupContext, GroupStage, LinearLayer, LinearStage } from "../../pipeline/stage.ts";
+import { gptq } from "../../stages/gptq.ts";
+import { hessian } from "../../stages/hessian.ts";
+import { rtn } from "../../stages/rtn.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
+import { openGpu } from "../gpu/open_gpu.ts";
+
+const FOLDER = "../shared/fixtures/codecs";
+const TINY = "../shared/fixtures/billm-reference/tiny-llama.linears.safetensors";
+const isThere = existsSync(FOLDER) && existsSync(TINY);
+const suffix = isThere ? "" : " (needs ../shared)";
+const GROUP = 64;
+const LAYERS = ["tiny-k", "smollm2-v", "smollm2-down"];
+
+interface Expected {
+  proxy: number;
+  decoded_sha256?: string;
+}
+
+/** What is expected of a layer by the name of a codec, such as "grid2-gptq-static-any". */
+function expectedOf(layer: string): Record<string, Expected> {
+  return JSON.parse(readFileSync(`${FOLDER}/expected.json`, "utf8")).layers[layer].codecs;
+}
+
+/** Opens a file of the fixtures. */
+function open(path: string): Checkpoint {
+  return Checkpoint.openFile(denoFile(path));
+}
+
+/** The symmetric matrix with this upper triangle, row after row, f32 `[n, n]`. */
+function symmetric(upper: Float32Array): Float32Array {
+  const n = Math.floor((Math.sqrt(8 * upper.length + 1) - 1) / 2);
+  const matrix = new Float32Array(n * n);
+  let at = 0;
+  for (let i = 0; i < n; i++) {
+    for (let j = i; j < n; j++) matrix[i * n + j] = matrix[j * n + i] = upper[at++];
+  }
+  return matrix;
+}
+
+function loadLayer(layer: string): { weight: Float32Array; hessian: Float32Array } {
+  if (layer === "tiny-k") {
+    using file = open(TINY);
+    const name = "layers.1.self_attn.k_proj";
+    return {
+      weight: file.readFloat32(`${name}.weight`),
+      hessian: file.readFloat32(`${name}.hessian`),
+    };
+  }
+  using file = open(`${FOLDER}/layers.safetensors`);
+  const weight = file.readFloat32(`${layer}.weight`);
+  if (layer === "smollm2-v") {
+    return { weight, hessian: symmetric(file.readFloat32(`${layer}.hessian_upper`)) };
+  }
+  const halves = [0, 1].map((half) => {
+    using part = open(`${FOLDER}/hessian-down.${half}.safetensors`);
+    return [...part.readFloat32("hessian_upper")];
+  });
+  return { weight, hessian: symmetric(Float32Array.from(halves.flat())) };
+}
+
+/** The codes of the fixture as a linear layer. */
+function hostOf(file: Checkpoint, name: string, bits: GridBits, zeros: Zeros): GridHost {
+  const scales = file.readFloat32(`${name}.s`);
+  const offsets = file.has(`${name}.zero`)
+    ? file.readFloat32(`${name}.zero`)
+    : Float32Array.from(file.readBytes(`${name}.twice_zero`), (twice) => twice / 2);
+  const [rows, groups] = file.get(`${name}.s`).shape;
+  return {
+    rows,
+    cols: groups * GROUP,
+    groupSize: GROUP,
+    grid: "range",
+    zeros,
+    bits,
+    salient: false,
+    codes: new Uint32Array(file.readBytes(`${name}.packed`).buffer),
+    fits: Float32Array.from(Array.from(scales, (scale, i) => [scale, offsets[i]]).flat()),
+  };
+}
+
+function digest(weights: Float32Array): string {
+  return createHash("sha256").update(weights.map((weight) => weight + 0)).digest("hex");
+}
+
+Deno.test({
+  name: `codes with all kinds of zeros decode to the expected weights${suffix}`,
+  ignore: !isThere,
+  async fn() {
+    await using gpu = await openGpu();
+    for (const layer of LAYERS) {
+      const expected = expectedOf(layer);
+      using file = open(`${FOLDER}/codes-${layer}.safetensors`);
+      const names = Object.keys(expected).filter((name) =>
+        file.has(`${name}.s`) && /^grid/.test(name)
+      );
+      assert.equal(names.length, 10);
+      for (const name of names) {
+        const [, bits, zeros] = name.match(/^grid(\d)-.*-(\w+)$/)!;
+        const host = hostOf(file, name, Number(bits) as GridBits, zeros as Zeros);
+        const weights = dequantizeGridHost(host);
+        assert.equal(digest(weights), expected[name].decoded_sha256, `${layer} ${name}`);
+        using matrix = await codec.matrix(gpu, host);
+        assert.deepEqual(await gpu.read(matrix), weights);
+      }
+    }
+  },
+});
+
+/** Forms that take different ways through the kernels; "range" is from minimum to maximum. */
+const FORMS: [stage: "rtn" | "gptq", order: string, bits: number, zeros: Zeros | "range"][] = [
+  ["rtn", "none", 2, "free"],
+  ["rtn", "none", 3, "any"],
+  ["rtn", "none", 4, "half"],
+  ["gptq", "none", 2, "middle"],
+  ["gptq", "none", 4, "free"],
+  ["gptq", "static", 2, "free"],
+  ["gptq", "static", 3, "symmetric"],
+  ["gptq", "static", 4, "any"],
+  ["gptq", "falling", 2, "any"],
+  ["gptq", "falling", 3, "half"],
+  ["gptq", "falling", 3, "range"],
+];
+
+/** The tolerance of the fixtures, and that of zeros that are found by other steps than theirs. */
+const TOLERANCE = 0.02;
+const TOLERANCE_OF_FREE = 0.025;
+
+for (const layer of LAYERS) {
+  Deno.test({
+    name: `searched grids on ${layer} leave the expected output error${suffix}`,
+    ignore: !isThere,
+    async fn() {
+      await using gpu = await openGpu();
+      const expected = expectedOf(layer);
+      const { weight, hessian: h } = loadLayer(layer);
+      const cols = Math.sqrt(h.length);
+      const rows = weight.length / cols;
+      using store = new ArtifactStore();
+      store.set("hessian", gpu.upload(h, [cols, cols]));
+      const original = gpu.upload(weight, [rows, cols]);
+      const linear: LinearLayer = {
+        name: layer,
+        module: layer,
+        rows,
+        cols,
+        original,
+        weight: gpu.clone(original),
+        quantized: gpu.empty([rows, cols]),
+      };
+      const context = {
+        gpu,
+        blockSize: GROUP,
+        linears: [linear],
+        isNeeded: () => true,
+        ...access(store),
+      } as unknown as GroupContext;
+      await (hessian as GroupStage).run(context, { damping: 0.01 });
+      for (const [name, order, bits, zeros] of FORMS) {
+        const kind = zeros === "range" ? "min-max" : zeros;
+        const wanted = expected[`grid${bits}-${name}-${order}-${kind}`].proxy;
+        gpu.copy(original, linear.weight);
+        const stage = { rtn, gptq }[name];
+        const options = stage.options.parse({
+          bits,
+          "group-size": GROUP,
+          ...(zeros === "range" ? { grid: "range" } : { grid: "search", zeros }),
+          ...(name === "gptq" && { order }),
+        });
+        const planned = [{ stage, options }] as unknown as Planned<LinearStage>[];
+        await quantizeLinear(context, store, linear, planned, new StageClock(gpu));
+        const draft = linear.draft as GridDraft;
+        const found = await errorOf(linear, store.get("hessian"));
+        const what = `${name}, ${bits} bits, order ${order}, zeros ${zeros}: ${found}`;
+        const tolerance = zeros === "free" ? TOLERANCE_OF_FREE : TOLERANCE;
+        assert.ok(found < (1 + tolerance) * wanted, `${what}, expected ${wanted}`);
+        const host = await draft.download();
+        assert.deepEqual(dequantizeGridHost(host), await gpu.read(linear.quantized), what);
+        draft[Symbol.dispose]();
+        delete linear.draft;
+      }
+    },
+  });
+}
+
+/** tr(E H Eᵀ) / tr(W H Wᵀ) with E = W - Q. */
+async function errorOf({ original, quantized }: LinearLayer, h: Tensor): Promise<number> {
+  using parts = await outputErrorParts(original.gpu, original, quantized, h);
+  return await relativeError(parts);
+}
