@@ -1,5 +1,5 @@
 import type { WeightKind } from "../codecs/codec.ts";
-import { loadLinear } from "../codecs/mod.ts";
+import { dequantizedLinear, loadLinear } from "../codecs/mod.ts";
 import { type Rotation, transformOnHost } from "../gpu/kernels/rotation/rotation.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
@@ -114,7 +114,9 @@ function storedRows(
   const linear = quantization && loadLinear(checkpoint, quantization, name);
   let rowOf: (row: number) => Float32Array;
   if (linear) {
-    rowOf = (row) => linear.codec.dequantize(linear.host, row, 1);
+    const { codec, host, transform } = linear;
+    const unrotated = transform && { ...transform, rotation: undefined };
+    rowOf = (row) => dequantizedLinear({ codec, host, transform: unrotated }, row, 1);
   } else {
     const { name: tensor, firstRow } = packed.placeOf(name);
     const rowsOf = packed.rowsOf(tensor);

@@ -11,6 +11,9 @@ import { type InputTransform, signStart, transformFactor } from "./rotation.ts";
 /** Entries per workgroup. */
 const CHUNK = 512;
 
+/** Threads per workgroup; the butterflies of eight entries employ half of them. */
+const LANES = 128;
+
 /** What the kernel reads; the numbers are those of SOURCE in the WGSL. */
 const SOURCES = { itself: 0, plain: 1, rms: 2, activation: 3, gated: 4 } as const;
 
@@ -73,7 +76,7 @@ async function run(
     name: "rotate",
     source: largeReduction(gpu) + activate + source,
     constants: {
-      ...{ SOURCE: SOURCES[kind], UNDO: Number(undo), LANES: largeLanes(gpu, CHUNK / 2) },
+      ...{ SOURCE: SOURCES[kind], UNDO: Number(undo), LANES: largeLanes(gpu, LANES) },
       KIND: from?.op === "activation" ? ACTIVATIONS[from.name] : 0,
     },
   });

@@ -43,6 +43,37 @@ fn source(i: u32, norm: f32) -> f32 {
   return x[i];
 }
 
+// The column of the thread's next entry; divisions are expensive.
+fn advanced(col: u32) -> u32 {
+  var next = col + LANES;
+  while (next >= p.cols) { next -= p.cols; }
+  return next;
+}
+
+// The butterflies at distance d, 2 d and 4 d of eight entries, in registers.
+fn three_steps(i: u32, d: u32) {
+  let a = vec4f(values[i], values[i + 2 * d], values[i + 4 * d], values[i + 6 * d]);
+  let b = vec4f(values[i + d], values[i + 3 * d], values[i + 5 * d], values[i + 7 * d]);
+  let sums = a + b; // entries 0 2 4 6
+  let differences = a - b; // entries 1 3 5 7
+  let even = vec4f(sums.xz, differences.xz); // entries 0 4 1 5
+  let odd = vec4f(sums.yw, differences.yw); // entries 2 6 3 7
+  let upper = even + odd; // entries 0 4 1 5
+  let lower = even - odd; // entries 2 6 3 7
+  let front = vec4f(upper.xz, lower.xz); // entries 0 1 2 3
+  let back = vec4f(upper.yw, lower.yw); // entries 4 5 6 7
+  let low = front + back;
+  let high = front - back;
+  values[i] = low.x;
+  values[i + d] = low.y;
+  values[i + 2 * d] = low.z;
+  values[i + 3 * d] = low.w;
+  values[i + 4 * d] = high.x;
+  values[i + 5 * d] = high.y;
+  values[i + 6 * d] = high.z;
+  values[i + 7 * d] = high.w;
+}
+
 @compute @workgroup_size(LANES)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -57,15 +88,25 @@ fn main(
     for (var i = lane; i < p.size; i += LANES) { squares += x[i] * x[i]; }
     norm = 1.0 / sqrt(sum_over_lanes(squares, lane) / f32(p.size) + p.epsilon);
   }
+  var col = (first + lane) % p.cols;
   for (var i = lane; i < CHUNK; i += LANES) {
     let at = first + i;
     var v = 0.0;
     if (at < p.size) { v = source(at, norm); }
-    if (!UNDO) { v = signed(v, at % p.cols); }
+    if (!UNDO) { v = signed(v, col); }
     values[i] = v;
+    col = advanced(col);
   }
   workgroupBarrier();
-  for (var step = 0u; step < p.steps; step++) {
+  var step = 0u;
+  for (; step + 3 <= p.steps; step += 3) {
+    for (var eight = lane; eight < CHUNK / 8; eight += LANES) {
+      let low = eight & ((1u << step) - 1);
+      three_steps(((eight - low) << 3) + low, 1u << step);
+    }
+    workgroupBarrier();
+  }
+  for (; step < p.steps; step++) {
     for (var pair = lane; pair < CHUNK / 2; pair += LANES) {
       let low = pair & ((1u << step) - 1);
       let i = ((pair - low) << 1) + low;
@@ -77,11 +118,13 @@ fn main(
     }
     workgroupBarrier();
   }
+  col = (first + lane) % p.cols;
   for (var i = lane; i < CHUNK; i += LANES) {
     let at = first + i;
     if (at >= p.size) { break; }
     var v = values[i] * p.factor;
-    if (UNDO) { v = signed(v, at % p.cols); }
+    if (UNDO) { v = signed(v, col); }
     out[at] = v;
+    col = advanced(col);
   }
 }

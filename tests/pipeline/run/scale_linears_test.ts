@@ -5,6 +5,7 @@ import { Decoder } from "../../../models/decoder.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
 import { PlainWeights } from "../../../models/plain_weights.ts";
 import { exponentFor } from "../../../pipeline/run/scale_linears.ts";
+import { countWeights } from "../../../report/histograms.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { startTask } from "../../start_task.ts";
@@ -67,6 +68,10 @@ for (const [name, chain] of Object.entries(CHAINS)) {
         if (error) assert.ok(Math.abs(relativeOutputError! / error - 1) < 0.05, name);
       }
       const folder = denoFolder(join(place.path("out"), "model"));
+      for (const histogram of await countWeights(place.model, folder.path, record.layers!, [0])) {
+        const { name, rms, errorRms } = histogram;
+        assert.ok(errorRms < 0.7 * rms, `${name}: ${errorRms} of ${rms}`);
+      }
       const config = JSON.parse(readFileSync(join(folder.path, "config.json"), "utf8"));
       assert.equal(config.quantization_config.format_version, 4);
       using stored = PlainWeights.open(folder);
