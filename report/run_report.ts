@@ -63,6 +63,7 @@ export function runReport(run: FinishedRun): string {
     metricSections(record),
     bitsSection(record, table),
     errorSection(table),
+    correctionSection(table),
     factSections(table),
     distributionSection(run.histograms ?? []),
     timeSection(record),
@@ -290,6 +291,29 @@ function errorSection(table: LayerTable): Content {
         table,
         "Relative output error by decoder layer and module",
         ({ relativeOutputError }) => percent(relativeOutputError, 2),
+      ),
+    ),
+  );
+}
+
+function correctionSection(table: LayerTable): Content {
+  const changes = table.linears.map(({ correction }) => correction).filter(isNumber);
+  if (changes.length === 0) return undefined;
+  return section(
+    "Correction of the weights by layer and module",
+    html`
+      <p>How far the weights were changed before they were quantized, to make up for the error of the
+      layers before: by ${percent(Math.min(...changes))} to ${percent(
+        Math.max(...changes),
+      )} of their
+      norm.</p>
+    `,
+    foldedTable(
+      "Corrections as a table",
+      layerTable(
+        table,
+        "Relative change of the weights by decoder layer and module",
+        ({ correction }) => correction === undefined ? NONE : percent(correction, 2),
       ),
     ),
   );

@@ -2,8 +2,7 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { ChannelMoments } from "../gpu/kernels/reduce/channel_moments.ts";
 import { norm } from "../gpu/kernels/reduce/norm.ts";
-import type { Calibration } from "../models/calibration.ts";
-import { paceBatches } from "../models/calibration.ts";
+import { type Calibration, paceBatches } from "../models/calibration.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 
 /** The final norm's factors and, of a layer norm, biases. */

@@ -5,6 +5,7 @@ import { UserError } from "../../base/errors.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
 import {
+  fromFloat32,
   isFloatDtype,
   readHeader,
   type StoredTensor,
@@ -242,6 +243,24 @@ Deno.test("toFloat32() gives the same numbers for one tensor in three dtypes", (
   const f32 = numbers("f32");
   assert.deepEqual(f32.subarray(0, 5), new Float32Array([0, -0, 1, -1.5, 65504]));
   assert.deepEqual([...numbers("f16")], [...new Float16Array(f32)]);
+});
+
+Deno.test("fromFloat32() gives back what was stored, and rounds to nearest, ties to even", () => {
+  const stored = Float32Array.of(0, -0, 1.5, -0.0078125, 3, Infinity, -Infinity, NaN);
+  for (const dtype of ["F16", "BF16", "F32", "F64"] as const) {
+    assert.deepEqual(toFloat32(fromFloat32(stored, dtype), dtype), stored, dtype);
+  }
+  const steps = { F16: 2 ** -10, BF16: 2 ** -7 }; // between two numbers from 1 on
+  for (const [dtype, step] of Object.entries(steps) as ["F16" | "BF16", number][]) {
+    const near = [0.49, 0.5, 0.51, 1.5, 2.5].map((part) => 1 + part * step);
+    const rounded = [0, 0, 1, 2, 2].map((part) => 1 + part * step);
+    assert.deepEqual([...toFloat32(fromFloat32(Float32Array.from(near), dtype), dtype)], rounded);
+  }
+  const beyond = fromFloat32(Float32Array.of(-7e4, 3.4e38, 3.402e38), "F16");
+  assert.deepEqual([...toFloat32(beyond, "F16")], [-Infinity, Infinity, Infinity]);
+  assert.deepEqual([...toFloat32(fromFloat32(Float32Array.of(3.4e38), "BF16"), "BF16")], [
+    Infinity,
+  ]);
 });
 
 Deno.test("toFloat32() rounds F64 to nearest and keeps the bits of F32", () => {

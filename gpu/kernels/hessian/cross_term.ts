@@ -34,15 +34,14 @@ export async function accumulateCrossTerm(
   }
 }
 
-/** How the matrix of {@link correction} is to be applied. */
-export interface Correction {
+/** A correction of weights with one input; disposing it frees what it is made of. */
+export interface Correction extends Disposable {
   /**
    * W* = W + strength · W C (UᵀU), as a new tensor of the shape of W.
    *
    * @param weight W, f32 `[rows, n]`.
    */
   apply(weight: Tensor): Promise<Tensor>;
-  [Symbol.dispose](): void;
 }
 
 /**

@@ -1,8 +1,9 @@
 // The means of each column of a and b over the rows of a chunk, and the sums of (a - mean) (b - mean)
 // and (b - mean)².
 //
-// A thread per column and chunk, with two passes: the means matter if they are large. Reference:
-// tests/gpu/kernels/reduce/channel_moments_test.ts.
+// A thread per column and chunk, with two passes: the means matter if they are large.
+//
+// Reference: tests/gpu/kernels/reduce/channel_moments_test.ts.
 
 struct Params { rows: u32, cols: u32, chunk: u32 }
 @group(0) @binding(0) var<uniform> p: Params;

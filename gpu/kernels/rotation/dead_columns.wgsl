@@ -15,9 +15,10 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   let col = id.x;
   if (col >= p.cols) { return; }
   if (MARK) {
-    var bits = 0u;
-    for (var row = 0u; row < p.rows; row++) { bits |= given[row * p.cols + col]; }
-    if ((bits & 0x7fffffffu) != 0) { changed[col] = 1; }
+    // Nearly all columns are marked by their first rows.
+    for (var row = 0u; row < p.rows && changed[col] == 0; row++) {
+      if ((given[row * p.cols + col] & 0x7fffffffu) != 0) { changed[col] = 1; }
+    }
   } else if (given[col] == 0) {
     for (var row = 0u; row < p.rows; row++) { changed[row * p.cols + col] = 0; }
   }

@@ -77,7 +77,7 @@ async function runStage(gpu: Gpu, hessian: Float32Array, damping: number) {
   const context = {
     gpu,
     isNeeded: (name: string) => name === "factor",
-    linears: LAYERS.split(", ").map((name) => ({ name, weight }) as LinearLayer),
+    linears: LAYERS.split(", ").map((name) => ({ name, original: weight, weight }) as LinearLayer),
     emit: (event: RunEvent) => events.push(event),
     get: store.get.bind(store),
     set: store.set.bind(store),
@@ -183,4 +183,26 @@ Deno.test("the stage gives up where ten times the mean is not enough, or without
   const zero = new Float32Array(n * n).map((_, at) => Number(at % (n + 1) === 0));
   zero[1] = 1;
   await assert.rejects(runStage(gpu, zero, 0), /with damping 0 it is not positive definite/);
+});
+
+Deno.test("the stage clears dead columns of the weights and of what they approximate", async () => {
+  const dead = 7;
+  const hessian = nearlySingular(n);
+  for (let i = 0; i < n; i++) hessian[i * n + dead] = hessian[dead * n + i] = 0;
+  using store = new ArtifactStore();
+  store.set("hessian", gpu.upload(hessian, [n, n]));
+  using original = gpu.upload(normals(2 * n, 1), [2, n]);
+  using weight = gpu.upload(normals(2 * n, 2), [2, n]);
+  const context = {
+    gpu,
+    linears: [{ name: "linear", original, weight }],
+    emit: assert.fail,
+    get: store.get.bind(store),
+    set: store.set.bind(store),
+  };
+  await (stage as GroupStage).run(context as unknown as GroupContext, { damping: 0.1 });
+  for (const tensor of [original, weight]) {
+    const zeros = [...await gpu.read(tensor)].flatMap((value, i) => value === 0 ? [i % n] : []);
+    assert.deepEqual(zeros, [dead, dead]);
+  }
 });
