@@ -1,12 +1,14 @@
 import { GridDraft } from "../codecs/grid/draft.ts";
+import { dequantizeGrid } from "../codecs/grid/dequantize_grid.ts";
 import { fitGrid } from "../codecs/grid/fit_grid.ts";
 import { gatherCodes } from "../codecs/grid/gather_codes.ts";
 import type { GridBits, GridLayout } from "../codecs/grid/grid.ts";
 import { quantizeGrid } from "../codecs/grid/quantize_grid.ts";
+import { refitScales } from "../codecs/grid/refit_scales.ts";
 import { searchGrid } from "../codecs/grid/search_grid.ts";
 import { constant } from "../gpu/constant.ts";
 import { copyRegion } from "../gpu/kernels/elementwise/copy_region.ts";
-import { gatherColumns } from "../gpu/kernels/elementwise/gather.ts";
+import { gatherColumns, gatherSquare } from "../gpu/kernels/elementwise/gather.ts";
 import { dampedDiagonal } from "../gpu/kernels/hessian/hessian.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { LinearContext } from "../pipeline/stage.ts";
@@ -31,6 +33,8 @@ export interface LinearGridChoice extends Levels {
   /** Which later columns compensate for an error: none, those beyond the block, all. */
   feedback: "none" | "block" | "column";
   order: ColumnOrder;
+  /** Rounds in which the scales of ranges are refitted to the output error after all columns. */
+  refit: number;
 }
 
 /** The damping of diag H as costs of a search, a fraction of its mean. */
@@ -44,7 +48,7 @@ const DAMPING = 0.01;
  */
 export async function linearGrid(context: LinearContext, choice: LinearGridChoice): Promise<void> {
   const { gpu, linear, blockSize } = context;
-  const { method, grid, zeros, bits, perRow, feedback, order } = choice;
+  const { method, grid, zeros, bits, perRow, feedback, order, refit } = choice;
   const { rows, cols } = linear;
   linear.method = method;
   const layout: GridLayout = {
@@ -67,6 +71,9 @@ export async function linearGrid(context: LinearContext, choice: LinearGridChoic
     ? own(await gatherColumns(gpu, linear.weight, columnOrder))
     : linear.weight;
   const quantized = columnOrder ? own(gpu.empty([rows, cols])) : linear.quantized;
+  const before = refit > 0
+    ? own(gpu.clone(order === "falling" ? weight : linear.weight))
+    : undefined;
   let target = codes;
   if (order === "falling") codes.order = gpu.clone(columnOrder!);
   if (order === "static") target = { ...codes, codes: own(gpu.empty(codes.codes.shape, "u32")) };
@@ -129,10 +136,21 @@ export async function linearGrid(context: LinearContext, choice: LinearGridChoic
     );
     if (feedback !== "none") await spreadErrorFrom(first, error, { weight, factor: factor! });
   }
-  if (!columnOrder) return;
-  const places = context.get("column-places");
-  await gatherColumns(gpu, quantized, places, linear.quantized);
-  if (target !== codes) await gatherCodes(gpu, target.codes, places, codes.codes);
+  const places = columnOrder && context.get("column-places");
+  if (places) await gatherColumns(gpu, quantized, places, linear.quantized);
+  if (target !== codes) await gatherCodes(gpu, target.codes, places!, codes.codes);
+  if (!before) return;
+  const isFalling = order === "falling";
+  const hessian = context.get("hessian");
+  await refitScales(gpu, {
+    weight: before,
+    hessian: isFalling ? own(await gatherSquare(gpu, hessian, columnOrder!)) : hessian,
+    quantized: isFalling ? quantized : linear.quantized,
+    fits: codes.fits,
+    groupSize: layout.groupSize,
+    rounds: refit,
+  });
+  gpu.copy(own(await dequantizeGrid(gpu, codes)), linear.quantized);
 }
 
 /** Some columns of a matrix, f32 `[rows, width]`, owned by the caller. */

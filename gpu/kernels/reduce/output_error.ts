@@ -17,6 +17,18 @@ async function quadraticForm(gpu: Gpu, d: Tensor, hessian: Tensor, part: Tensor)
   dot.dispatch({ params: uniform([d.size]), tensors: [d, product, part], workgroups: PARTS });
 }
 
+/** The difference of two tensors of the same shape, f32, owned by the caller. */
+export async function subtract(gpu: Gpu, a: Tensor, b: Tensor): Promise<Tensor> {
+  const kernel = await gpu.kernel({ name: "difference", source: differenceSource });
+  const difference = gpu.empty(a.shape);
+  kernel.dispatch({
+    params: uniform([a.size]),
+    tensors: [a, b, difference],
+    workgroups: Math.ceil(a.size / 64),
+  });
+  return difference;
+}
+
 /**
  * The output error of a quantized linear layer on the calibration data: partial sums of
  * tr((W-Q) H (W-Q)ᵀ) and of tr(W H Wᵀ).
@@ -31,13 +43,7 @@ export async function outputErrorParts(
   quantized: Tensor,
   hessian: Tensor,
 ): Promise<Tensor> {
-  const kernel = await gpu.kernel({ name: "difference", source: differenceSource });
-  using d = gpu.empty(weight.shape);
-  kernel.dispatch({
-    params: uniform([weight.size]),
-    tensors: [weight, quantized, d],
-    workgroups: Math.ceil(weight.size / 64),
-  });
+  using d = await subtract(gpu, weight, quantized);
   const parts = gpu.empty([2, PARTS]);
   await quadraticForm(gpu, d, hessian, parts.view(0, [PARTS]));
   await quadraticForm(gpu, weight, hessian, parts.view(PARTS, [PARTS]));
