@@ -7,8 +7,8 @@
 //
 // One workgroup per row; reduce.wgsl provides LANES and sums, round_f16.wgsl rounded().
 //
-// Source: coordinate descent on the objective of GPTQ, arXiv:2210.17323. Reference:
-// tests/codecs/grid/refit_scales_test.ts.
+// Source: coordinate descent on the objective of GPTQ, arXiv:2210.17323.
+// Reference: tests/codecs/grid/refit_scales_test.ts.
 
 struct Params { rows: u32, cols: u32, first: u32, size: u32, group: u32, groups: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
