@@ -46,7 +46,7 @@ export interface Artifacts {
   "zone-fits": Tensor;
   /**
    * (w - q) / U_jj of the quantized block, f32 `[rows, cols]`; the content is undefined without a
-   * factor.
+   * factor. Stages of scope "linear" that give it quantize all columns and set no tensor.
    */
   "block-error": Tensor;
   /** The result of `pack`. */
