@@ -54,7 +54,7 @@ export interface Artifacts {
   "zone-fits": Tensor;
   /**
    * (w - q) / U_jj of the quantized block, f32 `[rows, cols]`; the content is undefined without a
-   * factor.
+   * factor. Stages of scope "linear" that give it quantize all columns and set no tensor.
    */
   "block-error": Tensor;
   /** Values of tensors outside the decoder layers that replace those of the model, by name. */

@@ -39,9 +39,20 @@ export const gptq = defineStage({
       "block: only later blocks compensate for an error (as in the released BiLLM program); " +
         "column: also later columns in the block",
     ),
-  }).refine(hasGridFor, NO_GRID).refine(hasZerosFor, NO_ZEROS),
+    "refit": z.int().min(0).max(100).default(0).describe(
+      "Rounds in which scales are refitted to the output error after all columns; not with grid: mean",
+    ),
+  }).refine(hasGridFor, NO_GRID).refine(hasZerosFor, NO_ZEROS).refine(
+    (options) => options.refit === 0 || levelsOf(options).grid === "range",
+    { path: ["refit"], message: "must be 0 with grid: mean" },
+  ),
   presets: {
-    reference: (written) => ({ feedback: "block", order: "none", ...referenceGrid(written) }),
+    reference: (written) => ({
+      feedback: "block",
+      order: "none",
+      refit: 0,
+      ...referenceGrid(written),
+    }),
   },
   excludes: NOT_FOR_GRIDS,
   needs: ({ order }) => order === "none" ? ["factor"] : ["ordered-factor"],
@@ -49,9 +60,9 @@ export const gptq = defineStage({
   blockSize: blockOfGroup,
 
   async run(context, options) {
-    const { bits, "group-size": groupSize, feedback, order } = options;
+    const { bits, "group-size": groupSize, feedback, order, refit } = options;
     const levels = levelsOf(options);
     const perRow = groupSize === "row";
-    await linearGrid(context, { method: "gptq", ...levels, bits, perRow, feedback, order });
+    await linearGrid(context, { method: "gptq", ...levels, bits, perRow, feedback, order, refit });
   },
 });

@@ -1,12 +1,14 @@
 import { GridDraft } from "../codecs/grid/draft.ts";
+import { dequantizeGrid } from "../codecs/grid/dequantize_grid.ts";
 import { fitGrid } from "../codecs/grid/fit_grid.ts";
 import { gatherCodes } from "../codecs/grid/gather_codes.ts";
 import type { GridBits, GridLayout } from "../codecs/grid/grid.ts";
 import { quantizeGrid } from "../codecs/grid/quantize_grid.ts";
-import { searchGrid } from "../codecs/grid/search_grid.ts";
+import { refitScales } from "../codecs/grid/refit_scales.ts";
+import { type GridSearch, searchGrid } from "../codecs/grid/search_grid.ts";
 import { constant } from "../gpu/constant.ts";
 import { copyRegion } from "../gpu/kernels/elementwise/copy_region.ts";
-import { gatherColumns } from "../gpu/kernels/elementwise/gather.ts";
+import { gatherColumns, gatherSquare } from "../gpu/kernels/elementwise/gather.ts";
 import { dampedDiagonal } from "../gpu/kernels/hessian/hessian.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { LinearContext } from "../pipeline/stage.ts";
@@ -31,6 +33,8 @@ export interface LinearGridChoice extends Levels {
   /** Which later columns compensate for an error: none, those beyond the block, all. */
   feedback: "none" | "block" | "column";
   order: ColumnOrder;
+  /** Rounds in which the scales of ranges are refitted to the output error after all columns. */
+  refit: number;
 }
 
 /** The damping of diag H as costs of a search, a fraction of its mean. */
@@ -44,7 +48,7 @@ const DAMPING = 0.01;
  */
 export async function linearGrid(context: LinearContext, choice: LinearGridChoice): Promise<void> {
   const { gpu, linear, blockSize } = context;
-  const { method, grid, zeros, bits, perRow, feedback, order } = choice;
+  const { method, grid, zeros, bits, perRow, feedback, order, refit } = choice;
   const { rows, cols } = linear;
   linear.method = method;
   const layout: GridLayout = {
@@ -71,28 +75,7 @@ export async function linearGrid(context: LinearContext, choice: LinearGridChoic
   if (order === "falling") codes.order = gpu.clone(columnOrder!);
   if (order === "static") target = { ...codes, codes: own(gpu.empty(codes.codes.shape, "u32")) };
 
-  // The costs of errors in the columns of the weights that grids are fitted to.
-  let costs: { costs: Tensor; otherCosts?: Tensor } | undefined;
-  if (zeros && feedback === "none") {
-    const hessian = context.find("hessian");
-    costs = {
-      costs: hessian
-        ? own(await dampedDiagonal(gpu, hessian, DAMPING))
-        : constant(gpu, new Float32Array(cols).fill(1)),
-    };
-  } else if (zeros && order === "static") {
-    // The remaining error of columns that are visited first is compensated for by others, but 1 / U_jj²
-    // alone underrates them: the grids are fitted before any compensation.
-    const ordered = context.get("ordered-costs");
-    const places = context.get("column-places");
-    costs = {
-      costs: own(await dampedDiagonal(gpu, context.get("hessian"), DAMPING)),
-      otherCosts: own(await gatherColumns(gpu, ordered.view(0, [1, cols]), places)),
-    };
-  } else if (zeros) {
-    costs = { costs: context.get(isOrdered ? "ordered-costs" : "column-costs") };
-  }
-
+  const costs = zeros && await columnCosts(context, choice, own);
   const fit = async (source: Tensor, first: number, width: number) => {
     const group = perRow ? 0 : first / blockSize;
     const { fits } = codes;
@@ -129,10 +112,50 @@ export async function linearGrid(context: LinearContext, choice: LinearGridChoic
     );
     if (feedback !== "none") await spreadErrorFrom(first, error, { weight, factor: factor! });
   }
-  if (!columnOrder) return;
-  const places = context.get("column-places");
-  await gatherColumns(gpu, quantized, places, linear.quantized);
-  if (target !== codes) await gatherCodes(gpu, target.codes, places, codes.codes);
+  const places = columnOrder && context.get("column-places");
+  if (places) await gatherColumns(gpu, quantized, places, linear.quantized);
+  if (target !== codes) await gatherCodes(gpu, target.codes, places!, codes.codes);
+  if (refit === 0) return;
+  const isFalling = order === "falling";
+  const hessian = context.get("hessian");
+  const { original } = linear;
+  await refitScales(gpu, {
+    weight: isFalling ? own(await gatherColumns(gpu, original, columnOrder!)) : original,
+    hessian: isFalling ? own(await gatherSquare(gpu, hessian, columnOrder!)) : hessian,
+    quantized: isFalling ? quantized : linear.quantized,
+    fits: codes.fits,
+    groupSize: layout.groupSize,
+    rounds: refit,
+  });
+  gpu.copy(own(await dequantizeGrid(gpu, codes)), linear.quantized);
+}
+
+/**
+ * The costs of errors in the columns of the weights that grids are fitted to.
+ *
+ * @param own Called with each new tensor.
+ */
+async function columnCosts(
+  context: LinearContext,
+  { feedback, order }: LinearGridChoice,
+  own: (tensor: Tensor) => Tensor,
+): Promise<Pick<GridSearch, "costs" | "otherCosts">> {
+  const { gpu, linear: { cols } } = context;
+  if (feedback === "none") {
+    const hessian = context.find("hessian");
+    if (!hessian) return { costs: constant(gpu, new Float32Array(cols).fill(1)) };
+    return { costs: own(await dampedDiagonal(gpu, hessian, DAMPING)) };
+  }
+  if (order !== "static") {
+    return { costs: context.get(order === "falling" ? "ordered-costs" : "column-costs") };
+  }
+  // Before any compensation: 1 / U_jj², what remains of an error after it, alone underrates the columns
+  // that are visited first.
+  const ordered = context.get("ordered-costs").view(0, [1, cols]);
+  return {
+    costs: own(await dampedDiagonal(gpu, context.get("hessian"), DAMPING)),
+    otherCosts: own(await gatherColumns(gpu, ordered, context.get("column-places"))),
+  };
 }
 
 /** Some columns of a matrix, f32 `[rows, width]`, owned by the caller. */

@@ -41,7 +41,14 @@ export const rtn = defineStage({
     const { bits, "group-size": groupSize } = options;
     const levels = levelsOf(options);
     const perRow = groupSize === "row";
-    const choice = { method: "rtn", bits, perRow, feedback: "none", order: "none" } as const;
+    const choice = {
+      method: "rtn",
+      bits,
+      perRow,
+      feedback: "none",
+      order: "none",
+      refit: 0,
+    } as const;
     await linearGrid(context, { ...levels, ...choice });
   },
 });

@@ -2,7 +2,7 @@ import { constant } from "../../gpu/constant.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import roundF16 from "../../gpu/kernels/elementwise/round_f16.wgsl" with { type: "text" };
-import { withReduction } from "../../gpu/kernels/reduce/reduction.ts";
+import { reductionLanes, withReduction } from "../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { topCode, type Zeros, zerosOf } from "./grid.ts";
 import source from "./search_grid.wgsl" with { type: "text" };
@@ -28,6 +28,9 @@ export interface GridSearch {
   group?: number;
 }
 
+/** Threads per row and group on a GPU: few have more candidates. */
+const LANES = 32;
+
 /** Columns in workgroup memory. */
 const MOST_TILE = 256;
 
@@ -42,7 +45,7 @@ export async function searchGrid(gpu: Gpu, search: GridSearch): Promise<void> {
   const { candidates, inWindows } = candidatesFor(zeros, bits);
   const neighbours = NEIGHBOURS[zeros === "free" ? "free" : "fixed"];
   const size = Math.min(groupSize, cols);
-  const kernel = await gpu.kernel(withReduction(gpu, {
+  const { constants, ...text } = withReduction(gpu, {
     name: "search_grid",
     source: roundF16 + source,
     constants: {
@@ -52,7 +55,9 @@ export async function searchGrid(gpu: Gpu, search: GridSearch): Promise<void> {
       TILE: Math.ceil(Math.min(size, MOST_TILE) / 4),
       GEOMETRIC: Number(otherCosts !== undefined),
     },
-  }));
+  });
+  const lanes = { LANES: reductionLanes(gpu, LANES) };
+  const kernel = await gpu.kernel({ ...text, constants: { ...constants, ...lanes } });
   const table = constant(gpu, Float32Array.from([...candidates, ...neighbours].flat()));
   const groups = Math.ceil(cols / groupSize);
   kernel.dispatch({

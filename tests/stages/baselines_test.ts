@@ -192,6 +192,15 @@ async function quantizeRandom(stage: LinearStage | BlockStage, options: object, 
   const costs = Float32Array.from({ length: cols }, (_, i) => factor[i * cols + i] ** -2);
   store.set("factor", gpu.upload(factor, [cols, cols]));
   store.set("column-costs", gpu.upload(costs, [cols]));
+  const order = Uint32Array.from({ length: cols }, (_, i) => (37 * i + 11) % cols);
+  const places = new Uint32Array(cols);
+  order.forEach((column, place) => places[column] = place);
+  store.set("column-order", gpu.upload(order, [cols]));
+  store.set("column-places", gpu.upload(places, [cols]));
+  store.set("ordered-factor", gpu.upload(factor, [cols, cols]));
+  store.set("ordered-costs", gpu.upload(costs, [cols]));
+  const identity = Float32Array.from({ length: cols ** 2 }, (_, i) => i % (cols + 1) ? 0 : 2);
+  store.set("hessian", gpu.upload(identity, [cols, cols]));
   const stages = [{ stage, options: stage.options.parse(options) }] as Planned<LinearStage>[];
   const context = { gpu, blockSize: 64, ...access(store) } as unknown as GroupContext;
   await quantizeLinear(context, store, linear, stages, new StageClock(gpu));
@@ -199,6 +208,7 @@ async function quantizeRandom(stage: LinearStage | BlockStage, options: object, 
   return {
     weight,
     factor,
+    order,
     costs,
     quantized,
     host: await downloadGrid((linear.draft as GridDraft).codes),
@@ -294,6 +304,50 @@ for (const cols of [100, 1100]) {
     }
   }
 }
+
+Deno.test("gptq visits columns in their order, with scale groups of places or of columns", async () => {
+  const cols = 200; // a whole multiple of no group
+  const forms = [
+    { order: "falling", zeros: "free", bits: 3, "group-size": 64 },
+    { order: "falling", zeros: "middle", bits: 2, "group-size": "row", feedback: "block" },
+    { order: "static", zeros: "half", bits: 2, "group-size": 64 },
+    { order: "static", zeros: "any", bits: 8, "group-size": 64, feedback: "block" },
+    { order: "static", grid: "mean", bits: 1, "group-size": "row" },
+    { order: "falling", zeros: "free", bits: 2, "group-size": 64, refit: 2 },
+  ];
+  for (const { refit = 0, ...form } of forms) {
+    const found = await quantizeRandom(gptq as LinearStage, { ...form, refit }, cols);
+    const { weight, factor, order, quantized, host } = found;
+    const what = JSON.stringify(form);
+    assert.deepEqual(dequantizeGridHost(host), quantized, what);
+    assert.deepEqual(host.order, form.order === "falling" ? order : undefined, what);
+    if (refit > 0) { // codes are no longer those of the nearest levels
+      const plain = await quantizeRandom(gptq as LinearStage, form, cols);
+      assert.deepEqual(host.codes, plain.host.codes);
+      assert.notDeepEqual(host.fits, plain.host.fits);
+      // H is a multiple of the identity: the error of the weights themselves falls.
+      const loss = (q: Float32Array) => sum([...q].map((value, i) => (weight[i] - value) ** 2));
+      assert.ok(loss(quantized) < 0.99 * loss(plain.quantized));
+      continue;
+    }
+    const visited = (values: Float32Array) =>
+      values.map((_, i) => values[i - i % cols + order[i % cols]]);
+    const seen = factor.map((u, i) => {
+      const [row, col] = [Math.floor(i / cols), i % cols];
+      const isWithin = Math.floor(row / 64) === Math.floor(col / 64) && row !== col;
+      return form.feedback === "block" && isWithin ? 0 : u;
+    });
+    const inOrder = visited(quantized);
+    const size = form["group-size"] === "row" ? cols : 64;
+    const groups = Math.ceil(cols / size);
+    checkNearest(errorsOf(visited(weight), inOrder, seen), seen, inOrder, (row, place) => {
+      const column = form.order === "static" ? order[place] : place;
+      const fit = 2 * (row * groups + Math.floor(column / size));
+      const [scale, offset] = host.fits.subarray(fit);
+      return gridValues(host.grid, form.bits, { scale, offset });
+    });
+  }
+});
 
 for (const metric of ["hessian", "magnitude"]) {
   Deno.test(`pb-llm: the most salient weights of the whole matrix by ${metric} have eight bits`, async () => {

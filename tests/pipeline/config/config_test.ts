@@ -138,6 +138,7 @@ stages:
 `;
 
 interface Loading {
+  stages?: StageDeclaration[];
   sets?: string[];
   importStage?: (path: string) => Promise<StageDeclaration>;
   files?: Record<string, string>;
@@ -267,6 +268,26 @@ Deno.test("mode: reference puts the presets between the file and the defaults", 
   const set = await load(text, { sets: ["mode=reference"] });
   assert.equal(set.stages[1].options["sequence-length"], 2048);
   assert.equal((await load(text)).stages[1].options["sequence-length"], 256);
+});
+
+Deno.test("presets may depend on the written options", async () => {
+  const presets = {
+    reference: ({ bits }: Record<string, unknown>) => bits === 1 ? {} : { grid: "range" },
+  };
+  const options = z.strictObject({
+    bits: z.int().default(2).describe("width"),
+    grid: z.string().default("search").describe("levels"),
+  });
+  const rounding = { ...download, name: "round", options, presets };
+  const optionsOf = async (mode: string, written: object) => {
+    const stages = JSON.stringify([{ round: written }]);
+    const text = `mode: ${mode}\n${head}stages: ${stages}\n`;
+    return (await load(text, { stages: [rounding] })).stages[0].options;
+  };
+  assert.deepEqual(await optionsOf("reference", {}), { bits: 2, grid: "range" });
+  assert.deepEqual(await optionsOf("reference", { bits: 1 }), { bits: 1, grid: "search" });
+  assert.deepEqual(await optionsOf("reference", { grid: "x" }), { bits: 2, grid: "x" });
+  assert.deepEqual(await optionsOf("default", {}), { bits: 2, grid: "search" });
 });
 
 Deno.test("needsOf() asks the options where a stage's needs depend on them", () => {
