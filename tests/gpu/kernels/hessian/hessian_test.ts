@@ -197,6 +197,7 @@ Deno.test("the stage clears dead columns of the weights and of what they approxi
     gpu,
     linears: [{ name: "linear", original, weight }],
     emit: assert.fail,
+    isNeeded: (name: string) => name === "factor",
     get: store.get.bind(store),
     set: store.set.bind(store),
   };
