@@ -6,6 +6,7 @@ import { billmMatvec } from "../../codecs/billm/matvec.ts";
 import { billmVectorProduct, multipliesVectors } from "../../codecs/billm/vector_product.ts";
 import { type BillmTensors, freeBillm, uploadBillm } from "../../codecs/billm/tensors.ts";
 import { scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
+import { searchGrid } from "../../codecs/grid/search_grid.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { attention } from "../../gpu/kernels/attention/attention.ts";
 import {
@@ -256,6 +257,18 @@ await runCommand(command, async ({ values }) => {
     "Mweights/s",
     async () => gpu.free(await splitZones(gpu, block, salient, cost, threshold)),
   );
+
+  using ones = gpu.upload(new Float32Array(size).fill(1), [size]);
+  using fits = gpu.empty([size, Math.ceil(size / 128), 2]);
+  for (const [bits, zeros] of [[2, "any"], [2, "free"], [3, "free"], [4, "any"]] as const) {
+    await measure(
+      `grids of ${bits} bits, ${zeros} zeros`,
+      size * size,
+      "Mweights/s",
+      () => searchGrid(gpu, { bits, zeros, weight: a, groupSize: 128, costs: ones, fits }),
+      1,
+    );
+  }
 });
 
 /** Milliseconds after all queued work, of GPU time if available. */
