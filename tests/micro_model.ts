@@ -16,7 +16,7 @@ import type { RunEvent } from "../pipeline/run/events.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import type { RunOptions } from "../pipeline/run/run.ts";
 import { runPipeline } from "../report/run_with_report.ts";
-import { STAGES } from "../stages/mod.ts";
+import { RECIPES, STAGES } from "../stages/mod.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { normals } from "./reference/random.ts";
@@ -277,7 +277,7 @@ export async function runFile(
   options: RunOptions = {},
 ): Promise<{ record: RunRecord; events: RunEvent[] }> {
   const events: RunEvent[] = [];
-  const config = await loadPipeline(file, { stages: STAGES });
+  const config = await loadPipeline(file, { stages: STAGES, recipes: RECIPES });
   const record = await runPipeline(config, {
     ...options,
     emit: (event) => {

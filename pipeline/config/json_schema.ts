@@ -16,6 +16,7 @@ export const pipelineFields = z.strictObject({
   model: z.string().min(1).describe(
     "the folder of a model, with config.json and its weights, or its name on the hub",
   ),
+  recipe: z.string().optional().describe("the name of a chain of stages"),
   output: z.string().min(1).optional().describe("the folder of the run; out/NAME if left out"),
   seed: z.int().min(0).max(2 ** 32 - 1).default(0).describe("the seed of every random choice"),
   mode: z.enum(["default", "reference"]).default("default").describe(
