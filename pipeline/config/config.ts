@@ -233,19 +233,24 @@ export async function applyChanges(
   changes: readonly Change[],
   context: RecipeContext,
 ): Promise<void> {
-  const ofRecipe = changes.filter(({ keys }) => keys[0] === "recipe");
-  for (const change of ofRecipe) await change.apply();
-  const ofStages = source.awaitsRecipe
-    ? changes.filter(({ keys }) => keys[0] === "stages" && keys.length <= 2)
-    : [];
-  for (const change of ofStages) await change.apply();
-  const listsStages = ofStages.some(({ keys }) => keys.length === 1) &&
-    isSeq(source.node(["stages"]));
-  if (listsStages && ofRecipe.length === 0) source.remove("recipe"); // that of the file gives way
-  if (!source.has(["matrix"])) expandRecipe(source, context);
-  for (const change of changes) {
-    if (!ofRecipe.includes(change) && !ofStages.includes(change)) await change.apply();
+  let left = changes;
+  const apply = async (isNext: (keys: readonly string[]) => boolean): Promise<number> => {
+    const next = left.filter(({ keys }) => isNext(keys));
+    left = left.filter((change) => !next.includes(change));
+    for (const change of next) await change.apply();
+    return next.length;
+  };
+  const namesRecipe = await apply(([first]) => first === "recipe") > 0;
+  if (source.awaitsRecipe) {
+    source.value(); // checks aliases
+    source.inlineAliases(); // the order of the stages may become another
+    const givesStages = await apply((keys) => keys[0] === "stages" && keys.length === 1) > 0;
+    // The recipe of the file gives way to a list.
+    if (givesStages && !namesRecipe && isSeq(source.node(["stages"]))) source.remove("recipe");
   }
+  if (source.awaitsRecipe) await apply((keys) => keys[0] === "stages" && keys.length === 2);
+  if (!source.has(["matrix"])) expandRecipe(source, context);
+  await apply(() => true);
 }
 
 /** Applies one override. @returns The problem, if any. */

@@ -52,14 +52,14 @@ export function expandRecipe(source: PipelineSource, { recipes, stages }: Recipe
     source.throwProblems();
   }
   const { recipe: name, stages: options = null } = source.value();
+  const place = source.origin(["recipe"]) ?? source.place(["recipe"], "key");
   const recipe = recipes.find((recipe) => recipe.name === name);
   if (!recipe) source.report(source.place(["recipe"]), unknownRecipe(name, recipes));
-  source.inlineAliases();
   const map = source.node(["stages"]);
   if (isSeq(map)) {
     const message = '"recipe" stands beside a list of stages; leave out one of them, ' +
       'or write "stages" as a map of options';
-    source.report(source.place(["recipe"], "key"), message);
+    source.report(place, message);
   } else if (!isMap(map) && options !== null) {
     const message = `stages must be a map of options beside "recipe", found ${show(options)}`;
     source.report(source.place(["stages"]), message);
@@ -67,7 +67,6 @@ export function expandRecipe(source: PipelineSource, { recipes, stages }: Recipe
   if (!recipe || (!isMap(map) && options !== null)) source.throwProblems();
 
   const pairs = isMap(map) ? map.items as Pair<Scalar, Node | null>[] : [];
-  const place = source.origin(["recipe"]) ?? source.place(["recipe"], "key");
   const given = (value: unknown) => source.given(value, place);
   const list = isMap(map) ? new YAMLSeq<Node>() : given([]) as YAMLSeq<Node>;
   list.items = chainOf(recipe!, pairs, source, namedStages(stages))

@@ -100,7 +100,7 @@ export class PipelineSource {
     return this.#recipe;
   }
 
-  /** Whether `stages` is, or may be absent as, a map of options for a recipe. */
+  /** Whether there is a recipe, or a map of options for one, that is not expanded yet. */
   get awaitsRecipe(): boolean {
     return this.has(["recipe"]) || isMap(this.node(["stages"]));
   }
