@@ -2,9 +2,10 @@
  * Post-training quantization of language models to about one bit per weight with BiLLM, on WebGPU.
  *
  * ```ts
- * import { loadPipeline, runPipeline, STAGES } from "./mod.ts";
+ * import { loadPipeline, RECIPES, runPipeline, STAGES } from "./mod.ts";
  *
- * const config = await loadPipeline("examples/tiny-llama.yaml", { stages: STAGES });
+ * const known = { stages: STAGES, recipes: RECIPES };
+ * const config = await loadPipeline("examples/tiny-llama.yaml", known);
  * const record = await runPipeline(config, { emit: (event) => console.log(event.type) });
  * console.log(record.packed?.storedBits, record.evaluation?.packed?.[0].perplexity);
  * ```
@@ -77,6 +78,7 @@ export {
   type PipelineConfig,
   pipelineJsonSchema,
   type PlannedStage,
+  type Recipe,
 } from "./pipeline/config/config.ts";
 export type { CellResult } from "./pipeline/grid/grid.ts";
 export {
@@ -131,6 +133,6 @@ export type {
   Work,
 } from "./stages/metrics/metric.ts";
 export { addMetric, METRICS } from "./stages/metrics/mod.ts";
-export { STAGES } from "./stages/mod.ts";
+export { RECIPES, STAGES } from "./stages/mod.ts";
 export { VERSION } from "./base/version.ts";
 export { z } from "zod";

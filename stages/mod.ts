@@ -18,6 +18,8 @@ import { salientSelect } from "./salient_select.ts";
 import { sign } from "./sign.ts";
 import { splitSearch } from "./split_search.ts";
 
+export { RECIPES } from "./recipes.ts";
+
 /** The built-in stages in their usual order, including implicit ones. */
 export const STAGES: Stage[] = [
   download,

@@ -1,6 +1,6 @@
 import { PipelineFileError } from "../pipeline/config/errors.ts";
 import { loadGrid } from "../pipeline/grid/load_grid.ts";
-import { STAGES } from "../stages/mod.ts";
+import { RECIPES, STAGES } from "../stages/mod.ts";
 import { runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task matrix PIPELINE.yaml [--set PATH=VALUE]...
@@ -30,7 +30,7 @@ await runCommand({ name: "matrix", help: HELP, options }, async ({ values, posit
     throw usageError(`Give one pipeline file, found ${positionals.length}`);
   }
   const [file] = positionals;
-  const { cells } = await loadGrid(file, { stages: STAGES, sets: values.set });
+  const { cells } = await loadGrid(file, { stages: STAGES, recipes: RECIPES, sets: values.set });
   if (cells.length > MAX_JOBS) {
     const message = `The grid has ${cells.length} cells, and GitHub Actions runs at most ` +
       `${MAX_JOBS} jobs of a matrix; split the grid into several files`;

@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { percentText } from "../base/units.ts";
 import { loadPipeline } from "../pipeline/config/config.ts";
 import { runPipeline } from "../report/run_with_report.ts";
-import { STAGES } from "../stages/mod.ts";
+import { RECIPES, STAGES } from "../stages/mod.ts";
 import { showProgress } from "./progress.ts";
 import { runTask } from "./task.ts";
 
@@ -61,7 +61,10 @@ await runTask(async (signal) => {
   };
   for (const { model, variant, within } of COMPARISONS) {
     const expected = JSON.parse(readFileSync(`${FIXTURES}/${model}.expected.json`, "utf8"));
-    const config = await loadPipeline(`tests/parity/${model}-${variant}.yaml`, { stages: STAGES });
+    const config = await loadPipeline(`tests/parity/${model}-${variant}.yaml`, {
+      stages: STAGES,
+      recipes: RECIPES,
+    });
     const progress = showProgress();
     const { evaluation } = await runPipeline(config, {
       signal,

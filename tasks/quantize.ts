@@ -9,10 +9,15 @@ import { runGrid, runPipeline } from "../report/run_with_report.ts";
 import type { Stage } from "../pipeline/stage.ts";
 import { pairsIn } from "../stages/metrics/metric.ts";
 import { METRICS } from "../stages/metrics/mod.ts";
-import { STAGES } from "../stages/mod.ts";
+import { RECIPES, STAGES } from "../stages/mod.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
 import { showJson, showProgress } from "./progress.ts";
 import { runCommand, usageErrors } from "./task.ts";
+
+/** Names with their summaries, one per line. */
+function listText(items: readonly { name: string; summary: string }[]): string {
+  return items.map(({ name, summary }) => `  ${name.padEnd(18)} ${summary}`).join("\n");
+}
 
 const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
 
@@ -25,6 +30,8 @@ output folder. Finished cells are skipped. A cell that fails does not stop the o
 Options
   --set PATH=VALUE   Override a value of the file (repeatable):
                      --set stages.calibrate.samples=16 --set mode=reference
+                     With a recipe, also --set recipe=NAME, --set stages.NAME=false to leave out a
+                     stage and --set stages.NAME={} to add one
   --cell CELL        Run one cell of a grid, by number, such as 3/12, or by name (repeatable). A
                      file without "matrix" counts as a grid of one cell
   --check            Check the file without running it, and print the plan or the cells of a grid
@@ -35,12 +42,11 @@ Options
 Exit codes: 0 done, 1 failed (in a grid: at least one cell), 2 bad pipeline file or arguments, 130
 interrupted.
 
+Recipes, as recipe: NAME in place of a list of stages
+${listText(RECIPES)}
+
 Stages
-${
-  STAGES.filter(({ completes }) => !completes).map(({ name, summary }) =>
-    `  ${name.padEnd(18)} ${summary}`
-  ).join("\n")
-}
+${listText(STAGES.filter(({ completes }) => !completes))}
 `;
 
 const options = {
@@ -60,7 +66,7 @@ await runCommand({ name: "quantize", help: HELP, options }, async (given) => {
     );
   }
   const [file] = positionals;
-  const grid = await loadGrid(file, { stages: STAGES, sets: values.set });
+  const grid = await loadGrid(file, { stages: STAGES, recipes: RECIPES, sets: values.set });
   const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
   const emit = values.json ? showJson() : showProgress();
   const runOptions = { emit, signal, overwrite: values.overwrite };
@@ -117,15 +123,16 @@ async function quantizeCells(
 function planOf(config: PipelineConfig<Stage>) {
   const stages = config.stages.filter(({ implied }) => !implied)
     .map(({ stage: { name, scope }, options }) => ({ name, scope, options }));
-  const { name, model, output, mode, seed } = config;
-  return { name, model, output, mode, seed, stages };
+  const { name, model, output, mode, seed, recipe } = config;
+  return { name, model, output, mode, seed, recipe, stages };
 }
 
 function planText(config: PipelineConfig<Stage>): string {
   const plan = planOf(config);
   const lines = [
     `${config.file} is valid (model and data not checked).`,
-    `name ${plan.name}, model ${plan.model}, output ${plan.output}, mode ${plan.mode}, seed ${plan.seed}`,
+    `name ${plan.name}, model ${plan.model}, output ${plan.output}, mode ${plan.mode}, ` +
+    `seed ${plan.seed}${plan.recipe === undefined ? "" : `, recipe ${plan.recipe}`}`,
   ];
   for (const { name, scope, options } of plan.stages) {
     const text = Object.entries(options)

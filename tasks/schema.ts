@@ -1,5 +1,5 @@
 import { pipelineJsonSchema } from "../pipeline/config/config.ts";
-import { STAGES } from "../stages/mod.ts";
+import { RECIPES, STAGES } from "../stages/mod.ts";
 import { runCommand } from "./task.ts";
 
 const HELP = `Usage: deno task schema
@@ -12,5 +12,5 @@ and in the pipeline file: # yaml-language-server: $schema=pipeline.schema.json
 `;
 
 await runCommand({ name: "schema", help: HELP, options: {}, takesArguments: false }, () => {
-  console.log(JSON.stringify(pipelineJsonSchema(STAGES), null, 2));
+  console.log(JSON.stringify(pipelineJsonSchema(STAGES, RECIPES), null, 2));
 });

@@ -16,7 +16,7 @@ import type { RunEvent } from "../pipeline/run/events.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import type { RunOptions } from "../pipeline/run/run.ts";
 import { runPipeline } from "../report/run_with_report.ts";
-import { STAGES } from "../stages/mod.ts";
+import { RECIPES, STAGES } from "../stages/mod.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { normals } from "./reference/random.ts";
@@ -187,6 +187,11 @@ function stored(values: Float32Array, dtype: "F16" | "F32" | "BF16"): Uint8Array
 /** A stage as a pipeline file has it: its name, or its name (or `use`) with options. */
 export type StageItem = string | Record<string, unknown>;
 
+/** The keys of a pipeline file; beside a recipe, stages are options by stage. */
+export type PipelineFields = Record<string, unknown> & {
+  stages?: StageItem[] | Record<string, unknown>;
+};
+
 /** A temporary folder with a micro model, texts and pipeline files; deleted by `using`. */
 export class Workplace implements Disposable {
   readonly folder = mkdtempSync(join(tmpdir(), "billm-test-"));
@@ -248,19 +253,21 @@ export class Workplace implements Disposable {
    * @param fields Replace those of the whole method into the folder "out".
    * @returns Its path.
    */
-  pipeline(fields: Record<string, unknown> & { stages?: StageItem[] } = {}): string {
+  pipeline(fields: PipelineFields = {}): string {
     const file = this.path(`pipeline${this.#pipelines++}.yaml`);
     const { stages = this.method, ...others } = fields;
     const head = { name: "micro", model: this.model, output: this.path("out"), ...others };
     const lines = Object.entries(head).map(([key, value]) => `${key}: ${JSON.stringify(value)}`);
-    const items = stages.map((stage) => `  - ${JSON.stringify(stage)}`);
+    const items = Array.isArray(stages)
+      ? stages.map((stage) => `  - ${JSON.stringify(stage)}`)
+      : Object.entries(stages).map(([name, options]) => `  ${name}: ${JSON.stringify(options)}`);
     writeFileSync(file, [...lines, "stages:", ...items, ""].join("\n"));
     return file;
   }
 
   /** Runs a pipeline of these fields, see {@link pipeline}. */
   async run(
-    fields: Record<string, unknown> & { stages?: StageItem[] } = {},
+    fields: PipelineFields = {},
     options: RunOptions = {},
   ): Promise<{ record: RunRecord; events: RunEvent[] }> {
     return await runFile(this.pipeline(fields), options);
@@ -277,7 +284,7 @@ export async function runFile(
   options: RunOptions = {},
 ): Promise<{ record: RunRecord; events: RunEvent[] }> {
   const events: RunEvent[] = [];
-  const config = await loadPipeline(file, { stages: STAGES });
+  const config = await loadPipeline(file, { stages: STAGES, recipes: RECIPES });
   const record = await runPipeline(config, {
     ...options,
     emit: (event) => {

@@ -6,13 +6,17 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { openGpu } from "../hosts/deno_gpu.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
-import { contents, type MicroModelOptions, type StageItem, Workplace } from "./micro_model.ts";
-
-type Fields = Record<string, unknown> & { stages?: StageItem[] };
+import {
+  contents,
+  type MicroModelOptions,
+  type PipelineFields,
+  type StageItem,
+  Workplace,
+} from "./micro_model.ts";
 
 interface Pipeline {
   model?: MicroModelOptions;
-  fields?: (place: Workplace) => Fields;
+  fields?: (place: Workplace) => PipelineFields;
   /** Interrupted once after this many layers. */
   interruptedAfter?: number;
 }
@@ -91,6 +95,17 @@ const PIPELINES: Record<string, Pipeline> = {
     fields: grids({ gptq: { bits: 3, zeros: "middle", order: "static" } }, true),
   },
   "billm, resumed": { interruptedAfter: 2 },
+  "billm, by the recipe light": {
+    fields: (place) => ({
+      recipe: "light",
+      stages: {
+        ...place.calibrate as object,
+        "split-search": { candidates: 9 },
+        compensate: { "block-size": 32 },
+        ...place.evaluate as object,
+      },
+    }),
+  },
 };
 
 async function run({ model, fields, interruptedAfter }: Pipeline) {

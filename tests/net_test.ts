@@ -35,4 +35,5 @@ Deno.test("pipelines leave the bytes and numbers that they left before", async (
     assert.ok(Math.abs(found.loss / wanted.loss - 1) < 0.02, `${name}: a loss of ${found.loss}`);
   }
   assert.deepEqual(results["billm, resumed"].files, results.billm.files);
+  assert.deepEqual(results["billm, by the recipe light"], results.billm);
 });

@@ -1,15 +1,17 @@
 import { basename, dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { isMap, isScalar, type Node, parseDocument, Scalar } from "yaml";
+import { isMap, isScalar, isSeq, type Node, parseDocument, Scalar } from "yaml";
 import { z } from "zod";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import { UserError } from "../../base/errors.ts";
 import { isRecord } from "../../base/record.ts";
 import { pipelineFields } from "./json_schema.ts";
+import { expandRecipe, namedStages, type Recipe, type RecipeContext } from "./recipes.ts";
 import { PipelineSource, type Place, readText, type Slot } from "./source.ts";
 import { checkValue, hint, type Path, show } from "./values.ts";
 
 export { pipelineJsonSchema } from "./json_schema.ts";
+export type { Recipe } from "./recipes.ts";
 
 /**
  * The scope of a stage: it runs once per model, per group of linear layers that share an input, per
@@ -78,7 +80,12 @@ export interface PipelineConfig<S extends StageDeclaration> {
   /** `memory` is a string such as "12GB". */
   gpu: { adapter: "auto" | "hardware" | "software"; memory?: string };
   stages: PlannedStage<S>[];
-  /** The YAML as run: the text of the file, after `--set` the changed text with comments. */
+  /** The name of the recipe that gave the stages, if any. */
+  recipe?: string;
+  /**
+   * The YAML as run: the text of the file, after `--set` the changed text with comments. It lists the
+   * stages of a recipe.
+   */
   text: string;
 }
 
@@ -86,9 +93,12 @@ export interface PipelineConfig<S extends StageDeclaration> {
 export interface LoadOptions<S extends StageDeclaration> {
   /** The available stages. */
   stages: readonly S[];
+  /** The available recipes; none if absent. */
+  recipes?: readonly Recipe[];
   /**
    * Overrides `path=value`, such as `stages.calibrate.samples=16`; the value is YAML. `stages.NAME`
    * is the stage of that name. A stage with `use` has the name given in its module, or that of its file.
+   * With a recipe, `stages.NAME=false` leaves the stage out and `stages.NAME={}` adds it.
    */
   sets?: string[];
   /** Imports the default export of a `use` module; the message of a UserError becomes a problem. */
@@ -105,11 +115,11 @@ export interface LoadOptions<S extends StageDeclaration> {
  */
 export async function loadPipeline<S extends StageDeclaration>(
   path: string,
-  { stages, sets = [], importStage = importDefault }: LoadOptions<S>,
+  { stages, recipes = [], sets = [], importStage = importDefault }: LoadOptions<S>,
 ): Promise<PipelineConfig<S>> {
   const source = new PipelineSource(path, await readText(path));
   const load = stageLoader(path, importStage);
-  await applySets(source, sets, load);
+  await applyChanges(source, setChanges(source, sets, load), { recipes, stages });
   if (source.has(["matrix"])) {
     const message = '"matrix" makes this file a grid of pipelines, not one; ' +
       "deno task quantize and loadGrid() read such files";
@@ -135,16 +145,17 @@ export async function checkPipeline<S extends StageDeclaration>(
   const { mode } = checked.data ?? value;
   const list = Array.isArray(value.stages) ? value.stages : [];
   const entries: Entry<S>[] = [];
-  const known = stages.filter(({ completes }) => completes === undefined);
+  const known = namedStages(stages);
   for (const [index, item] of list.entries()) {
     entries.push(await readEntry(source, item, index, known, mode === "reference", load));
   }
   checkChain(source, entries, known);
   source.throwProblems();
 
-  const { matrix: _, ...fields } = checked.data!;
+  const { matrix: _, recipe: __, ...fields } = checked.data!;
   return {
     ...fields,
+    ...(source.recipe !== undefined && { recipe: source.recipe }),
     file: source.file,
     output: fields.output ?? `out/${fields.name}`,
     stages: completed(
@@ -181,17 +192,65 @@ export function needsOf(stage: StageDeclaration, options: unknown): readonly str
 
 // --- Overrides ----------------------------------------------------------------------------------
 
-/** Applies overrides `path=value` and reports their problems. */
-export async function applySets<S extends StageDeclaration>(
+/** A change of a pipeline: an override, or what a cell of a grid sets. */
+export interface Change {
+  keys: readonly string[];
+  /** Applies the change and reports its problem, if any. */
+  apply(): Promise<void>;
+}
+
+/** The changes of overrides `path=value`. */
+export function setChanges<S extends StageDeclaration>(
   source: PipelineSource,
   sets: readonly string[],
   load: StageLoader<S>,
-): Promise<void> {
-  for (const [index, text] of sets.entries()) {
+): Change[] {
+  return sets.map((text, index) => {
     const place = { where: `--set ${text}`, order: Number.MAX_SAFE_INTEGER - sets.length + index };
-    const problem = await applySet(source, text, place, load);
-    if (problem) source.report(place, problem);
+    return {
+      keys: pathOf(text),
+      apply: async () => {
+        const problem = await applySet(source, text, place, load);
+        if (problem) source.report(place, problem);
+      },
+    };
+  });
+}
+
+/** The keys of the path of an override. */
+export function pathOf(set: string): string[] {
+  return set.split("=", 1)[0].split(".");
+}
+
+/**
+ * Applies changes, and expands the recipe of a pipeline without a matrix.
+ *
+ * Changes of the recipe and of stages as a whole come first, so that they can replace the recipe, leave
+ * out stages and add others; those of single options are made in the list of stages.
+ */
+export async function applyChanges(
+  source: PipelineSource,
+  changes: readonly Change[],
+  context: RecipeContext,
+): Promise<void> {
+  let left = changes;
+  const apply = async (isNext: (keys: readonly string[]) => boolean): Promise<number> => {
+    const next = left.filter(({ keys }) => isNext(keys));
+    left = left.filter((change) => !next.includes(change));
+    for (const change of next) await change.apply();
+    return next.length;
+  };
+  const namesRecipe = await apply(([first]) => first === "recipe") > 0;
+  if (source.awaitsRecipe) {
+    source.value(); // checks aliases
+    source.inlineAliases(); // the order of the stages may become another
+    const givesStages = await apply((keys) => keys[0] === "stages" && keys.length === 1) > 0;
+    // The recipe of the file gives way to a list.
+    if (givesStages && !namesRecipe && isSeq(source.node(["stages"]))) source.remove("recipe");
   }
+  if (source.awaitsRecipe) await apply((keys) => keys[0] === "stages" && keys.length === 2);
+  if (!source.has(["matrix"])) expandRecipe(source, context);
+  await apply(() => true);
 }
 
 /** Applies one override. @returns The problem, if any. */
@@ -228,7 +287,7 @@ export async function setValue<S extends StageDeclaration>(
 ): Promise<string | undefined> {
   let slot = source.root();
   let done = 0;
-  if (keys[0] === "stages" && keys.length > 1) {
+  if (keys[0] === "stages" && keys.length > 1 && !source.awaitsRecipe) {
     const found = await stageSlot(source, keys[1], keys.length > 2, place, load);
     if (typeof found === "string") return found;
     slot = found;
@@ -281,13 +340,13 @@ async function stageItems<S extends StageDeclaration>(
   return items;
 }
 
-/** Whether a path names a stage that this pipeline lacks. */
+/** Whether a path names a stage that this pipeline lacks; a recipe that is not expanded lacks none. */
 export async function lacksStage<S extends StageDeclaration>(
   source: PipelineSource,
   keys: readonly string[],
   load: StageLoader<S>,
 ): Promise<boolean> {
-  if (keys[0] !== "stages" || keys.length === 1) return false;
+  if (keys[0] !== "stages" || keys.length === 1 || source.awaitsRecipe) return false;
   const items = await stageItems(source, load);
   return !items.some(({ itemNames }) => itemNames.includes(keys[1]));
 }

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { BYTES_PATTERN } from "../../base/units.ts";
 import type { StageDeclaration } from "./config.ts";
+import { namedStages, type Recipe } from "./recipes.ts";
 
 /** A JSON Schema, draft 2020-12. */
 export type JsonSchema = z.core.JSONSchema.BaseSchema;
@@ -15,6 +16,9 @@ export const pipelineFields = z.strictObject({
     .describe("the name of the run, used in paths"),
   model: z.string().min(1).describe(
     "the folder of a model, with config.json and its weights, or its name on the hub",
+  ),
+  recipe: z.string().optional().describe(
+    "a chain of stages by its name; stages is then a map of options, by stage",
   ),
   output: z.string().min(1).optional().describe("the folder of the run; out/NAME if left out"),
   seed: z.int().min(0).max(2 ** 32 - 1).default(0).describe("the seed of every random choice"),
@@ -76,25 +80,37 @@ export function knownKeys(schema: JsonSchema, path: readonly PropertyKey[]): str
 /**
  * The JSON Schema of a pipeline file, draft 2020-12, for completion and checks in editors.
  *
- * It covers the given stages. A `use:` stage may have any options because its module is not read.
+ * It covers the given stages and recipes. A `use:` stage may have any options because its module is not
+ * read.
  */
-export function pipelineJsonSchema(all: readonly StageDeclaration[]): object {
-  const stages = all.filter(({ completes }) => completes === undefined);
-  const { properties = {}, required = [], ...fields } = jsonSchemaOf(pipelineFields);
+export function pipelineJsonSchema(
+  all: readonly StageDeclaration[],
+  recipes: readonly Recipe[] = [],
+): object {
+  const stages = namedStages(all);
+  const { properties: fields = {}, required = [], ...rest } = jsonSchemaOf(pipelineFields);
+  const { recipe: { description }, ...properties } = fields as Record<string, JsonSchema>;
+  const hasRecipes = recipes.length > 0;
+  if (hasRecipes) {
+    properties.recipe = {
+      description,
+      anyOf: recipes.map(({ name, summary }) => ({ const: name, description: summary })),
+    };
+  }
   const optionsOf = new Map(stages.map((stage) => [stage.name, jsonSchemaOf(stage.options)]));
-  const named = stages.map((stage) => [stage.name, {
+  const named = (stage: StageDeclaration, others: JsonSchema[]) => [stage.name, {
     title: stage.name,
     description: stage.summary,
-    anyOf: [optionsOf.get(stage.name)!, { type: "null" }],
-  }]);
-  const list = {
-    ...properties.stages as JsonSchema,
+    anyOf: [optionsOf.get(stage.name)!, { type: "null" }, ...others],
+  }];
+  properties.stages = {
+    ...properties.stages,
     items: {
       anyOf: [
         {
           title: "A stage with options",
           type: "object",
-          properties: Object.fromEntries(named),
+          properties: Object.fromEntries(stages.map((stage) => named(stage, []))),
           minProperties: 1,
           maxProperties: 1,
           additionalProperties: false,
@@ -116,25 +132,52 @@ export function pipelineJsonSchema(all: readonly StageDeclaration[]): object {
         },
       ],
     },
+    ...(hasRecipes && {
+      type: ["array", "object"],
+      description: "the stages to run, in this order; beside recipe, a map of options by stage: " +
+        "false leaves a stage out",
+      properties: Object.fromEntries(stages.map((stage) => named(stage, [{ const: false }]))),
+      additionalProperties: false,
+    }),
+  } as JsonSchema;
+  const { model, recipe, seed, mode, gpu, stages: list } = properties;
+  const settings: Record<string, object> = {
+    model,
+    ...(hasRecipes && { recipe }),
+    seed,
+    mode,
+    gpu,
+    stages: list,
+    ...pathsOf("gpu", gpu),
   };
-  const { model, seed, mode, gpu } = properties as Record<string, JsonSchema>;
-  const settings = { model, seed, mode, gpu, stages: list, ...pathsOf("gpu", gpu) };
   for (const [name, options] of optionsOf) {
-    Object.assign(settings, { [`stages.${name}`]: options }, pathsOf(`stages.${name}`, options));
+    settings[`stages.${name}`] = hasRecipes ? { anyOf: [options, { const: false }] } : options;
+    Object.assign(settings, pathsOf(`stages.${name}`, options));
   }
   return {
     $schema: "https://json-schema.org/draft/2020-12/schema",
     title: "Pipeline",
-    ...fields,
+    ...rest,
     // A matrix may provide the other required keys.
     required: required.filter((key) => key === "name"),
-    anyOf: [{ required }, { required: ["matrix"] }],
+    anyOf: [
+      ...hasRecipes ? formsOf(required) : [{ required }],
+      { required: ["matrix"] },
+    ],
     properties: {
       ...properties,
-      stages: list,
-      matrix: { ...properties.matrix as JsonSchema, ...matrixSchema(settings) },
+      matrix: { ...properties.matrix, ...matrixSchema(settings) },
     },
   };
+}
+
+/** The schemas of files with a list of stages, and with a recipe. */
+function formsOf(required: readonly string[]): object[] {
+  const others = required.filter((key) => key !== "stages");
+  return [
+    { required, not: { required: ["recipe"] }, properties: { stages: { type: "array" } } },
+    { required: [...others, "recipe"], properties: { stages: { type: "object" } } },
+  ];
 }
 
 /** The schemas of a map's keys by their paths. */

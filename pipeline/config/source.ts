@@ -56,8 +56,11 @@ export class PipelineSource {
   readonly #document: Document;
   /** The override that a node comes from. */
   readonly #origins = new Map<Node, Place>();
+  /** The place of the recipe that a node comes from; nodes of the file within have their own. */
+  readonly #given = new Map<Node, Place>();
   readonly #problems: { place: Place; message: string }[] = [];
   #changed = false;
+  #recipe?: string;
 
   /** @throws {PipelineFileError} If the text is not YAML or not a map. */
   constructor(readonly file: string, text: string) {
@@ -90,6 +93,16 @@ export class PipelineSource {
   /** The problems found so far. */
   get problems(): readonly { place: Place; message: string }[] {
     return this.#problems;
+  }
+
+  /** The recipe that gave the stages, if any. */
+  get recipe(): string | undefined {
+    return this.#recipe;
+  }
+
+  /** Whether there is a recipe, or a map of options for one, that is not expanded yet. */
+  get awaitsRecipe(): boolean {
+    return this.has(["recipe"]) || isMap(this.node(["stages"]));
   }
 
   report(place: Place, message: string): void {
@@ -132,6 +145,7 @@ export class PipelineSource {
     let node: Node | null | undefined = this.#document.contents;
     let origin = this.#origins.get(node!);
     let offset = node?.range?.[0] ?? 0;
+    let isGiven = false;
     for (const [depth, key] of path.entries()) {
       if (isAlias(node)) node = node.resolve(this.#document);
       const pair: Pair | undefined = isMap(node) ? pairOf(node, String(key)) : undefined;
@@ -141,7 +155,16 @@ export class PipelineSource {
       if (!node || isEmpty(node)) { // `key:` without a value: the place is that of the key
         offset = (pair?.key as Node | undefined)?.range?.[0] ?? node?.range?.[0] ?? offset;
       } else offset = node.range?.[0] ?? offset;
-      origin = this.#origins.get(node ?? pair!.key as Node) ?? origin;
+      const found = node ?? pair!.key as Node;
+      const own = this.#origins.get(found);
+      const given = this.#given.get(found);
+      if (own ?? given) {
+        origin = own ?? given;
+        isGiven = own === undefined;
+      } else if (isGiven && found.range) {
+        origin = undefined;
+        isGiven = false;
+      }
     }
     return origin ?? this.#at(offset);
   }
@@ -189,6 +212,35 @@ export class PipelineSource {
   remove(key: string): void {
     const root = this.#document.contents as YAMLMap;
     root.items = root.items.filter((pair) => pair !== pairOf(root, key));
+    this.#changed = true;
+  }
+
+  /** A node for a value of a recipe, whose problems are reported at `place`. */
+  given(value: unknown, place: Place): Node {
+    const node = this.#document.createNode(value);
+    visit(node, { Node: (_, inner) => void this.#given.set(inner, place) });
+    return node;
+  }
+
+  /**
+   * Puts a list of stages in the place of `recipe` and of `stages`.
+   *
+   * @param given Makes the node of a value of the recipe.
+   * @param mode The mode that the recipe sets, if any.
+   */
+  replaceRecipe(
+    recipe: string,
+    stages: Node,
+    given: (value: unknown) => Node,
+    mode: string | undefined,
+  ): void {
+    const root = this.#document.contents as YAMLMap;
+    const added = mode === undefined ? [] : [new Pair(given("mode"), given(mode))];
+    const written = pairOf(root, "stages");
+    if (written) written.value = stages;
+    else added.push(new Pair(given("stages"), stages));
+    root.items.splice(root.items.indexOf(pairOf(root, "recipe")!), 1, ...added);
+    this.#recipe = recipe;
     this.#changed = true;
   }
 
@@ -253,6 +305,8 @@ export class PipelineSource {
     const map = new YAMLMap();
     const options = new YAMLMap();
     map.range = options.range = name.range;
+    const place = this.#given.get(name);
+    if (place) [map, options].forEach((node) => this.#given.set(node, place));
     this.#put(slot, map);
     map.add(new Pair<Node, Node>(name, options));
     return map;

@@ -2,13 +2,16 @@ import { join } from "node:path";
 import { type Node, Scalar } from "yaml";
 import { PipelineFileError } from "../config/errors.ts";
 import {
-  applySets,
+  applyChanges,
+  type Change,
   checkPipeline,
   importDefault,
   lacksStage,
   type LoadOptions,
   loadPipeline,
+  pathOf,
   type PipelineConfig,
+  setChanges,
   setValue,
   type StageDeclaration,
   type StageLoader,
@@ -53,19 +56,19 @@ const COMMON_KEYS = ["name", "output", "matrix"];
  */
 export async function loadGrid<S extends StageDeclaration>(
   path: string,
-  { stages, sets = [], importStage = importDefault }: LoadOptions<S>,
+  { stages, recipes = [], sets = [], importStage = importDefault }: LoadOptions<S>,
 ): Promise<RunGrid<S>> {
   const load = stageLoader(path, importStage);
   const text = await readText(path);
   const isCommon = (set: string) => COMMON_KEYS.includes(pathOf(set)[0]);
   const openSource = async () => {
     const source = new PipelineSource(path, text);
-    await applySets(source, sets.filter(isCommon), load);
+    for (const change of setChanges(source, sets.filter(isCommon), load)) await change.apply();
     return source;
   };
   const base = await openSource();
   if (!base.has(["matrix"])) {
-    return gridOfOne(await loadPipeline(path, { stages, sets, importStage }));
+    return gridOfOne(await loadPipeline(path, { stages, recipes, sets, importStage }));
   }
   base.throwProblems();
   const { name, output = `out/${name}`, matrix } = base.value();
@@ -81,14 +84,16 @@ export async function loadGrid<S extends StageDeclaration>(
   for (const [i, cell] of cells.entries()) {
     const source = await openSource();
     try {
-      await applyCell(source, cell, output, load);
-      const own: string[] = [];
-      for (const set of others) {
-        if (await lacksStage(source, pathOf(set), load)) continue;
-        own.push(set);
-        used.add(set);
-      }
-      await applySets(source, own, load);
+      const overrides = setChanges(source, others, load).map(({ keys, apply }, i): Change => ({
+        keys,
+        apply: async () => {
+          if (await lacksStage(source, keys, load)) return;
+          used.add(others[i]);
+          await apply();
+        },
+      }));
+      const changes = [...cellChanges(source, cell, output, load), ...overrides];
+      await applyChanges(source, changes, { recipes, stages });
       const config = await checkPipeline(source, stages, load);
       grid.cells.push({ name: cell.name, index: i + 1, values: cell.values, config });
     } catch (error) {
@@ -98,11 +103,18 @@ export async function loadGrid<S extends StageDeclaration>(
   }
   // An override that applies to no cell is an error, reported for the first cell.
   const unused = others.filter((set) => !used.has(set));
-  const first = await openSource();
-  await applyCell(first, cells[0], output, load);
-  const before = first.problems.length;
-  await applySets(first, unused, load);
-  throwSorted([...problems.all(), ...first.problems.slice(before)]);
+  const unusedProblems = async () => {
+    const first = await openSource();
+    await applyChanges(first, cellChanges(first, cells[0], output, load), { recipes, stages });
+    const before = first.problems.length;
+    for (const change of setChanges(first, unused, load)) await change.apply();
+    return first.problems.slice(before);
+  };
+  // Without its stages, the first cell cannot tell which overrides are wrong.
+  const rest = unused.length > 0 && await unusedProblems().catch((error) => {
+    if (!(error instanceof PipelineFileError)) throw error;
+  });
+  throwSorted([...problems.all(), ...rest || []]);
   return grid;
 }
 
@@ -110,11 +122,6 @@ function gridOfOne<S extends StageDeclaration>(config: PipelineConfig<S>): RunGr
   const { file, name, output } = config;
   const cell = { name, index: 1, values: {}, config: { ...config, output: join(output, name) } };
   return { file, name, output, hasMatrix: false, cells: [cell] };
-}
-
-/** The keys of the path of an override. */
-function pathOf(set: string): string[] {
-  return set.split("=", 1)[0].split(".");
 }
 
 /** Reports an override that would make different cells equal. */
@@ -127,30 +134,35 @@ function reportVaried(source: PipelineSource, set: string, cells: readonly Matri
   source.report(place, `The matrix varies "${varied.name}"; choose cells with --cell instead`);
 }
 
-/** Turns the source of a grid into the source of one cell. */
-async function applyCell<S extends StageDeclaration>(
+/** Turns the source of a grid into one without a matrix. @returns The changes that make it a cell's. */
+function cellChanges<S extends StageDeclaration>(
   source: PipelineSource,
   { name, settings }: MatrixCell,
   output: unknown,
   load: StageLoader<S>,
-): Promise<void> {
+): Change[] {
   source.value(); // checks aliases
   source.inlineAliases();
-  const moves = settings.map((setting) => ({
-    name: setting.name,
-    node: source.node(setting.path) ?? new Scalar(null),
-    place: source.place(setting.path, "key"),
-    origin: source.origin(setting.path),
-  }));
+  const change = (keys: string[], node: Node, place: Place, origin?: Place): Change => ({
+    keys,
+    apply: async () => {
+      const problem = await setValue(source, keys, node, place, load, origin);
+      if (problem) source.report(place, problem);
+    },
+  });
+  const changes = settings.map(({ name, path }) => {
+    const node = (source.node(path) ?? new Scalar(null)).clone() as Node;
+    const place = source.place(path, "key");
+    // The stages of a recipe have its place in the matrix.
+    const origin = source.origin(path) ?? (name === "recipe" ? place : undefined);
+    return change(name.split("."), node, place, origin);
+  });
   source.remove("matrix");
-  for (const { name: path, node, place, origin } of moves) {
-    const copy = node.clone() as Node;
-    const problem = await setValue(source, path.split("."), copy, place, load, origin);
-    if (problem) source.report(place, problem);
+  if (typeof output === "string") { // anything else is reported by the check
+    const place = source.place(["output"]);
+    changes.push(change(["output"], new Scalar(join(output, name)), place, place));
   }
-  if (typeof output !== "string") return; // reported by the check
-  const place = source.place(["output"]);
-  await setValue(source, ["output"], new Scalar(join(output, name)), place, load, place);
+  return changes;
 }
 
 /** Problems of cells; equal problems of several cells are reported once. */

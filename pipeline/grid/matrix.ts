@@ -22,7 +22,7 @@ export interface MatrixCell {
 }
 
 /** The keys of a pipeline that may vary between cells. */
-export const VARIABLE_KEYS = ["model", "seed", "mode", "gpu", "stages"];
+export const VARIABLE_KEYS = ["model", "recipe", "seed", "mode", "gpu", "stages"];
 /** Maximum number of combinations of a matrix. */
 export const MAX_CELLS = 1000;
 /** Maximum length of a cell name: file systems allow 255 bytes per folder, CI artifacts fewer. */

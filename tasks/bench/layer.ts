@@ -5,7 +5,7 @@ import { bytesText } from "../../base/units.ts";
 import { scaledShapes, SHAPES } from "../../models/synthetic.ts";
 import { loadPipeline } from "../../pipeline/config/config.ts";
 import { runPipeline } from "../../pipeline/run/run.ts";
-import { STAGES } from "../../stages/mod.ts";
+import { RECIPES, STAGES } from "../../stages/mod.ts";
 import { count, runCommand, usageErrors } from "../task.ts";
 import { writeSyntheticModel, writeSyntheticTokens } from "../write_synthetic.ts";
 
@@ -96,7 +96,7 @@ await runCommand(command, async ({ values, signal }) => {
     const output = join(folder, "out");
     const gpu = memory ? { memory } : {};
     writeFileSync(file, JSON.stringify({ name: "layer", model, output, mode, gpu, stages }));
-    const config = await loadPipeline(file, { stages: STAGES });
+    const config = await loadPipeline(file, { stages: STAGES, recipes: RECIPES });
     const record = await runPipeline(config, { signal });
     const { adapter, peakGpuBytes = 0 } = record;
     const last = record.layers!.at(-1)!;

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { STAGES } from "../../stages/mod.ts";
+import { RECIPES, STAGES } from "../../stages/mod.ts";
 import { contents, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 
 const quantize = (args: string[], options = {}) => startTask("quantize", args, options);
 
-Deno.test("quantize --help prints the usage and the stages", async () => {
+Deno.test("quantize --help prints the usage, the recipes and the stages", async () => {
   for (const option of ["--help", "-h"]) {
     const { code, stdout, stderr } = await quantize([option]);
     assert.deepEqual([code, stderr], [0, ""]);
@@ -24,7 +24,8 @@ Deno.test("quantize --help prints the usage and the stages", async () => {
     ) {
       assert.ok(stdout.includes(`\n  ${word} `), word);
     }
-    for (const { name, summary } of STAGES.filter(({ completes }) => !completes)) {
+    const stages = STAGES.filter(({ completes }) => !completes);
+    for (const { name, summary } of [...RECIPES, ...stages]) {
       assert.ok(stdout.includes(`\n  ${name.padEnd(18)} ${summary}\n`), name);
     }
   }
@@ -94,6 +95,28 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
       "activations": "f32",
     },
   });
+});
+
+Deno.test("quantize --check prints the chain of a recipe with its name", async () => {
+  using place = new Workplace({ layers: 1 });
+  const file = place.pipeline({ recipe: "rtn", stages: { download: {} } });
+  const { code, stdout, stderr } = await quantize([file, "--check", "--set", "stages.rtn.bits=2"]);
+  assert.deepEqual([code, stderr], [0, ""]);
+  assert.match(stdout, /, mode default, seed 0, recipe rtn\n {2}once per model {2}download /);
+  assert.match(stdout, /\n {2}once per linear rtn +bits: 2, group-size: 128/);
+
+  const json = await quantize([file, "--check", "--json", "--set", "recipe=light"]);
+  assert.equal(json.code, 2);
+  assert.match(
+    json.stderr,
+    /:3:1: calibrate lacks "dataset"|recipe=light: calibrate lacks "dataset"/,
+  );
+  const plan = JSON.parse((await quantize([file, "--check", "--json"])).stdout);
+  assert.equal(plan.recipe, "rtn");
+  assert.deepEqual(
+    plan.stages.map(({ name }: { name: string }) => name),
+    ["download", "rtn", "pack"],
+  );
 });
 
 Deno.test("the example pipelines are good, and say what they download and need", async () => {

@@ -2,13 +2,14 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parse } from "yaml";
-import { STAGES } from "../../stages/mod.ts";
+import { RECIPES, STAGES } from "../../stages/mod.ts";
 import { startTask } from "../start_task.ts";
 
 const EXAMPLES = join(import.meta.dirname!, "../../examples");
 
 interface Schema {
-  type?: string;
+  type?: string | string[];
+  not?: Schema;
   const?: unknown;
   enum?: unknown[];
   anyOf?: Schema[];
@@ -40,7 +41,9 @@ const TYPES: Record<string, (value: unknown) => boolean> = {
 function meets(value: unknown, schema: Schema): boolean {
   const within = (size: number, least = -Infinity, most = Infinity) =>
     size >= least && size <= most;
-  if (schema.type !== undefined && !TYPES[schema.type](value)) return false;
+  const types = [schema.type ?? []].flat();
+  if (types.length > 0 && !types.some((type) => TYPES[type](value))) return false;
+  if (schema.not && meets(value, schema.not)) return false;
   if ("const" in schema && value !== schema.const) return false;
   if (schema.enum && !schema.enum.includes(value)) return false;
   if (schema.anyOf && !schema.anyOf.some((option) => meets(value, option))) return false;
@@ -90,6 +93,14 @@ Deno.test("the schema task prints a JSON Schema that fits the examples and refus
   assert.ok(
     meets({ ...good, stages: [{ use: "./mine.ts", anything: 3 }, { pack: null }] }, schema),
   );
+  assert.deepEqual(
+    schema.properties.recipe.anyOf,
+    RECIPES.map(({ name, summary }) => ({ const: name, description: summary })),
+  );
+  const byRecipe = { name: "a", model: "m", recipe: "light" };
+  const stages = { hessian: { damping: 0.1 }, pack: null, compensate: false };
+  assert.ok(meets(byRecipe, schema));
+  assert.ok(meets({ ...byRecipe, stages }, schema));
   const { model: _, ...lacking } = good;
   const bad = [
     lacking,
@@ -103,6 +114,13 @@ Deno.test("the schema task prints a JSON Schema that fits the examples and refus
     { ...good, stages: [{ calibrate: { samples: 4 } }] },
     { ...good, stages: [{ compensate: { "block-size": 100 } }] },
     { ...good, stages: [{ download: {}, pack: {} }] },
+    { ...good, stages },
+    { ...good, recipe: "light" },
+    { ...byRecipe, recipe: "lihgt" },
+    { ...byRecipe, stages: { hessian: { damping: 11 } } },
+    { ...byRecipe, stages: { hesian: {} } },
+    { ...byRecipe, stages: { hessian: true } },
+    { ...byRecipe, stages: { use: "./mine.ts" } },
   ];
   for (const value of bad) assert.ok(!meets(value, schema), JSON.stringify(value));
 
@@ -111,6 +129,8 @@ Deno.test("the schema task prints a JSON Schema that fits the examples and refus
     { model: ["a", "b"], method: [{ name: "x", stages: ["download"], mode: "reference" }] },
     { model: ["a"], "stages.calibrate.samples": [1, 2], "stages.mine.anything": ["x"] },
     { "stages.pack": [{ scales: "i4" }, {}], "gpu.memory": ["2GB"], exclude: [{ seed: 1 }] },
+    { recipe: ["light", "default"], method: [{ name: "x", recipe: "rtn" }] },
+    { "stages.rotate": [false, {}], method: [{ name: "x", stages: { rotate: false } }] },
     { method: [{ name: "x", "stages.hessian.damping": 0.5 }], include: [{ method: "x", seed: 2 }] },
   ];
   for (const matrix of goodMatrices) {
@@ -125,6 +145,8 @@ Deno.test("the schema task prints a JSON Schema that fits the examples and refus
     { model: [3] },
     { modell: ["a"] },
     { mode: ["fast"] },
+    { recipe: ["lihgt"] },
+    { "stages.rotate": [true] },
     { "stages.calibrate.samples": [0] },
     { "stages.mine.anything": "x" },
     { method: [{ mode: "reference" }] },

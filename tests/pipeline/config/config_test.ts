@@ -400,7 +400,7 @@ refuses(
     'p.yaml:7:12: gpu.adapter must be one of "auto", "hardware", "software", found "cpu"',
     'p.yaml:8:3: Unknown key "adaptr" in gpu; did you mean "adapter"?',
     "p.yaml:9:9: stages must not be empty, found []",
-    'p.yaml:10:1: Unknown key "foo" in the pipeline; known keys: name, model, output, seed, ' +
+    'p.yaml:10:1: Unknown key "foo" in the pipeline; known keys: name, model, recipe, output, seed, ' +
     "mode, gpu, stages, matrix",
   ],
 );
@@ -434,7 +434,7 @@ refuses("stages that are no list", `${head}stages:\n  download: {}\n`, [
   'p.yaml:4:3: stages must be a list, found {"download":{}}',
 ]);
 refuses("__proto__ as a key", `${head}stages: [download]\n__proto__: 1\n`, [
-  'p.yaml:4:1: Unknown key "__proto__" in the pipeline; known keys: name, model, output, seed, ' +
+  'p.yaml:4:1: Unknown key "__proto__" in the pipeline; known keys: name, model, recipe, output, seed, ' +
   "mode, gpu, stages, matrix",
 ]);
 

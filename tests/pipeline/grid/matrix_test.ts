@@ -187,7 +187,7 @@ Deno.test("adding values at the end changes no name that was there", () => {
 
 Deno.test("matrixCells() says what is wrong, and where", () => {
   const own = ' (a key of your own must have a list of maps, each with a "name")';
-  const known = "known keys: model, seed, mode, gpu, stages";
+  const known = "known keys: model, recipe, seed, mode, gpu, stages";
   for (
     const [matrix, ...expected] of [
       [3, 'matrix: matrix must be a map of lists, such as "model: [a, b]", found 3'],
