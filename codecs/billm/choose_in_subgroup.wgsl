@@ -1,4 +1,5 @@
-// The best move of a workgroup that is exactly one subgroup. Prepended to search_row.wgsl.
+// The best move of a workgroup that is exactly one subgroup. Prepended to the kernel of
+// search_row_source.ts.
 
 override LANES: u32 = 16;
 

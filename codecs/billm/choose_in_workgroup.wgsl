@@ -1,6 +1,5 @@
-// The best move of a workgroup of at most 1024 threads. Prepended to search_row.wgsl.
-//
-// Gains are compared in 22 bits, with the thread in the other ten.
+// The best move of a workgroup of at most 1024 threads. Prepended to the kernel of
+// search_row_source.ts. Gains are compared in 22 bits, with the thread in the other ten.
 
 override LANES: u32 = 256;
 
@@ -17,7 +16,8 @@ fn prepare(lane: u32) {
 fn choose(own: Move, turn: u32, lane: u32) -> Move {
   let word = bitcast<u32>(own.gain);
   let ascending = select(word | 0x80000000u, ~word, (word >> 31u) == 1u);
-  atomicMin(&keys[turn & 1], (ascending & 0xfffffc00u) | lane);
+  let key = (ascending & 0xfffffc00u) | lane;
+  if (least_of_subgroup(key) == key) { atomicMin(&keys[turn & 1], key); }
   workgroupBarrier();
   if ((atomicLoad(&keys[turn & 1]) & 0x3ffu) == lane) {
     chosen = own;

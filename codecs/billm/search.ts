@@ -7,11 +7,9 @@ import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import { difference } from "../../gpu/kernels/reduce/difference.ts";
 import { largeLanes, reducesInSubgroup } from "../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import chooseInSubgroup from "./choose_in_subgroup.wgsl" with { type: "text" };
-import chooseInWorkgroup from "./choose_in_workgroup.wgsl" with { type: "text" };
 import { type BillmBits, scalesPerBlock } from "./quantize_block.ts";
 import blockSource from "./search_block.wgsl" with { type: "text" };
-import rowSource from "./search_row.wgsl" with { type: "text" };
+import { type Choice, rowSearchSource } from "./search_row_source.ts";
 
 /** The effort of {@link searchBits}. */
 export interface SearchEffort {
@@ -145,11 +143,14 @@ export function rowSearchKernel(gpu: Gpu, cols: number): KernelSource & { most: 
   const wanted = Math.max(64, 2 ** Math.ceil(Math.log2(cols / COLUMNS_PER_THREAD)));
   const lanes = largeLanes(gpu, Math.min(1024, wanted));
   const perThread = Math.ceil(cols / lanes);
-  const isOneSubgroup = reducesInSubgroup(gpu);
-  const choose = isOneSubgroup ? chooseInSubgroup : chooseInWorkgroup;
+  const choice: Choice = reducesInSubgroup(gpu)
+    ? "one subgroup"
+    : gpu.subgroupSize > 0
+    ? "subgroups"
+    : "workgroup";
   return {
     name: `search_row_${perThread}`,
-    source: `const PER = ${perThread}u;\n${choose}${rowSource}`,
+    source: () => rowSearchSource(perThread, !gpu.software, choice),
     constants: { LANES: lanes },
     most: gpu.software ? Math.max(1, Math.floor(SOFTWARE_ITERATIONS / perThread) - 2) : Infinity,
   };
@@ -173,6 +174,7 @@ async function searchRows(
     constants: {
       ...constants,
       MOVES: moves,
+      BLOCK: blockSize,
       LEVELS: 2 * blocks,
       WORDS: bitWords(cols),
       HAS_SALIENT: Number(planes > 0),
@@ -180,7 +182,7 @@ async function searchRows(
     },
   });
   kernel.dispatch({
-    params: uniform([rows, cols, bitWords(cols), blockSize, blocks, seed]),
+    params: uniform([rows, cols, bitWords(cols), blocks, seed]),
     tensors: [hessian, residual, bits.salient, bits.scales, bits.bits, quantized],
     workgroups: rows,
   });
