@@ -9,6 +9,8 @@ import {
   sweepBlocks,
 } from "../../../codecs/billm/search.ts";
 import type { Gpu } from "../../../gpu/device.ts";
+import { MAX_GROUPS } from "../../../gpu/kernel.ts";
+import { reducesInSubgroup } from "../../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../../gpu/tensor.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
@@ -121,7 +123,11 @@ class OnGpu implements Disposable {
     const words = await gpu.read(bits.bits, "u32");
     const width = words.length / 2 / rows;
     const marks = new Uint32Array(width);
-    if (planes) for (let col = 0; col < cols; col++) marks[col >> 5] |= layer.salient[col] << col;
+    if (planes) {
+      for (let col = 0; col < cols; col++) {
+        marks[col >> 5] |= layer.salient[col] << col;
+      }
+    }
     using salient = gpu.upload(marks, [width]);
     using again = await dequantize(gpu, bits, bits.bits, bits.scales, salient);
     assert.deepEqual(await gpu.read(again), quantized, "the bits give back the values");
@@ -154,7 +160,12 @@ function copyOf(layer: SearchedLayer): SearchedLayer {
 }
 
 /** The loss of the weights on the device, in f64, which must be that of the reference. */
-function assertSameLoss({ target, hessian, layer }: Problem, found: number, wanted: SearchedLayer) {
+function assertSameLoss(
+  { target, hessian, layer }: Problem,
+  quantized: Float32Array,
+  wanted: SearchedLayer,
+): void {
+  const found = lossOf(target, quantized, hessian, layer.cols);
   const expected = lossOf(target, valuesOfLayer(wanted), hessian, layer.cols);
   assertClose([found], [expected], { rel: 1e-4, what: "loss" });
 }
@@ -194,7 +205,7 @@ for (const { suits, gpu } of FAMILIES) {
         const loss = lossOf(target, quantized, hessian, cols);
         const before = lossOf(target, valuesOfLayer(problem.layer), hessian, cols);
         assert(loss < 0.5 * before, `${loss} after ${before}`);
-        assertSameLoss(problem, loss, wanted);
+        assertSameLoss(problem, quantized, wanted);
         assert(shareOfEqual(layer.codes, wanted.codes) > 0.99, `codes of ${rows}, ${cols}`);
         if (cols <= blockSize) {
           // A place of f16, since f32 sums may lie on the other side of a boundary. Several parameters
@@ -224,9 +235,9 @@ for (const { suits, gpu } of FAMILIES) {
           await searchRows(gpu, device.hessian, residual, bits, device.quantized, moves, 3);
           const { layer, quantized } = await device.read();
           const wanted = copyOf(problem.layer);
-          const isCoarse = !(gpu.software && gpu.subgroupSize > 0);
-          tabuReference(wanted, target, hessian, moves, 3, isCoarse ? lanes : undefined);
-          assertSameLoss(problem, lossOf(target, quantized, hessian, cols), wanted);
+          const coarseLanes = reducesInSubgroup(gpu) ? undefined : lanes;
+          tabuReference(wanted, target, hessian, moves, 3, coarseLanes);
+          assertSameLoss(problem, quantized, wanted);
           assert(shareOfEqual(layer.codes, wanted.codes) > 0.98, `codes of ${rows}, ${cols}`);
           const changed = layer.codes.filter((code, i) => code !== problem.layer.codes[i]).length;
           assert(changed > 0 && changed <= moves * rows, `${changed} codes changed`);
@@ -235,3 +246,167 @@ for (const { suits, gpu } of FAMILIES) {
     });
   }
 }
+
+Deno.test("a sweep negates scales that become negative, with the bits that use them", async () => {
+  const { gpu } = FAMILIES[0];
+  const shape = { rows: 17, cols: 75, blockSize: 32, hasSalient: true };
+  const problem = makeProblem(shape);
+  const { layer, target } = problem;
+  // All values of ordinary columns are 0 and those of salient ones -0.25, with all bits 0: what moves
+  // them up makes the scales negative.
+  layer.scales.forEach((_, i) => layer.scales[i] = [0, 0, 0, 0, 0, 0.25, 0][i % PARAMETERS]);
+  layer.salient = Uint8Array.from({ length: 75 }, (_, col) => Number(col % 16 === 3));
+  target.forEach((w, i) => target[i] = layer.salient[i % 75] ? -0.25 : 1 + 0.1 * w);
+  using device = new OnGpu(gpu, problem);
+  using residual = device.residual();
+  await sweepBlocks(gpu, device.hessian, residual, device.bits, device.quantized);
+  const { layer: found } = await device.read();
+  const wanted = copyOf(layer);
+  sweepReference(wanted, target, problem.hessian);
+  assert(wanted.codes.some((code) => code === 1), "some scales have been negated");
+  assert.deepEqual(found.codes, wanted.codes);
+  assert(found.scales.every((value, i) => ![1, 3, 5, 6].includes(i % PARAMETERS) || value >= 0));
+});
+
+for (const { suits, gpu } of FAMILIES) {
+  Deno.test(`rounds lower the loss, with the same bits each time, as suits ${suits}`, async () => {
+    for (const hasSalient of [true, false]) {
+      const problem = makeProblem({ rows: 17, cols: 75, blockSize: 32, hasSalient });
+      const { target, hessian } = problem;
+      let last = lossOf(target, valuesOfLayer(problem.layer), hessian, 75);
+      for (
+        const [rounds, sweeps, moves] of [[1, 1, 0], [1, 2, 0], [3, 2, 0], [1, 2, 1], [3, 2, 1]]
+      ) {
+        const results = [];
+        for (let turn = 0; turn < 2; turn++) {
+          using device = new OnGpu(gpu, problem);
+          let pauses = 0;
+          await searchBits(
+            gpu,
+            device.target,
+            device.hessian,
+            device.bits,
+            device.quantized,
+            { rounds, sweeps, moves },
+            async () => {
+              pauses++;
+            },
+          );
+          assert.equal(pauses, rounds * (sweeps + moves) + 1);
+          results.push(await device.read());
+        }
+        assert.deepEqual(results[0], results[1]);
+        const loss = lossOf(target, results[0].quantized, hessian, 75);
+        assert(loss <= last * (1 + 1e-6), `${loss} after ${last}`);
+        last = loss;
+      }
+    }
+  });
+}
+
+Deno.test("more sweeps and moves never raise the loss of a row", async () => {
+  const { gpu } = FAMILIES[0];
+  const problem = makeProblem({ rows: 17, cols: 75, blockSize: 32, hasSalient: true });
+  const { target, hessian } = problem;
+  using device = new OnGpu(gpu, problem);
+  const losses = (values: ArrayLike<number>) =>
+    Array.from({ length: 17 }, (_, row) => {
+      const part = (all: ArrayLike<number>) => Array.from(all).slice(75 * row, 75 * (row + 1));
+      return lossOf(part(target), part(values), hessian, 75);
+    });
+  let last = losses(valuesOfLayer(problem.layer));
+  for (const moves of [0, 0, 0, 0, 0.5, 2, 0, 8, 8]) {
+    const { bits, quantized } = device;
+    const effort = { rounds: 1, sweeps: 1, moves };
+    await searchBits(gpu, device.target, device.hessian, bits, quantized, effort);
+    const found = losses((await device.read()).quantized);
+    // Where nothing is left to improve, rounding to f16 and to f32 may tip.
+    found.forEach((loss, row) => assert(loss <= last[row] * (1 + 1e-5), `${loss}, ${last[row]}`));
+    last = found;
+  }
+});
+
+Deno.test("tabu search of many moves is cut into calls whose loops software adapters finish", async () => {
+  const { gpu } = FAMILIES[0];
+  if (!gpu.software) return;
+  const [rows, cols] = [2, 2049];
+  const { most } = rowSearchShape(gpu, cols);
+  assert(most < cols / 4);
+  const problem = makeProblem({ rows, cols, blockSize: 256, hasSalient: true });
+  const { target, hessian } = problem;
+  {
+    using device = new OnGpu(gpu, problem);
+    using residual = device.residual();
+    await searchRows(gpu, device.hessian, residual, device.bits, device.quantized, most, 0);
+    const wanted = copyOf(problem.layer);
+    tabuReference(wanted, target, hessian, most, 0, reducesInSubgroup(gpu) ? undefined : 16);
+    assertSameLoss(problem, (await device.read()).quantized, wanted);
+  }
+  using device = new OnGpu(gpu, problem);
+  let pauses = 0;
+  const count = async () => {
+    pauses++;
+  };
+  const effort = { rounds: 1, sweeps: 1, moves: 0.25 };
+  const { bits, quantized } = device;
+  await searchBits(gpu, device.target, device.hessian, bits, quantized, effort, count);
+  assert.equal(pauses, 2 + Math.ceil(Math.ceil(cols / 4) / most));
+  const wanted = copyOf(problem.layer);
+  sweepReference(wanted, target, hessian);
+  const found = lossOf(target, (await device.read()).quantized, hessian, cols);
+  const sweeps = lossOf(target, valuesOfLayer(wanted), hessian, cols);
+  assert(found < 0.99 * sweeps, `${found}, ${sweeps} after a sweep`);
+});
+
+Deno.test("tabu search takes more rows than a dispatch has workgroups", async () => {
+  const { gpu } = FAMILIES[0];
+  const problem = makeProblem({ rows: MAX_GROUPS + 5, cols: 3, blockSize: 32, hasSalient: false });
+  using device = new OnGpu(gpu, problem);
+  using residual = device.residual();
+  await searchRows(gpu, device.hessian, residual, device.bits, device.quantized, 2, 0);
+  const { layer } = await device.read();
+  const wanted = copyOf(problem.layer);
+  const lanes = reducesInSubgroup(gpu) ? undefined : rowSearchShape(gpu, 3).lanes;
+  tabuReference(wanted, problem.target, problem.hessian, 2, 0, lanes);
+  assert(shareOfEqual(layer.codes, wanted.codes) > 0.999);
+  assert(shareOfEqual(layer.codes.slice(-15), problem.layer.codes.slice(-15)) < 1);
+});
+
+Deno.test("the search suits adapters with little workgroup memory", async () => {
+  const gpu = await openAsHardware();
+  const { limits } = gpu.device;
+  let memory = 0;
+  const few = new Proxy(limits, {
+    get: (all, name) =>
+      name === "maxComputeWorkgroupStorageSize" ? memory : Reflect.get(all, name, all),
+  });
+  Object.defineProperty(gpu.device, "limits", { value: few });
+  const problem = makeProblem({ rows: 9, cols: 256 + 31, blockSize: 256, hasSalient: true });
+  const searched = [];
+  // As much as usual; what all adapters have; too little for the levels of the blocks.
+  for (memory of [limits.maxComputeWorkgroupStorageSize, 16384, 8 * 9 + 127]) {
+    using device = new OnGpu(gpu, problem);
+    using residual = device.residual();
+    const { bits, quantized } = device;
+    if (memory >= 16384) await sweepBlocks(gpu, device.hessian, residual, bits, quantized);
+    const swept = (await device.read()).words;
+    await searchRows(gpu, device.hessian, residual, bits, quantized, 20, 0);
+    searched.push([swept, (await device.read()).words]);
+  }
+  const [usual, small, unstaged] = searched;
+  assert.deepEqual(small, usual);
+  const wanted = copyOf(problem.layer);
+  const { lanes } = rowSearchShape(gpu, 287);
+  tabuReference(wanted, problem.target, problem.hessian, 20, 0, lanes);
+  using expected = new OnGpu(gpu, { ...problem, layer: wanted });
+  assert.deepEqual(unstaged[1], (await expected.read()).words);
+});
+
+Deno.test("canSearch() is for two zones, and two planes of salient columns or none", () => {
+  for (const zones of [1, 2] as const) {
+    for (const planes of [0, 1, 2, 3, 4]) {
+      const isSearched = zones === 2 && (planes === 0 || planes === 2);
+      assert.equal(canSearch({ zones, planes }), isSearched);
+    }
+  }
+});
