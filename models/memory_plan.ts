@@ -14,6 +14,8 @@ export interface Work {
   order?: "layer" | "module";
   /** Whether the calibration data also pass through the original model, and weights are corrected. */
   original?: boolean;
+  /** Whether whole rows of linear layers are searched after all their blocks. */
+  search?: boolean;
 }
 
 /**
@@ -49,7 +51,8 @@ function layerBytes(
   // A group's compensated weights, quantized weights and packed bits; the factor is computed in place,
   // beside the Hessian.
   const inWork = Math.max(...groups.map((group) => 8.5 * group.weights));
-  const one = layers + inWork + kept + Math.max(batch, 1.1 * widest);
+  const factor = 1.1 * widest + (work.search ? searchBytes(plan) : 0);
+  const one = layers + inWork + kept + Math.max(batch, factor);
   return work.original ? one + originalBytes(plan, work) : one;
 }
 
@@ -59,6 +62,12 @@ function groupSizes(plan: LayerPlan): { weights: number; largest: number; cols: 
     const sizes = linears.map(({ rows }) => rows * cols);
     return { weights: sizes.reduce((a, b) => a + b, 0), largest: Math.max(...sizes), cols };
   });
+}
+
+/** What a search over rows adds to a factor: the damped Hessian, the residual, and changes of weights. */
+function searchBytes(plan: LayerPlan): number {
+  const sizes = groupSizes(plan).map(({ cols, largest }) => 4 * cols ** 2 + 8.5 * largest);
+  return Math.max(...sizes);
 }
 
 /** What the second stream, through the original layer, and the correction by it add to a layer. */

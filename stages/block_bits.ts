@@ -90,6 +90,7 @@ export async function blockBits(
   return error;
 }
 
-function formText({ zones, planes }: { zones: number; planes: number }): string {
+/** The form of bits, for messages: "2 zones and 1 salient plane". */
+export function formText({ zones, planes }: { zones: number; planes: number }): string {
   return `${counted(zones, "zone")} and ${counted(planes, "salient plane")}`;
 }

@@ -63,7 +63,8 @@ export const calibrate = defineStage({
     const { order } = options;
     const { gpu } = context;
     const original = context.originalFor !== undefined;
-    const work = { batchTokens: batches[0].length * length, order, original };
+    const search = context.isNeeded("block-error"); // by a stage that sees all blocks
+    const work = { batchTokens: batches[0].length * length, order, original, search };
     const gpuBytes = await activationBytes(gpu, model, windows.length * length, work);
     const streams = activationStreams(gpu, {
       tokens: batches.map((windows) => windows.length * length),

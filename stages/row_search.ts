@@ -4,6 +4,7 @@ import { BillmDraft } from "../codecs/billm/draft.ts";
 import { canSearch, searchBits } from "../codecs/billm/search.ts";
 import { dampedHessian } from "../gpu/kernels/hessian/hessian.ts";
 import { defineStage } from "../pipeline/stage.ts";
+import { formText } from "./block_bits.ts";
 
 /**
  * The stage that improves the means, scales and bits of whole rows after all blocks are quantized, in the
@@ -29,16 +30,25 @@ export const rowSearch = defineStage({
       "Added to the diagonal of the Hessian, as a fraction of its mean",
     ),
   }),
-  needs: ["hessian", "block-error"],
+  needs: ["hessian", "zones", "block-error"],
   gives: [],
 
   async run(context, { rounds, sweeps, moves, damping }) {
     const { gpu, linear } = context;
     const { draft, original, quantized } = linear;
-    if (!(draft instanceof BillmDraft) || !canSearch(draft.bits)) {
+    if (!(draft instanceof BillmDraft)) {
       throw new UserError(
-        `row-search needs the bits of split-search and compensate, with two planes of salient columns ` +
-          `(residual-binarize) or none; "${linear.name}" has others`,
+        `row-search needs the bits of split-search and compensate; ` +
+          `"${linear.name}" is ${draft ? `quantized as "${draft.codec.name}"` : "not quantized"}`,
+      );
+    }
+    if (!canSearch(draft.bits)) {
+      throw new UserError(
+        `row-search needs 2 zones, and 2 planes of salient columns or none; the bits of ` +
+          `"${linear.name}" have ${
+            formText(draft.bits)
+          }. Set planes of residual-binarize to 2, or ` +
+          `leave out salient-select`,
       );
     }
     using damped = await dampedHessian(gpu, context.get("hessian"), damping);

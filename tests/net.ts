@@ -94,6 +94,26 @@ const PIPELINES: Record<string, Pipeline> = {
     model: { layers: 1 },
     fields: grids({ gptq: { bits: 3, zeros: "middle", order: "static" } }, true),
   },
+  "billm, rotated, corrected, searched": {
+    model: { ...ODD, layers: 2 },
+    fields: (place) => ({
+      stages: [
+        "download",
+        place.calibrate,
+        "rotate",
+        "hessian",
+        "propagate-error",
+        { "salient-select": { columns: 8 } },
+        "residual-binarize",
+        "split-search",
+        { compensate: { "block-size": 64 } },
+        { "row-search": { rounds: 1, moves: 0.5 } },
+        "refit-norm",
+        "pack",
+        place.evaluate,
+      ],
+    }),
+  },
   "billm, resumed": { interruptedAfter: 2 },
   "billm, by the recipe light": {
     fields: (place) => ({

@@ -1,6 +1,6 @@
 import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
-import { type KernelSource, uniform } from "../../gpu/kernel.ts";
+import { MAX_GROUPS, uniform } from "../../gpu/kernel.ts";
 import { rowShape } from "../../gpu/kernels/binarize/row_shape.ts";
 import roundF16 from "../../gpu/kernels/elementwise/round_f16.wgsl" with { type: "text" };
 import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
@@ -54,7 +54,7 @@ export async function searchBits(
 ): Promise<void> {
   const residual = gpu.empty(target.shape);
   using _ = residual;
-  const { most } = rowSearchKernel(gpu, bits.cols);
+  const { most } = rowSearchShape(gpu, bits.cols);
   for (let round = 0; round <= rounds; round++) {
     await computeResidual(gpu, target, hessian, quantized, residual);
     const isLast = round === rounds; // one more sweep after the last tabu search
@@ -85,7 +85,12 @@ async function computeResidual(
   await gemm(gpu, { layout: "NN", m: rows, n: cols, k: cols, a: error, b: hessian, c: residual });
 }
 
-async function sweepBlocks(
+/**
+ * One sweep: improves the bits of each block by coordinate descent, then refits its means and scales.
+ *
+ * @param residual R = (W - Q) H, f32 `[rows, cols]`; updated with Q.
+ */
+export async function sweepBlocks(
   gpu: Gpu,
   hessian: Tensor,
   residual: Tensor,
@@ -134,29 +139,30 @@ async function sweepBlocks(
 /** Iterations of loops after which lavapipe ends all loops of a thread, less some for other loops. */
 const SOFTWARE_ITERATIONS = 65535 - 8192;
 
-/**
- * The tabu search's kernel for an adapter and a number of columns.
- *
- * @returns The kernel, and the most moves that one call may make.
- */
-export function rowSearchKernel(gpu: Gpu, cols: number): KernelSource & { most: number } {
+/** Weights times moves per dispatch: about a third of a second on a large GPU, since drivers stop long ones. */
+const WORK = 2 ** 38;
+
+/** The threads of the tabu search for a row, the columns of each, and the most moves of one call. */
+export function rowSearchShape(gpu: Gpu, cols: number): {
+  lanes: number;
+  perThread: number;
+  most: number;
+} {
   const wanted = Math.max(64, 2 ** Math.ceil(Math.log2(cols / COLUMNS_PER_THREAD)));
   const lanes = largeLanes(gpu, Math.min(1024, wanted));
   const perThread = Math.ceil(cols / lanes);
-  const choice: Choice = reducesInSubgroup(gpu)
-    ? "one subgroup"
-    : gpu.subgroupSize > 0
-    ? "subgroups"
-    : "workgroup";
-  return {
-    name: `search_row_${perThread}`,
-    source: () => rowSearchSource(perThread, !gpu.software, choice),
-    constants: { LANES: lanes },
-    most: gpu.software ? Math.max(1, Math.floor(SOFTWARE_ITERATIONS / perThread) - 2) : Infinity,
-  };
+  const iterations = Math.floor(SOFTWARE_ITERATIONS / (perThread + 1)) - 2;
+  return { lanes, perThread, most: gpu.software ? Math.max(1, iterations) : Infinity };
 }
 
-async function searchRows(
+/**
+ * Tabu search for the bits of each row, with fixed means and scales.
+ *
+ * @param residual R = (W - Q) H, f32 `[rows, cols]`; not updated.
+ * @param moves At most those of {@link rowSearchShape}.
+ * @param seed Of the random parts of the times for which columns are locked.
+ */
+export async function searchRows(
   gpu: Gpu,
   hessian: Tensor,
   residual: Tensor,
@@ -167,23 +173,35 @@ async function searchRows(
 ): Promise<void> {
   const { rows, cols, blockSize, planes } = bits;
   const blocks = Math.ceil(cols / blockSize);
-  const { name, source, constants } = rowSearchKernel(gpu, cols);
+  const words = bitWords(cols);
+  const { lanes, perThread } = rowSearchShape(gpu, cols);
+  // Besides the levels, workgroup memory holds the bits of a row and the choice of a move.
+  const memory = gpu.device.limits.maxComputeWorkgroupStorageSize - 8 * words - 64;
+  const isStaged = 32 * blocks <= memory;
+  const choice: Choice = reducesInSubgroup(gpu)
+    ? "one subgroup"
+    : gpu.subgroupSize > 0
+    ? "subgroups"
+    : "workgroup";
   const kernel = await gpu.kernel({
-    name,
-    source,
+    name: `search_row_${perThread}`,
+    source: () => rowSearchSource(perThread, !gpu.software, choice),
     constants: {
-      ...constants,
-      MOVES: moves,
+      LANES: lanes,
       BLOCK: blockSize,
-      LEVELS: 2 * blocks,
-      WORDS: bitWords(cols),
+      STAGED: Number(isStaged),
+      LEVELS: isStaged ? 2 * blocks : 1,
+      WORDS: words,
       HAS_SALIENT: Number(planes > 0),
       SCALES: scalesPerBlock(bits),
     },
   });
-  kernel.dispatch({
-    params: uniform([rows, cols, bitWords(cols), blocks, seed]),
-    tensors: [hessian, residual, bits.salient, bits.scales, bits.bits, quantized],
-    workgroups: rows,
-  });
+  const rowsPerCall = Math.min(MAX_GROUPS, Math.max(1, Math.floor(WORK / (cols * moves))));
+  for (let first = 0; first < rows; first += rowsPerCall) {
+    kernel.dispatch({
+      params: uniform([first, rows, cols, words, blocks, moves, seed]),
+      tensors: [hessian, residual, bits.salient, bits.scales, bits.bits, quantized],
+      workgroups: Math.min(rowsPerCall, rows - first),
+    });
+  }
 }

@@ -234,7 +234,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   workgroupBarrier();
 
-
   // B H Bᵀ and B Rᵀ.
   var a: array<vec4f, 14>;
   var right = vec4f(0.0);
@@ -277,8 +276,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   for (var word = share; word < words; word += LANES) {
     let marked = select(0u, atomicLoad(&marks[word]), HAS_SALIENT);
     let zones = plane1[bits_at + word];
-    let flips = select(0u, ~zones & ~marked, ordinary.y < 0.0) |
-      select(0u, zones & ~marked, ordinary.w < 0.0) | select(0u, marked, planes.y < 0.0);
+    let others = ~marked & (0xffffffffu >> (32 - min(32u, p.cols - 32 * word))); // none beyond the block
+    let flips = select(0u, ~zones & others, ordinary.y < 0.0) |
+      select(0u, zones & others, ordinary.w < 0.0) | select(0u, marked, planes.y < 0.0);
     plane0[bits_at + word] ^= flips;
     plane1[bits_at + word] ^= select(0u, marked, planes.z < 0.0);
   }

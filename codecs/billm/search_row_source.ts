@@ -1,11 +1,8 @@
-import chooseInSubgroup from "./choose_in_subgroup.wgsl" with { type: "text" };
-import chooseInWorkgroup from "./choose_in_workgroup.wgsl" with { type: "text" };
-
 /** How the threads of a workgroup agree on a move. */
 export type Choice = "one subgroup" | "subgroups" | "workgroup";
 
 /**
- * Generates the kernel of the tabu search for the bits of whole rows, with fixed means and scales: MOVES
+ * Generates the kernel of the tabu search for the bits of whole rows, with fixed means and scales: `moves`
  * times the best change of one weight is made, even one that increases the loss tr(e H eᵀ), and the best
  * bits seen are kept. A change by d changes the loss by d (H_jj d - 2 R_j), with the residual
  * R = (w - q) H. A weight that has changed is locked for TENURE to 1.5 TENURE moves, unless its change
@@ -37,21 +34,16 @@ export function rowSearchSource(perThread: number, isUnrolled: boolean, choice: 
       : `for (var e = 0u; e < ${perThread}u; e++) { let col = e * LANES + lane; ${
         body(place("e"))
       } }`;
-  const choose = choice === "one subgroup" ? chooseInSubgroup : `
-fn least_of_subgroup(key: u32) -> u32 { return ${
-    choice === "subgroups" ? "subgroupMin(key)" : "key"
-  }; }
-${chooseInWorkgroup}`;
-  return `${choose}
-override MOVES: u32 = 1;
+  return `${chooseSource(choice)}
 override TENURE: u32 = 10;
 override BLOCK: u32 = 128;    // columns
-override LEVELS: u32 = 10;    // 2 · blocks
+override STAGED: bool = true; // whether workgroup memory holds the levels
+override LEVELS: u32 = 10;    // 2 · blocks, or 1 if they are not staged
 override WORDS: u32 = 18;     // of a row's bits
 override HAS_SALIENT: bool = true;
 override SCALES: u32 = 7;     // per row and block: zones' (mean, scale), salient mean, salient scales
 
-struct Params { rows: u32, cols: u32, words: u32, blocks: u32, seed: u32 }
+struct Params { first: u32, rows: u32, cols: u32, words: u32, blocks: u32, moves: u32, seed: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> H: array<f32>;                 // [cols, cols], damped
 @group(0) @binding(2) var<storage, read> residual: array<f32>;          // [rows, cols]
@@ -60,7 +52,6 @@ struct Params { rows: u32, cols: u32, words: u32, blocks: u32, seed: u32 }
 @group(0) @binding(5) var<storage, read_write> bits: array<u32>;        // [2, rows, words]
 @group(0) @binding(6) var<storage, read_write> quantized: array<f32>;   // [rows, cols]
 
-// The values of the codes of ordinary columns (2 b) and of salient ones (2 b + 1) of block b.
 var<workgroup> levels: array<vec4f, LEVELS>;
 var<workgroup> plane0: array<atomic<u32>, WORDS>;
 var<workgroup> plane1: array<atomic<u32>, WORDS>;
@@ -79,8 +70,24 @@ fn hash(value: u32) -> u32 {
   return h ^ (h >> 16u);
 }
 
-fn four_values(col: u32, state: u32) -> vec4f {
-  return levels[min(2 * (col / BLOCK) + ((state >> 4u) & 1u), LEVELS - 1)];
+// The values of the codes of ordinary columns (table 2 b) and of salient ones (2 b + 1) of block b.
+fn computed_levels(row: u32, table: u32) -> vec4f {
+  let at = (row * p.blocks + table / 2) * SCALES;
+  if (table % 2 == 1) {
+    let minus = scales[at + 4] - scales[at + 5];
+    let plus = scales[at + 4] + scales[at + 5];
+    let second = scales[at + 6];
+    return vec4f(minus - second, plus - second, minus + second, plus + second);
+  }
+  let low = vec2f(scales[at], scales[at + 1]);
+  let high = vec2f(scales[at + 2], scales[at + 3]);
+  return vec4f(low.x - low.y, low.x + low.y, high.x - high.y, high.x + high.y);
+}
+
+fn four_values(row: u32, col: u32, state: u32) -> vec4f {
+  let table = 2 * (min(col, p.cols - 1) / BLOCK) + ((state >> 4u) & 1u);
+  if (STAGED) { return levels[table]; }
+  return computed_levels(row, table);
 }
 
 fn value_of(four: vec4f, code: u32) -> f32 {
@@ -89,23 +96,11 @@ fn value_of(four: vec4f, code: u32) -> f32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
-) {
-  let row = group.y * groups.x + group.x;
-  if (row >= p.rows) { return; } // the whole workgroup
-  for (var b = lane; b < p.blocks; b += LANES) {
-    let at = (row * p.blocks + b) * SCALES;
-    let low = vec2f(scales[at], scales[at + 1]);
-    let high = vec2f(scales[at + 2], scales[at + 3]);
-    levels[2 * b] = vec4f(low.x - low.y, low.x + low.y, high.x - high.y, high.x + high.y);
-    if (HAS_SALIENT) {
-      let minus = scales[at + 4] - scales[at + 5];
-      let plus = scales[at + 4] + scales[at + 5];
-      let second = scales[at + 6];
-      levels[2 * b + 1] = vec4f(minus - second, plus - second, minus + second, plus + second);
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let row = p.first + group.x;
+  if (STAGED) {
+    for (var table = lane; table < 2 * p.blocks; table += LANES) {
+      if (HAS_SALIENT || table % 2 == 0) { levels[table] = computed_levels(row, table); }
     }
   }
   for (var word = lane; word < p.words; word += LANES) {
@@ -125,7 +120,7 @@ fn main(
       let at = row * p.words + col / 32;
       let code = ((bits[at] >> (col % 32)) & 1u) |
         (((bits[p.rows * p.words + at] >> (col % 32)) & 1u) << 1u);
-      ${state} = code * 5u | select(0u, SALIENT, HAS_SALIENT && salient[col] == 1);
+      ${state} = (code * 5u) | select(0u, SALIENT, HAS_SALIENT && salient[col] == 1);
     }`)
   }
 
@@ -133,7 +128,7 @@ fn main(
   var best = 0.0;
   var last = Move(0.0, 0.0, 0u, 0u);
   var improved = false;
-  for (var turn = 1u; turn <= MOVES + 1; turn++) {
+  for (var turn = 1u; turn <= p.moves + 1; turn++) {
     let until = turn - 1 + TENURE + hash(last.col * 0x9e3779b9u + turn + p.seed) % (TENURE / 2 + 1);
     let locked = last.code | (until << 5u);
     let enough = best - 1e-6 * abs(best); // for a new best
@@ -148,20 +143,19 @@ fn main(
         if (improved) { ${state} = (${state} & ~BEST) | ((${state} & CODE) << 2u); }
       }
       let own = ${state};
-      let four = four_values(col, own);
+      let four = four_values(row, col, own);
       let d = four - value_of(four, own);
       let gains = select(d * (${diagonal} * d - 2.0 * ${r}), vec4f(1e30), d == vec4f(0.0));
       var better = Move(gains.x, d.x, col, 0u);
       if (gains.y < better.gain) { better = Move(gains.y, d.y, col, 1u); }
       if (gains.z < better.gain) { better = Move(gains.z, d.z, col, 2u); }
       if (gains.w < better.gain) { better = Move(gains.w, d.w, col, 3u); }
-      let free = (own >> 5u) <= turn || change + better.gain < enough;
+      let free = (own >> 5u) <= turn || own < LOCKED && change + better.gain < enough;
       if (free && better.gain < least.gain) { least = better; }`)
   }
-    if (turn > MOVES) { break; } // the last turn only completes the last move
+    if (turn > p.moves) { break; } // the last turn only completes the last move
     last = choose(least, turn, lane);
-    if (last.step == 0.0) { improved = false; continue; } // all columns are locked
-    change += last.gain;
+    if (last.step != 0.0) { change += last.gain; } // otherwise all columns are locked
     improved = change < best - 1e-6 * abs(best);
     if (improved) { best = change; }
   }
@@ -170,7 +164,7 @@ fn main(
     forEach(({ state }) => `
     if (col < p.cols) {
       let code = (${state} >> 2u) & 3u;
-      quantized[row * p.cols + col] = value_of(four_values(col, ${state}), code);
+      quantized[row * p.cols + col] = value_of(four_values(row, col, ${state}), code);
       if ((code & 1u) == 1u) { atomicOr(&plane0[col / 32], 1u << (col % 32)); }
       if ((code & 2u) == 2u) { atomicOr(&plane1[col / 32], 1u << (col % 32)); }
     }`)
@@ -180,6 +174,63 @@ fn main(
     bits[row * p.words + word] = atomicLoad(&plane0[word]);
     bits[(p.rows + row) * p.words + word] = atomicLoad(&plane1[word]);
   }
+}
+`;
+}
+
+/**
+ * The WGSL of `choose`: the best of the threads' moves, for all of them. The workgroup is exactly one
+ * subgroup, or it has at most 1024 threads; then gains are compared in 22 bits, with the thread in the
+ * other ten.
+ */
+function chooseSource(choice: Choice): string {
+  const start = `
+override LANES: u32 = 256;
+
+struct Move { gain: f32, step: f32, col: u32, code: u32 }
+`;
+  if (choice === "one subgroup") {
+    return `${start}
+fn prepare(lane: u32) {}
+
+fn choose(own: Move, turn: u32, lane: u32) -> Move {
+  let gain = subgroupMin(own.gain);
+  let col = subgroupMin(select(0xffffffffu, own.col, own.gain == gain));
+  let wins = own.gain == gain && own.col == col && own.step != 0.0;
+  return Move(
+    gain,
+    subgroupAdd(select(0.0, own.step, wins)),
+    col,
+    subgroupAdd(select(0u, own.code, wins)),
+  );
+}
+`;
+  }
+  return `${start}
+// The least key of the even and of the odd turns.
+var<workgroup> keys: array<atomic<u32>, 2>;
+var<workgroup> chosen: Move;
+
+fn prepare(lane: u32) {
+  if (lane < 2) { atomicStore(&keys[lane], 0xffffffffu); }
+}
+
+fn choose(own: Move, turn: u32, lane: u32) -> Move {
+  let word = bitcast<u32>(own.gain);
+  let ascending = select(word | 0x80000000u, ~word, (word >> 31u) == 1u);
+  let key = (ascending & 0xfffffc00u) | lane;
+  ${
+    choice === "subgroups"
+      ? "if (subgroupMin(key) == key) "
+      : ""
+  }{ atomicMin(&keys[turn & 1], key); }
+  workgroupBarrier();
+  if ((atomicLoad(&keys[turn & 1]) & 0x3ffu) == lane) {
+    chosen = own;
+    atomicStore(&keys[(turn + 1) & 1], 0xffffffffu);
+  }
+  workgroupBarrier();
+  return chosen;
 }
 `;
 }

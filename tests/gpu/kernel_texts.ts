@@ -8,6 +8,7 @@ import {
 } from "../../codecs/billm/matmul_source.ts";
 import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
+import { rowSearchSource } from "../../codecs/billm/search_row_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
@@ -48,7 +49,7 @@ for (const path of KERNEL_FILES.filter((path) => path.endsWith(".wgsl"))) {
 
 /** Files that kernels begin with. */
 export const isPart = (name: string) =>
-  name.startsWith("reduce") || ["activate.wgsl", "round_f16.wgsl"].includes(name);
+  /^(reduce|choose)/.test(name) || ["activate.wgsl", "round_f16.wgsl"].includes(name);
 
 export const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
 const STORAGES: Storages[] = [
@@ -79,6 +80,7 @@ function withSums(name: string, source: string): [name: string, source: string][
 export function completed(name: string): [name: string, source: string][] {
   let source = TEXTS.get(name)!;
   if (isPart(name)) return [[name, source]];
+  if (name === "search_row.wgsl") return []; // among the generated ones
   if (/\bactivate\(/.test(source)) source = TEXTS.get("activate.wgsl")! + source;
   if (/\brounded\(/.test(source)) source = TEXTS.get("round_f16.wgsl")! + source;
   if (/_over_lanes/.test(source)) return withSums(name, source);
@@ -210,6 +212,10 @@ export const GENERATED: [name: string, source: string][] = [
       factorBlockKernel(real, each),
     ])
   ),
+  ...(["one subgroup", "subgroups", "workgroup"] as const).map((choice): [string, string] => [
+    `rowSearchSource, choice in ${choice}`,
+    rowSearchSource(4, choice !== "one subgroup", choice),
+  ]),
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
   ...([8, 4] as const).flatMap((bits) =>

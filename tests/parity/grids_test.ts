@@ -4,13 +4,10 @@
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
 import type { GridDraft } from "../../codecs/grid/draft.ts";
 import { grid as codec } from "../../codecs/grid/codec.ts";
 import type { GridBits, Zeros } from "../../codecs/grid/grid.ts";
 import { dequantizeGridHost, type GridHost } from "../../codecs/grid/store.ts";
-import type { Tensor } from "../../gpu/tensor.ts";
-import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
@@ -18,64 +15,20 @@ import type { GroupContext, GroupStage, LinearLayer, LinearStage } from "../../p
 import { gptq } from "../../stages/gptq.ts";
 import { hessian } from "../../stages/hessian.ts";
 import { rtn } from "../../stages/rtn.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFile } from "../../storage/deno_folder.ts";
+import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
+import {
+  areLayersThere,
+  errorOf,
+  expectedOf,
+  FIXTURES,
+  LAYERS,
+  loadLayer,
+  open,
+  suffix,
+} from "./single_layers.ts";
 
-const FOLDER = "../shared/fixtures/codecs";
-const TINY = "../shared/fixtures/billm-reference/tiny-llama.linears.safetensors";
-const isThere = existsSync(FOLDER) && existsSync(TINY);
-const suffix = isThere ? "" : " (needs ../shared)";
 const GROUP = 64;
-const LAYERS = ["tiny-k", "smollm2-v", "smollm2-down"];
-
-interface Expected {
-  proxy: number;
-  decoded_sha256?: string;
-}
-
-/** What is expected of a layer by the name of a codec, such as "grid2-gptq-static-any". */
-function expectedOf(layer: string): Record<string, Expected> {
-  return JSON.parse(readFileSync(`${FOLDER}/expected.json`, "utf8")).layers[layer].codecs;
-}
-
-/** Opens a file of the fixtures. */
-function open(path: string): Checkpoint {
-  return Checkpoint.openFile(denoFile(path));
-}
-
-/** The symmetric matrix with this upper triangle, row after row, f32 `[n, n]`. */
-function symmetric(upper: Float32Array): Float32Array {
-  const n = Math.floor((Math.sqrt(8 * upper.length + 1) - 1) / 2);
-  const matrix = new Float32Array(n * n);
-  let at = 0;
-  for (let i = 0; i < n; i++) {
-    for (let j = i; j < n; j++) matrix[i * n + j] = matrix[j * n + i] = upper[at++];
-  }
-  return matrix;
-}
-
-function loadLayer(layer: string): { weight: Float32Array; hessian: Float32Array } {
-  if (layer === "tiny-k") {
-    using file = open(TINY);
-    const name = "layers.1.self_attn.k_proj";
-    return {
-      weight: file.readFloat32(`${name}.weight`),
-      hessian: file.readFloat32(`${name}.hessian`),
-    };
-  }
-  using file = open(`${FOLDER}/layers.safetensors`);
-  const weight = file.readFloat32(`${layer}.weight`);
-  if (layer === "smollm2-v") {
-    return { weight, hessian: symmetric(file.readFloat32(`${layer}.hessian_upper`)) };
-  }
-  const halves = [0, 1].map((half) => {
-    using part = open(`${FOLDER}/hessian-down.${half}.safetensors`);
-    return [...part.readFloat32("hessian_upper")];
-  });
-  return { weight, hessian: symmetric(Float32Array.from(halves.flat())) };
-}
-
 /** The codes of the fixture as a linear layer. */
 function hostOf(file: Checkpoint, name: string, bits: GridBits, zeros: Zeros): GridHost {
   const scales = file.readFloat32(`${name}.s`);
@@ -102,12 +55,12 @@ function digest(weights: Float32Array): string {
 
 Deno.test({
   name: `codes with all kinds of zeros decode to the expected weights${suffix}`,
-  ignore: !isThere,
+  ignore: !areLayersThere,
   async fn() {
     await using gpu = await openGpu();
     for (const layer of LAYERS) {
       const expected = expectedOf(layer);
-      using file = open(`${FOLDER}/codes-${layer}.safetensors`);
+      using file = open(`${FIXTURES}/codes-${layer}.safetensors`);
       const names = Object.keys(expected).filter((name) =>
         file.has(`${name}.s`) && /^grid/.test(name)
       );
@@ -146,7 +99,7 @@ const TOLERANCE_OF_FREE = 0.025;
 for (const layer of LAYERS) {
   Deno.test({
     name: `searched grids on ${layer} leave the expected output error${suffix}`,
-    ignore: !isThere,
+    ignore: !areLayersThere,
     async fn() {
       await using gpu = await openGpu();
       const expected = expectedOf(layer);
@@ -198,10 +151,4 @@ for (const layer of LAYERS) {
       }
     },
   });
-}
-
-/** tr(E H Eᵀ) / tr(W H Wᵀ) with E = W - Q. */
-async function errorOf({ original, quantized }: LinearLayer, h: Tensor): Promise<number> {
-  using parts = await outputErrorParts(original.gpu, original, quantized, h);
-  return await relativeError(parts);
 }

@@ -37,6 +37,23 @@ for (const family of ["llama", "opt"] as const) {
   }
 }
 
+Deno.test("a search over rows stays within the memory that is planned for it", async () => {
+  using place = new Workplace({ layers: 1, intermediate: 512 });
+  using model = ModelFiles.open(denoFolder(place.model));
+  const work = { batchTokens: 32, order: "module" } as const;
+  const working = workingBytes(model, { ...work, search: true });
+  assert.ok(working > workingBytes(model, work));
+  const calibrate = place.calibrateWith({ "batch-tokens": 32 });
+  const stages = [
+    ...place.method.with(1, calibrate).slice(0, 7),
+    { "row-search": { rounds: 1, moves: 0.1 } },
+    "pack",
+  ];
+  const { record } = await place.run({ stages, gpu: { memory: `${working / 1e6}MB` } });
+  const { peakGpuBytes } = record.layers![0];
+  assert.ok(peakGpuBytes <= working, `${peakGpuBytes} of ${working} bytes`);
+});
+
 Deno.test("activations in f16 change the result a little", async () => {
   using place = new Workplace({ layers: 2 });
   const run = async (activations: string) => {

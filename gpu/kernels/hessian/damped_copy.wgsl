@@ -1,4 +1,6 @@
 // A = H + damping · mean · I, with H_jj = 1 for a dead column.
+//
+// Reference: tests/gpu/kernels/hessian/hessian_test.ts.
 
 struct Params { n: u32, damping: f32 }
 @group(0) @binding(0) var<uniform> p: Params;

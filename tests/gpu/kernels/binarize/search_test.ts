@@ -6,6 +6,7 @@ import salientSearchSource from "../../../../gpu/kernels/binarize/salient_search
 import {
   bestCandidate,
   columnOrder,
+  markColumns,
   saliency,
   type SaliencyMetric,
   searchGrid,
@@ -239,6 +240,21 @@ for (const [rows, cols, candidates] of [[1, 4, 3], [4, 33, 32], [9, 63, 33], [6,
     }
   });
 }
+
+Deno.test("markColumns() marks the first columns of an order", async () => {
+  for (const [cols, counts] of [[256, [1, 8, 64, 128]], [45, [1, 44]], [1, [0]]] as const) {
+    const random = seededRandom(cols);
+    const order = Array.from({ length: cols }, (_, c) => c).sort(() => random() - 0.5);
+    for (const device of [gpu, hardware]) {
+      using tensor = device.upload(Uint32Array.from(order), [cols]);
+      for (const count of counts) {
+        using marks = await markColumns(device, tensor, count);
+        const expected = Uint32Array.from(order, (_, c) => Number(order.indexOf(c) < count));
+        assert.deepEqual(await device.read(marks, "u32"), expected, `${count} of ${cols}`);
+      }
+    }
+  }
+});
 
 Deno.test("selectSalientColumns() marks nothing in a block of one column", async () => {
   using values = gpu.upload(Float32Array.of(1, 2, 3), [3, 1]);

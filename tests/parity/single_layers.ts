@@ -1,0 +1,67 @@
+/** Single linear layers with their Hessians and what is expected of codecs on them, beside the project. */
+import { existsSync, readFileSync } from "node:fs";
+import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import type { LinearLayer } from "../../pipeline/stage.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
+
+export const FIXTURES = "../shared/fixtures/codecs";
+const TINY = "../shared/fixtures/billm-reference/tiny-llama.linears.safetensors";
+export const areLayersThere = existsSync(FIXTURES) && existsSync(TINY);
+export const suffix = areLayersThere ? "" : " (needs ../shared)";
+
+export const LAYERS = ["tiny-k", "smollm2-v", "smollm2-down"];
+
+interface Expected {
+  proxy: number;
+  decoded_sha256?: string;
+}
+
+/** What is expected of a layer by the name of a codec, such as "grid2-gptq-static-any". */
+export function expectedOf(layer: string): Record<string, Expected> {
+  return JSON.parse(readFileSync(`${FIXTURES}/expected.json`, "utf8")).layers[layer].codecs;
+}
+
+/** Opens a file of the fixtures. */
+export function open(path: string): Checkpoint {
+  return Checkpoint.openFile(denoFile(path));
+}
+
+/** The symmetric matrix with this upper triangle, row after row, f32 `[n, n]`. */
+function symmetric(upper: Float32Array): Float32Array {
+  const n = Math.floor((Math.sqrt(8 * upper.length + 1) - 1) / 2);
+  const matrix = new Float32Array(n * n);
+  let at = 0;
+  for (let i = 0; i < n; i++) {
+    for (let j = i; j < n; j++) matrix[i * n + j] = matrix[j * n + i] = upper[at++];
+  }
+  return matrix;
+}
+
+export function loadLayer(layer: string): { weight: Float32Array; hessian: Float32Array } {
+  if (layer === "tiny-k") {
+    using file = open(TINY);
+    const name = "layers.1.self_attn.k_proj";
+    return {
+      weight: file.readFloat32(`${name}.weight`),
+      hessian: file.readFloat32(`${name}.hessian`),
+    };
+  }
+  using file = open(`${FIXTURES}/layers.safetensors`);
+  const weight = file.readFloat32(`${layer}.weight`);
+  if (layer === "smollm2-v") {
+    return { weight, hessian: symmetric(file.readFloat32(`${layer}.hessian_upper`)) };
+  }
+  const halves = [0, 1].map((half) => {
+    using part = open(`${FIXTURES}/hessian-down.${half}.safetensors`);
+    return [...part.readFloat32("hessian_upper")];
+  });
+  return { weight, hessian: symmetric(Float32Array.from(halves.flat())) };
+}
+
+/** tr(E H Eᵀ) / tr(W H Wᵀ) with E = W - Q. */
+export async function errorOf({ original, quantized }: LinearLayer, h: Tensor): Promise<number> {
+  using parts = await outputErrorParts(original.gpu, original, quantized, h);
+  return await relativeError(parts);
+}

@@ -1,0 +1,215 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { UserError } from "../../base/errors.ts";
+import { BillmDraft } from "../../codecs/billm/draft.ts";
+import { dequantizeBillm } from "../../codecs/billm/host.ts";
+import { dequantizedLinear, linearMatrix, loadLinear, storeLinear } from "../../codecs/mod.ts";
+import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
+import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
+import { type Planned, StageClock } from "../../pipeline/run/run.ts";
+import type {
+  GroupContext,
+  GroupStage,
+  LinearContext,
+  LinearLayer,
+  LinearStage,
+  Stage,
+} from "../../pipeline/stage.ts";
+import { compensate } from "../../stages/compensate.ts";
+import { hessian } from "../../stages/hessian.ts";
+import { residualBinarize } from "../../stages/residual_binarize.ts";
+import { rowSearch } from "../../stages/row_search.ts";
+import { salientSelect } from "../../stages/salient_select.ts";
+import { splitSearch } from "../../stages/split_search.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFolder } from "../../storage/deno_folder.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { openGpu } from "../gpu/open_gpu.ts";
+import { contents, type StageItem, Workplace } from "../micro_model.ts";
+import { matmul, transposed } from "../reference/linear_algebra.ts";
+import { normals } from "../reference/random.ts";
+import { lossOf } from "../reference/row_search.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
+
+const gpu = await openGpu();
+const SOFTWARE = { gpu: { adapter: "software" } };
+
+function planned(stage: Stage, options: Record<string, unknown> = {}): Planned<Stage> {
+  return { stage, options: stage.options.parse(options) } as Planned<Stage>;
+}
+
+const [ROWS, COLS] = [21, 100];
+
+/** Quantizes random weights, of which one column has no input, with or without a search. */
+async function quantize(search: Planned<Stage>[], salient = true) {
+  const tokens = 3 * COLS;
+  const x = normals(tokens * COLS, 1).map((value, i) => i % COLS === 50 ? 0 : value);
+  const xx = Float32Array.from(matmul(transposed(x, tokens, COLS), x, COLS, COLS, tokens));
+  const weight = normals(ROWS * COLS, 2);
+  const linear: LinearLayer = {
+    ...{ name: "linear", module: "linear", rows: ROWS, cols: COLS },
+    original: gpu.upload(weight, [ROWS, COLS]),
+    weight: gpu.upload(weight, [ROWS, COLS]),
+    quantized: gpu.empty([ROWS, COLS]),
+  };
+  using store = new ArtifactStore();
+  store.set("hessian", gpu.upload(xx, [COLS, COLS]));
+  const context = {
+    gpu,
+    blockSize: 32,
+    linears: [linear],
+    isNeeded: (name: string) => ["factor", "column-costs"].includes(name),
+    async pause() {},
+    ...access(store),
+  } as unknown as GroupContext;
+  await (hessian as GroupStage).run(context, { damping: 0.01 });
+  const blocks = [
+    ...(salient ? [planned(salientSelect, { columns: 4 }), planned(residualBinarize)] : []),
+    planned(splitSearch, { candidates: 9 }),
+    planned(compensate, { "block-size": 32 }),
+  ];
+  await quantizeLinear(context, store, linear, [...blocks, ...search], new StageClock(gpu));
+  const quantized = await gpu.read(linear.quantized);
+  const target = await gpu.read(linear.original);
+  assert.equal(target[50], 0);
+  return { linear, quantized, loss: lossOf(target, quantized, xx, COLS) };
+}
+
+function free({ original, weight, quantized, draft }: LinearLayer): void {
+  gpu.free(original, weight, quantized);
+  draft![Symbol.dispose]();
+}
+
+for (const salient of [true, false]) {
+  Deno.test(`row-search lowers the output error ${salient ? "with" : "without"} salient columns`, async () => {
+    const losses = [];
+    let before = 0;
+    for (const options of [undefined, { rounds: 1, sweeps: 1, moves: 0 }, { moves: 0 }, {}, {}]) {
+      before = gpu.memory.current; // constants stay on the device from the first turn on
+      const search = options ? [planned(rowSearch, options)] : [];
+      const { linear, loss } = await quantize(search, salient);
+      losses.push(loss);
+      free(linear);
+    }
+    assert.equal(gpu.memory.current, before, "everything is freed");
+    const [none, one, sweeps, all, again] = losses;
+    assert(one < 0.95 * none && sweeps < one && all < 0.99 * sweeps, `${losses}`);
+    assert.equal(again, all);
+  });
+}
+
+Deno.test("what row-search finds is what is stored, with scales in f16, 8 and 4 bits", async () => {
+  for (const scales of ["f16", "i8", "i4"] as const) {
+    for (const flags of ["plain", "entropy"] as const) {
+      const { linear, quantized } = await quantize([planned(rowSearch)]);
+      const draft = linear.draft as BillmDraft;
+      const host = await draft.download({ scales, flags }, linear.quantized);
+      const values = await gpu.read(linear.quantized);
+      if (scales === "f16") assert.deepEqual(values, quantized);
+      else assert.notDeepEqual(values, quantized);
+      assert.deepEqual(dequantizeBillm(host), values);
+      using folder = new TemporaryFolder();
+      const name = "model.layers.0.mlp.up_proj";
+      const { tensors } = storeLinear(name, { codec: draft.codec, host }, { scales, flags });
+      writeSafetensors(join(folder.path, "model.safetensors"), tensors);
+      using checkpoint = Checkpoint.open(denoFolder(folder.path));
+      const quantization = {
+        ...{ quant_method: "billm" as const, format_version: 4, block_size: 32 },
+        columns: { [name]: COLS },
+      };
+      const loaded = loadLinear(checkpoint, quantization, name)!;
+      assert.deepEqual(dequantizedLinear(loaded), values, `${scales}, ${flags}`);
+      using matrix = await linearMatrix(gpu, loaded);
+      assert.deepEqual(await gpu.read(matrix), values);
+      free(linear);
+    }
+  }
+});
+
+Deno.test("row-search says which bits it can search", async () => {
+  const run = (draft: LinearLayer["draft"]) => {
+    const linear = { name: "layers.0.q_proj", draft } as LinearLayer;
+    const options = rowSearch.options.parse({});
+    return (rowSearch as LinearStage).run({ gpu, linear } as LinearContext, options);
+  };
+  const layout = { rows: 2, cols: 40, blockSize: 32 };
+  for (
+    const [zones, planes, found] of [
+      [1, 2, /have 1 zone and 2 salient planes\. Set planes of residual-binarize to 2/],
+      [2, 1, /"layers\.0\.q_proj" have 2 zones and 1 salient plane\./],
+      [2, 3, /have 2 zones and 3 salient planes\./],
+    ] as const
+  ) {
+    using draft = new BillmDraft(gpu, { ...layout, zones, planes });
+    await assert.rejects(
+      run(draft),
+      (error) => error instanceof UserError && found.test(error.message),
+    );
+  }
+  const grid = { codec: { name: "grid" } } as unknown as LinearLayer["draft"];
+  await assert.rejects(run(grid), { message: /"layers\.0\.q_proj" is quantized as "grid"/ });
+  await assert.rejects(run(undefined), { message: /"layers\.0\.q_proj" is not quantized/ });
+});
+
+Deno.test("row-search comes after split-search and compensate", async () => {
+  using place = new Workplace({ layers: 1 });
+  const { calibrate, method } = place;
+  const fails = (stages: StageItem[], message: RegExp) =>
+    assert.rejects(place.run({ stages }), (error: Error) => {
+      assert.match(error.message, message);
+      return true;
+    });
+  await fails(
+    ["download", calibrate, "hessian", "gptq", "row-search", "pack"],
+    /"row-search" needs "zones", which stage "split-search" gives; put split-search before it/,
+  );
+  await fails(
+    method.toSpliced(6, 1, "row-search"),
+    /"row-search" needs "block-error", which stage "\S+" gives/,
+  );
+  await fails(
+    ["download", calibrate, "split-search", "row-search", "pack"],
+    /"row-search" needs "hessian", which stage "hessian" gives/,
+  );
+});
+
+Deno.test("a search after rotation and correction is resumed with the same bytes", async () => {
+  using place = new Workplace({ layers: 2, intermediate: 96 });
+  const stages: StageItem[] = [
+    "download",
+    place.calibrate,
+    "rotate",
+    "hessian",
+    "propagate-error",
+    { "salient-select": { columns: 4 } },
+    ...place.method.slice(4, 7),
+    { "row-search": { rounds: 1, moves: 0.5 } },
+    "pack",
+    place.evaluate,
+  ];
+  const { record } = await place.run({ ...SOFTWARE, stages });
+  assert("row-search" in record.secondsByStage!);
+  const wanted = contents(join(place.path("out"), "model"));
+  const controller = new AbortController();
+  const again = { ...SOFTWARE, stages, output: place.path("again") };
+  const emit = ({ type }: { type: string }) => {
+    if (type === "layer") controller.abort();
+  };
+  await assert.rejects(place.run(again, { emit, signal: controller.signal }), {
+    name: "AbortError",
+  });
+  await place.run(again);
+  assert.deepEqual(contents(join(place.path("again"), "model")), wanted);
+
+  // Without the search, the same chain leaves a larger error.
+  const plain = stages.filter((stage) => typeof stage === "string" || !("row-search" in stage));
+  const { record: without } = await place.run({
+    ...SOFTWARE,
+    stages: plain,
+    output: place.path("plain"),
+  });
+  const errorOf = ({ layers }: typeof record) => layers![0].linears[0].relativeOutputError!;
+  assert(errorOf(record) < 0.95 * errorOf(without));
+  const columns = record.layers![0].linears[0].salientColumns!;
+  assert(columns.every((count) => count === 4), `${columns}`);
+});
