@@ -30,7 +30,7 @@ export const gptq = defineStage({
     "bits": bitsOption,
     "group-size": groupSizeOption(128),
     ...levelOptions,
-    "order": z.enum(["none", "falling", "static"]).default("falling").describe(
+    "order": z.enum(["none", "falling", "static"]).default("static").describe(
       "Order of the columns: none: as they are; falling: by falling diagonal of the Hessian, with " +
         "scale groups in this order, which is stored; static: in the same order, with scale groups of " +
         "adjacent columns, whose grids are found beforehand",

@@ -2,8 +2,15 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { accumulateCrossTerm, correction } from "../gpu/kernels/hessian/cross_term.ts";
 import { changeParts, relativeError } from "../gpu/kernels/reduce/output_error.ts";
-import { defineStage } from "../pipeline/stage.ts";
+import { defineStage, type GroupContext } from "../pipeline/stage.ts";
 import { factorSafely } from "./factor.ts";
+
+/** The calibration batches of a group, and those that its cross term is computed from. */
+const counts = new WeakMap<GroupContext, { seen: number; used: number }>();
+
+function countsOf(context: GroupContext): { seen: number; used: number } {
+  return counts.get(context) ?? { seen: 0, used: 0 };
+}
 
 /**
  * The stage that changes the weights before they are quantized, so that they make up for the error of
@@ -29,14 +36,21 @@ export const propagateError = defineStage({
     "damping": z.number().min(0).max(10).default(0.1).describe(
       "Added to the diagonal of the Hessian, as a fraction of its mean",
     ),
+    "share": z.number().gt(0).max(1).default(1).describe(
+      "The part of the calibration batches that C is computed from; less is faster",
+    ),
   }),
   needs: ["calibration", "hessian"],
   gives: ["cross-term"],
   original: true,
 
-  async observe(context, _options, input, original) {
+  async observe(context, { share }, input, original) {
     if (original === undefined || original === input) return;
     const { gpu } = context;
+    const { seen, used } = countsOf(context);
+    counts.set(context, { seen: seen + 1, used });
+    if (Math.ceil((seen + 1) * share - 1e-9) === Math.ceil(seen * share - 1e-9)) return;
+    counts.set(context, { seen: seen + 1, used: used + 1 });
     const [, n] = input.shape;
     let cross = context.find("cross-term");
     if (!cross) context.set("cross-term", cross = gpu.zeros([n, n]));
@@ -46,6 +60,7 @@ export const propagateError = defineStage({
 
   async run(context, { strength, damping }) {
     const { gpu, linears } = context;
+    const { seen, used } = countsOf(context);
     const cross = context.find("cross-term");
     if (!cross) return; // nothing is quantized before the group
     const done = linears.find(({ draft }) => draft);
@@ -58,7 +73,7 @@ export const propagateError = defineStage({
     const { factor, cost } = await factorSafely(context, context.get("hessian"), damping);
     gpu.free(cost);
     const rows = linears.reduce((sum, { rows }) => sum + rows, 0);
-    using corrected = await correction(gpu, cross, factor, rows, strength);
+    using corrected = await correction(gpu, cross, factor, rows, strength * seen / used);
     for (const linear of linears) {
       using weight = await corrected.apply(linear.original);
       using parts = await changeParts(gpu, weight, linear.original);
