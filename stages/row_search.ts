@@ -17,13 +17,13 @@ export const rowSearch = defineStage({
   scope: "linear",
   summary: "Refit means and scales and search better bits over whole rows",
   options: z.strictObject({
-    "rounds": z.int().min(1).max(20).default(3).describe(
+    "rounds": z.int().min(1).max(20).default(1).describe(
       "Rounds of refits and coordinate descent, each followed by tabu search",
     ),
-    "sweeps": z.int().min(1).max(20).default(2).describe(
+    "sweeps": z.int().min(1).max(20).default(1).describe(
       "Refits and coordinate descent of each block per round",
     ),
-    "moves": z.number().min(0).max(8).default(1).describe(
+    "moves": z.number().min(0).max(8).default(0.25).describe(
       "Moves of the tabu search per column and round; 0 for none",
     ),
     "damping": z.number().min(0).max(10).default(0.01).describe(

@@ -7,9 +7,11 @@ import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import { difference } from "../../gpu/kernels/reduce/difference.ts";
 import { largeLanes, reducesInSubgroup } from "../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
+import chooseInSubgroup from "./choose_in_subgroup.wgsl" with { type: "text" };
+import chooseInWorkgroup from "./choose_in_workgroup.wgsl" with { type: "text" };
 import { type BillmBits, scalesPerBlock } from "./quantize_block.ts";
 import blockSource from "./search_block.wgsl" with { type: "text" };
-import { type Choice, rowSearchSource } from "./search_row_source.ts";
+import rowSource from "./search_row.wgsl" with { type: "text" };
 
 /** The effort of {@link searchBits}. */
 export interface SearchEffort {
@@ -142,6 +144,12 @@ const SOFTWARE_ITERATIONS = 65535 - 8192;
 /** Weights times moves per dispatch: about a third of a second on a large GPU, since drivers stop long ones. */
 const WORK = 2 ** 38;
 
+/** The WGSL of the tabu search. */
+export function rowSearchSource(perThread: number, isOneSubgroup: boolean): string {
+  const choose = isOneSubgroup ? chooseInSubgroup : chooseInWorkgroup;
+  return `const PER = ${perThread}u;\n${choose}${rowSource}`;
+}
+
 /** The threads of the tabu search for a row, the columns of each, and the most moves of one call. */
 export function rowSearchShape(gpu: Gpu, cols: number): {
   lanes: number;
@@ -178,17 +186,11 @@ export async function searchRows(
   // Besides the levels, workgroup memory holds the bits of a row and the choice of a move.
   const memory = gpu.device.limits.maxComputeWorkgroupStorageSize - 8 * words - 64;
   const isStaged = 32 * blocks <= memory;
-  const choice: Choice = reducesInSubgroup(gpu)
-    ? "one subgroup"
-    : gpu.subgroupSize > 0
-    ? "subgroups"
-    : "workgroup";
   const kernel = await gpu.kernel({
     name: `search_row_${perThread}`,
-    source: () => rowSearchSource(perThread, !gpu.software, choice),
+    source: rowSearchSource(perThread, reducesInSubgroup(gpu)),
     constants: {
       LANES: lanes,
-      BLOCK: blockSize,
       STAGED: Number(isStaged),
       LEVELS: isStaged ? 2 * blocks : 1,
       WORDS: words,
@@ -199,7 +201,7 @@ export async function searchRows(
   const rowsPerCall = Math.min(MAX_GROUPS, Math.max(1, Math.floor(WORK / (cols * moves))));
   for (let first = 0; first < rows; first += rowsPerCall) {
     kernel.dispatch({
-      params: uniform([first, rows, cols, words, blocks, moves, seed]),
+      params: uniform([first, rows, cols, words, blockSize, blocks, moves, seed]),
       tensors: [hessian, residual, bits.salient, bits.scales, bits.bits, quantized],
       workgroups: Math.min(rowsPerCall, rows - first),
     });

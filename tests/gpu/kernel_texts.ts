@@ -8,7 +8,7 @@ import {
 } from "../../codecs/billm/matmul_source.ts";
 import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
-import { rowSearchSource } from "../../codecs/billm/search_row_source.ts";
+import { rowSearchSource } from "../../codecs/billm/search.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
@@ -212,9 +212,9 @@ export const GENERATED: [name: string, source: string][] = [
       factorBlockKernel(real, each),
     ])
   ),
-  ...(["one subgroup", "subgroups", "workgroup"] as const).map((choice): [string, string] => [
-    `rowSearchSource, choice in ${choice}`,
-    rowSearchSource(4, choice !== "one subgroup", choice),
+  ...[true, false].map((isOneSubgroup): [string, string] => [
+    `search_row.wgsl in a ${isOneSubgroup ? "subgroup" : "workgroup"}`,
+    rowSearchSource(4, isOneSubgroup),
   ]),
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
