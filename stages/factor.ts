@@ -4,6 +4,7 @@ import {
   type FactorPrecision,
   inverseFactor,
 } from "../gpu/kernels/hessian/inverse_factor.ts";
+import { dampedDiagonal } from "../gpu/kernels/hessian/hessian.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { GroupContext } from "../pipeline/stage.ts";
 
@@ -15,7 +16,7 @@ const MOST_DAMPING = 10;
  * f64 is tried if the adapter supports it, then both with ten times the damping, and so on.
  *
  * @returns The factor and the costs of {@link inverseFactor}.
- * @throws {UserError} If all attempts fail.
+ * @throws {UserError} If all attempts fail, or the inputs overflowed.
  */
 export async function factorSafely(
   { gpu, linears, emit }: GroupContext,
@@ -47,6 +48,13 @@ export async function factorSafely(
     }
     if (used === 0 || used >= MOST_DAMPING) break;
     used = Math.min(Number((10 * used).toPrecision(6)), MOST_DAMPING);
+  }
+  using diagonal = await dampedDiagonal(gpu, hessian, 0);
+  if (!(await gpu.read(diagonal)).every(Number.isFinite)) {
+    throw new UserError(
+      `The inputs of ${names} hold values that are NaN, or whose squares exceed what f32 holds; ` +
+        `the model is damaged or of another kind than its config.json says`,
+    );
   }
   throw new UserError(
     `The Hessian of ${names} cannot be factored: with damping ${used} it is not positive ` +

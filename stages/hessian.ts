@@ -33,8 +33,9 @@ async function fallingOrder(
 
 /**
  * The stage that accumulates the Hessian of the squared output error, H = (2 / sequences) Σ x xᵀ, and
- * factors the inverse of its damped form, with the columns in the orders that later stages need. Columns whose input is always zero are dead: their weights
- * become 0. If f32 is too inaccurate for the factorization, f64 or more damping is used, with a warning.
+ * factors the inverse of its damped form, with the columns in the orders that later stages need. Columns
+ * whose input is always zero are dead: their weights become 0. If f32 is too inaccurate for the
+ * factorization, f64 or more damping is used, with a warning.
  *
  * @see Optimal brain surgeon in GPTQ's form, https://arxiv.org/abs/2210.17323
  */

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { listed } from "../base/figures.ts";
 import { markLiveColumns, zeroUnmarkedColumns } from "../gpu/kernels/rotation/dead_columns.ts";
 import { transformInput, transformRows } from "../gpu/kernels/rotation/rotate.ts";
 import { LEAST_RUN, type Rotation, runFor } from "../gpu/kernels/rotation/rotation.ts";
@@ -32,17 +33,19 @@ export const rotate = defineStage({
 
   async check({ get, emit }, { block }) {
     const { architecture } = get("model-files");
-    const odd = new Map<string, number>();
+    const odd = new Map<number, Set<string>>();
     for (let layer = 0; layer < architecture.layers; layer++) {
       for (const { cols, linears } of new LayerPlan(architecture, layer).groups) {
         if (runFor(cols, block) !== undefined) continue;
-        for (const { module } of linears) odd.set(module, cols);
+        if (!odd.has(cols)) odd.set(cols, new Set());
+        for (const { module } of linears) odd.get(cols)!.add(module);
       }
     }
-    for (const [module, cols] of odd) {
+    for (const [cols, modules] of odd) {
       emit({
         type: "warning",
-        message: `${module} is not rotated: it has ${cols} columns, not a multiple of ${LEAST_RUN}`,
+        message: `Not rotated: ${listed([...modules], "and")}, as ${cols} columns are not a ` +
+          `multiple of ${LEAST_RUN}`,
       });
     }
   },

@@ -28,7 +28,8 @@ const HELP = `Usage: deno task dequantize MODEL OUT [options]
 
 Writes a packed model as a plain model in f16 that transformers can load: safetensors with the
 shards of the packed model, their index, config.json, the tokenizer. Tensors that f16 cannot hold
-are written in f32, and config.json then asks for f32. OUT appears when it is complete. MODEL is the packed model or the output folder of the run that packed it.
+are written in f32, and config.json then asks for f32. OUT appears when it is complete. MODEL is the
+packed model or the output folder of the run that packed it.
 
 Options
   --overwrite        Replace an existing model in OUT

@@ -190,6 +190,15 @@ Deno.test("the stage gives up where ten times the mean is not enough, or without
   const zero = new Float32Array(n * n).map((_, at) => Number(at % (n + 1) === 0));
   zero[1] = 1;
   await assert.rejects(runStage(gpu, zero, 0), /with damping 0 it is not positive definite/);
+  for (const value of [NaN, Infinity]) {
+    const overflowed = nearlySingular(n);
+    overflowed[3 * n + 3] = value;
+    await assert.rejects(runStage(gpu, overflowed, 0.1), {
+      name: "UserError",
+      message: `The inputs of ${LAYERS} hold values that are NaN, or whose squares exceed what ` +
+        "f32 holds; the model is damaged or of another kind than its config.json says",
+    });
+  }
 });
 
 Deno.test("the stage clears dead columns of the weights and of what they approximate", async () => {
