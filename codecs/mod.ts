@@ -1,3 +1,4 @@
+import { UserError } from "../base/errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { undoTransform } from "../gpu/kernels/rotation/rotate.ts";
 import { undoOnHost } from "../gpu/kernels/rotation/rotation.ts";
@@ -18,8 +19,8 @@ import type {
 import { EXPONENT, loadExponent, storeExponent } from "./exponent.ts";
 import { grid } from "./grid/codec.ts";
 import { columnsOf, type QuantizationConfig, rotationOf } from "./quantization_config.ts";
+import { checkStatedRotation } from "./stated_rotation.ts";
 import { TransformedGroup, TransformedWeight } from "./transformed_weight.ts";
-import { UserError } from "../base/errors.ts";
 
 /**
  * The codecs of packed linear layers. A linear layer without the main tensor of any of them is dense.
@@ -72,8 +73,8 @@ export function mainTensor(checkpoint: Checkpoint, name: string): StoredTensor |
  * Loads a packed linear layer.
  *
  * @returns Undefined for a dense one.
- * @throws {UserError} If config.json does not state its columns, or if a tensor is missing, has an
- *   unexpected dtype, or its shape does not match the others.
+ * @throws {UserError} If config.json does not state its columns or states another rotation than the
+ *   file, or if a tensor is missing, has an unexpected dtype, or its shape does not match the others.
  */
 export function loadLinear(
   checkpoint: Checkpoint,
@@ -85,6 +86,7 @@ export function loadLinear(
   const cols = requireColumns(checkpoint, quantization, name);
   const host = codec.load(checkpoint, name, { cols, blockSize: quantization.block_size });
   const rotation = rotationOf(quantization, name, cols);
+  checkStatedRotation(checkpoint.get(`${name}.${codec.main}`), name, rotation);
   const exponent = loadExponent(checkpoint, name);
   const transform = {
     ...(rotation && { rotation }),

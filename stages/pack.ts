@@ -8,6 +8,7 @@ import { packEmbedding } from "../codecs/embedding/embedding.ts";
 import type { Codec, PackedLinear } from "../codecs/codec.ts";
 import { partOf, storeLinear, versionFor } from "../codecs/mod.ts";
 import { rotationConfigOf } from "../codecs/quantization_config.ts";
+import { statedRotations } from "../codecs/stated_rotation.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
 import type { LinearRecord } from "../pipeline/run/events.ts";
@@ -95,11 +96,12 @@ export const pack = defineStage({
     );
     const file = shardName(index + 2, context.layer.count);
     const path = join(context.folder.model, file);
-    const { bytes, sha256 } = writeSafetensors(
-      path,
-      tensors,
-      packedMetadata(tensors, version, crc32),
-    );
+    const rotations = linears.map(({ name, transform }) => ({ name, ...transform }));
+    const metadata = {
+      ...packedMetadata(tensors, version, crc32),
+      ...statedRotations(rotations),
+    };
+    const { bytes, sha256 } = writeSafetensors(path, tensors, metadata);
     return { file, bytes, sha256 };
   },
 

@@ -48,6 +48,11 @@ export function packedMetadata(
   };
 }
 
+/** Whether a file with these `__metadata__` belongs to a packed model. */
+export function isPackedFile({ format }: Record<string, string>): boolean {
+  return format === "billm";
+}
+
 /** The order of checksums: by tensor name as UTF-16. */
 function byName(a: string, b: string): number {
   return a < b ? -1 : Number(a > b);
@@ -66,7 +71,7 @@ export function readChecksums(
   metadata: Record<string, string>,
   names: Iterable<string>,
 ): Map<string, number> | undefined {
-  if (metadata.format !== "billm") return undefined;
+  if (!isPackedFile(metadata)) return undefined;
   const { format_version: version } = metadata;
   if (!/^[1-9]\d*$/.test(version ?? "")) {
     const found = version === undefined ? "no version" : `the version "${version}"`;

@@ -3,7 +3,12 @@ import { isRecord } from "../base/record.ts";
 import { bytesText } from "../base/units.ts";
 import { crc32 } from "./crc32.ts";
 import { isSystemError, type OpenFile, type SourceFile } from "./folder.ts";
-import { checksumText, PackedMetadataError, readChecksums } from "./packed_metadata.ts";
+import {
+  checksumText,
+  isPackedFile,
+  PackedMetadataError,
+  readChecksums,
+} from "./packed_metadata.ts";
 
 /** Bits per element by dtype, in the order of the reference implementation, which also orders files. */
 export const DTYPE_BITS = {
@@ -53,6 +58,8 @@ export interface StoredTensor {
   bytes: number;
   /** The strides in elements of a tensor that is not row-major. */
   strides?: number[];
+  /** The metadata of its file, if that belongs to a packed model. */
+  metadata?: Readonly<Record<string, string>>;
   /** The CRC-32 of its bytes, if the file has one. */
   checksum?: number;
   /** The whole tensor that these rows belong to, if it has a checksum. */
@@ -111,6 +118,7 @@ export function readHeader(source: SourceFile): SafetensorsHeader {
     checkCover(tensors, dataStart);
     const checksums = readChecksums(metadata, members.keys());
     for (const tensor of checksums ? tensors : []) tensor.checksum = checksums!.get(tensor.name);
+    for (const tensor of isPackedFile(metadata) ? tensors : []) tensor.metadata = metadata;
   } catch (error) {
     if (!(error instanceof FormatError || error instanceof PackedMetadataError)) throw error;
     refuse(error.message);

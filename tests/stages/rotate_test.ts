@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadLinear } from "../../codecs/mod.ts";
 import { Decoder } from "../../models/decoder.ts";
@@ -47,6 +47,44 @@ Deno.test("a rotated model is stored by its seed; resumed, it has the same bytes
   });
   await place.run(again);
   assert.deepEqual(contents(join(place.path("again"), "model")), wanted);
+});
+
+Deno.test("a config.json that does not fit the rotations of the files is refused", async () => {
+  using place = new Workplace({ layers: 1 });
+  const stages: StageItem[] = ["download", "rotate", { rtn: { bits: 8 } }, "pack"];
+  const model = join(place.path("out"), "model");
+  const file = join(model, "config.json");
+  const refused = (name: string, found: string, wanted: string) => {
+    const path = join(model, "model-00002-of-00002.safetensors");
+    const message =
+      `"${path}": "model.layers.0.${name}" is ${found}, but ${wanted} by config.json; ` +
+      "the file does not fit its config.json";
+    using weights = PlainWeights.open(denoFolder(model));
+    assert.throws(() => weights.rowsOf(`model.layers.0.${name}.weight`), { message });
+  };
+  await place.run({ ...SOFTWARE, stages });
+  const rotated = "rotated with seed 0 in runs of 64";
+  const written = readFileSync(file, "utf8");
+  for (
+    const [change, name, found, wanted] of [
+      [{ seed: 1 }, "mlp.gate_proj", rotated, "rotated with seed 1 in runs of 64"],
+      [{ block: 32 }, "mlp.gate_proj", rotated, "rotated with seed 0 in runs of 32"],
+      [{ modules: ["mlp.gate_proj"] }, "self_attn.q_proj", rotated, "not rotated"],
+      [undefined, "mlp.up_proj", rotated, "not rotated"],
+    ] as const
+  ) {
+    const config = JSON.parse(written);
+    const { quantization_config: quantization } = config;
+    quantization.rotation = change && { ...quantization.rotation, ...change };
+    writeFileSync(file, JSON.stringify(config));
+    refused(name, found, wanted);
+  }
+  await place.run({ ...SOFTWARE, stages: stages.toSpliced(1, 1) }, { overwrite: true });
+  const config = JSON.parse(readFileSync(file, "utf8"));
+  const rotation = { generator: "hash32", seed: 0, block: 64, modules: ["mlp.gate_proj"] };
+  Object.assign(config.quantization_config, { format_version: 4, rotation });
+  writeFileSync(file, JSON.stringify(config));
+  refused("mlp.gate_proj", "not rotated", rotated);
 });
 
 Deno.test("rotate comes before what sees its input or changes its weights", async () => {
