@@ -88,7 +88,7 @@ const PIPELINES: Record<string, Pipeline> = {
   "rtn, searched": { model: ODD, fields: grids({ rtn: { bits: 3, "group-size": 32 } }, false) },
   "gptq, searched, columns by falling diagonal": {
     model: { layers: 2 },
-    fields: grids({ gptq: { bits: 2, "group-size": 64 } }, true),
+    fields: grids({ gptq: { bits: 2, "group-size": 64, order: "falling" } }, true),
   },
   "gptq, one of two zeros, static": {
     model: { layers: 1 },
