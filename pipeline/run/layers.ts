@@ -434,7 +434,7 @@ class LayerRun {
         await (waits ? this.clock.time(stage.name, run) : this.clock.queue(stage.name, run));
       }
     };
-    await scaleLinears(gpu, context.linears);
+    await scaleLinears(context);
     await runStages(this.stages.slice(0, this.#firstInLinear), false);
     for (const linear of context.linears) {
       this.progress(

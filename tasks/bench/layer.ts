@@ -21,9 +21,9 @@ Options
   --layers N            Decoder layers to quantize (2)
   --samples N           Calibration windows (128)
   --sequence-length N   Tokens per window (2048)
-  --mode MODE           default or reference
+  --recipe NAME         ${RECIPES.map(({ name }) => name).join(", ")} (default)
+  --set PATH=VALUE      An option, such as stages.row-search.rounds=3; may be repeated
   --activations DTYPE   f32 or f16
-  --correct             Correct weights by propagate-error, with a second stream of activations
   --memory SIZE         Limit of GPU memory, such as 12GB
   --json                Print the figures as JSON
   --help                Print this
@@ -32,6 +32,7 @@ Options
 /** Stages in the order of execution, with a description. */
 const PARTS: [stage: string, text: string][] = [
   ["calibrate", "forward"],
+  ["rotate", "rotated inputs and weights"],
   ["hessian", "Hessians"],
   ["propagate-error", "original stream, correction"],
   ["factor", "factors of the inverse Hessians"],
@@ -39,6 +40,9 @@ const PARTS: [stage: string, text: string][] = [
   ["residual-binarize", "bit planes of salient columns"],
   ["split-search", "zones of the other columns"],
   ["compensate", "bits, error to later columns"],
+  ["row-search", "refits, search over rows"],
+  ["gptq", "codes, error to later columns"],
+  ["rtn", "codes"],
   ["output-error", "output error"],
   ["pack", "readback, packing, writing"],
 ];
@@ -54,9 +58,9 @@ const command = {
     "layers": { type: "string" },
     "samples": { type: "string" },
     "sequence-length": { type: "string" },
-    "mode": { type: "string" },
+    "recipe": { type: "string" },
+    "set": { type: "string", multiple: true },
     "activations": { type: "string" },
-    "correct": { type: "boolean" },
     "memory": { type: "string" },
     "json": { type: "boolean" },
   },
@@ -64,8 +68,7 @@ const command = {
 } as const;
 
 await runCommand(command, async ({ values, signal }) => {
-  const { like = "llama-7b", mode = "default", activations = "f32", memory, correct = false } =
-    values;
+  const { like = "llama-7b", recipe = "default", activations = "f32", memory, set = [] } = values;
   if (!Object.hasOwn(SHAPES, like)) {
     throw usageError(`--like must be one of ${Object.keys(SHAPES).join(", ")}, found "${like}"`);
   }
@@ -81,22 +84,13 @@ await runCommand(command, async ({ values, signal }) => {
     const dataset = join(folder, "token_ids.safetensors");
     writeSyntheticModel(model, { ...shapes, num_hidden_layers: layers }, 0);
     writeSyntheticTokens(dataset, { samples, length, vocabulary, seed: 0 });
-    const stages = [
-      "download",
-      { calibrate: { dataset, samples, "sequence-length": length, activations } },
-      "hessian",
-      ...correct ? ["propagate-error"] : [],
-      "salient-select",
-      "residual-binarize",
-      "split-search",
-      "compensate",
-      "pack",
-    ];
+    const calibrate = { dataset, samples, "sequence-length": length, activations };
     const file = join(folder, "pipeline.yaml");
     const output = join(folder, "out");
     const gpu = memory ? { memory } : {};
-    writeFileSync(file, JSON.stringify({ name: "layer", model, output, mode, gpu, stages }));
-    const config = await loadPipeline(file, { stages: STAGES, recipes: RECIPES });
+    const stages = recipe === "rtn" ? {} : { calibrate };
+    writeFileSync(file, JSON.stringify({ name: "layer", model, output, gpu, recipe, stages }));
+    const config = await loadPipeline(file, { stages: STAGES, recipes: RECIPES, sets: set });
     const record = await runPipeline(config, { signal });
     const { adapter, peakGpuBytes = 0 } = record;
     const last = record.layers!.at(-1)!;
@@ -107,9 +101,9 @@ await runCommand(command, async ({ values, signal }) => {
       hiddenSize: shapes.hidden_size,
       samples,
       sequenceLength: length,
-      mode,
+      recipe,
+      set,
       activations,
-      correct,
       secondsOfLayer: last.seconds,
       secondsByStage: last.secondsByStage,
       peakGpuBytes,
@@ -121,7 +115,7 @@ await runCommand(command, async ({ values, signal }) => {
     console.log(
       `${adapter}, Deno ${Deno.version.deno}: a layer of ${like}` +
         `${hiddenSize ? ` ${hiddenSize} wide` : ""}, ${samples} windows of ${length} tokens, ` +
-        `mode ${mode}, activations in ${activations}${correct ? ", corrected" : ""}`,
+        `recipe ${[recipe, ...set].join(", ")}, activations in ${activations}`,
     );
     for (const [stage, text] of PARTS) {
       const seconds = last.secondsByStage[stage];

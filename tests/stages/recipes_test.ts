@@ -37,9 +37,9 @@ Deno.test("every recipe is a chain in the order of the stages, to which they can
   }
 });
 
-Deno.test("the recipe light is the chain of the examples", async () => {
+Deno.test("the recipe light is the chain of version 0.4", async () => {
   using place = new Workplace({ layers: 1 });
-  const listed = await loadPipeline(join(PROJECT, "examples/tiny-llama.yaml"), known);
+  const listed = await loadPipeline(join(PROJECT, "tests/parity/tiny-llama-light.yaml"), known);
   assert.ok(listed.stages.length >= 9);
   const { name, model } = listed;
   const { stages } = parse(listed.text) as { stages: (string | object)[] };

@@ -6,7 +6,7 @@ import { PipelineFileError } from "../../../pipeline/config/errors.ts";
 import { loadPipeline } from "../../../pipeline/config/config.ts";
 import { loadGrid, type RunGrid } from "../../../pipeline/grid/load_grid.ts";
 import type { Stage } from "../../../pipeline/stage.ts";
-import { STAGES } from "../../../stages/mod.ts";
+import { RECIPES, STAGES } from "../../../stages/mod.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 const chain = `name: grid
@@ -288,20 +288,20 @@ Deno.test("loadPipeline() says of a grid what reads it", async () => {
 Deno.test("the example grid holds what its head says", async () => {
   const file = join(import.meta.dirname!, "../../../examples/grid.yaml");
   assert.ok(existsSync(file));
-  const { cells } = await loadGrid(file, { stages: STAGES });
+  const { cells } = await loadGrid(file, { stages: STAGES, recipes: RECIPES });
   const [, count] = /--cell \d+\/(\d+) /.exec(readFileSync(file, "utf8"))!;
   assert.equal(cells.length, Number(count));
 });
 
 Deno.test("the example of methods has each method for each model, with its own chain", async () => {
   const file = join(import.meta.dirname!, "../../../examples/methods.yaml");
-  const { cells } = await loadGrid(file, { stages: STAGES });
+  const { cells } = await loadGrid(file, { stages: STAGES, recipes: RECIPES });
   const [, count] = /2 models by (\d+) methods/.exec(readFileSync(file, "utf8"))!;
   assert.equal(cells.length, 2 * Number(count));
   const billm = ["salient-select", "residual-binarize", "split-search", "compensate"];
   for (const { name, config } of cells) {
     const stages = config.stages.map(({ stage }) => stage.name);
-    const method = name.slice(name.indexOf(",") + 1).replace(/-(\d|reference)$/, "");
+    const method = name.slice(name.indexOf(",") + 1).replace(/-(\d|light|ref|range).*$/, "");
     const expected = method === "billm" ? billm : [method];
     assert.deepEqual(stages.filter((stage) => [...billm, method].includes(stage)), expected, name);
     assert.equal(config.mode, name.endsWith("-reference") ? "reference" : "default");

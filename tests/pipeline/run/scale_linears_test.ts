@@ -105,3 +105,22 @@ async function dequantizes(place: Workplace, packed: string): Promise<void> {
   );
   assert.deepEqual(dtypes, ["F32", "F32", "F16"]);
 }
+
+Deno.test("rows that are far smaller than the others are named by a warning", async () => {
+  const alter = (tensors: Map<string, MicroTensor>) => {
+    for (const [name, { values, shape }] of tensors) {
+      if (name.includes("v_proj")) values.fill(1e7, 0, shape[1]); // its first row
+    }
+  };
+  using place = new Workplace({ ...SIZE, alter });
+  const { events } = await place.run({
+    gpu: { adapter: "software" },
+    stages: ["download", { rtn: { bits: 3 } }, "pack"],
+  });
+  const warnings = events.flatMap((event) => event.type === "warning" ? [event.message] : []);
+  assert.equal(warnings.length, 1);
+  assert.match(
+    warnings[0],
+    /^\d+ rows of "model\.layers\.0\.self_attn\.v_proj" are so small beside/,
+  );
+});
