@@ -95,7 +95,7 @@ const PIPELINES: Record<string, Pipeline> = {
     fields: grids({ gptq: { bits: 3, zeros: "middle", order: "static" } }, true),
   },
   "billm, rotated, corrected, searched": {
-    model: { ...ODD, layers: 2 },
+    model: { ...ODD, hidden: 80, layers: 2 }, // 90 columns are not rotated
     fields: (place) => ({
       stages: [
         "download",
