@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { listed } from "../base/figures.ts";
+import { counted, listed } from "../base/figures.ts";
 import { markLiveColumns, zeroUnmarkedColumns } from "../gpu/kernels/rotation/dead_columns.ts";
 import { transformInput, transformRows } from "../gpu/kernels/rotation/rotate.ts";
 import { LEAST_RUN, type Rotation, runFor } from "../gpu/kernels/rotation/rotation.ts";
@@ -44,8 +44,8 @@ export const rotate = defineStage({
     for (const [cols, modules] of odd) {
       emit({
         type: "warning",
-        message: `Not rotated: ${listed([...modules], "and")}, as ${cols} columns are not a ` +
-          `multiple of ${LEAST_RUN}`,
+        message: `Not rotated: ${listed([...modules], "and")} ` +
+          `(${counted(cols, "column")}, not a multiple of ${LEAST_RUN})`,
       });
     }
   },

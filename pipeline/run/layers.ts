@@ -45,8 +45,8 @@ interface Stream {
 }
 
 /**
- * Passes the calibration data, if any, through the decoder layers and runs the inner stages on each group
- * of linear layers.
+ * Runs the inner stages on each group of linear layers of the decoder layers, and passes the calibration
+ * data, if a stage needs them, through the layers.
  *
  * The host runs ahead of the GPU: it waits once per linear layer and per several batches. While the last
  * batches of a layer run, it writes the file of that layer and uploads the weights of the next one.
@@ -63,7 +63,9 @@ export async function quantizeLayers(
   onPeak: (bytes: number) => void,
 ): Promise<void> {
   const model = context.get("model-files");
-  const calibration = context.find("calibration");
+  const isCalibrated = context.isNeeded("calibration") ||
+    stages.some(({ stage }) => "observe" in stage || "transform" in stage);
+  const calibration = isCalibrated ? context.find("calibration") : undefined;
   using decoder = new Decoder(context.gpu, model);
   const run = new LayerRun(context, artifacts, stages, clock, decoder, calibration);
   const { layers } = model.architecture;

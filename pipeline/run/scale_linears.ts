@@ -40,7 +40,9 @@ export async function scaleLinears({ gpu, linears, emit }: GroupContext): Promis
       emit({
         type: "warning",
         message:
-          `${counted(faint, "row")} of "${linear.name}" are so small beside the others that ` +
+          `${counted(faint, "row")} of "${linear.name}" ${
+            faint === 1 ? "is" : "are"
+          } so small beside the others that ` +
           `f16 scales keep few of their digits, or none`,
       });
     }

@@ -112,7 +112,7 @@ Deno.test("weights in 8 bits are those of the model again; host, GPU and product
   const { record, events } = await place.run({ ...SOFTWARE, seed: 3, stages: rtn });
   const warnings = events.filter((event) => event.type === "warning");
   assert.deepEqual(warnings.map(({ message }) => message), [
-    "Not rotated: mlp.down_proj, as 100 columns are not a multiple of 16",
+    "Not rotated: mlp.down_proj (100 columns, not a multiple of 16)",
   ]);
   const { seed, modules } = configOf(place).rotation;
   assert.equal(seed, 3);

@@ -811,6 +811,20 @@ Deno.test("chain: nothing is packed", async () => {
   assert.deepEqual(record.layers!.map(({ file, bytes }) => [file, bytes]), [["", 0], ["", 0]]);
 });
 
+Deno.test("chain: calibration data that no stage needs do not pass through the layers", async () => {
+  using place = new Workplace({ layers: 2 });
+  const run = (...stages: StageItem[]) => place.run({ stages }, { overwrite: true });
+  const { record: plain } = await run("download", "rtn", "pack");
+  const { record: calibrated } = await run("download", place.calibrate, "rtn", "pack");
+  assert.deepEqual(calibrated.packed!.files, plain.packed!.files);
+  for (const { secondsByStage } of calibrated.layers!) {
+    assert.ok(!Object.hasOwn(secondsByStage, "calibrate"));
+    assert.ok(Object.hasOwn(secondsByStage, "rtn"));
+  }
+  const { record: seen } = await run("download", place.calibrate, "rotate", "rtn", "pack");
+  for (const { secondsByStage } of seen.layers!) assert.ok(secondsByStage["calibrate"] > 0);
+});
+
 Deno.test("chain: a packed model is evaluated without being packed again", async () => {
   using place = new Workplace({ layers: 1 });
   const { record } = await place.run();
