@@ -1,5 +1,4 @@
 import { z } from "zod";
-import { UserError } from "../base/errors.ts";
 import { accumulateCrossTerm, correction } from "../gpu/kernels/hessian/cross_term.ts";
 import { changeParts, relativeError } from "../gpu/kernels/reduce/output_error.ts";
 import { defineStage, type GroupContext } from "../pipeline/stage.ts";
@@ -42,6 +41,7 @@ export const propagateError = defineStage({
   }),
   needs: ["calibration", "hessian"],
   gives: ["cross-term"],
+  excludes: ["block-error", "packed-model"],
   original: true,
 
   async observe(context, { share }, input, original) {
@@ -63,13 +63,6 @@ export const propagateError = defineStage({
     const { seen, used } = countsOf(context);
     const cross = context.find("cross-term");
     if (!cross) return; // nothing is quantized before the group
-    const done = linears.find(({ draft }) => draft);
-    if (done) {
-      throw new UserError(
-        `Cannot correct "${done.name}": it is quantized already; ` +
-          `put propagate-error before the stage that quantizes, such as compensate`,
-      );
-    }
     const { factor, cost } = await factorSafely(context, context.get("hessian"), damping);
     gpu.free(cost);
     const rows = linears.reduce((sum, { rows }) => sum + rows, 0);

@@ -32,6 +32,7 @@ export const rowSearch = defineStage({
   }),
   needs: ["hessian", "zones", "block-error"],
   gives: [],
+  excludes: ["packed-model"],
 
   async run(context, { rounds, sweeps, moves, damping }) {
     const { gpu, linear } = context;
