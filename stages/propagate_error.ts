@@ -4,11 +4,12 @@ import { changeParts, relativeError } from "../gpu/kernels/reduce/output_error.t
 import { defineStage, type GroupContext } from "../pipeline/stage.ts";
 import { factorSafely } from "./factor.ts";
 
-/** The calibration batches of a group, and those that its cross term is computed from. */
-const counts = new WeakMap<GroupContext, { seen: number; used: number }>();
+/** The calibration batches of a group that were observed. */
+const observed = new WeakMap<GroupContext, number>();
 
-function countsOf(context: GroupContext): { seen: number; used: number } {
-  return counts.get(context) ?? { seen: 0, used: 0 };
+/** The number of batches that a cross term is computed from, of those up to this one: the first at least. */
+function usedUpTo(batch: number, share: number): number {
+  return Math.floor(batch * share) + 1;
 }
 
 /**
@@ -47,26 +48,25 @@ export const propagateError = defineStage({
   async observe(context, { share }, input, original) {
     if (original === undefined || original === input) return;
     const { gpu } = context;
-    const { seen, used } = countsOf(context);
-    counts.set(context, { seen: seen + 1, used });
-    if (Math.ceil((seen + 1) * share - 1e-9) === Math.ceil(seen * share - 1e-9)) return;
-    counts.set(context, { seen: seen + 1, used: used + 1 });
+    const batch = observed.get(context) ?? 0;
+    observed.set(context, batch + 1);
+    if (batch > 0 && usedUpTo(batch, share) === usedUpTo(batch - 1, share)) return;
     const [, n] = input.shape;
     let cross = context.find("cross-term");
     if (!cross) context.set("cross-term", cross = gpu.zeros([n, n]));
-    const factor = 2 / context.get("calibration").sequences;
-    await accumulateCrossTerm(gpu, original, input, cross, factor);
+    const { batches: { length }, sequences } = context.get("calibration");
+    const part = usedUpTo(length - 1, share) / length;
+    await accumulateCrossTerm(gpu, original, input, cross, 2 / sequences / part);
   },
 
   async run(context, { strength, damping }) {
     const { gpu, linears } = context;
-    const { seen, used } = countsOf(context);
     const cross = context.find("cross-term");
     if (!cross) return; // nothing is quantized before the group
     const { factor, cost } = await factorSafely(context, context.get("hessian"), damping);
     gpu.free(cost);
     const rows = linears.reduce((sum, { rows }) => sum + rows, 0);
-    using corrected = await correction(gpu, cross, factor, rows, strength * seen / used);
+    using corrected = await correction(gpu, cross, factor, rows, strength);
     for (const linear of linears) {
       using weight = await corrected.apply(linear.original);
       using parts = await changeParts(gpu, weight, linear.original);

@@ -36,8 +36,8 @@ const BLOCKS = [
  */
 const EFFORTS = [
   { name: "billm+-gptq", tolerance: 0.08 },
-  { name: "billm+-cd", tolerance: 0.02, options: { moves: 0 } },
-  { name: "billm+", tolerance: 0.03, options: {} },
+  { name: "billm+-cd", tolerance: 0.02, options: { rounds: 3, sweeps: 2, moves: 0 } },
+  { name: "billm+", tolerance: 0.03, options: { rounds: 3, sweeps: 2, moves: 1 } },
 ];
 
 for (const layer of LAYERS) {

@@ -3,7 +3,42 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PROJECT } from "../checkout.ts";
+import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
+import type { GroupContext, GroupStage } from "../../pipeline/stage.ts";
+import { propagateError } from "../../stages/propagate_error.ts";
+import { openGpu } from "../gpu/open_gpu.ts";
 import { runFile, type StageItem } from "../micro_model.ts";
+
+Deno.test("a share of the batches, the first at least, stands for all of them", async () => {
+  await using gpu = await openGpu();
+  const batches = 5;
+  for (
+    const [share, used] of [
+      [1, [0, 1, 2, 3, 4]],
+      [0.5, [0, 2, 4]],
+      [0.3, [0, 4]],
+      [1e-12, [0]],
+    ] as const
+  ) {
+    using store = new ArtifactStore();
+    const calibration = { batches: { length: batches }, sequences: 8 };
+    const { get, ...others } = access(store);
+    const context = {
+      gpu,
+      ...others,
+      get: (name: "hessian") => name as string === "calibration" ? calibration : get(name),
+    } as unknown as GroupContext;
+    const options = propagateError.options.parse({ share });
+    for (let batch = 0; batch < batches; batch++) {
+      using input = gpu.upload(Float32Array.of(1), [1, 1]);
+      using original = gpu.upload(Float32Array.of(1 + 2 ** batch), [1, 1]);
+      await (propagateError as GroupStage).observe!(context, options, input, original);
+    }
+    const sum = used.reduce((sum: number, batch) => sum + 2 ** batch, 0);
+    const [found] = await gpu.read(store.get("cross-term"));
+    assert.equal(found, Math.fround(2 / 8 * batches / used.length * sum), `share ${share}`);
+  }
+});
 
 Deno.test("a trained model of one bit is better with propagate-error and refit-norm", async () => {
   const folder = mkdtempSync(join(tmpdir(), "billm-test-"));
