@@ -25,7 +25,7 @@ export const pbLlm = defineStage({
       "Saliency of a weight: w² / U_jj², or |w|",
     ),
     "group-size": groupSizeOption(128),
-    "grid": z.enum(["search", "mean"]).default("search").describe(
+    "grid": z.enum(["search", "mean"]).default("mean").describe(
       "Scale of the other weights: search: that of least error with the column costs; mean: their mean " +
         "absolute deviation",
     ),
@@ -36,7 +36,6 @@ export const pbLlm = defineStage({
       "Later columns that compensate for an error: none, those of later blocks, all",
     ),
   }),
-  presets: { reference: { grid: "mean" } },
   excludes: NOT_FOR_GRIDS,
   needs: ({ metric, feedback }) => [
     ...(metric === "hessian" ? ["column-costs"] : []),
