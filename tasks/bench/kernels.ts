@@ -5,7 +5,8 @@ import { billmMatmul } from "../../codecs/billm/matmul.ts";
 import { billmMatvec } from "../../codecs/billm/matvec.ts";
 import { billmVectorProduct, multipliesVectors } from "../../codecs/billm/vector_product.ts";
 import { type BillmTensors, freeBillm, uploadBillm } from "../../codecs/billm/tensors.ts";
-import { scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
+import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
+import { searchRows, sweepBlocks } from "../../codecs/billm/search.ts";
 import { searchGrid } from "../../codecs/grid/search_grid.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { attention } from "../../gpu/kernels/attention/attention.ts";
@@ -269,6 +270,28 @@ await runCommand(command, async ({ values }) => {
       1,
     );
   }
+
+  const bits = emptyBits(gpu, { rows: size, cols: size, blockSize: 128, zones: 2, planes: 2 });
+  gpu.clear(bits.bits);
+  gpu.free(bits.scales);
+  bits.scales = random(bits.scales.shape);
+  using quantized = gpu.zeros([size, size]);
+  const residual = random([size, size]);
+  await measure(
+    "sweep over the blocks of rows",
+    size * size,
+    "Mweights/s",
+    () => sweepBlocks(gpu, h, residual, bits, quantized),
+    1,
+  );
+  const moves = Math.ceil(size / 16);
+  await measure(
+    `tabu search, ${moves} moves a row`,
+    size * size,
+    "Mweights/s",
+    () => searchRows(gpu, h, residual, bits, quantized, moves, 0),
+    1,
+  );
 });
 
 /** Milliseconds after all queued work, of GPU time if available. */
