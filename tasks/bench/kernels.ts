@@ -274,7 +274,7 @@ await runCommand(command, async ({ values }) => {
   const bits = emptyBits(gpu, { rows: size, cols: size, blockSize: 128, zones: 2, planes: 2 });
   gpu.clear(bits.bits);
   gpu.free(bits.scales);
-  bits.scales = random(bits.scales.shape);
+  bits.scales = random([...bits.scales.shape]);
   using quantized = gpu.zeros([size, size]);
   const residual = random([size, size]);
   await measure(
