@@ -6,6 +6,9 @@ import { dampedHessian } from "../gpu/kernels/hessian/hessian.ts";
 import { defineStage } from "../pipeline/stage.ts";
 import { formText } from "./block_bits.ts";
 
+/** The bits of codes of means and scales. */
+const SCALE_BITS = { f16: undefined, i8: 8, i4: 4 } as const;
+
 /**
  * The stage that improves the means, scales and bits of whole rows after all blocks are quantized, in the
  * loss tr(E H Eᵀ) with E = W - Q: refits each block's means and scales, moves single weights to better
@@ -29,12 +32,15 @@ export const rowSearch = defineStage({
     "damping": z.number().min(0).max(10).default(0.01).describe(
       "Added to the diagonal of the Hessian, as a fraction of its mean",
     ),
+    "scales": z.enum(["f16", "i8", "i4"]).default("f16").describe(
+      "The form of means and scales for a last search of the bits: i4 where pack stores them so",
+    ),
   }),
   needs: ["hessian", "zones", "block-error"],
   gives: [],
   excludes: ["packed-model"],
 
-  async run(context, { rounds, sweeps, moves, damping }) {
+  async run(context, { rounds, sweeps, moves, damping, scales }) {
     const { gpu, linear } = context;
     const { draft, original, quantized } = linear;
     if (!(draft instanceof BillmDraft)) {
@@ -59,10 +65,8 @@ export const rowSearch = defineStage({
       damped,
       draft.bits,
       quantized,
-      { rounds, sweeps, moves },
-      () => {
-        return context.pause();
-      },
+      { rounds, sweeps, moves, scaleBits: SCALE_BITS[scales] },
+      () => context.pause(),
     );
   },
 });

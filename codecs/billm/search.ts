@@ -10,6 +10,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import chooseInSubgroup from "./choose_in_subgroup.wgsl" with { type: "text" };
 import chooseInWorkgroup from "./choose_in_workgroup.wgsl" with { type: "text" };
 import { type BillmBits, scalesPerBlock } from "./quantize_block.ts";
+import { roundScales } from "./round_scales.ts";
 import blockSource from "./search_block.wgsl" with { type: "text" };
 import rowSource from "./search_row.wgsl" with { type: "text" };
 
@@ -21,7 +22,15 @@ export interface SearchEffort {
   sweeps: number;
   /** Moves of the tabu search per column and round; 0 for none. */
   moves: number;
+  /**
+   * Bits of the codes to which means and scales are rounded at the end; then a tabu search of at least
+   * {@link ROUNDED_MOVES} moves per column adapts the bits. Not rounded beyond f16 if absent.
+   */
+  scaleBits?: 8 | 4;
 }
+
+/** Moves per column that make up for most of the rounding of means and scales. */
+const ROUNDED_MOVES = 0.1;
 
 /** The columns of a row that a thread of the tabu search holds in registers, if there are threads enough. */
 const COLUMNS_PER_THREAD = 16;
@@ -51,12 +60,20 @@ export async function searchBits(
   hessian: Tensor,
   bits: BillmBits,
   quantized: Tensor,
-  { rounds, sweeps, moves }: SearchEffort,
+  { rounds, sweeps, moves, scaleBits }: SearchEffort,
   pause?: () => Promise<void>,
 ): Promise<void> {
   const residual = gpu.empty(target.shape);
   using _ = residual;
   const { most } = rowSearchShape(gpu, bits.cols);
+  const search = async (movesPerColumn: number, seed: number) => {
+    for (let left = Math.ceil(movesPerColumn * bits.cols); left > 0;) {
+      await searchRows(gpu, hessian, residual, bits, quantized, Math.min(left, most), seed);
+      left -= most;
+      if (left > 0) await computeResidual(gpu, target, hessian, quantized, residual);
+      await pause?.();
+    }
+  };
   for (let round = 0; round <= rounds; round++) {
     await computeResidual(gpu, target, hessian, quantized, residual);
     const isLast = round === rounds; // one more sweep after the last tabu search
@@ -64,14 +81,14 @@ export async function searchBits(
       await sweepBlocks(gpu, hessian, residual, bits, quantized);
       await pause?.();
     }
-    let left = isLast ? 0 : Math.ceil(moves * bits.cols);
-    while (left > 0) {
-      await searchRows(gpu, hessian, residual, bits, quantized, Math.min(left, most), round);
-      left -= most;
-      if (left > 0) await computeResidual(gpu, target, hessian, quantized, residual);
-      await pause?.();
-    }
+    if (!isLast && moves > 0) await search(moves, round);
   }
+  if (!scaleBits) return;
+  const { codes, factors } = await roundScales(gpu, bits, bits.scales, scaleBits);
+  gpu.free(codes, factors);
+  await searchRows(gpu, hessian, residual, bits, quantized, 0, 0); // Q of the rounded values
+  await computeResidual(gpu, target, hessian, quantized, residual);
+  await search(Math.max(moves, ROUNDED_MOVES), rounds);
 }
 
 /** R = (W - Q) H. */
