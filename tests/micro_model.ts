@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import {
   copyFileSync,
@@ -271,6 +272,25 @@ export class Workplace implements Disposable {
     options: RunOptions = {},
   ): Promise<{ record: RunRecord; events: RunEvent[] }> {
     return await runFile(this.pipeline(fields), options);
+  }
+
+  /**
+   * Runs a pipeline of these fields in a folder of its own, interrupted after its first layer and resumed.
+   *
+   * @returns The contents of the packed model, see {@link contents}.
+   */
+  async resumed(fields: PipelineFields): Promise<Record<string, string>> {
+    const output = this.path("resumed");
+    const file = this.pipeline({ ...fields, output });
+    const controller = new AbortController();
+    const emit = ({ type }: RunEvent) => {
+      if (type === "layer") controller.abort();
+    };
+    await assert.rejects(runFile(file, { emit, signal: controller.signal }), {
+      name: "AbortError",
+    });
+    await runFile(file);
+    return contents(join(output, "model"));
   }
 
   [Symbol.dispose](): void {

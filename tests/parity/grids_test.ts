@@ -8,12 +8,10 @@ import type { GridDraft } from "../../codecs/grid/draft.ts";
 import { grid as codec } from "../../codecs/grid/codec.ts";
 import type { GridBits, Zeros } from "../../codecs/grid/grid.ts";
 import { dequantizeGridHost, type GridHost } from "../../codecs/grid/store.ts";
-import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { GroupContext, GroupStage, LinearLayer, LinearStage } from "../../pipeline/stage.ts";
+import type { LinearStage } from "../../pipeline/stage.ts";
 import { gptq } from "../../stages/gptq.ts";
-import { hessian } from "../../stages/hessian.ts";
 import { rtn } from "../../stages/rtn.ts";
 import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
@@ -23,9 +21,9 @@ import {
   expectedOf,
   FIXTURES,
   LAYERS,
-  loadLayer,
   open,
   suffix,
+  uploadLayer,
 } from "./single_layers.ts";
 
 const GROUP = 64;
@@ -103,33 +101,13 @@ for (const layer of LAYERS) {
     async fn() {
       await using gpu = await openGpu();
       const expected = expectedOf(layer);
-      const { weight, hessian: h } = loadLayer(layer);
-      const cols = Math.sqrt(h.length);
-      const rows = weight.length / cols;
-      using store = new ArtifactStore();
-      store.set("hessian", gpu.upload(h, [cols, cols]));
-      const original = gpu.upload(weight, [rows, cols]);
-      const linear: LinearLayer = {
-        name: layer,
-        module: layer,
-        rows,
-        cols,
-        original,
-        weight: gpu.clone(original),
-        quantized: gpu.empty([rows, cols]),
-      };
-      const context = {
-        gpu,
-        blockSize: GROUP,
-        linears: [linear],
-        isNeeded: () => true,
-        ...access(store),
-      } as unknown as GroupContext;
-      await (hessian as GroupStage).run(context, { damping: 0.01 });
+      const uploaded = await uploadLayer(gpu, layer, GROUP, () => true);
+      const { linear, context } = uploaded;
+      using store = uploaded.store;
       for (const [name, order, bits, zeros] of FORMS) {
         const kind = zeros === "range" ? "min-max" : zeros;
         const wanted = expected[`grid${bits}-${name}-${order}-${kind}`].proxy;
-        gpu.copy(original, linear.weight);
+        gpu.copy(linear.original, linear.weight);
         const stage = { rtn, gptq }[name];
         const options = stage.options.parse({
           bits,

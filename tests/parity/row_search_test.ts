@@ -5,18 +5,23 @@
 import assert from "node:assert/strict";
 import type { BillmDraft } from "../../codecs/billm/draft.ts";
 import { dequantizeBillm } from "../../codecs/billm/host.ts";
-import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { GroupContext, GroupStage, LinearLayer, Stage } from "../../pipeline/stage.ts";
+import type { Stage } from "../../pipeline/stage.ts";
 import { compensate } from "../../stages/compensate.ts";
-import { hessian } from "../../stages/hessian.ts";
 import { residualBinarize } from "../../stages/residual_binarize.ts";
 import { rowSearch } from "../../stages/row_search.ts";
 import { salientSelect } from "../../stages/salient_select.ts";
 import { splitSearch } from "../../stages/split_search.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
-import { areLayersThere, errorOf, expectedOf, LAYERS, loadLayer, suffix } from "./single_layers.ts";
+import {
+  areLayersThere,
+  errorOf,
+  expectedOf,
+  LAYERS,
+  suffix,
+  uploadLayer,
+} from "./single_layers.ts";
 
 /** A stage with its options. */
 function planned(stage: Stage, options: Record<string, unknown> = {}): Planned<Stage> {
@@ -47,26 +52,15 @@ for (const layer of LAYERS) {
     async fn() {
       await using gpu = await openGpu();
       const expected = expectedOf(layer);
-      const { weight, hessian: h } = loadLayer(layer);
-      const cols = Math.sqrt(h.length);
-      const rows = weight.length / cols;
-      using store = new ArtifactStore();
-      store.set("hessian", gpu.upload(h, [cols, cols]));
-      const original = gpu.upload(weight, [rows, cols]);
-      const quantized = gpu.empty([rows, cols]);
-      const linear: LinearLayer = {
-        ...{ name: layer, module: layer, rows, cols, original, quantized },
-        weight: gpu.clone(original),
-      };
-      const context = {
+      const uploaded = await uploadLayer(
         gpu,
-        blockSize: 128,
-        linears: [linear],
-        isNeeded: (name: string) => ["factor", "column-costs"].includes(name),
-        async pause() {},
-        ...access(store),
-      } as unknown as GroupContext;
-      await (hessian as GroupStage).run(context, { damping: 0.01 });
+        layer,
+        128,
+        (name) => ["factor", "column-costs"].includes(name),
+      );
+      const { linear, context } = uploaded;
+      const { quantized } = linear;
+      using store = uploaded.store;
       const clock = new StageClock(gpu);
       const error = () => errorOf(linear, store.get("hessian"));
       await quantizeLinear(context, store, linear, BLOCKS, clock);

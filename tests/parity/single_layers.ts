@@ -1,8 +1,11 @@
 /** Single linear layers with their Hessians and what is expected of codecs on them, beside the project. */
 import { existsSync, readFileSync } from "node:fs";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
+import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import type { LinearLayer } from "../../pipeline/stage.ts";
+import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
+import type { GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
+import { hessian } from "../../stages/hessian.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 
@@ -39,7 +42,7 @@ function symmetric(upper: Float32Array): Float32Array {
   return matrix;
 }
 
-export function loadLayer(layer: string): { weight: Float32Array; hessian: Float32Array } {
+function loadLayer(layer: string): { weight: Float32Array; hessian: Float32Array } {
   if (layer === "tiny-k") {
     using file = open(TINY);
     const name = "layers.1.self_attn.k_proj";
@@ -58,6 +61,44 @@ export function loadLayer(layer: string): { weight: Float32Array; hessian: Float
     return [...part.readFloat32("hessian_upper")];
   });
   return { weight, hessian: symmetric(Float32Array.from(halves.flat())) };
+}
+
+/** A linear layer on the GPU, with the context of the stages that have its Hessian. */
+export interface OnGpu {
+  linear: LinearLayer;
+  store: ArtifactStore;
+  context: GroupContext;
+}
+
+/**
+ * Uploads a layer and runs the stage `hessian` on its Hessian.
+ *
+ * @param isNeeded Whether later stages need an artifact.
+ */
+export async function uploadLayer(
+  gpu: Gpu,
+  layer: string,
+  blockSize: number,
+  isNeeded: (name: string) => boolean,
+): Promise<OnGpu> {
+  const { weight, hessian: h } = loadLayer(layer);
+  const cols = Math.sqrt(h.length);
+  const rows = weight.length / cols;
+  const store = new ArtifactStore();
+  store.set("hessian", gpu.upload(h, [cols, cols]));
+  const original = gpu.upload(weight, [rows, cols]);
+  const linear: LinearLayer = {
+    ...{ name: layer, module: layer, rows, cols, original },
+    weight: gpu.clone(original),
+    quantized: gpu.empty([rows, cols]),
+  };
+  const context = {
+    ...{ gpu, blockSize, linears: [linear], isNeeded },
+    async pause() {},
+    ...access(store),
+  } as unknown as GroupContext;
+  await (hessian as GroupStage).run(context, { damping: 0.01 });
+  return { linear, store, context };
 }
 
 /** tr(E H Eᵀ) / tr(W H Wᵀ) with E = W - Q. */
