@@ -5,6 +5,7 @@ import { rowShape } from "../../gpu/kernels/binarize/row_shape.ts";
 import roundF16 from "../../gpu/kernels/elementwise/round_f16.wgsl" with { type: "text" };
 import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import { difference } from "../../gpu/kernels/reduce/difference.ts";
+import overRow from "../../gpu/kernels/reduce/reduce_row.wgsl" with { type: "text" };
 import { largeLanes, reducesInSubgroup } from "../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import chooseInSubgroup from "./choose_in_subgroup.wgsl" with { type: "text" };
@@ -18,7 +19,7 @@ import rowSource from "./search_row.wgsl" with { type: "text" };
 export interface SearchEffort {
   /** Rounds of sweeps over the blocks and tabu search over the rows. */
   rounds: number;
-  /** Sweeps over the blocks per round: a refit of each block's means and scales, then its bits. */
+  /** Sweeps over the blocks per round: new bits of each block, then a refit of its means and scales. */
   sweeps: number;
   /** Moves of the tabu search per column and round; 0 for none. */
   moves: number;
@@ -35,9 +36,6 @@ const ROUNDED_MOVES = 0.1;
 /** The columns of a row that a thread of the tabu search holds in registers, if there are threads enough. */
 const COLUMNS_PER_THREAD = 16;
 
-/** Passes of coordinate descent over a block per sweep. */
-const PASSES = 1;
-
 /** Whether a layout can be searched: two zones, and two planes of the salient columns, if there are any. */
 export function canSearch({ zones, planes }: Pick<BillmBits, "zones" | "planes">): boolean {
   return zones === 2 && (planes === 0 || planes === 2);
@@ -45,8 +43,8 @@ export function canSearch({ zones, planes }: Pick<BillmBits, "zones" | "planes">
 
 /**
  * Searches better means, scales and bits of a linear layer in the loss tr(E H Eᵀ), E = W - Q: each block
- * in turn is refitted with the rest fixed, and its bits by coordinate descent; then tabu search changes
- * the bits of whole rows. Which columns are salient does not change.
+ * in turn gets better bits by coordinate descent and is refitted, with the rest fixed; then tabu search
+ * changes the bits of whole rows. Which columns are salient does not change.
  *
  * @param target W, f32 `[rows, cols]`.
  * @param hessian H, damped, symmetric, f32 `[cols, cols]`.
@@ -120,13 +118,12 @@ export async function sweepBlocks(
   const { ROWS, LANES, STRIDE } = rowShape(gpu, blockSize);
   const kernel = await gpu.kernel({
     name: "search_block",
-    source: roundF16 + blockSource,
+    source: roundF16 + overRow + blockSource,
     constants: {
       ROWS,
       LANES,
       STRIDE,
       WORDS: blockSize / 32,
-      PASSES,
       HAS_SALIENT: Number(planes > 0),
       SCALES: scalesPerBlock(bits),
     },

@@ -1,5 +1,5 @@
 // Improves one block of columns of a linear layer, all else fixed, in the loss tr(E H Eᵀ) of whole rows:
-// moves each weight, column by column, to its best value (coordinate descent), PASSES times; then refits
+// moves each weight, column by column, to its best value (coordinate descent); then refits
 // the block's means and scales to its bits.
 //
 // With the residual R = (W - Q) H, a weight alone would best be q_j + R_j / H_jj. With B the pattern of a
@@ -12,19 +12,15 @@
 // Means and scales are rounded to f16, as they are stored. A scale that becomes negative is negated with
 // the bits that use it.
 //
-// LANES threads share a row; rows of R and of the bits are in workgroup memory. Long loops take several
+// LANES threads share a row (see reduce_row.wgsl); rows of R and of the bits are in workgroup memory. Long loops take several
 // columns at a time, since lavapipe ends all loops of a thread after 65535 iterations.
 //
 // Reference: tests/reference/row_search.ts.
 
-override ROWS: u32 = 16;
-override LANES: u32 = 8;      // threads of a row
-override THREADS: u32 = ROWS * LANES;
 override STRIDE: u32 = 136;   // of the rows in workgroup memory, at least the columns
 override TILE: u32 = ROWS * STRIDE;
 override WORDS: u32 = 4;      // of a row's bits in the block
 override BITS: u32 = ROWS * WORDS;
-override PASSES: u32 = 2;
 override HAS_SALIENT: bool = true;
 override SCALES: u32 = 7;     // per row and block: zones' (mean, scale), salient mean, salient scales
 
@@ -43,19 +39,6 @@ var<workgroup> marks: array<atomic<u32>, MOST_WORDS>; // bits of the salient col
 var<workgroup> tile: array<f32, TILE>;             // [row][column] of R
 var<workgroup> plane0: array<u32, BITS>;           // [row][word]: signs
 var<workgroup> plane1: array<u32, BITS>;           // [row][word]: zones, or second signs
-var<workgroup> shares: array<vec4f, THREADS>;
-
-// The sum over the threads of a row, for each of them.
-fn over_row(own: vec4f, lane: u32) -> vec4f {
-  if (LANES == 1) { return own; }
-  shares[lane] = own;
-  workgroupBarrier();
-  var sum = vec4f(0.0);
-  let first = lane / LANES * LANES;
-  for (var i = first; i < first + LANES; i++) { sum += shares[i]; }
-  workgroupBarrier(); // the next call overwrites the shares
-  return sum;
-}
 
 fn h_at(i: u32, j: u32) -> f32 { return H[(p.first + i) * p.layer_cols + p.first + j]; }
 
@@ -189,46 +172,44 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let few = values(old, old2, false);
   let few2 = values(old, old2, true);
 
-  for (var turn = 0u; turn < PASSES; turn++) {
-    for (var col = 0u; col < p.cols; col += 8) {
-      workgroupBarrier(); // R and the bits of the columns before are complete
-      let eight = min(8u, p.cols - col);
-      let word = bits_at + col / 32;
-      var signs = plane0[word];
-      var zones = plane1[word];
-      var r: array<f32, 8>;
-      for (var i = 0u; i < eight; i++) { r[i] = tile[tile_at + col + i]; }
-      var moves = array<f32, 8>();
-      var any_move = false;
-      for (var i = 0u; i < eight; i++) {
-        let at = (col + i) % 32;
-        let code = ((signs >> at) & 1u) | (((zones >> at) & 1u) << 1u);
-        let four = select(few, few2, is_salient(col + i));
-        let q = four[code];
-        let off = abs(four - (q + r[i] / h_at(col + i, col + i)));
-        var best = 0u;
-        if (off.y < off[best]) { best = 1; }
-        if (off.z < off[best]) { best = 2; }
-        if (off.w < off[best]) { best = 3; }
-        let d = four[best] - q;
-        moves[i] = d;
-        if (best != code) {
-          any_move = true;
-          signs = (signs & ~(1u << at)) | ((best & 1u) << at);
-          zones = (zones & ~(1u << at)) | ((best >> 1u) << at);
-          for (var k = i + 1; k < eight; k++) { r[k] -= d * h_at(col + i, col + k); }
-        }
+  for (var col = 0u; col < p.cols; col += 8) {
+    workgroupBarrier(); // R and the bits of the columns before are complete
+    let eight = min(8u, p.cols - col);
+    let word = bits_at + col / 32;
+    var signs = plane0[word];
+    var zones = plane1[word];
+    var r: array<f32, 8>;
+    for (var i = 0u; i < eight; i++) { r[i] = tile[tile_at + col + i]; }
+    var moves = array<f32, 8>();
+    var any_move = false;
+    for (var i = 0u; i < eight; i++) {
+      let at = (col + i) % 32;
+      let code = ((signs >> at) & 1u) | (((zones >> at) & 1u) << 1u);
+      let four = select(few, few2, is_salient(col + i));
+      let q = four[code];
+      let off = abs(four - (q + r[i] / h_at(col + i, col + i)));
+      var best = 0u;
+      if (off.y < off[best]) { best = 1; }
+      if (off.z < off[best]) { best = 2; }
+      if (off.w < off[best]) { best = 3; }
+      let d = four[best] - q;
+      moves[i] = d;
+      if (best != code) {
+        any_move = true;
+        signs = (signs & ~(1u << at)) | ((best & 1u) << at);
+        zones = (zones & ~(1u << at)) | ((best >> 1u) << at);
+        for (var k = i + 1; k < eight; k++) { r[k] -= d * h_at(col + i, col + k); }
       }
-      workgroupBarrier(); // all threads of the row have read these columns
-      if (any_move) {
-        if (share == 0) {
-          plane0[word] = signs;
-          plane1[word] = zones;
-        }
-        for (var j = share; j < p.cols; j += LANES) {
-          tile[tile_at + j] -= dot(four_of_column(col, j), vec4f(moves[0], moves[1], moves[2], moves[3])) +
-            dot(four_of_column(col + 4, j), vec4f(moves[4], moves[5], moves[6], moves[7]));
-        }
+    }
+    workgroupBarrier(); // all threads of the row have read these columns
+    if (any_move) {
+      if (share == 0) {
+        plane0[word] = signs;
+        plane1[word] = zones;
+      }
+      for (var j = share; j < p.cols; j += LANES) {
+        tile[tile_at + j] -= dot(four_of_column(col, j), vec4f(moves[0], moves[1], moves[2], moves[3])) +
+          dot(four_of_column(col + 4, j), vec4f(moves[4], moves[5], moves[6], moves[7]));
       }
     }
   }

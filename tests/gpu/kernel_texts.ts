@@ -83,6 +83,9 @@ export function completed(name: string): [name: string, source: string][] {
   if (name === "search_row.wgsl") return []; // among the generated ones
   if (/\bactivate\(/.test(source)) source = TEXTS.get("activate.wgsl")! + source;
   if (/\brounded\(/.test(source)) source = TEXTS.get("round_f16.wgsl")! + source;
+  if (/\bover_row\(/.test(source) && !/fn over_row\(/.test(source)) {
+    source = TEXTS.get("reduce_row.wgsl")! + source;
+  }
   if (/_over_lanes/.test(source)) return withSums(name, source);
   if (!source.includes(F32)) return [[name, source]];
   return [[name, source], [`${name} in f64`, source.replace(F32, "alias real = f64;")]];

@@ -1,6 +1,7 @@
 import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
+import overRow from "../reduce/reduce_row.wgsl" with { type: "text" };
 import source from "./fit_rows.wgsl" with { type: "text" };
 import { rowShape } from "./row_shape.ts";
 
@@ -49,7 +50,8 @@ async function fitRows(
 ): Promise<void> {
   const [rows, cols] = weight.shape;
   const shape = rowShape(gpu, cols);
-  const kernel = await gpu.kernel({ name: "fit_rows", source, constants: { ...shape, ...form } });
+  const constants = { ...shape, ...form };
+  const kernel = await gpu.kernel({ name: "fit_rows", source: overRow + source, constants });
   kernel.dispatch({
     params: uniform([rows, cols]),
     tensors: [weight, salient, zones, fit],

@@ -10,12 +10,9 @@
 // plane replaces them; a thread reads only entries that it has written itself.
 // Source: BiLLM, arXiv:2402.04291. Reference: tests/reference/billm.ts.
 
-override ROWS: u32 = 16;
-override LANES: u32 = 8;     // threads of a row
 override LOADERS: u32 = 32;  // threads that load a row together, a divisor of ROWS · LANES
 override STRIDE: u32 = 136;  // of the rows in workgroup memory, at least the columns
 override TILE: u32 = ROWS * STRIDE;
-override THREADS: u32 = ROWS * LANES;
 override PLANES: u32 = 1;
 override ZONES: u32 = 0;
 
@@ -30,19 +27,6 @@ const COLS = 256u;           // the greatest number of columns of a block
 var<workgroup> marks: array<atomic<u32>, COLS / 32>;   // bits of the columns in question
 var<workgroup> columns: array<u32, COLS>;
 var<workgroup> tile: array<f32, TILE>;                 // [row][column in question]
-var<workgroup> shares: array<vec4f, THREADS>;
-
-// The sum over the threads of a row, for each of them.
-fn over_row(own: vec4f, lane: u32) -> vec4f {
-  if (LANES == 1) { return own; }
-  shares[lane] = own;
-  workgroupBarrier();
-  var sum = vec4f(0.0);
-  let first = lane / LANES * LANES;
-  for (var i = first; i < first + LANES; i++) { sum += shares[i]; }
-  workgroupBarrier(); // the next call overwrites the shares
-  return sum;
-}
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {

@@ -3,7 +3,7 @@ import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import { gemm } from "../matmul/gemm.ts";
 import { withReduction } from "../reduce/reduction.ts";
-import dampedSource from "./damped_copy.wgsl" with { type: "text" };
+import dampedSource from "./damped.wgsl" with { type: "text" };
 import dampedDiagonalSource from "./damped_diagonal.wgsl" with { type: "text" };
 import source from "./hessian.wgsl" with { type: "text" };
 import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
@@ -65,6 +65,22 @@ export async function zeroDeadColumns(gpu: Gpu, hessian: Tensor, weight: Tensor)
 }
 
 /**
+ * The mean of the diagonal, where a dead column (H_jj = 0) counts as 1.
+ *
+ * @param hessian f32 `[n, n]`.
+ * @returns f32 `[1]`, owned by the caller.
+ */
+export async function meanDiagonal(gpu: Gpu, hessian: Tensor): Promise<Tensor> {
+  const mean = gpu.empty([1]);
+  const kernel = await gpu.kernel(
+    withReduction(gpu, { name: "mean_diagonal", source: meanSource }),
+  );
+  const [n] = hessian.shape;
+  kernel.dispatch({ params: uniform([n]), tensors: [hessian, mean], workgroups: 1 });
+  return mean;
+}
+
+/**
  * H + damping · mean(diagonal) · I, with H_jj = 1 for dead columns.
  *
  * @param hessian Symmetric, f32 `[n, n]`.
@@ -72,13 +88,9 @@ export async function zeroDeadColumns(gpu: Gpu, hessian: Tensor, weight: Tensor)
  */
 export async function dampedHessian(gpu: Gpu, hessian: Tensor, damping: number): Promise<Tensor> {
   const [n] = hessian.shape;
-  using mean = gpu.empty([1]);
-  const meanKernel = await gpu.kernel(
-    withReduction(gpu, { name: "mean_diagonal", source: meanSource }),
-  );
-  meanKernel.dispatch({ params: uniform([n]), tensors: [hessian, mean], workgroups: 1 });
+  using mean = await meanDiagonal(gpu, hessian);
   const damped = gpu.empty([n, n]);
-  const kernel = await gpu.kernel({ name: "damped_copy", source: dampedSource });
+  const kernel = await gpu.kernel({ name: "damped", source: dampedSource, constants: { FULL: 1 } });
   kernel.dispatch({
     params: uniform([n], [damping]),
     tensors: [hessian, mean, damped],

@@ -3,7 +3,6 @@ import { type Kernel, uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import roundSource from "../elementwise/round_f64.wgsl" with { type: "text" };
 import { gemm, type GemmLayout } from "../matmul/gemm.ts";
-import { withReduction } from "../reduce/reduction.ts";
 import dampedSource from "./damped.wgsl" with { type: "text" };
 import {
   FACTOR_BLOCK,
@@ -12,7 +11,7 @@ import {
   UPDATE_TILE,
   updateKernel,
 } from "./factor_source.ts";
-import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
+import { meanDiagonal } from "./hessian.ts";
 import productSource from "./product.wgsl" with { type: "text" };
 import settleSource from "./settle_rows.wgsl" with { type: "text" };
 import upperSource from "./upper_factor.wgsl" with { type: "text" };
@@ -59,11 +58,7 @@ export async function inverseFactor(
   const tiles: [number, number] = [Math.ceil(n / 16), Math.ceil(n / 4)];
   const calculus = arithmetic(gpu, precision);
   const { words, kernel } = calculus;
-  using mean = gpu.empty([1]);
-  const meanKernel = await gpu.kernel(
-    withReduction(gpu, { name: "mean_diagonal", source: meanSource }),
-  );
-  meanKernel.dispatch({ params: uniform([n]), tensors: [hessian, mean], workgroups: 1 });
+  using mean = await meanDiagonal(gpu, hessian);
   const a = gpu.empty([n, words * n]);
   const damped = await kernel("damped", dampedSource);
   damped.dispatch({
