@@ -8,7 +8,8 @@ import {
 } from "../../codecs/billm/matmul_source.ts";
 import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
-import { rowSearchSource } from "../../codecs/billm/search.ts";
+import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
+import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
@@ -215,10 +216,12 @@ export const GENERATED: [name: string, source: string][] = [
       factorBlockKernel(real, each),
     ])
   ),
-  ...[true, false].map((isOneSubgroup): [string, string] => [
-    `search_row.wgsl in a ${isOneSubgroup ? "subgroup" : "workgroup"}`,
-    rowSearchSource(4, isOneSubgroup),
-  ]),
+  ...[true, false].flatMap((isUnrolled) =>
+    (["subgroup", "workgroup"] as const).map((choice): [string, string] => [
+      `rowSearchSource of ${isUnrolled ? "registers" : "arrays"} in ${choice}`,
+      rowSearchSource(rowCandidates, 4, isUnrolled, choice),
+    ])
+  ),
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
   ...([8, 4] as const).flatMap((bits) =>
