@@ -53,7 +53,7 @@ Deno.test("a model of trellises is stored in three tensors a layer; resumed, it 
   const dequantized = await startTask("dequantize", [model, plain]);
   assert.equal(dequantized.code, 0, dequantized.stderr);
   const [histogram] = await countWeights(place.model, model, record.layers!, [1]);
-  assert.ok(histogram.errorRms < 0.4 * histogram.rms, `${histogram.errorRms} of ${histogram.rms}`);
+  assert.ok(histogram.errorRms < 0.45 * histogram.rms, `${histogram.errorRms} of ${histogram.rms}`);
 });
 
 Deno.test("without an order of columns nothing is stored of it; rates cost what they say", async () => {
