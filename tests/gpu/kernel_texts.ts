@@ -11,6 +11,9 @@ import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
 import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
 import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
+import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
+import { STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
+import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
 import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
@@ -222,6 +225,19 @@ export const GENERATED: [name: string, source: string][] = [
       rowSearchSource(rowCandidates, 4, isUnrolled, choice),
     ])
   ),
+  ...STATE_BITS.flatMap((stateBits) =>
+    TRELLIS_BITS.filter((bits) => stateBits === 12 || bits === 2).flatMap((bits) =>
+      ([1, 2] as const).map((buffers): [string, string] => [
+        `viterbiKernel of ${bits} bits with states of ${stateBits}, ${buffers} buffers`,
+        viterbiKernel({ bits, stateBits }, {
+          threads: stateBits === 8 ? 32 : bits === 2.5 ? 128 : 256,
+          buffers,
+          staged: buffers === 1 ? 4 : 64,
+        }),
+      ])
+    )
+  ),
+  ["tileErrorKernel", tileErrorKernel()],
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
   ...([8, 4] as const).flatMap((bits) =>
