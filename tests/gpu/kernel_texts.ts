@@ -7,6 +7,8 @@ import {
   unpackKernel,
 } from "../../codecs/billm/matmul_source.ts";
 import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
+import { gridRowCode } from "../../codecs/grid/row_code.ts";
+import { type RowCode, rowVectorKernel } from "../../codecs/packed_rows/vector_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
 import { rowSearchSource } from "../../codecs/billm/search.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
@@ -63,6 +65,13 @@ const FORMS: BillmForm[] = [
   { zones: 2, planes: 0, coded: false, mixed: true },
   { zones: 1, planes: 3, coded: true, mixed: true },
   { zones: 1, planes: 1, coded: false, mixed: false },
+];
+/** The codes of rows that codecs multiply with. */
+const ROW_CODES: RowCode[] = [
+  ...([1, 2, 3, 4, 8] as const).map((bits, i) =>
+    gridRowCode({ bits, salient: i % 2 === 1, centered: false }, [4, 8, 16, 16, 8][i])
+  ),
+  gridRowCode({ bits: 1, salient: true, centered: true }, 8),
 ];
 const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
 const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
@@ -190,6 +199,19 @@ export const GENERATED: [name: string, source: string][] = [
       ])
     )
   ),
+  ...ROW_CODES.flatMap((code) => [
+    ...([[256, 32], [64, 64], [64, 0], [8, 8]] as const).flatMap(([threads, lanes], i) =>
+      (["plain", "rms", "activation", "gated"] as const).map((input, k): [string, string] => {
+        const [ordered, aligned] = [(i + k) % 3 === 0, (i + k) % 3 === 1];
+        return [
+          `rowVectorKernel of ${code.name}, ${code.rows} rows, ${threads} threads of ${lanes}, ${input}` +
+          (ordered ? ", ordered" : aligned ? "" : ", any"),
+          TEXTS.get("activate.wgsl")! +
+          rowVectorKernel(code, { threads, lanes }, { input, ordered, aligned }),
+        ];
+      })
+    ),
+  ]),
   ...FORMS.flatMap((form) => [
     ...([1, 2, 4] as const).flatMap((tokens) =>
       [true, false].map((unrolled): [string, string] => [
