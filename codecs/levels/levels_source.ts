@@ -86,7 +86,7 @@ fn start(deviation: f32) -> vec2f { return deviation * vec2f(${starts.join(", ")
 `;
 }
 
-/** The theta of a row, as vec2f, from a buffer of f32 \`[rows, PARAMETERS]\`. */
+/** WGSL that reads the parameters of a row from `theta`, f32 `[rows, PARAMETERS]`. */
 export const THETA_OF_ROW = `
 fn theta_of(row: u32) -> vec2f {
   if (PARAMETERS == 1) { return vec2f(theta[row], 0.0); }
@@ -94,7 +94,15 @@ fn theta_of(row: u32) -> vec2f {
 }
 `;
 
-/** A name for kernels of a kind of levels. */
+/** The same, and stores them, never as -0. */
+export const THETA = `${THETA_OF_ROW}
+fn store_theta(row: u32, own: vec2f) {
+  theta[row * PARAMETERS] = select(own.x, 0.0, own.x == 0.0);
+  if (PARAMETERS == 2) { theta[row * PARAMETERS + 1] = select(own.y, 0.0, own.y == 0.0); }
+}
+`;
+
+/** The kind as a part of names of kernels. */
 export function kindName({ count, pattern }: LevelKind): string {
   return `${count}_${pattern}`;
 }

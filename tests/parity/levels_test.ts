@@ -5,15 +5,29 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import type { LevelsDraft } from "../../codecs/levels/draft.ts";
 import { levels as codec } from "../../codecs/levels/codec.ts";
 import type { LevelKind } from "../../codecs/levels/levels.ts";
 import { dequantizeLevelsHost, type LevelsHost, loadLevels } from "../../codecs/levels/store.ts";
+import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
+import { type Planned, StageClock } from "../../pipeline/run/run.ts";
+import type { LinearStage } from "../../pipeline/stage.ts";
+import { levels } from "../../stages/levels.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
-import { areLayersThere, expectedOf, FIXTURES, LAYERS, open, suffix } from "./single_layers.ts";
+import {
+  areLayersThere,
+  errorOf,
+  expectedOf,
+  FIXTURES,
+  LAYERS,
+  open,
+  suffix,
+  uploadLayer,
+} from "./single_layers.ts";
 
 /** The fixture's names of kinds of levels. */
 const KINDS: Record<string, LevelKind> = {
@@ -68,3 +82,48 @@ Deno.test({
     }
   },
 });
+
+/** The entry of the fixture by the effort. */
+const EFFORTS = [
+  { name: "gptq", options: { rounds: 0 } },
+  { name: "cd", options: {} },
+];
+
+const ROTATION = { seed: 0, block: 64 };
+
+for (const layer of LAYERS) {
+  Deno.test({
+    name: `levels on ${layer} leave the expected output error${suffix}`,
+    ignore: !areLayersThere,
+    async fn() {
+      await using gpu = await openGpu();
+      const expected = expectedOf(layer);
+      const uploaded = await uploadLayer(
+        gpu,
+        layer,
+        128,
+        (name) => name === "ordered-factor",
+        ROTATION,
+      );
+      const { linear, context } = uploaded;
+      using store = uploaded.store;
+      for (const [kind, { count }] of Object.entries(KINDS)) {
+        for (const { name, options } of EFFORTS) {
+          const { proxy, tolerance } = expected[`${kind}-${name}`];
+          const stage = { stage: levels, options: levels.options.parse({ count, ...options }) };
+          const planned = [stage] as unknown as Planned<LinearStage>[];
+          await quantizeLinear(context, store, linear, planned, new StageClock(gpu));
+          const found = await errorOf(linear, store.get("hessian"));
+          const what = `${kind}-${name}: ${found}, expected ${proxy}`;
+          if (Deno.env.get("VERBOSE")) console.log(layer, what, (found / proxy - 1).toFixed(4));
+          assert.ok(found < (1 + tolerance) * proxy, what);
+          const draft = linear.draft as LevelsDraft;
+          const host = await draft.download();
+          assert.deepEqual(dequantizeLevelsHost(host), await gpu.read(linear.quantized), what);
+          draft[Symbol.dispose]();
+          delete linear.draft;
+        }
+      }
+    },
+  });
+}
