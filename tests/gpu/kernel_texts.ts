@@ -13,6 +13,8 @@ import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
 import { rowSearchSource } from "../../codecs/billm/search.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
+import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
+import { levelsSource, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
 import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
 import { attentionKernel } from "../../gpu/kernels/attention/attention_source.ts";
@@ -89,7 +91,8 @@ function withSums(name: string, source: string): [name: string, source: string][
 export function completed(name: string): [name: string, source: string][] {
   let source = TEXTS.get(name)!;
   if (isPart(name)) return [[name, source]];
-  if (name === "search_row.wgsl") return []; // among the generated ones
+  // Among the generated ones.
+  if (name === "search_row.wgsl" || /\blevels_of\(/.test(source)) return [];
   if (/\bactivate\(/.test(source)) source = TEXTS.get("activate.wgsl")! + source;
   if (/\brounded\(/.test(source)) source = TEXTS.get("round_f16.wgsl")! + source;
   if (/\bover_row\(/.test(source) && !/fn over_row\(/.test(source)) {
@@ -241,6 +244,14 @@ export const GENERATED: [name: string, source: string][] = [
     `search_row.wgsl in a ${isOneSubgroup ? "subgroup" : "workgroup"}`,
     rowSearchSource(4, isOneSubgroup),
   ]),
+  ...LEVEL_KINDS.flatMap((kind) =>
+    [...TEXTS.keys()].filter((name) => /\blevels_of\(/.test(TEXTS.get(name)!)).map(
+      (name): [string, string] => [
+        `${name} of ${kind.count} levels, ${kind.pattern}`,
+        levelsSource(kind) + THETA_OF_ROW + TEXTS.get(name)!,
+      ],
+    )
+  ),
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
   ...([8, 4] as const).flatMap((bits) =>

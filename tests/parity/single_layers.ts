@@ -1,11 +1,14 @@
 /** Single linear layers with their Hessians and what is expected of codecs on them, beside the project. */
 import { existsSync, readFileSync } from "node:fs";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
+import { transformRows } from "../../gpu/kernels/rotation/rotate.ts";
+import type { Rotation } from "../../gpu/kernels/rotation/rotation.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import type { GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
 import { hessian } from "../../stages/hessian.ts";
+import { transposed } from "../reference/linear_algebra.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 
@@ -18,6 +21,8 @@ export const LAYERS = ["tiny-k", "smollm2-v", "smollm2-down"];
 
 interface Expected {
   proxy: number;
+  /** Relative. */
+  tolerance: number;
   decoded_sha256?: string;
 }
 
@@ -74,19 +79,31 @@ export interface OnGpu {
  * Uploads a layer and runs the stage `hessian` on its Hessian.
  *
  * @param isNeeded Whether later stages need an artifact.
+ * @param rotation Of the weights and the Hessian, if any.
  */
 export async function uploadLayer(
   gpu: Gpu,
   layer: string,
   blockSize: number,
   isNeeded: (name: string) => boolean,
+  rotation?: Rotation,
 ): Promise<OnGpu> {
   const { weight, hessian: h } = loadLayer(layer);
   const cols = Math.sqrt(h.length);
   const rows = weight.length / cols;
   const store = new ArtifactStore();
-  store.set("hessian", gpu.upload(h, [cols, cols]));
   const original = gpu.upload(weight, [rows, cols]);
+  let uploaded = gpu.upload(h, [cols, cols]);
+  if (rotation) {
+    await transformRows(gpu, original, { rotation });
+    await transformRows(gpu, uploaded, { rotation });
+    const sides = uploaded; // R (R H)ᵀ: H is symmetric
+    const half = transposed(await gpu.read(sides), cols, cols);
+    gpu.free(sides);
+    uploaded = gpu.upload(Float32Array.from(half), [cols, cols]);
+    await transformRows(gpu, uploaded, { rotation });
+  }
+  store.set("hessian", uploaded);
   const linear: LinearLayer = {
     ...{ name: layer, module: layer, rows, cols, original },
     weight: gpu.clone(original),
