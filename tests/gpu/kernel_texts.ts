@@ -14,6 +14,7 @@ import { rowSearchSource } from "../../codecs/billm/search.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
+import { levelRowCode } from "../../codecs/levels/row_code.ts";
 import { levelsSource, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
 import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
@@ -74,6 +75,7 @@ const ROW_CODES: RowCode[] = [
     gridRowCode({ bits, salient: i % 2 === 1, centered: false }, [4, 8, 16, 16, 8][i])
   ),
   gridRowCode({ bits: 1, salient: true, centered: true }, 8),
+  ...LEVEL_KINDS.map((kind, i) => levelRowCode(kind, [4, 8, 16][i % 3])),
 ];
 const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
 const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };

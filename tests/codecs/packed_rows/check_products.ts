@@ -13,12 +13,17 @@ export type Input = typeof INPUTS[number];
 /** The relative error of f32 sums that is allowed. */
 const ERROR = 4e-6;
 
-/** Checks the products of a group with one vector. */
+/**
+ * Checks the products of a group with one vector, and those of its layers with some numbers of tokens.
+ *
+ * @param counts Of the last layer: the kernel for few tokens is compiled for each number of rows.
+ */
 export async function checkGroup<Host extends HostLinear>(
   gpu: Gpu,
   codec: Codec<Host>,
   hosts: readonly Host[],
   inputs: readonly Input[] = INPUTS,
+  counts: readonly number[] = [1, 12],
 ): Promise<void> {
   const before = gpu.memory.current;
   const group = await codec.uploadGroup!(gpu, hosts);
@@ -87,8 +92,7 @@ export async function checkGroup<Host extends HostLinear>(
     await check("gated", both, gated, { op: "activation", name: "silu", up });
   }
   for (const [i, weight] of group.weights.entries()) {
-    // The kernel for one token is compiled for each number of rows.
-    await checkTokens(gpu, weight, weights[i], i === hosts.length - 1 ? [1, 12] : [12]);
+    await checkTokens(gpu, weight, weights[i], i === hosts.length - 1 ? counts : [12]);
   }
   {
     using long = gpu.zeros([1, cols + 1]);
