@@ -5,7 +5,7 @@ import { reductionLanes, withReduction } from "../../gpu/kernels/reduce/reductio
 import type { Tensor } from "../../gpu/tensor.ts";
 import source from "./fit_levels.wgsl" with { type: "text" };
 import type { LevelKind } from "./levels.ts";
-import { kindName, levelsSource, THETA } from "./levels_source.ts";
+import { kindName, levelsSource, STORE_THETA, THETA_OF_ROW } from "./levels_source.ts";
 
 /** Steps of Lloyd's method. */
 const STEPS = 15;
@@ -29,7 +29,7 @@ export async function fitLevels(
   const kernel = await gpu.kernel(
     withReduction(gpu, {
       name: `fit_levels_${kindName(kind)}`,
-      source: roundF16 + levelsSource(kind) + THETA + source,
+      source: roundF16 + levelsSource(kind) + THETA_OF_ROW + STORE_THETA + source,
     }),
   );
   const turns = Math.ceil(cols / reductionLanes(gpu));

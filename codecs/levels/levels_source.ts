@@ -94,8 +94,8 @@ fn theta_of(row: u32) -> vec2f {
 }
 `;
 
-/** The same, and stores them, never as -0. */
-export const THETA = `${THETA_OF_ROW}
+/** WGSL that stores the parameters of a row in `theta`, never as -0. */
+export const STORE_THETA = `
 fn store_theta(row: u32, own: vec2f) {
   theta[row * PARAMETERS] = select(own.x, 0.0, own.x == 0.0);
   if (PARAMETERS == 2) { theta[row * PARAMETERS + 1] = select(own.y, 0.0, own.y == 0.0); }

@@ -5,7 +5,7 @@ import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import { withReduction } from "../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { type LevelKind, parametersOf } from "./levels.ts";
-import { kindName, levelsSource, THETA } from "./levels_source.ts";
+import { kindName, levelsSource, STORE_THETA, THETA_OF_ROW } from "./levels_source.ts";
 import patternSource from "./pattern_levels.wgsl" with { type: "text" };
 import source from "./refit_levels.wgsl" with { type: "text" };
 
@@ -58,7 +58,7 @@ export async function refitLevels(
   const refit = await gpu.kernel(
     withReduction(gpu, {
       name: `refit_levels_${kindName(kind)}`,
-      source: roundF16 + levelsSource(kind) + THETA + source,
+      source: roundF16 + levelsSource(kind) + THETA_OF_ROW + STORE_THETA + source,
     }),
   );
   refit.dispatch({

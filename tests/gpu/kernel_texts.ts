@@ -15,7 +15,8 @@ import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
 import { levelRowCode } from "../../codecs/levels/row_code.ts";
-import { levelsSource, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
+import { levelsSource, STORE_THETA, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
+import { sweepLevelsKernel } from "../../codecs/levels/sweep_levels_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
 import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
 import { attentionKernel } from "../../gpu/kernels/attention/attention_source.ts";
@@ -89,12 +90,27 @@ function withSums(name: string, source: string): [name: string, source: string][
     .map((sums) => [`${name}, ${sums}`, TEXTS.get(sums)! + source]);
 }
 
+/** The files that begin with what depends on a kind of levels. */
+const OF_LEVELS = [...TEXTS.keys()].filter((name) =>
+  /\b(levels_of|pattern|theta_of)\(/.test(TEXTS.get(name)!)
+);
+
 /** A file as the kernels that are made of it. */
 export function completed(name: string): [name: string, source: string][] {
-  let source = TEXTS.get(name)!;
+  const source = TEXTS.get(name)!;
   if (isPart(name)) return [[name, source]];
-  // Among the generated ones.
-  if (name === "search_row.wgsl" || /\blevels_of\(/.test(source)) return [];
+  if (name === "search_row.wgsl") return []; // among the generated ones
+  if (!OF_LEVELS.includes(name)) return withParts(name, source);
+  return LEVEL_KINDS.flatMap((kind) => {
+    const own = levelsSource(kind) + (/\btheta_of\(/.test(source) ? THETA_OF_ROW : "") +
+      (/\bstore_theta\(/.test(source) ? STORE_THETA : "");
+    return withParts(`${name} of ${kind.count} levels, ${kind.pattern}`, own + source);
+  });
+}
+
+/** A text with the files that it needs before it, in all its forms. */
+function withParts(name: string, text: string): [name: string, source: string][] {
+  let source = text;
   if (/\bactivate\(/.test(source)) source = TEXTS.get("activate.wgsl")! + source;
   if (/\brounded\(/.test(source)) source = TEXTS.get("round_f16.wgsl")! + source;
   if (/\bover_row\(/.test(source) && !/fn over_row\(/.test(source)) {
@@ -247,12 +263,10 @@ export const GENERATED: [name: string, source: string][] = [
     rowSearchSource(4, isOneSubgroup),
   ]),
   ...LEVEL_KINDS.flatMap((kind) =>
-    [...TEXTS.keys()].filter((name) => /\blevels_of\(/.test(TEXTS.get(name)!)).map(
-      (name): [string, string] => [
-        `${name} of ${kind.count} levels, ${kind.pattern}`,
-        levelsSource(kind) + THETA_OF_ROW + TEXTS.get(name)!,
-      ],
-    )
+    (["feedback", "descent"] as const).map((sweep): [string, string] => [
+      `sweepLevelsKernel of ${kind.count} levels, ${kind.pattern}, ${sweep}`,
+      sweepLevelsKernel(kind, sweep),
+    ])
   ),
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
