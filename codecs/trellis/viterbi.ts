@@ -36,13 +36,16 @@ const SAVED_BYTES = 2 ** 27;
 export function viterbiForm(gpu: Gpu, trellis: Trellis): ViterbiForm {
   const { stepBits } = stepsOf(trellis);
   const limit = gpu.device.limits.maxComputeWorkgroupStorageSize;
-  const most = 2 ** (trellis.stateBits - stepBits);
-  const wanted = Math.max(32, 2 ** trellis.stateBits / STATES_PER_THREAD, 2 ** stepBits);
-  const threads = Math.min(most, wanted);
+  const overlaps = 2 ** (trellis.stateBits - stepBits);
+  // A CPU gains most from states that read the same, which a thread has if it owns enough overlaps.
+  const wanted = gpu.software
+    ? Math.min(256, overlaps / 2 ** stepBits)
+    : 2 ** trellis.stateBits / STATES_PER_THREAD;
+  const threads = Math.min(overlaps, Math.max(32, wanted));
   const { rows } = viterbiShape(trellis, { threads });
   const staged = 4 * rows * threads <= RESIDENT_BYTES ? rows : STAGED;
   const forms = ([2, 1] as const).flatMap((buffers) =>
-    [staged, STAGED, 4].map((staged): ViterbiForm => ({ threads, buffers, staged }))
+    [staged, STAGED, 8, 4, 2].map((staged): ViterbiForm => ({ threads, buffers, staged }))
   );
   const form = forms.find((form) => viterbiBytes(trellis, form) <= limit);
   if (form) return form;

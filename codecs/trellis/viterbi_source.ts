@@ -91,6 +91,19 @@ export function viterbiKernel(trellis: Trellis, form: ViterbiForm): string {
     "\n  ",
   );
 
+  const costName = (h: number, count: number) => count === 1 ? `c${h}` : `c${h}_${count}`;
+  const wayName = (h: number, count: number) => count === 1 ? `${h}u` : `way${h}_${count}`;
+  /** The least of the costs h .. h + count - 1, the first of equal ones, and which it is: as a tree. */
+  const least = (h: number, count: number): string => {
+    const half = count / 2;
+    if (count === 1) return "";
+    const [a, b] = [costName(h, half), costName(h + half, half)];
+    const [first, second] = [wayName(h, half), wayName(h + half, half)];
+    return `${least(h, half)} ${least(h + half, half)}
+        let ${costName(h, count)} = min(${a}, ${b});
+        let ${wayName(h, count)} = select(${first}, ${second}, ${b} < ${a});`;
+  };
+
   /** The part of a step i that takes the minima of group g. */
   const minima = (i: number, g: number) => {
     const source = buffers === 2 ? i % 2 : 0;
@@ -111,17 +124,9 @@ export function viterbiKernel(trellis: Trellis, form: ViterbiForm): string {
       const shift = (i % packed) * owned * stepBits + b * stepBits;
       return `{
         ${repeat(branches, (h) => distance(b, h), "\n        ")}
-        var least = c0;
-        var way = 0u;
-        ${
-        repeat(
-          branches - 1,
-          (h) => `way = select(way, ${h + 1}u, c${h + 1} < least); least = min(least, c${h + 1});`,
-          "\n        ",
-        )
-      }
-        new${b} = least;
-        word |= way << ${shift}u;
+        ${least(0, branches)}
+        new${b} = ${costName(0, branches)};
+        word |= ${wayName(0, branches)} << ${shift}u;
       }`;
     }, "\n      ");
     return `{
@@ -316,15 +321,15 @@ fn main(
       values[row * p.cols + col] = table[states[e / ${stepWeights}u] * ${stepWeights}u + e % ${stepWeights}u];
     }
   }
-  if (thread < ${words}u) {
+  for (var i = thread; i < ${words}u; i += ${threads}u) {
     var word = 0u;
-    let end = 32u * thread + 32u;
-    for (var t = 32u * thread / ${stepBits}u; t * ${stepBits}u < end; t++) {
+    let end = 32u * i + 32u;
+    for (var t = 32u * i / ${stepBits}u; t * ${stepBits}u < end; t++) {
       let bits = states[t] & ${branches - 1}u;
       let after = (t + 1u) * ${stepBits}u; // the bit after those of the step
       if (after <= end) { word |= bits << (end - after); } else { word |= bits >> (after - end); }
     }
-    stream[(tile * p.beside + p.first_col / ${TILE}u) * ${words}u + thread] = word;
+    stream[(tile * p.beside + p.first_col / ${TILE}u) * ${words}u + i] = word;
   }
 }
 `;

@@ -12,6 +12,9 @@ import { type RowCode, rowVectorKernel } from "../../codecs/packed_rows/vector_s
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
 import { rowSearchSource } from "../../codecs/billm/search.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
+import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
+import { STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
+import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
 import { levelRowCode } from "../../codecs/levels/row_code.ts";
@@ -268,6 +271,19 @@ export const GENERATED: [name: string, source: string][] = [
       sweepLevelsKernel(kind, sweep),
     ])
   ),
+  ...STATE_BITS.flatMap((stateBits) =>
+    TRELLIS_BITS.filter((bits) => stateBits === 12 || bits === 2).flatMap((bits) =>
+      ([1, 2] as const).map((buffers): [string, string] => [
+        `viterbiKernel of ${bits} bits with states of ${stateBits}, ${buffers} buffers`,
+        viterbiKernel({ bits, stateBits }, {
+          threads: stateBits === 8 ? 32 : bits === 2.5 ? 128 : 256,
+          buffers,
+          staged: buffers === 1 ? 4 : 64,
+        }),
+      ])
+    )
+  ),
+  ["tileErrorKernel", tileErrorKernel()],
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
   ...([8, 4] as const).flatMap((bits) =>
