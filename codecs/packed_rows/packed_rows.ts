@@ -112,14 +112,19 @@ function freeRows(gpu: Gpu, { tensors, order }: PackedRows): void {
   gpu.free(...tensors, ...(order ? [order] : []));
 }
 
-/** The first row of each layer of a group and the rows of all, with the gaps between them. */
+/**
+ * The first row of each layer of a group and the rows of all, with the gaps between them.
+ *
+ * @param alignment Each layer begins at a multiple of so many rows.
+ */
 export function placeLayers(
   layers: readonly { rows: number }[],
+  alignment = PART_ROWS,
 ): { starts: number[]; rows: number } {
   const starts: number[] = [];
   let rows = 0;
   for (const layer of layers) {
-    starts.push(Math.ceil(rows / PART_ROWS) * PART_ROWS);
+    starts.push(Math.ceil(rows / alignment) * alignment);
     rows = starts.at(-1)! + layer.rows;
   }
   return { starts, rows };
@@ -128,31 +133,33 @@ export function placeLayers(
 /**
  * Uploads the rows of each layer to their places in one tensor, with zeros between them.
  *
- * @param parts The data of each layer: so many words for every `unit` rows.
- * @param words Words of a unit of rows.
- * @param unit Rows of a unit; 1 if absent.
- * @returns u32 `[units, words]`, owned by the caller.
+ * @param parts The data of each layer.
+ * @param words Words of a row.
+ * @returns u32 `[rows, words]`, owned by the caller.
  */
 export function uploadParts(
   gpu: Gpu,
   { starts, rows }: { starts: readonly number[]; rows: number },
   parts: readonly Uint32Array<ArrayBuffer>[],
   words: number,
-  unit = 1,
 ): Tensor {
   function* pieces(): Generator<Uint8Array> {
     let done = 0; // bytes
     for (const [i, part] of parts.entries()) {
-      const start = 4 * words * starts[i] / unit;
+      const start = 4 * words * starts[i];
       if (start > done) yield new Uint8Array(start - done);
       yield new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
       done = start + part.byteLength;
     }
   }
-  return gpu.upload(pieces(), [Math.ceil(rows / unit), words], "u32");
+  return gpu.upload(pieces(), [rows, words], "u32");
 }
 
-/** The part of a tensor of {@link uploadParts} that belongs to a layer. */
+/**
+ * The part of a group's tensor that belongs to a layer.
+ *
+ * @param tensor `[rows, words]`, or `[⌈rows / unit⌉, words]`.
+ */
 export function partOf(tensor: Tensor, start: number, rows: number, unit = 1): Tensor {
   const [, words] = tensor.shape;
   return tensor.view(start / unit * words, [Math.ceil(rows / unit), words]);

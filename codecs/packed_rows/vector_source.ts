@@ -16,8 +16,8 @@ export interface RowCode {
   tensors: Readonly<Record<string, string>>;
   /** Bytes of workgroup memory that `text` declares. */
   bytes: number;
-  /** Generates the parts of the text. */
-  text(): RowCodeText;
+  /** Generates the parts of the text, for workgroups of so many threads. */
+  text(threads: number): RowCodeText;
 }
 
 /**
@@ -87,7 +87,7 @@ export function rowVectorKernel(
 ): string {
   const { rows, tensors } = code;
   const quads = code.chunk / 4; // vec4s of a chunk
-  const text = code.text();
+  const text = code.text(threads);
   const whole = aligned && !ordered; // x is read in vec4s
   const summed = lanes ? threads / lanes : threads;
 

@@ -13,7 +13,8 @@ import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
 import { rowSearchSource } from "../../codecs/billm/search.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
-import { STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
+import { trellisRowCode } from "../../codecs/trellis/row_code.ts";
+import { hasTable, STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
 import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
@@ -80,6 +81,11 @@ const ROW_CODES: RowCode[] = [
   ),
   gridRowCode({ bits: 1, salient: true, centered: true }, 8),
   ...LEVEL_KINDS.map((kind, i) => levelRowCode(kind, [4, 8, 16][i % 3])),
+  ...STATE_BITS.flatMap((stateBits) =>
+    TRELLIS_BITS.map((bits) => ({ stateBits, bits })).filter(hasTable).map((trellis, i) =>
+      trellisRowCode(trellis, stateBits === 8 || i > 0)
+    )
+  ),
 ];
 const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
 const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
