@@ -37,25 +37,25 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   }
   workgroupBarrier();
   let tile_row = p.first / 16 + group.y;
-  const WIDTH = TILES * 16;
-  for (var i = thread * STEP_WEIGHTS; i < 16 * WIDTH; i += THREADS * STEP_WEIGHTS) {
-    let row = tile_row * 16 + i / WIDTH;
-    let place = group.x * WIDTH + i % WIDTH;
-    if (row < p.first || row >= p.first + p.rows || place >= p.cols) { continue; }
-    let step = (row % 16 * 16 + place % 16) / STEP_WEIGHTS;
-    let start = ((step + 1) * STEP_BITS + 32 * WORDS - STATE_BITS) % (32 * WORDS);
-    let shift = start % 32;
-    let tile = place / 16;
-    var window = word_at(tile_row, tile, start / 32) << shift;
-    if (shift > 0) { window |= word_at(tile_row, tile, (start / 32 + 1) % WORDS) >> (32 - shift); }
-    let entry = entries[window >> (32 - STATE_BITS)];
-    let scale = scales[row];
-    for (var v = 0u; v < min(STEP_WEIGHTS, p.cols - place); v++) {
-      var value = bitcast<f32>(entry);
-      if (STEP_WEIGHTS == 2) { value = unpack2x16float(entry)[v]; }
-      var col = place + v;
-      if (ORDERED) { col = order[col]; }
-      weight[(row - p.first) * p.cols + col] = value * scale;
+  let first_place = group.x * TILES * 16;
+  let end_place = min(first_place + TILES * 16, p.cols);
+  for (var place = first_place + thread * STEP_WEIGHTS; place < end_place; place += THREADS * STEP_WEIGHTS) {
+    for (var row = max(tile_row * 16, p.first); row < min(tile_row * 16 + 16, p.first + p.rows); row++) {
+      let step = (row % 16 * 16 + place % 16) / STEP_WEIGHTS;
+      let start = ((step + 1) * STEP_BITS + 32 * WORDS - STATE_BITS) % (32 * WORDS);
+      let shift = start % 32;
+      let tile = place / 16;
+      var window = word_at(tile_row, tile, start / 32) << shift;
+      if (shift > 0) { window |= word_at(tile_row, tile, (start / 32 + 1) % WORDS) >> (32 - shift); }
+      let entry = entries[window >> (32 - STATE_BITS)];
+      let scale = scales[row];
+      for (var v = 0u; v < min(STEP_WEIGHTS, p.cols - place); v++) {
+        var value = bitcast<f32>(entry);
+        if (STEP_WEIGHTS == 2) { value = unpack2x16float(entry)[v]; }
+        var col = place + v;
+        if (ORDERED) { col = order[col]; }
+        weight[(row - p.first) * p.cols + col] = value * scale;
+        }
     }
   }
 }
