@@ -90,7 +90,7 @@ function residualOf(
 }
 
 /** The nearest f16 that is not infinite. */
-function nearestHalf(value: number): number {
+export function nearestHalf(value: number): number {
   return Math.f16round(Math.min(Math.max(value, -65504), 65504));
 }
 
