@@ -8,7 +8,8 @@ import {
 } from "../../codecs/billm/matmul_source.ts";
 import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
-import { rowSearchSource } from "../../codecs/billm/search.ts";
+import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
+import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
@@ -81,14 +82,14 @@ function withSums(name: string, source: string): [name: string, source: string][
 
 /** The files that begin with what depends on a kind of levels. */
 const OF_LEVELS = [...TEXTS.keys()].filter((name) =>
-  /\b(levels_of|pattern|theta_of)\(/.test(TEXTS.get(name)!)
+  name.endsWith("_levels.wgsl") && /\b(levels_of|pattern)\(/.test(TEXTS.get(name)!)
 );
 
 /** A file as the kernels that are made of it. */
 export function completed(name: string): [name: string, source: string][] {
   const source = TEXTS.get(name)!;
   if (isPart(name)) return [[name, source]];
-  if (name === "search_row.wgsl") return []; // among the generated ones
+  if (name === "row_candidates.wgsl") return []; // among the generated ones
   if (!OF_LEVELS.includes(name)) return withParts(name, source);
   return LEVEL_KINDS.flatMap((kind) => {
     const own = levelsSource(kind) + (/\btheta_of\(/.test(source) ? THETA_OF_ROW : "") +
@@ -234,10 +235,12 @@ export const GENERATED: [name: string, source: string][] = [
       factorBlockKernel(real, each),
     ])
   ),
-  ...[true, false].map((isOneSubgroup): [string, string] => [
-    `search_row.wgsl in a ${isOneSubgroup ? "subgroup" : "workgroup"}`,
-    rowSearchSource(4, isOneSubgroup),
-  ]),
+  ...[true, false].flatMap((isUnrolled) =>
+    (["subgroup", "workgroup"] as const).map((choice): [string, string] => [
+      `rowSearchSource of ${isUnrolled ? "registers" : "arrays"} in ${choice}`,
+      rowSearchSource(rowCandidates, 4, isUnrolled, choice),
+    ])
+  ),
   ...LEVEL_KINDS.flatMap((kind) =>
     (["feedback", "descent"] as const).map((sweep): [string, string] => [
       `sweepLevelsKernel of ${kind.count} levels, ${kind.pattern}, ${sweep}`,
