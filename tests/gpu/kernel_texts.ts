@@ -12,6 +12,7 @@ import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: 
 import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
+import { levelCandidates } from "../../codecs/levels/level_candidates_source.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
 import { levelsSource, STORE_THETA, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
 import { sweepLevelsKernel } from "../../codecs/levels/sweep_levels_source.ts";
@@ -53,7 +54,7 @@ for (const path of KERNEL_FILES.filter((path) => path.endsWith(".wgsl"))) {
 
 /** Files that kernels begin with. */
 export const isPart = (name: string) =>
-  /^(reduce|choose)/.test(name) || ["activate.wgsl", "round_f16.wgsl"].includes(name);
+  /^(reduce|row_candidates)/.test(name) || ["activate.wgsl", "round_f16.wgsl"].includes(name);
 
 export const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
 const STORAGES: Storages[] = [
@@ -88,8 +89,8 @@ const OF_LEVELS = [...TEXTS.keys()].filter((name) =>
 /** A file as the kernels that are made of it. */
 export function completed(name: string): [name: string, source: string][] {
   const source = TEXTS.get(name)!;
-  if (isPart(name)) return [[name, source]];
   if (name === "row_candidates.wgsl") return []; // among the generated ones
+  if (isPart(name)) return [[name, source]];
   if (!OF_LEVELS.includes(name)) return withParts(name, source);
   return LEVEL_KINDS.flatMap((kind) => {
     const own = levelsSource(kind) + (/\btheta_of\(/.test(source) ? THETA_OF_ROW : "") +
@@ -241,12 +242,16 @@ export const GENERATED: [name: string, source: string][] = [
       rowSearchSource(rowCandidates, 4, isUnrolled, choice),
     ])
   ),
-  ...LEVEL_KINDS.flatMap((kind) =>
-    (["feedback", "descent"] as const).map((sweep): [string, string] => [
+  ...LEVEL_KINDS.flatMap((kind): [string, string][] => [
+    ...(["feedback", "descent"] as const).map((sweep): [string, string] => [
       `sweepLevelsKernel of ${kind.count} levels, ${kind.pattern}, ${sweep}`,
       sweepLevelsKernel(kind, sweep),
-    ])
-  ),
+    ]),
+    [
+      `rowSearchSource of ${kind.count} levels, ${kind.pattern}`,
+      rowSearchSource(levelCandidates(kind), 4, true, "workgroup"),
+    ],
+  ]),
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
   ...([8, 4] as const).flatMap((bits) =>
