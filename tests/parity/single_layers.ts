@@ -93,12 +93,27 @@ export async function uploadLayer(
     h.set(transposed(h, cols, cols)); // R H, since H is symmetric
     transformOnHost(h, cols, { rotation });
   }
+  return await layerOnGpu(gpu, { name: layer, weight, hessian: h }, blockSize, isNeeded);
+}
+
+/**
+ * Uploads a linear layer and runs the stage `hessian` on its Hessian.
+ *
+ * @param layer Its weight `[rows, cols]` and H `[cols, cols]`.
+ */
+export async function layerOnGpu(
+  gpu: Gpu,
+  { name, weight, hessian: h }: { name: string; weight: Float32Array; hessian: Float32Array },
+  blockSize: number,
+  isNeeded: (name: string) => boolean,
+): Promise<OnGpu> {
+  const cols = Math.sqrt(h.length);
   const rows = weight.length / cols;
   const store = new ArtifactStore();
   store.set("hessian", gpu.upload(h, [cols, cols]));
   const original = gpu.upload(weight, [rows, cols]);
   const linear: LinearLayer = {
-    ...{ name: layer, module: layer, rows, cols, original },
+    ...{ name, module: name, rows, cols, original },
     weight: gpu.clone(original),
     quantized: gpu.empty([rows, cols]),
   };
