@@ -135,6 +135,8 @@ export function viterbiKernel(trellis: Trellis, form: ViterbiForm): string {
     }`;
   };
 
+  const savedAt = (row: string) => `saved[own + ${row} * ${threads}u]`;
+
   const step = (i: number) => {
     const to = buffers === 2 ? (i + 1) % 2 : 0;
     const at = Math.floor(i / packed);
@@ -147,9 +149,7 @@ export function viterbiKernel(trellis: Trellis, form: ViterbiForm): string {
     const row = `turn / ${packed}u + ${at}u`;
     const keep = isResident
       ? `back[${row}][thread] = word;`
-      : `if (pass_number == 1u || turn >= ${
-        steps / 2
-      }u) { saved[own + (${row}) * ${threads}u] = word; }`;
+      : `if (pass_number == 1u || turn >= ${steps / 2}u) { ${savedAt(`(${row})`)} = word; }`;
     return `// step ${i}
     ${isFirst ? "word = 0u;" : ""}
     let x${i} = ${stepWeights === 1 ? element(0) : `vec2f(${element(0)}, ${element(1)})`};
@@ -184,21 +184,19 @@ export function viterbiKernel(trellis: Trellis, form: ViterbiForm): string {
       overlap = q;
     }
     workgroupBarrier();`
-    : `for (var end = ${rows}u; end > first_row; end -= ${kept}u) {
-      ${
-      repeat(
-        kept,
-        (r) => `back[${r}][thread] = saved[own + (end - ${kept - r}u) * ${threads}u];`,
-        "\n      ",
-      )
-    }
+    : `${repeat(kept, (r) => `back[${r}][thread] = ${savedAt(`${rows - kept + r}u`)};`, "\n    ")}
+    for (var end = ${rows}u; end > first_row; end -= ${kept}u) {
       workgroupBarrier();
+      // The next rows arrive while one thread walks.
+      let next = max(end, ${2 * kept}u) - ${2 * kept}u;
+      ${repeat(kept, (r) => `let row${r} = ${savedAt(`(next + ${r}u)`)};`, "\n      ")}
       if (thread == 0u) {
         var q = overlap;
         ${walkRows(`end - ${kept}u`, "end")}
         overlap = q;
       }
       workgroupBarrier();
+      ${repeat(kept, (r) => `back[${r}][thread] = row${r};`, "\n      ")}
     }`;
 
   return `

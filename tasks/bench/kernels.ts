@@ -6,8 +6,8 @@ import { billmMatvec } from "../../codecs/billm/matvec.ts";
 import { billmVectorProduct, multipliesVectors } from "../../codecs/billm/vector_product.ts";
 import { type BillmTensors, freeBillm, uploadBillm } from "../../codecs/billm/tensors.ts";
 import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
-import { searchRows, sweepBlocks } from "../../codecs/billm/search.ts";
 import type { WeightGroup } from "../../codecs/codec.ts";
+import { searchBitsOfRows, sweepBlocks } from "../../codecs/billm/search.ts";
 import { searchGrid } from "../../codecs/grid/search_grid.ts";
 import { storeLinear } from "../../codecs/mod.ts";
 import type { Gpu } from "../../gpu/device.ts";
@@ -322,7 +322,7 @@ await runCommand(command, async ({ values }) => {
     `tabu search, ${moves} moves a row`,
     size * size,
     "Mweights/s",
-    () => searchRows(gpu, h, residual, bits, quantized, moves, 0),
+    () => searchBitsOfRows(gpu, h, residual, bits, quantized, moves, 0),
     1,
   );
 });

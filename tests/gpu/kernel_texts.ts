@@ -10,7 +10,8 @@ import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
 import { gridRowCode } from "../../codecs/grid/row_code.ts";
 import { type RowCode, rowVectorKernel } from "../../codecs/packed_rows/vector_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
-import { rowSearchSource } from "../../codecs/billm/search.ts";
+import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
+import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
 import { trellisRowCode } from "../../codecs/trellis/row_code.ts";
@@ -267,14 +268,16 @@ export const GENERATED: [name: string, source: string][] = [
       factorBlockKernel(real, each),
     ])
   ),
-  ...[true, false].map((isOneSubgroup): [string, string] => [
-    `search_row.wgsl in a ${isOneSubgroup ? "subgroup" : "workgroup"}`,
-    rowSearchSource(4, isOneSubgroup),
-  ]),
   ...LEVEL_KINDS.flatMap((kind) =>
     (["feedback", "descent"] as const).map((sweep): [string, string] => [
       `sweepLevelsKernel of ${kind.count} levels, ${kind.pattern}, ${sweep}`,
       sweepLevelsKernel(kind, sweep),
+    ])
+  ),
+  ...[true, false].flatMap((isUnrolled) =>
+    (["subgroup", "workgroup"] as const).map((choice): [string, string] => [
+      `rowSearchSource of ${isUnrolled ? "registers" : "arrays"} in ${choice}`,
+      rowSearchSource(rowCandidates, 4, isUnrolled, choice),
     ])
   ),
   ...STATE_BITS.flatMap((stateBits) =>
