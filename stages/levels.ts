@@ -58,6 +58,9 @@ export const levels = defineStage({
       "Rounds of a refit, coordinate descent and tabu search; 0 for a refit alone",
     ),
     "sweeps": z.int().min(0).max(20).default(3).describe("Sweeps of coordinate descent per round"),
+    "moves": z.number().min(0).max(8).default(1).describe(
+      "Moves of the tabu search per column and round; 0 for none",
+    ),
     "damping": z.number().min(0).max(10).default(0.01).describe(
       "Added to the diagonal of the Hessian for refits and searches, as a fraction of its mean",
     ),
@@ -68,15 +71,15 @@ export const levels = defineStage({
     },
     {
       path: ["pattern"],
-      message: "must be gaussian for 8 levels, free for 2 and 3",
+      message: "must be free for 2 and 3 levels, gaussian for 8",
     },
   ),
   excludes: NOT_FOR_GRIDS,
   needs: ["hessian", "ordered-factor"],
   gives: ["block-error"],
 
-  async run(context, { damping, rounds, sweeps, ...options }) {
-    await quantizeToLevels(context, kindOf(options), damping, { rounds, sweeps });
+  async run(context, { damping, rounds, sweeps, moves, ...options }) {
+    await quantizeToLevels(context, kindOf(options), damping, { rounds, sweeps, moves });
   },
 });
 

@@ -18,6 +18,7 @@ import { trellisRowCode } from "../../codecs/trellis/row_code.ts";
 import { hasTable, STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
 import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
+import { levelCandidates } from "../../codecs/levels/level_candidates_source.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
 import { levelRowCode } from "../../codecs/levels/row_code.ts";
 import { levelsSource, STORE_THETA, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
@@ -60,7 +61,7 @@ for (const path of KERNEL_FILES.filter((path) => path.endsWith(".wgsl"))) {
 
 /** Files that kernels begin with. */
 export const isPart = (name: string) =>
-  /^(reduce|choose)/.test(name) || ["activate.wgsl", "round_f16.wgsl"].includes(name);
+  /^(reduce|row_candidates)/.test(name) || ["activate.wgsl", "round_f16.wgsl"].includes(name);
 
 export const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
 const STORAGES: Storages[] = [
@@ -102,14 +103,14 @@ function withSums(name: string, source: string): [name: string, source: string][
 
 /** The files that begin with what depends on a kind of levels. */
 const OF_LEVELS = [...TEXTS.keys()].filter((name) =>
-  /\b(levels_of|pattern|theta_of)\(/.test(TEXTS.get(name)!)
+  name.endsWith("_levels.wgsl") && /\b(levels_of|pattern)\(/.test(TEXTS.get(name)!)
 );
 
 /** A file as the kernels that are made of it. */
 export function completed(name: string): [name: string, source: string][] {
   const source = TEXTS.get(name)!;
+  if (name === "row_candidates.wgsl") return []; // among the generated ones
   if (isPart(name)) return [[name, source]];
-  if (name === "search_row.wgsl") return []; // among the generated ones
   if (!OF_LEVELS.includes(name)) return withParts(name, source);
   return LEVEL_KINDS.flatMap((kind) => {
     const own = levelsSource(kind) + (/\btheta_of\(/.test(source) ? THETA_OF_ROW : "") +
@@ -268,18 +269,22 @@ export const GENERATED: [name: string, source: string][] = [
       factorBlockKernel(real, each),
     ])
   ),
-  ...LEVEL_KINDS.flatMap((kind) =>
-    (["feedback", "descent"] as const).map((sweep): [string, string] => [
-      `sweepLevelsKernel of ${kind.count} levels, ${kind.pattern}, ${sweep}`,
-      sweepLevelsKernel(kind, sweep),
-    ])
-  ),
   ...[true, false].flatMap((isUnrolled) =>
     (["subgroup", "workgroup"] as const).map((choice): [string, string] => [
       `rowSearchSource of ${isUnrolled ? "registers" : "arrays"} in ${choice}`,
       rowSearchSource(rowCandidates, 4, isUnrolled, choice),
     ])
   ),
+  ...LEVEL_KINDS.flatMap((kind): [string, string][] => [
+    ...(["feedback", "descent"] as const).map((sweep): [string, string] => [
+      `sweepLevelsKernel of ${kind.count} levels, ${kind.pattern}, ${sweep}`,
+      sweepLevelsKernel(kind, sweep),
+    ]),
+    [
+      `rowSearchSource of ${kind.count} levels, ${kind.pattern}`,
+      rowSearchSource(levelCandidates(kind), 4, true, "workgroup"),
+    ],
+  ]),
   ...STATE_BITS.flatMap((stateBits) =>
     TRELLIS_BITS.filter((bits) => stateBits === 12 || bits === 2).flatMap((bits) =>
       ([1, 2] as const).map((buffers): [string, string] => [

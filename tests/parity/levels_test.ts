@@ -86,7 +86,8 @@ Deno.test({
 /** The entry of the fixture by the effort. */
 const EFFORTS = [
   { name: "gptq", options: { rounds: 0 } },
-  { name: "cd", options: {} },
+  { name: "cd", options: { moves: 0 } },
+  { name: "tabu", options: {} },
 ];
 
 const ROTATION = { seed: 0, block: 64 };

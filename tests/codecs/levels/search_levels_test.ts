@@ -3,8 +3,11 @@ import { fitLevels } from "../../../codecs/levels/fit_levels.ts";
 import { LEVEL_KINDS, type LevelKind, parametersOf } from "../../../codecs/levels/levels.ts";
 import { refitLevels, type SearchedLevels } from "../../../codecs/levels/refit_levels.ts";
 import { descendLevels, quantizeLevels, SWEEP_BLOCK } from "../../../codecs/levels/sweep_levels.ts";
+import { moveLevels, searchLevels } from "../../../codecs/levels/search_levels.ts";
+import { rowSearchShape } from "../../../codecs/row_search/row_search.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { gemm } from "../../../gpu/kernels/matmul/gemm.ts";
+import { reducesInSubgroup } from "../../../gpu/kernels/reduce/reduction.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
 import {
@@ -21,7 +24,7 @@ import {
   transposed,
 } from "../../reference/linear_algebra.ts";
 import { normals, seededRandom } from "../../reference/random.ts";
-import { lossOf } from "../../reference/row_search.ts";
+import { lossOf, tabuOfRow } from "../../reference/row_search.ts";
 import { levelValues } from "./random_levels.ts";
 
 /** The kernels that suit the adapter, and those of GPUs. */
@@ -222,6 +225,102 @@ for (const problem of PROBLEMS) {
     }
   });
 }
+
+for (const problem of PROBLEMS) {
+  const { kind, rows, cols, weight, hessian } = problem;
+  Deno.test(`${nameOf(problem)}: tabu search does what it does in f64`, async () => {
+    const state = begun(problem);
+    const before = weight.map((row, i) =>
+      residualReference(kind, row, state.codes[i], state.theta[i], hessian)
+    );
+    const product = Float32Array.from(matmul(weight.flat(), hessian, rows, cols, cols));
+    const moves = Math.ceil(cols / 2);
+    for (const gpu of FAMILIES) {
+      const lanes = reducesInSubgroup(gpu) ? undefined : rowSearchShape(gpu, cols).lanes;
+      const wanted = before.map((residual, i) => {
+        const codes = Uint8Array.from(state.codes[i]);
+        const values = levelValues(kind, state.theta[i]);
+        const isStep = (from: number, to: number) => Math.abs(from - to) === 1;
+        const all = state.codes[i].map(() => values);
+        tabuOfRow(codes, all, isStep, residual.slice(), hessian, moves, 3, lanes);
+        return [...codes];
+      });
+      const { layer, free } = upload(gpu, problem, state);
+      using target = gpu.upload(product, [rows, cols]);
+      const start = Float32Array.from(before.flatMap((row) => [...row]));
+      using residual = gpu.upload(start, [rows, cols]);
+      await moveLevels(gpu, layer, target, residual, moves, 3, async () => {});
+      const found = await gpu.read(layer.codes, "u32");
+      assert.ok(found.every((code) => code < kind.count));
+      const [loss, expected, first] = [found, wanted.flat(), state.codes.flat()].map((codes) =>
+        lossWith(problem, state.theta, codes)
+      );
+      // Where two moves are nearly as good, f32 may take the other one.
+      assert.ok(Math.abs(loss - expected) <= 0.01 * expected, `${loss}, ${expected} in f64`);
+      if (cols > 1) assert.ok(loss < first, `${loss}, ${first} before`);
+      assert.ok(shareOfEqual(found, wanted.flat()) > 0.9);
+      free();
+    }
+  });
+}
+
+Deno.test("tabu search of more moves than software adapters finish in a call is cut", async () => {
+  const [gpu] = FAMILIES;
+  if (!gpu.software) return;
+  const cols = 300;
+  const problem = makeProblem({ count: 5, pattern: "free" }, 3, cols);
+  const { kind, rows, weight, hessian } = problem;
+  const state = begun(problem);
+  const product = Float32Array.from(matmul(weight.flat(), hessian, rows, cols, cols));
+  using target = gpu.upload(product, [rows, cols]);
+  const moves = rowSearchShape(gpu, cols).most + 20;
+  const { layer, free } = upload(gpu, problem, state);
+  using residual = gpu.upload(
+    Float32Array.from(
+      weight.flatMap((row, i) => [
+        ...residualReference(kind, row, state.codes[i], state.theta[i], hessian),
+      ]),
+    ),
+    [rows, cols],
+  );
+  let calls = 0;
+  await moveLevels(gpu, layer, target, residual, moves, 0, async () => {
+    calls++;
+  });
+  assert.equal(calls, 2);
+  const loss = lossWith(problem, state.theta, await gpu.read(layer.codes, "u32"));
+  assert.ok(loss < 0.9 * lossWith(problem, state.theta, state.codes.flat()));
+  free();
+});
+
+Deno.test("the search of all steps lowers the loss with each round", async () => {
+  const problem = makeProblem({ count: 3, pattern: "free" }, 19, 150);
+  const { rows, cols, weight, hessian } = problem;
+  const state = begun(problem);
+  const product = Float32Array.from(matmul(weight.flat(), hessian, rows, cols, cols));
+  for (const gpu of FAMILIES) {
+    using target = gpu.upload(product, [rows, cols]);
+    let last = lossWith(problem, state.theta, state.codes.flat());
+    for (
+      const effort of [
+        { rounds: 0, sweeps: 0, moves: 0 },
+        { rounds: 1, sweeps: 1, moves: 0 },
+        { rounds: 1, sweeps: 3, moves: 0 },
+        { rounds: 1, sweeps: 3, moves: 0.5 },
+        { rounds: 3, sweeps: 3, moves: 1 },
+      ]
+    ) {
+      const { layer, free } = upload(gpu, problem, state);
+      await searchLevels(gpu, layer, target, effort, async () => {});
+      const theta = await gpu.read(layer.theta);
+      const codes = await gpu.read(layer.codes, "u32");
+      const loss = lossWith(problem, [...theta].map((a) => [a]), codes);
+      assert.ok(loss < last, `${loss} with ${JSON.stringify(effort)}, ${last} before`);
+      last = loss;
+      free();
+    }
+  }
+});
 
 Deno.test("the loss falls with each sweep of descent", async () => {
   const problem = makeProblem({ count: 4, pattern: "free" }, 19, 150);
