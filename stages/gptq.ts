@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { defineStage } from "../pipeline/stage.ts";
+import { defineQuantizer } from "../pipeline/quantizer.ts";
 import {
   bitsOption,
   blockOfGroup,
@@ -22,9 +22,8 @@ import { linearGrid } from "./linear_grid.ts";
  *
  * @see GPTQ, https://arxiv.org/abs/2210.17323
  */
-export const gptq = defineStage({
+export const gptq = defineQuantizer({
   name: "gptq",
-  scope: "linear",
   summary: "Round to a grid column by column; later columns compensate for the error",
   options: z.strictObject({
     "bits": bitsOption,

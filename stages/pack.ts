@@ -13,7 +13,7 @@ import { SMALL_FILES } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
 import type { LinearRecord } from "../pipeline/run/events.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
-import { defineStage, type ModelContext } from "../pipeline/stage.ts";
+import { defineStage, type LinearLayer, type ModelContext } from "../pipeline/stage.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { denoFile } from "../storage/deno_folder.ts";
 import { copyFileAtomically, sha256OfFile, writeJsonAtomically } from "../storage/files.ts";
@@ -60,6 +60,7 @@ export const pack = defineStage({
   async run({ linears }, form) {
     for (const linear of linears) {
       const { draft } = linear;
+      if (linear.isSkipped) continue;
       if (!draft) {
         throw new UserError(
           `Cannot pack "${linear.name}": no stage before pack has quantized it; ` +
@@ -78,8 +79,15 @@ export const pack = defineStage({
     const { index } = context.layer;
     const prefix = architecture.names.layer(index);
     const places = [...layerPlaces(architecture, index)].filter(({ linear }) => linear);
-    const packed = new Set(places.map(({ name }) => name));
-    const tensors = linears.flatMap((linear) => {
+    const skipped = new Set(linears.filter(({ isSkipped }) => isSkipped).map(({ name }) => name));
+    const packed = new Set(
+      places.filter(({ linear }) => !skipped.has(linear!)).map(({ name }) => name),
+    );
+    const quantized = linears.filter(({ isSkipped }) => !isSkipped);
+    for (const linear of linears) {
+      if (linear.isSkipped) linear.stored = denseFacts(checkpoint, linear, places);
+    }
+    const tensors = quantized.flatMap((linear) => {
       const { tensors, parts } = storeLinear(linear.name, linear.packed!, form);
       const { codec, host } = linear.packed!;
       linear.stored = { ...codec.facts(host), storedBytes: parts };
@@ -90,13 +98,13 @@ export const pack = defineStage({
       tensors.push(copyOf(checkpoint, name));
     }
     const version = versionFor(
-      linears.map(({ packed }) => packed!.codec),
+      quantized.map(({ packed }) => packed!.codec),
       tensors.map(({ name }) => name),
-      linears.some(({ transform }) => transform),
+      quantized.some(({ transform }) => transform),
     );
     const file = shardName(index + 2, context.layer.count);
     const path = join(context.folder.model, file);
-    const rotations = linears.map(({ name, transform }) => ({ name, ...transform }));
+    const rotations = quantized.map(({ name, transform }) => ({ name, ...transform }));
     const metadata = {
       ...packedMetadata(tensors, version, crc32),
       ...statedRotations(rotations),
@@ -153,10 +161,11 @@ export const pack = defineStage({
     const rotation = rotationConfigOf(
       context.layerRecords.flatMap(({ layer, linears }) => {
         const prefix = architecture.names.layer(layer);
-        return linears.map(({ name, rotation }) => ({
+        return linears.map(({ name, rotation, dense }) => ({
           name,
           module: name.slice(prefix.length),
           rotation,
+          dense,
         }));
       }),
     );
@@ -178,6 +187,22 @@ export const pack = defineStage({
     context.set("packed-model", summarize(context, counts, new Map([[first, sha256], ...shards])));
   },
 });
+
+/** The part in records of linear layers that stay as they are. */
+const DENSE = "dense";
+
+/** The facts of a linear layer that stays as it is. */
+function denseFacts(
+  checkpoint: Checkpoint,
+  { name, rows, cols }: LinearLayer,
+  places: readonly { name: string; linear?: string }[],
+): LinearLayer["stored"] {
+  const { name: tensor } = places.find(({ linear }) => linear === name)!;
+  const { bytes, shape } = checkpoint.get(tensor); // of several linear layers if it is fused
+  const own = bytes / shape[0] * rows;
+  const paperBits = 8 * own / (rows * cols);
+  return { paperBits, salientColumns: [], highFraction: 0, storedBytes: { [DENSE]: own } };
+}
 
 /** @throws {UserError} If the scales of a linear layer do not fit f16, which makes them infinite. */
 function refuseInfinite(name: string, { codec, host }: PackedLinear): void {
@@ -296,6 +321,10 @@ function summarize(
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));
   const paper = sum(linears.map(({ paperBits, rows, cols }) => paperBits * rows * cols));
   const perWeight = (count: number) => count * 8 / weights;
+  for (const { dense, storedBytes } of linears) {
+    if (!dense) continue;
+    bytesByPart[DENSE] = (bytesByPart[DENSE] ?? 0) + storedBytes[DENSE];
+  }
   const linearBytes = sum(Object.values(bytesByPart));
   const weightFiles = new Set(checkpoint.files);
   const originalBytes = sum(

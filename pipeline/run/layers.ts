@@ -181,7 +181,7 @@ class LayerRun {
   #packedConfig(linears: readonly LinearRecord[]): QuantizationConfig {
     const { model } = this.decoder;
     const rotation = rotationConfigOf(
-      linears.map(({ name, rotation }) => ({ name, module: name, rotation })),
+      linears.map(({ name, rotation, dense }) => ({ name, module: name, rotation, dense })),
     );
     return model.packedConfig(this.context.blockSize, undefined, undefined, rotation);
   }
@@ -451,7 +451,14 @@ class LayerRun {
     await runStages(this.stages.slice(this.#firstInLinear), true);
     const hessian = store.find("hessian");
     for (const linear of context.linears) {
-      const { module, original, weight, quantized, draft, packed, transform } = linear;
+      const { module, original, weight, quantized, draft, packed, transform, isSkipped } = linear;
+      if (isSkipped) {
+        // Earlier stages may have changed it in place.
+        const plain = await this.decoder.loadLinear(context.layer.index, module);
+        weights.linears.set(module, { ...weights.linears.get(module), weight: plain });
+        gpu.free(original, weight, quantized);
+        continue;
+      }
       if (hessian && packed) {
         group.errors.push(
           await this.clock.queue(
@@ -499,15 +506,15 @@ class LayerRun {
       for (const linear of context.linears) {
         const { name, rows, cols, stored, method, transform, correction } = linear;
         if (!stored) continue;
-        using parts = errors.shift();
+        using parts = linear.isSkipped ? undefined : errors.shift();
         const error = parts && await relativeError(parts);
         const record: LinearRecord = {
           name,
           rows,
           cols,
           ...(method && { method }),
-          ...transform,
-          ...(Number.isFinite(correction) && { correction }),
+          ...(linear.isSkipped ? { dense: true } : transform),
+          ...(Number.isFinite(correction) && !linear.isSkipped && { correction }),
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
           ...stored,
         };
