@@ -4,7 +4,8 @@ import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { sum } from "../base/figures.ts";
-import { packEmbedding } from "../codecs/embedding/embedding.ts";
+import { packEmbedding, ZEROS_GROUPS } from "../codecs/embedding/embedding.ts";
+import { type SearchedForm, searchEmbedding } from "../codecs/embedding/search_embedding.ts";
 import type { Codec, PackedLinear } from "../codecs/codec.ts";
 import { partOf, storeLinear, versionFor } from "../codecs/mod.ts";
 import { rotationConfigOf } from "../codecs/quantization_config.ts";
@@ -48,10 +49,30 @@ export const pack = defineStage({
       "Coding of the zones of the weights, or of pb-llm's salient weights: one bit each (or a list), or " +
         "entropy-coded, which takes the host one second for 200 million weights",
     ),
-    "embeddings": z.literal(["stored", 8, 4]).default(8).describe(
-      "Bits of the embeddings and the head, with one f16 scale per 64 (in 4 bits: 32) numbers of a " +
-        "row; stored: as in the original",
+    "embeddings": z.literal(["stored", 8, 6, 5, 4, 3]).default(8).describe(
+      "Bits of the embeddings and the head; stored: as in the original",
     ),
+    "embeddings-zeros": z.enum(["none", "free"]).optional().describe(
+      "none: numbers of a row share an f16 scale, 64 of them in 8 bits, 32 in 4; free: they share a " +
+        "scale and a zero, any f16 number, which are searched; default none for 8 bits, else free",
+    ),
+    "embeddings-group-size": z.literal([...ZEROS_GROUPS]).optional().describe(
+      "Numbers of a row that share a scale and a free zero; default 64",
+    ),
+  }).superRefine((options, issues) => {
+    const { embeddings, "embeddings-zeros": zeros, "embeddings-group-size": group } = options;
+    const refuse = (key: string, message: string) =>
+      issues.addIssue({ code: "custom", path: [key], message });
+    if (embeddings === "stored" || embeddings === 8) {
+      if (zeros === "free") {
+        refuse("embeddings-zeros", "must be none unless embeddings are 3 to 6 bits");
+      }
+    } else if (zeros === "none" && embeddings !== 4) {
+      refuse("embeddings-zeros", `must be free with embeddings: ${embeddings}`);
+    }
+    if (group !== undefined && !searchedForm(options)) {
+      refuse("embeddings-group-size", "must be absent without free zeros");
+    }
   }),
   presets: { reference: { scales: "f16", embeddings: "stored" } },
   needs: ["model-files"],
@@ -113,18 +134,22 @@ export const pack = defineStage({
     return { file, bytes, sha256 };
   },
 
-  async check(context, { embeddings }) {
+  async check(context, options) {
+    const { embeddings } = options;
+    if (searchedForm(options)) return;
     const { hiddenSize, embeddingSize } = context.get("model-files").architecture;
     const odd = [embeddingSize, hiddenSize].find((width) => width % 2);
     if (embeddings === 4 && odd !== undefined) {
       throw new UserError(
         `Cannot pack the embeddings in 4 bits: they are ${odd} wide, which is odd; ` +
-          `use embeddings: 8`,
+          `use embeddings: 8, or embeddings-zeros: free`,
       );
     }
   },
 
-  async finish(context, { embeddings }) {
+  async finish(context, options) {
+    const { embeddings } = options;
+    const searched = searchedForm(options);
     const model = context.get("model-files");
     const { architecture, checkpoint, config } = model;
     const { embedding, positions, head } = architecture.names;
@@ -139,7 +164,11 @@ export const pack = defineStage({
       if (name === "lm_head.weight" && !architecture.names.head) continue;
       if (embeddings !== "stored" && tables.has(name)) {
         const table = name.slice(0, -".weight".length);
-        outside.push(...packEmbedding(checkpoint, table, embeddings, model.name));
+        outside.push(
+          ...searched
+            ? await searchEmbedding(context.gpu, checkpoint, table, searched, model.name)
+            : packEmbedding(checkpoint, table, embeddings as 8 | 4, model.name),
+        );
       } else {
         const values = replaced?.get(name);
         outside.push(
@@ -152,7 +181,7 @@ export const pack = defineStage({
     const { sha256 } = writeSafetensors(
       path,
       outside,
-      packedMetadata(outside, versionFor([]), crc32),
+      packedMetadata(outside, versionFor([], outside.map(({ name }) => name)), crc32),
     );
 
     const linears = context.layerRecords.flatMap(({ linears }) => linears);
@@ -187,6 +216,17 @@ export const pack = defineStage({
     context.set("packed-model", summarize(context, counts, new Map([[first, sha256], ...shards])));
   },
 });
+
+/** The form of embeddings with zeros; undefined if they have none, or are stored as in the original. */
+function searchedForm(options: {
+  "embeddings": "stored" | 8 | 6 | 5 | 4 | 3;
+  "embeddings-zeros"?: "none" | "free";
+  "embeddings-group-size"?: SearchedForm["group"];
+}): SearchedForm | undefined {
+  const { embeddings, "embeddings-zeros": zeros, "embeddings-group-size": group = 64 } = options;
+  if (embeddings === "stored" || embeddings === 8 || zeros === "none") return undefined;
+  return { bits: embeddings, group };
+}
 
 /** The part in records of linear layers that stay as they are. */
 const DENSE = "dense";

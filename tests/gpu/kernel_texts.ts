@@ -49,7 +49,8 @@ for (const path of KERNEL_FILES.filter((path) => path.endsWith(".wgsl"))) {
 
 /** Files that kernels begin with. */
 export const isPart = (name: string) =>
-  /^(reduce|choose)/.test(name) || ["activate.wgsl", "round_f16.wgsl"].includes(name);
+  /^(reduce|choose)/.test(name) ||
+  ["activate.wgsl", "round_f16.wgsl", "embedding_value.wgsl"].includes(name);
 
 export const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
 const STORAGES: Storages[] = [
@@ -79,9 +80,11 @@ function withSums(name: string, source: string): [name: string, source: string][
 /** A file as the kernels that are made of it. */
 export function completed(name: string): [name: string, source: string][] {
   let source = TEXTS.get(name)!;
+  if (name === "embedding_value.wgsl") return []; // names what the text behind it declares
   if (isPart(name)) return [[name, source]];
   if (name === "search_row.wgsl") return []; // among the generated ones
   if (/\bactivate\(/.test(source)) source = TEXTS.get("activate.wgsl")! + source;
+  if (/\bvalue_at\(/.test(source)) source = TEXTS.get("embedding_value.wgsl")! + source;
   if (/\brounded\(/.test(source)) source = TEXTS.get("round_f16.wgsl")! + source;
   if (/\bover_row\(/.test(source) && !/fn over_row\(/.test(source)) {
     source = TEXTS.get("reduce_row.wgsl")! + source;
@@ -221,13 +224,20 @@ export const GENERATED: [name: string, source: string][] = [
   ]),
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
-  ...([8, 4] as const).flatMap((bits) =>
+  ...([
+    { bits: 8, group: 64 },
+    { bits: 4, group: 32 },
+    { bits: 3, group: 32, zeros: true },
+    { bits: 4, group: 64, zeros: true },
+    { bits: 5, group: 64, zeros: true },
+    { bits: 6, group: 128, zeros: true },
+  ] as const).flatMap((form) =>
     [true, false].flatMap((aligned) =>
       [true, false].map((useSubgroup): [string, string] => [
-        `embeddingMatvecKernel of ${bits} bits${aligned ? "" : ", any"}${
-          useSubgroup ? ", a subgroup" : ""
-        }`,
-        embeddingMatvecKernel({ bits, group: 8 * bits }, 32, useSubgroup, aligned),
+        `embeddingMatvecKernel of ${form.bits} bits${"zeros" in form ? ", zeros" : ""}${
+          aligned ? "" : ", any"
+        }${useSubgroup ? ", a subgroup" : ""}`,
+        embeddingMatvecKernel(form, 32, useSubgroup, aligned),
       ])
     )
   ),
