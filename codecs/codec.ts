@@ -73,11 +73,10 @@ export type WeightKind = "low" | "high" | "salient" | "all";
 export interface Codec<Host extends HostLinear = HostLinear> {
   /** "billm", "grid" */
   readonly name: string;
-  /**
-   * The suffix of the tensor that every linear layer of this codec has: "signs". Its first dimension is
-   * the layer's rows.
-   */
+  /** The suffix of the tensor that every linear layer of this codec has: "signs". */
   readonly main: string;
+  /** The suffix of the tensor whose first dimension is the layer's rows; `main` if absent. */
+  readonly rowsPart?: string;
   /** The first version of the packed format that supports this codec. */
   readonly since: number;
   /** The first version that supports a part, by the suffix of its tensor, where that is later. */

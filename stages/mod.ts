@@ -17,6 +17,7 @@ import { rtn } from "./rtn.ts";
 import { salientSelect } from "./salient_select.ts";
 import { sign } from "./sign.ts";
 import { splitSearch } from "./split_search.ts";
+import { trellis } from "./trellis.ts";
 
 export { RECIPES } from "./recipes.ts";
 
@@ -36,6 +37,7 @@ export const STAGES: Stage[] = [
   gptq,
   pbLlm,
   sign,
+  trellis,
   binarize,
   refitNorm,
   pack,

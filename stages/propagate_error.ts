@@ -36,7 +36,7 @@ export const propagateError = defineStage({
     "damping": z.number().min(0).max(10).default(0.1).describe(
       "Added to the diagonal of the Hessian, as a fraction of its mean",
     ),
-    "share": z.number().gt(0).max(1).default(1).describe(
+    "share": z.number().gt(0).max(1).default(0.4).describe(
       "The part of the calibration batches that C is computed from; less is faster",
     ),
   }),

@@ -1,19 +1,17 @@
 import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
-import { MAX_GROUPS, uniform } from "../../gpu/kernel.ts";
+import { uniform } from "../../gpu/kernel.ts";
 import { rowShape } from "../../gpu/kernels/binarize/row_shape.ts";
 import roundF16 from "../../gpu/kernels/elementwise/round_f16.wgsl" with { type: "text" };
 import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import { difference } from "../../gpu/kernels/reduce/difference.ts";
 import overRow from "../../gpu/kernels/reduce/reduce_row.wgsl" with { type: "text" };
-import { largeLanes, reducesInSubgroup } from "../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import chooseInSubgroup from "./choose_in_subgroup.wgsl" with { type: "text" };
-import chooseInWorkgroup from "./choose_in_workgroup.wgsl" with { type: "text" };
+import { OWN_MEMORY, rowSearchShape, searchRows } from "../row_search/row_search.ts";
 import { type BillmBits, scalesPerBlock } from "./quantize_block.ts";
+import candidates from "./row_candidates.wgsl" with { type: "text" };
 import { roundScales } from "./round_scales.ts";
 import blockSource from "./search_block.wgsl" with { type: "text" };
-import rowSource from "./search_row.wgsl" with { type: "text" };
 
 /** The effort of {@link searchBits}. */
 export interface SearchEffort {
@@ -32,9 +30,6 @@ export interface SearchEffort {
 
 /** Moves per column that make up for most of the rounding of means and scales. */
 const ROUNDED_MOVES = 0.1;
-
-/** The columns of a row that a thread of the tabu search holds in registers, if there are threads enough. */
-const COLUMNS_PER_THREAD = 16;
 
 /** Whether a layout can be searched: two zones, and two planes of the salient columns, if there are any. */
 export function canSearch({ zones, planes }: Pick<BillmBits, "zones" | "planes">): boolean {
@@ -66,7 +61,7 @@ export async function searchBits(
   const { most } = rowSearchShape(gpu, bits.cols);
   const search = async (movesPerColumn: number, seed: number) => {
     for (let left = Math.ceil(movesPerColumn * bits.cols); left > 0;) {
-      await searchRows(gpu, hessian, residual, bits, quantized, Math.min(left, most), seed);
+      await searchBitsOfRows(gpu, hessian, residual, bits, quantized, Math.min(left, most), seed);
       left -= most;
       if (left > 0) await computeResidual(gpu, target, hessian, quantized, residual);
       await pause?.();
@@ -84,7 +79,7 @@ export async function searchBits(
   if (!scaleBits) return;
   const { codes, factors } = await roundScales(gpu, bits, bits.scales, scaleBits);
   gpu.free(codes, factors);
-  await searchRows(gpu, hessian, residual, bits, quantized, 0, 0); // Q of the rounded values
+  await searchBitsOfRows(gpu, hessian, residual, bits, quantized, 0, 0); // Q of the rounded values
   await computeResidual(gpu, target, hessian, quantized, residual);
   await search(Math.max(moves, ROUNDED_MOVES), rounds);
 }
@@ -152,39 +147,8 @@ export async function sweepBlocks(
   }
 }
 
-/** Iterations of loops after which lavapipe ends all loops of a thread, less some for other loops. */
-const SOFTWARE_ITERATIONS = 65535 - 8192;
-
-/** Weights times moves per dispatch: about a third of a second on a large GPU, since drivers stop long ones. */
-const WORK = 2 ** 38;
-
-/** The WGSL of the tabu search. */
-export function rowSearchSource(perThread: number, isOneSubgroup: boolean): string {
-  const choose = isOneSubgroup ? chooseInSubgroup : chooseInWorkgroup;
-  return `const PER = ${perThread}u;\n${choose}${rowSource}`;
-}
-
-/** The threads of the tabu search for a row, the columns of each, and the most moves of one call. */
-export function rowSearchShape(gpu: Gpu, cols: number): {
-  lanes: number;
-  perThread: number;
-  most: number;
-} {
-  const wanted = Math.max(64, 2 ** Math.ceil(Math.log2(cols / COLUMNS_PER_THREAD)));
-  const lanes = largeLanes(gpu, Math.min(1024, wanted));
-  const perThread = Math.ceil(cols / lanes);
-  const iterations = Math.floor(SOFTWARE_ITERATIONS / (perThread + 1)) - 2;
-  return { lanes, perThread, most: gpu.software ? Math.max(1, iterations) : Infinity };
-}
-
-/**
- * Tabu search for the bits of each row, with fixed means and scales.
- *
- * @param residual R = (W - Q) H, f32 `[rows, cols]`; not updated.
- * @param moves At most those of {@link rowSearchShape}.
- * @param seed Of the random parts of the times for which columns are locked.
- */
-export async function searchRows(
+/** Tabu search for the bits of each row, with fixed means and scales; see {@link searchRows}. */
+export async function searchBitsOfRows(
   gpu: Gpu,
   hessian: Tensor,
   residual: Tensor,
@@ -193,31 +157,25 @@ export async function searchRows(
   moves: number,
   seed: number,
 ): Promise<void> {
-  const { rows, cols, blockSize, planes } = bits;
+  const { cols, blockSize, planes } = bits;
   const blocks = Math.ceil(cols / blockSize);
   const words = bitWords(cols);
-  const { lanes, perThread } = rowSearchShape(gpu, cols);
-  // Besides the levels, workgroup memory holds the bits of a row and the choice of a move.
-  const memory = gpu.device.limits.maxComputeWorkgroupStorageSize - 8 * words - 64;
-  const isStaged = 32 * blocks <= memory;
-  const kernel = await gpu.kernel({
-    name: `search_row_${perThread}`,
-    source: rowSearchSource(perThread, reducesInSubgroup(gpu)),
+  // Besides the steps, workgroup memory holds the bits of a row and the choice of a move.
+  const memory = gpu.device.limits.maxComputeWorkgroupStorageSize - 8 * words - OWN_MEMORY;
+  const isStaged = 128 * blocks <= memory;
+  const search = {
+    name: "billm",
+    candidates,
     constants: {
-      LANES: lanes,
+      BLOCK: blockSize,
+      BLOCKS: blocks,
       STAGED: Number(isStaged),
-      LEVELS: isStaged ? 2 * blocks : 1,
+      STEPS: isStaged ? 8 * blocks : 1,
       WORDS: words,
       HAS_SALIENT: Number(planes > 0),
       SCALES: scalesPerBlock(bits),
     },
-  });
-  const rowsPerCall = Math.min(MAX_GROUPS, Math.max(1, Math.floor(WORK / (cols * moves))));
-  for (let first = 0; first < rows; first += rowsPerCall) {
-    kernel.dispatch({
-      params: uniform([first, rows, cols, words, blockSize, blocks, moves, seed]),
-      tensors: [hessian, residual, bits.salient, bits.scales, bits.bits, quantized],
-      workgroups: Math.min(rowsPerCall, rows - first),
-    });
-  }
+    tensors: [bits.salient, bits.scales, bits.bits],
+  };
+  await searchRows(gpu, search, hessian, residual, quantized, moves, seed);
 }

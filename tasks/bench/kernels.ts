@@ -6,7 +6,7 @@ import { billmMatvec } from "../../codecs/billm/matvec.ts";
 import { billmVectorProduct, multipliesVectors } from "../../codecs/billm/vector_product.ts";
 import { type BillmTensors, freeBillm, uploadBillm } from "../../codecs/billm/tensors.ts";
 import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
-import { searchRows, sweepBlocks } from "../../codecs/billm/search.ts";
+import { searchBitsOfRows, sweepBlocks } from "../../codecs/billm/search.ts";
 import { searchGrid } from "../../codecs/grid/search_grid.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { attention } from "../../gpu/kernels/attention/attention.ts";
@@ -289,7 +289,7 @@ await runCommand(command, async ({ values }) => {
     `tabu search, ${moves} moves a row`,
     size * size,
     "Mweights/s",
-    () => searchRows(gpu, h, residual, bits, quantized, moves, 0),
+    () => searchBitsOfRows(gpu, h, residual, bits, quantized, moves, 0),
     1,
   );
 });

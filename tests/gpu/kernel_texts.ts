@@ -8,8 +8,12 @@ import {
 } from "../../codecs/billm/matmul_source.ts";
 import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
-import { rowSearchSource } from "../../codecs/billm/search.ts";
+import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
+import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
+import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
+import { STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
+import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
 import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
@@ -218,10 +222,25 @@ export const GENERATED: [name: string, source: string][] = [
       factorBlockKernel(real, each),
     ])
   ),
-  ...[true, false].map((isOneSubgroup): [string, string] => [
-    `search_row.wgsl in a ${isOneSubgroup ? "subgroup" : "workgroup"}`,
-    rowSearchSource(4, isOneSubgroup),
-  ]),
+  ...[true, false].flatMap((isUnrolled) =>
+    (["subgroup", "workgroup"] as const).map((choice): [string, string] => [
+      `rowSearchSource of ${isUnrolled ? "registers" : "arrays"} in ${choice}`,
+      rowSearchSource(rowCandidates, 4, isUnrolled, choice),
+    ])
+  ),
+  ...STATE_BITS.flatMap((stateBits) =>
+    TRELLIS_BITS.filter((bits) => stateBits === 12 || bits === 2).flatMap((bits) =>
+      ([1, 2] as const).map((buffers): [string, string] => [
+        `viterbiKernel of ${bits} bits with states of ${stateBits}, ${buffers} buffers`,
+        viterbiKernel({ bits, stateBits }, {
+          threads: stateBits === 8 ? 32 : bits === 2.5 ? 128 : 256,
+          buffers,
+          staged: buffers === 1 ? 4 : 64,
+        }),
+      ])
+    )
+  ),
+  ["tileErrorKernel", tileErrorKernel()],
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
   ...([

@@ -2,12 +2,14 @@
 import { existsSync, readFileSync } from "node:fs";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
 import type { Gpu } from "../../gpu/device.ts";
+import { type Rotation, transformOnHost } from "../../gpu/kernels/rotation/rotation.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import type { GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
 import { hessian } from "../../stages/hessian.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
+import { transposed } from "../reference/linear_algebra.ts";
 
 export const FIXTURES = "../shared/fixtures/codecs";
 const TINY = "../shared/fixtures/billm-reference/tiny-llama.linears.safetensors";
@@ -74,15 +76,23 @@ export interface OnGpu {
  * Uploads a layer and runs the stage `hessian` on its Hessian.
  *
  * @param isNeeded Whether later stages need an artifact.
+ * @param rotation Of the layer's input; not rotated if absent.
  */
 export async function uploadLayer(
   gpu: Gpu,
   layer: string,
   blockSize: number,
   isNeeded: (name: string) => boolean,
+  rotation?: Rotation,
 ): Promise<OnGpu> {
   const { weight, hessian: h } = loadLayer(layer);
   const cols = Math.sqrt(h.length);
+  if (rotation) {
+    transformOnHost(weight, cols, { rotation });
+    transformOnHost(h, cols, { rotation }); // H Rᵀ
+    h.set(transposed(h, cols, cols)); // R H, since H is symmetric
+    transformOnHost(h, cols, { rotation });
+  }
   const rows = weight.length / cols;
   const store = new ArtifactStore();
   store.set("hessian", gpu.upload(h, [cols, cols]));
