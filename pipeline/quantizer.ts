@@ -19,12 +19,14 @@ export interface LinearRules {
 
 /** The rates among which the bits of each linear layer can be chosen; see {@link LinearStage.rates}. */
 export interface Rates<Options> {
-  /** Values of options, by rising bits; each is one candidate. */
-  values(options: Options): SomeOptions[];
+  /** The option that sets the bits, a number. */
+  option: string;
+  /** Its values that the options of the stage allow, by rising bits. */
+  values(options: Options): readonly number[];
   /**
    * Bytes of the tensors that store a linear layer, without the header of their file.
    *
-   * @param options Those of the linear layer, with the values of a rate.
+   * @param options Those of the linear layer, with the value of a rate.
    */
   bytes(options: Options, shape: { rows: number; cols: number }): number;
 }

@@ -6,7 +6,7 @@ import type { InputTransform } from "../gpu/kernels/rotation/rotation.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
-import type { StageDeclaration } from "./config/config.ts";
+import type { PlannedStage, StageDeclaration } from "./config/config.ts";
 import type { Rates, SomeOptions } from "./quantizer.ts";
 import type { Emit, LayerRecord, LinearRecord } from "./run/events.ts";
 import type { HubAccess } from "./run/hub_access.ts";
@@ -81,6 +81,8 @@ export interface ModelContext {
   seed: number;
   /** Columns that share scales. */
   blockSize: number;
+  /** All stages of the run with their options. */
+  stages: readonly PlannedStage<Stage>[];
   /**
    * The first stage that declares {@link StageBase.original}: for it the calibration data also pass
    * through the original model. Absent if there is none.

@@ -196,7 +196,9 @@ Deno.test("linear layers that are one tensor in the checkpoint are skipped toget
       `"${place.model}" it is a part of "model.layers.1.mlp.gate_up_proj"; skip all of ` +
       "model.layers.1.mlp.gate_proj, model.layers.1.mlp.up_proj, or none",
   });
-  const { record } = await place.run({ stages: stages(place, { skip }) });
+  const { record, events } = await place.run({ stages: stages(place, { skip }) });
+  const warnings = events.flatMap((event) => event.type === "warning" ? event.message : []);
+  assert.ok(!warnings.some((message) => /report/.test(message)), `${warnings}`);
   const folder = record.packed!.folder;
   using before = ModelFiles.open(denoFolder(place.model));
   using after = ModelFiles.open(denoFolder(folder));
