@@ -3,6 +3,7 @@ import { defineQuantizer } from "../pipeline/quantizer.ts";
 import {
   bitsOption,
   blockOfGroup,
+  GRID_RATES,
   groupSizeOption,
   hasGridFor,
   hasZerosFor,
@@ -57,6 +58,7 @@ export const gptq = defineQuantizer({
   needs: ({ order }) => order === "none" ? ["factor"] : ["ordered-factor"],
   gives: ["block-error"],
   blockSize: blockOfGroup,
+  rates: GRID_RATES,
 
   async run(context, options) {
     const { bits, "group-size": groupSize, feedback, order, refit } = options;

@@ -10,7 +10,11 @@ import type { Codec, PackedLinear } from "../codecs/codec.ts";
 import { partOf, storeLinear, versionFor } from "../codecs/mod.ts";
 import { rotationConfigOf } from "../codecs/quantization_config.ts";
 import { statedRotations } from "../codecs/stated_rotation.ts";
-import { SMALL_FILES } from "../models/model_files.ts";
+import {
+  embeddingRowBytes,
+  embeddingScaleGroups,
+} from "../codecs/embedding/dequantize_embedding.ts";
+import { type ModelFiles, SMALL_FILES } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
 import type { LinearRecord } from "../pipeline/run/events.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
@@ -152,16 +156,14 @@ export const pack = defineStage({
     const searched = searchedForm(options);
     const model = context.get("model-files");
     const { architecture, checkpoint, config } = model;
-    const { embedding, positions, head } = architecture.names;
-    const tables = new Set([embedding, positions?.name, head].map((name) => `${name}.weight`));
+    const tables = tablesOf(model);
     const { layers } = architecture;
     const outside: TensorToWrite[] = [];
     const replaced = context.find("outside-tensors");
     const prefixes = Array.from({ length: layers }, (_, i) => architecture.names.layer(i));
     for (const name of checkpoint.tensors.keys()) {
       if (prefixes.some((prefix) => name.startsWith(prefix))) continue;
-      // Some checkpoints have a tied head's weight twice.
-      if (name === "lm_head.weight" && !architecture.names.head) continue;
+      if (isSecondHead(name, model)) continue;
       if (embeddings !== "stored" && tables.has(name)) {
         const table = name.slice(0, -".weight".length);
         outside.push(
@@ -217,12 +219,72 @@ export const pack = defineStage({
   },
 });
 
-/** The form of embeddings with zeros; undefined if they have none, or are stored as in the original. */
-function searchedForm(options: {
+/** The options of `pack` that tell how embeddings and head are stored. */
+export interface PackOptions {
   "embeddings": "stored" | 8 | 6 | 5 | 4 | 3;
   "embeddings-zeros"?: "none" | "free";
   "embeddings-group-size"?: SearchedForm["group"];
-}): SearchedForm | undefined {
+}
+
+/** The bytes that the header of a file takes besides its tensors, about. */
+export const HEADER_BYTES = 160;
+
+/** The bytes of a tensor in the header of a file, at most: its name, dtype, shape, place and checksum. */
+export function entryBytes(name: string): number {
+  return name.length + 100;
+}
+
+/**
+ * The bytes that a packed model takes besides its linear layers, with the header of the first file: a few
+ * more than it will be.
+ *
+ * @param options Absent if nothing is packed: tensors are then as in the original.
+ */
+export function outsideBytes(model: ModelFiles, options: PackOptions | undefined): number {
+  const { checkpoint, architecture } = model;
+  const layers = Array.from({ length: architecture.layers }, (_, layer) => layer);
+  const linears = new Set(
+    layers.flatMap((layer) => [...layerPlaces(architecture, layer)])
+      .filter(({ linear }) => linear).map(({ name }) => name),
+  );
+  const tables = tablesOf(model);
+  const searched = options && searchedForm(options);
+  let bytes = HEADER_BYTES;
+  for (const { name, bytes: stored, shape: [rows, cols] } of checkpoint.tensors.values()) {
+    if (linears.has(name) || isSecondHead(name, model)) continue;
+    bytes += (tables.has(name) ? 4 : 1) * entryBytes(name);
+    const { embeddings = "stored" } = options ?? {};
+    if (!tables.has(name) || embeddings === "stored") {
+      bytes += stored;
+      continue;
+    }
+    const group = searched?.group ?? (embeddings === 8 ? 64 : 32);
+    const layout = {
+      rows,
+      cols,
+      bits: embeddings,
+      group,
+      ...(searched && { zeros: true as const }),
+    };
+    const scales = 2 * rows * embeddingScaleGroups(layout);
+    bytes += rows * embeddingRowBytes(layout) + (searched ? 2 : 1) * scales + (searched ? 12 : 0);
+  }
+  return bytes;
+}
+
+/** The names of the embeddings' and the head's weights. */
+function tablesOf({ architecture: { names } }: ModelFiles): Set<string> {
+  const { embedding, positions, head } = names;
+  return new Set([embedding, positions?.name, head].map((name) => `${name}.weight`));
+}
+
+/** Whether a tensor is a tied head's weight, which some checkpoints have twice. */
+function isSecondHead(name: string, { architecture: { names } }: ModelFiles): boolean {
+  return name === "lm_head.weight" && !names.head;
+}
+
+/** The form of embeddings with zeros; undefined if they have none, or are stored as in the original. */
+function searchedForm(options: PackOptions): SearchedForm | undefined {
   const { embeddings, "embeddings-zeros": zeros, "embeddings-group-size": group = 64 } = options;
   if (embeddings === "stored" || embeddings === 8 || zeros === "none") return undefined;
   return { bits: embeddings, group };

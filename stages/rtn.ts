@@ -3,6 +3,7 @@ import { defineQuantizer } from "../pipeline/quantizer.ts";
 import {
   bitsOption,
   blockOfGroup,
+  GRID_RATES,
   groupSizeOption,
   hasGridFor,
   hasZerosFor,
@@ -35,6 +36,7 @@ export const rtn = defineQuantizer({
   needs: ["model-files"],
   gives: ["block-error"],
   blockSize: blockOfGroup,
+  rates: GRID_RATES,
 
   async run(context, options) {
     const { bits, "group-size": groupSize } = options;
