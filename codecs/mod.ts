@@ -18,6 +18,7 @@ import type {
 } from "./codec.ts";
 import { EXPONENT, loadExponent, storeExponent } from "./exponent.ts";
 import { grid } from "./grid/codec.ts";
+import { levels } from "./levels/codec.ts";
 import { columnsOf, type QuantizationConfig, rotationOf } from "./quantization_config.ts";
 import { checkStatedRotation } from "./stated_rotation.ts";
 import { TransformedGroup, TransformedWeight } from "./transformed_weight.ts";
@@ -26,7 +27,7 @@ import { trellis } from "./trellis/codec.ts";
 /**
  * The codecs of packed linear layers. A linear layer without the main tensor of any of them is dense.
  */
-export const CODECS: Codec[] = [billm, grid, trellis];
+export const CODECS: Codec[] = [billm, grid, levels, trellis];
 
 /**
  * Registers a custom codec.

@@ -7,6 +7,7 @@ import { download } from "./download.ts";
 import { evaluate } from "./evaluate.ts";
 import { gptq } from "./gptq.ts";
 import { hessian } from "./hessian.ts";
+import { levels } from "./levels.ts";
 import { pack } from "./pack.ts";
 import { pbLlm } from "./pb_llm.ts";
 import { propagateError } from "./propagate_error.ts";
@@ -37,6 +38,7 @@ export const STAGES: Stage[] = [
   rowSearch,
   rtn,
   gptq,
+  levels,
   pbLlm,
   sign,
   trellis,

@@ -14,8 +14,8 @@ import { draftOf } from "./draft_of.ts";
 import { NOT_FOR_GRIDS } from "./grid_options.ts";
 import { spreadErrorFrom } from "./spread_error.ts";
 
-/** Distances after which queued work is submitted: a fraction of a second on a slow GPU. */
-const WORK = 2 ** 35;
+/** Distances after which queued work is submitted: a fraction of a second on a slow GPU, some on a CPU. */
+const [WORK, WORK_ON_CPU] = [2 ** 35, 2 ** 28];
 
 /**
  * The stage that encodes tiles of 16 x 16 weights as walks through a trellis, 16 columns after the other;
@@ -80,7 +80,7 @@ export const trellis = defineQuantizer({
         await spreadErrorFrom(first, error, { weight, factor });
       }
       queued += searchWork(layout, rows);
-      if (queued < WORK) continue;
+      if (queued < (gpu.software ? WORK_ON_CPU : WORK)) continue;
       queued = 0;
       gpu.flush();
       await context.pause();

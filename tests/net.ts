@@ -114,6 +114,21 @@ const PIPELINES: Record<string, Pipeline> = {
       ],
     }),
   },
+  "trellis, rotated, columns by falling diagonal": {
+    model: { ...ODD, hidden: 80, layers: 2 },
+    fields: (place) => ({
+      stages: [
+        "download",
+        place.calibrateWith({ order: "module" }),
+        "rotate",
+        "hessian",
+        "propagate-error",
+        { trellis: { bits: 2, table: 8 } },
+        "pack",
+        place.evaluate,
+      ],
+    }),
+  },
   "billm, resumed": { interruptedAfter: 2 },
   "billm, by the recipe light": {
     fields: (place) => ({

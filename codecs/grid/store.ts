@@ -2,6 +2,7 @@ import { bitWords } from "../../base/bits.ts";
 import { shapeText } from "../../gpu/tensor.ts";
 import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { type StoredDtype, type TensorToWrite, toFloat32 } from "../../storage/safetensors.ts";
+import { codeAt, putCode } from "../bit_codes.ts";
 import type { PackedShape, StoreForm } from "../codec.ts";
 import { decodeFlags, encodeFlags } from "../flag_codes.ts";
 import { partBytes, PartReader } from "../part_reader.ts";
@@ -13,7 +14,6 @@ import {
   type GridLayout,
   groupsOf,
   SALIENT_BITS,
-  topCode,
   type Zeros,
   zerosOf,
 } from "./grid.ts";
@@ -30,23 +30,6 @@ export interface GridHost extends GridLayout {
   salientFits?: Float32Array<ArrayBuffer>;
   /** `[cols]`, a permutation; absent if codes are in the order of columns. */
   order?: Uint32Array<ArrayBuffer>;
-}
-
-/** The code of `width` bits at bit `at`, counted from word `first`. */
-function codeAt(words: Uint32Array, first: number, at: number, width: number): number {
-  const word = first + (at >>> 5);
-  const shift = at & 31;
-  let code = words[word] >>> shift;
-  if (shift + width > 32) code |= words[word + 1] << (32 - shift);
-  return code & topCode(width);
-}
-
-/** Writes the code that {@link codeAt} reads; the target bits must be 0. */
-function putCode(words: Uint32Array, code: number, first: number, at: number, width: number): void {
-  const word = first + (at >>> 5);
-  const shift = at & 31;
-  words[word] |= code << shift;
-  if (shift + width > 32) words[word + 1] |= code >>> (32 - shift);
 }
 
 /** Whether the bit of a column is set in a row of mask words. */

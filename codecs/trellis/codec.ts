@@ -1,9 +1,9 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Codec, LinearFacts } from "../codec.ts";
-import { DenseWeight } from "../dense/weight.ts";
 import { infiniteHalves } from "../part_reader.ts";
 import { dequantizeTrellis } from "./dequantize_trellis.ts";
+import { uploadTrellis, uploadTrellisGroup } from "./products.ts";
 import { dequantizeTrellisHost, loadTrellis, storeTrellis, type TrellisHost } from "./store.ts";
 import { freeTrellis, type TrellisTensors } from "./trellis.ts";
 
@@ -32,9 +32,9 @@ export const trellis: Codec<TrellisHost> = {
 
   matrix,
 
-  async upload(gpu, host) {
-    return new DenseWeight(await matrix(gpu, host));
-  },
+  upload: uploadTrellis,
+  groups: () => true,
+  uploadGroup: uploadTrellisGroup,
 };
 
 /** The dequantized weights of a trellis layer on the GPU, f32 `[rows, cols]`, owned by the caller. */

@@ -1,10 +1,10 @@
-import { constant } from "../../gpu/constant.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { TABLE_DATA } from "./tables_data.ts";
 import { hasTable, type Trellis } from "./trellis.ts";
 
 const tables = new Map<string, Float32Array<ArrayBuffer>>();
+const onGpus = new WeakMap<Gpu, Map<string, Tensor>>();
 
 /** The f16 bytes of a table, little-endian. */
 export function tableBytes(trellis: Trellis): Uint8Array<ArrayBuffer> {
@@ -31,7 +31,17 @@ export function tableOf(trellis: Trellis): Float32Array<ArrayBuffer> {
 
 /** {@link tableOf} on the GPU, kept for the lifetime of the device; a view, which needs no freeing. */
 export function tableOnGpu(gpu: Gpu, trellis: Trellis): Tensor {
-  return constant(gpu, tableOf(trellis));
+  const name = nameOf(trellis);
+  const known = onGpus.get(gpu) ?? new Map<string, Tensor>();
+  onGpus.set(gpu, known);
+  let tensor = known.get(name);
+  if (!tensor) {
+    const table = tableOf(trellis);
+    const owner = gpu.upload(table, [table.length]);
+    tensor = owner.view(0, owner.shape);
+    known.set(name, tensor);
+  }
+  return tensor;
 }
 
 function nameOf({ stateBits, bits }: Trellis): string {

@@ -26,7 +26,9 @@ import { openGpu } from "../gpu/open_gpu.ts";
 import { normals } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { productReference, randomPacked } from "./billm/random_packed.ts";
+import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
 import { randomGrid } from "./grid/random_grid.ts";
+import { randomLevels } from "./levels/random_levels.ts";
 import { randomTrellis } from "./trellis/random_trellis.ts";
 
 const gpu = await openGpu();
@@ -84,6 +86,7 @@ const SAMPLES: Record<string, () => HostLinear[]> = {
       randomGrid({ ...size, zeros: "free", bits: 2, salient: true }, 0.1, true).host,
     ];
   },
+  levels: () => LEVEL_KINDS.map((kind) => randomLevels({ rows: ROWS, cols: COLS, ...kind }).host),
 };
 
 function clearPadding({ rows, cols, planes, zones, bits, salient }: BillmHost): void {

@@ -7,14 +7,22 @@ import {
   unpackKernel,
 } from "../../codecs/billm/matmul_source.ts";
 import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
+import { gridRowCode } from "../../codecs/grid/row_code.ts";
+import { type RowCode, rowVectorKernel } from "../../codecs/packed_rows/vector_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
 import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
 import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
-import { STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
+import { trellisRowCode } from "../../codecs/trellis/row_code.ts";
+import { hasTable, STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
 import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
+import { levelCandidates } from "../../codecs/levels/level_candidates_source.ts";
+import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
+import { levelRowCode } from "../../codecs/levels/row_code.ts";
+import { levelsSource, STORE_THETA, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
+import { sweepLevelsKernel } from "../../codecs/levels/sweep_levels_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
 import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
 import { attentionKernel } from "../../gpu/kernels/attention/attention_source.ts";
@@ -53,7 +61,7 @@ for (const path of KERNEL_FILES.filter((path) => path.endsWith(".wgsl"))) {
 
 /** Files that kernels begin with. */
 export const isPart = (name: string) =>
-  /^(reduce|choose)/.test(name) ||
+  /^(reduce|row_candidates)/.test(name) ||
   ["activate.wgsl", "round_f16.wgsl", "embedding_value.wgsl"].includes(name);
 
 export const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
@@ -69,6 +77,19 @@ const FORMS: BillmForm[] = [
   { zones: 1, planes: 3, coded: true, mixed: true },
   { zones: 1, planes: 1, coded: false, mixed: false },
 ];
+/** The codes of rows that codecs multiply with. */
+const ROW_CODES: RowCode[] = [
+  ...([1, 2, 3, 4, 8] as const).map((bits, i) =>
+    gridRowCode({ bits, salient: i % 2 === 1, centered: false }, [4, 8, 16, 16, 8][i])
+  ),
+  gridRowCode({ bits: 1, salient: true, centered: true }, 8),
+  ...LEVEL_KINDS.map((kind, i) => levelRowCode(kind, [4, 8, 16][i % 3])),
+  ...STATE_BITS.flatMap((stateBits) =>
+    TRELLIS_BITS.map((bits) => ({ stateBits, bits })).filter(hasTable).map((trellis, i) =>
+      trellisRowCode(trellis, stateBits === 8 || i > 0)
+    )
+  ),
+];
 const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
 const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
 
@@ -81,12 +102,28 @@ function withSums(name: string, source: string): [name: string, source: string][
     .map((sums) => [`${name}, ${sums}`, TEXTS.get(sums)! + source]);
 }
 
+/** The files that begin with what depends on a kind of levels. */
+const OF_LEVELS = [...TEXTS.keys()].filter((name) =>
+  name.endsWith("_levels.wgsl") && /\b(levels_of|pattern)\(/.test(TEXTS.get(name)!)
+);
+
 /** A file as the kernels that are made of it. */
 export function completed(name: string): [name: string, source: string][] {
-  let source = TEXTS.get(name)!;
+  const source = TEXTS.get(name)!;
+  if (name === "row_candidates.wgsl") return []; // among the generated ones
   if (name === "embedding_value.wgsl") return []; // names what the text behind it declares
   if (isPart(name)) return [[name, source]];
-  if (name === "search_row.wgsl") return []; // among the generated ones
+  if (!OF_LEVELS.includes(name)) return withParts(name, source);
+  return LEVEL_KINDS.flatMap((kind) => {
+    const own = levelsSource(kind) + (/\btheta_of\(/.test(source) ? THETA_OF_ROW : "") +
+      (/\bstore_theta\(/.test(source) ? STORE_THETA : "");
+    return withParts(`${name} of ${kind.count} levels, ${kind.pattern}`, own + source);
+  });
+}
+
+/** A text with the files that it needs before it, in all its forms. */
+function withParts(name: string, text: string): [name: string, source: string][] {
+  let source = text;
   if (/\bactivate\(/.test(source)) source = TEXTS.get("activate.wgsl")! + source;
   if (/\bvalue_at\(/.test(source)) source = TEXTS.get("embedding_value.wgsl")! + source;
   if (/\brounded\(/.test(source)) source = TEXTS.get("round_f16.wgsl")! + source;
@@ -197,6 +234,19 @@ export const GENERATED: [name: string, source: string][] = [
       ])
     )
   ),
+  ...ROW_CODES.flatMap((code) => [
+    ...([[256, 32], [64, 64], [64, 0], [8, 8]] as const).flatMap(([threads, lanes], i) =>
+      (["plain", "rms", "activation", "gated"] as const).map((input, k): [string, string] => {
+        const [ordered, aligned] = [(i + k) % 3 === 0, (i + k) % 3 === 1];
+        return [
+          `rowVectorKernel of ${code.name}, ${code.rows} rows, ${threads} threads of ${lanes}, ${input}` +
+          (ordered ? ", ordered" : aligned ? "" : ", any"),
+          TEXTS.get("activate.wgsl")! +
+          rowVectorKernel(code, { threads, lanes }, { input, ordered, aligned }),
+        ];
+      })
+    ),
+  ]),
   ...FORMS.flatMap((form) => [
     ...([1, 2, 4] as const).flatMap((tokens) =>
       [true, false].map((unrolled): [string, string] => [
@@ -228,6 +278,16 @@ export const GENERATED: [name: string, source: string][] = [
       rowSearchSource(rowCandidates, 4, isUnrolled, choice),
     ])
   ),
+  ...LEVEL_KINDS.flatMap((kind): [string, string][] => [
+    ...(["feedback", "descent"] as const).map((sweep): [string, string] => [
+      `sweepLevelsKernel of ${kind.count} levels, ${kind.pattern}, ${sweep}`,
+      sweepLevelsKernel(kind, sweep),
+    ]),
+    [
+      `rowSearchSource of ${kind.count} levels, ${kind.pattern}`,
+      rowSearchSource(levelCandidates(kind), 4, true, "workgroup"),
+    ],
+  ]),
   ...STATE_BITS.flatMap((stateBits) =>
     TRELLIS_BITS.filter((bits) => stateBits === 12 || bits === 2).flatMap((bits) =>
       ([1, 2] as const).map((buffers): [string, string] => [

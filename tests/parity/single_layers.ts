@@ -1,15 +1,16 @@
 /** Single linear layers with their Hessians and what is expected of codecs on them, beside the project. */
 import { existsSync, readFileSync } from "node:fs";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
+import { transformRows } from "../../gpu/kernels/rotation/rotate.ts";
+import type { Rotation } from "../../gpu/kernels/rotation/rotation.ts";
 import type { Gpu } from "../../gpu/device.ts";
-import { type Rotation, transformOnHost } from "../../gpu/kernels/rotation/rotation.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import type { GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
 import { hessian } from "../../stages/hessian.ts";
+import { transposed } from "../reference/linear_algebra.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
-import { transposed } from "../reference/linear_algebra.ts";
 
 export const FIXTURES = "../shared/fixtures/codecs";
 const TINY = "../shared/fixtures/billm-reference/tiny-llama.linears.safetensors";
@@ -20,6 +21,8 @@ export const LAYERS = ["tiny-k", "smollm2-v", "smollm2-down"];
 
 interface Expected {
   proxy: number;
+  /** Relative. */
+  tolerance: number;
   decoded_sha256?: string;
 }
 
@@ -76,7 +79,7 @@ export interface OnGpu {
  * Uploads a layer and runs the stage `hessian` on its Hessian.
  *
  * @param isNeeded Whether later stages need an artifact.
- * @param rotation Of the layer's input; not rotated if absent.
+ * @param rotation Of the weights and the Hessian, if any.
  */
 export async function uploadLayer(
   gpu: Gpu,
@@ -87,16 +90,20 @@ export async function uploadLayer(
 ): Promise<OnGpu> {
   const { weight, hessian: h } = loadLayer(layer);
   const cols = Math.sqrt(h.length);
-  if (rotation) {
-    transformOnHost(weight, cols, { rotation });
-    transformOnHost(h, cols, { rotation }); // H Rᵀ
-    h.set(transposed(h, cols, cols)); // R H, since H is symmetric
-    transformOnHost(h, cols, { rotation });
-  }
   const rows = weight.length / cols;
   const store = new ArtifactStore();
-  store.set("hessian", gpu.upload(h, [cols, cols]));
   const original = gpu.upload(weight, [rows, cols]);
+  let uploaded = gpu.upload(h, [cols, cols]);
+  if (rotation) {
+    await transformRows(gpu, original, { rotation });
+    await transformRows(gpu, uploaded, { rotation });
+    const sides = uploaded; // R (R H)ᵀ: H is symmetric
+    const half = transposed(await gpu.read(sides), cols, cols);
+    gpu.free(sides);
+    uploaded = gpu.upload(Float32Array.from(half), [cols, cols]);
+    await transformRows(gpu, uploaded, { rotation });
+  }
+  store.set("hessian", uploaded);
   const linear: LinearLayer = {
     ...{ name: layer, module: layer, rows, cols, original },
     weight: gpu.clone(original),

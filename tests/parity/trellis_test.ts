@@ -9,7 +9,9 @@ import { loadLinear, storeLinear } from "../../codecs/mod.ts";
 import { trellis as codec } from "../../codecs/trellis/codec.ts";
 import type { TrellisDraft } from "../../codecs/trellis/draft.ts";
 import { dequantizeTrellisHost, type TrellisHost } from "../../codecs/trellis/store.ts";
-import type { StateBits, TrellisBits } from "../../codecs/trellis/trellis.ts";
+import { type StateBits, stepsOf, type TrellisBits } from "../../codecs/trellis/trellis.ts";
+import type { Gpu } from "../../gpu/device.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
 import type { LinearStage } from "../../pipeline/stage.ts";
@@ -17,6 +19,7 @@ import { trellis } from "../../stages/trellis.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { assertClose } from "../assert_close.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
@@ -25,6 +28,7 @@ import {
   expectedOf,
   FIXTURES,
   LAYERS,
+  type OnGpu,
   open,
   suffix,
   uploadLayer,
@@ -87,75 +91,111 @@ Deno.test({
   },
 });
 
-/** The fraction of equal words, in the first column of tiles and in all. */
+/** The fraction of the words of the first rows that are as wanted, in the first column of tiles and in all. */
 function equalWords(found: TrellisHost, wanted: TrellisHost): { first: number; all: number } {
-  const words = found.stream.length / (found.rows * found.cols / 256);
+  const { words } = stepsOf(found);
   const beside = found.cols / 16;
-  const [same, count] = [[0, 0], [0, 0]];
+  const equal = [0, 0];
   found.stream.forEach((word, i) => {
-    const isEqual = Number(word === wanted.stream[i]);
-    const isFirst = Number(Math.floor(i / words) % beside === 0);
-    same[0] += isFirst * isEqual;
-    count[0] += isFirst;
-    same[1] += isEqual;
-    count[1]++;
+    if (word !== wanted.stream[i]) return;
+    if (Math.floor(i / words) % beside === 0) equal[0]++;
+    equal[1]++;
   });
-  return { first: same[0] / count[0], all: same[1] / count[1] };
+  const { length } = found.stream;
+  return { first: equal[0] / (length / beside), all: equal[1] / length };
 }
 
-/** Small tables on the larger layers, large ones where they take little time. */
+/** The layer as the stage leaves it, its relative output error and the seconds that it took. */
+async function encoded(
+  gpu: Gpu,
+  { linear, store, context }: OnGpu,
+  { bits, stateBits, order }: TrellisHost,
+): Promise<{ host: TrellisHost; error: number; seconds: number }> {
+  const start = performance.now();
+  gpu.copy(linear.original, linear.weight);
+  const options = trellis.options.parse({
+    bits,
+    table: stateBits,
+    order: order ? "falling" : "none",
+  });
+  const planned = [{ stage: trellis, options }] as unknown as Planned<LinearStage>[];
+  await quantizeLinear(context, store, linear, planned, new StageClock(gpu));
+  using draft = linear.draft as TrellisDraft;
+  delete linear.draft;
+  const error = await errorOf(linear, store.get("hessian"));
+  const host = await draft.download();
+  assert.deepEqual(dequantizeTrellisHost(host), await gpu.read(linear.quantized));
+  return { host, error, seconds: (performance.now() - start) / 1000 };
+}
+
+/** `deno test -A FILE -- --all` encodes whole layers with all codecs and prints figures. */
+const isAll = Deno.args.includes("--all");
+
+/** The codecs of whole layers. */
 const ENCODED: Record<string, string[]> = {
-  "tiny-k": [1, 1.5, 2, 2.5, 3].map((bits) => `trellis-${bits}`).concat("trellis-2-noorder"),
-  "smollm2-v": ["trellis-1-L8", "trellis-2-L8"],
-  "smollm2-down": ["trellis-2-L8"],
+  "tiny-k": ["trellis-1.5", "trellis-2.5", "trellis-1-L8", "trellis-2-L8"],
+  "smollm2-v": ["trellis-2-L8"],
+  "smollm2-down": ["trellis-1-L8"],
 };
 
 for (const layer of LAYERS) {
   Deno.test({
-    name: `the encoder gives the streams expected of ${layer}, with the same output error${suffix}`,
+    name: `trellises of ${layer} leave the expected output error${suffix}`,
     ignore: !areLayersThere,
     async fn() {
       await using gpu = await openGpu();
       const expected = expectedOf(layer);
       using file = open(`${FIXTURES}/codes-${layer}.safetensors`);
       const uploaded = await uploadLayer(gpu, layer, 128, () => true, ROTATION);
-      const { linear, context } = uploaded;
-      using store = uploaded.store;
-      const names = Deno.args.includes("--all")
+      using _store = uploaded.store;
+      const names = isAll
         ? Object.keys(expected).filter((name) =>
-          file.has(`${name}.stream`) && /^trellis/.test(name)
+          /^trellis/.test(name) && file.has(`${name}.stream`)
         )
         : ENCODED[layer];
       for (const name of names) {
         const wanted = hostOf(file, name);
-        gpu.copy(linear.original, linear.weight);
-        const options = trellis.options.parse({
-          bits: wanted.bits,
-          table: wanted.stateBits,
-          order: wanted.order ? "falling" : "none",
-        });
-        const planned = [{ stage: trellis, options }] as unknown as Planned<LinearStage>[];
-        const start = performance.now();
-        await quantizeLinear(context, store, linear, planned, new StageClock(gpu));
-        const draft = linear.draft as TrellisDraft;
-        const error = await errorOf(linear, store.get("hessian"));
-        const host = await draft.download();
+        const { host, error, seconds } = await encoded(gpu, uploaded, wanted);
         const { first, all } = equalWords(host, wanted);
-        if (Deno.args.includes("--all")) {
-          const seconds = (performance.now() - start) / 1000;
-          console.log(
-            `${name}: error ${error.toFixed(6)}, expected ${expected[name].proxy}; ` +
-              `equal words ${first.toFixed(3)}, ${all.toFixed(3)}; ${seconds.toFixed(1)} s`,
-          );
-        }
+        const figures = `${name}: error ${error.toFixed(6)}, expected ${expected[name].proxy}; ` +
+          `equal words ${first.toFixed(3)}, ${all.toFixed(3)}; ${seconds.toFixed(1)} s`;
+        if (isAll) console.log(figures);
         assert.deepEqual(host.order, wanted.order);
-        assert.ok(first > 0.98, `${name}: ${first} of the first words are equal`);
-        const limit = (1 + TOLERANCE) * expected[name].proxy;
-        assert.ok(error < limit, `${name}: ${error}, expected ${expected[name].proxy}`);
-        assert.deepEqual(dequantizeTrellisHost(host), await gpu.read(linear.quantized), name);
-        draft[Symbol.dispose]();
-        delete linear.draft;
+        assert.ok(first > 0.98, figures);
+        assert.ok(error < (1 + TOLERANCE) * expected[name].proxy, figures);
       }
     },
   });
 }
+
+Deno.test({
+  name: `the first rows of smollm2-v get the expected streams and scales at all rates${suffix}`,
+  ignore: !areLayersThere,
+  async fn() {
+    await using gpu = await openGpu();
+    const layer = "smollm2-v";
+    using file = open(`${FIXTURES}/codes-${layer}.safetensors`);
+    const { linear, store, context } = await uploadLayer(gpu, layer, 128, () => true, ROTATION);
+    using _store = store;
+    const names = Object.keys(expectedOf(layer))
+      .filter((name) => /^trellis/.test(name) && file.has(`${name}.stream`));
+    assert.equal(names.length, 8);
+    const rows = 16; // rows are encoded independently of each other
+    const { cols } = linear;
+    const part = (tensor: Tensor) => tensor.view(0, [rows, cols]);
+    const { original, weight, quantized } = linear;
+    const few = {
+      ...{ ...linear, rows },
+      ...{ original: part(original), weight: part(weight), quantized: part(quantized) },
+    };
+    for (const name of names) {
+      const wanted = hostOf(file, name);
+      const { host } = await encoded(gpu, { linear: few, store, context }, wanted);
+      const { first, all } = equalWords(host, wanted);
+      // One bit that falls otherwise, by another rounding, changes all that is compensated after it.
+      assert.ok(first === 1 && all > 0.9, `${name}: equal words ${first}, ${all}`);
+      const scales = wanted.scales.subarray(0, rows);
+      assertClose(host.scales, scales, { rel: 2 ** -9, what: `scales of ${name}` });
+    }
+  },
+});

@@ -90,7 +90,7 @@ function residualOf(
 }
 
 /** The nearest f16 that is not infinite. */
-function nearestHalf(value: number): number {
+export function nearestHalf(value: number): number {
   return Math.f16round(Math.min(Math.max(value, -65504), 65504));
 }
 
@@ -202,48 +202,71 @@ export function tabuReference(
   for (let row = 0; row < rows; row++) {
     const r = residualOf(layer, row, target, hessian);
     const values = Array.from({ length: cols }, (_, col) => valuesOf(layer, row, col));
-    const now = codes.slice(row * cols, (row + 1) * cols);
-    const kept = now.slice();
-    const until = new Uint32Array(cols);
-    let [change, best] = [0, 0];
-    for (let turn = 1; turn <= moves; turn++) {
-      const isBetter = (loss: number) => loss < best - 1e-6 * Math.abs(best);
-      const offers = [];
-      for (let col = 0; col < cols; col++) {
-        const steps = values[col].map((value) => value - values[col][now[col]]);
-        const gains = steps.map((d) =>
-          d === 0 ? 1e30 : d * (hessian[col * (cols + 1)] * d - 2 * r[col])
-        );
-        const code = gains.indexOf(Math.min(...gains));
-        const gain = gains[code];
-        if (gain < 1e30 && (until[col] <= turn || isBetter(change + gain))) {
-          offers.push({ gain, col, code, step: steps[code] });
-        }
-      }
-      if (offers.length === 0) continue;
-      // Of a thread's own columns the best, exactly; of these the best, coarsely.
-      let chosen = offers[0];
-      if (lanes === undefined) {
-        for (const offer of offers) if (offer.gain < chosen.gain) chosen = offer;
-      } else {
-        const own = new Map<number, typeof chosen>();
-        for (const offer of offers) {
-          const lane = offer.col % lanes;
-          if (!own.has(lane) || offer.gain < own.get(lane)!.gain) own.set(lane, offer);
-        }
-        [[, chosen]] = [...own].sort(([a, x], [b, y]) => coarse(x.gain) - coarse(y.gain) || a - b);
-      }
-      const { col, code, gain, step } = chosen;
-      now[col] = code;
-      for (let j = 0; j < cols; j++) r[j] -= step * hessian[col * cols + j];
-      until[col] = turn + TENURE +
-        hash(Math.imul(col, 0x9e3779b9) + turn + 1 + seed) % (TENURE / 2 + 1);
-      change += gain;
-      if (isBetter(change)) {
-        best = change;
-        kept.set(now);
+    const own = codes.subarray(row * cols, (row + 1) * cols);
+    tabuOfRow(own, values, () => true, r, hessian, moves, seed, lanes);
+  }
+}
+
+/**
+ * Tabu search for the codes of a row, in place.
+ *
+ * @param values Those of the codes of each column.
+ * @param isMove Whether a code may change to another one.
+ * @param r (w - q) H; updated.
+ * @param lanes The threads of a row, if they compare coarse gains; absent if gains are exact.
+ */
+export function tabuOfRow(
+  codes: Uint8Array,
+  values: readonly (readonly number[])[],
+  isMove: (from: number, to: number) => boolean,
+  r: Float64Array,
+  hessian: ArrayLike<number>,
+  moves: number,
+  seed: number,
+  lanes?: number,
+): void {
+  const cols = codes.length;
+  const now = codes.slice();
+  const kept = now.slice();
+  const until = new Uint32Array(cols);
+  let [change, best] = [0, 0];
+  for (let turn = 1; turn <= moves; turn++) {
+    const isBetter = (loss: number) => loss < best - 1e-6 * Math.abs(best);
+    const offers = [];
+    for (let col = 0; col < cols; col++) {
+      const steps = values[col].map((value) => value - values[col][now[col]]);
+      const gains = steps.map((d, code) =>
+        d === 0 || !isMove(now[col], code) ? 1e30 : d * (hessian[col * (cols + 1)] * d - 2 * r[col])
+      );
+      const code = gains.indexOf(Math.min(...gains));
+      const gain = gains[code];
+      if (gain < 1e30 && (until[col] <= turn || isBetter(change + gain))) {
+        offers.push({ gain, col, code, step: steps[code] });
       }
     }
-    codes.set(kept, row * cols);
+    if (offers.length === 0) continue;
+    // Of a thread's own columns the best, exactly; of these the best, coarsely.
+    let chosen = offers[0];
+    if (lanes === undefined) {
+      for (const offer of offers) if (offer.gain < chosen.gain) chosen = offer;
+    } else {
+      const own = new Map<number, typeof chosen>();
+      for (const offer of offers) {
+        const lane = offer.col % lanes;
+        if (!own.has(lane) || offer.gain < own.get(lane)!.gain) own.set(lane, offer);
+      }
+      [[, chosen]] = [...own].sort(([a, x], [b, y]) => coarse(x.gain) - coarse(y.gain) || a - b);
+    }
+    const { col, code, gain, step } = chosen;
+    now[col] = code;
+    for (let j = 0; j < cols; j++) r[j] -= step * hessian[col * cols + j];
+    until[col] = turn + TENURE +
+      hash(Math.imul(col, 0x9e3779b9) + turn + 1 + seed) % (TENURE / 2 + 1);
+    change += gain;
+    if (isBetter(change)) {
+      best = change;
+      kept.set(now);
+    }
   }
+  codes.set(kept);
 }
