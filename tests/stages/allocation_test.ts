@@ -1,13 +1,11 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { type Candidates, chooseCandidates } from "../../stages/allocation.ts";
+import { FIXTURES } from "../parity/single_layers.ts";
 import { seededRandom } from "../reference/random.ts";
 
-const FIXTURE = join(
-  import.meta.dirname!,
-  "../../../shared/fixtures/codecs/allocation.json",
-);
+const FIXTURE = `${FIXTURES}/allocation.json`;
+const isThere = existsSync(FIXTURE);
 
 interface Fixture {
   bits: number[];
@@ -17,8 +15,9 @@ interface Fixture {
 }
 
 Deno.test({
-  name: "the choices for SmolLM2 are those of the reference, matrix by matrix",
-  ignore: !existsSync(FIXTURE), // it lies beside the project
+  name: "the choices for SmolLM2 are those of the reference, matrix by matrix" +
+    (isThere ? "" : " (needs ../shared)"),
+  ignore: !isThere,
   fn() {
     const { bits, weights, sensitivity, targets }: Fixture = JSON.parse(
       readFileSync(FIXTURE, "utf8"),
