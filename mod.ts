@@ -108,6 +108,12 @@ export type { CachedFigure, Divergence, Perplexity, ZeroShot } from "./models/me
 export type { RunOptions } from "./pipeline/run/run.ts";
 export { runGrid, runPipeline } from "./report/run_with_report.ts";
 export {
+  defineQuantizer,
+  type LinearRules,
+  type Rates,
+  type SomeOptions,
+} from "./pipeline/quantizer.ts";
+export {
   type Artifacts,
   type BlockContext,
   type BlockStage,

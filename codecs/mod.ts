@@ -4,7 +4,7 @@ import { undoTransform } from "../gpu/kernels/rotation/rotate.ts";
 import { undoOnHost } from "../gpu/kernels/rotation/rotation.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Checkpoint } from "../storage/checkpoint.ts";
-import { TRANSFORMS_SINCE } from "../storage/packed_metadata.ts";
+import { EMBEDDING_ZEROS_SINCE, TRANSFORMS_SINCE } from "../storage/packed_metadata.ts";
 import type { StoredTensor, TensorToWrite } from "../storage/safetensors.ts";
 import { billm } from "./billm/codec.ts";
 import type {
@@ -50,7 +50,7 @@ export function codecOf(checkpoint: Checkpoint, name: string): Codec | undefined
 /**
  * The first version of the packed format that supports these codecs and tensors.
  *
- * @param tensors Names of tensors of the codecs' linear layers; others have no effect.
+ * @param tensors Names of tensors of the codecs' linear layers and of embeddings; others have no effect.
  * @param isTransformed Whether the input of any linear layer is transformed.
  */
 export function versionFor(
@@ -59,7 +59,8 @@ export function versionFor(
   isTransformed = false,
 ): number {
   const all = [...codecs];
-  const later = Object.assign({}, ...all.map(({ sinceParts = {} }) => sinceParts));
+  const ofEmbeddings = { group_zeros: EMBEDDING_ZEROS_SINCE };
+  const later = Object.assign(ofEmbeddings, ...all.map(({ sinceParts = {} }) => sinceParts));
   const versions = Array.from(tensors, (name): number => later[lastWord(name)] ?? 0);
   const least = Math.max(2, isTransformed ? TRANSFORMS_SINCE : 0, ...all.map(({ since }) => since));
   return versions.reduce((a, b) => Math.max(a, b), least);

@@ -148,12 +148,12 @@ export function rotationOf(
 /**
  * The `rotation` object for linear layers.
  *
- * @param linears Every packed linear layer of the model.
+ * @param linears Every linear layer of the model; dense ones are not rotated.
  * @returns Undefined if none is rotated.
  * @throws {UserError} If their seeds differ, which the format cannot state.
  */
 export function rotationConfigOf(
-  linears: readonly { name: string; module: string; rotation?: Rotation }[],
+  linears: readonly { name: string; module: string; rotation?: Rotation; dense?: boolean }[],
 ): RotationConfig | undefined {
   const rotated = linears.flatMap(({ rotation }) => rotation ?? []);
   if (rotated.length === 0) return undefined;
@@ -168,7 +168,7 @@ export function rotationConfigOf(
   const modules = new Set<string>();
   for (const { name, module, rotation } of linears) {
     if (!rotation) continue;
-    const same = linears.filter((linear) => linear.module === module);
+    const same = linears.filter((linear) => linear.module === module && !linear.dense);
     modules.add(same.every(({ rotation }) => rotation) ? module : name);
   }
   return {

@@ -4,7 +4,7 @@ import type { Architecture } from "./architectures/architecture.ts";
 import { Embedding } from "./embedding.ts";
 import { runToken } from "./fusion.ts";
 import { Head } from "./head.ts";
-import { loadLayer, type LoadLayerOptions, prefetchLayer } from "./layer_loader.ts";
+import { loadLayer, type LoadLayerOptions, loadLinear, prefetchLayer } from "./layer_loader.ts";
 import type { LayerWeights } from "./layer_weights.ts";
 import { LookupMatrix, PART_BYTES } from "./lookup_matrix.ts";
 import type { ModelFiles } from "./model_files.ts";
@@ -62,6 +62,15 @@ export class Decoder implements Disposable {
   loadLayer(index: number, options: LoadLayerOptions): Promise<LayerWeights>;
   loadLayer(index: number, options: LoadLayerOptions = {}): Promise<LayerWeights> {
     return loadLayer(this.#stored, index, options);
+  }
+
+  /**
+   * Uploads a linear layer of a plain model, in f32.
+   *
+   * @throws {UserError} As {@link loadLayer} does.
+   */
+  async loadLinear(layer: number, module: string): Promise<DenseWeight> {
+    return await loadLinear(this.#stored, layer, module);
   }
 
   /** Uploads the weights of the next layer while the GPU is busy; {@link loadLayer} then uses them. */

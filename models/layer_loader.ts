@@ -1,6 +1,12 @@
 import type { Codec, PackedLinear, Weight } from "../codecs/codec.ts";
 import { DenseWeight } from "../codecs/dense/weight.ts";
-import { codecOf, linearMatrix, loadLinear, uploadLinear, uploadLinears } from "../codecs/mod.ts";
+import {
+  codecOf,
+  linearMatrix,
+  loadLinear as loadPacked,
+  uploadLinear,
+  uploadLinears,
+} from "../codecs/mod.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import type { Tensor } from "../gpu/tensor.ts";
@@ -56,6 +62,26 @@ export async function loadLayer(
     throw error;
   }
   return loader.weights;
+}
+
+/**
+ * Uploads a linear layer of a plain model, in f32.
+ *
+ * @throws {UserError} As {@link loadLayer} does.
+ * @throws {Error} If the decoder layer has no such module.
+ */
+export async function loadLinear(
+  stored: StoredTensors,
+  layer: number,
+  module: string,
+): Promise<DenseWeight> {
+  const { architecture } = stored.model;
+  const name = architecture.names.layer(layer) + module;
+  const place = layerPlaces(architecture, layer).find(({ linear }) => linear === name);
+  if (!place) throw new Error(`The layer has no "${module}"`);
+  const tensor = await stored.wide(place);
+  await stored.checkFinite([{ name: place.name, tensor }]);
+  return new DenseWeight(tensor);
 }
 
 /** The loader of one decoder layer. */
@@ -144,7 +170,7 @@ class LayerLoader {
     const { checkpoint, quantization } = this.stored.model;
     const { module, rows } = group.linears[i];
     const name = this.#prefix + module;
-    const packed = loadLinear(checkpoint, quantization!, name)!;
+    const packed = loadPacked(checkpoint, quantization!, name)!;
     const { host } = packed;
     this.stored.checkShape(`${name}.weight`, [host.rows, host.cols], [rows, group.cols]);
     return packed;

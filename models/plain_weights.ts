@@ -3,6 +3,7 @@ import { sum } from "../base/figures.ts";
 import {
   dequantizeEmbeddingOnHost,
   embeddingLayout,
+  isEmbeddingPart,
   isPackedEmbedding,
 } from "../codecs/embedding/embedding.ts";
 import {
@@ -210,7 +211,7 @@ function plainTensors(
       const rows = sum(linears.map((linear) => requireRows(checkpoint, linear).shape[0]));
       const { file } = requireRows(checkpoint, linears[0]);
       plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file, linears });
-    } else if (quantization && isPackedEmbedding(checkpoint, module) && isTablePart(name)) {
+    } else if (quantization && isPackedEmbedding(checkpoint, module) && isEmbeddingPart(name)) {
       if (plain.has(weight)) return;
       const { rows, cols } = embeddingLayout(checkpoint, module);
       plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file });
@@ -229,8 +230,4 @@ function requireRows(checkpoint: Checkpoint, linear: string): StoredTensor {
   throw new UserError(
     `Cannot find "${linear}" in "${checkpoint.folder}", which is packed with others as one tensor`,
   );
-}
-
-function isTablePart(name: string): boolean {
-  return name.endsWith(".codes") || name.endsWith(".group_scales");
 }

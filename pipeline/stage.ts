@@ -6,7 +6,8 @@ import type { InputTransform } from "../gpu/kernels/rotation/rotation.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
-import type { StageDeclaration } from "./config/config.ts";
+import type { PlannedStage, StageDeclaration } from "./config/config.ts";
+import type { Rates, SomeOptions } from "./quantizer.ts";
 import type { Emit, LayerRecord, LinearRecord } from "./run/events.ts";
 import type { HubAccess } from "./run/hub_access.ts";
 import type { Evaluation, PackedModel } from "./run/record.ts";
@@ -62,6 +63,11 @@ export interface Artifacts {
   "block-error": Tensor;
   /** Values of tensors outside the decoder layers that replace those of the model, by name. */
   "outside-tensors": Map<string, Float32Array>;
+  /**
+   * Options of the stage that quantizes, by the name of a linear layer, in place of its own; its
+   * `overrides` count more.
+   */
+  "allocation": ReadonlyMap<string, SomeOptions>;
   /** The result of `pack`. */
   "packed-model": PackedModel;
   /** The result of `evaluate`. */
@@ -78,6 +84,8 @@ export interface ModelContext {
   seed: number;
   /** Columns that share scales. */
   blockSize: number;
+  /** All stages of the run with their options. */
+  stages: readonly PlannedStage<Stage>[];
   /**
    * The first stage that declares {@link StageBase.original}: for it the calibration data also pass
    * through the original model. Absent if there is none.
@@ -158,6 +166,8 @@ export interface LinearLayer {
   draft?: Draft;
   /** The stage that quantized it; absent for BiLLM's own method. */
   method?: string;
+  /** Whether it stays as it is, by the option `skip` of the stage that quantizes. */
+  isSkipped?: boolean;
   /** See {@link LinearRecord.correction}. */
   correction?: number;
   /** The draft in host memory, after its download. */
@@ -236,6 +246,14 @@ export interface GroupStage<Options = unknown> extends StageBase<Options> {
 /** A stage that runs once per linear layer. */
 export interface LinearStage<Options = unknown> extends StageBase<Options> {
   scope: "linear";
+  /** Its rates, for a stage that chooses the bits of each linear layer. */
+  rates?: Rates<Options>;
+  /**
+   * The options for a linear layer, undefined if it stays as it is; the same for all if absent.
+   *
+   * @param allocated Values from the artifact "allocation".
+   */
+  optionsOf?(options: Options, name: string, allocated?: SomeOptions): Options | undefined;
   run(context: LinearContext, options: Options): Promise<void>;
 }
 

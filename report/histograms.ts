@@ -46,7 +46,7 @@ export function chosenLayers(layers: number): number[] {
 }
 
 /**
- * Histograms of all linear layers in some decoder layers.
+ * Histograms of all quantized linear layers in some decoder layers.
  *
  * @param originalFolder Folder of the original model.
  * @param packedFolder Folder of the packed model.
@@ -65,7 +65,8 @@ export async function countWeights(
   using packed = PlainWeights.open(denoFolder(packedFolder));
   const histograms: Histogram[] = [];
   for (const { layer, linears } of layers.filter(({ layer }) => chosen.includes(layer))) {
-    for (const { name, rows, cols } of linears) {
+    for (const { name, rows, cols, dense } of linears) {
+      if (dense) continue; // nothing has changed
       const sample = sampledRows(rows, cols);
       const place = packed.placeOf(name);
       const before = joined(

@@ -1,8 +1,9 @@
 import { z } from "zod";
-import { defineStage } from "../pipeline/stage.ts";
+import { defineQuantizer } from "../pipeline/quantizer.ts";
 import {
   bitsOption,
   blockOfGroup,
+  GRID_RATES,
   groupSizeOption,
   hasGridFor,
   hasZerosFor,
@@ -22,9 +23,8 @@ import { linearGrid } from "./linear_grid.ts";
  *
  * @see GPTQ, https://arxiv.org/abs/2210.17323
  */
-export const gptq = defineStage({
+export const gptq = defineQuantizer({
   name: "gptq",
-  scope: "linear",
   summary: "Round to a grid column by column; later columns compensate for the error",
   options: z.strictObject({
     "bits": bitsOption,
@@ -58,6 +58,7 @@ export const gptq = defineStage({
   needs: ({ order }) => order === "none" ? ["factor"] : ["ordered-factor"],
   gives: ["block-error"],
   blockSize: blockOfGroup,
+  rates: GRID_RATES,
 
   async run(context, options) {
     const { bits, "group-size": groupSize, feedback, order, refit } = options;

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { gridBytes } from "../codecs/grid/store.ts";
 import { GRID_BITS, type GridBits, type GridKind, ZEROS, type Zeros } from "../codecs/grid/grid.ts";
 
 /** Artifacts that stages for grids do not use; producing them would be wasted work. */
@@ -73,6 +74,25 @@ export function hasZerosFor(options: LevelOptions): boolean {
 
 /** The problem if {@link hasZerosFor} is false. */
 export const NO_ZEROS = { path: ["zeros"], message: "must be absent without grid: search" };
+
+/** What the bytes of a grid depend on. */
+interface StoredOptions extends LevelOptions {
+  "group-size": number | "row";
+  /** The order of columns, which "falling" stores. */
+  order?: string;
+}
+
+/** The rates of stages for grids: more bits than 1 with the other options as they are. */
+export const GRID_RATES = {
+  option: "bits",
+  values: ({ grid }: StoredOptions) => grid === "mean" ? [1] : [2, 3, 4],
+  bytes(options: StoredOptions, { rows, cols }: { rows: number; cols: number }): number {
+    const { bits, order, "group-size": size } = options;
+    const groupSize = size === "row" ? cols : size;
+    const layout = { rows, cols, groupSize, bits, salient: false, ...levelsOf(options) };
+    return gridBytes(layout, order === "falling");
+  },
+};
 
 /** The grid of the released programs, for `mode: reference`. */
 export function referenceGrid({ bits }: Readonly<Record<string, unknown>>): { grid?: "range" } {

@@ -10,6 +10,7 @@ import {
   type LevelKind,
   type LevelPattern,
 } from "../codecs/levels/levels.ts";
+import { levelsBytes } from "../codecs/levels/store.ts";
 import { packLevels } from "../codecs/levels/pack_levels.ts";
 import type { SearchedLevels } from "../codecs/levels/refit_levels.ts";
 import { type LevelsEffort, searchLevels } from "../codecs/levels/search_levels.ts";
@@ -18,7 +19,8 @@ import { gatherColumns, gatherSquare } from "../gpu/kernels/elementwise/gather.t
 import { dampedHessian } from "../gpu/kernels/hessian/hessian.ts";
 import { gemm } from "../gpu/kernels/matmul/gemm.ts";
 import type { Tensor } from "../gpu/tensor.ts";
-import { defineStage, type LinearContext } from "../pipeline/stage.ts";
+import { defineQuantizer } from "../pipeline/quantizer.ts";
+import type { LinearContext } from "../pipeline/stage.ts";
 import { draftOf } from "./draft_of.ts";
 import { NOT_FOR_GRIDS } from "./grid_options.ts";
 import { spreadErrorFrom } from "./spread_error.ts";
@@ -41,9 +43,8 @@ function kindOf(
  *
  * @see GPTQ, https://arxiv.org/abs/2210.17323
  */
-export const levels = defineStage({
+export const levels = defineQuantizer({
   name: "levels",
-  scope: "linear",
   summary:
     "Round to 2, 3, 4, 5 or 8 levels of each row, and search levels and codes over whole rows",
   options: z.strictObject({
@@ -77,6 +78,11 @@ export const levels = defineStage({
   excludes: NOT_FOR_GRIDS,
   needs: ["hessian", "ordered-factor"],
   gives: ["block-error"],
+  rates: {
+    option: "count",
+    values: ({ pattern }) => pattern === undefined ? LEVEL_COUNTS : COUNTS_OF_PATTERN[pattern],
+    bytes: (options, shape) => levelsBytes({ ...shape, ...kindOf(options) }),
+  },
 
   async run(context, { damping, rounds, sweeps, moves, ...options }) {
     await quantizeToLevels(context, kindOf(options), damping, { rounds, sweeps, moves });

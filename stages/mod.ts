@@ -1,4 +1,5 @@
 import type { Stage } from "../pipeline/stage.ts";
+import { allocate } from "./allocate.ts";
 import { binarize } from "./binarize.ts";
 import { calibrate } from "./calibrate.ts";
 import { compensate } from "./compensate.ts";
@@ -26,6 +27,7 @@ export { RECIPES } from "./recipes.ts";
 export const STAGES: Stage[] = [
   download,
   calibrate,
+  allocate,
   rotate,
   hessian,
   propagateError,

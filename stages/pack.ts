@@ -4,16 +4,21 @@ import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { sum } from "../base/figures.ts";
-import { packEmbedding } from "../codecs/embedding/embedding.ts";
+import { packEmbedding, ZEROS_GROUPS } from "../codecs/embedding/embedding.ts";
+import { type SearchedForm, searchEmbedding } from "../codecs/embedding/search_embedding.ts";
 import type { Codec, PackedLinear } from "../codecs/codec.ts";
 import { partOf, storeLinear, versionFor } from "../codecs/mod.ts";
 import { rotationConfigOf } from "../codecs/quantization_config.ts";
 import { statedRotations } from "../codecs/stated_rotation.ts";
-import { SMALL_FILES } from "../models/model_files.ts";
+import {
+  embeddingRowBytes,
+  embeddingScaleGroups,
+} from "../codecs/embedding/dequantize_embedding.ts";
+import { type ModelFiles, SMALL_FILES } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
 import type { LinearRecord } from "../pipeline/run/events.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
-import { defineStage, type ModelContext } from "../pipeline/stage.ts";
+import { defineStage, type LinearLayer, type ModelContext } from "../pipeline/stage.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { denoFile } from "../storage/deno_folder.ts";
 import { copyFileAtomically, sha256OfFile, writeJsonAtomically } from "../storage/files.ts";
@@ -48,10 +53,30 @@ export const pack = defineStage({
       "Coding of the zones of the weights, or of pb-llm's salient weights: one bit each (or a list), or " +
         "entropy-coded, which takes the host one second for 200 million weights",
     ),
-    "embeddings": z.literal(["stored", 8, 4]).default(8).describe(
-      "Bits of the embeddings and the head, with one f16 scale per 64 (in 4 bits: 32) numbers of a " +
-        "row; stored: as in the original",
+    "embeddings": z.literal(["stored", 8, 6, 5, 4, 3]).default(8).describe(
+      "Bits of the embeddings and the head; stored: as in the original",
     ),
+    "embeddings-zeros": z.enum(["none", "free"]).optional().describe(
+      "none: numbers of a row share an f16 scale, 64 of them in 8 bits, 32 in 4; free: they share a " +
+        "scale and a zero, any f16 number, which are searched; default none for 8 bits, else free",
+    ),
+    "embeddings-group-size": z.literal([...ZEROS_GROUPS]).optional().describe(
+      "Numbers of a row that share a scale and a free zero; default 64",
+    ),
+  }).superRefine((options, issues) => {
+    const { embeddings, "embeddings-zeros": zeros, "embeddings-group-size": group } = options;
+    const refuse = (key: string, message: string) =>
+      issues.addIssue({ code: "custom", path: [key], message });
+    if (embeddings === "stored" || embeddings === 8) {
+      if (zeros === "free") {
+        refuse("embeddings-zeros", "must be none unless embeddings are 3 to 6 bits");
+      }
+    } else if (zeros === "none" && embeddings !== 4) {
+      refuse("embeddings-zeros", `must be free with embeddings: ${embeddings}`);
+    }
+    if (group !== undefined && !searchedForm(options)) {
+      refuse("embeddings-group-size", "must be absent without free zeros");
+    }
   }),
   presets: { reference: { scales: "f16", embeddings: "stored" } },
   needs: ["model-files"],
@@ -60,6 +85,7 @@ export const pack = defineStage({
   async run({ linears }, form) {
     for (const linear of linears) {
       const { draft } = linear;
+      if (linear.isSkipped) continue;
       if (!draft) {
         throw new UserError(
           `Cannot pack "${linear.name}": no stage before pack has quantized it; ` +
@@ -78,8 +104,15 @@ export const pack = defineStage({
     const { index } = context.layer;
     const prefix = architecture.names.layer(index);
     const places = [...layerPlaces(architecture, index)].filter(({ linear }) => linear);
-    const packed = new Set(places.map(({ name }) => name));
-    const tensors = linears.flatMap((linear) => {
+    const skipped = new Set(linears.filter(({ isSkipped }) => isSkipped).map(({ name }) => name));
+    const packed = new Set(
+      places.filter(({ linear }) => !skipped.has(linear!)).map(({ name }) => name),
+    );
+    const quantized = linears.filter(({ isSkipped }) => !isSkipped);
+    for (const linear of linears) {
+      if (linear.isSkipped) linear.stored = denseFacts(checkpoint, linear, places);
+    }
+    const tensors = quantized.flatMap((linear) => {
       const { tensors, parts } = storeLinear(linear.name, linear.packed!, form);
       const { codec, host } = linear.packed!;
       linear.stored = { ...codec.facts(host), storedBytes: parts };
@@ -90,13 +123,13 @@ export const pack = defineStage({
       tensors.push(copyOf(checkpoint, name));
     }
     const version = versionFor(
-      linears.map(({ packed }) => packed!.codec),
+      quantized.map(({ packed }) => packed!.codec),
       tensors.map(({ name }) => name),
-      linears.some(({ transform }) => transform),
+      quantized.some(({ transform }) => transform),
     );
     const file = shardName(index + 2, context.layer.count);
     const path = join(context.folder.model, file);
-    const rotations = linears.map(({ name, transform }) => ({ name, ...transform }));
+    const rotations = quantized.map(({ name, transform }) => ({ name, ...transform }));
     const metadata = {
       ...packedMetadata(tensors, version, crc32),
       ...statedRotations(rotations),
@@ -105,33 +138,39 @@ export const pack = defineStage({
     return { file, bytes, sha256 };
   },
 
-  async check(context, { embeddings }) {
+  async check(context, options) {
+    const { embeddings } = options;
+    if (searchedForm(options)) return;
     const { hiddenSize, embeddingSize } = context.get("model-files").architecture;
     const odd = [embeddingSize, hiddenSize].find((width) => width % 2);
     if (embeddings === 4 && odd !== undefined) {
       throw new UserError(
         `Cannot pack the embeddings in 4 bits: they are ${odd} wide, which is odd; ` +
-          `use embeddings: 8`,
+          `use embeddings: 8, or embeddings-zeros: free`,
       );
     }
   },
 
-  async finish(context, { embeddings }) {
+  async finish(context, options) {
+    const { embeddings } = options;
+    const searched = searchedForm(options);
     const model = context.get("model-files");
     const { architecture, checkpoint, config } = model;
-    const { embedding, positions, head } = architecture.names;
-    const tables = new Set([embedding, positions?.name, head].map((name) => `${name}.weight`));
+    const tables = tablesOf(model);
     const { layers } = architecture;
     const outside: TensorToWrite[] = [];
     const replaced = context.find("outside-tensors");
     const prefixes = Array.from({ length: layers }, (_, i) => architecture.names.layer(i));
     for (const name of checkpoint.tensors.keys()) {
       if (prefixes.some((prefix) => name.startsWith(prefix))) continue;
-      // Some checkpoints have a tied head's weight twice.
-      if (name === "lm_head.weight" && !architecture.names.head) continue;
+      if (isSecondHead(name, model)) continue;
       if (embeddings !== "stored" && tables.has(name)) {
         const table = name.slice(0, -".weight".length);
-        outside.push(...packEmbedding(checkpoint, table, embeddings, model.name));
+        outside.push(
+          ...searched
+            ? await searchEmbedding(context.gpu, checkpoint, table, searched, model.name)
+            : packEmbedding(checkpoint, table, embeddings as 8 | 4, model.name),
+        );
       } else {
         const values = replaced?.get(name);
         outside.push(
@@ -144,7 +183,7 @@ export const pack = defineStage({
     const { sha256 } = writeSafetensors(
       path,
       outside,
-      packedMetadata(outside, versionFor([]), crc32),
+      packedMetadata(outside, versionFor([], outside.map(({ name }) => name)), crc32),
     );
 
     const linears = context.layerRecords.flatMap(({ linears }) => linears);
@@ -153,10 +192,11 @@ export const pack = defineStage({
     const rotation = rotationConfigOf(
       context.layerRecords.flatMap(({ layer, linears }) => {
         const prefix = architecture.names.layer(layer);
-        return linears.map(({ name, rotation }) => ({
+        return linears.map(({ name, rotation, dense }) => ({
           name,
           module: name.slice(prefix.length),
           rotation,
+          dense,
         }));
       }),
     );
@@ -178,6 +218,93 @@ export const pack = defineStage({
     context.set("packed-model", summarize(context, counts, new Map([[first, sha256], ...shards])));
   },
 });
+
+/** The options of `pack` that tell how embeddings and head are stored. */
+export interface PackOptions {
+  "embeddings": "stored" | 8 | 6 | 5 | 4 | 3;
+  "embeddings-zeros"?: "none" | "free";
+  "embeddings-group-size"?: SearchedForm["group"];
+}
+
+/** The bytes that the header of a file takes besides its tensors, about. */
+export const HEADER_BYTES = 160;
+
+/** The bytes of a tensor in the header of a file, at most: its name, dtype, shape, place and checksum. */
+export function entryBytes(name: string): number {
+  return name.length + 100;
+}
+
+/**
+ * The bytes that a packed model takes besides its linear layers, with the header of the first file: a few
+ * more than it will be.
+ *
+ * @param options Absent if nothing is packed: tensors are then as in the original.
+ */
+export function outsideBytes(model: ModelFiles, options: PackOptions | undefined): number {
+  const { checkpoint, architecture } = model;
+  const layers = Array.from({ length: architecture.layers }, (_, layer) => layer);
+  const linears = new Set(
+    layers.flatMap((layer) => [...layerPlaces(architecture, layer)])
+      .filter(({ linear }) => linear).map(({ name }) => name),
+  );
+  const tables = tablesOf(model);
+  const searched = options && searchedForm(options);
+  let bytes = HEADER_BYTES;
+  for (const { name, bytes: stored, shape: [rows, cols] } of checkpoint.tensors.values()) {
+    if (linears.has(name) || isSecondHead(name, model)) continue;
+    bytes += (tables.has(name) ? 4 : 1) * entryBytes(name);
+    const { embeddings = "stored" } = options ?? {};
+    if (!tables.has(name) || embeddings === "stored") {
+      bytes += stored;
+      continue;
+    }
+    const group = searched?.group ?? (embeddings === 8 ? 64 : 32);
+    const layout = {
+      rows,
+      cols,
+      bits: embeddings,
+      group,
+      ...(searched && { zeros: true as const }),
+    };
+    const scales = 2 * rows * embeddingScaleGroups(layout);
+    bytes += rows * embeddingRowBytes(layout) + (searched ? 2 : 1) * scales + (searched ? 12 : 0);
+  }
+  return bytes;
+}
+
+/** The names of the embeddings' and the head's weights. */
+function tablesOf({ architecture: { names } }: ModelFiles): Set<string> {
+  const { embedding, positions, head } = names;
+  return new Set([embedding, positions?.name, head].map((name) => `${name}.weight`));
+}
+
+/** Whether a tensor is a tied head's weight, which some checkpoints have twice. */
+function isSecondHead(name: string, { architecture: { names } }: ModelFiles): boolean {
+  return name === "lm_head.weight" && !names.head;
+}
+
+/** The form of embeddings with zeros; undefined if they have none, or are stored as in the original. */
+function searchedForm(options: PackOptions): SearchedForm | undefined {
+  const { embeddings, "embeddings-zeros": zeros, "embeddings-group-size": group = 64 } = options;
+  if (embeddings === "stored" || embeddings === 8 || zeros === "none") return undefined;
+  return { bits: embeddings, group };
+}
+
+/** The part in records of linear layers that stay as they are. */
+const DENSE = "dense";
+
+/** The facts of a linear layer that stays as it is. */
+function denseFacts(
+  checkpoint: Checkpoint,
+  { name, rows, cols }: LinearLayer,
+  places: readonly { name: string; linear?: string }[],
+): LinearLayer["stored"] {
+  const { name: tensor } = places.find(({ linear }) => linear === name)!;
+  const { bytes, shape } = checkpoint.get(tensor); // of several linear layers if it is fused
+  const own = bytes / shape[0] * rows;
+  const paperBits = 8 * own / (rows * cols);
+  return { paperBits, salientColumns: [], highFraction: 0, storedBytes: { [DENSE]: own } };
+}
 
 /** @throws {UserError} If the scales of a linear layer do not fit f16, which makes them infinite. */
 function refuseInfinite(name: string, { codec, host }: PackedLinear): void {
@@ -296,6 +423,10 @@ function summarize(
   const weights = sum(linears.map(({ rows, cols }) => rows * cols));
   const paper = sum(linears.map(({ paperBits, rows, cols }) => paperBits * rows * cols));
   const perWeight = (count: number) => count * 8 / weights;
+  for (const { dense, storedBytes } of linears) {
+    if (!dense) continue;
+    bytesByPart[DENSE] = (bytesByPart[DENSE] ?? 0) + storedBytes[DENSE];
+  }
   const linearBytes = sum(Object.values(bytesByPart));
   const weightFiles = new Set(checkpoint.files);
   const originalBytes = sum(

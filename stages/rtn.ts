@@ -1,8 +1,9 @@
 import { z } from "zod";
-import { defineStage } from "../pipeline/stage.ts";
+import { defineQuantizer } from "../pipeline/quantizer.ts";
 import {
   bitsOption,
   blockOfGroup,
+  GRID_RATES,
   groupSizeOption,
   hasGridFor,
   hasZerosFor,
@@ -22,9 +23,8 @@ import { linearGrid } from "./linear_grid.ts";
  * With grid: range, grids are those of GPTQ's program: asymmetric, from the smallest to the largest weight,
  * with zero as one of the values.
  */
-export const rtn = defineStage({
+export const rtn = defineQuantizer({
   name: "rtn",
-  scope: "linear",
   summary: "Round each weight to the nearest value of a grid",
   options: z.strictObject({
     "bits": bitsOption,
@@ -36,6 +36,7 @@ export const rtn = defineStage({
   needs: ["model-files"],
   gives: ["block-error"],
   blockSize: blockOfGroup,
+  rates: GRID_RATES,
 
   async run(context, options) {
     const { bits, "group-size": groupSize } = options;

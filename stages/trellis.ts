@@ -3,12 +3,13 @@ import { dequantizeTrellis } from "../codecs/trellis/dequantize_trellis.ts";
 import { TrellisDraft } from "../codecs/trellis/draft.ts";
 import { fitRowScales, rowSpreads } from "../codecs/trellis/row_fits.ts";
 import { tileErrors } from "../codecs/trellis/tile_errors.ts";
+import { trellisBytes } from "../codecs/trellis/store.ts";
 import { hasTable, STATE_BITS, TILE, TRELLIS_BITS } from "../codecs/trellis/trellis.ts";
 import { searchTiles, searchWork } from "../codecs/trellis/viterbi.ts";
 import { gatherColumns } from "../gpu/kernels/elementwise/gather.ts";
 import { dampedHessian } from "../gpu/kernels/hessian/hessian.ts";
 import type { Tensor } from "../gpu/tensor.ts";
-import { defineStage } from "../pipeline/stage.ts";
+import { defineQuantizer } from "../pipeline/quantizer.ts";
 import { draftOf } from "./draft_of.ts";
 import { NOT_FOR_GRIDS } from "./grid_options.ts";
 import { spreadErrorFrom } from "./spread_error.ts";
@@ -23,9 +24,8 @@ const [WORK, WORK_ON_CPU] = [2 ** 35, 2 ** 28];
  *
  * @see QTIP, https://arxiv.org/abs/2406.11235
  */
-export const trellis = defineStage({
+export const trellis = defineQuantizer({
   name: "trellis",
-  scope: "linear",
   summary: "Encode tiles of weights as walks through a trellis; later columns compensate",
   options: z.strictObject({
     "bits": z.literal([...TRELLIS_BITS]).default(2).describe("Bits per weight"),
@@ -47,6 +47,12 @@ export const trellis = defineStage({
   needs: ({ order }) => order === "none" ? ["hessian", "factor"] : ["hessian", "ordered-factor"],
   gives: ["block-error"],
   excludes: NOT_FOR_GRIDS,
+  rates: {
+    option: "bits",
+    values: ({ table }) => TRELLIS_BITS.filter((bits) => hasTable({ bits, stateBits: table })),
+    bytes: ({ bits, table, order }, shape) =>
+      trellisBytes({ ...shape, bits, stateBits: table }, order === "falling"),
+  },
 
   async run(context, { bits, table, order, damping }) {
     const { gpu, linear } = context;

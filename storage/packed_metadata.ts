@@ -6,6 +6,9 @@ export const FORMAT_VERSION = 5;
 /** The first version whose linear layers may transform their input. */
 export const TRANSFORMS_SINCE = 4;
 
+/** The first version whose embeddings may have zeros. */
+export const EMBEDDING_ZEROS_SINCE = 5;
+
 /** The problem with a version of the packed format, as text; undefined if it is supported. */
 export function versionProblem(version: number): string | undefined {
   if (version <= FORMAT_VERSION) return undefined;

@@ -7,6 +7,7 @@ import { loadLinear, packedLinears } from "../codecs/mod.ts";
 import type { QuantizationConfig, RotationConfig } from "../codecs/quantization_config.ts";
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { ModelFiles } from "../models/model_files.ts";
+import { layerPlaces } from "../models/places.ts";
 import { quantizationOf } from "../models/plain_weights.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
@@ -21,8 +22,8 @@ Describes a model folder. MODEL may also be the output folder of a run, which ho
 model. For a packed model, lists each linear layer: salient columns, the fraction of the other
 weights in the high zone (for weights on grids: the fraction of salient weights), bits per weight
 as counted in the paper and as stored, stored bits by part, and the relative output error on the
-calibration data if the run.json of the run is beside the folder. For a plain model, lists each
-tensor.
+calibration data if the run.json of the run is beside the folder; linear layers that stay dense have
+a table of their own. For a plain model, lists each tensor.
 
 Options
   --json             Print JSON; sizes are in bytes
@@ -82,9 +83,12 @@ interface PackedReport {
   /** Absent if no linear layer is rotated. */
   rotation?: RotationConfig;
   linears: LinearEntry[];
+  /** The weights of linear layers that are not packed; a fused tensor holds several. */
+  dense: PlainEntry[];
+  /** Weights of all linear layers. */
   weights: number;
   paperBits: number;
-  /** Bits per weight of the linear layers, without file headers. */
+  /** Bits per weight of all linear layers, without file headers. */
   storedBits: number;
   storedBytes: Record<string, number>;
   embeddings: PlainEntry[];
@@ -105,7 +109,8 @@ function inspectPacked(
   quantization: QuantizationConfig,
 ): { report: PackedReport; codecs: Map<string, Codec> } {
   using model = ModelFiles.open(denoFolder(folder));
-  const { checkpoint, architecture: { names } } = model;
+  const { checkpoint, architecture } = model;
+  const { names } = architecture;
   const errors = outputErrors(folder);
   const packed = packedLinears(checkpoint);
   const stored = new Set([...packed.values()].flatMap(({ tensors }) => tensors));
@@ -131,21 +136,34 @@ function inspectPacked(
       ...(transform?.exponent !== undefined && { exponent: transform.exponent }),
     } satisfies LinearEntry;
   });
+  const ofLinears = new Set(
+    Array.from({ length: architecture.layers }, (_, layer) => [...layerPlaces(architecture, layer)])
+      .flat().filter(({ linear }) => linear && !packed.has(linear)).map(({ name }) => name),
+  );
+  const dense: PlainEntry[] = [];
   const embeddings: PlainEntry[] = [];
   const head: PlainEntry[] = [];
   const other: PlainEntry[] = [];
   for (const { name, dtype, shape, bytes } of checkpoint.tensors.values()) {
     if (stored.has(name)) continue;
     const isOf = (module?: string) => module !== undefined && name.startsWith(`${module}.`);
-    const group = isOf(names.embedding) || isOf(names.positions?.name)
+    const group = ofLinears.has(name)
+      ? dense
+      : isOf(names.embedding) || isOf(names.positions?.name)
       ? embeddings
       : isOf(names.head)
       ? head
       : other;
     group.push({ name, dtype, shape, bytes });
   }
-  const weights = sum(linears.map(({ rows, cols }) => rows * cols));
-  const storedBytes = sumByKey(linears.map(({ storedBytes }) => storedBytes));
+  const denseWeights = sum(dense.map(({ shape }) => elementsOf(shape)));
+  const weights = sum(linears.map(({ rows, cols }) => rows * cols)) + denseWeights;
+  const denseBytes = sizeOf(dense);
+  const storedBytes = sumByKey([
+    ...linears.map(({ storedBytes }) => storedBytes),
+    ...(dense.length > 0 ? [{ dense: denseBytes }] : []),
+  ]);
+  const paperBits = sum(linears.map((l) => l.paperBits * l.rows * l.cols)) + 8 * denseBytes;
   const bytes = weightBytes(checkpoint);
   const report: PackedReport = {
     folder,
@@ -154,8 +172,9 @@ function inspectPacked(
     blockSize: quantization.block_size,
     ...(quantization.rotation && { rotation: quantization.rotation }),
     linears,
+    dense: dense.sort((a, b) => byNumber(a.name, b.name)),
     weights,
-    paperBits: sum(linears.map((l) => l.paperBits * l.rows * l.cols)) / weights,
+    paperBits: paperBits / weights,
     storedBits: 8 * sum(Object.values(storedBytes)) / weights,
     storedBytes,
     embeddings,
@@ -191,10 +210,11 @@ function weightBytes({ tensors }: Checkpoint): number {
 
 /** @param codecs Codecs of the linear layers by name. */
 function packedText(report: PackedReport, codecs: ReadonlyMap<string, Codec>): string {
-  const { linears, weights, storedBytes, embeddings, head, other } = report;
+  const { linears, dense, weights, storedBytes, embeddings, head, other } = report;
   const tables = [...new Set(codecs.values())].map((codec) =>
     linearTable(codec, linears.filter(({ name }) => codecs.get(name) === codec))
   );
+  if (dense.length > 0) tables.push(denseTable(dense));
   const group = (what: string, entries: PlainEntry[]) => {
     const kinds = [...new Set(entries.map(({ dtype }) => dtype))].join(", ");
     return [what, bytesText(sizeOf(entries)), entries.length === 0 ? "none" : kinds];
@@ -269,6 +289,18 @@ function linearTable(
     "",
   ]);
   return tableText(heading, rows, 1);
+}
+
+/** The table of the weights of linear layers that are not packed. */
+function denseTable(dense: readonly PlainEntry[]): string {
+  const rows = dense.map(({ name, dtype, shape, bytes }) => [
+    shortName(name.replace(/\.weight$/, "")),
+    shapeText(shape),
+    dtype,
+    (8 * bytes / elementsOf(shape)).toFixed(3),
+    bytesText(bytes),
+  ]);
+  return tableText(["dense linear layer", "shape", "dtype", "stored", "size"], rows, 1);
 }
 
 /** A short name, "0.mlp.up_proj", without the common prefix. */

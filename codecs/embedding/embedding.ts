@@ -5,21 +5,35 @@ import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { type StoredTensor, type TensorToWrite, toFloat32 } from "../../storage/safetensors.ts";
 import {
   dequantizeEmbedding,
+  type EmbeddingBits,
   type EmbeddingLayout,
   embeddingRowBytes,
   embeddingScaleGroups,
+  type EmbeddingTensors,
 } from "./dequantize_embedding.ts";
 import { lookUpEmbedding } from "./look_up_embedding.ts";
 import { embeddingMatvec } from "./embedding_matvec.ts";
 
-/** Columns of a scale group, by code width. */
+/** Columns of a scale group without zeros, by code width. */
 const GROUPS = { 8: 64, 4: 32 } as const;
+
+/** Code widths with zeros, and the columns that a scale group may have. */
+export const ZEROS_BITS = [3, 4, 5, 6] as const;
+export const ZEROS_GROUPS = [32, 64, 128] as const;
+
+/** The suffixes of the tensors of a quantized embedding; the last two are there with zeros. */
+const PARTS = ["codes", "group_scales", "group_zeros", "table_layout"];
+
+/** Whether a tensor is a part of a quantized embedding, by its name. */
+export function isEmbeddingPart(tensor: string): boolean {
+  return PARTS.includes(tensor.slice(tensor.lastIndexOf(".") + 1));
+}
 
 /**
  * The largest scale of a table is at least this: f16 numbers below 2^-14 are steps of 2^-24, which are
  * coarse for even smaller ones.
  */
-const LEAST_TOP_SCALE = 2 ** -18;
+export const LEAST_TOP_SCALE = 2 ** -18;
 
 /** Number of values that are quantized at a time. */
 const CHUNK = 1 << 20;
@@ -39,6 +53,7 @@ export function isPackedEmbedding(checkpoint: Checkpoint, name: string): boolean
  * @throws {UserError} If the shapes or dtypes of its tensors do not match.
  */
 export function embeddingLayout(checkpoint: Checkpoint, name: string): EmbeddingLayout {
+  if (checkpoint.has(`${name}.table_layout`)) return layoutWithZeros(checkpoint, name);
   const codes = checkpoint.get(`${name}.codes`);
   const [rows, width] = codes.shape;
   if (codes.shape.length !== 2 || (codes.dtype !== "I8" && codes.dtype !== "U8")) {
@@ -46,12 +61,36 @@ export function embeddingLayout(checkpoint: Checkpoint, name: string): Embedding
   }
   const bits = codes.dtype === "I8" ? 8 : 4;
   const layout = { rows, cols: width * 8 / bits, bits, group: GROUPS[bits] } as const;
-  const scales = checkpoint.get(`${name}.group_scales`);
-  const shape = [rows, embeddingScaleGroups(layout)];
-  if (scales.dtype !== "F16" || shapeText(scales.shape) !== shapeText(shape)) {
-    refuse(scales, `F16 ${shapeText(shape)}`);
+  check(checkpoint.get(`${name}.group_scales`), "F16", [rows, embeddingScaleGroups(layout)]);
+  return layout;
+}
+
+/** The layout of an embedding with zeros, which states its columns, bits and group. */
+function layoutWithZeros(checkpoint: Checkpoint, name: string): EmbeddingLayout {
+  const stated = checkpoint.get(`${name}.table_layout`);
+  check(stated, "U32", [3]);
+  const [cols, bits, group] = new Uint32Array(checkpoint.readBytes(stated.name).buffer);
+  const isIn = (list: readonly number[], value: number) => list.includes(value);
+  if (cols === 0 || !isIn(ZEROS_BITS, bits) || !isIn(ZEROS_GROUPS, group)) {
+    throw new UserError(
+      `"${stated.file}": "${stated.name}" is ${cols}, ${bits}, ${group}; expected columns, ` +
+        `${ZEROS_BITS.join(", ")} bits and groups of ${ZEROS_GROUPS.join(", ")}; ` +
+        "the file is damaged",
+    );
+  }
+  const codes = checkpoint.get(`${name}.codes`);
+  const rows = codes.shape[0];
+  const layout: EmbeddingLayout = { rows, cols, bits: bits as EmbeddingBits, group, zeros: true };
+  check(codes, "U32", [rows, embeddingRowBytes(layout) / 4]);
+  for (const part of ["group_scales", "group_zeros"]) {
+    check(checkpoint.get(`${name}.${part}`), "F16", [rows, embeddingScaleGroups(layout)]);
   }
   return layout;
+}
+
+function check(tensor: StoredTensor, dtype: string, shape: readonly number[]): void {
+  if (tensor.dtype === dtype && shapeText(tensor.shape) === shapeText(shape)) return;
+  refuse(tensor, `${dtype} ${shapeText(shape)}`);
 }
 
 function refuse({ file, name, dtype, shape }: StoredTensor, wanted: string): never {
@@ -62,7 +101,7 @@ function refuse({ file, name, dtype, shape }: StoredTensor, wanted: string): nev
 }
 
 /**
- * Quantizes an embedding or a head, `[rows, cols]`.
+ * Quantizes an embedding or a head, `[rows, cols]`, without zeros.
  *
  * 8 bits: codes -127 .. 127; the scale of a group is its largest magnitude / 127. 4 bits: codes
  * -8 .. 7; of several scales near the largest magnitude / 8, the one with the least squared error.
@@ -197,6 +236,7 @@ export class GpuEmbedding implements Disposable {
     readonly layout: EmbeddingLayout,
     readonly codes: Tensor,
     readonly scales: Tensor,
+    readonly zeros: Tensor | undefined,
   ) {}
 
   /** Uploads some rows of a quantized embedding; all rows from `first` on if `rows` is absent. */
@@ -214,10 +254,12 @@ export class GpuEmbedding implements Disposable {
       const chunks = checkpoint.readChunks(`${name}.${tensor}`, UPLOAD_CHUNK, part);
       return gpu.upload(padded(chunks, bytes), [Math.ceil(bytes / 4)], "u32");
     };
+    const halves = 2 * layout.rows * embeddingScaleGroups(layout);
     return new GpuEmbedding(
       layout,
       upload("codes", layout.rows * embeddingRowBytes(layout)),
-      upload("group_scales", 2 * layout.rows * embeddingScaleGroups(layout)),
+      upload("group_scales", halves),
+      layout.zeros && upload("group_zeros", halves),
     );
   }
 
@@ -227,8 +269,7 @@ export class GpuEmbedding implements Disposable {
    * @param first A multiple of 256, for the alignment of bindings.
    */
   async dequantized(first: number, rows: number): Promise<Tensor> {
-    const { layout, codes, scales } = this.#part(first, rows);
-    return await dequantizeEmbedding(codes.gpu, layout, codes, scales);
+    return await dequantizeEmbedding(this.codes.gpu, this.#part(first, rows));
   }
 
   /**
@@ -252,18 +293,8 @@ export class GpuEmbedding implements Disposable {
    */
   async lookUp(ids: Tensor, out: Tensor, accumulate: boolean, from?: number): Promise<void> {
     const moves = from !== undefined;
-    for (const { first, layout, codes, scales } of this.#parts()) {
-      await lookUpEmbedding(
-        ids.gpu,
-        ids,
-        layout,
-        codes,
-        scales,
-        out,
-        accumulate,
-        first - (from ?? 0),
-        moves,
-      );
+    for (const { first, ...part } of this.#parts()) {
+      await lookUpEmbedding(ids.gpu, ids, part, out, accumulate, first - (from ?? 0), moves);
     }
   }
 
@@ -278,19 +309,22 @@ export class GpuEmbedding implements Disposable {
   }
 
   /** Some rows; `first` as in {@link dequantized}. */
-  #part(first: number, rows: number): { layout: EmbeddingLayout; codes: Tensor; scales: Tensor } {
+  #part(first: number, rows: number): EmbeddingTensors {
     const layout = { ...this.layout, rows };
     const part = (tensor: Tensor, rowBytes: number) =>
       tensor.view(first * rowBytes / 4, [Math.ceil(rows * rowBytes / 4)]);
+    const groupBytes = 2 * embeddingScaleGroups(layout);
     return {
       layout,
       codes: part(this.codes, embeddingRowBytes(layout)),
-      scales: part(this.scales, 2 * embeddingScaleGroups(layout)),
+      scales: part(this.scales, groupBytes),
+      zeros: this.zeros && part(this.zeros, groupBytes),
     };
   }
 
   [Symbol.dispose](): void {
     this.codes.gpu.free(this.codes, this.scales);
+    this.zeros?.[Symbol.dispose]();
   }
 }
 
@@ -308,6 +342,7 @@ export function dequantizeEmbeddingOnHost(
   rows: number,
 ): Float32Array<ArrayBuffer> {
   const layout = embeddingLayout(checkpoint, name);
+  if (layout.zeros) return dequantizeFields(checkpoint, name, layout, first, rows);
   const { cols, bits, group } = layout;
   const [rowBytes, groups] = [embeddingRowBytes(layout), embeddingScaleGroups(layout)];
   const part = { first, rows };
@@ -322,4 +357,39 @@ export function dequantizeEmbeddingOnHost(
     }
   }
   return table;
+}
+
+/** {@link dequantizeEmbeddingOnHost} of an embedding with zeros. */
+function dequantizeFields(
+  checkpoint: Checkpoint,
+  name: string,
+  layout: EmbeddingLayout,
+  first: number,
+  rows: number,
+): Float32Array<ArrayBuffer> {
+  const { cols, bits, group } = layout;
+  const [words, groups] = [embeddingRowBytes(layout) / 4, embeddingScaleGroups(layout)];
+  const part = { first, rows };
+  const codes = new Uint32Array(checkpoint.readBytes(`${name}.codes`, part).buffer);
+  const [scales, zeros] = ["group_scales", "group_zeros"].map((tensor) =>
+    toFloat32(checkpoint.readBytes(`${name}.${tensor}`, part), "F16")
+  );
+  const table = new Float32Array(rows * cols);
+  for (let row = 0; row < rows; row++) {
+    for (let col = 0; col < cols; col++) {
+      const at = row * groups + Math.floor(col / group);
+      const difference = Math.fround(fieldAt(codes, row * words, col, bits) - zeros[at]);
+      table[row * cols + col] = difference * scales[at] + 0; // no -0
+    }
+  }
+  return table;
+}
+
+/** The field of `bits` bits at index `i`, counted from word `first`. */
+function fieldAt(words: Uint32Array, first: number, i: number, bits: number): number {
+  const word = first + (i * bits >>> 5);
+  const shift = i * bits & 31;
+  let field = words[word] >>> shift;
+  if (shift + bits > 32) field |= words[word + 1] << (32 - shift);
+  return field & (2 ** bits - 1);
 }

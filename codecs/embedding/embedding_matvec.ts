@@ -3,22 +3,16 @@ import { uniform } from "../../gpu/kernel.ts";
 import { reducesInSubgroup, reductionLanes } from "../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import {
-  type EmbeddingLayout,
   embeddingRowBytes,
   embeddingScaleGroups,
+  type EmbeddingTensors,
 } from "./dequantize_embedding.ts";
-import { embeddingMatvecKernel, TABLE_ROWS, TABLE_STEP } from "./embedding_matvec_source.ts";
+import { embeddingMatvecKernel, TABLE_ROWS, tableStep } from "./embedding_matvec_source.ts";
 
 /** The arguments of {@link embeddingMatvec}. */
-export interface EmbeddingMatvec {
+export interface EmbeddingMatvec extends EmbeddingTensors {
   /** f32 `[1, cols]`. */
   x: Tensor;
-  /** Its `rows` match `codes`. */
-  layout: EmbeddingLayout;
-  /** Bytes `[rows, embeddingRowBytes]`, packed in u32 words. */
-  codes: Tensor;
-  /** f16 `[rows, embeddingScaleGroups]`, packed in u32 words. */
-  scales: Tensor;
   /** Receives the products, f32. */
   out: Tensor;
   /** The element of `out` that receives the first product; 0 if absent. */
@@ -28,21 +22,22 @@ export interface EmbeddingMatvec {
 /** Queues out = x · tableᵀ for one token with a quantized table, which is read once. */
 export async function embeddingMatvec(
   gpu: Gpu,
-  { x, layout, codes, scales, out, start = 0 }: EmbeddingMatvec,
+  { x, layout, codes, scales, zeros, out, start = 0 }: EmbeddingMatvec,
 ): Promise<void> {
   const { rows, cols, bits, group } = layout;
-  const aligned = cols % TABLE_STEP === 0 && group % TABLE_STEP === 0;
+  const step = tableStep(layout);
+  const aligned = cols % step === 0 && group % step === 0;
   const useSubgroup = reducesInSubgroup(gpu);
-  const lanes = reductionLanes(gpu, lanesFor(aligned ? cols / TABLE_STEP : cols));
+  const lanes = reductionLanes(gpu, lanesFor(aligned ? cols / step : cols));
   const kernel = await gpu.kernel({
     name: `table_matvec_${bits}_${group}_${useSubgroup ? "subgroup" : lanes}${
-      aligned ? "" : "_any"
-    }`,
+      zeros ? "_zeros" : ""
+    }${aligned ? "" : "_any"}`,
     source: () => embeddingMatvecKernel(layout, lanes, useSubgroup, aligned),
   });
   kernel.dispatch({
     params: uniform([rows, cols, embeddingRowBytes(layout), embeddingScaleGroups(layout), start]),
-    tensors: [x, codes, scales, out],
+    tensors: zeros ? [x, codes, scales, out, zeros] : [x, codes, scales, out],
     workgroups: Math.ceil(rows / TABLE_ROWS),
   });
 }

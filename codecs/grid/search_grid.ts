@@ -87,8 +87,16 @@ type Candidate = [scale: number, zero: number];
 /** The least part of the range that levels span: the fewer levels, the more weights lie beyond them. */
 const LEAST_SPAN: Record<number, number> = { 1: 0.2, 2: 0.35, 3: 0.45, 4: 0.55, 8: 0.9 };
 /** The same and the number of spans for zeros in windows, where clipping one side suffices. */
-const LEAST_WINDOW: Record<number, number> = { 1: 0.2, 2: 0.35, 3: 0.5, 4: 0.65, 8: 0.9 };
-const WINDOWS: Record<number, number> = { 1: 12, 2: 12, 3: 14, 4: 16, 8: 12 };
+const LEAST_WINDOW: Record<number, number> = {
+  1: 0.2,
+  2: 0.35,
+  3: 0.5,
+  4: 0.65,
+  5: 0.75,
+  6: 0.82,
+  8: 0.9,
+};
+const WINDOWS: Record<number, number> = { 1: 12, 2: 12, 3: 14, 4: 16, 5: 14, 6: 12, 8: 12 };
 const MOST_SPAN = 1.05;
 const SPANS = 10;
 

@@ -141,6 +141,26 @@ export function storeGrid(
   return tensors;
 }
 
+/**
+ * The bytes that {@link storeGrid} takes for a layer without salient weights.
+ *
+ * @param isOrdered Whether the order of the columns is stored.
+ */
+export function gridBytes(layout: GridLayout, isOrdered: boolean): number {
+  const { rows, cols, bits, grid, zeros = "any" } = layout;
+  const scales = rows * groupsOf(layout);
+  const ofZeros = {
+    any: 4 * bitWords(scales * bits),
+    middle: 4 * bitWords(scales),
+    free: 2 * scales,
+    symmetric: 2,
+    half: 2,
+  };
+  const offsets = { range: ofZeros[zeros], mean: 2 * scales, sign: 0 }[grid];
+  const order = isOrdered ? (cols <= MOST_PLACES ? 2 : 4) * cols : 0;
+  return 4 * rows * bitWords(cols) * bits + 2 * scales + offsets + order;
+}
+
 /** A salient mask as a plane of flags for {@link encodeFlags}. */
 function maskPlane({ rows, cols }: GridLayout, plane: Uint32Array) {
   return { rows, cols, plane, salient: new Uint32Array(bitWords(cols)) };

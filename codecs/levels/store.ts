@@ -44,6 +44,11 @@ export function storeLevels(name: string, host: LevelsHost): TensorToWrite[] {
   ];
 }
 
+/** The bytes that {@link storeLevels} takes. */
+export function levelsBytes(layout: LevelsLayout): number {
+  return 4 * layout.rows * levelWords(layout) + 2 * layout.rows * parametersOf(layout);
+}
+
 /**
  * Loads a linear layer of levels.
  *

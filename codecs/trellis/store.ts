@@ -62,6 +62,18 @@ export function storeTrellis(name: string, host: TrellisHost): TensorToWrite[] {
 }
 
 /**
+ * The bytes that {@link storeTrellis} takes.
+ *
+ * @param isOrdered Whether the order of the columns is stored.
+ */
+export function trellisBytes(layout: TrellisLayout, isOrdered: boolean): number {
+  const { rows, cols } = layout;
+  const [below, beside] = tilesOf(layout);
+  const order = isOrdered ? (cols <= MOST_PLACES ? 2 : 4) * cols : 0;
+  return 4 * below * beside * stepsOf(layout).words + 2 * rows + order;
+}
+
+/**
  * Loads a trellis layer.
  *
  * @throws {UserError} If a tensor is missing, has an unexpected dtype, or its shape does not match the

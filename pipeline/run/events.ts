@@ -48,6 +48,8 @@ export interface LinearRecord extends LinearFacts {
   correction?: number;
   /** The stage that quantized it, such as "gptq"; absent for BiLLM's own method. */
   method?: string;
+  /** Whether it is stored as in the original; absent if it is quantized. */
+  dense?: true;
   /** The rotation of its input, if any. */
   rotation?: Rotation;
   /** Its weights are stored divided by 2 to this power; absent if it is 0. */

@@ -105,6 +105,38 @@ export async function quantizeLayers(
   context.gpu.trim();
 }
 
+/**
+ * Lets group stages observe a batch of a group's input, each in the form that the ones before it give.
+ *
+ * @param input f32 `[tokens, n]`.
+ * @param original The same input in the original model, if a stage wants it.
+ * @param queue Runs the work of a stage; to be timed.
+ */
+export async function showInput(
+  context: GroupContext,
+  stages: readonly Planned<GroupStage>[],
+  input: Tensor,
+  original?: Tensor,
+  queue: (stage: string, work: () => Promise<void>) => Promise<void> = (_, work) => work(),
+): Promise<void> {
+  const transformed: Tensor[] = [];
+  for (const { stage, options } of stages) {
+    if (!stage.observe && !stage.transform) continue;
+    await queue(stage.name, async () => {
+      await stage.observe?.(context, options, input, original);
+      const isSame = original === input;
+      const output = await stage.transform?.(context, options, input);
+      if (!output) return;
+      transformed.push(input = output);
+      if (isSame) original = input;
+      else if (original) {
+        transformed.push(original = (await stage.transform!(context, options, original))!);
+      }
+    });
+  }
+  context.gpu.free(...transformed);
+}
+
 /** The increase of each figure. */
 function difference(
   now: Record<string, number>,
@@ -181,7 +213,7 @@ class LayerRun {
   #packedConfig(linears: readonly LinearRecord[]): QuantizationConfig {
     const { model } = this.decoder;
     const rotation = rotationConfigOf(
-      linears.map(({ name, rotation }) => ({ name, module: name, rotation })),
+      linears.map(({ name, rotation, dense }) => ({ name, module: name, rotation, dense })),
     );
     return model.packedConfig(this.context.blockSize, undefined, undefined, rotation);
   }
@@ -399,26 +431,16 @@ class LayerRun {
   }
 
   /** @param others Those of the original model, if a stage wants them. */
-  async #show(group: Group, registers: Registers, others?: Registers): Promise<void> {
-    const { context } = group;
-    let input = registers.get(group.from)!;
-    let original = others?.get(group.from);
-    const transformed: Tensor[] = [];
-    for (const { stage, options } of this.#groupStages) {
-      if (!stage.observe && !stage.transform) continue;
-      await this.clock.queue(stage.name, async () => {
-        await stage.observe?.(context, options, input, original);
-        const isSame = original === input;
-        const output = await stage.transform?.(context, options, input);
-        if (!output) return;
-        transformed.push(input = output);
-        if (isSame) original = input;
-        else if (original) {
-          transformed.push(original = (await stage.transform!(context, options, original))!);
-        }
-      });
-    }
-    this.context.gpu.free(...transformed);
+  async #show({ context, from }: Group, registers: Registers, others?: Registers): Promise<void> {
+    const [input, original] = [registers, others].map((some) => some?.get(from));
+    const { clock } = this;
+    await showInput(
+      context,
+      this.#groupStages,
+      input!,
+      original,
+      (stage, work) => clock.queue(stage, work),
+    );
   }
 
   async #pace(batch: number): Promise<void> {
@@ -451,7 +473,14 @@ class LayerRun {
     await runStages(this.stages.slice(this.#firstInLinear), true);
     const hessian = store.find("hessian");
     for (const linear of context.linears) {
-      const { module, original, weight, quantized, draft, packed, transform } = linear;
+      const { module, original, weight, quantized, draft, packed, transform, isSkipped } = linear;
+      if (isSkipped) {
+        // Earlier stages may have changed it in place.
+        const plain = await this.decoder.loadLinear(context.layer.index, module);
+        weights.linears.set(module, { ...weights.linears.get(module), weight: plain });
+        gpu.free(original, weight, quantized);
+        continue;
+      }
       if (hessian && packed) {
         group.errors.push(
           await this.clock.queue(
@@ -499,15 +528,15 @@ class LayerRun {
       for (const linear of context.linears) {
         const { name, rows, cols, stored, method, transform, correction } = linear;
         if (!stored) continue;
-        using parts = errors.shift();
+        using parts = linear.isSkipped ? undefined : errors.shift();
         const error = parts && await relativeError(parts);
         const record: LinearRecord = {
           name,
           rows,
           cols,
           ...(method && { method }),
-          ...transform,
-          ...(Number.isFinite(correction) && { correction }),
+          ...(linear.isSkipped ? { dense: true } : transform),
+          ...(Number.isFinite(correction) && !linear.isSkipped && { correction }),
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
           ...stored,
         };

@@ -48,7 +48,11 @@ export async function quantizeLinear(
       continue;
     }
     const [{ stage, options }] = inLinear.splice(0, 1) as Planned<LinearStage>[];
-    await clock.queue(stage.name, () => stage.run(context, options));
+    const { name } = linear;
+    const allocated = context.find("allocation")?.get(name);
+    const own = stage.optionsOf ? stage.optionsOf(options, name, allocated) : options;
+    if (own === undefined) linear.isSkipped = true;
+    else await clock.queue(stage.name, () => stage.run(context, own));
   }
 }
 

@@ -1,4 +1,5 @@
 import type { Perplexity, ZeroShot } from "../../models/metrics/figures.ts";
+import type { SomeOptions } from "../quantizer.ts";
 import type { LayerRecord } from "./events.ts";
 
 /** The figures of a metric, in the order of the pipeline file. */
@@ -66,6 +67,8 @@ export interface RunRecord {
   /** Peak bytes of tensors while a stage ran, without buffers kept for reuse. */
   peakGpuBytesByStage?: Record<string, number>;
   layers?: LayerRecord[];
+  /** The options that `allocate` has chosen, by linear layer; absent without it. */
+  allocation?: Record<string, SomeOptions>;
   packed?: PackedModel;
   evaluation?: Evaluation;
 }

@@ -166,6 +166,7 @@ export async function runPipeline(
     model: config.model,
     seed: config.seed,
     blockSize: blockSizeOf(config.stages),
+    stages: config.stages,
     originalFor: config.stages.find(({ stage }) => stage.original)?.stage.name,
     layerRecords,
     emit,
@@ -308,6 +309,7 @@ export async function runPipeline(
     peakGpuBytes: Math.max(peak, gpu.memory.peak, ...layerRecords.map((l) => l.peakGpuBytes)),
     peakGpuBytesByStage: greatest([clock.peakBytes, ...resumed.map(peakBytesOf)]),
     layers: layerRecords,
+    ...allocationOf(artifacts),
     packed: artifacts.find("packed-model"),
     evaluation: artifacts.find("evaluation"),
   };
@@ -315,6 +317,12 @@ export async function runPipeline(
   await reportOn(done);
   emit({ type: "end", output: config.output, seconds: done.seconds! });
   return done;
+}
+
+/** The part of the record for the artifact "allocation". */
+function allocationOf(artifacts: ArtifactStore): Pick<RunRecord, "allocation"> {
+  const allocation = artifacts.find("allocation");
+  return allocation ? { allocation: Object.fromEntries(allocation) } : {};
 }
 
 function peakBytesOf({ peakGpuBytesByStage = {} }: LayerRecord): Record<string, number> {

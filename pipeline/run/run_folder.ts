@@ -6,12 +6,15 @@ import { reasonOf } from "../../storage/folder.ts";
 import type { LayerRecord } from "./events.ts";
 import { CELL_RECORD, type RunRecord } from "./record.ts";
 
+/** What `allocate` has measured, in the folder of a run. */
+export const SENSITIVITIES = "sensitivities.json";
+
 /** Files of a report in the folder of a run. */
 const REPORT_FILES = ["histograms.json", "report.html"];
 
 /**
  * The folder of a run: `pipeline.yaml` and `run.json`, the calibration token ids in
- * `calibration.safetensors`, the packed model in `model/`, after the end `report.html` and
+ * `calibration.safetensors`, what `allocate` has measured in `sensitivities.json`, the packed model in `model/`, after the end `report.html` and
  * `histograms.json`, and during the run one record per finished decoder layer in `layers/`. Every file is
  * either complete or absent, so a killed run resumes from its last complete layer.
  */
@@ -69,8 +72,8 @@ export class RunFolder {
     const { path } = this;
     if (this.state === "new" && existsSync(join(path, "run.json"))) {
       // The record is deleted last, so that a killed deletion is repeated by the same command.
-      const names = ["pipeline.yaml", "calibration.safetensors", "layers", "model", "run.json"];
-      for (const name of [...REPORT_FILES, ...names]) {
+      const names = ["pipeline.yaml", "calibration.safetensors", SENSITIVITIES, "layers", "model"];
+      for (const name of [...REPORT_FILES, ...names, "run.json"]) {
         rmSync(join(path, name), { recursive: true, force: true });
       }
     }

@@ -61,7 +61,8 @@ for (const path of KERNEL_FILES.filter((path) => path.endsWith(".wgsl"))) {
 
 /** Files that kernels begin with. */
 export const isPart = (name: string) =>
-  /^(reduce|row_candidates)/.test(name) || ["activate.wgsl", "round_f16.wgsl"].includes(name);
+  /^(reduce|row_candidates)/.test(name) ||
+  ["activate.wgsl", "round_f16.wgsl", "embedding_value.wgsl"].includes(name);
 
 export const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
 const STORAGES: Storages[] = [
@@ -110,6 +111,7 @@ const OF_LEVELS = [...TEXTS.keys()].filter((name) =>
 export function completed(name: string): [name: string, source: string][] {
   const source = TEXTS.get(name)!;
   if (name === "row_candidates.wgsl") return []; // among the generated ones
+  if (name === "embedding_value.wgsl") return []; // names what the text behind it declares
   if (isPart(name)) return [[name, source]];
   if (!OF_LEVELS.includes(name)) return withParts(name, source);
   return LEVEL_KINDS.flatMap((kind) => {
@@ -123,6 +125,7 @@ export function completed(name: string): [name: string, source: string][] {
 function withParts(name: string, text: string): [name: string, source: string][] {
   let source = text;
   if (/\bactivate\(/.test(source)) source = TEXTS.get("activate.wgsl")! + source;
+  if (/\bvalue_at\(/.test(source)) source = TEXTS.get("embedding_value.wgsl")! + source;
   if (/\brounded\(/.test(source)) source = TEXTS.get("round_f16.wgsl")! + source;
   if (/\bover_row\(/.test(source) && !/fn over_row\(/.test(source)) {
     source = TEXTS.get("reduce_row.wgsl")! + source;
@@ -300,13 +303,20 @@ export const GENERATED: [name: string, source: string][] = [
   ["tileErrorKernel", tileErrorKernel()],
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
-  ...([8, 4] as const).flatMap((bits) =>
+  ...([
+    { bits: 8, group: 64 },
+    { bits: 4, group: 32 },
+    { bits: 3, group: 32, zeros: true },
+    { bits: 4, group: 64, zeros: true },
+    { bits: 5, group: 64, zeros: true },
+    { bits: 6, group: 128, zeros: true },
+  ] as const).flatMap((form) =>
     [true, false].flatMap((aligned) =>
       [true, false].map((useSubgroup): [string, string] => [
-        `embeddingMatvecKernel of ${bits} bits${aligned ? "" : ", any"}${
-          useSubgroup ? ", a subgroup" : ""
-        }`,
-        embeddingMatvecKernel({ bits, group: 8 * bits }, 32, useSubgroup, aligned),
+        `embeddingMatvecKernel of ${form.bits} bits${"zeros" in form ? ", zeros" : ""}${
+          aligned ? "" : ", any"
+        }${useSubgroup ? ", a subgroup" : ""}`,
+        embeddingMatvecKernel(form, 32, useSubgroup, aligned),
       ])
     )
   ),

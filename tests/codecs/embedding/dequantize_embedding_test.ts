@@ -7,6 +7,7 @@ import {
 } from "../../../codecs/embedding/dequantize_embedding.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { seededRandom } from "../../reference/random.ts";
+import { QuantizedTable } from "./quantized_embedding.ts";
 
 const gpu = await openGpu();
 
@@ -54,10 +55,27 @@ for (const [bits, group] of [[8, 64], [4, 32]] as const) {
       using codeTensor = gpu.upload(words(codes), [Math.ceil(codes.length / 4)]);
       const scaleWords = words(new Uint8Array(scales.buffer));
       using scaleTensor = gpu.upload(scaleWords, [scaleWords.length]);
-      using table = await dequantizeEmbedding(gpu, layout, codeTensor, scaleTensor);
+      using table = await dequantizeEmbedding(gpu, {
+        layout,
+        codes: codeTensor,
+        scales: scaleTensor,
+      });
       assert.deepEqual(table.shape, [rows, cols]);
       const found = (await gpu.read(table)).map((value) => value + 0); // -0 is as good as 0
       assert.deepEqual(found, reference(layout, codes, scales), `[${rows}, ${cols}]`);
+    }
+  });
+}
+
+for (const bits of [3, 4, 5, 6] as const) {
+  Deno.test(`dequantizeEmbedding() gives the very f32 with zeros, ${bits} bits`, async () => {
+    for (const [rows, cols, group] of [[1, 1, 32], [3, 31, 64], [7, 65, 32], [300, 96, 128]]) {
+      const layout: EmbeddingLayout = { rows, cols, bits, group, zeros: true };
+      using table = new QuantizedTable(gpu, layout);
+      using dequantized = await dequantizeEmbedding(gpu, table);
+      const expected = Float32Array.from(table.values, (value) => value + 0);
+      const found = (await gpu.read(dequantized)).map((value) => value + 0);
+      assert.deepEqual(found, expected, `[${rows}, ${cols}]`);
     }
   });
 }
@@ -68,7 +86,11 @@ Deno.test("dequantizeEmbedding() reaches beyond the 65535 workgroups of one dime
   const scales = Float16Array.from({ length: 65600 }, (_, row) => row % 2 ? 0.5 : 2);
   using codeTensor = gpu.upload(new Uint32Array(codes.buffer), [codes.length / 4]);
   using scaleTensor = gpu.upload(new Uint32Array(scales.buffer), [scales.length / 2]);
-  using table = await dequantizeEmbedding(gpu, layout, codeTensor, scaleTensor);
+  using table = await dequantizeEmbedding(gpu, {
+    layout,
+    codes: codeTensor,
+    scales: scaleTensor,
+  });
   const found = await gpu.read(table);
   const wrong = found.findIndex((value, i) => value !== codes[i] * scales[Math.floor(i / 64)]);
   assert.equal(wrong, -1);

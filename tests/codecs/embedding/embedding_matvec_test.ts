@@ -19,10 +19,11 @@ async function check(gpu: Gpu, layout: EmbeddingLayout, start = 0): Promise<void
   }
   using xTensor = gpu.upload(x, [1, cols]);
   using out = gpu.upload(new Float32Array(expected.length).fill(7), [expected.length]);
-  const { codes, scales } = table;
-  await embeddingMatvec(gpu, { x: xTensor, layout, codes, scales, out, start });
+  const { codes, scales, zeros } = table;
+  await embeddingMatvec(gpu, { x: xTensor, layout, codes, scales, zeros, out, start });
   assertClose(await gpu.read(out), expected, {
-    abs: 2 ** (bits - 2) * 1e-6 * Math.sqrt(cols) * 2, // f32 sums of terms up to 2^(bits - 2)
+    // f32 sums of terms up to 2^(bits - 2), with zeros of Σ code x and zero Σ x
+    abs: (layout.zeros ? 200 : 2 ** (bits - 2)) * 1e-6 * Math.sqrt(cols) * 2,
     what: JSON.stringify({ ...layout, start }),
   });
 }
@@ -35,24 +36,33 @@ for (
 ) {
   const name = `embeddingMatvec() that ${family}`;
 
-  for (const [bits, group] of [[8, 64], [4, 32]] as const) {
-    Deno.test(`${name} agrees with the reference, ${bits} bits`, async () => {
+  const forms = [
+    [8, 64, undefined],
+    [4, 32, undefined],
+    [3, 32, true],
+    [4, 64, true],
+    [5, 128, true],
+    [6, 64, true],
+  ] as const;
+  for (const [bits, group, zeros] of forms) {
+    const form = `${bits} bits${zeros ? ", zeros" : ""}`;
+    Deno.test(`${name} agrees with the reference, ${form}`, async () => {
       const names = watchKernels(gpu);
       // Whole steps with and without a last group that has fewer columns, and any widths.
       for (const cols of [16, 32, 48, 64, 80, 512, 1040, 4096, 1, 2, 7, 31, 63, 65, 130, 1030]) {
-        for (const rows of [1, 7, 8, 9, 35]) await check(gpu, { rows, cols, bits, group });
+        for (const rows of [1, 7, 8, 9, 35]) await check(gpu, { rows, cols, bits, group, zeros });
       }
       const isAny = (kernel: string) => kernel.endsWith("_any");
       assert([...names].some(isAny) && ![...names].every(isAny), "both kernels ran");
     });
 
-    Deno.test(`${name} writes from an element on, ${bits} bits`, async () => {
-      await check(gpu, { rows: 21, cols: 64, bits, group }, 5);
-      await check(gpu, { rows: 21, cols: 66, bits, group }, 1);
+    Deno.test(`${name} writes from an element on, ${form}`, async () => {
+      await check(gpu, { rows: 21, cols: 64, bits, group, zeros }, 5);
+      await check(gpu, { rows: 21, cols: 66, bits, group, zeros }, 1);
     });
 
-    Deno.test(`${name} reads code by code where a step has two scales, ${bits} bits`, async () => {
-      await check(gpu, { rows: 9, cols: 96, bits, group: 24 });
+    Deno.test(`${name} reads code by code where a step has two scales, ${form}`, async () => {
+      await check(gpu, { rows: 9, cols: 96, bits, group: 24, zeros });
     });
   }
 

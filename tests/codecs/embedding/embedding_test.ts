@@ -8,6 +8,7 @@ import {
   isPackedEmbedding,
   packEmbedding,
 } from "../../../codecs/embedding/embedding.ts";
+import { type SearchedForm, searchEmbedding } from "../../../codecs/embedding/search_embedding.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
@@ -234,7 +235,8 @@ for (
     config.tie_word_embeddings === false ? "own head" : "tied"
   }`;
   Deno.test(`a model with packed tables runs as with what they stand for: ${what}`, async () => {
-    for (const bits of [8, 4] as const) {
+    const forms: (4 | 8 | SearchedForm)[] = [8, 4, { bits: 4, group: 64 }, { bits: 5, group: 32 }];
+    for (const form of forms) {
       using folder = new TemporaryFolder();
       using reference = new TemporaryFolder();
       const model = randomModel(config, 3);
@@ -248,7 +250,9 @@ for (
             continue;
           }
           const table = name.slice(0, -".weight".length);
-          const packed = packEmbedding(checkpoint, table, bits);
+          const packed = typeof form === "number"
+            ? packEmbedding(checkpoint, table, form)
+            : await searchEmbedding(gpu, checkpoint, table, form);
           tensors.push(...packed);
           using read = write(reference.path, "table", packed);
           data.set(dequantizeEmbeddingOnHost(read, table, 0, shape[0]));
@@ -279,7 +283,11 @@ for (
       const one = await loaded.logits([Int32Array.of(id)]);
       assert(names.has("embed_table") && !names.has("dequantize_table"));
       assert([...names].some((name) => name.startsWith("table_matvec")));
-      assertClose(one, expected.subarray(0, 97), { abs: 2e-5, rel: 1e-5, what: `${bits} bits` });
+      assertClose(one, expected.subarray(0, 97), {
+        abs: 2e-5,
+        rel: 1e-5,
+        what: JSON.stringify(form),
+      });
     }
   });
 }

@@ -1,0 +1,279 @@
+import { DenseWeight } from "../codecs/dense/weight.ts";
+import { widen } from "../gpu/kernels/elementwise/widen.ts";
+import { outputErrorParts, relativeError } from "../gpu/kernels/reduce/output_error.ts";
+import { undoTransform } from "../gpu/kernels/rotation/rotate.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import { batchWindows, paceBatches } from "../models/calibration.ts";
+import { Decoder } from "../models/decoder.ts";
+import { PART_BYTES } from "../models/lookup_matrix.ts";
+import type { LayerWeights } from "../models/layer_weights.ts";
+import { DivergenceProbe } from "../models/metrics/divergence_probe.ts";
+import { spreadWindows } from "../models/metrics/final_states.ts";
+import type { Registers } from "../models/registers.ts";
+import { access, ArtifactStore } from "../pipeline/run/artifacts.ts";
+import { showInput } from "../pipeline/run/layers.ts";
+import { scaleLinears } from "../pipeline/run/scale_linears.ts";
+import type { GroupContext, LinearContext, LinearLayer, ModelContext } from "../pipeline/stage.ts";
+import type { Chain, RatedLinear } from "./rate_plan.ts";
+import type { Losses } from "./sensitivities.ts";
+
+/** Tokens of the compared windows that pass through the layers together. */
+const TOGETHER = 16384;
+
+/** Bytes of weights in f32 up to which all decoder layers are kept so; beyond, as stored. */
+const WIDE_BYTES = 8 * 2 ** 30;
+
+/** How losses are measured. */
+export interface MeasureOptions {
+  /** Calibration windows that are compared. */
+  windows: number;
+  /** Whether one rate is measured for each linear layer and the others are estimated. */
+  isCheap: boolean;
+}
+
+/** A group of linear layers with its artifacts. */
+interface Group {
+  at: number;
+  from: string;
+  context: GroupContext;
+  store: ArtifactStore;
+}
+
+/**
+ * Measures what each linear layer alone loses at each of its rates: the KL divergence of the predictions
+ * of a model in which only this one is quantized from those of the original.
+ *
+ * Hessians are those of all calibration data in the original model. A measurement begins with the input of
+ * its own decoder layer. All layers are on the GPU meanwhile. The calibration data are before the first
+ * layer again afterwards.
+ */
+export async function measureLosses(
+  context: ModelContext,
+  chain: Chain,
+  linears: readonly RatedLinear[],
+  options: MeasureOptions,
+): Promise<Losses> {
+  const { gpu } = context;
+  const model = context.get("model-files");
+  const { activations, batches, length } = context.get("calibration");
+  const partBytes = gpu.software ? PART_BYTES : Math.min(gpu.maxBinding, 8 * PART_BYTES);
+  using decoder = new Decoder(gpu, model, { partBytes });
+  await decoder.keepEnds();
+  using layers = new DisposableStack();
+  const weights: LayerWeights[] = [];
+  const total = linears.reduce((sum, { weights }) => sum + weights, 0);
+  for (let layer = 0; layer < decoder.architecture.layers; layer++) {
+    const stored = 4 * total > WIDE_BYTES;
+    weights.push(layers.use(await decoder.loadLayer(layer, { stored })));
+  }
+  const windows = batches.flat();
+  const chosen = spreadWindows(windows.length, options.windows).map((i) => windows[i]);
+  const inputs = await decoder.embedding.embed(batchWindows(chosen, TOGETHER));
+  using probe = new DivergenceProbe(
+    decoder,
+    await Promise.all(inputs.map((input) => statesFrom(0, input))),
+    length,
+  );
+  await probe.keepLogits();
+
+  const rated = new Map(linears.map((linear) => [linear.name, linear]));
+  const isRated = ({ rates }: RatedLinear) => rates.length > 0;
+  const losses: Losses = {};
+  let done = 0;
+  for (const [layer, own] of weights.entries()) {
+    const groups = await observe(context, chain, decoder, own);
+    for (const { context: groupContext, store } of groups) {
+      await scaleLinears(groupContext);
+      for (const { stage, options } of chain.before) await stage.run(groupContext, options);
+      for (const linear of groupContext.linears) {
+        const plan = rated.get(linear.name)!;
+        if (isRated(plan)) losses[linear.name] = await lossesOf(linear, plan, groupContext, store);
+        context.emit({
+          type: "progress",
+          stage: "allocate",
+          done: ++done,
+          total: linears.length,
+          text: `layer ${layer + 1}, ${linear.module}`,
+        });
+        gpu.free(linear.original, linear.weight, linear.quantized);
+      }
+      store[Symbol.dispose]();
+    }
+    for (const [batch, input] of inputs.entries()) {
+      inputs[batch] = await run(layer, layer + 1, input);
+      gpu.free(input);
+    }
+  }
+  gpu.free(...inputs);
+  await decoder.embedding.embedInto(activations, batches);
+  gpu.trim();
+  return losses;
+
+  /** The output of layers `first` to `end` (exclusive), owned by the caller. */
+  async function run(first: number, end: number, input: Tensor): Promise<Tensor> {
+    const registers: Registers = new Map([["hidden", input.view(0, input.shape)]]);
+    for (let layer = first; layer < end; layer++) {
+      await decoder.run(weights[layer], registers, length);
+    }
+    return registers.get("hidden")!;
+  }
+
+  /** The head's input from that of a layer. */
+  async function statesFrom(layer: number, input: Tensor): Promise<Tensor> {
+    using hidden = await run(layer, weights.length, input);
+    return await decoder.head.finish(hidden);
+  }
+
+  /** The losses of a linear layer by rate. */
+  async function lossesOf(
+    linear: LinearLayer,
+    { rates }: RatedLinear,
+    groupContext: GroupContext,
+    store: ArtifactStore,
+  ): Promise<Record<string, number>> {
+    const measured = options.isCheap ? [rates.length >> 1] : [...rates.keys()];
+    using results = gpu.zeros([rates.length * probe.batches]);
+    const errors: number[] = [];
+    for (const [i, rate] of rates.entries()) {
+      const { matrix, error } = await quantizedAt(linear, rate, groupContext, store);
+      if (error !== undefined) errors.push(error);
+      if (measured.includes(i)) {
+        await measure(groupContext.layer.index, linear.module, matrix, results, i);
+      } else gpu.free(matrix);
+      await context.pause();
+    }
+    const found = await gpu.read(results);
+    const klOf = (i: number) => {
+      let kl = 0;
+      for (let batch = 0; batch < probe.batches; batch++) kl += found[i * probe.batches + batch];
+      return Math.max(0, kl); // rounding alone can make it negative
+    };
+    const [first] = measured;
+    const loss = (i: number) => {
+      if (!options.isCheap) return klOf(i);
+      return errors[first] > 0 ? klOf(first) * errors[i] / errors[first] : 0;
+    };
+    return Object.fromEntries(rates.map((rate, i) => [rate, loss(i)]));
+  }
+
+  /** Queues the measurement of the model with one other matrix, which is freed. */
+  async function measure(
+    layer: number,
+    module: string,
+    matrix: Tensor,
+    results: Tensor,
+    index: number,
+  ): Promise<void> {
+    const { linears: own } = weights[layer];
+    const loaded = own.get(module)!;
+    own.set(module, { ...loaded, weight: new DenseWeight(matrix) });
+    try {
+      for (const [batch, input] of inputs.entries()) {
+        using states = await statesFrom(layer, input);
+        await probe.measure(batch, states, results, index * probe.batches + batch);
+        await paceBatches(gpu, 1);
+      }
+    } finally {
+      own.set(module, loaded);
+      gpu.free(matrix);
+    }
+  }
+
+  /** A linear layer quantized at a rate, as the matrix of the plain model, with its output error. */
+  async function quantizedAt(
+    linear: LinearLayer,
+    rate: number,
+    groupContext: GroupContext,
+    store: ArtifactStore,
+  ): Promise<{ matrix: Tensor; error?: number }> {
+    const { stage, options: ofStage } = chain.quantizer;
+    const { option } = stage.rates!;
+    const own = stage.optionsOf!(ofStage, linear.name, { [option]: rate });
+    using linearStore = new ArtifactStore(store);
+    const copy: LinearLayer = {
+      ...linear,
+      weight: gpu.clone(linear.weight),
+      quantized: gpu.empty([linear.rows, linear.cols]),
+    };
+    const linearContext: LinearContext = {
+      ...groupContext,
+      ...accessWithin(linearStore, groupContext),
+      linear: copy,
+    };
+    await stage.run(linearContext, own);
+    const hessian = store.find("hessian");
+    let error: number | undefined;
+    if (options.isCheap) {
+      using parts = await outputErrorParts(gpu, linear.original, copy.quantized, hessian!);
+      error = await relativeError(parts);
+    }
+    if (linear.transform) await undoTransform(gpu, copy.quantized, linear.transform);
+    gpu.free(copy.weight);
+    copy.draft?.[Symbol.dispose]();
+    return { matrix: copy.quantized, error };
+  }
+}
+
+/** The artifacts of a store on top of those of a context. */
+function accessWithin(store: ArtifactStore, context: ModelContext): ReturnType<typeof access> {
+  const own = access(store);
+  return {
+    ...own,
+    find: (name) => own.find(name) ?? context.find(name),
+    get: (name) => own.find(name) ?? context.get(name),
+  };
+}
+
+/** Passes the calibration data through a layer and lets the stages observe the inputs of its groups. */
+async function observe(
+  context: ModelContext,
+  { before }: Chain,
+  decoder: Decoder,
+  weights: LayerWeights,
+): Promise<Group[]> {
+  const { gpu } = context;
+  const { activations, length } = context.get("calibration");
+  const { layers: count, names } = decoder.architecture;
+  const { plan, layer: index } = weights;
+  const prefix = names.layer(index);
+  const groups: Group[] = [];
+  for (const { at, from, linears: wanted } of plan.groups) {
+    const store = new ArtifactStore();
+    const linears: LinearLayer[] = [];
+    for (const { module } of wanted) {
+      const { matrix } = weights.linear(module).weight as DenseWeight;
+      const [rows, cols] = matrix.shape;
+      const copy = async () =>
+        matrix.dtype === "f32" ? gpu.clone(matrix) : await widen(gpu, matrix);
+      linears.push({
+        name: prefix + module,
+        module,
+        rows,
+        cols,
+        original: await copy(),
+        weight: await copy(),
+        quantized: gpu.empty([rows, cols]),
+      });
+    }
+    groups.push({
+      at,
+      from,
+      store,
+      context: { ...context, ...accessWithin(store, context), layer: { index, count }, linears },
+    });
+  }
+  for (let batch = 0; batch < activations.batches; batch++) {
+    const registers = await activations.load(batch);
+    let done = 0;
+    for (const { at, from, context: groupContext } of groups) {
+      await decoder.run(weights, registers, length, done, at);
+      await showInput(groupContext, before, registers.get(from)!);
+      done = at;
+    }
+    await decoder.run(weights, registers, length, done);
+    await activations.keep(batch, 0, registers);
+    await paceBatches(gpu, batch + 1);
+    await context.pause();
+  }
+  return groups;
+}
