@@ -2,13 +2,20 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { counted, listed, sum } from "../base/figures.ts";
-import { BYTES_PATTERN, bytesOf } from "../base/units.ts";
+import { BYTES_PATTERN } from "../base/units.ts";
 import { SENSITIVITIES } from "../pipeline/run/run_folder.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { chooseCandidates } from "./allocation.ts";
 import { measureLosses } from "./measure_losses.ts";
 import type { PackOptions } from "./pack.ts";
-import { type Chain, chainOf, type RatedLinear, ratedLinears, targetOf } from "./rate_plan.ts";
+import {
+  type Chain,
+  chainOf,
+  type RatedLinear,
+  ratedLinears,
+  targetIn,
+  targetOf,
+} from "./rate_plan.ts";
 import { type MeasuredChain, readSensitivities, writeSensitivities } from "./sensitivities.ts";
 
 const optionsForm = z.strictObject({
@@ -107,11 +114,10 @@ function planOf(context: ModelContext, options: Options) {
         "linear layer",
     );
   }
-  const { "target-bits": bits, "target-size": size } = options;
   const pack = context.stages.find(({ stage }) => stage.name === "pack")?.options as
     | PackOptions
     | undefined;
-  const target = targetOf(model, linears, { bits, size: size && bytesOf(size) || undefined }, pack);
+  const target = targetOf(model, linears, targetIn(options), pack);
   return { chain, linears, target };
 }
 

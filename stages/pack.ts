@@ -58,7 +58,7 @@ export const pack = defineStage({
     ),
     "embeddings-zeros": z.enum(["none", "free"]).optional().describe(
       "none: numbers of a row share an f16 scale, 64 of them in 8 bits, 32 in 4; free: they share a " +
-        "scale and a zero, any f16 number, which are searched; default none for 8 bits, else free",
+        "scale and a zero, any f16 number, which are searched; default none for 8 and 4 bits, else free",
     ),
     "embeddings-group-size": z.literal([...ZEROS_GROUPS]).optional().describe(
       "Numbers of a row that share a scale and a free zero; default 64",
@@ -285,7 +285,8 @@ function isSecondHead(name: string, { architecture: { names } }: ModelFiles): bo
 
 /** The form of embeddings with zeros; undefined if they have none, or are stored as in the original. */
 function searchedForm(options: PackOptions): SearchedForm | undefined {
-  const { embeddings, "embeddings-zeros": zeros, "embeddings-group-size": group = 64 } = options;
+  const { embeddings, "embeddings-group-size": group = 64 } = options;
+  const { "embeddings-zeros": zeros = embeddings === 4 ? "none" : "free" } = options;
   if (embeddings === "stored" || embeddings === 8 || zeros === "none") return undefined;
   return { bits: embeddings, group };
 }

@@ -1,5 +1,6 @@
 import { UserError } from "../base/errors.ts";
 import { counted, sum } from "../base/figures.ts";
+import { bytesOf } from "../base/units.ts";
 import { LayerPlan } from "../models/layer_plan.ts";
 import type { ModelFiles } from "../models/model_files.ts";
 import type { PlannedStage } from "../pipeline/config/config.ts";
@@ -157,4 +158,51 @@ export function targetOf(
     );
   }
   return { bytes: size - outside, text: `weight files of ${(size / 1e6).toFixed(1)} MB` };
+}
+
+/** The size of a packed model, as far as it is known before a run. */
+export interface ExpectedSize {
+  /** Bytes of the weight files, a few more than they will take; the most are those of a target. */
+  bytes: [least: number, most: number];
+  /** Stored bits per weight of the linear layers, of the same. */
+  bits: [least: number, most: number];
+}
+
+/**
+ * The size that a model will have after a pipeline.
+ *
+ * @returns Undefined if no stage quantizes with rates or nothing is packed.
+ * @throws {UserError} If `allocate` has an impossible target or candidate.
+ */
+export function expectedSize(
+  model: ModelFiles,
+  stages: readonly PlannedStage<Stage>[],
+): ExpectedSize | undefined {
+  const optionsOf = (name: string) => stages.find(({ stage }) => stage.name === name)?.options;
+  const pack: PackOptions | undefined = optionsOf("pack");
+  if (!pack || !stages.some(({ stage }) => stage.scope === "linear" && stage.rates)) {
+    return undefined;
+  }
+  const chain = chainOf(stages);
+  const { stage, options } = chain.quantizer;
+  const allocate = optionsOf("allocate");
+  const candidates = allocate ? allocate.candidates : [options[stage.rates!.option]];
+  const linears = ratedLinears(model, chain, candidates);
+  const least = sum(linears.map(({ bytes }) => Math.min(...bytes)));
+  let most = sum(linears.map(({ bytes }) => Math.max(...bytes)));
+  if (allocate) most = Math.min(most, targetOf(model, linears, targetIn(allocate), pack).bytes);
+  const outside = outsideBytes(model, pack);
+  const weights = sum(linears.map(({ weights }) => weights));
+  return {
+    bytes: [least + outside, most + outside],
+    bits: [8 * least / weights, 8 * most / weights],
+  };
+}
+
+/** The target in the options of `allocate`. */
+export function targetIn(
+  options: { "target-bits"?: number; "target-size"?: string },
+): TargetOptions {
+  const { "target-bits": bits, "target-size": size } = options;
+  return { bits, size: size === undefined ? undefined : bytesOf(size) };
 }

@@ -12,6 +12,74 @@ const LIGHT: Recipe["stages"] = [
 ];
 
 /**
+ * The chain of a recipe that is named after its bits: linear layers on a trellis, embeddings and head in 8
+ * bits.
+ *
+ * @param trellis The options of the stage that quantizes; another one can take its place here.
+ * @param target Bits per weight if `allocate` chooses those of each linear layer.
+ */
+function chainOfBits(bits: number, trellis: { bits: number }, target?: number): Recipe["stages"] {
+  return [
+    ["download"],
+    ["calibrate"],
+    ...(target === undefined ? [] : [["allocate", { "target-bits": target }] as const]),
+    ["rotate"],
+    ["hessian"],
+    ["propagate-error"],
+    ["trellis", trellis],
+    ...(bits < MOST_REFIT_BITS ? [["refit-norm"] as const] : []),
+    ["pack", { embeddings: 8 }],
+  ];
+}
+
+/** Bits per weight from which on a refit of the final norm brings nothing. */
+const MOST_REFIT_BITS = 1.8;
+
+const DEFAULT: Recipe["stages"] = [
+  ["download"],
+  ["calibrate"],
+  ["rotate"],
+  ["hessian"],
+  ["propagate-error"],
+  ["salient-select", { columns: 8 }],
+  ["residual-binarize"],
+  ["split-search"],
+  ["compensate"],
+  ["row-search"],
+  ["pack"],
+];
+
+/** The recipes that are named after their bits, by bits per weight of the linear layers. */
+const BY_BITS: Recipe[] = [
+  {
+    name: "1-bit",
+    summary: "1 bit per weight on a trellis",
+    stages: chainOfBits(1, { bits: 1 }),
+  },
+  {
+    name: "1.6-bit",
+    summary: "1.6 bits per weight on a trellis, 1 to 3 for each linear layer by what it matters",
+    // The rate is that of allocate.
+    stages: chainOfBits(1.6, { bits: 1.5 }, 1.62),
+  },
+  {
+    name: "2-bit",
+    summary: "2 bits per weight on a trellis",
+    stages: chainOfBits(2, { bits: 2 }),
+  },
+  {
+    name: "2.5-bit",
+    summary: "2.5 bits per weight on a trellis",
+    stages: chainOfBits(2.5, { bits: 2.5 }),
+  },
+  {
+    name: "3-bit",
+    summary: "3 bits per weight on a trellis",
+    stages: chainOfBits(3, { bits: 3 }),
+  },
+];
+
+/**
  * The built-in recipes. None has the stage `evaluate`, which needs data sets: a file that names it has it
  * at the end.
  */
@@ -20,20 +88,10 @@ export const RECIPES: Recipe[] = [
     name: "default",
     summary:
       "BiLLM with correction, rotation and search over rows: the best at about 2.5 stored bits",
-    stages: [
-      ["download"],
-      ["calibrate"],
-      ["rotate"],
-      ["hessian"],
-      ["propagate-error"],
-      ["salient-select", { columns: 8 }],
-      ["residual-binarize"],
-      ["split-search"],
-      ["compensate"],
-      ["row-search"],
-      ["pack"],
-    ],
+    stages: DEFAULT,
   },
+  { name: "billm", summary: "Another name of default", stages: DEFAULT },
+  ...BY_BITS,
   {
     name: "light",
     summary: "BiLLM alone: faster, the usual chain up to version 0.4",

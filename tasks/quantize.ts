@@ -1,5 +1,10 @@
+import { existsSync } from "node:fs";
+import { basename, join } from "node:path";
+import { stringify } from "yaml";
 import { UserError } from "../base/errors.ts";
+import { listed } from "../base/figures.ts";
 import { bytesText, percentText } from "../base/units.ts";
+import { ModelFiles, readConfig } from "../models/model_files.ts";
 import type { PipelineConfig } from "../pipeline/config/config.ts";
 import { chooseCell } from "../pipeline/grid/grid.ts";
 import { loadGrid, type RunCell, type RunGrid } from "../pipeline/grid/load_grid.ts";
@@ -10,9 +15,14 @@ import type { Stage } from "../pipeline/stage.ts";
 import { pairsIn } from "../stages/metrics/metric.ts";
 import { METRICS } from "../stages/metrics/mod.ts";
 import { RECIPES, STAGES } from "../stages/mod.ts";
+import { expectedSize } from "../stages/rate_plan.ts";
+import { denoFolder } from "../storage/deno_folder.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
 import { showJson, showProgress } from "./progress.ts";
 import { runCommand, usageErrors } from "./task.ts";
+
+/** The rates of the recipes that are named after theirs. */
+const RATES = RECIPES.flatMap(({ name }) => name.match(/^([\d.]+)-bit$/)?.[1] ?? []);
 
 /** Names with their summaries, one per line. */
 function listText(items: readonly { name: string; summary: string }[]): string {
@@ -20,6 +30,7 @@ function listText(items: readonly { name: string; summary: string }[]): string {
 }
 
 const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
+       deno task quantize MODEL --bits BITS [options]
 
 Runs a pipeline file: reads the model, calibrates, quantizes, packs and evaluates. The same
 command resumes an interrupted run.
@@ -27,7 +38,11 @@ command resumes an interrupted run.
 A file with "matrix" is a grid: its cells run one after another, each in its own folder in the
 output folder. Finished cells are skipped. A cell that fails does not stop the others.
 
+With --bits, no file is needed: MODEL, a folder or a name on the hub, is quantized by the recipe of
+that name, calibrated and evaluated on WikiText-2, into out/MODEL-BITS-bit.
+
 Options
+  --bits BITS        Bits per weight of the linear layers: ${listed(RATES, "or")}
   --set PATH=VALUE   Override a value of the file (repeatable):
                      --set stages.calibrate.samples=16 --set mode=reference
                      With a recipe, also --set recipe=NAME, --set stages.NAME=false to leave out a
@@ -50,6 +65,7 @@ ${listText(STAGES.filter(({ completes }) => !completes))}
 `;
 
 const options = {
+  bits: { type: "string" },
   set: { type: "string", multiple: true },
   cell: { type: "string", multiple: true },
   check: { type: "boolean" },
@@ -57,32 +73,83 @@ const options = {
   overwrite: { type: "boolean" },
 } as const;
 
-await runCommand({ name: "quantize", help: HELP, options }, async (given) => {
-  const { values, positionals, signal } = given;
-  if (positionals.length !== 1) {
-    throw usageErrors("quantize")(
-      `Give one pipeline file, found ${positionals.length}; ` +
-        "deno task quantize --help prints the usage",
+await runCommand(
+  { name: "quantize", help: HELP, options },
+  async ({ values, positionals, signal }) => {
+    if (positionals.length !== 1) {
+      throw usageErrors("quantize")(
+        `Give one pipeline file, or one model with --bits, found ${positionals.length}; ` +
+          "deno task quantize --help prints the usage",
+      );
+    }
+    const [given] = positionals;
+    const ofBits = values.bits === undefined ? undefined : pipelineOfBits(given, values.bits);
+    const grid = await loadGrid(ofBits?.name ?? given, {
+      stages: STAGES,
+      recipes: RECIPES,
+      sets: values.set,
+      ...(ofBits && { text: ofBits.text }),
+    });
+    const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
+    const emit = values.json ? showJson() : showProgress();
+    const runOptions = { emit, signal, overwrite: values.overwrite };
+    if (grid.hasMatrix || cells) {
+      if (values.check) printCells(grid, cells, values.json);
+      else await quantizeCells(grid, cells, values.json, runOptions);
+      return;
+    }
+    const config = { ...grid.cells[0].config, output: grid.output };
+    if (values.check) {
+      console.log(
+        values.json ? JSON.stringify(planOf(config)) : `${planText(config)}\n${sizeLine(config)}`,
+      );
+      return;
+    }
+    const record = await runPipeline(config, runOptions);
+    console.log(values.json ? JSON.stringify({ type: "record", ...record }) : summary(record));
+  },
+);
+
+/**
+ * The pipeline that quantizes a model by the recipe of some bits.
+ *
+ * @returns Its text, and its name in messages.
+ * @throws {PipelineFileError} If there is no such recipe, or the model is a pipeline file.
+ */
+function pipelineOfBits(model: string, bits: string): { name: string; text: string } {
+  const usageError = usageErrors("quantize");
+  if (!RATES.includes(bits)) {
+    throw usageError(
+      `--bits must be ${listed(RATES, "or")}, found ${JSON.stringify(bits)}; for 4 or more bits ` +
+        "write a file with recipe: gptq",
     );
   }
-  const [file] = positionals;
-  const grid = await loadGrid(file, { stages: STAGES, recipes: RECIPES, sets: values.set });
-  const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
-  const emit = values.json ? showJson() : showProgress();
-  const runOptions = { emit, signal, overwrite: values.overwrite };
-  if (grid.hasMatrix || cells) {
-    if (values.check) printCells(grid, cells, values.json);
-    else await quantizeCells(grid, cells, values.json, runOptions);
-    return;
+  if (/\.ya?ml$/i.test(model)) {
+    throw usageError(
+      `--bits takes a model, found the pipeline file "${model}"; give the model, or leave --bits out`,
+    );
   }
-  const config = { ...grid.cells[0].config, output: grid.output };
-  if (values.check) {
-    console.log(values.json ? JSON.stringify(planOf(config)) : planText(config));
-    return;
-  }
-  const record = await runPipeline(config, runOptions);
-  console.log(values.json ? JSON.stringify({ type: "record", ...record }) : summary(record));
-});
+  const own = basename(model.replace(/[/\\]+$/, "")).replace(/[^A-Za-z0-9._-]/g, "-");
+  const name = `${own.replace(/^[^A-Za-z0-9]+/, "") || "model"}-${bits}-bit`;
+  const length = lengthFor(model);
+  const text = stringify({
+    name,
+    model,
+    recipe: `${bits}-bit`,
+    stages: {
+      calibrate: { dataset: "wikitext2", "sequence-length": length },
+      evaluate: { perplexity: [{ dataset: "wikitext2", "sequence-length": length }] },
+    },
+  });
+  return { name: `${model} --bits ${bits}`, text };
+}
+
+/** Tokens of a window: as many as the model takes, up to the usual number. */
+function lengthFor(model: string): number {
+  const usual = 2048;
+  if (!existsSync(join(model, "config.json"))) return usual;
+  return Math.min(usual, readConfig(denoFolder(model)).architecture.maxLength);
+}
 
 function printCells(
   grid: RunGrid<Stage>,
@@ -140,6 +207,20 @@ function planText(config: PipelineConfig<Stage>): string {
     lines.push(`  once per ${scope}`.padEnd(18) + `${name.padEnd(18)} ${text}`);
   }
   return lines.join("\n");
+}
+
+/** What is known of the size of the packed model. */
+function sizeLine({ model, stages }: PipelineConfig<Stage>): string {
+  if (!existsSync(join(model, "config.json"))) {
+    return "Size: known once the model is there";
+  }
+  using files = ModelFiles.open(denoFolder(model));
+  const size = expectedSize(files, stages);
+  if (!size) return "Size: not known before the run with these stages";
+  const { bytes: [least, most], bits: [fewest, greatest] } = size;
+  const range = (a: string, b: string) => a === b ? a : `${a} to ${b}`;
+  return `Size: weight files of ${range(bytesText(least), bytesText(most))} at most, ` +
+    `${range(fewest.toFixed(2), greatest.toFixed(2))} bits per weight of the linear layers`;
 }
 
 /** The lines that summarize a finished run. */

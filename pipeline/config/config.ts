@@ -103,6 +103,8 @@ export interface LoadOptions<S extends StageDeclaration> {
   sets?: string[];
   /** Imports the default export of a `use` module; the message of a UserError becomes a problem. */
   importStage?: (absolutePath: string) => Promise<S>;
+  /** The text of a file that does not exist; the path is then its name in messages. */
+  text?: string;
 }
 
 /**
@@ -115,9 +117,9 @@ export interface LoadOptions<S extends StageDeclaration> {
  */
 export async function loadPipeline<S extends StageDeclaration>(
   path: string,
-  { stages, recipes = [], sets = [], importStage = importDefault }: LoadOptions<S>,
+  { stages, recipes = [], sets = [], importStage = importDefault, text }: LoadOptions<S>,
 ): Promise<PipelineConfig<S>> {
-  const source = new PipelineSource(path, await readText(path));
+  const source = new PipelineSource(path, text ?? await readText(path));
   const load = stageLoader(path, importStage);
   await applyChanges(source, setChanges(source, sets, load), { recipes, stages });
   if (source.has(["matrix"])) {

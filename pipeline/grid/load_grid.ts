@@ -56,10 +56,10 @@ const COMMON_KEYS = ["name", "output", "matrix"];
  */
 export async function loadGrid<S extends StageDeclaration>(
   path: string,
-  { stages, recipes = [], sets = [], importStage = importDefault }: LoadOptions<S>,
+  { stages, recipes = [], sets = [], importStage = importDefault, text: given }: LoadOptions<S>,
 ): Promise<RunGrid<S>> {
   const load = stageLoader(path, importStage);
-  const text = await readText(path);
+  const text = given ?? await readText(path);
   const isCommon = (set: string) => COMMON_KEYS.includes(pathOf(set)[0]);
   const openSource = async () => {
     const source = new PipelineSource(path, text);
@@ -68,7 +68,7 @@ export async function loadGrid<S extends StageDeclaration>(
   };
   const base = await openSource();
   if (!base.has(["matrix"])) {
-    return gridOfOne(await loadPipeline(path, { stages, recipes, sets, importStage }));
+    return gridOfOne(await loadPipeline(path, { stages, recipes, sets, importStage, text }));
   }
   base.throwProblems();
   const { name, output = `out/${name}`, matrix } = base.value();

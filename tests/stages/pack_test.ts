@@ -114,14 +114,14 @@ for (const family of ["llama", "opt"] as const) {
     const stored = await runWith(place, "stored", PLAIN);
     const forms = [
       { embeddings: 8 },
-      { embeddings: 4, "embeddings-zeros": "none" },
       { embeddings: 4 },
+      { embeddings: 4, "embeddings-zeros": "free" },
       { embeddings: 6, "embeddings-group-size": 128 },
     ];
     for (const form of forms) {
       const { embeddings: bits, "embeddings-zeros": zeros, "embeddings-group-size": size } = form;
       const packed = await runWith(place, JSON.stringify(form), { ...PLAIN, ...form });
-      const hasZeros = bits < 8 && zeros !== "none";
+      const hasZeros = bits === 6 || zeros === "free";
       using files = ModelFiles.open(denoFolder(packed.packed!.folder));
       assert.equal(files.quantization!.format_version, hasZeros ? 5 : 2);
       checkRecord(packed);
@@ -190,7 +190,7 @@ Deno.test("pack refuses embeddings in 4 bits of an odd width before any long wor
     heads: 3,
   });
   await assert.rejects(
-    () => runWith(place, "out", { embeddings: 4, "embeddings-zeros": "none" }),
+    () => runWith(place, "out", { embeddings: 4 }),
     new UserError(
       "Cannot pack the embeddings in 4 bits: they are 63 wide, which is odd; use embeddings: 8, " +
         "or embeddings-zeros: free",

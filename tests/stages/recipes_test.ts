@@ -26,7 +26,7 @@ Deno.test("every recipe is a chain in the order of the stages, to which they can
     const chain = config.stages.filter(({ implied }) => !implied).map(({ stage }) => stage.name);
     assert.deepEqual(
       chain.filter((stage) => stage !== "refit-norm" && stage !== "evaluate"),
-      stages.map(([stage]) => stage),
+      stages.map(([stage]) => stage).filter((stage) => stage !== "refit-norm"),
     );
     assert.equal(chain.at(-1), "evaluate");
     assert.deepEqual(chain, chain.toSorted((a, b) => order.indexOf(a) - order.indexOf(b)));

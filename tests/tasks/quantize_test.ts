@@ -35,8 +35,8 @@ Deno.test("quantize refuses wrong arguments", async () => {
   const usage = "deno task quantize --help prints the usage\n";
   for (
     const [args, message] of [
-      [[], "Give one pipeline file, found 0"],
-      [["a.yaml", "b.yaml"], "Give one pipeline file, found 2"],
+      [[], "Give one pipeline file, or one model with --bits, found 0"],
+      [["a.yaml", "b.yaml"], "Give one pipeline file, or one model with --bits, found 2"],
       [["a.yaml", "--set"], "Option '--set <value>' argument missing"],
       [["a.yaml", "--json=yes"], "Option '--json' does not take an argument"],
     ] as const
@@ -73,6 +73,7 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per model  evaluate           perplexity: ` +
       `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4,"kl-windows":16}], ` +
       `original: true, cache: false, batch-tokens: 8192
+Size: not known before the run with these stages
 `,
   );
   assert.equal(existsSync(out), false);
@@ -95,6 +96,79 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
       "activations": "f32",
     },
   });
+});
+
+Deno.test("quantize --check prints the size to be expected", async () => {
+  using place = new Workplace({ layers: 2 });
+  const sizeOf = async (quantizer: StageItem, ...more: StageItem[]) => {
+    const stages = ["download", place.calibrate, ...more, "hessian", quantizer, "pack"];
+    const { stdout, stderr } = await quantize([place.pipeline({ stages }), "--check"]);
+    assert.equal(stderr, "");
+    return stdout.split("\n").at(-2)!;
+  };
+  const line = await sizeOf({ gptq: { bits: 3, "group-size": 32 } });
+  assert.match(line, /^Size: weight files of 3\d\d\.\d kB at most, 5\.\d\d bits per weight of/);
+  const { record } = await place.run({
+    stages: ["download", place.calibrate, "hessian", {
+      gptq: { bits: 3, "group-size": 32 },
+    }, "pack"],
+  });
+  const [, expected] = line.match(/files of ([\d.]+) kB/)!;
+  const share = record.packed!.bytes / 1000 / Number(expected);
+  assert.ok(share <= 1.0005 && share > 0.97, `${share}`);
+  const range = await sizeOf({ gptq: { "group-size": 32 } }, { allocate: { "target-bits": 5 } });
+  assert.match(range, /^Size: .* kB to .* kB at most, 4\.\d\d to 5\.00 bits per weight/);
+  const file = place.pipeline({ model: "somebody/somewhere" });
+  assert.match(
+    (await quantize([file, "--check"])).stdout,
+    /Size: known once the model is there\n$/,
+  );
+});
+
+Deno.test("quantize --bits runs a recipe without a file", async () => {
+  using place = new Workplace({ layers: 1, intermediate: 128 });
+  const { code, stdout, stderr } = await quantize([place.model, "--bits", "2", "--check"]);
+  assert.deepEqual([code, stderr], [0, ""]);
+  assert.ok(stdout.startsWith(
+    `${place.model} --bits 2 is valid (model and data not checked).
+name model-2-bit, model ${place.model}, output out/model-2-bit, mode default, seed 0, recipe 2-bit
+`,
+  ));
+  assert.match(stdout, /calibrate +dataset: "wikitext2", samples: 128, sequence-length: 128/);
+  assert.match(stdout, /trellis +bits: 2,.*\n.*pack .*embeddings: 8\n.*evaluate .*"wikitext2"/);
+  const hub = await quantize(["someone/A Model", "--bits=1.6", "--check"]);
+  assert.match(
+    hub.stdout,
+    /^name A-Model-1\.6-bit, model someone\/A Model, output out\/A-Model-1\.6/m,
+  );
+  assert.match(hub.stdout, /sequence-length: 2048.*\n.*allocate +target-bits: 1\.62/);
+
+  const sets = [
+    `output=${place.path("out")}`,
+    `stages.calibrate={dataset: "${place.calibration}", samples: 2, sequence-length: 32}`,
+    "stages.trellis.table=8",
+    "stages.evaluate=false",
+  ].flatMap((set) => ["--set", set]);
+  const run = await quantize([place.model, "--bits", "2", ...sets]);
+  assert.equal(run.code, 0, run.stderr);
+  assert.match(run.stdout, /Stored bits +2\.\d\d|Stored bits +3\.\d\d/);
+
+  for (
+    const [args, message] of [
+      [
+        [place.model, "--bits", "4"],
+        '--bits must be 1, 1.6, 2, 2.5 or 3, found "4"; for 4 or more bits write a file with ' +
+        "recipe: gptq",
+      ],
+      [
+        ["a.yaml", "--bits", "2"],
+        '--bits takes a model, found the pipeline file "a.yaml"; give the model, or leave --bits out',
+      ],
+    ] as const
+  ) {
+    const { code, stderr } = await quantize([...args]);
+    assert.deepEqual([code, stderr], [2, `deno task quantize: ${message}\n`]);
+  }
 });
 
 Deno.test("quantize --check prints the chain of a recipe with its name", async () => {
