@@ -73,11 +73,10 @@ export type WeightKind = "low" | "high" | "salient" | "all";
 export interface Codec<Host extends HostLinear = HostLinear> {
   /** "billm", "grid" */
   readonly name: string;
-  /**
-   * The suffix of the tensor that every linear layer of this codec has: "signs". Its first dimension is
-   * the layer's rows.
-   */
+  /** The suffix of the tensor that every linear layer of this codec has: "signs". */
   readonly main: string;
+  /** The suffix of the tensor whose first dimension is the layer's rows; `main` if absent. */
+  readonly rowsPart?: string;
   /** The first version of the packed format that supports this codec. */
   readonly since: number;
   /** The first version that supports a part, by the suffix of its tensor, where that is later. */
@@ -117,8 +116,8 @@ export interface Codec<Host extends HostLinear = HostLinear> {
   /** The dequantized weights of a linear layer on the GPU, f32 `[rows, cols]`, owned by the caller. */
   matrix(gpu: Gpu, host: Host): Promise<Tensor>;
   /**
-   * Uploads a linear layer for multiplication; as a dense matrix if the codec has no kernel of its
-   * own.
+   * Uploads a linear layer for multiplication: packed, or as a dense matrix if the codec has no kernel
+   * of its own.
    */
   upload(gpu: Gpu, host: Host): Promise<Weight>;
   /** Whether this adapter supports {@link Codec.uploadGroup}; asked before anything is read. */

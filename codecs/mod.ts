@@ -22,11 +22,12 @@ import { levels } from "./levels/codec.ts";
 import { columnsOf, type QuantizationConfig, rotationOf } from "./quantization_config.ts";
 import { checkStatedRotation } from "./stated_rotation.ts";
 import { TransformedGroup, TransformedWeight } from "./transformed_weight.ts";
+import { trellis } from "./trellis/codec.ts";
 
 /**
  * The codecs of packed linear layers. A linear layer without the main tensor of any of them is dense.
  */
-export const CODECS: Codec[] = [billm, grid, levels];
+export const CODECS: Codec[] = [billm, grid, levels, trellis];
 
 /**
  * Registers a custom codec.
@@ -64,10 +65,15 @@ export function versionFor(
   return versions.reduce((a, b) => Math.max(a, b), least);
 }
 
-/** The main tensor of a packed linear layer (see {@link Codec.main}); undefined for a dense one. */
-export function mainTensor(checkpoint: Checkpoint, name: string): StoredTensor | undefined {
+/**
+ * The tensor of a packed linear layer whose first dimension is the layer's rows; undefined for a dense
+ * one.
+ *
+ * @throws {UserError} If the layer lacks it.
+ */
+export function rowsTensor(checkpoint: Checkpoint, name: string): StoredTensor | undefined {
   const codec = codecOf(checkpoint, name);
-  return codec && checkpoint.get(`${name}.${codec.main}`);
+  return codec && checkpoint.get(`${name}.${codec.rowsPart ?? codec.main}`);
 }
 
 /**

@@ -8,9 +8,9 @@ import {
 import {
   dequantizedLinear,
   loadLinear,
-  mainTensor,
   partOf,
   requireColumns,
+  rowsTensor,
 } from "../codecs/mod.ts";
 import {
   fusedOf,
@@ -145,7 +145,7 @@ export class PlainWeights implements Disposable {
   placeOf(linear: string): { name: string; firstRow: number } {
     const { name, linears } = fusedOf(this.quantization ?? {}, linear);
     const before = linears.slice(0, linears.indexOf(linear));
-    const rows = before.map((other) => requireMain(this.checkpoint, other).shape[0]);
+    const rows = before.map((other) => requireRows(this.checkpoint, other).shape[0]);
     return { name: name + WEIGHT, firstRow: sum(rows) };
   }
 
@@ -207,8 +207,8 @@ function plainTensors(
       if (plain.has(weight)) return;
       const cols = requireColumns(checkpoint, quantization, module);
       const { linears } = fused;
-      const rows = sum(linears.map((linear) => requireMain(checkpoint, linear).shape[0]));
-      const { file } = requireMain(checkpoint, linears[0]);
+      const rows = sum(linears.map((linear) => requireRows(checkpoint, linear).shape[0]));
+      const { file } = requireRows(checkpoint, linears[0]);
       plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file, linears });
     } else if (quantization && isPackedEmbedding(checkpoint, module) && isTablePart(name)) {
       if (plain.has(weight)) return;
@@ -223,9 +223,9 @@ function plainTensors(
 }
 
 /** @throws {UserError} If a linear layer is not packed. */
-function requireMain(checkpoint: Checkpoint, linear: string): StoredTensor {
-  const main = mainTensor(checkpoint, linear);
-  if (main) return main;
+function requireRows(checkpoint: Checkpoint, linear: string): StoredTensor {
+  const tensor = rowsTensor(checkpoint, linear);
+  if (tensor) return tensor;
   throw new UserError(
     `Cannot find "${linear}" in "${checkpoint.folder}", which is packed with others as one tensor`,
   );

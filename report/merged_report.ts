@@ -10,12 +10,14 @@ import {
   sizeText,
 } from "../base/figures.ts";
 import { timeText } from "../base/units.ts";
+import { UserError } from "../base/errors.ts";
 import { type Figure, type Metric, type Pair, pairsIn } from "../stages/metrics/metric.ts";
 import { METRICS } from "../stages/metrics/mod.ts";
 import type { Comparison, RunInFolder } from "./cells.ts";
 import { type Content, Html, html } from "./html.ts";
 import { page, section } from "./page.ts";
 import { paretoFront, type Result } from "./pareto.ts";
+import type { Peers } from "./peers.ts";
 import style from "./report.css" with { type: "text" };
 import { type NamedResult, paretoChart } from "./scatter.ts";
 import {
@@ -51,9 +53,20 @@ export class MergedReport {
   /** Number of each finished run, from 1, in charts and tables. */
   readonly #numbers: Map<DoneRun, number>;
 
-  constructor(readonly comparison: Comparison) {
+  /**
+   * @param peers Results of another program, drawn with the perplexities.
+   * @throws {UserError} If there are peers, and the perplexities are not those of one model and data set.
+   */
+  constructor(readonly comparison: Comparison, readonly peers?: Peers) {
     this.#numbers = new Map(comparison.done.map((run, i) => [run, i + 1]));
     this.#panels = this.#makePanels();
+    const alike = this.#panels.filter(({ metric }) => hasPeers(metric));
+    if (peers && alike.length !== 1) {
+      const found = alike.map(panelName).join("; ") || "none";
+      throw new UserError(
+        `Peers can be drawn where all perplexities are of one model and data set; found: ${found}`,
+      );
+    }
   }
 
   get title(): string {
@@ -85,11 +98,14 @@ export class MergedReport {
           title,
           html`
             <p>Each number is a run in the table below. Filled markers and the line show the Pareto front: the
-            best result at each size.</p>
+            best result at each size.${this.peers && panels.some(({ metric }) => hasPeers(metric))
+              ? ` Diamonds are results of ${this.peers.program}.`
+              : ""}</p>
           `,
           panels.map((panel) => this.#panelFigure(panel)),
         )
       ),
+      this.peers ? this.#peerSection(this.peers) : undefined,
       done.length > 0 ? this.#runSections(folder) : undefined,
     ]);
   }
@@ -104,6 +120,9 @@ export class MergedReport {
     }
     for (const { metric, table } of this.#metricTables()) {
       parts.push(`### ${capitalized(metric.noun)}`, tableMarkdown(table));
+    }
+    if (this.peers) {
+      parts.push(`### ${escapeMarkdown(this.peers.program)}`, tableMarkdown(peerTable(this.peers)));
     }
     if (done.length > 0) {
       parts.push(
@@ -195,7 +214,13 @@ export class MergedReport {
     const { metric: { noun, chart }, model, dataset, original, results } = panel;
     const label = `${capitalized(noun)} of ${model} on ${dataset} against the size of the weight ` +
       `files, ${counted(results.length, "run")}; the numbers are in the table`;
-    return paretoChart(results, { label, height, width, original, axis: { noun, ...chart! } });
+    const peers = hasPeers(panel.metric)
+      ? this.peers?.results.map(({ perplexity, ...peer }) => ({ ...peer, value: perplexity }))
+      : undefined;
+    return paretoChart(results, {
+      ...{ label, height, width, original, peers },
+      axis: { noun, ...chart! },
+    });
   }
 
   #panelFigure(panel: Panel): Html {
@@ -204,6 +229,14 @@ export class MergedReport {
       <h3>${panelName(panel)}</h3>
       ${this.#chart(panel, 340, 900)}</figure>
     `;
+  }
+
+  #peerSection(peers: Peers): Html {
+    return section(
+      peers.program,
+      peers.notes.map((note) => html`<p>${note}</p>`),
+      tableHtml(peerTable(peers)),
+    );
   }
 
   #problemTable(): Table {
@@ -349,6 +382,23 @@ function hintsOf(columns: readonly { head: string; hint?: string }[]): Record<st
   return Object.fromEntries(columns.flatMap(({ head, hint }) => hint ? [[head, hint]] : []));
 }
 
+function peerTable({ program, results }: Peers): Table {
+  return {
+    caption: `Results of ${program}`,
+    head: ["Name", "Size", "Perplexity"],
+    rows: results.map(({ name, bytes, perplexity }) => [
+      name,
+      sizeText(bytes),
+      decimal(perplexity, 2),
+    ]),
+  };
+}
+
+/** Whether the results of other programs are figures of this metric. */
+function hasPeers({ noun }: Metric): boolean {
+  return noun === "perplexity";
+}
+
 function panelName({ model, dataset }: Panel): string {
   return `${model} on ${dataset}`;
 }
@@ -386,7 +436,7 @@ function nameCell(
 function pictureStyle(): string {
   const rules = style.match(/[^{}]+\{(?:[^{}]|\{[^{}]*\})*\}/g) ?? [];
   const wanted =
-    /^\s*(:root|@media screen|\.(tick|grid|axis|front|reference|leader|dot|name)\b|text\.)/;
+    /^\s*(:root|@media screen|\.(tick|grid|axis|front|reference|leader|dot|diamond|peer|name)\b|text\.)/;
   const own = `svg { overflow: visible; font-family: system-ui, -apple-system, "Segoe UI", ` +
     `Roboto, Helvetica, Arial, sans-serif; font-variant-numeric: tabular-nums; }\n` +
     `.heading { fill: var(--text); font-size: 14px; font-weight: 600; }\n`;

@@ -18,6 +18,8 @@ export interface ScatterOptions {
   width: number;
   /** The original model. */
   original?: Result;
+  /** Results of another program, drawn as diamonds and not part of the Pareto front. */
+  peers?: readonly (Result & { name: string })[];
   /** The vertical axis and its name. */
   axis: { noun: string } & Pick<Chart<unknown>, "text" | "tick">;
 }
@@ -64,29 +66,31 @@ class ParetoChart {
   readonly #taken: Box[] = [];
 
   constructor(readonly results: readonly NamedResult[], readonly options: ScatterOptions) {
-    const { original, height } = options;
+    const { original, height, peers = [] } = options;
     this.#front = paretoFront(results);
-    const levels = results.map(({ value }) => value);
+    const all = [...results, ...peers];
+    const levels = all.map(({ value }) => value);
     if (original) levels.push(original.value);
     this.#isLog = Math.max(...levels) > 3 * Math.min(...levels);
-    this.#x = linearScale(results.map(({ bytes }) => bytes), 5, 0.1);
+    this.#x = linearScale(all.map(({ bytes }) => bytes), 5, 0.1);
     this.#y = this.#isLog ? logScale(levels) : linearScale(levels, 5, 0.1);
     this.#bottom = height - BELOW;
   }
 
   html(): Html {
-    const { results, options: { height, label } } = this;
-    for (const result of results) this.#taken.push(this.#markOf(result));
+    const { results, options: { height, label, peers = [] } } = this;
+    for (const result of [...results, ...peers]) this.#taken.push(this.#markOf(result));
     const steps = this.#staircase();
     const reference = this.#reference();
     const levels = this.#levels();
-    const names = results.map((result) => this.#name(result));
+    const names = [...results, ...peers].map((result) => this.#name(result));
     return picture(height, label, [
       levels,
       this.#sizes(),
       reference,
       steps,
       names,
+      peers.map((peer) => this.#diamond(peer)),
       results.map((result) => this.#mark(result)),
     ]);
   }
@@ -99,7 +103,7 @@ class ParetoChart {
     return ABOVE + (this.#bottom - ABOVE) * (1 - this.#y.at(value));
   }
 
-  #markOf(result: NamedResult): Box {
+  #markOf(result: Result): Box {
     return around(this.#across(result), this.#down(result.value), RADIUS + 1);
   }
 
@@ -205,11 +209,26 @@ class ParetoChart {
     `;
   }
 
+  #diamond(peer: Result & { name: string }): Html {
+    const { axis } = this.options;
+    const x = across(this.#x.at(peer.bytes));
+    const y = short(this.#down(peer.value));
+    const title = `${peer.name}, ${sizeText(peer.bytes)}, ${axis.noun} ${axis.text(peer.value)}`;
+    return html`
+      <g>
+        <title>${title}</title>
+        <svg class="diamond" x="${x}" y="${y}">
+          <path class="peer" d="M0 -6L6 0L0 6L-6 0Z" />
+        </svg>
+      </g>
+    `;
+  }
+
   /**
    * The name of a result at the free place nearest to its marker; it is left out if there is none, since
    * the marker has the number.
    */
-  #name(result: NamedResult): Html | undefined {
+  #name(result: Result & { name: string }): Html | undefined {
     const x = this.#across(result);
     const y = this.#down(result.value);
     const gap = RADIUS + 4;

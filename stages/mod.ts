@@ -18,6 +18,7 @@ import { rtn } from "./rtn.ts";
 import { salientSelect } from "./salient_select.ts";
 import { sign } from "./sign.ts";
 import { splitSearch } from "./split_search.ts";
+import { trellis } from "./trellis.ts";
 
 export { RECIPES } from "./recipes.ts";
 
@@ -38,6 +39,7 @@ export const STAGES: Stage[] = [
   levels,
   pbLlm,
   sign,
+  trellis,
   binarize,
   refitNorm,
   pack,

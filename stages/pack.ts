@@ -42,7 +42,7 @@ export const pack = defineStage({
   options: z.strictObject({
     "scales": z.enum(["f16", "i8", "i4"]).default("i8").describe(
       "Type of BiLLM's means and scales: f16, or 8 or 4 bits with two f16 factors per row; those of " +
-        "rtn, gptq, levels, pb-llm and sign are always f16",
+        "other methods are always f16",
     ),
     "flags": z.enum(["plain", "entropy"]).default("plain").describe(
       "Coding of the zones of the weights, or of pb-llm's salient weights: one bit each (or a list), or " +

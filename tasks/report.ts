@@ -4,6 +4,7 @@ import { UserError } from "../base/errors.ts";
 import { CELL_RECORD } from "../pipeline/run/record.ts";
 import { commonFolder, findRuns, readRuns } from "../report/cells.ts";
 import { chartedNouns, MergedReport } from "../report/merged_report.ts";
+import { readPeers } from "../report/peers.ts";
 import { finishedRun, saveHistograms } from "../report/run_files.ts";
 import { runMarkdown, runReport } from "../report/run_report.ts";
 import { writeFileAtomically } from "../storage/files.ts";
@@ -22,6 +23,8 @@ Options
   --markdown FILE    Also write the tables as Markdown, for example for a job summary on GitHub;
                      - prints them
   --svg FILE         For several runs: also write the chart as an SVG file
+  --peers FILE       For several runs of one model: results of another program on the same model
+                     and data, to be drawn beside them, such as examples/peers/smollm2.json
   --layers LIST      For one run: the decoder layers whose weights are shown, counted from 1, such
                      as --layers 1,16,32; needs the original model
   --model FOLDER     The original model, if it has moved
@@ -40,6 +43,7 @@ const command = {
     output: { type: "string" },
     markdown: { type: "string" },
     svg: { type: "string" },
+    peers: { type: "string" },
     layers: { type: "string" },
     model: { type: "string" },
   },
@@ -77,7 +81,9 @@ function isOneRun(paths: string[], [folder]: string[], { output }: Options): boo
 }
 
 async function reportRun(folder: string, options: Options, signal: AbortSignal): Promise<void> {
-  if (options.svg !== undefined) throw usageError("--svg needs several runs, found one");
+  for (const name of ["svg", "peers"] as const) {
+    if (options[name] !== undefined) throw usageError(`--${name} needs several runs, found one`);
+  }
   const { done: [run], failed: [failed] } = readRuns([folder]);
   if (failed) throw new UserError(`Cannot report on "${folder}": ${failed.problem}`);
   const { record } = run;
@@ -119,7 +125,8 @@ function reportSeveral(folders: string[], options: Options): void {
     }
   }
   const comparison = readRuns(folders);
-  const report = new MergedReport(comparison);
+  const peers = options.peers === undefined ? undefined : readPeers(options.peers);
+  const report = new MergedReport(comparison, peers);
   const write = writerOf(options);
   const output = options.output ?? join(commonFolder(folders), "report.html");
   write(output, report.page(dirname(resolve(output))));

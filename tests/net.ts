@@ -114,6 +114,18 @@ const PIPELINES: Record<string, Pipeline> = {
       ],
     }),
   },
+<<<<<<< HEAD
+  "trellis, rotated, columns by falling diagonal": {
+    model: { ...ODD, hidden: 80, layers: 2 },
+    fields: (place) => ({
+      stages: [
+        "download",
+        place.calibrateWith({ order: "module" }),
+        "rotate",
+        "hessian",
+        "propagate-error",
+        { trellis: { bits: 2, table: 8 } },
+=======
   "levels, 4": { model: { layers: 2 }, fields: grids("levels", true) },
   "levels, 5 of one scale, rotated, corrected": {
     model: { ...ODD, hidden: 80, layers: 2 }, // 90 columns are not rotated
@@ -125,6 +137,7 @@ const PIPELINES: Record<string, Pipeline> = {
         "hessian",
         "propagate-error",
         { levels: { count: 5, pattern: "gaussian", rounds: 1, moves: 0.5 } },
+>>>>>>> levels
         "pack",
         place.evaluate,
       ],

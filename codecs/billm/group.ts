@@ -1,9 +1,9 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import type { BillmHost } from "./host.ts";
 import { SALIENT_PLACE } from "./vector_product_source.ts";
 import {
   arrangedScales,
+  type BillmSource,
   type BillmTensors,
   columnOrder,
   paddedFactors,
@@ -48,7 +48,7 @@ export interface BillmGroupTensors extends BillmLayout {
 }
 
 /** Whether layers can be multiplied as a group. */
-export function canGroup(hosts: readonly BillmHost[]): boolean {
+export function canGroup(hosts: readonly BillmSource[]): boolean {
   const [{ cols, blockSize, zones, planes, codes }] = hosts;
   return hosts.length <= 3 &&
     hosts.every((host) =>
@@ -64,7 +64,7 @@ export function canGroup(hosts: readonly BillmHost[]): boolean {
  */
 export async function uploadGroup(
   gpu: Gpu,
-  hosts: readonly BillmHost[],
+  hosts: readonly BillmSource[],
 ): Promise<BillmGroupTensors> {
   const [first] = hosts;
   const { cols, blockSize, zones, planes } = first;

@@ -1,8 +1,8 @@
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
-import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { Addends } from "../codec.ts";
+import { multiplySlabs } from "../packed_rows/slabs.ts";
 import orderColumns from "./order_columns.wgsl" with { type: "text" };
 import {
   billmMatmulBytes,
@@ -19,9 +19,6 @@ const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
 
 /** The token count from which unpacking each weight once is cheaper than once per tile of tokens. */
 const SLAB_TOKENS = 1024;
-/** Size of a slab of unpacked rows, in bytes. */
-const SLAB_BYTES = 64 << 20;
-const SLAB_BYTES_ON_CPU = 16 << 20;
 
 /**
  * x · weightᵀ (+ bias) (+ residual) for any number of tokens; selects the kernel by their number.
@@ -58,8 +55,10 @@ export async function billmMatmul(
     );
   }
   const y = gpu.empty([tokens, rows]);
-  const multiply = gpu.software || tokens >= SLAB_TOKENS ? multiplySlabs : multiplyTiles;
-  await multiply(gpu, x, weight, addends, y);
+  if (gpu.software || tokens >= SLAB_TOKENS) {
+    const unpack = (first: number, count: number) => unpackRows(gpu, weight, first, count);
+    await multiplySlabs(gpu, x, { rows, unpack }, addends, y);
+  } else await multiplyTiles(gpu, x, weight, addends, y);
   return y;
 }
 
@@ -110,34 +109,6 @@ function tileFor(gpu: Gpu, tokens: number, rows: number): BillmTile {
   // Fewer large tiles than this leave multiprocessors idle.
   const count = Math.ceil(tokens / LARGE.rows) * Math.ceil(rows / LARGE.cols);
   return fits && count >= 128 ? LARGE : SMALL;
-}
-
-/** Queues the product into `y`, one slab of unpacked rows at a time. */
-async function multiplySlabs(
-  gpu: Gpu,
-  x: Tensor,
-  weight: BillmTensors,
-  { bias, residual }: Addends,
-  y: Tensor,
-): Promise<void> {
-  const { rows, cols } = weight;
-  const [m] = x.shape;
-  // A multiple of 64, so that views of the bias meet the binding alignment.
-  const slabBytes = gpu.software ? SLAB_BYTES_ON_CPU : SLAB_BYTES;
-  const most = Math.max(64, Math.floor(slabBytes / 4 / cols / 64) * 64);
-  for (let first = 0; first < rows; first += most) {
-    const n = Math.min(most, rows - first);
-    using slab = await unpackRows(gpu, weight, first, n);
-    await gemm(gpu, {
-      layout: "NT",
-      ...{ m, n, k: cols },
-      a: x,
-      b: slab,
-      c: { tensor: y, start: first },
-      bias: bias?.view(first, [n]),
-      residual: residual && { tensor: residual, start: first },
-    });
-  }
 }
 
 /**

@@ -1,7 +1,7 @@
 import { bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
-import type { Tensor } from "../../gpu/tensor.ts";
+import { Tensor } from "../../gpu/tensor.ts";
 import arrangeBits from "./arrange_bits.wgsl" with { type: "text" };
 import type { BillmHost } from "./host.ts";
 import { type BillmLayout, bitPlanes, scalesPerBlock } from "./quantize_block.ts";
@@ -35,6 +35,9 @@ export interface BillmTensors extends BillmLayout {
   /** The factors of the codes of means and scales, f32 `[tiles * 32, 2]`; absent for f16. */
   factors?: Tensor;
 }
+
+/** A BiLLM layer to upload, whose bits may be on the GPU already. */
+export type BillmSource = Omit<BillmHost, "bits"> & { bits: BillmHost["bits"] | Tensor };
 
 /** The parameters of kernels that read a packed weight. */
 export interface BillmForm {
@@ -84,7 +87,7 @@ export function tilesOf({ rows }: BillmLayout): number {
  *
  * @returns The tensors, owned by the caller; see {@link freeBillm}.
  */
-export async function uploadBillm(gpu: Gpu, host: BillmHost): Promise<BillmTensors> {
+export async function uploadBillm(gpu: Gpu, host: BillmSource): Promise<BillmTensors> {
   const { rows, cols, blockSize, zones, planes, codes } = host;
   const [tiles, units] = [tilesOf(host), unitsOf(host)];
   const { order, salient } = columnOrder(host);
@@ -103,12 +106,13 @@ export async function uploadBillm(gpu: Gpu, host: BillmHost): Promise<BillmTenso
 /** Uploads the bits of a BiLLM layer and arranges them in the column order of `weight`. */
 export async function uploadBits(
   gpu: Gpu,
-  host: BillmHost,
+  host: BillmSource,
   { order, bits }: Pick<BillmTensors, "order" | "bits">,
 ): Promise<void> {
   const { rows, cols } = host;
   const words = bitWords(cols);
-  using raw = gpu.upload(host.bits, [bitPlanes(host), rows, words]);
+  const shape = [bitPlanes(host), rows, words];
+  using raw = host.bits instanceof Tensor ? host.bits.view(0, shape) : gpu.upload(host.bits, shape);
   const kernel = await gpu.kernel({
     name: "arrange_bits",
     source: arrangeBits,
@@ -130,7 +134,7 @@ export function freeBillm(
 }
 
 /** The column order, salient columns of a segment first, and the bit mask of salient positions. */
-export function columnOrder({ cols, blockSize, planes, salient }: BillmHost) {
+export function columnOrder({ cols, blockSize, planes, salient }: BillmSource) {
   const positions = Math.ceil(cols / UNIT_COLS) * UNIT_COLS;
   const segment = blockSize % UNIT_COLS ? 32 : UNIT_COLS;
   const isSalient = (col: number) =>
@@ -152,13 +156,13 @@ export function columnOrder({ cols, blockSize, planes, salient }: BillmHost) {
 }
 
 /** The shape `[tiles, blocks, words, 32]` of {@link BillmTensors.scales}. */
-export function scaleShape(host: BillmHost): number[] {
+export function scaleShape(host: BillmSource): number[] {
   const words = scaleWords({ ...host, coded: host.codes !== undefined });
   return [tilesOf(host), Math.ceil(host.cols / host.blockSize), words, TILE_ROWS];
 }
 
 /** The scales of a BiLLM layer in the layout of {@link BillmTensors.scales}. */
-export function arrangedScales(host: BillmHost): Uint32Array<ArrayBuffer> {
+export function arrangedScales(host: BillmSource): Uint32Array<ArrayBuffer> {
   const { rows, codes } = host;
   const [tiles, blocks, words] = scaleShape(host);
   const perBlock = scalesPerBlock(host);
@@ -184,7 +188,7 @@ export function arrangedScales(host: BillmHost): Uint32Array<ArrayBuffer> {
 }
 
 /** The factors of a BiLLM layer's codes, padded to `[tiles * 32, 2]`. */
-export function paddedFactors(host: BillmHost): Float32Array<ArrayBuffer> {
+export function paddedFactors(host: BillmSource): Float32Array<ArrayBuffer> {
   const padded = new Float32Array(tilesOf(host) * TILE_ROWS * 2);
   padded.set(host.codes!.factors);
   return padded;

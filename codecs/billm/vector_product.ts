@@ -1,6 +1,7 @@
 import type { Gpu } from "../../gpu/device.ts";
 import activate from "../../gpu/kernels/elementwise/activate.wgsl" with { type: "text" };
 import { ACTIVATIONS } from "../../gpu/kernels/elementwise/activation.ts";
+import { vectorInput } from "../../gpu/kernels/vector_source.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { Addends, VectorSource } from "../codec.ts";
 import type { BillmGroupTensors } from "./group.ts";
@@ -8,7 +9,6 @@ import {
   billmVectorBytes,
   billmVectorKernel,
   type BillmVectorShape,
-  type VectorInput,
 } from "./vector_product_source.ts";
 import { formName, formOf, UNIT_COLS, unitsOf } from "./tensors.ts";
 
@@ -55,13 +55,7 @@ export async function billmVectorProduct(
   const units = unitsOf(group);
   const shape = shapeFor(gpu, rows, units);
   const blockUnits = blockSize / UNIT_COLS;
-  const input: VectorInput = !source
-    ? "plain"
-    : source.op === "rms"
-    ? "rms"
-    : up === undefined
-    ? "activation"
-    : "gated";
+  const input = vectorInput(source);
   // A workgroup must not span two layers.
   const { lanes, splits, steps, turns } = shape;
   const run = steps * lanes;

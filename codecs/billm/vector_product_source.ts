@@ -1,16 +1,6 @@
+import type { VectorInput } from "../../gpu/kernels/vector_source.ts";
 import { repeat, XYZW } from "../../gpu/source_text.ts";
 import { type BillmForm, planesOf, scaleSource, scaleWords, UNIT_COLS } from "./tensors.ts";
-
-/** The prologue of the kernel: the function of its input that it computes (fused). */
-export type VectorInput =
-  /** The input itself. */
-  | "plain"
-  /** The RMS norm of the input. */
-  | "rms"
-  /** An activation function of the input. */
-  | "activation"
-  /** An activation function of the input's first half, times its second half. */
-  | "gated";
 
 /** The work distribution of {@link billmVectorKernel}. */
 export interface BillmVectorShape {

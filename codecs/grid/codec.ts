@@ -4,9 +4,9 @@ import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Codec, LinearFacts } from "../codec.ts";
 import { infiniteHalves } from "../part_reader.ts";
-import { DenseWeight } from "../dense/weight.ts";
 import { dequantizeGrid } from "./dequantize_grid.ts";
 import { freeGrid, type LinearGrid, SALIENT_BITS } from "./grid.ts";
+import { uploadGrid, uploadGridGroup } from "./rows.ts";
 import { dequantizeGridHost, type GridHost, loadGrid, storeGrid } from "./store.ts";
 
 /** The grid codec: codes on equally spaced levels; salient weights may have codes of more bits. */
@@ -74,8 +74,14 @@ export const grid: Codec<GridHost> = {
 
   matrix,
 
-  async upload(gpu, host) {
-    return new DenseWeight(await matrix(gpu, host));
+  upload(gpu, host) {
+    return Promise.resolve(uploadGrid(gpu, host));
+  },
+
+  groups: () => true,
+
+  uploadGroup(gpu, hosts) {
+    return Promise.resolve(uploadGridGroup(gpu, hosts));
   },
 };
 

@@ -1,10 +1,10 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Codec } from "../codec.ts";
-import { DenseWeight } from "../dense/weight.ts";
 import { infiniteHalves } from "../part_reader.ts";
 import { dequantizeLevels } from "./dequantize_levels.ts";
 import { freeLevels, LEVEL_COUNTS, type LinearLevels } from "./levels.ts";
+import { uploadLevels, uploadLevelsGroup } from "./products.ts";
 import { dequantizeLevelsHost, type LevelsHost, loadLevels, storeLevels } from "./store.ts";
 
 /** The codec of levels: each row has 2, 3, 4, 5 or 8 levels of its own, with one or two parameters. */
@@ -34,9 +34,9 @@ export const levels: Codec<LevelsHost> = {
 
   matrix,
 
-  async upload(gpu, host) {
-    return new DenseWeight(await matrix(gpu, host));
-  },
+  upload: uploadLevels,
+  groups: () => true,
+  uploadGroup: uploadLevelsGroup,
 };
 
 /** The dequantized weights of a linear layer of levels on the GPU, f32 `[rows, cols]`, owned by the caller. */

@@ -7,12 +7,14 @@ import { billmVectorProduct, multipliesVectors } from "../../codecs/billm/vector
 import { type BillmTensors, freeBillm, uploadBillm } from "../../codecs/billm/tensors.ts";
 import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
 import { searchBitsOfRows, sweepBlocks } from "../../codecs/billm/search.ts";
+import type { WeightGroup } from "../../codecs/codec.ts";
 import { searchGrid } from "../../codecs/grid/search_grid.ts";
 import { fitLevels } from "../../codecs/levels/fit_levels.ts";
 import { parametersOf } from "../../codecs/levels/levels.ts";
 import { refitLevels, type SearchedLevels } from "../../codecs/levels/refit_levels.ts";
 import { moveLevels } from "../../codecs/levels/search_levels.ts";
 import { descendLevels } from "../../codecs/levels/sweep_levels.ts";
+import { storeLinear } from "../../codecs/mod.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { attention } from "../../gpu/kernels/attention/attention.ts";
 import {
@@ -27,6 +29,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { count, runCommand, usageErrors } from "../task.ts";
 import { copyByKernel } from "./measure.ts";
+import { RANDOM_FORMS } from "./random_packed.ts";
 
 const HELP = `Usage: deno task bench [--size N] [--runs N]
 
@@ -42,6 +45,9 @@ Options
 `;
 
 const WARM_UP_MS = 500;
+
+/** The forms of linear layers whose products are measured beside those of BiLLM. */
+const OTHER_FORMS = ["grid-4", "levels-2", "trellis-2"];
 
 const usageError = usageErrors("bench");
 
@@ -171,7 +177,11 @@ await runCommand(command, async ({ values }) => {
     using x = random([1, cols]);
     let turn = 0;
     const repeat = gpu.software ? 1 : 4 * count;
-    const run = async (bytes: number, multiply: (i: number) => Promise<Tensor>) => {
+    const run = async (
+      bytes: number,
+      multiply: (i: number) => Promise<Tensor>,
+      what = "packed",
+    ) => {
       const words = Math.ceil(bytes / 2 / 4096) * 1024; // read and written: half of them each
       using from = gpu.zeros([count, words]);
       using to = gpu.empty([count, words]);
@@ -186,7 +196,7 @@ await runCommand(command, async ({ values }) => {
         repeat,
       );
       await measure(
-        `packed ${rows} x ${cols}, 1 token`,
+        `${what} ${rows} x ${cols}, 1 token`,
         bytes,
         "GB/s",
         async () => gpu.free(await multiply(turn++ % count)),
@@ -207,6 +217,18 @@ await runCommand(command, async ({ values }) => {
       await run(bits.bytes + scales.bytes, (i) => billmMatvec(gpu, x, weights[i]));
       for (const weight of weights) freeBillm(gpu, weight);
     }
+    for (const name of OTHER_FORMS) {
+      const { codec, host } = RANDOM_FORMS[name].linear(rows, cols);
+      const groups: WeightGroup[] = [];
+      for (let i = 0; i < count; i++) {
+        const group = await codec.uploadGroup!(gpu, [host]);
+        if (group) groups.push(group);
+      }
+      const { parts } = storeLinear("", { codec, host }, { scales: "i8", flags: "plain" });
+      const bytes = Object.values(parts).reduce((sum, own) => sum + own, 0);
+      if (groups.length > 0) await run(bytes, (i) => groups[i].multiplyVector(x), name);
+      for (const group of groups) group[Symbol.dispose]();
+    }
     gpu.trim();
   }
   const weight = await uploadBillm(gpu, packedLayer(size, size));
@@ -220,6 +242,17 @@ await runCommand(command, async ({ values }) => {
     );
   }
   freeBillm(gpu, weight);
+  for (const name of OTHER_FORMS) {
+    const { codec, host } = RANDOM_FORMS[name].linear(size, size);
+    using weight = await codec.upload(gpu, host);
+    using x = random([tokens, size]);
+    await measure(
+      `${name}, ${tokens} tokens`,
+      2 * tokens * size ** 2,
+      "GFLOP/s",
+      async () => gpu.free(await weight.multiply(x)),
+    );
+  }
 
   const [heads, headDim, length] = gpu.software ? [8, 32, 256] : [32, 128, 2048];
   const q = random([length, heads * headDim]);

@@ -7,13 +7,20 @@ import {
   unpackKernel,
 } from "../../codecs/billm/matmul_source.ts";
 import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
+import { gridRowCode } from "../../codecs/grid/row_code.ts";
+import { type RowCode, rowVectorKernel } from "../../codecs/packed_rows/vector_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
 import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
 import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
+import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
+import { trellisRowCode } from "../../codecs/trellis/row_code.ts";
+import { hasTable, STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
+import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { levelCandidates } from "../../codecs/levels/level_candidates_source.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
+import { levelRowCode } from "../../codecs/levels/row_code.ts";
 import { levelsSource, STORE_THETA, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
 import { sweepLevelsKernel } from "../../codecs/levels/sweep_levels_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
@@ -68,6 +75,19 @@ const FORMS: BillmForm[] = [
   { zones: 2, planes: 0, coded: false, mixed: true },
   { zones: 1, planes: 3, coded: true, mixed: true },
   { zones: 1, planes: 1, coded: false, mixed: false },
+];
+/** The codes of rows that codecs multiply with. */
+const ROW_CODES: RowCode[] = [
+  ...([1, 2, 3, 4, 8] as const).map((bits, i) =>
+    gridRowCode({ bits, salient: i % 2 === 1, centered: false }, [4, 8, 16, 16, 8][i])
+  ),
+  gridRowCode({ bits: 1, salient: true, centered: true }, 8),
+  ...LEVEL_KINDS.map((kind, i) => levelRowCode(kind, [4, 8, 16][i % 3])),
+  ...STATE_BITS.flatMap((stateBits) =>
+    TRELLIS_BITS.map((bits) => ({ stateBits, bits })).filter(hasTable).map((trellis, i) =>
+      trellisRowCode(trellis, stateBits === 8 || i > 0)
+    )
+  ),
 ];
 const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
 const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
@@ -211,6 +231,19 @@ export const GENERATED: [name: string, source: string][] = [
       ])
     )
   ),
+  ...ROW_CODES.flatMap((code) => [
+    ...([[256, 32], [64, 64], [64, 0], [8, 8]] as const).flatMap(([threads, lanes], i) =>
+      (["plain", "rms", "activation", "gated"] as const).map((input, k): [string, string] => {
+        const [ordered, aligned] = [(i + k) % 3 === 0, (i + k) % 3 === 1];
+        return [
+          `rowVectorKernel of ${code.name}, ${code.rows} rows, ${threads} threads of ${lanes}, ${input}` +
+          (ordered ? ", ordered" : aligned ? "" : ", any"),
+          TEXTS.get("activate.wgsl")! +
+          rowVectorKernel(code, { threads, lanes }, { input, ordered, aligned }),
+        ];
+      })
+    ),
+  ]),
   ...FORMS.flatMap((form) => [
     ...([1, 2, 4] as const).flatMap((tokens) =>
       [true, false].map((unrolled): [string, string] => [
@@ -252,6 +285,19 @@ export const GENERATED: [name: string, source: string][] = [
       rowSearchSource(levelCandidates(kind, isShared), 4, true, "workgroup"),
     ]),
   ]),
+  ...STATE_BITS.flatMap((stateBits) =>
+    TRELLIS_BITS.filter((bits) => stateBits === 12 || bits === 2).flatMap((bits) =>
+      ([1, 2] as const).map((buffers): [string, string] => [
+        `viterbiKernel of ${bits} bits with states of ${stateBits}, ${buffers} buffers`,
+        viterbiKernel({ bits, stateBits }, {
+          threads: stateBits === 8 ? 32 : bits === 2.5 ? 128 : 256,
+          buffers,
+          staged: buffers === 1 ? 4 : 64,
+        }),
+      ])
+    )
+  ),
+  ["tileErrorKernel", tileErrorKernel()],
   ["rowsKernel", rowsKernel()],
   ["updateKernel", updateKernel()],
   ...([8, 4] as const).flatMap((bits) =>

@@ -211,6 +211,43 @@ Deno.test("the picture alone is an SVG with its own colours for dark and light",
   assert.equal(new MergedReport(nothing).svg(), undefined);
 });
 
+Deno.test("results of another program are drawn as diamonds, beside the front", () => {
+  const peers = {
+    program: "a & b",
+    notes: ["Measured <elsewhere>."],
+    results: [
+      { name: "small", bytes: 1000000, perplexity: 900 },
+      { name: "large", bytes: 3000000, perplexity: 1.5 },
+    ],
+  };
+  const runs = comparison();
+  runs.done = runs.done.filter(({ record }) => record.model === "models/tiny-llama");
+  const before = parseHtml(new MergedReport(runs).page("/out"));
+  const report = new MergedReport(runs, peers);
+  const page = parseHtml(report.page("/out"));
+  const chart = elements(page, "svg").find(({ attributes }) => attributes.role === "img")!;
+  const diamonds = elements(chart, "svg").filter(({ attributes }) =>
+    attributes.class === "diamond"
+  );
+  const [small, large] = diamonds.map(({ attributes: { x, y } }) => [parseFloat(x), Number(y)]);
+  assert.ok(small[0] < large[0] && small[1] < large[1]);
+  const isBest = ({ attributes }: { attributes: Record<string, string> }) =>
+    attributes.class.includes("best");
+  const countBest = (of: typeof page) => elements(of, "circle").filter(isBest).length;
+  assert.equal(countBest(page), countBest(before));
+  assert.deepEqual(tableOf(page, "Results of a & b"), [
+    ["Name", "Size", "Perplexity"],
+    ["small", "1.0 MB", "900.00"],
+    ["large", "3.0 MB", "1.50"],
+  ]);
+  assert.ok(textOf(page).includes("Measured <elsewhere>."));
+  assert.match(report.markdown(), /\| large \| 3\.0 MB \| 1\.50 \|/);
+  assert.match(report.svg()!, /<path class="peer"/);
+  assert.throws(() => new MergedReport(comparison(), peers), {
+    message: /^Peers can be drawn where all perplexities are of one model and data set; found: /,
+  });
+});
+
 Deno.test("names in a chart cover neither each other nor a mark", () => {
   const runs = comparison();
   for (const [i, { record }] of runs.done.entries()) {

@@ -139,6 +139,20 @@ Deno.test("report of a grid: 0 if all cells are done, 1 and a page if not", asyn
   assert.deepEqual([whole.code, whole.stderr], [0, ""]);
   assert.equal(whole.stdout, `Wrote ${join(grid, "report.html")}\nWrote ${svg}\n`);
   assert.equal(elements(parseHtml(readFileSync(svg, "utf8")), "circle").length, 2);
+  const peers = await startTask("report", [grid, "--peers", "examples/peers/smollm2.json"]);
+  assert.deepEqual([peers.code, peers.stderr], [0, ""]);
+  assert.match(
+    readFileSync(join(grid, "report.html"), "utf8"),
+    /Diamonds are results of llama\.cpp/,
+  );
+  const wrong = join(folder.path, "peers.json");
+  writeFileSync(wrong, '{"program": "x", "results": [{"name": "a", "bytes": "1 MB"}]}');
+  const refused = await startTask("report", [grid, "--peers", wrong]);
+  assert.equal(refused.code, 1);
+  assert.match(
+    refused.stderr,
+    /^Error: Cannot read the peers ".*": results\.0\.bytes: .*\{ name, bytes, perplexity \}/,
+  );
   const page = parseHtml(readFileSync(join(grid, "report.html"), "utf8"));
   assert.deepEqual(elements(page, "a").map(({ attributes }) => attributes.href), [
     "c1/report.html",
@@ -175,6 +189,7 @@ Deno.test("report --help prints the usage; wrong arguments are refused", async (
     [[join(folder.path, "x")], `There is no folder "${join(folder.path, "x")}"`],
     [[folder.path], `There is no run in "${folder.path}": no folder with a run.json`],
     [[out, "--svg", "x.svg"], "--svg needs several runs, found one"],
+    [[out, "--peers", "x.json"], "--peers needs several runs, found one"],
     [[out, "--layers", "3"], '--layers must be numbers from 1 to 2 with commas, found "3"'],
     [[out, "--layers", "1-2"], '--layers must be numbers from 1 to 2 with commas, found "1-2"'],
   ];

@@ -96,3 +96,23 @@ Deno.test("bench:generate measures a synthetic model and what is packed of it, w
     assert.equal(cacheBytes, 2 * 2 * 11 * 2 * 32 * 4);
   }
 });
+
+Deno.test("bench:generate compares random models in each form of linear layers", async () => {
+  const shapes = ["--like", "llama-7b", "--hidden-size", "128", "--layers", "1"];
+  const options = ["--prompt", "12", "--tokens", "3", "--runs", "1"];
+  const forms = ["billm", "grid-4", "f16"];
+  const chosen = ["--forms", forms.join()];
+  const { code, stdout, stderr } = await startTask("bench/generate", [
+    ...shapes,
+    ...options,
+    ...chosen,
+  ]);
+  assert.deepEqual([code, stderr], [0, ""]);
+  const [head, ...rows] = stdout.trim().split("\n").slice(-1 - forms.length);
+  assert.match(head, /tokens\/s \(of billm\) +prompt \(of f16\) +GPU memory/);
+  assert.deepEqual(rows.map((row) => row.split(" ")[0]), forms);
+  for (const row of rows) assert.match(row, /^\S+ +[\d.]+ \([\d.]+\) +[\d.]+ \([\d.]+\) +/);
+
+  const wrong = await startTask("bench/generate", [...shapes, "--forms", "grid-5"]);
+  assert.match(wrong.stderr, /--forms must be some of billm, .*, f16, found "grid-5"/);
+});

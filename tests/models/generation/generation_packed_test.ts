@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { argmax } from "../../../gpu/kernels/reduce/argmax.ts";
-import { ResidentModel } from "../../../models/generation/generation.ts";
+import { continueTokens, ResidentModel } from "../../../models/generation/generation.ts";
 import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
-import { type MicroModelOptions, Workplace } from "../../micro_model.ts";
+import { type MicroModelOptions, type StageItem, Workplace } from "../../micro_model.ts";
 import { LoadedModel } from "../loaded_model.ts";
 
 const software = await openGpu();
@@ -61,21 +61,70 @@ for (const [name, options] of Object.entries(MODELS)) {
   });
 }
 
-Deno.test("on a GPU, a model with its linear layers on grids gives the logits of its matrices, token by token", async () => {
-  using place = new Workplace({ layers: 2 });
-  await place.run({ stages: [place.method[0], { rtn: { bits: 4 } }, "pack"] });
-  const folder = place.path("out", "model");
-  const text = Int32Array.from({ length: 6 }, (_, i) => (i * 389 + 7) % 4096);
-  const expected = await (async () => {
-    using loaded = await LoadedModel.open(software, folder);
-    return await loaded.logits([text]);
-  })();
-  using files = ModelFiles.open(denoFolder(folder));
-  using model = await ResidentModel.load(hardware, files);
-  using cache = new KeyValueCache(hardware, files.architecture, text.length, "f32");
-  for (let done = 0; done < text.length; done++) {
-    using logits = (await model.logits(text.subarray(done, done + 1), cache))!;
-    const row = expected.subarray(done * 4096, (done + 1) * 4096);
-    assertClose(await hardware.read(logits), row, { abs: 1e-3, what: `after ${done + 1} tokens` });
-  }
-});
+/** Chains of stages that store linear layers in each form that has a product of its own. */
+const CHAINS: Record<string, StageItem[]> = {
+  "grids of 4 bits": [{ rtn: { bits: 4 } }, "pack"],
+  "grids in an order of columns": [
+    "hessian",
+    { gptq: { bits: 3, order: "falling" } },
+    "pack",
+  ],
+  "grids with salient weights": ["hessian", "pb-llm", "pack"],
+  "grids, rotated": [
+    { rotate: { block: 16 } },
+    { rtn: { bits: 4 } },
+    "pack",
+  ],
+};
+
+for (
+  const [name, stage] of Object.entries({
+    "4 levels": { levels: { rounds: 0 } },
+    "8 levels": { levels: { count: 8, rounds: 0 } },
+    "a trellis of 2 bits": { trellis: { table: 8 } },
+  })
+) CHAINS[name] = [{ rotate: { block: 16 } }, "hessian", stage, "pack"];
+
+for (const [name, chain] of Object.entries(CHAINS)) {
+  Deno.test(`on a GPU, a model with its linear layers on ${name} gives the logits and the text of its matrices`, async () => {
+    using place = new Workplace({ layers: 2 });
+    await place.run({ stages: [...place.method.slice(0, 2), ...chain] });
+    const folder = place.path("out", "model");
+    const text = Int32Array.from({ length: 6 }, (_, i) => (i * 389 + 7) % 4096);
+    using files = ModelFiles.open(denoFolder(folder));
+    (await ResidentModel.load(hardware, files))[Symbol.dispose](); // what a device keeps: tables
+    const before = hardware.memory.current;
+    {
+      using loaded = await LoadedModel.open(software, folder);
+      const expected = await loaded.logits([text]);
+      using model = await ResidentModel.load(hardware, files);
+      using cache = new KeyValueCache(hardware, files.architecture, text.length, "f32");
+      const names = watchKernels(hardware);
+      for (let done = 0; done < text.length; done++) {
+        using logits = (await model.logits(text.subarray(done, done + 1), cache))!;
+        const row = expected.subarray(done * 4096, (done + 1) * 4096);
+        const what = `after ${done + 1} tokens`;
+        assertClose(await hardware.read(logits), row, { abs: 1e-3, what });
+      }
+      const products = [...names].filter((name) => /^(row|packed)_vector/.test(name));
+      assert(products.length >= 2, `a layer is ${products.join(", ")}`);
+      assert(
+        ![...names].some((name) => /^(matvec|gemm|unpack|packed_matvec)/.test(name)),
+        [...names].join(),
+      );
+      // The greedy text, which the model of matrices continues token by token.
+      const greedy: number[] = [];
+      for await (const { id } of continueTokens(model, [...text], { maxTokens: 5 })) {
+        greedy.push(id);
+      }
+      const known = [...text];
+      while (known.length < text.length + 5) {
+        const logits = await loaded.logits([Int32Array.from(known)]);
+        const last = logits.subarray(logits.length - 4096);
+        known.push(last.indexOf(Math.max(...last)));
+      }
+      assert.deepEqual(greedy, known.slice(text.length));
+    }
+    assert.equal(hardware.memory.current, before);
+  });
+}

@@ -1,0 +1,199 @@
+import { bitCount, bitWords } from "../../base/bits.ts";
+import type { Gpu } from "../../gpu/device.ts";
+import { uniform } from "../../gpu/kernel.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import {
+  canGroupRows,
+  type PackedRows,
+  PackedRowsGroup,
+  PackedRowsWeight,
+  partOf,
+  placeLayers,
+  uploadOrders,
+  uploadParts,
+} from "../packed_rows/packed_rows.ts";
+import type { RowCode } from "../packed_rows/vector_source.ts";
+import { codeWords, type GridLayout, groupsOf } from "./grid.ts";
+import { GRID_CHUNK, gridRowCode } from "./row_code.ts";
+import type { GridHost } from "./store.ts";
+import unpack from "./unpack_grid.wgsl" with { type: "text" };
+
+/** Rows from which a workgroup takes twice as many: there are enough workgroups, which each read x. */
+const MANY_ROWS = 16384;
+
+/**
+ * The tensors of grid layers in the layout of their products: one layer, or a group of layers whose rows
+ * follow each other.
+ */
+class GridRows implements PackedRows {
+  readonly rows: number;
+  readonly cols: number;
+  readonly tensors: readonly Tensor[];
+  readonly constants: Readonly<Record<string, number>>;
+
+  constructor(
+    readonly layout: GridLayout,
+    readonly starts: readonly number[],
+    readonly parts: {
+      /** u32 `[rows, ⌈cols / 32⌉ · bits]`, as in the file. */
+      codes: Tensor;
+      /**
+       * Scale and zero or mean as two f16 in a word, u32 `[rows, groups]`; with salient weights the
+       * last one is theirs.
+       */
+      fits: Tensor;
+      /**
+       * The bit mask of salient weights and the place of the first of their codes, u32
+       * `[rows, ⌈cols / 32⌉ · 2]`.
+       */
+      marks?: Tensor;
+      /** The codes of salient weights row by row, bytes in u32 words. */
+      salientCodes?: Tensor;
+    },
+    readonly order?: Tensor,
+  ) {
+    const { rows, cols } = layout;
+    const { codes, fits, marks, salientCodes } = parts;
+    [this.rows, this.cols] = [rows, cols];
+    this.tensors = [codes, fits, ...(marks ? [marks, salientCodes!] : [])];
+    this.constants = { FITS: fits.shape[1], FIT_CHUNKS: fitChunks(layout) };
+  }
+
+  /** Layer `i` of a group, as views of its tensors. */
+  layer({ rows }: GridLayout, i: number): GridRows {
+    const { layout, starts, parts: { codes, fits, marks, salientCodes }, order } = this;
+    const views = {
+      codes: partOf(codes, starts[i], rows),
+      fits: partOf(fits, starts[i], rows),
+      marks: marks && partOf(marks, starts[i], rows),
+      salientCodes: salientCodes?.view(0, salientCodes.shape),
+    };
+    const [, stride] = order?.shape ?? [];
+    return new GridRows({ ...layout, rows }, [0], views, order?.view(i * stride, [1, stride]));
+  }
+
+  code(gpu: Gpu, rows: number): RowCode {
+    const { bits, salient, grid } = this.layout;
+    const together = gpu.software ? 4 : rows >= MANY_ROWS && bits < 8 ? 16 : 8;
+    return gridRowCode({ bits, salient, centered: grid !== "range" }, together);
+  }
+
+  async unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+    const { layout, parts: { codes, fits, marks, salientCodes }, order } = this;
+    const { cols, bits, salient, grid } = layout;
+    const kernel = await gpu.kernel({
+      name: "unpack_grid",
+      source: unpack,
+      constants: {
+        HAS_SALIENT: Number(salient),
+        CENTERED: Number(grid !== "range"),
+        ORDERED: Number(order !== undefined),
+        BITS: bits,
+      },
+    });
+    const weight = gpu.empty([rows, cols]);
+    kernel.dispatch({
+      params: uniform([first, rows, cols, bitWords(cols), fits.shape[1], fitChunks(layout)]),
+      tensors: [codes, fits, marks ?? codes, salientCodes ?? codes, order ?? codes, weight],
+      workgroups: Math.ceil(rows * cols / 256),
+    });
+    return weight;
+  }
+}
+
+/** Chunks of a scale group. */
+function fitChunks({ cols, groupSize }: GridLayout): number {
+  return Math.ceil(Math.min(groupSize, cols) / GRID_CHUNK);
+}
+
+/** Uploads a grid layer for products with its codes. */
+export function uploadGrid(gpu: Gpu, host: GridHost): PackedRowsWeight {
+  return new PackedRowsWeight(gpu, uploadRows(gpu, [host]));
+}
+
+/** Uploads grid layers as a group; undefined if their layouts differ. */
+export function uploadGridGroup(
+  gpu: Gpu,
+  hosts: readonly GridHost[],
+): PackedRowsGroup | undefined {
+  const [{ cols, bits, salient }] = hosts;
+  const kindOf = (
+    { cols, groupSize, grid, bits, salient, order }: GridHost,
+  ) => [cols, groupSize, grid, bits, salient, order !== undefined];
+  const isGroup = canGroupRows(gpu, hosts, kindOf, bitWords(cols) * (salient ? 8 : bits));
+  if (!isGroup) return undefined;
+  const group = uploadRows(gpu, hosts);
+  return new PackedRowsGroup(gpu, group, hosts.map((host, i) => group.layer(host, i)));
+}
+
+/** Uploads layers of one layout, whose tensors the caller owns. */
+function uploadRows(gpu: Gpu, hosts: readonly GridHost[]): GridRows {
+  const [first] = hosts;
+  const { cols, bits, salient } = first;
+  const places = placeLayers(hosts);
+  const { starts, rows } = places;
+  const parts = {
+    codes: uploadParts(gpu, places, hosts.map(ordinaryCodes), bitWords(cols) * bits),
+    fits: uploadParts(gpu, places, hosts.map(packedFits), groupsOf(first) + Number(salient)),
+    ...(salient && uploadSalient(gpu, places, hosts)),
+  };
+  const order = uploadOrders(gpu, hosts.map((host) => host.order));
+  return new GridRows({ ...first, rows }, starts, parts, order);
+}
+
+/** The codes without those of salient weights. */
+function ordinaryCodes(host: GridHost): Uint32Array<ArrayBuffer> {
+  if (!host.salient) return host.codes;
+  const { rows, cols, bits } = host;
+  const stride = codeWords(host);
+  const count = rows * bitWords(cols);
+  const codes = new Uint32Array(count * bits);
+  for (let i = 0; i < count; i++) {
+    codes.set(host.codes.subarray(i * stride, i * stride + bits), i * bits);
+  }
+  return codes;
+}
+
+/** The scales of each row, see {@link GridRows}. */
+function packedFits(host: GridHost): Uint32Array<ArrayBuffer> {
+  const { rows, fits, salientFits } = host;
+  const groups = groupsOf(host);
+  if (!salientFits) return new Uint32Array(new Float16Array(fits).buffer);
+  const all = new Float16Array(rows * (groups + 1) * 2);
+  for (let row = 0; row < rows; row++) {
+    const at = row * (groups + 1) * 2;
+    all.set(fits.subarray(row * groups * 2, (row + 1) * groups * 2), at);
+    all.set(salientFits.subarray(row * 2, row * 2 + 2), at + 2 * groups);
+  }
+  return new Uint32Array(all.buffer);
+}
+
+function uploadSalient(
+  gpu: Gpu,
+  places: { starts: readonly number[]; rows: number },
+  hosts: readonly GridHost[],
+): { marks: Tensor; salientCodes: Tensor } {
+  let count = 0;
+  for (const { mask } of hosts) for (const bits of mask!) count += bitCount(bits);
+  const all = new Uint8Array(Math.max(4, Math.ceil(count / 4) * 4));
+  let at = 0;
+  const marks = hosts.map((host) => {
+    const { mask, codes, bits } = host;
+    const stride = codeWords(host);
+    const marks = new Uint32Array(2 * mask!.length);
+    const bytes = new Uint8Array(codes.buffer, codes.byteOffset, codes.byteLength);
+    for (let i = 0; i < mask!.length; i++) {
+      marks[2 * i] = mask![i];
+      marks[2 * i + 1] = at;
+      for (let rest = mask![i]; rest !== 0; rest &= rest - 1) {
+        const col = 31 - Math.clz32(rest & -rest);
+        all[at++] = bytes[4 * (i * stride + bits) + col]; // little-endian, as WebGPU is
+      }
+    }
+    return marks;
+  });
+  return {
+    marks: uploadParts(gpu, places, marks, 2 * bitWords(hosts[0].cols)),
+    salientCodes: gpu.upload(new Uint32Array(all.buffer), [all.length / 4]),
+  };
+}

@@ -1,0 +1,109 @@
+import type { Gpu } from "../../gpu/device.ts";
+import { MAX_GROUPS } from "../../gpu/kernel.ts";
+import activate from "../../gpu/kernels/elementwise/activate.wgsl" with { type: "text" };
+import { ACTIVATIONS } from "../../gpu/kernels/elementwise/activation.ts";
+import { vectorInput } from "../../gpu/kernels/vector_source.ts";
+import { shapeText, type Tensor } from "../../gpu/tensor.ts";
+import type { Addends, VectorSource } from "../codec.ts";
+import type { PackedRows } from "./packed_rows.ts";
+import {
+  type RowCode,
+  rowVectorBytes,
+  rowVectorKernel,
+  type RowVectorShape,
+} from "./vector_source.ts";
+
+/** The most threads of a workgroup: 256, as more would leave fewer workgroups than multiprocessors. */
+const MOST_THREADS = 256;
+/** Threads of a workgroup on a software adapter without subgroups. */
+const SOFTWARE_THREADS = 16;
+
+/**
+ * The product of one vector with each linear layer, in one dispatch; or of a few tokens with a single
+ * one, which reads the packed weight once per token.
+ *
+ * @param x f32 `[tokens, cols]`; with a source `[1, cols]`, or `[1, up + cols]` for a gated activation.
+ * @param options Bias is f32 `[rows]`, residual f32 `[tokens, rows]`.
+ * @returns f32 `[tokens, rows]`, owned by the caller; the layers' products begin at `starts`.
+ * @throws {RangeError} If the shape of x does not match.
+ */
+export async function multiplyRows(
+  gpu: Gpu,
+  x: Tensor,
+  layers: PackedRows,
+  { source, bias, residual }: Addends & { source?: VectorSource } = {},
+): Promise<Tensor> {
+  const { rows, cols, starts, order, tensors } = layers;
+  const up = source?.op === "activation" ? source.up : undefined;
+  const tokens = source ? 1 : x.shape[0];
+  if (x.size !== (up ?? 0) + tokens * cols) {
+    throw new RangeError(
+      `Cannot multiply ${shapeText(x.shape)} with packed weights of ${shapeText([rows, cols])}`,
+    );
+  }
+  const code = layers.code(gpu, rows);
+  const shape = rowShape(gpu, code, cols);
+  const { threads, lanes } = shape;
+  const input = vectorInput(source);
+  const ordered = order !== undefined;
+  const aligned = !ordered && cols % 4 === 0 && (up ?? 0) % 4 === 0;
+  const chunks = Math.ceil(cols / code.chunk);
+  // A workgroup must not span two layers.
+  const [, part1 = rows, part2 = rows] = starts;
+  const group1 = Math.ceil(part1 / code.rows);
+  const group2 = group1 + Math.ceil((part2 - part1) / code.rows);
+  const kernel = await gpu.kernel({
+    name: `row_vector_${code.name}_${code.rows}_${threads}${lanes ? `_of_${lanes}` : ""}_${input}` +
+      `${ordered ? "_ordered" : aligned ? "" : "_any"}`,
+    source: () =>
+      (source?.op === "activation" ? activate : "") +
+      rowVectorKernel(code, shape, { input, ordered, aligned }),
+    constants: {
+      ...{ ROWS: rows, COLS: cols, CHUNKS: chunks, PANELS: Math.ceil(chunks / threads) },
+      ...{ PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
+      ...{ HAS_BIAS: +(bias !== undefined), HAS_RESIDUAL: +(residual !== undefined) },
+      ...(order && { ORDER_QUADS: order.shape[1] / 4 }),
+      ...(source?.op === "activation" && { KIND: ACTIVATIONS[source.name] }),
+      ...(up !== undefined && { UP: up }),
+      ...(source?.op === "rms" && { EPSILON: source.epsilon }),
+      ...layers.constants,
+    },
+  });
+  const y = gpu.empty([tokens, rows]);
+  const groups = group2 + Math.ceil((rows - part2) / code.rows);
+  kernel.dispatch({
+    tensors: [
+      ...[x, ...tensors, ...(order ? [order] : []), bias ?? x, residual ?? x],
+      ...(source?.op === "rms" ? [source.weight] : []),
+      y,
+    ],
+    workgroups: [Math.min(groups, MAX_GROUPS), Math.ceil(groups / MAX_GROUPS), tokens],
+  });
+  return y;
+}
+
+/**
+ * The work distribution: as few panels of x as threads and workgroup memory allow, and no more threads
+ * than these panels need.
+ */
+export function rowShape(
+  gpu: Pick<Gpu, "software" | "subgroupSize" | "device">,
+  code: Pick<RowCode, "chunk" | "rows" | "bytes">,
+  cols: number,
+): RowVectorShape {
+  const { software, subgroupSize, device: { limits } } = gpu;
+  const lanes = subgroupSize >= 4 && subgroupSize <= 64 ? subgroupSize : 0;
+  if (software) return { threads: lanes || SOFTWARE_THREADS, lanes };
+  const unit = lanes || 32;
+  const fits = (threads: number) =>
+    threads <= limits.maxComputeInvocationsPerWorkgroup &&
+    rowVectorBytes(code, { threads, lanes }) <= limits.maxComputeWorkgroupStorageSize;
+  const next = (threads: number) => lanes ? threads + unit : 2 * threads;
+  let most = unit;
+  while (next(most) <= MOST_THREADS && fits(next(most))) most = next(most);
+  const chunks = Math.ceil(cols / code.chunk);
+  const wanted = Math.ceil(chunks / Math.ceil(chunks / most));
+  let threads = unit;
+  while (threads < wanted) threads = next(threads);
+  return { threads, lanes };
+}

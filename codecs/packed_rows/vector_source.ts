@@ -1,0 +1,257 @@
+import type { VectorInput } from "../../gpu/kernels/vector_source.ts";
+import { repeat, XYZW } from "../../gpu/source_text.ts";
+
+/**
+ * How a codec decodes the weights of a linear layer in {@link rowVectorKernel}. A thread takes `chunk`
+ * adjacent columns of `rows` adjacent rows at a time.
+ */
+export interface RowCode {
+  /** The part of the kernel's name that tells its text from those of other codecs and forms. */
+  name: string;
+  /** Columns of a chunk: 8, 16 or 32. */
+  chunk: number;
+  /** Rows of a workgroup, a multiple of four. */
+  rows: number;
+  /** The WGSL types of the codec's tensors, read-only, by their names in the text. */
+  tensors: Readonly<Record<string, string>>;
+  /** Bytes of workgroup memory that `text` declares. */
+  bytes: number;
+  /** Generates the parts of the text, for workgroups of so many threads. */
+  text(threads: number): RowCodeText;
+}
+
+/**
+ * The parts of a text. They may use the pipeline constants COLS and CHUNKS, the index of the thread and
+ * the first row of the workgroup, `first_row`.
+ */
+export interface RowCodeText {
+  /** Functions and workgroup variables. */
+  declarations?: string;
+  /** Statements that begin a thread's work, before a barrier; they may declare variables. */
+  setup?: string;
+  /**
+   * Statements that load the codes of chunk `chunk` of the rows `row0`, `row1` ... They declare
+   * variables and use nothing of workgroup memory, so that loads overlap with the preparation of x.
+   */
+  load: string;
+  /**
+   * Statements that add the products of the rows with the entries of x, the vec4s `x0`, `x1` ..., to the
+   * variables `sum0`, `sum1` ... The entries are also in workgroup memory, at `xs[x_at]` and after.
+   * Entries beyond the last column are 0.
+   */
+  multiply: string;
+  /** A factor of the sum of row `row`; none if absent. */
+  factor?: string;
+}
+
+/** The work distribution of {@link rowVectorKernel}. */
+export interface RowVectorShape {
+  /** Threads of a workgroup: whole subgroups, or a power of two without them. */
+  threads: number;
+  /** Threads of a subgroup, or 0 to sum in workgroup memory. */
+  lanes: number;
+}
+
+/** The form of the input of {@link rowVectorKernel}. */
+export interface RowVectorInput {
+  input: VectorInput;
+  /** Whether the weight's columns have an order of their own. */
+  ordered: boolean;
+  /** Whether x, its second half and the norm's weight consist of whole vec4s. */
+  aligned: boolean;
+}
+
+/** Bytes of workgroup memory that {@link rowVectorKernel} needs. */
+export function rowVectorBytes(
+  { chunk, rows, bytes }: Pick<RowCode, "chunk" | "rows" | "bytes">,
+  { threads, lanes }: RowVectorShape,
+): number {
+  const summed = lanes ? threads / lanes : threads; // threads with sums in workgroup memory
+  return bytes + 16 * threads * (chunk / 4 + 1) + 4 * summed * (rows + 1);
+}
+
+/**
+ * Generates the kernel that multiplies packed weights with one vector, or with each of a few tokens.
+ *
+ * A workgroup handles some adjacent rows of one linear layer. Its threads share the columns: each takes
+ * every so many chunks of all rows, so that it has a load for each row in flight and uses an entry of x
+ * for all of them. A panel of x, one chunk per thread, is prepared in workgroup memory while the codes
+ * arrive; the chunks there are apart by an odd number of vec4s, which avoids bank conflicts.
+ *
+ * Rows, columns and all other parameters are pipeline constants, as in billmVectorKernel().
+ */
+export function rowVectorKernel(
+  code: RowCode,
+  { threads, lanes }: RowVectorShape,
+  { input, ordered, aligned }: RowVectorInput,
+): string {
+  const { rows, tensors } = code;
+  const quads = code.chunk / 4; // vec4s of a chunk
+  const text = code.text(threads);
+  const whole = aligned && !ordered; // x is read in vec4s
+  const summed = lanes ? threads / lanes : threads;
+
+  let binding = 0;
+  const bind = (name: string, type: string, comment: string) =>
+    `@group(0) @binding(${binding++}) var<storage, read> ${name}: array<${type}>; // ${comment}`;
+  const bindings = [
+    bind("X", whole ? "vec4f" : "f32", "[tokens, COLS], or both halves"),
+    ...Object.entries(tensors).map(([name, type]) => bind(name, type, "of the codec")),
+    ...(ordered ? [bind("order", "vec4u", "[parts, ORDER_QUADS]")] : []),
+    bind("bias", "f32", "[ROWS]"),
+    bind("residual", "f32", "[tokens, ROWS]"),
+    ...(input === "rms" ? [bind("norm", whole ? "vec4f" : "f32", "[COLS]")] : []),
+  ].join("\n");
+
+  const four = (item: (i: number) => string) => `vec4f(${repeat(4, item, ", ")})`;
+  const activated = whole ? four((i) => `activate(v.${XYZW[i]})`) : "activate(v)";
+  const value = {
+    plain: "v",
+    rms: "v",
+    activation: activated,
+    gated: `${activated} * X[UP${whole ? " / 4u" : ""} + at]`,
+  }[input];
+  const functions = whole
+    ? `fn value(start: u32, quad: u32) -> vec4f {
+  if (4u * quad >= COLS) { return vec4f(0.0); }
+  let at = quad;
+  let v = X[start / 4u + at];
+  return ${value};
+}`
+    : `fn entry(start: u32, at: u32) -> f32 {
+  if (at >= COLS) { return 0.0; }
+  let v = X[start + at];
+  return ${value};
+}
+fn columns(part: u32, quad: u32) -> vec4u {
+  ${
+      ordered
+        ? "return order[part * ORDER_QUADS + min(quad, ORDER_QUADS - 1u)] | vec4u(select(0u, 0x80000000u, quad >= ORDER_QUADS));"
+        : "return 4u * quad + vec4u(0u, 1u, 2u, 3u);"
+    }
+}`;
+  const prepare = (i: number) =>
+    `{ let local = ${i * threads}u + thread;
+      let quad = panel * ${threads * quads}u + local;
+      ${
+      whole ? "var v = value(x_start, quad);" : `let cols = columns(part, quad);
+      var v = ${four((i) => `entry(x_start, cols.${XYZW[i]})`)};`
+    }
+      ${
+      input !== "rms" ? "" : `square += dot(v, v);
+      v *= ${
+        whole
+          ? "norm[min(quad, COLS / 4u - 1u)]"
+          : four((i) => `norm[min(cols.${XYZW[i]}, COLS - 1u)]`)
+      };`
+    }
+      xs[local / ${quads}u * ${quads + 1}u + local % ${quads}u] = v; }`;
+
+  const sumsOf = (q: number) => four((i) => `sum${4 * q + i}`);
+  const tree = Array.from({ length: Math.log2(threads) }, (_, i) => threads >> (i + 1));
+  const addUp = lanes
+    ? `${repeat(rows / 4, (q) => `let total${q} = subgroupAdd(${sumsOf(q)});`, "\n  ")}
+  ${input === "rms" ? "let squared = subgroupAdd(square);" : ""}
+  if (thread % ${lanes}u == 0u) {
+    ${repeat(rows / 4, (q) => `sums[thread / ${lanes}u][${q}] = total${q};`, "\n    ")}
+    ${input === "rms" ? `squares[thread / ${lanes}u] = squared;` : ""}
+  }
+  workgroupBarrier();`
+    : `${repeat(rows / 4, (q) => `sums[thread][${q}] = ${sumsOf(q)};`, "\n  ")}
+  ${input === "rms" ? "squares[thread] = square;" : ""}
+  workgroupBarrier();
+  ${
+      tree.map((stride) =>
+        `if (thread < ${stride}u) {
+    ${
+          repeat(
+            rows / 4,
+            (q) => `sums[thread][${q}] += sums[thread + ${stride}u][${q}];`,
+            "\n    ",
+          )
+        }
+    ${input === "rms" ? `squares[thread] += squares[thread + ${stride}u];` : ""}
+  }
+  workgroupBarrier();`
+      ).join("\n  ")
+    }`;
+  const parts = lanes ? summed : 1; // sums of a row that are left
+  const total = (of: (s: number) => string) => repeat(parts, of, " + ");
+  return `
+override ROWS: u32;
+override COLS: u32;
+override CHUNKS: u32;  // of a row
+override PANELS: u32;  // of ${threads} chunks
+override PART1: u32;   // the row where the second part begins
+override PART2: u32;
+override GROUP1: u32;  // the workgroup where the second part begins
+override GROUP2: u32;
+override HAS_BIAS: bool;
+override HAS_RESIDUAL: bool;
+${ordered ? "override ORDER_QUADS: u32;" : ""}
+${input === "gated" ? "override UP: u32;       // where the second half of the input begins" : ""}
+${input === "rms" ? "override EPSILON: f32;" : ""}
+
+${bindings}
+@group(0) @binding(${binding}) var<storage, read_write> Y: array<f32>; // [tokens, ROWS]
+
+var<workgroup> xs: array<vec4f, ${threads * (quads + 1)}>;
+var<workgroup> sums: array<array<vec4f, ${rows / 4}>, ${summed}>;
+${input === "rms" ? `var<workgroup> squares: array<f32, ${summed}>;` : ""}
+${text.declarations ?? ""}
+${functions}
+
+@compute @workgroup_size(${threads})
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let group = workgroup.y * workgroups.x + workgroup.x;
+  let token = workgroup.z;
+  let x_start = token * COLS;
+  var part = 0u;
+  var first_row = group * ${rows}u;
+  var end_row = PART1;
+  if (group >= GROUP1) {
+    part = 1u;
+    first_row = PART1 + (group - GROUP1) * ${rows}u;
+    end_row = PART2;
+  }
+  if (group >= GROUP2) {
+    part = 2u;
+    first_row = PART2 + (group - GROUP2) * ${rows}u;
+    end_row = ROWS;
+  }
+  if (first_row >= end_row) { return; } // the whole workgroup
+  ${repeat(rows, (r) => `let row${r} = min(first_row + ${r}u, end_row - 1u);`, "\n  ")}
+  ${repeat(rows, (r) => `var sum${r} = 0.0;`, " ")}
+  ${input === "rms" ? "var square = 0.0;" : ""}
+  ${text.setup ?? ""}
+  let x_at = thread * ${quads + 1}u;
+  for (var panel = 0u; panel < PANELS; panel++) {
+    let own = panel * ${threads}u + thread;
+    let chunk = min(own, CHUNKS - 1u);
+    ${text.load}
+    if (panel > 0u) { workgroupBarrier(); } // everyone is done with the panel before
+    ${repeat(quads, prepare, "\n    ")}
+    workgroupBarrier();
+    if (own < CHUNKS) {
+      ${repeat(quads, (q) => `let x${q} = xs[x_at + ${q}u];`, "\n      ")}
+      ${text.multiply}
+    }
+  }
+  ${addUp}
+  for (var r = thread; r < ${rows}u; r += ${threads}u) {
+    let row = first_row + r;
+    if (row >= end_row) { break; }
+    var y = ${total((s) => `sums[${s}][r >> 2u][r & 3u]`)};
+    ${text.factor ? `y *= ${text.factor};` : ""}
+    ${input === "rms" ? `y /= sqrt((${total((s) => `squares[${s}]`)}) / f32(COLS) + EPSILON);` : ""}
+    if (HAS_BIAS) { y += bias[row]; }
+    if (HAS_RESIDUAL) { y += residual[token * ROWS + row]; }
+    Y[token * ROWS + row] = y;
+  }
+}
+`;
+}

@@ -1,0 +1,137 @@
+import type { Gpu } from "../../gpu/device.ts";
+import { uniform } from "../../gpu/kernel.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import {
+  canGroupRows,
+  MOST_PART_ROWS,
+  type PackedRows,
+  PackedRowsGroup,
+  PackedRowsWeight,
+  partOf,
+  placeLayers,
+  uploadOrders,
+  uploadParts,
+} from "../packed_rows/packed_rows.ts";
+import type { RowCode } from "../packed_rows/vector_source.ts";
+import arrange from "./arrange_trellis.wgsl" with { type: "text" };
+import { trellisRowCode } from "./row_code.ts";
+import type { TrellisHost } from "./store.ts";
+import { tableOnGpu } from "./tables.ts";
+import { stepsOf, TILE, tilesOf, type TrellisLayout } from "./trellis.ts";
+import unpack from "./unpack_trellis.wgsl" with { type: "text" };
+
+/** The least workgroup memory that holds a table beside x. */
+const TABLE_MEMORY = 32768;
+
+/** Tiles of a workgroup that unpacks, in a row. */
+const UNPACKED_TILES = 64;
+
+/** The tensors of trellis layers in the layout of their products: one layer, or a group. */
+class TrellisRows implements PackedRows {
+  readonly rows: number;
+  readonly cols: number;
+
+  constructor(
+    readonly layout: TrellisLayout,
+    readonly starts: readonly number[],
+    /**
+     * The words of all tiles, u32 `[⌈rows / 16⌉, words / 4 · ⌈cols / 16⌉ · 4]`; the scale of each row, f32
+     * `[rows]`; the table.
+     */
+    readonly tensors: readonly [stream: Tensor, scales: Tensor, table: Tensor],
+    readonly order?: Tensor,
+  ) {
+    [this.rows, this.cols] = [layout.rows, layout.cols];
+  }
+
+  /** Layer `i` of a group, as views of its tensors. */
+  layer({ rows }: TrellisLayout, i: number): TrellisRows {
+    const { layout, starts, tensors: [stream, scales, table], order } = this;
+    const [, stride] = order?.shape ?? [];
+    return new TrellisRows(
+      { ...layout, rows },
+      [0],
+      [partOf(stream, starts[i], rows, TILE), partOf(scales, starts[i], rows), table],
+      order?.view(i * stride, [1, stride]),
+    );
+  }
+
+  code(gpu: Gpu): RowCode {
+    const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
+    return trellisRowCode(this.layout, maxComputeWorkgroupStorageSize >= TABLE_MEMORY);
+  }
+
+  async unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+    const { layout, tensors: [stream, scales, table], order } = this;
+    const { cols, stateBits } = layout;
+    const { stepBits, stepWeights, words } = stepsOf(layout);
+    const [, beside] = tilesOf(layout);
+    const kernel = await gpu.kernel({
+      name: "unpack_trellis",
+      source: unpack,
+      constants: {
+        STATE_BITS: stateBits,
+        STEP_BITS: stepBits,
+        STEP_WEIGHTS: stepWeights,
+        WORDS: words,
+        ORDERED: Number(order !== undefined),
+      },
+    });
+    const weight = gpu.empty([rows, cols]);
+    const below = Math.ceil((first + rows) / TILE) - Math.floor(first / TILE);
+    kernel.dispatch({
+      params: uniform([first, rows, cols, beside]),
+      tensors: [stream, scales, table, order ?? stream, weight],
+      workgroups: [Math.ceil(beside / UNPACKED_TILES), below],
+    });
+    return weight;
+  }
+}
+
+/** Uploads a trellis layer for products with its stream. */
+export async function uploadTrellis(gpu: Gpu, host: TrellisHost): Promise<PackedRowsWeight> {
+  return new PackedRowsWeight(gpu, await uploadRows(gpu, [host]));
+}
+
+/** Uploads trellis layers as a group; undefined if their layouts differ. */
+export async function uploadTrellisGroup(
+  gpu: Gpu,
+  hosts: readonly TrellisHost[],
+): Promise<PackedRowsGroup | undefined> {
+  const [layout] = hosts;
+  const kindOf = (
+    { cols, bits, stateBits, order }: TrellisHost,
+  ) => [cols, bits, stateBits, order !== undefined];
+  const words = tilesOf(layout)[1] * stepsOf(layout).words / TILE;
+  if (!canGroupRows(gpu, hosts, kindOf, words)) return undefined;
+  const group = await uploadRows(gpu, hosts);
+  return new PackedRowsGroup(gpu, group, hosts.map((host, i) => group.layer(host, i)));
+}
+
+/** Uploads layers of one layout, whose tensors the caller owns. */
+async function uploadRows(gpu: Gpu, hosts: readonly TrellisHost[]): Promise<TrellisRows> {
+  const [{ cols, bits, stateBits }] = hosts;
+  // Whole rows of tiles, 16 of them so that bindings of the stream are aligned.
+  const { starts, rows } = placeLayers(hosts, MOST_PART_ROWS);
+  const layout: TrellisLayout = { rows, cols, bits, stateBits };
+  const [below, beside] = tilesOf(layout);
+  const { words } = stepsOf(layout);
+  const stream = gpu.empty([below, beside * words], "u32");
+  const kernel = await gpu.kernel({
+    name: "arrange_trellis",
+    source: arrange,
+    constants: { QUADS: words / 4 },
+  });
+  for (const [i, host] of hosts.entries()) {
+    using stored = gpu.upload(host.stream, [host.stream.length]);
+    kernel.dispatch({
+      params: uniform([tilesOf(host)[0], beside]),
+      tensors: [stored, partOf(stream, starts[i], host.rows, TILE)],
+      workgroups: Math.ceil(host.stream.length / 4 / 64),
+    });
+  }
+  const ofRows = hosts.map(({ scales }) => new Uint32Array(scales.slice().buffer));
+  const scales = uploadParts(gpu, { starts, rows }, ofRows, 1);
+  const order = uploadOrders(gpu, hosts.map((host) => host.order));
+  return new TrellisRows(layout, starts, [stream, scales, tableOnGpu(gpu, layout)], order);
+}

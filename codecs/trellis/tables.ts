@@ -1,0 +1,49 @@
+import type { Gpu } from "../../gpu/device.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import { TABLE_DATA } from "./tables_data.ts";
+import { hasTable, type Trellis } from "./trellis.ts";
+
+const tables = new Map<string, Float32Array<ArrayBuffer>>();
+const onGpus = new WeakMap<Gpu, Map<string, Tensor>>();
+
+/** The f16 bytes of a table, little-endian. */
+export function tableBytes(trellis: Trellis): Uint8Array<ArrayBuffer> {
+  if (!hasTable(trellis)) throw new RangeError(`There is no table for ${JSON.stringify(trellis)}`);
+  const data = TABLE_DATA[nameOf(trellis)];
+  return Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+}
+
+/**
+ * The table of a trellis: the weights of each state before they are multiplied by their row's scale, f32
+ * `[2^stateBits, stepWeights]`, exact f16 values.
+ *
+ * @throws {RangeError} If there is none.
+ */
+export function tableOf(trellis: Trellis): Float32Array<ArrayBuffer> {
+  const name = nameOf(trellis);
+  let table = tables.get(name);
+  if (!table) {
+    table = new Float32Array(new Float16Array(tableBytes(trellis).buffer));
+    tables.set(name, table);
+  }
+  return table;
+}
+
+/** {@link tableOf} on the GPU, kept for the lifetime of the device; a view, which needs no freeing. */
+export function tableOnGpu(gpu: Gpu, trellis: Trellis): Tensor {
+  const name = nameOf(trellis);
+  const known = onGpus.get(gpu) ?? new Map<string, Tensor>();
+  onGpus.set(gpu, known);
+  let tensor = known.get(name);
+  if (!tensor) {
+    const table = tableOf(trellis);
+    const owner = gpu.upload(table, [table.length]);
+    tensor = owner.view(0, owner.shape);
+    known.set(name, tensor);
+  }
+  return tensor;
+}
+
+function nameOf({ stateBits, bits }: Trellis): string {
+  return `${stateBits}-${bits}`;
+}
