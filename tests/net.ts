@@ -114,7 +114,6 @@ const PIPELINES: Record<string, Pipeline> = {
       ],
     }),
   },
-<<<<<<< HEAD
   "trellis, rotated, columns by falling diagonal": {
     model: { ...ODD, hidden: 80, layers: 2 },
     fields: (place) => ({
@@ -125,7 +124,11 @@ const PIPELINES: Record<string, Pipeline> = {
         "hessian",
         "propagate-error",
         { trellis: { bits: 2, table: 8 } },
-=======
+        "pack",
+        place.evaluate,
+      ],
+    }),
+  },
   "levels, 4": { model: { layers: 2 }, fields: grids("levels", true) },
   "levels, 5 of one scale, rotated, corrected": {
     model: { ...ODD, hidden: 80, layers: 2 }, // 90 columns are not rotated
@@ -137,7 +140,6 @@ const PIPELINES: Record<string, Pipeline> = {
         "hessian",
         "propagate-error",
         { levels: { count: 5, pattern: "gaussian", rounds: 1, moves: 0.5 } },
->>>>>>> levels
         "pack",
         place.evaluate,
       ],
