@@ -116,7 +116,6 @@ for (const layer of LAYERS) {
           await quantizeLinear(context, store, linear, planned, new StageClock(gpu));
           const found = await errorOf(linear, store.get("hessian"));
           const what = `${kind}-${name}: ${found}, expected ${proxy}`;
-          if (Deno.env.get("VERBOSE")) console.log(layer, what, (found / proxy - 1).toFixed(4));
           assert.ok(found < (1 + tolerance) * proxy, what);
           const draft = linear.draft as LevelsDraft;
           const host = await draft.download();
