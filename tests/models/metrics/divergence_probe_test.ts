@@ -26,7 +26,7 @@ for (
       const { decoder } = loaded;
       await decoder.keepEnds();
       const windows = Array.from({ length: count }, () => new Int32Array(length));
-      const statesOf = async (values: Float32Array<ArrayBuffer>) => {
+      const statesOf = async (values: Float32Array) => {
         const states = new FinalStates([0, 1, 2]);
         await states.take([windows], async () => gpu.upload(values, [tokens, width]));
         return states;
@@ -40,9 +40,9 @@ for (
       );
       assert.ok(expected.kl > 1e-4);
       // In two batches, of two windows and of one.
-      const split = (values: Float32Array<ArrayBuffer>) => {
+      const split = (values: Float32Array) => {
         const at = 2 * length * width;
-        const part = (some: Float32Array<ArrayBuffer>) =>
+        const part = (some: Float32Array) =>
           gpu.upload(some, [some.length / width, width]);
         return [part(values.slice(0, at)), part(values.slice(at))];
       };
