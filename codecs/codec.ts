@@ -116,8 +116,8 @@ export interface Codec<Host extends HostLinear = HostLinear> {
   /** The dequantized weights of a linear layer on the GPU, f32 `[rows, cols]`, owned by the caller. */
   matrix(gpu: Gpu, host: Host): Promise<Tensor>;
   /**
-   * Uploads a linear layer for multiplication; as a dense matrix if the codec has no kernel of its
-   * own.
+   * Uploads a linear layer for multiplication: packed, or as a dense matrix if the codec has no kernel
+   * of its own.
    */
   upload(gpu: Gpu, host: Host): Promise<Weight>;
   /** Whether this adapter supports {@link Codec.uploadGroup}; asked before anything is read. */

@@ -77,7 +77,8 @@ function originalBytes(plan: LayerPlan, { batchTokens, order }: Work): number {
   const widest = Math.max(...squares);
   // In order "layer", both streams pass through the original weights before they change.
   const weights = order === "layer" ? 0 : groups.reduce((sum, group) => sum + 4 * group.weights, 0);
-  const crossTerms = order === "layer" ? squares.reduce((a, b) => a + b, 0) : widest;
+  // Of each: the cross term, and the Hessian of its batches.
+  const crossTerms = 2 * (order === "layer" ? squares.reduce((a, b) => a + b, 0) : widest);
   const cols = Math.max(...groups.map((group) => group.cols));
   const width = Math.max(...plan.live.map(totalWidth));
   // A batch of the other stream, and the difference of the two.

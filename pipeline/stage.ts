@@ -27,10 +27,13 @@ export interface Artifacts {
   /** H = (2 / sequences) Σ x xᵀ over the input of the linear layers, undamped, f32 `[n, n]`. */
   "hessian": Tensor;
   /**
-   * C = (2 / sequences) Σ (x - xq) xqᵀ, with x the input of the linear layers in the original model and
-   * xq that behind the quantized ones, f32 `[n, n]`; absent where nothing is quantized yet.
+   * C = (2 / sequences) Σ (x - xq) xqᵀ over some batches, with x the input of the linear layers in the
+   * original model and xq that behind the quantized ones, f32 `[n, n]`; absent where nothing is quantized
+   * yet.
    */
   "cross-term": Tensor;
+  /** The part of "hessian" over the batches of "cross-term"; absent if these are all. */
+  "cross-hessian": Tensor;
   /** Upper Cholesky factor U of the inverse of the damped Hessian, UᵀU = H⁻¹, f32 `[n, n]`. */
   "factor": Tensor;
   /** 1 / U_jj², the cost of a squared error in each column, f32 `[n]`. */

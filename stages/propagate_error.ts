@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { accumulateCrossTerm, correction } from "../gpu/kernels/hessian/cross_term.ts";
+import { mirrorUpper } from "../gpu/kernels/hessian/hessian.ts";
 import { changeParts, relativeError } from "../gpu/kernels/reduce/output_error.ts";
 import { defineStage, type GroupContext } from "../pipeline/stage.ts";
 import { factorSafely } from "./factor.ts";
@@ -7,9 +8,9 @@ import { factorSafely } from "./factor.ts";
 /** The calibration batches of a group that were observed. */
 const observed = new WeakMap<GroupContext, number>();
 
-/** The number of batches that a cross term is computed from, of those up to this one: the first at least. */
-function usedUpTo(batch: number, share: number): number {
-  return Math.floor(batch * share) + 1;
+/** The number of batches, the first ones, that a cross term is computed from. */
+function usedBatches(batches: number, share: number): number {
+  return Math.max(1, Math.round(batches * share));
 }
 
 /**
@@ -20,7 +21,8 @@ function usedUpTo(batch: number, share: number): number {
  *     C = (2 / sequences) Σ (x - xq) xqᵀ
  *     W* = W + strength · W C (H + damping · mean(diagonal of H) · I)⁻¹
  *
- * With strength 1 and no damping that is the solution by least squares, which overfits.
+ * With strength 1 and no damping that is the solution by least squares, which overfits. C and H are those
+ * of the same batches: sampling errors of a C of fewer batches than H would not cancel.
  *
  * @see Quantization error propagation, https://arxiv.org/abs/2504.09629
  * @see GPTAQ's asymmetric calibration, https://arxiv.org/abs/2504.02692
@@ -37,11 +39,11 @@ export const propagateError = defineStage({
       "Added to the diagonal of the Hessian, as a fraction of its mean",
     ),
     "share": z.number().gt(0).max(1).default(0.4).describe(
-      "The part of the calibration batches that C is computed from; less is faster",
+      "The part of the calibration batches that the correction is computed from; less is faster",
     ),
   }),
   needs: ["calibration", "hessian"],
-  gives: ["cross-term"],
+  gives: ["cross-term", "cross-hessian"],
   excludes: ["block-error", "packed-model"],
   original: true,
 
@@ -50,20 +52,25 @@ export const propagateError = defineStage({
     const { gpu } = context;
     const batch = observed.get(context) ?? 0;
     observed.set(context, batch + 1);
-    if (batch > 0 && usedUpTo(batch, share) === usedUpTo(batch - 1, share)) return;
+    const { batches: { length }, sequences } = context.get("calibration");
+    const used = usedBatches(length, share);
+    if (batch >= used) return;
     const [, n] = input.shape;
     let cross = context.find("cross-term");
     if (!cross) context.set("cross-term", cross = gpu.zeros([n, n]));
-    const { batches: { length }, sequences } = context.get("calibration");
-    const part = usedUpTo(length - 1, share) / length;
-    await accumulateCrossTerm(gpu, original, input, cross, 2 / sequences / part);
+    await accumulateCrossTerm(gpu, original, input, cross, 2 / sequences);
+    if (batch !== used - 1 || used === length) return;
+    const hessian = context.find("hessian");
+    if (hessian) context.set("cross-hessian", gpu.clone(hessian));
   },
 
   async run(context, { strength, damping }) {
     const { gpu, linears } = context;
     const cross = context.find("cross-term");
     if (!cross) return; // nothing is quantized before the group
-    const { factor, cost } = await factorSafely(context, context.get("hessian"), damping);
+    const part = context.find("cross-hessian");
+    if (part) await mirrorUpper(gpu, part);
+    const { factor, cost } = await factorSafely(context, part ?? context.get("hessian"), damping);
     gpu.free(cost);
     const rows = linears.reduce((sum, { rows }) => sum + rows, 0);
     using corrected = await correction(gpu, cross, factor, rows, strength);

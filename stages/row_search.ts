@@ -23,10 +23,10 @@ export const rowSearch = defineStage({
     "rounds": z.int().min(1).max(20).default(1).describe(
       "Rounds of refits and coordinate descent, each followed by tabu search",
     ),
-    "sweeps": z.int().min(1).max(20).default(1).describe(
+    "sweeps": z.int().min(1).max(20).default(2).describe(
       "Refits and coordinate descent of each block per round",
     ),
-    "moves": z.number().min(0).max(8).default(0.25).describe(
+    "moves": z.number().min(0).max(8).default(0.5).describe(
       "Moves of the tabu search per column and round; 0 for none",
     ),
     "damping": z.number().min(0).max(10).default(0.01).describe(

@@ -129,6 +129,22 @@ const PIPELINES: Record<string, Pipeline> = {
       ],
     }),
   },
+  "levels, 4": { model: { layers: 2 }, fields: grids("levels", true) },
+  "levels, 5 of one scale, rotated, corrected": {
+    model: { ...ODD, hidden: 80, layers: 2 }, // 90 columns are not rotated
+    fields: (place) => ({
+      stages: [
+        "download",
+        place.calibrate,
+        "rotate",
+        "hessian",
+        "propagate-error",
+        { levels: { count: 5, pattern: "gaussian", rounds: 1, moves: 0.5 } },
+        "pack",
+        place.evaluate,
+      ],
+    }),
+  },
   "billm, resumed": { interruptedAfter: 2 },
   "billm, by the recipe light": {
     fields: (place) => ({

@@ -33,6 +33,13 @@ fn rounded_up(value: f32) -> f32 {
   return bitcast<f32>((bitcast<u32>(value) + 0x1fffu) & 0xffffe000u);
 }
 
+// The least f16 of which `top` times is not less than `most`, f16 itself. Drivers may round a quotient up.
+fn least_factor(most: f32, top: f32) -> f32 {
+  let up = rounded_up(most / top);
+  let below = select(bitcast<f32>(bitcast<u32>(up) - 0x2000u), up - 1.0 / 16777216.0, up <= 6.1035156e-5);
+  return select(up, below, (most > 0.0) && (below * top >= most));
+}
+
 @compute @workgroup_size(LANES)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -48,8 +55,8 @@ fn main(
     let size = abs(scales[start + i]);
     if (is_mean(i)) { top_mean = max(top_mean, size); } else { top_scale = max(top_scale, size); }
   }
-  let mean_factor = rounded_up(max_over_lanes(top_mean, lane) / TOP_MEAN);
-  let scale_factor = rounded_up(max_over_lanes(top_scale, lane) / TOP_SCALE);
+  let mean_factor = least_factor(max_over_lanes(top_mean, lane), TOP_MEAN);
+  let scale_factor = least_factor(max_over_lanes(top_scale, lane), TOP_SCALE);
   for (var i = lane; i < p.per_row; i += LANES) {
     let mean = is_mean(i);
     let factor = select(scale_factor, mean_factor, mean);

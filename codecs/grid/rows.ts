@@ -3,7 +3,7 @@ import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import {
-  MOST_LAYERS,
+  canGroupRows,
   type PackedRows,
   PackedRowsGroup,
   PackedRowsWeight,
@@ -116,12 +116,11 @@ export function uploadGridGroup(
   gpu: Gpu,
   hosts: readonly GridHost[],
 ): PackedRowsGroup | undefined {
-  const [{ cols, groupSize, grid, bits, salient, order }] = hosts;
-  const isGroup = hosts.length <= MOST_LAYERS &&
-    hosts.every((host) =>
-      host.cols === cols && host.groupSize === groupSize && host.grid === grid &&
-      host.bits === bits && host.salient === salient && !host.order === !order
-    );
+  const [{ cols, bits, salient }] = hosts;
+  const kindOf = (
+    { cols, groupSize, grid, bits, salient, order }: GridHost,
+  ) => [cols, groupSize, grid, bits, salient, order !== undefined];
+  const isGroup = canGroupRows(gpu, hosts, kindOf, bitWords(cols) * (salient ? 8 : bits));
   if (!isGroup) return undefined;
   const group = uploadRows(gpu, hosts);
   return new PackedRowsGroup(gpu, group, hosts.map((host, i) => group.layer(host, i)));

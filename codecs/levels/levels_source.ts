@@ -5,8 +5,8 @@ function f32(value: number): string {
   return Number.isInteger(value) ? `${value}.0` : `${value}f`;
 }
 
-/** The value of one of the codes by selects: `values[i]` for code i. */
-function selected(code: string, values: readonly string[]): string {
+/** WGSL that selects the value of a code, `values[i]` for code i. */
+export function selected(code: string, values: readonly string[]): string {
   return values.slice(1).reduce(
     (text, value, i) => `select(${text}, ${value}, ${code} == ${i + 1}u)`,
     values[0],

@@ -8,7 +8,7 @@ import { multipliesVectors } from "../billm/vector_product.ts";
 import { BillmGroup, BillmWeight } from "../billm/weight.ts";
 import type { Weight, WeightGroup } from "../codec.ts";
 import {
-  MOST_LAYERS,
+  canGroupRows,
   type PackedRows,
   PackedRowsGroup,
   PackedRowsWeight,
@@ -48,9 +48,9 @@ export async function uploadLevelsGroup(
   gpu: Gpu,
   hosts: readonly LevelsHost[],
 ): Promise<WeightGroup | undefined> {
-  const [{ cols, count, pattern }] = hosts;
-  const isGroup = hosts.length <= MOST_LAYERS &&
-    hosts.every((host) => host.cols === cols && host.count === count && host.pattern === pattern);
+  const [{ cols }] = hosts;
+  const kindOf = ({ cols, count, pattern }: LevelsHost) => [cols, count, pattern];
+  const isGroup = canGroupRows(gpu, hosts, kindOf, bitWords(cols) * codeWidth(hosts[0]));
   if (!isGroup) return undefined;
   if (!isBillm(hosts[0])) {
     const group = await uploadRows(gpu, hosts);

@@ -68,7 +68,7 @@ export async function moveLevels(
   const [rows, cols] = codes.shape;
   const search: RowSearch = {
     name: `levels_${kindName(kind)}`,
-    candidates: levelCandidates(kind),
+    candidates: levelCandidates(kind, !gpu.software),
     constants: {},
     tensors: [theta, codes],
   };

@@ -9,10 +9,11 @@ import type { RowCode } from "./vector_source.ts";
 export const ROW_TOKENS = 8;
 
 /** The most linear layers of a group. */
-export const MOST_LAYERS = 3;
+const MOST_LAYERS = 3;
 
-/** Row alignment of the layers in a group, for the alignment of bindings. */
+/** Row alignment of the layers in a group, for the alignment of bindings: usual, and at most. */
 const PART_ROWS = 64;
+export const MOST_PART_ROWS = 256;
 
 /** Alignment of the order of columns of each layer in a group, likewise. */
 const PART_COLS = 64;
@@ -163,6 +164,26 @@ export function uploadParts(
 export function partOf(tensor: Tensor, start: number, rows: number, unit = 1): Tensor {
   const [, words] = tensor.shape;
   return tensor.view(start / unit * words, [Math.ceil(rows / unit), words]);
+}
+
+/**
+ * Whether layers can be a group: at most {@link MOST_LAYERS}, equal in what `kindOf` tells, and together
+ * within a binding.
+ *
+ * @param kindOf What layers of a group have in common.
+ * @param words Words of a row in the largest tensor.
+ */
+export function canGroupRows<Host extends { rows: number }>(
+  gpu: Pick<Gpu, "maxBinding">,
+  hosts: readonly Host[],
+  kindOf: (host: Host) => readonly unknown[],
+  words: number,
+): boolean {
+  const kind = kindOf(hosts[0]);
+  const { rows } = placeLayers(hosts, MOST_PART_ROWS);
+  return hosts.length <= MOST_LAYERS &&
+    hosts.every((host) => kindOf(host).every((value, i) => value === kind[i])) &&
+    4 * words * rows <= gpu.maxBinding;
 }
 
 /** Uploads orders of columns as {@link PackedRows.order}; undefined if the layers have none. */

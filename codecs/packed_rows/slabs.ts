@@ -3,9 +3,14 @@ import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Addends } from "../codec.ts";
 
-/** Size of a slab of unpacked rows, in bytes. */
+/** Size of a slab of unpacked rows, in bytes: usual, and at most for products of few tokens. */
 const SLAB_BYTES = 64 << 20;
+const LARGE_SLAB_BYTES = 256 << 20;
 const SLAB_BYTES_ON_CPU = 16 << 20;
+
+/** Tiles of a product, of 128 x 128, from which a large GPU is busy. */
+const BUSY_TILES = 256;
+const TILE = 128;
 
 /** A packed weight that is unpacked slab by slab. */
 export interface UnpackedInSlabs {
@@ -29,9 +34,7 @@ export async function multiplySlabs(
   y: Tensor,
 ): Promise<void> {
   const [m, cols] = x.shape;
-  // A multiple of 64, so that views of the bias meet the binding alignment, and slabs whole tiles.
-  const slabBytes = gpu.software ? SLAB_BYTES_ON_CPU : SLAB_BYTES;
-  const most = Math.max(64, Math.floor(slabBytes / 4 / cols / 64) * 64);
+  const most = slabRows(gpu, m, cols);
   for (let first = 0; first < rows; first += most) {
     const n = Math.min(most, rows - first);
     using slab = await unpack(first, n);
@@ -45,4 +48,20 @@ export async function multiplySlabs(
       residual: residual && { tensor: residual, start: first },
     });
   }
+}
+
+/**
+ * Rows of a slab: a multiple of 64, so that views of the bias meet the binding alignment, and that slabs
+ * are whole tiles of a codec.
+ */
+export function slabRows(
+  gpu: Pick<Gpu, "software" | "maxBinding">,
+  tokens: number,
+  cols: number,
+): number {
+  const within = (bytes: number) =>
+    Math.floor(Math.min(bytes, gpu.maxBinding) / 4 / cols / 64) * 64;
+  if (gpu.software) return Math.max(64, within(SLAB_BYTES_ON_CPU));
+  const busy = Math.ceil(BUSY_TILES / Math.ceil(tokens / TILE)) * TILE;
+  return Math.max(64, within(SLAB_BYTES), Math.min(busy, within(LARGE_SLAB_BYTES)));
 }

@@ -5,7 +5,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import { type Candidates, rowSearchSource } from "./row_search_source.ts";
 
 /** The columns of a row that a thread of the tabu search holds in registers, if there are threads enough. */
-const COLUMNS_PER_THREAD = 16;
+const COLUMNS_PER_THREAD = 8;
 
 /** Iterations of loops after which lavapipe ends all loops of a thread, less some for other loops. */
 const SOFTWARE_ITERATIONS = 65535 - 8192;

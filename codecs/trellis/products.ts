@@ -2,7 +2,8 @@ import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import {
-  MOST_LAYERS,
+  canGroupRows,
+  MOST_PART_ROWS,
   type PackedRows,
   PackedRowsGroup,
   PackedRowsWeight,
@@ -18,9 +19,6 @@ import type { TrellisHost } from "./store.ts";
 import { tableOnGpu } from "./tables.ts";
 import { stepsOf, TILE, tilesOf, type TrellisLayout } from "./trellis.ts";
 import unpack from "./unpack_trellis.wgsl" with { type: "text" };
-
-/** Row alignment of the layers in a group: with 16 rows of tiles, bindings of streams are aligned. */
-const PART_ROWS = 256;
 
 /** The least workgroup memory that holds a table beside x. */
 const TABLE_MEMORY = 32768;
@@ -100,13 +98,12 @@ export async function uploadTrellisGroup(
   gpu: Gpu,
   hosts: readonly TrellisHost[],
 ): Promise<PackedRowsGroup | undefined> {
-  const [{ cols, bits, stateBits, order }] = hosts;
-  const isGroup = hosts.length <= MOST_LAYERS &&
-    hosts.every((host) =>
-      host.cols === cols && host.bits === bits && host.stateBits === stateBits &&
-      !host.order === !order
-    );
-  if (!isGroup) return undefined;
+  const [layout] = hosts;
+  const kindOf = (
+    { cols, bits, stateBits, order }: TrellisHost,
+  ) => [cols, bits, stateBits, order !== undefined];
+  const words = tilesOf(layout)[1] * stepsOf(layout).words / TILE;
+  if (!canGroupRows(gpu, hosts, kindOf, words)) return undefined;
   const group = await uploadRows(gpu, hosts);
   return new PackedRowsGroup(gpu, group, hosts.map((host, i) => group.layer(host, i)));
 }
@@ -114,7 +111,8 @@ export async function uploadTrellisGroup(
 /** Uploads layers of one layout, whose tensors the caller owns. */
 async function uploadRows(gpu: Gpu, hosts: readonly TrellisHost[]): Promise<TrellisRows> {
   const [{ cols, bits, stateBits }] = hosts;
-  const { starts, rows } = placeLayers(hosts, PART_ROWS);
+  // Whole rows of tiles, 16 of them so that bindings of the stream are aligned.
+  const { starts, rows } = placeLayers(hosts, MOST_PART_ROWS);
   const layout: TrellisLayout = { rows, cols, bits, stateBits };
   const [below, beside] = tilesOf(layout);
   const { words } = stepsOf(layout);

@@ -20,8 +20,8 @@ export interface TileSearch {
   stream: Tensor;
 }
 
-/** States of a thread, whose table entries it holds in registers. */
-const STATES_PER_THREAD = 16;
+/** States of a thread, whose table entries it holds in registers; fewer where a step has two branches only. */
+const STATES_PER_THREAD = { many: 32, few: 16 };
 
 /** Bytes of back pointers up to which they all stay in workgroup memory. */
 const RESIDENT_BYTES = 16384;
@@ -40,7 +40,7 @@ export function viterbiForm(gpu: Gpu, trellis: Trellis): ViterbiForm {
   // A CPU gains most from states that read the same, which a thread has if it owns enough overlaps.
   const wanted = gpu.software
     ? Math.min(256, overlaps / 2 ** stepBits)
-    : 2 ** trellis.stateBits / STATES_PER_THREAD;
+    : 2 ** trellis.stateBits / STATES_PER_THREAD[stepBits === 1 ? "few" : "many"];
   const threads = Math.min(overlaps, Math.max(32, wanted));
   const { rows } = viterbiShape(trellis, { threads });
   const staged = 4 * rows * threads <= RESIDENT_BYTES ? rows : STAGED;

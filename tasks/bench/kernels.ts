@@ -9,6 +9,11 @@ import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts"
 import { searchBitsOfRows, sweepBlocks } from "../../codecs/billm/search.ts";
 import type { WeightGroup } from "../../codecs/codec.ts";
 import { searchGrid } from "../../codecs/grid/search_grid.ts";
+import { fitLevels } from "../../codecs/levels/fit_levels.ts";
+import { parametersOf } from "../../codecs/levels/levels.ts";
+import { refitLevels, type SearchedLevels } from "../../codecs/levels/refit_levels.ts";
+import { moveLevels } from "../../codecs/levels/search_levels.ts";
+import { descendLevels } from "../../codecs/levels/sweep_levels.ts";
 import { storeLinear } from "../../codecs/mod.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { attention } from "../../gpu/kernels/attention/attention.ts";
@@ -325,6 +330,23 @@ await runCommand(command, async ({ values }) => {
     () => searchBitsOfRows(gpu, h, residual, bits, quantized, moves, 0),
     1,
   );
+
+  const kind = { count: 4, pattern: "free" } as const;
+  using codes = gpu.zeros([size, size], "u32");
+  using theta = gpu.empty([size, parametersOf(kind)]);
+  const layer: SearchedLevels = { kind, codes, theta, hessian: h };
+  using product = gpu.empty([parametersOf(kind) * size, size]);
+  const levelSteps: [name: string, work: () => Promise<void>][] = [
+    ["fit of the rows", () => fitLevels(gpu, kind, { weight: a, costs: ones, theta })],
+    ["refit of the rows", () => refitLevels(gpu, layer, residual, product)],
+    ["sweep over the rows", () => descendLevels(gpu, layer, product.view(0, [size, size]))],
+    [`tabu search, ${moves} moves a row`, async () => {
+      await moveLevels(gpu, layer, residual, residual, moves, 0, async () => {});
+    }],
+  ];
+  for (const [name, work] of levelSteps) {
+    await measure(`4 levels: ${name}`, size * size, "Mweights/s", work, 1);
+  }
 });
 
 /** Milliseconds after all queued work, of GPU time if available. */

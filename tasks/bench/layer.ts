@@ -42,6 +42,7 @@ const PARTS: [stage: string, text: string][] = [
   ["compensate", "bits, error to later columns"],
   ["row-search", "refits, search over rows"],
   ["gptq", "codes, error to later columns"],
+  ["levels", "levels, codes, search over rows"],
   ["rtn", "codes"],
   ["output-error", "output error"],
   ["pack", "readback, packing, writing"],

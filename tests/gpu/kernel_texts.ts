@@ -283,10 +283,10 @@ export const GENERATED: [name: string, source: string][] = [
       `sweepLevelsKernel of ${kind.count} levels, ${kind.pattern}, ${sweep}`,
       sweepLevelsKernel(kind, sweep),
     ]),
-    [
-      `rowSearchSource of ${kind.count} levels, ${kind.pattern}`,
-      rowSearchSource(levelCandidates(kind), 4, true, "workgroup"),
-    ],
+    ...[true, false].map((isShared): [string, string] => [
+      `rowSearchSource of ${kind.count} levels, ${kind.pattern}${isShared ? ", shared" : ""}`,
+      rowSearchSource(levelCandidates(kind, isShared), 4, true, "workgroup"),
+    ]),
   ]),
   ...STATE_BITS.flatMap((stateBits) =>
     TRELLIS_BITS.filter((bits) => stateBits === 12 || bits === 2).flatMap((bits) =>

@@ -1,8 +1,7 @@
 /** Single linear layers with their Hessians and what is expected of codecs on them, beside the project. */
 import { existsSync, readFileSync } from "node:fs";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
-import { transformRows } from "../../gpu/kernels/rotation/rotate.ts";
-import type { Rotation } from "../../gpu/kernels/rotation/rotation.ts";
+import { type Rotation, transformOnHost } from "../../gpu/kernels/rotation/rotation.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
@@ -90,22 +89,33 @@ export async function uploadLayer(
 ): Promise<OnGpu> {
   const { weight, hessian: h } = loadLayer(layer);
   const cols = Math.sqrt(h.length);
+  if (rotation) {
+    transformOnHost(weight, cols, { rotation });
+    transformOnHost(h, cols, { rotation }); // H Rᵀ
+    h.set(transposed(h, cols, cols)); // R H, since H is symmetric
+    transformOnHost(h, cols, { rotation });
+  }
+  return await layerOnGpu(gpu, { name: layer, weight, hessian: h }, blockSize, isNeeded);
+}
+
+/**
+ * Uploads a linear layer and runs the stage `hessian` on its Hessian.
+ *
+ * @param layer Its weight `[rows, cols]` and H `[cols, cols]`.
+ */
+export async function layerOnGpu(
+  gpu: Gpu,
+  { name, weight, hessian: h }: { name: string; weight: Float32Array; hessian: Float32Array },
+  blockSize: number,
+  isNeeded: (name: string) => boolean,
+): Promise<OnGpu> {
+  const cols = Math.sqrt(h.length);
   const rows = weight.length / cols;
   const store = new ArtifactStore();
   const original = gpu.upload(weight, [rows, cols]);
-  let uploaded = gpu.upload(h, [cols, cols]);
-  if (rotation) {
-    await transformRows(gpu, original, { rotation });
-    await transformRows(gpu, uploaded, { rotation });
-    const sides = uploaded; // R (R H)ᵀ: H is symmetric
-    const half = transposed(await gpu.read(sides), cols, cols);
-    gpu.free(sides);
-    uploaded = gpu.upload(Float32Array.from(half), [cols, cols]);
-    await transformRows(gpu, uploaded, { rotation });
-  }
-  store.set("hessian", uploaded);
+  store.set("hessian", gpu.upload(h, [cols, cols]));
   const linear: LinearLayer = {
-    ...{ name: layer, module: layer, rows, cols, original },
+    ...{ name, module: name, rows, cols, original },
     weight: gpu.clone(original),
     quantized: gpu.empty([rows, cols]),
   };

@@ -4,6 +4,8 @@
  * @see QTIP, https://arxiv.org/abs/2406.11235
  */
 
+import { damped, inverse, inverseFactorReference, matmul } from "./linear_algebra.ts";
+
 /** A trellis with its table. */
 export interface TrellisReference {
   stateBits: number;
@@ -78,4 +80,107 @@ export function walkBits(walk: readonly number[], { stepBits }: TrellisReference
   const bits = walk.map((state) => (state % 2 ** stepBits).toString(2).padStart(stepBits, "0"))
     .join("");
   return Uint32Array.from(bits.match(/.{32}/g)!, (word) => parseInt(word, 2));
+}
+
+/** A linear layer as its encoder leaves it. */
+export interface EncodedReference {
+  /** The column of each place. */
+  order: number[];
+  /** The bits of each tile, row of tiles after row of tiles. */
+  streams: Uint32Array[];
+  /** Not rounded. */
+  scales: number[];
+}
+
+/**
+ * Encodes a linear layer 16 columns after the other; later columns compensate.
+ *
+ * @param weight `[rows, cols]`.
+ * @param hessian Symmetric, `[cols, cols]`.
+ */
+export function encodeReference(
+  weight: ArrayLike<number>,
+  hessian: ArrayLike<number>,
+  rows: number,
+  trellis: TrellisReference,
+  { isOrdered, damping, scaleDamping }: {
+    isOrdered: boolean;
+    damping: number;
+    scaleDamping: number;
+  },
+): EncodedReference {
+  const cols = weight.length / rows;
+  const { stepWeights, table } = trellis;
+  const natural = damped(hessian, cols, damping);
+  const order = Array.from({ length: cols }, (_, col) => col);
+  if (isOrdered) order.sort((a, b) => natural[b * cols + b] - natural[a * cols + a] || a - b);
+  const h = Float64Array.from(
+    { length: cols * cols },
+    (_, at) => natural[order[Math.floor(at / cols)] * cols + order[at % cols]],
+  );
+  const w = Float64Array.from(
+    { length: rows * cols },
+    (_, at) => weight[Math.floor(at / cols) * cols + order[at % cols]],
+  );
+  const u = inverseFactorReference(h, cols);
+  const spread = Array.from({ length: rows }, (_, row) => {
+    const values = w.subarray(row * cols, (row + 1) * cols);
+    return Math.max(Math.sqrt(values.reduce((sum, value) => sum + value ** 2, 0) / cols), 1e-20);
+  });
+  const work = w.slice();
+  const z = new Float64Array(rows * cols);
+  const [below, beside] = [Math.ceil(rows / 16), Math.ceil(cols / 16)];
+  const streams: Uint32Array[] = Array(below * beside);
+  for (let first = 0; first < cols; first += 16) {
+    const width = Math.min(16, cols - first);
+    for (let tile = 0; tile < below; tile++) {
+      const tileWeights = Array.from({ length: 256 }, (_, e) => {
+        const [row, j] = [16 * tile + (e >> 4), e & 15];
+        return row < rows && j < width ? work[row * cols + first + j] / spread[row] : 0;
+      });
+      const walk = tailBitingWalk(tileWeights, trellis);
+      streams[tile * beside + first / 16] = walkBits(walk, trellis);
+      for (let e = 0; e < 256; e++) {
+        const [row, j] = [16 * tile + (e >> 4), e & 15];
+        if (row >= rows || j >= width) continue;
+        const state = walk[Math.floor(e / stepWeights)];
+        z[row * cols + first + j] = table[state * stepWeights + e % stepWeights];
+      }
+    }
+    const block = (from: number, to: number) =>
+      Float64Array.from(
+        { length: width * (to - from) },
+        (_, at) => u[(first + Math.floor(at / (to - from))) * cols + from + at % (to - from)],
+      );
+    const later = first + width;
+    const difference = Float64Array.from({ length: rows * width }, (_, at) => {
+      const [row, j] = [Math.floor(at / width), at % width];
+      const i = row * cols + first + j;
+      return work[i] - z[i] * spread[row];
+    });
+    const own = inverse(block(first, later), width);
+    const change = matmul(
+      matmul(difference, own, rows, width, width),
+      block(later, cols),
+      rows,
+      cols - later,
+      width,
+    );
+    change.forEach((value, at) => {
+      const [row, j] = [Math.floor(at / (cols - later)), at % (cols - later)];
+      work[row * cols + later + j] -= value;
+    });
+  }
+  const forScales = damped(hessian, cols, scaleDamping);
+  const g = h.map((_, at) => forScales[order[Math.floor(at / cols)] * cols + order[at % cols]]);
+  const turned = matmul(z, g, rows, cols, cols);
+  const scales = Array.from({ length: rows }, (_, row) => {
+    let [along, square] = [0, 0];
+    for (let i = row * cols; i < (row + 1) * cols; i++) {
+      along += w[i] * turned[i];
+      square += z[i] * turned[i];
+    }
+    return along / square;
+  });
+  return { order, streams, scales };
 }

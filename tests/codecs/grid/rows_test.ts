@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { grid } from "../../../codecs/grid/codec.ts";
 import type { GridLayout } from "../../../codecs/grid/grid.ts";
 import { uploadGrid } from "../../../codecs/grid/rows.ts";
+import { canGroupRows } from "../../../codecs/packed_rows/packed_rows.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { checkGroup, checkLayer, INPUTS } from "../packed_rows/check_products.ts";
 import { randomGrid } from "./random_grid.ts";
@@ -69,6 +70,15 @@ Deno.test("on a GPU without subgroups, grids are summed in workgroup memory", as
   const hosts = [20, 9].map((rows) => randomGrid({ ...range(4, 1000, 64), rows }, 0).host);
   await checkGroup(gpu, grid, hosts, ["plain", "rms"]);
   assert([...names].some((name) => /^row_vector_grid_4_8_32_rms/.test(name)), [...names].join());
+});
+
+Deno.test("layers that exceed a binding together are no group", () => {
+  const layer = { rows: 1000 };
+  const of = (count: number, maxBinding: number) =>
+    canGroupRows({ maxBinding }, Array(count).fill(layer), () => [], 100);
+  assert(of(2, 4 * 100 * 2024));
+  assert(!of(2, 4 * 100 * 2023), "1000 rows from row 1024 on");
+  assert(of(1, 4 * 100 * 1000));
 });
 
 Deno.test("grids of different layouts are no group", async () => {

@@ -42,8 +42,7 @@ for (
       // In two batches, of two windows and of one.
       const split = (values: Float32Array) => {
         const at = 2 * length * width;
-        const part = (some: Float32Array) =>
-          gpu.upload(some, [some.length / width, width]);
+        const part = (some: Float32Array) => gpu.upload(some, [some.length / width, width]);
         return [part(values.slice(0, at)), part(values.slice(at))];
       };
       for (const keeps of [false, true]) {
