@@ -1,3 +1,5 @@
+import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 import { DenseWeight } from "../codecs/dense/weight.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import { outputErrorParts, relativeError } from "../gpu/kernels/reduce/output_error.ts";
@@ -22,6 +24,9 @@ const TOGETHER = 16384;
 
 /** Bytes of weights in f32 up to which all decoder layers are kept so; beyond, as stored. */
 const WIDE_BYTES = 8 * 2 ** 30;
+
+/** Bytes of the original's logits that are kept; beyond them they are computed for each measurement. */
+const MOST_LOGITS = 4 * 2 ** 30;
 
 /** How losses are measured. */
 export interface MeasureOptions {
@@ -57,24 +62,27 @@ export async function measureLosses(
   const model = context.get("model-files");
   const { activations, batches, length } = context.get("calibration");
   const partBytes = gpu.software ? PART_BYTES : Math.min(gpu.maxBinding, 8 * PART_BYTES);
+  const windows = batches.flat();
+  const chosen = spreadWindows(windows.length, options.windows).map((i) => windows[i]);
+  const total = linears.reduce((sum, { weights }) => sum + weights, 0);
+  const stored = 4 * total > WIDE_BYTES;
+  const keepsLogits = await hasRoom(
+    context,
+    (stored ? 2 : 4) * total,
+    4 * chosen.length * length * model.architecture.vocabularySize,
+  );
   using decoder = new Decoder(gpu, model, { partBytes });
   await decoder.keepEnds();
   using layers = new DisposableStack();
   const weights: LayerWeights[] = [];
-  const total = linears.reduce((sum, { weights }) => sum + weights, 0);
   for (let layer = 0; layer < decoder.architecture.layers; layer++) {
-    const stored = 4 * total > WIDE_BYTES;
     weights.push(layers.use(await decoder.loadLayer(layer, { stored })));
   }
-  const windows = batches.flat();
-  const chosen = spreadWindows(windows.length, options.windows).map((i) => windows[i]);
   const inputs = await decoder.embedding.embed(batchWindows(chosen, TOGETHER));
-  using probe = new DivergenceProbe(
-    decoder,
-    await Promise.all(inputs.map((input) => statesFrom(0, input))),
-    length,
-  );
-  await probe.keepLogits();
+  const states: Tensor[] = [];
+  for (const input of inputs) states.push(await statesFrom(0, input));
+  using probe = new DivergenceProbe(decoder, states, length);
+  if (keepsLogits) await probe.keepLogits();
 
   const rated = new Map(linears.map((linear) => [linear.name, linear]));
   const isRated = ({ rates }: RatedLinear) => rates.length > 0;
@@ -212,6 +220,29 @@ export async function measureLosses(
     copy.draft?.[Symbol.dispose]();
     return { matrix: copy.quantized, error };
   }
+}
+
+/**
+ * Whether the original's logits have room on the GPU beside the decoder layers.
+ *
+ * @throws {UserError} If the layers have none.
+ */
+async function hasRoom(
+  { gpu, get }: ModelContext,
+  layerBytes: number,
+  logitBytes: number,
+): Promise<boolean> {
+  const keeps = logitBytes <= MOST_LOGITS;
+  const held = gpu.memory.current + layerBytes;
+  const memory = await gpu.memoryFor(held + (keeps ? logitBytes : 0));
+  if (memory >= held) return keeps && memory >= held + logitBytes;
+  throw new UserError(
+    `Stage "allocate" keeps all decoder layers of "${get("model-files").name}" on the GPU, which ` +
+      `takes ${bytesText(layerBytes)} beside ${
+        bytesText(gpu.memory.current)
+      } in use, but there are ` +
+      `${bytesText(memory)}; give more memory, or sensitivities that were measured elsewhere`,
+  );
 }
 
 /** The artifacts of a store on top of those of a context. */

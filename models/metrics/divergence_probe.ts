@@ -5,9 +5,6 @@ import { KL_STATE, klDivergence } from "../../gpu/kernels/reduce/kl_divergence.t
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Decoder } from "../decoder.ts";
 
-/** Bytes of the original's logits that are kept on the GPU; beyond them they are computed each time. */
-const KEPT_BYTES = 4 * 2 ** 30;
-
 /** The original's head inputs of some windows, with which those of changed models are compared. */
 interface Original {
   /** f32 `[tokens, width]`. */
@@ -55,11 +52,8 @@ export class DivergenceProbe implements Disposable {
     return this.#originals.length;
   }
 
-  /** Keeps the original's logits if they are few enough. */
+  /** Keeps the original's logits, f32 of all tokens and the vocabulary, which are else computed each time. */
   async keepLogits(): Promise<void> {
-    const { rows } = this.decoder.head.matrix;
-    const tokens = this.#originals.reduce((sum, { states }) => sum + states.shape[0], 0);
-    if (4 * tokens * rows > KEPT_BYTES) return;
     for (const original of this.#originals) {
       await this.#slices(original, async (part, start, m) => {
         original.logits.push(await this.#logits(original.states, part, start, m));
