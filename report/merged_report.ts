@@ -137,7 +137,7 @@ export class MergedReport {
    */
   svg(): string | undefined {
     if (this.#panels.length === 0) return undefined;
-    const [width, height, heading, margin] = [760, 340, 34, 20];
+    const [width, height, heading, margin] = [760, 440, 34, 20];
     const inner = width - 2 * margin;
     const total = this.#panels.length * (height + heading) + margin;
     const charts = this.#panels.map((panel, i) => {

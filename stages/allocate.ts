@@ -27,7 +27,7 @@ const optionsForm = z.strictObject({
       "Size of the packed model's weight files to stay below, with embeddings and head as pack " +
         "stores them",
     ),
-  "windows": z.int().min(1).max(4096).default(8).describe(
+  "windows": z.int().min(1).max(4096).default(6).describe(
     "Calibration windows on which predictions are compared",
   ),
   "candidates": z.array(z.number()).min(2).optional().describe(
