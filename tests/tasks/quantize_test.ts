@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { RECIPES, STAGES } from "../../stages/mod.ts";
-import { contents, Workplace } from "../micro_model.ts";
+import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 
 const quantize = (args: string[], options = {}) => startTask("quantize", args, options);
