@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 import { type RepositoryCache, sizeOf } from "./cache.ts";
@@ -5,15 +6,22 @@ import type { RemoteFile } from "./listing.ts";
 import { ProgressMeter } from "./progress.ts";
 import { HubSession } from "./session.ts";
 import { transferBlob } from "./transfer.ts";
+import { VerifiedFiles, verifyFile } from "./verify.ts";
 
 /** A download of files of one commit into the cache, several at a time. */
 export class Download {
+  /** The hashes of the files that were in the cache. */
+  readonly verified = new VerifiedFiles();
+  /** Etags of files in the cache with other content. */
+  readonly #damaged = new Set<string>();
+
   constructor(
     readonly session: HubSession,
     readonly cache: RepositoryCache,
     readonly commit: string,
     readonly meter: ProgressMeter,
     readonly freeBytes: (folder: string) => number,
+    readonly onHashed: (bytes: number) => void = () => {},
   ) {}
 
   /**
@@ -42,8 +50,13 @@ export class Download {
     }
   }
 
-  /** Runs the download. @throws {UserError} If a file fails; the others are then stopped. */
+  /**
+   * Runs the download; files in the cache are verified, and fetched again if they are damaged.
+   *
+   * @throws {UserError} If a file fails; the others are then stopped.
+   */
   async fetch(files: RemoteFile[]): Promise<void> {
+    await this.#verify(files);
     // Several paths may have the same content.
     const waiting = [...Map.groupBy(this.#missing(files), ({ etag }) => etag).values()];
     const failed = new AbortController();
@@ -81,11 +94,34 @@ export class Download {
     if (this.#missing(places).length > 0) {
       const isNew = await transferBlob(session, cache, commit, places[0], meter);
       cache.link(commit, etag, places.map(({ path }) => path), isNew);
+      this.#damaged.delete(etag);
     }
     meter.advance(bytes - meter.doneOf(etag), etag);
   }
 
+  /** Finds files of the cache that are damaged. */
+  async #verify(files: RemoteFile[]): Promise<void> {
+    const { signal, warn } = this.session;
+    const missing = new Set(this.#missing(files));
+    for (const { path, etag, bytes } of files.filter((file) => !missing.has(file))) {
+      const place = join(this.cache.snapshot(this.commit), path);
+      if (this.#damaged.has(etag) || this.verified.get(place)) continue;
+      const hashed = await verifyFile(place, etag, { signal, onBytes: this.onHashed });
+      if (hashed) this.verified.set(place, hashed);
+      else {
+        warn(
+          `"${place}" is damaged: its content does not have the hash ${etag} that the hub lists; ` +
+            `downloading it again`,
+        );
+        this.#damaged.add(etag);
+        this.meter.totalBytes += bytes;
+      }
+    }
+  }
+
   #missing(files: RemoteFile[]): RemoteFile[] {
-    return files.filter(({ path, bytes }) => this.cache.file(this.commit, path)?.bytes !== bytes);
+    return files.filter(({ path, etag, bytes }) =>
+      this.#damaged.has(etag) || this.cache.file(this.commit, path)?.bytes !== bytes
+    );
   }
 }

@@ -10,6 +10,7 @@ import { type HubProgress, ProgressMeter } from "./progress.ts";
 import { checkRepository, type HubRepository, isCommitHash, isPlainPath } from "./repository.ts";
 import { HubSession, HubUnreachable } from "./session.ts";
 import { type HubSettings, hubSettings } from "./settings.ts";
+import { isHash, VerifiedFiles, verifyFile, type Verifying } from "./verify.ts";
 
 /** Files of a repository at a commit, in the cache. */
 export interface Snapshot {
@@ -22,6 +23,8 @@ export interface Snapshot {
   files: CachedFile[];
   /** Bytes received over the network, including retries; 0 if all files were cached. */
   downloadedBytes: number;
+  /** The hashes of files that were computed to verify the cache. */
+  verified: VerifiedFiles;
 }
 
 export interface FetchOptions {
@@ -31,6 +34,8 @@ export interface FetchOptions {
   signal?: AbortSignal;
   /** Called a few times per second during the download, and at its end. */
   onProgress?(progress: HubProgress): void;
+  /** Called with the number of bytes hashed, to verify files in the cache, since the last call. */
+  onHashed?(bytes: number): void;
   /** Called with warnings, for example about broken connections. */
   onWarning?(text: string): void;
   limits?: Partial<HubLimits>;
@@ -61,6 +66,8 @@ interface Wanted {
  * Downloads the files of a model that a run needs into the cache, unless present: config.json,
  * generation_config.json, the tokenizer and the weights (model.safetensors or the shards of its index,
  * otherwise pytorch_model.bin or its shards).
+ *
+ * What is in the cache already is verified: it must have the hash that names it.
  *
  * No requests are sent in offline mode, or if the revision is a commit hash and all files are cached. If
  * the hub is unreachable, the cached files of the revision are used, with a warning.
@@ -204,10 +211,15 @@ async function fetchSnapshot(
   const signal = options.signal ?? new AbortController().signal;
   signal.throwIfAborted();
   const cache = new RepositoryCache(settings.cache, repository, options.symlink);
-  const snapshot = (commit: string, paths: string[], downloadedBytes: number): Snapshot => {
+  const snapshot = (
+    commit: string,
+    paths: string[],
+    downloadedBytes: number,
+    verified: VerifiedFiles,
+  ): Snapshot => {
     const files = paths.map((path) => cache.file(commit, path)!);
     files.sort((a, b) => a.path < b.path ? -1 : 1);
-    return { repository, commit, folder: cache.snapshot(commit), files, downloadedBytes };
+    return { repository, commit, folder: cache.snapshot(commit), files, downloadedBytes, verified };
   };
 
   const knownCommit = cache.commitOf(revision);
@@ -215,9 +227,21 @@ async function fetchSnapshot(
     ? { missing: undefined }
     : wanted.cached(cache, knownCommit);
   const paths = "paths" in inCache ? inCache.paths : undefined;
-  const fromCache = paths && (() => snapshot(knownCommit!, paths, 0));
+  const fromCache = paths && (async () => {
+    const verifying = { signal, onBytes: options.onHashed };
+    const verified = await verifyCached(cache, knownCommit!, paths, verifying);
+    return snapshot(knownCommit!, paths, 0, verified);
+  });
   if (settings.offline) {
-    if (fromCache) return fromCache();
+    if (fromCache) {
+      return await fromCache().catch((error) => {
+        if (!(error instanceof DamagedFile)) throw error;
+        throw new UserError(
+          `Cannot use "${id}" offline: ${error.message}; unset HF_HUB_OFFLINE and ` +
+            `TRANSFORMERS_OFFLINE to download it again`,
+        );
+      });
+    }
     const missing = "missing" in inCache ? inCache.missing : undefined;
     throw new UserError(
       `Cannot use "${id}" offline: "${cache.folder}" has ` +
@@ -227,7 +251,13 @@ async function fetchSnapshot(
         `; unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to download it`,
     );
   }
-  if (fromCache && isCommitHash(revision) && wanted.isWhole(paths)) return fromCache();
+  if (fromCache && isCommitHash(revision) && wanted.isWhole(paths)) {
+    try {
+      return await fromCache();
+    } catch (error) {
+      if (!(error instanceof DamagedFile)) throw error; // the hub has it whole
+    }
+  }
 
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const session = new HubSession(
@@ -243,13 +273,46 @@ async function fetchSnapshot(
     if (nowId !== id) warn(`"${id}" is called "${nowId}" on the hub by now; write that name`);
     const meter = new ProgressMeter((progress) => options.onProgress?.(progress));
     const space = options.freeBytes ?? freeBytes;
-    const download = new Download(session, cache, commit, meter, space);
+    const download = new Download(session, cache, commit, meter, space, options.onHashed);
     const fetched = await wanted.fetch(session, commit, download, options);
     noteCommit(cache, revision, commit, warn);
-    return snapshot(commit, fetched, meter.receivedBytes);
+    return snapshot(commit, fetched, meter.receivedBytes, download.verified);
   } catch (error) {
     if (!(error instanceof HubUnreachable) || !fromCache) throw error;
-    warn(`${error.message}; using what the cache has of "${id}" (commit ${knownCommit})`);
-    return fromCache();
+    const { message } = error;
+    const cached = await fromCache().catch((error) => {
+      if (!(error instanceof DamagedFile)) throw error;
+      throw new UserError(`${message}; the cache cannot be used: ${error.message}`);
+    });
+    warn(`${message}; using what the cache has of "${id}" (commit ${knownCommit})`);
+    return cached;
   }
+}
+
+/** A file of the cache whose content does not have the hash that names it. */
+class DamagedFile extends UserError {}
+
+/**
+ * Verifies files of a snapshot. Copies in place of links have no name to be verified against.
+ *
+ * @throws {DamagedFile} If one is damaged.
+ */
+async function verifyCached(
+  cache: RepositoryCache,
+  commit: string,
+  paths: string[],
+  verifying: Verifying,
+): Promise<VerifiedFiles> {
+  const verified = new VerifiedFiles();
+  for (const path of paths) {
+    const place = join(cache.snapshot(commit), path);
+    const { etag } = cache.file(commit, path)!;
+    if (etag === undefined || !isHash(etag)) continue;
+    const hashed = await verifyFile(place, etag, verifying);
+    if (!hashed) {
+      throw new DamagedFile(`"${place}" is damaged: its content does not have the hash ${etag}`);
+    }
+    verified.set(place, hashed);
+  }
+  return verified;
 }

@@ -3,6 +3,7 @@ import { UserError } from "../base/errors.ts";
 import { noHub, noSuchFile } from "./refusal.ts";
 import { type HubRepository, isCommitHash } from "./repository.ts";
 import type { HubSession } from "./session.ts";
+import { isHash } from "./verify.ts";
 
 /** A file of a repository at a commit. */
 export interface RemoteFile {
@@ -100,7 +101,7 @@ function remoteFile(
   entry: { path: string; size: number; oid?: string; lfs?: { oid: string; size: number } },
 ): RemoteFile {
   const { oid: etag = "", size: bytes } = entry.lfs ?? entry;
-  if (!/^(?:[0-9a-f]{40}|[0-9a-f]{64})$/.test(etag)) throw strange(session, "a file without hash");
+  if (!isHash(etag)) throw strange(session, "a file without hash");
   if (!Number.isSafeInteger(bytes) || bytes < 0) throw strange(session, "a file without size");
   return { path: entry.path, etag, bytes };
 }

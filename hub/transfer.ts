@@ -8,6 +8,7 @@ import type { ProgressMeter } from "./progress.ts";
 import { pageOf } from "./repository.ts";
 import { Attempts, PassingTrouble, sleep } from "./retry.ts";
 import { type HubSession, secondsText, StallGuard } from "./session.ts";
+import { verifyFile } from "./verify.ts";
 
 /** A transferred file with the wrong content, which must be discarded. */
 class WrongContent extends Error {}
@@ -29,8 +30,8 @@ export async function transferBlob(
   const { repository, signal, limits, warn } = session;
   const blob = cache.blob(file.etag);
   const found = sizeOf(blob);
-  if (found === file.bytes) return false;
-  if (found !== undefined) {
+  if (found === file.bytes && await verifyFile(blob, file.etag, { signal })) return false;
+  if (found !== undefined && found !== file.bytes) {
     warn(`"${blob}" has ${found} bytes in place of ${file.bytes}; downloading it again`);
   }
   makeFolder(dirname(blob));

@@ -101,6 +101,12 @@ export interface ModelContext {
   dataset(dataset: string, use: "calibration" | "evaluation"): Promise<LocalDataset>;
   /** The SHA-256 of a model file or of a file listed by a stage's `inputs`. */
   sha256(path: string): string;
+  /**
+   * To be called before anything is written or kept that a later run takes for a result of the inputs.
+   *
+   * @throws {UserError} If an input has changed since the run began.
+   */
+  checkInputs(): void;
   /** Records of the complete decoder layers. */
   layerRecords: LayerRecord[];
   /** Emits an event; the tasks render events as a progress bar, lines or JSON. */

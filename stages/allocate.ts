@@ -148,6 +148,7 @@ async function lossesOf(
   const { length } = context.get("calibration");
   const calibration = calibrate?.options ?? null;
   const { seed } = context;
+  context.checkInputs();
   writeSensitivities(path, measuredChain, { mode, windows, length, calibration, seed }, losses);
   return losses;
 }

@@ -52,6 +52,7 @@ export const calibrate = defineStage({
     const model = context.get("model-files");
     const length = options["sequence-length"];
     const windows = await windowsOf(context, options);
+    context.checkInputs();
     writeTokenIds(join(context.folder.path, "calibration.safetensors"), windows);
     context.emit({
       type: "stage",

@@ -172,6 +172,7 @@ class Measurement {
       };
       const measured = await metric.measure(work, missing.map(({ entry }) => entry));
       context.gpu.trim();
+      context.checkInputs();
       for (const [i, place] of missing.entries()) {
         place.figure = measured[i] as Figure;
         if (place.key) this.cache?.keep(place.key, place.figure, context.gpu.name);

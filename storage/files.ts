@@ -1,25 +1,24 @@
-import { createHash } from "node:crypto";
-import {
-  closeSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  readSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { createHash, type Hash } from "node:crypto";
+import { closeSync, openSync, readFileSync, readSync, rmSync, statSync } from "node:fs";
 import { UserError } from "../base/errors.ts";
 import { reasonOf } from "./folder.ts";
 
-/** Replaces a file atomically: a reader, or a crash, finds either the old content or the new one. */
+/**
+ * Replaces a file atomically: a reader, or a crash, finds either the old content or the new one. A link in
+ * the file's place is replaced, never written through.
+ */
 export function writeFileAtomically(path: string, content: string): void {
-  replaceAtomically(path, (temporary) => writeFileSync(temporary, content));
+  replaceAtomically(path, new TextEncoder().encode(content));
 }
 
 /** Copies a file atomically. */
 export function copyFileAtomically(source: string, path: string): void {
-  replaceAtomically(path, (temporary) => writeFileSync(temporary, readFileSync(source)));
+  try {
+    replaceAtomically(path, readFileSync(source));
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    throw new UserError(`Cannot read "${source}": ${reasonOf(error)}`);
+  }
 }
 
 /** Writes a value atomically as indented JSON. */
@@ -27,21 +26,61 @@ export function writeJsonAtomically(path: string, value: unknown): void {
   writeFileAtomically(path, JSON.stringify(value, null, 2) + "\n");
 }
 
-function replaceAtomically(path: string, write: (temporary: string) => void): void {
-  const temporary = `${path}.tmp`;
+function replaceAtomically(path: string, content: Uint8Array): void {
+  const temporary = temporaryName(path);
   try {
-    write(temporary);
-    const file = openSync(temporary, "r+");
-    try {
-      fsyncSync(file);
-    } finally {
-      closeSync(file);
+    {
+      using file = Deno.openSync(temporary, { write: true, createNew: true });
+      writeWhole(file, content);
+      file.syncSync();
     }
-    renameSync(temporary, path);
+    Deno.renameSync(temporary, path);
   } catch (error) {
     rmSync(temporary, { force: true });
     throw new UserError(`Cannot write "${path}": ${reasonOf(error)}`);
   }
+}
+
+/** Writes all of some bytes. */
+export function writeWhole(file: Deno.FsFile, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
+}
+
+/**
+ * A name for the temporary file that becomes `path`. Nobody can know it before, so that nothing can be put
+ * in its place; it is to be opened with `createNew`.
+ */
+export function temporaryName(path: string): string {
+  return `${path}.${crypto.randomUUID()}.tmp`;
+}
+
+const TEMPORARY = /^(.+)\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.tmp$/;
+
+/** The name that a file of a {@link temporaryName} was to get; undefined for other names. */
+export function nameOfTemporary(name: string): string | undefined {
+  return TEMPORARY.exec(name)?.[1];
+}
+
+/**
+ * What tells whether a file has been written to or replaced since: device, number, size and times. Links are
+ * followed.
+ *
+ * @throws {UserError} If there is no such file.
+ */
+export function fileStamp(path: string): string {
+  try {
+    const { dev, ino, size, mtimeNs, ctimeNs } = statSync(path, { bigint: true });
+    return [dev, ino, size, mtimeNs, ctimeNs].join(" ");
+  } catch (error) {
+    throw new UserError(`Cannot read "${path}": ${reasonOf(error)}`);
+  }
+}
+
+/** A hash that was computed from a file's content, and the stamp of the file before that. */
+export interface HashedFile {
+  sha256: string;
+  /** See {@link fileStamp}. */
+  stamp: string;
 }
 
 /**
@@ -51,6 +90,16 @@ function replaceAtomically(path: string, write: (temporary: string) => void): vo
  */
 export function* sha256InSteps(path: string): Generator<number, string> {
   const hash = createHash("sha256");
+  yield* hashInSteps(path, [hash]);
+  return hash.digest("hex");
+}
+
+/**
+ * Feeds a file to some hashes, in the steps of {@link sha256InSteps}.
+ *
+ * @throws {UserError} If the file cannot be read.
+ */
+export function* hashInSteps(path: string, hashes: readonly Hash[]): Generator<number, void> {
   const buffer = new Uint8Array(1 << 20);
   let file: number;
   try {
@@ -61,7 +110,7 @@ export function* sha256InSteps(path: string): Generator<number, string> {
   try {
     let step = 0;
     for (let read = 0; (read = readSync(file, buffer)) > 0;) {
-      hash.update(buffer.subarray(0, read));
+      for (const hash of hashes) hash.update(buffer.subarray(0, read));
       step += read;
       if (step < 64 << 20) continue;
       yield step;
@@ -72,7 +121,6 @@ export function* sha256InSteps(path: string): Generator<number, string> {
   } finally {
     closeSync(file);
   }
-  return hash.digest("hex");
 }
 
 /** @throws {UserError} If the file cannot be read. */

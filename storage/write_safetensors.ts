@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
+import { temporaryName, writeWhole } from "./files.ts";
 import { isSystemError } from "./folder.ts";
 import { DTYPE_BITS, type TensorToWrite } from "./safetensors.ts";
 
@@ -16,7 +17,8 @@ export interface WrittenFile {
 }
 
 /**
- * Writes a safetensors file atomically: to `path + ".tmp"`, which is renamed once it is synced to disk.
+ * Writes a safetensors file atomically: to a temporary file beside it, which is renamed once it is synced to
+ * disk.
  *
  * The layout is that of the reference implementation: wider dtypes first, then by name, data from a
  * multiple of 8. So every tensor is aligned, and equal tensors and metadata give equal bytes.
@@ -33,14 +35,14 @@ export function writeSafetensors(
   const laidOut = tensors.toSorted((a, b) => dtypeRank(b) - dtypeRank(a) || byName(a, b));
   const header = headerOf(laidOut, metadata);
   const bytes = laidOut.reduce((sum, tensor) => sum + bytesOf(tensor), header.length);
-  const temporary = path + ".tmp";
+  const temporary = temporaryName(path);
   const hash = createHash("sha256");
   try {
     {
-      using file = Deno.openSync(temporary, { write: true, create: true, truncate: true });
+      using file = Deno.openSync(temporary, { write: true, createNew: true });
       const write = (chunk: Uint8Array): void => {
         hash.update(chunk);
-        for (let done = 0; done < chunk.length;) done += file.writeSync(chunk.subarray(done));
+        writeWhole(file, chunk);
       };
       write(header);
       for (const tensor of laidOut) writeData(tensor, write);

@@ -86,15 +86,24 @@ function checkOut(model: string, out: string, overwrite: boolean): void {
   }
   const entries = readdirSync(out, { withFileTypes: true });
   if (entries.length === 0) return;
-  const isModel = entries.every((entry) => entry.isFile()) && existsSync(join(out, "config.json"));
-  if (!isModel) {
-    throw new UserError(`The folder "${out}" holds something else than a model; give another`);
+  const foreign = entries.find((entry) => !entry.isFile() || !isModelFile(entry.name));
+  if (foreign || !existsSync(join(out, "config.json"))) {
+    const what = foreign ? `, "${foreign.name}"` : "";
+    throw new UserError(
+      `The folder "${out}" holds something else than a model${what}; give another`,
+    );
   }
   if (!overwrite) {
     throw new UserError(
       `The folder "${out}" is not empty; give another, or --overwrite to replace what is in it`,
     );
   }
+}
+
+/** Whether a file may be one that this task has written. */
+function isModelFile(name: string): boolean {
+  return SMALL_FILES.includes(name) ||
+    /^model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?$/.test(name);
 }
 
 /** A new temporary folder on the same disk. */

@@ -1,6 +1,7 @@
 import { existsSync, lstatSync, realpathSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../base/errors.ts";
+import { FolderLock } from "../pipeline/run/folder_lock.ts";
 import { CELL_RECORD } from "../pipeline/run/record.ts";
 import { commonFolder, findRuns, readRuns } from "../report/cells.ts";
 import { chartedNouns, MergedReport } from "../report/merged_report.ts";
@@ -87,6 +88,9 @@ async function reportRun(folder: string, options: Options, signal: AbortSignal):
   const { done: [run], failed: [failed] } = readRuns([folder]);
   if (failed) throw new UserError(`Cannot report on "${folder}": ${failed.problem}`);
   const { record } = run;
+  const isWritten = options.output === undefined || options.layers !== undefined ||
+    options.model !== undefined;
+  using _lock = isWritten ? FolderLock.take(folder) : undefined;
   if (options.layers !== undefined || options.model !== undefined) {
     const original = options.model ?? record.model;
     if (!existsSync(original)) {

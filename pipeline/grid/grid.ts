@@ -1,12 +1,12 @@
-import { existsSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import { UserError } from "../../base/errors.ts";
 import { reasonOf } from "../../storage/folder.ts";
 import { PipelineFileError } from "../config/errors.ts";
-import { writeJsonAtomically } from "../../storage/files.ts";
 import { CELL_RECORD, type CellRecord, type RunRecord } from "../run/record.ts";
+import { FolderInUse } from "../run/folder_lock.ts";
 import { type RunOptions, runPipeline } from "../run/run.ts";
+import { saveFailedCell } from "../run/run_folder.ts";
 import type { Stage } from "../stage.ts";
 import type { RunCell, RunGrid } from "./load_grid.ts";
 
@@ -46,13 +46,11 @@ async function runCell(
   const own = { grid: grid.name, cell: name, index, cells: grid.cells.length, values };
   const started = new Date().toISOString();
   try {
-    // The result of an earlier attempt is obsolete, however this one ends.
-    if (existsSync(path)) rmSync(path);
-    const run = await runPipeline(config, options);
-    const times = { started: run.started, finished: run.finished! };
-    const record: CellRecord = { ...own, status: "done", ...times };
-    writeJsonAtomically(path, record);
-    return { record, run };
+    const recordOf = ({ started, finished }: RunRecord): CellRecord => {
+      return { ...own, status: "done", started, finished: finished! };
+    };
+    const run = await runPipeline(config, { ...options, cell: recordOf });
+    return { record: recordOf(run), run };
   } catch (failure) {
     signal?.throwIfAborted();
     const { message, stack = message } = failure instanceof Error
@@ -71,9 +69,10 @@ async function runCell(
       finished: new Date().toISOString(),
     };
     emit({ type: "cell-failed", cell: name, error });
+    // What another process does with the cell is for that one to say.
+    if (failure instanceof FolderInUse) return { record };
     try {
-      mkdirSync(config.output, { recursive: true });
-      writeJsonAtomically(path, record);
+      saveFailedCell(config.output, record);
     } catch (error) { // the other cells may still succeed
       emit({ type: "warning", message: `Cannot write "${path}": ${reasonOf(error)}` });
     }

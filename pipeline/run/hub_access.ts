@@ -1,11 +1,11 @@
-import { realpathSync } from "node:fs";
-import { basename, dirname } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { bytesText } from "../../base/units.ts";
 import { fetchFiles, fetchModel, type FetchOptions, type Snapshot } from "../../hub/fetch_files.ts";
 import { NoSuchRepository } from "../../hub/refusal.ts";
 import type { HubRepository } from "../../hub/repository.ts";
 import { HubUnreachable } from "../../hub/session.ts";
+import { VerifiedFiles } from "../../hub/verify.ts";
+import type { HashedFile } from "../../storage/files.ts";
 import type { Emit } from "./events.ts";
 
 /** A name on the hub: "gpt2" or "facebook/opt-125m". */
@@ -15,6 +15,7 @@ export const HUB_ID = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 export class HubAccess {
   /** Commit hashes by "id@revision". */
   readonly commits: Record<string, string> = {};
+  readonly #verified = new VerifiedFiles();
 
   /** @param beforeWeights Called before the weights of a model are downloaded, which may take long. */
   constructor(
@@ -50,7 +51,13 @@ export class HubAccess {
     return this.#remember(await fetchFiles(repository, paths, options)).folder;
   }
 
+  /** The hash of a file in the cache, if it was computed to verify the cache. */
+  hashOf(path: string): HashedFile | undefined {
+    return this.#verified.get(path);
+  }
+
   #remember(snapshot: Snapshot): Snapshot {
+    this.#verified.add(snapshot.verified);
     const { repository: { id, revision }, commit, downloadedBytes } = snapshot;
     this.commits[`${id}@${revision}`] = commit;
     if (downloadedBytes > 0) {
@@ -84,12 +91,4 @@ export function hubName(path: string): string | undefined {
     path,
   );
   return found ? `${found[1].replace("--", "/")}/${found[2]}` : undefined;
-}
-
-/** The SHA-256 of a file in the hub cache, from the name of its blob, which the download verified. */
-export function hubSha256(path: string): string | undefined {
-  if (!hubName(path)) return undefined;
-  const blob = realpathSync(path);
-  const isBlob = basename(dirname(blob)) === "blobs" && /^[0-9a-f]{64}$/.test(basename(blob));
-  return isBlob ? basename(blob) : undefined;
 }

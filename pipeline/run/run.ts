@@ -1,5 +1,4 @@
 import { createHash } from "node:crypto";
-import { statSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
@@ -9,14 +8,16 @@ import { bytesOf } from "../../base/units.ts";
 import { VERSION } from "../../base/version.ts";
 import { type FetchFiles, type LocalDataset, openDataset } from "../../data/datasets.ts";
 import type { Gpu } from "../../gpu/device.ts";
-import { sha256InSteps, sha256OfFile } from "../../storage/files.ts";
+import { sha256OfFile } from "../../storage/files.ts";
 import { needsOf, type PipelineConfig, type PlannedStage } from "../config/config.ts";
 import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
 import { access, ArtifactStore } from "./artifacts.ts";
 import type { Emit, LayerRecord } from "./events.ts";
-import { HubAccess, hubName, hubSha256 } from "./hub_access.ts";
+import { FolderLock } from "./folder_lock.ts";
+import { HubAccess } from "./hub_access.ts";
+import { RunInputs } from "./inputs.ts";
 import { quantizeLayers } from "./layers.ts";
-import type { RunRecord } from "./record.ts";
+import type { CellRecord, RunRecord } from "./record.ts";
 import { type PlannedRun, RunFolder } from "./run_folder.ts";
 
 export interface RunOptions {
@@ -29,6 +30,8 @@ export interface RunOptions {
   overwrite?: boolean;
   /** Writes the report of a finished run; without it there is no report. */
   writeReport?: WriteReport;
+  /** The record of the grid's cell that the run is, to be written beside that of the finished run. */
+  cell?: (run: RunRecord) => CellRecord;
 }
 
 /**
@@ -140,8 +143,10 @@ export async function runPipeline(
     signal = new AbortController().signal,
     overwrite = false,
     writeReport = async () => {},
+    cell,
   } = options;
   const started = performance.now();
+  FolderLock.check(config.output);
   const { adapter, memory } = config.gpu;
   await using gpu = await openGpu({ adapter, memory: memory ? bytesOf(memory) : undefined });
   const clock = new StageClock(gpu);
@@ -157,6 +162,8 @@ export async function runPipeline(
     }
     return dataFiles = files;
   };
+  const inputs = new RunInputs();
+  inputs.noteFolder(config.model);
   const hub = new HubAccess(emit, signal, async () => void await fetchData());
   const datasets = new Map<string, LocalDataset>();
   const needed = neededBy(config.stages);
@@ -181,14 +188,12 @@ export async function runPipeline(
       if (known) return known;
       const fetch: FetchFiles = (repository, paths) => hub.dataset(repository, paths);
       const opened = await openDataset(dataset, use, fetch);
+      inputs.note(opened.files);
       datasets.set(key, opened);
       return opened;
     },
-    sha256: (path) => {
-      const hash = inputs[hubName(path) ?? path]; // there once the model is known
-      if (hash === undefined) throw new Error(`"${path}" is no input of the run`);
-      return hash;
-    },
+    sha256: (path) => inputs.sha256(path), // there once the model is known
+    checkInputs: () => inputs.check(),
     async pause() {
       await setImmediate();
       signal.throwIfAborted();
@@ -227,17 +232,18 @@ export async function runPipeline(
   const findsModel = before.findIndex(({ stage }) => stage.gives.includes("model-files")) + 1;
   await runModelStages(before.slice(0, findsModel));
   using model = artifacts.find("model-files");
-  const inputs = await hashInputs(context, [...model?.files ?? [], ...await fetchData()]);
+  const files = [...model?.files ?? [], ...await fetchData()];
+  await inputs.hash(context, files, (path) => hub.hashOf(path));
   const named = config.stages.filter(({ implied }) => !implied);
   const planned: PlannedRun = {
-    identity: identityOf(config, named, inputs),
+    identity: identityOf(config, named, inputs.hashes),
     billm: VERSION,
     mode: config.mode,
     seed: config.seed,
     stages: named.map(({ stage, options }) => ({ name: stage.name, options })),
-    inputs,
+    inputs: inputs.hashes,
   };
-  const folder = RunFolder.open(config.output, planned, overwrite);
+  using folder = RunFolder.open(config.output, planned, overwrite, context.checkInputs);
   // A run is done even if its report cannot be written.
   const reportOn = async (record: RunRecord) => {
     try {
@@ -249,9 +255,14 @@ export async function runPipeline(
     }
   };
   if (folder.state === "done") {
-    if (!folder.hasReport) await reportOn(folder.earlier!);
+    const earlier = folder.earlier!;
+    if (!folder.hasReport) {
+      folder.lock();
+      await reportOn(earlier);
+    }
+    if (cell) folder.saveCell(cell(earlier));
     emit({ type: "already-done", output: config.output });
-    return folder.earlier!;
+    return earlier;
   }
   for (const { stage, options } of config.stages) await stage.check?.(context, options);
   folder.begin();
@@ -315,6 +326,7 @@ export async function runPipeline(
   };
   folder.saveRecord(done);
   await reportOn(done);
+  if (cell) folder.saveCell(cell(done));
   emit({ type: "end", output: config.output, seconds: done.seconds! });
   return done;
 }
@@ -358,32 +370,6 @@ function neededBy(stages: readonly PlannedStage<Stage>[]): Set<string> {
   ]));
 }
 
-/** SHA-256 of files by path, or by name for files of the hub. */
-async function hashInputs(
-  { emit, pause }: ModelContext,
-  paths: readonly string[],
-): Promise<Record<string, string>> {
-  const known = new Map(paths.map((path) => [path, hubSha256(path)]));
-  const sizeOf = (path: string) => known.get(path) ? 0 : statSync(path).size;
-  const total = sum(paths.map(sizeOf));
-  const text = "hashing the inputs";
-  const inputs: Record<string, string> = {};
-  let before = 0;
-  for (const path of paths) {
-    let hash = known.get(path);
-    let done = before;
-    for (const steps = sha256InSteps(path); hash === undefined;) {
-      const step = steps.next();
-      if (step.done) hash = step.value;
-      else emit({ type: "progress", stage: "download", done: done += step.value, total, text });
-      await pause();
-    }
-    before += sizeOf(path);
-    inputs[hubName(path) ?? path] = hash;
-  }
-  return inputs;
-}
-
 /**
  * The identity of a run: a hash of all that affects the packed bytes and the metrics, which are options,
  * seed, the content of the inputs and of custom stage modules (without their imports), and the program's
@@ -392,7 +378,7 @@ async function hashInputs(
 function identityOf(
   config: PipelineConfig<Stage>,
   named: readonly PlannedStage<Stage>[],
-  inputs: Record<string, string>,
+  inputs: Readonly<Record<string, string>>,
 ): string {
   const stages = named.map(({ stage, options, module }) => ({
     name: stage.name,

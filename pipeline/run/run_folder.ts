@@ -1,24 +1,63 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { createHash } from "node:crypto";
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { join } from "node:path";
+import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
-import { sha256OfFile, writeFileAtomically, writeJsonAtomically } from "../../storage/files.ts";
+import { SMALL_FILES } from "../../models/model_files.ts";
+import {
+  nameOfTemporary,
+  sha256OfFile,
+  writeFileAtomically,
+  writeJsonAtomically,
+} from "../../storage/files.ts";
 import { reasonOf } from "../../storage/folder.ts";
 import type { LayerRecord } from "./events.ts";
-import { CELL_RECORD, type RunRecord } from "./record.ts";
+import { FOLDER_LOCK, FolderLock } from "./folder_lock.ts";
+import { CELL_RECORD, type CellRecord, type RunRecord } from "./record.ts";
 
 /** What `allocate` has measured, in the folder of a run. */
 export const SENSITIVITIES = "sensitivities.json";
 
-/** Files of a report in the folder of a run. */
-const REPORT_FILES = ["histograms.json", "report.html"];
+/** The files of a run beside its subfolders, the record last. */
+const RUN_FILES = [
+  "histograms.json",
+  "report.html",
+  "pipeline.yaml",
+  "calibration.safetensors",
+  SENSITIVITIES,
+  "run.json",
+];
+
+/** The subfolders of a run, each with what the program names its files. */
+const SUBFOLDERS: Record<string, (name: string) => boolean> = {
+  layers: (name) => /^\d{5,}\.json$/.test(name),
+  model: (name) =>
+    SMALL_FILES.includes(name) || name === "model.safetensors.index.json" ||
+    /^model-\d{5,}-of-\d{5,}\.safetensors$/.test(name),
+};
 
 /**
  * The folder of a run: `pipeline.yaml` and `run.json`, the calibration token ids in
- * `calibration.safetensors`, what `allocate` has measured in `sensitivities.json`, the packed model in `model/`, after the end `report.html` and
- * `histograms.json`, and during the run one record per finished decoder layer in `layers/`. Every file is
- * either complete or absent, so a killed run resumes from its last complete layer.
+ * `calibration.safetensors`, what `allocate` has measured in `sensitivities.json`, the packed model in
+ * `model/`, after the end `report.html` and `histograms.json`, and during the run `run.lock` and one record
+ * per finished decoder layer in `layers/`. Every file is either complete or absent, so a killed run resumes
+ * from its last complete layer.
+ *
+ * Of a folder that is no run of this program nothing is removed, and of one that is, only files that the
+ * program has written.
  */
-export class RunFolder {
+export class RunFolder implements Disposable {
+  #lock: FolderLock | undefined;
+
   private constructor(
     readonly path: string,
     /** State of an earlier run with the same identity. */
@@ -27,40 +66,57 @@ export class RunFolder {
     readonly layers: LayerRecord[],
     /** run.json of the earlier run. */
     readonly earlier: RunRecord | undefined,
+    /** Throws if what the run has read is no longer what it was. */
+    readonly checkInputs: () => void,
   ) {}
 
   /**
-   * Examines the folder of a run; removes only temporary files and obsolete layer records.
+   * Examines the folder of a run and takes the right to write to it, until disposal; a folder that holds the
+   * finished run needs none. Removes only temporary files and obsolete layer records.
    *
    * @param run The planned run; an earlier run with its identity resumes.
    * @param overwrite Whether {@link begin} may delete a different run, or this one if it is finished. A
    *   different run without a complete layer may always be deleted.
-   * @throws {UserError} If the folder contains a different run or other files.
+   * @param checkInputs Called before anything of the run is recorded; throws if an input has changed.
+   * @throws {UserError} If the folder contains a different run or other files, or another process writes to
+   *   it.
    */
-  static open(path: string, run: PlannedRun, overwrite: boolean): RunFolder {
-    const earlier = readRecord(path);
-    if (earlier?.identity === run.identity && !(overwrite && earlier.status === "done")) {
-      removeTemporaryFiles(path);
-      if (earlier.status === "done" && filesAreWhole(path, earlier)) {
-        removeLayerRecords(path);
-        return new RunFolder(path, "done", [], earlier);
-      }
-      return new RunFolder(path, "interrupted", completeLayers(path), earlier);
+  static open(
+    path: string,
+    run: PlannedRun,
+    overwrite: boolean,
+    checkInputs: () => void = () => {},
+  ): RunFolder {
+    const examined = () => {
+      const { state, layers, earlier } = examine(path, run, overwrite);
+      return new RunFolder(path, state, layers, earlier, checkInputs);
+    };
+    const first = examined();
+    if (first.state === "done" && leftovers(path).length === 0) return first;
+    const lock = FolderLock.take(path);
+    try {
+      const folder = examined(); // another process may have ended meanwhile
+      folder.#lock = lock;
+      if (folder.state !== "new") removeTemporaryFiles(path);
+      if (folder.state === "done") removeLayerRecords(path);
+      return folder;
+    } catch (error) {
+      lock[Symbol.dispose]();
+      throw error;
     }
-    if (!earlier && holdsSomethingElse(path)) {
-      throw new UserError(
-        `The output folder "${path}" is not empty and holds no run; ` +
-          `choose another output, or empty it`,
-      );
-    }
-    const holdsWork = earlier && (earlier.status !== "running" || completeLayers(path).length > 0);
-    if (holdsWork && !overwrite) {
-      throw new UserError(
-        `The output folder "${path}" holds a different run: ${difference(earlier, run)}; ` +
-          `choose another output, or give --overwrite to replace it`,
-      );
-    }
-    return new RunFolder(path, "new", [], undefined);
+  }
+
+  /**
+   * Takes the right to write to the folder, if it is not taken yet.
+   *
+   * @throws {FolderInUse} If another process has it.
+   */
+  lock(): void {
+    this.#lock ??= FolderLock.take(this.path);
+  }
+
+  [Symbol.dispose](): void {
+    this.#lock?.[Symbol.dispose]();
   }
 
   /**
@@ -71,10 +127,11 @@ export class RunFolder {
   begin(): void {
     const { path } = this;
     if (this.state === "new" && existsSync(join(path, "run.json"))) {
-      // The record is deleted last, so that a killed deletion is repeated by the same command.
-      const names = ["pipeline.yaml", "calibration.safetensors", SENSITIVITIES, "layers", "model"];
-      for (const name of [...REPORT_FILES, ...names, "run.json"]) {
-        rmSync(join(path, name), { recursive: true, force: true });
+      // The record of the earlier run is replaced last, so that a killed deletion is repeated by the same
+      // command.
+      for (const name of [...RUN_FILES.slice(0, -1), CELL_RECORD]) removeFile(join(path, name));
+      for (const [folder, isOurs] of Object.entries(SUBFOLDERS)) {
+        removeFiles(join(path, folder), isOurs);
       }
     }
     makeFolders(path);
@@ -88,13 +145,23 @@ export class RunFolder {
 
   /** Marks a layer as complete; its file must be in place. */
   saveLayer(record: LayerRecord): void {
-    writeFileAtomically(layerRecordPath(this.path, record.layer), JSON.stringify(record));
+    this.checkInputs();
+    writeFileAtomically(layerRecordPath(this.path, record.layer), layerRecordText(record));
   }
 
   /** Writes run.json; the records of single layers are deleted when the run is done. */
   saveRecord(record: RunRecord): void {
+    this.checkInputs();
     writeJsonAtomically(join(this.path, "run.json"), record);
     if (record.status === "done") removeLayerRecords(this.path);
+  }
+
+  /** Writes cell.json, unless it says the same already. */
+  saveCell(record: CellRecord): void {
+    const path = join(this.path, CELL_RECORD);
+    if (JSON.stringify(readJsonFile(path)) === JSON.stringify(record)) return;
+    this.lock();
+    writeJsonAtomically(path, record);
   }
 
   /** Whether the report of the finished run is there. */
@@ -108,15 +175,49 @@ export class RunFolder {
   }
 }
 
+/**
+ * Writes the record of a cell that failed into its folder, unless the folder holds files of others.
+ *
+ * @throws {UserError} If that is so, it cannot be written, or another process writes to it.
+ */
+export function saveFailedCell(path: string, record: CellRecord): void {
+  if (readRecord(path) === undefined) refuseOthers(path);
+  using _ = FolderLock.take(path);
+  writeJsonAtomically(join(path, CELL_RECORD), record);
+}
+
 /** What tells a run from others. */
 export type PlannedRun = Pick<
   RunRecord,
   "identity" | "billm" | "mode" | "seed" | "stages" | "inputs"
 >;
 
+/** What a folder holds of a planned run. @throws {UserError} If it holds something else. */
+function examine(
+  path: string,
+  run: PlannedRun,
+  overwrite: boolean,
+): Pick<RunFolder, "state" | "layers" | "earlier"> {
+  const earlier = readRecord(path);
+  if (!earlier) refuseOthers(path);
+  refuseLinks(path);
+  if (earlier?.identity === run.identity && !(overwrite && earlier.status === "done")) {
+    return earlier.status === "done" && filesAreWhole(path, earlier)
+      ? { state: "done", layers: [], earlier }
+      : { state: "interrupted", layers: completeLayers(path), earlier };
+  }
+  const holdsWork = earlier && (earlier.status !== "running" || completeLayers(path).length > 0);
+  if (holdsWork && !overwrite) {
+    throw new UserError(
+      `The output folder "${path}" holds a different run: ${difference(earlier, run)}; ` +
+        `choose another output, or give --overwrite to replace it`,
+    );
+  }
+  return { state: "new", layers: [], earlier: undefined };
+}
+
 /** The first thing in which an earlier run differs, in words. */
 function difference(earlier: PlannedRun, now: PlannedRun): string {
-  if (!Array.isArray(earlier.stages)) return "its run.json is not of this program";
   const changed = (what: string, was: unknown, is: unknown): string | undefined => {
     const text = (value: unknown) => value === undefined ? "not given" : JSON.stringify(value);
     return text(was) === text(is) ? undefined : `${what} was ${text(was)} and is ${text(is)} now`;
@@ -146,26 +247,97 @@ function layerRecordPath(path: string, layer: number): string {
   return join(path, "layers", `${String(layer).padStart(5, "0")}.json`);
 }
 
+/** A layer's record with its hash, so that a damaged one is known. */
+function layerRecordText(record: LayerRecord): string {
+  return JSON.stringify({ record, sha256: textHash(JSON.stringify(record)) });
+}
+
+function textHash(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
+}
+
+const HASH = z.string().regex(/^[0-9a-f]{64}$/);
+
+/** What each run.json of this program has, of whatever version and state. */
+const recordForm = z.looseObject({
+  status: z.enum(["running", "done"]),
+  identity: HASH,
+  billm: z.string(),
+  name: z.string(),
+  model: z.string(),
+  mode: z.string(),
+  seed: z.number(),
+  stages: z.array(z.looseObject({ name: z.string(), options: z.looseObject({}) })).min(1),
+  inputs: z.record(z.string(), HASH),
+  started: z.string(),
+  packed: z.looseObject({
+    files: z.array(z.object({
+      name: z.string().refine(SUBFOLDERS.model),
+      bytes: z.number(),
+      sha256: HASH,
+    })),
+  }).optional(),
+});
+
+/** run.json, if it is the record of a run of this program. */
 function readRecord(path: string): RunRecord | undefined {
+  const { data } = recordForm.safeParse(readJsonFile(join(path, "run.json")));
+  return data as RunRecord | undefined;
+}
+
+/** The content of a JSON file; undefined if it is missing or damaged. */
+function readJsonFile(path: string): unknown {
   try {
-    return JSON.parse(readFileSync(join(path, "run.json"), "utf8"));
+    return JSON.parse(readFileSync(path, "utf8"));
   } catch {
     return undefined;
   }
 }
 
-/** Whether a folder has files other than those of a run before its run.json. */
-function holdsSomethingElse(path: string): boolean {
-  if (!existsSync(path) || !statSync(path).isDirectory()) return false;
+/** @throws {UserError} If a folder without the record of a run holds more than a run before its record. */
+function refuseOthers(path: string): void {
+  if (!existsSync(path) || !statSync(path).isDirectory()) return;
   const isEmptyFolder = (name: string) => {
     const inner = join(path, name);
     return statSync(inner).isDirectory() && readdirSync(inner).length === 0;
   };
-  return readdirSync(path).some((name) =>
-    name === "model" || name === "layers"
-      ? !isEmptyFolder(name)
-      : !["run.json.tmp", CELL_RECORD, `${CELL_RECORD}.tmp`].includes(name)
+  const isEarly = (name: string) =>
+    name in SUBFOLDERS ? isEmptyFolder(name) : name === FOLDER_LOCK || name === CELL_RECORD ||
+      ["run.json", CELL_RECORD].includes(writtenAs(name) ?? "");
+  const names = readdirSync(path);
+  if (names.every(isEarly)) return;
+  throw new UserError(
+    names.includes("run.json")
+      ? `The output folder "${path}" holds a run.json that is not that of a run of this program, ` +
+        `or a damaged one; choose another output, or empty it`
+      : `The output folder "${path}" is not empty and holds no run; ` +
+        `choose another output, or empty it`,
   );
+}
+
+/** @throws {UserError} If a subfolder is a link: what it leads to is not ours. */
+function refuseLinks(path: string): void {
+  for (const name of Object.keys(SUBFOLDERS)) {
+    const inner = join(path, name);
+    if (!isLink(inner)) continue;
+    throw new UserError(
+      `Cannot write to "${inner}": it is a symbolic link; remove it, or choose another output`,
+    );
+  }
+}
+
+function isLink(path: string): boolean {
+  try {
+    return lstatSync(path).isSymbolicLink();
+  } catch {
+    return false; // nothing there
+  }
+}
+
+/** The name that a temporary file of this version or an earlier one was to get. */
+function writtenAs(name: string): string | undefined {
+  return nameOfTemporary(name) ??
+    (name.endsWith(".tmp") ? name.slice(0, -".tmp".length) : undefined);
 }
 
 function makeFolders(path: string): void {
@@ -177,17 +349,60 @@ function makeFolders(path: string): void {
   }
 }
 
-function removeTemporaryFiles(path: string): void {
-  for (const folder of [path, join(path, "model"), join(path, "layers")]) {
-    if (!existsSync(folder)) continue;
-    for (const name of readdirSync(folder)) {
-      if (name.endsWith(".tmp")) rmSync(join(folder, name));
-    }
+/** The names of the files in a folder; none if it is none. */
+function filesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder, { withFileTypes: true })
+      .filter((entry) => !entry.isDirectory()).map(({ name }) => name);
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "")) return [];
+    throw new UserError(`Cannot read "${folder}": ${reasonOf(error)}`);
   }
 }
 
+function removeFile(path: string): void {
+  try {
+    if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) rmSync(path, { force: true });
+  } catch (error) {
+    throw new UserError(`Cannot remove "${path}": ${reasonOf(error)}`);
+  }
+}
+
+/** Removes some files of a folder, and the folder if nothing is left in it. */
+function removeFiles(folder: string, isOurs: (name: string) => boolean): void {
+  for (const name of filesIn(folder)) {
+    if (isOurs(name) || isOurs(writtenAs(name) ?? "")) removeFile(join(folder, name));
+  }
+  try {
+    rmdirSync(folder);
+  } catch {
+    return; // files of others are left, or it is no folder
+  }
+}
+
+/** The temporary files that a killed run has left. */
+function temporaryFiles(path: string): string[] {
+  const isOurs = (name: string) => RUN_FILES.includes(name) || name === CELL_RECORD;
+  const folders = { "": isOurs, ...SUBFOLDERS };
+  return Object.entries(folders).flatMap(([folder, isOurs]) =>
+    filesIn(join(path, folder))
+      .filter((name) => isOurs(writtenAs(name) ?? ""))
+      .map((name) => join(path, folder, name))
+  );
+}
+
+/** What a finished run has no use for. */
+function leftovers(path: string): string[] {
+  const layers = join(path, "layers");
+  return [...temporaryFiles(path), ...(existsSync(layers) ? [layers] : [])];
+}
+
+function removeTemporaryFiles(path: string): void {
+  temporaryFiles(path).forEach(removeFile);
+}
+
 function removeLayerRecords(path: string): void {
-  rmSync(join(path, "layers"), { recursive: true, force: true });
+  removeFiles(join(path, "layers"), SUBFOLDERS.layers);
 }
 
 function filesAreWhole(path: string, { packed }: RunRecord): boolean {
@@ -199,16 +414,23 @@ function filesAreWhole(path: string, { packed }: RunRecord): boolean {
 
 function completeLayers(path: string): LayerRecord[] {
   const layers: LayerRecord[] = [];
-  for (;; layers.length) {
-    let record: LayerRecord;
-    try {
-      record = JSON.parse(readFileSync(layerRecordPath(path, layers.length), "utf8"));
-    } catch {
-      return layers;
-    }
-    if (!record.file) return layers; // nothing was packed, so nothing can be resumed
+  for (;;) {
+    const record = readLayerRecord(path, layers.length);
+    // Where nothing was packed, nothing can be resumed.
+    if (record?.layer !== layers.length || !record.file) return layers;
     const file = join(path, "model", record.file);
     if (!existsSync(file) || sha256OfFile(file) !== record.sha256) return layers;
     layers.push(record);
   }
+}
+
+/** The record of a layer; undefined if it is missing or damaged. */
+function readLayerRecord(path: string, layer: number): LayerRecord | undefined {
+  const saved = readJsonFile(layerRecordPath(path, layer)) as
+    | { record?: LayerRecord; sha256?: unknown }
+    | null
+    | undefined;
+  const record = saved?.record;
+  if (typeof record !== "object" || record === null) return undefined;
+  return saved!.sha256 === textHash(JSON.stringify(record)) ? record : undefined;
 }

@@ -8,7 +8,6 @@ import {
   readFileSync,
   rmSync,
   statSync,
-  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -16,6 +15,7 @@ import type { RunEvent } from "../../pipeline/run/events.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 import { readHeader } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { fillDiskFor } from "../full_disk.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 
@@ -396,7 +396,7 @@ refuses("no stage makes calibration data", {
 
 refuses("a file in the place of the output folder", {
   prepare: (place) => writeFileSync(place.path("out"), "mine"),
-  message: 'Cannot make the output folder "PLACE/out": a part of the path is a file',
+  message: 'Cannot make the output folder "PLACE/out": a file is in the way',
 });
 refuses("a file in the place of a parent of the output folder", {
   prepare: (place) => writeFileSync(place.path("file"), "mine"),
@@ -432,10 +432,11 @@ for (
     async fn() {
       using place = new Workplace({ layers: 2 });
       const path = place.path("out", name);
+      const fullDisk = new DisposableStack();
       let full = false;
       const report = (event: RunEvent) => {
         if (full || event.type !== moment) return;
-        symlinkSync("/dev/full", `${path}.tmp`);
+        fullDisk.use(fillDiskFor(path));
         full = true;
       };
       let message = "";
@@ -444,6 +445,7 @@ for (
         message = error.message;
         return true;
       });
+      fullDisk.dispose();
       checkWhole(place.path("out"));
       assert.equal(existsSync(path), name === "run.json", "the file from before, or none");
       const { record } = await place.run();

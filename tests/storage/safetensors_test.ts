@@ -14,6 +14,7 @@ import {
   toFloat32,
 } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { fillDiskFor } from "../full_disk.ts";
 
 const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
 const SHARED = join(import.meta.dirname!, "../../../shared");
@@ -287,7 +288,6 @@ const SAMPLE: TensorToWrite[] = [
 Deno.test("writeSafetensors() writes the bytes that the reference implementation writes", () => {
   inFolder((folder) => {
     const path = join(folder, "x.safetensors");
-    Deno.writeFileSync(path + ".tmp", new Uint8Array(9999)); // a run was killed here
     const written = writeSafetensors(path, SAMPLE, { format: "pt" });
     // From `safetensors.numpy.save`, version 0.8.0.
     const sha256 = "8289605592b74203e72e6c31d9e485a7da03701c8258cb15e3ae7b6a12d56e6d";
@@ -355,7 +355,7 @@ Deno.test({
   fn: () =>
     inFolder((folder) => {
       const path = join(folder, "x.safetensors");
-      Deno.symlinkSync("/dev/full", path + ".tmp"); // what is written there finds no space
+      using _full = fillDiskFor(path);
       const tensor: TensorToWrite = {
         name: "a",
         dtype: "U8",

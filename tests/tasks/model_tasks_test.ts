@@ -297,23 +297,32 @@ Deno.test("dequantize replaces a model only with --overwrite, and nothing else a
   mkdirSync(out); // an empty folder is as good as none
   assert.equal((await startTask("dequantize", [packed, out])).code, 0);
   const before = contents(out);
-  writeFileSync(join(out, "notes.txt"), "of another model");
+  const stale = join(out, "model-00009-of-00009.safetensors");
+  writeFileSync(stale, "of another model");
   assertFails(
     await startTask("dequantize", [packed, out]),
     1,
     `Error: The folder "${out}" is not empty; give another, or --overwrite to replace what is in it`,
   );
-  assert.ok(existsSync(join(out, "notes.txt")));
+  assert.ok(existsSync(stale));
   assert.equal((await startTask("dequantize", [packed, out, "--overwrite"])).code, 0);
   assert.deepEqual(contents(out), before);
-  mkdirSync(join(out, "sub"));
-  for (const args of [[packed, out, "--overwrite"], [packed, folder.path, "--overwrite"]]) {
+  for (const foreign of ["sub", "notes.txt", "model.bin", "adapter_model.safetensors"]) {
+    const path = join(out, foreign);
+    if (foreign === "sub") mkdirSync(path);
+    else writeFileSync(path, "of the user");
     assertFails(
-      await startTask("dequantize", args),
+      await startTask("dequantize", [packed, out, "--overwrite"]),
       1,
-      `Error: The folder "${args[1]}" holds something else than a model; give another`,
+      `Error: The folder "${out}" holds something else than a model, "${foreign}"; give another`,
     );
+    rmSync(path, { recursive: true });
   }
+  assertFails(
+    await startTask("dequantize", [packed, folder.path, "--overwrite"]),
+    1,
+    `Error: The folder "${folder.path}" holds something else than a model, "plain"; give another`,
+  );
   assertFails(
     await startTask("dequantize", [packed, packed, "--overwrite"]),
     1,

@@ -394,10 +394,11 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       ),
     );
     assert.deepEqual(model(out), whole);
-    writeFileSync(join(out, "model/notes.txt"), "of the run before");
+    writeFileSync(join(out, "model/notes.txt"), "of the user");
     const { record: replaced } = await place.run(different, { overwrite: true });
     assert.equal(replaced.seed, 1);
     assert.notEqual(replaced.identity, record.identity);
+    rmSync(join(out, "model/notes.txt")); // it has stayed
     assert.deepEqual(Object.keys(model(out)), Object.keys(whole));
     assert.notDeepEqual(model(out), whole);
     checkPacked(replaced, { zones: 2, planes: 2 });
