@@ -1,6 +1,5 @@
 import { bitCount, bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
-import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import {
   canGroupRows,
@@ -12,11 +11,12 @@ import {
   uploadOrders,
   uploadParts,
 } from "../packed_rows/packed_rows.ts";
+import { decodeRows } from "../packed_rows/unpack.ts";
 import type { RowCode } from "../packed_rows/vector_source.ts";
 import { codeWords, type GridLayout, groupsOf } from "./grid.ts";
 import { GRID_CHUNK, gridRowCode, type GridWork } from "./row_code.ts";
 import type { GridHost } from "./store.ts";
-import unpack from "./unpack_grid.wgsl" with { type: "text" };
+import { gridUnpacking } from "./unpack_source.ts";
 
 /** Rows from which a workgroup takes twice as many: there are enough workgroups, which each read x. */
 const MANY_ROWS = 16384;
@@ -82,26 +82,11 @@ class GridRows implements PackedRows {
     return gridRowCode({ bits, salient, centered: grid !== "range" }, work);
   }
 
-  async unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
-    const { layout, parts: { codes, fits, marks, salientCodes }, order } = this;
-    const { cols, bits, salient, grid } = layout;
-    const kernel = await gpu.kernel({
-      name: "unpack_grid",
-      source: unpack,
-      constants: {
-        HAS_SALIENT: Number(salient),
-        CENTERED: Number(grid !== "range"),
-        ORDERED: Number(order !== undefined),
-        BITS: bits,
-      },
-    });
-    const weight = gpu.empty([rows, cols]);
-    kernel.dispatch({
-      params: uniform([first, rows, cols, bitWords(cols), fits.shape[1], fitChunks(layout)]),
-      tensors: [codes, fits, marks ?? codes, salientCodes ?? codes, order ?? codes, weight],
-      workgroups: Math.ceil(rows * cols / 256),
-    });
-    return weight;
+  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+    const { layout, cols, tensors, order, constants } = this;
+    const { bits, salient, grid } = layout;
+    const code = gridUnpacking({ bits, salient, centered: grid !== "range" });
+    return decodeRows(gpu, { first, rows, cols, code, tensors, order, constants });
   }
 }
 

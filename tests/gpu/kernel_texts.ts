@@ -8,6 +8,8 @@ import {
 } from "../../codecs/billm/matmul_source.ts";
 import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
 import { gridRowCode } from "../../codecs/grid/row_code.ts";
+import { gridUnpacking } from "../../codecs/grid/unpack_source.ts";
+import { unpackRowsKernel } from "../../codecs/packed_rows/unpack_source.ts";
 import { type RowCode, rowVectorKernel } from "../../codecs/packed_rows/vector_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
 import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
@@ -21,6 +23,7 @@ import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_s
 import { levelCandidates } from "../../codecs/levels/level_candidates_source.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
 import { levelRowCode } from "../../codecs/levels/row_code.ts";
+import { levelUnpacking } from "../../codecs/levels/unpack_source.ts";
 import { levelsSource, STORE_THETA, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
 import { sweepLevelsKernel } from "../../codecs/levels/sweep_levels_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
@@ -92,6 +95,14 @@ const ROW_CODES: RowCode[] = [
       trellisRowCode(trellis, stateBits === 8 || i > 0)
     )
   ),
+];
+/** How codecs unpack their rows. */
+const ROW_UNPACKINGS = [
+  ...([1, 2, 3, 4, 8] as const).flatMap((bits) =>
+    [true, false].map((salient) => gridUnpacking({ bits, salient, centered: false }))
+  ),
+  gridUnpacking({ bits: 1, salient: true, centered: true }),
+  ...LEVEL_KINDS.map(levelUnpacking),
 ];
 const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
 const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
@@ -250,6 +261,12 @@ export const GENERATED: [name: string, source: string][] = [
       })
     ),
   ]),
+  ...ROW_UNPACKINGS.flatMap((code) =>
+    (["aligned", "any", "ordered"] as const).map((store): [string, string] => [
+      `unpackRowsKernel of ${code.name}, ${store}`,
+      unpackRowsKernel(code, store),
+    ])
+  ),
   ...FORMS.flatMap((form) => [
     ...([1, 2, 4] as const).flatMap((tokens) =>
       [true, false].map((unrolled): [string, string] => [
