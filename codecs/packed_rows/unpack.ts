@@ -39,7 +39,7 @@ export async function decodeRows(
     ...(constants && { constants }),
   });
   const weight = gpu.empty([rows, cols]);
-  const { across, down } = unpackWorkgroups(rows, cols);
+  const { across, down } = unpackWorkgroups(code, rows, cols);
   kernel.dispatch({
     params: uniform([first, rows, cols]),
     tensors: [...tensors, ...(order ? [order] : []), weight],

@@ -6,8 +6,12 @@ export interface RowUnpacking {
   name: string;
   /** The WGSL types of the codec's tensors, read-only, by their names in the text. */
   tensors: Readonly<Record<string, string>>;
-  /** Pipeline constants and functions. */
+  /** Rows that a thread unpacks; {@link ROWS_EACH} if absent. */
+  rows?: number;
+  /** Pipeline constants, functions and workgroup variables. */
   declarations?: string;
+  /** Statements that begin the work of a workgroup, by all of its threads, of which `index` is one. */
+  setup?: string;
   /**
    * Statements that load what the weights of row `row0`, `row1` ... need; they declare variables of the
    * number of the row. They may use `quad`, the index of the four columns, and `chunks`, the number of
@@ -23,14 +27,19 @@ export type UnpackStore = "aligned" | "any" | "ordered";
 
 /** Threads of a workgroup: along the columns, four of which each takes, and along the rows. */
 const THREADS = [64, 4];
-/** Rows that a thread unpacks. */
+export const UNPACK_THREADS = THREADS[0] * THREADS[1];
+/** Rows that a thread usually unpacks. */
 const ROWS_EACH = 4;
 
 /** The numbers of workgroups that {@link unpackRowsKernel} needs, along the columns and the rows. */
-export function unpackWorkgroups(rows: number, cols: number): { across: number; down: number } {
+export function unpackWorkgroups(
+  { rows: each = ROWS_EACH }: RowUnpacking,
+  rows: number,
+  cols: number,
+): { across: number; down: number } {
   return {
     across: Math.ceil(cols / 4 / THREADS[0]),
-    down: Math.ceil(rows / (THREADS[1] * ROWS_EACH)),
+    down: Math.ceil(rows / (THREADS[1] * each)),
   };
 }
 
@@ -41,7 +50,7 @@ export function unpackWorkgroups(rows: number, cols: number): { across: number; 
  * any, and neighbouring threads store to neighbouring places, 16 bytes each.
  */
 export function unpackRowsKernel(code: RowUnpacking, store: UnpackStore): string {
-  const { tensors } = code;
+  const { tensors, rows = ROWS_EACH } = code;
   let binding = 1;
   const bindings = Object.entries(tensors).map(([name, type]) =>
     `@group(0) @binding(${binding++}) var<storage, read> ${name}: array<${type}>;`
@@ -71,18 +80,20 @@ fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_id) thread: vec3u,
+  @builtin(local_invocation_index) index: u32,
 ) {
+  ${code.setup ?? ""}
   let quad = group.x * ${THREADS[0]}u + thread.x;
-  let local0 = (group.z * groups.y + group.y) * ${THREADS[1] * ROWS_EACH}u + thread.y;
+  let local0 = (group.z * groups.y + group.y) * ${THREADS[1] * rows}u + thread.y;
   if (4u * quad >= p.cols || local0 >= p.rows) { return; }
   let chunks = (p.cols + 31u) >> 5u;
   ${store === "ordered" ? "let columns = order[quad];" : ""}
-  ${repeat(ROWS_EACH - 1, (r) => `let local${r + 1} = local0 + ${THREADS[1] * (r + 1)}u;`, "\n  ")}
-  ${repeat(ROWS_EACH, (r) => `let row${r} = p.first + min(local${r}, p.rows - 1u);`, "\n  ")}
-  ${repeat(ROWS_EACH, (r) => code.load(r), "\n  ")}
+  ${repeat(rows - 1, (r) => `let local${r + 1} = local0 + ${THREADS[1] * (r + 1)}u;`, "\n  ")}
+  ${repeat(rows, (r) => `let row${r} = p.first + min(local${r}, p.rows - 1u);`, "\n  ")}
+  ${repeat(rows, (r) => code.load(r), "\n  ")}
   ${
     repeat(
-      ROWS_EACH,
+      rows,
       (r) =>
         `${code.decode(r)}
   ${r === 0 ? put(r) : `if (local${r} < p.rows) { ${put(r)} }`}`,

@@ -17,6 +17,7 @@ import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
 import { trellisRowCode } from "../../codecs/trellis/row_code.ts";
+import { trellisUnpacking } from "../../codecs/trellis/unpack_source.ts";
 import { hasTable, STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
 import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
@@ -103,6 +104,9 @@ const ROW_UNPACKINGS = [
   ),
   gridUnpacking({ bits: 1, salient: true, centered: true }),
   ...LEVEL_KINDS.map(levelUnpacking),
+  ...STATE_BITS.flatMap((stateBits) =>
+    TRELLIS_BITS.map((bits) => ({ stateBits, bits })).filter(hasTable).map(trellisUnpacking)
+  ),
 ];
 const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
 const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
