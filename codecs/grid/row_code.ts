@@ -11,6 +11,17 @@ export type GridForm = Pick<GridLayout, "bits" | "salient"> & {
   centered: boolean;
 };
 
+/** How the kernel of a grid divides its work; the values, but for rounding, are those of any other. */
+export interface GridWork {
+  /** Rows of a workgroup. */
+  rows: number;
+  /**
+   * Sums of a row that a thread adds up side by side. A GPU begins an addition some cycles after the one
+   * that it depends on, which with a single sum only other subgroups can fill.
+   */
+  chains: 1 | 4;
+}
+
 /** 2^23 as the bits of an f32: combined with an integer below, it is the f32 2^23 + that integer. */
 const MAGIC = 0x4b000000;
 
@@ -47,13 +58,13 @@ function placeOf(word: (k: number) => string, i: number, bits: number): Place {
  * and the grids "mean" and "sign", with codes 0 and 1, add 2 scale · Σ code x + (center - scale) Σ x.
  *
  * Salient weights have 0 as their ordinary code: what it adds is subtracted from their own values.
- *
- * @param rows Rows of a workgroup.
  */
-export function gridRowCode(form: GridForm, rows: number): RowCode {
+export function gridRowCode(form: GridForm, work: GridWork): RowCode {
   const { bits, salient, centered } = form;
+  const { rows, chains } = work;
   return {
-    name: `grid_${bits}${centered ? "_centered" : ""}${salient ? "_salient" : ""}`,
+    name: `grid_${bits}${centered ? "_centered" : ""}${salient ? "_salient" : ""}` +
+      `${chains > 1 ? `_chains_${chains}` : ""}`,
     chunk: GRID_CHUNK,
     rows,
     tensors: {
@@ -62,7 +73,7 @@ export function gridRowCode(form: GridForm, rows: number): RowCode {
       ...(salient && { marks: "vec2u", salient_codes: "u32" }),
     },
     bytes: 0,
-    text: () => gridText(form, rows),
+    text: () => gridText(form, work),
   };
 }
 
@@ -70,7 +81,10 @@ function wordType(bits: number): string {
   return bits === 3 ? "u32" : ["u32", "vec2u", "vec4u"][Math.min(Math.log2(bits), 2)];
 }
 
-function gridText({ bits, salient, centered }: GridForm, rows: number): RowCodeText {
+function gridText(
+  { bits, salient, centered }: GridForm,
+  { rows, chains }: GridWork,
+): RowCodeText {
   const perRead = bits === 3 ? 1 : Math.min(bits, 4); // words
   const reads = bits / perRead;
   const middle = bits === 1 ? 0 : 2 ** (bits - 1);
@@ -113,15 +127,21 @@ function gridText({ bits, salient, centered }: GridForm, rows: number): RowCodeT
     const zeros = vector("vec4f", (i) => `${2 ** 23 + middle * 2 ** shift(q, i)}.0`);
     return `bitcast<vec4f>((${words} & ${masks}) | vec4u(${MAGIC}u)) - ${zeros}`;
   };
-  const product = (r: number) =>
-    `{ var dots = 0.0;
+  const dotsOf = (r: number) =>
+    chains === 1
+      ? `var dots = 0.0;
       ${
-      columns.map((q) =>
-        `{ let code = ${decoded(r, q)}; ${
-          repeat(4, (i) => `dots = fma(code.${XYZW[i]}, z${q}.${XYZW[i]}, dots);`, " ")
-        } }`
-      ).join("\n      ")
-    }
+        columns.map((q) =>
+          `{ let code = ${decoded(r, q)}; ${
+            repeat(4, (i) => `dots = fma(code.${XYZW[i]}, z${q}.${XYZW[i]}, dots);`, " ")
+          } }`
+        ).join("\n      ")
+      }`
+      : `var four = (${decoded(r, 0)}) * z0;
+      ${columns.slice(1).map((q) => `four = fma(${decoded(r, q)}, z${q}, four);`).join("\n      ")}
+      let dots = (four.x + four.y) + (four.z + four.w);`;
+  const product = (r: number) =>
+    `{ ${dotsOf(r)}
       let fit = unpack2x16float(fit${r});
       ${
       centered

@@ -1,6 +1,5 @@
 import { bitCount, bitWords } from "../../base/bits.ts";
 import type { Gpu } from "../../gpu/device.ts";
-import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import {
   canGroupRows,
@@ -12,11 +11,12 @@ import {
   uploadOrders,
   uploadParts,
 } from "../packed_rows/packed_rows.ts";
+import { decodeRows } from "../packed_rows/unpack.ts";
 import type { RowCode } from "../packed_rows/vector_source.ts";
 import { codeWords, type GridLayout, groupsOf } from "./grid.ts";
-import { GRID_CHUNK, gridRowCode } from "./row_code.ts";
+import { GRID_CHUNK, gridRowCode, type GridWork } from "./row_code.ts";
 import type { GridHost } from "./store.ts";
-import unpack from "./unpack_grid.wgsl" with { type: "text" };
+import { gridUnpacking } from "./unpack_source.ts";
 
 /** Rows from which a workgroup takes twice as many: there are enough workgroups, which each read x. */
 const MANY_ROWS = 16384;
@@ -51,6 +51,8 @@ class GridRows implements PackedRows {
       salientCodes?: Tensor;
     },
     readonly order?: Tensor,
+    /** How products with a vector divide their work, as far as that is not left to the class. */
+    readonly work: Partial<GridWork> = {},
   ) {
     const { rows, cols } = layout;
     const { codes, fits, marks, salientCodes } = parts;
@@ -69,35 +71,22 @@ class GridRows implements PackedRows {
       salientCodes: salientCodes?.view(0, salientCodes.shape),
     };
     const [, stride] = order?.shape ?? [];
-    return new GridRows({ ...layout, rows }, [0], views, order?.view(i * stride, [1, stride]));
+    const own = order?.view(i * stride, [1, stride]);
+    return new GridRows({ ...layout, rows }, [0], views, own, this.work);
   }
 
   code(gpu: Gpu, rows: number): RowCode {
     const { bits, salient, grid } = this.layout;
     const together = gpu.software ? 4 : rows >= MANY_ROWS && bits < 8 ? 16 : 8;
-    return gridRowCode({ bits, salient, centered: grid !== "range" }, together);
+    const work: GridWork = { rows: together, chains: 4, ...this.work };
+    return gridRowCode({ bits, salient, centered: grid !== "range" }, work);
   }
 
-  async unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
-    const { layout, parts: { codes, fits, marks, salientCodes }, order } = this;
-    const { cols, bits, salient, grid } = layout;
-    const kernel = await gpu.kernel({
-      name: "unpack_grid",
-      source: unpack,
-      constants: {
-        HAS_SALIENT: Number(salient),
-        CENTERED: Number(grid !== "range"),
-        ORDERED: Number(order !== undefined),
-        BITS: bits,
-      },
-    });
-    const weight = gpu.empty([rows, cols]);
-    kernel.dispatch({
-      params: uniform([first, rows, cols, bitWords(cols), fits.shape[1], fitChunks(layout)]),
-      tensors: [codes, fits, marks ?? codes, salientCodes ?? codes, order ?? codes, weight],
-      workgroups: Math.ceil(rows * cols / 256),
-    });
-    return weight;
+  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+    const { layout, cols, tensors, order, constants } = this;
+    const { bits, salient, grid } = layout;
+    const code = gridUnpacking({ bits, salient, centered: grid !== "range" });
+    return decodeRows(gpu, { first, rows, cols, code, tensors, order, constants });
   }
 }
 
@@ -111,10 +100,16 @@ export function uploadGrid(gpu: Gpu, host: GridHost): PackedRowsWeight {
   return new PackedRowsWeight(gpu, uploadRows(gpu, [host]));
 }
 
-/** Uploads grid layers as a group; undefined if their layouts differ. */
+/**
+ * Uploads grid layers as a group; undefined if their layouts differ.
+ *
+ * @param work How products with a vector divide their work, for measurements; as suits the adapter if
+ *   absent.
+ */
 export function uploadGridGroup(
   gpu: Gpu,
   hosts: readonly GridHost[],
+  work?: Partial<GridWork>,
 ): PackedRowsGroup | undefined {
   const [{ cols, bits, salient }] = hosts;
   const kindOf = (
@@ -122,12 +117,16 @@ export function uploadGridGroup(
   ) => [cols, groupSize, grid, bits, salient, order !== undefined];
   const isGroup = canGroupRows(gpu, hosts, kindOf, bitWords(cols) * (salient ? 8 : bits));
   if (!isGroup) return undefined;
-  const group = uploadRows(gpu, hosts);
+  const group = uploadRows(gpu, hosts, work);
   return new PackedRowsGroup(gpu, group, hosts.map((host, i) => group.layer(host, i)));
 }
 
 /** Uploads layers of one layout, whose tensors the caller owns. */
-function uploadRows(gpu: Gpu, hosts: readonly GridHost[]): GridRows {
+function uploadRows(
+  gpu: Gpu,
+  hosts: readonly GridHost[],
+  work?: Partial<GridWork>,
+): GridRows {
   const [first] = hosts;
   const { cols, bits, salient } = first;
   const places = placeLayers(hosts);
@@ -138,7 +137,7 @@ function uploadRows(gpu: Gpu, hosts: readonly GridHost[]): GridRows {
     ...(salient && uploadSalient(gpu, places, hosts)),
   };
   const order = uploadOrders(gpu, hosts.map((host) => host.order));
-  return new GridRows({ ...first, rows }, starts, parts, order);
+  return new GridRows({ ...first, rows }, starts, parts, order, work);
 }
 
 /** The codes without those of salient weights. */

@@ -16,6 +16,7 @@ import {
   placeLayers,
   uploadParts,
 } from "../packed_rows/packed_rows.ts";
+import { decodeRows } from "../packed_rows/unpack.ts";
 import type { RowCode } from "../packed_rows/vector_source.ts";
 import arrange from "./arrange_levels.wgsl" with { type: "text" };
 import {
@@ -25,10 +26,9 @@ import {
   levelWords,
   parametersOf,
 } from "./levels.ts";
-import { kindName, levelsSource, THETA_OF_ROW } from "./levels_source.ts";
 import { codeWidth, levelRowCode } from "./row_code.ts";
 import type { LevelsHost } from "./store.ts";
-import unpack from "./unpack_levels.wgsl" with { type: "text" };
+import { levelUnpacking } from "./unpack_source.ts";
 
 /** Rows from which a workgroup takes twice as many: there are enough workgroups, which each read x. */
 const MANY_ROWS = 16384;
@@ -151,20 +151,9 @@ class LevelRows implements PackedRows {
     return levelRowCode(this.layout, gpu.software ? 4 : rows >= MANY_ROWS ? 16 : 8);
   }
 
-  async unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
     const { layout, cols, tensors } = this;
-    const kernel = await gpu.kernel({
-      name: `unpack_levels_${kindName(layout)}`,
-      source: () => levelsSource(layout) + THETA_OF_ROW + unpack,
-      constants: { WIDTH: codeWidth(layout) },
-    });
-    const weight = gpu.empty([rows, cols]);
-    kernel.dispatch({
-      params: uniform([first, rows, cols, bitWords(cols)]),
-      tensors: [...tensors, weight],
-      workgroups: Math.ceil(rows * cols / 256),
-    });
-    return weight;
+    return decodeRows(gpu, { first, rows, cols, code: levelUnpacking(layout), tensors });
   }
 }
 

@@ -11,6 +11,11 @@ const SLAB_BYTES_ON_CPU = 16 << 20;
 /** Tiles of a product, of 128 x 128, from which a large GPU is busy. */
 const BUSY_TILES = 256;
 const TILE = 128;
+/**
+ * The most tokens for which slabs are as large as they may be: products of few tokens have few tiles, and
+ * each slab ends with multiprocessors that have none left.
+ */
+const FEW_TOKENS = 1024;
 
 /** A packed weight that is unpacked slab by slab. */
 export interface UnpackedInSlabs {
@@ -34,7 +39,7 @@ export async function multiplySlabs(
   y: Tensor,
 ): Promise<void> {
   const [m, cols] = x.shape;
-  const most = slabRows(gpu, m, cols);
+  const most = slabRows(gpu, m, rows, cols);
   for (let first = 0; first < rows; first += most) {
     const n = Math.min(most, rows - first);
     using slab = await unpack(first, n);
@@ -52,16 +57,21 @@ export async function multiplySlabs(
 
 /**
  * Rows of a slab: a multiple of 64, so that views of the bias meet the binding alignment, and that slabs
- * are whole tiles of a codec.
+ * are whole tiles of a codec. On a GPU, the slabs of a weight are about equally large.
  */
 export function slabRows(
   gpu: Pick<Gpu, "software" | "maxBinding">,
   tokens: number,
+  rows: number,
   cols: number,
 ): number {
   const within = (bytes: number) =>
-    Math.floor(Math.min(bytes, gpu.maxBinding) / 4 / cols / 64) * 64;
-  if (gpu.software) return Math.max(64, within(SLAB_BYTES_ON_CPU));
-  const busy = Math.ceil(BUSY_TILES / Math.ceil(tokens / TILE)) * TILE;
-  return Math.max(64, within(SLAB_BYTES), Math.min(busy, within(LARGE_SLAB_BYTES)));
+    Math.max(64, Math.floor(Math.min(bytes, gpu.maxBinding) / 4 / cols / 64) * 64);
+  if (gpu.software) return within(SLAB_BYTES_ON_CPU);
+  const busy = tokens <= FEW_TOKENS
+    ? Infinity
+    : Math.ceil(BUSY_TILES / Math.ceil(tokens / TILE)) * TILE;
+  const most = Math.max(within(SLAB_BYTES), Math.min(busy, within(LARGE_SLAB_BYTES)));
+  const slabs = Math.ceil(rows / most);
+  return Math.min(most, Math.ceil(rows / slabs / TILE) * TILE);
 }

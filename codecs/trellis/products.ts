@@ -12,19 +12,17 @@ import {
   uploadOrders,
   uploadParts,
 } from "../packed_rows/packed_rows.ts";
+import { decodeRows } from "../packed_rows/unpack.ts";
 import type { RowCode } from "../packed_rows/vector_source.ts";
 import arrange from "./arrange_trellis.wgsl" with { type: "text" };
 import { trellisRowCode } from "./row_code.ts";
 import type { TrellisHost } from "./store.ts";
 import { tableOnGpu } from "./tables.ts";
 import { stepsOf, TILE, tilesOf, type TrellisLayout } from "./trellis.ts";
-import unpack from "./unpack_trellis.wgsl" with { type: "text" };
+import { trellisUnpacking } from "./unpack_source.ts";
 
 /** The least workgroup memory that holds a table beside x. */
 const TABLE_MEMORY = 32768;
-
-/** Tiles of a workgroup that unpacks, in a row. */
-const UNPACKED_TILES = 64;
 
 /** The tensors of trellis layers in the layout of their products: one layer, or a group. */
 class TrellisRows implements PackedRows {
@@ -61,30 +59,9 @@ class TrellisRows implements PackedRows {
     return trellisRowCode(this.layout, maxComputeWorkgroupStorageSize >= TABLE_MEMORY);
   }
 
-  async unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
-    const { layout, tensors: [stream, scales, table], order } = this;
-    const { cols, stateBits } = layout;
-    const { stepBits, stepWeights, words } = stepsOf(layout);
-    const [, beside] = tilesOf(layout);
-    const kernel = await gpu.kernel({
-      name: "unpack_trellis",
-      source: unpack,
-      constants: {
-        STATE_BITS: stateBits,
-        STEP_BITS: stepBits,
-        STEP_WEIGHTS: stepWeights,
-        WORDS: words,
-        ORDERED: Number(order !== undefined),
-      },
-    });
-    const weight = gpu.empty([rows, cols]);
-    const below = Math.ceil((first + rows) / TILE) - Math.floor(first / TILE);
-    kernel.dispatch({
-      params: uniform([first, rows, cols, beside]),
-      tensors: [stream, scales, table, order ?? stream, weight],
-      workgroups: [Math.ceil(beside / UNPACKED_TILES), below],
-    });
-    return weight;
+  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+    const { layout, cols, tensors, order } = this;
+    return decodeRows(gpu, { first, rows, cols, code: trellisUnpacking(layout), tensors, order });
   }
 }
 

@@ -8,6 +8,8 @@ import {
 } from "../../codecs/billm/matmul_source.ts";
 import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
 import { gridRowCode } from "../../codecs/grid/row_code.ts";
+import { gridUnpacking } from "../../codecs/grid/unpack_source.ts";
+import { unpackRowsKernel } from "../../codecs/packed_rows/unpack_source.ts";
 import { type RowCode, rowVectorKernel } from "../../codecs/packed_rows/vector_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
 import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
@@ -15,12 +17,14 @@ import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
 import { trellisRowCode } from "../../codecs/trellis/row_code.ts";
+import { trellisUnpacking } from "../../codecs/trellis/unpack_source.ts";
 import { hasTable, STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
 import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
 import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
 import { levelCandidates } from "../../codecs/levels/level_candidates_source.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
 import { levelRowCode } from "../../codecs/levels/row_code.ts";
+import { levelUnpacking } from "../../codecs/levels/unpack_source.ts";
 import { levelsSource, STORE_THETA, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
 import { sweepLevelsKernel } from "../../codecs/levels/sweep_levels_source.ts";
 import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
@@ -80,14 +84,28 @@ const FORMS: BillmForm[] = [
 /** The codes of rows that codecs multiply with. */
 const ROW_CODES: RowCode[] = [
   ...([1, 2, 3, 4, 8] as const).map((bits, i) =>
-    gridRowCode({ bits, salient: i % 2 === 1, centered: false }, [4, 8, 16, 16, 8][i])
+    gridRowCode({ bits, salient: i % 2 === 1, centered: false }, {
+      rows: [4, 8, 16, 16, 8][i],
+      chains: i === 3 ? 1 : 4,
+    })
   ),
-  gridRowCode({ bits: 1, salient: true, centered: true }, 8),
+  gridRowCode({ bits: 1, salient: true, centered: true }, { rows: 8, chains: 4 }),
   ...LEVEL_KINDS.map((kind, i) => levelRowCode(kind, [4, 8, 16][i % 3])),
   ...STATE_BITS.flatMap((stateBits) =>
     TRELLIS_BITS.map((bits) => ({ stateBits, bits })).filter(hasTable).map((trellis, i) =>
       trellisRowCode(trellis, stateBits === 8 || i > 0)
     )
+  ),
+];
+/** How codecs unpack their rows. */
+const ROW_UNPACKINGS = [
+  ...([1, 2, 3, 4, 8] as const).flatMap((bits) =>
+    [true, false].map((salient) => gridUnpacking({ bits, salient, centered: false }))
+  ),
+  gridUnpacking({ bits: 1, salient: true, centered: true }),
+  ...LEVEL_KINDS.map(levelUnpacking),
+  ...STATE_BITS.flatMap((stateBits) =>
+    TRELLIS_BITS.map((bits) => ({ stateBits, bits })).filter(hasTable).map(trellisUnpacking)
   ),
 ];
 const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
@@ -247,6 +265,12 @@ export const GENERATED: [name: string, source: string][] = [
       })
     ),
   ]),
+  ...ROW_UNPACKINGS.flatMap((code) =>
+    (["aligned", "any", "ordered"] as const).map((store): [string, string] => [
+      `unpackRowsKernel of ${code.name}, ${store}`,
+      unpackRowsKernel(code, store),
+    ])
+  ),
   ...FORMS.flatMap((form) => [
     ...([1, 2, 4] as const).flatMap((tokens) =>
       [true, false].map((unrolled): [string, string] => [

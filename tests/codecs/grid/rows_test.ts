@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { grid } from "../../../codecs/grid/codec.ts";
 import type { GridLayout } from "../../../codecs/grid/grid.ts";
-import { uploadGrid } from "../../../codecs/grid/rows.ts";
+import { uploadGrid, uploadGridGroup } from "../../../codecs/grid/rows.ts";
 import { canGroupRows } from "../../../codecs/packed_rows/packed_rows.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { checkGroup, checkLayer, INPUTS } from "../packed_rows/check_products.ts";
@@ -63,13 +63,29 @@ for (const [family, gpu] of Object.entries(adapters)) {
   });
 }
 
+Deno.test("products of grids agree with f64 however they divide their work", async () => {
+  const gpu = adapters.hardware;
+  const names = watchKernels(gpu);
+  const hosts = [20, 9].map((rows) => randomGrid({ ...range(3, 160, 32), rows }, 0).host);
+  for (const work of [{ rows: 4, chains: 1 }, { rows: 16, chains: 4 }] as const) {
+    const uploadGroup = () => Promise.resolve(uploadGridGroup(gpu, hosts, work));
+    await checkGroup(gpu, { ...grid, uploadGroup }, hosts, ["plain"], [1]);
+  }
+  for (const name of ["row_vector_grid_3_4_", "row_vector_grid_3_chains_4_16_"]) {
+    assert([...names].some((found) => found.startsWith(name)), [...names].join());
+  }
+});
+
 Deno.test("on a GPU without subgroups, grids are summed in workgroup memory", async () => {
   const gpu = await openAsHardware();
   (gpu as { subgroupSize: number }).subgroupSize = 0;
   const names = watchKernels(gpu);
   const hosts = [20, 9].map((rows) => randomGrid({ ...range(4, 1000, 64), rows }, 0).host);
   await checkGroup(gpu, grid, hosts, ["plain", "rms"]);
-  assert([...names].some((name) => /^row_vector_grid_4_8_32_rms/.test(name)), [...names].join());
+  assert(
+    [...names].some((name) => /^row_vector_grid_4_chains_4_8_32_rms/.test(name)),
+    [...names].join(),
+  );
 });
 
 Deno.test("layers that exceed a binding together are no group", () => {

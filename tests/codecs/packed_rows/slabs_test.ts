@@ -6,19 +6,22 @@ import { productReference } from "../billm/random_packed.ts";
 
 Deno.test("slabs keep a GPU busy within the memory that they may take", () => {
   const gpu = { software: false, maxBinding: 2 ** 31 };
-  assert.equal(slabRows(gpu, 2048, 4096), 4096);
-  assert.equal(slabRows(gpu, 512, 4096), 8192);
-  assert.equal(slabRows(gpu, 512, 11008), 6080, "256 MB");
-  assert.equal(slabRows(gpu, 4096, 11008), 1472, "64 MB");
-  assert.equal(slabRows({ ...gpu, maxBinding: 2 ** 27 }, 512, 11008), 3008, "a binding");
-  assert.equal(slabRows({ ...gpu, software: true }, 512, 4096), 1024);
-  assert.equal(slabRows(gpu, 1, 1 << 24), 64, "the least");
+  assert.equal(slabRows(gpu, 2048, 4096, 4096), 4096, "64 MB");
+  assert.equal(slabRows(gpu, 2048, 11008, 4096), 3712, "three of about the same size");
+  assert.equal(slabRows(gpu, 512, 11008, 4096), 11008, "a single one");
+  assert.equal(slabRows(gpu, 512, 4096, 11008), 4096);
+  assert.equal(slabRows(gpu, 512, 22016, 4096), 11008, "two within 256 MB");
+  assert.equal(slabRows(gpu, 512, 32000, 11008), 5376, "six within 256 MB");
+  assert.equal(slabRows(gpu, 4096, 4096, 11008), 1408, "three within 64 MB");
+  assert.equal(slabRows({ ...gpu, maxBinding: 2 ** 27 }, 512, 6000, 11008), 3008, "a binding");
+  assert.equal(slabRows({ ...gpu, software: true }, 512, 4096, 4096), 1024);
+  assert.equal(slabRows(gpu, 1, 300, 1 << 24), 64, "the least");
 });
 
 Deno.test("a product in several slabs agrees with f64", async () => {
   const gpu = await openGpu();
   const [tokens, rows, cols] = [5, 150, 65600]; // 63 rows and a bit in 16 MB
-  assert.equal(slabRows(gpu, tokens, cols), 64);
+  assert.equal(slabRows(gpu, tokens, rows, cols), 64);
   const x = normals(tokens * cols, 1);
   const weight = normals(rows * cols, 2);
   const [biases, residuals] = [normals(rows, 3), normals(tokens * rows, 4)];
