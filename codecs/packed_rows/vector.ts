@@ -43,23 +43,30 @@ export async function multiplyRows(
   }
   const code = layers.code(gpu, rows);
   const shape = rowShape(gpu, code, cols);
-  const { threads, lanes } = shape;
+  const { threads, lanes, bands = 1, turns = 1 } = shape;
   const input = vectorInput(source);
   const ordered = order !== undefined;
   const aligned = !ordered && cols % 4 === 0 && (up ?? 0) % 4 === 0;
   const chunks = Math.ceil(cols / code.chunk);
   // A workgroup must not span two layers.
   const [, part1 = rows, part2 = rows] = starts;
-  const group1 = Math.ceil(part1 / code.rows);
-  const group2 = group1 + Math.ceil((part2 - part1) / code.rows);
+  const run = bands * code.rows;
+  const group1 = Math.ceil(part1 / run);
+  const group2 = group1 + Math.ceil((part2 - part1) / run);
   const kernel = await gpu.kernel({
-    name: `row_vector_${code.name}_${code.rows}_${threads}${lanes ? `_of_${lanes}` : ""}_${input}` +
+    name: `row_vector_${code.name}_${code.rows}_${threads}${lanes ? `_of_${lanes}` : ""}` +
+      `${bands > 1 ? `_bands_${bands}` : ""}${turns > 1 ? `_turns_${turns}` : ""}_${input}` +
       `${ordered ? "_ordered" : aligned ? "" : "_any"}`,
     source: () =>
       (source?.op === "activation" ? activate : "") +
       rowVectorKernel(code, shape, { input, ordered, aligned }),
     constants: {
-      ...{ ROWS: rows, COLS: cols, CHUNKS: chunks, PANELS: Math.ceil(chunks / threads) },
+      ...{
+        ROWS: rows,
+        COLS: cols,
+        CHUNKS: chunks,
+        PANELS: Math.ceil(chunks / (threads / bands * turns)),
+      },
       ...{ PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
       ...{ HAS_BIAS: +(bias !== undefined), HAS_RESIDUAL: +(residual !== undefined) },
       ...(order && { ORDER_QUADS: order.shape[1] / 4 }),
@@ -70,7 +77,7 @@ export async function multiplyRows(
     },
   });
   const y = gpu.empty([tokens, rows]);
-  const groups = group2 + Math.ceil((rows - part2) / code.rows);
+  const groups = group2 + Math.ceil((rows - part2) / run);
   kernel.dispatch({
     tensors: [
       ...[x, ...tensors, ...(order ? [order] : []), bias ?? x, residual ?? x],
@@ -88,22 +95,29 @@ export async function multiplyRows(
  */
 export function rowShape(
   gpu: Pick<Gpu, "software" | "subgroupSize" | "device">,
-  code: Pick<RowCode, "chunk" | "rows" | "bytes">,
+  code: Pick<RowCode, "chunk" | "rows" | "bands" | "threads" | "turns" | "bytes">,
   cols: number,
 ): RowVectorShape {
   const { software, subgroupSize, device: { limits } } = gpu;
+  const { bands = 1, threads: wantedThreads = MOST_THREADS } = code;
   const lanes = subgroupSize >= 4 && subgroupSize <= 64 ? subgroupSize : 0;
-  if (software) return { threads: lanes || SOFTWARE_THREADS, lanes };
+  if (software) return { threads: bands * (lanes || SOFTWARE_THREADS), lanes, bands };
   const unit = lanes || 32;
-  const fits = (threads: number) =>
-    threads <= limits.maxComputeInvocationsPerWorkgroup &&
-    rowVectorBytes(code, { threads, lanes }) <= limits.maxComputeWorkgroupStorageSize;
-  const next = (threads: number) => lanes ? threads + unit : 2 * threads;
-  let most = unit;
-  while (next(most) <= MOST_THREADS && fits(next(most))) most = next(most);
+  const mostThreads = Math.min(wantedThreads, limits.maxComputeInvocationsPerWorkgroup);
+  const fits = (columns: number, turns: number) =>
+    bands * columns <= mostThreads &&
+    rowVectorBytes(code, { threads: bands * columns, lanes, bands, turns }) <=
+      limits.maxComputeWorkgroupStorageSize;
+  const next = (columns: number) => lanes ? columns + unit : 2 * columns;
+  let most = unit; // threads of a band
+  while (fits(next(most), 1)) most = next(most);
   const chunks = Math.ceil(cols / code.chunk);
   const wanted = Math.ceil(chunks / Math.ceil(chunks / most));
-  let threads = unit;
-  while (threads < wanted) threads = next(threads);
-  return { threads, lanes };
+  let columns = unit;
+  while (columns < wanted) columns = next(columns);
+  const ofThread = Math.ceil(chunks / columns);
+  let turns = Math.min(code.turns ?? 1, ofThread);
+  while (turns > 1 && !fits(columns, turns)) turns--;
+  turns = Math.ceil(ofThread / Math.ceil(ofThread / turns)); // so that panels are equally long
+  return { threads: bands * columns, lanes, bands, turns };
 }

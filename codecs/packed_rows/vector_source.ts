@@ -10,8 +10,14 @@ export interface RowCode {
   name: string;
   /** Columns of a chunk: 8, 16 or 32. */
   chunk: number;
-  /** Rows of a workgroup, a multiple of four. */
+  /** Rows of a thread, a multiple of four. */
   rows: number;
+  /** Bands of so many rows in a workgroup, each with threads of its own; 1 if absent. */
+  bands?: number;
+  /** The most threads of a workgroup on a GPU; the usual number if absent. */
+  threads?: number;
+  /** The most chunks of a panel that a thread takes, on a GPU; 1 if absent. */
+  turns?: number;
   /** The WGSL types of the codec's tensors, read-only, by their names in the text. */
   tensors: Readonly<Record<string, string>>;
   /** Bytes of workgroup memory that `text` declares. */
@@ -21,8 +27,9 @@ export interface RowCode {
 }
 
 /**
- * The parts of a text. They may use the pipeline constants COLS and CHUNKS, the index of the thread and
- * the first row of the workgroup, `first_row`.
+ * The parts of a text. They may use the pipeline constants COLS and CHUNKS, the index of the thread, the
+ * first row of the workgroup, `first_row`, and the thread's rows, `row0`, `row1` ..., the first of which is
+ * in band `band`.
  */
 export interface RowCodeText {
   /** Functions and workgroup variables. */
@@ -30,10 +37,20 @@ export interface RowCodeText {
   /** Statements that begin a thread's work, before a barrier; they may declare variables. */
   setup?: string;
   /**
+   * Statements that fill workgroup memory, before a barrier: after loads were begun, so that they take
+   * place meanwhile.
+   */
+  fill?: string;
+  /** Variables for what `load` loads; if present, a chunk is loaded while the one before is multiplied. */
+  variables?: string;
+  /**
    * Statements that load the codes of chunk `chunk` of the rows `row0`, `row1` ... They declare
-   * variables and use nothing of workgroup memory, so that loads overlap with the preparation of x.
+   * variables, or assign to `variables`, and use nothing of workgroup memory, so that loads overlap with
+   * the preparation of x.
    */
   load: string;
+  /** Statements that declare copies of `variables`, which `multiply` uses. */
+  take?: string;
   /**
    * Statements that add the products of the rows with the entries of x, the vec4s `x0`, `x1` ..., to the
    * variables `sum0`, `sum1` ... The entries are also in workgroup memory, at `xs[x_at]` and after.
@@ -50,6 +67,10 @@ export interface RowVectorShape {
   threads: number;
   /** Threads of a subgroup, or 0 to sum in workgroup memory. */
   lanes: number;
+  /** Bands of rows, each with its share of the threads, in which the same holds; 1 if absent. */
+  bands?: number;
+  /** Chunks of a panel that a thread takes; 1 if absent. */
+  turns?: number;
 }
 
 /** The form of the input of {@link rowVectorKernel}. */
@@ -64,10 +85,10 @@ export interface RowVectorInput {
 /** Bytes of workgroup memory that {@link rowVectorKernel} needs. */
 export function rowVectorBytes(
   { chunk, rows, bytes }: Pick<RowCode, "chunk" | "rows" | "bytes">,
-  { threads, lanes }: RowVectorShape,
+  { threads, lanes, bands = 1, turns = 1 }: RowVectorShape,
 ): number {
   const summed = lanes ? threads / lanes : threads; // threads with sums in workgroup memory
-  return bytes + 16 * threads * (chunk / 4 + 1) + 4 * summed * (rows + 1);
+  return bytes + 16 * (threads / bands) * turns * (chunk / 4 + 1) + 4 * summed * (rows + 1);
 }
 
 /**
@@ -78,14 +99,19 @@ export function rowVectorBytes(
  * for all of them. A panel of x, one chunk per thread, is prepared in workgroup memory while the codes
  * arrive; the chunks there are apart by an odd number of vec4s, which avoids bank conflicts.
  *
+ * With bands, the rows of a workgroup are divided among its threads, too: more rows share what is
+ * prepared in workgroup memory. With turns, a panel has several chunks per thread.
+ *
  * Rows, columns and all other parameters are pipeline constants, as in billmVectorKernel().
  */
 export function rowVectorKernel(
   code: RowCode,
-  { threads, lanes }: RowVectorShape,
+  { threads, lanes, bands = 1, turns = 1 }: RowVectorShape,
   { input, ordered, aligned }: RowVectorInput,
 ): string {
   const { rows, tensors } = code;
+  const columns = threads / bands; // threads that share the columns
+  const panelQuads = columns * turns * code.chunk / 4;
   const quads = code.chunk / 4; // vec4s of a chunk
   const text = code.text(threads);
   const whole = aligned && !ordered; // x is read in vec4s
@@ -130,8 +156,9 @@ fn columns(part: u32, quad: u32) -> vec4u {
     }
 }`;
   const prepare = (i: number) =>
-    `{ let local = ${i * threads}u + thread;
-      let quad = panel * ${threads * quads}u + local;
+    `${(i + 1) * threads > panelQuads ? `if (thread < ${panelQuads - i * threads}u) ` : ""}{
+      let local = ${i * threads}u + thread;
+      let quad = panel * ${panelQuads}u + local;
       ${
       whole ? "var v = value(x_start, quad);" : `let cols = columns(part, quad);
       var v = ${four((i) => `entry(x_start, cols.${XYZW[i]})`)};`
@@ -147,7 +174,8 @@ fn columns(part: u32, quad: u32) -> vec4u {
       xs[local / ${quads}u * ${quads + 1}u + local % ${quads}u] = v; }`;
 
   const sumsOf = (q: number) => four((i) => `sum${4 * q + i}`);
-  const tree = Array.from({ length: Math.log2(threads) }, (_, i) => threads >> (i + 1));
+  const tree = Array.from({ length: Math.log2(columns) }, (_, i) => columns >> (i + 1));
+  const treeThread = bands === 1 ? "thread" : "column";
   const addUp = lanes
     ? `${repeat(rows / 4, (q) => `let total${q} = subgroupAdd(${sumsOf(q)});`, "\n  ")}
   ${input === "rms" ? "let squared = subgroupAdd(square);" : ""}
@@ -161,7 +189,7 @@ fn columns(part: u32, quad: u32) -> vec4u {
   workgroupBarrier();
   ${
       tree.map((stride) =>
-        `if (thread < ${stride}u) {
+        `if (${treeThread} < ${stride}u) {
     ${
           repeat(
             rows / 4,
@@ -174,13 +202,26 @@ fn columns(part: u32, quad: u32) -> vec4u {
   workgroupBarrier();`
       ).join("\n  ")
     }`;
-  const parts = lanes ? summed : 1; // sums of a row that are left
-  const total = (of: (s: number) => string) => repeat(parts, of, " + ");
+  const parts = lanes ? summed / bands : 1; // sums of a row that are left
+  const apart = summed / bands; // places of the sums of a band
+  const total = (count: number, of: (s: number) => string) => repeat(count, of, " + ");
+  const sumAt = bands === 1
+    ? (s: number) => `sums[${s}][r >> 2u][r & 3u]`
+    : (s: number) => `sums[r / ${rows}u * ${apart}u + ${s}u][r % ${rows}u >> 2u][r & 3u]`;
+  const squareAt = (s: number) => `squares[${s % parts + Math.floor(s / parts) * apart}]`;
+  const multiply = (next: string) =>
+    `${repeat(quads, (q) => `let x${q} = xs[x_at + ${q}u];`, "\n      ")}
+      ${next}
+      ${text.multiply}`;
+  const loadOwn = `{ let chunk = min(own, CHUNKS - 1u); ${text.load} }`;
+  const loadNext = text.variables === undefined ? "" : `${text.take}
+      own += ${columns}u;
+      if (own < CHUNKS) ${loadOwn}`;
   return `
 override ROWS: u32;
 override COLS: u32;
 override CHUNKS: u32;  // of a row
-override PANELS: u32;  // of ${threads} chunks
+override PANELS: u32;  // of ${columns * turns} chunks
 override PART1: u32;   // the row where the second part begins
 override PART2: u32;
 override GROUP1: u32;  // the workgroup where the second part begins
@@ -194,7 +235,7 @@ ${input === "rms" ? "override EPSILON: f32;" : ""}
 ${bindings}
 @group(0) @binding(${binding}) var<storage, read_write> Y: array<f32>; // [tokens, ROWS]
 
-var<workgroup> xs: array<vec4f, ${threads * (quads + 1)}>;
+var<workgroup> xs: array<vec4f, ${columns * turns * (quads + 1)}>;
 var<workgroup> sums: array<array<vec4f, ${rows / 4}>, ${summed}>;
 ${input === "rms" ? `var<workgroup> squares: array<f32, ${summed}>;` : ""}
 ${text.declarations ?? ""}
@@ -210,43 +251,69 @@ fn main(
   let token = workgroup.z;
   let x_start = token * COLS;
   var part = 0u;
-  var first_row = group * ${rows}u;
+  var first_row = group * ${bands * rows}u;
   var end_row = PART1;
   if (group >= GROUP1) {
     part = 1u;
-    first_row = PART1 + (group - GROUP1) * ${rows}u;
+    first_row = PART1 + (group - GROUP1) * ${bands * rows}u;
     end_row = PART2;
   }
   if (group >= GROUP2) {
     part = 2u;
-    first_row = PART2 + (group - GROUP2) * ${rows}u;
+    first_row = PART2 + (group - GROUP2) * ${bands * rows}u;
     end_row = ROWS;
   }
   if (first_row >= end_row) { return; } // the whole workgroup
-  ${repeat(rows, (r) => `let row${r} = min(first_row + ${r}u, end_row - 1u);`, "\n  ")}
+  ${
+    bands === 1 ? "let column = thread;" : `let column = thread % ${columns}u;
+  let band = thread / ${columns}u;
+  let band_row = first_row + band * ${rows}u;`
+  }
+  ${
+    repeat(
+      rows,
+      (r) => `let row${r} = min(${bands === 1 ? "first_row" : "band_row"} + ${r}u, end_row - 1u);`,
+      "\n  ",
+    )
+  }
   ${repeat(rows, (r) => `var sum${r} = 0.0;`, " ")}
   ${input === "rms" ? "var square = 0.0;" : ""}
   ${text.setup ?? ""}
-  let x_at = thread * ${quads + 1}u;
+  var own = column;
+  ${text.variables === undefined ? "" : `${text.variables}\n  ${loadOwn}`}
+  ${text.fill ?? ""}
   for (var panel = 0u; panel < PANELS; panel++) {
-    let own = panel * ${threads}u + thread;
+    ${
+    text.variables !== undefined ? "" : `own = panel * ${columns}u + column;
     let chunk = min(own, CHUNKS - 1u);
-    ${text.load}
+    ${text.load}`
+  }
     if (panel > 0u) { workgroupBarrier(); } // everyone is done with the panel before
-    ${repeat(quads, prepare, "\n    ")}
+    ${repeat(Math.ceil(panelQuads / threads), prepare, "\n    ")}
     workgroupBarrier();
+    ${
+    turns === 1
+      ? `let x_at = column * ${quads + 1}u;
     if (own < CHUNKS) {
-      ${repeat(quads, (q) => `let x${q} = xs[x_at + ${q}u];`, "\n      ")}
-      ${text.multiply}
-    }
+      ${multiply(loadNext)}
+    }`
+      : `var x_at = column * ${quads + 1}u;
+    for (var turn = 0u; turn < ${turns}u; turn++) {
+      if (own >= CHUNKS) { break; }
+      ${multiply(loadNext)}
+      x_at += ${columns * (quads + 1)}u;
+    }`
+  }
   }
   ${addUp}
-  for (var r = thread; r < ${rows}u; r += ${threads}u) {
+  for (var r = thread; r < ${bands * rows}u; r += ${threads}u) {
     let row = first_row + r;
     if (row >= end_row) { break; }
-    var y = ${total((s) => `sums[${s}][r >> 2u][r & 3u]`)};
+    var y = ${total(parts, sumAt)};
     ${text.factor ? `y *= ${text.factor};` : ""}
-    ${input === "rms" ? `y /= sqrt((${total((s) => `squares[${s}]`)}) / f32(COLS) + EPSILON);` : ""}
+    ${
+    input === "rms" ? `y /= sqrt((${total(parts * bands, squareAt)}) / f32(COLS) + EPSILON);` : ""
+  }
     if (HAS_BIAS) { y += bias[row]; }
     if (HAS_RESIDUAL) { y += residual[token * ROWS + row]; }
     Y[token * ROWS + row] = y;

@@ -15,14 +15,40 @@ import {
 import { decodeRows } from "../packed_rows/unpack.ts";
 import type { RowCode } from "../packed_rows/vector_source.ts";
 import arrange from "./arrange_trellis.wgsl" with { type: "text" };
-import { trellisRowCode } from "./row_code.ts";
+import { partsOf, trellisRowCode, type TrellisVectorForm, WHOLE_TILES } from "./row_code.ts";
 import type { TrellisHost } from "./store.ts";
 import { tableOnGpu } from "./tables.ts";
-import { stepsOf, TILE, tilesOf, type TrellisLayout } from "./trellis.ts";
+import { stepsOf, TILE, tilesOf, type Trellis, type TrellisLayout } from "./trellis.ts";
 import { trellisUnpacking } from "./unpack_source.ts";
 
 /** The least workgroup memory that holds a table beside x. */
 const TABLE_MEMORY = 32768;
+
+/** Rows of tiles from which a workgroup takes two: there are nearly as many workgroups as multiprocessors. */
+const MANY_BANDS = 224;
+/** Threads of a workgroup for each row of tiles. */
+const BAND_THREADS = 256;
+/** Turns of a thread, so that a panel of x and the table are within 48 KB. */
+const MOST_TURNS = 4;
+
+/**
+ * The form of products with a vector: of as many parts as the words of a tile permit, on GPUs.
+ *
+ * @param rows Of the product.
+ */
+export function vectorForm(
+  gpu: Pick<Gpu, "software" | "device">,
+  trellis: Trellis,
+  rows: number,
+): TrellisVectorForm {
+  if (gpu.software) return WHOLE_TILES;
+  const bands = rows / TILE >= MANY_BANDS &&
+      gpu.device.limits.maxComputeInvocationsPerWorkgroup >= 2 * BAND_THREADS
+    ? 2
+    : 1;
+  const parts = partsOf(trellis).at(-1)!;
+  return { parts, bands, threads: bands * BAND_THREADS, turns: MOST_TURNS };
+}
 
 /** The tensors of trellis layers in the layout of their products: one layer, or a group. */
 class TrellisRows implements PackedRows {
@@ -38,6 +64,8 @@ class TrellisRows implements PackedRows {
      */
     readonly tensors: readonly [stream: Tensor, scales: Tensor, table: Tensor],
     readonly order?: Tensor,
+    /** The form of products with a vector; the one that suits the adapter if absent. */
+    readonly form?: TrellisVectorForm,
   ) {
     [this.rows, this.cols] = [layout.rows, layout.cols];
   }
@@ -51,12 +79,14 @@ class TrellisRows implements PackedRows {
       [0],
       [partOf(stream, starts[i], rows, TILE), partOf(scales, starts[i], rows), table],
       order?.view(i * stride, [1, stride]),
+      this.form,
     );
   }
 
-  code(gpu: Gpu): RowCode {
+  code(gpu: Gpu, rows: number): RowCode {
     const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
-    return trellisRowCode(this.layout, maxComputeWorkgroupStorageSize >= TABLE_MEMORY);
+    const inMemory = maxComputeWorkgroupStorageSize >= TABLE_MEMORY;
+    return trellisRowCode(this.layout, inMemory, this.form ?? vectorForm(gpu, this.layout, rows));
   }
 
   unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
@@ -70,10 +100,16 @@ export async function uploadTrellis(gpu: Gpu, host: TrellisHost): Promise<Packed
   return new PackedRowsWeight(gpu, await uploadRows(gpu, [host]));
 }
 
-/** Uploads trellis layers as a group; undefined if their layouts differ. */
+/**
+ * Uploads trellis layers as a group; undefined if their layouts differ.
+ *
+ * @param form The form of products with a vector, for benchmarks and tests; the one that suits the adapter
+ *   if absent.
+ */
 export async function uploadTrellisGroup(
   gpu: Gpu,
   hosts: readonly TrellisHost[],
+  form?: TrellisVectorForm,
 ): Promise<PackedRowsGroup | undefined> {
   const [layout] = hosts;
   const kindOf = (
@@ -81,12 +117,16 @@ export async function uploadTrellisGroup(
   ) => [cols, bits, stateBits, order !== undefined];
   const words = tilesOf(layout)[1] * stepsOf(layout).words / TILE;
   if (!canGroupRows(gpu, hosts, kindOf, words)) return undefined;
-  const group = await uploadRows(gpu, hosts);
+  const group = await uploadRows(gpu, hosts, form);
   return new PackedRowsGroup(gpu, group, hosts.map((host, i) => group.layer(host, i)));
 }
 
 /** Uploads layers of one layout, whose tensors the caller owns. */
-async function uploadRows(gpu: Gpu, hosts: readonly TrellisHost[]): Promise<TrellisRows> {
+async function uploadRows(
+  gpu: Gpu,
+  hosts: readonly TrellisHost[],
+  form?: TrellisVectorForm,
+): Promise<TrellisRows> {
   const [{ cols, bits, stateBits }] = hosts;
   // Whole rows of tiles, 16 of them so that bindings of the stream are aligned.
   const { starts, rows } = placeLayers(hosts, MOST_PART_ROWS);
@@ -110,5 +150,5 @@ async function uploadRows(gpu: Gpu, hosts: readonly TrellisHost[]): Promise<Trel
   const ofRows = hosts.map(({ scales }) => new Uint32Array(scales.slice().buffer));
   const scales = uploadParts(gpu, { starts, rows }, ofRows, 1);
   const order = uploadOrders(gpu, hosts.map((host) => host.order));
-  return new TrellisRows(layout, starts, [stream, scales, tableOnGpu(gpu, layout)], order);
+  return new TrellisRows(layout, starts, [stream, scales, tableOnGpu(gpu, layout)], order, form);
 }

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { trellis } from "../../../codecs/trellis/codec.ts";
-import { uploadTrellis } from "../../../codecs/trellis/products.ts";
+import { uploadTrellis, uploadTrellisGroup, vectorForm } from "../../../codecs/trellis/products.ts";
+import { partsOf, type TrellisVectorForm, WHOLE_TILES } from "../../../codecs/trellis/row_code.ts";
 import { tableOnGpu } from "../../../codecs/trellis/tables.ts";
 import {
   hasTable,
@@ -8,6 +9,7 @@ import {
   type Trellis,
   TRELLIS_BITS,
 } from "../../../codecs/trellis/trellis.ts";
+import type { TrellisHost } from "../../../codecs/trellis/store.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { checkGroup, checkLayer, INPUTS } from "../packed_rows/check_products.ts";
 import { randomTrellis } from "./random_trellis.ts";
@@ -43,6 +45,58 @@ for (const [family, gpu] of Object.entries(adapters)) {
         assert.deepEqual(await gpu.read(values), trellis.dequantize(host, first));
       }
     });
+  }
+}
+
+Deno.test("tiles can be split where the words of their parts are whole vec4s", () => {
+  const most = TRELLIS_BITS.map((bits) => partsOf({ bits, stateBits: 12 }).at(-1));
+  assert.deepEqual(most, [2, 1, 4, 1, 2], "1, 1.5, 2, 2.5 and 3 bits");
+});
+
+Deno.test("GPUs split tiles, and large layers share a table between two rows of tiles", () => {
+  const { hardware } = adapters;
+  const trellis: Trellis = { bits: 2, stateBits: 12 };
+  const [one, two] = [{ bands: 1, threads: 256 }, { bands: 2, threads: 512 }];
+  assert.deepEqual(vectorForm(hardware, trellis, 4096), { parts: 4, turns: 4, ...two });
+  assert.deepEqual(vectorForm(hardware, trellis, 1024), { parts: 4, turns: 4, ...one });
+  const small = { software: false, device: { limits: { maxComputeInvocationsPerWorkgroup: 256 } } };
+  assert.deepEqual(
+    vectorForm(small as typeof hardware, trellis, 4096),
+    { parts: 4, turns: 4, ...one },
+  );
+  assert.deepEqual(
+    vectorForm({ ...small, software: true } as typeof hardware, trellis, 4096),
+    WHOLE_TILES,
+  );
+});
+
+// 19 tiles beside each other, in several panels and turns, and layers that end within a band.
+for (const form of FORMS) {
+  for (const parts of partsOf(form)) {
+    Deno.test(
+      `all forms of products agree with f64: ${form.bits} bits, states of ${form.stateBits}, ${parts} parts`,
+      async () => {
+        const gpu = adapters.hardware;
+        const hosts = [40, 16, 5].map((rows) =>
+          randomTrellis({ rows, cols: 300, ...form }, true).host
+        );
+        tableOnGpu(gpu, form); // is kept
+        const multiplied = new Set<string>();
+        for (const [i, [bands, turns]] of [[1, 1], [1, 3], [2, 2], [3, 4]].entries()) {
+          const threads = 8 * parts * bands; // the least on this adapter
+          const vector: TrellisVectorForm = { parts, bands, threads, turns };
+          const codec = {
+            ...trellis,
+            uploadGroup: (gpu: typeof adapters.hardware, hosts: readonly TrellisHost[]) =>
+              uploadTrellisGroup(gpu, hosts, vector),
+          };
+          const names = watchKernels(gpu);
+          await checkGroup(gpu, codec, hosts, [INPUTS[i % 5], "rms"], [3]);
+          for (const name of names) if (name.startsWith("row_vector_trellis")) multiplied.add(name);
+        }
+        assert(multiplied.size >= 4, "kernels differ");
+      },
+    );
   }
 }
 
