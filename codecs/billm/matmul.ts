@@ -1,5 +1,5 @@
 import type { Gpu } from "../../gpu/device.ts";
-import { uniform } from "../../gpu/kernel.ts";
+import { MAX_GROUPS, uniform } from "../../gpu/kernel.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { Addends } from "../codec.ts";
 import { multiplySlabs } from "../packed_rows/slabs.ts";
@@ -9,6 +9,7 @@ import {
   billmMatmulKernel,
   type BillmTile,
   MATMUL_FLAGS,
+  UNPACKED_ROWS,
   unpackKernel,
 } from "./matmul_source.ts";
 import { billmMatvec, MATVEC_TOKENS } from "./matvec.ts";
@@ -17,8 +18,14 @@ import { type BillmTensors, formName, formOf, tilesOf, UNIT_COLS, unitsOf } from
 const LARGE: BillmTile = { rows: 128, cols: 128, depth: 16 };
 const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
 
-/** The token count from which unpacking each weight once is cheaper than once per tile of tokens. */
-const SLAB_TOKENS = 1024;
+/**
+ * The token count from which unpacking each weight once is cheaper than once per tile of tokens: sooner if
+ * weights may be salient, which takes several scales and tests for each.
+ */
+const SLAB_TOKENS = { ordinary: 1024, salient: 256 };
+
+/** Where weights are unpacked for a product of many tokens: in workgroup memory, or in GPU memory. */
+export type UnpackedIn = "tiles" | "slabs";
 
 /**
  * x · weightᵀ (+ bias) (+ residual) for any number of tokens; selects the kernel by their number.
@@ -38,16 +45,19 @@ export async function billmProduct(
 }
 
 /**
- * {@link billmProduct} for many tokens. GPUs unpack the weight tile by tile in workgroup memory. Above
- * {@link SLAB_TOKENS} tokens, and on software adapters, slabs of rows are unpacked to GPU memory first.
+ * {@link billmProduct} for many tokens. GPUs unpack the weight tile by tile in workgroup memory. From
+ * {@link SLAB_TOKENS} tokens on, and on software adapters, slabs of rows are unpacked to GPU memory first.
+ *
+ * @param unpacked Where, for measurements; as suits the adapter and the number of tokens if absent.
  */
 export async function billmMatmul(
   gpu: Gpu,
   x: Tensor,
   weight: BillmTensors,
   addends: Addends = {},
+  unpacked?: UnpackedIn,
 ): Promise<Tensor> {
-  const { rows, cols } = weight;
+  const { rows, cols, planes } = weight;
   const [tokens, width] = x.shape;
   if (width !== cols) {
     throw new RangeError(
@@ -55,7 +65,9 @@ export async function billmMatmul(
     );
   }
   const y = gpu.empty([tokens, rows]);
-  if (gpu.software || tokens >= SLAB_TOKENS) {
+  const fromTokens = SLAB_TOKENS[planes > 0 ? "salient" : "ordinary"];
+  unpacked ??= gpu.software || tokens >= fromTokens ? "slabs" : "tiles";
+  if (unpacked === "slabs") {
     const unpack = (first: number, count: number) => unpackRows(gpu, weight, first, count);
     await multiplySlabs(gpu, x, { rows, unpack }, addends, y);
   } else await multiplyTiles(gpu, x, weight, addends, y);
@@ -130,10 +142,11 @@ export async function unpackRows(
     source: () => unpackKernel(form),
   });
   const out = gpu.empty([rows, cols]);
+  const down = Math.ceil(rows / UNPACKED_ROWS);
   kernel.dispatch({
     params: uniform([first, rows, cols, units, Math.ceil(cols / blockSize), blockSize]),
     tensors: [bits, scales, factors ?? scales, salient, order, out],
-    workgroups: Math.ceil(rows / 32) * units * 8,
+    workgroups: [units, Math.min(down, MAX_GROUPS), Math.ceil(down / MAX_GROUPS)],
   });
   return out;
 }

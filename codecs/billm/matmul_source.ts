@@ -254,26 +254,54 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 `;
 }
 
+/** Rows that a thread of {@link unpackKernel} takes, and threads along the rows of a workgroup. */
+const UNPACKED_EACH = 4;
+const UNPACKED_THREADS = 4;
+/** Rows of a workgroup of {@link unpackKernel}. */
+export const UNPACKED_ROWS = UNPACKED_EACH * UNPACKED_THREADS;
+
 /**
  * Generates the kernel that dequantizes some rows to f32 `[rows, cols]`. 32 threads compute 128 columns
- * of a row; each takes every 32nd column, so that adjacent threads store to adjacent places.
+ * of a row; each takes every 32nd column, so that adjacent threads store to adjacent places. A thread
+ * begins the loads of its rows before it decodes any.
  */
 export function unpackKernel(form: BillmForm): string {
   const planeCount = planesOf(form);
-  const scale = scaleSource(form, "scale_");
-  const loadScales = (block: string) =>
-    `{ let block = min(${block}, p.blocks - 1u); ${scale.load("tile", "block", "lane")} }`;
-  const word = (w: number) => {
-    const names: RowNames = { plane: (k) => `bits${k}.${XYZW[w]}`, marks: `marks.${XYZW[w]}` };
+  const scaleOf = (r: number) => scaleSource(form, `scale${r}_`);
+  const loadScales = (r: number, block: string) =>
+    `{ let block = min(${block}, p.blocks - 1u); ${
+      scaleOf(r).load(`(row${r} >> 5u)`, "block", `(row${r} & 31u)`)
+    } }`;
+  const loadRow = (r: number) =>
+    `let row${r} = p.first + min(local${r}, p.rows - 1u);
+  let start${r} = ((row${r} >> 5u) * p.units + unit) * ${32 * planeCount}u + (row${r} & 31u);
+  ${repeat(planeCount, (k) => `let bits${r}_${k} = bits[start${r} + ${32 * k}u];`)}
+  ${scaleOf(r).declare}
+  ${form.coded ? `let factor${r} = factors[row${r}];` : ""}
+  ${form.mixed ? "" : loadScales(r, "unit * 128u / p.block_size")}`;
+  const word = (r: number, w: number) => {
+    const names: RowNames = {
+      plane: (k) => `bits${r}_${k}.${XYZW[w]}`,
+      marks: `marks.${XYZW[w]}`,
+    };
     return `{
-    ${form.mixed ? loadScales(`(unit * 128u + ${32 * w}u) / p.block_size`) : ""}
-    ${weightValues(form, "scale_")}
-    let col = order[unit * 128u + ${32 * w}u + i] & 0x7fffffffu; // bit 31 marks salient columns
-    if (col < p.cols) { weight[local_row * p.cols + col] = ${
+    ${
+      form.mixed
+        ? `${loadScales(r, `(unit * 128u + ${32 * w}u) / p.block_size`)}
+    ${weightValues(form, `scale${r}_`)}`
+        : ""
+    }
+    if (columns.${XYZW[w]} < p.cols) { weight[local${r} * p.cols + columns.${XYZW[w]}] = ${
       weightAt(form, names, "bit", form.planes > 0)
     }; }
   }`;
   };
+  const storeRow = (r: number) =>
+    `if (local${r} < p.rows) {
+    ${form.coded ? `let mean_factor = factor${r}.x; let scale_factor = factor${r}.y;` : ""}
+    ${form.mixed ? "" : weightValues(form, `scale${r}_`)}
+    ${repeat(4, (w) => word(r, w))}
+  }`;
   return `
 struct Params {
   first: u32, rows: u32, cols: u32, units: u32, blocks: u32, block_size: u32,
@@ -286,30 +314,31 @@ struct Params {
 @group(0) @binding(5) var<storage, read> order: array<u32>;       // [units * 128]
 @group(0) @binding(6) var<storage, read_write> weight: array<f32>; // [rows, cols], from row \`first\` on
 
-@compute @workgroup_size(128)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 128u + id.x;
-  let i = index & 31u;
-  let unit = (index >> 10u) % p.units;
-  let local_row = (index >> 10u) / p.units * 32u + ((index >> 5u) & 31u);
-  if (local_row >= p.rows) { return; }
-  let row = p.first + local_row;
-  let tile = row >> 5u;
-  let lane = row & 31u;
-  let start = (tile * p.units + unit) * ${32 * planeCount}u + lane;
-  ${repeat(planeCount, (k) => `let bits${k} = bits[start + ${32 * k}u];`)}
-  let marks = salient[unit];
-  ${scale.declare}
+@compute @workgroup_size(32, ${UNPACKED_THREADS})
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_id) thread: vec3u,
+) {
+  let unit = group.x;
+  let local0 = (group.z * groups.y + group.y) * ${UNPACKED_ROWS}u + thread.y;
+  if (local0 >= p.rows) { return; }
   ${
-    form.coded
-      ? `let factor = factors[row];
-  let mean_factor = factor.x;
-  let scale_factor = factor.y;`
-      : ""
+    repeat(
+      UNPACKED_EACH - 1,
+      (r) => `let local${r + 1} = local0 + ${UNPACKED_THREADS * (r + 1)}u;`,
+      "\n  ",
+    )
   }
-  let bit = 1u << i;
-  ${form.mixed ? "" : loadScales("unit * 128u / p.block_size")}
-  ${repeat(4, word)}
+  let bit = 1u << thread.x;
+  let marks = salient[unit];
+  let first_place = unit * 128u + thread.x;
+  // Bit 31 marks salient columns.
+  let columns = vec4u(${
+    repeat(4, (w) => `order[first_place + ${32 * w}u]`, ", ")
+  }) & vec4u(0x7fffffffu);
+  ${repeat(UNPACKED_EACH, loadRow, "\n  ")}
+  ${repeat(UNPACKED_EACH, storeRow, "\n  ")}
 }
 `;
 }

@@ -11,15 +11,21 @@ export type GridForm = Pick<GridLayout, "bits" | "salient"> & {
   centered: boolean;
 };
 
-/** How the kernel of a grid divides its work; the values, but for rounding, are those of any other. */
+/** How the kernel of a grid divides its work; the products differ by rounding only. */
 export interface GridWork {
-  /** Rows of a workgroup. */
+  /** Rows of a thread. */
   rows: number;
+  /** Bands of so many rows in a workgroup, which share the panels of x. */
+  bands: number;
+  /** The most threads of a workgroup. */
+  threads: number;
   /**
    * Sums of a row that a thread adds up side by side. A GPU begins an addition some cycles after the one
    * that it depends on, which with a single sum only other subgroups can fill.
    */
   chains: 1 | 4;
+  /** Whether the codes of the next chunk are loaded while one is multiplied, which takes registers. */
+  isAhead: boolean;
 }
 
 /** 2^23 as the bits of an f32: combined with an integer below, it is the f32 2^23 + that integer. */
@@ -61,12 +67,12 @@ function placeOf(word: (k: number) => string, i: number, bits: number): Place {
  */
 export function gridRowCode(form: GridForm, work: GridWork): RowCode {
   const { bits, salient, centered } = form;
-  const { rows, chains } = work;
+  const { rows, bands, threads, chains, isAhead } = work;
   return {
     name: `grid_${bits}${centered ? "_centered" : ""}${salient ? "_salient" : ""}` +
-      `${chains > 1 ? `_chains_${chains}` : ""}`,
+      `${chains > 1 ? `_chains_${chains}` : ""}${isAhead ? "_ahead" : ""}`,
     chunk: GRID_CHUNK,
-    rows,
+    ...{ rows, bands, threads },
     tensors: {
       codes: wordType(bits),
       fits: "u32", // scale, and zero or center, as f16: [rows, FITS]
@@ -83,7 +89,7 @@ function wordType(bits: number): string {
 
 function gridText(
   { bits, salient, centered }: GridForm,
-  { rows, chains }: GridWork,
+  { rows, chains, isAhead }: GridWork,
 ): RowCodeText {
   const perRead = bits === 3 ? 1 : Math.min(bits, 4); // words
   const reads = bits / perRead;
@@ -93,23 +99,34 @@ function gridText(
     return perRead === 1 ? read : `${read}.${XYZW[k % perRead]}`;
   };
 
-  const load = repeat(rows, (r) =>
-    `let at${r} = row${r} * CHUNKS + chunk;
+  /** What is loaded for a row: its variables with their types and places. */
+  const loadedOf = (r: number): [name: string, type: string, value: string][] => [
+    ...Array.from({ length: reads }, (_, k): [string, string, string] => [
+      `codes${r}_${k}`,
+      wordType(bits),
+      `codes[${reads === 1 ? `at${r}` : `${reads}u * at${r} + ${k}u`}]`,
+    ]),
+    [`fit${r}`, "u32", `fits[row${r} * FITS + chunk / FIT_CHUNKS]`],
+    ...(salient ? [[`marks${r}`, "vec2u", `marks[at${r}]`] as [string, string, string]] : []),
+  ];
+  const each = (text: (name: string, type: string, value: string) => string) =>
+    repeat(
+      rows,
+      (r) => loadedOf(r).map(([name, type, value]) => text(name, type, value)).join(" "),
+      "\n    ",
+    );
+  const places = repeat(rows, (r) => `let at${r} = row${r} * CHUNKS + chunk;`, " ");
+  const load = `${places}
     ${
-      repeat(
-        reads,
-        (k) =>
-          `let codes${r}_${k} = codes[${reads === 1 ? `at${r}` : `${reads}u * at${r} + ${k}u`}];`,
-        "\n    ",
-      )
-    }
-    let fit${r} = fits[row${r} * FITS + chunk / FIT_CHUNKS];
-    ${
-      salient
-        ? `let marks${r} = marks[at${r}];
-    let salient_fit${r} = fits[row${r} * FITS + FITS - 1u];`
-        : ""
-    }`, "\n    ");
+    each((name, _, value) =>
+      `${isAhead ? "" : "let "}${isAhead ? `ahead_${name}` : name} = ${value};`
+    )
+  }`;
+  const salientFits = repeat(
+    salient ? rows : 0,
+    (r) => `let salient_fit${r} = fits[row${r} * FITS + FITS - 1u];`,
+    "\n  ",
+  );
 
   const vector = (type: string, item: (i: number) => string) => {
     const items = Array.from({ length: 4 }, (_, i) => item(i));
@@ -167,6 +184,11 @@ function gridText(
   return {
     declarations: `override FITS: u32;        // scales of a row
 override FIT_CHUNKS: u32;  // chunks of a scale group`,
+    setup: salientFits,
+    ...(isAhead && {
+      variables: each((name, type) => `var ahead_${name}: ${type};`),
+      take: each((name) => `let ${name} = ahead_${name};`),
+    }),
     load,
     multiply: `let x_four = ${columns.map((q) => `x${q}`).join(" + ")};
       let x_sum = (x_four.x + x_four.y) + (x_four.z + x_four.w);

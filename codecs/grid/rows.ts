@@ -18,8 +18,19 @@ import { GRID_CHUNK, gridRowCode, type GridWork } from "./row_code.ts";
 import type { GridHost } from "./store.ts";
 import { gridUnpacking } from "./unpack_source.ts";
 
-/** Rows from which a workgroup takes twice as many: there are enough workgroups, which each read x. */
-const MANY_ROWS = 16384;
+/** Rows from which a workgroup takes two bands of them: there are enough workgroups, which each read x. */
+const MANY_ROWS = 3584;
+
+/** How products with a vector divide their work on an adapter, for so many rows. */
+export function gridWork({ software }: Pick<Gpu, "software">, rows: number): GridWork {
+  return {
+    rows: software ? 4 : 8,
+    bands: !software && rows >= MANY_ROWS ? 2 : 1,
+    threads: 256,
+    chains: 4,
+    isAhead: false,
+  };
+}
 
 /**
  * The tensors of grid layers in the layout of their products: one layer, or a group of layers whose rows
@@ -77,8 +88,7 @@ class GridRows implements PackedRows {
 
   code(gpu: Gpu, rows: number): RowCode {
     const { bits, salient, grid } = this.layout;
-    const together = gpu.software ? 4 : rows >= MANY_ROWS && bits < 8 ? 16 : 8;
-    const work: GridWork = { rows: together, chains: 4, ...this.work };
+    const work: GridWork = { ...gridWork(gpu, rows), ...this.work };
     return gridRowCode({ bits, salient, centered: grid !== "range" }, work);
   }
 

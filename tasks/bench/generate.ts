@@ -2,6 +2,7 @@ import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { bytesText } from "../../base/units.ts";
+import type { Gpu } from "../../gpu/device.ts";
 import type { CacheDtype } from "../../gpu/kernels/attention/attention_decode.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import {
@@ -126,6 +127,8 @@ interface Figures {
   generatingBytes: number;
   promptTokens: number;
   promptTokensPerSecond: number;
+  /** Seconds of the GPU in the fastest of the same number of prompts; absent without timestamps. */
+  promptGpuSeconds?: number;
   tokens: number;
   tokensPerSecond: number;
 }
@@ -172,6 +175,11 @@ async function measure(
       seconds: Math.min(fastest.seconds, seconds),
     };
   }
+  const promptGpuSeconds = await gpuSeconds(gpu, runs, async () => {
+    const texts = continueTokens(model, ids, { maxTokens: 1, cache, signal });
+    while (!(await texts.next()).done);
+  });
+  signal.throwIfAborted();
   return {
     model: folder,
     adapter: gpu.name,
@@ -183,9 +191,30 @@ async function measure(
     generatingBytes,
     promptTokens: prompt,
     promptTokensPerSecond: prompt / fastest.promptSeconds,
+    ...(promptGpuSeconds !== undefined && { promptGpuSeconds }),
     tokens,
     tokensPerSecond: (tokens - 1) / fastest.seconds,
   };
+}
+
+/** GPU seconds of the fastest of some runs; undefined without timestamps. */
+async function gpuSeconds(
+  gpu: Gpu,
+  runs: number,
+  work: () => Promise<void>,
+): Promise<number | undefined> {
+  if (!gpu.isTimed) return undefined;
+  let least = Infinity;
+  let before = 0;
+  for (let run = 0; run < runs; run++) {
+    gpu.section({ name: "prompt" });
+    await work();
+    gpu.section(undefined);
+    const { prompt } = await gpu.sectionSeconds();
+    least = Math.min(least, prompt - before);
+    before = prompt;
+  }
+  return least;
 }
 
 /** The throughput of all models, relative to the first and the last one. */
@@ -205,10 +234,15 @@ function comparison(all: readonly Figures[]): string {
 
 function textOf(figures: Figures): string {
   const { fileBytes, cacheBytes, generatingBytes, peakBytes } = figures;
+  const { promptTokens, promptTokensPerSecond, promptGpuSeconds } = figures;
   const share = 100 * (generatingBytes / (fileBytes + cacheBytes) - 1);
   return [
     `${figures.model} on ${figures.adapter}`,
-    `  prefill     ${figures.promptTokens} tokens at ${figures.promptTokensPerSecond.toFixed(1)}/s`,
+    `  prefill     ${promptTokens} tokens at ${promptTokensPerSecond.toFixed(1)}/s` +
+    (promptGpuSeconds === undefined
+      ? ""
+      : `, ${(1000 * promptTokens / promptTokensPerSecond).toFixed(1)} ms of which ` +
+        `${(1000 * promptGpuSeconds).toFixed(1)} ms are GPU time`),
     `  decode      ${figures.tokens} tokens at ${figures.tokensPerSecond.toFixed(1)}/s`,
     `  GPU memory  ${bytesText(generatingBytes)} during decode, peak ${bytesText(peakBytes)}; ` +
     `files ${bytesText(fileBytes)}, KV cache ${bytesText(cacheBytes)} (${share.toFixed(1)} % more)`,

@@ -91,3 +91,42 @@ async function seconds(gpu: Gpu, work: () => Promise<void>, repeat: number): Pro
   }
   return best;
 }
+
+/** The time in ms that a GPU which idled needs to reach its clock rate. */
+const WARM_UP_MS = 100;
+
+/**
+ * Milliseconds of one call, the median of some runs of `repeat` calls; of GPU time if the device has
+ * timestamps.
+ */
+export async function gpuMilliseconds(
+  gpu: Gpu,
+  work: () => Promise<void>,
+  { runs, repeat }: { runs: number; repeat: number },
+): Promise<number> {
+  const all = async () => {
+    for (let i = 0; i < repeat; i++) await work();
+  };
+  await all(); // compiles
+  await gpu.idle();
+  for (const start = performance.now(); !gpu.software && performance.now() < start + WARM_UP_MS;) {
+    await all();
+    await gpu.idle();
+  }
+  const times: number[] = [];
+  for (let run = 0; run < runs; run++) {
+    const start = await clock(gpu);
+    gpu.section({ name: "bench" });
+    await all();
+    gpu.section(undefined);
+    times.push((await clock(gpu) - start) / repeat);
+  }
+  return times.sort((a, b) => a - b)[times.length >> 1];
+}
+
+/** Milliseconds after all queued work, of GPU time if available. */
+async function clock(gpu: Gpu): Promise<number> {
+  if (gpu.isTimed) return 1000 * ((await gpu.sectionSeconds()).bench ?? 0);
+  await gpu.idle();
+  return performance.now();
+}

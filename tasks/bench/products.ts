@@ -1,4 +1,7 @@
 import type { WeightGroup } from "../../codecs/codec.ts";
+import type { GridWork } from "../../codecs/grid/row_code.ts";
+import { gridWork, uploadGridGroup } from "../../codecs/grid/rows.ts";
+import type { GridHost } from "../../codecs/grid/store.ts";
 import { storeLinear, uploadLinears } from "../../codecs/mod.ts";
 import { uploadTrellisGroup, vectorForm } from "../../codecs/trellis/products.ts";
 import { partsOf, type TrellisVectorForm, WHOLE_TILES } from "../../codecs/trellis/row_code.ts";
@@ -8,6 +11,7 @@ import { openGpu } from "../../hosts/deno_gpu.ts";
 import { uniforms } from "../../models/synthetic.ts";
 import { tableText } from "../table.ts";
 import { count, runCommand, usageErrors } from "../task.ts";
+import { gpuMilliseconds } from "./measure.ts";
 import { RANDOM_FORMS } from "./random_packed.ts";
 
 const HELP = `Usage: deno task bench:products [--form NAME] [--shape ROWSxCOLS] [--runs N]
@@ -26,7 +30,6 @@ Options
 
 /** Bytes of the weights that take turns. */
 const ALL_BYTES = 128e6;
-const WARM_UP_MS = 100;
 /** Products of a run. */
 const REPEAT = 64;
 
@@ -78,6 +81,7 @@ await runCommand(command, async ({ values }) => {
       const bytes = Object.values(parts).reduce((sum, own) => sum + own, 0);
       const variants: Variant[] = [
         { name: "", isUsual: true, upload: (gpu) => uploadLinears(gpu, [linear]) },
+        ...(form.startsWith("grid") ? gridVariants(gpu, linear.host as GridHost) : []),
         ...("stream" in linear.host ? trellisVariants(gpu, linear.host as TrellisHost) : []),
       ];
       for (const { name, isUsual, upload } of variants) {
@@ -99,6 +103,31 @@ await runCommand(command, async ({ values }) => {
     console.log(tableText(["form", "variant", "µs", "GB/s", "of billm", ""], lines, 2));
   }
 });
+
+/** The products of grids in several forms of the kernel. */
+function gridVariants(gpu: Gpu, host: GridHost): Variant[] {
+  const usual = gridWork(gpu, host.rows);
+  const works: GridWork[] = [
+    usual,
+    ...[[8, 1, 256], [8, 2, 256], [8, 2, 384], [8, 4, 512], [4, 2, 256], [4, 4, 512], [16, 1, 256]]
+      .map(([rows, bands, threads]) => ({ ...usual, rows, bands, threads })),
+    { ...usual, rows: host.rows < 16384 ? 8 : 16, bands: 1, chains: 1 },
+    { ...usual, isAhead: true },
+    { ...usual, rows: 4, bands: 4, threads: 512, isAhead: true },
+  ];
+  const nameOf = ({ rows, bands, threads, chains, isAhead }: GridWork) =>
+    `${rows} rows, ${bands} bands, ${threads} threads, ${chains} sums${isAhead ? ", ahead" : ""}`;
+  const { maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
+  const unit = gpu.subgroupSize || 32;
+  const fits = ({ bands, threads }: GridWork) =>
+    threads <= maxComputeInvocationsPerWorkgroup && bands * unit <= threads;
+  const byName = new Map(works.filter(fits).map((work) => [nameOf(work), work]));
+  return [...byName].map(([name, work]) => ({
+    name,
+    isUsual: name === nameOf(usual),
+    upload: (gpu) => Promise.resolve(uploadGridGroup(gpu, [host], work)),
+  }));
+}
 
 /** The products of trellis layers without their rotation, in several forms of the kernel. */
 function trellisVariants(gpu: Gpu, host: TrellisHost): Variant[] {
@@ -168,33 +197,9 @@ async function milliseconds(
   const random = uniforms(1);
   using x = gpu.upload(Float32Array.from({ length: cols }, () => random() - 0.5), [1, cols]);
   let turn = 0;
-  const multiply = async () => {
-    for (let i = 0; i < (gpu.software ? 1 : REPEAT); i++) {
-      gpu.free(await groups[turn++ % copies].multiplyVector(x));
-    }
-  };
-  await multiply(); // compiles
-  await gpu.idle();
-  // An idle GPU needs time to reach its clock rate.
-  for (const start = performance.now(); !gpu.software && performance.now() < start + WARM_UP_MS;) {
-    await multiply();
-    await gpu.idle();
-  }
-  const times: number[] = [];
-  for (let run = 0; run < runs; run++) {
-    const start = await clock(gpu);
-    gpu.section({ name: "bench" });
-    await multiply();
-    gpu.section(undefined);
-    times.push((await clock(gpu) - start) / (gpu.software ? 1 : REPEAT));
-  }
+  const ms = await gpuMilliseconds(gpu, async () => {
+    gpu.free(await groups[turn++ % copies].multiplyVector(x));
+  }, { runs, repeat: gpu.software ? 1 : REPEAT });
   for (const group of groups) group[Symbol.dispose]();
-  return times.sort((a, b) => a - b)[times.length >> 1];
-}
-
-/** Milliseconds after all queued work, of GPU time if available. */
-async function clock(gpu: Gpu): Promise<number> {
-  if (gpu.isTimed) return 1000 * ((await gpu.sectionSeconds()).bench ?? 0);
-  await gpu.idle();
-  return performance.now();
+  return ms;
 }

@@ -86,10 +86,14 @@ const ROW_CODES: RowCode[] = [
   ...([1, 2, 3, 4, 8] as const).map((bits, i) =>
     gridRowCode({ bits, salient: i % 2 === 1, centered: false }, {
       rows: [4, 8, 16, 16, 8][i],
+      ...{ bands: 1, threads: 256 },
       chains: i === 3 ? 1 : 4,
+      isAhead: i > 2,
     })
   ),
-  gridRowCode({ bits: 1, salient: true, centered: true }, { rows: 8, chains: 4 }),
+  gridRowCode({ bits: 1, salient: true, centered: true }, {
+    ...{ rows: 8, bands: 1, threads: 256, chains: 4, isAhead: false },
+  }),
   ...LEVEL_KINDS.map((kind, i) => levelRowCode(kind, [4, 8, 16][i % 3])),
   ...STATE_BITS.flatMap((stateBits) =>
     TRELLIS_BITS.map((bits) => ({ stateBits, bits })).filter(hasTable).map((trellis, i) =>

@@ -63,7 +63,9 @@ for (
       });
     }
     const whole = { ...layout, rows: 8192 - 64, cols: 33 };
-    await checkProduct(hardware, multiply, whole, 257, extras);
+    const multiplyTiles: Multiply = (gpu, x, weight, addends) =>
+      billmMatmul(gpu, x, weight, addends, "tiles");
+    await checkProduct(hardware, multiplyTiles, whole, 257, extras);
     const found = [...names].flatMap((name) => /_(\d+x\d+)/.exec(name)?.[1] ?? []);
     assert.deepEqual([...new Set(found)].sort(), ["128x128", "64x64"]);
   });
@@ -72,7 +74,8 @@ for (
 Deno.test("billmMatmul() for GPUs unpacks rows for very many tokens", async () => {
   const names = watchKernels(hardware);
   const layout = { rows: 70, cols: 40, blockSize: 32, zones: 2, planes: 2 } as const;
-  await checkProduct(hardware, multiply, layout, 1024, { bias: true, residual: true });
+  await checkProduct(hardware, multiply, layout, 256, { bias: true, residual: true });
+  await checkProduct(hardware, multiply, { ...layout, planes: 0 }, 1024, { bias: true });
   assert(![...names].some((name) => name.startsWith("packed_matmul")));
 });
 

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { grid } from "../../../codecs/grid/codec.ts";
 import type { GridLayout } from "../../../codecs/grid/grid.ts";
+import type { GridWork } from "../../../codecs/grid/row_code.ts";
 import { uploadGrid, uploadGridGroup } from "../../../codecs/grid/rows.ts";
 import { canGroupRows } from "../../../codecs/packed_rows/packed_rows.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
@@ -67,13 +68,28 @@ Deno.test("products of grids agree with f64 however they divide their work", asy
   const gpu = adapters.hardware;
   const names = watchKernels(gpu);
   const hosts = [20, 9].map((rows) => randomGrid({ ...range(3, 160, 32), rows }, 0).host);
-  for (const work of [{ rows: 4, chains: 1 }, { rows: 16, chains: 4 }] as const) {
+  const works: Partial<GridWork>[] = [
+    { rows: 4, bands: 2, chains: 1 },
+    { rows: 8, bands: 2, isAhead: true },
+    { rows: 16, bands: 1 },
+  ];
+  for (const work of works) {
     const uploadGroup = () => Promise.resolve(uploadGridGroup(gpu, hosts, work));
-    await checkGroup(gpu, { ...grid, uploadGroup }, hosts, ["plain"], [1]);
+    await checkGroup(gpu, { ...grid, uploadGroup }, hosts, ["rms"], [1]);
   }
-  for (const name of ["row_vector_grid_3_4_", "row_vector_grid_3_chains_4_16_"]) {
-    assert([...names].some((found) => found.startsWith(name)), [...names].join());
+  for (const name of ["grid_3_4_", "grid_3_chains_4_ahead_8_", "grid_3_chains_4_16_"]) {
+    assert([...names].some((found) => found.startsWith(`row_vector_${name}`)), [...names].join());
   }
+});
+
+Deno.test("the codes of the next panel are loaded ahead", async () => {
+  const gpu = adapters.hardware;
+  const hosts = [12].map((rows) =>
+    randomGrid({ ...range(2, 4256, 32), salient: true, rows }, 0.1).host
+  );
+  const work = { rows: 4, bands: 2, threads: 64, isAhead: true };
+  const uploadGroup = () => Promise.resolve(uploadGridGroup(gpu, hosts, work));
+  await checkGroup(gpu, { ...grid, uploadGroup }, hosts, ["gated"], [1]);
 });
 
 Deno.test("on a GPU without subgroups, grids are summed in workgroup memory", async () => {
