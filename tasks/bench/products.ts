@@ -1,5 +1,6 @@
-import type { WeightGroup } from "../../codecs/codec.ts";
+import type { PackedLinear, WeightGroup } from "../../codecs/codec.ts";
 import { storeLinear, uploadLinears } from "../../codecs/mod.ts";
+import { TransformedGroup } from "../../codecs/transformed_weight.ts";
 import { uploadTrellisGroup, vectorForm } from "../../codecs/trellis/products.ts";
 import { partsOf, type TrellisVectorForm, WHOLE_TILES } from "../../codecs/trellis/row_code.ts";
 import type { TrellisHost } from "../../codecs/trellis/store.ts";
@@ -78,6 +79,7 @@ await runCommand(command, async ({ values }) => {
       const bytes = Object.values(parts).reduce((sum, own) => sum + own, 0);
       const variants: Variant[] = [
         { name: "", isUsual: true, upload: (gpu) => uploadLinears(gpu, [linear]) },
+        ...(linear.transform ? rotatedVariants(linear) : []),
         ...("stream" in linear.host ? trellisVariants(gpu, linear.host as TrellisHost) : []),
       ];
       for (const { name, isUsual, upload } of variants) {
@@ -99,6 +101,20 @@ await runCommand(command, async ({ values }) => {
     console.log(tableText(["form", "variant", "µs", "GB/s", "of billm", ""], lines, 2));
   }
 });
+
+/** The products of rotated layers if the rotation takes a dispatch of its own, and without it. */
+function rotatedVariants(linear: PackedLinear): Variant[] {
+  const { codec, host, transform } = linear;
+  const inner = (gpu: Gpu) => codec.uploadGroup!(gpu, [host]);
+  return [{
+    name: "rotated in a dispatch of its own",
+    isUsual: false,
+    upload: async (gpu) => {
+      const group = await inner(gpu);
+      return group && new TransformedGroup(gpu, group, transform!, false);
+    },
+  }, { name: "not rotated", isUsual: false, upload: inner }];
+}
 
 /** The products of trellis layers without their rotation, in several forms of the kernel. */
 function trellisVariants(gpu: Gpu, host: TrellisHost): Variant[] {
