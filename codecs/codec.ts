@@ -148,6 +148,13 @@ export interface Weight extends Disposable {
 
 export type { InputTransform, VectorSource };
 
+/** What a product with one vector includes: first the source, then the transform, at last the addends. */
+export interface VectorOptions extends Addends {
+  source?: VectorSource;
+  /** A transform of the input that {@link WeightGroup.transforms} allows. */
+  transform?: InputTransform;
+}
+
 /**
  * Linear layers that share an input and are multiplied in one dispatch; disposing of it frees them
  * all.
@@ -159,6 +166,8 @@ export interface WeightGroup extends Disposable {
   readonly starts: readonly number[];
   /** The individual layers, as views of the group's tensors. */
   readonly weights: readonly Weight[];
+  /** Whether {@link WeightGroup.multiplyVector} can transform its input in this way; it cannot if absent. */
+  transforms?(transform: InputTransform): boolean;
   /**
    * The product of one vector with each linear layer.
    *
@@ -167,7 +176,7 @@ export interface WeightGroup extends Disposable {
    * @returns f32 `[1, rows]`, owned by the caller; the layers' products begin at `starts`.
    * @throws {RangeError} If the shape of x does not match.
    */
-  multiplyVector(x: Tensor, options?: Addends & { source?: VectorSource }): Promise<Tensor>;
+  multiplyVector(x: Tensor, options?: VectorOptions): Promise<Tensor>;
 }
 
 /** A linear layer on the GPU while stages quantize it, before it is downloaded and stored. */

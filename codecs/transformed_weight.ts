@@ -43,7 +43,10 @@ export class TransformedWeight implements Weight {
   }
 }
 
-/** A group whose common input is transformed once; owns the group that it multiplies with. */
+/**
+ * A group whose common input is transformed: by its product with a vector if the group's kernel can do so,
+ * otherwise once in a dispatch of its own. Owns the group that it multiplies with.
+ */
 export class TransformedGroup implements WeightGroup {
   readonly weights: readonly TransformedWeight[];
 
@@ -51,6 +54,8 @@ export class TransformedGroup implements WeightGroup {
     readonly gpu: Gpu,
     readonly inner: WeightGroup,
     readonly transform: InputTransform,
+    /** Whether the product transforms its input. */
+    readonly isFused = !gpu.software && inner.transforms?.(transform) === true,
   ) {
     this.weights = inner.weights.map((weight) => new TransformedWeight(gpu, weight, transform));
   }
@@ -63,7 +68,7 @@ export class TransformedGroup implements WeightGroup {
     return this.inner.starts;
   }
 
-  /** One dispatch computes the source and transforms it, the next one multiplies. */
+  /** In one dispatch, or one computes the source and transforms it, and the next one multiplies. */
   async multiplyVector(
     x: Tensor,
     { source, ...addends }: Addends & { source?: VectorSource } = {},
@@ -75,6 +80,7 @@ export class TransformedGroup implements WeightGroup {
       const shapes = `${shapeText(x.shape)} with weights of ${shapeText([rows, cols])}`;
       throw new RangeError(`Cannot multiply ${shapes}`);
     }
+    if (this.isFused) return await inner.multiplyVector(x, { source, transform, ...addends });
     using input = await transformInput(gpu, x, cols, transform, source);
     return await inner.multiplyVector(input, addends);
   }

@@ -1,9 +1,10 @@
 import type { Gpu } from "../../gpu/device.ts";
 import activate from "../../gpu/kernels/elementwise/activate.wgsl" with { type: "text" };
 import { ACTIVATIONS } from "../../gpu/kernels/elementwise/activation.ts";
+import { runOf, transformConstants } from "../../gpu/kernels/rotation/rotation_source.ts";
 import { vectorInput } from "../../gpu/kernels/vector_source.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
-import type { Addends, VectorSource } from "../codec.ts";
+import type { InputTransform, VectorOptions } from "../codec.ts";
 import type { BillmGroupTensors } from "./group.ts";
 import {
   billmVectorBytes,
@@ -30,11 +31,17 @@ export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
   return subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0;
 }
 
+/** Whether {@link billmVectorProduct} can transform its input in this way: runs must be within units. */
+export function transformsVectors(transform: InputTransform): boolean {
+  return runOf(transform) <= UNIT_COLS;
+}
+
 /**
  * The product of one vector with each linear layer of a group, in one dispatch.
  *
  * @param x f32 `[1, cols]`, or `[1, up + cols]` for a gated activation.
- * @param options Bias and residual are f32 `[1, rows]`.
+ * @param options Bias and residual are f32 `[1, rows]`; a transform must be one that
+ *   {@link transformsVectors} allows.
  * @returns f32 `[1, rows]`, owned by the caller; the layers' products begin at `group.starts`.
  * @throws {RangeError} If the shape of x does not match.
  */
@@ -42,7 +49,7 @@ export async function billmVectorProduct(
   gpu: Gpu,
   x: Tensor,
   group: BillmGroupTensors,
-  { source, bias, residual }: Addends & { source?: VectorSource } = {},
+  { source, transform, bias, residual }: VectorOptions = {},
 ): Promise<Tensor> {
   const { rows, cols, blockSize, bits, scales, factors, places, starts } = group;
   const up = source?.op === "activation" ? source.up : undefined;
@@ -56,6 +63,7 @@ export async function billmVectorProduct(
   const shape = shapeFor(gpu, rows, units);
   const blockUnits = blockSize / UNIT_COLS;
   const input = vectorInput(source);
+  const xRun = transform && runOf(transform);
   // A workgroup must not span two layers.
   const { lanes, splits, steps, turns } = shape;
   const run = steps * lanes;
@@ -64,10 +72,10 @@ export async function billmVectorProduct(
   const group2 = group1 + Math.ceil((part2 - part1) / run);
   const kernel = await gpu.kernel({
     name: `packed_vector_${formName(form)}_${blockUnits}_${splits}x${steps}` +
-      `${turns ? "_turns" : ""}_${input}`,
+      `${turns ? "_turns" : ""}_${input}${xRun === undefined ? "" : `_runs_of_${xRun}`}`,
     source: () =>
       (source?.op === "activation" ? activate : "") +
-      billmVectorKernel(form, shape, input, blockUnits),
+      billmVectorKernel(form, shape, input, blockUnits, xRun),
     constants: {
       ...{ ROWS: rows, COLS: cols, UNITS: units, BLOCKS: Math.ceil(cols / blockSize) },
       ...{ PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
@@ -75,6 +83,7 @@ export async function billmVectorProduct(
       ...(source?.op === "activation" && { KIND: ACTIVATIONS[source.name] }),
       ...(up !== undefined && { UP: up }),
       ...(source?.op === "rms" && { EPSILON: source.epsilon }),
+      ...(transform && transformConstants(transform)),
     },
   });
   const y = gpu.empty([1, rows]);

@@ -1,4 +1,5 @@
 import type { VectorInput } from "../../gpu/kernels/vector_source.ts";
+import { butterflies, transformSource } from "../../gpu/kernels/rotation/rotation_source.ts";
 import { repeat, XYZW } from "../../gpu/source_text.ts";
 import { type BillmForm, planesOf, scaleSource, scaleWords, UNIT_COLS } from "./tensors.ts";
 
@@ -68,12 +69,15 @@ export function billmVectorBytes(
  * 5 % of its time.
  *
  * @param blockUnits Units per block.
+ * @param run Entries of a run of the transform of the input, at most those of a unit; not transformed if
+ *   absent. A subgroup transforms the columns of its unit in registers, before it sorts them.
  */
 export function billmVectorKernel(
   form: BillmForm,
   { lanes, splits, steps, turns, subgroupBarriers }: BillmVectorShape,
   input: VectorInput,
   blockUnits: number,
+  run?: number,
 ): string {
   const { zones, planes, coded } = form;
   const planeCount = planesOf(form);
@@ -89,6 +93,16 @@ export function billmVectorKernel(
     repeat(held, (h) => repeat(4, (i) => body(`${h}_${i}`, h, i)));
   /** Restricts statements to the first 32 threads. */
   const byColumns = (body: string) => lanes > 32 ? `if (lane < 32u) { ${body} }` : body;
+  const transformed = run === undefined ? "" : `{
+      ${eachColumn((name, h, i) => `x${name} *= signed_factor(x_col + ${h * lanes + 32 * i}u);`)}
+      ${
+    butterflies(
+      Array.from({ length: 4 * held }, (_, k) => `x${k % held}_${Math.floor(k / held)}`),
+      "lane",
+      Math.min(lanes, 32),
+      run,
+    )
+  } }`;
   const barrier = subgroupBarriers ? "subgroupBarrier();" : "workgroupBarrier();";
 
   const bring = (unit: string) =>
@@ -233,6 +247,7 @@ var<workgroup> tables: array<array<array<vec4f, ${stride}>, ${entries}>, ${split
 var<workgroup> partials: array<array<f32, ${lanes * steps}>, ${splits}>;
 ${input === "rms" ? `var<workgroup> squares: array<f32, ${splits}>;` : ""}
 
+${run === undefined ? "" : transformSource(run)}
 fn value(col: u32) -> f32 {
   if (col >= COLS) { return 0.0; }
   return ${value};
@@ -290,6 +305,8 @@ fn main(
       ? eachColumn((name) => `square += x${name} * x${name}; x${name} *= norm${name};`)
       : ""
   }
+    ${transformed && `let x_col = unit * ${UNIT_COLS}u + lane;`}
+    ${transformed}
     var all = 0.0;
     var all_marked = 0.0;
     ${sortColumns}

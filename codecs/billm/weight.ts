@@ -1,9 +1,9 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import type { Addends, VectorSource, Weight, WeightGroup } from "../codec.ts";
+import type { Addends, InputTransform, VectorOptions, Weight, WeightGroup } from "../codec.ts";
 import { type BillmGroupTensors, freeGroup } from "./group.ts";
 import { billmProduct } from "./matmul.ts";
-import { billmVectorProduct } from "./vector_product.ts";
+import { billmVectorProduct, transformsVectors } from "./vector_product.ts";
 import { type BillmTensors, freeBillm } from "./tensors.ts";
 
 /** A BiLLM layer on the GPU, multiplied in packed form; owns its tensors. */
@@ -43,10 +43,11 @@ export class BillmGroup implements WeightGroup {
     return this.tensors.starts;
   }
 
-  multiplyVector(
-    x: Tensor,
-    options?: Addends & { source?: VectorSource },
-  ): Promise<Tensor> {
+  transforms(transform: InputTransform): boolean {
+    return transformsVectors(transform);
+  }
+
+  multiplyVector(x: Tensor, options?: VectorOptions): Promise<Tensor> {
     return billmVectorProduct(this.gpu, x, this.tensors, options);
   }
 

@@ -1,8 +1,8 @@
 import type { Gpu } from "../../gpu/device.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
-import type { Addends, VectorSource, Weight, WeightGroup } from "../codec.ts";
+import type { Addends, InputTransform, VectorOptions, Weight, WeightGroup } from "../codec.ts";
 import { multiplySlabs } from "./slabs.ts";
-import { multiplyRows } from "./vector.ts";
+import { multiplyRows, transformsRows } from "./vector.ts";
 import type { RowCode } from "./vector_source.ts";
 
 /** The token count up to which a packed weight is read once per token instead of being unpacked. */
@@ -100,7 +100,11 @@ export class PackedRowsGroup implements WeightGroup {
     return this.group.starts;
   }
 
-  multiplyVector(x: Tensor, options?: Addends & { source?: VectorSource }): Promise<Tensor> {
+  transforms(transform: InputTransform): boolean {
+    return transformsRows(this.gpu, this.group, transform);
+  }
+
+  multiplyVector(x: Tensor, options?: VectorOptions): Promise<Tensor> {
     return multiplyRows(this.gpu, x, this.group, options);
   }
 

@@ -2,9 +2,10 @@ import type { Gpu } from "../../gpu/device.ts";
 import { MAX_GROUPS } from "../../gpu/kernel.ts";
 import activate from "../../gpu/kernels/elementwise/activate.wgsl" with { type: "text" };
 import { ACTIVATIONS } from "../../gpu/kernels/elementwise/activation.ts";
+import { runOf, transformConstants } from "../../gpu/kernels/rotation/rotation_source.ts";
 import { vectorInput } from "../../gpu/kernels/vector_source.ts";
 import { shapeText, type Tensor } from "../../gpu/tensor.ts";
-import type { Addends, VectorSource } from "../codec.ts";
+import type { InputTransform, VectorOptions } from "../codec.ts";
 import type { PackedRows } from "./packed_rows.ts";
 import {
   type RowCode,
@@ -23,7 +24,8 @@ const SOFTWARE_THREADS = 16;
  * one, which reads the packed weight once per token.
  *
  * @param x f32 `[tokens, cols]`; with a source `[1, cols]`, or `[1, up + cols]` for a gated activation.
- * @param options Bias is f32 `[rows]`, residual f32 `[tokens, rows]`.
+ * @param options Bias is f32 `[rows]`, residual f32 `[tokens, rows]`; a transform must be one that
+ *   {@link transformsRows} allows.
  * @returns f32 `[tokens, rows]`, owned by the caller; the layers' products begin at `starts`.
  * @throws {RangeError} If the shape of x does not match.
  */
@@ -31,7 +33,7 @@ export async function multiplyRows(
   gpu: Gpu,
   x: Tensor,
   layers: PackedRows,
-  { source, bias, residual }: Addends & { source?: VectorSource } = {},
+  { source, transform, bias, residual }: VectorOptions = {},
 ): Promise<Tensor> {
   const { rows, cols, starts, order, tensors } = layers;
   const up = source?.op === "activation" ? source.up : undefined;
@@ -46,6 +48,7 @@ export async function multiplyRows(
   const { threads, lanes, bands = 1, turns = 1 } = shape;
   const input = vectorInput(source);
   const ordered = order !== undefined;
+  const xRun = transform && runOf(transform);
   const aligned = !ordered && cols % 4 === 0 && (up ?? 0) % 4 === 0;
   const chunks = Math.ceil(cols / code.chunk);
   // A workgroup must not span two layers.
@@ -56,10 +59,11 @@ export async function multiplyRows(
   const kernel = await gpu.kernel({
     name: `row_vector_${code.name}_${code.rows}_${threads}${lanes ? `_of_${lanes}` : ""}` +
       `${bands > 1 ? `_bands_${bands}` : ""}${turns > 1 ? `_turns_${turns}` : ""}_${input}` +
-      `${ordered ? "_ordered" : aligned ? "" : "_any"}`,
+      `${ordered ? "_ordered" : aligned ? "" : "_any"}` +
+      `${xRun === undefined ? "" : `_runs_of_${xRun}`}`,
     source: () =>
       (source?.op === "activation" ? activate : "") +
-      rowVectorKernel(code, shape, { input, ordered, aligned }),
+      rowVectorKernel(code, shape, { input, ordered, aligned, run: xRun }),
     constants: {
       ...{
         ROWS: rows,
@@ -73,6 +77,7 @@ export async function multiplyRows(
       ...(source?.op === "activation" && { KIND: ACTIVATIONS[source.name] }),
       ...(up !== undefined && { UP: up }),
       ...(source?.op === "rms" && { EPSILON: source.epsilon }),
+      ...(transform && transformConstants(transform)),
       ...layers.constants,
     },
   });
@@ -90,6 +95,24 @@ export async function multiplyRows(
 }
 
 /**
+ * Whether {@link multiplyRows} can transform its input in this way: runs must be within the entries that a
+ * subgroup prepares at a time, and columns in the order of the input.
+ */
+export function transformsRows(
+  gpu: Pick<Gpu, "subgroupSize">,
+  { order }: Pick<PackedRows, "order">,
+  transform: InputTransform,
+): boolean {
+  const lanes = lanesOf(gpu);
+  return lanes > 0 && order === undefined && runOf(transform) <= 4 * lanes;
+}
+
+/** Threads of a subgroup, or 0 if products do not use subgroups. */
+function lanesOf({ subgroupSize }: Pick<Gpu, "subgroupSize">): number {
+  return subgroupSize >= 4 && subgroupSize <= 64 ? subgroupSize : 0;
+}
+
+/**
  * The work distribution: as few panels of x as threads and workgroup memory allow, and no more threads
  * than these panels need.
  */
@@ -98,9 +121,9 @@ export function rowShape(
   code: Pick<RowCode, "chunk" | "rows" | "bands" | "threads" | "turns" | "bytes">,
   cols: number,
 ): RowVectorShape {
-  const { software, subgroupSize, device: { limits } } = gpu;
+  const { software, device: { limits } } = gpu;
   const { bands = 1, threads: wantedThreads = MOST_THREADS } = code;
-  const lanes = subgroupSize >= 4 && subgroupSize <= 64 ? subgroupSize : 0;
+  const lanes = lanesOf(gpu);
   if (software) return { threads: bands * (lanes || SOFTWARE_THREADS), lanes, bands };
   const unit = lanes || 32;
   const mostThreads = Math.min(wantedThreads, limits.maxComputeInvocationsPerWorkgroup);

@@ -1,3 +1,4 @@
+import { quadButterflies, transformSource } from "../../gpu/kernels/rotation/rotation_source.ts";
 import type { VectorInput } from "../../gpu/kernels/vector_source.ts";
 import { repeat, XYZW } from "../../gpu/source_text.ts";
 
@@ -80,6 +81,11 @@ export interface RowVectorInput {
   ordered: boolean;
   /** Whether x, its second half and the norm's weight consist of whole vec4s. */
   aligned: boolean;
+  /**
+   * Entries of a run of the transform of the input, at most four times the threads of a subgroup; not
+   * transformed if absent. Columns must have no order of their own.
+   */
+  run?: number;
 }
 
 /** Bytes of workgroup memory that {@link rowVectorKernel} needs. */
@@ -107,7 +113,7 @@ export function rowVectorBytes(
 export function rowVectorKernel(
   code: RowCode,
   { threads, lanes, bands = 1, turns = 1 }: RowVectorShape,
-  { input, ordered, aligned }: RowVectorInput,
+  { input, ordered, aligned, run }: RowVectorInput,
 ): string {
   const { rows, tensors } = code;
   const columns = threads / bands; // threads that share the columns
@@ -155,6 +161,11 @@ fn columns(part: u32, quad: u32) -> vec4u {
         : "return 4u * quad + vec4u(0u, 1u, 2u, 3u);"
     }
 }`;
+  // The threads of a subgroup have neighbouring quads, all of them or none.
+  const transformed = run === undefined
+    ? ""
+    : `v *= ${four((i) => `signed_factor(4u * quad + ${i}u)`)};
+      ${quadButterflies("v", "thread", lanes, run)}`;
   const prepare = (i: number) =>
     `${(i + 1) * threads > panelQuads ? `if (thread < ${panelQuads - i * threads}u) ` : ""}{
       let local = ${i * threads}u + thread;
@@ -171,6 +182,7 @@ fn columns(part: u32, quad: u32) -> vec4u {
           : four((i) => `norm[min(cols.${XYZW[i]}, COLS - 1u)]`)
       };`
     }
+      ${transformed}
       xs[local / ${quads}u * ${quads + 1}u + local % ${quads}u] = v; }`;
 
   const sumsOf = (q: number) => four((i) => `sum${4 * q + i}`);
@@ -239,6 +251,7 @@ var<workgroup> xs: array<vec4f, ${columns * turns * (quads + 1)}>;
 var<workgroup> sums: array<array<vec4f, ${rows / 4}>, ${summed}>;
 ${input === "rms" ? `var<workgroup> squares: array<f32, ${summed}>;` : ""}
 ${text.declarations ?? ""}
+${run === undefined ? "" : transformSource(run)}
 ${functions}
 
 @compute @workgroup_size(${threads})

@@ -1,8 +1,9 @@
-import type { WeightGroup } from "../../codecs/codec.ts";
+import type { PackedLinear, WeightGroup } from "../../codecs/codec.ts";
 import type { GridWork } from "../../codecs/grid/row_code.ts";
 import { gridWork, uploadGridGroup } from "../../codecs/grid/rows.ts";
 import type { GridHost } from "../../codecs/grid/store.ts";
 import { storeLinear, uploadLinears } from "../../codecs/mod.ts";
+import { TransformedGroup } from "../../codecs/transformed_weight.ts";
 import { uploadTrellisGroup, vectorForm } from "../../codecs/trellis/products.ts";
 import { partsOf, type TrellisVectorForm, WHOLE_TILES } from "../../codecs/trellis/row_code.ts";
 import type { TrellisHost } from "../../codecs/trellis/store.ts";
@@ -82,6 +83,7 @@ await runCommand(command, async ({ values }) => {
       const variants: Variant[] = [
         { name: "", isUsual: true, upload: (gpu) => uploadLinears(gpu, [linear]) },
         ...(form.startsWith("grid") ? gridVariants(gpu, linear.host as GridHost) : []),
+        ...(linear.transform ? rotatedVariants(linear) : []),
         ...("stream" in linear.host ? trellisVariants(gpu, linear.host as TrellisHost) : []),
       ];
       for (const { name, isUsual, upload } of variants) {
@@ -127,6 +129,20 @@ function gridVariants(gpu: Gpu, host: GridHost): Variant[] {
     isUsual: name === nameOf(usual),
     upload: (gpu) => Promise.resolve(uploadGridGroup(gpu, [host], work)),
   }));
+}
+
+/** The products of rotated layers if the rotation takes a dispatch of its own, and without it. */
+function rotatedVariants(linear: PackedLinear): Variant[] {
+  const { codec, host, transform } = linear;
+  const inner = (gpu: Gpu) => codec.uploadGroup!(gpu, [host]);
+  return [{
+    name: "rotated in a dispatch of its own",
+    isUsual: false,
+    upload: async (gpu) => {
+      const group = await inner(gpu);
+      return group && new TransformedGroup(gpu, group, transform!, false);
+    },
+  }, { name: "not rotated", isUsual: false, upload: inner }];
 }
 
 /** The products of trellis layers without their rotation, in several forms of the kernel. */

@@ -252,6 +252,7 @@ export const GENERATED: [name: string, source: string][] = [
           { lanes, splits: 4, steps: 1 + i % 2, turns: i < 2, subgroupBarriers },
           input,
           1 + i,
+          subgroupBarriers ? undefined : [1, 16, 64, 128][i],
         ),
       ])
     )
@@ -260,11 +261,12 @@ export const GENERATED: [name: string, source: string][] = [
     ...([[256, 32], [64, 64], [64, 0], [8, 8]] as const).flatMap(([threads, lanes], i) =>
       (["plain", "rms", "activation", "gated"] as const).map((input, k): [string, string] => {
         const [ordered, aligned] = [(i + k) % 3 === 0, (i + k) % 3 === 1];
+        const run = lanes > 0 && !ordered && k % 2 === 0 ? Math.min(4 * lanes, 64) : undefined;
         return [
           `rowVectorKernel of ${code.name}, ${code.rows} rows, ${threads} threads of ${lanes}, ${input}` +
-          (ordered ? ", ordered" : aligned ? "" : ", any"),
+          (ordered ? ", ordered" : aligned ? "" : ", any") + (run ? ", transformed" : ""),
           TEXTS.get("activate.wgsl")! +
-          rowVectorKernel(code, { threads, lanes }, { input, ordered, aligned }),
+          rowVectorKernel(code, { threads, lanes }, { input, ordered, aligned, run }),
         ];
       })
     ),

@@ -1,0 +1,106 @@
+// Groups whose product with a vector transforms its input, against f64 products of the dequantized weights
+// with the transform undone.
+
+import assert from "node:assert/strict";
+import type { Codec, HostLinear, InputTransform, WeightGroup } from "../../codecs/codec.ts";
+import { levels } from "../../codecs/levels/codec.ts";
+import { uploadLinears } from "../../codecs/mod.ts";
+import { TransformedGroup } from "../../codecs/transformed_weight.ts";
+import { trellis } from "../../codecs/trellis/codec.ts";
+import { tableOnGpu } from "../../codecs/trellis/tables.ts";
+import type { Gpu } from "../../gpu/device.ts";
+import { undoOnHost } from "../../gpu/kernels/rotation/rotation.ts";
+import { openAsHardware, openGpu, watchKernels } from "../gpu/open_gpu.ts";
+import { randomLevels } from "./levels/random_levels.ts";
+import { checkGroup } from "./packed_rows/check_products.ts";
+import { randomTrellis } from "./trellis/random_trellis.ts";
+
+const gpu = await openAsHardware();
+const TRELLIS = { bits: 2, stateBits: 12 } as const;
+tableOnGpu(gpu, TRELLIS); // is kept
+
+/** A codec whose linear layers are those of another one with a transformed input. */
+function transformed<Host extends HostLinear>(
+  codec: Codec<Host>,
+  transform: InputTransform,
+): Codec<Host> {
+  return {
+    ...codec,
+    dequantize(host, first, rows) {
+      const values = codec.dequantize(host, first, rows);
+      undoOnHost(values, host.cols, transform);
+      return values;
+    },
+    uploadGroup: async (gpu, hosts) => {
+      const group = await uploadLinears(gpu, hosts.map((host) => ({ codec, host, transform })));
+      assert(group instanceof TransformedGroup && group.isFused, "the product transforms x");
+      return group;
+    },
+  };
+}
+
+const TRANSFORMS: Record<string, InputTransform> = {
+  "runs of 16": { rotation: { seed: 3, block: 16 } },
+  "runs of 32, an exponent": { rotation: { seed: 4294967295, block: 32 }, exponent: -2 },
+  "an exponent": { exponent: 3 },
+};
+/** Runs that only the kernel of signs and zones can transform with subgroups of 8 threads. */
+const LONG: Record<string, InputTransform> = {
+  "runs of 64": { rotation: { seed: 5, block: 64 } },
+  "runs of 128, an exponent": { rotation: { seed: 6, block: 128 }, exponent: 1 },
+};
+
+const [ROWS, COLS] = [[40, 9], 1408];
+
+for (const [i, [what, transform]] of Object.entries({ ...TRANSFORMS, ...LONG }).entries()) {
+  Deno.test(`products of signs and zones transform their input: ${what}`, async () => {
+    const kind = { count: 4, pattern: "free" } as const;
+    const hosts = ROWS.map((rows) => randomLevels({ rows, cols: COLS, ...kind }).host);
+    const inputs = i === 1 ? undefined : ["rms", "gated"] as const; // all of them once
+    await checkGroup(gpu, transformed(levels, transform), hosts, inputs, [1]);
+  });
+}
+
+for (const [i, [what, transform]] of Object.entries(TRANSFORMS).entries()) {
+  Deno.test(`products of rows transform their input: ${what}`, async () => {
+    const shapes = ROWS.map((rows) => ({ rows, cols: 224 }));
+    await checkGroup(
+      gpu,
+      transformed(trellis, transform),
+      shapes.map((shape) => randomTrellis({ ...shape, ...TRELLIS }).host),
+      i === 1 ? undefined : ["addends", "activation"],
+      [1],
+    );
+    await checkGroup(
+      gpu,
+      transformed(levels, transform),
+      shapes.map((shape) => randomLevels({ ...shape, count: 8, pattern: "gaussian" }).host),
+      ["rms", "gated"],
+      [1],
+    );
+  });
+}
+
+Deno.test("columns in an order, long runs and software adapters take a dispatch to transform", async () => {
+  const shape = { rows: 16, cols: 384, ...TRELLIS };
+  const short = TRANSFORMS["runs of 16"];
+  const long = { rotation: { seed: 7, block: 128 } };
+  const upload = async (adapter: Gpu, isOrdered: boolean, transform: InputTransform) => {
+    const { host } = randomTrellis(shape, isOrdered);
+    return await uploadLinears(adapter, [{ codec: trellis, host, transform }]) as WeightGroup;
+  };
+  const software = await openGpu();
+  for (
+    const [adapter, isOrdered, transform] of [
+      [gpu, true, short],
+      [gpu, false, long],
+      ...(software.software ? [[software, false, short] as const] : []),
+    ] as const
+  ) {
+    using group = await upload(adapter, isOrdered, transform);
+    using x = adapter.zeros([1, shape.cols]);
+    const names = watchKernels(adapter);
+    adapter.free(await group.multiplyVector(x));
+    assert(names.has("rotate"), [...names].join());
+  }
+});
