@@ -6,8 +6,11 @@ import type { Codec, HostLinear, InputTransform, WeightGroup } from "../../codec
 import { grid } from "../../codecs/grid/codec.ts";
 import { levels } from "../../codecs/levels/codec.ts";
 import { uploadLinears } from "../../codecs/mod.ts";
+import type { PackedRows } from "../../codecs/packed_rows/packed_rows.ts";
+import { transformsRows } from "../../codecs/packed_rows/vector.ts";
 import { TransformedGroup } from "../../codecs/transformed_weight.ts";
 import { trellis } from "../../codecs/trellis/codec.ts";
+import { trellisRowCode } from "../../codecs/trellis/row_code.ts";
 import { tableOnGpu } from "../../codecs/trellis/tables.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { undoOnHost } from "../../gpu/kernels/rotation/rotation.ts";
@@ -126,4 +129,22 @@ Deno.test("long runs, orders of several panels and software adapters take a disp
     adapter.free(await group.multiplyVector(x));
     assert(names.has("rotate"), [...names].join());
   }
+});
+
+Deno.test("products transform their input where that takes less time than a dispatch", () => {
+  const transforms = (rows: number, cols: number) => {
+    const layers = {
+      rows,
+      cols,
+      starts: [0],
+      tensors: [],
+      code: () => trellisRowCode(TRELLIS, true),
+    };
+    return transformsRows(gpu, layers as unknown as PackedRows, {
+      rotation: { seed: 1, block: 16 },
+    });
+  };
+  assert.equal(transforms(4096, 4096), true, "256 workgroups of 16 rows");
+  assert.equal(transforms(32000, 4096), false, "2000 workgroups");
+  assert.equal(transforms(32000, 2048), true, "that transform less");
 });
