@@ -16,6 +16,11 @@ import {
 
 /** The most threads of a workgroup: 256, as more would leave fewer workgroups than multiprocessors. */
 const MOST_THREADS = 256;
+/**
+ * The most entries that all workgroups together transform. An H200 has 132 multiprocessors; a subgroup
+ * takes about 25 clock cycles for 128 entries, so these take 4 µs, a dispatch 8.
+ */
+const MOST_TRANSFORMED = 4.5e6;
 /** Threads of a workgroup on a software adapter without subgroups. */
 const SOFTWARE_THREADS = 16;
 
@@ -49,7 +54,7 @@ export async function multiplyRows(
   const input = vectorInput(source);
   const ordered = order !== undefined;
   const xRun = transform && runOf(transform);
-  const aligned = !ordered && cols % 4 === 0 && (up ?? 0) % 4 === 0;
+  const aligned = (!ordered || xRun !== undefined) && cols % 4 === 0 && (up ?? 0) % 4 === 0;
   const chunks = Math.ceil(cols / code.chunk);
   // A workgroup must not span two layers.
   const [, part1 = rows, part2 = rows] = starts;
@@ -95,16 +100,22 @@ export async function multiplyRows(
 }
 
 /**
- * Whether {@link multiplyRows} can transform its input in this way: runs must be within the entries that a
- * subgroup prepares at a time, and columns in the order of the input.
+ * Whether {@link multiplyRows} can transform its input in this way, in less time than a dispatch takes. Runs
+ * must be within the entries that a subgroup prepares at a time, and x in one panel if columns have an
+ * order of their own.
  */
 export function transformsRows(
-  gpu: Pick<Gpu, "subgroupSize">,
-  { order }: Pick<PackedRows, "order">,
+  gpu: Gpu,
+  layers: PackedRows,
   transform: InputTransform,
 ): boolean {
-  const lanes = lanesOf(gpu);
-  return lanes > 0 && order === undefined && runOf(transform) <= 4 * lanes;
+  const { rows, cols, order } = layers;
+  const code = layers.code(gpu, rows);
+  const { threads, lanes, bands = 1, turns = 1 } = rowShape(gpu, code, cols);
+  const isOnePanel = cols <= threads / bands * turns * code.chunk;
+  const groups = Math.ceil(rows / (bands * code.rows));
+  return lanes > 0 && runOf(transform) <= 4 * lanes && (order === undefined || isOnePanel) &&
+    groups * cols <= MOST_TRANSFORMED;
 }
 
 /** Threads of a subgroup, or 0 if products do not use subgroups. */

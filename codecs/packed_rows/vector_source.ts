@@ -83,7 +83,7 @@ export interface RowVectorInput {
   aligned: boolean;
   /**
    * Entries of a run of the transform of the input, at most four times the threads of a subgroup; not
-   * transformed if absent. Columns must have no order of their own.
+   * transformed if absent. If columns have an order of their own, x must be a single panel.
    */
   run?: number;
 }
@@ -120,7 +120,8 @@ export function rowVectorKernel(
   const panelQuads = columns * turns * code.chunk / 4;
   const quads = code.chunk / 4; // vec4s of a chunk
   const text = code.text(threads);
-  const whole = aligned && !ordered; // x is read in vec4s
+  const gathered = ordered && run !== undefined; // first all of x is transformed, then ordered
+  const whole = aligned && (!ordered || gathered); // x is read in vec4s
   const summed = lanes ? threads / lanes : threads;
 
   let binding = 0;
@@ -143,6 +144,17 @@ export function rowVectorKernel(
     activation: activated,
     gated: `${activated} * X[UP${whole ? " / 4u" : ""} + at]`,
   }[input];
+  const columnsOfQuad = `fn columns(part: u32, quad: u32) -> vec4u {
+  ${
+    ordered
+      ? "return order[part * ORDER_QUADS + min(quad, ORDER_QUADS - 1u)] | vec4u(select(0u, 0x80000000u, quad >= ORDER_QUADS));"
+      : "return 4u * quad + vec4u(0u, 1u, 2u, 3u);"
+  }
+}`;
+  const gather = `fn transformed(col: u32) -> f32 {
+  if (col >= COLS) { return 0.0; }
+  return xs[col >> 2u][col & 3u];
+}`;
   const functions = whole
     ? `fn value(start: u32, quad: u32) -> vec4f {
   let at = min(quad, COLS / 4u - 1u); // without a branch, so that a thread begins all of its loads at once
@@ -154,24 +166,26 @@ export function rowVectorKernel(
   let v = X[start + at];
   return ${value};
 }
-fn columns(part: u32, quad: u32) -> vec4u {
-  ${
-      ordered
-        ? "return order[part * ORDER_QUADS + min(quad, ORDER_QUADS - 1u)] | vec4u(select(0u, 0x80000000u, quad >= ORDER_QUADS));"
-        : "return 4u * quad + vec4u(0u, 1u, 2u, 3u);"
-    }
-}`;
+${gathered ? "" : columnsOfQuad}`;
+
   // The threads of a subgroup have neighbouring quads, all of them or none.
   const transformed = run === undefined
     ? ""
     : `v *= ${four((i) => `signed_factor(4u * quad + ${i}u)`)};
       ${quadButterflies("v", "thread", lanes, run)}`;
+  const fills = Math.ceil(panelQuads / threads); // of a panel by all threads
+  const guard = (i: number) =>
+    (i + 1) * threads > panelQuads ? `if (thread < ${panelQuads - i * threads}u) ` : "";
+  const placeOf = (local: string) =>
+    `xs[${local} / ${quads}u * ${quads + 1}u + ${local} % ${quads}u]`;
   const prepare = (i: number) =>
-    `${(i + 1) * threads > panelQuads ? `if (thread < ${panelQuads - i * threads}u) ` : ""}{
+    `${guard(i)}{
       let local = ${i * threads}u + thread;
       let quad = panel * ${panelQuads}u + local;
       ${
-      whole ? "var v = value(x_start, quad);" : `let cols = columns(part, quad);
+      whole
+        ? "var v = value(x_start, quad);"
+        : `let cols = ${gathered ? "4u * quad + vec4u(0u, 1u, 2u, 3u)" : "columns(part, quad)"};
       var v = ${four((i) => `entry(x_start, cols.${XYZW[i]})`)};`
     }
       ${
@@ -183,7 +197,31 @@ fn columns(part: u32, quad: u32) -> vec4u {
       };`
     }
       ${transformed}
-      xs[local / ${quads}u * ${quads + 1}u + local % ${quads}u] = v; }`;
+      ${gathered ? "xs[local]" : placeOf("local")} = v; }`;
+  /** Puts all of x, which was transformed, in the order of the weight's columns. */
+  const arrange = gathered
+    ? `workgroupBarrier();
+    ${
+      repeat(
+        fills,
+        (i) =>
+          `var in_order${i}: vec4f;
+    ${guard(i)}{
+      let cols = columns(part, ${i * threads}u + thread);
+      in_order${i} = ${four((k) => `transformed(cols.${XYZW[k]})`)};
+    }`,
+        "\n    ",
+      )
+    }
+    workgroupBarrier();
+    ${
+      repeat(
+        fills,
+        (i) => `${guard(i)}{ ${placeOf(`(${i * threads}u + thread)`)} = in_order${i}; }`,
+        "\n    ",
+      )
+    }`
+    : "";
 
   const sumsOf = (q: number) => four((i) => `sum${4 * q + i}`);
   const tree = Array.from({ length: Math.log2(columns) }, (_, i) => columns >> (i + 1));
@@ -252,6 +290,7 @@ var<workgroup> sums: array<array<vec4f, ${rows / 4}>, ${summed}>;
 ${input === "rms" ? `var<workgroup> squares: array<f32, ${summed}>;` : ""}
 ${text.declarations ?? ""}
 ${run === undefined ? "" : transformSource(run)}
+${gathered ? `${columnsOfQuad}\n${gather}` : ""}
 ${functions}
 
 @compute @workgroup_size(${threads})
@@ -302,7 +341,8 @@ fn main(
     ${text.load}`
   }
     if (panel > 0u) { workgroupBarrier(); } // everyone is done with the panel before
-    ${repeat(Math.ceil(panelQuads / threads), prepare, "\n    ")}
+    ${repeat(fills, prepare, "\n    ")}
+    ${arrange}
     workgroupBarrier();
     ${
     turns === 1

@@ -3,14 +3,19 @@
 
 import assert from "node:assert/strict";
 import type { Codec, HostLinear, InputTransform, WeightGroup } from "../../codecs/codec.ts";
+import { grid } from "../../codecs/grid/codec.ts";
 import { levels } from "../../codecs/levels/codec.ts";
 import { uploadLinears } from "../../codecs/mod.ts";
+import type { PackedRows } from "../../codecs/packed_rows/packed_rows.ts";
+import { transformsRows } from "../../codecs/packed_rows/vector.ts";
 import { TransformedGroup } from "../../codecs/transformed_weight.ts";
 import { trellis } from "../../codecs/trellis/codec.ts";
+import { trellisRowCode } from "../../codecs/trellis/row_code.ts";
 import { tableOnGpu } from "../../codecs/trellis/tables.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { undoOnHost } from "../../gpu/kernels/rotation/rotation.ts";
 import { openAsHardware, openGpu, watchKernels } from "../gpu/open_gpu.ts";
+import { randomGrid } from "./grid/random_grid.ts";
 import { randomLevels } from "./levels/random_levels.ts";
 import { checkGroup } from "./packed_rows/check_products.ts";
 import { randomTrellis } from "./trellis/random_trellis.ts";
@@ -71,6 +76,25 @@ for (const [i, [what, transform]] of Object.entries(TRANSFORMS).entries()) {
       i === 1 ? undefined : ["addends", "activation"],
       [1],
     );
+    // In an order of columns: 7 tiles in a panel of 8, and entries that are no whole vec4s.
+    for (const cols of "rotation" in transform ? [224] : [224, 230]) {
+      await checkGroup(
+        gpu,
+        transformed(trellis, transform),
+        ROWS.map((rows) => randomTrellis({ rows, cols, ...TRELLIS }, true).host),
+        i === 1 ? undefined : ["plain", "rms", "gated"],
+        [1],
+      );
+    }
+    if (i !== 1) return;
+    const gridKind = { grid: "range", bits: 4, salient: false } as const;
+    await checkGroup(
+      gpu,
+      transformed(grid, transform),
+      shapes.map((shape) => randomGrid({ ...shape, groupSize: 32, ...gridKind }, 0, true).host),
+      ["addends", "rms"],
+      [1],
+    );
     await checkGroup(
       gpu,
       transformed(levels, transform),
@@ -81,8 +105,10 @@ for (const [i, [what, transform]] of Object.entries(TRANSFORMS).entries()) {
   });
 }
 
-Deno.test("columns in an order, long runs and software adapters take a dispatch to transform", async () => {
-  const shape = { rows: 16, cols: 384, ...TRELLIS };
+Deno.test("long runs, orders of several panels and software adapters take a dispatch to transform", async () => {
+  const shape = { rows: 1, cols: 16384, ...TRELLIS };
+  const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
+  assert(maxComputeWorkgroupStorageSize < 4 * shape.cols, "x takes several panels");
   const short = TRANSFORMS["runs of 16"];
   const long = { rotation: { seed: 7, block: 128 } };
   const upload = async (adapter: Gpu, isOrdered: boolean, transform: InputTransform) => {
@@ -103,4 +129,22 @@ Deno.test("columns in an order, long runs and software adapters take a dispatch 
     adapter.free(await group.multiplyVector(x));
     assert(names.has("rotate"), [...names].join());
   }
+});
+
+Deno.test("products transform their input where that takes less time than a dispatch", () => {
+  const transforms = (rows: number, cols: number) => {
+    const layers = {
+      rows,
+      cols,
+      starts: [0],
+      tensors: [],
+      code: () => trellisRowCode(TRELLIS, true),
+    };
+    return transformsRows(gpu, layers as unknown as PackedRows, {
+      rotation: { seed: 1, block: 16 },
+    });
+  };
+  assert.equal(transforms(4096, 4096), true, "256 workgroups of 16 rows");
+  assert.equal(transforms(32000, 4096), false, "2000 workgroups");
+  assert.equal(transforms(32000, 2048), true, "that transform less");
 });

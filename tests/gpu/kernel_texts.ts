@@ -260,8 +260,9 @@ export const GENERATED: [name: string, source: string][] = [
   ...ROW_CODES.flatMap((code) => [
     ...([[256, 32], [64, 64], [64, 0], [8, 8]] as const).flatMap(([threads, lanes], i) =>
       (["plain", "rms", "activation", "gated"] as const).map((input, k): [string, string] => {
-        const [ordered, aligned] = [(i + k) % 3 === 0, (i + k) % 3 === 1];
-        const run = lanes > 0 && !ordered && k % 2 === 0 ? Math.min(4 * lanes, 64) : undefined;
+        const ordered = (i + k) % 3 === 0;
+        const run = lanes > 0 && k % 2 === 0 ? Math.min(4 * lanes, 64) : undefined;
+        const aligned = (i + k) % 3 === 1 || (ordered && run !== undefined && i % 2 === 0);
         return [
           `rowVectorKernel of ${code.name}, ${code.rows} rows, ${threads} threads of ${lanes}, ${input}` +
           (ordered ? ", ordered" : aligned ? "" : ", any") + (run ? ", transformed" : ""),
