@@ -257,7 +257,7 @@ ${gathered ? "" : columnsOfQuad}`;
   const total = (count: number, of: (s: number) => string) => repeat(count, of, " + ");
   const sumAt = bands === 1
     ? (s: number) => `sums[${s}][r >> 2u][r & 3u]`
-    : (s: number) => `sums[r / ${rows}u * ${apart}u + ${s}u][r % ${rows}u >> 2u][r & 3u]`;
+    : (s: number) => `sums[r / ${rows}u * ${apart}u + ${s}u][(r % ${rows}u) >> 2u][r & 3u]`;
   const squareAt = (s: number) => `squares[${s % parts + Math.floor(s / parts) * apart}]`;
   const multiply = (next: string) =>
     `${repeat(quads, (q) => `let x${q} = xs[x_at + ${q}u];`, "\n      ")}
