@@ -1,14 +1,21 @@
-import { Tokenizer } from "@huggingface/tokenizers";
 import { UserError } from "../../base/errors.ts";
 import type { Folder } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
+import { AddedTokens, type PlacedToken } from "./added_tokens.ts";
+import { type Decoder, decoderOf } from "./decoders.ts";
+import { Members } from "./members.ts";
+import { normalizerOf } from "./normalizers.ts";
+import { spansOf } from "./patterns.ts";
+import { type Template, templateOf } from "./post_processors.ts";
+import { type PreTokenizer, preTokenizerOf, splitting } from "./pre_tokenizers.ts";
 import {
   type AddedToken,
   readTokenizerSettings,
   type TokenizerClass,
   type TokenizerSettings,
 } from "./tokenizer_settings.ts";
-import { type BpeJson, SOURCES, type Step, type TokenizerJson } from "./tokenizer_sources.ts";
+import { type BpeJson, SOURCES, type TokenizerJson } from "./tokenizer_sources.ts";
+import { type Vocabulary, vocabularyOf } from "./vocabularies.ts";
 
 /** The files of a tokenizer, which are copied with a model. */
 export const TOKENIZER_FILES = [
@@ -22,23 +29,49 @@ export const TOKENIZER_FILES = [
   "chat_template.jinja",
 ];
 
-/** Members that the library requires, with their neutral values. */
-const NOTHING = { added_tokens: [], normalizer: null, post_processor: null, decoder: null };
-
-/** A tokenizer: text to token ids and back, equal to that of `transformers`. */
+/**
+ * A tokenizer: text to token ids and back, equal to that of `transformers`. Each component of
+ * `tokenizer.json` and each of its options is implemented as in the Rust library, or refused by name.
+ */
 export class TextTokenizer {
-  readonly #tokenizer: Tokenizer;
+  readonly #added: AddedTokens;
+  readonly #preTokenize: PreTokenizer;
+  readonly #vocabulary: Vocabulary;
+  readonly #template: Template;
+  readonly #decode: Decoder;
+  /** Tokens by id. */
+  readonly #tokens: ReadonlyMap<number, string>;
+  readonly #specialIds: ReadonlySet<number>;
 
   private constructor(
-    tokenizer: Tokenizer,
-    { bos, eos }: TokenizerSettings,
+    json: TokenizerJson,
+    settings: TokenizerSettings,
     /** The names of the tokenizer's files in the folder. */
     readonly files: string[],
   ) {
-    this.#tokenizer = tokenizer;
-    this.vocabularySize = tokenizer.model!.vocab.length;
-    this.bosId = tokenizer.token_to_id(bos ?? "");
-    this.eosId = tokenizer.token_to_id(eos ?? "");
+    checkMembers(json);
+    this.#vocabulary = vocabularyOf(json.model);
+    const { ids } = this.#vocabulary;
+    const placed = withTokens(json, settings, ids);
+    const normalize = normalizerOf("normalizer", json.normalizer);
+    this.#added = new AddedTokens(placed, normalize);
+    const preTokenize = preTokenizerOf("pre_tokenizer", json.pre_tokenizer);
+    this.#preTokenize = cutsAtSpaces(json, ids)
+      ? (pieces) => CUT_AT_SPACES(preTokenize(pieces))
+      : preTokenize;
+    this.#decode = decoderOf("decoder", json.decoder);
+    const tokens = new Map(Array.from(ids, ([token, id]) => [id, token]));
+    for (const { id, content } of placed) tokens.set(id, content);
+    this.#tokens = tokens;
+    this.#specialIds = new Set(placed.filter(({ special }) => special).map(({ id }) => id));
+    const idOf = (token: string | undefined) =>
+      placed.find(({ content }) => content === token)?.id ?? ids.get(token ?? "");
+    this.#template = template(json, settings, idOf);
+    let greatest = -1;
+    for (const id of tokens.keys()) greatest = Math.max(greatest, id);
+    this.vocabularySize = greatest + 1;
+    this.bosId = idOf(settings.bos);
+    this.eosId = idOf(settings.eos);
   }
 
   /** The greatest token id plus 1; a model's embedding may have more rows. */
@@ -60,15 +93,7 @@ export class TextTokenizer {
     const files = TOKENIZER_FILES.filter((name) => folder.has(name));
     const settings = readTokenizerSettings(folder);
     try {
-      const json = readVocabulary(folder, files, settings);
-      const tokenizer = new Tokenizer({
-        ...NOTHING,
-        ...json,
-        added_tokens: withTokens(json, settings),
-        pre_tokenizer: preTokenizer(json),
-        post_processor: template(json, settings),
-      }, {});
-      return new TextTokenizer(tokenizer, settings, files);
+      return new TextTokenizer(readVocabulary(folder, files, settings), settings, files);
     } catch (error) {
       if (error instanceof UserError) throw error;
       const problem = error instanceof Error ? error.message : String(error);
@@ -83,7 +108,22 @@ export class TextTokenizer {
    *   true by default. Special tokens written out in the text are always recognized.
    */
   encode(text: string, { specialTokens = true }: { specialTokens?: boolean } = {}): number[] {
-    return this.#tokenizer.encode(text, { add_special_tokens: specialTokens }).ids;
+    const ids: number[] = [];
+    const encodeText = () => {
+      for (const section of this.#added.split(text.toWellFormed())) {
+        if ("id" in section) ids.push(section.id);
+        else if (section.text !== "") {
+          for (const piece of this.#preTokenize([section])) {
+            if (piece.text !== "") this.#vocabulary.encode(piece.text, ids);
+          }
+        }
+      }
+    };
+    for (const item of this.#template) {
+      if (item === "text") encodeText();
+      else if (specialTokens) ids.push(item);
+    }
+    return ids;
   }
 
   /**
@@ -95,13 +135,23 @@ export class TextTokenizer {
     ids: ArrayLike<number>,
     { specialTokens = false }: { specialTokens?: boolean } = {},
   ): string {
-    const known = Array.from(ids).filter((id) => this.#tokenizer.id_to_token(id) !== undefined);
-    if (known.length === 0) return "";
-    return this.#tokenizer.decode(known, {
-      skip_special_tokens: !specialTokens,
-      clean_up_tokenization_spaces: false, // otherwise encoding the text would not restore the ids
-    });
+    const tokens: string[] = [];
+    for (const id of Array.from(ids)) {
+      const token = this.#tokens.get(id);
+      if (token === undefined || !specialTokens && this.#specialIds.has(id)) continue;
+      tokens.push(token);
+    }
+    return tokens.length === 0 ? "" : this.#decode(tokens).join("");
   }
+}
+
+/** Refuses members of a `tokenizer.json` that nobody knows. */
+function checkMembers(json: TokenizerJson): void {
+  const members = new Members("tokenizer.json", json);
+  // Cutting to a length and padding are asked for by programs, not by the file.
+  members.ignore("version", "truncation", "padding", "added_tokens", "normalizer");
+  members.ignore("pre_tokenizer", "post_processor", "decoder", "model");
+  members.end();
 }
 
 /**
@@ -146,103 +196,105 @@ function isMade(json: TokenizerJson): boolean {
   return json.post_processor === undefined;
 }
 
-/** The added tokens, including missing ones from the smaller files. */
-function withTokens(json: TokenizerJson, settings: TokenizerSettings): AddedToken[] {
-  const { vocab = {} } = json.model ?? {};
-  const ids = new Map(
-    Array.isArray(vocab) ? vocab.map(([token], id) => [token, id]) : Object.entries(vocab),
-  );
-  const tokens = new Map<string, AddedToken>();
-  for (const token of json.added_tokens ?? []) tokens.set(token.content, token);
-  let next = 0;
-  for (const id of ids.values()) next = Math.max(next, id + 1);
-  for (const { id = 0 } of tokens.values()) next = Math.max(next, id + 1);
-  for (const token of settings.addedTokens) {
+/**
+ * The added tokens with their ids, including those of the smaller files. As in `transformers`, a token of
+ * the vocabulary has its id, and others get the next ones, whatever the files say.
+ */
+function withTokens(
+  json: TokenizerJson,
+  settings: TokenizerSettings,
+  ids: ReadonlyMap<string, number>,
+): PlacedToken[] {
+  const tokens = new Map<string, PlacedToken>();
+  let next = ids.size;
+  const add = (token: AddedToken) => {
     const known = tokens.get(token.content);
-    const there = known !== undefined || ids.has(token.content);
-    if (!there && !isMade(json) && settings.usualTokens.has(token.content)) continue;
-    const id = known?.id ?? ids.get(token.content) ?? token.id ?? next;
+    if (token.content === "") return;
+    const id = known?.id ?? ids.get(token.content) ?? (isMade(json) ? token.id : undefined) ?? next;
     next = Math.max(next, id + 1);
     tokens.set(token.content, { ...token, ...known, id, special: known?.special || token.special });
-  }
-  for (const { content, single_word } of tokens.values()) {
-    if (single_word) {
-      throw new Error(`the token "${content}" is a "single_word", not supported yet`);
-    }
+  };
+  ownTokens(json).forEach(add);
+  for (const token of settings.addedTokens) {
+    const isThere = tokens.has(token.content) || ids.has(token.content);
+    if (isThere || isMade(json) || !settings.usualTokens.has(token.content)) add(token);
   }
   return [...tokens.values()];
 }
 
-/**
- * The post-processor that adds special tokens: that of `tokenizer.json`; without the file, and always
- * for Llama, that of the settings.
- */
-function template(json: TokenizerJson, settings: TokenizerSettings): Step | null | undefined {
-  const { className, bos, eos, addBos, addEos } = settings;
-  const isLlama = className === "LlamaTokenizer";
-  const isSet = addBos !== undefined || addEos !== undefined;
-  if (!isMade(json) && !(isLlama && isSet)) return json.post_processor;
-  const token = (name: string, content: string | undefined) => {
-    if (content === undefined) throw new Error(`it has no "${name}_token", but is to add one`);
-    return { SpecialToken: { id: content, type_id: 0 } };
-  };
-  const single: unknown[] = [{ Sequence: { id: "A", type_id: 0 } }];
-  if (addBos ?? isLlama) single.unshift(token("bos", bos));
-  if (addEos) single.push(token("eos", eos));
-  return { type: "TemplateProcessing", single };
-}
-
-/**
- * The pre-tokenizer, modified to make the library fast or exact; the ids do not change.
- */
-function preTokenizer({ pre_tokenizer: own, model }: TokenizerJson): Step | null {
-  if ((!own || own.type === "Metaspace" && own.split === false) && model && splitsAtSpaces(model)) {
-    // The library caches words but not whole texts: this takes seconds instead of minutes.
-    return sequence(...(own ? [own] : []), wordsOf("▁+[^▁]*|[^▁]+"));
-  }
-  return own ? exact(own) : null;
-}
-
-/** A step of a pre-tokenizer with which the library matches Python's `tokenizers`. */
-function exact(step: Step): Step {
-  switch (step.type) {
-    case "Sequence":
-      return sequence(...(step.pretokenizers as Step[]).map(exact));
-    case "ByteLevel": { // the library's pattern treats U+FEFF as a space and U+0085 as none
-      if (step.use_regex === false) return step;
-      const bytes = { ...step, use_regex: false, add_prefix_space: false };
-      return sequence(...(step.add_prefix_space ? [PREFIX_SPACE] : []), wordsOf(GPT2_WORD), bytes);
-    }
-    case "Digits": // the library recognizes ASCII digits only
-      return wordsOf(step.individual_digits ? "\\p{N}|\\P{N}+" : "\\p{N}+|\\P{N}+");
-    case "Metaspace": // the library does not split
-      return step.split === false ? step : sequence(step, wordsOf("▁[^▁]*|[^▁]+"));
-    default:
-      return step;
-  }
-}
-
-/** The word pattern of GPT-2. */
-const GPT2_WORD =
-  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-
-/** Inserts a space before a text that does not begin with one. */
-const PREFIX_SPACE = { type: "Replace", pattern: { Regex: "\\A[^ ]" }, content: " $&" };
-
-/** Whether a BPE gives the same ids when the text is cut before each run of spaces. */
-function splitsAtSpaces({ type, merges, ignore_merges, end_of_word_suffix }: BpeJson): boolean {
-  if (type !== "BPE" || !merges || ignore_merges || end_of_word_suffix) return false;
-  return !merges.some((merge) => { // joins a space to the text before it
-    const [left, right] = typeof merge === "string" ? merge.split(" ", 2) : merge;
-    return right.startsWith("▁") && !left.endsWith("▁");
+/** The added tokens of a `tokenizer.json`. */
+function ownTokens({ added_tokens }: TokenizerJson): AddedToken[] {
+  const list: unknown = added_tokens ?? [];
+  if (!Array.isArray(list)) throw new Error(`"added_tokens" is ${typeof list}, not a list`);
+  return list.map((json, i) => {
+    const members = new Members(`added_tokens[${i}]`, json);
+    const id = members.has("id") ? members.count("id") : undefined;
+    const special = members.flag("special", false);
+    const token = {
+      id,
+      content: members.text("content"),
+      single_word: members.flag("single_word", false),
+      lstrip: members.flag("lstrip", false),
+      rstrip: members.flag("rstrip", false),
+      normalized: members.flag("normalized", !special),
+      special,
+    };
+    members.end();
+    return token;
   });
 }
 
-function sequence(...pretokenizers: Step[]): Step {
-  return { type: "Sequence", pretokenizers };
+/**
+ * The special tokens around a text: those of the template of `tokenizer.json`; without a template, or if
+ * the settings tell of them, those that Llama's class adds; without the file, those of any class.
+ */
+function template(
+  json: TokenizerJson,
+  settings: TokenizerSettings,
+  idOf: (token: string | undefined) => number | undefined,
+): Template {
+  const { className, bos, eos, addBos, addEos } = settings;
+  const isLlama = className === "LlamaTokenizer";
+  const isSet = addBos !== undefined || addEos !== undefined;
+  if (!isMade(json) && !(isLlama && (isSet || json.post_processor === null))) {
+    return templateOf("post_processor", json.post_processor);
+  }
+  const token = (name: string, content: string | undefined): number => {
+    const id = idOf(content);
+    if (id === undefined) throw new Error(`it has no "${name}_token", but is to add one`);
+    return id;
+  };
+  // The class's own first token may have no row in the embedding.
+  const isKnown = addBos === true || isMade(json) || idOf(bos) !== undefined;
+  return [
+    ...((addBos ?? isLlama) && isKnown ? [token("bos", bos)] : []),
+    "text",
+    ...(addEos ? [token("eos", eos)] : []),
+  ];
 }
 
-/** The pre-tokenizer that splits a text into the matches of a pattern, which must cover it. */
-function wordsOf(pattern: string): Step {
-  return { type: "Split", pattern: { Regex: pattern }, behavior: "Removed", invert: true };
+/** Cuts a text before each run of the sign for spaces. */
+const CUT_AT_SPACES = splitting(spansOf(/▁+[^▁]*|[^▁]+/g), "Isolated");
+
+/**
+ * Whether a text may be cut before each run of spaces, where the tokenizer would not. The ids are the same,
+ * but words are shorter and come again.
+ */
+function cutsAtSpaces(
+  { pre_tokenizer: own, model }: TokenizerJson,
+  ids: ReadonlyMap<string, number>,
+): boolean {
+  if (own && !(own.type === "Metaspace" && own.split === false)) return false;
+  return model !== undefined && ids.has("▁") && joinsNoSpace(model);
+}
+
+/** Whether no merge of a BPE joins a space to the text before it. */
+function joinsNoSpace(model: BpeJson): boolean {
+  const { type, merges, ignore_merges, end_of_word_suffix, continuing_subword_prefix } = model;
+  if (type !== "BPE" || !merges || ignore_merges) return false;
+  if (end_of_word_suffix || continuing_subword_prefix) return false;
+  return !merges.some((merge) => {
+    const [left, right] = typeof merge === "string" ? merge.split(" ", 2) : merge;
+    return right.startsWith("▁") && !left.endsWith("▁");
+  });
 }

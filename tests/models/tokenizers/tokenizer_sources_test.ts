@@ -62,7 +62,6 @@ for (const [name, golden] of Object.entries(cases)) {
     assert.equal(tokenizer.vocabularySize, golden.size);
     texts.forEach((text, i) => {
       assert.deepEqual(tokenizer.encode(text), golden.ids[i], JSON.stringify(text));
-      if (text.startsWith("\ufeff")) return; // the library drops it where it is made of bytes
       const decoded = tokenizer.decode(golden.ids[i], { specialTokens: true });
       assert.equal(decoded, golden.decoded[i], JSON.stringify(text));
       assert.equal(tokenizer.decode(golden.ids[i]), golden.without_special[i]);
@@ -228,17 +227,6 @@ const REFUSED: [name: string, files: Record<string, unknown>, message: string][]
       "merges.txt": "",
     },
     'Cannot open the tokenizer of "FOLDER": it has no "bos_token", but is to add one',
-  ],
-  [
-    "a token that must stand alone",
-    {
-      "config.json": { model_type: "gpt2" },
-      "vocab.json": { a: 0 },
-      "merges.txt": "",
-      "special_tokens_map.json": { mask_token: { content: "<mask>", single_word: true } },
-    },
-    'Cannot open the tokenizer of "FOLDER": the token "<mask>" is a "single_word", ' +
-    "not supported yet",
   ],
 ];
 

@@ -128,7 +128,9 @@ Deno.test("a tokenizer.json that is damaged or of an unknown kind is named", () 
       `Cannot read "${path}": it is a Git LFS pointer, not the file itself; run \`git lfs pull\``,
     );
     Deno.writeTextFileSync(path, '{ "model": { "type": "Sudoku" } }');
-    refused(`Cannot open the tokenizer of "${folder}": Unknown TokenizerModel type: Sudoku`);
+    refused(
+      `Cannot open the tokenizer of "${folder}": "model" is "Sudoku", which is not supported`,
+    );
   });
 });
 
