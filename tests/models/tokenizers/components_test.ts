@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { gunzipSync } from "node:zlib";
 import { decoderOf } from "../../../models/tokenizers/decoders.ts";
 import { normalizerOf } from "../../../models/tokenizers/normalizers.ts";
 import { preTokenizerOf } from "../../../models/tokenizers/pre_tokenizers.ts";
@@ -23,7 +24,9 @@ const FIXTURE:
     "pre_tokenizers" | "normalizers" | "decoders" | "tokenizers",
     Cases
   > = JSON.parse(
-    readFileSync(join(import.meta.dirname!, "../../fixtures/tokenizers/components.json"), "utf8"),
+    gunzipSync(
+      readFileSync(join(import.meta.dirname!, "../../fixtures/tokenizers/components.json.gz")),
+    ).toString(),
   );
 const { texts } = FIXTURE;
 
