@@ -1,5 +1,6 @@
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
+import { parsePythonJson } from "../storage/json.ts";
 import { foreignFile, type Line, readLines } from "./lines.ts";
 import { MAX_LENGTH } from "./texts.ts";
 
@@ -57,7 +58,7 @@ function objectOfLine(path: string, { bytes, number }: Line): Record<string, unk
   }
   let row: unknown;
   try {
-    row = JSON.parse(json);
+    row = parsePythonJson(json);
   } catch {
     const foreign = number === 1 ? foreignFile(path) : undefined;
     const problem = `line ${number} is not JSON; each line must be a JSON object`;

@@ -48,13 +48,13 @@ export function smallFiles(names: string[]): string[] {
 }
 
 /**
- * The weights among the names in a folder or repository: safetensors if present, otherwise PyTorch. An index
- * takes precedence over a single file, as when a folder is opened.
+ * The weights among the names in a folder or repository: safetensors if present, otherwise PyTorch. A
+ * single file takes precedence over an index, as in transformers and when a folder is opened.
  */
 export function modelWeights(names: string[]): ModelWeights | undefined {
   for (const { single, index, shard } of FORMATS) {
-    if (names.includes(index)) return { index, files: names.filter((name) => shard.test(name)) };
     if (names.includes(single)) return { files: [single] };
+    if (names.includes(index)) return { index, files: names.filter((name) => shard.test(name)) };
   }
   return undefined;
 }

@@ -10,8 +10,9 @@ import { type Folder, isSystemError } from "../storage/folder.ts";
 import { readJson } from "../storage/json.ts";
 import { FORMAT_VERSION } from "../storage/packed_metadata.ts";
 import type { Architecture } from "./architectures/architecture.ts";
-import { readArchitecture } from "./architectures/mod.ts";
+import { ARCHITECTURES, readArchitecture } from "./architectures/mod.ts";
 import { LayerPlan } from "./layer_plan.ts";
+import { requirePackedFiles, unreadTensors } from "./required_tensors.ts";
 import { TextTokenizer, TOKENIZER_FILES } from "./tokenizers/tokenizer.ts";
 
 /** The files of a model besides its weights, as far as they exist. */
@@ -49,9 +50,35 @@ export class ModelFiles implements Disposable {
     }
     const { config, architecture, quantization } = readConfig(folder, name);
     const checkpoint = Checkpoint.open(folder);
-    const named = withNamesOf(checkpoint, architecture);
-    return new ModelFiles(folder, name, config, named, checkpoint, quantization);
+    try {
+      if (quantization) requirePackedFiles(checkpoint, quantization);
+      const named = withNamesOf(checkpoint, architecture);
+      const untied = withOtherHead(checkpoint, named);
+      const model = new ModelFiles(
+        folder,
+        name,
+        untied ? { ...config, tie_word_embeddings: false } : config,
+        untied ?? named,
+        checkpoint,
+        quantization,
+      );
+      if (untied) {
+        model.warnings.push(
+          `"${name}": config.json ties the head to the embedding, but the files hold another ` +
+            `"lm_head.weight"; it is used, as in version 5 of transformers`,
+        );
+      }
+      const unread = unreadTensors(model);
+      if (unread !== undefined) model.warnings.push(`"${name}": ${unread}`);
+      return model;
+    } catch (error) {
+      checkpoint[Symbol.dispose]();
+      throw error;
+    }
   }
+
+  /** Contradictions between config.json and the weights, to be told to the user. */
+  readonly warnings: string[] = [];
 
   /** The folder's name in messages; its path if it is on disk. */
   get folder(): string {
@@ -136,6 +163,17 @@ export function readConfig(folder: Folder, name = folder.path): {
   return { config, quantization, architecture: readArchitecture(config, file) };
 }
 
+/**
+ * Whether config.json names a family that the program knows.
+ *
+ * @throws {UserError} If it is damaged.
+ */
+export function isKnownModel(folder: Folder): boolean {
+  if (!folder.has("config.json")) return false;
+  const { model_type: type } = readJson(folder.file("config.json"));
+  return typeof type === "string" && Object.hasOwn(ARCHITECTURES, type);
+}
+
 function isThere(folder: Folder): boolean {
   try {
     folder.names();
@@ -146,13 +184,69 @@ function isThere(folder: Folder): boolean {
   }
 }
 
-/** Adapts an architecture to checkpoints without the "model." prefix, such as facebook/opt-*. */
+/**
+ * Adapts an architecture to checkpoints without the "model." prefix, such as facebook/opt-*, and to those
+ * that store the head of a tied pair instead of the embedding.
+ */
 function withNamesOf(checkpoint: Checkpoint, architecture: Architecture): Architecture {
-  const { names, finalNorm } = architecture;
-  const bare = (name: string) => name.replace(/^model\./, "");
+  const { names } = architecture;
   const isThere = (name: string) =>
     checkpoint.has(`${name}.weight`) || isPackedEmbedding(checkpoint, name);
-  if (isThere(names.embedding) || !isThere(bare(names.embedding))) return architecture;
+  if (isThere(names.embedding)) return architecture;
+  if (!isThere(bare(names.embedding))) {
+    if (names.head || !isThere(HEAD)) return architecture;
+    const headed = { ...architecture, names: { ...names, embedding: HEAD } };
+    const isBare = !has(checkpoint, names.layer(0)) && has(checkpoint, bare(names.layer(0)));
+    return isBare ? withoutModel(headed) : headed;
+  }
+  return withoutModel(architecture);
+}
+
+/** The module of a head that is not tied. */
+const HEAD = "lm_head";
+
+function bare(name: string): string {
+  return name.replace(/^model\./, "");
+}
+
+/** Whether a checkpoint has a tensor whose name begins with a prefix. */
+function has(checkpoint: Checkpoint, prefix: string): boolean {
+  return checkpoint.tensors.keys().some((name) => name.startsWith(prefix));
+}
+
+/** The architecture with the stored head, if config.json ties it but it is not the embedding. */
+function withOtherHead(
+  checkpoint: Checkpoint,
+  architecture: Architecture,
+): Architecture | undefined {
+  const { names } = architecture;
+  if (names.head || names.embedding === HEAD) return undefined;
+  const isPacked = isPackedEmbedding(checkpoint, HEAD);
+  if (!isPacked && !checkpoint.has(`${HEAD}.weight`)) return undefined;
+  const isSame = !isPacked && isEqual(checkpoint, `${names.embedding}.weight`, `${HEAD}.weight`);
+  return isSame ? undefined : { ...architecture, names: { ...names, head: HEAD } };
+}
+
+/** Bytes per chunk when two tensors are compared. */
+const COMPARED_BYTES = 4 << 20;
+
+function isEqual(checkpoint: Checkpoint, a: string, b: string): boolean {
+  if (!checkpoint.has(a)) return false;
+  const [first, second] = [checkpoint.get(a), checkpoint.get(b)];
+  if (first.dtype !== second.dtype || `${first.shape}` !== `${second.shape}`) return false;
+  // A PyTorch file has tied tensors once.
+  if (first.file === second.file && first.offset === second.offset) return true;
+  const others = checkpoint.readChunks(b, COMPARED_BYTES);
+  for (const chunk of checkpoint.readChunks(a, COMPARED_BYTES)) {
+    const other = others.next().value!;
+    for (let i = 0; i < chunk.length; i++) if (chunk[i] !== other[i]) return false;
+  }
+  return true;
+}
+
+/** The architecture with names that lack the "model." prefix. */
+function withoutModel(architecture: Architecture): Architecture {
+  const { names, finalNorm } = architecture;
   const { positions, projectIn, projectOut } = names;
   return {
     ...architecture,

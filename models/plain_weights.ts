@@ -29,6 +29,7 @@ import {
   type StoredTensor,
   toFloat32,
 } from "../storage/safetensors.ts";
+import { requirePackedFiles } from "./required_tensors.ts";
 
 /** A tensor of the plain model. */
 export interface PlainTensor {
@@ -63,6 +64,7 @@ export class PlainWeights implements Disposable {
     const checkpoint = Checkpoint.open(folder);
     try {
       const quantization = quantizationOf(folder);
+      if (quantization) requirePackedFiles(checkpoint, quantization);
       return new PlainWeights(checkpoint, quantization, plainTensors(checkpoint, quantization));
     } catch (error) {
       checkpoint[Symbol.dispose]();

@@ -1,11 +1,8 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { isPackedEmbedding } from "../codecs/embedding/embedding.ts";
-import { codecOf } from "../codecs/mod.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
-import { layerPlaces, outsidePlaces, type Place } from "../models/places.ts";
-import { STORED_DTYPES } from "../models/stored_tensors.ts";
+import { requireTensors } from "../models/required_tensors.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { defineStage } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
@@ -41,7 +38,8 @@ export const download = defineStage({
       label = `${name}@${snapshot.commit.slice(0, 7)}`;
     }
     const model = ModelFiles.open(denoFolder(folder), name);
-    checkTensors(model);
+    requireTensors(model);
+    for (const message of model.warnings) context.emit({ type: "warning", message });
     const { modelType, layers, hiddenSize } = model.architecture;
     context.set("model-files", model);
     context.emit({
@@ -51,27 +49,3 @@ export const download = defineStage({
     });
   },
 });
-
-/**
- * Checks all weights and biases before any long work.
- *
- * @throws {UserError} If a weight or bias is missing or of an unsupported type.
- */
-function checkTensors({ architecture, checkpoint, folder }: ModelFiles): void {
-  const check = ({ name }: Place) => {
-    const { dtype } = checkpoint.get(name);
-    if (STORED_DTYPES.includes(dtype)) return;
-    throw new UserError(
-      `Cannot use "${name}" of "${folder}": it is stored as ${dtype}; supported are ` +
-        STORED_DTYPES.join(", "),
-    );
-  };
-  for (const place of Object.values(outsidePlaces(architecture)).flat()) {
-    if (place && !isPackedEmbedding(checkpoint, place.name.replace(/\.weight$/, ""))) check(place);
-  }
-  for (let i = 0; i < architecture.layers; i++) {
-    for (const { linear, ...place } of layerPlaces(architecture, i)) {
-      if (!linear || !codecOf(checkpoint, linear)) check(place);
-    }
-  }
-}

@@ -160,9 +160,10 @@ export const pack = defineStage({
     const { layers } = architecture;
     const outside: TensorToWrite[] = [];
     const replaced = context.find("outside-tensors");
-    const prefixes = Array.from({ length: layers }, (_, i) => architecture.names.layer(i));
+    // Also layers beyond those that config.json asks for, which nothing reads.
+    const ofLayers = architecture.names.layer(0).replace(/0\.$/, "");
     for (const name of checkpoint.tensors.keys()) {
-      if (prefixes.some((prefix) => name.startsWith(prefix))) continue;
+      if (name.startsWith(ofLayers)) continue;
       if (isSecondHead(name, model)) continue;
       if (embeddings !== "stored" && tables.has(name)) {
         const table = name.slice(0, -".weight".length);
@@ -280,7 +281,7 @@ function tablesOf({ architecture: { names } }: ModelFiles): Set<string> {
 
 /** Whether a tensor is a tied head's weight, which some checkpoints have twice. */
 function isSecondHead(name: string, { architecture: { names } }: ModelFiles): boolean {
-  return name === "lm_head.weight" && !names.head;
+  return name === "lm_head.weight" && !names.head && names.embedding !== "lm_head";
 }
 
 /** The form of embeddings with zeros; undefined if they have none, or are stored as in the original. */

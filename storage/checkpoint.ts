@@ -15,7 +15,7 @@ import {
 /** A function that finds the tensors in a file; see {@link readHeader}. */
 type FindTensors = (source: SourceFile) => Map<string, StoredTensor>;
 
-/** The supported weight files of a folder; the first format found is used. */
+/** The supported weight files of a folder; the first one found is used, as in transformers. */
 const FORMATS: { index: string; single: string; find: FindTensors }[] = [
   {
     index: "model.safetensors.index.json",
@@ -26,8 +26,8 @@ const FORMATS: { index: string; single: string; find: FindTensors }[] = [
 ];
 
 /**
- * The weights of a model folder: `model.safetensors`, or the shards listed in
- * `model.safetensors.index.json`, or the equivalents of `pytorch_model.bin`. Tensors are read on demand.
+ * The weights of a model folder: `model.safetensors`, else the shards listed in
+ * `model.safetensors.index.json`, else the equivalents of `pytorch_model.bin`. Tensors are read on demand.
  * Shards stay open until the checkpoint is disposed.
  */
 export class Checkpoint implements Disposable {
@@ -41,6 +41,8 @@ export class Checkpoint implements Disposable {
     /** The tensors by name, in the order of the index or, without one, of the file. */
     readonly tensors: Map<string, StoredTensor>,
     sources: Iterable<SourceFile>,
+    /** The shards of tensors that the index lists, but which are not there. */
+    readonly missing: ReadonlyMap<string, string> = new Map(),
   ) {
     const byPath = new Map(Array.from(sources, (source) => [source.path, source]));
     this.#reader = new TensorReader((path) => byPath.get(path)!);
@@ -49,20 +51,21 @@ export class Checkpoint implements Disposable {
   /**
    * Opens a folder and checks the headers of all its weight files.
    *
-   * @throws {UserError} If there are no weights, or a file is missing, damaged or inconsistent with the
-   *   index.
+   * Tensors that the index lists may be missing, as nobody may need them; {@link get} refuses them.
+   *
+   * @throws {UserError} If there are no weights, or a file is missing or damaged.
    */
   static open(folder: Folder): Checkpoint {
     const names = namesIn(folder);
     for (const { index, single, find } of FORMATS) {
-      if (names.includes(index)) {
-        const { tensors, shards } = findInShards(folder, names, index, find);
-        const files = [index, ...[...shards.keys()].sort()];
-        return new Checkpoint(folder.path, files, tensors, shards.values());
-      }
       if (names.includes(single)) {
         const source = folder.file(single);
         return new Checkpoint(folder.path, [single], find(source), [source]);
+      }
+      if (names.includes(index)) {
+        const { tensors, shards, missing } = findInShards(folder, names, index, find);
+        const files = [index, ...[...shards.keys()].sort()];
+        return new Checkpoint(folder.path, files, tensors, shards.values(), missing);
       }
     }
     const known = FORMATS.map(({ single }) => `"${single}"`).join(" or ");
@@ -86,6 +89,13 @@ export class Checkpoint implements Disposable {
   get(name: string): StoredTensor {
     const tensor = this.tensors.get(name);
     if (tensor) return tensor;
+    const shard = this.missing.get(name);
+    if (shard !== undefined) {
+      throw new UserError(
+        `Cannot open "${this.folder}": "${shard}" has no tensor "${name}", which the index puts ` +
+          `there; download both again`,
+      );
+    }
     const near = [...this.tensors.keys()]
       .map((known) => ({ known, edits: distance(known, name) }))
       .sort((a, b) => a.edits - b.edits)
@@ -161,7 +171,12 @@ function findInShards(
   names: string[],
   index: string,
   find: FindTensors,
-): { tensors: Map<string, StoredTensor>; shards: Map<string, SourceFile> } {
+): {
+  tensors: Map<string, StoredTensor>;
+  shards: Map<string, SourceFile>;
+  missing: Map<string, string>;
+} {
+  const missing = new Map<string, string>();
   const found = new Map<string, Map<string, StoredTensor>>();
   const shards = new Map<string, SourceFile>();
   const tensors = new Map<string, StoredTensor>();
@@ -178,15 +193,10 @@ function findInShards(
       found.set(shard, find(source));
     }
     const tensor = found.get(shard)!.get(name);
-    if (!tensor) {
-      throw new UserError(
-        `Cannot open "${folder.path}": "${shard}" has no tensor "${name}", which the index puts there; ` +
-          `download both again`,
-      );
-    }
-    tensors.set(name, tensor);
+    if (tensor) tensors.set(name, tensor);
+    else missing.set(name, shard);
   }
-  return { tensors, shards };
+  return { tensors, shards, missing };
 }
 
 /**

@@ -14,7 +14,7 @@ export function readJson(source: SourceFile): Record<string, unknown> {
   const text = readText(source);
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parsePythonJson(text);
   } catch {
     refuse(foreignContent(text) ?? "it is not JSON; download it again");
   }
@@ -22,4 +22,21 @@ export function readJson(source: SourceFile): Record<string, unknown> {
     refuse("it does not hold a JSON object");
   }
   return value as Record<string, unknown>;
+}
+
+/**
+ * Parses JSON as Python writes it: a byte order mark is left out, and NaN, Infinity and -Infinity, which JSON
+ * does not have, become texts, so that whoever needs a number there refuses them by name.
+ *
+ * @throws {SyntaxError} If it is not JSON apart from that.
+ */
+export function parsePythonJson(text: string): unknown {
+  const plain = text.replace(/^\ufeff/, "");
+  try {
+    return JSON.parse(plain);
+  } catch (error) {
+    if (!/NaN|Infinity/.test(plain)) throw error;
+    const tokens = /"(?:[^"\\]|\\.)*"|-?Infinity\b|\bNaN\b/g;
+    return JSON.parse(plain.replace(tokens, (token) => token[0] === '"' ? token : `"${token}"`));
+  }
 }

@@ -1,6 +1,8 @@
 import { percentText } from "../base/units.ts";
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
+import { isKnownModel, ModelFiles } from "../models/model_files.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
+import { requireTensors } from "../models/required_tensors.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
 import { tableText } from "./table.ts";
 import { modelFolder, runCommand, usageErrors } from "./task.ts";
@@ -48,8 +50,8 @@ await runCommand({ name: "compare", help: HELP, options }, ({ values, positional
     throw usageError(`Give two folders, found ${positionals.length}`);
   }
   const [folderA, folderB] = positionals;
-  using a = PlainWeights.open(denoFolder(modelFolder(folderA)));
-  using b = PlainWeights.open(denoFolder(modelFolder(folderB)));
+  using a = open(modelFolder(folderA));
+  using b = open(modelFolder(folderB));
   const names = new Set([...a.tensors.keys(), ...b.tensors.keys()]);
   const differences = [...names].map((name) => differenceOf(a, b, name))
     .filter((difference) => difference !== undefined);
@@ -60,6 +62,15 @@ await runCommand({ name: "compare", help: HELP, options }, ({ values, positional
   }
   if (differences.length > 0) Deno.exit(1);
 });
+
+/** The weights of a folder; those of a packed model are all there. */
+function open(folder: string): PlainWeights {
+  const weights = PlainWeights.open(denoFolder(folder));
+  if (!weights.quantization || !isKnownModel(denoFolder(folder))) return weights;
+  using model = ModelFiles.open(denoFolder(folder));
+  requireTensors(model);
+  return weights;
+}
 
 function differenceOf(a: PlainWeights, b: PlainWeights, name: string): Difference | undefined {
   if (!a.tensors.has(name)) return { name, missing: "a" };

@@ -13,8 +13,9 @@ import { setImmediate } from "node:timers/promises";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 import { elementsOf } from "../gpu/tensor.ts";
-import { SMALL_FILES } from "../models/model_files.ts";
+import { isKnownModel, ModelFiles, SMALL_FILES } from "../models/model_files.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
+import { requireTensors } from "../models/required_tensors.ts";
 import { denoFile, denoFolder } from "../storage/deno_folder.ts";
 import { copyFileAtomically, writeJsonAtomically } from "../storage/files.ts";
 import { reasonOf } from "../storage/folder.ts";
@@ -22,7 +23,7 @@ import { readJson } from "../storage/json.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { showProgress } from "./progress.ts";
-import { modelFolder, runCommand, usageErrors } from "./task.ts";
+import { modelFolder, runCommand, usageErrors, warnOf } from "./task.ts";
 
 const HELP = `Usage: deno task dequantize MODEL OUT [options]
 
@@ -58,6 +59,11 @@ await runCommand(command, async ({ values, positionals, signal }) => {
   using weights = PlainWeights.open(denoFolder(model));
   if (!weights.quantization) {
     throw new UserError(`The model "${model}" is not packed; there is nothing to dequantize`);
+  }
+  if (isKnownModel(denoFolder(model))) {
+    using files = ModelFiles.open(denoFolder(model));
+    requireTensors(files);
+    warnOf(files);
   }
   checkOut(model, out, values.overwrite ?? false);
   const temporary = makeFolderBeside(out);

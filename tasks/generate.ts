@@ -18,7 +18,7 @@ import { ModelFiles, readConfig } from "../models/model_files.ts";
 import type { RunEvent } from "../pipeline/run/events.ts";
 import { HUB_ID, HubAccess } from "../pipeline/run/hub_access.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
-import { count, modelFolder, runCommand, usageErrors } from "./task.ts";
+import { count, modelFolder, runCommand, usageErrors, warnOf } from "./task.ts";
 
 const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
 
@@ -81,6 +81,7 @@ await runCommand({ name: "generate", help: HELP, options }, async (given) => {
     if (terminal) printError(CLEAR + text);
   };
   using files = await openModel(positionals[0], signal, progress);
+  warnOf(files);
   await using gpu = await openGpu();
   using model = await load(gpu, files, signal, progress);
   if (!model) {

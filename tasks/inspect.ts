@@ -1,20 +1,22 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
+import { UserError } from "../base/errors.ts";
 import { sum, sumByKey } from "../base/figures.ts";
 import { bytesText, percentText } from "../base/units.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { loadLinear, packedLinears } from "../codecs/mod.ts";
 import type { QuantizationConfig, RotationConfig } from "../codecs/quantization_config.ts";
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
-import { ModelFiles } from "../models/model_files.ts";
+import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
 import { quantizationOf } from "../models/plain_weights.ts";
+import { requireTensors } from "../models/required_tensors.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../storage/deno_folder.ts";
 import { readJson } from "../storage/json.ts";
 import { tableText } from "./table.ts";
-import { modelFolder, runCommand, usageErrors } from "./task.ts";
+import { modelFolder, runCommand, usageErrors, warnOf } from "./task.ts";
 
 const HELP = `Usage: deno task inspect MODEL [options]
 
@@ -109,6 +111,8 @@ function inspectPacked(
   quantization: QuantizationConfig,
 ): { report: PackedReport; codecs: Map<string, Codec> } {
   using model = ModelFiles.open(denoFolder(folder));
+  requireTensors(model);
+  warnOf(model);
   const { checkpoint, architecture } = model;
   const { names } = architecture;
   const errors = outputErrors(folder);
@@ -315,8 +319,23 @@ interface PlainReport {
   bytes: number;
 }
 
+/** Whether config.json describes a model that the program can run. */
+function isRunnable(folder: string): boolean {
+  try {
+    readConfig(denoFolder(folder));
+    return true;
+  } catch (error) {
+    if (error instanceof UserError) return false; // its tensors can be listed all the same
+    throw error;
+  }
+}
+
 function inspectPlain(folder: string): PlainReport {
   using checkpoint = Checkpoint.open(denoFolder(folder));
+  if (isRunnable(folder)) {
+    using model = ModelFiles.open(denoFolder(folder));
+    warnOf(model);
+  }
   const tensors = [...checkpoint.tensors.values()].sort((a, b) => byNumber(a.name, b.name))
     .map(({ name, dtype, shape, bytes }): PlainEntry => ({ name, dtype, shape, bytes }));
   const elements = sum(tensors.map(({ shape }) => elementsOf(shape)));

@@ -50,6 +50,11 @@ export function modelFolder(path: string): string {
   return isRun ? packed : path;
 }
 
+/** Prints the warnings of a model. */
+export function warnOf({ warnings }: { warnings: readonly string[] }): void {
+  for (const message of warnings) console.error(`Warning: ${message}`);
+}
+
 /** A function that creates usage errors of a task. */
 export function usageErrors(task: string): (message: string) => PipelineFileError {
   return (message) => new PipelineFileError([{ where: `deno task ${task}`, message }]);

@@ -102,7 +102,10 @@ async function fetchSmallFiles(url: string, options: FetchOptions) {
     const bytes = await fetchFile(folder.path, name, options);
     if (bytes) files.set(name, bytes);
   }
-  const shards = folder.has(INDEX) ? Object.values(readWeightMap(folder.file(INDEX))) : [SINGLE];
+  // A single file takes precedence over an index, as on disk.
+  const isSharded = folder.has(INDEX) &&
+    !await request(`${folder.path}/${SINGLE}`, { method: "HEAD", signal: options.signal });
+  const shards = isSharded ? Object.values(readWeightMap(folder.file(INDEX))) : [SINGLE];
   return { folder, files, weights: new Set(shards) };
 }
 

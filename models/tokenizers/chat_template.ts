@@ -15,7 +15,8 @@ const USUAL = "default";
 
 /**
  * The prompt for a conversation by the model's chat template, up to where the answer begins. Special
- * tokens are written out.
+ * tokens are written out. The template has the variables that transformers gives it: `messages`, `tools` and
+ * `documents` (none), `add_generation_prompt`, and the special tokens by their names.
  *
  * @param folder The model's folder, with `chat_template.jinja` or a `chat_template` in
  *   `tokenizer_config.json`.
@@ -27,8 +28,9 @@ export function renderChat(
   messages: readonly ChatMessage[],
   name = folder.path,
 ): string {
-  const { bos, eos } = readTokenizerSettings(folder);
-  const text = readTemplate(folder, name);
+  const { specialTokens, furtherTokens } = readTokenizerSettings(folder);
+  // Jinja knows one kind of line end, in templates; those of messages stay.
+  const text = readTemplate(folder, name).replaceAll(/\r\n?/g, "\n");
   let template: Template;
   try {
     template = new Template(text);
@@ -38,8 +40,12 @@ export function renderChat(
   try {
     return template.render({
       messages: messages.map((message) => ({ ...message })),
-      bos_token: bos ?? "",
-      eos_token: eos ?? "",
+      tools: null,
+      documents: null,
+      bos_token: "",
+      eos_token: "",
+      ...specialTokens,
+      ...(furtherTokens.length > 0 && { additional_special_tokens: [...furtherTokens] }),
       add_generation_prompt: true,
     });
   } catch (error) {

@@ -22,6 +22,10 @@ export interface TokenizerSettings {
   className: string | undefined;
   bos: string | undefined;
   eos: string | undefined;
+  /** The special tokens by the names of their members, such as "pad_token". */
+  specialTokens: Readonly<Record<string, string>>;
+  /** Further special tokens, without names. */
+  furtherTokens: readonly string[];
   /** The added tokens, in the order in which those without an id get one. */
   addedTokens: AddedToken[];
   /** Those of them that no file names and the class adds. */
@@ -108,6 +112,10 @@ export function readTokenizerSettings(folder: Folder): TokenizerSettings {
     className,
     bos: named.get("bos_token")?.content,
     eos: named.get("eos_token")?.content,
+    specialTokens: Object.fromEntries(
+      [...named].flatMap(([name, token]) => token ? [[name, token.content]] : []),
+    ),
+    furtherTokens: further.map(({ content }) => content),
     addedTokens: [...added, ...special],
     usualTokens,
     addBos: config.flag("add_bos_token"),

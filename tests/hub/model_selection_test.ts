@@ -15,7 +15,8 @@ Deno.test("modelWeights() takes one format, safetensors if it can", () => {
     [[...shards, index, ...bins, binIndex, ...others], { index, files: shards }],
     [["pytorch_model.bin", ...others], { files: ["pytorch_model.bin"] }],
     [[...bins, binIndex, ...others], { index: binIndex, files: bins }],
-    [["model.safetensors", index, ...shards], { index, files: shards }],
+    [["model.safetensors", index, ...shards], { files: ["model.safetensors"] }],
+    [[index, ...shards], { index, files: shards }],
     [[...shards, "pytorch_model.bin"], { files: ["pytorch_model.bin"] }],
     [others, undefined],
   ];

@@ -582,16 +582,24 @@ Deno.test("Checkpoint opens pytorch_model.bin, alone or in shards, after safeten
   const writeIndex = (weight_map: Record<string, string>) =>
     write(index, bytes(JSON.stringify({ metadata: {}, weight_map })));
   writeIndex({ t1: shards[1], t0: shards[0] });
+  assert.deepEqual(open().files, [single]); // wins over an index
+  Deno.removeSync(join(folder.path, single));
   const values = [Float32Array.of(2), Float32Array.of(1)];
   assert.deepEqual(open(), { files: [index, ...shards], values });
 
   const refused = (problem: string) => assert.throws(open, new UserError(problem));
   writeIndex({ t0: shards[1] });
-  refused(
-    `Cannot open "${folder.path}": "${
-      shards[1]
-    }" has no tensor "t0", which the index puts there; ` +
-      `download both again`,
+  assert.throws(
+    () => {
+      using checkpoint = Checkpoint.open(denoFolder(folder.path));
+      checkpoint.get("t0");
+    },
+    new UserError(
+      `Cannot open "${folder.path}": "${
+        shards[1]
+      }" has no tensor "t0", which the index puts there; ` +
+        `download both again`,
+    ),
   );
   writeIndex({ t0: "other.bin" });
   refused(

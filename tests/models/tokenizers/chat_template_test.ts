@@ -99,3 +99,30 @@ Deno.test("renderChat() says what is wrong with a template", () => {
     ),
   );
 });
+
+Deno.test("a template has the variables that transformers gives it", () => {
+  const template = "{% if tools is none and documents is none %}none {% endif %}{{ bos_token }}" +
+    "{{ pad_token }}{{ unk_token }}{{ mask_token }}{{ additional_special_tokens | join(',') }}";
+  const config = {
+    bos_token: "<s>",
+    unk_token: { content: "<u>" },
+    additional_special_tokens: ["<a>", "<b>"],
+    chat_template: template,
+  };
+  const map = { pad_token: "<p>", mask_token: { content: "<m>" } };
+  assert.equal(
+    render({ "tokenizer_config.json": config, "special_tokens_map.json": map }),
+    "none <s><p><u><m><a>,<b>",
+  );
+});
+
+Deno.test("line ends of a template are LF, those of messages stay", () => {
+  const template = "{% for m in messages %}\r\n<{{ m.role }}>\r{{ m.content }}\r\n{% endfor %}\r\n";
+  const messages: ChatMessage[] = [{ role: "user", content: "a\r\nb" }];
+  for (
+    const files of [
+      { "chat_template.jinja": template },
+      { "tokenizer_config.json": { chat_template: template } },
+    ]
+  ) assert.equal(render(files, messages), "<user>\na\r\nb\n");
+});
