@@ -21,7 +21,7 @@ import {
 } from "../../storage/files.ts";
 import { reasonOf } from "../../storage/folder.ts";
 import type { LayerRecord } from "./events.ts";
-import { FOLDER_LOCK, FolderLock } from "./folder_lock.ts";
+import { FOLDER_LOCK, FolderInUse, FolderLock } from "./folder_lock.ts";
 import { CELL_RECORD, type CellRecord, type RunRecord } from "./record.ts";
 
 /** What `allocate` has measured, in the folder of a run. */
@@ -394,7 +394,23 @@ function temporaryFiles(path: string): string[] {
 /** What a finished run has no use for. */
 function leftovers(path: string): string[] {
   const layers = join(path, "layers");
-  return [...temporaryFiles(path), ...(existsSync(layers) ? [layers] : [])];
+  return [
+    ...temporaryFiles(path),
+    ...(existsSync(layers) ? [layers] : []),
+    ...(isLockLeft(path) ? [join(path, FOLDER_LOCK)] : []),
+  ];
+}
+
+/** Whether a killed process has left its lock. */
+function isLockLeft(path: string): boolean {
+  if (!existsSync(join(path, FOLDER_LOCK))) return false;
+  try {
+    FolderLock.check(path);
+    return true;
+  } catch (error) {
+    if (error instanceof FolderInUse) return false;
+    throw error;
+  }
 }
 
 function removeTemporaryFiles(path: string): void {
