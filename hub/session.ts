@@ -71,8 +71,13 @@ export class HubSession {
       // Compressed responses have no byte ranges and no verifiable length.
       headers.set("Accept-Encoding", "identity");
       headers.delete("Authorization");
-      if (this.settings.token !== undefined && url.origin === this.#origin) {
-        headers.set("Authorization", `Bearer ${this.settings.token}`);
+      if (url.origin === this.#origin) {
+        const { token, credentials } = this.settings;
+        if (token !== undefined) headers.set("Authorization", `Bearer ${token}`);
+        else if (credentials !== undefined) {
+          const bytes = new TextEncoder().encode(credentials);
+          headers.set("Authorization", `Basic ${bytes.toBase64()}`);
+        }
       }
       const response = await this.translating(
         guard,
