@@ -130,10 +130,8 @@ export class RepositoryCache {
           const { code } = error as { code?: string };
           // Another process has created the same link.
           if (code === "EEXIST" && sizeOf(place) === sizeOf(blob)) continue;
-          // Few users may create links on Windows, and some file systems do not support them.
-          if (!["EPERM", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL"].includes(code ?? "")) {
-            throw error;
-          }
+          // Few users may create links on Windows, some file systems do not support them, and some say
+          // so in their own ways. What else may be wrong, the copy will meet.
           if (isNew && i === paths.length - 1) renameSync(blob, place);
           else copyFileSync(blob, place);
         }

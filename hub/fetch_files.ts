@@ -210,7 +210,8 @@ async function fetchSnapshot(
   const warn = (text: string) => options.onWarning?.(text);
   const signal = options.signal ?? new AbortController().signal;
   signal.throwIfAborted();
-  const cache = new RepositoryCache(settings.cache, repository, options.symlink);
+  const symlink = settings.copies ? noLinks : options.symlink;
+  const cache = new RepositoryCache(settings.cache, repository, symlink);
   const snapshot = (
     commit: string,
     paths: string[],
@@ -287,6 +288,11 @@ async function fetchSnapshot(
     warn(`${message}; using what the cache has of "${id}" (commit ${knownCommit})`);
     return cached;
   }
+}
+
+/** Stands for the creation of links where they are not wanted. */
+function noLinks(): never {
+  throw new Error("links are disabled");
 }
 
 /** A file of the cache whose content does not have the hash that names it. */

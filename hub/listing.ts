@@ -17,11 +17,26 @@ export interface RemoteFile {
 /** Paths per request to the hub. */
 const PATHS_AT_ONCE = 500;
 
+/** Pages of a listing, which have a thousand entries each. */
+const MAX_PAGES = 200;
+
+/** Entries of a listing; more than any repository has at the top. */
+const MAX_ENTRIES = 100_000;
+
 // The library builds URLs, follows the pages of a listing and parses responses. It does not get the token,
 // since it rejects tokens without the prefix "hf_", and only sees successful responses, since its errors
 // lack the headers that distinguish gated from missing repositories.
-function common({ settings, fetch }: HubSession) {
-  return { hubUrl: settings.endpoint, fetch };
+function common(session: HubSession) {
+  const asked = new Set<string>();
+  const fetch = (input: RequestInfo | URL, init?: RequestInit) => {
+    // The pages of a listing name the next one; a page that comes twice would come for ever.
+    const address = String(input);
+    if (asked.has(address)) throw strange(session, "a page that is its own successor");
+    asked.add(address);
+    if (asked.size > MAX_PAGES) throw strange(session, "a listing that is too long");
+    return session.fetch(input, init);
+  };
+  return { hubUrl: session.settings.endpoint, fetch };
 }
 
 /** The commit of the revision, and the current name of the repository. */
@@ -44,11 +59,14 @@ export async function resolveRevision(
 /** The top-level files of a repository. */
 export async function topFiles(session: HubSession, commit: string): Promise<RemoteFile[]> {
   const repo = designation(session.repository);
-  const entries = await understanding(
-    session,
-    () => Array.fromAsync(listFiles({ repo, revision: commit, ...common(session) })),
-  );
-  return entries.filter(({ type }) => type === "file").map((entry) => remoteFile(session, entry));
+  return await understanding(session, async () => {
+    const entries = [];
+    for await (const entry of listFiles({ repo, revision: commit, ...common(session) })) {
+      entries.push(entry);
+      if (entries.length > MAX_ENTRIES) throw strange(session, "a listing that is too long");
+    }
+    return entries.filter(({ type }) => type === "file").map((entry) => remoteFile(session, entry));
+  });
 }
 
 /**
@@ -64,16 +82,17 @@ export async function filesAt(
   const { repository } = session;
   const found = new Map<string, RemoteFile>();
   for (let first = 0; first < paths.length; first += PATHS_AT_ONCE) {
-    const entries = await understanding(session, () =>
-      pathsInfo({
+    await understanding(session, async () => {
+      const entries = await pathsInfo({
         repo: designation(repository),
         revision: commit,
         paths: paths.slice(first, first + PATHS_AT_ONCE),
         ...common(session),
-      }));
-    for (const entry of entries) {
-      if (entry.type === "file") found.set(entry.path, remoteFile(session, entry));
-    }
+      });
+      for (const entry of entries) {
+        if (entry.type === "file") found.set(entry.path, remoteFile(session, entry));
+      }
+    });
   }
   return paths.map((path) => {
     const file = found.get(path);
@@ -101,7 +120,8 @@ function remoteFile(
   entry: { path: string; size: number; oid?: string; lfs?: { oid: string; size: number } },
 ): RemoteFile {
   const { oid: etag = "", size: bytes } = entry.lfs ?? entry;
-  if (!isHash(etag)) throw strange(session, "a file without hash");
+  if (typeof entry.path !== "string") throw strange(session, "a file without a name");
+  if (typeof etag !== "string" || !isHash(etag)) throw strange(session, "a file without hash");
   if (!Number.isSafeInteger(bytes) || bytes < 0) throw strange(session, "a file without size");
   return { path: entry.path, etag, bytes };
 }

@@ -1,5 +1,5 @@
 import { createHash, type Hash } from "node:crypto";
-import { rmSync } from "node:fs";
+import { lstatSync, rmSync } from "node:fs";
 import { UserError } from "../base/errors.ts";
 import { reasonOf } from "../storage/folder.ts";
 import type { RemoteFile } from "./listing.ts";
@@ -27,6 +27,8 @@ export class PartialFile implements Disposable {
   /** Opens the partial file of an earlier transfer, or creates one. */
   static async open(path: string, file: RemoteFile, signal: AbortSignal): Promise<PartialFile> {
     const partial = await writing(path, async () => {
+      // What a link leads to is not ours.
+      if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink()) rmSync(path);
       const handle = await Deno.open(path, { create: true, read: true, write: true });
       return new PartialFile(path, file, handle);
     });

@@ -22,7 +22,7 @@ export async function refusal(
   path?: string,
 ): Promise<Error> {
   const { status, headers } = response;
-  const body = (await response.text()).slice(0, 100_000);
+  const body = await startOf(response, 100_000);
   const ofHub = URL.parse(response.url)?.origin === new URL(settings.endpoint).origin;
   const said = (headers.get("X-Error-Message") ?? errorOf(body))?.slice(0, 300);
   const answer = `${ofHub ? "the hub" : `"${URL.parse(response.url)?.host}"`} answers ${status}` +
@@ -79,6 +79,17 @@ export async function refusal(
     return because(`${answer}; check the rights of the token at ${tokens}`);
   }
   return because(answer);
+}
+
+/** The start of a response's body, of at most so many characters and a chunk. */
+async function startOf(response: Response, characters: number): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of response.body ?? []) {
+    text += decoder.decode(chunk, { stream: true });
+    if (text.length >= characters) break; // which cancels the rest
+  }
+  return text;
 }
 
 export function noSuchFile(

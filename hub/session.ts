@@ -8,6 +8,9 @@ import type { HubSettings } from "./settings.ts";
 
 const MAX_REDIRECTS = 10;
 
+/** Characters of an answer about a repository; a page of a listing has some 300 kB. */
+const MAX_ANSWER = 32 << 20;
+
 /** An unreachable hub; cached files may suffice. */
 export class HubUnreachable extends UserError {
   override name = "HubUnreachable";
@@ -71,8 +74,13 @@ export class HubSession {
       // Compressed responses have no byte ranges and no verifiable length.
       headers.set("Accept-Encoding", "identity");
       headers.delete("Authorization");
-      if (this.settings.token !== undefined && url.origin === this.#origin) {
-        headers.set("Authorization", `Bearer ${this.settings.token}`);
+      if (url.origin === this.#origin) {
+        const { token, credentials } = this.settings;
+        if (token !== undefined) headers.set("Authorization", `Bearer ${token}`);
+        else if (credentials !== undefined) {
+          const bytes = new TextEncoder().encode(credentials);
+          headers.set("Authorization", `Basic ${bytes.toBase64()}`);
+        }
       }
       const response = await this.translating(
         guard,
@@ -121,7 +129,7 @@ export class HubSession {
         using guard = new StallGuard(stallMs, this.signal);
         const { method, headers, body } = init;
         const response = await this.request(String(input), guard, { method, headers, body });
-        const text = await this.translating(guard, () => response.text());
+        const text = await this.#textOf(response, guard);
         if (!isJson(text)) {
           const evidence = `sends ${typeText(response.headers)} in place of JSON`;
           throw noHub(this.settings, this.repository, evidence);
@@ -143,6 +151,23 @@ export class HubSession {
       }
     }
   };
+
+  /** The body of an answer about a repository. @throws {UserError} If it is too long for one. */
+  async #textOf(response: Response, guard: StallGuard): Promise<string> {
+    const reader = response.body?.getReader();
+    const decoder = new TextDecoder();
+    let text = "";
+    while (reader) {
+      const { done, value } = await this.translating(guard, () => reader.read());
+      if (done) break;
+      guard.arrived();
+      text += decoder.decode(value, { stream: true });
+      if (text.length <= MAX_ANSWER) continue;
+      await reader.cancel();
+      throw noHub(this.settings, this.repository, "sends an answer that does not end");
+    }
+    return text + decoder.decode();
+  }
 
   /**
    * Converts errors of `fetch` and of bodies to `PassingTrouble`.

@@ -16,6 +16,10 @@ export interface HubSettings {
   cache: string;
   /** Whether network requests are disabled. */
   offline: boolean;
+  /** Name and password for the endpoint, as "name:password"; never shown. */
+  credentials?: string;
+  /** Whether snapshots hold copies in place of links. */
+  copies?: boolean;
 }
 
 type Environment = Record<string, string | undefined>;
@@ -24,7 +28,7 @@ type Environment = Record<string, string | undefined>;
  * The settings of Python's huggingface_hub from the environment, with its precedence: HF_ENDPOINT;
  * HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME; HF_TOKEN, HUGGING_FACE_HUB_TOKEN,
  * the file HF_TOKEN_PATH or `token` in HF_HOME, none of them with HF_HUB_DISABLE_IMPLICIT_TOKEN;
- * HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE. `~` and `$NAME` in paths are expanded. Unlike
+ * HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE; HF_HUB_DISABLE_SYMLINKS. `~` and `$NAME` in paths are expanded. Unlike
  * in Python, empty variables count as unset.
  *
  * @throws {UserError} If HF_ENDPOINT is not a URL or the token file cannot be read.
@@ -36,22 +40,27 @@ export function hubSettings(env: Environment = Deno.env.toObject()): HubSettings
   const cacheHome = env.XDG_CACHE_HOME || join(userHome, ".cache");
   const home = path("HF_HOME", join(cacheHome, "huggingface"));
   return {
-    endpoint: readEndpoint(env.HF_ENDPOINT || "https://huggingface.co"),
+    ...readEndpoint(env.HF_ENDPOINT || "https://huggingface.co"),
     ...findToken(env, path("HF_TOKEN_PATH", join(home, "token"))),
     cache: path("HF_HUB_CACHE", env.HUGGINGFACE_HUB_CACHE || join(home, "hub")),
     offline: isTrue(env.HF_HUB_OFFLINE || env.TRANSFORMERS_OFFLINE),
+    ...(isTrue(env.HF_HUB_DISABLE_SYMLINKS) && { copies: true }),
   };
 }
 
-function readEndpoint(text: string): string {
+/** The address without name and password, which are sent to it but written nowhere. */
+function readEndpoint(text: string): Pick<HubSettings, "endpoint" | "credentials"> {
   const url = URL.parse(text);
   if (url === null || !/^https?:$/.test(url.protocol) || url.search !== "" || url.hash !== "") {
     throw new UserError(
-      `Cannot use HF_ENDPOINT "${text}": it is no address of a hub; ` +
+      `Cannot use HF_ENDPOINT "${text.replace(/\/\/.*@/, "//")}": it is no address of a hub; ` +
         `write one such as "https://huggingface.co", or unset it`,
     );
   }
-  return text.replace(/\/+$/, "");
+  const { username, password } = url;
+  const [, scheme, rest] = /^(https?:\/\/)(?:[^/]*@)?(.*?)\/*$/i.exec(text)!;
+  const decoded = [username, password].map(decodeURIComponent).join(":");
+  return { endpoint: scheme + rest, ...(username + password !== "" && { credentials: decoded }) };
 }
 
 function findToken(env: Environment, file: string): Pick<HubSettings, "token" | "tokenSource"> {

@@ -3,6 +3,7 @@ import { styleText } from "node:util";
 import { UserError } from "../base/errors.ts";
 import { plural } from "../base/figures.ts";
 import { bytesText } from "../base/units.ts";
+import { visibleText } from "../base/visible_text.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { CacheDtype } from "../gpu/kernels/attention/attention_decode.ts";
 import { openGpu } from "../hosts/deno_gpu.ts";
@@ -78,7 +79,7 @@ await runCommand({ name: "generate", help: HELP, options }, async (given) => {
 
   const terminal = Deno.stderr.isTerminal();
   const progress = (text: string) => {
-    if (terminal) printError(CLEAR + text);
+    if (terminal) printError(CLEAR + visibleText(text));
   };
   using files = await openModel(positionals[0], signal, progress);
   warnOf(files);
@@ -93,7 +94,9 @@ await runCommand({ name: "generate", help: HELP, options }, async (given) => {
     ? { messages: [{ role: "user" as const, content: prompt }] }
     : { prompt };
   // A terminal shows the prompt too; a file gets only the generated text.
-  if (Deno.stdout.isTerminal() && !values.json && !values.chat) print(styleText("dim", prompt));
+  if (Deno.stdout.isTerminal() && !values.json && !values.chat) {
+    print(styleText("dim", visibleText(prompt)));
+  }
   const ids: number[] = [];
   let text = "";
   const end = await run(
@@ -101,7 +104,7 @@ await runCommand({ name: "generate", help: HELP, options }, async (given) => {
     ({ id, text: added }) => {
       ids.push(id);
       text += added;
-      return values.json || print(added);
+      return values.json || print(shown(added));
     },
   );
   const { current, pooled } = gpu.memory;
@@ -172,7 +175,7 @@ async function openModel(
   if (existsSync(name) || !HUB_ID.test(name)) return ModelFiles.open(denoFolder(modelFolder(name)));
   const emit = (event: RunEvent) => {
     if (event.type === "progress") progress(`${event.text}: ${event.detail}`);
-    else if (event.type === "warning") printError(`Warning: ${event.message}\n`);
+    else if (event.type === "warning") console.error(`Warning: ${event.message}`);
   };
   const hub = new HubAccess(emit, signal, async () => {});
   const check = (folder: string) => void readConfig(denoFolder(folder), name);
@@ -224,6 +227,11 @@ function print(text: string): boolean {
     if (error instanceof Deno.errors.BrokenPipe) return false; // as with `| head`
     throw error;
   }
+}
+
+/** A terminal obeys control characters, so it gets them written out; a file or a pipe gets the text itself. */
+function shown(text: string): string {
+  return Deno.stdout.isTerminal() ? visibleText(text) : text;
 }
 
 function printError(text: string): void {

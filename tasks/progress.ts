@@ -1,5 +1,6 @@
 import { styleText } from "node:util";
 import { bytesText, timeText } from "../base/units.ts";
+import { visibleText } from "../base/visible_text.ts";
 import type { Emit, RunEvent } from "../pipeline/run/events.ts";
 
 const BAR = 24;
@@ -89,11 +90,11 @@ function bar(): Emit {
       const { columns } = terminalSize();
       const more = detail ? `, ${detail}` : "";
       const label = `${Math.floor(100 * done / total)} %${rest}  ${text}${more}`;
-      write(`\r\x1b[K${bar} ${label.slice(0, Math.max(0, columns - BAR - 2))}`);
+      write(`\r\x1b[K${bar} ${visibleText(label).slice(0, Math.max(0, columns - BAR - 2))}`);
       return;
     }
     const line = lineOf(event);
-    if (line !== undefined) write(`\r\x1b[K${line}\n`);
+    if (line !== undefined) write(`\r\x1b[K${visibleText(line)}\n`);
   };
 }
 

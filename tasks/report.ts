@@ -1,4 +1,4 @@
-import { existsSync, lstatSync, realpathSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { FolderLock } from "../pipeline/run/folder_lock.ts";
@@ -155,15 +155,10 @@ function writerOf({ markdown }: Options): (path: string, content: string) => voi
   const say = markdown === "-" ? console.error : console.log;
   return (path, content) => {
     if (path === "-") return console.log(content.trimEnd());
-    const target = isLink(path) ? realpathSync(path) : path;
-    if (isStream(target)) return writeFileSync(target, content);
-    writeFileAtomically(target, content);
+    if (isStream(path)) return writeFileSync(path, content);
+    writeFileAtomically(path, content); // a link is replaced: what it leads to may not be meant
     say(`Wrote ${path}`);
   };
-}
-
-function isLink(path: string): boolean {
-  return existsSync(path) && lstatSync(path).isSymbolicLink();
 }
 
 /** Whether a path is a pipe or a terminal, which cannot be replaced atomically. */

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { UserError } from "../base/errors.ts";
+import { visibleText } from "../base/visible_text.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
 
 /**
@@ -16,6 +17,7 @@ export async function runTask(
   main: (signal: AbortSignal) => Promise<void>,
   interrupted = "The same command resumes where this one stopped.",
 ): Promise<never> {
+  printVisibly();
   const controller = new AbortController();
   const interrupt = () => {
     if (controller.signal.aborted) Deno.exit(130);
@@ -35,6 +37,15 @@ export async function runTask(
     Deno.exit(error instanceof PipelineFileError ? 2 : 1);
   }
   Deno.exit();
+}
+
+/** Makes the console write out control characters: much of what is printed comes from files of others. */
+function printVisibly(): void {
+  for (const name of ["log", "error"] as const) {
+    const print = console[name];
+    console[name] = (...values: unknown[]) =>
+      print(...values.map((value) => typeof value === "string" ? visibleText(value) : value));
+  }
 }
 
 /** Changes to the working directory of the command, because tasks start in the project folder. */

@@ -164,9 +164,10 @@ export class RunFolder implements Disposable {
     writeJsonAtomically(path, record);
   }
 
-  /** Whether the report of the finished run is there. */
+  /** Whether the report of the finished run is there, with the counts of a packed model's weights. */
   get hasReport(): boolean {
-    return existsSync(join(this.path, "report.html"));
+    const isThere = (name: string) => existsSync(join(this.path, name));
+    return isThere("report.html") && (!this.earlier?.packed || isThere("histograms.json"));
   }
 
   /** Writes the pipeline file as run. */

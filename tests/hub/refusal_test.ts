@@ -282,3 +282,73 @@ Deno.test("every server's message is cut to a length that can be read", async ()
     message: `Cannot download "org/model": the hub answers 410 (${"x".repeat(300)})`,
   });
 });
+
+const NO_HUB = 'Cannot download "org/model": what answers at "HUB" is no hub (it gives ';
+const ADVICE = "); check HF_ENDPOINT, or sign in to the network";
+
+const FILE = { type: "file", path: "config.json", size: 2, oid: "0".repeat(40) };
+const LISTINGS: [unknown, string][] = [
+  [[null], "JSON of another form"],
+  [{}, "JSON of another form"],
+  [7, "JSON of another form"],
+  [[[FILE]], "JSON of another form"],
+  [[{ ...FILE, oid: 5 }], "a file without hash"],
+  [[{ ...FILE, oid: null }], "a file without hash"],
+  [[{ ...FILE, path: 5 }], "a file without a name"],
+  [[{ ...FILE, size: "2" }], "a file without size"],
+  [[{ ...FILE, size: -1 }], "a file without size"],
+  [[{ ...FILE, lfs: 5 }], "a file without hash"],
+];
+
+Deno.test("listings of another form are refused", async () => {
+  for (const [listing, problem] of LISTINGS) {
+    await using place = new HubPlace();
+    place.addModel();
+    place.hub.intercept = ({ route }) => route === "tree" ? json(listing) : undefined;
+    await assert.rejects(place.fetchModel(), ({ name, message }: Error) => {
+      assert.equal(name, "UserError", JSON.stringify(listing));
+      const start = NO_HUB.replace("HUB", place.hub.url);
+      const isShort = JSON.stringify(listing) === "[[" + JSON.stringify(FILE) + "]]";
+      if (!isShort) assert.ok(message.startsWith(start + problem), message);
+      return true;
+    });
+  }
+});
+
+Deno.test("a listing without end is refused", async () => {
+  const successors: ((n: number, url: string) => string)[] = [
+    (_, url) => url,
+    (n, url) => `${url}${url.includes("?") ? "&" : "?"}page=${n}`,
+  ];
+  for (const successor of successors) {
+    await using place = new HubPlace();
+    place.addModel();
+    let pages = 0;
+    place.hub.intercept = (request, reply) => {
+      if (request.route !== "tree") return;
+      const url = `${place.hub.url}/api/models/org/model/tree/main`;
+      const Link = `<${successor(pages++, url)}>; rel="next"`;
+      return { ...reply, headers: { ...reply.headers, Link } };
+    };
+    await assert.rejects(place.fetchModel(), ({ name, message }: Error) => {
+      assert.equal(name, "UserError");
+      assert.ok(message.startsWith(NO_HUB.replace("HUB", place.hub.url)), message);
+      assert.ok(message.endsWith(ADVICE));
+      return true;
+    });
+    assert.ok(pages <= 201, `${pages} pages`);
+  }
+});
+
+Deno.test("an answer without end is refused", async () => {
+  for (const status of [200, 404]) {
+    await using place = new HubPlace();
+    place.addModel();
+    place.hub.intercept = ({ route }, reply) => {
+      if (route !== "tree") return;
+      const body = new Uint8Array(40 << 20).fill(0x20);
+      return { ...reply, status, body, headers: { "Content-Type": "application/json" } };
+    };
+    await assert.rejects(place.fetchModel(), { name: /UserError|HubUnreachable/ });
+  }
+});

@@ -15,6 +15,13 @@ const TABLE: [Record<string, string>, Record<string, unknown>][] = [
   [{ HF_ENDPOINT: "https://mirror.example/" }, { endpoint: "https://mirror.example" }],
   [{ HF_ENDPOINT: "http://host:8080/hf//" }, { endpoint: "http://host:8080/hf" }],
   [{ HF_ENDPOINT: "" }, {}],
+  [{ HF_ENDPOINT: "https://kim:p%40ss@mirror.example/hf/" }, {
+    endpoint: "https://mirror.example/hf",
+    credentials: "kim:p@ss",
+  }],
+  [{ HF_ENDPOINT: "http://kim@host:9" }, { endpoint: "http://host:9", credentials: "kim:" }],
+  [{ HF_HUB_DISABLE_SYMLINKS: "1" }, { copies: true }],
+  [{ HF_HUB_DISABLE_SYMLINKS: "0" }, {}],
 
   [{ XDG_CACHE_HOME: "/x" }, { cache: "/x/huggingface/hub" }],
   [{ HF_HOME: "/h", XDG_CACHE_HOME: "/x" }, { cache: "/h/hub" }],

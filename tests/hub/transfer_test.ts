@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { seededRandom } from "../reference/random.ts";
 import type { HttpReply } from "./http_server.ts";
@@ -506,7 +506,10 @@ Deno.test({
     const blobs = join(transfers.folder, "blobs");
     mkdirSync(blobs, { recursive: true });
     const incomplete = join(blobs, `${etag}.incomplete`);
-    symlinkSync("/dev/full", incomplete);
+    const { open } = Deno;
+    using _ = { [Symbol.dispose]: () => void (Deno.open = open) };
+    Deno.open = (path, options) =>
+      `${path}` === incomplete ? open("/dev/full", { write: true }) : open(path, options);
     await assert.rejects(transfers.fetchModel(), {
       name: "UserError",
       message: `Cannot write "${incomplete}": no space left on the device; make room, or set ` +

@@ -2,9 +2,18 @@
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { readFileSync, realpathSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { fetchFiles, type Snapshot } from "../../hub/fetch_files.ts";
+import { hubSettings } from "../../hub/settings.ts";
 import { fileStamp } from "../../storage/files.ts";
 import { HubPlace, noise } from "./hub_place.ts";
 
@@ -143,3 +152,55 @@ Deno.test("what was hashed is told, with the file's stamp", async () => {
 function noLinks(): never {
   throw Object.assign(new Error("no links here"), { code: "EPERM" });
 }
+
+Deno.test("a link in the place of an unfinished file is replaced, and what it leads to is kept", async () => {
+  await using place = new HubPlace();
+  place.addModel();
+  const etag = createHash("sha256").update(noise(40_000)).digest("hex");
+  const blobs = join(place.cache, "models--org--model/blobs");
+  mkdirSync(blobs, { recursive: true });
+  const victim = join(place.cache, "victim");
+  writeFileSync(victim, "precious");
+  symlinkSync(victim, join(blobs, `${etag}.incomplete`));
+  const { folder } = await place.fetchModel();
+  assert.equal(readFileSync(victim, "utf8"), "precious");
+  assert.deepEqual(new Uint8Array(readFileSync(join(folder, "model.safetensors"))), noise(40_000));
+});
+
+Deno.test("links that are disabled, or fail in any way, are copies", async () => {
+  const failing = (code: string) => () => {
+    throw Object.assign(new Error(code), { code });
+  };
+  for (const code of ["disabled", "EPERM", "EACCES", "EIO", "ENOSYS", "UNKNOWN"]) {
+    await using place = new HubPlace();
+    place.addModel();
+    const settings = place.hub.settings(place.cache, { copies: code === "disabled" });
+    const symlink = code === "disabled" ? undefined : failing(code);
+    const { folder } = await place.fetchModel({ settings, symlink });
+    for (const file of FILES) assert.ok(lstatSync(join(folder, file)).isFile(), code);
+  }
+});
+
+Deno.test("name and password of the endpoint are sent to it, and told to nobody", async () => {
+  await using place = new HubPlace();
+  place.addModel();
+  const settings = {
+    ...place.hub.settings(place.cache),
+    ...hubSettings({ HF_ENDPOINT: place.hub.url.replace("//", "//kim:secret@"), HOME: "/none" }),
+    cache: place.cache,
+  };
+  assert.equal(settings.endpoint, place.hub.url);
+  place.hub.tokens[`Basic ${btoa("kim:secret")}`] = [];
+  await place.fetchModel({ settings });
+  const sent = place.hub.requests.filter(({ host }) => host === "hub");
+  assert.ok(sent.every(({ authorization }) => authorization === `Basic ${btoa("kim:secret")}`));
+  const others = place.hub.requests.filter(({ host }) => host === "cdn");
+  assert.ok(others.every(({ authorization }) => authorization === null));
+  await place.hub[Symbol.asyncDispose]();
+  Deno.removeSync(join(place.cache, "models--org--model"), { recursive: true });
+  await assert.rejects(place.fetchModel({ settings }), ({ message }: Error) => {
+    assert.match(message, /^Cannot reach the hub at /);
+    assert.doesNotMatch(message, /kim|secret/);
+    return true;
+  });
+});
