@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { gunzipSync } from "node:zlib";
 import { UserError } from "../../../base/errors.ts";
 import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
@@ -26,7 +27,7 @@ interface Golden {
 }
 
 const { texts, cases }: { texts: string[]; cases: Record<string, Golden> } = JSON.parse(
-  readFileSync(join(DATA, "goldens.json"), "utf8"),
+  gunzipSync(readFileSync(join(DATA, "goldens.json.gz"))).toString(),
 );
 
 /** Puts a tokenizer in a folder, with small files and without tokenizer_config.json of its own. */
