@@ -234,7 +234,7 @@ refuses("the head holds NaN", {
   },
   message: damaged("lm_head.weight"),
 });
-refuses("a packed model is to be packed again", {
+refuses("a plain file in what config.json says is a packed model", {
   prepare(place) {
     const config = JSON.parse(readFileSync(join(place.model, "config.json"), "utf8"));
     config.quantization_config = {
@@ -245,7 +245,18 @@ refuses("a packed model is to be packed again", {
     };
     writeFileSync(join(place.model, "config.json"), JSON.stringify(config));
   },
-  message: 'The model "PLACE/model" is quantized already; give the original one',
+  message: 'Cannot read "PLACE/model/model.safetensors": it is no file of a packed model, as ' +
+    "config.json says; the file is damaged, get it again",
+});
+
+Deno.test("a run is refused: a packed model is to be packed again", async () => {
+  using place = new Workplace({ layers: 1 });
+  await place.run({ stages: ["download", { rtn: { bits: 4 } }, "pack"] });
+  const model = place.path("out/model");
+  await assert.rejects(place.run({ model, output: place.path("again") }), {
+    name: "UserError",
+    message: `The model "${model}" is quantized already; give the original one`,
+  });
 });
 
 // --- Data ---------------------------------------------------------------------------------------
