@@ -31,6 +31,7 @@ import { LayerPlan } from "../../../models/layer_plan.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
+import { packedMetadata } from "../../../storage/packed_metadata.ts";
 import { readHeader, type TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
@@ -740,7 +741,8 @@ function packedModel(
   const quantization = { ...QUANTIZATION, block_size: blockSize, columns: columns(widths) };
   const packed = { ...config, quantization_config: quantization };
   Deno.writeTextFileSync(join(folder, "config.json"), JSON.stringify(packed));
-  writeSafetensors(join(folder, "model.safetensors"), tensors);
+  const metadata = packedMetadata(tensors, QUANTIZATION.format_version);
+  writeSafetensors(join(folder, "model.safetensors"), tensors, metadata);
   return model;
 }
 
