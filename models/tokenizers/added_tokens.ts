@@ -17,7 +17,7 @@ export type Section =
 const STARTS_WITH_WORD = new RegExp(`^${WORD}`, "u");
 const ENDS_WITH_WORD = new RegExp(`${WORD}$`, "u");
 
-/** A node of the tree of the tokens' contents, by UTF-16 units. */
+/** A branch of the tree of the tokens' contents, by UTF-16 units. */
 interface Node {
   next: Map<number, Node>;
   token?: PlacedToken;
@@ -50,14 +50,14 @@ export class AddedTokens {
 
 function add(root: Node, content: string, token: PlacedToken): void {
   if (content === "") return;
-  let node = root;
+  let branch = root;
   for (let i = 0; i < content.length; i++) {
     const unit = content.charCodeAt(i);
-    let next = node.next.get(unit);
-    if (!next) node.next.set(unit, next = { next: new Map() });
-    node = next;
+    let next = branch.next.get(unit);
+    if (!next) branch.next.set(unit, next = { next: new Map() });
+    branch = next;
   }
-  node.token ??= token;
+  branch.token ??= token;
 }
 
 /** Cuts a text at tokens: the leftmost ones and, of several that begin there, the longest. */
@@ -100,11 +100,11 @@ function longestAt(
   at: number,
 ): { token: PlacedToken; length: number } | undefined {
   let found: { token: PlacedToken; length: number } | undefined;
-  let node: Node | undefined = root;
+  let branch: Node | undefined = root;
   for (let i = at; i < text.length; i++) {
-    node = node.next.get(text.charCodeAt(i));
-    if (!node) break;
-    if (node.token) found = { token: node.token, length: i + 1 - at };
+    branch = branch.next.get(text.charCodeAt(i));
+    if (!branch) break;
+    if (branch.token) found = { token: branch.token, length: i + 1 - at };
   }
   return found;
 }
