@@ -7,7 +7,12 @@ import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import { difference } from "../../gpu/kernels/reduce/difference.ts";
 import overRow from "../../gpu/kernels/reduce/reduce_row.wgsl" with { type: "text" };
 import type { Tensor } from "../../gpu/tensor.ts";
-import { OWN_MEMORY, rowSearchShape, searchRows } from "../row_search/row_search.ts";
+import {
+  OWN_MEMORY,
+  type RowSearch,
+  searchRows,
+  searchRowsInTurns,
+} from "../row_search/row_search.ts";
 import { type BillmBits, scalesPerBlock } from "./quantize_block.ts";
 import candidates from "./row_candidates.wgsl" with { type: "text" };
 import { roundScales } from "./round_scales.ts";
@@ -58,15 +63,19 @@ export async function searchBits(
 ): Promise<void> {
   const residual = gpu.empty(target.shape);
   using _ = residual;
-  const { most } = rowSearchShape(gpu, bits.cols);
-  const search = async (movesPerColumn: number, seed: number) => {
-    for (let left = Math.ceil(movesPerColumn * bits.cols); left > 0;) {
-      await searchBitsOfRows(gpu, hessian, residual, bits, quantized, Math.min(left, most), seed);
-      left -= most;
-      if (left > 0) await computeResidual(gpu, target, hessian, quantized, residual);
-      await pause?.();
-    }
-  };
+  const ofRows = rowSearchOf(gpu, bits);
+  const search = (movesPerColumn: number, seed: number) =>
+    searchRowsInTurns(
+      gpu,
+      ofRows,
+      hessian,
+      residual,
+      quantized,
+      Math.ceil(movesPerColumn * bits.cols),
+      seed,
+      () => computeResidual(gpu, target, hessian, quantized, residual),
+      pause,
+    );
   for (let round = 0; round <= rounds; round++) {
     await computeResidual(gpu, target, hessian, quantized, residual);
     const isLast = round === rounds; // one more sweep after the last tabu search
@@ -79,7 +88,7 @@ export async function searchBits(
   if (!scaleBits) return;
   const { codes, factors } = await roundScales(gpu, bits, bits.scales, scaleBits);
   gpu.free(codes, factors);
-  await searchBitsOfRows(gpu, hessian, residual, bits, quantized, 0, 0); // Q of the rounded values
+  await searchRows(gpu, ofRows, hessian, residual, quantized, 0, 0); // Q of the rounded values
   await computeResidual(gpu, target, hessian, quantized, residual);
   await search(Math.max(moves, ROUNDED_MOVES), rounds);
 }
@@ -147,23 +156,15 @@ export async function sweepBlocks(
   }
 }
 
-/** Tabu search for the bits of each row, with fixed means and scales; see {@link searchRows}. */
-export async function searchBitsOfRows(
-  gpu: Gpu,
-  hessian: Tensor,
-  residual: Tensor,
-  bits: BillmBits,
-  quantized: Tensor,
-  moves: number,
-  seed: number,
-): Promise<void> {
+/** The tabu search for the bits of each row, with fixed means and scales. */
+export function rowSearchOf(gpu: Gpu, bits: BillmBits): RowSearch {
   const { cols, blockSize, planes } = bits;
   const blocks = Math.ceil(cols / blockSize);
   const words = bitWords(cols);
   // Besides the steps, workgroup memory holds the bits of a row and the choice of a move.
   const memory = gpu.device.limits.maxComputeWorkgroupStorageSize - 8 * words - OWN_MEMORY;
   const isStaged = 128 * blocks <= memory;
-  const search = {
+  return {
     name: "billm",
     candidates,
     constants: {
@@ -177,5 +178,4 @@ export async function searchBitsOfRows(
     },
     tensors: [bits.salient, bits.scales, bits.bits],
   };
-  await searchRows(gpu, search, hessian, residual, quantized, moves, seed);
 }

@@ -1,7 +1,7 @@
 import type { Gpu } from "../../gpu/device.ts";
 import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { type RowSearch, rowSearchShape, searchRows } from "../row_search/row_search.ts";
+import { type RowSearch, searchRowsInTurns } from "../row_search/row_search.ts";
 import { levelCandidates } from "./level_candidates_source.ts";
 import { parametersOf } from "./levels.ts";
 import { kindName } from "./levels_source.ts";
@@ -73,18 +73,24 @@ export async function moveLevels(
     tensors: [theta, codes],
   };
   using quantized = gpu.empty([rows, cols]);
-  const { most } = rowSearchShape(gpu, cols);
-  for (let left = moves; left > 0; left -= most) {
-    if (left < moves) {
-      gpu.copy(targetProduct, residual);
-      await gemm(gpu, {
-        ...{ layout: "NN", m: rows, n: cols, k: cols, alpha: -1, accumulate: true },
-        a: quantized,
-        b: hessian,
-        c: residual,
-      });
-    }
-    await searchRows(gpu, search, hessian, residual, quantized, Math.min(left, most), seed);
-    await pause();
-  }
+  const recompute = async () => {
+    gpu.copy(targetProduct, residual);
+    await gemm(gpu, {
+      ...{ layout: "NN", m: rows, n: cols, k: cols, alpha: -1, accumulate: true },
+      a: quantized,
+      b: hessian,
+      c: residual,
+    });
+  };
+  await searchRowsInTurns(
+    gpu,
+    search,
+    hessian,
+    residual,
+    quantized,
+    moves,
+    seed,
+    recompute,
+    pause,
+  );
 }

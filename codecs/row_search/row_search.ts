@@ -74,3 +74,29 @@ export async function searchRows(
     });
   }
 }
+
+/**
+ * Tabu search of any number of moves, in calls that adapters finish.
+ *
+ * @param residual R = (W - Q) H, f32 `[rows, cols]`.
+ * @param recompute Computes R anew from `quantized`, before each call but the first.
+ * @param pause Called after each call.
+ */
+export async function searchRowsInTurns(
+  gpu: Gpu,
+  search: RowSearch,
+  hessian: Tensor,
+  residual: Tensor,
+  quantized: Tensor,
+  moves: number,
+  seed: number,
+  recompute: () => Promise<void>,
+  pause?: () => Promise<void>,
+): Promise<void> {
+  const { most } = rowSearchShape(gpu, quantized.shape[1]);
+  for (let left = moves; left > 0; left -= most) {
+    if (left < moves) await recompute();
+    await searchRows(gpu, search, hessian, residual, quantized, Math.min(left, most), seed);
+    await pause?.();
+  }
+}

@@ -6,8 +6,9 @@ import { billmMatvec } from "../../codecs/billm/matvec.ts";
 import { billmVectorProduct, multipliesVectors } from "../../codecs/billm/vector_product.ts";
 import { type BillmTensors, freeBillm, uploadBillm } from "../../codecs/billm/tensors.ts";
 import { emptyBits, scalesPerBlock } from "../../codecs/billm/quantize_block.ts";
-import { searchBitsOfRows, sweepBlocks } from "../../codecs/billm/search.ts";
+import { rowSearchOf, sweepBlocks } from "../../codecs/billm/search.ts";
 import type { WeightGroup } from "../../codecs/codec.ts";
+import { searchRows } from "../../codecs/row_search/row_search.ts";
 import { searchGrid } from "../../codecs/grid/search_grid.ts";
 import { fitLevels } from "../../codecs/levels/fit_levels.ts";
 import { parametersOf } from "../../codecs/levels/levels.ts";
@@ -327,7 +328,7 @@ await runCommand(command, async ({ values }) => {
     `tabu search, ${moves} moves a row`,
     size * size,
     "Mweights/s",
-    () => searchBitsOfRows(gpu, h, residual, bits, quantized, moves, 0),
+    () => searchRows(gpu, rowSearchOf(gpu, bits), h, residual, quantized, moves, 0),
     1,
   );
 

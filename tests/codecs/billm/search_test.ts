@@ -2,13 +2,8 @@ import assert from "node:assert/strict";
 import { dequantize } from "../../../codecs/billm/dequantize.ts";
 import type { BillmBits } from "../../../codecs/billm/quantize_block.ts";
 import { roundScales } from "../../../codecs/billm/round_scales.ts";
-import {
-  canSearch,
-  searchBits,
-  searchBitsOfRows,
-  sweepBlocks,
-} from "../../../codecs/billm/search.ts";
-import { rowSearchShape } from "../../../codecs/row_search/row_search.ts";
+import { canSearch, rowSearchOf, searchBits, sweepBlocks } from "../../../codecs/billm/search.ts";
+import { rowSearchShape, searchRows } from "../../../codecs/row_search/row_search.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { MAX_GROUPS } from "../../../gpu/kernel.ts";
 import { reducesInSubgroup } from "../../../gpu/kernels/reduce/reduction.ts";
@@ -235,7 +230,15 @@ for (const { suits, gpu } of FAMILIES) {
           using device = new OnGpu(gpu, problem);
           using residual = device.residual();
           const { bits } = device;
-          await searchBitsOfRows(gpu, device.hessian, residual, bits, device.quantized, moves, 3);
+          await searchRows(
+            gpu,
+            rowSearchOf(gpu, bits),
+            device.hessian,
+            residual,
+            device.quantized,
+            moves,
+            3,
+          );
           const { layer, quantized } = await device.read();
           const wanted = copyOf(problem.layer);
           const coarseLanes = reducesInSubgroup(gpu) ? undefined : lanes;
@@ -343,7 +346,7 @@ Deno.test("bits are searched once more for means and scales of few bits", async 
     await searchBits(gpu, after.target, after.hessian, after.bits, after.quantized, effort);
     await round(after);
     using _ = after.residual();
-    await searchBitsOfRows(gpu, after.hessian, _, after.bits, after.quantized, 0, 0);
+    await searchRows(gpu, rowSearchOf(gpu, after.bits), after.hessian, _, after.quantized, 0, 0);
     using within = new OnGpu(gpu, problem);
     const { bits, quantized } = within;
     await searchBits(gpu, within.target, within.hessian, bits, quantized, { ...effort, scaleBits });
@@ -367,7 +370,15 @@ Deno.test("tabu search of many moves is cut into calls whose loops software adap
   {
     using device = new OnGpu(gpu, problem);
     using residual = device.residual();
-    await searchBitsOfRows(gpu, device.hessian, residual, device.bits, device.quantized, most, 0);
+    await searchRows(
+      gpu,
+      rowSearchOf(gpu, device.bits),
+      device.hessian,
+      residual,
+      device.quantized,
+      most,
+      0,
+    );
     const wanted = copyOf(problem.layer);
     tabuReference(wanted, target, hessian, most, 0, reducesInSubgroup(gpu) ? undefined : 16);
     assertSameLoss(problem, (await device.read()).quantized, wanted);
@@ -393,7 +404,15 @@ Deno.test("tabu search takes more rows than a dispatch has workgroups", async ()
   const problem = makeProblem({ rows: MAX_GROUPS + 5, cols: 3, blockSize: 32, hasSalient: false });
   using device = new OnGpu(gpu, problem);
   using residual = device.residual();
-  await searchBitsOfRows(gpu, device.hessian, residual, device.bits, device.quantized, 2, 0);
+  await searchRows(
+    gpu,
+    rowSearchOf(gpu, device.bits),
+    device.hessian,
+    residual,
+    device.quantized,
+    2,
+    0,
+  );
   const { layer } = await device.read();
   const wanted = copyOf(problem.layer);
   const lanes = reducesInSubgroup(gpu) ? undefined : rowSearchShape(gpu, 3).lanes;
@@ -420,7 +439,7 @@ Deno.test("the search suits adapters with little workgroup memory", async () => 
     const { bits, quantized } = device;
     if (memory >= 16384) await sweepBlocks(gpu, device.hessian, residual, bits, quantized);
     const swept = (await device.read()).words;
-    await searchBitsOfRows(gpu, device.hessian, residual, bits, quantized, 20, 0);
+    await searchRows(gpu, rowSearchOf(gpu, bits), device.hessian, residual, quantized, 20, 0);
     searched.push([swept, (await device.read()).words]);
   }
   const [usual, small, unstaged] = searched;
