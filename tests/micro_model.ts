@@ -21,6 +21,7 @@ import { RECIPES, STAGES } from "../stages/mod.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { normals } from "./reference/random.ts";
+import { startTask } from "./start_task.ts";
 
 const PROJECT = join(import.meta.dirname!, "..");
 
@@ -207,6 +208,20 @@ export class Workplace implements Disposable {
       readFileSync(join(PROJECT, "examples/text", name), "utf8").slice(from, from + characters);
     writeFileSync(this.calibration, text("calibration.txt", 2000, 4000));
     writeFileSync(this.evaluation, text("evaluation.txt", 2000, 1500));
+  }
+
+  /** Checks that the packed model of a run is on the GPU the plain model that it stands for. */
+  async assertStandsForPlain({ packed, evaluation }: RunRecord): Promise<void> {
+    const out = this.path("plain");
+    const { code, stderr } = await startTask("dequantize", [packed!.folder, out]);
+    assert.equal(code, 0, stderr);
+    const plain = await this.run({
+      model: out,
+      output: this.path("again"),
+      stages: ["download", this.evaluate],
+    });
+    const [{ loss }] = plain.record.evaluation!.original;
+    assert.ok(Math.abs(loss - evaluation!.packed![0].loss) < 2e-3, "but for f16");
   }
 
   path(...names: string[]): string {

@@ -3,6 +3,7 @@ import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import {
   canGroupRows,
+  orderOf,
   type PackedRows,
   PackedRowsGroup,
   PackedRowsWeight,
@@ -81,9 +82,7 @@ class GridRows implements PackedRows {
       marks: marks && partOf(marks, starts[i], rows),
       salientCodes: salientCodes?.view(0, salientCodes.shape),
     };
-    const [, stride] = order?.shape ?? [];
-    const own = order?.view(i * stride, [1, stride]);
-    return new GridRows({ ...layout, rows }, [0], views, own, this.work);
+    return new GridRows({ ...layout, rows }, [0], views, orderOf(order, i), this.work);
   }
 
   code(gpu: Gpu, rows: number): RowCode {

@@ -202,3 +202,10 @@ export function uploadOrders(
   orders.forEach((order, i) => all.set(order!, i * stride));
   return gpu.upload(all, [orders.length, stride]);
 }
+
+/** The order of columns of layer `i` of a group, as a view. */
+export function orderOf(order: Tensor | undefined, i: number): Tensor | undefined {
+  if (!order) return undefined;
+  const [, stride] = order.shape;
+  return order.view(i * stride, [1, stride]);
+}

@@ -4,6 +4,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import {
   canGroupRows,
   MOST_PART_ROWS,
+  orderOf,
   type PackedRows,
   PackedRowsGroup,
   PackedRowsWeight,
@@ -73,12 +74,11 @@ class TrellisRows implements PackedRows {
   /** Layer `i` of a group, as views of its tensors. */
   layer({ rows }: TrellisLayout, i: number): TrellisRows {
     const { layout, starts, tensors: [stream, scales, table], order } = this;
-    const [, stride] = order?.shape ?? [];
     return new TrellisRows(
       { ...layout, rows },
       [0],
       [partOf(stream, starts[i], rows, TILE), partOf(scales, starts[i], rows), table],
-      order?.view(i * stride, [1, stride]),
+      orderOf(order, i),
       this.form,
     );
   }

@@ -3,7 +3,6 @@
 // says so where they are missing.
 
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import type { GridDraft } from "../../codecs/grid/draft.ts";
 import { grid as codec } from "../../codecs/grid/codec.ts";
 import type { GridBits, Zeros } from "../../codecs/grid/grid.ts";
@@ -17,6 +16,7 @@ import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import {
   areLayersThere,
+  digest,
   errorOf,
   expectedOf,
   FIXTURES,
@@ -45,10 +45,6 @@ function hostOf(file: Checkpoint, name: string, bits: GridBits, zeros: Zeros): G
     codes: new Uint32Array(file.readBytes(`${name}.packed`).buffer),
     fits: Float32Array.from(Array.from(scales, (scale, i) => [scale, offsets[i]]).flat()),
   };
-}
-
-function digest(weights: Float32Array): string {
-  return createHash("sha256").update(weights.map((weight) => weight + 0)).digest("hex");
 }
 
 Deno.test({

@@ -1,4 +1,5 @@
 /** Single linear layers with their Hessians and what is expected of codecs on them, beside the project. */
+import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
 import { type Rotation, transformOnHost } from "../../gpu/kernels/rotation/rotation.ts";
@@ -15,6 +16,11 @@ export const FIXTURES = "../shared/fixtures/codecs";
 const TINY = "../shared/fixtures/billm-reference/tiny-llama.linears.safetensors";
 export const areLayersThere = existsSync(FIXTURES) && existsSync(TINY);
 export const suffix = areLayersThere ? "" : " (needs ../shared)";
+
+/** The hash of decoded weights, with zeros of one sign. */
+export function digest(weights: Float32Array): string {
+  return createHash("sha256").update(weights.map((weight) => weight + 0)).digest("hex");
+}
 
 export const LAYERS = ["tiny-k", "smollm2-v", "smollm2-down"];
 

@@ -3,7 +3,6 @@
 // project; the test says so where they are missing.
 
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { loadLinear, storeLinear } from "../../codecs/mod.ts";
 import { trellis as codec } from "../../codecs/trellis/codec.ts";
@@ -24,6 +23,7 @@ import { openGpu } from "../gpu/open_gpu.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
   areLayersThere,
+  digest,
   errorOf,
   expectedOf,
   FIXTURES,
@@ -53,10 +53,6 @@ function hostOf(file: Checkpoint, name: string): TrellisHost {
     scales: file.readFloat32(`${name}.scale`),
     ...(order && { order }),
   };
-}
-
-function digest(weights: Float32Array): string {
-  return createHash("sha256").update(weights.map((weight) => weight + 0)).digest("hex");
 }
 
 Deno.test({

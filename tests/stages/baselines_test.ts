@@ -112,18 +112,8 @@ for (const family of ["llama", "opt"] as const) {
       assert.ok(Math.abs(packed!.storedBits - headers - ofParts) < 1e-9);
       assert.ok(Math.abs(packed!.paperBits - codes / weights) < 1e-9);
 
-      // The packed model on the GPU is the plain model that it stands for.
       assert.ok(evaluation!.packed![0].loss > 0);
-      const out = place.path("plain");
-      const { code, stderr } = await startTask("dequantize", [packed!.folder, out]);
-      assert.equal(code, 0, stderr);
-      const plain = await place.run({
-        model: out,
-        output: place.path("again"),
-        stages: ["download", place.evaluate],
-      });
-      const [{ loss }] = plain.record.evaluation!.original;
-      assert.ok(Math.abs(loss - evaluation!.packed![0].loss) < 2e-3, "but for f16");
+      await place.assertStandsForPlain(record);
     });
   }
 }

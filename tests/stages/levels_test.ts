@@ -43,7 +43,7 @@ for (const [options, count, pattern, family, isWhole] of RUNS) {
     using place = new Workplace({ layers: 2, family, hidden: 80, intermediate: 90, heads: 4 });
     const stages = chain(place, { levels: options }, isWhole);
     const { record } = await place.run({ stages });
-    const { packed, layers, evaluation } = record;
+    const { packed, layers } = record;
     const linears = layers!.flatMap(({ linears }) => linears);
     using checkpoint = Checkpoint.open(denoFolder(packed!.folder));
     using model = ModelFiles.open(denoFolder(packed!.folder));
@@ -63,17 +63,7 @@ for (const [options, count, pattern, family, isWhole] of RUNS) {
       assert.deepEqual([host.count, host.pattern], [count, pattern]);
     }
 
-    // The packed model on the GPU is the plain model that it stands for.
-    const out = place.path("plain");
-    const { code, stderr } = await startTask("dequantize", [packed!.folder, out]);
-    assert.equal(code, 0, stderr);
-    const plain = await place.run({
-      model: out,
-      output: place.path("again"),
-      stages: ["download", place.evaluate],
-    });
-    const [{ loss }] = plain.record.evaluation!.original;
-    assert.ok(Math.abs(loss - evaluation!.packed![0].loss) < 2e-3, "but for f16");
+    await place.assertStandsForPlain(record);
   });
 }
 

@@ -11,7 +11,7 @@ import {
 import { type SearchedForm, searchEmbedding } from "../../../codecs/embedding/search_embedding.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
+import { denoFolder } from "../../../storage/deno_folder.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
@@ -27,20 +27,13 @@ import {
 } from "../../models/random_model.ts";
 import { normals } from "../../reference/random.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
+import { plainTable, write } from "./table_files.ts";
 
 const gpu = await openGpu();
 
-function write(folder: string, file: string, tensors: TensorToWrite[]): Checkpoint {
-  const path = join(folder, file);
-  writeSafetensors(path, tensors);
-  return Checkpoint.openFile(denoFile(path));
-}
-
 /** A table of f32 in a file, and in packed form in another. */
 function tables(folder: string, values: Float32Array, cols: number, bits: 8 | 4) {
-  const shape = [values.length / cols, cols];
-  const data = stored(values, "F32");
-  const plain = write(folder, "plain", [{ name: "e.weight", dtype: "F32", shape, data }]);
+  const plain = plainTable(folder, values, cols);
   return { plain, packed: write(folder, `packed${bits}`, packEmbedding(plain, "e", bits)) };
 }
 

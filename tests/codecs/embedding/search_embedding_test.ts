@@ -9,29 +9,13 @@ import {
   packEmbedding,
 } from "../../../codecs/embedding/embedding.ts";
 import { type SearchedForm, searchEmbedding } from "../../../codecs/embedding/search_embedding.ts";
-import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { denoFile } from "../../../storage/deno_folder.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
-import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
-import { stored } from "../../models/random_model.ts";
 import { normals } from "../../reference/random.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
+import { plainTable, write } from "./table_files.ts";
 
 const gpu = await openGpu();
-
-function write(folder: string, file: string, tensors: TensorToWrite[]): Checkpoint {
-  const path = join(folder, file);
-  writeSafetensors(path, tensors);
-  return Checkpoint.openFile(denoFile(path));
-}
-
-/** A table of f32 in a file of its own. */
-function plainTable(folder: string, values: Float32Array, cols: number): Checkpoint {
-  const shape = [values.length / cols, cols];
-  const data = stored(values, "F32");
-  return write(folder, "plain", [{ name: "e.weight", dtype: "F32", shape, data }]);
-}
 
 /** |a - b| / |a| */
 function relativeError(a: Float32Array, b: Float32Array): number {
