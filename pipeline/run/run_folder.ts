@@ -87,15 +87,16 @@ export class RunFolder implements Disposable {
     overwrite: boolean,
     checkInputs: () => void = () => {},
   ): RunFolder {
-    const examined = () => {
-      const { state, layers, earlier } = examine(path, run, overwrite);
-      return new RunFolder(path, state, layers, earlier, checkInputs);
-    };
-    const first = examined();
-    if (first.state === "done" && leftovers(path).length === 0) return first;
+    const first = examine(path, run, overwrite);
+    if (first.state === "done" && leftovers(path).length === 0) {
+      return new RunFolder(path, "done", [], first.earlier, checkInputs);
+    }
     const lock = FolderLock.take(path);
     try {
-      const folder = examined(); // another process may have ended meanwhile
+      const { state, earlier } = examine(path, run, overwrite); // another process may have ended
+      // Hashes the layers' files, so only once.
+      const layers = state === "interrupted" ? completeLayers(path) : [];
+      const folder = new RunFolder(path, state, layers, earlier, checkInputs);
       folder.#lock = lock;
       if (folder.state !== "new") removeTemporaryFiles(path);
       if (folder.state === "done") removeLayerRecords(path);
@@ -198,14 +199,13 @@ function examine(
   path: string,
   run: PlannedRun,
   overwrite: boolean,
-): Pick<RunFolder, "state" | "layers" | "earlier"> {
+): Pick<RunFolder, "state" | "earlier"> {
   const earlier = readRecord(path);
   if (!earlier) refuseOthers(path);
   refuseLinks(path);
   if (earlier?.identity === run.identity && !(overwrite && earlier.status === "done")) {
-    return earlier.status === "done" && filesAreWhole(path, earlier)
-      ? { state: "done", layers: [], earlier }
-      : { state: "interrupted", layers: completeLayers(path), earlier };
+    const isDone = earlier.status === "done" && filesAreWhole(path, earlier);
+    return { state: isDone ? "done" : "interrupted", earlier };
   }
   const holdsWork = earlier && (earlier.status !== "running" || completeLayers(path).length > 0);
   if (holdsWork && !overwrite) {
@@ -214,7 +214,7 @@ function examine(
         `choose another output, or give --overwrite to replace it`,
     );
   }
-  return { state: "new", layers: [], earlier: undefined };
+  return { state: "new", earlier: undefined };
 }
 
 /** The first thing in which an earlier run differs, in words. */
