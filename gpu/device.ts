@@ -1,9 +1,15 @@
 import { UserError } from "../base/errors.ts";
 import type { GpuHost } from "./host.ts";
-import { type Dispatch, Kernel, type KernelSource } from "./kernel.ts";
+import {
+  type BoundKernel,
+  type Dispatch,
+  Kernel,
+  type KernelForm,
+  type KernelSource,
+} from "./kernel.ts";
 import { Readback } from "./readback.ts";
 import { type Scope, TurnScope } from "./scope.ts";
-import { type Dtype, DTYPE_BYTES, elementsOf, shapeText, Tensor } from "./tensor.ts";
+import { type Dtype, DTYPE_BYTES, elementsOf, type Piece, shapeText, Tensor } from "./tensor.ts";
 
 /** The adapter to open: the fastest, a hardware GPU only, or a software adapter only. */
 export type AdapterChoice = "auto" | "hardware" | "software";
@@ -20,6 +26,8 @@ export interface GpuOptions {
    * Whether to fill new tensors with NaN, so that tests detect elements that a kernel does not write.
    */
   poison?: boolean;
+  /** Lower limits than the adapter's, in bytes, for tests. */
+  limits?: { binding?: number; buffer?: number };
 }
 
 /** A section of the GPU's work whose time is measured. */
@@ -52,9 +60,8 @@ interface KnownKernel {
 }
 
 interface Call {
-  kernel: Kernel;
   params?: Uint8Array;
-  group: GPUBindGroup;
+  bound: BoundKernel;
   grid: Grid;
   later?: Dispatch["later"];
 }
@@ -100,6 +107,10 @@ export class Gpu implements AsyncDisposable {
   /** Whether kernels may use f64. */
   readonly f64: boolean;
   readonly poison: boolean;
+  /** The maximum size of a buffer in bytes; larger tensors have several. */
+  readonly maxBuffer: number;
+  /** The maximum size of a storage binding in bytes; larger tensors are bound as panels. */
+  readonly maxBinding: number;
 
   #readback: Readback;
   #kernels = new Map<string, KnownKernel>();
@@ -127,7 +138,7 @@ export class Gpu implements AsyncDisposable {
     device: GPUDevice,
     adapter: GPUAdapter,
     readback: Readback,
-    { memory = Infinity, poison = false }: GpuOptions,
+    { memory = Infinity, poison = false, limits = {} }: GpuOptions,
   ) {
     this.host = host;
     this.#recording = host.scope?.() ?? new TurnScope(() => host.nextTask());
@@ -145,6 +156,10 @@ export class Gpu implements AsyncDisposable {
     this.#budget = memory;
     this.f64 = has("wgpu-shader-f64");
     this.poison = poison;
+    const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
+    const whole = (bytes: number) => Math.floor(bytes / UNIFORM_SLOT) * UNIFORM_SLOT;
+    this.maxBuffer = whole(Math.min(limits.buffer ?? Infinity, maxBufferSize));
+    this.maxBinding = whole(Math.min(limits.binding ?? Infinity, maxStorageBufferBindingSize));
     this.#readback = readback;
     if (has("timestamp-query")) {
       this.#timing = {
@@ -205,11 +220,6 @@ export class Gpu implements AsyncDisposable {
     return { ...this.#memory };
   }
 
-  /** The maximum size of a storage binding in bytes. */
-  get maxBinding(): number {
-    return this.device.limits.maxStorageBufferBindingSize;
-  }
-
   /**
    * The part of `bytes` of memory that is available: within the budget or, without one, as much as can
    * be allocated. If that is less than `bytes`, it becomes the budget.
@@ -258,20 +268,23 @@ export class Gpu implements AsyncDisposable {
     this.#memory.peak = this.#memory.current + this.#memory.pooled;
   }
 
-  /**
-   * A tensor with undefined content (NaN if poisoned).
-   *
-   * @throws {UserError} If the adapter cannot hold a buffer of this size.
-   */
+  /** A tensor with undefined content (NaN if poisoned). */
   empty(shape: readonly number[], dtype: Dtype = "f32", label = ""): Tensor {
     const wanted = Math.max(elementsOf(shape) * DTYPE_BYTES[dtype], 4);
-    const size = Math.ceil(wanted / UNIFORM_SLOT) * UNIFORM_SLOT;
-    if (size > this.device.limits.maxBufferSize) {
-      throw new UserError(
-        `A tensor of ${shapeText(shape)} ${dtype} takes ${size} bytes, ` +
-          `more than a buffer of "${this.name}" can hold (${this.device.limits.maxBufferSize})`,
-      );
+    let left = Math.ceil(wanted / UNIFORM_SLOT) * UNIFORM_SLOT;
+    const buffers: GPUBuffer[] = [];
+    for (; left > 0; left -= this.maxBuffer) {
+      buffers.push(this.#memoryOf(Math.min(left, this.maxBuffer), label));
     }
+    const tensor = new Tensor(this, buffers, shape, dtype, 0, true);
+    if (this.poison) {
+      this.flush(); // dispatches before this point must still see the old content
+      this.#write(tensor, 0, new Uint8Array(new Uint32Array(tensor.bytes / 4).fill(POISON).buffer));
+    }
+    return tensor;
+  }
+
+  #memoryOf(size: number, label: string): GPUBuffer {
     const recording = this.#recording.getStore();
     const buffer = this.#fromRecording(recording, size) ?? this.#fromPool(size) ??
       this.device.createBuffer({
@@ -284,12 +297,7 @@ export class Gpu implements AsyncDisposable {
     const { current, pooled, peak } = this.#memory;
     this.#memory.peak = Math.max(peak, current + pooled);
     this.#highest = Math.max(this.#highest, current);
-    const tensor = new Tensor(this, buffer, shape, dtype, 0, true);
-    if (this.poison) {
-      this.flush(); // dispatches before this point must still see the old content
-      this.#write(tensor, 0, new Uint8Array(new Uint32Array(size / 4).fill(POISON).buffer));
-    }
-    return tensor;
+    return buffer;
   }
 
   /** A tensor of zeros. */
@@ -303,7 +311,10 @@ export class Gpu implements AsyncDisposable {
   clear(tensor: Tensor): void {
     this.#refuseRecording("cleared");
     this.#endPass();
-    this.#commands().clearBuffer(tensor.buffer, tensor.offset, tensor.bytes);
+    const commands = this.#commands();
+    for (const { buffer, offset, bytes } of tensor.pieces()) {
+      commands.clearBuffer(buffer, offset, bytes);
+    }
     this.#count();
   }
 
@@ -355,15 +366,21 @@ export class Gpu implements AsyncDisposable {
   /** Writes host data to a tensor at byte `start`. */
   #write(tensor: Tensor, start: number, bytes: Uint8Array): void {
     const { queue } = this.device;
-    for (let done = 0; done < bytes.length; done += UPLOAD_CHUNK) {
-      let chunk = bytes.subarray(done, done + UPLOAD_CHUNK);
-      if (chunk.byteLength % 4) {
-        const padded = new Uint8Array(Math.ceil(chunk.byteLength / 4) * 4);
-        padded.set(chunk);
-        chunk = padded;
+    let passed = 0; // bytes of the pieces so far
+    for (const piece of tensor.pieces()) {
+      const end = Math.min(piece.bytes, start + bytes.length - passed);
+      for (let at = Math.max(0, start - passed); at < end; at += UPLOAD_CHUNK) {
+        const from = passed + at - start;
+        let chunk = bytes.subarray(from, Math.min(from + UPLOAD_CHUNK, passed + end - start));
+        if (chunk.byteLength % 4) {
+          const padded = new Uint8Array(Math.ceil(chunk.byteLength / 4) * 4);
+          padded.set(chunk);
+          chunk = padded;
+        }
+        queue.writeBuffer(piece.buffer, piece.offset + at, chunk as BufferSource);
+        queue.submit([]); // so that the driver releases its staging memory
       }
-      queue.writeBuffer(tensor.buffer, tensor.offset + start + done, chunk as BufferSource);
-      queue.submit([]); // so that the driver releases its staging memory
+      passed += piece.bytes;
     }
   }
 
@@ -378,16 +395,26 @@ export class Gpu implements AsyncDisposable {
   copy(source: Tensor, target: Tensor): void {
     this.#refuseRecording("copied");
     this.#endPass();
-    const { buffer, offset, bytes } = source;
-    this.#commands().copyBufferToBuffer(buffer, offset, target.buffer, target.offset, bytes);
+    const commands = this.#commands();
+    const pieces = [...target.pieces()];
+    let to = pieces.shift();
+    for (const from of source.pieces()) {
+      for (let done = 0; done < from.bytes && to;) {
+        const bytes = Math.min(from.bytes - done, to.bytes);
+        commands.copyBufferToBuffer(from.buffer, from.offset + done, to.buffer, to.offset, bytes);
+        done += bytes;
+        to = bytes < to.bytes
+          ? { ...to, offset: to.offset + bytes, bytes: to.bytes - bytes }
+          : pieces.shift();
+      }
+    }
     this.#count();
   }
 
   /** Frees tensors; views are ignored. */
   free(...tensors: Tensor[]): void {
-    for (const { owned, buffer } of tensors) {
-      if (!owned) continue;
-      const recording = this.#recording.getStore();
+    const recording = this.#recording.getStore();
+    for (const buffer of tensors.flatMap(({ owned, buffers }) => owned ? buffers : [])) {
       const pool = recording?.buffers.has(buffer) ? recording.pool : this.#pool;
       const kept = pool.get(buffer.size) ?? [];
       if (kept.includes(buffer)) throw new Error("A tensor was freed twice");
@@ -455,7 +482,11 @@ export class Gpu implements AsyncDisposable {
     this.#recording.leave?.();
     this.flush();
     const bytes = new Uint8Array(tensor.bytes);
-    await this.#readback.read(tensor.buffer, tensor.offset, bytes);
+    let start = 0;
+    for (const piece of tensor.pieces()) {
+      const target = bytes.subarray(start, start += piece.bytes);
+      await this.#readback.read(piece.buffer, piece.offset, target);
+    }
     await this.#throwErrors();
     return bytes;
   }
@@ -579,12 +610,12 @@ export class Gpu implements AsyncDisposable {
     if (kernel.uniformBinding !== undefined && !params) {
       throw new Error(`The kernel "${kernel.name}" lacks its parameters`);
     }
-    const call = { kernel, params, group: this.#bindGroup(kernel, tensors), grid, later };
+    const call = { params, bound: this.#bind(kernel, tensors), grid, later };
     this.#recording.getStore()?.calls.push(call);
     this.#queue(call, params);
   }
 
-  #queue({ kernel, group, grid }: Call, params?: Uint8Array): void {
+  #queue({ bound: { form, group }, grid }: Call, params?: Uint8Array): void {
     const commands = this.#commands();
     let dynamicOffsets: number[] = [];
     if (params) {
@@ -593,7 +624,7 @@ export class Gpu implements AsyncDisposable {
       dynamicOffsets = [offset];
     }
     this.#pass ??= this.#beginPass(commands);
-    this.#pass.setPipeline(kernel.pipeline);
+    this.#pass.setPipeline(form.pipeline);
     this.#pass.setBindGroup(0, group, dynamicOffsets);
     this.#pass.dispatchWorkgroups(...grid);
     this.#count();
@@ -653,34 +684,47 @@ export class Gpu implements AsyncDisposable {
   }
 
   /** A bind group, cached: pooled buffers recur in the same bindings, block after block. */
-  #bindGroup(kernel: Kernel, tensors: readonly Tensor[]): GPUBindGroup {
+  #bind(kernel: Kernel, tensors: readonly Tensor[]): BoundKernel {
     let key = "";
-    for (const { buffer, offset, bytes } of tensors) {
-      key += `${this.#numberOf(buffer)} ${offset} ${bytes},`;
+    for (const { buffers, offset, bytes } of tensors) {
+      for (const buffer of buffers) key += `${this.#numberOf(buffer)} `;
+      key += `${offset} ${bytes},`;
     }
     const groups = kernel.bindGroups;
     const known = groups.get(key);
     if (known) return known;
-    const entries: GPUBindGroupEntry[] = tensors.map((tensor, i) => {
-      if (tensor.bytes > this.maxBinding) {
-        throw new UserError(
-          `A tensor of ${shapeText(tensor.shape)} ${tensor.dtype} takes ${tensor.bytes} bytes, ` +
-            `more than a kernel on "${this.name}" can bind (${this.maxBinding})`,
-        );
-      }
-      const { buffer, offset, bytes } = tensor;
-      return { binding: kernel.storageBindings[i], resource: { buffer, offset, size: bytes } };
-    });
+    const panels = tensors.map((tensor) => [...tensor.pieces(this.maxBinding)]);
+    const form = this.#formFor(kernel, tensors, panels);
+    const entries: GPUBindGroupEntry[] = panels.flatMap((pieces, i) =>
+      pieces.map(({ buffer, offset, bytes }, panel) => ({
+        binding: form.bindings[i][panel],
+        resource: { buffer, offset, size: bytes },
+      }))
+    );
     if (kernel.uniformBinding !== undefined) {
       entries.push({
         binding: kernel.uniformBinding,
         resource: { buffer: this.#uniforms, offset: 0, size: UNIFORM_SLOT },
       });
     }
-    const group = this.device.createBindGroup({ layout: kernel.layout, entries });
+    const bound = { form, group: this.device.createBindGroup({ layout: form.layout, entries }) };
     if (groups.size >= KEPT_BIND_GROUPS) groups.clear();
-    groups.set(key, group);
-    return group;
+    groups.set(key, bound);
+    return bound;
+  }
+
+  #formFor(kernel: Kernel, tensors: readonly Tensor[], panels: readonly Piece[][]): KernelForm {
+    const counts = panels.map(({ length }) => length);
+    const total = counts.reduce((a, b) => a + b, 0);
+    if (total === tensors.length) return kernel.whole;
+    const { maxStorageBuffersPerShaderStage: most } = this.device.limits;
+    const form = total <= most ? kernel.form(counts) : undefined;
+    if (form) return form;
+    const { shape, dtype, bytes } = tensors[counts.indexOf(Math.max(...counts))];
+    throw new UserError(
+      `A tensor of ${shapeText(shape)} ${dtype} takes ${bytes} bytes, more than the kernel ` +
+        `"${kernel.name}" can bind on "${this.name}" (${this.maxBinding} in each of ${most} bindings)`,
+    );
   }
 
   #numberOf(buffer: GPUBuffer): number {

@@ -1,4 +1,5 @@
 import type { Gpu } from "./device.ts";
+import { splitBindings } from "./panels.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** WGSL text and the pipeline constants (`override`) to compile it with. */
@@ -49,20 +50,36 @@ export function uniform(u32: readonly number[], f32: readonly number[] = []): Ui
 /** WebGPU's limit of workgroups per dimension. */
 export const MAX_GROUPS = 65535;
 
+/** A pipeline of a kernel. */
+export interface KernelForm {
+  pipeline: GPUComputePipeline;
+  layout: GPUBindGroupLayout;
+  /** The binding numbers of each tensor's panels, by tensor. */
+  bindings: readonly (readonly number[])[];
+}
+
+/** A bind group and the form of the kernel that it belongs to. */
+export interface BoundKernel {
+  form: KernelForm;
+  group: GPUBindGroup;
+}
+
 /** A compiled compute pipeline. Its bindings are read from the WGSL text, all in group 0. */
 export class Kernel {
   /** The bind groups of earlier calls, by the buffers that they bind; managed by the {@link Gpu}. */
-  readonly bindGroups = new Map<string, GPUBindGroup>();
+  readonly bindGroups = new Map<string, BoundKernel>();
+  /** The forms for tensors of several panels, by the numbers of panels. */
+  readonly #forms = new Map<string, KernelForm>();
 
   private constructor(
     readonly gpu: Gpu,
     readonly name: string,
-    readonly pipeline: GPUComputePipeline,
-    readonly layout: GPUBindGroupLayout,
+    private readonly source: string,
+    private readonly constants: Record<string, number> | undefined,
+    /** The form for tensors that can each be bound as one. */
+    readonly whole: KernelForm,
     /** Binding number of the uniform block. */
     readonly uniformBinding: number | undefined,
-    /** Binding numbers of the storage buffers, ascending. */
-    readonly storageBindings: readonly number[],
   ) {}
 
   /**
@@ -72,38 +89,36 @@ export class Kernel {
    */
   static async compile(gpu: Gpu, { name, source: text, constants }: KernelSource): Promise<Kernel> {
     const source = typeof text === "string" ? text : text();
-    const entries: GPUBindGroupLayoutEntry[] = [];
-    let uniformBinding: number | undefined;
-    const storageBindings: number[] = [];
-    for (const [, number, space] of source.matchAll(/@binding\((\d+)\)\s*var<([^>]*)>/g)) {
-      const binding = Number(number);
-      const isUniform = space === "uniform";
-      const type = isUniform
-        ? "uniform"
-        : /read_write/.test(space)
-        ? "storage"
-        : "read-only-storage";
-      entries.push({
-        binding,
-        visibility: GPUShaderStage.COMPUTE,
-        buffer: { type, hasDynamicOffset: isUniform },
-      });
-      if (isUniform) uniformBinding = binding;
-      else storageBindings.push(binding);
-    }
-    const { device, host } = gpu;
-    const code = (host.prelude?.(needsOf(source)) ?? "") + source;
-    device.pushErrorScope("validation");
-    const layout = device.createBindGroupLayout({ label: name, entries });
-    const pipeline = device.createComputePipeline({
-      label: name,
-      layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-      compute: { module: device.createShaderModule({ label: name, code }), constants },
-    });
-    const error = await device.popErrorScope();
+    const declared = declaredBindings(source);
+    const bindings = declared.filter(({ isUniform }) => !isUniform)
+      .map(({ binding }) => [binding])
+      .sort(([a], [b]) => a - b);
+    const uniformBinding = declared.find(({ isUniform }) => isUniform)?.binding;
+    gpu.device.pushErrorScope("validation");
+    const whole = { ...pipelineOf(gpu, name, source, constants), bindings };
+    const error = await gpu.device.popErrorScope();
     if (error) throw new Error(`Cannot compile the kernel "${name}": ${error.message}`);
-    storageBindings.sort((a, b) => a - b);
-    return new Kernel(gpu, name, pipeline, layout, uniformBinding, storageBindings);
+    return new Kernel(gpu, name, source, constants, whole, uniformBinding);
+  }
+
+  /**
+   * The form for tensors that are bound as several panels each; compiled on first use.
+   *
+   * @param panels The number of panels of each tensor.
+   * @returns Undefined if the kernel cannot take such tensors.
+   */
+  form(panels: readonly number[]): KernelForm | undefined {
+    const key = panels.join();
+    let form = this.#forms.get(key);
+    if (!form) {
+      const split = splitBindings(this.source, panels);
+      if (!split) return undefined;
+      const { source, bindings } = split;
+      const name = `${this.name} of ${key} panels`;
+      form = { ...pipelineOf(this.gpu, name, source, this.constants), bindings };
+      this.#forms.set(key, form);
+    }
+    return form;
   }
 
   /**
@@ -112,9 +127,9 @@ export class Kernel {
    * @throws {RangeError} If the number of tensors differs from that of the bindings.
    */
   dispatch({ params, tensors, workgroups, later }: Dispatch): void {
-    if (tensors.length !== this.storageBindings.length) {
+    if (tensors.length !== this.whole.bindings.length) {
       throw new RangeError(
-        `The kernel "${this.name}" binds ${this.storageBindings.length} tensors, got ${tensors.length}`,
+        `The kernel "${this.name}" binds ${this.whole.bindings.length} tensors, got ${tensors.length}`,
       );
     }
     const grid: [number, number, number] = typeof workgroups === "number"
@@ -126,4 +141,44 @@ export class Kernel {
     if (grid.includes(0)) return;
     this.gpu.dispatch(this, params, tensors, grid, later);
   }
+}
+
+interface DeclaredBinding {
+  binding: number;
+  isUniform: boolean;
+  isReadOnly: boolean;
+}
+
+function declaredBindings(source: string): DeclaredBinding[] {
+  return [...source.matchAll(/@binding\((\d+)\)\s*var<([^>]*)>/g)].map(([, number, space]) => ({
+    binding: Number(number),
+    isUniform: space === "uniform",
+    isReadOnly: !/read_write/.test(space),
+  }));
+}
+
+function pipelineOf(
+  { device, host }: Gpu,
+  label: string,
+  source: string,
+  constants?: Record<string, number>,
+): Pick<KernelForm, "pipeline" | "layout"> {
+  const layout = device.createBindGroupLayout({
+    label,
+    entries: declaredBindings(source).map(({ binding, isUniform, isReadOnly }) => ({
+      binding,
+      visibility: GPUShaderStage.COMPUTE,
+      buffer: {
+        type: isUniform ? "uniform" : isReadOnly ? "read-only-storage" : "storage",
+        hasDynamicOffset: isUniform,
+      },
+    })),
+  });
+  const code = (host.prelude?.(needsOf(source)) ?? "") + source;
+  const pipeline = device.createComputePipeline({
+    label,
+    layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+    compute: { module: device.createShaderModule({ label, code }), constants },
+  });
+  return { pipeline, layout };
 }

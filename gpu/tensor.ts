@@ -19,6 +19,13 @@ export function shapeText(shape: readonly number[]): string {
   return `[${shape.join(", ")}]`;
 }
 
+/** A range of bytes of one buffer. */
+export interface Piece {
+  buffer: GPUBuffer;
+  offset: number;
+  bytes: number;
+}
+
 /**
  * A row-major array in GPU memory. Freed by `using` or {@link Gpu.free}. The memory of a freed tensor is
  * reused for the next tensor of its size, which is safe because the queue runs in order.
@@ -31,10 +38,11 @@ export class Tensor implements Disposable {
 
   constructor(
     readonly gpu: Gpu,
-    readonly buffer: GPUBuffer,
+    /** The memory: one buffer, or several that follow one another if it is more than one can hold. */
+    readonly buffers: readonly GPUBuffer[],
     readonly shape: readonly number[],
     readonly dtype: Dtype,
-    /** Bytes from the start of the buffer. */
+    /** Bytes from the start of the first buffer. */
     readonly offset: number,
     /** False for a view: freeing it has no effect. */
     readonly owned: boolean,
@@ -50,13 +58,34 @@ export class Tensor implements Disposable {
    */
   view(start: number, shape: readonly number[], dtype: Dtype = this.dtype): Tensor {
     const offset = this.offset + start * DTYPE_BYTES[this.dtype];
-    const part = new Tensor(this.gpu, this.buffer, shape, dtype, offset, false);
+    const part = new Tensor(this.gpu, this.buffers, shape, dtype, offset, false);
     if (start < 0 || offset + part.bytes > this.offset + this.bytes) {
       throw new RangeError(
         `No view of ${shapeText(shape)} from element ${start} of ${shapeText(this.shape)}`,
       );
     }
     return part;
+  }
+
+  /** Whether two tensors are in the same memory, whole or in part. */
+  sharesMemoryWith({ buffers }: Tensor): boolean {
+    return this.buffers[0] === buffers[0];
+  }
+
+  /** The parts of this tensor, in order, none across two buffers and none longer than `most` bytes. */
+  *pieces(most = Infinity): Generator<Piece> {
+    let skipped = this.offset;
+    let left = this.bytes;
+    for (const buffer of this.buffers) {
+      const end = Math.min(buffer.size, skipped + left);
+      for (let offset = skipped; offset < end;) {
+        const bytes = Math.min(most, end - offset);
+        yield { buffer, offset, bytes };
+        offset += bytes;
+        left -= bytes;
+      }
+      skipped = Math.max(0, skipped - buffer.size);
+    }
   }
 
   [Symbol.dispose](): void {

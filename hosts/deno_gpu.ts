@@ -40,12 +40,14 @@ export const DENO_GPU: GpuHost = {
 };
 
 /**
- * Opens a device with the adapter's limits.
+ * Opens a device with the adapter's limits; `BILLM_BINDING` sets a lower limit for bindings in bytes, so
+ * that small models take the ways of large ones.
  *
  * @throws {UserError} If there is no adapter of the requested kind.
  */
-export function openGpu(options?: GpuOptions): Promise<Gpu> {
-  return Gpu.open(DENO_GPU, options);
+export function openGpu(options: GpuOptions = {}): Promise<Gpu> {
+  const binding = Number(Deno.env.get("BILLM_BINDING") ?? Infinity);
+  return Gpu.open(DENO_GPU, { limits: { binding }, ...options });
 }
 
 /**

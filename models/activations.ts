@@ -81,7 +81,7 @@ export class Activations implements Disposable {
 
   #allocate(sizes: readonly number[]): void {
     const { dtype } = this;
-    const most = Math.min(ARENA_BYTES, this.gpu.device.limits.maxBufferSize) / DTYPE_BYTES[dtype];
+    const most = Math.min(ARENA_BYTES, this.gpu.maxBuffer) / DTYPE_BYTES[dtype];
     for (let first = 0; first < sizes.length;) {
       let end = first;
       let total = 0;

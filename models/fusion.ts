@@ -32,7 +32,7 @@ export async function runToken(context: OpContext, registers: Registers): Promis
   }
   // The layer's output is a view of its product from the first row on; the register takes it over.
   const hidden = registers.get("hidden")!;
-  const owner = products.find(({ buffer }) => buffer === hidden.buffer);
+  const owner = products.find((product) => product.sharesMemoryWith(hidden));
   if (owner) registers.set("hidden", owner);
   gpu.free(...products.filter((product) => product !== owner));
 }

@@ -1,9 +1,5 @@
 import { UserError } from "../base/errors.ts";
-import {
-  canFactorInF64,
-  type FactorPrecision,
-  inverseFactor,
-} from "../gpu/kernels/hessian/inverse_factor.ts";
+import { type FactorPrecision, inverseFactor } from "../gpu/kernels/hessian/inverse_factor.ts";
 import { dampedDiagonal } from "../gpu/kernels/hessian/hessian.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { GroupContext } from "../pipeline/stage.ts";
@@ -24,7 +20,7 @@ export async function factorSafely(
   damping: number,
 ): Promise<{ factor: Tensor; cost: Tensor }> {
   const [n] = hessian.shape;
-  const precisions: FactorPrecision[] = canFactorInF64(gpu, n) ? ["f32", "f64"] : ["f32"];
+  const precisions: FactorPrecision[] = gpu.f64 ? ["f32", "f64"] : ["f32"];
   const names = linears.map(({ name }) => name).join(", ");
   let failed = 0;
   let used = damping;

@@ -25,9 +25,9 @@ export const activation: OpKind<ActivationOp> = {
     const x = registers.get(from)!;
     if (!upRegister) return { x, source: { op: "activation", name } };
     const half = registers.get(upRegister)!;
-    if (half.buffer !== x.buffer || half.offset < x.offset) return undefined;
+    if (!half.sharesMemoryWith(x) || half.offset < x.offset) return undefined;
     const up = (half.offset - x.offset) / 4;
-    const both = new Tensor(gpu, x.buffer, [1, up + half.size], "f32", x.offset, false);
+    const both = new Tensor(gpu, x.buffers, [1, up + half.size], "f32", x.offset, false);
     return { x: both, source: { op: "activation", name, up } };
   },
 

@@ -177,7 +177,7 @@ Deno.test("a freed tensor's memory is reused after the calls queued before", asy
   gpu.copy(first, kept);
   gpu.free(first);
   using second = gpu.upload(new Uint32Array(size).fill(50), [size]);
-  assert.equal(second.buffer, first.buffer);
+  assert.equal(second.buffers[0], first.buffers[0]);
   await step(gpu, second, 0);
   assert.deepEqual(await gpu.read(kept, "u32"), new Uint32Array(size).fill(7));
   assert.deepEqual(await gpu.read(second, "u32"), new Uint32Array(size).fill(150));
@@ -262,7 +262,7 @@ Deno.test("kernel() compiles each kernel once for its constants", async () => {
 
 Deno.test("kernel() binds tensors in the order of their numbers, without a uniform if there is none", async () => {
   const kernel = await gpu.kernel(COPY);
-  assert.deepEqual([kernel.uniformBinding, kernel.storageBindings], [undefined, [1, 3]]);
+  assert.deepEqual([kernel.uniformBinding, kernel.whole.bindings], [undefined, [[1], [3]]]);
   using a = gpu.upload(Uint32Array.of(5, 6), [2]);
   using b = gpu.empty([2], "u32");
   kernel.dispatch({ tensors: [a, b], workgroups: 2 });
@@ -351,7 +351,7 @@ Deno.test("dispatch() names what a kernel can bind", async () => {
   const kernel = await gpu.kernel(COPY);
   using x = gpu.zeros([1], "u32");
   const elements = gpu.maxBinding / 4 + 1;
-  const large = new Tensor(gpu, x.buffer, [elements], "u32", 0, false);
+  const large = new Tensor(gpu, x.buffers, [elements], "u32", 0, false);
   assert.throws(() => kernel.dispatch({ tensors: [large, x], workgroups: 1 }), {
     name: "UserError",
     message: `A tensor of [${elements}] u32 takes ${4 * elements} bytes, ` +
@@ -383,11 +383,11 @@ Deno.test("a readback that has to wait for the mapping reads the same", async ()
   for (const synchronous of [true, false]) {
     (readback as { synchronous: boolean }).synchronous = synchronous;
     const whole = new Float32Array(size);
-    await readback.read(tensor.buffer, 0, new Uint8Array(whole.buffer));
+    await readback.read(tensor.buffers[0], 0, new Uint8Array(whole.buffer));
     assert.deepEqual(whole, data);
     const parts = [0, 4, 40, 4096, 4 << 20].map((offset) => ({ offset, bytes: new Uint8Array(8) }));
     await Promise.all(
-      parts.map(({ offset, bytes }) => readback.read(tensor.buffer, offset, bytes)),
+      parts.map(({ offset, bytes }) => readback.read(tensor.buffers[0], offset, bytes)),
     );
     for (const { offset, bytes } of parts) {
       const expected = data.subarray(offset / 4, offset / 4 + 2);
@@ -480,7 +480,7 @@ for (const [name, host] of Object.entries({ "Deno": DENO_GPU, "without scopes": 
     assert.deepEqual(await own.read(y, "u32"), before);
     for (const recording of recordings) own.release(recording);
     assert(!own.replay(recordings[0], 1));
-    assert.equal(own.memory.current, x.buffer.size + y.buffer.size);
+    assert.equal(own.memory.current, x.buffers[0].size + y.buffers[0].size);
   });
 
   Deno.test(`work that waits for a kernel leaves a whole recording or none, ${name}`, async () => {
@@ -506,7 +506,7 @@ for (const [name, host] of Object.entries({ "Deno": DENO_GPU, "without scopes": 
     assert.equal(own.replay(recording, 1), host === DENO_GPU);
     assert.deepEqual(await own.read(y, "u32"), Uint32Array.of(host === DENO_GPU ? 54 : 18));
     own.release(recording);
-    assert.equal(own.memory.current, x.buffer.size + y.buffer.size);
+    assert.equal(own.memory.current, x.buffers[0].size + y.buffers[0].size);
     own.trim();
     assert.equal(own.memory.pooled, 0);
   });

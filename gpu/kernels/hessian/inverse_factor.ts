@@ -42,11 +42,10 @@ export type FactorPrecision = "f32" | "f64";
  * which is one product once the consumed columns b above the block are cleared. M, the known part of U,
  * replaces the consumed part of G, so that H and U are the only full matrices.
  *
- * f64 uses plain kernels and a matrix of twice the size; see {@link canFactorInF64}.
+ * f64, which not all adapters support, uses plain kernels and a matrix of twice the size.
  *
  * @param hessian f32 `[n, n]`, of which the upper triangle is read; H_jj = 0 counts as 1.
  * @returns Tensors that the caller owns. If `status` is not 0, the others are useless.
- * @throws {UserError} If the adapter cannot hold or bind a matrix of this size.
  */
 export async function inverseFactor(
   gpu: Gpu,
@@ -184,12 +183,6 @@ async function productStep(block: Block, { kernel, multiply, terms }: Arithmetic
       c: { tensor: a, start: 0, stride: n },
     });
   }
-}
-
-/** Whether the adapter supports f64 and can hold an f64 matrix `[n, n]`. */
-export function canFactorInF64(gpu: Gpu, n: number): boolean {
-  const { maxBufferSize } = gpu.device.limits;
-  return gpu.f64 && 8 * n * n <= Math.min(gpu.maxBinding, maxBufferSize);
 }
 
 /** A part of a matrix; offsets are in elements. */

@@ -108,8 +108,8 @@ export async function gemm(gpu: Gpu, options: Gemm): Promise<void> {
     c: place(options.c),
     residual: options.residual ? place(options.residual) : undefined,
   };
-  const { buffer } = call.c.tensor;
-  if ([call.a, call.b, call.residual].some((operand) => operand?.tensor.buffer === buffer)) {
+  const { a, b, residual } = call;
+  if ([a, b, residual].some((operand) => operand?.tensor.sharesMemoryWith(call.c.tensor))) {
     throw new Error("A product cannot be written over what it is made of");
   }
   if (call.c.tensor.dtype === "f16" && !isAligned(call)) {
