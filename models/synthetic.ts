@@ -18,6 +18,15 @@ const OPT = {
   max_position_embeddings: 2048,
 };
 
+const QWEN3 = {
+  ...LLAMA,
+  model_type: "qwen3",
+  vocab_size: 151936,
+  num_key_value_heads: 8,
+  head_dim: 128,
+  max_position_embeddings: 40960,
+};
+
 /** The config.json of models whose shapes are used, by name. */
 export const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
   "opt-125m": {
@@ -34,7 +43,52 @@ export const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
     num_hidden_layers: 32,
     num_attention_heads: 32,
   },
+  "opt-30b": {
+    ...OPT,
+    hidden_size: 7168,
+    ffn_dim: 28672,
+    num_hidden_layers: 48,
+    num_attention_heads: 56,
+  },
+  "opt-66b": {
+    ...OPT,
+    hidden_size: 9216,
+    ffn_dim: 36864,
+    num_hidden_layers: 64,
+    num_attention_heads: 72,
+  },
   "llama-7b": LLAMA,
+  "llama-2-13b": {
+    ...LLAMA,
+    hidden_size: 5120,
+    intermediate_size: 13824,
+    num_hidden_layers: 40,
+    num_attention_heads: 40,
+  },
+  "llama-30b": {
+    ...LLAMA,
+    hidden_size: 6656,
+    intermediate_size: 17920,
+    num_hidden_layers: 60,
+    num_attention_heads: 52,
+    max_position_embeddings: 2048,
+  },
+  "llama-65b": {
+    ...LLAMA,
+    hidden_size: 8192,
+    intermediate_size: 22016,
+    num_hidden_layers: 80,
+    num_attention_heads: 64,
+    max_position_embeddings: 2048,
+  },
+  "llama-2-70b": {
+    ...LLAMA,
+    hidden_size: 8192,
+    intermediate_size: 28672,
+    num_hidden_layers: 80,
+    num_attention_heads: 64,
+    num_key_value_heads: 8,
+  },
   "llama-3-8b": {
     ...LLAMA,
     vocab_size: 128256,
@@ -51,18 +105,40 @@ export const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
     max_position_embeddings: 32768,
     sliding_window: 4096,
   },
-  "qwen3-0.6b": {
+  "mistral-nemo-12b": {
     ...LLAMA,
-    model_type: "qwen3",
-    vocab_size: 151936,
+    model_type: "mistral",
+    vocab_size: 131072,
+    hidden_size: 5120,
+    intermediate_size: 14336,
+    num_hidden_layers: 40,
+    num_key_value_heads: 8,
+    head_dim: 128,
+    max_position_embeddings: 131072,
+    rope_theta: 1000000,
+    sliding_window: null,
+  },
+  "qwen3-0.6b": {
+    ...QWEN3,
     hidden_size: 1024,
     intermediate_size: 3072,
     num_hidden_layers: 28,
     num_attention_heads: 16,
-    num_key_value_heads: 8,
-    head_dim: 128,
-    max_position_embeddings: 40960,
     tie_word_embeddings: true,
+  },
+  "qwen3-14b": {
+    ...QWEN3,
+    hidden_size: 5120,
+    intermediate_size: 17408,
+    num_hidden_layers: 40,
+    num_attention_heads: 40,
+  },
+  "qwen3-32b": {
+    ...QWEN3,
+    hidden_size: 5120,
+    intermediate_size: 25600,
+    num_hidden_layers: 64,
+    num_attention_heads: 64,
   },
 };
 
@@ -80,6 +156,8 @@ export function scaledShapes(
 
 /** Number of values that are generated and written at a time. */
 const CHUNK = 1 << 20;
+/** Chunks of a tensor that are all different; the further ones begin anywhere in these. */
+const FRESH_CHUNKS = 16;
 
 /** A file of a synthetic model. */
 export interface SyntheticShard {
@@ -126,10 +204,15 @@ function* values(shape: number[], random: () => number): Generator<Uint8Array> {
   const [mean, deviation] = shape.length === 1 ? [1, 0.1] : [0, 1 / Math.sqrt(shape[1])];
   // The sum of two uniform numbers has a standard deviation of √(1/6).
   const scale = deviation * Math.sqrt(6);
-  for (let done = 0; done < size; done += CHUNK) {
-    const chunk = new Float16Array(Math.min(CHUNK, size - done));
+  const fresh = new Float16Array(Math.min(size, FRESH_CHUNKS * CHUNK));
+  for (let done = 0; done < fresh.length; done += CHUNK) {
+    const chunk = fresh.subarray(done, done + CHUNK);
     for (let i = 0; i < chunk.length; i++) chunk[i] = mean + scale * (random() + random() - 1);
-    yield new Uint8Array(chunk.buffer);
+    yield new Uint8Array(chunk.buffer, 2 * done, 2 * chunk.length);
+  }
+  for (let done = fresh.length; done < size; done += CHUNK) {
+    const start = Math.floor(random() * (fresh.length - CHUNK));
+    yield new Uint8Array(fresh.buffer, 2 * start, 2 * Math.min(CHUNK, size - done));
   }
 }
 
