@@ -51,8 +51,11 @@ export const MAX_GROUPS = 65535;
 
 /** A compiled compute pipeline. Its bindings are read from the WGSL text, all in group 0. */
 export class Kernel {
-  /** The bind groups of earlier calls, by the buffers that they bind; managed by the {@link Gpu}. */
-  readonly bindGroups = new Map<string, GPUBindGroup>();
+  /**
+   * The bind groups of earlier calls by what they bind, with the numbers of their buffers; managed by the
+   * {@link Gpu}.
+   */
+  readonly bindGroups = new Map<string, { group: GPUBindGroup; buffers: readonly number[] }>();
 
   private constructor(
     readonly gpu: Gpu,
