@@ -116,6 +116,7 @@ export function trellisRowCode(
         : wordType(trellis, table),
     },
     bytes: inMemory ? tableFormBytes(trellis, table) : 0,
+    isDense: true,
     text: (threads) => trellisText(trellis, inMemory, table, parts, threads),
   };
 }

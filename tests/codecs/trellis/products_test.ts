@@ -6,9 +6,11 @@ import {
   tableFormBytes,
   tableFormsOf,
   tableWords,
+  trellisRowCode,
   type TrellisVectorForm,
   WHOLE_TILES,
 } from "../../../codecs/trellis/row_code.ts";
+import { rowShape } from "../../../codecs/packed_rows/vector.ts";
 import { tableOf, tableOnGpu } from "../../../codecs/trellis/tables.ts";
 import {
   hasTable,
@@ -86,6 +88,21 @@ Deno.test("GPUs split tiles, and large layers share a table between two rows of 
   assert.deepEqual(vectorForm(gpuWith(1024, 32768), trellis, 4096), smaller);
   assert.deepEqual(vectorForm(large, { ...trellis, bits: 3 }, 4096), { ...smaller, parts: 2 });
   assert.deepEqual(vectorForm(gpuWith(1024, 49152, true), trellis, 4096), WHOLE_TILES);
+});
+
+Deno.test("a table of pairs and 4096 columns are within 48 KB, so that columns can be rotated and ordered", () => {
+  const limits = {
+    maxComputeInvocationsPerWorkgroup: 1024,
+    maxComputeWorkgroupStorageSize: 49152,
+  };
+  const gpu = { software: false, subgroupSize: 32, device: { limits } } as unknown as Gpu;
+  for (const [bits, rows] of [[1, 1024], [1, 4096], [2, 1024], [2, 4096]] as const) {
+    const trellis: Trellis = { bits, stateBits: 12 };
+    const form = vectorForm(gpu, trellis, rows);
+    const shape = rowShape(gpu, trellisRowCode(trellis, true, form), 4096);
+    const { threads, bands = 1, turns = 1 } = shape;
+    assert.equal(threads / bands * turns * 16, 4096, `${bits} bits, ${rows} rows`);
+  }
 });
 
 Deno.test("words of a table have the entries of all windows", () => {
