@@ -425,15 +425,33 @@ export class Gpu implements AsyncDisposable {
     }
   }
 
-  /** Returns the pooled memory to the system. */
-  trim(): void {
+  /**
+   * Returns the pooled memory to the system, the largest buffers first.
+   *
+   * @param kept Bytes that may stay in the pool, with the bind groups of their buffers; none if absent.
+   */
+  trim(kept = 0): void {
     this.flush();
-    for (const buffer of [...this.#pool.values()].flat()) {
-      this.#memory.pooled -= buffer.size; // recordings keep theirs
-      buffer.destroy();
+    const destroyed = new Set<number>();
+    let left = 0;
+    for (const size of [...this.#pool.keys()].sort((a, b) => a - b)) {
+      // In the order of their creation, so that equal work finds equal buffers, and their bind groups.
+      const buffers = this.#pool.get(size)!.sort((a, b) => this.#numberOf(b) - this.#numberOf(a));
+      const count = Math.min(buffers.length, Math.floor((kept - left) / size));
+      for (const buffer of buffers.splice(count)) {
+        this.#memory.pooled -= buffer.size; // recordings keep theirs
+        destroyed.add(this.#numberOf(buffer));
+        buffer.destroy();
+      }
+      left += count * size;
+      if (count === 0) this.#pool.delete(size);
     }
-    this.#pool.clear();
-    for (const kernel of this.#compiled) kernel.bindGroups.clear();
+    if (destroyed.size === 0) return;
+    for (const { bindGroups } of this.#compiled) {
+      for (const [key, { buffers }] of bindGroups) {
+        if (buffers.some((number) => destroyed.has(number))) bindGroups.delete(key);
+      }
+    }
   }
 
   #fromRecording(recording: Recording | undefined, size: number): GPUBuffer | undefined {
@@ -707,7 +725,9 @@ export class Gpu implements AsyncDisposable {
         resource: { buffer: this.#uniforms, offset: 0, size: UNIFORM_SLOT },
       });
     }
-    const bound = { form, group: this.device.createBindGroup({ layout: form.layout, entries }) };
+    const group = this.device.createBindGroup({ layout: form.layout, entries });
+    const numbers = panels.flatMap((pieces) => pieces.map(({ buffer }) => this.#numberOf(buffer)));
+    const bound = { form, group, buffers: numbers };
     if (groups.size >= KEPT_BIND_GROUPS) groups.clear();
     groups.set(key, bound);
     return bound;

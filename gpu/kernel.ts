@@ -62,6 +62,8 @@ export interface KernelForm {
 export interface BoundKernel {
   form: KernelForm;
   group: GPUBindGroup;
+  /** The numbers of the buffers that it binds. */
+  buffers: readonly number[];
 }
 
 /** A compiled compute pipeline. Its bindings are read from the WGSL text, all in group 0. */

@@ -6,6 +6,20 @@ import { LayerPlan, totalWidth } from "./layer_plan.ts";
 import { PART_BYTES } from "./lookup_matrix.ts";
 import type { ModelFiles } from "./model_files.ts";
 
+/** The most bytes that a prompt leaves in the memory pool. */
+const MOST_KEPT = 512 * 2 ** 20;
+
+/**
+ * Bytes of freed activations and unpacked weights that stay in the memory pool between the prompts of a
+ * resident model: at most as many as its weights take. The pool counts within the budget of the GPU, which
+ * returns it to the system where other work needs the memory.
+ *
+ * @param weights Bytes of the model's weights.
+ */
+export function keptBytes(weights: number): number {
+  return Math.min(MOST_KEPT, weights);
+}
+
 /** The work that takes GPU memory besides the stored activations. */
 export interface Work {
   /** Tokens of a batch. */

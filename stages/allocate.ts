@@ -27,8 +27,8 @@ const optionsForm = z.strictObject({
       "Size of the packed model's weight files to stay below, with embeddings and head as pack " +
         "stores them",
     ),
-  "windows": z.int().min(1).max(4096).default(6).describe(
-    "Calibration windows on which predictions are compared",
+  "windows": z.int().min(1).max(4096).optional().describe(
+    "Calibration windows on which predictions are compared; default 6, or 3 in cheap",
   ),
   "candidates": z.array(z.number()).min(2).optional().describe(
     "Rates to choose from, as values of the option of the stage that quantizes (bits, or count of " +
@@ -39,7 +39,7 @@ const optionsForm = z.strictObject({
   ),
   "mode": z.enum(["full", "cheap"]).default("full").describe(
     "full: each linear layer is measured at each rate; cheap: at one rate, and the others are " +
-      "estimated by the ratio of their output errors",
+      "estimated by the ratio of their output errors in every fourth decoder layer",
   ),
 }).refine(
   (options) => (options["target-bits"] === undefined) !== (options["target-size"] === undefined),
@@ -47,6 +47,9 @@ const optionsForm = z.strictObject({
 );
 
 type Options = z.output<typeof optionsForm>;
+
+/** The windows that are compared, if the options name no number. */
+const WINDOWS = { full: 6, cheap: 3 };
 
 /**
  * The stage that chooses how many bits each linear layer gets from the stage that quantizes. It measures
@@ -124,7 +127,7 @@ function planOf(context: ModelContext, options: Options) {
 /** The losses from a file, or measured and written to it. */
 async function lossesOf(
   context: ModelContext,
-  { mode, windows, sensitivities }: Options,
+  { mode, windows = WINDOWS[mode], sensitivities }: Options,
   chain: Chain,
   linears: readonly RatedLinear[],
 ) {

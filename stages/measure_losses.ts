@@ -28,12 +28,32 @@ const WIDE_BYTES = 8 * 2 ** 30;
 /** Bytes of the original's logits that are kept; beyond them they are computed for each measurement. */
 const MOST_LOGITS = 4 * 2 ** 30;
 
+/**
+ * If losses are estimated: the tokens of the Hessians, per column of the widest one, and the decoder layers
+ * of which one is quantized at each rate. Output errors hardly need more.
+ */
+const TOKENS_PER_COLUMN = 16;
+const LAYERS_ALIKE = 4;
+
 /** How losses are measured. */
 export interface MeasureOptions {
   /** Calibration windows that are compared. */
   windows: number;
-  /** Whether one rate is measured for each linear layer and the others are estimated. */
+  /**
+   * Whether one rate is measured for each linear layer and the others are estimated by the ratio of their
+   * output errors: its own in some decoder layers, elsewhere that of the last linear layer of its name.
+   */
   isCheap: boolean;
+}
+
+/** The losses of a linear layer that are still on the GPU. */
+interface Measured {
+  name: string;
+  rates: readonly number[];
+  /** f32 `[measured rates * batches]`. */
+  results: Tensor;
+  /** The factor by which the only measured loss is multiplied for each rate; absent if all are measured. */
+  ratios?: readonly number[];
 }
 
 /** A group of linear layers with its artifacts. */
@@ -48,7 +68,7 @@ interface Group {
  * Measures what each linear layer alone loses at each of its rates: the KL divergence of the predictions
  * of a model in which only this one is quantized from those of the original.
  *
- * Hessians are those of all calibration data in the original model. A measurement begins with the input of
+ * Hessians are those of all calibration data, or of enough for estimates, in the original model. A measurement begins with the input of
  * its own decoder layer. All layers are on the GPU meanwhile. The calibration data are before the first
  * layer again afterwards.
  */
@@ -88,14 +108,18 @@ export async function measureLosses(
   const isRated = ({ rates }: RatedLinear) => rates.length > 0;
   const losses: Losses = {};
   let done = 0;
+  const cols = weights.flatMap(({ plan }) => plan.groups.map(({ cols }) => cols));
+  const observed = options.isCheap ? batchesFor(batches, Math.max(...cols)) : batches.length;
+  const ratiosOf = new Map<string, number[]>(); // by module
   for (const [layer, own] of weights.entries()) {
-    const groups = await observe(context, chain, decoder, own);
+    const groups = await observe(context, chain, decoder, own, observed);
     for (const { context: groupContext, store } of groups) {
       await scaleLinears(groupContext);
       for (const { stage, options } of chain.before) await stage.run(groupContext, options);
+      const measured: Measured[] = [];
       for (const linear of groupContext.linears) {
         const plan = rated.get(linear.name)!;
-        if (isRated(plan)) losses[linear.name] = await lossesOf(linear, plan, groupContext, store);
+        if (isRated(plan)) measured.push(await measureLinear(linear, plan, groupContext, store));
         context.emit({
           type: "progress",
           stage: "allocate",
@@ -106,6 +130,7 @@ export async function measureLosses(
         gpu.free(linear.original, linear.weight, linear.quantized);
       }
       store[Symbol.dispose]();
+      for (const linear of measured) losses[linear.name] = await lossesOf(linear);
     }
     for (const [batch, input] of inputs.entries()) {
       inputs[batch] = await run(layer, layer + 1, input);
@@ -132,35 +157,51 @@ export async function measureLosses(
     return await decoder.head.finish(hidden);
   }
 
-  /** The losses of a linear layer by rate. */
-  async function lossesOf(
+  /** Queues the measurements of a linear layer. */
+  async function measureLinear(
     linear: LinearLayer,
     { rates }: RatedLinear,
     groupContext: GroupContext,
     store: ArtifactStore,
-  ): Promise<Record<string, number>> {
-    const measured = options.isCheap ? [rates.length >> 1] : [...rates.keys()];
-    using results = gpu.zeros([rates.length * probe.batches]);
+  ): Promise<Measured> {
+    const { layer: { index: layer } } = groupContext;
+    const { name, module } = linear;
+    const middle = rates.length >> 1;
+    const known = ratiosOf.get(module);
+    const isTried = !options.isCheap || layer === 0 || layer % LAYERS_ALIKE === 1 || !known;
+    const tried = isTried ? [...rates.keys()] : [middle];
+    const results = gpu.zeros([(options.isCheap ? 1 : rates.length) * probe.batches]);
     const errors: number[] = [];
-    for (const [i, rate] of rates.entries()) {
-      const { matrix, error } = await quantizedAt(linear, rate, groupContext, store);
-      if (error !== undefined) errors.push(error);
-      if (measured.includes(i)) {
-        await measure(groupContext.layer.index, linear.module, matrix, results, i);
-      } else gpu.free(matrix);
+    for (const i of tried) {
+      const matrix = await quantizedAt(linear, rates[i], groupContext, store, async (quantized) => {
+        if (!options.isCheap || !isTried) return;
+        using parts = await outputErrorParts(gpu, linear.original, quantized, store.get("hessian"));
+        errors.push(await relativeError(parts));
+      });
+      if (!options.isCheap) await measure(layer, module, matrix, results, i);
+      else if (i === middle) await measure(layer, module, matrix, results, 0);
+      else gpu.free(matrix);
       await context.pause();
     }
+    if (!options.isCheap) return { name, rates, results };
+    if (!isTried) return { name, rates, results, ratios: known };
+    const ratios = errors.map((error) => errors[middle] > 0 ? error / errors[middle] : 0);
+    if (errors[middle] > 0) ratiosOf.set(module, ratios);
+    return { name, rates, results, ratios };
+  }
+
+  /** The losses of a linear layer by rate. */
+  async function lossesOf(
+    { rates, results, ratios }: Measured,
+  ): Promise<Record<string, number>> {
     const found = await gpu.read(results);
+    gpu.free(results);
     const klOf = (i: number) => {
       let kl = 0;
       for (let batch = 0; batch < probe.batches; batch++) kl += found[i * probe.batches + batch];
       return Math.max(0, kl); // rounding alone can make it negative
     };
-    const [first] = measured;
-    const loss = (i: number) => {
-      if (!options.isCheap) return klOf(i);
-      return errors[first] > 0 ? klOf(first) * errors[i] / errors[first] : 0;
-    };
+    const loss = (i: number) => ratios ? klOf(0) * ratios[i] : klOf(i);
     return Object.fromEntries(rates.map((rate, i) => [rate, loss(i)]));
   }
 
@@ -187,13 +228,18 @@ export async function measureLosses(
     }
   }
 
-  /** A linear layer quantized at a rate, as the matrix of the plain model, with its output error. */
+  /**
+   * A linear layer quantized at a rate, as the matrix of the plain model, owned by the caller.
+   *
+   * @param use Called with the quantized matrix before its transform is undone.
+   */
   async function quantizedAt(
     linear: LinearLayer,
     rate: number,
     groupContext: GroupContext,
     store: ArtifactStore,
-  ): Promise<{ matrix: Tensor; error?: number }> {
+    use: (quantized: Tensor) => Promise<void>,
+  ): Promise<Tensor> {
     const { stage, options: ofStage } = chain.quantizer;
     const { option } = stage.rates!;
     const own = stage.optionsOf!(ofStage, linear.name, { [option]: rate });
@@ -209,16 +255,11 @@ export async function measureLosses(
       linear: copy,
     };
     await stage.run(linearContext, own);
-    const hessian = store.find("hessian");
-    let error: number | undefined;
-    if (options.isCheap) {
-      using parts = await outputErrorParts(gpu, linear.original, copy.quantized, hessian!);
-      error = await relativeError(parts);
-    }
+    await use(copy.quantized);
     if (linear.transform) await undoTransform(gpu, copy.quantized, linear.transform);
     gpu.free(copy.weight);
     copy.draft?.[Symbol.dispose]();
-    return { matrix: copy.quantized, error };
+    return copy.quantized;
   }
 }
 
@@ -255,12 +296,31 @@ function accessWithin(store: ArtifactStore, context: ModelContext): ReturnType<t
   };
 }
 
-/** Passes the calibration data through a layer and lets the stages observe the inputs of its groups. */
+/**
+ * The number of batches, from the first one on, whose tokens are enough for Hessians of estimates.
+ *
+ * @param cols The most columns of a Hessian.
+ */
+export function batchesFor(batches: readonly (readonly Int32Array[])[], cols: number): number {
+  let tokens = 0;
+  const enough = batches.findIndex((windows) => {
+    for (const { length } of windows) tokens += length;
+    return tokens >= TOKENS_PER_COLUMN * cols;
+  });
+  return enough < 0 ? batches.length : enough + 1;
+}
+
+/**
+ * Passes calibration data through a layer and lets the stages observe the inputs of its groups.
+ *
+ * @param batches The number of batches, from the first one on.
+ */
 async function observe(
   context: ModelContext,
   { before }: Chain,
   decoder: Decoder,
   weights: LayerWeights,
+  batches: number,
 ): Promise<Group[]> {
   const { gpu } = context;
   const { activations, length } = context.get("calibration");
@@ -293,7 +353,7 @@ async function observe(
       context: { ...context, ...accessWithin(store, context), layer: { index, count }, linears },
     });
   }
-  for (let batch = 0; batch < activations.batches; batch++) {
+  for (let batch = 0; batch < batches; batch++) {
     const registers = await activations.load(batch);
     let done = 0;
     for (const { at, from, context: groupContext } of groups) {

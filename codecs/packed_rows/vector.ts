@@ -129,7 +129,7 @@ function lanesOf({ subgroupSize }: Pick<Gpu, "subgroupSize">): number {
  */
 export function rowShape(
   gpu: Pick<Gpu, "software" | "subgroupSize" | "device">,
-  code: Pick<RowCode, "chunk" | "rows" | "bands" | "threads" | "turns" | "bytes">,
+  code: Pick<RowCode, "chunk" | "rows" | "bands" | "threads" | "turns" | "bytes" | "isDense">,
   cols: number,
 ): RowVectorShape {
   const { software, device: { limits } } = gpu;

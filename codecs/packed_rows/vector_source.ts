@@ -23,6 +23,11 @@ export interface RowCode {
   tensors: Readonly<Record<string, string>>;
   /** Bytes of workgroup memory that `text` declares. */
   bytes: number;
+  /**
+   * Whether x is in workgroup memory without gaps, which the sums share; for chunks of 16 columns, whose
+   * text uses no `x_at`.
+   */
+  isDense?: boolean;
   /** Generates the parts of the text, for workgroups of so many threads. */
   text(threads: number): RowCodeText;
 }
@@ -90,11 +95,18 @@ export interface RowVectorInput {
 
 /** Bytes of workgroup memory that {@link rowVectorKernel} needs. */
 export function rowVectorBytes(
-  { chunk, rows, bytes }: Pick<RowCode, "chunk" | "rows" | "bytes">,
+  { chunk, rows, bytes, isDense }: Pick<RowCode, "chunk" | "rows" | "bytes" | "isDense">,
   { threads, lanes, bands = 1, turns = 1 }: RowVectorShape,
 ): number {
   const summed = lanes ? threads / lanes : threads; // threads with sums in workgroup memory
-  return bytes + 16 * (threads / bands) * turns * (chunk / 4 + 1) + 4 * summed * (rows + 1);
+  const columns = threads / bands;
+  if (isDense) return bytes + 16 * denseQuads(columns * turns * chunk / 4, summed, rows);
+  return bytes + 16 * columns * turns * (chunk / 4 + 1) + 4 * summed * (rows + 1);
+}
+
+/** The vec4s that hold a panel of x and later the sums, and those of squares. */
+function denseQuads(panelQuads: number, summed: number, rows: number): number {
+  return Math.max(panelQuads, summed * (rows / 4 + 1));
 }
 
 /**
@@ -103,7 +115,8 @@ export function rowVectorBytes(
  * A workgroup handles some adjacent rows of one linear layer. Its threads share the columns: each takes
  * every so many chunks of all rows, so that it has a load for each row in flight and uses an entry of x
  * for all of them. A panel of x, one chunk per thread, is prepared in workgroup memory while the codes
- * arrive; the chunks there are apart by an odd number of vec4s, which avoids bank conflicts.
+ * arrive; the chunks there are apart by an odd number of vec4s, or their vec4s take turns, which avoids bank
+ * conflicts.
  *
  * With bands, the rows of a workgroup are divided among its threads, too: more rows share what is
  * prepared in workgroup memory. With turns, a panel has several chunks per thread.
@@ -115,10 +128,11 @@ export function rowVectorKernel(
   { threads, lanes, bands = 1, turns = 1 }: RowVectorShape,
   { input, ordered, aligned, run }: RowVectorInput,
 ): string {
-  const { rows, tensors } = code;
+  const { rows, tensors, isDense } = code;
   const columns = threads / bands; // threads that share the columns
   const panelQuads = columns * turns * code.chunk / 4;
   const quads = code.chunk / 4; // vec4s of a chunk
+  const chunkQuads = isDense ? quads : quads + 1; // with a gap
   const text = code.text(threads);
   const gathered = ordered && run !== undefined; // first all of x is transformed, then ordered
   const whole = aligned && (!ordered || gathered); // x is read in vec4s
@@ -177,7 +191,9 @@ ${gathered ? "" : columnsOfQuad}`;
   const guard = (i: number) =>
     (i + 1) * threads > panelQuads ? `if (thread < ${panelQuads - i * threads}u) ` : "";
   const placeOf = (local: string) =>
-    `xs[${local} / ${quads}u * ${quads + 1}u + ${local} % ${quads}u]`;
+    isDense
+      ? `xs[${local} ^ ((${local} >> 3u) & 3u)]`
+      : `xs[${local} / ${quads}u * ${quads + 1}u + ${local} % ${quads}u]`;
   const prepare = (i: number) =>
     `${guard(i)}{
       let local = ${i * threads}u + thread;
@@ -223,19 +239,25 @@ ${gathered ? "" : columnsOfQuad}`;
     }`
     : "";
 
+  const sumPlace = (at: string, q: string) =>
+    isDense ? `xs[(${at}) * ${rows / 4}u + ${q}]` : `sums[${at}][${q}]`;
+  const squarePlace = (at: string) =>
+    isDense ? `xs[${summed * rows / 4}u + ${at}].x` : `squares[${at}]`;
   const sumsOf = (q: number) => four((i) => `sum${4 * q + i}`);
   const tree = Array.from({ length: Math.log2(columns) }, (_, i) => columns >> (i + 1));
   const treeThread = bands === 1 ? "thread" : "column";
   const addUp = lanes
     ? `${repeat(rows / 4, (q) => `let total${q} = subgroupAdd(${sumsOf(q)});`, "\n  ")}
   ${input === "rms" ? "let squared = subgroupAdd(square);" : ""}
+  ${isDense ? "workgroupBarrier(); // everyone is done with the last panel" : ""}
   if (thread % ${lanes}u == 0u) {
-    ${repeat(rows / 4, (q) => `sums[thread / ${lanes}u][${q}] = total${q};`, "\n    ")}
-    ${input === "rms" ? `squares[thread / ${lanes}u] = squared;` : ""}
+    ${repeat(rows / 4, (q) => `${sumPlace(`thread / ${lanes}u`, `${q}u`)} = total${q};`, "\n    ")}
+    ${input === "rms" ? `${squarePlace(`thread / ${lanes}u`)} = squared;` : ""}
   }
   workgroupBarrier();`
-    : `${repeat(rows / 4, (q) => `sums[thread][${q}] = ${sumsOf(q)};`, "\n  ")}
-  ${input === "rms" ? "squares[thread] = square;" : ""}
+    : `${isDense ? "workgroupBarrier(); // everyone is done with the last panel" : ""}
+  ${repeat(rows / 4, (q) => `${sumPlace("thread", `${q}u`)} = ${sumsOf(q)};`, "\n  ")}
+  ${input === "rms" ? `${squarePlace("thread")} = square;` : ""}
   workgroupBarrier();
   ${
       tree.map((stride) =>
@@ -243,11 +265,11 @@ ${gathered ? "" : columnsOfQuad}`;
     ${
           repeat(
             rows / 4,
-            (q) => `sums[thread][${q}] += sums[thread + ${stride}u][${q}];`,
+            (q) => `${sumPlace("thread", `${q}u`)} += ${sumPlace(`thread + ${stride}u`, `${q}u`)};`,
             "\n    ",
           )
         }
-    ${input === "rms" ? `squares[thread] += squares[thread + ${stride}u];` : ""}
+    ${input === "rms" ? `${squarePlace("thread")} += ${squarePlace(`thread + ${stride}u`)};` : ""}
   }
   workgroupBarrier();`
       ).join("\n  ")
@@ -256,11 +278,18 @@ ${gathered ? "" : columnsOfQuad}`;
   const apart = summed / bands; // places of the sums of a band
   const total = (count: number, of: (s: number) => string) => repeat(count, of, " + ");
   const sumAt = bands === 1
-    ? (s: number) => `sums[${s}][r >> 2u][r & 3u]`
-    : (s: number) => `sums[r / ${rows}u * ${apart}u + ${s}u][(r % ${rows}u) >> 2u][r & 3u]`;
-  const squareAt = (s: number) => `squares[${s % parts + Math.floor(s / parts) * apart}]`;
+    ? (s: number) => `${sumPlace(`${s}u`, "(r >> 2u)")}[r & 3u]`
+    : (s: number) =>
+      `${sumPlace(`r / ${rows}u * ${apart}u + ${s}u`, `((r % ${rows}u) >> 2u)`)}[r & 3u]`;
+  const squareAt = (s: number) => squarePlace(`${s % parts + Math.floor(s / parts) * apart}u`);
   const multiply = (next: string) =>
-    `${repeat(quads, (q) => `let x${q} = xs[x_at + ${q}u];`, "\n      ")}
+    `${isDense ? "let swizzle = (x_at >> 3u) & 3u;\n      " : ""}${
+      repeat(
+        quads,
+        (q) => `let x${q} = xs[x_at + ${isDense ? `(${q}u ^ swizzle)` : `${q}u`}];`,
+        "\n      ",
+      )
+    }
       ${next}
       ${text.multiply}`;
   const loadOwn = `{ let chunk = min(own, CHUNKS - 1u); ${text.load} }`;
@@ -285,9 +314,15 @@ ${input === "rms" ? "override EPSILON: f32;" : ""}
 ${bindings}
 @group(0) @binding(${binding}) var<storage, read_write> Y: array<f32>; // [tokens, ROWS]
 
-var<workgroup> xs: array<vec4f, ${columns * turns * (quads + 1)}>;
+${
+    isDense
+      ? `var<workgroup> xs: array<vec4f, ${
+        denseQuads(panelQuads, summed, rows)
+      }>; // and sums later`
+      : `var<workgroup> xs: array<vec4f, ${columns * turns * (quads + 1)}>;
 var<workgroup> sums: array<array<vec4f, ${rows / 4}>, ${summed}>;
-${input === "rms" ? `var<workgroup> squares: array<f32, ${summed}>;` : ""}
+${input === "rms" ? `var<workgroup> squares: array<f32, ${summed}>;` : ""}`
+  }
 ${text.declarations ?? ""}
 ${run === undefined ? "" : transformSource(run)}
 ${gathered ? `${columnsOfQuad}\n${gather}` : ""}
@@ -346,15 +381,15 @@ fn main(
     workgroupBarrier();
     ${
     turns === 1
-      ? `let x_at = column * ${quads + 1}u;
+      ? `let x_at = column * ${chunkQuads}u;
     if (own < CHUNKS) {
       ${multiply(loadNext)}
     }`
-      : `var x_at = column * ${quads + 1}u;
+      : `var x_at = column * ${chunkQuads}u;
     for (var turn = 0u; turn < ${turns}u; turn++) {
       if (own >= CHUNKS) { break; }
       ${multiply(loadNext)}
-      x_at += ${columns * (quads + 1)}u;
+      x_at += ${columns * chunkQuads}u;
     }`
   }
   }

@@ -16,14 +16,21 @@ import {
 import { decodeRows } from "../packed_rows/unpack.ts";
 import type { RowCode } from "../packed_rows/vector_source.ts";
 import arrange from "./arrange_trellis.wgsl" with { type: "text" };
-import { partsOf, trellisRowCode, type TrellisVectorForm, WHOLE_TILES } from "./row_code.ts";
+import {
+  partsOf,
+  tableFormsOf,
+  trellisRowCode,
+  type TrellisVectorForm,
+  WHOLE_TILES,
+} from "./row_code.ts";
 import type { TrellisHost } from "./store.ts";
 import { tableOnGpu } from "./tables.ts";
 import { stepsOf, TILE, tilesOf, type Trellis, type TrellisLayout } from "./trellis.ts";
 import { trellisUnpacking } from "./unpack_source.ts";
 
-/** The least workgroup memory that holds a table beside x. */
+/** The least workgroup memory that holds a table beside x: a usual one, and one of pairs. */
 const TABLE_MEMORY = 32768;
+const PAIRS_MEMORY = 49152;
 
 /** Rows of tiles from which a workgroup takes two: there are nearly as many workgroups as multiprocessors. */
 const MANY_BANDS = 224;
@@ -43,12 +50,20 @@ export function vectorForm(
   rows: number,
 ): TrellisVectorForm {
   if (gpu.software) return WHOLE_TILES;
-  const bands = rows / TILE >= MANY_BANDS &&
-      gpu.device.limits.maxComputeInvocationsPerWorkgroup >= 2 * BAND_THREADS
+  const { maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupStorageSize } = gpu.device.limits;
+  const bands = rows / TILE >= MANY_BANDS && maxComputeInvocationsPerWorkgroup >= 2 * BAND_THREADS
     ? 2
     : 1;
   const parts = partsOf(trellis).at(-1)!;
-  return { parts, bands, threads: bands * BAND_THREADS, turns: MOST_TURNS };
+  const table = maxComputeWorkgroupStorageSize >= PAIRS_MEMORY
+    ? tableFormsOf(trellis).findLast((form) => form === "pairs" || form === "entries")!
+    : "entries";
+  return { parts, bands, threads: bands * BAND_THREADS, turns: MOST_TURNS, table };
+}
+
+/** Whether products with a vector copy their table to workgroup memory. */
+function holdsTable({ device: { limits } }: Pick<Gpu, "device">): boolean {
+  return limits.maxComputeWorkgroupStorageSize >= TABLE_MEMORY;
 }
 
 /** The tensors of trellis layers in the layout of their products: one layer, or a group. */
@@ -61,7 +76,7 @@ class TrellisRows implements PackedRows {
     readonly starts: readonly number[],
     /**
      * The words of all tiles, u32 `[⌈rows / 16⌉, words / 4 · ⌈cols / 16⌉ · 4]`; the scale of each row, f32
-     * `[rows]`; the table.
+     * `[rows]`; the table in the form of products with a vector.
      */
     readonly tensors: readonly [stream: Tensor, scales: Tensor, table: Tensor],
     readonly order?: Tensor,
@@ -84,13 +99,13 @@ class TrellisRows implements PackedRows {
   }
 
   code(gpu: Gpu, rows: number): RowCode {
-    const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
-    const inMemory = maxComputeWorkgroupStorageSize >= TABLE_MEMORY;
-    return trellisRowCode(this.layout, inMemory, this.form ?? vectorForm(gpu, this.layout, rows));
+    const form = this.form ?? vectorForm(gpu, this.layout, rows);
+    return trellisRowCode(this.layout, holdsTable(gpu), form);
   }
 
   unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
-    const { layout, cols, tensors, order } = this;
+    const { layout, cols, tensors: [stream, scales], order } = this;
+    const tensors = [stream, scales, tableOnGpu(gpu, layout)];
     return decodeRows(gpu, { first, rows, cols, code: trellisUnpacking(layout), tensors, order });
   }
 }
@@ -150,5 +165,7 @@ async function uploadRows(
   const ofRows = hosts.map(({ scales }) => new Uint32Array(scales.slice().buffer));
   const scales = uploadParts(gpu, { starts, rows }, ofRows, 1);
   const order = uploadOrders(gpu, hosts.map((host) => host.order));
-  return new TrellisRows(layout, starts, [stream, scales, tableOnGpu(gpu, layout)], order, form);
+  const { table } = form ?? vectorForm(gpu, layout, rows);
+  const onGpu = tableOnGpu(gpu, layout, holdsTable(gpu) ? table : "entries");
+  return new TrellisRows(layout, starts, [stream, scales, onGpu], order, form);
 }

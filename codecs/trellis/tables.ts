@@ -1,5 +1,6 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
+import { type TableForm, tableWords } from "./row_code.ts";
 import { TABLE_DATA } from "./tables_data.ts";
 import { hasTable, type Trellis } from "./trellis.ts";
 
@@ -29,14 +30,20 @@ export function tableOf(trellis: Trellis): Float32Array<ArrayBuffer> {
   return table;
 }
 
-/** {@link tableOf} on the GPU, kept for the lifetime of the device; a view, which needs no freeing. */
-export function tableOnGpu(gpu: Gpu, trellis: Trellis): Tensor {
-  const name = nameOf(trellis);
+/**
+ * {@link tableOf} on the GPU, kept for the lifetime of the device; a view, which needs no freeing.
+ *
+ * @param form f32 entries, or the u32 words of {@link tableWords}.
+ */
+export function tableOnGpu(gpu: Gpu, trellis: Trellis, form: TableForm = "entries"): Tensor {
+  const kind = form === "copies" ? "halves" : form;
+  const name = `${nameOf(trellis)} ${kind}`;
   const known = onGpus.get(gpu) ?? new Map<string, Tensor>();
   onGpus.set(gpu, known);
   let tensor = known.get(name);
   if (!tensor) {
-    const table = tableOf(trellis);
+    const entries = tableOf(trellis);
+    const table = kind === "entries" ? entries : tableWords(trellis, kind, entries);
     const owner = gpu.upload(table, [table.length]);
     tensor = owner.view(0, owner.shape);
     known.set(name, tensor);

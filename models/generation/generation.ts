@@ -7,6 +7,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import { readJson } from "../../storage/json.ts";
 import { Decoder, type DecoderOptions } from "../decoder.ts";
 import type { LayerWeights } from "../layer_weights.ts";
+import { keptBytes } from "../memory_plan.ts";
 import type { ModelFiles } from "../model_files.ts";
 import type { Registers } from "../registers.ts";
 import { type ChatMessage, renderChat } from "../tokenizers/chat_template.ts";
@@ -16,6 +17,9 @@ import { Sampler, type SamplingOptions } from "./sampling.ts";
 
 /** The longest prompt in tokens: some kernels have a workgroup per token in one grid dimension. */
 const LONGEST_PROMPT = 65535;
+
+/** Milliseconds of a prompt's GPU work that are queued before the host waits, so that it can be aborted. */
+const PROMPT_MS = 100;
 
 /** The options of {@link ResidentModel.load}. */
 export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
@@ -27,6 +31,10 @@ export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies">
 /** A resident model, packed or plain: all its weights stay in GPU memory. */
 export class ResidentModel implements Disposable {
   readonly #layers: LayerWeights[] = [];
+  /** Measured milliseconds of a decoder layer per token of a prompt. */
+  #pace = Infinity;
+  /** Bytes of freed memory that prompts leave for the next one. */
+  #kept = 0;
 
   private constructor(readonly files: ModelFiles, readonly decoder: Decoder) {}
 
@@ -46,6 +54,7 @@ export class ResidentModel implements Disposable {
     const model = new ResidentModel(files, new Decoder(gpu, files, { ropeFrequencies }));
     const { layers } = files.architecture;
     try {
+      const start = gpu.memory.current;
       await model.decoder.keepEnds();
       const before = gpu.memory.current;
       for (let layer = 0; layer < layers; layer++) {
@@ -57,6 +66,7 @@ export class ResidentModel implements Disposable {
         await gpu.host.nextTask();
       }
       await model.#warmUp();
+      model.#kept = keptBytes(gpu.memory.current - start);
       return model;
     } catch (error) {
       model[Symbol.dispose]();
@@ -111,10 +121,18 @@ export class ResidentModel implements Disposable {
     this.#checkRoom(cache, ids.length);
     const [hidden] = await this.decoder.embedding.embed([[ids]], cache.length);
     const registers: Registers = new Map([["hidden", hidden]]);
+    let [since, queued] = [performance.now(), 0];
     for (const weights of this.#layers) {
       await this.decoder.run(weights, registers, cache);
       if (ids.length === 1) continue;
-      await gpu.idle(); // a long prompt takes long: lets the signal abort between layers
+      // The host prepares further layers meanwhile, but a long prompt must end soon after its signal.
+      if (++queued * ids.length * this.#pace < PROMPT_MS) gpu.flush();
+      else {
+        await gpu.idle();
+        const now = performance.now();
+        this.#pace = (now - since) / queued / ids.length;
+        [since, queued] = [now, 0];
+      }
       await gpu.host.nextTask();
       if (!signal?.aborted) continue;
       gpu.free(registers.get("hidden")!);
@@ -145,6 +163,11 @@ export class ResidentModel implements Disposable {
     cache.length++;
     using hidden = registers.get("hidden")!;
     return await this.decoder.head.logits(hidden);
+  }
+
+  /** Returns the memory of a prompt's activations to the system, but for what the next prompt may take. */
+  trim(): void {
+    this.decoder.gpu.trim(this.#kept);
   }
 
   #checkRoom({ capacity, length }: KeyValueCache, tokens: number): void {
@@ -350,7 +373,7 @@ class SampledSteps implements Steps {
     const values = await gpu.read(logits);
     if (!values.every(Number.isFinite)) refuseNonFinite(model);
     const id = sampler.next(values, text);
-    if (this.#input.length > 1) gpu.trim(); // memory of the prompt's activations
+    if (this.#input.length > 1) model.trim();
     this.#input = Int32Array.of(id);
     return [id];
   }
@@ -415,7 +438,7 @@ class GreedySteps implements Steps {
       this.#isBroken = true;
       ids.length = wrong;
     }
-    if (prompt) gpu.trim(); // memory of the prompt's activations
+    if (prompt) this.model.trim();
     else this.#pace = (performance.now() - start) / count;
     return ids;
   }

@@ -27,7 +27,8 @@ export class KeyValueCache implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const { keys, values } of this.layers) this.gpu.free(keys, values);
+    // In reverse, so that the next cache of this size has its buffers in the same order.
+    for (const { keys, values } of this.layers.toReversed()) this.gpu.free(values, keys);
   }
 }
 

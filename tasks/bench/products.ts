@@ -5,7 +5,13 @@ import type { GridHost } from "../../codecs/grid/store.ts";
 import { storeLinear, uploadLinears } from "../../codecs/mod.ts";
 import { TransformedGroup } from "../../codecs/transformed_weight.ts";
 import { uploadTrellisGroup, vectorForm } from "../../codecs/trellis/products.ts";
-import { partsOf, type TrellisVectorForm, WHOLE_TILES } from "../../codecs/trellis/row_code.ts";
+import {
+  partsOf,
+  tableFormBytes,
+  tableFormsOf,
+  type TrellisVectorForm,
+  WHOLE_TILES,
+} from "../../codecs/trellis/row_code.ts";
 import type { TrellisHost } from "../../codecs/trellis/store.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
@@ -152,19 +158,23 @@ function trellisVariants(gpu: Gpu, host: TrellisHost): Variant[] {
   const forms: TrellisVectorForm[] = [
     usual,
     WHOLE_TILES,
-    { parts: 1, bands: 2, threads: 512, turns: 1 },
-    ...[[1, 256], [1, 512], [2, 256], [2, 512], [2, 1024], [4, 512], [4, 1024]].map(
-      ([bands, threads]) => ({ parts, bands, threads, turns: 4 }),
-    ),
-    { parts: 2, bands: 2, threads: 512, turns: 2 },
-    { parts, bands: 2, threads: 512, turns: 1 },
+    ...tableFormsOf(host).flatMap((table) => [
+      ...[[1, 256], [2, 512], [4, 1024]].map(([bands, threads]) => ({
+        ...{ parts, bands, threads, turns: 4, table },
+      })),
+      ...partsOf(host).slice(0, -1).map((parts) => ({
+        ...{ parts, bands: 2, threads: 512, turns: 2, table },
+      })),
+    ]),
+    { ...usual, turns: 1 },
   ];
-  const nameOf = ({ parts, bands, threads, turns }: TrellisVectorForm) =>
-    `${parts} parts, ${bands} bands, ${threads} threads, ${turns} turns`;
-  const { maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
+  const nameOf = ({ parts, bands, threads, turns, table }: TrellisVectorForm) =>
+    `${table}, ${parts} parts, ${bands} bands, ${threads} threads, ${turns} turns`;
+  const { maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupStorageSize } = gpu.device.limits;
   const unit = gpu.subgroupSize || 32;
-  const fits = ({ parts, bands, threads }: TrellisVectorForm) =>
-    threads <= maxComputeInvocationsPerWorkgroup && parts * bands * unit <= threads;
+  const fits = ({ parts, bands, threads, table }: TrellisVectorForm) =>
+    threads <= maxComputeInvocationsPerWorkgroup && parts * bands * unit <= threads &&
+    tableFormBytes(host, table) + 8192 <= maxComputeWorkgroupStorageSize;
   const names = new Set<string>();
   const variants = forms.filter(fits).flatMap((form, i): Variant[] => {
     const name = nameOf(form);

@@ -212,6 +212,43 @@ Deno.test("memory counts what is used, what is pooled and the worst moment", asy
   own.free(d);
 });
 
+Deno.test("trim() keeps the smaller buffers, in their order, with their bind groups", async () => {
+  await using own = await Gpu.open(DENO_GPU);
+  const created: unknown[] = [];
+  const createBindGroup = own.device.createBindGroup.bind(own.device);
+  own.device.createBindGroup = (descriptor) => {
+    created.push(descriptor);
+    return createBindGroup(descriptor);
+  };
+  const sizes = [64, 128, 64, 256, 64];
+  /** A step of tensors of all sizes, whose buffers are returned. */
+  const work = async (freed: number[]) => {
+    const tensors = sizes.map((size) => own.zeros([size], "u32"));
+    for (const tensor of tensors) await step(own, tensor, 1);
+    for (const i of freed) own.free(tensors[i]);
+    return tensors.map(({ buffer }) => buffer);
+  };
+  const first = await work([4, 0, 3, 1, 2]);
+  assert.equal(created.length, 5);
+  for (
+    const [kept, left] of [[3000, 5], [3 * 256 + 512 + 1023, 4], [3 * 256, 3], [600, 2], [255, 0]]
+  ) {
+    created.length = 0;
+    own.trim(kept);
+    const bytes = first.toSorted((a, b) => a.size - b.size).slice(0, left)
+      .reduce((sum, { size }) => sum + size, 0);
+    assert.equal(own.memory.pooled, bytes, `kept ${kept}`);
+    const all = await work([2, 4, 1, 0, 3]);
+    assert.equal(created.length, 5 - left, `kept ${kept}`);
+    assert.equal(first.filter((buffer) => all.includes(buffer)).length, left);
+    own.trim(Infinity);
+    first.splice(0, 5, ...await work([0, 1, 2, 3, 4]));
+  }
+  own.trim();
+  assert.equal(own.memory.pooled, 0);
+  await own.idle();
+});
+
 Deno.test("trim() waits for the calls that use a freed tensor", async () => {
   await using own = await Gpu.open(DENO_GPU);
   const x = own.upload(Uint32Array.of(2), [1]);

@@ -16,7 +16,7 @@ import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: 
 import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
-import { partsOf, trellisRowCode } from "../../codecs/trellis/row_code.ts";
+import { partsOf, tableFormsOf, trellisRowCode } from "../../codecs/trellis/row_code.ts";
 import { trellisUnpacking } from "../../codecs/trellis/unpack_source.ts";
 import { hasTable, STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
 import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
@@ -282,11 +282,15 @@ export const GENERATED: [name: string, source: string][] = [
   ...TRELLIS_BITS.flatMap((bits) => {
     const trellis = { bits, stateBits: 12 } as const;
     return partsOf(trellis).flatMap((parts) =>
-      [[1, 4, 32], [2, 1, 32], [2, 3, 0]].map(([bands, turns, lanes]): [string, string] => {
-        const form = { parts, bands, threads: 256 * bands, turns };
+      [[1, 4, 32], [2, 1, 32], [2, 3, 0], [1, 2, 0]].map(([bands, turns, lanes], i): [
+        string,
+        string,
+      ] => {
+        const table = tableFormsOf(trellis).at(i - 4) ?? "entries";
+        const form = { parts, bands, threads: 256 * bands, turns, table };
         const shape = { threads: 256 * bands, lanes, bands: parts * bands, turns };
         return [
-          `rowVectorKernel of a trellis of ${bits} bits, ${parts} parts, ${bands} bands, ${turns} turns of ${lanes}`,
+          `rowVectorKernel of a trellis of ${bits} bits, ${table} in ${parts} parts, ${bands} bands, ${turns} turns of ${lanes}`,
           rowVectorKernel(
             trellisRowCode(trellis, true, form),
             shape,

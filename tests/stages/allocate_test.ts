@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { sum } from "../../base/figures.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
+import { batchesFor } from "../../stages/measure_losses.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 
 const GPTQ = { "group-size": 32 };
@@ -128,23 +129,42 @@ Deno.test("allocate: the choice meets the target and is what is quantized", asyn
 });
 
 Deno.test("allocate: cheap measures one rate and estimates the others near the full ones", async () => {
-  using place = new Workplace({ layers: 2 });
+  using place = new Workplace({ layers: 4 });
   const losses = [];
+  const chosen: NonNullable<RunRecord["allocation"]>[] = [];
   for (const mode of ["full", "cheap"]) {
     const sensitivities = place.path(`${mode}.json`);
-    await place.run({
+    const { record } = await place.run({
       output: place.path(mode),
       stages: stages(place, { "target-bits": 4.7, mode, sensitivities }),
     });
     losses.push(lossesIn(sensitivities));
+    chosen.push(record.allocation!);
   }
   const [full, cheap] = losses;
+  const ratio = (name: string, bits: number) => cheap[name][bits] / cheap[name][3];
   for (const [name, of] of Object.entries(full)) {
     assert.ok(Math.abs(cheap[name][3] / of[3] - 1) < 1e-3, name);
+    const [, layer, module] = /^model\.layers\.(\d)\.(.*)$/.exec(name)!;
     for (const bits of [2, 4]) {
-      const ratio = cheap[name][bits] / of[bits];
-      assert.ok(ratio > 0.3 && ratio < 3, `${name} ${bits}: ${ratio}`);
+      const found = cheap[name][bits] / of[bits];
+      assert.ok(found > 0.3 && found < 3, `${name} ${bits}: ${found}`);
+      const tried = ratio(`model.layers.1.${module}`, bits);
+      const isTaken = Math.abs(ratio(name, bits) / tried - 1) < 1e-6;
+      assert.equal(isTaken, Number(layer) > 0, `${name} ${bits}`);
     }
+  }
+  const names = Object.keys(chosen[0]);
+  const alike = names.filter((name) => chosen[0][name].bits === chosen[1][name].bits);
+  assert.ok(alike.length >= 0.7 * names.length, `${alike.length} of ${names.length}`);
+});
+
+Deno.test("Hessians of estimates take the first batches with 16 tokens for each column", () => {
+  const batches = [2, 3, 1].map((windows) =>
+    Array.from({ length: windows }, () => new Int32Array(8))
+  );
+  for (const [cols, expected] of [[1, 1], [1.5, 2], [2.5, 2], [2.6, 3], [3, 3], [100, 3]]) {
+    assert.equal(batchesFor(batches, cols), expected, `${cols} columns`);
   }
 });
 

@@ -10,7 +10,7 @@ Deno.test("bench:products measures the forms of linear layers and variants of th
   assert.equal(shape, "32 x 128");
   assert.match(head, /^form +variant +µs +GB\/s +of billm/);
   assert.match(lines.join("\n"), /^trellis-2 .* as in a model$/m);
-  assert.match(lines.join("\n"), /^trellis-2 +4 parts, 2 bands, /m);
+  assert.match(lines.join("\n"), /^trellis-2 +entries, 4 parts, 2 bands, /m);
   assert.doesNotMatch(stdout, /NaN|Infinity/);
 });
 
