@@ -104,6 +104,8 @@ export class Gpu implements AsyncDisposable {
   /** Whether kernels may use subgroup barriers. */
   readonly subgroupBarriers: boolean;
   #budget: number;
+  /** The most bytes that were found to be available. */
+  #probed = 0;
   /** Whether kernels may use f64. */
   readonly f64: boolean;
   readonly poison: boolean;
@@ -225,9 +227,10 @@ export class Gpu implements AsyncDisposable {
    * be allocated. If that is less than `bytes`, it becomes the budget.
    */
   async memoryFor(bytes: number): Promise<number> {
-    if (this.#budget === Infinity) {
+    if (this.#budget === Infinity && bytes > this.#probed) {
       const found = await this.#probe(bytes);
       if (found < bytes) this.#budget = found;
+      else this.#probed = bytes;
     }
     return Math.min(bytes, this.#budget);
   }

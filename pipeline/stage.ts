@@ -260,6 +260,11 @@ export interface LinearStage<Options = unknown> extends StageBase<Options> {
    * @param allocated Values from the artifact "allocation".
    */
   optionsOf?(options: Options, name: string, allocated?: SomeOptions): Options | undefined;
+  /**
+   * Roughly the floating-point operations of a matrix product that would take as long as the stage for a
+   * linear layer; for the time that is expected before a run. Absent if that is hardly any.
+   */
+  work?(options: Options, shape: { rows: number; cols: number }): number;
   run(context: LinearContext, options: Options): Promise<void>;
 }
 

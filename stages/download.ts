@@ -6,6 +6,7 @@ import { requireTensors } from "../models/required_tensors.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { defineStage } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
+import { checkNeeds, needsText, quantizes, runNeeds } from "./run_needs.ts";
 
 /** The stage that finds the model, a folder or a name on the hub, and checks its files. */
 export const download = defineStage({
@@ -19,6 +20,17 @@ export const download = defineStage({
   }),
   needs: [],
   gives: ["model-files"],
+
+  /** Says what the run takes, and refuses what cannot fit. */
+  async check(context) {
+    const { gpu, stages } = context;
+    if (!quantizes(stages)) return;
+    const model = context.get("model-files");
+    const needs = await runNeeds(model, stages, gpu);
+    gpu.resetPeak(); // that of the measurement
+    context.emit({ type: "stage", stage: "needs", text: needsText(needs) });
+    await checkNeeds(needs, gpu, { name: model.name, output: context.folder.path });
+  },
 
   async run(context, { revision }) {
     const { model: name } = context;

@@ -24,6 +24,7 @@ import type { LinearContext } from "../pipeline/stage.ts";
 import { draftOf } from "./draft_of.ts";
 import { NOT_FOR_GRIDS } from "./grid_options.ts";
 import { spreadErrorFrom } from "./spread_error.ts";
+import { searchOperations } from "./run_needs.ts";
 
 /** The kind of levels that options select. */
 function kindOf(
@@ -83,6 +84,7 @@ export const levels = defineQuantizer({
     values: ({ pattern }) => pattern === undefined ? LEVEL_COUNTS : COUNTS_OF_PATTERN[pattern],
     bytes: (options, shape) => levelsBytes({ ...shape, ...kindOf(options) }),
   },
+  work: ({ rounds, sweeps, moves }, shape) => searchOperations({ rounds, sweeps, moves }, shape),
 
   async run(context, { damping, rounds, sweeps, moves, ...options }) {
     await quantizeToLevels(context, kindOf(options), damping, { rounds, sweeps, moves });

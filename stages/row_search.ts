@@ -4,6 +4,7 @@ import { BillmDraft } from "../codecs/billm/draft.ts";
 import { canSearch, searchBits } from "../codecs/billm/search.ts";
 import { dampedHessian } from "../gpu/kernels/hessian/hessian.ts";
 import { defineStage } from "../pipeline/stage.ts";
+import { searchOperations } from "./run_needs.ts";
 import { formText } from "./block_bits.ts";
 
 /** The bits of codes of means and scales. */
@@ -39,6 +40,7 @@ export const rowSearch = defineStage({
   needs: ["hessian", "zones", "block-error"],
   gives: [],
   excludes: ["packed-model"],
+  work: ({ rounds, sweeps, moves }, shape) => searchOperations({ rounds, sweeps, moves }, shape),
 
   async run(context, { rounds, sweeps, moves, damping, scales }) {
     const { gpu, linear } = context;

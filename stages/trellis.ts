@@ -53,6 +53,8 @@ export const trellis = defineQuantizer({
     bytes: ({ bits, table, order }, shape) =>
       trellisBytes({ ...shape, bits, stateBits: table }, order === "falling"),
   },
+  /** As measured at 2 bits: the search takes 3.5 ns per weight where products reach 42 TFLOP/s. */
+  work: (_options, { rows, cols }) => 150_000 * rows * cols,
 
   async run(context, { bits, table, order, damping }) {
     const { gpu, linear } = context;

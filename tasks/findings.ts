@@ -125,21 +125,32 @@ function features({ device, subgroupSize, f64 }: Gpu): Finding {
   };
 }
 
-function limits({ device, maxBinding }: Gpu): Finding {
-  const { maxBufferSize, maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } =
-    device.limits;
-  const largest = Math.min(maxBufferSize, maxBinding);
+/** The largest matrix of LLaMA-7B in f32, and the arrays of its size that a kernel takes at most. */
+const LARGE_BYTES = 4 * 11008 ** 2;
+const LARGE_ARRAYS = 2;
+
+function limits({ device, maxBinding, maxBuffer }: Gpu): Finding {
+  const {
+    maxComputeWorkgroupStorageSize,
+    maxComputeInvocationsPerWorkgroup,
+    maxStorageBuffersPerShaderStage,
+  } = device.limits;
   const values = {
-    maxBufferSize,
+    maxBufferSize: maxBuffer,
     maxStorageBufferBindingSize: maxBinding,
+    maxStorageBuffersPerShaderStage,
     maxComputeWorkgroupStorageSize,
     maxComputeInvocationsPerWorkgroup,
   };
-  const text =
-    `buffers of ${bytesText(largest)}, workgroups of ${maxComputeInvocationsPerWorkgroup}` +
-    ` threads with ${bytesText(maxComputeWorkgroupStorageSize)}`;
-  // The largest matrix of LLaMA-7B, in f32.
-  if (largest >= 4096 * 11008 * 4) return { check: "limits", state: "good", text, values };
+  const text = `buffers of ${bytesText(maxBuffer)}, of which kernels bind ` +
+    `${maxStorageBuffersPerShaderStage} parts of ${bytesText(maxBinding)}; workgroups of ` +
+    `${maxComputeInvocationsPerWorkgroup} threads with ${
+      bytesText(maxComputeWorkgroupStorageSize)
+    }`;
+  const parts = LARGE_ARRAYS * Math.ceil(LARGE_BYTES / maxBinding);
+  if (parts < maxStorageBuffersPerShaderStage) {
+    return { check: "limits", state: "good", text, values };
+  }
   return {
     check: "limits",
     state: "warning",

@@ -3,7 +3,9 @@ import { basename, join } from "node:path";
 import { stringify } from "yaml";
 import { UserError } from "../base/errors.ts";
 import { listed } from "../base/figures.ts";
-import { bytesText, percentText } from "../base/units.ts";
+import { bytesOf, bytesText, percentText } from "../base/units.ts";
+import type { Gpu } from "../gpu/device.ts";
+import { openGpu } from "../hosts/deno_gpu.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import type { PipelineConfig } from "../pipeline/config/config.ts";
 import { chooseCell } from "../pipeline/grid/grid.ts";
@@ -16,6 +18,7 @@ import { pairsIn } from "../stages/metrics/metric.ts";
 import { METRICS } from "../stages/metrics/mod.ts";
 import { RECIPES, STAGES } from "../stages/mod.ts";
 import { expectedSize } from "../stages/rate_plan.ts";
+import { checkNeeds, needsText, quantizes, runNeeds } from "../stages/run_needs.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
 import { showJson, showProgress } from "./progress.ts";
@@ -103,6 +106,7 @@ await runCommand(
       console.log(
         values.json ? JSON.stringify(planOf(config)) : `${planText(config)}\n${sizeLine(config)}`,
       );
+      if (!values.json) await printNeeds(config);
       return;
     }
     const record = await runPipeline(config, runOptions);
@@ -221,6 +225,32 @@ function sizeLine({ model, stages }: PipelineConfig<Stage>): string {
   const range = (a: string, b: string) => a === b ? a : `${a} to ${b}`;
   return `Size: weight files of ${range(bytesText(least), bytesText(most))} at most, ` +
     `${range(fewest.toFixed(2), greatest.toFixed(2))} bits per weight of the linear layers`;
+}
+
+/**
+ * Prints what the run will take.
+ *
+ * @throws {UserError} If that is more than there is.
+ */
+async function printNeeds(
+  { model, stages, output, gpu: { adapter, memory } }: PipelineConfig<Stage>,
+) {
+  if (!quantizes(stages) || !existsSync(join(model, "config.json"))) return;
+  using files = ModelFiles.open(denoFolder(model));
+  let gpu: Gpu;
+  try {
+    gpu = await openGpu({ adapter, memory: memory ? bytesOf(memory) : undefined });
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    console.log(
+      `Needs: ${needsText(await runNeeds(files, stages))}\n(no GPU here: ${error.message})`,
+    );
+    return;
+  }
+  await using device = gpu;
+  const needs = await runNeeds(files, stages, device);
+  console.log(`Needs: ${needsText(needs)}`);
+  await checkNeeds(needs, device, { name: model, output });
 }
 
 /** The lines that summarize a finished run. */

@@ -1,0 +1,31 @@
+import type { Gpu } from "../../device.ts";
+import { gemm } from "./gemm.ts";
+
+const RUNS = 3;
+
+/**
+ * The FLOP/s of a product of square f32 matrices, the best of a few runs. The matrices are zeros, and the
+ * memory is returned.
+ *
+ * @param n Rows and columns; by default as many as take a few milliseconds.
+ */
+export async function productRate(gpu: Gpu, n = gpu.software ? 256 : 4096): Promise<number> {
+  const repeats = gpu.software ? 1 : 5;
+  let best = Infinity;
+  {
+    using a = gpu.zeros([n, n]);
+    using b = gpu.zeros([n, n]);
+    using c = gpu.empty([n, n]);
+    for (let run = 0; run <= RUNS; run++) { // the first one compiles the kernel
+      await gpu.idle();
+      const start = performance.now();
+      for (let i = 0; i < repeats; i++) {
+        await gemm(gpu, { layout: "NT", m: n, n, k: n, a, b, c });
+      }
+      await gpu.idle();
+      if (run > 0) best = Math.min(best, (performance.now() - start) / 1000 / repeats);
+    }
+  }
+  gpu.trim();
+  return 2 * n ** 3 / best;
+}
