@@ -20,7 +20,7 @@ async function needsFor(place: Workplace, fields: PipelineFields = {}, device?: 
 }
 
 Deno.test("a run takes no more GPU memory and disk than it says, and says it once", async () => {
-  using place = new Workplace({ layers: 2 });
+  using place = new Workplace({ layers: 2, hidden: 128, intermediate: 256 });
   const needs = await needsFor(place);
   const { record: { packed, layers }, events } = await place.run();
   const peakGpuBytes = Math.max(...layers!.map(({ peakGpuBytes }) => peakGpuBytes));
