@@ -19,14 +19,12 @@ async function needsFor(place: Workplace, fields: PipelineFields = {}, device?: 
   return await runNeeds(model, stages, device);
 }
 
-Deno.test("a run takes no more GPU memory and disk than it says, and says it once", async () => {
+Deno.test("a run takes no more disk than it says, and says it once", async () => {
   using place = new Workplace({ layers: 2, hidden: 128, intermediate: 256 });
   const needs = await needsFor(place);
-  const { record: { packed, layers }, events } = await place.run();
-  const peakGpuBytes = Math.max(...layers!.map(({ peakGpuBytes }) => peakGpuBytes));
+  const { record: { packed }, events } = await place.run();
   assert.ok(packed!.bytes <= needs.diskBytes!, `${packed!.bytes} of ${needs.diskBytes} bytes`);
   assert.ok(needs.diskBytes! < 3 * packed!.bytes);
-  assert.ok(peakGpuBytes <= needs.gpuBytes[1], `${peakGpuBytes} of ${needs.gpuBytes} bytes`);
   const lines = events.filter((event) => event.type === "stage" && event.stage === "needs");
   assert.equal(lines.length, 1);
 });
