@@ -45,7 +45,7 @@ export class LookupMatrix implements Disposable {
 
   /** Rows of a part, for a row size in bytes. */
   rowsPerPart(rowBytes = 4 * this.cols): number {
-    return Math.max(1, Math.floor(this.partBytes / rowBytes));
+    return Math.max(1, Math.floor(Math.min(this.partBytes, this.#gpu.maxBinding) / rowBytes));
   }
 
   /**
