@@ -4,8 +4,8 @@ import { contents, type StageItem, Workplace } from "../micro_model.ts";
 /** The widest Hessian takes four times as much. */
 const BINDING = 65536;
 
-/** Two layers of 256 columns at the most, and batches whose logits fit into a kernel's bindings. */
-const WIDE = { layers: 2, intermediate: 256 };
+/** A layer of 256 columns at the most, and batches whose logits fit into a kernel's bindings. */
+const WIDE = { layers: 1, intermediate: 256 };
 
 const CHAINS: Record<string, (place: Workplace) => StageItem[]> = {
   "BiLLM with correction, rotation and search": (place) => [
