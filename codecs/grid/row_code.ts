@@ -19,13 +19,6 @@ export interface GridWork {
   bands: number;
   /** The most threads of a workgroup. */
   threads: number;
-  /**
-   * Sums of a row that a thread adds up side by side. A GPU begins an addition some cycles after the one
-   * that it depends on, which with a single sum only other subgroups can fill.
-   */
-  chains: 1 | 4;
-  /** Whether the codes of the next chunk are loaded while one is multiplied, which takes registers. */
-  isAhead: boolean;
 }
 
 /** 2^23 as the bits of an f32: combined with an integer below, it is the f32 2^23 + that integer. */
@@ -64,22 +57,23 @@ function placeOf(word: (k: number) => string, i: number, bits: number): Place {
  * and the grids "mean" and "sign", with codes 0 and 1, add 2 scale · Σ code x + (center - scale) Σ x.
  *
  * Salient weights have 0 as their ordinary code: what it adds is subtracted from their own values.
+ *
+ * A thread adds up four sums of a row side by side: a GPU begins an addition some cycles after the one that
+ * it depends on, which with a single sum only other subgroups can fill.
  */
 export function gridRowCode(form: GridForm, work: GridWork): RowCode {
   const { bits, salient, centered } = form;
-  const { rows, bands, threads, chains, isAhead } = work;
   return {
-    name: `grid_${bits}${centered ? "_centered" : ""}${salient ? "_salient" : ""}` +
-      `${chains > 1 ? `_chains_${chains}` : ""}${isAhead ? "_ahead" : ""}`,
+    name: `grid_${bits}${centered ? "_centered" : ""}${salient ? "_salient" : ""}`,
     chunk: GRID_CHUNK,
-    ...{ rows, bands, threads },
+    ...work,
     tensors: {
       codes: wordType(bits),
       fits: "u32", // scale, and zero or center, as f16: [rows, FITS]
       ...(salient && { marks: "vec2u", salient_codes: "u32" }),
     },
     bytes: 0,
-    text: () => gridText(form, work),
+    text: () => gridText(form, work.rows),
   };
 }
 
@@ -87,10 +81,7 @@ function wordType(bits: number): string {
   return bits === 3 ? "u32" : ["u32", "vec2u", "vec4u"][Math.min(Math.log2(bits), 2)];
 }
 
-function gridText(
-  { bits, salient, centered }: GridForm,
-  { rows, chains, isAhead }: GridWork,
-): RowCodeText {
+function gridText({ bits, salient, centered }: GridForm, rows: number): RowCodeText {
   const perRead = bits === 3 ? 1 : Math.min(bits, 4); // words
   const reads = bits / perRead;
   const middle = bits === 1 ? 0 : 2 ** (bits - 1);
@@ -99,29 +90,12 @@ function gridText(
     return perRead === 1 ? read : `${read}.${XYZW[k % perRead]}`;
   };
 
-  /** What is loaded for a row: its variables with their types and places. */
-  const loadedOf = (r: number): [name: string, type: string, value: string][] => [
-    ...Array.from({ length: reads }, (_, k): [string, string, string] => [
-      `codes${r}_${k}`,
-      wordType(bits),
-      `codes[${reads === 1 ? `at${r}` : `${reads}u * at${r} + ${k}u`}]`,
-    ]),
-    [`fit${r}`, "u32", `fits[row${r} * FITS + chunk / FIT_CHUNKS]`],
-    ...(salient ? [[`marks${r}`, "vec2u", `marks[at${r}]`] as [string, string, string]] : []),
-  ];
-  const each = (text: (name: string, type: string, value: string) => string) =>
-    repeat(
-      rows,
-      (r) => loadedOf(r).map(([name, type, value]) => text(name, type, value)).join(" "),
-      "\n    ",
-    );
   const places = repeat(rows, (r) => `let at${r} = row${r} * CHUNKS + chunk;`, " ");
-  const load = `${places}
-    ${
-    each((name, _, value) =>
-      `${isAhead ? "" : "let "}${isAhead ? `ahead_${name}` : name} = ${value};`
-    )
-  }`;
+  const place = (r: number, k: number) => reads === 1 ? `at${r}` : `${reads}u * at${r} + ${k}u`;
+  const loadsOf = (r: number) =>
+    `${repeat(reads, (k) => `let codes${r}_${k} = codes[${place(r, k)}];`, " ")} ` +
+    `let fit${r} = fits[row${r} * FITS + chunk / FIT_CHUNKS];` +
+    `${salient ? ` let marks${r} = marks[at${r}];` : ""}`;
   const salientFits = repeat(
     salient ? rows : 0,
     (r) => `let salient_fit${r} = fits[row${r} * FITS + FITS - 1u];`,
@@ -144,21 +118,10 @@ function gridText(
     const zeros = vector("vec4f", (i) => `${2 ** 23 + middle * 2 ** shift(q, i)}.0`);
     return `bitcast<vec4f>((${words} & ${masks}) | vec4u(${MAGIC}u)) - ${zeros}`;
   };
-  const dotsOf = (r: number) =>
-    chains === 1
-      ? `var dots = 0.0;
-      ${
-        columns.map((q) =>
-          `{ let code = ${decoded(r, q)}; ${
-            repeat(4, (i) => `dots = fma(code.${XYZW[i]}, z${q}.${XYZW[i]}, dots);`, " ")
-          } }`
-        ).join("\n      ")
-      }`
-      : `var four = (${decoded(r, 0)}) * z0;
-      ${columns.slice(1).map((q) => `four = fma(${decoded(r, q)}, z${q}, four);`).join("\n      ")}
-      let dots = (four.x + four.y) + (four.z + four.w);`;
   const product = (r: number) =>
-    `{ ${dotsOf(r)}
+    `{ var four = (${decoded(r, 0)}) * z0;
+      ${columns.slice(1).map((q) => `four = fma(${decoded(r, q)}, z${q}, four);`).join("\n      ")}
+      let dots = (four.x + four.y) + (four.z + four.w);
       let fit = unpack2x16float(fit${r});
       ${
       centered
@@ -185,11 +148,8 @@ function gridText(
     declarations: `override FITS: u32;        // scales of a row
 override FIT_CHUNKS: u32;  // chunks of a scale group`,
     setup: salientFits,
-    ...(isAhead && {
-      variables: each((name, type) => `var ahead_${name}: ${type};`),
-      take: each((name) => `let ${name} = ahead_${name};`),
-    }),
-    load,
+    load: `${places}
+    ${repeat(rows, loadsOf, "\n    ")}`,
     multiply: `let x_four = ${columns.map((q) => `x${q}`).join(" + ")};
       let x_sum = (x_four.x + x_four.y) + (x_four.z + x_four.w);
       ${scaled}

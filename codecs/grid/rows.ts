@@ -28,8 +28,6 @@ export function gridWork({ software }: Pick<Gpu, "software">, rows: number): Gri
     rows: software ? 4 : 8,
     bands: !software && rows >= MANY_ROWS ? 2 : 1,
     threads: 256,
-    chains: 4,
-    isAhead: false,
   };
 }
 

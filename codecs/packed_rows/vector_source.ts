@@ -246,17 +246,16 @@ ${gathered ? "" : columnsOfQuad}`;
   const sumsOf = (q: number) => four((i) => `sum${4 * q + i}`);
   const tree = Array.from({ length: Math.log2(columns) }, (_, i) => columns >> (i + 1));
   const treeThread = bands === 1 ? "thread" : "column";
+  const shared = isDense ? "workgroupBarrier(); // everyone is done with the last panel\n  " : "";
   const addUp = lanes
-    ? `${repeat(rows / 4, (q) => `let total${q} = subgroupAdd(${sumsOf(q)});`, "\n  ")}
+    ? `${shared}${repeat(rows / 4, (q) => `let total${q} = subgroupAdd(${sumsOf(q)});`, "\n  ")}
   ${input === "rms" ? "let squared = subgroupAdd(square);" : ""}
-  ${isDense ? "workgroupBarrier(); // everyone is done with the last panel" : ""}
   if (thread % ${lanes}u == 0u) {
     ${repeat(rows / 4, (q) => `${sumPlace(`thread / ${lanes}u`, `${q}u`)} = total${q};`, "\n    ")}
     ${input === "rms" ? `${squarePlace(`thread / ${lanes}u`)} = squared;` : ""}
   }
   workgroupBarrier();`
-    : `${isDense ? "workgroupBarrier(); // everyone is done with the last panel" : ""}
-  ${repeat(rows / 4, (q) => `${sumPlace("thread", `${q}u`)} = ${sumsOf(q)};`, "\n  ")}
+    : `${shared}${repeat(rows / 4, (q) => `${sumPlace("thread", `${q}u`)} = ${sumsOf(q)};`, "\n  ")}
   ${input === "rms" ? `${squarePlace("thread")} = square;` : ""}
   workgroupBarrier();
   ${
@@ -319,7 +318,7 @@ ${
       ? `var<workgroup> xs: array<vec4f, ${
         denseQuads(panelQuads, summed, rows)
       }>; // and sums later`
-      : `var<workgroup> xs: array<vec4f, ${columns * turns * (quads + 1)}>;
+      : `var<workgroup> xs: array<vec4f, ${columns * turns * chunkQuads}>;
 var<workgroup> sums: array<array<vec4f, ${rows / 4}>, ${summed}>;
 ${input === "rms" ? `var<workgroup> squares: array<f32, ${summed}>;` : ""}`
   }

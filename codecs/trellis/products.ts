@@ -32,8 +32,12 @@ import { trellisUnpacking } from "./unpack_source.ts";
 const TABLE_MEMORY = 32768;
 const PAIRS_MEMORY = 49152;
 
-/** Rows of tiles from which a workgroup takes two: there are nearly as many workgroups as multiprocessors. */
+/**
+ * Rows of tiles from which a workgroup takes two, and four: there are nearly as many workgroups as
+ * multiprocessors, and twice as many.
+ */
 const MANY_BANDS = 224;
+const MOST_BANDS = 1024;
 /** Threads of a workgroup for each row of tiles. */
 const BAND_THREADS = 256;
 /** Turns of a thread, so that a panel of x and the table are within 48 KB. */
@@ -49,21 +53,18 @@ export function vectorForm(
   trellis: Trellis,
   rows: number,
 ): TrellisVectorForm {
-  if (gpu.software) return WHOLE_TILES;
   const { maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupStorageSize } = gpu.device.limits;
-  const bands = rows / TILE >= MANY_BANDS && maxComputeInvocationsPerWorkgroup >= 2 * BAND_THREADS
-    ? 2
-    : 1;
-  const parts = partsOf(trellis).at(-1)!;
+  const entries = maxComputeWorkgroupStorageSize >= TABLE_MEMORY ? "entries" : "stored";
+  if (gpu.software) return { ...WHOLE_TILES, table: entries };
+  const tiles = rows / TILE;
+  const wanted = tiles >= MOST_BANDS ? 4 : tiles >= MANY_BANDS ? 2 : 1;
+  const most = Math.floor(maxComputeInvocationsPerWorkgroup / BAND_THREADS);
+  const bands = Math.max(1, Math.min(wanted, most));
   const table = maxComputeWorkgroupStorageSize >= PAIRS_MEMORY
-    ? tableFormsOf(trellis).findLast((form) => form === "pairs" || form === "entries")!
-    : "entries";
+    ? tableFormsOf(trellis).at(-1)!
+    : entries;
+  const parts = partsOf(trellis);
   return { parts, bands, threads: bands * BAND_THREADS, turns: MOST_TURNS, table };
-}
-
-/** Whether products with a vector copy their table to workgroup memory. */
-function holdsTable({ device: { limits } }: Pick<Gpu, "device">): boolean {
-  return limits.maxComputeWorkgroupStorageSize >= TABLE_MEMORY;
 }
 
 /** The tensors of trellis layers in the layout of their products: one layer, or a group. */
@@ -99,8 +100,7 @@ class TrellisRows implements PackedRows {
   }
 
   code(gpu: Gpu, rows: number): RowCode {
-    const form = this.form ?? vectorForm(gpu, this.layout, rows);
-    return trellisRowCode(this.layout, holdsTable(gpu), form);
+    return trellisRowCode(this.layout, this.form ?? vectorForm(gpu, this.layout, rows));
   }
 
   unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
@@ -166,6 +166,6 @@ async function uploadRows(
   const scales = uploadParts(gpu, { starts, rows }, ofRows, 1);
   const order = uploadOrders(gpu, hosts.map((host) => host.order));
   const { table } = form ?? vectorForm(gpu, layout, rows);
-  const onGpu = tableOnGpu(gpu, layout, holdsTable(gpu) ? table : "entries");
-  return new TrellisRows(layout, starts, [stream, scales, onGpu], order, form);
+  const tensors = [stream, scales, tableOnGpu(gpu, layout, table)] as const;
+  return new TrellisRows(layout, starts, tensors, order, form);
 }

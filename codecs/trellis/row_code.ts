@@ -3,11 +3,11 @@ import type { RowCode, RowCodeText } from "../packed_rows/vector_source.ts";
 import { stepsOf, TILE, type Trellis } from "./trellis.ts";
 
 /**
- * How the table lies in workgroup memory: the entries as they are, f32 numbers or pairs of f16 numbers of
- * one step ("entries"); two f16 numbers of neighbouring states in a word ("halves"); four copies of these
- * in banks of their own ("copies"); or what two successive steps of one weight need ("pairs").
+ * Where the table is read: where it is stored ("stored"), or in workgroup memory, either entry by entry, f32
+ * numbers or pairs of f16 numbers of one step ("entries"), or in words with the f16 numbers of two successive
+ * steps of one weight ("pairs").
  */
-export type TableForm = "entries" | "halves" | "copies" | "pairs";
+export type TableForm = "stored" | "entries" | "pairs";
 
 /** How the threads of a workgroup share tiles in the product with a vector. */
 export interface TrellisVectorForm {
@@ -31,42 +31,35 @@ export const WHOLE_TILES: TrellisVectorForm = {
   table: "entries",
 };
 
-/** The parts into which the tiles of a trellis can be split, the most last. */
-export function partsOf(trellis: Trellis): (1 | 2 | 4)[] {
+/** The most parts into which the tiles of a trellis can be split. */
+export function partsOf(trellis: Trellis): 1 | 2 | 4 {
   const quads = stepsOf(trellis).words / 4;
-  return ([1, 2, 4] as const).filter((parts) => quads % parts === 0);
+  return quads % 4 === 0 ? 4 : quads % 2 === 0 ? 2 : 1;
 }
 
-/** The forms of the table that a trellis can have. */
+/** The forms of the table in workgroup memory that a trellis can have. */
 export function tableFormsOf(trellis: Trellis): TableForm[] {
   const { stepBits, stepWeights } = stepsOf(trellis);
-  if (stepWeights === 2) return ["entries"];
-  return ["entries", "halves", "copies", ...(stepBits <= 2 ? ["pairs" as const] : [])];
+  return stepWeights === 1 && stepBits <= 2 ? ["entries", "pairs"] : ["entries"];
 }
 
-/** Bytes of a table in a form. */
+/** Bytes of workgroup memory of a table in a form. */
 export function tableFormBytes({ stateBits }: Trellis, form: TableForm): number {
-  return { entries: 4, halves: 2, copies: 8, pairs: 8 }[form] * 2 ** stateBits;
+  return { stored: 0, entries: 4, pairs: 8 }[form] * 2 ** stateBits;
 }
 
 /**
- * The words of a table in a form other than "entries" and "copies", which is made of "halves".
+ * The words of a table in the form "pairs".
  *
  * @param table The entries, exact f16 values.
- * @returns Halves: the states 2 i and 2 i + 1 in word i. Pairs with steps of 1 bit: both states of each
- *   window of two steps in a word. With steps of 2 bits, the first and the last bit of the window are not
- *   part of the index: a word with the two possible first states, and one with the two second states.
+ * @returns With steps of 1 bit, both states of each window of two steps in a word. With steps of 2 bits, the
+ *   first and the last bit of the window are not part of the index: a word with the two possible first
+ *   states, and one with the two second states.
  */
-export function tableWords(
-  trellis: Trellis,
-  form: "halves" | "pairs",
-  table: Float32Array,
-): Uint32Array<ArrayBuffer> {
+export function pairWords(trellis: Trellis, table: Float32Array): Uint32Array<ArrayBuffer> {
   const entries = 2 ** trellis.stateBits;
   const half = entries / 2;
-  const states = form === "halves"
-    ? table.keys()
-    : stepsOf(trellis).stepBits === 1
+  const states = stepsOf(trellis).stepBits === 1
     ? Array.from({ length: 2 * entries }, (_, i) => [i >> 1, i % entries]).flat()
     : Array.from({ length: entries }, (_, i) => {
       const [first, second] = [i >> 1, 2 * (i % half)];
@@ -90,49 +83,36 @@ const MOST_COPIES = 16;
  * "pairs" gives two weights: 3.1 times for each. So all else has to take place meanwhile: the table arrives
  * at once and not in a loop, several rows of tiles share it and x, and threads that decode a part of a tile
  * need few registers, so that a multiprocessor has room for many.
- *
- * @param inMemory Whether the table is copied to workgroup memory, in the form's form of a table.
  */
-export function trellisRowCode(
-  trellis: Trellis,
-  inMemory: boolean,
-  form: TrellisVectorForm = WHOLE_TILES,
-): RowCode {
+export function trellisRowCode(trellis: Trellis, form: TrellisVectorForm): RowCode {
   const { stateBits, bits } = trellis;
-  const { parts, bands, threads, turns } = form;
-  const table = inMemory ? form.table : "entries";
+  const { parts, bands, threads, turns, table } = form;
   return {
-    name: `trellis_${stateBits}_${bits}${
-      inMemory ? table === "entries" ? "" : `_${table}` : "_stored"
-    }`,
+    name: `trellis_${stateBits}_${bits}_${table}`,
     chunk: TILE,
     rows: TILE / parts,
     ...{ bands: parts * bands, threads, turns },
     tensors: {
       stream: "vec4u", // [tiles below, words / 4, CHUNKS]
       scales: "f32", // [rows]
-      table: table === "entries"
-        ? stepsOf(trellis).stepWeights === 1 ? "f32" : "vec2f"
-        : wordType(trellis, table),
+      table: tableType(trellis, table),
     },
-    bytes: inMemory ? tableFormBytes(trellis, table) : 0,
+    bytes: tableFormBytes(trellis, table),
     isDense: true,
-    text: (threads) => trellisText(trellis, inMemory, table, parts, threads),
+    text: (threads) => trellisText(trellis, form, threads),
   };
 }
 
-/** The WGSL type of an entry of a table in workgroup memory. */
-function wordType(trellis: Trellis, table: TableForm): "f32" | "u32" | "vec2u" {
+/** The WGSL type of an entry of a table where it is stored. */
+function tableType(trellis: Trellis, table: TableForm): "f32" | "vec2f" | "u32" | "vec2u" {
   const { stepBits, stepWeights } = stepsOf(trellis);
-  if (table === "entries") return stepWeights === 1 ? "f32" : "u32";
-  return table === "pairs" && stepBits === 2 ? "vec2u" : "u32";
+  if (table === "pairs") return stepBits === 1 ? "u32" : "vec2u";
+  return stepWeights === 1 ? "f32" : "vec2f";
 }
 
 function trellisText(
   trellis: Trellis,
-  inMemory: boolean,
-  table: TableForm,
-  parts: number,
+  { parts, table }: TrellisVectorForm,
   threads: number,
 ): RowCodeText {
   const { stateBits } = trellis;
@@ -140,7 +120,6 @@ function trellisText(
   const [steps, words] = [tile.steps / parts, tile.words / parts];
   const quads = words / 4;
   const entries = 2 ** stateBits;
-  const isSingle = stepWeights === 1;
   /** Word k of those of the thread, the one before them with k = -1. */
   const word = (k: number) => {
     if (k >= 0) return `own${k >> 2}.${XYZW[k & 3]}`;
@@ -168,62 +147,37 @@ function trellisText(
       : window;
     return `unpack2x16float(${word} >> ((${shift}) & 16u)).x`;
   };
-  const products: Record<TableForm, (step: number) => string> = {
-    entries(step) {
-      const entry = `${inMemory ? "entries" : "table"}[${state(step)}]`;
-      if (isSingle) return term(step, entry);
-      return `{ let pair = ${inMemory ? `unpack2x16float(${entry})` : entry}; ${
-        term(2 * step, "pair.x")
-      } ${term(2 * step + 1, "pair.y")} }`;
-    },
-    halves: (step) =>
-      `{ let state = ${state(step)}; ${term(step, choice("entries[state >> 1u]", "state", 0))} }`,
-    copies: (step) =>
-      `{ let window = ${window(step)}; ${
-        term(
-          step,
-          choice(
-            `entries[((window << 1u) & ${
-              (entries / 16 - 1) << 5
-            }u) | ((window >> 1u) & 7u) | copy]`,
-            "window",
-            0,
-          ),
-        )
-      } }`,
-    pairs(step) {
-      if (step % 2) return "";
-      const bits = stateBits + stepBits;
-      if (stepBits === 1) {
-        return `{ let pair = unpack2x16float(entries[${window(step + 1, bits)} & ${
-          2 * entries - 1
-        }u]); ${term(step, "pair.x")} ${term(step + 1, "pair.y")} }`;
-      }
-      return `{ let window = ${window(step + 1, bits)}; let words = entries[(window >> 1u) & ${
-        entries - 1
-      }u]; ${term(step, choice("words.x", "window", bits - 1))} ${
-        term(step + 1, choice("words.y", "window", 0))
-      } }`;
-    },
+  const both = (place: number, pair: string) =>
+    `{ let pair = ${pair}; ${term(place, "pair.x")} ${term(place + 1, "pair.y")} }`;
+  const product = (step: number) => {
+    const entry = `${table === "stored" ? "table" : "entries"}[${state(step)}]`;
+    if (stepWeights === 1) return term(step, entry);
+    return both(2 * step, table === "stored" ? entry : `unpack2x16float(${entry})`);
+  };
+  const productOfTwo = (step: number) => {
+    const bits = stateBits + stepBits;
+    const states = window(step + 1, bits);
+    if (stepBits === 1) {
+      return both(step, `unpack2x16float(entries[${states} & ${2 * entries - 1}u])`);
+    }
+    return `{ let window = ${states}; let words = entries[(window >> 1u) & ${entries - 1}u]; ${
+      term(step, choice("words.x", "window", bits - 1))
+    } ${term(step + 1, choice("words.y", "window", 0))} }`;
   };
   const eachQuad = (line: (q: number) => string) => repeat(quads, line, "\n    ");
   const quadsOfTile = quads * parts;
-  const type = wordType(trellis, table);
+  const stored = tableType(trellis, table);
+  const type = stored === "vec2f" ? "u32" : stored;
   const count = tableFormBytes(trellis, table) / (type === "vec2u" ? 8 : 4);
   return {
-    ...(inMemory && {
+    ...(table !== "stored" && {
       declarations: `var<workgroup> entries: array<${type}, ${count}>;`,
-      fill: fillTable(table === "copies" ? count / 4 : count, table, isSingle, threads),
+      fill: fillTable(count, stored === "vec2f", threads),
     }),
     setup: `let tile_at = row0 / ${TILE}u * ${quadsOfTile}u;
   ${
       parts === 1 ? "" : `let first_quad = band % ${parts}u * ${quads}u;
   let quad_before = (first_quad + ${quadsOfTile - 1}u) % ${quadsOfTile}u;`
-    }
-  ${
-      table === "copies"
-        ? "let copy = thread & 24u; // of the quarter of a warp, in banks of its own"
-        : ""
     }`,
     variables: `${repeat(quads, (q) => `var words${q}: vec4u;`, " ")}${
       parts === 1 ? "" : " var before: u32;"
@@ -241,7 +195,9 @@ function trellisText(
     take: `${eachQuad((q) => `let own${q} = words${q};`)}${
       parts === 1 ? "" : " let own_before = before;"
     }`,
-    multiply: repeat(steps, products[table], "\n      "),
+    multiply: table === "pairs"
+      ? repeat(steps / 2, (i) => productOfTwo(2 * i), "\n      ")
+      : repeat(steps, product, "\n      "),
     factor: "scales[row]",
   };
 }
@@ -249,20 +205,12 @@ function trellisText(
 /**
  * Statements that copy the table to workgroup memory, with all loads at once if they are not too many.
  *
- * @param count Entries of the table as stored.
+ * @param count Entries of the table.
+ * @param isPacked Whether its pairs of f32 numbers become pairs of f16 numbers, which is exact.
  */
-function fillTable(count: number, table: TableForm, isSingle: boolean, threads: number): string {
-  // Exact: f16 numbers.
-  const converted = (entry: string) =>
-    table === "entries" && !isSingle ? `pack2x16float(${entry})` : entry;
-  const place = (at: string, copy: number) =>
-    table === "copies" ? `((${at}) >> 3u << 5u) + ((${at}) & 7u) + ${8 * copy}u` : at;
+function fillTable(count: number, isPacked: boolean, threads: number): string {
   const stored = (at: string, entry: string) =>
-    repeat(
-      table === "copies" ? 4 : 1,
-      (copy) => `entries[${place(at, copy)}] = ${converted(entry)};`,
-      " ",
-    );
+    `entries[${at}] = ${isPacked ? `pack2x16float(${entry})` : entry};`;
   const copies = Math.ceil(count / threads);
   if (copies > MOST_COPIES) {
     return `for (var i = thread; i < ${count}u; i += ${threads}u) { ${stored("i", "table[i]")} }`;

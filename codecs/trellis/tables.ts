@@ -1,6 +1,6 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { type TableForm, tableWords } from "./row_code.ts";
+import { pairWords, type TableForm } from "./row_code.ts";
 import { TABLE_DATA } from "./tables_data.ts";
 import { hasTable, type Trellis } from "./trellis.ts";
 
@@ -33,17 +33,17 @@ export function tableOf(trellis: Trellis): Float32Array<ArrayBuffer> {
 /**
  * {@link tableOf} on the GPU, kept for the lifetime of the device; a view, which needs no freeing.
  *
- * @param form f32 entries, or the u32 words of {@link tableWords}.
+ * @param form The u32 words of {@link pairWords} for "pairs", else f32 entries.
  */
-export function tableOnGpu(gpu: Gpu, trellis: Trellis, form: TableForm = "entries"): Tensor {
-  const kind = form === "copies" ? "halves" : form;
-  const name = `${nameOf(trellis)} ${kind}`;
+export function tableOnGpu(gpu: Gpu, trellis: Trellis, form: TableForm = "stored"): Tensor {
+  const isPaired = form === "pairs";
+  const name = `${nameOf(trellis)}${isPaired ? " pairs" : ""}`;
   const known = onGpus.get(gpu) ?? new Map<string, Tensor>();
   onGpus.set(gpu, known);
   let tensor = known.get(name);
   if (!tensor) {
     const entries = tableOf(trellis);
-    const table = kind === "entries" ? entries : tableWords(trellis, kind, entries);
+    const table = isPaired ? pairWords(trellis, entries) : entries;
     const owner = gpu.upload(table, [table.length]);
     tensor = owner.view(0, owner.shape);
     known.set(name, tensor);

@@ -118,13 +118,10 @@ function gridVariants(gpu: Gpu, host: GridHost): Variant[] {
   const works: GridWork[] = [
     usual,
     ...[[8, 1, 256], [8, 2, 256], [8, 2, 384], [8, 4, 512], [4, 2, 256], [4, 4, 512], [16, 1, 256]]
-      .map(([rows, bands, threads]) => ({ ...usual, rows, bands, threads })),
-    { ...usual, rows: host.rows < 16384 ? 8 : 16, bands: 1, chains: 1 },
-    { ...usual, isAhead: true },
-    { ...usual, rows: 4, bands: 4, threads: 512, isAhead: true },
+      .map(([rows, bands, threads]) => ({ rows, bands, threads })),
   ];
-  const nameOf = ({ rows, bands, threads, chains, isAhead }: GridWork) =>
-    `${rows} rows, ${bands} bands, ${threads} threads, ${chains} sums${isAhead ? ", ahead" : ""}`;
+  const nameOf = ({ rows, bands, threads }: GridWork) =>
+    `${rows} rows, ${bands} bands, ${threads} threads`;
   const { maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
   const unit = gpu.subgroupSize || 32;
   const fits = ({ bands, threads }: GridWork) =>
@@ -154,18 +151,13 @@ function rotatedVariants(linear: PackedLinear): Variant[] {
 /** The products of trellis layers without their rotation, in several forms of the kernel. */
 function trellisVariants(gpu: Gpu, host: TrellisHost): Variant[] {
   const usual = vectorForm(gpu, host, host.rows);
-  const parts = partsOf(host).at(-1)!;
+  const parts = partsOf(host);
   const forms: TrellisVectorForm[] = [
     usual,
     WHOLE_TILES,
-    ...tableFormsOf(host).flatMap((table) => [
-      ...[[1, 256], [2, 512], [4, 1024]].map(([bands, threads]) => ({
-        ...{ parts, bands, threads, turns: 4, table },
-      })),
-      ...partsOf(host).slice(0, -1).map((parts) => ({
-        ...{ parts, bands: 2, threads: 512, turns: 2, table },
-      })),
-    ]),
+    ...tableFormsOf(host).flatMap((table) =>
+      [1, 2, 4].map((bands) => ({ parts, bands, threads: 256 * bands, turns: 4, table }))
+    ),
     { ...usual, turns: 1 },
   ];
   const nameOf = ({ parts, bands, threads, turns, table }: TrellisVectorForm) =>

@@ -16,7 +16,12 @@ import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: 
 import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
-import { partsOf, tableFormsOf, trellisRowCode } from "../../codecs/trellis/row_code.ts";
+import {
+  partsOf,
+  tableFormsOf,
+  trellisRowCode,
+  WHOLE_TILES,
+} from "../../codecs/trellis/row_code.ts";
 import { trellisUnpacking } from "../../codecs/trellis/unpack_source.ts";
 import { hasTable, STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
 import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
@@ -87,17 +92,18 @@ const ROW_CODES: RowCode[] = [
     gridRowCode({ bits, salient: i % 2 === 1, centered: false }, {
       rows: [4, 8, 16, 16, 8][i],
       ...{ bands: 1, threads: 256 },
-      chains: i === 3 ? 1 : 4,
-      isAhead: i > 2,
     })
   ),
   gridRowCode({ bits: 1, salient: true, centered: true }, {
-    ...{ rows: 8, bands: 1, threads: 256, chains: 4, isAhead: false },
+    ...{ rows: 8, bands: 1, threads: 256 },
   }),
   ...LEVEL_KINDS.map((kind, i) => levelRowCode(kind, [4, 8, 16][i % 3])),
   ...STATE_BITS.flatMap((stateBits) =>
     TRELLIS_BITS.map((bits) => ({ stateBits, bits })).filter(hasTable).map((trellis, i) =>
-      trellisRowCode(trellis, stateBits === 8 || i > 0)
+      trellisRowCode(trellis, {
+        ...WHOLE_TILES,
+        table: stateBits === 8 || i > 0 ? "entries" : "stored",
+      })
     )
   ),
 ];
@@ -281,18 +287,15 @@ export const GENERATED: [name: string, source: string][] = [
   // Trellis tiles in parts, with bands and turns.
   ...TRELLIS_BITS.flatMap((bits) => {
     const trellis = { bits, stateBits: 12 } as const;
-    return partsOf(trellis).flatMap((parts) =>
-      [[1, 4, 32], [2, 1, 32], [2, 3, 0], [1, 2, 0]].map(([bands, turns, lanes], i): [
-        string,
-        string,
-      ] => {
-        const table = tableFormsOf(trellis).at(i - 4) ?? "entries";
+    const parts = partsOf(trellis);
+    return [[1, 4, 32], [2, 1, 32], [2, 3, 0], [4, 2, 0]].flatMap(([bands, turns, lanes]) =>
+      tableFormsOf(trellis).map((table): [string, string] => {
         const form = { parts, bands, threads: 256 * bands, turns, table };
         const shape = { threads: 256 * bands, lanes, bands: parts * bands, turns };
         return [
-          `rowVectorKernel of a trellis of ${bits} bits, ${table} in ${parts} parts, ${bands} bands, ${turns} turns of ${lanes}`,
+          `rowVectorKernel of a trellis of ${bits} bits, ${table}, ${bands} bands, ${turns} turns of ${lanes}`,
           rowVectorKernel(
-            trellisRowCode(trellis, true, form),
+            trellisRowCode(trellis, form),
             shape,
             { input: "rms", ordered: true, aligned: false },
           ),
