@@ -1,5 +1,6 @@
 import type { Gpu } from "../../gpu/device.ts";
 import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
+import { productRate } from "../../gpu/kernels/matmul/product_rate.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 
 /** A copy kernel, 16 bytes per thread, because buffer copies are slow on some drivers. */
@@ -26,21 +27,13 @@ export interface Rates {
 
 /** Measures a product and a copy, the best of a few runs; takes some seconds on a software adapter. */
 export async function measureRates(gpu: Gpu): Promise<Rates> {
-  const n = gpu.software ? 512 : 4096;
-  using a = pattern(gpu, [n, n]);
-  using b = pattern(gpu, [n, n]);
-  using c = gpu.empty([n, n]);
-  const product = await seconds(
-    gpu,
-    () => gemm(gpu, { layout: "NN", m: n, n, k: n, a, b, c }),
-    gpu.software ? 1 : 5,
-  );
+  const gemmFlops = await productRate(gpu, gpu.software ? 512 : 4096);
   // Larger than the caches of a GPU.
   const words = gpu.software ? 1 << 22 : 1 << 26;
   using from = gpu.zeros([words]);
   using to = gpu.empty([words]);
   const copy = await seconds(gpu, () => copyByKernel(gpu, from, to), gpu.software ? 1 : 20);
-  return { gemmFlops: 2 * n ** 3 / product, copyBytes: 2 * from.bytes / copy };
+  return { gemmFlops, copyBytes: 2 * from.bytes / copy };
 }
 
 /** Copies a tensor whose size is a multiple of 1024 elements by a kernel. */
