@@ -68,9 +68,9 @@ interface Group {
  * Measures what each linear layer alone loses at each of its rates: the KL divergence of the predictions
  * of a model in which only this one is quantized from those of the original.
  *
- * Hessians are those of all calibration data, or of enough for estimates, in the original model. A measurement begins with the input of
- * its own decoder layer. All layers are on the GPU meanwhile. The calibration data are before the first
- * layer again afterwards.
+ * Hessians are those of all calibration data, or of enough for estimates, in the original model. A
+ * measurement begins with the input of its own decoder layer. All layers are on the GPU meanwhile. The
+ * calibration data are before the first layer again afterwards.
  */
 export async function measureLosses(
   context: ModelContext,
@@ -167,23 +167,19 @@ export async function measureLosses(
     const { layer: { index: layer } } = groupContext;
     const { name, module } = linear;
     const middle = rates.length >> 1;
+    const measured = options.isCheap ? [middle] : [...rates.keys()];
     const known = ratiosOf.get(module);
-    const isTried = !options.isCheap || layer === 0 || layer % LAYERS_ALIKE === 1 || !known;
-    const tried = isTried ? [...rates.keys()] : [middle];
-    const results = gpu.zeros([(options.isCheap ? 1 : rates.length) * probe.batches]);
+    const isTried = options.isCheap && (layer === 0 || layer % LAYERS_ALIKE === 1 || !known);
+    const results = gpu.zeros([measured.length * probe.batches]);
     const errors: number[] = [];
-    for (const i of tried) {
-      const matrix = await quantizedAt(linear, rates[i], groupContext, store, async (quantized) => {
-        if (!options.isCheap || !isTried) return;
-        using parts = await outputErrorParts(gpu, linear.original, quantized, store.get("hessian"));
-        errors.push(await relativeError(parts));
-      });
-      if (!options.isCheap) await measure(layer, module, matrix, results, i);
-      else if (i === middle) await measure(layer, module, matrix, results, 0);
+    for (const i of isTried ? rates.keys() : measured) {
+      const { matrix, error } = await quantizedAt(linear, rates[i], groupContext, store, isTried);
+      if (error !== undefined) errors.push(error);
+      const place = measured.indexOf(i);
+      if (place >= 0) await measure(layer, module, matrix, results, place);
       else gpu.free(matrix);
       await context.pause();
     }
-    if (!options.isCheap) return { name, rates, results };
     if (!isTried) return { name, rates, results, ratios: known };
     const ratios = errors.map((error) => errors[middle] > 0 ? error / errors[middle] : 0);
     if (errors[middle] > 0) ratiosOf.set(module, ratios);
@@ -201,8 +197,9 @@ export async function measureLosses(
       for (let batch = 0; batch < probe.batches; batch++) kl += found[i * probe.batches + batch];
       return Math.max(0, kl); // rounding alone can make it negative
     };
-    const loss = (i: number) => ratios ? klOf(0) * ratios[i] : klOf(i);
-    return Object.fromEntries(rates.map((rate, i) => [rate, loss(i)]));
+    return Object.fromEntries(
+      rates.map((rate, i) => [rate, ratios ? klOf(0) * ratios[i] : klOf(i)]),
+    );
   }
 
   /** Queues the measurement of the model with one other matrix, which is freed. */
@@ -231,15 +228,15 @@ export async function measureLosses(
   /**
    * A linear layer quantized at a rate, as the matrix of the plain model, owned by the caller.
    *
-   * @param use Called with the quantized matrix before its transform is undone.
+   * @param hasError Whether its output error is computed, too.
    */
   async function quantizedAt(
     linear: LinearLayer,
     rate: number,
     groupContext: GroupContext,
     store: ArtifactStore,
-    use: (quantized: Tensor) => Promise<void>,
-  ): Promise<Tensor> {
+    hasError: boolean,
+  ): Promise<{ matrix: Tensor; error?: number }> {
     const { stage, options: ofStage } = chain.quantizer;
     const { option } = stage.rates!;
     const own = stage.optionsOf!(ofStage, linear.name, { [option]: rate });
@@ -255,11 +252,16 @@ export async function measureLosses(
       linear: copy,
     };
     await stage.run(linearContext, own);
-    await use(copy.quantized);
-    if (linear.transform) await undoTransform(gpu, copy.quantized, linear.transform);
+    const { original, transform } = linear;
+    let error: number | undefined;
+    if (hasError) {
+      using parts = await outputErrorParts(gpu, original, copy.quantized, store.get("hessian"));
+      error = await relativeError(parts);
+    }
+    if (transform) await undoTransform(gpu, copy.quantized, transform);
     gpu.free(copy.weight);
     copy.draft?.[Symbol.dispose]();
-    return copy.quantized;
+    return { matrix: copy.quantized, error };
   }
 }
 

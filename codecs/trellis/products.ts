@@ -34,7 +34,8 @@ const PAIRS_MEMORY = 49152;
 
 /**
  * Rows of tiles from which a workgroup takes two, and four: there are nearly as many workgroups as
- * multiprocessors, and twice as many.
+ * multiprocessors, and twice as many. Four only if a thread has a quarter of a tile, as the 1024 threads
+ * then have 64 registers each.
  */
 const MANY_BANDS = 224;
 const MOST_BANDS = 1024;
@@ -57,13 +58,13 @@ export function vectorForm(
   const entries = maxComputeWorkgroupStorageSize >= TABLE_MEMORY ? "entries" : "stored";
   if (gpu.software) return { ...WHOLE_TILES, table: entries };
   const tiles = rows / TILE;
-  const wanted = tiles >= MOST_BANDS ? 4 : tiles >= MANY_BANDS ? 2 : 1;
+  const parts = partsOf(trellis);
+  const wanted = tiles < MANY_BANDS ? 1 : tiles >= MOST_BANDS && parts === 4 ? 4 : 2;
   const most = Math.floor(maxComputeInvocationsPerWorkgroup / BAND_THREADS);
   const bands = Math.max(1, Math.min(wanted, most));
   const table = maxComputeWorkgroupStorageSize >= PAIRS_MEMORY
     ? tableFormsOf(trellis).at(-1)!
     : entries;
-  const parts = partsOf(trellis);
   return { parts, bands, threads: bands * BAND_THREADS, turns: MOST_TURNS, table };
 }
 

@@ -10,7 +10,7 @@ import type { PackedRows } from "../../codecs/packed_rows/packed_rows.ts";
 import { transformsRows } from "../../codecs/packed_rows/vector.ts";
 import { TransformedGroup } from "../../codecs/transformed_weight.ts";
 import { trellis } from "../../codecs/trellis/codec.ts";
-import { trellisRowCode } from "../../codecs/trellis/row_code.ts";
+import { trellisRowCode, WHOLE_TILES } from "../../codecs/trellis/row_code.ts";
 import { tableOnGpu } from "../../codecs/trellis/tables.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { undoOnHost } from "../../gpu/kernels/rotation/rotation.ts";
@@ -138,7 +138,7 @@ Deno.test("products transform their input where that takes less time than a disp
       cols,
       starts: [0],
       tensors: [],
-      code: () => trellisRowCode(TRELLIS, true),
+      code: () => trellisRowCode(TRELLIS, WHOLE_TILES),
     };
     return transformsRows(gpu, layers as unknown as PackedRows, {
       rotation: { seed: 1, block: 16 },

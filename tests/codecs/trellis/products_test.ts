@@ -88,7 +88,7 @@ Deno.test("GPUs split tiles, and large layers share a table between two or four 
   assert.deepEqual(vectorForm(gpuWith(256, 49152), trellis, 16384), { ...usual, ...one });
   const smaller = { ...usual, table: "entries", ...two };
   assert.deepEqual(vectorForm(gpuWith(1024, 32768), trellis, 4096), smaller);
-  assert.deepEqual(vectorForm(large, { ...trellis, bits: 3 }, 4096), { ...smaller, parts: 2 });
+  assert.deepEqual(vectorForm(large, { ...trellis, bits: 3 }, 16384), { ...smaller, parts: 2 });
   const least = { ...smaller, table: "stored" };
   assert.deepEqual(vectorForm(gpuWith(1024, 16384), trellis, 4096), least);
   assert.deepEqual(vectorForm(gpuWith(1024, 49152, true), trellis, 4096), WHOLE_TILES);
