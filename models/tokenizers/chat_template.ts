@@ -1,4 +1,5 @@
 import { UserError } from "../../base/errors.ts";
+import { withTimeLimit } from "../../base/time_limit.ts";
 import { type Folder, readText } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 import { TemplateError } from "./jinja/limits.ts";
@@ -31,24 +32,28 @@ export function renderChat(
 ): string {
   const { specialTokens, furtherTokens } = readTokenizerSettings(folder);
   const text = readTemplate(folder, name);
-  const template = refusing(`Cannot read the chat template of "${name}"`, () => new Template(text));
+  const variables = {
+    messages: messages.map((message) => ({ ...message })),
+    tools: null,
+    documents: null,
+    bos_token: "",
+    eos_token: "",
+    ...specialTokens,
+    ...(furtherTokens.length > 0 && { additional_special_tokens: [...furtherTokens] }),
+    add_generation_prompt: true,
+  };
+  const what = `the chat template of "${name}"`;
+  const template = refusing(
+    `Cannot read ${what}`,
+    () => withTimeLimit(`reading ${what}`, 0, () => new Template(text)),
+  );
   return refusing(
     `The chat template of "${name}" does not take the messages`,
-    () =>
-      template.render({
-        messages: messages.map((message) => ({ ...message })),
-        tools: null,
-        documents: null,
-        bos_token: "",
-        eos_token: "",
-        ...specialTokens,
-        ...(furtherTokens.length > 0 && { additional_special_tokens: [...furtherTokens] }),
-        add_generation_prompt: true,
-      }),
+    () => withTimeLimit(`rendering ${what}`, 0, () => template.render(variables)),
   );
 }
 
-/** Runs a part of a template, whose errors the user gets after what failed. */
+/** Runs a part of the work on a template; an error of it follows what failed. */
 function refusing<Result>(failed: string, run: () => Result): Result {
   try {
     return run();

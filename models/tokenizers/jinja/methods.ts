@@ -52,6 +52,7 @@ export function strip(
 ): string {
   let [from, to] = [0, text.length];
   if (typeof characters !== "string") {
+    if (given(characters) !== undefined) throw new TemplateError("strip() needs characters");
     if (start) from = LEADING.exec(text)?.[0].length ?? 0;
     while (end && from < to && isSpace(text[to - 1])) to--;
     return text.slice(from, to);
