@@ -70,7 +70,9 @@ const options = {
   "json": { type: "boolean" },
 } as const;
 
-await runCommand({ name: "generate", help: HELP, options }, async (given) => {
+const interrupted = "The same command begins anew.";
+
+await runCommand({ name: "generate", help: HELP, options, interrupted }, async (given) => {
   const { values, positionals, signal } = given;
   if (positionals.length !== 1) throw usageError(`Give one model, found ${positionals.length}`);
   if (values.prompt === undefined) throw usageError("Give a --prompt");

@@ -36,7 +36,8 @@ const EXPECTED_KEYS: Record<string, string> = {
 };
 const FIXTURES = "../shared/fixtures/billm-reference";
 
-await runTask(async (signal) => {
+await runTask(async (signal, watched) => {
+  watched();
   if (!existsSync(FIXTURES)) {
     console.log(`Skipped: the expected figures are not there ("${FIXTURES}")`);
     return;

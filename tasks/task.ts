@@ -4,31 +4,33 @@ import { parseArgs, type ParseArgsConfig } from "node:util";
 import { UserError } from "../base/errors.ts";
 import { visibleText } from "../base/visible_text.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
+import { startWatchdog } from "./watchdog.ts";
+import type { SharedState } from "./watchdog_state.ts";
 
 /**
- * Runs the main function of a task and ends the process. Ctrl-C aborts the signal (a second one exits
- * immediately); errors that the user can act on are printed without a stack trace.
+ * Runs the main function of a task and ends the process. Ctrl-C aborts the signal; the watchdog ends what
+ * has not ended a second later, and at once at a second one or SIGTERM. Errors that the user can act on are
+ * printed without a stack trace.
  *
  * Exit codes: 0 done, 1 failed, 2 bad pipeline file or arguments, 130 interrupted.
  *
+ * @param main What the task does. It starts the watchdog when it is to do more than print a text.
  * @param interrupted Message after "Interrupted."
  */
 export async function runTask(
-  main: (signal: AbortSignal) => Promise<void>,
+  main: (signal: AbortSignal, watched: () => void) => Promise<void>,
   interrupted = "The same command resumes where this one stopped.",
 ): Promise<never> {
   printVisibly();
   const controller = new AbortController();
-  const interrupt = () => {
-    if (controller.signal.aborted) Deno.exit(130);
-    controller.abort();
-  };
-  Deno.addSignalListener("SIGINT", interrupt);
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", interrupt);
+  let state: SharedState | undefined;
   try {
-    await main(controller.signal);
+    await main(controller.signal, () => {
+      state = startWatchdog(interrupted, () => controller.abort());
+    });
   } catch (error) {
     if (controller.signal.aborted) {
+      if (!state!.claimEnd()) await new Promise(() => {}); // the watchdog ends the process
       console.error(`\nInterrupted. ${interrupted}`);
       Deno.exit(130);
     }
@@ -103,9 +105,10 @@ export function runCommand<const Options extends OptionsConfig>(
   { name, help, options, takesArguments = true, interrupted }: Command<Options>,
   main: (given: Arguments<Options>) => void | Promise<void>,
 ): Promise<never> {
-  return runTask(async (signal) => {
+  return runTask(async (signal, watched) => {
     const { values, positionals } = parse();
     if ((values as { help?: boolean }).help) return console.log(help);
+    watched();
     startInCallersFolder();
     await main({ values: values as OptionValues<Options>, positionals, signal });
   }, interrupted);

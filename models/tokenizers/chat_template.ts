@@ -1,7 +1,9 @@
-import { Template } from "@huggingface/jinja";
 import { UserError } from "../../base/errors.ts";
+import { withTimeLimit } from "../../base/time_limit.ts";
 import { type Folder, readText } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
+import { TemplateError } from "./jinja/limits.ts";
+import { Template } from "./jinja/template.ts";
 import { readTokenizerSettings } from "./tokenizer_settings.ts";
 
 /** A message of a conversation. */
@@ -29,29 +31,35 @@ export function renderChat(
   name = folder.path,
 ): string {
   const { specialTokens, furtherTokens } = readTokenizerSettings(folder);
-  // Jinja knows one kind of line end, in templates; those of messages stay.
-  const text = readTemplate(folder, name).replaceAll(/\r\n?/g, "\n");
-  let template: Template;
+  const text = readTemplate(folder, name);
+  const variables = {
+    messages: messages.map((message) => ({ ...message })),
+    tools: null,
+    documents: null,
+    bos_token: "",
+    eos_token: "",
+    ...specialTokens,
+    ...(furtherTokens.length > 0 && { additional_special_tokens: [...furtherTokens] }),
+    add_generation_prompt: true,
+  };
+  const what = `the chat template of "${name}"`;
+  const template = refusing(
+    `Cannot read ${what}`,
+    () => withTimeLimit(`reading ${what}`, 0, () => new Template(text)),
+  );
+  return refusing(
+    `The chat template of "${name}" does not take the messages`,
+    () => withTimeLimit(`rendering ${what}`, 0, () => template.render(variables)),
+  );
+}
+
+/** Runs a part of the work on a template; an error of it follows what failed. */
+function refusing<Result>(failed: string, run: () => Result): Result {
   try {
-    template = new Template(text);
+    return run();
   } catch (error) {
-    throw new UserError(`Cannot read the chat template of "${name}": ${(error as Error).message}`);
-  }
-  try {
-    return template.render({
-      messages: messages.map((message) => ({ ...message })),
-      tools: null,
-      documents: null,
-      bos_token: "",
-      eos_token: "",
-      ...specialTokens,
-      ...(furtherTokens.length > 0 && { additional_special_tokens: [...furtherTokens] }),
-      add_generation_prompt: true,
-    });
-  } catch (error) {
-    throw new UserError(
-      `The chat template of "${name}" does not take the messages: ${(error as Error).message}`,
-    );
+    if (error instanceof TemplateError) throw new UserError(`${failed}: ${error.text}`);
+    throw error;
   }
 }
 

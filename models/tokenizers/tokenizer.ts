@@ -1,4 +1,6 @@
 import { UserError } from "../../base/errors.ts";
+import { counted } from "../../base/figures.ts";
+import { withTimeLimit } from "../../base/time_limit.ts";
 import type { Folder } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 import { AddedTokens, type PlacedToken } from "./added_tokens.ts";
@@ -48,6 +50,8 @@ export class TextTokenizer {
     settings: TokenizerSettings,
     /** The names of the tokenizer's files in the folder. */
     readonly files: string[],
+    /** The folder in messages. */
+    readonly path: string,
   ) {
     checkMembers(json);
     this.#vocabulary = vocabularyOf(json.model);
@@ -93,7 +97,12 @@ export class TextTokenizer {
     const files = TOKENIZER_FILES.filter((name) => folder.has(name));
     const settings = readTokenizerSettings(folder);
     try {
-      return new TextTokenizer(readVocabulary(folder, files, settings), settings, files);
+      const json = readVocabulary(folder, files, settings);
+      return withTimeLimit(
+        `opening the tokenizer of "${folder.path}"`,
+        0,
+        () => new TextTokenizer(json, settings, files, folder.path),
+      );
     } catch (error) {
       if (error instanceof UserError) throw error;
       const problem = error instanceof Error ? error.message : String(error);
@@ -108,6 +117,13 @@ export class TextTokenizer {
    *   true by default. Special tokens written out in the text are always recognized.
    */
   encode(text: string, { specialTokens = true }: { specialTokens?: boolean } = {}): number[] {
+    const what = `encoding ${
+      counted(text.length, "character")
+    } with the tokenizer of "${this.path}"`;
+    return withTimeLimit(what, text.length, () => this.#encode(text, specialTokens));
+  }
+
+  #encode(text: string, specialTokens: boolean): number[] {
     const ids: number[] = [];
     const encodeText = () => {
       for (const section of this.#added.split(text.toWellFormed())) {
@@ -141,7 +157,9 @@ export class TextTokenizer {
       if (token === undefined || !specialTokens && this.#specialIds.has(id)) continue;
       tokens.push(token);
     }
-    return tokens.length === 0 ? "" : this.#decode(tokens).join("");
+    if (tokens.length === 0) return "";
+    const what = `decoding ${counted(ids.length, "token")} with the tokenizer of "${this.path}"`;
+    return withTimeLimit(what, 8 * ids.length, () => this.#decode(tokens).join(""));
   }
 }
 

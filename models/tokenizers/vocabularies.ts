@@ -94,7 +94,10 @@ class WordPiece implements Vocabulary {
   readonly ids: Map<string, number>;
   readonly #unknown: number;
   readonly #prefix: string;
+  /** Characters of the longest word that is cut. */
   readonly #longest: number;
+  /** No token has more characters. */
+  readonly #longestToken: number;
 
   constructor(members: Members) {
     this.ids = readVocab(members);
@@ -103,6 +106,9 @@ class WordPiece implements Vocabulary {
     const unknown = unknownId(members, this.ids);
     if (unknown === undefined) members.refuse("unk_token", undefined, "a token of the vocabulary");
     this.#unknown = unknown!;
+    let longest = 0;
+    for (const token of this.ids.keys()) longest = Math.max(longest, token.length);
+    this.#longestToken = longest;
   }
 
   encode(word: string, ids: number[]): void {
@@ -110,7 +116,7 @@ class WordPiece implements Vocabulary {
     if (characters.length > this.#longest) return void ids.push(this.#unknown);
     const own: number[] = [];
     for (let start = 0; start < characters.length;) {
-      let end = characters.length;
+      let end = Math.min(characters.length, start + this.#longestToken);
       let id: number | undefined;
       for (; end > start; end--) {
         const part = (start > 0 ? this.#prefix : "") + characters.slice(start, end).join("");
@@ -120,7 +126,7 @@ class WordPiece implements Vocabulary {
       own.push(id);
       start = end;
     }
-    ids.push(...own);
+    for (const id of own) ids.push(id);
   }
 }
 
@@ -199,8 +205,8 @@ class Unigram implements Vocabulary {
     const id = this.ids.get(part);
     if (id !== undefined) return void ids.push(id);
     const bytes = this.#fallsBack ? byteIds(part, (token) => this.ids.get(token)) : undefined;
-    if (bytes) return void ids.push(...bytes);
-    ids.push(this.#unknown!); // there, or all bytes are
+    if (bytes) { for (const id of bytes) ids.push(id); }
+    else ids.push(this.#unknown!); // there, or all bytes are
   }
 }
 
@@ -233,7 +239,11 @@ class BytePairs implements Vocabulary {
     this.#suffix = members.text("end_of_word_suffix", "");
     const dropout = members.value("dropout");
     if (dropout !== undefined && dropout !== 0) members.refuse("dropout", dropout, "0");
-    members.list("merges").forEach((merge, rank) => this.#add(members, merge, rank));
+    const merges = members.list("merges");
+    if (merges.length > MOST_MERGES) {
+      members.refuse("merges", merges.length, `of at most ${MOST_MERGES}`);
+    }
+    merges.forEach((merge, rank) => this.#add(members, merge, rank));
   }
 
   #add(members: Members, merge: unknown, rank: number): void {
@@ -295,7 +305,7 @@ class BytePairs implements Vocabulary {
       }
       const bytes = this.#fallsBack ? byteIds(symbol, (token) => this.ids.get(token)) : undefined;
       if (bytes) {
-        symbols.push(...bytes); // before an unknown one that is pending, as in the Rust library
+        for (const byte of bytes) symbols.push(byte); // before an unknown one that is pending, as in the Rust library
         continue;
       }
       if (this.#unknown === undefined) continue;
@@ -319,17 +329,17 @@ class BytePairs implements Vocabulary {
     const queue = new MergeQueue();
     const offer = (at: number) => {
       const merge = next[at] < count ? this.#mergeOf(symbols[at], symbols[next[at]]) : undefined;
-      if (merge) queue.push(merge.rank, at, merge.id);
+      if (merge) queue.push(merge.rank, at);
     };
     for (let i = 0; i < count; i++) [next[i], before[i]] = [i + 1, i - 1];
     for (let i = 0; i < count - 1; i++) offer(i);
     for (let top; (top = queue.pop());) {
-      const { at, id } = top;
+      const { rank, at } = top;
       const right = next[at];
       if (symbols[at] < 0 || right >= count) continue;
-      // The pair may have changed since.
-      if (this.#mergeOf(symbols[at], symbols[right])?.id !== id) continue;
-      symbols[at] = id;
+      const merge = this.#mergeOf(symbols[at], symbols[right]);
+      if (merge?.rank !== rank) continue; // the pair has changed since
+      symbols[at] = merge.id;
       symbols[right] = -1;
       next[at] = next[right];
       if (next[at] < count) before[next[at]] = at;
@@ -340,49 +350,48 @@ class BytePairs implements Vocabulary {
   }
 }
 
-interface QueuedMerge {
-  rank: number;
-  at: number;
-  id: number;
-}
+/** Places in a word are below this, as a text is in JavaScript. */
+const PLACES = 2 ** 30;
+/** Merges have ranks below this, so that rank and place make one number exactly. */
+const MOST_MERGES = 2 ** 53 / PLACES;
 
-/** A heap of merges: the lowest rank first, of equal ones the leftmost. */
+/**
+ * A heap of merges: the lowest rank first, of equal ones the leftmost. Rank and place are one number, since
+ * words can have millions of characters.
+ */
 class MergeQueue {
-  readonly #heap: QueuedMerge[] = [];
+  readonly #heap: number[] = [];
 
-  push(rank: number, at: number, id: number): void {
+  push(rank: number, at: number): void {
     const heap = this.#heap;
+    const merge = PLACES * rank + at;
     let place = heap.length;
-    const merge = { rank, at, id };
     heap.push(merge);
     while (place > 0) {
       const parent = (place - 1) >> 1;
-      if (!isBefore(merge, heap[parent])) break;
+      if (merge >= heap[parent]) break;
       heap[place] = heap[parent];
       place = parent;
     }
     heap[place] = merge;
   }
 
-  pop(): QueuedMerge | undefined {
+  pop(): { rank: number; at: number } | undefined {
     const heap = this.#heap;
-    const [top] = heap;
     const last = heap.pop();
-    if (last === undefined || heap.length === 0) return top;
+    if (last === undefined) return undefined;
+    const top = heap.length > 0 ? heap[0] : last;
     let place = 0;
-    for (;;) {
+    while (heap.length > 0) {
       let child = 2 * place + 1;
-      if (child >= heap.length) break;
-      if (child + 1 < heap.length && isBefore(heap[child + 1], heap[child])) child++;
-      if (!isBefore(heap[child], last)) break;
+      if (child + 1 < heap.length && heap[child + 1] < heap[child]) child++;
+      if (!(heap[child] < last)) {
+        heap[place] = last;
+        break;
+      }
       heap[place] = heap[child];
       place = child;
     }
-    heap[place] = last;
-    return top;
+    return { rank: Math.floor(top / PLACES), at: top % PLACES };
   }
-}
-
-function isBefore(a: QueuedMerge, b: QueuedMerge): boolean {
-  return a.rank < b.rank || (a.rank === b.rank && a.at < b.at);
 }
