@@ -1,13 +1,14 @@
 import { basename, dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { isMap, isScalar, isSeq, type Node, parseDocument, Scalar } from "yaml";
+import { isMap, isScalar, isSeq, type Node, Scalar } from "yaml";
 import { z } from "zod";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import { UserError } from "../../base/errors.ts";
 import { isRecord } from "../../base/record.ts";
 import { pipelineFields } from "./json_schema.ts";
+import { MOST_STAGES } from "./limits.ts";
 import { expandRecipe, namedStages, type Recipe, type RecipeContext } from "./recipes.ts";
-import { PipelineSource, type Place, readText, type Slot } from "./source.ts";
+import { parseYaml, PipelineSource, type Place, readText, type Slot } from "./source.ts";
 import { checkValue, hint, type Path, show } from "./values.ts";
 
 export { pipelineJsonSchema } from "./json_schema.ts";
@@ -145,7 +146,7 @@ export async function checkPipeline<S extends StageDeclaration>(
   const checked = checkValue(pipelineFields, value, "");
   source.reportAll(checked.issues, []);
   const { mode } = checked.data ?? value;
-  const list = Array.isArray(value.stages) ? value.stages : [];
+  const list = Array.isArray(value.stages) ? value.stages.slice(0, MOST_STAGES) : [];
   const entries: Entry<S>[] = [];
   const known = namedStages(stages);
   for (const [index, item] of list.entries()) {
@@ -265,9 +266,8 @@ async function applySet<S extends StageDeclaration>(
   const [, name, written] = text.match(/^([^=]+)=(.*)$/s) ?? [];
   const keys = name?.split(".") ?? [""];
   if (keys.includes("")) return "Not of the form path=value";
-  const document = parseDocument(written, { prettyErrors: false });
-  const [error] = [...document.errors, ...document.warnings];
-  if (error) return `Not valid YAML: ${error.message}`;
+  const { document, problems: [problem] } = parseYaml(written);
+  if (problem) return problem.message;
   const value = document.contents ?? new Scalar(null);
   return await setValue(source, keys, value, place, load, place);
 }

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { BYTES_PATTERN } from "../../base/units.ts";
 import type { StageDeclaration } from "./config.ts";
+import { MOST_STAGES } from "./limits.ts";
 import { namedStages, type Recipe } from "./recipes.ts";
 
 /** Why a path with "~" is refused: it would name a folder "~". */
@@ -43,7 +44,7 @@ export const pipelineFields = z.strictObject({
       "GPU memory to stay under; as much as there is if left out. Changes the time, not the result",
     ),
   }).default({ adapter: "auto" }).describe("where the kernels run"),
-  stages: z.array(z.unknown()).min(1).describe("the stages to run, in this order"),
+  stages: z.array(z.unknown()).min(1).max(MOST_STAGES).describe("the stages to run, in this order"),
   matrix: z.unknown().optional().describe(
     "makes the file a grid: lists of values, a cell for each combination of them",
   ),

@@ -30,6 +30,8 @@ export interface RunOptions {
   overwrite?: boolean;
   /** Writes the report of a finished run; without it there is no report. */
   writeReport?: WriteReport;
+  /** Whether a finished run has its report; it is written again if not. */
+  hasReport?: HasReport;
   /** The record of the grid's cell that the run is, to be written beside that of the finished run. */
   cell?: (run: RunRecord) => CellRecord;
 }
@@ -48,6 +50,14 @@ export type WriteReport = (
   original: string | undefined,
   pause: () => Promise<void>,
 ) => Promise<void>;
+
+/**
+ * Whether the report of a finished run is there and whole.
+ *
+ * @param folder The output folder of the run.
+ * @throws {UserError} If the record is not one that can be reported on.
+ */
+export type HasReport = (folder: string, record: RunRecord) => boolean;
 
 /** A planned stage of a known kind. */
 export interface Planned<Kind extends Stage> {
@@ -143,6 +153,7 @@ export async function runPipeline(
     signal = new AbortController().signal,
     overwrite = false,
     writeReport = async () => {},
+    hasReport = () => true,
     cell,
   } = options;
   const started = performance.now();
@@ -256,7 +267,7 @@ export async function runPipeline(
   };
   if (folder.state === "done") {
     const earlier = folder.earlier!;
-    if (!folder.hasReport) {
+    if (!hasReport(folder.path, earlier)) {
       folder.lock();
       await reportOn(earlier);
     }

@@ -10,7 +10,6 @@ import {
   statSync,
 } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { SMALL_FILES } from "../../models/model_files.ts";
 import {
@@ -22,6 +21,7 @@ import {
 import { reasonOf } from "../../storage/folder.ts";
 import type { LayerRecord } from "./events.ts";
 import { FOLDER_LOCK, FolderInUse, FolderLock } from "./folder_lock.ts";
+import { isLayerRecord, readRunRecord } from "./read_record.ts";
 import { CELL_RECORD, type CellRecord, type RunRecord } from "./record.ts";
 
 /** What `allocate` has measured, in the folder of a run. */
@@ -165,12 +165,6 @@ export class RunFolder implements Disposable {
     writeJsonAtomically(path, record);
   }
 
-  /** Whether the report of the finished run is there, with the counts of a packed model's weights. */
-  get hasReport(): boolean {
-    const isThere = (name: string) => existsSync(join(this.path, name));
-    return isThere("report.html") && (!this.earlier?.packed || isThere("histograms.json"));
-  }
-
   /** Writes the pipeline file as run. */
   savePipeline(text: string): void {
     writeFileAtomically(join(this.path, "pipeline.yaml"), text);
@@ -257,33 +251,16 @@ function textHash(text: string): string {
   return createHash("sha256").update(text).digest("hex");
 }
 
-const HASH = z.string().regex(/^[0-9a-f]{64}$/);
-
-/** What each run.json of this program has, of whatever version and state. */
-const recordForm = z.looseObject({
-  status: z.enum(["running", "done"]),
-  identity: HASH,
-  billm: z.string(),
-  name: z.string(),
-  model: z.string(),
-  mode: z.string(),
-  seed: z.number(),
-  stages: z.array(z.looseObject({ name: z.string(), options: z.looseObject({}) })).min(1),
-  inputs: z.record(z.string(), HASH),
-  started: z.string(),
-  packed: z.looseObject({
-    files: z.array(z.object({
-      name: z.string().refine(SUBFOLDERS.model),
-      bytes: z.number(),
-      sha256: HASH,
-    })),
-  }).optional(),
-});
-
-/** run.json, if it is the record of a run of this program. */
+/** run.json, if it is the record of a run of this program, which names no files but its own. */
 function readRecord(path: string): RunRecord | undefined {
-  const { data } = recordForm.safeParse(readJsonFile(join(path, "run.json")));
-  return data as RunRecord | undefined;
+  try {
+    const record = readRunRecord(path);
+    const isOurs = record.packed?.files.every(({ name }) => SUBFOLDERS.model(name)) ?? true;
+    return isOurs ? record : undefined;
+  } catch (error) {
+    if (error instanceof UserError) return undefined;
+    throw error;
+  }
 }
 
 /** The content of a JSON file; undefined if it is missing or damaged. */
@@ -444,10 +421,10 @@ function completeLayers(path: string): LayerRecord[] {
 /** The record of a layer; undefined if it is missing or damaged. */
 function readLayerRecord(path: string, layer: number): LayerRecord | undefined {
   const saved = readJsonFile(layerRecordPath(path, layer)) as
-    | { record?: LayerRecord; sha256?: unknown }
+    | { record?: unknown; sha256?: unknown }
     | null
     | undefined;
   const record = saved?.record;
-  if (typeof record !== "object" || record === null) return undefined;
+  if (!isLayerRecord(record)) return undefined;
   return saved!.sha256 === textHash(JSON.stringify(record)) ? record : undefined;
 }
