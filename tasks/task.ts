@@ -2,14 +2,21 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { UserError } from "../base/errors.ts";
+import { VERSION } from "../base/version.ts";
 import { visibleText } from "../base/visible_text.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
+import { isSystemError, reasonOf } from "../storage/folder.ts";
+
+/** The exit code of a fault of this program, EX_SOFTWARE of sysexits.h. */
+const FAULT = 70;
 
 /**
  * Runs the main function of a task and ends the process. Ctrl-C aborts the signal (a second one exits
- * immediately); errors that the user can act on are printed without a stack trace.
+ * immediately); errors that the user can act on are printed without a stack trace. All others are faults of
+ * this program, whose stack traces `BILLM_TRACE=1` prints.
  *
- * Exit codes: 0 done, 1 failed, 2 bad pipeline file or arguments, 130 interrupted.
+ * Exit codes: 0 done, 1 failed, 2 bad pipeline file or arguments, 70 a fault of this program, 130
+ * interrupted.
  *
  * @param interrupted Message after "Interrupted."
  */
@@ -19,6 +26,17 @@ export async function runTask(
 ): Promise<never> {
   printVisibly();
   const controller = new AbortController();
+  const end = (error: unknown) => {
+    if (!controller.signal.aborted) endWith(error);
+    console.error(`\nInterrupted. ${interrupted}`);
+    Deno.exit(130);
+  };
+  for (const name of ["error", "unhandledrejection"] as const) {
+    globalThis.addEventListener(name, (event) => {
+      event.preventDefault();
+      end("reason" in event ? event.reason : event.error);
+    });
+  }
   const interrupt = () => {
     if (controller.signal.aborted) Deno.exit(130);
     controller.abort();
@@ -28,15 +46,44 @@ export async function runTask(
   try {
     await main(controller.signal);
   } catch (error) {
-    if (controller.signal.aborted) {
-      console.error(`\nInterrupted. ${interrupted}`);
-      Deno.exit(130);
-    }
-    if (!(error instanceof UserError)) throw error;
-    console.error(error instanceof PipelineFileError ? error.message : `Error: ${error.message}`);
-    Deno.exit(error instanceof PipelineFileError ? 2 : 1);
+    end(error);
   }
   Deno.exit();
+}
+
+/** Prints an error and ends the process. */
+function endWith(error: unknown): never {
+  if (error instanceof PipelineFileError) {
+    console.error(error.message);
+    Deno.exit(2);
+  }
+  if (error instanceof UserError) {
+    console.error(`Error: ${error.message}`);
+    Deno.exit(1);
+  }
+  console.error(`Error: ${faultText(error)}`);
+  if (isTraced()) console.error(error instanceof Error ? error.stack ?? error.message : error);
+  Deno.exit(isSystemError(error) ? 1 : FAULT);
+}
+
+/** Whether the stack traces of faults are printed. */
+function isTraced(): boolean {
+  return Deno.env.get("BILLM_TRACE") === "1";
+}
+
+/** An error that no part of the program has expected, on one line. */
+function faultText(error: unknown): string {
+  if (isSystemError(error)) {
+    const { path } = error as { path?: unknown };
+    return typeof path === "string" ? `Cannot use "${path}": ${reasonOf(error)}` : error.message;
+  }
+  const [message] = (error instanceof Error ? `${error.name}: ${error.message}` : String(error))
+    .split("\n");
+  return `${message}. This is a fault of this program (billm ${VERSION}). Please report it, with the ` +
+    `command and what it prints${
+      isTraced() ? "" : " with BILLM_TRACE=1"
+    }, under Issues on the page ` +
+    `of the repository`;
 }
 
 /** Makes the console write out control characters: much of what is printed comes from files of others. */
