@@ -212,47 +212,43 @@ Deno.test("run.json of any content in the folder of a run: refused, or the same 
 });
 
 Deno.test("pipeline files with any value at any place, and with damaged bytes", async () => {
-  const pipeline = {
+  const head = {
     name: "micro",
     model: "a/model",
     output: "out/x",
-    seed: 1,
     mode: "default",
     gpu: { adapter: "auto", memory: "1GB" },
-    stages: [
-      "download",
-      { calibrate: { dataset: "./a.txt", samples: 4, "sequence-length": 32 } },
-      "hessian",
-      {
-        gptq: {
-          bits: 3,
-          "group-size": 32,
-          overrides: [{ match: "*.q_proj", bits: 4 }],
-          skip: ["*.k_proj"],
-        },
-      },
-      { pack: { embeddings: 4 } },
-      { evaluate: { perplexity: [{ dataset: "./b.txt", windows: 4 }], "zero-shot": ["piqa"] } },
-    ],
   };
-  const grid = {
-    ...pipeline,
-    matrix: { seed: [1, 2], include: [{ seed: 3 }], exclude: [{ seed: 1 }] },
+  const perplexity = [{ dataset: "./b.txt", windows: 4 }];
+  const list = [
+    "download",
+    { calibrate: { dataset: "./a.txt", samples: 4, "sequence-length": 32 } },
+    "hessian",
+    { gptq: { bits: 3, overrides: { "*.q_proj": { bits: 4 } }, skip: ["*.k_proj"] } },
+    { pack: { embeddings: 4 } },
+    { evaluate: { perplexity, "zero-shot": ["piqa"] } },
+  ];
+  const matrix = { seed: [1, 2], include: [{ seed: 3 }], exclude: [{ seed: 1 }] };
+  const options = {
+    calibrate: { dataset: "./a.txt" },
+    "refit-norm": false,
+    evaluate: { perplexity },
   };
-  const recipe = {
-    ...pipeline,
-    recipe: "2-bit",
-    stages: { calibrate: { dataset: "./a.txt" }, hessian: false, evaluate: {} },
-  };
+  const pipelines = [
+    { ...head, seed: 1, stages: list },
+    { ...head, stages: list, matrix },
+    { ...head, recipe: "2-bit", stages: options },
+  ];
   const check = (what: string, text: string) =>
     endsWell(what, () => loadGrid("p.yaml", { stages: STAGES, recipes: RECIPES, text }));
   let good = 0;
-  for (const value of [pipeline, grid, recipe]) {
+  for (const value of pipelines) {
+    assert.ok(await check("nothing", JSON.stringify(value)));
     for (const { what, text } of mutationsOf(value, 200)) if (await check(what, text)) good++;
     const yaml = new TextEncoder().encode(JSON.stringify(value, null, 1));
     for (const { what, bytes } of damaged(yaml, 60)) {
       await check(what, new TextDecoder().decode(bytes));
     }
   }
-  assert.ok(good > 20, `${good} are valid`);
+  assert.ok(good > 10, `${good} are valid`);
 });
