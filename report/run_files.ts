@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { checkValue } from "../pipeline/config/values.ts";
@@ -80,7 +80,7 @@ function saveReport(folder: string, record: RunRecord): void {
  */
 export const hasRunReport: HasReport = (folder, record) => {
   checkFigures(record, join(folder, RUN_RECORD));
-  if (!existsSync(join(folder, "report.html"))) return false;
+  if (!statSync(join(folder, "report.html"), { throwIfNoEntry: false })?.isFile()) return false;
   if (!record.packed) return true;
   try {
     return readHistograms(folder) !== undefined;

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
@@ -64,6 +65,13 @@ export const allocate = defineStage({
 
   async check(context, options) {
     planOf(context, options);
+  },
+
+  async restore(context, { sensitivities }) {
+    const path = join(context.folder.path, SENSITIVITIES);
+    if (sensitivities !== undefined || existsSync(path)) return;
+    const message = `"${path}" is gone, which the run had measured; --overwrite measures it again`;
+    context.emit({ type: "warning", message });
   },
 
   async run(context, options) {

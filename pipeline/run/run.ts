@@ -1,4 +1,6 @@
 import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
@@ -18,7 +20,7 @@ import { HubAccess } from "./hub_access.ts";
 import { RunInputs } from "./inputs.ts";
 import { quantizeLayers } from "./layers.ts";
 import type { CellRecord, RunRecord } from "./record.ts";
-import { type PlannedRun, RunFolder } from "./run_folder.ts";
+import { PIPELINE, type PlannedRun, RunFolder } from "./run_folder.ts";
 
 export interface RunOptions {
   emit?: Emit;
@@ -267,6 +269,11 @@ export async function runPipeline(
   };
   if (folder.state === "done") {
     const earlier = folder.earlier!;
+    for (const { stage, options } of config.stages) await stage.restore?.(context, options);
+    if (!existsSync(join(folder.path, PIPELINE))) {
+      folder.lock();
+      folder.savePipeline(config.text);
+    }
     if (!hasReport(folder.path, earlier)) {
       folder.lock();
       await reportOn(earlier);

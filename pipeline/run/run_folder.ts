@@ -24,6 +24,9 @@ import { FOLDER_LOCK, FolderInUse, FolderLock } from "./folder_lock.ts";
 import { isLayerRecord, readRunRecord } from "./read_record.ts";
 import { CELL_RECORD, type CellRecord, type RunRecord } from "./record.ts";
 
+/** The pipeline file as run. */
+export const PIPELINE = "pipeline.yaml";
+
 /** What `allocate` has measured, in the folder of a run. */
 export const SENSITIVITIES = "sensitivities.json";
 
@@ -31,7 +34,7 @@ export const SENSITIVITIES = "sensitivities.json";
 const RUN_FILES = [
   "histograms.json",
   "report.html",
-  "pipeline.yaml",
+  PIPELINE,
   "calibration.safetensors",
   SENSITIVITIES,
   "run.json",
@@ -167,7 +170,7 @@ export class RunFolder implements Disposable {
 
   /** Writes the pipeline file as run. */
   savePipeline(text: string): void {
-    writeFileAtomically(join(this.path, "pipeline.yaml"), text);
+    writeFileAtomically(join(this.path, PIPELINE), text);
   }
 }
 
@@ -277,7 +280,7 @@ function refuseOthers(path: string): void {
   if (!existsSync(path) || !statSync(path).isDirectory()) return;
   const isEmptyFolder = (name: string) => {
     const inner = join(path, name);
-    return statSync(inner).isDirectory() && readdirSync(inner).length === 0;
+    return lstatSync(inner).isDirectory() && readdirSync(inner).length === 0;
   };
   const isEarly = (name: string) =>
     name in SUBFOLDERS ? isEmptyFolder(name) : name === FOLDER_LOCK || name === CELL_RECORD ||
