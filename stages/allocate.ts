@@ -4,6 +4,7 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { counted, listed, sum } from "../base/figures.ts";
 import { BYTES_PATTERN } from "../base/units.ts";
+import { pathOption } from "../pipeline/config/json_schema.ts";
 import { SENSITIVITIES } from "../pipeline/run/run_folder.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { chooseCandidates } from "./allocation.ts";
@@ -35,7 +36,7 @@ const optionsForm = z.strictObject({
     "Rates to choose from, as values of the option of the stage that quantizes (bits, or count of " +
       "levels); default all of the stage",
   ),
-  "sensitivities": z.string().min(1).optional().describe(
+  "sensitivities": pathOption.optional().describe(
     "A file of what was measured: read if it exists and fits, else written; default in the run's folder",
   ),
   "mode": z.enum(["full", "cheap"]).default("full").describe(

@@ -6,6 +6,7 @@ import { VERSION } from "../base/version.ts";
 import { visibleText } from "../base/visible_text.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
 import { isSystemError, reasonOf } from "../storage/folder.ts";
+import { inHome } from "../storage/home.ts";
 
 /** The exit code of a fault of this program, EX_SOFTWARE of sysexits.h. */
 const FAULT = 70;
@@ -151,7 +152,7 @@ export function runCommand<const Options extends OptionsConfig>(
   main: (given: Arguments<Options>) => void | Promise<void>,
 ): Promise<never> {
   return runTask(async (signal) => {
-    const { values, positionals } = parse();
+    const { values, positionals } = inHomes(parse());
     if ((values as { help?: boolean }).help) return console.log(help);
     startInCallersFolder();
     await main({ values: values as OptionValues<Options>, positionals, signal });
@@ -169,6 +170,23 @@ export function runCommand<const Options extends OptionsConfig>(
       );
     }
   }
+}
+
+/** The options of all tasks that are paths; arguments besides options are paths, too. */
+const PATH_OPTIONS = ["output", "markdown", "svg", "peers", "model"];
+
+/** Arguments with the user's home for a leading "~", which a shell does not replace in `--output=~/x`. */
+function inHomes<Parsed extends { values: Record<string, unknown>; positionals: string[] }>(
+  { values, positionals, ...rest }: Parsed,
+): Parsed {
+  const expanded = Object.entries(values).map(([name, value]) =>
+    [
+      name,
+      PATH_OPTIONS.includes(name) && typeof value === "string" ? inHome(value) : value,
+    ] as const
+  );
+  const paths = positionals.map((path) => inHome(path));
+  return { ...rest, values: Object.fromEntries(expanded), positionals: paths } as Parsed;
 }
 
 /** An integer option of at least `least`. */

@@ -5,6 +5,7 @@ import { z } from "zod";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import { UserError } from "../../base/errors.ts";
 import { isRecord } from "../../base/record.ts";
+import { inHome } from "../../storage/home.ts";
 import { pipelineFields } from "./json_schema.ts";
 import { MOST_STAGES } from "./limits.ts";
 import { expandRecipe, namedStages, type Recipe, type RecipeContext } from "./recipes.ts";
@@ -537,7 +538,7 @@ export function stageLoader<S extends StageDeclaration>(
   const loaded = new Map<string, Promise<LoadedStage<S>>>();
   const load = async (use: string): Promise<LoadedStage<S>> => {
     const fail = (reason: string) => `Cannot load the stage "${use}": ${reason}`;
-    const module = resolve(dirname(file), use);
+    const module = resolve(dirname(file), inHome(use));
     let stage: S;
     try {
       stage = await importStage(module);
