@@ -18,7 +18,7 @@ interface Model {
 
 /**
  * Checks, before any long work, that a plain or packed model has all weights and biases that its config.json
- * asks for, in its shapes. Of a packed linear layer the columns are compared.
+ * asks for, in its shapes.
  *
  * @throws {UserError} If one is missing, or of another shape or an unsupported type.
  */
@@ -43,24 +43,19 @@ export function requireTensors({ architecture, checkpoint, folder, quantization 
   for (let i = 0; i < architecture.layers; i++) {
     for (const { linear, ...place } of layerPlaces(architecture, i)) {
       const codec = linear === undefined ? undefined : codecOf(checkpoint, linear);
-      if (codec) requireColumns(linear!, place.shape[1], quantization);
-      else check(place);
+      if (!codec) {
+        check(place);
+        continue;
+      }
+      const { shape: [rows] } = checkpoint.get(`${linear}.${codec.rowsPart ?? codec.main}`);
+      const cols = quantization && columnsOf(quantization, linear!);
+      if (cols === undefined) continue; // refused when it is loaded
+      requireShape(folder, `${linear}.weight`, [rows, cols], [
+        place.part?.rows ?? place.shape[0],
+        place.shape[1],
+      ]);
     }
   }
-}
-
-/** @throws {UserError} If a packed linear layer has other columns by `quantization_config` than by the rest. */
-function requireColumns(
-  linear: string,
-  wanted: number,
-  quantization: QuantizationConfig | undefined,
-): void {
-  const cols = quantization && columnsOf(quantization, linear);
-  if (cols === undefined || cols === wanted) return; // without any, loading refuses it
-  throw new UserError(
-    `"${linear}" has ${cols} columns by quantization_config, but ${wanted} by the sizes of the ` +
-      `model; config.json is damaged, get it again`,
-  );
 }
 
 /** The first version of the packed format whose files have checksums. */

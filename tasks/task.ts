@@ -4,7 +4,9 @@ import { parseArgs, type ParseArgsConfig } from "node:util";
 import { UserError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
 import { visibleText } from "../base/visible_text.ts";
+import { importDefault } from "../pipeline/config/config.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
+import type { Stage } from "../pipeline/stage.ts";
 import { isSystemError, reasonOf } from "../storage/folder.ts";
 import { inHome } from "../storage/home.ts";
 
@@ -42,14 +44,39 @@ export async function runTask(
     if (controller.signal.aborted) Deno.exit(130);
     controller.abort();
   };
-  Deno.addSignalListener("SIGINT", interrupt);
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", interrupt);
+  onInterrupt = interrupt;
+  listen(Deno.addSignalListener);
   try {
     await main(controller.signal);
   } catch (error) {
     end(error);
   }
   Deno.exit();
+}
+
+/** What a signal does; undefined outside a task. */
+let onInterrupt: (() => void) | undefined;
+
+/** Adds or removes what a signal does. */
+function listen(change: typeof Deno.addSignalListener): void {
+  if (!onInterrupt) return;
+  change("SIGINT", onInterrupt);
+  if (Deno.build.os !== "windows") change("SIGTERM", onInterrupt);
+}
+
+/**
+ * Imports the stage of a `use` module. Code of the module that never ends can be interrupted: the system
+ * ends the process at a signal, as nothing of the task has begun.
+ */
+export async function importStage(absolutePath: string): Promise<Stage> {
+  const wait = setInterval(() => {}, 60_000); // Deno would end while the module awaits
+  listen(Deno.removeSignalListener);
+  try {
+    return await importDefault<Stage>(absolutePath);
+  } finally {
+    listen(Deno.addSignalListener);
+    clearInterval(wait);
+  }
 }
 
 /** Prints an error and ends the process. */

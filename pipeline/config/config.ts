@@ -10,7 +10,7 @@ import { pipelineFields } from "./json_schema.ts";
 import { MOST_STAGES } from "./limits.ts";
 import { expandRecipe, namedStages, type Recipe, type RecipeContext } from "./recipes.ts";
 import { parseYaml, PipelineSource, type Place, readText, type Slot } from "./source.ts";
-import { checkValue, hint, type Path, show } from "./values.ts";
+import { checkValue, cut, hint, type Path, show } from "./values.ts";
 
 export { pipelineJsonSchema } from "./json_schema.ts";
 export type { Recipe } from "./recipes.ts";
@@ -210,7 +210,10 @@ export function setChanges<S extends StageDeclaration>(
   load: StageLoader<S>,
 ): Change[] {
   return sets.map((text, index) => {
-    const place = { where: `--set ${text}`, order: Number.MAX_SAFE_INTEGER - sets.length + index };
+    const place = {
+      where: `--set ${cut(text, 200)}`,
+      order: Number.MAX_SAFE_INTEGER - sets.length + index,
+    };
     return {
       keys: pathOf(text),
       apply: async () => {
