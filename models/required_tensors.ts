@@ -1,6 +1,6 @@
 import { UserError } from "../base/errors.ts";
 import { embeddingLayout, isPackedEmbedding } from "../codecs/embedding/embedding.ts";
-import { codecOf } from "../codecs/mod.ts";
+import { rowsTensor } from "../codecs/mod.ts";
 import { columnsOf, type QuantizationConfig } from "../codecs/quantization_config.ts";
 import type { Checkpoint } from "../storage/checkpoint.ts";
 import type { Architecture } from "./architectures/architecture.ts";
@@ -42,12 +42,12 @@ export function requireTensors({ architecture, checkpoint, folder, quantization 
   }
   for (let i = 0; i < architecture.layers; i++) {
     for (const { linear, ...place } of layerPlaces(architecture, i)) {
-      const codec = linear === undefined ? undefined : codecOf(checkpoint, linear);
-      if (!codec) {
+      const packed = linear === undefined ? undefined : rowsTensor(checkpoint, linear);
+      if (!packed) {
         check(place);
         continue;
       }
-      const { shape: [rows] } = checkpoint.get(`${linear}.${codec.rowsPart ?? codec.main}`);
+      const [rows] = packed.shape;
       const cols = quantization && columnsOf(quantization, linear!);
       if (cols === undefined) continue; // refused when it is loaded
       requireShape(folder, `${linear}.weight`, [rows, cols], [

@@ -15,8 +15,8 @@ const FAULT = 70;
 
 /**
  * Runs the main function of a task and ends the process. Ctrl-C aborts the signal (a second one exits
- * immediately); errors that the user can act on are printed without a stack trace. All others are faults of
- * this program, whose stack traces `BILLM_TRACE=1` prints.
+ * immediately); errors that the user can act on are printed without a stack trace, those in a stage of the
+ * user's own with one. All others are faults of this program, whose stack traces `BILLM_TRACE=1` prints.
  *
  * Exit codes: 0 done, 1 failed, 2 bad pipeline file or arguments, 70 a fault of this program, 130
  * interrupted.
@@ -54,6 +54,9 @@ export async function runTask(
   Deno.exit();
 }
 
+/** The paths of modules with stages of the user's own. */
+const modules: string[] = [];
+
 /** What a signal does; undefined outside a task. */
 let onInterrupt: (() => void) | undefined;
 
@@ -69,6 +72,7 @@ function listen(change: typeof Deno.addSignalListener): void {
  * ends the process at a signal, as nothing of the task has begun.
  */
 export async function importStage(absolutePath: string): Promise<Stage> {
+  modules.push(absolutePath);
   const wait = setInterval(() => {}, 60_000); // Deno would end while the module awaits
   listen(Deno.removeSignalListener);
   try {
@@ -87,6 +91,12 @@ function endWith(error: unknown): never {
   }
   if (error instanceof UserError) {
     console.error(`Error: ${error.message}`);
+    Deno.exit(1);
+  }
+  const stack = error instanceof Error ? error.stack ?? "" : "";
+  const module = modules.find((path) => stack.includes(path));
+  if (module !== undefined) { // whose author needs the trace
+    console.error(`Error: the stage of "${module}" has failed: ${stack}`);
     Deno.exit(1);
   }
   console.error(`Error: ${faultText(error)}`);
