@@ -179,8 +179,9 @@ export function rotationConfigOf(
   };
 }
 
+/** Whether a value is a whole number from 1 to the greatest i32. */
 function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 1;
+  return Number.isSafeInteger(value) && (value as number) >= 1 && (value as number) < 2 ** 31;
 }
 
 /** Columns of a packed linear layer; undefined if config.json does not state them. */

@@ -1,8 +1,8 @@
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
+import { TooNested } from "../storage/json_nesting.ts";
 import { parsePythonJson } from "../storage/json.ts";
-import { foreignFile, type Line, readLines } from "./lines.ts";
-import { MAX_LENGTH } from "./texts.ts";
+import { foreignFile, type Line, MOST_LINE_BYTES, readLines } from "./lines.ts";
 
 /**
  * The values of a column of a JSON Lines file, plain or gzip.
@@ -44,11 +44,9 @@ export function textOfLine(path: string, line: Line, column: string): string {
 }
 
 function objectOfLine(path: string, { bytes, number }: Line): Record<string, unknown> {
-  if (bytes.length > MAX_LENGTH) {
-    const problem = `line ${number} has ${bytesText(bytes.length)}, more than ${
-      bytesText(MAX_LENGTH)
-    }`;
-    throw unreadable(path, problem);
+  if (bytes.length > MOST_LINE_BYTES) {
+    const [found, most] = [bytesText(bytes.length), bytesText(MOST_LINE_BYTES)];
+    throw unreadable(path, `line ${number} has ${found}, more than ${most}`);
   }
   let json = "";
   try {
@@ -59,7 +57,8 @@ function objectOfLine(path: string, { bytes, number }: Line): Record<string, unk
   let row: unknown;
   try {
     row = parsePythonJson(json);
-  } catch {
+  } catch (error) {
+    if (error instanceof TooNested) throw unreadable(path, `line ${number}: ${error.message}`);
     const foreign = number === 1 ? foreignFile(path) : undefined;
     const problem = `line ${number} is not JSON; each line must be a JSON object`;
     throw unreadable(path, foreign ?? problem);

@@ -2,6 +2,7 @@ import { closeSync, createReadStream, openSync, readSync } from "node:fs";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 import { reasonOf } from "../storage/folder.ts";
 import { foreignContent } from "../storage/safetensors.ts";
 
@@ -13,26 +14,38 @@ export interface Line {
 }
 
 const CHUNK = 1 << 18;
+
+/** The most bytes of a line: more than any text of a data set has. */
+export const MOST_LINE_BYTES = 64 << 20;
 const LINE_FEED = 0x0a;
 
 /**
  * The non-blank lines of a file of any size. If its name ends in `.gz`, it is gzip with one or several
  * members.
  *
- * @throws {UserError} If the file cannot be read, or is truncated or damaged gzip.
+ * @throws {UserError} If the file cannot be read, is truncated or damaged gzip, or has a line of more than
+ *   {@link MOST_LINE_BYTES}.
  */
 export async function* readLines(path: string): AsyncGenerator<Line> {
   let number = 0;
   let start: Uint8Array[] = []; // of a line whose end has not been read yet
+  let started = 0; // its bytes
+  const add = (length: number) => {
+    if (started + length > MOST_LINE_BYTES) throw new LongLine();
+    started += length;
+  };
   try {
     for await (const chunk of readBytes(path)) {
       let from = 0;
       for (let end; (end = chunk.indexOf(LINE_FEED, from)) >= 0; from = end + 1) {
+        add(end - from);
         const bytes = joinBytes(start, chunk.subarray(from, end));
         start = [];
+        started = 0;
         number++;
         if (!isBlank(bytes)) yield { bytes, number };
       }
+      add(chunk.length - from);
       if (from < chunk.length) start.push(chunk.subarray(from));
     }
   } catch (error) {
@@ -41,6 +54,9 @@ export async function* readLines(path: string): AsyncGenerator<Line> {
   const bytes = joinBytes(start, new Uint8Array());
   if (!isBlank(bytes)) yield { bytes, number: number + 1 };
 }
+
+/** The error for a line of more than {@link MOST_LINE_BYTES}. */
+class LongLine extends Error {}
 
 function readBytes(path: string): AsyncIterable<Uint8Array> {
   const file = createReadStream(path, { highWaterMark: CHUNK });
@@ -64,6 +80,11 @@ function isBlank(bytes: Uint8Array): boolean {
 }
 
 function readProblem(path: string, error: unknown, lines: number): string {
+  if (error instanceof LongLine) {
+    return `line ${lines + 1} has more than ${
+      bytesText(MOST_LINE_BYTES)
+    }; no text of a data set is that long`;
+  }
   const { code, message } = error as { code?: string; message: string };
   switch (code) {
     case "Z_BUF_ERROR":

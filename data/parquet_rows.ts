@@ -7,11 +7,16 @@ import {
 } from "hyparquet";
 import { compressors } from "hyparquet-compressors";
 import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 import { reasonOf } from "../storage/folder.ts";
 import { kindOf } from "./json_rows.ts";
 import { foreignFile } from "./lines.ts";
 
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** The most rows of a row group, which are in memory together, and bytes of a column in it. */
+const MOST_ROWS = 50_000_000;
+const MOST_BYTES = 2 ** 32;
 
 /** Invalid UTF-8 stays bytes, so that messages can name the row. */
 const PARSERS = {
@@ -70,7 +75,16 @@ export async function* parquetObjects(
     refuse(`it has no column "${missing}" (columns: ${found.join(", ") || "none"})`);
   }
   let first = 0;
-  for (const { num_rows } of metadata.row_groups) {
+  for (const { num_rows, columns: chunks } of metadata.row_groups) {
+    const bytes = chunks.map(({ meta_data }) => Number(meta_data?.total_uncompressed_size ?? 0));
+    if (num_rows < 0n || num_rows > MOST_ROWS || Math.max(0, ...bytes) > MOST_BYTES) {
+      refuse(
+        `a row group of it has ${num_rows} rows and up to ${
+          bytesText(Math.max(0, ...bytes))
+        } in a ` +
+          `column; at most ${MOST_ROWS} and ${bytesText(MOST_BYTES)} are read at once`,
+      );
+    }
     const end = first + Number(num_rows);
     const rows = await parquetReadObjects({
       file,

@@ -3,6 +3,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { reasonOf } from "../storage/folder.ts";
+import { inHome } from "../storage/home.ts";
 
 /** Settings of the hub and its cache. */
 export interface HubSettings {
@@ -99,8 +100,6 @@ function isTrue(value: string | undefined): boolean {
 }
 
 function expand(path: string, env: Environment): string {
-  const home = env.HOME || env.USERPROFILE || homedir();
-  return path
-    .replace(/^~(?=[/\\]|$)/, () => home)
+  return inHome(path, env.HOME || env.USERPROFILE || homedir())
     .replace(/\$(?:(\w+)|\{(\w+)\})/g, (all, plain, braced) => env[plain ?? braced] ?? all);
 }

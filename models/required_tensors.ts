@@ -1,11 +1,11 @@
 import { UserError } from "../base/errors.ts";
-import { isPackedEmbedding } from "../codecs/embedding/embedding.ts";
-import { codecOf } from "../codecs/mod.ts";
-import type { QuantizationConfig } from "../codecs/quantization_config.ts";
+import { embeddingLayout, isPackedEmbedding } from "../codecs/embedding/embedding.ts";
+import { rowsTensor } from "../codecs/mod.ts";
+import { columnsOf, type QuantizationConfig } from "../codecs/quantization_config.ts";
 import type { Checkpoint } from "../storage/checkpoint.ts";
 import type { Architecture } from "./architectures/architecture.ts";
-import { layerPlaces, outsidePlaces } from "./places.ts";
-import { STORED_DTYPES } from "./stored_tensors.ts";
+import { layerPlaces, outsidePlaces, type Place } from "./places.ts";
+import { requireShape, STORED_DTYPES } from "./stored_tensors.ts";
 
 /** What {@link requireTensors} needs to know of a model. */
 interface Model {
@@ -13,17 +13,19 @@ interface Model {
   checkpoint: Checkpoint;
   /** The folder's name in messages. */
   folder: string;
+  quantization?: QuantizationConfig;
 }
 
 /**
  * Checks, before any long work, that a plain or packed model has all weights and biases that its config.json
- * asks for.
+ * asks for, in its shapes.
  *
- * @throws {UserError} If one is missing or of an unsupported type.
+ * @throws {UserError} If one is missing, or of another shape or an unsupported type.
  */
-export function requireTensors({ architecture, checkpoint, folder }: Model): void {
-  const check = (name: string) => {
-    const { dtype } = checkpoint.get(name);
+export function requireTensors({ architecture, checkpoint, folder, quantization }: Model): void {
+  const check = ({ name, shape: wanted }: Place) => {
+    const { dtype, shape } = checkpoint.get(name);
+    requireShape(folder, name, shape, wanted);
     if (STORED_DTYPES.includes(dtype)) return;
     throw new UserError(
       `Cannot use "${name}" of "${folder}": it is stored as ${dtype}; supported are ` +
@@ -31,12 +33,27 @@ export function requireTensors({ architecture, checkpoint, folder }: Model): voi
     );
   };
   for (const place of Object.values(outsidePlaces(architecture)).flat()) {
-    if (!place || isPackedEmbedding(checkpoint, place.name.replace(/\.weight$/, ""))) continue;
-    check(place.name);
+    if (!place) continue;
+    const module = place.name.replace(/\.weight$/, "");
+    if (isPackedEmbedding(checkpoint, module)) {
+      const { rows, cols } = embeddingLayout(checkpoint, module);
+      requireShape(folder, place.name, [rows, cols], place.shape);
+    } else check(place);
   }
   for (let i = 0; i < architecture.layers; i++) {
-    for (const { linear, name } of layerPlaces(architecture, i)) {
-      if (!linear || !codecOf(checkpoint, linear)) check(name);
+    for (const { linear, ...place } of layerPlaces(architecture, i)) {
+      const packed = linear === undefined ? undefined : rowsTensor(checkpoint, linear);
+      if (!packed) {
+        check(place);
+        continue;
+      }
+      const [rows] = packed.shape;
+      const cols = quantization && columnsOf(quantization, linear!);
+      if (cols === undefined) continue; // refused when it is loaded
+      requireShape(folder, `${linear}.weight`, [rows, cols], [
+        place.part?.rows ?? place.shape[0],
+        place.shape[1],
+      ]);
     }
   }
 }

@@ -80,11 +80,7 @@ export class StoredTensors implements Disposable {
 
   /** @throws {UserError} If a tensor has another shape than config.json states. */
   checkShape(name: string, shape: readonly number[], wanted: readonly number[]): void {
-    if (shapeText(shape) === shapeText(wanted)) return;
-    throw new UserError(
-      `"${this.model.name}": "${name}" has the shape ${shapeText(shape)}, ` +
-        `expected ${shapeText(wanted)}; the weights do not fit config.json`,
-    );
+    requireShape(this.model.name, name, shape, wanted);
   }
 
   /** @throws {UserError} If any of the f32 tensors holds NaN or infinite values. */
@@ -111,6 +107,24 @@ export class StoredTensors implements Disposable {
     this.#prefetched.clear();
     this.#kept.clear();
   }
+}
+
+/**
+ * Compares the shape of a tensor with that which config.json states.
+ *
+ * @throws {UserError} If it is another one.
+ */
+export function requireShape(
+  model: string,
+  name: string,
+  shape: readonly number[],
+  wanted: readonly number[],
+): void {
+  if (shapeText(shape) === shapeText(wanted)) return;
+  throw new UserError(
+    `"${model}": "${name}" has the shape ${shapeText(shape)}, ` +
+      `expected ${shapeText(wanted)}; the weights do not fit config.json`,
+  );
 }
 
 function keyOf({ name, part }: Place): string {

@@ -205,6 +205,8 @@ interface StageBase<Options> extends StageDeclaration {
    * before any other work of the run.
    */
   inputs?(context: ModelContext, options: Options): Promise<string[]>;
+  /** Writes again what the stage had written into the folder of a finished run and is gone or damaged, or says so. */
+  restore?(context: ModelContext, options: Options): Promise<void>;
   /** Early check, called when the model is known: throws before any long work on what would fail later. */
   check?(context: ModelContext, options: Options): Promise<void>;
 }

@@ -1,14 +1,11 @@
-import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, relative, sep } from "node:path";
 import { UserError } from "../base/errors.ts";
-import { CELL_RECORD, type CellRecord, type RunRecord } from "../pipeline/run/record.ts";
+import { type FoundCell, readCellRecord, readRunRecord } from "../pipeline/run/read_record.ts";
+import { CELL_RECORD, RUN_RECORD, type RunRecord } from "../pipeline/run/record.ts";
+import { checkFigures } from "../stages/metrics/mod.ts";
 import { denoFile } from "../storage/deno_folder.ts";
-import { readJson } from "../storage/json.ts";
-
-/** A cell.json file, possibly without times. */
-export type FoundCell =
-  & Omit<CellRecord, "started" | "finished">
-  & Partial<Pick<CellRecord, "started" | "finished">>;
+import { readText, reasonOf } from "../storage/folder.ts";
 
 /** A folder with a finished or unfinished run. */
 export interface RunInFolder {
@@ -48,9 +45,7 @@ export function findRuns(paths: readonly string[]): string[] {
       return;
     }
     if (depth === DEPTH) return;
-    for (const entry of readdirSync(folder, { withFileTypes: true })) {
-      if (entry.isDirectory()) search(join(folder, entry.name), depth + 1);
-    }
+    for (const name of foldersIn(folder)) search(join(folder, name), depth + 1);
   };
   for (const path of paths) {
     if (!existsSync(path)) throw new UserError(`There is no folder "${path}"`);
@@ -59,8 +54,18 @@ export function findRuns(paths: readonly string[]): string[] {
   return [...found.values()];
 }
 
+/** @throws {UserError} If the folder cannot be read. */
+function foldersIn(folder: string): string[] {
+  try {
+    return readdirSync(folder, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  } catch (error) {
+    throw new UserError(`Cannot read the folder "${folder}": ${reasonOf(error)}`);
+  }
+}
+
 function isRun(folder: string): boolean {
-  return existsSync(join(folder, "run.json")) || existsSync(join(folder, CELL_RECORD));
+  return existsSync(join(folder, RUN_RECORD)) || existsSync(join(folder, CELL_RECORD));
 }
 
 /** The runs of some folders. */
@@ -86,12 +91,12 @@ export function readRuns(folders: readonly string[]): Comparison {
 function readRun(folder: string): RunInFolder {
   const run: RunInFolder = { folder, name: basename(realpathSync(folder)) };
   try {
-    run.cell = readCell(folder);
+    if (existsSync(join(folder, CELL_RECORD))) run.cell = readCellRecord(folder);
     if (run.cell) run.name = run.cell.cell;
     if (run.cell?.status === "failed" && !isDoneSince(folder, run.cell)) {
       return { ...run, problem: run.cell.error ?? "it failed; cell.json does not say why" };
     }
-    if (!existsSync(join(folder, "run.json"))) {
+    if (!existsSync(join(folder, RUN_RECORD))) {
       return { ...run, problem: "cell.json says that it is done, but there is no run.json" };
     }
     const record = readRecord(folder);
@@ -106,35 +111,20 @@ function readRun(folder: string): RunInFolder {
 
 /** Whether the run of a failed cell finished later. */
 function isDoneSince(folder: string, { finished: failed }: FoundCell): boolean {
-  if (failed === undefined || !existsSync(join(folder, "run.json"))) return false;
+  if (failed === undefined || !existsSync(join(folder, RUN_RECORD))) return false;
   const { status, finished = "" } = readRecord(folder);
   return status === "done" && finished > failed;
 }
 
 /**
- * The run.json of a folder.
+ * The run.json of a folder, with its figures.
  *
  * @throws {UserError} If it cannot be read or is not a run record.
  */
-export function readRecord(folder: string): RunRecord {
-  const path = join(folder, "run.json");
-  const record = readJson(denoFile(path)) as Partial<RunRecord>;
-  if (!Array.isArray(record.stages) || typeof record.name !== "string") {
-    throw new UserError(`"${path}" is not of this program: it has no name or no stages`);
-  }
-  return record as RunRecord;
-}
-
-function readCell(folder: string): FoundCell | undefined {
-  const path = join(folder, CELL_RECORD);
-  if (!existsSync(path)) return undefined;
-  const found = readJson(denoFile(path)) as Partial<FoundCell>;
-  const { grid, cell, index, cells, status } = found;
-  const isCell = typeof grid === "string" && typeof cell === "string" &&
-    Number.isSafeInteger(index) && Number.isSafeInteger(cells) &&
-    (status === "done" || status === "failed");
-  if (!isCell) throw new UserError(`"${path}" does not say which cell of which grid it is`);
-  return { values: {}, ...found } as FoundCell;
+function readRecord(folder: string): RunRecord {
+  const record = readRunRecord(folder);
+  checkFigures(record, join(folder, RUN_RECORD));
+  return record;
 }
 
 /** Renames runs with equal names after their folders. */
@@ -161,14 +151,14 @@ function missingCells(runs: readonly RunInFolder[]): string[] {
   const grids = Map.groupBy(cells, ({ grid }) => grid);
   return [...grids].flatMap(([grid, known]) => {
     const there = new Set(known.map(({ index }) => index));
-    const total = Math.max(...known.map(({ cells }) => cells));
+    const total = known.reduce((most, { cells }) => Math.max(most, cells), 0);
     return Array.from({ length: total }, (_, i) => i + 1).filter((index) => !there.has(index))
       .map((index) => `${index} of ${total} of ${grid}`);
   });
 }
 
-/** The pipeline file of a run; empty if absent. */
+/** The pipeline file of a run; empty if absent. @throws {UserError} If it cannot be read. */
 export function readPipeline(folder: string): string {
   const path = join(folder, "pipeline.yaml");
-  return existsSync(path) ? readFileSync(path, "utf8") : "";
+  return existsSync(path) ? readText(denoFile(path)) : "";
 }

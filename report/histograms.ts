@@ -1,3 +1,4 @@
+import { z } from "zod";
 import type { WeightKind } from "../codecs/codec.ts";
 import { dequantizedLinear, loadLinear } from "../codecs/mod.ts";
 import { type Rotation, transformOnHost } from "../gpu/kernels/rotation/rotation.ts";
@@ -35,6 +36,32 @@ export interface Histogram {
 export const WEIGHT_KINDS: readonly WeightKind[] = ["low", "high", "salient", "all"];
 
 const BINS = 80;
+
+const counts = z.array(z.int().min(0)).min(1).max(1000);
+const magnitude = z.number().min(0).max(1e40);
+
+/** The form of histograms.json, which may have been damaged. */
+export const histogramsForm = z.looseObject({
+  histograms: z.array(
+    z.looseObject({
+      name: z.string(),
+      layer: z.int().min(0),
+      rows: z.int().min(1),
+      cols: z.int().min(1),
+      weights: z.int().min(1),
+      limit: magnitude.min(1e-46),
+      groups: z.partialRecord(z.enum(["low", "high", "salient", "all"]), counts),
+      stored: counts,
+      split: magnitude.optional(),
+      rotated: z.boolean().optional(),
+      rms: magnitude.nullable(),
+      errorRms: magnitude.nullable(),
+    }).refine(
+      ({ groups, stored }) => Object.values(groups).every(({ length }) => length === stored.length),
+      "must have as many bins of each class as of stored values",
+    ),
+  ).max(100_000),
+});
 /** Approximate number of counted weights per linear layer. */
 const SAMPLE = 1 << 18;
 /** One in this many weights may be outside the bins. */

@@ -1,10 +1,6 @@
-import type { LayerRecord, LinearRecord } from "../pipeline/run/events.ts";
 import { isNumber, sum, sumByKey } from "../base/figures.ts";
-
-/** The name of a linear layer within a decoder layer: "self_attn.q_proj". */
-export function moduleOf(name: string): string {
-  return name.replace(/^.*?\.\d+\./, "");
-}
+import type { LayerRecord, LinearRecord } from "../pipeline/run/events.ts";
+import { moduleOf } from "../pipeline/run/record.ts";
 
 /** Short names of modules: the last word ("q_proj"), unless two modules share it. */
 export function shortNames(modules: readonly string[]): string[] {
@@ -17,26 +13,34 @@ export function shortNames(modules: readonly string[]): string[] {
 export class LayerTable {
   /** In the order of execution. */
   readonly modules: readonly string[];
+  readonly linears: readonly LinearRecord[];
+  readonly #byModule: ReadonlyMap<string, LinearRecord[]>;
+  readonly #byLayer: readonly ReadonlyMap<string, LinearRecord>[];
 
   constructor(readonly layers: readonly LayerRecord[]) {
-    const names = layers.flatMap(({ linears }) => linears.map(({ name }) => moduleOf(name)));
-    this.modules = [...new Set(names)];
-  }
-
-  get linears(): LinearRecord[] {
-    return this.layers.flatMap(({ linears }) => linears);
+    this.linears = layers.flatMap(({ linears }) => linears);
+    this.#byModule = Map.groupBy(this.linears, ({ name }) => moduleOf(name));
+    this.#byLayer = layers.map(({ linears }) =>
+      new Map(linears.map((linear) => [moduleOf(linear.name), linear]))
+    );
+    this.modules = [...this.#byModule.keys()];
   }
 
   /** The linear layers of a module, from the first decoder layer on. */
-  of(module: string): LinearRecord[] {
-    return this.linears.filter(({ name }) => moduleOf(name) === module);
+  of(module: string): readonly LinearRecord[] {
+    return this.#byModule.get(module) ?? [];
+  }
+
+  /** The linear layer of a module in the decoder layer of that place in the list; undefined if there is none. */
+  at(place: number, module: string): LinearRecord | undefined {
+    return this.#byLayer[place].get(module);
   }
 
   /** A figure of each linear layer by module and decoder layer. */
   values(of: (linear: LinearRecord) => number | undefined): (number | undefined)[][] {
     return this.modules.map((module) =>
-      this.layers.map(({ linears }) => {
-        const linear = linears.find(({ name }) => moduleOf(name) === module);
+      this.layers.map((_, place) => {
+        const linear = this.at(place, module);
         const value = linear && of(linear);
         return isNumber(value) ? value : undefined;
       })

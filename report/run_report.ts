@@ -13,7 +13,7 @@ import { timeText } from "../base/units.ts";
 import type { FactMap, WeightKind } from "../codecs/codec.ts";
 import { CODECS } from "../codecs/mod.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
-import type { RunRecord } from "../pipeline/run/record.ts";
+import { moduleOf, type RunRecord } from "../pipeline/run/record.ts";
 import {
   cellBar,
   columnChart,
@@ -26,7 +26,7 @@ import {
 import { warningsOf } from "../stages/metrics/mod.ts";
 import { type Histogram, WEIGHT_KINDS } from "./histograms.ts";
 import { type Content, type Html, html } from "./html.ts";
-import { bitsByPart, LayerTable, moduleOf, shortNames } from "./layers.ts";
+import { bitsByPart, LayerTable, shortNames } from "./layers.ts";
 import { earlierMeasurements, measuredMetrics, shareText } from "./measures.ts";
 import { legend, page, section, type Tile, tiles } from "./page.ts";
 import {
@@ -247,10 +247,10 @@ function layerTable(
     caption,
     head: ["Layer", ...shortNames(table.modules)],
     left: 0,
-    rows: table.layers.map(({ layer, linears }) => [
+    rows: table.layers.map(({ layer }, place) => [
       `${layer + 1}`,
       ...table.modules.map((module) => {
-        const linear = linears.find(({ name }) => moduleOf(name) === module);
+        const linear = table.at(place, module);
         return linear ? text(linear) : NONE;
       }),
     ]),
@@ -482,7 +482,7 @@ function secondsText(seconds: number): string {
 
 function stageTable(record: RunRecord): Table {
   const rows = stageRows(record);
-  const longest = Math.max(...rows.map(({ seconds }) => seconds));
+  const longest = Math.max(...rows.map(({ seconds }) => seconds)) || 1;
   const largest = Math.max(...rows.map(({ bytes }) => bytes ?? 0));
   const total = record.seconds ?? sum(rows.map(({ seconds }) => seconds));
   const withBar = (text: string, part: number, kind = "with-bar"): Cell => ({

@@ -4,7 +4,9 @@ import type { RunCell, RunGrid } from "../pipeline/grid/load_grid.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import { type RunOptions, runPipeline as run } from "../pipeline/run/run.ts";
 import type { Stage } from "../pipeline/stage.ts";
-import { writeRunReport } from "./run_files.ts";
+import { hasRunReport, writeRunReport } from "./run_files.ts";
+
+const REPORT = { hasReport: hasRunReport, writeReport: writeRunReport };
 
 /**
  * Runs a pipeline from the first stage to the last, or resumes an interrupted run of the same pipeline, and
@@ -18,7 +20,7 @@ export function runPipeline(
   config: PipelineConfig<Stage>,
   options: RunOptions = {},
 ): Promise<RunRecord> {
-  return run(config, { writeReport: writeRunReport, ...options });
+  return run(config, { ...REPORT, ...options });
 }
 
 /**
@@ -34,5 +36,5 @@ export function runGrid(
   options: RunOptions = {},
   cells?: readonly RunCell<Stage>[],
 ): Promise<CellResult[]> {
-  return runCells(grid, { writeReport: writeRunReport, ...options }, cells);
+  return runCells(grid, { ...REPORT, ...options }, cells);
 }

@@ -16,8 +16,10 @@ export function linearScale(values: readonly number[], count: number, margin = 0
   const low = least - margin * spread;
   const high = most + margin * spread;
   const step = niceStep((high - low) / count);
-  const ticks: number[] = [];
-  for (let i = Math.ceil(low / step); i * step <= high; i++) ticks.push(i * step);
+  // Neither numbers that are too close for f64 nor those near its end may make this endless.
+  const first = Math.ceil(low / step);
+  const ticks = Array.from({ length: 4 * count }, (_, i) => (first + i) * step)
+    .filter((tick, i, all) => tick <= high && tick !== all[i - 1]);
   return { at: (value) => (value - low) / (high - low), ticks };
 }
 

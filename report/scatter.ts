@@ -71,7 +71,8 @@ class ParetoChart {
     const all = [...results, ...peers];
     const levels = all.map(({ value }) => value);
     if (original) levels.push(original.value);
-    this.#isLog = Math.max(...levels) > 3 * Math.min(...levels);
+    const [least, most] = [Math.min(...levels), Math.max(...levels)];
+    this.#isLog = least > 0 && most > 3 * least;
     this.#x = linearScale(all.map(({ bytes }) => bytes), 5, 0.1);
     this.#y = this.#isLog ? logScale(levels) : linearScale(levels, 5, 0.1);
     this.#bottom = height - BELOW;

@@ -1,8 +1,10 @@
+import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { counted, listed, sum } from "../base/figures.ts";
 import { BYTES_PATTERN } from "../base/units.ts";
+import { pathOption } from "../pipeline/config/json_schema.ts";
 import { SENSITIVITIES } from "../pipeline/run/run_folder.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { chooseCandidates } from "./allocation.ts";
@@ -34,7 +36,7 @@ const optionsForm = z.strictObject({
     "Rates to choose from, as values of the option of the stage that quantizes (bits, or count of " +
       "levels); default all of the stage",
   ),
-  "sensitivities": z.string().min(1).optional().describe(
+  "sensitivities": pathOption.optional().describe(
     "A file of what was measured: read if it exists and fits, else written; default in the run's folder",
   ),
   "mode": z.enum(["full", "cheap"]).default("full").describe(
@@ -67,6 +69,13 @@ export const allocate = defineStage({
 
   async check(context, options) {
     planOf(context, options);
+  },
+
+  async restore(context, { sensitivities }) {
+    const path = join(context.folder.path, SENSITIVITIES);
+    if (sensitivities !== undefined || existsSync(path)) return;
+    const message = `"${path}" is gone, which the run had measured; --overwrite measures it again`;
+    context.emit({ type: "warning", message });
   },
 
   async run(context, options) {

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
@@ -8,7 +9,12 @@ import { batchWindows } from "../models/calibration.ts";
 import { Decoder } from "../models/decoder.ts";
 import { activationBytes, nearWidth } from "../models/memory_plan.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
+import { denoFile } from "../storage/deno_folder.ts";
+import { readHeader } from "../storage/safetensors.ts";
 import { calibrationWindows, datasetOption } from "./data.ts";
+
+/** The token ids, in the folder of a run. */
+const CALIBRATION = "calibration.safetensors";
 
 /**
  * The stage that tokenizes text into windows and embeds them. The runner then passes the windows through
@@ -48,12 +54,21 @@ export const calibrate = defineStage({
     await windowsOf(context, options);
   },
 
+  async restore(context, options) {
+    const path = join(context.folder.path, CALIBRATION);
+    if (existsSync(path) && isWhole(path, [options.samples, options["sequence-length"]])) return;
+    const windows = await windowsOf(context, options);
+    context.checkInputs();
+    context.folder.lock();
+    writeTokenIds(path, windows);
+  },
+
   async run(context, options) {
     const model = context.get("model-files");
     const length = options["sequence-length"];
     const windows = await windowsOf(context, options);
     context.checkInputs();
-    writeTokenIds(join(context.folder.path, "calibration.safetensors"), windows);
+    writeTokenIds(join(context.folder.path, CALIBRATION), windows);
     context.emit({
       type: "stage",
       stage: "calibrate",
@@ -86,6 +101,17 @@ export const calibrate = defineStage({
     for (const stream of streams) await decoder.embedding.embedInto(stream, batches);
   },
 });
+
+/** Whether a file holds token ids of that shape. */
+function isWhole(path: string, shape: number[]): boolean {
+  try {
+    const { tensors } = readHeader(denoFile(path));
+    return JSON.stringify(tensors.get("input_ids")?.shape) === JSON.stringify(shape);
+  } catch (error) {
+    if (error instanceof UserError) return false;
+    throw error;
+  }
+}
 
 function windowsOf(
   context: ModelContext,

@@ -1,16 +1,14 @@
-import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { DATASETS } from "../data/datasets.ts";
 import type { ModelFiles } from "../models/model_files.ts";
-import { isPlainPath, NO_HOME } from "../pipeline/config/json_schema.ts";
+import { pathOption } from "../pipeline/config/json_schema.ts";
 import type { ModelContext } from "../pipeline/stage.ts";
 import { perRun } from "./per_run.ts";
 
 const NAMES = Object.keys(DATASETS);
 
 /** The option for data: the name of a hub data set, or a path (recognizable by a dot or slash). */
-export const datasetOption = z.string().min(1)
-  .refine(isPlainPath, NO_HOME)
+export const datasetOption = pathOption
   .refine(
     (dataset) => NAMES.includes(dataset) || /[./\\]/.test(dataset),
     `must be ${NAMES.join(", ")} or a path such as ./texts`,

@@ -23,12 +23,11 @@ class DenoFile implements OpenFile {
   readonly crc32 = crc32;
 
   constructor(path: string) {
+    const { size, isDirectory, isFile } = Deno.statSync(path); // a pipe would not even open
+    if (isDirectory) throw new FileError("EISDIR", "it is a folder");
+    if (!isFile) throw new FileError("ENOTSUP", "it is no file, but a pipe or a device");
     this.#file = Deno.openSync(path);
-    const { size, isDirectory } = this.#file.statSync();
     this.size = size;
-    if (!isDirectory) return;
-    this.#file.close();
-    throw new FileError("EISDIR", "it is a folder");
   }
 
   read(offset: number, target: Uint8Array<ArrayBuffer>): number {

@@ -1,4 +1,5 @@
 import { UserError } from "../base/errors.ts";
+import { bytesText } from "../base/units.ts";
 import type { crc32 } from "./crc32.ts";
 
 /** A file that is open for reading. */
@@ -73,14 +74,20 @@ export function isSystemError(error: unknown): error is Error & { code: string }
   return error instanceof Error && "code" in error && typeof error.code === "string";
 }
 
+/** The most bytes of a file that is read as a whole: tokenizers and records are far smaller. */
+const MOST_BYTES = 256 << 20;
+
 /**
  * The whole content of a file.
  *
- * @throws {UserError} If it cannot be read.
+ * @throws {UserError} If it cannot be read, or is larger than 256 MiB.
  */
 export function readFile(source: SourceFile): Uint8Array<ArrayBuffer> {
   try {
     using file = source.open();
+    if (file.size > MOST_BYTES) {
+      throw new Error(`it has ${bytesText(file.size)}, more than ${bytesText(MOST_BYTES)}`);
+    }
     const bytes = new Uint8Array(file.size);
     return bytes.subarray(0, file.read(0, bytes));
   } catch (error) {

@@ -1,5 +1,6 @@
 import { UserError } from "../base/errors.ts";
 import { readText, type SourceFile } from "./folder.ts";
+import { checkNesting, TooNested } from "./json_nesting.ts";
 import { foreignContent } from "./safetensors.ts";
 
 /**
@@ -15,7 +16,8 @@ export function readJson(source: SourceFile): Record<string, unknown> {
   let value: unknown;
   try {
     value = parsePythonJson(text);
-  } catch {
+  } catch (error) {
+    if (error instanceof TooNested) refuse(error.message);
     refuse(foreignContent(text) ?? "it is not JSON; download it again");
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
@@ -28,15 +30,18 @@ export function readJson(source: SourceFile): Record<string, unknown> {
  * Parses JSON as Python writes it: a byte order mark is left out, and NaN, Infinity and -Infinity, which JSON
  * does not have, become texts, so that whoever needs a number there refuses them by name.
  *
+ * @throws {TooNested} If it is nested too deep.
  * @throws {SyntaxError} If it is not JSON apart from that.
  */
 export function parsePythonJson(text: string): unknown {
   const plain = text.replace(/^\ufeff/, "");
+  checkNesting(plain);
   try {
     return JSON.parse(plain);
   } catch (error) {
     if (!/NaN|Infinity/.test(plain)) throw error;
-    const tokens = /"(?:[^"\\]|\\.)*"|-?Infinity\b|\bNaN\b/g;
+    // Long strings take no memory for steps back in this form.
+    const tokens = /"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity\b|\bNaN\b/g;
     return JSON.parse(plain.replace(tokens, (token) => token[0] === '"' ? token : `"${token}"`));
   }
 }

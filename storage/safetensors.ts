@@ -3,6 +3,7 @@ import { isRecord } from "../base/record.ts";
 import { bytesText } from "../base/units.ts";
 import { crc32 } from "./crc32.ts";
 import { isSystemError, type OpenFile, type SourceFile } from "./folder.ts";
+import { checkNesting, TooNested } from "./json_nesting.ts";
 import {
   checksumText,
   isPackedFile,
@@ -76,11 +77,14 @@ export interface SafetensorsHeader {
 /** The limit of the header's size, as in the reference reader. */
 const MAX_HEADER_BYTES = 100_000_000;
 
+/** The most dimensions of a tensor, as in PyTorch and NumPy. */
+const MAX_DIMENSIONS = 64;
+
 /**
  * Reads and checks the header of a safetensors file; the tensors themselves are not read.
  *
  * Rejects everything that the reference reader rejects, and also duplicate keys, which the format
- * forbids, and dimensions beyond 2⁵³ - 1.
+ * forbids, dimensions beyond 2⁵³ - 1, and more than 64 of them.
  *
  * @throws {UserError} If the file cannot be read or the header is invalid.
  * @see https://github.com/huggingface/safetensors#format
@@ -148,8 +152,12 @@ function parseHeader(bytes: Uint8Array): Map<string, unknown> {
   }
   let parsed: unknown;
   try {
+    checkNesting(text, MAX_DIMENSIONS); // no other list is longer
     parsed = JSON.parse(text, exactIntegers);
-  } catch {
+  } catch (error) {
+    if (error instanceof TooNested) {
+      throw new FormatError(`its header is damaged: ${error.message}`);
+    }
     throw new FormatError("its header is not JSON");
   }
   if (!isRecord(parsed)) throw new FormatError("its header is not a JSON object");
@@ -164,7 +172,8 @@ function exactIntegers(key: string, value: unknown, context?: { source?: string 
     throw new SyntaxError("half a character");
   }
   const source = context?.source;
-  return typeof value === "number" && source && /^\d+$/.test(source) ? BigInt(source) : value;
+  // No longer one fits into 64 bits.
+  return typeof value === "number" && source && /^\d{1,20}$/.test(source) ? BigInt(source) : value;
 }
 
 /**

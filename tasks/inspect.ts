@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../base/errors.ts";
-import { sum, sumByKey } from "../base/figures.ts";
+import { isNumber, sum, sumByKey } from "../base/figures.ts";
 import { bytesText, percentText } from "../base/units.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { loadLinear, packedLinears } from "../codecs/mod.ts";
@@ -11,10 +11,10 @@ import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
 import { quantizationOf } from "../models/plain_weights.ts";
 import { requireTensors } from "../models/required_tensors.ts";
-import type { RunRecord } from "../pipeline/run/record.ts";
+import { readRunRecord } from "../pipeline/run/read_record.ts";
+import { RUN_RECORD, type RunRecord } from "../pipeline/run/record.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
-import { denoFile, denoFolder } from "../storage/deno_folder.ts";
-import { readJson } from "../storage/json.ts";
+import { denoFolder } from "../storage/deno_folder.ts";
 import { tableText } from "./table.ts";
 import { modelFolder, runCommand, usageErrors, warnOf } from "./task.ts";
 
@@ -197,11 +197,19 @@ function inspectPacked(
 /** Relative output errors in the run.json beside a model folder, by name, rows and columns. */
 function outputErrors(folder: string): Map<string, number> {
   const errors = new Map<string, number>();
-  const path = join(dirname(resolve(folder)), "run.json");
+  const path = join(dirname(resolve(folder)), RUN_RECORD);
   if (!existsSync(path)) return errors;
-  const { layers = [] } = readJson(denoFile(path)) as Partial<RunRecord>;
+  let record: RunRecord;
+  try {
+    record = readRunRecord(dirname(path));
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    console.error(`Warning: errors of the output are left out: ${error.message}`);
+    return errors;
+  }
+  const { layers = [] } = record;
   for (const { name, rows, cols, relativeOutputError } of layers.flatMap((l) => l.linears)) {
-    if (relativeOutputError === undefined) continue;
+    if (!isNumber(relativeOutputError)) continue;
     errors.set(`${name} ${rows} ${cols}`, relativeOutputError);
   }
   return errors;

@@ -1,7 +1,7 @@
 import { PipelineFileError } from "../pipeline/config/errors.ts";
 import { loadGrid } from "../pipeline/grid/load_grid.ts";
 import { RECIPES, STAGES } from "../stages/mod.ts";
-import { runCommand, usageErrors } from "./task.ts";
+import { importStage, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task matrix PIPELINE.yaml [--set PATH=VALUE]...
 
@@ -15,7 +15,9 @@ Options
   --set PATH=VALUE   Override a value of the file, as for quantize
   --help             Print this
 
-Exit codes: 0 done, 2 bad pipeline file or arguments.
+Modules that the file names with "use:" are loaded, which runs their code.
+
+Exit codes: 0 done, 2 bad pipeline file or arguments, 70 a fault of this program.
 `;
 
 /** What GitHub Actions runs of one matrix. */
@@ -30,7 +32,12 @@ await runCommand({ name: "matrix", help: HELP, options }, async ({ values, posit
     throw usageError(`Give one pipeline file, found ${positionals.length}`);
   }
   const [file] = positionals;
-  const { cells } = await loadGrid(file, { stages: STAGES, recipes: RECIPES, sets: values.set });
+  const { cells } = await loadGrid(file, {
+    stages: STAGES,
+    recipes: RECIPES,
+    sets: values.set,
+    importStage,
+  });
   if (cells.length > MAX_JOBS) {
     const message = `The grid has ${cells.length} cells, and GitHub Actions runs at most ` +
       `${MAX_JOBS} jobs of a matrix; split the grid into several files`;

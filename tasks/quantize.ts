@@ -22,7 +22,7 @@ import { checkNeeds, needsText, quantizes, runNeeds } from "../stages/run_needs.
 import { denoFolder } from "../storage/deno_folder.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
 import { showJson, showProgress } from "./progress.ts";
-import { runCommand, usageErrors } from "./task.ts";
+import { importStage, runCommand, usageErrors } from "./task.ts";
 
 /** The rates of the recipes that are named after theirs. */
 const RATES = RECIPES.flatMap(({ name }) => name.match(/^([\d.]+)-bit$/)?.[1] ?? []);
@@ -52,13 +52,16 @@ Options
                      stage and --set stages.NAME={} to add one
   --cell CELL        Run one cell of a grid, by number, such as 3/12, or by name (repeatable). A
                      file without "matrix" counts as a grid of one cell
-  --check            Check the file without running it, and print the plan or the cells of a grid
+  --check            Check the file without running it, and print the plan or the cells of a grid;
+                     modules that it names with "use:" are loaded, which runs their code
   --json             Print events as JSON, one per line
   --overwrite        Replace what a different run left in the output folder
   --help             Print this
 
-Exit codes: 0 done, 1 failed (in a grid: at least one cell), 2 bad pipeline file or arguments, 130
-interrupted.
+A path that begins with ~ is in your home.
+
+Exit codes: 0 done, 1 failed (in a grid: at least one cell), 2 bad pipeline file or arguments, 70 a
+fault of this program (BILLM_TRACE=1 prints where), 130 interrupted.
 
 Recipes, as recipe: NAME in place of a list of stages
 ${listText(RECIPES)}
@@ -91,6 +94,7 @@ await runCommand(
       stages: STAGES,
       recipes: RECIPES,
       sets: values.set,
+      importStage,
       ...(ofBits && { text: ofBits.text }),
     });
     const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));

@@ -2,17 +2,27 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { UserError } from "../base/errors.ts";
+import { VERSION } from "../base/version.ts";
 import { visibleText } from "../base/visible_text.ts";
+import { importDefault } from "../pipeline/config/config.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
+import type { Stage } from "../pipeline/stage.ts";
+import { isSystemError, reasonOf } from "../storage/folder.ts";
+import { inHome } from "../storage/home.ts";
 import { startWatchdog } from "./watchdog.ts";
 import type { SharedState } from "./watchdog_state.ts";
+
+/** The exit code of a fault of this program, EX_SOFTWARE of sysexits.h. */
+const FAULT = 70;
 
 /**
  * Runs the main function of a task and ends the process. Ctrl-C aborts the signal; the watchdog ends what
  * has not ended a second later, and at once at a second one or SIGTERM. Errors that the user can act on are
- * printed without a stack trace.
+ * printed without a stack trace, those in a stage of the user's own with one. All others are faults of this
+ * program, whose stack traces `BILLM_TRACE=1` prints.
  *
- * Exit codes: 0 done, 1 failed, 2 bad pipeline file or arguments, 130 interrupted.
+ * Exit codes: 0 done, 1 failed, 2 bad pipeline file or arguments, 70 a fault of this program, 130
+ * interrupted.
  *
  * @param main What the task does. It starts the watchdog when it is to do more than print a text.
  * @param interrupted Message after "Interrupted."
@@ -24,21 +34,81 @@ export async function runTask(
   printVisibly();
   const controller = new AbortController();
   let state: SharedState | undefined;
+  const end = async (error: unknown) => {
+    if (!controller.signal.aborted) endWith(error);
+    if (!state!.claimEnd()) await new Promise(() => {}); // the watchdog ends the process
+    console.error(`\nInterrupted. ${interrupted}`);
+    Deno.exit(130);
+  };
+  for (const name of ["error", "unhandledrejection"] as const) {
+    globalThis.addEventListener(name, (event) => {
+      event.preventDefault();
+      void end("reason" in event ? event.reason : event.error);
+    });
+  }
   try {
     await main(controller.signal, () => {
       state = startWatchdog(interrupted, () => controller.abort());
     });
   } catch (error) {
-    if (controller.signal.aborted) {
-      if (!state!.claimEnd()) await new Promise(() => {}); // the watchdog ends the process
-      console.error(`\nInterrupted. ${interrupted}`);
-      Deno.exit(130);
-    }
-    if (!(error instanceof UserError)) throw error;
-    console.error(error instanceof PipelineFileError ? error.message : `Error: ${error.message}`);
-    Deno.exit(error instanceof PipelineFileError ? 2 : 1);
+    await end(error);
   }
   Deno.exit();
+}
+
+/** The paths of modules with stages of the user's own. */
+const modules: string[] = [];
+
+/** Imports the stage of a `use` module. */
+export async function importStage(absolutePath: string): Promise<Stage> {
+  modules.push(absolutePath);
+  const wait = setInterval(() => {}, 60_000); // Deno would end while the module awaits
+  try {
+    return await importDefault<Stage>(absolutePath);
+  } finally {
+    clearInterval(wait);
+  }
+}
+
+/** Prints an error and ends the process. */
+function endWith(error: unknown): never {
+  if (error instanceof PipelineFileError) {
+    console.error(error.message);
+    Deno.exit(2);
+  }
+  if (error instanceof UserError) {
+    console.error(`Error: ${error.message}`);
+    Deno.exit(1);
+  }
+  const stack = error instanceof Error ? error.stack ?? "" : "";
+  const module = modules.find((path) => stack.includes(path));
+  if (module !== undefined) { // whose author needs the trace
+    console.error(`Error: the stage of "${module}" has failed: ${stack}`);
+    Deno.exit(1);
+  }
+  console.error(`Error: ${faultText(error)}`);
+  if (isTraced()) console.error(error instanceof Error ? error.stack ?? error.message : error);
+  Deno.exit(isSystemError(error) ? 1 : FAULT);
+}
+
+/** Whether the stack traces of faults are printed. */
+function isTraced(): boolean {
+  return Deno.env.get("BILLM_TRACE") === "1";
+}
+
+/** An error that no part of the program has expected, on one line. */
+function faultText(error: unknown): string {
+  if (isSystemError(error)) {
+    const { path } = error as { path?: unknown };
+    return typeof path === "string" ? `Cannot use "${path}": ${reasonOf(error)}` : error.message;
+  }
+  const [message] = (error instanceof Error ? `${error.name}: ${error.message}` : String(error))
+    .split("\n");
+  return `${message}. This is a fault of this program (billm ${VERSION}). Please report it, with the ` +
+    `command and what it prints${
+      isTraced() ? "" : " with BILLM_TRACE=1"
+    }, under Issues on the page ` +
+    `of the repository`;
 }
 
 /** Makes the console write out control characters: much of what is printed comes from files of others. */
@@ -106,7 +176,7 @@ export function runCommand<const Options extends OptionsConfig>(
   main: (given: Arguments<Options>) => void | Promise<void>,
 ): Promise<never> {
   return runTask(async (signal, watched) => {
-    const { values, positionals } = parse();
+    const { values, positionals } = inHomes(parse());
     if ((values as { help?: boolean }).help) return console.log(help);
     watched();
     startInCallersFolder();
@@ -125,6 +195,23 @@ export function runCommand<const Options extends OptionsConfig>(
       );
     }
   }
+}
+
+/** The options of all tasks that are paths; arguments besides options are paths, too. */
+const PATH_OPTIONS = ["output", "markdown", "svg", "peers", "model"];
+
+/** Arguments with the user's home for a leading "~", which a shell does not replace in `--output=~/x`. */
+function inHomes<Parsed extends { values: Record<string, unknown>; positionals: string[] }>(
+  { values, positionals, ...rest }: Parsed,
+): Parsed {
+  const expanded = Object.entries(values).map(([name, value]) =>
+    [
+      name,
+      PATH_OPTIONS.includes(name) && typeof value === "string" ? inHome(value) : value,
+    ] as const
+  );
+  const paths = positionals.map((path) => inHome(path));
+  return { ...rest, values: Object.fromEntries(expanded), positionals: paths } as Parsed;
 }
 
 /** An integer option of at least `least`. */

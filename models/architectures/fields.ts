@@ -1,6 +1,12 @@
 import { UserError } from "../../base/errors.ts";
 import { type ActivationName, ACTIVATIONS } from "../../gpu/kernels/elementwise/activation.ts";
 
+/** The greatest whole number, as sizes and positions are i32 on the GPU. */
+const MOST = 2 ** 31 - 1;
+
+/** The most decoder layers: several times those of the deepest models. */
+const MOST_LAYERS = 4096;
+
 /** A reader of the fields of a config.json; its errors name the file and the field. */
 export class Fields {
   /** @param prefix The prefix of field names in messages. */
@@ -25,7 +31,17 @@ export class Fields {
     if (!Number.isSafeInteger(value) || (value as number) < 1) {
       this.fail(key, "a whole number of at least 1");
     }
-    return value as number;
+    return this.#atMost(MOST, key, value as number);
+  }
+
+  /** The number of decoder layers. */
+  layers(key: string): number {
+    return this.#atMost(MOST_LAYERS, key, this.integer(key));
+  }
+
+  #atMost(most: number, key: string, value: number): number {
+    if (value > most) this.fail(key, `at most ${most}`);
+    return value;
   }
 
   count(key: string, fallback: number): number {
@@ -33,12 +49,14 @@ export class Fields {
     if (!Number.isSafeInteger(value) || (value as number) < 0) {
       this.fail(key, "a whole number of at least 0");
     }
-    return value as number;
+    return this.#atMost(MOST, key, value as number);
   }
 
   number(key: string, fallback?: number): number {
     const value = this.json[key] ?? fallback;
     if (typeof value !== "number" || !(value > 0)) this.fail(key, "a number above 0");
+    const single = Math.fround(value as number);
+    if (single === 0 || single === Infinity) this.fail(key, "a number that f32 can hold");
     return value as number;
   }
 

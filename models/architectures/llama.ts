@@ -47,7 +47,7 @@ export function attentionBias(fields: Fields): { qkv: boolean; output: boolean }
 /** Reads a LLaMA variant: norm, attention, norm, gated feed-forward. */
 export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "modelType"> {
   const hiddenSize = fields.integer("hidden_size");
-  const layers = fields.integer("num_hidden_layers");
+  const layers = fields.layers("num_hidden_layers");
   const { heads, keyValueHeads } = readHeads(fields, kind.keyValueHeads);
   if (fields.json.head_dim == null && !kind.headDim && hiddenSize % heads) {
     fields.fail("hidden_size", `a multiple of num_attention_heads, ${heads}`);
@@ -61,6 +61,7 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
   const slidingWindows = kind.slidingWindows?.(layers);
   const rotary = readRotary(fields, headDim);
   const stretch = rotary.scaling?.type === "linear" ? rotary.scaling.factor : 1;
+  const positions = Math.floor(fields.integer("max_position_embeddings", kind.maxLength) * stretch);
   const inner = fields.integer("intermediate_size", kind.intermediateSize);
   const activation = fields.activation("hidden_act", "silu");
   const epsilon = fields.number("rms_norm_eps", 1e-6);
@@ -143,7 +144,7 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
     hiddenSize,
     embeddingSize: hiddenSize,
     layers,
-    maxLength: Math.floor(fields.integer("max_position_embeddings", kind.maxLength) * stretch),
+    maxLength: Math.max(1, Math.min(positions, 2 ** 31 - 1)),
     steps,
     finalNorm: { ...norm("model.norm"), to: "hidden" },
     names: {

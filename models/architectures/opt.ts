@@ -5,7 +5,7 @@ import type { ArchitectureFamily } from "./architecture.ts";
 export const opt: ArchitectureFamily = {
   read(fields) {
     const hiddenSize = fields.integer("hidden_size");
-    const layers = fields.integer("num_hidden_layers");
+    const layers = fields.layers("num_hidden_layers");
     const heads = fields.integer("num_attention_heads");
     if (hiddenSize % heads) {
       fields.fail("hidden_size", `a multiple of num_attention_heads, ${heads}`);

@@ -6,17 +6,24 @@ import type { Fields } from "./fields.ts";
  * `rope_scaling`.
  */
 export function readRotary(fields: Fields, headDim: number): Rotary {
-  const rotary: Rotary = { headDim, theta: fields.number("rope_theta", 10000) };
+  const rotary: Rotary = { headDim, theta: readTheta(fields, 10000) };
   for (const key of ["rope_scaling", "rope_parameters"]) {
     const value = fields.json[key];
     if (value == null) continue;
     if (typeof value !== "object" || Array.isArray(value)) fields.fail(key, "an object");
     const inner = fields.within(key);
-    rotary.theta = inner.number("rope_theta", rotary.theta);
+    rotary.theta = readTheta(inner, rotary.theta);
     const scaling = readScaling(fields, inner);
     if (scaling) rotary.scaling = scaling;
   }
   return rotary;
+}
+
+/** The base of the frequencies, none of which may exceed 1. */
+function readTheta(fields: Fields, fallback: number): number {
+  const theta = fields.number("rope_theta", fallback);
+  if (theta < 1) fields.fail("rope_theta", "at least 1");
+  return theta;
 }
 
 function readScaling(fields: Fields, inner: Fields): RotaryScaling | undefined {

@@ -1,14 +1,16 @@
 import { basename, dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { isMap, isScalar, isSeq, type Node, parseDocument, Scalar } from "yaml";
+import { isMap, isScalar, isSeq, type Node, Scalar } from "yaml";
 import { z } from "zod";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import { UserError } from "../../base/errors.ts";
 import { isRecord } from "../../base/record.ts";
+import { inHome } from "../../storage/home.ts";
 import { pipelineFields } from "./json_schema.ts";
+import { MOST_STAGES } from "./limits.ts";
 import { expandRecipe, namedStages, type Recipe, type RecipeContext } from "./recipes.ts";
-import { PipelineSource, type Place, readText, type Slot } from "./source.ts";
-import { checkValue, hint, type Path, show } from "./values.ts";
+import { parseYaml, PipelineSource, type Place, readText, type Slot } from "./source.ts";
+import { checkValue, cut, hint, type Path, show } from "./values.ts";
 
 export { pipelineJsonSchema } from "./json_schema.ts";
 export type { Recipe } from "./recipes.ts";
@@ -145,7 +147,7 @@ export async function checkPipeline<S extends StageDeclaration>(
   const checked = checkValue(pipelineFields, value, "");
   source.reportAll(checked.issues, []);
   const { mode } = checked.data ?? value;
-  const list = Array.isArray(value.stages) ? value.stages : [];
+  const list = Array.isArray(value.stages) ? value.stages.slice(0, MOST_STAGES) : [];
   const entries: Entry<S>[] = [];
   const known = namedStages(stages);
   for (const [index, item] of list.entries()) {
@@ -208,7 +210,10 @@ export function setChanges<S extends StageDeclaration>(
   load: StageLoader<S>,
 ): Change[] {
   return sets.map((text, index) => {
-    const place = { where: `--set ${text}`, order: Number.MAX_SAFE_INTEGER - sets.length + index };
+    const place = {
+      where: `--set ${cut(text, 200)}`,
+      order: Number.MAX_SAFE_INTEGER - sets.length + index,
+    };
     return {
       keys: pathOf(text),
       apply: async () => {
@@ -265,9 +270,8 @@ async function applySet<S extends StageDeclaration>(
   const [, name, written] = text.match(/^([^=]+)=(.*)$/s) ?? [];
   const keys = name?.split(".") ?? [""];
   if (keys.includes("")) return "Not of the form path=value";
-  const document = parseDocument(written, { prettyErrors: false });
-  const [error] = [...document.errors, ...document.warnings];
-  if (error) return `Not valid YAML: ${error.message}`;
+  const { document, problems: [problem] } = parseYaml(written);
+  if (problem) return problem.message;
   const value = document.contents ?? new Scalar(null);
   return await setValue(source, keys, value, place, load, place);
 }
@@ -537,7 +541,7 @@ export function stageLoader<S extends StageDeclaration>(
   const loaded = new Map<string, Promise<LoadedStage<S>>>();
   const load = async (use: string): Promise<LoadedStage<S>> => {
     const fail = (reason: string) => `Cannot load the stage "${use}": ${reason}`;
-    const module = resolve(dirname(file), use);
+    const module = resolve(dirname(file), inHome(use));
     let stage: S;
     try {
       stage = await importStage(module);

@@ -1,15 +1,13 @@
 import { z } from "zod";
 import { BYTES_PATTERN } from "../../base/units.ts";
+import { inHome, isPlainPath, NO_HOME } from "../../storage/home.ts";
 import type { StageDeclaration } from "./config.ts";
+import { MOST_STAGES } from "./limits.ts";
 import { namedStages, type Recipe } from "./recipes.ts";
 
-/** Why a path with "~" is refused: it would name a folder "~". */
-export const NO_HOME = 'must not begin with "~", which only a shell replaces; write the whole path';
-
-/** Whether a path does not begin with "~" in place of a home. */
-export function isPlainPath(path: string): boolean {
-  return !/^~(?:$|[/\\])/.test(path);
-}
+/** The schema of a path of this machine. */
+export const pathOption = z.string().min(1).overwrite((path) => inHome(path))
+  .refine(isPlainPath, NO_HOME);
 
 /** A JSON Schema, draft 2020-12. */
 export type JsonSchema = z.core.JSONSchema.BaseSchema;
@@ -22,13 +20,13 @@ export const pipelineFields = z.strictObject({
       'must be letters, digits, ".", "_" and "-", beginning with a letter or digit',
     )
     .describe("the name of the run, used in paths"),
-  model: z.string().min(1).refine(isPlainPath, NO_HOME).describe(
+  model: pathOption.describe(
     "the folder of a model, with config.json and its weights, or its name on the hub",
   ),
   recipe: z.string().optional().describe(
     "a chain of stages by its name; stages is then a map of options, by stage",
   ),
-  output: z.string().min(1).refine(isPlainPath, NO_HOME).optional().describe(
+  output: pathOption.optional().describe(
     "the folder of the run; out/NAME if left out",
   ),
   seed: z.int().min(0).max(2 ** 32 - 1).default(0).describe("the seed of every random choice"),
@@ -43,7 +41,7 @@ export const pipelineFields = z.strictObject({
       "GPU memory to stay under; as much as there is if left out. Changes the time, not the result",
     ),
   }).default({ adapter: "auto" }).describe("where the kernels run"),
-  stages: z.array(z.unknown()).min(1).describe("the stages to run, in this order"),
+  stages: z.array(z.unknown()).min(1).max(MOST_STAGES).describe("the stages to run, in this order"),
   matrix: z.unknown().optional().describe(
     "makes the file a grid: lists of values, a cell for each combination of them",
   ),

@@ -1,6 +1,7 @@
 import { isMap, isScalar, isSeq, type Node, Pair, Scalar, YAMLMap, YAMLSeq } from "yaml";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import type { StageDeclaration } from "./config.ts";
+import { MOST_STAGES } from "./limits.ts";
 import type { PipelineSource } from "./source.ts";
 import { show } from "./values.ts";
 
@@ -63,6 +64,11 @@ export function expandRecipe(source: PipelineSource, { recipes, stages }: Recipe
   } else if (!isMap(map) && options !== null) {
     const message = `stages must be a map of options beside "recipe", found ${show(options)}`;
     source.report(source.place(["stages"]), message);
+  }
+  if (isMap(map) && map.items.length > MOST_STAGES) {
+    const message = `stages must have at most ${MOST_STAGES} keys, found ${map.items.length}`;
+    source.report(source.place(["stages"]), message);
+    source.throwProblems();
   }
   if (!recipe || (!isMap(map) && options !== null)) source.throwProblems();
 

@@ -1,19 +1,24 @@
 import {
-  type Document,
+  Composer,
+  Document,
   isAlias,
   isMap,
   isScalar,
   isSeq,
+  Lexer,
   LineCounter,
   type Node,
   Pair,
-  parseDocument,
+  Parser,
   Scalar,
   visit,
   YAMLMap,
 } from "yaml";
+import { counted } from "../../base/figures.ts";
+import { MOST_LEVELS } from "../../storage/json_nesting.ts";
 import { PipelineFileError } from "./errors.ts";
-import { type Issue, type Path, show } from "./values.ts";
+import { MOST_ALIASES, MOST_LETTERS, MOST_PROBLEMS } from "./limits.ts";
+import { cut, type Issue, type Path, show } from "./values.ts";
 
 /** The text of a pipeline file. @throws {PipelineFileError} If it cannot be read or is not text. */
 export async function readText(file: string): Promise<string> {
@@ -65,15 +70,9 @@ export class PipelineSource {
   /** @throws {PipelineFileError} If the text is not YAML or not a map. */
   constructor(readonly file: string, text: string) {
     this.#text = text;
-    this.#document = parseDocument(text, {
-      lineCounter: this.#lines,
-      prettyErrors: false,
-      uniqueKeys: false, // checked below, with the key's name
-      logLevel: "error", // yaml's warnings are problems here, not console lines
-    });
-    for (const { pos, message } of [...this.#document.errors, ...this.#document.warnings]) {
-      this.report(this.#at(pos[0]), `Not valid YAML: ${message}`);
-    }
+    const { document, problems } = parseYaml(text, this.#lines);
+    this.#document = document;
+    for (const { offset, message } of problems) this.report(this.#at(offset), message);
     this.throwProblems();
     const root = this.#document.contents;
     if (!isMap(root)) {
@@ -111,8 +110,10 @@ export class PipelineSource {
 
   /** Reports the issues of the value at `path`. */
   reportAll(issues: Issue[], path: Path): void {
-    for (const { message, path: inner, part } of issues) {
-      this.report(this.place([...path, ...inner], part), message);
+    const places = issues.slice(0, MOST_PROBLEMS) // finding one takes long in a long map
+      .map(({ path: inner, part }) => this.place([...path, ...inner], part));
+    for (const [i, { message }] of issues.entries()) {
+      this.report(places[i] ?? places.at(-1)!, message);
     }
   }
 
@@ -354,6 +355,19 @@ export class PipelineSource {
   /** @throws {PipelineFileError} If an alias has no anchor or is within its own value. */
   #checkAliases(): void {
     let haveValues = true;
+    let count = 0;
+    let last: number | undefined;
+    visit(this.#document, {
+      Alias(_, { range }) {
+        if (++count <= MOST_ALIASES) return;
+        last = range?.[0];
+        return visit.BREAK;
+      },
+    });
+    if (last !== undefined) {
+      this.report(this.#at(last), `More than ${MOST_ALIASES} aliases; write some values out`);
+      this.throwProblems();
+    }
     visit(this.#document, {
       Alias: (_, alias, ancestors) => {
         const target = alias.resolve(this.#document);
@@ -369,6 +383,45 @@ export class PipelineSource {
   }
 }
 
+/** A document of YAML, empty if it is nested too deep, with its problems and their places in the text. */
+export function parseYaml(
+  text: string,
+  lineCounter?: LineCounter,
+): { document: Document; problems: { offset: number; message: string }[] } {
+  let deep: number | undefined;
+  // The parser is not recursive, unlike what makes values of its tokens.
+  const parser = new Parser(lineCounter?.addNewLine);
+  const tokens = function* () {
+    lineCounter?.addNewLine(0);
+    for (const lexeme of new Lexer().lex(text)) {
+      yield* parser.next(lexeme);
+      if (parser.stack.length <= MOST_LEVELS) continue;
+      deep = parser.offset;
+      return;
+    }
+    yield* parser.end();
+  };
+  const composer = new Composer({
+    prettyErrors: false,
+    uniqueKeys: false, // checked by the source, with the key's name
+    logLevel: "error", // yaml's warnings are problems here, not console lines
+  });
+  const [document, second] = composer.compose(tokens(), true, text.length);
+  if (deep !== undefined) {
+    const message = `Nested too deep: more than ${MOST_LEVELS} lists and maps within each other`;
+    return { document: new Document(null), problems: [{ offset: deep, message }] };
+  }
+  const problems = [...document.errors, ...document.warnings].map(({ pos: [offset], message }) => ({
+    offset,
+    message: `Not valid YAML: ${message}`,
+  }));
+  if (second) {
+    const message = "Not valid YAML: The text has more than one document";
+    problems.push({ offset: second.range[0], message });
+  }
+  return { document, problems };
+}
+
 /**
  * Throws problems in the order of their places.
  *
@@ -377,9 +430,14 @@ export class PipelineSource {
 export function throwSorted(problems: readonly { place: Place; message: string }[]): void {
   if (problems.length === 0) return;
   const sorted = problems.toSorted((a, b) => a.place.order - b.place.order);
-  throw new PipelineFileError(
-    sorted.map(({ place, message }) => ({ where: place.where, message })),
-  );
+  const told = sorted.slice(0, MOST_PROBLEMS)
+    .map(({ place, message }) => ({ where: place.where, message: cut(message, MOST_LETTERS) }));
+  const more = sorted.length - told.length;
+  if (more > 0) {
+    const { where } = sorted[MOST_PROBLEMS].place;
+    told.push({ where, message: `${counted(more, "more problem")} from here on` });
+  }
+  throw new PipelineFileError(told);
 }
 
 /** The pair of a key; the last one if the key occurs twice, as in the plain value. */

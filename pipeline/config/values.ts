@@ -29,15 +29,18 @@ export function checkValue<T extends z.ZodObject>(
   const nameOf = (path: Path) => [title, ...path].filter((part) => part !== "").join(".");
   const at = (path: Path) => path.reduce((inner: unknown, key) => Object(inner)[key], value);
 
-  const issues = result.error.issues.flatMap(innerIssues).flatMap((issue): Issue[] => {
+  const given = result.error.issues.slice(0, MOST_ISSUES);
+  const issues = given.flatMap(innerIssues).flatMap((issue): Issue[] => {
     const { path } = issue;
     if (issue.code === "unrecognized_keys") {
       const known = knownKeys(json, path);
       const map = nameOf(path) || "the pipeline";
-      return issue.keys.map((key) => ({
+      const rest = issue.keys.length - MOST_ISSUES;
+      return issue.keys.slice(0, MOST_ISSUES).map((key, i) => ({
         path: [...path, key],
         part: "key",
-        message: `Unknown key "${key}" in ${map}${hint(key, known, "known keys")}`,
+        message: `Unknown key "${cut(key)}" in ${map}${hint(key, known, "known keys")}` +
+          (i === MOST_ISSUES - 1 && rest > 0 ? `; ${rest} more keys of ${map} are unknown` : ""),
       }));
     }
     const parent = path.slice(0, -1);
@@ -62,6 +65,9 @@ export function checkValue<T extends z.ZodObject>(
     return `${nameOf(path) || "The pipeline"} ${message}${rest}`;
   }
 }
+
+/** The most issues of a value, and unknown keys of a map, that are told of. */
+const MOST_ISSUES = 10;
 
 const kinds: Record<string, string> = {
   int: "a whole number",
@@ -174,6 +180,10 @@ export function show(value: unknown): string {
   if (proto !== null && proto !== Object.prototype && !Array.isArray(value)) {
     return `a ${proto.constructor.name}`;
   }
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 60 ? `${text.slice(0, 60)}…` : text;
+  return cut(JSON.stringify(value) ?? String(value));
+}
+
+/** A text that is cut after some letters. */
+export function cut(text: string, letters = 60): string {
+  return text.length > letters ? `${text.slice(0, letters)}…` : text;
 }

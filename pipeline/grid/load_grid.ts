@@ -17,6 +17,7 @@ import {
   type StageLoader,
   stageLoader,
 } from "../config/config.ts";
+import { inHome } from "../../storage/home.ts";
 import { PipelineSource, type Place, readText, throwSorted } from "../config/source.ts";
 import { type MatrixCell, matrixCells } from "./matrix.ts";
 
@@ -71,7 +72,8 @@ export async function loadGrid<S extends StageDeclaration>(
     return gridOfOne(await loadPipeline(path, { stages, recipes, sets, importStage, text }));
   }
   base.throwProblems();
-  const { name, output = `out/${name}`, matrix } = base.value();
+  const { name, output: written = `out/${name}`, matrix } = base.value();
+  const output = typeof written === "string" ? inHome(written) : written;
   const others = sets.filter((set) => !isCommon(set));
   const { cells, issues } = matrixCells(matrix);
   base.reportAll(issues, []);

@@ -132,6 +132,7 @@ class MatrixReader {
       this.#fail(path, this.#unknownKey(name, "matrix", ["include", "exclude"]), "key");
       return;
     }
+    if (!this.#isShort(path, items)) return;
     const values: Value[] = [];
     for (const [i, item] of items.entries()) {
       const variant = this.#readVariant(item, [...path, i], `matrix.${name}.${i}`);
@@ -149,7 +150,15 @@ class MatrixReader {
     if (!Array.isArray(list)) {
       this.#fail(path, `${name} must be a list of values, found ${show(list)}`);
     } else if (list.length === 0) this.#fail(path, `${name} must not be empty, found []`);
-    return Array.isArray(list) && list.length > 0;
+    return Array.isArray(list) && list.length > 0 && this.#isShort(path, list);
+  }
+
+  /** Whether a list has no more items than there can be cells. */
+  #isShort(path: Path, list: readonly unknown[]): boolean {
+    if (list.length <= MAX_CELLS) return true;
+    const name = path.join(".");
+    this.#fail(path, `${name} has ${list.length} values; at most ${MAX_CELLS} can be run`);
+    return false;
   }
 
   /** A map of settings under a name. */
@@ -180,6 +189,7 @@ class MatrixReader {
         `matrix.${key} must be a list of maps, found ${show(list)}`,
       );
     }
+    if (!this.#isShort(["matrix", key], list)) return [];
     for (const [i, entry] of list.entries()) {
       const path = ["matrix", key, i];
       const title = `matrix.${key}.${i}`;

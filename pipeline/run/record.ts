@@ -39,6 +39,9 @@ export interface PackedModel {
   storedBitsByPart: Record<string, number>;
 }
 
+/** The file of a {@link RunRecord}. */
+export const RUN_RECORD = "run.json";
+
 /** run.json: the configuration, the environment and the results of a run. */
 export interface RunRecord {
   status: "running" | "done";
@@ -71,6 +74,11 @@ export interface RunRecord {
   allocation?: Record<string, SomeOptions>;
   packed?: PackedModel;
   evaluation?: Evaluation;
+}
+
+/** The name of a linear layer within a decoder layer: "self_attn.q_proj". */
+export function moduleOf(name: string): string {
+  return name.replace(/^.*?\.\d+\./, "");
 }
 
 /** The file of a {@link CellRecord}; it may exist before the run. */

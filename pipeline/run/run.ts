@@ -1,4 +1,6 @@
 import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
@@ -18,7 +20,7 @@ import { HubAccess } from "./hub_access.ts";
 import { RunInputs } from "./inputs.ts";
 import { quantizeLayers } from "./layers.ts";
 import type { CellRecord, RunRecord } from "./record.ts";
-import { type PlannedRun, RunFolder } from "./run_folder.ts";
+import { PIPELINE, type PlannedRun, RunFolder } from "./run_folder.ts";
 
 export interface RunOptions {
   emit?: Emit;
@@ -30,6 +32,8 @@ export interface RunOptions {
   overwrite?: boolean;
   /** Writes the report of a finished run; without it there is no report. */
   writeReport?: WriteReport;
+  /** Whether a finished run has its report; it is written again if not. */
+  hasReport?: HasReport;
   /** The record of the grid's cell that the run is, to be written beside that of the finished run. */
   cell?: (run: RunRecord) => CellRecord;
 }
@@ -48,6 +52,14 @@ export type WriteReport = (
   original: string | undefined,
   pause: () => Promise<void>,
 ) => Promise<void>;
+
+/**
+ * Whether the report of a finished run is there and whole.
+ *
+ * @param folder The output folder of the run.
+ * @throws {UserError} If the record is not one that can be reported on.
+ */
+export type HasReport = (folder: string, record: RunRecord) => boolean;
 
 /** A planned stage of a known kind. */
 export interface Planned<Kind extends Stage> {
@@ -143,6 +155,7 @@ export async function runPipeline(
     signal = new AbortController().signal,
     overwrite = false,
     writeReport = async () => {},
+    hasReport = () => true,
     cell,
   } = options;
   const started = performance.now();
@@ -256,7 +269,12 @@ export async function runPipeline(
   };
   if (folder.state === "done") {
     const earlier = folder.earlier!;
-    if (!folder.hasReport) {
+    for (const { stage, options } of config.stages) await stage.restore?.(context, options);
+    if (!existsSync(join(folder.path, PIPELINE))) {
+      folder.lock();
+      folder.savePipeline(config.text);
+    }
+    if (!hasReport(folder.path, earlier)) {
       folder.lock();
       await reportOn(earlier);
     }

@@ -10,7 +10,6 @@ import {
   statSync,
 } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
 import { UserError } from "../../base/errors.ts";
 import { SMALL_FILES } from "../../models/model_files.ts";
 import {
@@ -22,7 +21,11 @@ import {
 import { reasonOf } from "../../storage/folder.ts";
 import type { LayerRecord } from "./events.ts";
 import { FOLDER_LOCK, FolderInUse, FolderLock } from "./folder_lock.ts";
+import { isLayerRecord, readRunRecord } from "./read_record.ts";
 import { CELL_RECORD, type CellRecord, type RunRecord } from "./record.ts";
+
+/** The pipeline file as run. */
+export const PIPELINE = "pipeline.yaml";
 
 /** What `allocate` has measured, in the folder of a run. */
 export const SENSITIVITIES = "sensitivities.json";
@@ -31,7 +34,7 @@ export const SENSITIVITIES = "sensitivities.json";
 const RUN_FILES = [
   "histograms.json",
   "report.html",
-  "pipeline.yaml",
+  PIPELINE,
   "calibration.safetensors",
   SENSITIVITIES,
   "run.json",
@@ -165,15 +168,9 @@ export class RunFolder implements Disposable {
     writeJsonAtomically(path, record);
   }
 
-  /** Whether the report of the finished run is there, with the counts of a packed model's weights. */
-  get hasReport(): boolean {
-    const isThere = (name: string) => existsSync(join(this.path, name));
-    return isThere("report.html") && (!this.earlier?.packed || isThere("histograms.json"));
-  }
-
   /** Writes the pipeline file as run. */
   savePipeline(text: string): void {
-    writeFileAtomically(join(this.path, "pipeline.yaml"), text);
+    writeFileAtomically(join(this.path, PIPELINE), text);
   }
 }
 
@@ -257,33 +254,16 @@ function textHash(text: string): string {
   return createHash("sha256").update(text).digest("hex");
 }
 
-const HASH = z.string().regex(/^[0-9a-f]{64}$/);
-
-/** What each run.json of this program has, of whatever version and state. */
-const recordForm = z.looseObject({
-  status: z.enum(["running", "done"]),
-  identity: HASH,
-  billm: z.string(),
-  name: z.string(),
-  model: z.string(),
-  mode: z.string(),
-  seed: z.number(),
-  stages: z.array(z.looseObject({ name: z.string(), options: z.looseObject({}) })).min(1),
-  inputs: z.record(z.string(), HASH),
-  started: z.string(),
-  packed: z.looseObject({
-    files: z.array(z.object({
-      name: z.string().refine(SUBFOLDERS.model),
-      bytes: z.number(),
-      sha256: HASH,
-    })),
-  }).optional(),
-});
-
-/** run.json, if it is the record of a run of this program. */
+/** run.json, if it is the record of a run of this program, which names no files but its own. */
 function readRecord(path: string): RunRecord | undefined {
-  const { data } = recordForm.safeParse(readJsonFile(join(path, "run.json")));
-  return data as RunRecord | undefined;
+  try {
+    const record = readRunRecord(path);
+    const isOurs = record.packed?.files.every(({ name }) => SUBFOLDERS.model(name)) ?? true;
+    return isOurs ? record : undefined;
+  } catch (error) {
+    if (error instanceof UserError) return undefined;
+    throw error;
+  }
 }
 
 /** The content of a JSON file; undefined if it is missing or damaged. */
@@ -300,7 +280,7 @@ function refuseOthers(path: string): void {
   if (!existsSync(path) || !statSync(path).isDirectory()) return;
   const isEmptyFolder = (name: string) => {
     const inner = join(path, name);
-    return statSync(inner).isDirectory() && readdirSync(inner).length === 0;
+    return lstatSync(inner).isDirectory() && readdirSync(inner).length === 0;
   };
   const isEarly = (name: string) =>
     name in SUBFOLDERS ? isEmptyFolder(name) : name === FOLDER_LOCK || name === CELL_RECORD ||
@@ -444,10 +424,10 @@ function completeLayers(path: string): LayerRecord[] {
 /** The record of a layer; undefined if it is missing or damaged. */
 function readLayerRecord(path: string, layer: number): LayerRecord | undefined {
   const saved = readJsonFile(layerRecordPath(path, layer)) as
-    | { record?: LayerRecord; sha256?: unknown }
+    | { record?: unknown; sha256?: unknown }
     | null
     | undefined;
   const record = saved?.record;
-  if (typeof record !== "object" || record === null) return undefined;
+  if (!isLayerRecord(record)) return undefined;
   return saved!.sha256 === textHash(JSON.stringify(record)) ? record : undefined;
 }

@@ -1,7 +1,9 @@
-import type { z } from "zod";
+import { z } from "zod";
+import { isRecord } from "../../base/record.ts";
 import type { CachedFigure } from "../../models/metrics/figures.ts";
 import type { ModelFiles } from "../../models/model_files.ts";
 import type { Evaluation, Measured } from "../../pipeline/run/record.ts";
+import { checkValue } from "../../pipeline/config/values.ts";
 import type { ModelContext } from "../../pipeline/stage.ts";
 import type { FigureKey } from "../figure_cache.ts";
 
@@ -11,6 +13,12 @@ export interface Figure {
   dataset: string;
   cached?: CachedFigure;
 }
+
+/** The form of a {@link Figure} in a record; metrics add their numbers. */
+export const figureForm = z.looseObject({
+  dataset: z.string(),
+  cached: z.looseObject({ measured: z.string(), adapter: z.string() }).optional(),
+});
 
 /** Figures of the original and of the packed model on the same data; one of them may be missing. */
 export interface Pair<F> {
@@ -80,6 +88,11 @@ export interface Metric<Entry = any, F extends Figure = any> {
   description: string;
   /** Schema of an entry. */
   entry: z.ZodType<Entry>;
+  /**
+   * Schema of a figure in a record, which may have been damaged; what it lets through, all functions below
+   * can present. If absent, figures are taken as they are.
+   */
+  figure?: z.ZodObject;
   /** Name in sentences, in lower case: "zero-shot accuracy". */
   noun: string;
   /** The key of the record's `evaluation` with the figures; absent if they are the evaluation itself. */
@@ -148,13 +161,27 @@ export interface Metric<Entry = any, F extends Figure = any> {
   chart?: Chart<F>;
 }
 
-/** The figures of a metric in a record. */
+/** The figures of a metric in a record whose figures {@link figureProblem} has nothing to say about. */
 export function measuredIn<F extends Figure>(
   { recordKey }: Metric<unknown, F>,
   evaluation: Evaluation | undefined,
 ): Measured<F> {
   const found = recordKey === undefined ? evaluation : evaluation?.[recordKey];
   return { original: [], ...found as Partial<Measured<F>> };
+}
+
+/** What is wrong with the figures of a metric in a record that was read from a file; undefined if nothing is. */
+export function figureProblem(
+  { recordKey, figure = figureForm }: Metric,
+  evaluation: Evaluation | undefined,
+): string | undefined {
+  const found = recordKey === undefined ? evaluation : evaluation?.[recordKey];
+  if (found === undefined) return undefined;
+  const figures = z.array(figure);
+  const form = z.looseObject({ original: figures.optional(), packed: figures.optional() });
+  const title = ["evaluation", ...(recordKey === undefined ? [] : [recordKey])].join(".");
+  if (!isRecord(found)) return `${title} must be a map`;
+  return checkValue(form, found, title).issues[0]?.message;
 }
 
 /** The figures of a metric by subject, in the order of the pipeline file. */

@@ -1,5 +1,6 @@
-import type { Evaluation } from "../../pipeline/run/record.ts";
-import { type Metric, pairsIn } from "./metric.ts";
+import { UserError } from "../../base/errors.ts";
+import type { Evaluation, RunRecord } from "../../pipeline/run/record.ts";
+import { figureProblem, type Metric, pairsIn } from "./metric.ts";
 import { perplexity } from "./perplexity.ts";
 import { zeroShot } from "./zero_shot.ts";
 
@@ -27,6 +28,20 @@ export function addMetric<Entry>(metric: Metric<Entry>): Disposable {
   if (isTaken) throw new Error(`There is a metric "${metric.option}" already, or one in its place`);
   table.push(metric);
   return { [Symbol.dispose]: () => void table.splice(table.indexOf(metric), 1) };
+}
+
+/**
+ * Checks the figures of a record that was read from a file.
+ *
+ * @param path The file, for messages.
+ * @throws {UserError} If a metric cannot present one of its figures.
+ */
+export function checkFigures({ evaluation }: RunRecord, path: string): void {
+  for (const metric of METRICS) {
+    const problem = figureProblem(metric, evaluation);
+    if (problem === undefined) continue;
+    throw new UserError(`"${path}" is not a record of this program: ${problem}`);
+  }
 }
 
 /** The warnings of all metrics about the figures of a run. */

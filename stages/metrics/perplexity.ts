@@ -10,6 +10,7 @@ import type { ModelContext } from "../../pipeline/stage.ts";
 import { datasetOption, evaluationWindows } from "../data.ts";
 import {
   type Column,
+  figureForm,
   figuresOf,
   lastOf,
   type Metric,
@@ -29,6 +30,20 @@ const entry = z.strictObject({
 });
 
 type Entry = z.output<typeof entry>;
+
+/** JSON has null for a perplexity that is not finite. */
+const figure = figureForm.extend({
+  sequenceLength: z.int().min(1),
+  windows: z.int().min(1),
+  loss: z.number().nullable(),
+  perplexity: z.number().positive().nullable(),
+  lnRatio: z.number().nullish(),
+  divergence: z.looseObject({
+    windows: z.int().min(1),
+    kl: z.number(),
+    agreement: z.number().min(0).max(1),
+  }).optional(),
+});
 
 /** The ratio of perplexities beyond which a run warns. */
 const MOST_GROWTH = 10;
@@ -52,6 +67,7 @@ export const perplexity: Metric<Entry, Perplexity> = {
   option: "perplexity",
   description: "Texts to measure perplexity on",
   entry,
+  figure,
   noun: "perplexity",
 
   async inputs(context, { dataset }) {

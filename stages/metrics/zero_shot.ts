@@ -1,8 +1,9 @@
+import { z } from "zod";
 import { counted, decimal, isNumber, NONE, percent, sum } from "../../base/figures.ts";
 import { percentText } from "../../base/units.ts";
 import type { ZeroShot } from "../../models/metrics/figures.ts";
 import { zeroShot as measure } from "../../models/metrics/zero_shot.ts";
-import { type Column, figuresOf, lastOf, type Metric, type Pair } from "./metric.ts";
+import { type Column, figureForm, figuresOf, lastOf, type Metric, type Pair } from "./metric.ts";
 import {
   datasetOf,
   preparedTask,
@@ -11,11 +12,26 @@ import {
   taskOption,
 } from "./zero_shot_data.ts";
 
+const accuracy = z.number().min(0).max(1);
+
+const figure = figureForm.extend({
+  task: z.string(),
+  version: z.string().optional(),
+  specialTokens: z.boolean().optional(),
+  questions: z.int().min(1),
+  truncated: z.int().min(0).optional(),
+  acc: accuracy,
+  accStderr: accuracy.optional(),
+  accNorm: accuracy.optional(),
+  accNormStderr: accuracy.optional(),
+});
+
 /** Zero-shot accuracy on multiple-choice tasks of lm-evaluation-harness. */
 export const zeroShot: Metric<TaskOption, ZeroShot> = {
   option: "zero-shot",
   description: "Tasks of lm-evaluation-harness: a name, or a map with task, dataset, limit",
   entry: taskOption,
+  figure,
   noun: "zero-shot accuracy",
   recordKey: "zeroShot",
 

@@ -5,6 +5,7 @@ import { UserError } from "../../base/errors.ts";
 import { hasObjects, OBJECT_EXTENSIONS } from "../../data/rows.ts";
 import { readQuestions, ZERO_SHOT_TASKS, zeroShotTask } from "../../data/zero_shot_tasks.ts";
 import { type PreparedTask, prepareTask } from "../../models/metrics/zero_shot.ts";
+import { pathOption } from "../../pipeline/config/json_schema.ts";
 import type { ModelContext } from "../../pipeline/stage.ts";
 import { reasonOf } from "../../storage/folder.ts";
 import { perRun } from "../per_run.ts";
@@ -16,7 +17,7 @@ export const taskOption = z.union([
   taskName,
   z.strictObject({
     "task": taskName.describe("The task"),
-    "dataset": z.string().min(1)
+    "dataset": pathOption
       .refine((dataset) => /[./\\]/.test(dataset), "must be a path such as ./questions.jsonl")
       .optional()
       .describe(

@@ -116,8 +116,21 @@ Deno.test("a line beyond the longest string is refused", () => {
   const line = { bytes: new Uint8Array(600e6), number: 4 };
   assert.throws(
     () => textOfLine("a.jsonl", line, "text"),
-    new UserError('Cannot read "a.jsonl": line 4 has 600.0 MB, more than 536.9 MB'),
+    new UserError('Cannot read "a.jsonl": line 4 has 600.0 MB, more than 67.1 MB'),
   );
+});
+
+Deno.test("lines without end, and those nested too deep, are refused", async () => {
+  const long = "line 1 has more than 67.1 MB; no text of a data set is that long";
+  const member = gzipSync(Buffer.alloc(25e6, "A"), { level: 1 });
+  await refusesRows("a.jsonl.gz", Buffer.concat([member, member, member]), long);
+  await refusesRows("a.jsonl", Buffer.alloc(68e6, "A"), long);
+  const second = Buffer.concat([gzipSync(LINES[0] + "\n"), member, member, member]);
+  await refusesRows("a.jsonl.gz", second, long.replace("1", "2"));
+  const deep = `{"text": "a", "more": ${"[".repeat(1000)}${"]".repeat(1000)}}`;
+  const problem =
+    "line 1: it is nested too deep: more than 200 lists and objects within each other";
+  await refusesRows("a.jsonl", deep, problem);
 });
 
 Deno.test("cut or damaged gzip is refused", async () => {

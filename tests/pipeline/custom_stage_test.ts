@@ -284,7 +284,10 @@ Deno.test("a user's stage that throws ends the run, which keeps its complete lay
     ]);
   const rude = await run(false);
   assert.equal(rude.code, 1);
-  assert.match(rude.stderr, /^error: Uncaught \(in promise\) Error: my own mistake\n/);
+  assert.match(
+    rude.stderr,
+    /^Error: the stage of ".*throws\.ts" has failed: Error: my own mistake\n/,
+  );
   assert.match(rude.stderr, /throws\.ts:8:/, "the place in the user's own file");
   const kind = await run(true);
   assert.equal(kind.code, 1);

@@ -1,14 +1,5 @@
 import assert from "node:assert/strict";
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
@@ -16,98 +7,24 @@ import { temporaryName } from "../../storage/files.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { seededRandom } from "../reference/random.ts";
 import { startTask } from "../start_task.ts";
-
-/** What a finished run leaves in its folder. */
-const LEFT = [
-  "calibration.safetensors",
-  "histograms.json",
-  "model",
-  "pipeline.yaml",
-  "report.html",
-  "run.json",
-];
-
-/** What a finished run left, apart from times. */
-function outcome(folder: string) {
-  assert.deepEqual(readdirSync(folder).sort(), LEFT);
-  const { status, layers, packed, evaluation, ...record } = JSON.parse(
-    readFileSync(join(folder, "run.json"), "utf8"),
-  );
-  assert.equal(status, "done");
-  const { identity, inputs, stages } = record;
-  return {
-    files: contents(join(folder, "model")),
-    layers: layers.map((layer: object) => {
-      return { ...layer, seconds: 0, secondsByStage: {}, peakGpuBytes: 0, peakGpuBytesByStage: {} };
-    }),
-    packed: { ...packed, folder: "" },
-    evaluation,
-    identity,
-    inputs,
-    stages,
-  };
-}
-
-/** Whether the record in a run's folder says that the run is done. */
-function isDone(folder: string): boolean {
-  const path = join(folder, "run.json");
-  return existsSync(path) && JSON.parse(readFileSync(path, "utf8")).status === "done";
-}
-
-function kill(child: Deno.ChildProcess): void {
-  try {
-    child.kill("SIGKILL");
-  } catch (error) {
-    if (!(error instanceof TypeError)) throw error; // it has just ended by itself
-  }
-}
+import { type Killer, killRuns, outcome, undisturbed } from "./kills.ts";
 
 Deno.test("a run that is killed at any moment goes on and ends in the same bytes", async () => {
   using place = new Workplace();
-  const start = performance.now();
-  const undisturbed = await startTask("quantize", [
-    place.pipeline({ output: place.path("whole") }),
-  ]);
-  const duration = performance.now() - start;
-  assert.equal(undisturbed.code, 0, undisturbed.stderr);
-  const expected = outcome(place.path("whole"));
-
-  // One moment in each sixth of the duration, in random order; the first kill waits for a layer, the
-  // second one for the record of the finished run.
+  const { expected, duration } = await undisturbed(place, {});
+  // One moment in each sixth of the duration; the first kill waits for a layer, the second
+  // one for the record of the finished run.
   const random = seededRandom(20240204);
-  const moments = Array.from({ length: 6 }, (_, i) => ({ at: i + random(), rank: random() }))
-    .sort((a, b) => a.rank - b.rank)
-    .map(({ at }) => at / 6 * duration);
-  const killers = ["layer 1/4", "Done in", ...moments];
-  let kills = 0;
-  let resumed = 0;
-  for (let folder = 0; killers.length > 0; folder++) {
-    const output = place.path(`out${folder}`);
-    const pipeline = place.pipeline({ output });
-    for (let finished = false; !finished;) {
-      const moment = killers.shift(); // milliseconds, or a text to wait for
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const wasDone = isDone(output); // killed between its record and its end
-      const { code, stdout, stderr } = await startTask("quantize", [pipeline], {
-        onStart(child) {
-          if (typeof moment === "number") timer = setTimeout(() => kill(child), moment);
-        },
-        onOutput(text, child) {
-          if (typeof moment === "string" && text.includes(moment)) kill(child);
-        },
-      });
-      clearTimeout(timer);
-      if (/; resumes after layer \d, the last complete one/.test(stdout)) resumed++;
-      if (code === 137) kills++;
-      else {
-        assert.equal(code, 0, stderr);
-        assert.equal(stdout.includes("Nothing to do"), wasDone, stdout);
-        finished = true;
-      }
-    }
-    assert.deepEqual(outcome(output), expected, `after ${kills} kills`);
-  }
-  assert.ok(kills >= 3, `${kills} kills came before the end`);
+  const killers: Killer[] = [
+    { moment: "layer 1/4", signal: "SIGKILL" },
+    { moment: "Done in", signal: "SIGKILL" },
+    ...["SIGKILL", "SIGTERM", "SIGKILL", "SIGINT", "SIGKILL", "SIGKILL"].map((signal, i) => ({
+      moment: (i * 5 % 6 + random()) / 6 * duration,
+      signal: signal as Killer["signal"],
+    })),
+  ];
+  const { ended, resumed } = await killRuns(place, {}, expected, killers);
+  assert.ok(ended >= 3, `${ended} kills came before the end`);
   assert.ok(resumed >= 1, `${resumed} runs went on after a layer`);
 });
 

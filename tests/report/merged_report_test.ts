@@ -64,7 +64,10 @@ Deno.test("what is done, failed, not finished and missing is told apart", () => 
   assert.deepEqual(done.map(({ name }) => name), ["own", "c2"]);
   const problems = Object.fromEntries(failed.map(({ name, problem }) => [name, problem]));
   assert.match(problems.odd, /^Cannot read ".*odd\/run.json"/);
-  assert.match(problems["odd-cell"], /cell.json" does not say which cell of which grid it is$/);
+  assert.match(
+    problems["odd-cell"],
+    /cell.json" is not a record of this program: cell.json lacks "grid"$/,
+  );
   delete problems.odd;
   delete problems["odd-cell"];
   assert.deepEqual(problems, {

@@ -1,7 +1,8 @@
 import type { Divergence } from "../../models/metrics/figures.ts";
 import type { LayerRecord } from "../../pipeline/run/events.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
-import type { Comparison, FoundCell } from "../../report/cells.ts";
+import type { FoundCell } from "../../pipeline/run/read_record.ts";
+import type { Comparison } from "../../report/cells.ts";
 import { histogramOf } from "../../report/histograms.ts";
 import type { FinishedRun } from "../../report/run_report.ts";
 import { normals, seededRandom } from "../reference/random.ts";
