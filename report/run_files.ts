@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import type { ModelFiles } from "../models/model_files.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
 import type { WriteReport } from "../pipeline/run/run.ts";
 import { denoFile } from "../storage/deno_folder.ts";
@@ -21,13 +22,13 @@ export interface CountOptions {
  * Saves the weight histograms of a finished run in its folder, because the original model may be absent
  * when the report is rewritten.
  *
- * @param original The folder of the original model.
+ * @param original The original model, or its folder.
  * @throws {UserError} If a model cannot be read or the file cannot be written.
  */
 export async function saveHistograms(
   folder: string,
   record: RunRecord,
-  original: string,
+  original: ModelFiles | string,
   { layers: chosen, pause }: CountOptions = {},
 ): Promise<void> {
   const { layers = [] } = record;

@@ -1,6 +1,8 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
+import { counted } from "../base/figures.ts";
+import { bytesText } from "../base/units.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { requireTensors } from "../models/required_tensors.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
@@ -16,13 +18,31 @@ export const download = defineStage({
     "revision": z.string().min(1).optional().describe(
       "Branch, tag or commit of a model on the hub; default main",
     ),
+    "keep": z.boolean().optional().describe(
+      "false: shards of a model on the hub are downloaded into the run's folder when they are needed, and " +
+        "removed when they no longer are; default true",
+    ),
   }),
   needs: [],
   gives: ["model-files"],
 
-  async run(context, { revision }) {
+  async check(context) {
+    const { shards } = context.hub;
+    if (!shards) return;
+    const { name, fetchedTogether } = context.get("model-files");
+    const most = shards.mostBytes(fetchedTogether);
+    shards.requireRoom(most);
+    context.emit({
+      type: "stage",
+      stage: "download",
+      text: `${name}: ${bytesText(shards.bytes)} in ${counted(shards.count, "shard")} come when ` +
+        `they are needed, at most ${bytesText(most)} at a time, to ${shards.folder}`,
+    });
+  },
+
+  async run(context, { revision, keep = true }) {
     const { model: name } = context;
-    let folder = name;
+    let folder = denoFolder(name);
     let label = name;
     if (existsSync(name)) {
       if (revision) {
@@ -31,14 +51,26 @@ export const download = defineStage({
             `leave download.revision out`,
         );
       }
+      if (!keep) {
+        throw new UserError(
+          `The model "${name}" is a folder, of which nothing is downloaded or removed; leave ` +
+            `download.keep out`,
+        );
+      }
     } else if (HUB_ID.test(name)) {
       const check = (folder: string) => void readConfig(denoFolder(folder), name);
-      const snapshot = await context.hub.model(name, revision ?? "main", check);
-      folder = snapshot.folder;
+      const snapshot = await context.hub.model(name, revision ?? "main", check, keep);
+      folder = context.hub.shards?.over(snapshot.folder) ?? denoFolder(snapshot.folder);
       label = `${name}@${snapshot.commit.slice(0, 7)}`;
     }
-    const model = ModelFiles.open(denoFolder(folder), name);
+    const model = ModelFiles.open(folder, name);
     requireTensors(model);
+    if (model.quantization && folder.fetcher) {
+      throw new UserError(
+        `The model "${name}" is quantized already, so it is read as a whole; leave ` +
+          `download.keep out`,
+      );
+    }
     for (const message of model.warnings) context.emit({ type: "warning", message });
     const { modelType, layers, hiddenSize } = model.architecture;
     context.set("model-files", model);

@@ -74,7 +74,7 @@ export interface SafetensorsHeader {
 }
 
 /** The limit of the header's size, as in the reference reader. */
-const MAX_HEADER_BYTES = 100_000_000;
+export const MAX_HEADER_BYTES = 100_000_000;
 
 /**
  * Reads and checks the header of a safetensors file; the tensors themselves are not read.
