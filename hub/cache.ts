@@ -6,7 +6,6 @@ import {
   readlinkSync,
   renameSync,
   rmSync,
-  statfsSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -199,21 +198,6 @@ export function makeFolder(path: string, remedy = HUB_REMEDY): void {
       `Cannot make the folder "${path}": ${reasonOf(error)}; ` +
         `${remedy} a folder that can be written to`,
     );
-  }
-}
-
-/** Free bytes for this user on the disk of a folder, which need not exist yet. */
-export function freeBytes(folder: string): number {
-  for (let path = folder;; path = dirname(path)) {
-    try {
-      const { bavail, bsize } = statfsSync(path);
-      return bavail * bsize;
-    } catch (error) {
-      // No such folder yet, unless this is the root.
-      if (dirname(path) === path) {
-        throw new UserError(`Cannot tell the free space of "${folder}": ${reasonOf(error)}`);
-      }
-    }
   }
 }
 

@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { TOKENIZER_FILES } from "../models/tokenizers/tokenizer.ts";
-import { type CachedFile, freeBytes, RepositoryCache } from "./cache.ts";
+import { freeBytes } from "../storage/files.ts";
+import { type CachedFile, RepositoryCache } from "./cache.ts";
 import { Download } from "./download.ts";
 import { DEFAULT_LIMITS, type HubLimits } from "./limits.ts";
 import { filesAt, type RemoteFile, resolveRevision, topFiles } from "./listing.ts";

@@ -4,7 +4,7 @@ import { UserError } from "../base/errors.ts";
 import { sum } from "../base/figures.ts";
 import { bytesText } from "../base/units.ts";
 import { denoFile, denoFolder } from "../storage/deno_folder.ts";
-import { fileStamp } from "../storage/files.ts";
+import { fileStamp, freeBytes } from "../storage/files.ts";
 import {
   type FileFetcher,
   type Folder,
@@ -13,7 +13,7 @@ import {
   type SourceFile,
 } from "../storage/folder.ts";
 import { MAX_HEADER_BYTES } from "../storage/safetensors.ts";
-import { freeBytes, makeFolder, RepositoryCache, sizeOf } from "./cache.ts";
+import { makeFolder, RepositoryCache, sizeOf } from "./cache.ts";
 import { Download } from "./download.ts";
 import type { MissingShards } from "./fetch_files.ts";
 import type { RemoteFile } from "./listing.ts";

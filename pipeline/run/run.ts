@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
+import { SpillingMemory } from "../../hosts/spilling_memory.ts";
 import { PipelineFileError } from "../config/errors.ts";
 import { sum, sumByKey } from "../../base/figures.ts";
 import { bytesOf } from "../../base/units.ts";
@@ -20,7 +21,7 @@ import { HubAccess } from "./hub_access.ts";
 import { RunInputs } from "./inputs.ts";
 import { quantizeLayers } from "./layers.ts";
 import type { CellRecord, RunRecord } from "./record.ts";
-import { type PlannedRun, RunFolder, SHARDS } from "./run_folder.ts";
+import { type PlannedRun, RunFolder, SHARDS, SPILL } from "./run_folder.ts";
 
 export interface RunOptions {
   emit?: Emit;
@@ -149,8 +150,16 @@ export async function runPipeline(
   } = options;
   const started = performance.now();
   FolderLock.check(config.output);
-  const { adapter, memory } = config.gpu;
-  await using gpu = await openGpu({ adapter, memory: memory ? bytesOf(memory) : undefined });
+  const { adapter, memory, "host-memory": hostBytes } = config.gpu;
+  const hostMemory = new SpillingMemory(join(config.output, SPILL), {
+    bytes: hostBytes ? bytesOf(hostBytes) : undefined,
+    onSpill: (text) => emit({ type: "stage", stage: "memory", text }),
+  });
+  await using gpu = await openGpu({
+    adapter,
+    memory: memory ? bytesOf(memory) : undefined,
+    hostMemory,
+  });
   const clock = new StageClock(gpu);
   using artifacts = new ArtifactStore();
   const layerRecords: LayerRecord[] = [];
@@ -250,6 +259,7 @@ export async function runPipeline(
     inputs: inputs.hashes,
   };
   using folder = RunFolder.open(config.output, planned, overwrite, context.checkInputs);
+  using _spilled = hostMemory; // before the folder is given back
   await using _downloads = { [Symbol.asyncDispose]: async () => await hub.shards?.close() };
   // A run is done even if its report cannot be written.
   const reportOn = async (record: RunRecord) => {

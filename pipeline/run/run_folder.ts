@@ -31,6 +31,9 @@ export const SENSITIVITIES = "sensitivities.json";
 /** The folder of shards that are downloaded when they are needed, in the folder of a run. */
 export const SHARDS = "shards";
 
+/** The file of activations beside the temporary part of its name, in the folder of a run. */
+export const SPILL = "activations";
+
 /** The files of a run beside its subfolders, the record last. */
 const RUN_FILES = [
   "histograms.json",
@@ -55,7 +58,7 @@ const SUBFOLDERS: Record<string, (name: string) => boolean> = {
  * `calibration.safetensors`, what `allocate` has measured in `sensitivities.json`, the packed model in
  * `model/`, after the end `report.html` and `histograms.json`, and during the run `run.lock`, one record
  * per finished decoder layer in `layers/` and, with `download.keep: false`, shards of the original in
- * `shards/`. Every file is either complete or absent, so a killed run resumes
+ * `shards/`. Activations may be in a temporary file. Every other file is either complete or absent, so a killed run resumes
  * from its last complete layer.
  *
  * Of a folder that is no run of this program nothing is removed, and of one that is, only files that the
@@ -397,7 +400,7 @@ function removeFiles(folder: string, isOurs: (name: string) => boolean): void {
 
 /** The temporary files that a killed run has left. */
 function temporaryFiles(path: string): string[] {
-  const isOurs = (name: string) => RUN_FILES.includes(name) || name === CELL_RECORD;
+  const isOurs = (name: string) => [...RUN_FILES, CELL_RECORD, SPILL].includes(name);
   const folders = { "": isOurs, ...SUBFOLDERS };
   return Object.entries(folders).flatMap(([folder, isOurs]) =>
     filesIn(join(path, folder))
