@@ -1,5 +1,5 @@
 import { UserError } from "../base/errors.ts";
-import type { GpuHost } from "./host.ts";
+import { type GpuHost, type HostMemory, type HostStore, IN_MEMORY } from "./host.ts";
 import {
   type BoundKernel,
   type Dispatch,
@@ -22,6 +22,8 @@ export interface GpuOptions {
    * memory of a single step. Unlimited if absent.
    */
   memory?: number;
+  /** The host's memory for activations beyond it; all of it, whether it is there or not, if absent. */
+  hostMemory?: HostMemory;
   /**
    * Whether to fill new tensors with NaN, so that tests detect elements that a kernel does not write.
    */
@@ -106,6 +108,7 @@ export class Gpu implements AsyncDisposable {
   #budget: number;
   /** The most bytes that were found to be available. */
   #probed = 0;
+  readonly #hostMemory: HostMemory;
   /** Whether kernels may use f64. */
   readonly f64: boolean;
   readonly poison: boolean;
@@ -140,7 +143,7 @@ export class Gpu implements AsyncDisposable {
     device: GPUDevice,
     adapter: GPUAdapter,
     readback: Readback,
-    { memory = Infinity, poison = false, limits = {} }: GpuOptions,
+    { memory = Infinity, hostMemory = IN_MEMORY, poison = false, limits = {} }: GpuOptions,
   ) {
     this.host = host;
     this.#recording = host.scope?.() ?? new TurnScope(() => host.nextTask());
@@ -156,6 +159,7 @@ export class Gpu implements AsyncDisposable {
     this.subgroupBarriers = has("wgpu-subgroup-barrier") &&
       (this.software || /nvidia(?!.*nvk)/i.test(this.name));
     this.#budget = memory;
+    this.#hostMemory = hostMemory;
     this.f64 = has("wgpu-shader-f64");
     this.poison = poison;
     const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
@@ -233,6 +237,18 @@ export class Gpu implements AsyncDisposable {
       else this.#probed = bytes;
     }
     return Math.min(bytes, this.#budget);
+  }
+
+  /**
+   * A store of the host for about so many bytes that GPU memory has no room for.
+   *
+   * @throws {UserError} If the host has no room for them.
+   */
+  reserveHost(bytes: number): HostStore {
+    const isShared = this.host.systemMemory?.(this.software) !== undefined;
+    // Without a budget, there was more than enough.
+    const left = isShared && this.#budget < Infinity ? this.#budget - this.#memory.current : 0;
+    return this.#hostMemory.reserve(bytes, Math.max(0, left));
   }
 
   async #probe(bytes: number): Promise<number> {

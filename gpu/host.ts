@@ -9,6 +9,44 @@ export interface TextStore {
   write(text: string): void;
 }
 
+/** Bytes that the host keeps. */
+export interface KeptBytes {
+  /** The bytes; read-only. */
+  read(): Uint8Array<ArrayBuffer>;
+  /** Frees them; they are not to be read again. */
+  free(): void;
+}
+
+/** A store of bytes for which GPU memory has no room. Disposal frees them all. */
+export interface HostStore extends Disposable {
+  /**
+   * Keeps bytes.
+   *
+   * @param bytes Not to be written to afterwards.
+   * @throws {UserError} If the host has no room for them.
+   */
+  keep(bytes: Uint8Array<ArrayBuffer>): KeptBytes;
+}
+
+/** The memory of the host for what GPU memory has no room for: passed to {@link Gpu.open}. */
+export interface HostMemory {
+  /**
+   * A store for about so many bytes at a time.
+   *
+   * @param sharedBytes Bytes of the host's memory that the device may still take.
+   * @throws {UserError} If the host has no room for them.
+   */
+  reserve(bytes: number, sharedBytes: number): HostStore;
+}
+
+/** Keeps everything in memory. */
+export const IN_MEMORY: HostMemory = {
+  reserve: () => ({
+    keep: (bytes) => ({ read: () => bytes, free() {} }),
+    [Symbol.dispose]() {},
+  }),
+};
+
 /** The host environment of WebGPU: passed to {@link Gpu.open}, never detected. */
 export interface GpuHost {
   /** The name with its version; measurements are repeated when it changes. */

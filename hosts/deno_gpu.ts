@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { setImmediate, setTimeout } from "node:timers/promises";
 import { Gpu, type GpuOptions } from "../gpu/device.ts";
 import type { GpuHost, TextStore } from "../gpu/host.ts";
+import { availableMemory } from "./available_memory.ts";
 
 /** The WebGPU host of Deno. */
 export const DENO_GPU: GpuHost = {
@@ -27,7 +28,7 @@ export const DENO_GPU: GpuHost = {
   /** The free system memory on software adapters, and on macOS, where the GPU shares it. */
   systemMemory(software) {
     if (!software && Deno.build.os !== "darwin") return undefined;
-    return Deno.systemMemoryInfo().available;
+    return availableMemory();
   },
 
   /** The store of the fastest tiles; undefined if `BILLM_TUNE` is 0. */

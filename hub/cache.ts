@@ -6,7 +6,6 @@ import {
   readlinkSync,
   renameSync,
   rmSync,
-  statfsSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -19,6 +18,9 @@ import { sleep } from "./retry.ts";
 
 /** Interval between attempts to get a lock that another process holds. */
 const LOCK_PERIOD_MS = 100;
+
+/** How to have the cache of the hub elsewhere, for messages. */
+export const HUB_REMEDY = "set HF_HOME or HF_HUB_CACHE to";
 
 /** A file in the cache. */
 export interface CachedFile {
@@ -41,6 +43,8 @@ export interface CachedFile {
  */
 export class RepositoryCache {
   readonly folder: string;
+  /** How to have it elsewhere, for messages; "a folder ..." follows. */
+  readonly remedy: string = HUB_REMEDY;
   readonly #name: string;
 
   constructor(
@@ -186,29 +190,14 @@ export function sizeOf(path: string): number | undefined {
 }
 
 /** Creates a folder and its parents. */
-export function makeFolder(path: string): void {
+export function makeFolder(path: string, remedy = HUB_REMEDY): void {
   try {
     mkdirSync(path, { recursive: true });
   } catch (error) {
     throw new UserError(
       `Cannot make the folder "${path}": ${reasonOf(error)}; ` +
-        `set HF_HOME or HF_HUB_CACHE to a folder that can be written to`,
+        `${remedy} a folder that can be written to`,
     );
-  }
-}
-
-/** Free bytes for this user on the disk of a folder, which need not exist yet. */
-export function freeBytes(folder: string): number {
-  for (let path = folder;; path = dirname(path)) {
-    try {
-      const { bavail, bsize } = statfsSync(path);
-      return bavail * bsize;
-    } catch (error) {
-      // No such folder yet, unless this is the root.
-      if (dirname(path) === path) {
-        throw new UserError(`Cannot tell the free space of "${folder}": ${reasonOf(error)}`);
-      }
-    }
   }
 }
 

@@ -44,8 +44,8 @@ export class Download {
     if (neededBytes > free) {
       throw new UserError(
         `Cannot download "${this.session.repository.id}": it needs ${bytesText(neededBytes)}, ` +
-          `and the disk of "${this.cache.root}" has ${bytesText(free)} free; make room, or set ` +
-          `HF_HOME or HF_HUB_CACHE to a folder on a larger disk`,
+          `and the disk of "${this.cache.root}" has ${bytesText(free)} free; make room, or ` +
+          `${this.cache.remedy} a folder on a larger disk`,
       );
     }
   }

@@ -1,10 +1,11 @@
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { TOKENIZER_FILES } from "../models/tokenizers/tokenizer.ts";
-import { type CachedFile, freeBytes, RepositoryCache } from "./cache.ts";
+import { freeBytes } from "../storage/files.ts";
+import { type CachedFile, RepositoryCache } from "./cache.ts";
 import { Download } from "./download.ts";
 import { DEFAULT_LIMITS, type HubLimits } from "./limits.ts";
-import { filesAt, resolveRevision, topFiles } from "./listing.ts";
+import { filesAt, type RemoteFile, resolveRevision, topFiles } from "./listing.ts";
 import { foreignWeights, modelWeights, shardsOf, smallFiles } from "./model_selection.ts";
 import { type HubProgress, ProgressMeter } from "./progress.ts";
 import { checkRepository, type HubRepository, isCommitHash, isPlainPath } from "./repository.ts";
@@ -41,10 +42,22 @@ export interface FetchOptions {
   limits?: Partial<HubLimits>;
   /** Called when all files of a model except the weights are present; may throw to abort. */
   beforeWeights?(folder: string): Promise<void>;
+  /**
+   * Receives the shards of a model that are not in the cache, in place of their download. Models that have
+   * no shards in safetensors are then refused.
+   */
+  onMissingShards?(missing: MissingShards): Promise<void>;
   /** Bytes free on the disk of a folder. */
   freeBytes?(folder: string): number;
   /** Creates a link at `path`. */
   symlink?(target: string, path: string): void;
+}
+
+/** The shards of a model that are not in the cache. */
+export interface MissingShards {
+  session: HubSession;
+  commit: string;
+  files: RemoteFile[];
 }
 
 /** A request for files of a repository. */
@@ -163,7 +176,18 @@ const MODEL: Wanted = {
     const { index, files } = weights;
     const small = [...smallFiles(names), ...index === undefined ? [] : [index]];
     const entries = (paths: string[]) => paths.map((path) => listed.get(path)!);
-    download.plan(entries([...small, ...files]));
+    const { onMissingShards } = options;
+    const { cache } = download;
+    const isMissing = ({ path, bytes }: RemoteFile) => cache.file(commit, path)?.bytes !== bytes;
+    const isSharded = index?.includes(".safetensors.");
+    if (onMissingShards && !isSharded && entries(files).some(isMissing)) {
+      throw new UserError(
+        `Cannot download "${id}" shard by shard, as download.keep: false asks: its weights are ` +
+          (index === undefined ? `the single file "${files[0]}"` : "files of PyTorch") +
+          `; leave download.keep out`,
+      );
+    }
+    download.plan(entries(onMissingShards ? small : [...small, ...files]));
     await download.fetch(entries(small));
     await options.beforeWeights?.(download.cache.snapshot(commit));
     if (index === undefined) {
@@ -178,9 +202,12 @@ const MODEL: Wanted = {
           `choose another revision or repository`,
       );
     }
-    download.plan(entries([...small, ...shards]));
-    await download.fetch(entries(shards));
-    return [...small, ...shards];
+    const late = onMissingShards ? entries(shards).filter(isMissing) : [];
+    const now = entries(shards).filter((file) => !late.includes(file));
+    download.plan([...entries(small), ...now]);
+    await download.fetch(now);
+    if (late.length > 0) await onMissingShards!({ session, commit, files: late });
+    return [...small, ...now.map(({ path }) => path)];
   },
 };
 

@@ -20,20 +20,30 @@ export class PartialFile implements Disposable {
     readonly path: string,
     readonly file: RemoteFile,
     readonly handle: Deno.FsFile,
+    readonly remedy: string,
   ) {
     this.#startHash();
   }
 
-  /** Opens the partial file of an earlier transfer, or creates one. */
-  static async open(path: string, file: RemoteFile, signal: AbortSignal): Promise<PartialFile> {
-    const partial = await writing(path, async () => {
+  /**
+   * Opens the partial file of an earlier transfer, or creates one.
+   *
+   * @param remedy See `RepositoryCache`.
+   */
+  static async open(
+    path: string,
+    file: RemoteFile,
+    signal: AbortSignal,
+    remedy: string,
+  ): Promise<PartialFile> {
+    const partial = await writing(path, remedy, async () => {
       // What a link leads to is not ours.
       if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink()) rmSync(path);
       const handle = await Deno.open(path, { create: true, read: true, write: true });
-      return new PartialFile(path, file, handle);
+      return new PartialFile(path, file, handle, remedy);
     });
     try {
-      await writing(path, () => partial.#readKept(signal));
+      await writing(path, remedy, () => partial.#readKept(signal));
       return partial;
     } catch (error) {
       partial[Symbol.dispose]();
@@ -68,7 +78,7 @@ export class PartialFile implements Disposable {
         this.#size += written;
         from += written;
       } catch (error) {
-        throw refused(this.path, error);
+        throw refused(this.path, this.remedy, error);
       }
     }
   }
@@ -79,14 +89,14 @@ export class PartialFile implements Disposable {
       this.handle.truncateSync(0);
       this.handle.seekSync(0, Deno.SeekMode.Start);
     } catch (error) {
-      throw refused(this.path, error);
+      throw refused(this.path, this.remedy, error);
     }
     this.#startHash();
   }
 
   /** Flushes the file to disk and renames it to its final name. */
   async finish(name: string): Promise<void> {
-    await writing(this.path, async () => {
+    await writing(this.path, this.remedy, async () => {
       await this.handle.sync();
       this.#close(); // Windows cannot rename open files
       await Deno.rename(this.path, name);
@@ -134,13 +144,13 @@ export class PartialFile implements Disposable {
   }
 }
 
-async function writing<T>(path: string, work: () => Promise<T>): Promise<T> {
+async function writing<T>(path: string, remedy: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
     // Interruptions and user errors are passed on unchanged.
     throw error instanceof Error && /\(os error \d+\)/.test(error.message)
-      ? refused(path, error)
+      ? refused(path, remedy, error)
       : error;
   }
 }
@@ -151,11 +161,11 @@ const REASONS = [
   { text: /quota exceeded/, reason: "the quota on the disk is used up" },
 ];
 
-function refused(path: string, error: unknown): UserError {
+function refused(path: string, remedy: string, error: unknown): UserError {
   const { code, message } = error as { code?: string; message: string };
   const limit = REASONS.find(({ text }) => text.test(message));
   const advice = limit !== undefined || code === "ENOSPC"
-    ? "; make room, or set HF_HOME or HF_HUB_CACHE to a folder on a larger disk, and run the same " +
+    ? `; make room, or ${remedy} a folder on a larger disk, and run the same ` +
       "command again: it resumes where it stopped"
     : "";
   return new UserError(`Cannot write "${path}": ${limit?.reason ?? reasonOf(error)}${advice}`);

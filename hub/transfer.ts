@@ -34,11 +34,12 @@ export async function transferBlob(
   if (found !== undefined && found !== file.bytes) {
     warn(`"${blob}" has ${found} bytes in place of ${file.bytes}; downloading it again`);
   }
-  makeFolder(dirname(blob));
+  makeFolder(dirname(blob), cache.remedy);
 
   const attempts = new Attempts(limits);
   for (let wrongs = 0;;) {
-    using partial = await PartialFile.open(cache.incomplete(file.etag), file, signal);
+    const place = cache.incomplete(file.etag);
+    using partial = await PartialFile.open(place, file, signal, cache.remedy);
     try {
       await complete(session, commit, partial, meter, attempts);
       const digest = partial.digest();
@@ -117,15 +118,9 @@ async function receive(
   partial: PartialFile,
   onBytes: (count: number) => void,
 ): Promise<void> {
-  const { settings, repository, limits, signal } = session;
+  const { limits, signal } = session;
   const { path, bytes } = partial.file;
-  const address = [
-    pageOf(settings.endpoint, repository),
-    "resolve",
-    commit,
-    ...path.split("/")
-      .map(encodeURIComponent),
-  ].join("/");
+  const address = addressOf(session, commit, path);
   const headers: HeadersInit = partial.size > 0 ? { Range: `bytes=${partial.size}-` } : {};
   using guard = new StallGuard(limits.stallMs, signal);
   const response = await session.request(address, guard, { headers }, path);
@@ -154,6 +149,75 @@ async function receive(
     onBytes(value.length);
   }
   if (!partial.complete) throw new PassingTrouble("the server ended the connection early");
+}
+
+/** The URL of a file's content. */
+function addressOf({ settings, repository }: HubSession, commit: string, path: string): string {
+  const parts = path.split("/").map(encodeURIComponent);
+  return [pageOf(settings.endpoint, repository), "resolve", commit, ...parts].join("/");
+}
+
+/**
+ * The first bytes of a file, which are not verified; temporary errors are retried.
+ *
+ * @param count At most the size of the file.
+ * @throws {UserError} If they do not arrive.
+ */
+export async function readStart(
+  session: HubSession,
+  commit: string,
+  { path }: RemoteFile,
+  count: number,
+): Promise<Uint8Array> {
+  const { repository, limits, signal } = session;
+  if (count === 0) return new Uint8Array(0);
+  const attempts = new Attempts(limits);
+  for (;;) {
+    try {
+      return await receiveStart(session, addressOf(session, commit, path), path, count);
+    } catch (trouble) {
+      if (!(trouble instanceof PassingTrouble)) throw trouble;
+      const pauseMs = attempts.pauseAfter(trouble);
+      if (pauseMs === undefined) {
+        throw new UserError(
+          `Cannot read the header of "${path}" of "${repository.id}": ${trouble.message}; check ` +
+            `the network and run the same command again`,
+        );
+      }
+      await sleep(pauseMs, signal);
+    }
+  }
+}
+
+async function receiveStart(
+  session: HubSession,
+  address: string,
+  path: string,
+  count: number,
+): Promise<Uint8Array> {
+  using guard = new StallGuard(session.limits.stallMs, session.signal);
+  const headers = { Range: `bytes=0-${count - 1}` };
+  const response = await session.request(address, guard, { headers }, path);
+  const start = new Uint8Array(count);
+  let length = 0;
+  const reader = response.body?.getReader();
+  try {
+    if (![200, 206].includes(response.status)) {
+      throw new PassingTrouble(`the server answers ${response.status}`);
+    }
+    while (reader && length < count) {
+      const { done, value } = await session.translating(guard, () => reader.read());
+      if (done) break;
+      guard.arrived();
+      const part = value.subarray(0, count - length);
+      start.set(part, length);
+      length += part.length;
+    }
+  } finally {
+    await reader?.cancel().catch(() => {}); // a server that ignores ranges sends more
+  }
+  if (length < count) throw new PassingTrouble("the server ended the connection early");
+  return start;
 }
 
 /** Checks that the body is the missing part; restarts the file if it is the whole. */

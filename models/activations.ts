@@ -1,5 +1,7 @@
 import { UserError } from "../base/errors.ts";
+import { sum } from "../base/figures.ts";
 import type { Gpu } from "../gpu/device.ts";
+import type { HostStore, KeptBytes } from "../gpu/host.ts";
 import { narrow } from "../gpu/kernels/elementwise/narrow.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import { DTYPE_BYTES, type Tensor } from "../gpu/tensor.ts";
@@ -16,25 +18,27 @@ export interface ActivationsOptions {
   width: number;
   /** The most elements per token that are kept if there is room; `width` if absent. */
   nearWidth?: number;
+  /** The most elements per token that are kept where there is little room; `width` if absent. */
+  leanWidth?: number;
   /** The storage format; f32 if absent. Computation is always in f32. */
   dtype?: ActivationDtype;
-  /** The budget of GPU memory in bytes; batches beyond it go to host memory. Infinity if absent. */
+  /** The budget of GPU memory in bytes; batches beyond it go to the host. Infinity if absent. */
   gpuBytes?: number;
 }
 
 /** The stored content of a register. */
 interface Kept {
   shape: readonly number[];
-  /** Element offset in the batch's place in GPU memory; -1 in host memory. */
+  /** Element offset in the batch's place in GPU memory; -1 on the host. */
   start: number;
-  bytes?: Uint8Array<ArrayBuffer>;
+  host?: KeptBytes;
 }
 
 /** The state of a batch in a decoder layer: its registers before operation `at`. */
 interface KeptBatch {
   at: number;
   registers: Map<string, Kept>;
-  /** Its place in GPU memory; absent if it is kept in host memory. */
+  /** Its place in GPU memory; absent if it is kept on the host. */
   place?: Tensor;
 }
 
@@ -50,7 +54,7 @@ const ALIGNMENT = 128;
  * The activations of batches of tokens between passes through a decoder layer: the registers that a
  * batch needs to resume at some operation. Each batch has a place in GPU memory for the residual stream
  * and, if there is room, for the input of a linear layer beside it. A batch whose stream does not fit
- * is kept in host memory.
+ * is kept by the host.
  */
 export class Activations implements Disposable {
   readonly dtype: ActivationDtype;
@@ -59,9 +63,18 @@ export class Activations implements Disposable {
   /** The stored content behind each tensor that {@link load} returned. */
   readonly #loaded = new WeakMap<Tensor, Kept>();
   readonly #overflows: Tensor;
+  /** Registers for which GPU memory has no room. */
+  readonly #host: HostStore;
 
   constructor(readonly gpu: Gpu, options: ActivationsOptions) {
-    const { tokens, width, nearWidth = width, dtype = "f32", gpuBytes = Infinity } = options;
+    const {
+      tokens,
+      width,
+      nearWidth = width,
+      leanWidth = width,
+      dtype = "f32",
+      gpuBytes = Infinity,
+    } = options;
     this.dtype = dtype;
     this.#batches = tokens.map(() => ({ at: 0, registers: new Map() }));
     this.#overflows = gpu.zeros([1], "u32");
@@ -76,7 +89,10 @@ export class Activations implements Disposable {
       });
     const kept = wants(stream);
     const more = wants(beside);
-    this.#allocate(kept.map((size, i) => size && size + more[i]));
+    const places = kept.map((size, i) => size && size + more[i]);
+    const onHost = tokens.map((count, i) => count * leanWidth > places[i] ? count * leanWidth : 0);
+    this.#host = gpu.reserveHost(DTYPE_BYTES[dtype] * sum(onHost));
+    this.#allocate(places);
   }
 
   #allocate(sizes: readonly number[]): void {
@@ -125,9 +141,9 @@ export class Activations implements Disposable {
     const { place, registers } = this.#batches[batch];
     const loaded: Registers = new Map();
     for (const [name, kept] of registers) {
-      const { bytes, start, shape } = kept;
-      const stored = bytes
-        ? this.gpu.upload(bytes, shape, this.dtype)
+      const { host, start, shape } = kept;
+      const stored = host
+        ? this.gpu.upload(host.read(), shape, this.dtype)
         : place!.view(start, shape, this.dtype);
       let tensor = stored;
       if (this.dtype === "f16") {
@@ -155,12 +171,18 @@ export class Activations implements Disposable {
       end = starts.at(-1)! + size;
     }
     const target = place && end <= place.size ? place : undefined;
-    const after = new Map<string, Kept>();
-    for (const [name, tensor] of registers) {
-      const start = target ? starts[after.size] : -1;
+    const wanted = [...registers].map(([name, tensor], i) => {
+      const start = target ? starts[i] : -1;
       const known = this.#loaded.get(tensor);
       const isThere = known && before.get(name) === known && known.start === start;
-      after.set(name, isThere ? known : await this.#store(tensor, target, start));
+      return { name, tensor, start, kept: isThere ? known : undefined };
+    });
+    const stays = new Set(wanted.map(({ kept }) => kept));
+    // First, so that the host never has both.
+    for (const kept of before.values()) if (!stays.has(kept)) kept.host?.free();
+    const after = new Map<string, Kept>();
+    for (const { name, tensor, start, kept } of wanted) {
+      after.set(name, kept ?? await this.#store(tensor, target, start));
       this.gpu.free(tensor);
     }
     this.#batches[batch] = { at, registers: after, place };
@@ -179,7 +201,11 @@ export class Activations implements Disposable {
       ? await narrow(gpu, source, this.#overflows)
       : source.view(0, shape);
     const bytes = await gpu.readBytes(stored);
-    return { shape, start, bytes: bytes.subarray(0, stored.size * DTYPE_BYTES[dtype]) };
+    return {
+      shape,
+      start,
+      host: this.#host.keep(bytes.subarray(0, stored.size * DTYPE_BYTES[dtype])),
+    };
   }
 
   /**
@@ -214,6 +240,7 @@ export class Activations implements Disposable {
 
   [Symbol.dispose](): void {
     this.gpu.free(...this.#arenas, this.#overflows);
+    this.#host[Symbol.dispose]();
   }
 }
 

@@ -38,6 +38,7 @@ export interface LoadLayerOptions {
  */
 export function prefetchLayer(stored: StoredTensors, layer: number): void {
   const { architecture, checkpoint } = stored.model;
+  if (!stored.model.isLayerThere(layer)) return; // it is still being fetched
   for (const { linear, ...place } of layerPlaces(architecture, layer)) {
     if (!linear || !codecOf(checkpoint, linear)) stored.prefetch(place);
   }
@@ -54,6 +55,7 @@ export async function loadLayer(
   layer: number,
   options: LoadLayerOptions,
 ): Promise<LayerWeights> {
+  await stored.model.fetchLayer(layer);
   const loader = new LayerLoader(stored, layer, options);
   try {
     await loader.load();
@@ -79,6 +81,7 @@ export async function loadLinear(
   const name = architecture.names.layer(layer) + module;
   const place = layerPlaces(architecture, layer).find(({ linear }) => linear === name);
   if (!place) throw new Error(`The layer has no "${module}"`);
+  await stored.model.fetchLayer(layer);
   const tensor = await stored.wide(place);
   await stored.checkFinite([{ name: place.name, tensor }]);
   return new DenseWeight(tensor);

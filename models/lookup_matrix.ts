@@ -86,6 +86,7 @@ export class LookupMatrix implements Disposable {
     } else {
       const { shape, bytes } = checkpoint.get(place.name);
       stored.checkShape(place.name, shape, place.shape);
+      await stored.model.fetchTensors([place.name]);
       if (as === "stored") rowBytes = bytes / rows;
     }
     const isFinite = this.#isFinite;

@@ -123,6 +123,14 @@ export function nearWidth({ architecture }: ModelFiles): number {
   return Math.max(...widths);
 }
 
+/** The most elements per token that are stored on the way to a group where there is little room. */
+export function leanWidth({ architecture }: ModelFiles): number {
+  const widths = plansOf(architecture).flatMap((plan) =>
+    plan.groups.map(({ at }) => totalWidth(plan.live[plan.restartsOf(at).lean]))
+  );
+  return Math.max(streamWidth({ architecture }), ...widths);
+}
+
 /**
  * The GPU memory in bytes that is available for the activations of `tokens` tokens.
  *

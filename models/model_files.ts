@@ -6,7 +6,7 @@ import {
   type RotationConfig,
 } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
-import { type Folder, isSystemError } from "../storage/folder.ts";
+import { type FileFetcher, type Folder, isSystemError } from "../storage/folder.ts";
 import { readJson } from "../storage/json.ts";
 import { FORMAT_VERSION } from "../storage/packed_metadata.ts";
 import type { Architecture } from "./architectures/architecture.ts";
@@ -32,6 +32,8 @@ export class ModelFiles implements Disposable {
     readonly checkpoint: Checkpoint,
     /** The `quantization_config` of a packed model; undefined for a plain one. */
     readonly quantization: QuantizationConfig | undefined,
+    /** Whether the weights are not those of the folder. */
+    readonly hasOtherWeights = false,
   ) {}
 
   /**
@@ -53,7 +55,7 @@ export class ModelFiles implements Disposable {
     try {
       if (quantization) requirePackedFiles(checkpoint, quantization);
       const named = withNamesOf(checkpoint, architecture);
-      const untied = withOtherHead(checkpoint, named);
+      const untied = withOtherHead(checkpoint, named, folder.fetcher !== undefined);
       const model = new ModelFiles(
         folder,
         name,
@@ -126,7 +128,65 @@ export class ModelFiles implements Disposable {
   /** The same model with other weights, such as a part of its packed form. */
   withWeights(checkpoint: Checkpoint, quantization: QuantizationConfig): ModelFiles {
     const { source, name, config, architecture } = this;
-    return new ModelFiles(source, name, config, architecture, checkpoint, quantization);
+    return new ModelFiles(source, name, config, architecture, checkpoint, quantization, true);
+  }
+
+  /**
+   * Waits until the tensors of a decoder layer can be read, where files are fetched when they are needed.
+   * Those of the next layer, or those behind the last one, are fetched meanwhile. Files that neither has are
+   * removed, unless they hold tensors outside the layers.
+   *
+   * @param isAlone Whether the next layer is not needed.
+   * @throws {UserError} If a file cannot be fetched.
+   */
+  async fetchLayer(layer: number, isAlone = false): Promise<void> {
+    const files = this.#files;
+    if (!files) return;
+    const { layers, outside } = files;
+    const next = isAlone ? [] : layers[layer + 1] ?? outside;
+    await this.#fetcher!.fetch(layers[layer], { next, kept: outside });
+  }
+
+  /** Whether the tensors of a decoder layer can be read without waiting. */
+  isLayerThere(layer: number): boolean {
+    const files = this.#files;
+    return !files || this.#fetcher!.isThere(files.layers[layer]);
+  }
+
+  /**
+   * Waits until some tensors can be read, where files are fetched when they are needed; all those outside
+   * the layers if no names are given.
+   *
+   * @throws {UserError} If a file cannot be fetched.
+   */
+  async fetchTensors(names?: Iterable<string>): Promise<void> {
+    const files = this.#files;
+    if (!files) return;
+    const fileOf = (name: string) => this.checkpoint.tensors.get(name)?.file ?? [];
+    const paths = names ? [...names].flatMap(fileOf) : files.outside;
+    await this.#fetcher!.fetch(paths);
+  }
+
+  /**
+   * The sets of files, by path, that are there at a time, where they are fetched when they are needed: those
+   * of two adjacent layers, and those with tensors outside the layers.
+   */
+  get fetchedTogether(): Set<string>[] {
+    const { layers = [], outside = [] } = this.#files ?? {};
+    return layers.map((files, i) => new Set([...files, ...layers[i + 1] ?? [], ...outside]));
+  }
+
+  get #fetcher(): FileFetcher | undefined {
+    // Other weights than those of the folder are there.
+    return this.hasOtherWeights ? undefined : this.source.fetcher;
+  }
+
+  #knownFiles?: { layers: Set<string>[]; outside: Set<string> };
+
+  /** The files that the tensors of each decoder layer, and those outside, are in; undefined if all are there. */
+  get #files() {
+    if (!this.#fetcher) return undefined;
+    return this.#knownFiles ??= filesByLayer(this);
   }
 
   /** The model's tokenizer, loaded when first asked for. */
@@ -214,17 +274,42 @@ function has(checkpoint: Checkpoint, prefix: string): boolean {
   return checkpoint.tensors.keys().some((name) => name.startsWith(prefix));
 }
 
-/** The architecture with the stored head, if config.json ties it but it is not the embedding. */
+/**
+ * The architecture with the stored head, if config.json ties it but it is not the embedding.
+ *
+ * @param isFetched Whether files are fetched when they are needed.
+ */
 function withOtherHead(
   checkpoint: Checkpoint,
   architecture: Architecture,
+  isFetched: boolean,
 ): Architecture | undefined {
   const { names } = architecture;
   if (names.head || names.embedding === HEAD) return undefined;
   const isPacked = isPackedEmbedding(checkpoint, HEAD);
   if (!isPacked && !checkpoint.has(`${HEAD}.weight`)) return undefined;
+  if (isFetched) {
+    throw new UserError(
+      `Cannot tell whether "${HEAD}.weight" of "${checkpoint.folder}" is the embedding, to which ` +
+        `config.json ties it, before all files are there; leave download.keep out`,
+    );
+  }
   const isSame = !isPacked && isEqual(checkpoint, `${names.embedding}.weight`, `${HEAD}.weight`);
   return isSame ? undefined : { ...architecture, names: { ...names, head: HEAD } };
+}
+
+/** The files that hold the tensors of each decoder layer, and those that hold others. */
+function filesByLayer(
+  { architecture, checkpoint }: ModelFiles,
+): { layers: Set<string>[]; outside: Set<string> } {
+  const ofLayers = architecture.names.layer(0).replace(/0\.$/, "");
+  const layers = Array.from({ length: architecture.layers }, () => new Set<string>());
+  const outside = new Set<string>();
+  for (const { name, file } of checkpoint.tensors.values()) {
+    if (!name.startsWith(ofLayers)) outside.add(file);
+    else layers[parseInt(name.slice(ofLayers.length))]?.add(file); // others than config.json has are not read
+  }
+  return { layers, outside };
 }
 
 /** Bytes per chunk when two tensors are compared. */

@@ -62,6 +62,7 @@ export class StoredTensors implements Disposable {
 
   /** Makes a tensor resident on the GPU, as stored or in f32. */
   async keep(place: Place, as: "stored" | "f32"): Promise<void> {
+    await this.model.fetchTensors([place.name]);
     this.#kept.set(place.name, as === "stored" ? this.upload(place) : await this.wide(place));
   }
 
@@ -72,6 +73,7 @@ export class StoredTensors implements Disposable {
 
   /** A tensor in f32, checked on first use; owned by the caller unless it is resident. */
   async checked(place: Place): Promise<Tensor> {
+    await this.model.fetchTensors([place.name]);
     const tensor = await this.wide(place);
     if (!this.#finite.has(place.name)) await this.checkFinite([{ name: place.name, tensor }]);
     this.#finite.add(place.name);

@@ -2,6 +2,7 @@ import { z } from "zod";
 import type { WeightKind } from "../codecs/codec.ts";
 import { dequantizedLinear, loadLinear } from "../codecs/mod.ts";
 import { type Rotation, transformOnHost } from "../gpu/kernels/rotation/rotation.ts";
+import type { ModelFiles } from "../models/model_files.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
@@ -75,30 +76,33 @@ export function chosenLayers(layers: number): number[] {
 /**
  * Histograms of all quantized linear layers in some decoder layers.
  *
- * @param originalFolder Folder of the original model.
+ * @param original The original model, whose files may have to be fetched, or its folder.
  * @param packedFolder Folder of the packed model.
  * @param chosen Indices of decoder layers, from 0.
  * @param pause Called periodically; may throw to abort.
  * @throws {UserError} If a model cannot be read, or the models do not match.
  */
 export async function countWeights(
-  originalFolder: string,
+  original: ModelFiles | string,
   packedFolder: string,
   layers: readonly LayerRecord[],
   chosen: readonly number[],
   pause: () => Promise<void> = async () => {},
 ): Promise<Histogram[]> {
-  using original = Checkpoint.open(denoFolder(originalFolder));
+  using opened = typeof original === "string" ? Checkpoint.open(denoFolder(original)) : undefined;
+  const model = typeof original === "string" ? undefined : original;
+  const checkpoint = opened ?? model!.checkpoint;
   using packed = PlainWeights.open(denoFolder(packedFolder));
   const histograms: Histogram[] = [];
   for (const { layer, linears } of layers.filter(({ layer }) => chosen.includes(layer))) {
+    await model?.fetchLayer(layer, true);
     for (const { name, rows, cols, dense } of linears) {
       if (dense) continue; // nothing has changed
       const sample = sampledRows(rows, cols);
       const place = packed.placeOf(name);
       const before = joined(
         sample.map((row) =>
-          original.readFloat32(place.name, { first: place.firstRow + row, rows: 1 })
+          checkpoint.readFloat32(place.name, { first: place.firstRow + row, rows: 1 })
         ),
       );
       const { after, groups, rotation } = storedRows(packed, name, sample);

@@ -1,6 +1,7 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
+import type { ModelFiles } from "../models/model_files.ts";
 import { checkValue } from "../pipeline/config/values.ts";
 import { RUN_RECORD, type RunRecord } from "../pipeline/run/record.ts";
 import type { HasReport, WriteReport } from "../pipeline/run/run.ts";
@@ -26,13 +27,13 @@ export interface CountOptions {
  * Saves the weight histograms of a finished run in its folder, because the original model may be absent
  * when the report is rewritten.
  *
- * @param original The folder of the original model.
+ * @param original The original model, or its folder.
  * @throws {UserError} If a model cannot be read or the file cannot be written.
  */
 export async function saveHistograms(
   folder: string,
   record: RunRecord,
-  original: string,
+  original: ModelFiles | string,
   { layers: chosen, pause }: CountOptions = {},
 ): Promise<void> {
   const { layers = [] } = record;

@@ -7,7 +7,7 @@ import { writeTokenIds } from "../data/windows.ts";
 import { activationStreams } from "../models/activations.ts";
 import { batchWindows } from "../models/calibration.ts";
 import { Decoder } from "../models/decoder.ts";
-import { activationBytes, nearWidth } from "../models/memory_plan.ts";
+import { activationBytes, leanWidth, nearWidth } from "../models/memory_plan.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { denoFile } from "../storage/deno_folder.ts";
 import { readHeader } from "../storage/safetensors.ts";
@@ -85,7 +85,7 @@ export const calibrate = defineStage({
     const streams = activationStreams(gpu, {
       tokens: batches.map((windows) => windows.length * length),
       width: model.architecture.hiddenSize,
-      nearWidth: order === "module" ? nearWidth(model) : undefined,
+      ...(order === "module" && { nearWidth: nearWidth(model), leanWidth: leanWidth(model) }),
       dtype: options.activations,
       gpuBytes,
     }, original ? 2 : 1);

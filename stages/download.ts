@@ -1,6 +1,8 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
+import { counted } from "../base/figures.ts";
+import { bytesText } from "../base/units.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { requireTensors } from "../models/required_tensors.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
@@ -17,24 +19,38 @@ export const download = defineStage({
     "revision": z.string().min(1).optional().describe(
       "Branch, tag or commit of a model on the hub; default main",
     ),
+    "keep": z.boolean().optional().describe(
+      "false: shards of a model on the hub are downloaded into the run's folder when they are needed, and " +
+        "removed when they no longer are; default true",
+    ),
   }),
   needs: [],
   gives: ["model-files"],
 
   /** Says what the run takes, and refuses what cannot fit. */
   async check(context) {
-    const { gpu, stages } = context;
-    if (!quantizes(stages)) return;
+    const { gpu, stages, hub: { shards } } = context;
     const model = context.get("model-files");
-    const needs = await runNeeds(model, stages, gpu);
-    gpu.resetPeak(); // that of the measurement
-    context.emit({ type: "stage", stage: "needs", text: needsText(needs) });
-    await checkNeeds(needs, gpu, { name: model.name, output: context.folder.path });
+    if (quantizes(stages)) {
+      const needs = await runNeeds(model, stages, gpu);
+      gpu.resetPeak(); // that of the measurement
+      context.emit({ type: "stage", stage: "needs", text: needsText(needs) });
+      await checkNeeds(needs, gpu, { name: model.name, output: context.folder.path });
+    }
+    if (!shards) return;
+    const most = shards.mostBytes(model.fetchedTogether);
+    shards.requireRoom(most);
+    context.emit({
+      type: "stage",
+      stage: "download",
+      text: `${model.name}: ${bytesText(shards.bytes)} in ${counted(shards.count, "shard")} come ` +
+        `when they are needed, at most ${bytesText(most)} at a time, to ${shards.folder}`,
+    });
   },
 
-  async run(context, { revision }) {
+  async run(context, { revision, keep = true }) {
     const { model: name } = context;
-    let folder = name;
+    let folder = denoFolder(name);
     let label = name;
     if (existsSync(name)) {
       if (revision) {
@@ -43,14 +59,26 @@ export const download = defineStage({
             `leave download.revision out`,
         );
       }
+      if (!keep) {
+        throw new UserError(
+          `The model "${name}" is a folder, of which nothing is downloaded or removed; leave ` +
+            `download.keep out`,
+        );
+      }
     } else if (HUB_ID.test(name)) {
       const check = (folder: string) => void readConfig(denoFolder(folder), name);
-      const snapshot = await context.hub.model(name, revision ?? "main", check);
-      folder = snapshot.folder;
+      const snapshot = await context.hub.model(name, revision ?? "main", check, keep);
+      folder = context.hub.shards?.over(snapshot.folder) ?? denoFolder(snapshot.folder);
       label = `${name}@${snapshot.commit.slice(0, 7)}`;
     }
-    const model = ModelFiles.open(denoFolder(folder), name);
+    const model = ModelFiles.open(folder, name);
     requireTensors(model);
+    if (model.quantization && folder.fetcher) {
+      throw new UserError(
+        `The model "${name}" is quantized already, so it is read as a whole; leave ` +
+          `download.keep out`,
+      );
+    }
     for (const message of model.warnings) context.emit({ type: "warning", message });
     const { modelType, layers, hiddenSize } = model.architecture;
     context.set("model-files", model);

@@ -1,5 +1,5 @@
 import { existsSync, statSync } from "node:fs";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
@@ -156,6 +156,7 @@ export const pack = defineStage({
     const searched = searchedForm(options);
     const model = context.get("model-files");
     const { architecture, checkpoint, config } = model;
+    await model.fetchTensors();
     const tables = tablesOf(model);
     const { layers } = architecture;
     const outside: TensorToWrite[] = [];
@@ -412,7 +413,7 @@ function summarize(
   { weightMap, bytesByPart, bytes, tensorBytes }: ShardCounts,
   known: Map<string, string>,
 ): PackedModel {
-  const { architecture, checkpoint, files: originals } = context.get("model-files");
+  const { architecture, checkpoint, source } = context.get("model-files");
   const { layers } = architecture;
   const folder = context.folder.model;
   weightMap.sort(([a], [b]) => (a < b ? -1 : 1));
@@ -430,10 +431,10 @@ function summarize(
     bytesByPart[DENSE] = (bytesByPart[DENSE] ?? 0) + storedBytes[DENSE];
   }
   const linearBytes = sum(Object.values(bytesByPart));
-  const weightFiles = new Set(checkpoint.files);
-  const originalBytes = sum(
-    originals.filter((path) => weightFiles.has(basename(path))).map((path) => statSync(path).size),
-  );
+  const originalBytes = sum(checkpoint.files.map((name) => {
+    using file = source.file(name).open();
+    return file.size;
+  }));
   const files: WrittenFileRecord[] = [];
   const shards = Array.from({ length: layers + 1 }, (_, i) => shardName(i + 1, layers));
   const small = SMALL_FILES.filter((name) => existsSync(join(folder, name)));

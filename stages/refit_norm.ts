@@ -39,8 +39,9 @@ export const refitNorm = defineStage({
 
   async finish(context) {
     const { module, kind } = finalNormOf(context);
-    const { checkpoint } = context.get("model-files");
-    const read = (name: string) => checkpoint.readFloat32(`${module}.${name}`);
+    const model = context.get("model-files");
+    await model.fetchTensors(["weight", "bias"].map((name) => `${module}.${name}`));
+    const read = (name: string) => model.checkpoint.readFloat32(`${module}.${name}`);
     const original = { weight: read("weight"), bias: kind === "layer" ? read("bias") : undefined };
     const moments = await momentsOf(context, context.get("calibration"));
     const fit = kind === "layer" ? fitLayerNorm(moments, original) : fitRmsNorm(moments, original);

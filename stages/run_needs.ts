@@ -3,7 +3,7 @@ import { sum } from "../base/figures.ts";
 import { bytesText, timeText } from "../base/units.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { productRate } from "../gpu/kernels/matmul/product_rate.ts";
-import { freeBytes } from "../hub/cache.ts";
+import { freeBytes } from "../storage/files.ts";
 import { LayerPlan } from "../models/layer_plan.ts";
 import { nearWidth, type Work, workingBytes } from "../models/memory_plan.ts";
 import type { ModelFiles } from "../models/model_files.ts";

@@ -1,5 +1,6 @@
 import { createHash, type Hash } from "node:crypto";
-import { closeSync, openSync, readFileSync, readSync, rmSync, statSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync, rmSync, statfsSync, statSync } from "node:fs";
+import { dirname } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { reasonOf } from "./folder.ts";
 
@@ -129,5 +130,20 @@ export function sha256OfFile(path: string): string {
   for (;;) {
     const { done, value } = steps.next();
     if (done) return value;
+  }
+}
+
+/** Free bytes for this user on the disk of a folder, which need not exist yet. */
+export function freeBytes(folder: string): number {
+  for (let path = folder;; path = dirname(path)) {
+    try {
+      const { bavail, bsize } = statfsSync(path);
+      return bavail * bsize;
+    } catch (error) {
+      // No such folder yet, unless this is the root.
+      if (dirname(path) === path) {
+        throw new UserError(`Cannot tell the free space of "${folder}": ${reasonOf(error)}`);
+      }
+    }
   }
 }

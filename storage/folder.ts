@@ -42,6 +42,25 @@ export interface Folder {
   has(name: string): boolean;
   /** The file of this name, which need not exist. */
   file(name: string): SourceFile;
+  /** What fetches files of the folder when they are needed; absent if all are there. */
+  readonly fetcher?: FileFetcher;
+}
+
+/** Fetches files of a folder when they are needed. Files are given by the paths of their sources. */
+export interface FileFetcher {
+  /** Whether files are there, so that {@link fetch} need not wait for them. */
+  isThere(paths: Iterable<string>): boolean;
+  /**
+   * Waits until files are there.
+   *
+   * @param others If given, all files are removed but the wanted ones, the `next` ones, which are fetched
+   *   meanwhile, and the `kept` ones, which stay if they are there.
+   * @throws {UserError} If a file cannot be fetched.
+   */
+  fetch(
+    paths: Iterable<string>,
+    others?: { next: Iterable<string>; kept: Iterable<string> },
+  ): Promise<void>;
 }
 
 /** The file error of hosts without system errors. */

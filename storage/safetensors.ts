@@ -75,7 +75,7 @@ export interface SafetensorsHeader {
 }
 
 /** The limit of the header's size, as in the reference reader. */
-const MAX_HEADER_BYTES = 100_000_000;
+export const MAX_HEADER_BYTES = 100_000_000;
 
 /** The most dimensions of a tensor, as in PyTorch and NumPy. */
 const MAX_DIMENSIONS = 64;

@@ -3,11 +3,11 @@ import { bytesText } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { openGpu, tuningFolder } from "../hosts/deno_gpu.ts";
-import { freeBytes } from "../hub/cache.ts";
 import { DEFAULT_LIMITS } from "../hub/limits.ts";
 import { NoSuchRepository } from "../hub/refusal.ts";
 import { HubSession } from "../hub/session.ts";
 import { type HubSettings, hubSettings } from "../hub/settings.ts";
+import { freeBytes } from "../storage/files.ts";
 import { measureRates, productError } from "./bench/measure.ts";
 import { adapterAdvice, canWrite, type Machine } from "./machine.ts";
 

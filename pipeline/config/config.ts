@@ -79,8 +79,8 @@ export interface PipelineConfig<S extends StageDeclaration> {
   /** An integer from 0 to 2³² - 1. */
   seed: number;
   mode: "default" | "reference";
-  /** `memory` is a string such as "12GB". */
-  gpu: { adapter: "auto" | "hardware" | "software"; memory?: string };
+  /** `memory` and `host-memory` are strings such as "12GB". */
+  gpu: { adapter: "auto" | "hardware" | "software"; memory?: string; "host-memory"?: string };
   stages: PlannedStage<S>[];
   /** The name of the recipe that gave the stages, if any. */
   recipe?: string;

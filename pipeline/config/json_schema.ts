@@ -40,6 +40,11 @@ export const pipelineFields = z.strictObject({
     memory: z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional().describe(
       "GPU memory to stay under; as much as there is if left out. Changes the time, not the result",
     ),
+    "host-memory": z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional()
+      .describe(
+        "host memory for activations that GPU memory has no room for, beyond which they go to a file in the " +
+          "folder of the run; most of what is free if left out. Changes the time, not the result",
+      ),
   }).default({ adapter: "auto" }).describe("where the kernels run"),
   stages: z.array(z.unknown()).min(1).max(MOST_STAGES).describe("the stages to run, in this order"),
   matrix: z.unknown().optional().describe(

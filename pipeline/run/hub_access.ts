@@ -1,9 +1,16 @@
 import { UserError } from "../../base/errors.ts";
 import { bytesText } from "../../base/units.ts";
-import { fetchFiles, fetchModel, type FetchOptions, type Snapshot } from "../../hub/fetch_files.ts";
+import {
+  fetchFiles,
+  fetchModel,
+  type FetchOptions,
+  type MissingShards,
+  type Snapshot,
+} from "../../hub/fetch_files.ts";
 import { NoSuchRepository } from "../../hub/refusal.ts";
 import type { HubRepository } from "../../hub/repository.ts";
 import { HubUnreachable } from "../../hub/session.ts";
+import { Shards, type ShardsOptions } from "../../hub/shards.ts";
 import { VerifiedFiles } from "../../hub/verify.ts";
 import type { HashedFile } from "../../storage/files.ts";
 import type { Emit } from "./events.ts";
@@ -16,12 +23,16 @@ export class HubAccess {
   /** Commit hashes by "id@revision". */
   readonly commits: Record<string, string> = {};
   readonly #verified = new VerifiedFiles();
+  /** The shards of the model that are downloaded when they are needed, if there are any. */
+  shards?: Shards;
 
   /** @param beforeWeights Called before the weights of a model are downloaded, which may take long. */
   constructor(
     readonly emit: Emit,
     readonly signal: AbortSignal,
     readonly beforeWeights: () => Promise<void>,
+    /** Where shards go that are removed after use, and who hears of them. */
+    readonly late?: Pick<ShardsOptions, "onArrived" | "onRemove"> & { folder: string },
   ) {}
 
   /**
@@ -29,15 +40,32 @@ export class HubAccess {
    *
    * @param id Name on the hub; not a local folder.
    * @param check Called with the folder when all files except the weights are present.
+   * @param keep If false, shards that are not in the cache are downloaded when they are needed, and removed
+   *   when they no longer are.
    */
-  async model(id: string, revision: string, check: (folder: string) => void): Promise<Snapshot> {
+  async model(
+    id: string,
+    revision: string,
+    check: (folder: string) => void,
+    keep = true,
+  ): Promise<Snapshot> {
     const repository: HubRepository = { type: "model", id, revision };
+    const options = this.#options(id);
+    const onMissingShards = async (missing: MissingShards) => {
+      const { onArrived, onRemove, folder } = this.late!;
+      this.shards = await Shards.open(folder, missing, {
+        onProgress: options.onProgress,
+        onArrived,
+        onRemove,
+      });
+    };
     const beforeWeights = async (folder: string) => {
       check(folder);
       await this.beforeWeights();
     };
     try {
-      return this.#remember(await fetchModel(repository, { ...this.#options(id), beforeWeights }));
+      const late = !keep && { onMissingShards };
+      return this.#remember(await fetchModel(repository, { ...options, beforeWeights, ...late }));
     } catch (error) {
       if (!(error instanceof NoSuchRepository || error instanceof HubUnreachable)) throw error;
       const message = `${error.message}; a folder "${id}" is not there either`;

@@ -14,6 +14,8 @@ export class RunInputs {
   /** Stamps by path, from before anything was read. */
   readonly #stamps = new Map<string, string>();
   #hashes: Record<string, string> | undefined;
+  /** Names by path of files that were not there to be hashed. */
+  readonly #names = new Map<string, string>();
 
   /** Notes the files of a folder, if there is one, before any of them is read. */
   noteFolder(folder: string): void {
@@ -32,6 +34,11 @@ export class RunInputs {
     }
   }
 
+  /** Forgets a file that the run itself removes. */
+  forget(path: string): void {
+    this.#stamps.delete(path);
+  }
+
   /** SHA-256 of the files by path, or by name for files of the hub; there after {@link hash}. */
   get hashes(): Readonly<Record<string, string>> {
     return this.#hashes ?? {};
@@ -39,7 +46,7 @@ export class RunInputs {
 
   /** The hash of an input. */
   sha256(path: string): string {
-    const hash = this.hashes[hubName(path) ?? path];
+    const hash = this.hashes[this.#names.get(path) ?? hubName(path) ?? path];
     if (hash === undefined) throw new Error(`"${path}" is no input of the run`);
     return hash;
   }
@@ -48,6 +55,7 @@ export class RunInputs {
    * Hashes the files.
    *
    * @param known What has been hashed in this run already.
+   * @param listed Name and hash of a file that is not there yet, and is verified when it arrives.
    * @throws {UserError} If a file cannot be read, has changed since it was noted, or lies in a cache of the
    *   hub under another hash.
    */
@@ -55,15 +63,22 @@ export class RunInputs {
     { emit, pause }: Pick<ModelContext, "emit" | "pause">,
     paths: readonly string[],
     known: (path: string) => HashedFile | undefined,
+    listed: (path: string) => { name: string; sha256: string } | undefined,
   ): Promise<void> {
-    this.note(paths);
+    this.note(paths.filter((path) => !listed(path)));
     const isKnown = (path: string) => known(path)?.stamp === this.#stamps.get(path);
-    const sizeOf = (path: string) => isKnown(path) ? 0 : statSync(path).size;
+    const sizeOf = (path: string) => listed(path) || isKnown(path) ? 0 : statSync(path).size;
     const total = sum(paths.map(sizeOf));
     const text = "hashing the inputs";
     const hashes: Record<string, string> = {};
     let before = 0;
     for (const path of paths) {
+      const late = listed(path);
+      if (late) {
+        this.#names.set(path, late.name);
+        hashes[late.name] = late.sha256;
+        continue;
+      }
       let hash = isKnown(path) ? known(path)!.sha256 : undefined;
       let done = before;
       for (const steps = sha256InSteps(path); hash === undefined;) {

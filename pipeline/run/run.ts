@@ -4,12 +4,14 @@ import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
+import { SpillingMemory } from "../../hosts/spilling_memory.ts";
 import { PipelineFileError } from "../config/errors.ts";
 import { sum, sumByKey } from "../../base/figures.ts";
 import { bytesOf } from "../../base/units.ts";
 import { VERSION } from "../../base/version.ts";
 import { type FetchFiles, type LocalDataset, openDataset } from "../../data/datasets.ts";
 import type { Gpu } from "../../gpu/device.ts";
+import type { ModelFiles } from "../../models/model_files.ts";
 import { sha256OfFile } from "../../storage/files.ts";
 import { needsOf, type PipelineConfig, type PlannedStage } from "../config/config.ts";
 import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
@@ -20,7 +22,7 @@ import { HubAccess } from "./hub_access.ts";
 import { RunInputs } from "./inputs.ts";
 import { quantizeLayers } from "./layers.ts";
 import type { CellRecord, RunRecord } from "./record.ts";
-import { PIPELINE, type PlannedRun, RunFolder } from "./run_folder.ts";
+import { PIPELINE, type PlannedRun, RunFolder, SHARDS, SPILL } from "./run_folder.ts";
 
 export interface RunOptions {
   emit?: Emit;
@@ -42,14 +44,14 @@ export interface RunOptions {
  * A function that writes the report of a finished run.
  *
  * @param folder The output folder of the run.
- * @param original The folder of the original model, if any.
+ * @param original The original model, if any.
  * @param pause Called periodically; may throw to abort.
  * @throws {UserError} If a model cannot be read or a file cannot be written.
  */
 export type WriteReport = (
   folder: string,
   record: RunRecord,
-  original: string | undefined,
+  original: ModelFiles | undefined,
   pause: () => Promise<void>,
 ) => Promise<void>;
 
@@ -160,8 +162,16 @@ export async function runPipeline(
   } = options;
   const started = performance.now();
   FolderLock.check(config.output);
-  const { adapter, memory } = config.gpu;
-  await using gpu = await openGpu({ adapter, memory: memory ? bytesOf(memory) : undefined });
+  const { adapter, memory, "host-memory": hostBytes } = config.gpu;
+  const hostMemory = new SpillingMemory(join(config.output, SPILL), {
+    bytes: hostBytes ? bytesOf(hostBytes) : undefined,
+    onSpill: (text) => emit({ type: "stage", stage: "memory", text }),
+  });
+  await using gpu = await openGpu({
+    adapter,
+    memory: memory ? bytesOf(memory) : undefined,
+    hostMemory,
+  });
   const clock = new StageClock(gpu);
   using artifacts = new ArtifactStore();
   const layerRecords: LayerRecord[] = [];
@@ -177,7 +187,11 @@ export async function runPipeline(
   };
   const inputs = new RunInputs();
   inputs.noteFolder(config.model);
-  const hub = new HubAccess(emit, signal, async () => void await fetchData());
+  const hub = new HubAccess(emit, signal, async () => void await fetchData(), {
+    folder: join(config.output, SHARDS),
+    onArrived: (path) => inputs.note([path]),
+    onRemove: (path) => inputs.forget(path),
+  });
   const datasets = new Map<string, LocalDataset>();
   const needed = neededBy(config.stages);
   const context: ModelContext = {
@@ -246,7 +260,7 @@ export async function runPipeline(
   await runModelStages(before.slice(0, findsModel));
   using model = artifacts.find("model-files");
   const files = [...model?.files ?? [], ...await fetchData()];
-  await inputs.hash(context, files, (path) => hub.hashOf(path));
+  await inputs.hash(context, files, (path) => hub.hashOf(path), (path) => hub.shards?.listed(path));
   const named = config.stages.filter(({ implied }) => !implied);
   const planned: PlannedRun = {
     identity: identityOf(config, named, inputs.hashes),
@@ -257,10 +271,12 @@ export async function runPipeline(
     inputs: inputs.hashes,
   };
   using folder = RunFolder.open(config.output, planned, overwrite, context.checkInputs);
+  using _spilled = hostMemory; // before the folder is given back
+  await using _downloads = { [Symbol.asyncDispose]: async () => await hub.shards?.close() };
   // A run is done even if its report cannot be written.
   const reportOn = async (record: RunRecord) => {
     try {
-      await writeReport(folder.path, record, model?.folder, context.pause);
+      await writeReport(folder.path, record, model, context.pause);
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
       const message = `The run is done, but its report was not written: ${error.message}`;
@@ -277,6 +293,8 @@ export async function runPipeline(
     if (!hasReport(folder.path, earlier)) {
       folder.lock();
       await reportOn(earlier);
+      await hub.shards?.close();
+      folder.removeShards();
     }
     if (cell) folder.saveCell(cell(earlier));
     emit({ type: "already-done", output: config.output });
@@ -344,6 +362,8 @@ export async function runPipeline(
   };
   folder.saveRecord(done);
   await reportOn(done);
+  await hub.shards?.close();
+  folder.removeShards();
   if (cell) folder.saveCell(cell(done));
   emit({ type: "end", output: config.output, seconds: done.seconds! });
   return done;

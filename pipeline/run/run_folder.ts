@@ -11,6 +11,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import { isShardFile } from "../../hub/shards.ts";
 import { SMALL_FILES } from "../../models/model_files.ts";
 import {
   nameOfTemporary,
@@ -30,6 +31,12 @@ export const PIPELINE = "pipeline.yaml";
 /** What `allocate` has measured, in the folder of a run. */
 export const SENSITIVITIES = "sensitivities.json";
 
+/** The folder of shards that are downloaded when they are needed, in the folder of a run. */
+export const SHARDS = "shards";
+
+/** The file of activations beside the temporary part of its name, in the folder of a run. */
+export const SPILL = "activations";
+
 /** The files of a run beside its subfolders, the record last. */
 const RUN_FILES = [
   "histograms.json",
@@ -46,13 +53,15 @@ const SUBFOLDERS: Record<string, (name: string) => boolean> = {
   model: (name) =>
     SMALL_FILES.includes(name) || name === "model.safetensors.index.json" ||
     /^model-\d{5,}-of-\d{5,}\.safetensors$/.test(name),
+  [SHARDS]: isShardFile,
 };
 
 /**
  * The folder of a run: `pipeline.yaml` and `run.json`, the calibration token ids in
  * `calibration.safetensors`, what `allocate` has measured in `sensitivities.json`, the packed model in
- * `model/`, after the end `report.html` and `histograms.json`, and during the run `run.lock` and one record
- * per finished decoder layer in `layers/`. Every file is either complete or absent, so a killed run resumes
+ * `model/`, after the end `report.html` and `histograms.json`, and during the run `run.lock`, one record
+ * per finished decoder layer in `layers/` and, with `download.keep: false`, shards of the original in
+ * `shards/`. Activations may be in a temporary file. Every other file is either complete or absent, so a killed run resumes
  * from its last complete layer.
  *
  * Of a folder that is no run of this program nothing is removed, and of one that is, only files that the
@@ -102,7 +111,10 @@ export class RunFolder implements Disposable {
       const folder = new RunFolder(path, state, layers, earlier, checkInputs);
       folder.#lock = lock;
       if (folder.state !== "new") removeTemporaryFiles(path);
-      if (folder.state === "done") removeLayerRecords(path);
+      if (folder.state === "done") {
+        removeLayerRecords(path);
+        folder.removeShards();
+      }
       return folder;
     } catch (error) {
       lock[Symbol.dispose]();
@@ -158,6 +170,11 @@ export class RunFolder implements Disposable {
     this.checkInputs();
     writeJsonAtomically(join(this.path, "run.json"), record);
     if (record.status === "done") removeLayerRecords(this.path);
+  }
+
+  /** Removes what is left of the original's shards. */
+  removeShards(): void {
+    removeFiles(join(this.path, SHARDS), isShardFile);
   }
 
   /** Writes cell.json, unless it says the same already. */
@@ -363,7 +380,7 @@ function removeFiles(folder: string, isOurs: (name: string) => boolean): void {
 
 /** The temporary files that a killed run has left. */
 function temporaryFiles(path: string): string[] {
-  const isOurs = (name: string) => RUN_FILES.includes(name) || name === CELL_RECORD;
+  const isOurs = (name: string) => [...RUN_FILES, CELL_RECORD, SPILL].includes(name);
   const folders = { "": isOurs, ...SUBFOLDERS };
   return Object.entries(folders).flatMap(([folder, isOurs]) =>
     filesIn(join(path, folder))
@@ -374,10 +391,10 @@ function temporaryFiles(path: string): string[] {
 
 /** What a finished run has no use for. */
 function leftovers(path: string): string[] {
-  const layers = join(path, "layers");
+  const folders = ["layers", SHARDS].map((name) => join(path, name));
   return [
     ...temporaryFiles(path),
-    ...(existsSync(layers) ? [layers] : []),
+    ...folders.filter(existsSync),
     ...(isLockLeft(path) ? [join(path, FOLDER_LOCK)] : []),
   ];
 }

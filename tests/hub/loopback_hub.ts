@@ -13,6 +13,8 @@ export interface HubRequest extends HttpRequest {
   path?: string;
   /** First byte asked for; absent without a range. */
   from?: number;
+  /** Last byte asked for; absent without a range that has an end. */
+  to?: number;
   authorization: string | null;
 }
 
@@ -145,12 +147,13 @@ export class LoopbackHub implements AsyncDisposable {
   }
 
   async #answer(host: "hub" | "cdn", raw: HttpRequest): Promise<HttpReply> {
-    const from = /^bytes=(\d+)-/.exec(raw.headers.get("Range") ?? "")?.[1];
+    const [, from, to] = /^bytes=(\d+)-(\d+)?/.exec(raw.headers.get("Range") ?? "") ?? [];
     const request: HubRequest = {
       ...raw,
       host,
       route: "",
       from: from === undefined ? undefined : Number(from),
+      to: to === undefined ? undefined : Number(to),
       authorization: raw.headers.get("Authorization"),
     };
     this.requests.push(request);
@@ -370,7 +373,7 @@ function trouble(
 }
 
 function ranged(
-  { from }: HubRequest,
+  { from, to }: HubRequest,
   content: Uint8Array,
   headers: Record<string, string>,
 ): HttpReply {
@@ -380,8 +383,9 @@ function ranged(
   if (from >= total) {
     return { ...text(416, ""), headers: { "Content-Range": `bytes */${total}` } };
   }
-  const range = { "Content-Range": `bytes ${from}-${total - 1}/${total}` };
-  return { status: 206, headers: { ...all, ...range }, body: content.subarray(from) };
+  const last = Math.min(to ?? Infinity, total - 1);
+  const range = { "Content-Range": `bytes ${from}-${last}/${total}` };
+  return { status: 206, headers: { ...all, ...range }, body: content.subarray(from, last + 1) };
 }
 
 function pathsInfo({ body }: HubRequest, entries: Entry[]): HttpReply {

@@ -1,49 +1,15 @@
 // Whole runs with models and data sets from a hub on loopback.
 
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { readTokenIds } from "../../data/windows.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
+import { shardedFiles } from "../hub/sharded_files.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
-
-/** The files of a model folder as a repository has them: sharded, and beside them what nobody needs. */
-function shardedFiles(folder: string): Record<string, Uint8Array | string> {
-  using checkpoint = Checkpoint.open(denoFolder(folder));
-  const names = [...checkpoint.tensors.keys()];
-  const weightMap: Record<string, string> = {};
-  const files: Record<string, Uint8Array | string> = {
-    "README.md": "# A model",
-    "model.onnx": "no safetensors",
-  };
-  for (let shard = 0; shard < 3; shard++) {
-    const file = `model-0000${shard + 1}-of-00003.safetensors`;
-    const part = names.filter((_, i) => i % 3 === shard);
-    for (const name of part) weightMap[name] = file;
-    const path = join(folder, file);
-    const tensors = part.map((name) => {
-      const { dtype, shape } = checkpoint.get(name);
-      return { name, dtype, shape, data: checkpoint.readBytes(name) };
-    });
-    writeSafetensors(path, tensors, { format: "pt" });
-    files[file] = new Uint8Array(readFileSync(path));
-    rmSync(path);
-  }
-  const index = { metadata: {}, weight_map: weightMap };
-  files["model.safetensors.index.json"] = JSON.stringify(index);
-  for (const name of readdirSync(folder)) {
-    if (name !== "model.safetensors") {
-      files[name] = new Uint8Array(readFileSync(join(folder, name)));
-    }
-  }
-  return files;
-}
 
 /** A workplace, a hub that holds its model as "someone/micro", and runs in processes of their own. */
 class HubPlace implements AsyncDisposable {
