@@ -1,6 +1,14 @@
 import assert from "node:assert/strict";
 import { bitLength, PythonRandom } from "../../base/python_random.ts";
-import lists from "../fixtures/python_random.json" with { type: "json" };
+import { fixture } from "../fixture.ts";
+
+/** As in python_random.py. */
+interface Lists {
+  ranges: [first: number, last: number][];
+  numbers: { seed: number; bits: number[]; integers: number[]; word2000: number }[];
+}
+
+const lists = fixture<Lists>("python_random");
 
 for (const { seed, bits, integers, word2000 } of lists.numbers) {
   Deno.test(`PythonRandom draws what CPython does with seed ${seed}`, () => {

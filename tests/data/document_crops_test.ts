@@ -4,8 +4,12 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { UserError } from "../../base/errors.ts";
 import { cropDocuments } from "../../data/document_crops.ts";
-import lists from "../fixtures/python_random.json" with { type: "json" };
+import { fixture } from "../fixture.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
+
+const lists = fixture<{
+  crops: { documents: number; length: number; seed: number; crops: [number, number][] }[];
+}>("python_random");
 
 /** As in python_random.py. */
 function documentTokens(i: number): number {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../base/errors.ts";
-import { zeroShotTask } from "../../../data/zero_shot_tasks.ts";
+import { type ScoreRequest, zeroShotTask } from "../../../data/zero_shot_tasks.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { logLikelihoods } from "../../../models/metrics/log_likelihoods.ts";
 import {
@@ -14,8 +14,18 @@ import {
 import { ModelFiles } from "../../../models/model_files.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
-import golden from "../../fixtures/zero_shot.json" with { type: "json" };
+import { fixture } from "../../fixture.ts";
 
+/** As in zero_shot.py; what each model makes of the requests of each group. */
+interface Golden {
+  groups: ScoreRequest[][];
+  models: Record<
+    "tiny-llama" | "tiny-opt",
+    { ids: number[]; start: number; logLikelihood: number }[][]
+  >;
+}
+
+const golden = fixture<Golden>("zero_shot");
 const gpu = await openGpu({ poison: true });
 const MODELS = new URL("../../../examples/models/", import.meta.url);
 

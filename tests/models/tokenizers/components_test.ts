@@ -3,9 +3,7 @@
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { gunzipSync } from "node:zlib";
+import { fixture } from "../../fixture.ts";
 import { decoderOf } from "../../../models/tokenizers/decoders.ts";
 import { normalizerOf } from "../../../models/tokenizers/normalizers.ts";
 import { preTokenizerOf } from "../../../models/tokenizers/pre_tokenizers.ts";
@@ -23,11 +21,7 @@ const FIXTURE:
   & Record<
     "pre_tokenizers" | "normalizers" | "decoders" | "tokenizers",
     Cases
-  > = JSON.parse(
-    gunzipSync(
-      readFileSync(join(import.meta.dirname!, "../../fixtures/tokenizers/components.json.gz")),
-    ).toString(),
-  );
+  > = fixture("tokenizers/components");
 const { texts } = FIXTURE;
 
 function hashOf(value: unknown): string {

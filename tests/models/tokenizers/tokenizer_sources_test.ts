@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { gunzipSync } from "node:zlib";
+import { fixture } from "../../fixture.ts";
 import { UserError } from "../../../base/errors.ts";
 import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
@@ -26,8 +26,8 @@ interface Golden {
   without_special: string[];
 }
 
-const { texts, cases }: { texts: string[]; cases: Record<string, Golden> } = JSON.parse(
-  gunzipSync(readFileSync(join(DATA, "goldens.json.gz"))).toString(),
+const { texts, cases }: { texts: string[]; cases: Record<string, Golden> } = fixture(
+  "tokenizers/goldens",
 );
 
 /** Puts a tokenizer in a folder, with small files and without tokenizer_config.json of its own. */

@@ -2,9 +2,7 @@
 // what is not implemented, and what does not end, is refused.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { gunzipSync } from "node:zlib";
+import { fixture } from "../../../fixture.ts";
 import { TemplateError } from "../../../../models/tokenizers/jinja/limits.ts";
 import { Template } from "../../../../models/tokenizers/jinja/template.ts";
 
@@ -18,10 +16,7 @@ interface Goldens {
   models: { templates: string[]; variants: Record<string, unknown>[]; results: Result[][] };
 }
 
-const goldens: Goldens = JSON.parse(
-  gunzipSync(readFileSync(join(import.meta.dirname!, "../../../fixtures/jinja/goldens.json.gz")))
-    .toString(),
-);
+const goldens: Goldens = fixture("jinja/goldens");
 const [year, month, ...time] = goldens.now;
 const NOW = new Date(year, month - 1, ...time);
 
