@@ -33,7 +33,7 @@ const PACKING = 2e-9;
 /** Passes through a layer if not all activations fit into GPU memory: some are computed again. */
 const PASSES_WITHOUT_ROOM = 1.7;
 /** Part of the rate of large products that whole runs reach. */
-const EFFICIENCY = 0.85;
+const EFFICIENCY = 0.95;
 
 /** What the stage `calibrate` does, from its options. */
 interface Load {
