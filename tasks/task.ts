@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { UserError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
@@ -81,7 +82,8 @@ function endWith(error: unknown): never {
     Deno.exit(1);
   }
   const stack = error instanceof Error ? error.stack ?? "" : "";
-  const module = modules.find((path) => stack.includes(path));
+  const trace = decoded(stack);
+  const module = modules.find((path) => trace.includes(`${decoded(pathToFileURL(path).href)}:`));
   if (module !== undefined) { // whose author needs the trace
     console.error(`Error: the stage of "${module}" has failed: ${stack}`);
     Deno.exit(1);
@@ -89,6 +91,18 @@ function endWith(error: unknown): never {
   console.error(`Error: ${faultText(error)}`);
   if (isTraced()) console.error(error instanceof Error ? error.stack ?? error.message : error);
   Deno.exit(isSystemError(error) ? 1 : FAULT);
+}
+
+/** A text without percent-encoding, of which stack traces keep a part only. */
+function decoded(text: string): string {
+  const once = text.replaceAll(/(?:%[0-9a-f]{2})+/gi, (bytes) => {
+    try {
+      return decodeURIComponent(bytes);
+    } catch {
+      return bytes; // no UTF-8
+    }
+  });
+  return once === text ? text : decoded(once);
 }
 
 /** Whether the stack traces of faults are printed. */
