@@ -16,6 +16,9 @@ import type { SharedState } from "./watchdog_state.ts";
 /** The exit code of a fault of this program, EX_SOFTWARE of sysexits.h. */
 const FAULT = 70;
 
+/** Message after "Interrupted." of tasks that resume. */
+export const RESUMES = "The same command resumes where this one stopped.";
+
 /**
  * Runs the main function of a task and ends the process. Ctrl-C aborts the signal; the watchdog ends what
  * has not ended a second later, and at once at a second one or SIGTERM. Errors that the user can act on are
@@ -30,7 +33,7 @@ const FAULT = 70;
  */
 export async function runTask(
   main: (signal: AbortSignal, watched: () => void) => Promise<void>,
-  interrupted = "The same command resumes where this one stopped.",
+  interrupted = "The same command begins anew.",
 ): Promise<never> {
   printVisibly();
   const controller = new AbortController();
@@ -173,7 +176,7 @@ export interface Command<Options extends OptionsConfig> {
   options: Options;
   /** Whether it takes arguments besides options; default true. */
   takesArguments?: boolean;
-  /** Message after "Interrupted." */
+  /** Message after "Interrupted."; default that the same command begins anew. */
   interrupted?: string;
 }
 
