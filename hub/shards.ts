@@ -13,12 +13,14 @@ import {
   type SourceFile,
 } from "../storage/folder.ts";
 import { MAX_HEADER_BYTES } from "../storage/safetensors.ts";
-import { makeFolder, RepositoryCache, sizeOf } from "./cache.ts";
+import { makeFolder, sizeOf } from "./cache.ts";
 import { Download } from "./download.ts";
 import type { MissingShards } from "./fetch_files.ts";
 import type { RemoteFile } from "./listing.ts";
 import { type HubProgress, ProgressMeter } from "./progress.ts";
 import { HubSession } from "./session.ts";
+import { ShardFolder } from "./shard_folder.ts";
+import type { ShardDownload, ShardNews, ShardTask } from "./shard_worker.ts";
 import { readStart } from "./transfer.ts";
 
 /** The names that shards must have, so that those in a folder are known for what they are. */
@@ -43,32 +45,6 @@ export interface ShardsOptions {
   freeBytes?(folder: string): number;
 }
 
-/** A flat folder in place of a cache, which only one process uses. */
-class ShardFolder extends RepositoryCache {
-  override readonly remedy = "choose as output";
-
-  override blob(etag: string): string {
-    return join(this.root, etag);
-  }
-
-  override snapshot(): string {
-    return this.root;
-  }
-
-  override link(_commit: string, etag: string, [path]: string[]): void {
-    const place = join(this.root, path);
-    try {
-      Deno.renameSync(this.blob(etag), place);
-    } catch (error) {
-      throw new UserError(`Cannot write "${place}": ${reasonOf(error)}`);
-    }
-  }
-
-  override lock(): Promise<Disposable> {
-    return Promise.resolve({ [Symbol.dispose]: () => {} });
-  }
-}
-
 /**
  * The shards of a model on the hub, each of which is downloaded when it is needed, verified, and removed
  * when it no longer is. Their headers are read at the start, so that the tensors are known.
@@ -79,6 +55,7 @@ export class Shards implements FileFetcher {
   /** By path in the folder. */
   readonly #shards: Map<string, Shard>;
   readonly #cache: ShardFolder;
+  readonly #transfers: Transfers;
   #waiting = 0;
 
   private constructor(
@@ -90,6 +67,9 @@ export class Shards implements FileFetcher {
   ) {
     this.#cache = new ShardFolder(folder, session.repository);
     this.#shards = new Map(shards.map((shard) => [shard.path, shard]));
+    this.#transfers = new Transfers((progress) => {
+      if (this.#waiting > 0) options.onProgress?.(progress);
+    }, session.warn);
   }
 
   /**
@@ -220,6 +200,7 @@ export class Shards implements FileFetcher {
       await shard.stop();
       shard.close();
     }
+    this.#transfers.close();
   }
 
   #of(paths: Iterable<string>): Shard[] {
@@ -239,14 +220,13 @@ export class Shards implements FileFetcher {
   async #download(shard: Shard, signal: AbortSignal): Promise<void> {
     const { path, file } = shard;
     makeFolder(this.folder, this.#cache.remedy);
-    const meter = new ProgressMeter((progress) => {
-      if (this.#waiting > 0) this.options.onProgress?.(progress);
-    });
-    const session = sessionWith(this.session, AbortSignal.any([this.session.signal, signal]));
+    const { session, commit, folder } = this;
     const { freeBytes: free = freeBytes } = this.options;
-    const download = new Download(session, this.#cache, this.commit, meter, free);
-    download.plan([file]);
-    await download.fetch([file]);
+    const meter = new ProgressMeter(() => {});
+    new Download(session, this.#cache, commit, meter, free).plan([file]); // whether there is room
+    const { settings, repository, limits } = session;
+    const stopped = AbortSignal.any([session.signal, signal]);
+    await this.#transfers.run({ settings, repository, limits, commit, folder, file }, stopped);
     shard.arrive();
     this.options.onArrived?.(path);
   }
@@ -361,6 +341,69 @@ class ShardReader implements OpenFile {
   [Symbol.dispose](): void {
     this.close();
     this.onDispose();
+  }
+}
+
+/** Downloads in a worker, which is started by the first one. */
+class Transfers {
+  #worker?: Worker;
+  #next = 0;
+  readonly #running = new Map<number, (news: ShardNews) => void>();
+
+  constructor(
+    readonly onProgress: (progress: HubProgress) => void,
+    readonly warn: (text: string) => void,
+  ) {}
+
+  /**
+   * Downloads a file.
+   *
+   * @throws {UserError} If it fails.
+   * @throws The reason of the signal, when it is aborted and the download has ended.
+   */
+  async run(task: Omit<ShardDownload, "id">, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    const id = this.#next++;
+    const worker = this.#worker ??= this.#start();
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#running.set(id, (news) => {
+      if ("progress" in news) this.onProgress(news.progress);
+      else if ("warning" in news) this.warn(news.warning);
+      else if ("done" in news) resolve();
+      else reject(news.isUserError ? new UserError(news.error) : new Error(news.error));
+    });
+    const stop = () => worker.postMessage({ id, stop: true } satisfies ShardTask);
+    signal.addEventListener("abort", stop);
+    worker.postMessage({ ...task, id } satisfies ShardTask);
+    try {
+      await promise;
+    } catch (error) {
+      signal.throwIfAborted();
+      throw error;
+    } finally {
+      signal.removeEventListener("abort", stop);
+      this.#running.delete(id);
+    }
+  }
+
+  /** Ends the worker; no download may be running. */
+  close(): void {
+    this.#worker?.terminate();
+    this.#worker = undefined;
+  }
+
+  #start(): Worker {
+    const worker = new Worker(new URL("./shard_worker.ts", import.meta.url), { type: "module" });
+    worker.addEventListener("message", ({ data }: MessageEvent<ShardNews>) => {
+      this.#running.get(data.id)?.(data);
+    });
+    worker.addEventListener("error", (event) => {
+      event.preventDefault();
+      for (const [id, tell] of this.#running) {
+        tell({ id, error: event.message, isUserError: false });
+      }
+    });
+    return worker;
   }
 }
 

@@ -133,18 +133,20 @@ export class ModelFiles implements Disposable {
 
   /**
    * Waits until the tensors of a decoder layer can be read, where files are fetched when they are needed.
-   * Those of the next layer, or those behind the last one, are fetched meanwhile. Files that neither has are
-   * removed, unless they hold tensors outside the layers.
+   * Those of the next layer that has others, or those behind the last one, are fetched meanwhile. Files that
+   * neither has are removed, unless they hold tensors outside the layers.
    *
-   * @param isAlone Whether the next layer is not needed.
+   * @param isAlone Whether later layers are not needed.
    * @throws {UserError} If a file cannot be fetched.
    */
   async fetchLayer(layer: number, isAlone = false): Promise<void> {
     const files = this.#files;
     if (!files) return;
     const { layers, outside } = files;
-    const next = isAlone ? [] : layers[layer + 1] ?? outside;
-    await this.#fetcher!.fetch(layers[layer], { next, kept: outside });
+    const now = layers[layer];
+    const isOther = (files: Set<string>) => files.size !== now.size || !files.isSubsetOf(now);
+    const next = isAlone ? [] : layers.slice(layer + 1).find(isOther) ?? outside;
+    await this.#fetcher!.fetch(now, { next, kept: outside });
   }
 
   /** Whether the tensors of a decoder layer can be read without waiting. */

@@ -13,6 +13,8 @@ export interface TaskOptions {
   env?: Record<string, string>;
   /** A module that is run before the task. */
   preload?: string;
+  /** The largest size of a file that it may write, about. */
+  mostBytes?: number;
   /** Called with everything that the task has printed so far, whenever it prints. */
   onOutput?: (text: string, child: Deno.ChildProcess) => void;
   /** Called when the task is started. */
@@ -23,16 +25,28 @@ export interface TaskOptions {
 export async function startTask(
   task: string,
   args: string[],
-  { cwd = PROJECT, env = {}, preload, onOutput, onStart }: TaskOptions = {},
+  { cwd = PROJECT, env = {}, preload, mostBytes, onOutput, onStart }: TaskOptions = {},
 ): Promise<TaskResult> {
-  const child = new Deno.Command(Deno.execPath(), {
-    args: [
-      "run",
-      "-A",
-      ...(preload ? [`--preload=${preload}`] : []),
-      join(PROJECT, `tasks/${task}.ts`),
-      ...args,
-    ],
+  const command = [
+    Deno.execPath(),
+    "run",
+    "-A",
+    ...(preload ? [`--preload=${preload}`] : []),
+    join(PROJECT, `tasks/${task}.ts`),
+    ...args,
+  ];
+  // Bash counts in kB. Without the trap the signal would end the process before it sees an error.
+  const limited = mostBytes
+    ? [
+      "bash",
+      "-c",
+      `trap "" XFSZ; ulimit -f ${Math.floor(mostBytes / 1024)}; exec "$@"`,
+      "bash",
+      ...command,
+    ]
+    : command;
+  const child = new Deno.Command(limited[0], {
+    args: limited.slice(1),
     cwd,
     env: { NO_COLOR: "1", INIT_CWD: "", ...env },
     stdout: "piped",

@@ -19,6 +19,7 @@ class ShardPlace extends Place {
   readonly tensors = NAMES.map((_, shard) => noise(200_000, shard + 1));
   readonly arrived: string[] = [];
   readonly removed: string[] = [];
+  readonly #opened: Shards[] = [];
   snapshot = "";
 
   constructor() {
@@ -52,7 +53,13 @@ class ShardPlace extends Place {
       }),
     );
     this.snapshot = folder;
+    this.#opened.push(shards!);
     return shards!;
+  }
+
+  override async [Symbol.asyncDispose](): Promise<void> {
+    for (const shards of this.#opened) await shards.close();
+    await super[Symbol.asyncDispose]();
   }
 
   paths(...shards: number[]): string[] {
