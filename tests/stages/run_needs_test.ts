@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdirSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
@@ -106,6 +106,9 @@ Deno.test("what the output folder has of a model counts as room for it", async (
   using folder = new TemporaryFolder();
   const needs = { ...NEEDS, gpuBytes: [1, 1] as [number, number], diskBytes: 1e14 };
   const place = { name: "m", output: folder.path };
+  writeFileSync(join(folder.path, "model"), "a file");
+  await assert.rejects(checkNeeds(needs, gpu, place), /^UserError: The packed model takes up to /);
+  rmSync(join(folder.path, "model"));
   mkdirSync(join(folder.path, "model"));
   await assert.rejects(checkNeeds(needs, gpu, place), /^UserError: The packed model takes up to /);
   // Sparse, so that the disk has as much room as before.
