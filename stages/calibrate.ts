@@ -45,12 +45,6 @@ export const calibrate = defineStage({
   inputs: async (context, { dataset }) => (await context.dataset(dataset, "calibration")).files,
 
   async check(context, options) {
-    const model = context.get("model-files");
-    if (model.quantization) {
-      throw new UserError(
-        `The model "${model.name}" is quantized already; give the original one`,
-      );
-    }
     await windowsOf(context, options);
   },
 

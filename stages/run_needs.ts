@@ -71,9 +71,13 @@ export function quantizes(stages: Stages): boolean {
  * What a pipeline that quantizes takes for a model.
  *
  * @param gpu A device whose speed is measured for the time; no time without one.
+ * @throws {UserError} If the model is quantized already.
  */
 export async function runNeeds(model: ModelFiles, stages: Stages, gpu?: Gpu): Promise<RunNeeds> {
   const { architecture } = model;
+  if (model.quantization) {
+    throw new UserError(`The model "${model.name}" is quantized already; give the original one`);
+  }
   const load = loadOf(stages);
   const plans = Array.from(
     { length: architecture.layers },

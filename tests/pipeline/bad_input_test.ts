@@ -7,10 +7,12 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statfsSync,
   statSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { UserError } from "../../base/errors.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 import { readHeader } from "../../storage/safetensors.ts";
@@ -253,10 +255,15 @@ Deno.test("a run is refused: a packed model is to be packed again", async () => 
   using place = new Workplace({ layers: 1 });
   await place.run({ stages: ["download", { rtn: { bits: 4 } }, "pack"] });
   const model = place.path("out/model");
-  await assert.rejects(place.run({ model, output: place.path("again") }), {
-    name: "UserError",
-    message: `The model "${model}" is quantized already; give the original one`,
-  });
+  const message = `The model "${model}" is quantized already; give the original one`;
+  for (
+    const stages of [undefined, ["download", { rtn: { bits: 3 } }, "pack"], ["download", "pack"]]
+  ) {
+    const fields = { model, output: place.path("again"), ...(stages && { stages }) };
+    await assert.rejects(place.run(fields), { name: "UserError", message });
+    const { code, stderr } = await startTask("quantize", [place.pipeline(fields), "--check"]);
+    assert.deepEqual([code, stderr], [1, `Error: ${message}\n`]);
+  }
 });
 
 // --- Data ---------------------------------------------------------------------------------------
@@ -487,17 +494,25 @@ function mountEmpty(folder: string, options: string): Disposable | undefined {
 
 Deno.test("a disk that is really full, where one can be mounted", async () => {
   using place = new Workplace({ layers: 2 });
-  using mounted = mountEmpty(place.path("disk"), "size=200000");
+  using mounted = mountEmpty(place.path("disk"), "size=4000000");
   if (!mounted) return;
   const output = place.path("disk/out");
-  const { code, stderr } = await startTask("quantize", [place.pipeline({ output })]);
+  const fill = ({ type }: RunEvent) => {
+    if (type !== "layer") return;
+    const rest = statfsSync(place.path("disk"));
+    writeFileSync(place.path("disk/rest"), new Uint8Array(rest.bavail * rest.bsize));
+  };
+  const error = await place.run({ output }, { emit: fill }).then(() => undefined, (error) => error);
+  assert.ok(error instanceof UserError, error);
   assert.equal(
-    stderr.replace(/ [\d.]+ kB/, " N kB"),
-    `Error: Cannot write "${output}/model/model-00001-of-00003.safetensors": ` +
-      "no space left on the device (needed N kB)\n",
+    error.message.replace(/ [\d.]+ kB/, " N kB"),
+    `Cannot write "${output}/model/model-00003-of-00003.safetensors": ` +
+      "no space left on the device (needed N kB)",
   );
-  assert.equal(code, 1);
   checkWhole(output);
+  rmSync(place.path("disk/rest"));
+  const { record } = await place.run({ output });
+  assert.equal(record.status, "done");
 });
 
 Deno.test("a disk that is read-only, where one can be mounted", async () => {
