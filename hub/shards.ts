@@ -152,9 +152,10 @@ export class Shards implements FileFetcher {
    * Checks that the disk has room for some shards at a time.
    *
    * @param bytes Their size; those that are in the folder already are taken into account.
+   * @param beside Bytes that the run is still to write to the same disk.
    * @throws {UserError} If it has not.
    */
-  requireRoom(bytes: number): void {
+  requireRoom(bytes: number, beside = 0): void {
     const there = sum(
       Array.from(
         this.#shards.values(),
@@ -162,10 +163,13 @@ export class Shards implements FileFetcher {
       ),
     );
     const free = (this.options.freeBytes ?? freeBytes)(this.folder) + there;
-    if (bytes <= free) return;
+    if (bytes + beside <= free) return;
+    const run = beside > 0 ? ` beside ${bytesText(beside)} of the run` : "";
     throw new UserError(
       `Cannot download "${this.session.repository.id}" shard by shard: it needs ` +
-        `${bytesText(bytes)} at a time, and the disk of "${this.folder}" has ${bytesText(free)} ` +
+        `${bytesText(bytes)} at a time${run}, and the disk of "${this.folder}" has ${
+          bytesText(free)
+        } ` +
         `for it; make room, or ${this.#cache.remedy} a folder on a larger disk`,
     );
   }

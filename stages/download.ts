@@ -8,7 +8,7 @@ import { requireTensors } from "../models/required_tensors.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { defineStage } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
-import { checkNeeds, needsText, quantizes, runNeeds } from "./run_needs.ts";
+import { checkNeeds, modelBytes, needsText, quantizes, runNeeds } from "./run_needs.ts";
 
 /** The stage that finds the model, a folder or a name on the hub, and checks its files. */
 export const download = defineStage({
@@ -31,15 +31,18 @@ export const download = defineStage({
   async check(context) {
     const { gpu, stages, hub: { shards } } = context;
     const model = context.get("model-files");
+    const output = context.folder.path;
+    let left = 0;
     if (quantizes(stages)) {
       const needs = await runNeeds(model, stages, gpu);
+      left = Math.max(0, (needs.diskBytes ?? 0) - modelBytes(output));
       gpu.resetPeak(); // that of the measurement
       context.emit({ type: "stage", stage: "needs", text: needsText(needs) });
-      await checkNeeds(needs, gpu, { name: model.name, output: context.folder.path });
+      await checkNeeds(needs, gpu, { name: model.name, output });
     }
     if (!shards) return;
     const most = shards.mostBytes(model.fetchedTogether);
-    shards.requireRoom(most);
+    shards.requireRoom(most, left);
     context.emit({
       type: "stage",
       stage: "download",

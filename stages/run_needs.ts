@@ -186,6 +186,14 @@ export function needsText(
 }
 
 /**
+ * Bytes of the model in the folder of a run, which count as room for it: a resumed run has a part of its
+ * model there, and one that replaces another run removes the other's.
+ */
+export function modelBytes(output: string): number {
+  return folderBytes(join(output, "model"));
+}
+
+/**
  * Refuses what cannot fit into the GPU memory that there is, or on the disk that the run writes to.
  *
  * @param place The model and the folder of the run.
@@ -203,8 +211,7 @@ export async function checkNeeds(
         `${bytesText(least)}; use a smaller batch-tokens, or give more memory`,
     );
   }
-  // A resumed run has a part of its model there, one that replaces another run removes the other's.
-  const room = freeBytes(output) + folderBytes(join(output, "model"));
+  const room = freeBytes(output) + modelBytes(output);
   if (room < diskBytes) {
     throw new UserError(
       `The run writes up to ${bytesText(diskBytes)}, but "${output}" has room for ` +

@@ -233,6 +233,13 @@ Deno.test("room on the disk is checked before anything comes, with what is there
         `disk`,
     ),
   );
+  free = 450_000;
+  shards.requireRoom(most, 40_000);
+  assert.throws(
+    () => shards.requireRoom(most, 60_000),
+    /: it needs 400\.1 kB at a time beside 60\.0 kB of the run, and the disk of .* has 450\.0 kB for it;/,
+  );
+  free = 300_000;
   await shards.fetch(place.paths(0));
   shards.requireRoom(most);
   free = 100_000;
