@@ -5,6 +5,7 @@ import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { readTokenIds } from "../../data/windows.ts";
+import { ARCHITECTURES } from "../../models/architectures/mod.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
@@ -12,6 +13,9 @@ import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
+
+/** The supported model types, as messages list them. */
+const MODEL_TYPES = Object.keys(ARCHITECTURES).sort().join(", ");
 
 /** The files of a model folder as a repository has them: sharded, and beside them what nobody needs. */
 function shardedFiles(folder: string): Record<string, Uint8Array | string> {
@@ -216,8 +220,8 @@ Deno.test("a model that cannot be used is refused before its weights are downloa
   const { code, stderr } = await place.quantize({ model: "someone/micro" });
   assert.deepEqual([code, stderr], [
     1,
-    'Error: "someone/micro/config.json": model_type must be a supported one (llama, mistral, opt, ' +
-    'qwen2, qwen3), found "mamba"\n',
+    `Error: "someone/micro/config.json": model_type must be a supported one (${MODEL_TYPES}), ` +
+    'found "mamba": its layers are recurrent or convolutional\n',
   ]);
   assert.deepEqual(place.hub.requests.filter(({ path }) => path?.endsWith(".safetensors")), []);
 });
