@@ -128,14 +128,11 @@ export class Decoder implements Disposable {
   }
 
   /**
-   * Whether the tokens of a text have other rotary positions if it gets longer, so that its keys in a
-   * cache are no longer right.
-   *
-   * @param from The length of the text in tokens.
-   * @param to The length that it gets.
+   * The shortest text whose tokens have the rotary positions of a text of some length in tokens: with
+   * dynamic NTK and LongRoPE, they depend on it.
    */
-  positionsChange(from: number, to: number): boolean {
-    return this.#rotaries.some((rotary) => rotaryLength(rotary, from) !== rotaryLength(rotary, to));
+  positionsOf(length: number): number {
+    return Math.max(1, ...this.#rotaries.map((rotary) => rotaryLength(rotary, length)));
   }
 
   [Symbol.dispose](): void {

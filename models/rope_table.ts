@@ -72,13 +72,13 @@ export class RopeTable implements Disposable {
   }
 
   /**
-   * The rows of the positions of prompts, f32 `[tokens, pairs, 2]`, owned by the caller. Dynamic scalings
-   * take the length of the longest prompt for all of them, as for a padded batch.
+   * The rows of the positions of prompts, f32 `[tokens, pairs, 2]`, owned by the caller. The prompts of a
+   * batch must have the same {@link rotaryLength}.
    */
-  async rowsOf({ positions, segments }: PromptBatchOnGpu): Promise<Tensor> {
+  async rowsOf({ positions, length }: PromptBatchOnGpu): Promise<Tensor> {
     const half = rotaryPairs(this.rotary);
     const rows = this.gpu.empty([positions.size, half, 2]);
-    const table = this.rows(segments.length).view(0, [segments.length, 2 * half]);
+    const table = this.rows(length).view(0, [length, 2 * half]);
     await embed(this.gpu, positions, table, 0, rows);
     return rows;
   }

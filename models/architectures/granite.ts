@@ -1,7 +1,7 @@
 import type { ArchitectureFamily } from "./architecture.ts";
 import { attentionBias, readLlama } from "./llama.ts";
 
-/** Granite 3 and 4 without experts: LLaMA with four factors. */
+/** Granite 3 without experts: LLaMA with four factors. */
 export const granite: ArchitectureFamily = {
   read: (fields) =>
     readLlama(fields, {

@@ -170,7 +170,8 @@ export class ResidentModel implements Disposable {
    * LongRoPE, the rotation of keys in the cache depends on the length of the text.
    */
   mustRestart({ length }: KeyValueCache, tokens: number): boolean {
-    return length > 0 && this.decoder.positionsChange(length, length + tokens);
+    const { decoder } = this;
+    return length > 0 && decoder.positionsOf(length) !== decoder.positionsOf(length + tokens);
   }
 
   /** Returns the memory of a prompt's activations to the system, but for what the next prompt may take. */

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { continueTokens, ResidentModel } from "../../../models/generation/generation.ts";
 import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
 import { LayerPlan } from "../../../models/layer_plan.ts";
+import { logLikelihoods } from "../../../models/metrics/log_likelihoods.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
 import { PlainWeights } from "../../../models/plain_weights.ts";
 import { syntheticShards } from "../../../models/synthetic.ts";
@@ -17,6 +18,7 @@ import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
 import { type MicroTensor, Workplace } from "../../micro_model.ts";
+import { crossEntropyReference } from "../../reference/decoder.ts";
 import { architectureReference } from "../../reference/ops.ts";
 import { startTask } from "../../start_task.ts";
 import { LoadedModel } from "../loaded_model.ts";
@@ -125,6 +127,21 @@ const FAMILIES: Record<string, Family> = {
     prefix: "language_model.model.",
     dequantized: true,
   },
+  "gemma3 in a multimodal model, as newer files have it": {
+    config: {
+      model_type: "gemma3",
+      text_config: {
+        ...GEMMA,
+        rope_scaling: undefined,
+        rope_parameters: {
+          full_attention: { rope_type: "linear", factor: 4, rope_theta: 50000 },
+          sliding_attention: { rope_type: "default", rope_theta: 10000 },
+        },
+        layer_types: ["full_attention", "sliding_attention"],
+      },
+    },
+    prefix: "model.language_model.",
+  },
   "gpt_neox": {
     config: { model_type: "gpt_neox", num_key_value_heads: undefined },
     dequantized: true,
@@ -200,7 +217,7 @@ async function generated(model: ResidentModel, prompt: readonly number[], maxTok
 
 const gpu = await openGpu();
 
-for (const [name, family] of Object.entries(FAMILIES)) {
+for (const [index, [name, family]] of Object.entries(FAMILIES).entries()) {
   Deno.test(`${name}: windows and the KV cache agree with the reference`, async () => {
     using place = workplaceOf(family);
     using loaded = await LoadedModel.open(gpu, place.model);
@@ -209,6 +226,24 @@ for (const [name, family] of Object.entries(FAMILIES)) {
     const scale = Math.max(1, ...expected.map(Math.abs));
     const tolerance = { abs: 5e-5 * scale, rel: 1e-5 };
     assertClose(await loaded.logits([text]), expected, { ...tolerance, what: "a window" });
+    // Prompts of several lengths in one batch, beside each other and behind a shared prefix.
+    const prompts = [9, 11, 14, LENGTH].map((length) => (
+      { tokens: Int32Array.of(...text.subarray(0, length), length), scored: 2 }
+    ));
+    const [found] = await logLikelihoods(gpu, loaded.model, [prompts]);
+    const likelihoods = prompts.map(({ tokens, scored }) => {
+      const read = tokens.subarray(0, -1);
+      const isWhole =
+        loaded.decoder.positionsOf(read.length) === loaded.decoder.positionsOf(LENGTH);
+      const all = isWhole ? expected : logitsReference(loaded.model, read);
+      let sum = 0;
+      for (let i = tokens.length - scored; i < tokens.length; i++) {
+        const row = all.slice((i - 1) * VOCABULARY, i * VOCABULARY);
+        sum -= crossEntropyReference(row, tokens[i]);
+      }
+      return sum;
+    });
+    assertClose(found, likelihoods, { abs: 4 * tolerance.abs, rel: 1e-5, what: "likelihoods" });
     using model = await ResidentModel.load(gpu, loaded.model);
     for (const prompt of [1, 9]) {
       using cache = new KeyValueCache(gpu, model.files.architecture, text.length, "f32");
@@ -221,7 +256,7 @@ for (const [name, family] of Object.entries(FAMILIES)) {
         }
         using logits = (await model.logits(text.subarray(done, done + next), cache))!;
         done += next;
-        const isWhole = !loaded.decoder.positionsChange(done, text.length);
+        const isWhole = loaded.decoder.positionsOf(done) === loaded.decoder.positionsOf(LENGTH);
         const all = isWhole ? expected : logitsReference(loaded.model, text.subarray(0, done));
         const row = all.slice((done - 1) * VOCABULARY, done * VOCABULARY);
         assertClose(await gpu.read(logits), row, { ...tolerance, what: `token ${done - 1}` });
@@ -235,7 +270,12 @@ for (const [name, family] of Object.entries(FAMILIES)) {
       recipe: "default",
       gpu: { adapter: "software" },
       stages: {
-        calibrate: { dataset: place.calibration, samples: 2, "sequence-length": 14 },
+        calibrate: {
+          dataset: place.calibration,
+          samples: 2,
+          "sequence-length": 14,
+          order: index % 2 ? "layer" : "module",
+        },
         "split-search": { candidates: 5 },
         "refit-norm": {},
       },
