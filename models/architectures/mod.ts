@@ -71,8 +71,7 @@ export function readArchitecture(config: Record<string, unknown>, file: string):
   const modelType = config.model_type;
   if (typeof modelType !== "string" || !Object.hasOwn(table, modelType)) {
     const known = Object.keys(table).sort().join(", ");
-    const special = typeof modelType === "string" ? specialOf(modelType) : undefined;
-    return fields.fail("model_type", `a supported one (${known})`, special);
+    return fields.fail("model_type", `a supported one (${known})`, specialOf(config));
   }
   return { modelType, ...table[modelType].read(fields) };
 }

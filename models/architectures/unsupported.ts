@@ -1,26 +1,45 @@
-/** What is special about model types that are not supported. */
-const SPECIAL: readonly [types: RegExp, what: string][] = [
-  [
-    /moe|mixtral|gpt_oss|deepseek|dbrx|jetmoe|^grok|llama4|minimax|^phimoe/,
-    "its layers have experts",
-  ],
-  [
-    /mamba|rwkv|^jamba|zamba|bamba|recurrent|^xlstm|falcon_h1|granitemoehybrid|^lfm|_next|qwen3_5|^hyena/,
-    "its layers are recurrent or convolutional",
-  ],
-  [
-    /(^|_)vl($|_)|llava|vision|idefics|pixtral|mllama|mistral3|paligemma|omni|blip|internvl|smolvlm|kosmos/,
-    "it is multimodal",
-  ],
-  [/whisper|wav2vec|audio|musicgen|bark|speech/, "it is an audio model"],
-  [/bert|electra|albert|deberta|xlm|mpnet/, "it is an encoder"],
-  [/^t5|^mt5|umt5|bart|pegasus|marian|^m2m|nllb|^led$/, "it is an encoder and a decoder"],
-  [/^clip|siglip|^vit|dino|swin/, "it is a vision model"],
-  [/gemma3n|gemma4/, "its layers share keys and values and have embeddings of their own"],
-  [/ministral3/, "its queries are scaled by position"],
+/** What is special about models that are not supported, by their model types and fields of config.json. */
+const SPECIAL: readonly { types: RegExp; fields: readonly string[]; what: string }[] = [
+  {
+    types: /_vl($|_)|vlm|llava|vision|idefics|pixtral|mllama|mistral3|paligemma|omni|blip|kosmos/,
+    fields: ["vision_config", "audio_config"],
+    what: "it is multimodal",
+  },
+  {
+    types: /mamba|rwkv|jamba|zamba|bamba|recurrent|xlstm|falcon_h1|hybrid|lfm|_next|qwen3_5|hyena/,
+    fields: ["ssm_cfg", "ssm_state_size", "mamba_d_state", "linear_conv_kernel_dim"],
+    what: "its layers are recurrent or convolutional",
+  },
+  {
+    types: /moe|mixtral|gpt_oss|deepseek|dbrx|grok|llama4|minimax/,
+    fields: ["num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"],
+    what: "its layers have experts",
+  },
+  { types: /whisper|wav2vec|audio|musicgen|speech/, fields: [], what: "it is an audio model" },
+  { types: /bert|electra|deberta|xlm|mpnet/, fields: [], what: "it is an encoder" },
+  {
+    types: /^u?m?t5|bart|pegasus|marian|^m2m|nllb|^led$/,
+    fields: [],
+    what: "it is an encoder and a decoder",
+  },
+  { types: /clip|siglip|^vit|dino|swin/, fields: [], what: "it is a vision model" },
+  {
+    types: /gemma3n|gemma4/,
+    fields: [],
+    what: "its layers share keys and values and have embeddings of their own",
+  },
+  { types: /ministral3/, fields: [], what: "its queries are scaled by position" },
 ];
 
-/** What is special about a model type that is not supported; undefined if that is not known. */
-export function specialOf(modelType: string): string | undefined {
-  return SPECIAL.find(([types]) => types.test(modelType))?.[1];
+/**
+ * What is special about a model that is not supported; undefined if that is not known.
+ *
+ * @param config The content of config.json.
+ */
+export function specialOf(config: Record<string, unknown>): string | undefined {
+  const type = typeof config.model_type === "string" ? config.model_type : "";
+  // The name says more than fields that several kinds have.
+  const found = SPECIAL.find(({ types }) => types.test(type)) ??
+    SPECIAL.find(({ fields }) => fields.some((field) => config[field] != null));
+  return found?.what;
 }

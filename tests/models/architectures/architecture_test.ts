@@ -533,6 +533,14 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
     { model_type: type },
     `model_type must be ${SUPPORTED}, found "${type}": ${special}`,
   ]),
+  ...Object.entries({
+    vision_config: "it is multimodal",
+    mamba_d_state: "its layers are recurrent or convolutional",
+    num_local_experts: "its layers have experts",
+  }).map(([field, special]): [Record<string, unknown>, string] => [
+    { model_type: "new", [field]: 8 },
+    `model_type must be ${SUPPORTED}, found "new": ${special}`,
+  ]),
   // Missing fields.
   [{ ...LLAMA, vocab_size: undefined }, `vocab_size must be ${COUNT}, found nothing`],
   [{ ...LLAMA, hidden_size: undefined }, `hidden_size must be ${COUNT}, found nothing`],
