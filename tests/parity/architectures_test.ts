@@ -3,10 +3,13 @@
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import type { DecoderOptions } from "../../models/decoder.ts";
+import { continueTokens, ResidentModel } from "../../models/generation/generation.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
+import { readJson } from "../../storage/json.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 import { forwardReference, type ReferenceTensors } from "../reference/decoder.ts";
@@ -52,6 +55,12 @@ const MODELS: [name: string, ropeFrequencies: DecoderOptions["ropeFrequencies"]]
     "starcoder2",
   ].map((name): [string, "f32"] => [name, "f32"]),
 ];
+
+/** What is said of a model in golden.json, in the folder of its folder. */
+function readGoldens(folder: string): { mean_nll: number } {
+  const all = readJson(denoFile(join(dirname(folder), "golden.json")));
+  return all[basename(folder)] as { mean_nll: number };
+}
 
 /** The ids with the greatest logits, row by row. */
 function greatest(logits: ArrayLike<number>, vocabulary: number): number[] {
@@ -118,6 +127,15 @@ for (const [name, ropeFrequencies] of MODELS) {
         assert.deepEqual(next, [...generated.subarray(12)], what);
       };
       await expectGreedy(loaded, "greedy ids");
+      using resident = await ResidentModel.load(gpu, loaded.model, { ropeFrequencies });
+      const next: number[] = [];
+      const prompt = [...generated.subarray(0, 12)];
+      for await (const { id } of continueTokens(resident, prompt, { maxTokens: 24 })) next.push(id);
+      assert.deepEqual(next, [...generated.subarray(12)], "greedy ids with a KV cache");
+      const losses = await loaded.losses([ids]);
+      const loss = losses.subarray(0, 47).reduce((sum, value) => sum + value, 0) / 47;
+      const { mean_nll: meanLoss } = readGoldens(folder);
+      assert.ok(Math.abs(loss - meanLoss) < 1e-4, `a mean loss of ${loss}, expected ${meanLoss}`);
       if (ropeFrequencies !== "f32") {
         using exact = await LoadedModel.open(gpu, folder);
         await expectGreedy(exact, "greedy ids with the frequencies of a model that is loaded");
