@@ -22,6 +22,7 @@ export const gemma3Text: ArchitectureFamily = {
     return readLlama(fields, {
       ...kind,
       maxLength: 131072,
+      hasFinalLength: true,
       headNorms: HEAD_NORMS,
       slidingWindows: windows,
       rotaries(headDim, layers) {

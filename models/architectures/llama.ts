@@ -46,6 +46,8 @@ export interface LlamaKind {
   headDim?: number;
   intermediateSize: number;
   maxLength: number;
+  /** Whether `max_position_embeddings` is the length after any scaling of rotary positions. */
+  hasFinalLength?: boolean;
   /** The default activation function, and its key in config.json. */
   activation?: [key: string, fallback: "silu" | "gelu_pytorch_tanh"];
   norm?: NormKind;
@@ -125,8 +127,8 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
   const { qkv = false, output = false, mlp = false } = kind.biases ?? {};
   const { norms = NORMS, parallel = false, residualFactor, fused, ungated, headNorms } = kind;
   const slidingWindows = kind.slidingWindows?.(layers);
-  const shared = kind.rotaries ? undefined : readRotary(fields, headDim, kind.rotary);
-  const rotaries = kind.rotaries?.(headDim, layers) ?? new Array(layers).fill(shared);
+  const rotaries: Rotary[] = kind.rotaries?.(headDim, layers) ??
+    new Array(layers).fill(readRotary(fields, headDim, kind.rotary));
   const { hasPositions = () => true } = kind;
   const inner = fields.integer("intermediate_size", kind.intermediateSize);
   const activation = fields.activation(...(kind.activation ?? ["hidden_act", "silu"] as const));
@@ -257,7 +259,9 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
     hiddenSize,
     embeddingSize: hiddenSize,
     layers,
-    maxLength: shared ? scaledLength(shared, length) : length,
+    maxLength: kind.hasFinalLength
+      ? length
+      : rotaries.reduce((most, rotary) => Math.max(most, scaledLength(rotary, length)), length),
     ...(embeddingFactor !== undefined && { embeddingFactor }),
     ...(logitFactor !== undefined && { logitFactor }),
     ...(logitCap !== undefined && { logitCap }),
