@@ -9,6 +9,7 @@ import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
 import { LayerPlan } from "../../../models/layer_plan.ts";
 import { logLikelihoods } from "../../../models/metrics/log_likelihoods.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
+import { outsidePlaces } from "../../../models/places.ts";
 import { PlainWeights } from "../../../models/plain_weights.ts";
 import { syntheticShards } from "../../../models/synthetic.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
@@ -307,6 +308,12 @@ for (const [index, [name, family]] of Object.entries(FAMILIES).entries()) {
         Object.fromEntries([...tensors].map(([name, { shape }]) => [name, shape]));
       const { [MASK]: _mask, ...expected } = shapes(original.tensors);
       assert.deepEqual(shapes(plain.tensors), expected);
+      for (const { name, offset = 0 } of outsidePlaces(architecture).finalNorm) {
+        const [before, after] = [original, packed].map((files) => files.readFloat32(name));
+        const error = Math.hypot(...after.map((value, i) => value - before[i]));
+        const norm = Math.hypot(...before.map((value) => value + offset));
+        assert.ok(error < 0.4 * norm, `refit-norm changes ${name} by ${error} of ${norm}`);
+      }
       mkdirSync(plainFolder);
       const tensors = [...plain.tensors].map(([name, { shape }]) => ({
         name,
