@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { ARCHITECTURES } from "../../models/architectures/mod.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 import { readHeader } from "../../storage/safetensors.ts";
@@ -18,6 +19,9 @@ import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { fillDiskFor } from "../full_disk.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
+
+/** The supported model types, as messages list them. */
+const MODEL_TYPES = Object.keys(ARCHITECTURES).sort().join(", ");
 
 const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
 
@@ -86,14 +90,15 @@ refuses("config.json is a list", {
 });
 refuses("an unknown model_type", {
   model: { config: { model_type: "mamba" } },
-  message: '"PLACE/model/config.json": model_type must be a supported one (llama, mistral, opt, ' +
-    'qwen2, qwen3), found "mamba"',
+  message: `"PLACE/model/config.json": model_type must be a supported one (${MODEL_TYPES}), ` +
+    'found "mamba": its layers are recurrent or convolutional',
   leaves: "nothing",
 });
 refuses("rotary positions scaled in a way that is not supported", {
-  model: { config: { rope_parameters: { rope_type: "yarn", factor: 8 } } },
-  message: '"PLACE/model/config.json": rope_parameters must be of the type default, linear or ' +
-    'llama3, found {"rope_type":"yarn","factor":8}',
+  model: { config: { rope_parameters: { rope_type: "ntk", factor: 8 } } },
+  message:
+    '"PLACE/model/config.json": rope_parameters must be of the type default, linear, llama3, ' +
+    'yarn, dynamic or longrope, found {"rope_type":"ntk","factor":8}',
 });
 refuses("scaled rotary positions without a factor, as older files say it", {
   model: { config: { rope_parameters: undefined, rope_scaling: { type: "linear" } } },
