@@ -28,7 +28,7 @@ export interface GpuOptions {
    * Whether to fill new tensors with NaN, so that tests detect elements that a kernel does not write.
    */
   poison?: boolean;
-  /** Lower limits than the adapter's, in bytes, for tests. */
+  /** Lower limits than the adapter's, in bytes, for tests; at least {@link LEAST_LIMIT}. */
   limits?: { binding?: number; buffer?: number };
 }
 
@@ -83,6 +83,8 @@ const PROBE_CHUNK = 1 << 30;
 /** The most bind groups that each kernel caches for calls with the same tensors. */
 const KEPT_BIND_GROUPS = 512;
 const UNIFORM_SLOT = 256;
+/** The least limit of bindings and buffers in bytes: they begin at multiples of it. */
+export const LEAST_LIMIT = UNIFORM_SLOT;
 const DISPATCHES_PER_SUBMIT = 64;
 /** Timestamps of a query set, two per pass; WebGPU's limit. */
 const TIMESTAMPS = 4096;

@@ -1,7 +1,8 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { join } from "node:path";
 import { setImmediate, setTimeout } from "node:timers/promises";
-import { Gpu, type GpuOptions } from "../gpu/device.ts";
+import { UserError } from "../base/errors.ts";
+import { Gpu, type GpuOptions, LEAST_LIMIT } from "../gpu/device.ts";
 import type { GpuHost, TextStore } from "../gpu/host.ts";
 import { availableMemory } from "./available_memory.ts";
 
@@ -44,11 +45,17 @@ export const DENO_GPU: GpuHost = {
  * Opens a device with the adapter's limits; `BILLM_BINDING` sets a lower limit for bindings in bytes, so
  * that small models take the ways of large ones.
  *
- * @throws {UserError} If there is no adapter of the requested kind.
+ * @throws {UserError} If there is no adapter of the requested kind, or `BILLM_BINDING` is no such limit.
  */
-export function openGpu(options: GpuOptions = {}): Promise<Gpu> {
-  const binding = Number(Deno.env.get("BILLM_BINDING") ?? Infinity);
-  return Gpu.open(DENO_GPU, { limits: { binding }, ...options });
+export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
+  const text = Deno.env.get("BILLM_BINDING");
+  const binding = text ? Number(text) : undefined;
+  if (binding !== undefined && !(Number.isSafeInteger(binding) && binding >= LEAST_LIMIT)) {
+    throw new UserError(
+      `BILLM_BINDING must be a whole number of bytes of at least ${LEAST_LIMIT}, found "${text}"`,
+    );
+  }
+  return await Gpu.open(DENO_GPU, { limits: { binding }, ...options });
 }
 
 /**

@@ -1,9 +1,10 @@
+import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { sum } from "../base/figures.ts";
 import { bytesText, timeText } from "../base/units.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { productRate } from "../gpu/kernels/matmul/product_rate.ts";
-import { freeBytes } from "../storage/files.ts";
+import { folderBytes, freeBytes } from "../storage/files.ts";
 import { LayerPlan } from "../models/layer_plan.ts";
 import { nearWidth, type Work, workingBytes } from "../models/memory_plan.ts";
 import type { ModelFiles } from "../models/model_files.ts";
@@ -82,8 +83,9 @@ export async function runNeeds(model: ModelFiles, stages: Stages, gpu?: Gpu): Pr
   const pack: PackOptions | undefined = stages.find(({ stage }) => stage.name === "pack")?.options;
   const diskBytes = pack && (expectedSize(model, stages)?.bytes[1] ??
     outsideBytes(model, pack) + sum(weights.map((count) => MOST_BITS / 8 * count + HEADER_BYTES)));
-  const hostBytes = 8 * Math.max(...weights);
-  if (!load) return { gpuBytes: [6 * weights[0], 6 * weights[0]], hostBytes, diskBytes };
+  const largest = Math.max(...weights);
+  const hostBytes = 8 * largest;
+  if (!load) return { gpuBytes: [6 * largest, 6 * largest], hostBytes, diskBytes };
   const least = workingBytes(model, load.work);
   const width = load.work.order === "module" ? nearWidth(model) : architecture.hiddenSize;
   const streams = load.work.original ? 2 : 1;
@@ -160,7 +162,7 @@ export function needsText(
     `host memory ${bytesText(hostBytes)}`,
   ];
   if (diskBytes !== undefined) parts.push(`disk ${bytesText(diskBytes)} at most`);
-  if (seconds !== undefined) parts.push(`about ${timeText(seconds)} to quantize`);
+  if (seconds !== undefined) parts.push(`about ${timeText(Math.max(1, seconds))} to quantize`);
   return parts.join("; ");
 }
 
@@ -182,11 +184,12 @@ export async function checkNeeds(
         `${bytesText(least)}; use a smaller batch-tokens, or give more memory`,
     );
   }
-  const free = freeBytes(output);
-  if (free < diskBytes) {
+  // A resumed run has a part of its model there, one that replaces another run removes the other's.
+  const room = freeBytes(output) + folderBytes(join(output, "model"));
+  if (room < diskBytes) {
     throw new UserError(
-      `The packed model takes up to ${bytesText(diskBytes)}, but "${output}" has ` +
-        `${bytesText(free)} free; make room, or set output to a folder on another disk`,
+      `The packed model takes up to ${bytesText(diskBytes)}, but "${output}" has room for ` +
+        `${bytesText(room)}; make room, or set output to a folder on another disk`,
     );
   }
 }

@@ -1,6 +1,16 @@
 import { createHash, type Hash } from "node:crypto";
-import { closeSync, openSync, readFileSync, readSync, rmSync, statfsSync, statSync } from "node:fs";
-import { dirname } from "node:path";
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statfsSync,
+  statSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { reasonOf } from "./folder.ts";
 
@@ -146,4 +156,11 @@ export function freeBytes(folder: string): number {
       }
     }
   }
+}
+
+/** The bytes of the files in a folder, without those in its subfolders; 0 if there is no such folder. */
+export function folderBytes(folder: string): number {
+  if (!existsSync(folder)) return 0;
+  return readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isFile())
+    .reduce((bytes, { name }) => bytes + statSync(join(folder, name)).size, 0);
 }

@@ -48,7 +48,7 @@ const command = {
   name: "dequantize",
   help: HELP,
   options: { overwrite: { type: "boolean" } },
-  interrupted: "Nothing was written.",
+  interrupted: "OUT is as it was; of what was to replace it, a folder OUT-... may be left.",
 } as const;
 
 await runCommand(command, async ({ values, positionals, signal }) => {

@@ -70,9 +70,7 @@ const options = {
   "json": { type: "boolean" },
 } as const;
 
-const interrupted = "The same command begins anew.";
-
-await runCommand({ name: "generate", help: HELP, options, interrupted }, async (given) => {
+await runCommand({ name: "generate", help: HELP, options }, async (given) => {
   const { values, positionals, signal } = given;
   if (positionals.length !== 1) throw usageError(`Give one model, found ${positionals.length}`);
   if (values.prompt === undefined) throw usageError("Give a --prompt");
@@ -87,10 +85,6 @@ await runCommand({ name: "generate", help: HELP, options, interrupted }, async (
   warnOf(files);
   await using gpu = await openGpu();
   using model = await load(gpu, files, signal, progress);
-  if (!model) {
-    Deno.exitCode = 130;
-    return;
-  }
 
   const asked = values.chat
     ? { messages: [{ role: "user" as const, content: prompt }] }
@@ -188,20 +182,18 @@ async function openModel(
   }
 }
 
-/** The model on the GPU; undefined if interrupted. */
+/** The model on the GPU. */
 async function load(
   gpu: Gpu,
   files: ModelFiles,
   signal: AbortSignal,
   progress: (text: string) => void,
-): Promise<ResidentModel | undefined> {
+): Promise<ResidentModel> {
   try {
     return await ResidentModel.load(gpu, files, {
       signal,
       onProgress: (done, total) => progress(`Loading ${files.name}: layer ${done} of ${total}`),
     });
-  } catch (error) {
-    if (!signal.aborted) throw error;
   } finally {
     progress("");
   }

@@ -8,7 +8,7 @@ import { loadPipeline } from "../pipeline/config/config.ts";
 import { runPipeline } from "../report/run_with_report.ts";
 import { RECIPES, STAGES } from "../stages/mod.ts";
 import { showProgress } from "./progress.ts";
-import { runTask } from "./task.ts";
+import { RESUMES, runTask } from "./task.ts";
 
 /** Tolerances relative to the figures in NAME.expected.json; the default has none. */
 const COMPARISONS = [
@@ -82,4 +82,4 @@ await runTask(async (signal, watched) => {
   }
   console.table(rows);
   if (failed > 0) Deno.exitCode = 1;
-});
+}, RESUMES);

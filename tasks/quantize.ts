@@ -22,7 +22,7 @@ import { checkNeeds, needsText, quantizes, runNeeds } from "../stages/run_needs.
 import { denoFolder } from "../storage/deno_folder.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
 import { showJson, showProgress } from "./progress.ts";
-import { importStage, runCommand, usageErrors } from "./task.ts";
+import { importStage, RESUMES, runCommand, usageErrors } from "./task.ts";
 
 /** The rates of the recipes that are named after theirs. */
 const RATES = RECIPES.flatMap(({ name }) => name.match(/^([\d.]+)-bit$/)?.[1] ?? []);
@@ -80,7 +80,7 @@ const options = {
 } as const;
 
 await runCommand(
-  { name: "quantize", help: HELP, options },
+  { name: "quantize", help: HELP, options, interrupted: RESUMES },
   async ({ values, positionals, signal }) => {
     if (positionals.length !== 1) {
       throw usageErrors("quantize")(

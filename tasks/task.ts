@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { UserError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
@@ -15,6 +16,9 @@ import type { SharedState } from "./watchdog_state.ts";
 /** The exit code of a fault of this program, EX_SOFTWARE of sysexits.h. */
 const FAULT = 70;
 
+/** Message after "Interrupted." of tasks that resume. */
+export const RESUMES = "The same command resumes where this one stopped.";
+
 /**
  * Runs the main function of a task and ends the process. Ctrl-C aborts the signal; the watchdog ends what
  * has not ended a second later, and at once at a second one or SIGTERM. Errors that the user can act on are
@@ -29,7 +33,7 @@ const FAULT = 70;
  */
 export async function runTask(
   main: (signal: AbortSignal, watched: () => void) => Promise<void>,
-  interrupted = "The same command resumes where this one stopped.",
+  interrupted = "The same command begins anew.",
 ): Promise<never> {
   printVisibly();
   const controller = new AbortController();
@@ -81,7 +85,8 @@ function endWith(error: unknown): never {
     Deno.exit(1);
   }
   const stack = error instanceof Error ? error.stack ?? "" : "";
-  const module = modules.find((path) => stack.includes(path));
+  const trace = decoded(stack);
+  const module = modules.find((path) => trace.includes(`${decoded(pathToFileURL(path).href)}:`));
   if (module !== undefined) { // whose author needs the trace
     console.error(`Error: the stage of "${module}" has failed: ${stack}`);
     Deno.exit(1);
@@ -89,6 +94,18 @@ function endWith(error: unknown): never {
   console.error(`Error: ${faultText(error)}`);
   if (isTraced()) console.error(error instanceof Error ? error.stack ?? error.message : error);
   Deno.exit(isSystemError(error) ? 1 : FAULT);
+}
+
+/** A text without percent-encoding, of which stack traces keep a part only. */
+function decoded(text: string): string {
+  const once = text.replaceAll(/(?:%[0-9a-f]{2})+/gi, (bytes) => {
+    try {
+      return decodeURIComponent(bytes);
+    } catch {
+      return bytes; // no UTF-8
+    }
+  });
+  return once === text ? text : decoded(once);
 }
 
 /** Whether the stack traces of faults are printed. */
@@ -159,7 +176,7 @@ export interface Command<Options extends OptionsConfig> {
   options: Options;
   /** Whether it takes arguments besides options; default true. */
   takesArguments?: boolean;
-  /** Message after "Interrupted." */
+  /** Message after "Interrupted."; default that the same command begins anew. */
   interrupted?: string;
 }
 

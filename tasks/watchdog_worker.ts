@@ -9,7 +9,7 @@ const GRACE = 1000;
 /** Milliseconds between two looks at its work. */
 const PERIOD = 250;
 /** Milliseconds that the last words may take: nobody may be reading them. */
-const LAST_WORDS = 200;
+const LAST_WORDS = 500;
 
 /** The C library and its function that ends a process at once, by system. */
 const LIBRARIES: Partial<Record<typeof Deno.build.os, string>> = {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { dequantizeBillm, salientColumns } from "../../codecs/billm/host.ts";
@@ -343,4 +343,19 @@ Deno.test("a stage module without a function to run is refused", async () => {
       "the function that does the work\n",
   );
   assert.equal(code, 2);
+});
+
+Deno.test("a user's stage that throws is named, whatever its folder and file are called", async () => {
+  using place = new Workplace({ layers: 1 });
+  for (const name of ["a b", "ü", "p%20q", "h#x", "100%", "c(d)"]) {
+    mkdirSync(place.path(name));
+    writeFileSync(place.path(`${name}/${name}.ts`), THROWS.replace("layer.index === 0", "!layer"));
+    const use = `${name}/${name}.ts`;
+    const file = place.pipeline({
+      stages: ["download", place.calibrate, { use, kindly: false }, "pack"],
+    });
+    const { code, stderr } = await startTask("quantize", [file]);
+    assert.ok(stderr.startsWith(`Error: the stage of "${place.path(use)}" has failed: `), stderr);
+    assert.equal(code, 1);
+  }
 });

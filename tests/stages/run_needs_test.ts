@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { mkdirSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { workingBytes } from "../../models/memory_plan.ts";
@@ -9,6 +11,7 @@ import { checkNeeds, needsText, type RunNeeds, runNeeds } from "../../stages/run
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { type PipelineFields, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
 
 const gpu = await openGpu();
 
@@ -77,6 +80,7 @@ Deno.test("the needs are said in a line", () => {
     needsText({ gpuBytes: [3e9, 3e9], hostBytes: 1e6 }),
     "GPU memory 3.0 GB; host memory 1.0 MB",
   );
+  assert.match(needsText({ ...NEEDS, seconds: 0.2 }), /; about 0:01 to quantize$/);
 });
 
 Deno.test("what cannot fit is refused, with what would do", async () => {
@@ -91,11 +95,29 @@ Deno.test("what cannot fit is refused, with what would do", async () => {
     assert.ok(error instanceof UserError);
     assert.match(
       error.message,
-      /^The packed model takes up to 1.0 EB, but "no\/such\/folder" has .* free; make room, or set /,
+      /^The packed model takes up to 1.0 EB, but "no\/such\/folder" has room for .*; make room, or set /,
     );
     return true;
   });
   await checkNeeds({ ...NEEDS, gpuBytes: [1e6, 1e18], diskBytes: 1 }, small, PLACE);
+});
+
+Deno.test("what the output folder has of a model counts as room for it", async () => {
+  using folder = new TemporaryFolder();
+  const needs = { ...NEEDS, gpuBytes: [1, 1] as [number, number], diskBytes: 1e14 };
+  const place = { name: "m", output: folder.path };
+  mkdirSync(join(folder.path, "model"));
+  await assert.rejects(checkNeeds(needs, gpu, place), /^UserError: The packed model takes up to /);
+  // Sparse, so that the disk has as much room as before.
+  const files = Array.from(
+    { length: 20 },
+    (_, i) => join(folder.path, "model", `${i}.safetensors`),
+  );
+  for (const path of files) {
+    writeFileSync(path, "");
+    truncateSync(path, 5e12);
+  }
+  await checkNeeds(needs, gpu, place);
 });
 
 Deno.test("--check says what a run takes, and refuses what cannot fit", async () => {

@@ -3,6 +3,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { VERSION } from "../../base/version.ts";
 import { PROJECT } from "../checkout.ts";
+import { Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
@@ -78,7 +79,36 @@ for (const code of ["for (;;);", "await new Promise(() => {});"]) {
         },
       });
       assert.ok(performance.now() - sent < 5000);
-      assert.deepEqual([exit, stderr], [signal === "SIGINT" ? 130 : 143, ""]);
+      assert.deepEqual(
+        [exit, stderr],
+        [130, "\nInterrupted. The same command resumes where this one stopped.\n"],
+      );
     });
   }
 }
+
+Deno.test("an interrupted task says what the same command will do", async () => {
+  using place = new Workplace({ layers: 2 });
+  const preload = place.path("interrupt.js");
+  writeFileSync(
+    preload,
+    `const listen = Deno.addSignalListener;
+     Deno.addSignalListener = (signal, act) => {
+       listen(signal, act);
+       Deno.kill(Deno.pid, signal);
+     };`,
+  );
+  const resumes = "The same command resumes where this one stopped.";
+  const anew = "The same command begins anew.";
+  for (
+    const [task, args, words] of [
+      ["quantize", [place.pipeline()], resumes],
+      ["generate", [place.model, "--prompt", "a"], anew],
+      ["bench/kernels", [], anew],
+      ["bench/layer", ["--like", "opt-125m"], anew],
+    ] as const
+  ) {
+    const { code, stderr } = await startTask(task, [...args], { preload });
+    assert.deepEqual([task, code, stderr], [task, 130, `\nInterrupted. ${words}\n`]);
+  }
+});
