@@ -247,14 +247,14 @@ export function* syntheticShards(
   const shards = architecture.layers + 1;
   const shard = (index: number, places: Iterable<Place>): SyntheticShard => {
     const digits = (n: number) => String(n).padStart(5, "0");
-    const shapes = new Map([...places].map(({ name, shape }) => [name, [...shape]])); // fused tensors once
+    const once = new Map([...places].map((place) => [place.name, place])); // fused tensors
     return {
       file: `model-${digits(index + 1)}-of-${digits(shards)}.safetensors`,
-      tensors: [...shapes].map(([name, shape]) => ({
+      tensors: [...once.values()].map(({ name, shape, offset }) => ({
         name,
         dtype: "F16",
-        shape,
-        data: values(shape, random),
+        shape: [...shape],
+        data: values(shape, random, offset),
       })),
     };
   };
@@ -263,10 +263,17 @@ export function* syntheticShards(
   for (let i = 0; i < architecture.layers; i++) yield shard(i + 1, layerPlaces(architecture, i));
 }
 
-/** Random values: matrices preserve the expected norm of their input; vectors are near 1. */
-function* values(shape: number[], random: () => number): Generator<Uint8Array> {
+/**
+ * Random values: matrices preserve the expected norm of their input; vectors are near 1, less what is added
+ * to what is stored.
+ */
+function* values(
+  shape: readonly number[],
+  random: () => number,
+  offset = 0,
+): Generator<Uint8Array> {
   const size = shape.reduce((product, length) => product * length, 1);
-  const [mean, deviation] = shape.length === 1 ? [1, 0.1] : [0, 1 / Math.sqrt(shape[1])];
+  const [mean, deviation] = shape.length === 1 ? [1 - offset, 0.1] : [0, 1 / Math.sqrt(shape[1])];
   // The sum of two uniform numbers has a standard deviation of √(1/6).
   const scale = deviation * Math.sqrt(6);
   const fresh = new Float16Array(Math.min(size, FRESH_CHUNKS * CHUNK));
