@@ -1,4 +1,4 @@
-import { existsSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import type { ModelFiles } from "../models/model_files.ts";
@@ -6,7 +6,7 @@ import { checkValue } from "../pipeline/config/values.ts";
 import { RUN_RECORD, type RunRecord } from "../pipeline/run/record.ts";
 import type { HasReport, WriteReport } from "../pipeline/run/run.ts";
 import { denoFile } from "../storage/deno_folder.ts";
-import { writeFileAtomically } from "../storage/files.ts";
+import { isFilledFile, writeFileAtomically } from "../storage/files.ts";
 import { readJson } from "../storage/json.ts";
 import { readPipeline } from "./cells.ts";
 import { checkFigures } from "../stages/metrics/mod.ts";
@@ -81,7 +81,7 @@ function saveReport(folder: string, record: RunRecord): void {
  */
 export const hasRunReport: HasReport = (folder, record) => {
   checkFigures(record, join(folder, RUN_RECORD));
-  if (!statSync(join(folder, "report.html"), { throwIfNoEntry: false })?.isFile()) return false;
+  if (!isFilledFile(join(folder, "report.html"))) return false;
   if (!record.packed) return true;
   try {
     return readHistograms(folder) !== undefined;

@@ -7,7 +7,7 @@ import { productRate } from "../gpu/kernels/matmul/product_rate.ts";
 import { folderBytes, freeBytes } from "../storage/files.ts";
 import { LayerPlan } from "../models/layer_plan.ts";
 import { nearWidth, type Work, workingBytes } from "../models/memory_plan.ts";
-import type { ModelFiles } from "../models/model_files.ts";
+import { type ModelFiles, SMALL_FILES } from "../models/model_files.ts";
 import { needsOf, type PlannedStage } from "../pipeline/config/config.ts";
 import type { LinearStage, Stage } from "../pipeline/stage.ts";
 import { HEADER_BYTES, outsideBytes, type PackOptions } from "./pack.ts";
@@ -19,7 +19,7 @@ export interface RunNeeds {
   gpuBytes: [least: number, most: number];
   /** Host memory in bytes for activations, and for weights of a decoder layer while they are packed. */
   hostBytes: number;
-  /** Bytes of the packed model, at most. */
+  /** Bytes of the packed model with its tokenizer, and of the calibration data, at most. */
   diskBytes?: number;
   /** Seconds to quantize, without `allocate` and `evaluate`; absent without a device. */
   seconds?: number;
@@ -29,6 +29,8 @@ type Stages = readonly PlannedStage<Stage>[];
 
 /** Bits per weight that no form of linear layers exceeds where its size is not known before the run. */
 const MOST_BITS = 5;
+/** Bytes of the entries of a linear layer in the index of the packed model, at most. */
+const INDEX_BYTES = 1500;
 /** Seconds per weight for packing on the host. */
 const PACKING = 2e-9;
 /** Passes through a layer if not all activations fit into GPU memory: some are computed again. */
@@ -81,8 +83,11 @@ export async function runNeeds(model: ModelFiles, stages: Stages, gpu?: Gpu): Pr
     sum(groups.flatMap(({ cols, linears }) => linears.map(({ rows }) => rows * cols)))
   );
   const pack: PackOptions | undefined = stages.find(({ stage }) => stage.name === "pack")?.options;
-  const diskBytes = pack && (expectedSize(model, stages)?.bytes[1] ??
+  const weightBytes = pack && (expectedSize(model, stages)?.bytes[1] ??
     outsideBytes(model, pack) + sum(weights.map((count) => MOST_BITS / 8 * count + HEADER_BYTES)));
+  const linears = sum(plans.flatMap(({ groups }) => groups.map(({ linears }) => linears.length)));
+  const diskBytes = weightBytes &&
+    weightBytes + INDEX_BYTES * linears + smallBytes(model) + 4 * (load?.tokens ?? 0);
   const largest = Math.max(...weights);
   const hostBytes = 8 * largest;
   if (!load) return { gpuBytes: [6 * largest, 6 * largest], hostBytes, diskBytes };
@@ -105,6 +110,16 @@ export async function runNeeds(model: ModelFiles, stages: Stages, gpu?: Gpu): Pr
     diskBytes,
     seconds,
   };
+}
+
+/** Bytes of the files of a model besides its weights. */
+function smallBytes({ source }: ModelFiles): number {
+  return sum(
+    SMALL_FILES.filter((name) => source.has(name)).map((name) => {
+      using file = source.file(name).open();
+      return file.size;
+    }),
+  );
 }
 
 /** Seconds to quantize all layers, from the operations of matrix products and their measured rate. */
@@ -188,7 +203,7 @@ export async function checkNeeds(
   const room = freeBytes(output) + folderBytes(join(output, "model"));
   if (room < diskBytes) {
     throw new UserError(
-      `The packed model takes up to ${bytesText(diskBytes)}, but "${output}" has room for ` +
+      `The run writes up to ${bytesText(diskBytes)}, but "${output}" has room for ` +
         `${bytesText(room)}; make room, or set output to a folder on another disk`,
     );
   }

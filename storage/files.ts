@@ -1,7 +1,6 @@
 import { createHash, type Hash } from "node:crypto";
 import {
   closeSync,
-  existsSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -158,9 +157,15 @@ export function freeBytes(folder: string): number {
   }
 }
 
+/** Whether there is a file that is not empty; links are followed. */
+export function isFilledFile(path: string): boolean {
+  const stats = statSync(path, { throwIfNoEntry: false });
+  return stats !== undefined && stats.isFile() && stats.size > 0;
+}
+
 /** The bytes of the files in a folder, without those in its subfolders; 0 if there is no such folder. */
 export function folderBytes(folder: string): number {
-  if (!existsSync(folder)) return 0;
+  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) return 0;
   return readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isFile())
     .reduce((bytes, { name }) => bytes + statSync(join(folder, name)).size, 0);
 }

@@ -1,5 +1,4 @@
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
@@ -12,7 +11,7 @@ import { VERSION } from "../../base/version.ts";
 import { type FetchFiles, type LocalDataset, openDataset } from "../../data/datasets.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { ModelFiles } from "../../models/model_files.ts";
-import { sha256OfFile } from "../../storage/files.ts";
+import { isFilledFile, sha256OfFile } from "../../storage/files.ts";
 import { needsOf, type PipelineConfig, type PlannedStage } from "../config/config.ts";
 import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
 import { access, ArtifactStore } from "./artifacts.ts";
@@ -286,7 +285,7 @@ export async function runPipeline(
   if (folder.state === "done") {
     const earlier = folder.earlier!;
     for (const { stage, options } of config.stages) await stage.restore?.(context, options);
-    if (!existsSync(join(folder.path, PIPELINE))) {
+    if (!isFilledFile(join(folder.path, PIPELINE))) {
       folder.lock();
       folder.savePipeline(config.text);
     }
