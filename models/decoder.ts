@@ -12,6 +12,7 @@ import { kindOf } from "./ops/mod.ts";
 import type { OpContext, Window } from "./ops/op.ts";
 import { outsidePlaces } from "./places.ts";
 import { type Registers, updateRegisters } from "./registers.ts";
+import { type Rotary, rotaryLength } from "./rotary.ts";
 import { type FrequencyDtype, RopeTables } from "./rope_table.ts";
 import { StoredTensors } from "./stored_tensors.ts";
 
@@ -29,6 +30,8 @@ export class Decoder implements Disposable {
   readonly head: Head;
   readonly #stored: StoredTensors;
   readonly #ropeTables: RopeTables;
+  /** The rotary positions of the layers, each once. */
+  readonly #rotaries: readonly Rotary[];
 
   constructor(
     readonly gpu: Gpu,
@@ -38,6 +41,10 @@ export class Decoder implements Disposable {
     const stored = new StoredTensors(gpu, model);
     this.#stored = stored;
     this.#ropeTables = new RopeTables(gpu, model.architecture.maxLength, ropeFrequencies);
+    const { steps, layers } = model.architecture;
+    const ops = Array.from({ length: layers }, (_, layer) => steps(layer)).flat();
+    const rotaries = new Set(ops.map((op) => kindOf(op).rotary?.(op)));
+    this.#rotaries = [...rotaries].filter((rotary) => rotary !== undefined);
     const places = outsidePlaces(model.architecture);
     const [tokens, positions, head] = [places.embedding, places.positions, places.head]
       .map((place) => place && new LookupMatrix(stored, place, partBytes));
@@ -118,6 +125,14 @@ export class Decoder implements Disposable {
       const outputs = await kindOf(ops[at]).run(ops[at], context);
       updateRegisters(registers, outputs, live[at + 1]);
     }
+  }
+
+  /**
+   * The shortest text whose tokens have the rotary positions of a text of some length in tokens: with
+   * dynamic NTK and LongRoPE, they depend on it.
+   */
+  positionsOf(length: number): number {
+    return Math.max(1, ...this.#rotaries.map((rotary) => rotaryLength(rotary, length)));
   }
 
   [Symbol.dispose](): void {

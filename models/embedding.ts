@@ -1,5 +1,6 @@
 import { UserError } from "../base/errors.ts";
 import type { Gpu } from "../gpu/device.ts";
+import { scale } from "../gpu/kernels/elementwise/scale.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Activations } from "./activations.ts";
 import type { LookupMatrix } from "./lookup_matrix.ts";
@@ -82,6 +83,7 @@ export class Embedding implements Disposable {
     }
     const hidden = ids.map(({ length }) => gpu.empty([length, embeddingSize]));
     await this.tokens.lookUp(ids, hidden, false);
+    for (const tensor of hidden) await this.#scale(tensor);
     for (const [i, narrow] of hidden.entries()) {
       hidden[i] = await project(this.stored, this.places.projectIn, narrow);
     }
@@ -111,12 +113,18 @@ export class Embedding implements Disposable {
     const { embeddingSize, names } = this.stored.model.architecture;
     const narrow = this.#gpu.empty([1, embeddingSize]);
     await this.tokens.lookUpToken(id, narrow);
+    await this.#scale(narrow);
     const hidden = await project(this.stored, this.places.projectIn, narrow);
     if (this.positions) {
       const row = position + names.positions!.offset;
       await this.positions.lookUpToken(this.#rowZero!, hidden, row);
     }
     return hidden;
+  }
+
+  async #scale(embedded: Tensor): Promise<void> {
+    const { embeddingFactor } = this.stored.model.architecture;
+    if (embeddingFactor) await scale(this.#gpu, embedded, embeddingFactor);
   }
 
   /** Embeds batches and stores the result as the input of the first layer; see {@link embed}. */

@@ -1,4 +1,5 @@
 import type { Gpu } from "../gpu/device.ts";
+import { scale } from "../gpu/kernels/elementwise/scale.ts";
 import { gemm } from "../gpu/kernels/matmul/gemm.ts";
 import { crossEntropy } from "../gpu/kernels/reduce/cross_entropy.ts";
 import type { Tensor } from "../gpu/tensor.ts";
@@ -21,7 +22,7 @@ export class Head {
     this.#gpu = stored.gpu;
   }
 
-  /** The head's input: the last layer's output after the final norm and projection. */
+  /** The head's input: the last layer's output after the final norm, projection and logit factor. */
   async finish(hidden: Tensor): Promise<Tensor> {
     const gpu = this.#gpu;
     const { stored, places } = this;
@@ -36,7 +37,16 @@ export class Head {
       gpu.free(...tensors.values());
     }
     x = await project(stored, places.projectOut, x);
-    return x.owned ? x : gpu.clone(x);
+    const finished = x.owned ? x : gpu.clone(x);
+    const { logitFactor } = stored.model.architecture;
+    if (logitFactor) await scale(gpu, finished, logitFactor);
+    return finished;
+  }
+
+  /** Bounds the logits of a product with the matrix in place, if the model does. */
+  async cap(logits: Tensor): Promise<void> {
+    const { logitCap } = this.stored.model.architecture;
+    if (logitCap) await scale(this.#gpu, logits, 1, logitCap);
   }
 
   /** Logits of every token, f32 `[tokens, vocabulary]`, owned by the caller; for short texts. */
@@ -44,7 +54,11 @@ export class Head {
     const gpu = this.#gpu;
     using x = await this.finish(hidden);
     const [tokens, width] = x.shape;
-    if (tokens === 1) return await this.matrix.multiplyVector(x);
+    if (tokens === 1) {
+      const logits = await this.matrix.multiplyVector(x);
+      await this.cap(logits);
+      return logits;
+    }
     const { rows: vocabulary } = this.matrix;
     const logits = gpu.empty([tokens, vocabulary]);
     await this.matrix.parts("f32", async (part, first) => {
@@ -52,6 +66,7 @@ export class Head {
       const [n] = part.shape;
       await gemm(gpu, { layout: "NT", m: tokens, n, k: width, a: x, b: part, c });
     });
+    await this.cap(logits);
     return logits;
   }
 
@@ -108,6 +123,7 @@ export class Head {
           using wanted = gpu.upload(targets[i].subarray(start, start + m), [m]);
           const a = { tensor: x, start: start * width };
           await gemm(gpu, { layout: "NT", m, n, k: width, a, b: part, c: logits });
+          await this.cap(logits);
           await crossEntropy(gpu, logits, wanted, first, states[i].view(start * 4, [m, 4]));
         }
         await onBatch?.();

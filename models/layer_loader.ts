@@ -108,9 +108,11 @@ class LayerLoader {
 
   async load(): Promise<void> {
     for (const op of this.weights.plan.ops) {
-      for (const { name, shape } of kindOf(op).tensors?.(op) ?? []) {
-        this.weights.tensors.set(name, await this.#tensor({ name: this.#prefix + name, shape }));
+      for (const { name, ...tensor } of kindOf(op).tensors?.(op) ?? []) {
+        const place = { name: this.#prefix + name, ...tensor };
+        this.weights.tensors.set(name, await this.#tensor(place));
       }
+      kindOf(op).prepare?.(op, this.weights, this.#gpu);
       const group = kindOf(op).group?.(op);
       if (!group || this.options.packed && await this.#loadGroup(op, group)) continue;
       for (const [i, { module }] of group.linears.entries()) {

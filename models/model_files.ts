@@ -248,21 +248,26 @@ function isThere(folder: Folder): boolean {
 
 /**
  * Adapts an architecture to checkpoints without the "model." prefix, such as facebook/opt-*, and to those
- * that store the head of a tied pair instead of the embedding.
+ * that store the head of a tied pair instead of the embedding, and to text models in multimodal ones.
  */
 function withNamesOf(checkpoint: Checkpoint, architecture: Architecture): Architecture {
   const { names } = architecture;
   const isThere = (name: string) =>
     checkpoint.has(`${name}.weight`) || isPackedEmbedding(checkpoint, name);
   if (isThere(names.embedding)) return architecture;
+  const prefix = NESTED.find((prefix) => isThere(prefix + bare(names.embedding)));
+  if (prefix) return renamed(architecture, (name) => prefix + bare(name));
   if (!isThere(bare(names.embedding))) {
     if (names.head || !isThere(HEAD)) return architecture;
     const headed = { ...architecture, names: { ...names, embedding: HEAD } };
     const isBare = !has(checkpoint, names.layer(0)) && has(checkpoint, bare(names.layer(0)));
-    return isBare ? withoutModel(headed) : headed;
+    return isBare ? renamed(headed, bare) : headed;
   }
-  return withoutModel(architecture);
+  return renamed(architecture, bare);
 }
+
+/** What the names of a text model inside a multimodal one begin with, instead of "model.". */
+const NESTED = ["language_model.model.", "model.language_model."];
 
 /** The module of a head that is not tied. */
 const HEAD = "lm_head";
@@ -331,20 +336,20 @@ function isEqual(checkpoint: Checkpoint, a: string, b: string): boolean {
   return true;
 }
 
-/** The architecture with names that lack the "model." prefix. */
-function withoutModel(architecture: Architecture): Architecture {
+/** The architecture with other names of all modules but the head. */
+function renamed(architecture: Architecture, rename: (name: string) => string): Architecture {
   const { names, finalNorm } = architecture;
   const { positions, projectIn, projectOut } = names;
   return {
     ...architecture,
-    finalNorm: finalNorm && { ...finalNorm, module: bare(finalNorm.module) },
+    finalNorm: finalNorm && { ...finalNorm, module: rename(finalNorm.module) },
     names: {
       ...names,
-      layer: (i) => bare(names.layer(i)),
-      embedding: bare(names.embedding),
-      positions: positions && { ...positions, name: bare(positions.name) },
-      projectIn: projectIn && bare(projectIn),
-      projectOut: projectOut && bare(projectOut),
+      layer: (i) => rename(names.layer(i)),
+      embedding: rename(names.embedding),
+      positions: positions && { ...positions, name: rename(positions.name) },
+      projectIn: projectIn && rename(projectIn),
+      projectOut: projectOut && rename(projectOut),
     },
   };
 }

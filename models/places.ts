@@ -8,6 +8,8 @@ export interface Place {
   /** The shape of the whole tensor. */
   shape: readonly number[];
   part?: { first: number; rows: number };
+  /** Added to what is stored; nothing if absent. */
+  offset?: number;
 }
 
 /** The place of a linear layer's weight or bias: a tensor of its own, or rows of a fused one. */
@@ -39,8 +41,8 @@ export function* layerPlaces(
 ): Generator<Place & { linear?: string }> {
   const prefix = names.layer(layer);
   for (const op of steps(layer)) {
-    for (const { name, shape } of kindOf(op).tensors?.(op) ?? []) {
-      yield { name: prefix + name, shape };
+    for (const { name, ...tensor } of kindOf(op).tensors?.(op) ?? []) {
+      yield { name: prefix + name, ...tensor };
     }
     const group = kindOf(op).group?.(op);
     for (const [i, { module }] of group?.linears.entries() ?? []) {

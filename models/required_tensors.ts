@@ -87,7 +87,12 @@ export function requirePackedFiles(
 
 /** Tensors that some checkpoints have, and that are computed. */
 const COMPUTED =
-  /(?:^|\.)(?:rotary_emb\.inv_freq|rotary_emb\.(?:cos|sin)_cached|attn\.(?:bias|masked_bias)|position_ids)$/;
+  /(?:^|\.)(?:rotary_emb\.inv_freq|rotary_emb\.(?:cos|sin)_cached|(?:attn|attention)\.(?:bias|masked_bias)|position_ids)$/;
+
+/** Whether a tensor is the mask of causal attention, which older checkpoints hold for every layer. */
+export function isMask(name: string): boolean {
+  return /\.(?:attn|attention)\.(?:bias|masked_bias)$/.test(name);
+}
 
 /**
  * What a model's files hold beyond what its config.json asks for, in words; undefined if there is nothing. A

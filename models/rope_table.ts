@@ -2,7 +2,13 @@ import type { Gpu } from "../gpu/device.ts";
 import { embed } from "../gpu/kernels/elementwise/embed.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { PromptBatchOnGpu } from "./metrics/prompt_batch.ts";
-import { type Rotary, rotaryFrequencies } from "./rotary.ts";
+import {
+  type Rotary,
+  rotaryFrequencies,
+  rotaryLength,
+  rotaryMagnitude,
+  rotaryPairs,
+} from "./rotary.ts";
 
 /**
  * The format that rotary frequencies are rounded to. "f32" matches a model as transformers loads it; a
@@ -10,10 +16,13 @@ import { type Rotary, rotaryFrequencies } from "./rotary.ts";
  */
 export type FrequencyDtype = "f32" | "f16" | "bf16";
 
-/** A lookup table of (cos, sin) by position and frequency, with the f32 rounding of transformers. */
+/**
+ * Lookup tables of (cos, sin) by position and frequency, with the f32 rounding of transformers: one for
+ * each range of text lengths with the same frequencies.
+ */
 export class RopeTable implements Disposable {
-  /** The table of the longest window so far. */
-  #longest?: Tensor;
+  /** The tables of the longest windows so far, by {@link rotaryLength}. */
+  readonly #longest = new Map<number, Tensor>();
   /** Earlier, shorter tables, which recordings may still read. */
   readonly #shorter: Tensor[] = [];
 
@@ -25,39 +34,58 @@ export class RopeTable implements Disposable {
     readonly dtype: FrequencyDtype,
   ) {}
 
-  /** The rows of positions `0 .. length - 1`, f32 `[length, headDim / 2, 2]`, as a view. */
-  rows(length: number): Tensor {
-    const half = this.rotary.headDim / 2;
-    const longest = this.#longest;
+  /**
+   * The rows of positions `0 .. length - 1`, f32 `[length, pairs, 2]`, as a view.
+   *
+   * @param textLength The tokens of the text, which dynamic scalings depend on; `length` if absent.
+   */
+  rows(length: number, textLength = length): Tensor {
+    const { rotary } = this;
+    const key = rotaryLength(rotary, textLength);
+    const half = rotaryPairs(rotary);
+    // Every length has other frequencies: no recording and no later text uses the table of the last one.
+    if (rotary.scaling?.type === "dynamic" && !this.#longest.has(key)) {
+      for (const [other, table] of this.#longest) {
+        if (other <= rotary.scaling.originalLength) continue;
+        this.gpu.free(table);
+        this.#longest.delete(other);
+      }
+    }
+    const longest = this.#longest.get(key);
     if (longest && longest.shape[0] >= length) return longest.view(0, [length, half, 2]);
     if (longest) this.#shorter.push(longest);
     const twice = Math.min(2 * (longest?.shape[0] ?? 0), this.maxLength);
     const rows = Math.max(length, twice); // doubles, so that there are few tables
     const table = new Float32Array(rows * half * 2);
-    const frequencies = rotaryFrequencies(this.rotary).map(ROUNDED[this.dtype]);
+    const frequencies = rotaryFrequencies(rotary, textLength).map(ROUNDED[this.dtype]);
+    const magnitude = rotaryMagnitude(rotary);
     for (let i = 0; i < half; i++) {
       for (let position = 0; position < rows; position++) {
         const angle = Math.fround(position * frequencies[i]);
-        table[(position * half + i) * 2] = Math.cos(angle);
-        table[(position * half + i) * 2 + 1] = Math.sin(angle);
+        table[(position * half + i) * 2] = magnitude * Math.cos(angle);
+        table[(position * half + i) * 2 + 1] = magnitude * Math.sin(angle);
       }
     }
-    this.#longest = this.gpu.upload(table, [rows, half, 2]);
-    return this.#longest.view(0, [length, half, 2]);
+    const uploaded = this.gpu.upload(table, [rows, half, 2]);
+    this.#longest.set(key, uploaded);
+    return uploaded.view(0, [length, half, 2]);
   }
 
-  /** The rows of the positions of prompts, f32 `[tokens, headDim / 2, 2]`, owned by the caller. */
-  async rowsOf({ positions, segments }: PromptBatchOnGpu): Promise<Tensor> {
-    const half = this.rotary.headDim / 2;
+  /**
+   * The rows of the positions of prompts, f32 `[tokens, pairs, 2]`, owned by the caller. The prompts of a
+   * batch must have the same {@link rotaryLength}.
+   */
+  async rowsOf({ positions, length }: PromptBatchOnGpu): Promise<Tensor> {
+    const half = rotaryPairs(this.rotary);
     const rows = this.gpu.empty([positions.size, half, 2]);
-    const table = this.rows(segments.length).view(0, [segments.length, 2 * half]);
+    const table = this.rows(length).view(0, [length, 2 * half]);
     await embed(this.gpu, positions, table, 0, rows);
     return rows;
   }
 
   [Symbol.dispose](): void {
-    this.gpu.free(...this.#shorter.splice(0), ...(this.#longest ? [this.#longest] : []));
-    this.#longest = undefined;
+    this.gpu.free(...this.#shorter.splice(0), ...this.#longest.values());
+    this.#longest.clear();
   }
 }
 

@@ -21,11 +21,11 @@ export class StoredTensors implements Disposable {
   constructor(readonly gpu: Gpu, readonly model: ModelFiles) {}
 
   /**
-   * A tensor, or some of its rows, as stored; a view if the tensor is resident.
+   * A tensor, or some of its rows, as stored, or in f32 if it has an offset; a view if it is resident.
    *
    * @throws {UserError} If it is missing, has another shape than expected, or an unsupported dtype.
    */
-  upload({ name, shape, part }: Place): Tensor {
+  upload({ name, shape, part, offset }: Place): Tensor {
     const { checkpoint } = this.model;
     const [allRows, ...rest] = shape;
     const { first, rows } = part ?? { first: 0, rows: allRows };
@@ -35,6 +35,10 @@ export class StoredTensors implements Disposable {
     this.checkShape(name, found, shape);
     if (!(dtype in STORED)) {
       throw new UserError(`"${file}": "${name}" is stored as ${dtype}; supported: F32, F16, BF16`);
+    }
+    if (offset) {
+      const values = checkpoint.readFloat32(name, part).map((value) => value + offset);
+      return this.gpu.upload(values, [rows, ...rest]);
     }
     const chunks = checkpoint.readChunks(name, UPLOAD_CHUNK, part);
     return this.gpu.upload(chunks, [rows, ...rest], STORED[dtype]);

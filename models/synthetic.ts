@@ -126,6 +126,14 @@ export const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
     num_attention_heads: 16,
     tie_word_embeddings: true,
   },
+  "qwen3-4b": {
+    ...QWEN3,
+    hidden_size: 2560,
+    intermediate_size: 9728,
+    num_hidden_layers: 36,
+    num_attention_heads: 32,
+    tie_word_embeddings: true,
+  },
   "qwen3-14b": {
     ...QWEN3,
     hidden_size: 5120,
@@ -139,6 +147,63 @@ export const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
     intermediate_size: 25600,
     num_hidden_layers: 64,
     num_attention_heads: 64,
+  },
+  "gemma-3-4b": {
+    model_type: "gemma3_text",
+    vocab_size: 262208,
+    hidden_size: 2560,
+    intermediate_size: 10240,
+    num_hidden_layers: 34,
+    num_attention_heads: 8,
+    num_key_value_heads: 4,
+    head_dim: 256,
+    max_position_embeddings: 131072,
+    sliding_window: 1024,
+    rope_scaling: { rope_type: "linear", factor: 8 },
+  },
+  "phi-4-mini": { // without the factors of LongRoPE
+    model_type: "phi3",
+    vocab_size: 200064,
+    hidden_size: 3072,
+    intermediate_size: 8192,
+    num_hidden_layers: 32,
+    num_attention_heads: 24,
+    num_key_value_heads: 8,
+    max_position_embeddings: 4096,
+    partial_rotary_factor: 0.75,
+    tie_word_embeddings: true,
+  },
+  "smollm3-3b": {
+    model_type: "smollm3",
+    vocab_size: 128256,
+    hidden_size: 2048,
+    intermediate_size: 11008,
+    num_hidden_layers: 36,
+    num_attention_heads: 16,
+    num_key_value_heads: 4,
+    max_position_embeddings: 65536,
+    rope_theta: 5000000,
+  },
+  "olmo-2-7b": {
+    ...LLAMA,
+    model_type: "olmo2",
+    vocab_size: 100352,
+    rope_theta: 500000,
+  },
+  "granite-3-8b": {
+    ...LLAMA,
+    model_type: "granite",
+    vocab_size: 49155,
+    intermediate_size: 12800,
+    num_hidden_layers: 40,
+    num_key_value_heads: 8,
+    max_position_embeddings: 131072,
+    rope_theta: 10000000,
+    embedding_multiplier: 12,
+    attention_multiplier: 0.0078125,
+    residual_multiplier: 0.22,
+    logits_scaling: 16,
+    tie_word_embeddings: true,
   },
 };
 
@@ -182,14 +247,14 @@ export function* syntheticShards(
   const shards = architecture.layers + 1;
   const shard = (index: number, places: Iterable<Place>): SyntheticShard => {
     const digits = (n: number) => String(n).padStart(5, "0");
-    const shapes = new Map([...places].map(({ name, shape }) => [name, [...shape]])); // fused tensors once
+    const once = new Map([...places].map((place) => [place.name, place])); // fused tensors
     return {
       file: `model-${digits(index + 1)}-of-${digits(shards)}.safetensors`,
-      tensors: [...shapes].map(([name, shape]) => ({
+      tensors: [...once.values()].map(({ name, shape, offset }) => ({
         name,
         dtype: "F16",
-        shape,
-        data: values(shape, random),
+        shape: [...shape],
+        data: values(shape, random, offset),
       })),
     };
   };
@@ -198,10 +263,17 @@ export function* syntheticShards(
   for (let i = 0; i < architecture.layers; i++) yield shard(i + 1, layerPlaces(architecture, i));
 }
 
-/** Random values: matrices preserve the expected norm of their input; vectors are near 1. */
-function* values(shape: number[], random: () => number): Generator<Uint8Array> {
+/**
+ * Random values: matrices preserve the expected norm of their input; vectors are near 1, less what is added
+ * to what is stored.
+ */
+function* values(
+  shape: readonly number[],
+  random: () => number,
+  offset = 0,
+): Generator<Uint8Array> {
   const size = shape.reduce((product, length) => product * length, 1);
-  const [mean, deviation] = shape.length === 1 ? [1, 0.1] : [0, 1 / Math.sqrt(shape[1])];
+  const [mean, deviation] = shape.length === 1 ? [1 - offset, 0.1] : [0, 1 / Math.sqrt(shape[1])];
   // The sum of two uniform numbers has a standard deviation of √(1/6).
   const scale = deviation * Math.sqrt(6);
   const fresh = new Float16Array(Math.min(size, FRESH_CHUNKS * CHUNK));

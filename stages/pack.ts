@@ -16,6 +16,7 @@ import {
 } from "../codecs/embedding/dequantize_embedding.ts";
 import { type ModelFiles, SMALL_FILES } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
+import { isMask } from "../models/required_tensors.ts";
 import type { LinearRecord } from "../pipeline/run/events.ts";
 import type { PackedModel, WrittenFileRecord } from "../pipeline/run/record.ts";
 import { defineStage, type LinearLayer, type ModelContext } from "../pipeline/stage.ts";
@@ -119,7 +120,7 @@ export const pack = defineStage({
       return tensors;
     });
     for (const name of checkpoint.tensors.keys()) {
-      if (!name.startsWith(prefix) || packed.has(name)) continue;
+      if (!name.startsWith(prefix) || packed.has(name) || isMask(name)) continue;
       tensors.push(copyOf(checkpoint, name));
     }
     const version = versionFor(
@@ -253,7 +254,7 @@ export function outsideBytes(model: ModelFiles, options: PackOptions | undefined
   const searched = options && searchedForm(options);
   let bytes = HEADER_BYTES;
   for (const { name, bytes: stored, shape: [rows, cols] } of checkpoint.tensors.values()) {
-    if (linears.has(name) || isSecondHead(name, model)) continue;
+    if (linears.has(name) || isSecondHead(name, model) || isMask(name)) continue;
     bytes += (tables.has(name) ? 4 : 1) * entryBytes(name);
     const { embeddings = "stored" } = options ?? {};
     if (!tables.has(name) || embeddings === "stored") {

@@ -2,10 +2,11 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { ChannelMoments } from "../gpu/kernels/reduce/channel_moments.ts";
 import { norm } from "../gpu/kernels/reduce/norm.ts";
+import { hasBias } from "../models/ops/norm.ts";
 import { type Calibration, paceBatches } from "../models/calibration.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 
-/** The final norm's factors and, of a layer norm, biases. */
+/** The final norm's factors and, if it has them, biases. */
 export interface NormFit {
   weight: Float32Array;
   bias?: Float32Array;
@@ -16,8 +17,8 @@ export interface NormFit {
  * squares for each channel. With z the normalized last state of the quantized model and h the output of
  * the original norm:
  *
- *     RMS norm    weight = E[h z] / E[z²]
- *     layer norm  weight = cov(h, z) / var(z)    bias = E[h] - weight E[z]
+ *     without bias  weight = E[h z] / E[z²]
+ *     with bias     weight = cov(h, z) / var(z)    bias = E[h] - weight E[z]
  *
  * The result takes the place of the original tensors in the packed model.
  */
@@ -38,15 +39,21 @@ export const refitNorm = defineStage({
   async run() {}, // the norm is behind all layers
 
   async finish(context) {
-    const { module, kind } = finalNormOf(context);
+    const finalNorm = finalNormOf(context);
+    const { module, offset = 0 } = finalNorm;
+    const withBias = hasBias(finalNorm);
     const model = context.get("model-files");
     await model.fetchTensors(["weight", "bias"].map((name) => `${module}.${name}`));
     const read = (name: string) => model.checkpoint.readFloat32(`${module}.${name}`);
-    const original = { weight: read("weight"), bias: kind === "layer" ? read("bias") : undefined };
+    const original = {
+      weight: read("weight").map((value) => value + offset),
+      bias: withBias ? read("bias") : undefined,
+    };
     const moments = await momentsOf(context, context.get("calibration"));
-    const fit = kind === "layer" ? fitLayerNorm(moments, original) : fitRmsNorm(moments, original);
+    const fit = withBias ? fitLayerNorm(moments, original) : fitScale(moments, original);
     const tensors = new Map(context.find("outside-tensors"));
-    for (const [name, values] of Object.entries(fit)) tensors.set(`${module}.${name}`, values);
+    tensors.set(`${module}.weight`, fit.weight.map((value) => value - offset));
+    if (fit.bias) tensors.set(`${module}.bias`, fit.bias);
     context.set("outside-tensors", tensors);
     const change = changeOf(original.weight, fit.weight);
     context.emit({
@@ -80,10 +87,9 @@ async function momentsOf(
   const { kind, width, epsilon } = finalNormOf(context);
   const moments = new ChannelMoments(width);
   using ones = gpu.upload(new Float32Array(width).fill(1), [width]);
-  using zeros = kind === "layer" ? gpu.zeros([width]) : undefined;
   const normalized = async (stream: Calibration["activations"], batch: number) => {
     using hidden = (await stream.load(batch)).get("hidden")!;
-    return await norm(gpu, hidden, ones, zeros, epsilon);
+    return await norm(gpu, hidden, ones, undefined, epsilon, { center: kind === "layer" });
   };
   for (let batch = 0; batch < activations.batches; batch++) {
     using a = await normalized(original!, batch);
@@ -96,12 +102,12 @@ async function momentsOf(
 }
 
 /**
- * An RMS norm fitted by least squares.
+ * A norm without bias, fitted by least squares.
  *
  * @param moments Those of the normalized states of the original (a) and the quantized model (b).
  * @param original The original norm; channels that are always zero keep its values.
  */
-export function fitRmsNorm(moments: ChannelMoments, original: NormFit): NormFit {
+export function fitScale(moments: ChannelMoments, original: NormFit): NormFit {
   const { rows, meanA, meanB, products, squares } = moments;
   return {
     weight: original.weight.map((weight, i) => {
@@ -111,7 +117,7 @@ export function fitRmsNorm(moments: ChannelMoments, original: NormFit): NormFit 
   };
 }
 
-/** A layer norm fitted by least squares, see {@link fitRmsNorm}; constant channels keep their weight. */
+/** A norm with bias, fitted by least squares, see {@link fitScale}; constant channels keep their weight. */
 export function fitLayerNorm(moments: ChannelMoments, original: NormFit): NormFit {
   const { meanA, meanB, products, squares } = moments;
   const weight = original.weight.map((weight, i) => {

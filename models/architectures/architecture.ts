@@ -12,6 +12,12 @@ export interface Architecture {
   layers: number;
   /** The longest window that the model supports, in tokens. */
   maxLength: number;
+  /** Factor of the embedding; 1 if absent. */
+  embeddingFactor?: number;
+  /** Factor of the logits; 1 if absent. */
+  logitFactor?: number;
+  /** Bounds logits softly, cap · tanh(logit / cap); unbounded if absent. */
+  logitCap?: number;
   /** The operations of a decoder layer; layers are counted from 0. */
   steps(layer: number): readonly Op[];
   /** The norm after the last layer; its module is named as in the checkpoint. */

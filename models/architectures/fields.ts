@@ -18,12 +18,33 @@ export class Fields {
 
   /** The fields of a nested object. */
   within(key: string): Fields {
-    return new Fields(this.json[key] as Record<string, unknown>, this.file, `${key}.`);
+    const value = this.json[key];
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      this.fail(key, "an object");
+    }
+    return new Fields(value as Record<string, unknown>, this.file, `${this.prefix}${key}.`);
   }
 
-  fail(key: string, wanted: string): never {
+  /** The same fields, some of them with other values. */
+  replaced(values: Record<string, unknown>): Fields {
+    return new Fields({ ...this.json, ...values }, this.file, this.prefix);
+  }
+
+  /** The same fields, with others where they are absent or null. */
+  withDefaults(defaults: Record<string, unknown>): Fields {
+    const json = { ...this.json };
+    for (const [key, value] of Object.entries(defaults)) json[key] ??= value;
+    return new Fields(json, this.file, this.prefix);
+  }
+
+  /** @param reason What is said behind the value that was found. */
+  fail(key: string, wanted: string, reason?: string): never {
     const found = this.json[key] === undefined ? "nothing" : JSON.stringify(this.json[key]);
-    throw new UserError(`"${this.file}": ${this.prefix}${key} must be ${wanted}, found ${found}`);
+    throw new UserError(
+      `"${this.file}": ${this.prefix}${key} must be ${wanted}, found ${found}${
+        reason ? `: ${reason}` : ""
+      }`,
+    );
   }
 
   integer(key: string, fallback?: number): number {
@@ -58,6 +79,20 @@ export class Fields {
     const single = Math.fround(value as number);
     if (single === 0 || single === Infinity) this.fail(key, "a number that f32 can hold");
     return value as number;
+  }
+
+  /** A number above 0, or undefined if it is absent or null. */
+  optional(key: string): number | undefined {
+    return this.json[key] == null ? undefined : this.number(key);
+  }
+
+  /** A list of numbers above 0. */
+  numbers(key: string, count: number): number[] {
+    const values = this.json[key];
+    const isRight = Array.isArray(values) && values.length === count &&
+      values.every((value) => typeof value === "number" && value > 0);
+    if (!isRight) this.fail(key, `a list of ${count} numbers above 0`);
+    return values as number[];
   }
 
   boolean(key: string, fallback: boolean): boolean {

@@ -1,17 +1,44 @@
 import type { Architecture, ArchitectureFamily } from "./architecture.ts";
 import { Fields } from "./fields.ts";
+import { cohere, cohere2 } from "./cohere.ts";
+import { gemma2 } from "./gemma2.ts";
+import { gemma3, gemma3Text } from "./gemma3.ts";
+import { gptNeox } from "./gpt_neox.ts";
+import { granite } from "./granite.ts";
 import { llama } from "./llama.ts";
+import { ministral } from "./ministral.ts";
 import { mistral } from "./mistral.ts";
+import { olmo2 } from "./olmo2.ts";
+import { olmo3 } from "./olmo3.ts";
 import { opt } from "./opt.ts";
+import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
+import { smollm3 } from "./smollm3.ts";
+import { specialOf } from "./unsupported.ts";
+import { stablelm } from "./stablelm.ts";
+import { starcoder2 } from "./starcoder2.ts";
 
 const table: Record<string, ArchitectureFamily> = {
+  cohere,
+  cohere2,
+  gemma2,
+  gemma3,
+  gemma3_text: gemma3Text,
+  gpt_neox: gptNeox,
+  granite,
   llama,
+  ministral,
   mistral,
+  olmo2,
+  olmo3,
   opt,
+  phi3,
   qwen2,
   qwen3,
+  smollm3,
+  stablelm,
+  starcoder2,
 };
 
 /**
@@ -44,7 +71,7 @@ export function readArchitecture(config: Record<string, unknown>, file: string):
   const modelType = config.model_type;
   if (typeof modelType !== "string" || !Object.hasOwn(table, modelType)) {
     const known = Object.keys(table).sort().join(", ");
-    return fields.fail("model_type", `a supported one (${known})`);
+    return fields.fail("model_type", `a supported one (${known})`, specialOf(config));
   }
   return { modelType, ...table[modelType].read(fields) };
 }

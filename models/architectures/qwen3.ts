@@ -1,5 +1,5 @@
 import type { ArchitectureFamily } from "./architecture.ts";
-import { attentionBias, readLlama } from "./llama.ts";
+import { attentionBias, HEAD_NORMS, readLlama } from "./llama.ts";
 import { readQwenWindows } from "./sliding_windows.ts";
 
 export const qwen3: ArchitectureFamily = {
@@ -10,7 +10,7 @@ export const qwen3: ArchitectureFamily = {
       intermediateSize: 22016,
       maxLength: 32768,
       biases: attentionBias(fields),
-      headNorms: true,
+      headNorms: HEAD_NORMS,
       slidingWindows: (layers) => readQwenWindows(fields, layers),
     }),
 };

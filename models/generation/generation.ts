@@ -165,6 +165,15 @@ export class ResidentModel implements Disposable {
     return await this.decoder.head.logits(hidden);
   }
 
+  /**
+   * Whether a text that gets longer by some tokens must be run again from its start: with dynamic NTK and
+   * LongRoPE, the rotation of keys in the cache depends on the length of the text.
+   */
+  mustRestart({ length }: KeyValueCache, tokens: number): boolean {
+    const { decoder } = this;
+    return length > 0 && decoder.positionsOf(length) !== decoder.positionsOf(length + tokens);
+  }
+
   /** Returns the memory of a prompt's activations to the system, but for what the next prompt may take. */
   trim(): void {
     this.decoder.gpu.trim(this.#kept);
@@ -308,7 +317,7 @@ export async function* continueTokens(
     seconds: 0,
   };
   using steps = sampler.isGreedy
-    ? new GreedySteps(model, cache, Int32Array.from(text), signal)
+    ? new GreedySteps(model, cache, text, signal)
     : new SampledSteps(model, cache, text, sampler, signal);
   let since = start;
   while (!signal?.aborted) {
@@ -368,6 +377,10 @@ class SampledSteps implements Steps {
   async next(): Promise<number[]> {
     const { model, cache, text, sampler, signal } = this;
     const { gpu } = model.decoder;
+    if (model.mustRestart(cache, this.#input.length)) {
+      cache.length = 0;
+      this.#input = Int32Array.from(text);
+    }
     using logits = await model.logits(this.#input, cache, signal);
     if (!logits) return [];
     const values = await gpu.read(logits);
@@ -394,6 +407,7 @@ const GREEDY_TOKENS = 32;
 class GreedySteps implements Steps {
   /** The last token, followed by a ring of the latest ones. */
   readonly #ids: Tensor;
+  /** The tokens to run from the start of the text: the prompt, or a text that must be run again. */
   #prompt?: Int32Array;
   /** Tokens so far. */
   #count = 0;
@@ -406,10 +420,11 @@ class GreedySteps implements Steps {
   constructor(
     readonly model: ResidentModel,
     readonly cache: KeyValueCache,
-    prompt: Int32Array,
+    /** The prompt, to which the caller appends generated tokens. */
+    readonly text: readonly number[],
     readonly signal?: AbortSignal,
   ) {
-    this.#prompt = prompt;
+    this.#prompt = Int32Array.from(text);
     this.#ids = model.decoder.gpu.empty([1 + GREEDY_TOKENS], "u32");
   }
 
@@ -418,6 +433,11 @@ class GreedySteps implements Steps {
     if (this.#isBroken) refuseNonFinite(this.model);
     const start = performance.now();
     const before = this.#count;
+    if (this.model.mustRestart(this.cache, 1)) {
+      this.#forget(); // it has the rotation of the shorter text
+      this.cache.length = 0;
+      this.#prompt = Int32Array.from(this.text);
+    }
     const prompt = this.#prompt;
     if (prompt) {
       this.#prompt = undefined;
@@ -427,7 +447,9 @@ class GreedySteps implements Steps {
       this.#count++;
     } else {
       const wanted = Math.min(GREEDY_TOKENS, most, Math.floor(GREEDY_MS / this.#pace));
-      while (this.#count < before + Math.max(1, wanted)) await this.#step();
+      do await this.#step(); while (
+        this.#count < before + wanted && !this.model.mustRestart(this.cache, 1)
+      );
     }
     const all = await gpu.read(this.#ids, "u32");
     const count = this.#count - before;

@@ -71,9 +71,15 @@ export async function divergence(
         const m = Math.min(slice, tokens - start);
         using logits = gpu.empty([m, n]);
         using others = gpu.empty([m, n]);
-        for (const [x, part, c] of [[a, parts[0], logits], [b, parts[1], others]]) {
+        for (
+          const [x, part, c, own] of [
+            [a, parts[0], logits, head],
+            [b, parts[1], others, other.head],
+          ] as const
+        ) {
           const rows = { tensor: x, start: start * cols };
           await gemm(gpu, { layout: "NT", m, n, k: cols, a: rows, b: part, c });
+          await own.cap(c);
         }
         const state = result.view(start * KL_STATE.columns, [m, KL_STATE.columns]);
         await klDivergence(gpu, logits, others, first, state);

@@ -104,6 +104,7 @@ export class DivergenceProbe implements Disposable {
     const c = this.#gpu.empty([m, n]);
     const a = { tensor: states, start: start * width };
     await gemm(this.#gpu, { layout: "NT", m, n, k, a, b: part, c });
+    await this.decoder.head.cap(c);
     return c;
   }
 

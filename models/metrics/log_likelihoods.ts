@@ -40,7 +40,11 @@ export async function logLikelihoods(
   { batchTokens = 8192, shares, onProgress }: LogLikelihoodOptions = {},
 ): Promise<number[][]> {
   using decoder = new Decoder(gpu, model);
-  const batches = batchPrompts(groups, { tokens: batchTokens, shares });
+  const batches = batchPrompts(groups, {
+    tokens: batchTokens,
+    shares,
+    kindOf: (length) => decoder.positionsOf(length),
+  });
   const work = { batchTokens: Math.max(...batches.map(tokensOf)) };
   const tokens = batches.reduce((sum, batch) => sum + tokensOf(batch), 0);
   const gpuBytes = await activationBytes(gpu, model, tokens, work);

@@ -37,6 +37,8 @@ export interface PromptBatchOnGpu extends Disposable {
   segments: Segments;
   /** u32 `[tokens]`. */
   positions: Tensor;
+  /** The number of tokens read of the longest prompt. */
+  length: number;
 }
 
 /** The options of {@link batchPrompts}. */
@@ -45,6 +47,11 @@ export interface BatchOptions {
   tokens: number;
   /** Whether the shared prefix of a group's prompts is computed once; true if absent. */
   shares?: boolean;
+  /**
+   * Prompts for whose lengths, in tokens read, this is not the same are in different batches; those of
+   * any length may share one if absent.
+   */
+  kindOf?(length: number): number;
 }
 
 /** Batches of more tokens than this are padded, so that matrix products have whole tiles. */
@@ -58,12 +65,15 @@ const FILLED_TO = 256;
  */
 export function batchPrompts(
   groups: readonly (readonly Prompt[])[],
-  { tokens: most, shares = true }: BatchOptions,
+  { tokens: most, shares = true, kindOf = () => 0 }: BatchOptions,
 ): PromptBatch[] {
   const indices = groups.map((_, i) => i);
-  const units = shares
-    ? indices.map((group) => groups[group].map((_, prompt) => ({ group, prompt })))
-    : indices.flatMap((group) => groups[group].map((_, prompt) => [{ group, prompt }]));
+  const kind = ({ group, prompt }: { group: number; prompt: number }) =>
+    kindOf(groups[group][prompt].tokens.length - 1);
+  const units = indices.flatMap((group) => {
+    const places = groups[group].map((_, prompt) => ({ group, prompt }));
+    return shares ? [...Map.groupBy(places, kind).values()] : places.map((place) => [place]);
+  });
   /** Splits a group that exceeds a batch; its parts share less. */
   const sharingOf = (prompts: typeof units[number]): SharedPrompts[] => {
     const draft = new SharedPrompts(
@@ -73,7 +83,11 @@ export function batchPrompts(
     const half = prompts.length >> 1;
     return [...sharingOf(prompts.slice(0, half)), ...sharingOf(prompts.slice(half))];
   };
-  const drafts = units.flatMap(sharingOf);
+  return [...Map.groupBy(units, ([first]) => kind(first)).values()]
+    .flatMap((units) => batchesOf(units.flatMap(sharingOf), most));
+}
+
+function batchesOf(drafts: SharedPrompts[], most: number): PromptBatch[] {
   drafts.sort((a, b) => b.length - a.length || b.size - a.size);
   const batches: PromptBatch[] = [];
   for (let first = 0, last = drafts.length - 1; first <= last;) {
@@ -164,7 +178,8 @@ function batchOf(drafts: readonly SharedPrompts[], size: number, filled: number)
 }
 
 /** Uploads the part of a batch that decoder layers read; freed by `using`. */
-export function uploadBatch(gpu: Gpu, { segments, positions }: PromptBatch): PromptBatchOnGpu {
+export function uploadBatch(gpu: Gpu, batch: PromptBatch): PromptBatchOnGpu {
+  const { segments, positions } = batch;
   const table = gpu.upload(segments, [segments.length / 4, 4]);
   const positionsOnGpu = gpu.upload(positions, [positions.length]);
   let [longest, length] = [0, 0];
@@ -175,6 +190,7 @@ export function uploadBatch(gpu: Gpu, { segments, positions }: PromptBatch): Pro
   return {
     segments: { table, longest, length },
     positions: positionsOnGpu,
+    length: batch.length,
     [Symbol.dispose]: () => gpu.free(table, positionsOnGpu),
   };
 }

@@ -7,7 +7,7 @@ import type { KeyValueCache } from "../generation/kv_cache.ts";
 import type { Rotary } from "../rotary.ts";
 import type { OpContext, OpKind } from "./op.ts";
 
-/** Causal softmax(q kᵀ / √headDim) v, head by head. */
+/** Causal softmax(scale · q kᵀ) v, head by head. */
 export interface AttentionOp {
   op: "attention";
   query: string;
@@ -20,6 +20,10 @@ export interface AttentionOp {
   headDim: number;
   /** Tokens that a token attends to, including itself; all before it if absent. */
   slidingWindow?: number;
+  /** Factor of the scores; 1 / √headDim if absent. */
+  scale?: number;
+  /** Bounds scores softly, cap · tanh(score / cap); unbounded if absent. */
+  cap?: number;
   /**
    * The rotary positions of the queries and keys. With a KV cache, attention rotates them itself, fused
    * into the same dispatch. Absent if the layer has none.
@@ -36,6 +40,7 @@ export const attention: OpKind<AttentionOp> = {
   },
 
   writes: ({ to, heads, headDim }) => ({ [to]: heads * headDim }),
+  rotary: ({ rotary }) => rotary,
   cache: ({ keyValueHeads, headDim }) => ({ keyValueHeads, headDim }),
 
   async run(op, context) {
@@ -51,8 +56,8 @@ export const attention: OpKind<AttentionOp> = {
   },
 };
 
-function shapeOf({ heads, keyValueHeads, headDim, slidingWindow }: AttentionOp) {
-  return { heads, keyValueHeads, headDim, slidingWindow };
+function shapeOf({ heads, keyValueHeads, headDim, slidingWindow, scale, cap }: AttentionOp) {
+  return { heads, keyValueHeads, headDim, slidingWindow, scale, cap };
 }
 
 /** Attention of new tokens to themselves and a KV cache; q and k are not rotated yet. */
@@ -66,17 +71,18 @@ async function attendToCache(
   const [tokens] = q.shape;
   const start = cache.length;
   const { keys, values } = cache.layers[weights.layer];
-  const table = rotary && ropeTables.of(rotary).rows(cache.capacity);
+  const table = rotary && ropeTables.of(rotary).rows(cache.capacity, start + tokens);
+  const interleaved = rotary?.interleaved;
   const append = { q, k, v, keys, values, ...shapeOf(op), start };
-  if (tokens === 1) return await attendAndAppend(gpu, { ...append, table });
+  if (tokens === 1) return await attendAndAppend(gpu, { ...append, table, interleaved });
   if (start === 0) { // the cache is empty: a plain window
     if (table) {
-      await rope(gpu, q, table, heads);
-      await rope(gpu, k, table, keyValueHeads);
+      await rope(gpu, q, table, heads, interleaved);
+      await rope(gpu, k, table, keyValueHeads, interleaved);
     }
     await appendCache(gpu, append);
     return await attend(gpu, q, k, v, { ...shapeOf(op), length: tokens });
   }
-  await appendCache(gpu, { ...append, table });
+  await appendCache(gpu, { ...append, table, interleaved });
   return await attentionDecode(gpu, q, keys, values, { ...shapeOf(op), start });
 }

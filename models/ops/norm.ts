@@ -3,7 +3,7 @@ import { norm as normalize } from "../../gpu/kernels/reduce/norm.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { OpKind } from "./op.ts";
 
-/** An RMS norm (with a weight) or a layer norm (with a weight and a bias). */
+/** An RMS norm (with a weight) or a layer norm (with a weight and, unless `bias` is false, a bias). */
 export interface NormOp {
   op: "norm";
   kind: "rms" | "layer";
@@ -14,7 +14,15 @@ export interface NormOp {
   width: number;
   /** Heads of the register, each normalized separately; 1 if absent. */
   heads?: number;
+  /**
+   * Whether each head has weights of its own, as rows of one tensor or as tensors of modules that are
+   * named `norms.0`, `norms.1` and so on; heads share one weight if absent.
+   */
+  perHead?: "rows" | "modules";
   epsilon: number;
+  bias?: boolean;
+  /** Added to the stored weight; nothing if absent. */
+  offset?: number;
 }
 
 export const norm: OpKind<NormOp> = {
@@ -22,9 +30,23 @@ export const norm: OpKind<NormOp> = {
   reads: ({ from, width, heads = 1 }) => ({ [from]: heads * width }),
   writes: ({ to, width, heads = 1 }) => ({ [to]: heads * width }),
 
-  tensors({ kind, module, width }) {
-    const names = kind === "rms" ? ["weight"] : ["weight", "bias"];
-    return names.map((name) => ({ name: `${module}.${name}`, shape: [width] }));
+  tensors(op) {
+    const { module, width, heads = 1, perHead, offset } = op;
+    const shape = perHead === "rows" ? [heads, width] : [width];
+    const weights = perHead === "modules" ? headModules(op) : [module];
+    return [
+      ...weights.map((name) => ({ name: `${name}.weight`, shape, ...(offset && { offset }) })),
+      ...(hasBias(op) ? [{ name: `${module}.bias`, shape }] : []),
+    ];
+  },
+
+  prepare(op, weights, gpu) {
+    if (op.perHead !== "modules") return;
+    const joined = gpu.empty([op.heads!, op.width]);
+    for (const [head, module] of headModules(op).entries()) {
+      gpu.copy(weights.tensor(`${module}.weight`), joined.view(head * op.width, [op.width]));
+    }
+    weights.tensors.set(`${op.module}.weight`, joined);
   },
 
   source({ kind, module, from, heads, epsilon }, { weights, registers }) {
@@ -47,10 +69,21 @@ export const norm: OpKind<NormOp> = {
  */
 export function applyNorm(
   gpu: Gpu,
-  { kind, module, epsilon }: NormOp,
+  op: NormOp,
   x: Tensor,
   tensor: (name: string) => Tensor,
 ): Promise<Tensor> {
-  const bias = kind === "layer" ? tensor(`${module}.bias`) : undefined;
-  return normalize(gpu, x, tensor(`${module}.weight`), bias, epsilon);
+  const { kind, module, epsilon, width } = op;
+  const bias = hasBias(op) ? tensor(`${module}.bias`) : undefined;
+  const options = { center: kind === "layer", width };
+  return normalize(gpu, x, tensor(`${module}.weight`), bias, epsilon, options);
+}
+
+/** Whether a norm has a bias. */
+export function hasBias({ kind, bias = true }: NormOp): boolean {
+  return kind === "layer" && bias;
+}
+
+function headModules({ module, heads = 1 }: NormOp): string[] {
+  return Array.from({ length: heads }, (_, head) => `${module}.norms.${head}`);
 }

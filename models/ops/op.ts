@@ -5,6 +5,7 @@ import type { KeyValueCache } from "../generation/kv_cache.ts";
 import type { LayerWeights } from "../layer_weights.ts";
 import type { PromptBatchOnGpu } from "../metrics/prompt_batch.ts";
 import type { Outputs } from "../registers.ts";
+import type { Rotary } from "../rotary.ts";
 import type { RopeTables } from "../rope_table.ts";
 
 /** Registers with their widths. */
@@ -21,6 +22,8 @@ export interface LayerTensor {
   /** The name without the layer's prefix: "input_layernorm.weight". */
   name: string;
   shape: readonly number[];
+  /** Added to what the checkpoint stores; nothing if absent. */
+  offset?: number;
 }
 
 /** Linear layers that share an input and therefore a Hessian. */
@@ -76,6 +79,10 @@ export interface OpKind<O> {
   changes?(op: O): readonly string[];
   /** Its tensors besides those of its linear layers. */
   tensors?(op: O): readonly LayerTensor[];
+  /** Adds tensors that are made of the loaded ones to the weights. */
+  prepare?(op: O, weights: LayerWeights, gpu: Gpu): void;
+  /** The rotary positions that it uses. */
+  rotary?(op: O): Rotary | undefined;
   /** Its linear layers, which stages can quantize. */
   group?(op: O): LinearGroup;
   /** Its shape in a KV cache. */

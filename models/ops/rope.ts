@@ -18,6 +18,7 @@ export const rope: OpKind<RopeOp> = {
   },
 
   writes: () => ({}),
+  rotary: ({ rotary }) => rotary,
   changes: ({ registers }) => registers.map(({ register }) => register),
 
   async run({ registers, rotary }, context) {
@@ -27,7 +28,7 @@ export const rope: OpKind<RopeOp> = {
       ? ropeTables.of(rotary).rows(window)
       : await ropeTables.of(rotary).rowsOf(window);
     for (const { register, heads } of registers) {
-      await turn(gpu, context.registers.get(register)!, table, heads);
+      await turn(gpu, context.registers.get(register)!, table, heads, rotary.interleaved);
     }
     return [];
   },

@@ -189,7 +189,7 @@ export const GENERATED: [name: string, source: string][] = [
       [true, false].map((isSegmented): [string, string] => [
         `attentionBroadcastKernel of ${lanes} lanes${slides ? ", sliding" : ""}` +
         (isSegmented ? ", segments" : ""),
-        attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, slides, isSegmented),
+        attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, slides, isSegmented, lanes === 16),
       ])
     ),
   ]),
@@ -207,14 +207,14 @@ export const GENERATED: [name: string, source: string][] = [
         [true, false].map((isSegmented): [string, string] => [
           `attentionTileKernel for heads of ${headDim}, ${queries} queries` +
           (slides ? ", sliding" : "") + (isSegmented ? ", segments" : ""),
-          attentionTileKernel(headDim, queries, slides, isSegmented),
+          attentionTileKernel(headDim, queries, slides, isSegmented, headDim === 128),
         ])
       )
     )
   ),
   ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
-    attentionKernel(headDim, 32, headDim % 16 === 0),
+    attentionKernel(headDim, 32, headDim % 16 === 0, false, headDim > 80),
   ]),
   [
     "attentionKernel for heads of 80, sliding, segments",
@@ -222,15 +222,24 @@ export const GENERATED: [name: string, source: string][] = [
   ],
   ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
     (["f32", "f16"] as const).flatMap((dtype) =>
-      ([undefined, "unrotated", "rotated"] as const)
-        .filter((append) => append !== "rotated" || headDim % 2 === 0)
+      [
+        undefined,
+        "unrotated" as const,
+        ...headDim % 2 ? [] : [{ pairs: headDim / 2, interleaved: headDim === 64 }],
+        ...headDim === 80
+          ? [{ pairs: 10, interleaved: true }, { pairs: 10, interleaved: false }]
+          : [],
+      ]
         .flatMap((append) =>
           [1, 4].flatMap((together) =>
             withSums(
               `attentionDecodeKernel for heads of ${headDim} in ${dtype}, ${together} threads a key${
-                append ? `, ${append}` : ""
+                append ? `, ${JSON.stringify(append)}` : ""
               }`,
-              attentionDecodeKernel({ headDim, dtype, lanes: LANES, keys: 512, together, append }),
+              attentionDecodeKernel({
+                ...{ headDim, dtype, lanes: LANES, keys: 512, together, append },
+                capped: headDim === 128,
+              }),
             )
           )
         )

@@ -183,7 +183,9 @@ for (const { what, model, shards } of CASES) {
   });
 }
 
-for (const name of ["relu", "silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh"]) {
+for (
+  const name of ["relu", "silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"]
+) {
   Deno.test(`the activation ${name} equals the reference in both architectures`, async () => {
     for (
       const model of [

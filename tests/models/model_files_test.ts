@@ -12,6 +12,9 @@ import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { randomModel, TINY_LLAMA, TINY_OPT, writeModel } from "./random_model.ts";
 
+/** The supported model types, as messages list them. */
+const MODEL_TYPES = Object.keys(ARCHITECTURES).sort().join(", ");
+
 const EXAMPLES = join(import.meta.dirname!, "../../examples/models");
 
 for (const name of ["tiny-llama", "tiny-opt"]) {
@@ -158,7 +161,8 @@ Deno.test("a config.json that cannot be used is refused with its place", () => {
   write({ ...TINY_LLAMA, model_type: "bert" });
   expectRefusal(
     folder.path,
-    '"FOLDER/config.json": model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found "bert"',
+    `"FOLDER/config.json": model_type must be a supported one (${MODEL_TYPES}), found "bert": ` +
+      "it is an encoder",
   );
   write({ ...TINY_LLAMA, quantization_config: { quant_method: "awq" } });
   expectRefusal(

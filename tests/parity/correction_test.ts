@@ -9,7 +9,7 @@ import { ChannelMoments } from "../../gpu/kernels/reduce/channel_moments.ts";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import type { GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
 import { propagateError } from "../../stages/propagate_error.ts";
-import { fitLayerNorm, fitRmsNorm } from "../../stages/refit_norm.ts";
+import { fitLayerNorm, fitScale } from "../../stages/refit_norm.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
@@ -76,7 +76,7 @@ Deno.test({
     await moments.add(gpu, full, normalized);
     const plain = { weight: new Float32Array(shape[1]).fill(1), bias: new Float32Array(shape[1]) };
     const tolerance = { rel: 1e-5, abs: 1e-6 };
-    assertClose(fitRmsNorm(moments, plain).weight, read("weight"), tolerance);
+    assertClose(fitScale(moments, plain).weight, read("weight"), tolerance);
     const { weight, bias } = fitLayerNorm(moments, plain);
     assertClose(weight, read("layer_weight"), tolerance);
     assertClose(bias!, read("layer_bias"), tolerance);

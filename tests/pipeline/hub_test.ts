@@ -5,11 +5,15 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { readTokenIds } from "../../data/windows.ts";
+import { ARCHITECTURES } from "../../models/architectures/mod.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { shardedFiles } from "../hub/sharded_files.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
+
+/** The supported model types, as messages list them. */
+const MODEL_TYPES = Object.keys(ARCHITECTURES).sort().join(", ");
 
 /** A workplace, a hub that holds its model as "someone/micro", and runs in processes of their own. */
 class HubPlace implements AsyncDisposable {
@@ -182,8 +186,8 @@ Deno.test("a model that cannot be used is refused before its weights are downloa
   const { code, stderr } = await place.quantize({ model: "someone/micro" });
   assert.deepEqual([code, stderr], [
     1,
-    'Error: "someone/micro/config.json": model_type must be a supported one (llama, mistral, opt, ' +
-    'qwen2, qwen3), found "mamba"\n',
+    `Error: "someone/micro/config.json": model_type must be a supported one (${MODEL_TYPES}), ` +
+    'found "mamba": its layers are recurrent or convolutional\n',
   ]);
   assert.deepEqual(place.hub.requests.filter(({ path }) => path?.endsWith(".safetensors")), []);
 });

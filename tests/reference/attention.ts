@@ -4,21 +4,26 @@ export interface AttentionReferenceShape {
   headDim: number;
   length: number;
   slidingWindow?: number;
+  /** Factor of the scores; 1 / √headDim if absent. */
+  scale?: number;
+  /** Bounds scores: cap · tanh(score / cap), arXiv:2408.00118. */
+  cap?: number;
   /** Tokens whose attention is left out, from the first on; theirs is 0. */
   start?: number;
 }
 
 /**
- * Causal softmax(q kᵀ / √headDim) v in f64, query by query; tokens are whole windows. A token sees
+ * Causal softmax(scale · q kᵀ) v in f64, query by query; tokens are whole windows. A token sees
  * itself and the last of those before it, `slidingWindow` in all.
  */
 export function attentionReference(
   q: ArrayLike<number>,
   k: ArrayLike<number>,
   v: ArrayLike<number>,
-  { heads, keyValueHeads, headDim, length, slidingWindow = length, start = 0 }:
-    AttentionReferenceShape,
+  shape: AttentionReferenceShape,
 ): Float64Array {
+  const { heads, keyValueHeads, headDim, length, slidingWindow = length, start = 0 } = shape;
+  const { scale = 1 / Math.sqrt(headDim), cap } = shape;
   const out = new Float64Array(q.length);
   const tokens = q.length / (heads * headDim);
   for (let token = start; token < tokens; token++) {
@@ -31,7 +36,8 @@ export function attentionReference(
       for (let key = first; key <= token; key++) {
         let dot = 0;
         for (let i = 0; i < headDim; i++) dot += q[at + i] * k[keyAt(key) + i];
-        scores.push(dot / Math.sqrt(headDim));
+        const score = scale * dot;
+        scores.push(cap ? cap * Math.tanh(score / cap) : score);
       }
       const top = Math.max(...scores);
       const sum = scores.reduce((total, score) => total + Math.exp(score - top), 0);

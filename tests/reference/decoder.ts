@@ -1,10 +1,13 @@
 /**
  * LLaMA, its relatives (Mistral, Qwen) and OPT in f64, token by token: the parts of a decoder layer,
- * then whole models. Written from the papers (LLaMA, arXiv:2302.13971; Mistral, arXiv:2310.06825;
- * Qwen3, arXiv:2505.09388; OPT, arXiv:2205.01068) and the definitions in transformers.
+ * then whole models. Other families are in ops.ts. Written from the papers (LLaMA, arXiv:2302.13971;
+ * Mistral, arXiv:2310.06825; Qwen3, arXiv:2505.09388; OPT, arXiv:2205.01068) and the definitions in
+ * transformers.
  */
 
+import { readArchitecture } from "../../models/architectures/mod.ts";
 import { attentionReference } from "./attention.ts";
+import { architectureReference } from "./ops.ts";
 
 /** x / √(mean(x²) + epsilon) · weight. */
 export function rmsNorm(
@@ -33,14 +36,22 @@ export function layerNorm(
   );
 }
 
-/** Turns the pairs (i, i + half) of one head; `table` holds (cos, sin) for each i. */
-export function ropeHead(head: ArrayLike<number>, table: ArrayLike<number>): Float64Array {
-  const half = head.length / 2;
-  const out = new Float64Array(head.length);
-  for (let i = 0; i < half; i++) {
+/**
+ * Turns the pairs of one head: (i, i + pairs) or, interleaved, (2i, 2i + 1). `table` holds (cos, sin) for
+ * each pair; entries behind the pairs stay.
+ */
+export function ropeHead(
+  head: ArrayLike<number>,
+  table: ArrayLike<number>,
+  interleaved = false,
+): Float64Array {
+  const pairs = table.length / 2;
+  const out = Float64Array.from(head);
+  for (let i = 0; i < pairs; i++) {
+    const [a, b] = interleaved ? [2 * i, 2 * i + 1] : [i, i + pairs];
     const [cos, sin] = [table[2 * i], table[2 * i + 1]];
-    out[i] = head[i] * cos - head[i + half] * sin;
-    out[i + half] = head[i + half] * cos + head[i] * sin;
+    out[a] = head[a] * cos - head[b] * sin;
+    out[b] = head[b] * cos + head[a] * sin;
   }
   return out;
 }
@@ -99,7 +110,10 @@ export function forwardReference(
   tensors: ReferenceTensors,
   ids: ArrayLike<number>,
 ): ForwardReference {
-  switch (config.model_type) {
+  const scaling = config.rope_parameters ?? config.rope_scaling ?? {};
+  const rotary = scaling.rope_type ?? scaling.type;
+  const isSimple = [undefined, "default", "linear", "llama3"].includes(rotary);
+  switch (isSimple ? config.model_type : "") {
     case "llama":
     case "mistral":
     case "qwen2":
@@ -108,16 +122,21 @@ export function forwardReference(
     case "opt":
       return optReference(config, tensors, Array.from(ids));
     default:
-      throw new Error(`No reference for ${config.model_type}`);
+      return architectureReference(
+        readArchitecture(config, "config.json"),
+        tensors,
+        Array.from(ids),
+      );
   }
 }
 
-const ACTIVATION: Record<string, (x: number) => number> = {
+export const ACTIVATION: Record<string, (x: number) => number> = {
   relu,
   silu,
   swish: silu,
   gelu,
   gelu_new: geluTanh,
+  gelu_fast: geluTanh,
   gelu_pytorch_tanh: geluTanh,
 };
 
@@ -272,13 +291,13 @@ function optReference(
   return { hidden, logits: linearReference(x, tensors, head) };
 }
 
-function row(tensors: ReferenceTensors, name: string, index: number): Float64Array {
+export function row(tensors: ReferenceTensors, name: string, index: number): Float64Array {
   const { shape: [, cols], data } = tensors.get(name)!;
   return Float64Array.from({ length: cols }, (_, i) => data[index * cols + i]);
 }
 
 /** x · weightᵀ, plus the bias if there is one. */
-function linearReference(
+export function linearReference(
   x: Float64Array[],
   tensors: ReferenceTensors,
   name: string,
@@ -296,7 +315,7 @@ function linearReference(
   });
 }
 
-function sum(x: Float64Array[], y: Float64Array[]): Float64Array[] {
+export function sum(x: Float64Array[], y: Float64Array[]): Float64Array[] {
   return x.map((row, t) => row.map((value, i) => value + y[t][i]));
 }
 

@@ -22,9 +22,12 @@ export interface AppendCache {
   /** The position of the first token, which is also its row in the cache. */
   start: number;
   /**
-   * Lookup table of (cos, sin) by position, f32 `[positions, headDim / 2, 2]`; no rotation if absent.
+   * Lookup table of (cos, sin) by position, f32 `[positions, pairs, 2]`; no rotation if absent. It
+   * rotates the first `2 * pairs` entries of each head.
    */
   table?: Tensor;
+  /** Whether neighbours rotate together, instead of entries i and i + pairs. */
+  interleaved?: boolean;
 }
 
 /**
@@ -33,15 +36,20 @@ export interface AppendCache {
  */
 export async function appendCache(
   gpu: Gpu,
-  { q, k, v, keys, values, heads, keyValueHeads, headDim, start, table }: AppendCache,
+  { q, k, v, keys, values, heads, keyValueHeads, headDim, start, table, interleaved = false }:
+    AppendCache,
 ): Promise<void> {
-  const constants = { ROTATE: Number(table !== undefined), HALF: Number(keys.dtype === "f16") };
+  const constants = {
+    ROTATE: Number(table !== undefined),
+    INTERLEAVED: Number(interleaved),
+    HALF: Number(keys.dtype === "f16"),
+  };
   const kernel = await gpu.kernel({ name: "append_cache", source, constants });
   const [tokens] = q.shape;
-  const turns = table ? heads * headDim / 2 : 0;
-  const threads = turns + 2 * keyValueHeads * cacheVectors(headDim);
+  const pairs = table?.shape[1] ?? 0;
+  const threads = heads * pairs + 2 * keyValueHeads * cacheVectors(headDim);
   kernel.dispatch({
-    params: uniform([start, heads, keyValueHeads, headDim]),
+    params: uniform([start, heads, keyValueHeads, headDim, pairs]),
     tensors: [table ?? v, q, k, v, keys, values],
     workgroups: [Math.ceil(threads / 64), tokens],
   });

@@ -16,6 +16,10 @@ export interface AttentionHeads {
   headDim: number;
   /** Tokens that a token attends to, including itself; all before it if absent. */
   slidingWindow?: number;
+  /** Factor of the scores; 1 / √headDim if absent. */
+  scale?: number;
+  /** Bounds scores softly, cap · tanh(score / cap); unbounded if absent. */
+  cap?: number;
 }
 
 /** The shape of an attention over windows. */
@@ -40,7 +44,7 @@ export interface Segments {
 }
 
 /**
- * Causal attention softmax(q kᵀ / √headDim) v, without materializing the score matrix.
+ * Causal attention softmax(scale · q kᵀ) v, without materializing the score matrix.
  *
  * @param q f32 `[tokens, heads * headDim]`; tokens are whole consecutive windows.
  * @param k f32 `[tokens, keyValueHeads * headDim]`; `v` has the same shape.
@@ -56,7 +60,7 @@ export async function attention(
 ): Promise<Tensor> {
   const { slidingWindow = Infinity } = shape;
   const slides = slidingWindow < length;
-  const { kernel, queries } = await kernelFor(gpu, shape.headDim, slides, false);
+  const { kernel, queries } = await kernelFor(gpu, shape, slides, false);
   const out = gpu.empty(q.shape);
   kernel.dispatch({
     params: parameters(length, shape, slides ? slidingWindow : length),
@@ -84,7 +88,7 @@ export async function segmentAttention(
 ): Promise<Tensor> {
   const { slidingWindow = Infinity } = shape;
   const slides = slidingWindow < length;
-  const { kernel, queries } = await kernelFor(gpu, shape.headDim, slides, true);
+  const { kernel, queries } = await kernelFor(gpu, shape, slides, true);
   const out = gpu.empty(q.shape);
   const [segments] = table.shape;
   kernel.dispatch({
@@ -97,20 +101,23 @@ export async function segmentAttention(
 
 function parameters(
   first: number,
-  { heads, keyValueHeads, headDim }: AttentionHeads,
+  { heads, keyValueHeads, headDim, scale = 1 / Math.sqrt(headDim), cap }: AttentionHeads,
   slidingWindow: number,
 ): Uint8Array {
-  return uniform([first, heads, keyValueHeads, slidingWindow], [1 / Math.sqrt(headDim)]);
+  const factors = cap === undefined ? [scale] : [scale, cap];
+  return uniform([first, heads, keyValueHeads, slidingWindow], factors);
 }
 
 /** The kernel for an adapter, and the queries per workgroup. */
 async function kernelFor(
   gpu: Gpu,
-  headDim: number,
+  { headDim, cap }: AttentionHeads,
   slides: boolean,
   isSegmented: boolean,
 ): Promise<{ kernel: Kernel; queries: number }> {
-  const kind = (isSegmented ? "_segments" : "") + (slides ? "_sliding" : "");
+  const isCapped = cap !== undefined;
+  const kind = (isSegmented ? "_segments" : "") + (slides ? "_sliding" : "") +
+    (isCapped ? "_capped" : "");
   const { maxComputeWorkgroupStorageSize: memory } = gpu.device.limits;
   if (!gpu.software && headDim % 64 === 0 && headDim <= 128) {
     // Segments are short, so that large tiles would be mostly padding.
@@ -119,7 +126,7 @@ async function kernelFor(
     if (queries) {
       const kernel = await gpu.kernel({
         name: `attention_tile_${headDim}_${queries}${kind}`,
-        source: () => attentionTileKernel(headDim, queries, slides, isSegmented),
+        source: () => attentionTileKernel(headDim, queries, slides, isSegmented, isCapped),
       });
       return { kernel, queries };
     }
@@ -128,7 +135,7 @@ async function kernelFor(
     const lanes = gpu.subgroupSize;
     const kernel = await gpu.kernel({
       name: `attention_broadcast_${headDim}_${lanes}${kind}`,
-      source: () => attentionBroadcastKernel(headDim, lanes, slides, isSegmented),
+      source: () => attentionBroadcastKernel(headDim, lanes, slides, isSegmented, isCapped),
     });
     return { kernel, queries: lanes * attentionBroadcastQueries(headDim) };
   }
@@ -137,7 +144,7 @@ async function kernelFor(
   while (lanes > 4 && 8 * lanes * (headDim + 3) > memory) lanes /= 2;
   const kernel = await gpu.kernel({
     name: `attention_${headDim}_${lanes}${kind}`,
-    source: () => attentionKernel(headDim, lanes, slides, isSegmented),
+    source: () => attentionKernel(headDim, lanes, slides, isSegmented, isCapped),
   });
   return { kernel, queries: lanes };
 }

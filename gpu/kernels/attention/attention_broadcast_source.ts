@@ -1,5 +1,5 @@
 import { repeat, XYZW } from "../../source_text.ts";
-import { attentionRows } from "./attention_rows_source.ts";
+import { attentionRows, softCap } from "./attention_rows_source.ts";
 
 /** Queries per lane, limited to keep the text and its compile time short. */
 export function attentionBroadcastQueries(headDim: number): number {
@@ -19,12 +19,14 @@ export function attentionBroadcastQueries(headDim: number): number {
  * @param slides Whether keys outside `sliding_window` are masked; tiles that are fully masked are
  *   skipped.
  * @param isSegmented Whether the tokens form segments with prefixes instead of windows.
+ * @param isCapped Whether scores are capped softly, see {@link softCap}.
  */
 export function attentionBroadcastKernel(
   headDim: number,
   lanes: number,
   slides: boolean,
   isSegmented = false,
+  isCapped = false,
 ): string {
   const layout = attentionRows(isSegmented);
   const perLane = attentionBroadcastQueries(headDim);
@@ -65,6 +67,7 @@ export function attentionBroadcastKernel(
   const greatest = (i: number) =>
     Array.from({ length: lanes }, (_, j) => `s${i}_${j}`)
       .reduce((all, score) => `max(${all}, ${score})`);
+  const score = (s: string) => isCapped ? `soft_cap(${s}, p.cap * 1.44269504088896)` : s;
   const outputs = (d: number) =>
     `${each((i) => `o${i}_${d} *= shrink${i};`)}
     ${
@@ -74,13 +77,16 @@ export function attentionBroadcastKernel(
         } }`)
     }`;
   return `
-struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
+struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32${
+    isCapped ? ", cap: f32" : ""
+  } }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> queries: array<${element}>;  // [tokens, heads, ${headDim}]
 @group(0) @binding(2) var<storage, read> keys: array<${element}>;     // [tokens, key_value_heads, ${headDim}]
 @group(0) @binding(3) var<storage, read> values: array<${element}>;
 @group(0) @binding(4) var<storage, read_write> out: array<${element}>;
 ${layout.declarations}
+${isCapped ? softCap("f32") : ""}
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let head = group.y;
@@ -119,7 +125,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     ${
     each((i) =>
       repeat(lanes, (j) =>
-        `s${i}_${j} = select(-3.0e38, s${i}_${j}, ${isSeen(`first + ${j}u`, `query${i}`)});`)
+        `s${i}_${j} = select(-3.0e38, ${score(`s${i}_${j}`)}, ${
+          isSeen(`first + ${j}u`, `query${i}`)
+        });`)
     )
   }
     ${

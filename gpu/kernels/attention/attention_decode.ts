@@ -27,10 +27,14 @@ export interface AttentionDecodeShape {
   start: number;
   /** Tokens that a token attends to, including itself; all before it if absent. */
   slidingWindow?: number;
+  /** Factor of the scores; 1 / √headDim if absent. */
+  scale?: number;
+  /** Bounds scores softly, cap · tanh(score / cap); unbounded if absent. */
+  cap?: number;
 }
 
 /**
- * Causal attention softmax(q kᵀ / √headDim) v of one or a few tokens to a KV cache.
+ * Causal attention softmax(scale · q kᵀ) v of one or a few tokens to a KV cache.
  *
  * @param q f32 `[tokens, heads * headDim]`, tokens at positions `start`, `start + 1` and so on.
  * @param keys f32 or f16 `[capacity, keyValueHeads, padded headDim]`, see {@link cacheWidth}. Row i is
@@ -64,9 +68,12 @@ export interface AttendAndAppend extends AttentionDecodeShape {
   /** The same shape and dtype as `keys`; row `start` receives the new value. */
   values: Tensor;
   /**
-   * Lookup table of (cos, sin) by position, f32 `[positions, headDim / 2, 2]`; no rotation if absent.
+   * Lookup table of (cos, sin) by position, f32 `[positions, pairs, 2]`; no rotation if absent. It
+   * rotates the first `2 * pairs` entries of each head.
    */
   table?: Tensor;
+  /** Whether neighbours rotate together, instead of entries i and i + pairs. */
+  interleaved?: boolean;
 }
 
 /**
@@ -77,9 +84,9 @@ export interface AttendAndAppend extends AttentionDecodeShape {
  */
 export function attendAndAppend(
   gpu: Gpu,
-  { q, k, v, keys, values, table, ...shape }: AttendAndAppend,
+  { q, k, v, keys, values, table, interleaved = false, ...shape }: AttendAndAppend,
 ): Promise<Tensor> {
-  const append = table ? "rotated" : "unrotated";
+  const append = table ? { pairs: table.shape[1], interleaved } : "unrotated";
   return attend(gpu, q, table ? [k, v, table] : [k, v], keys, values, shape, append);
 }
 
@@ -90,13 +97,15 @@ async function attend(
   fresh: readonly Tensor[],
   keys: Tensor,
   values: Tensor,
-  { heads, keyValueHeads, headDim, start, slidingWindow = Infinity }: AttentionDecodeShape,
+  shape: AttentionDecodeShape,
   append?: AttentionDecodeForm["append"],
 ): Promise<Tensor> {
+  const { heads, keyValueHeads, headDim, start, slidingWindow = Infinity, cap } = shape;
+  const { scale = 1 / Math.sqrt(headDim) } = shape;
   const [tokens] = q.shape;
   const seenAt = (steps: number) => Math.min(start + steps + tokens, slidingWindow);
   const seen = seenAt(0);
-  const form = formFor(gpu, headDim, keys.dtype as CacheDtype, append);
+  const form = formFor(gpu, shape, keys.dtype as CacheDtype, append);
   const splits = splitsFor(gpu, form.keys, seen, heads * tokens);
   const kernel = await kernelFor(gpu, form);
   const out = gpu.empty(q.shape);
@@ -107,7 +116,7 @@ async function attend(
     if (splitsFor(gpu, form.keys, seen, heads * tokens) !== splits) return undefined;
     return uniform(
       [start + steps, heads, keyValueHeads, seen, splits, Math.ceil(seen / splits)],
-      [1 / Math.sqrt(headDim)],
+      cap === undefined ? [scale] : [scale, cap],
     );
   };
   kernel.dispatch({
@@ -148,20 +157,25 @@ function splitsFor(gpu: Gpu, most: number, seen: number, rows: number): number {
 
 function formFor(
   gpu: Gpu,
-  headDim: number,
+  { headDim, cap }: AttentionDecodeShape,
   dtype: CacheDtype,
   append?: AttentionDecodeForm["append"],
 ): AttentionDecodeForm {
   const lanes = largeLanes(gpu, 256);
-  if (gpu.software) return { headDim, dtype, lanes, keys: 1024, together: 1, append };
+  const form = { headDim, dtype, lanes, append, capped: cap !== undefined };
+  if (gpu.software) return { ...form, keys: 1024, together: 1 };
   const together = Math.min(4, 2 ** Math.floor(Math.log2(cacheVectors(headDim))));
-  return { headDim, dtype, lanes, keys: 512, together, append };
+  return { ...form, keys: 512, together };
 }
 
 function kernelFor(gpu: Gpu, form: AttentionDecodeForm) {
-  const { headDim, dtype, lanes, append = "kept" } = form;
+  const { headDim, dtype, lanes, append, capped } = form;
+  const what = typeof append === "object"
+    ? `rotated_${append.pairs}${append.interleaved ? "_interleaved" : ""}`
+    : append ?? "kept";
+  const kind = `${what}${capped ? "_capped" : ""}_${gpu.software ? "software" : "gpu"}`;
   return gpu.kernel({
-    name: `attention_decode_${headDim}_${dtype}_${append}_${gpu.software ? "software" : "gpu"}`,
+    name: `attention_decode_${headDim}_${dtype}_${kind}`,
     source: () => largeReduction(gpu) + attentionDecodeKernel(form),
     constants: { LANES: lanes },
   });

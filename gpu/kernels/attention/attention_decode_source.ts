@@ -1,4 +1,5 @@
 import { repeat } from "../../source_text.ts";
+import { softCap } from "./attention_rows_source.ts";
 
 /** The dtype of a KV cache. */
 export type CacheDtype = "f32" | "f16";
@@ -18,8 +19,13 @@ export interface AttentionDecodeForm {
   keys: number;
   /** Threads that share a key, a power of two, for coalesced reads. */
   together: number;
-  /** Whether the kernel also appends the token to the cache, and whether it rotates it first. */
-  append?: "rotated" | "unrotated";
+  /**
+   * Whether the kernel also appends the token to the cache, and the pairs of each head that it rotates
+   * first: entries i and i + pairs, or neighbours.
+   */
+  append?: "unrotated" | { pairs: number; interleaved: boolean };
+  /** Whether scores are capped softly, see {@link softCap}. */
+  capped?: boolean;
 }
 
 /**
@@ -34,7 +40,8 @@ export interface AttentionDecodeForm {
  * because writes of one workgroup to the cache are not visible to others.
  */
 export function attentionDecodeKernel(form: AttentionDecodeForm): string {
-  const { headDim, dtype, lanes, keys, together, append } = form;
+  const { headDim, dtype, lanes, keys, together, append, capped } = form;
+  const rotation = typeof append === "object" ? append : undefined;
   const vectors = cacheVectors(headDim);
   /** Threads that accumulate the same entries of the values, each over different keys. */
   const sharers = Math.max(1, Math.floor(lanes / vectors));
@@ -50,8 +57,8 @@ export function attentionDecodeKernel(form: AttentionDecodeForm): string {
         `var<storage, read> new_values: array<f32>; // [key_value_heads, ${headDim}]`,
       ]
       : []),
-    ...(append === "rotated"
-      ? [`var<storage, read> table: array<vec2f>; // [positions, ${headDim / 2}], (cos, sin)`]
+    ...(rotation
+      ? [`var<storage, read> table: array<vec2f>; // [positions, ${rotation.pairs}], (cos, sin)`]
       : []),
     `${cache} keys: array<${stored}>; // [capacity, key_value_heads, ${vectors}]`,
     `${cache} values: array<${stored}>; // [capacity, key_value_heads, ${vectors}]`,
@@ -61,19 +68,10 @@ export function attentionDecodeKernel(form: AttentionDecodeForm): string {
   ];
 
   /** A WGSL function for entry i of the head of `array` at `at`, rotated if `rotated`. */
-  const entryOf = (name: string, array: string, rotated: boolean) =>
+  const entryOf = (name: string, array: string, rotated: typeof rotation) =>
     `fn ${name}(at: u32, i: u32) -> f32 {
   ${headDim % 4 === 0 ? "" : `if (i >= ${headDim}u) { return 0.0; }`}
-  ${
-      rotated
-        ? `if (i < ${headDim / 2}u) {
-    let turn = table[p.start * ${headDim / 2}u + i];
-    return ${array}[at + i] * turn.x - ${array}[at + i + ${headDim / 2}u] * turn.y;
-  }
-  let turn = table[p.start * ${headDim / 2}u + i - ${headDim / 2}u];
-  return ${array}[at + i] * turn.x + ${array}[at + i - ${headDim / 2}u] * turn.y;`
-        : `return ${array}[at + i];`
-    }
+  ${rotated ? rotatedEntry(array, headDim, rotated) : `return ${array}[at + i];`}
 }`;
   const four = (name: string, at: string) =>
     `vec4f(${repeat(4, (i) => `${name}(${at}, d * 4u + ${i}u)`, ", ")})`;
@@ -107,6 +105,7 @@ export function attentionDecodeKernel(form: AttentionDecodeForm): string {
       const add = `score += query[${d}] * ${key(d)};`;
       return (n + 1) * together <= vectors ? add : `if (${d} < ${vectors}u) { ${add} }`;
     }, "\n      ");
+  const whole = (score: string) => capped ? `soft_cap(${score}, p.cap)` : score;
   const addValues = (i: number) => `
       let j${i} = j + ${i * sharers}u;
       let w${i} = weights[j${i}];
@@ -121,7 +120,7 @@ export function attentionDecodeKernel(form: AttentionDecodeForm): string {
   return `
 struct Params {
   start: u32, heads: u32, key_value_heads: u32, sliding_window: u32,
-  splits: u32, split_length: u32, scale: f32,
+  splits: u32, split_length: u32, scale: f32,${capped ? " cap: f32," : ""}
 }
 @group(0) @binding(0) var<uniform> p: Params;
 ${bindings.map((text, i) => `@group(0) @binding(${i + 1}) ${text}`).join("\n")}
@@ -161,14 +160,15 @@ fn narrow(w: vec4f) -> vec2u { return vec2u(pack2x16float(w.xy), pack2x16float(w
       : `fn rounded(w: vec4f) -> vec4f { return w; }
 fn narrow(w: vec4f) -> vec4f { return w; }`
   }
+${capped ? softCap("f32") : ""}
 fn row_of(position: u32, head: u32) -> u32 {
   return (position * p.key_value_heads + head) * ${vectors}u;
 }
-${entryOf("query_entry", "queries", append === "rotated")}
+${entryOf("query_entry", "queries", rotation)}
 ${
     append
-      ? `${entryOf("key_entry", "new_keys", append === "rotated")}
-${entryOf("value_entry", "new_values", false)}`
+      ? `${entryOf("key_entry", "new_keys", rotation)}
+${entryOf("value_entry", "new_values", undefined)}`
       : ""
   }
 
@@ -194,7 +194,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       let row = row_of(first + j, key_value_head);
       ${score((d) => `widen(keys[row + ${d}])`)}
     }
-    let s = (score.x + score.y) + (score.z + score.w);
+    let s = ${
+    together === 1
+      ? whole("(score.x + score.y) + (score.z + score.w)")
+      : "(score.x + score.y) + (score.z + score.w)"
+  };
     ${
     together > 1
       ? `score_parts[j * ${together}u + part] = s;`
@@ -205,7 +209,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     together > 1
       ? `workgroupBarrier();
   for (var j = lane; j < count; j += ${lanes}u) {
-    let s = ${repeat(together, (i) => `score_parts[j * ${together}u + ${i}u]`, " + ")};
+    let s = ${whole(repeat(together, (i) => `score_parts[j * ${together}u + ${i}u]`, " + "))};
     weights[j] = s;
     top = max(top, s);
   }`
@@ -275,4 +279,20 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
 }
 `;
+}
+
+/** WGSL that returns entry i of the head of `array` at `at`, rotated. */
+function rotatedEntry(
+  array: string,
+  headDim: number,
+  { pairs, interleaved }: { pairs: number; interleaved: boolean },
+): string {
+  const pass = 2 * pairs < headDim ? `if (i >= ${2 * pairs}u) { return ${array}[at + i]; }` : "";
+  const [isFirst, pair, distance] = interleaved
+    ? ["(i & 1u) == 0u", "(i >> 1u)", "1u"]
+    : [`i < ${pairs}u`, `i % ${pairs}u`, `${pairs}u`];
+  return `${pass}
+  let turn = table[p.start * ${pairs}u + ${pair}];
+  if (${isFirst}) { return ${array}[at + i] * turn.x - ${array}[at + i + ${distance}] * turn.y; }
+  return ${array}[at + i] * turn.x + ${array}[at + i - ${distance}] * turn.y;`;
 }

@@ -47,3 +47,15 @@ fn row_of(segment: vec4u, position: u32) -> u32 {
 export function attentionRows(isSegmented: boolean): AttentionRows {
   return isSegmented ? SEGMENTS : WINDOWS;
 }
+
+/**
+ * A WGSL function that caps scores softly: soft_cap(s, cap) = cap · tanh(s / cap).
+ *
+ * @see Gemma 2, arXiv:2408.00118
+ */
+export function softCap(type: "f32" | "vec4f"): string {
+  // tanh may overflow
+  return `fn soft_cap(s: ${type}, cap: f32) -> ${type} {
+  return cap * tanh(clamp(s / cap, ${type}(-15.0), ${type}(15.0)));
+}`;
+}

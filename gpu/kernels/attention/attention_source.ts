@@ -1,4 +1,4 @@
-import { attentionRows } from "./attention_rows_source.ts";
+import { attentionRows, softCap } from "./attention_rows_source.ts";
 
 /**
  * Generates the attention kernel for any one head size.
@@ -11,12 +11,14 @@ import { attentionRows } from "./attention_rows_source.ts";
  * @param slides Whether keys outside `sliding_window` are masked; tiles that are fully masked are
  *   skipped.
  * @param isSegmented Whether the tokens form segments with prefixes instead of windows.
+ * @param isCapped Whether scores are capped softly, see {@link softCap}.
  */
 export function attentionKernel(
   headDim: number,
   lanes: number,
   slides: boolean,
   isSegmented = false,
+  isCapped = false,
 ): string {
   const layout = attentionRows(isSegmented);
   const vectors = Math.ceil(headDim / 4);
@@ -34,11 +36,12 @@ export function attentionKernel(
   const firstKey = slides
     ? `(first_query - min(first_query, p.sliding_window - 1u)) / ${lanes}u * ${lanes}u`
     : "0u";
+  const score = (s: string) => isCapped ? `soft_cap(${s}, p.cap)` : s;
   const fourKeys = `
       ${
     [0, 1, 2, 3].map((i) =>
       `var s${i} = ${all((d) => `dot(q${d}, tile_k[j + ${i}u][${d}])`).join(" + ")};
-      s${i} = select(-3.0e38, s${i}, ${isSeen(`first + j + ${i}u`)});`
+      s${i} = select(-3.0e38, ${score(`s${i}`)}, ${isSeen(`first + j + ${i}u`)});`
     ).join("\n")
   }
       let new_top = max(max(top, max(s0, s1)), max(s2, s3));
@@ -57,13 +60,16 @@ export function attentionKernel(
     ).join("\n")
   }`;
   return `
-struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
+struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32${
+    isCapped ? ", cap: f32" : ""
+  } }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> queries: array<f32>;  // [tokens, heads, ${headDim}]
 @group(0) @binding(2) var<storage, read> keys: array<f32>;     // [tokens, key_value_heads, ${headDim}]
 @group(0) @binding(3) var<storage, read> values: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 ${layout.declarations}
+${isCapped ? softCap("f32") : ""}
 var<workgroup> tile_k: array<array<vec4f, ${vectors}>, ${lanes}>;
 var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;
 

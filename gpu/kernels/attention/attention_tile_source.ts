@@ -1,5 +1,5 @@
 import { repeat, XYZW } from "../../source_text.ts";
-import { attentionRows } from "./attention_rows_source.ts";
+import { attentionRows, softCap } from "./attention_rows_source.ts";
 
 /** Keys per tile, and the depth of the stage: dimensions or keys in workgroup memory at a time. */
 const KEYS = 64;
@@ -27,12 +27,14 @@ function stageColumns(headDim: number, queries: number): number {
  * @param slides Whether keys outside `sliding_window` are masked; tiles that are fully masked are
  *   skipped.
  * @param isSegmented Whether the tokens form segments with prefixes instead of windows.
+ * @param isCapped Whether scores are capped softly, see {@link softCap}.
  */
 export function attentionTileKernel(
   headDim: number,
   queries: number,
   slides: boolean,
   isSegmented = false,
+  isCapped = false,
 ): string {
   const layout = attentionRows(isSegmented);
   const groups = queries / 64; // of four queries per thread
@@ -70,14 +72,18 @@ export function attentionTileKernel(
   const isSeen = slides
     ? "(key <= vec4u(query)) & (key + vec4u(p.sliding_window) > vec4u(query))"
     : "key <= vec4u(query)";
+  const score = (s: string) => isCapped ? `soft_cap(${s}, p.cap * 1.44269504088896)` : s;
   return `
-struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32 }
+struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, sliding_window: u32, scale: f32${
+    isCapped ? ", cap: f32" : ""
+  } }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> queries: array<vec4f>;  // [tokens, heads, ${headDim} / 4]
 @group(0) @binding(2) var<storage, read> keys: array<vec4f>;     // [tokens, key_value_heads, ${headDim} / 4]
 @group(0) @binding(3) var<storage, read> values: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
 ${layout.declarations}
+${isCapped ? softCap("vec4f") : ""}
 // A part of the queries and keys as [dimension][row / 4], then a part of the values as [key].
 var<workgroup> stage: array<array<vec4f, ${stageColumns(headDim, queries)}>, ${DEPTH}>;
 var<workgroup> weights: array<array<vec4f, ${queries / 4 + 1}>, ${KEYS}>; // [key][query / 4]
@@ -135,9 +141,9 @@ fn main(
     let key = vec4u(k0 + tx * 4u) + vec4u(0u, 1u, 2u, 3u);
     ${
     allRows((i) =>
-      `{ let query = q0 + ${
-        (i >> 2) * 64 + (i & 3)
-      }u + ty * 4u; s${i} = select(vec4f(-3.0e38), scale * s${i}, ${isSeen}); }`
+      `{ let query = q0 + ${(i >> 2) * 64 + (i & 3)}u + ty * 4u; s${i} = select(vec4f(-3.0e38), ${
+        score(`scale * s${i}`)
+      }, ${isSeen}); }`
     )
   }
     // The greatest score of each row: of a thread's four keys, then of the sixteen threads.

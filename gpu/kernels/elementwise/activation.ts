@@ -11,6 +11,7 @@ export const ACTIVATIONS = {
   swish: 1,
   gelu: 2,
   gelu_new: 3,
+  gelu_fast: 3,
   gelu_pytorch_tanh: 3,
 } as const;
 

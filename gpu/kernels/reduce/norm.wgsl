@@ -1,15 +1,17 @@
 // RMS norm:    out = x / sqrt(mean(x²) + epsilon) · weight
-// Layer norm:  out = (x - mean(x)) / sqrt(mean((x - mean(x))²) + epsilon) · weight + bias   (CENTER)
+// Layer norm:  out = (x - mean(x)) / sqrt(mean((x - mean(x))²) + epsilon) · weight          (CENTER)
+//              out + bias                                                                     (BIAS)
 //
-// One workgroup per row. Reference: tests/reference/decoder.ts.
+// One workgroup per row; row r has row r % parts of the weight and of the bias. Reference: tests/reference/decoder.ts.
 
 override CENTER: bool = false;
+override BIAS: bool = false;
 
-struct Params { rows: u32, cols: u32, epsilon: f32 }
+struct Params { rows: u32, cols: u32, parts: u32, epsilon: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;             // [rows, cols]
-@group(0) @binding(2) var<storage, read> weight: array<f32>;        // [cols]
-@group(0) @binding(3) var<storage, read> bias: array<f32>;          // [cols], used if CENTER
+@group(0) @binding(2) var<storage, read> weight: array<f32>;        // [parts, cols]
+@group(0) @binding(3) var<storage, read> bias: array<f32>;          // [parts, cols], used if BIAS
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;     // [rows, cols]
 
 @compute @workgroup_size(LANES)
@@ -44,8 +46,9 @@ fn main(
   }
   let factor = 1.0 / sqrt(variance + p.epsilon);
   for (var i = start + lane; i < end; i += LANES) {
-    var y = (x[i] - mean - shift) * factor * weight[i - start];
-    if (CENTER) { y += bias[i - start]; }
+    let at = row % p.parts * p.cols + i - start;
+    var y = (x[i] - mean - shift) * factor * weight[at];
+    if (BIAS) { y += bias[at]; }
     out[i] = y;
   }
 }

@@ -155,9 +155,8 @@ Deno.test("more tiles than a buffer of back pointers holds are searched in parts
     assert.deepEqual(await searched(gpu, trellis, weight, rows, 0, form), whole);
   } finally {
     delete (gpu as unknown as Record<string, unknown>).dispatch;
-    Reflect.deleteProperty(gpu, "maxBinding");
+    Object.defineProperty(gpu, "maxBinding", { value: most });
   }
-  assert.equal(gpu.maxBinding, most);
   assert.deepEqual(grids, [2, 2, 1]);
 });
 

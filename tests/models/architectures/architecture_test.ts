@@ -147,6 +147,10 @@ function short(op: Op): string {
       return op.linears.map(({ module, to }) =>
         `${to} = ${module} ${op.from}${op.residual ? ` + ${op.residual}` : ""}`
       ).join(", ");
+    case "split":
+      return `${op.to} = split ${op.from}`;
+    case "add":
+      return `${op.to} = ${op.to} + ${op.from}`;
     case "rope":
       return `rope ${op.registers.map(({ register, heads }) => `${register}/${heads}`)}`;
     case "attention":
@@ -170,7 +174,6 @@ Deno.test("model types are looked up by their own names only", () => {
   for (const name of ["toString", "__proto__", "constructor"]) {
     assert.throws(() => read({ ...LLAMA, model_type: name }), UserError);
   }
-  assert.deepEqual(Object.keys(ARCHITECTURES), ["llama", "mistral", "opt", "qwen2", "qwen3"]);
 });
 
 Deno.test("an architecture of a program's own is known until it is disposed of", () => {
@@ -292,6 +295,120 @@ Deno.test("scaled rotary positions are read in both forms", () => {
   assert.equal(linear.maxLength, 8192, "its config.json states the length before scaling");
 });
 
+Deno.test("scalings that extend a model's length are read in both forms", () => {
+  const rotaryOf = (config: Record<string, unknown>) => {
+    const architecture = read({ max_position_embeddings: 2048, ...config });
+    return { ...attentionOf(architecture).rotary!.scaling, length: architecture.maxLength };
+  };
+  const yarn = { factor: 4, original_max_position_embeddings: 1024 };
+  const forms = (type: string, fields: Record<string, unknown>) => [
+    { rope_scaling: { type, ...fields } },
+    { rope_parameters: { rope_type: type, rope_theta: 10000, ...fields } },
+  ];
+  for (const form of forms("yarn", yarn)) {
+    assert.deepEqual(rotaryOf({ ...LLAMA, ...form }), {
+      type: "yarn",
+      factor: 4,
+      lowTurns: 1,
+      highTurns: 32,
+      originalLength: 1024,
+      truncate: true,
+      magnitude: 0.1 * Math.log(4) + 1,
+      length: 4096,
+    });
+  }
+  for (const form of forms("dynamic", { factor: 3 })) {
+    const expected = { type: "dynamic", factor: 3, originalLength: 2048, length: 6144 };
+    assert.deepEqual(rotaryOf({ ...LLAMA, ...form }), expected);
+  }
+  const factors = { short_factor: new Array(64).fill(1), long_factor: new Array(64).fill(2) };
+  for (const type of ["longrope", "su", "yarn"]) {
+    for (const form of type === "yarn" ? forms(type, factors).slice(0, 1) : forms(type, factors)) {
+      assert.deepEqual(rotaryOf({ ...PHI, original_max_position_embeddings: 512, ...form }), {
+        type: "longrope",
+        short: factors.short_factor,
+        long: factors.long_factor,
+        originalLength: 512,
+        magnitude: Math.sqrt(1 + Math.log(4) / Math.log(512)),
+        length: 2048,
+      });
+    }
+  }
+});
+
+Deno.test("a Gemma 3 has two kinds of positions, in both forms and inside a multimodal model", () => {
+  const text = {
+    model_type: "gemma3_text",
+    hidden_size: 2560,
+    intermediate_size: 10240,
+    num_hidden_layers: 6,
+    sliding_window: 1024,
+  };
+  const older = { ...text, rope_scaling: { factor: 8, rope_type: "linear" } };
+  const now = {
+    ...text,
+    rope_parameters: {
+      full_attention: { rope_type: "linear", factor: 8, rope_theta: 1e6 },
+      sliding_attention: { rope_type: "default", rope_theta: 10000 },
+    },
+  };
+  for (const config of [older, now, { model_type: "gemma3", text_config: older }]) {
+    const architecture = read(config);
+    assert.equal(architecture.maxLength, 131072, "after scaling");
+    assert.equal(architecture.vocabularySize, 262208);
+    assert.equal(architecture.names.head, undefined);
+    assert.equal(architecture.embeddingFactor, Math.sqrt(2560));
+    assert.deepEqual(windowsOf(architecture), [1024, 1024, 1024, 1024, 1024, undefined]);
+    const rotaries = [4, 5].map((layer) => attentionOf(architecture, layer).rotary);
+    assert.deepEqual(rotaries, [
+      { headDim: 256, theta: 10000 },
+      { headDim: 256, theta: 1e6, scaling: { type: "linear", factor: 8 } },
+    ]);
+  }
+});
+
+Deno.test("layers with norms behind their branches, and with branches beside each other", () => {
+  const layerOf = (modelType: string) =>
+    read({ ...LLAMA, model_type: modelType }).steps(0).map(short);
+  assert.deepEqual(layerOf("olmo2"), [
+    "q = self_attn.q_proj hidden, k = self_attn.k_proj hidden, v = self_attn.v_proj hidden",
+    "q = norm self_attn.q_norm q",
+    "k = norm self_attn.k_norm k",
+    "rope q/32,k/32",
+    "x = attention q k v",
+    "y = self_attn.o_proj x",
+    "y = norm post_attention_layernorm y",
+    "hidden = hidden + y",
+    "gate = mlp.gate_proj hidden, up = mlp.up_proj hidden",
+    "x = silu gate * up",
+    "y = mlp.down_proj x",
+    "y = norm post_feedforward_layernorm y",
+    "hidden = hidden + y",
+  ]);
+  assert.deepEqual(layerOf("cohere"), [
+    "input = norm input_layernorm hidden",
+    "q = self_attn.q_proj input, k = self_attn.k_proj input, v = self_attn.v_proj input",
+    "rope q/32,k/32",
+    "x = attention q k v",
+    "hidden = self_attn.o_proj x + hidden",
+    "gate = mlp.gate_proj input, up = mlp.up_proj input",
+    "x = silu gate * up",
+    "hidden = mlp.down_proj x + hidden",
+  ]);
+  assert.deepEqual(layerOf("gpt_neox"), [
+    "input = norm input_layernorm hidden",
+    "other = norm post_attention_layernorm hidden",
+    "qkv = attention.query_key_value input",
+    "q,k,v = split qkv",
+    "rope q/32,k/32",
+    "x = attention q k v",
+    "hidden = attention.dense x + hidden",
+    "x = mlp.dense_h_to_4h other",
+    "x = gelu x",
+    "hidden = mlp.dense_4h_to_h x + hidden",
+  ]);
+});
+
 Deno.test("an OPT needs little; the rest has the defaults of transformers", () => {
   const architecture = read(OPT);
   assert.deepEqual(plain(architecture), {
@@ -373,8 +490,8 @@ Deno.test("an OPT may have a head of its own and no final norm", () => {
 });
 
 const COUNT = "a whole number of at least 1";
-const ACTIVATION = "one of relu, silu, swish, gelu, gelu_new, gelu_pytorch_tanh";
-const SCALED = "of the type default, linear or llama3";
+const ACTIVATION = "one of relu, silu, swish, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh";
+const SCALED = "of the type default, linear, llama3, yarn, dynamic or longrope";
 const LLAMA_3 = {
   rope_type: "llama3",
   factor: 8,
@@ -382,20 +499,48 @@ const LLAMA_3 = {
   high_freq_factor: 4,
   original_max_position_embeddings: 8192,
 };
+const PHI = { ...LLAMA, model_type: "phi3" };
 const MISTRAL = { ...LLAMA, model_type: "mistral" };
 const QWEN = { ...LLAMA, model_type: "qwen2", use_sliding_window: true };
 
+const SUPPORTED =
+  "a supported one (cohere, cohere2, gemma2, gemma3, gemma3_text, gpt_neox, granite, " +
+  "llama, ministral, mistral, olmo2, olmo3, opt, phi3, qwen2, qwen3, smollm3, stablelm, starcoder2)";
+
 /** [config, what is said after `"m/config.json": `] */
 const REFUSED: [config: Record<string, unknown>, text: string][] = [
-  [{}, "model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found nothing"],
-  [
-    { model_type: "gpt2" },
-    'model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found "gpt2"',
-  ],
-  [
-    { model_type: "Llama" },
-    'model_type must be a supported one (llama, mistral, opt, qwen2, qwen3), found "Llama"',
-  ],
+  [{}, `model_type must be ${SUPPORTED}, found nothing`],
+  ...["gpt2", "Llama"].map((type): [Record<string, unknown>, string] => [
+    { model_type: type },
+    `model_type must be ${SUPPORTED}, found "${type}"`,
+  ]),
+  ...Object.entries({
+    qwen3_moe: "its layers have experts",
+    mixtral: "its layers have experts",
+    gpt_oss: "its layers have experts",
+    deepseek_v3: "its layers have experts",
+    mamba2: "its layers are recurrent or convolutional",
+    rwkv7: "its layers are recurrent or convolutional",
+    qwen3_next: "its layers are recurrent or convolutional",
+    qwen2_5_vl: "it is multimodal",
+    llava: "it is multimodal",
+    bert: "it is an encoder",
+    t5: "it is an encoder and a decoder",
+    whisper: "it is an audio model",
+    gemma3n: "its layers share keys and values and have embeddings of their own",
+    ministral3: "its queries are scaled by position",
+  }).map(([type, special]): [Record<string, unknown>, string] => [
+    { model_type: type },
+    `model_type must be ${SUPPORTED}, found "${type}": ${special}`,
+  ]),
+  ...Object.entries({
+    vision_config: "it is multimodal",
+    mamba_d_state: "its layers are recurrent or convolutional",
+    num_local_experts: "its layers have experts",
+  }).map(([field, special]): [Record<string, unknown>, string] => [
+    { model_type: "new", [field]: 8 },
+    `model_type must be ${SUPPORTED}, found "new": ${special}`,
+  ]),
   // Missing fields.
   [{ ...LLAMA, vocab_size: undefined }, `vocab_size must be ${COUNT}, found nothing`],
   [{ ...LLAMA, hidden_size: undefined }, `hidden_size must be ${COUNT}, found nothing`],
@@ -476,8 +621,59 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
     `rope_scaling.original_max_position_embeddings must be ${COUNT}, found 0`,
   ],
   [
-    { ...LLAMA, rope_theta: 500000, rope_scaling: { rope_type: "yarn" } },
-    `rope_scaling must be ${SCALED}, found {"rope_type":"yarn"}`,
+    { ...LLAMA, rope_theta: 500000, rope_scaling: { rope_type: "ntk" } },
+    `rope_scaling must be ${SCALED}, found {"rope_type":"ntk"}`,
+  ],
+  ...["yarn", "dynamic"].map((type): [Record<string, unknown>, string] => [
+    { ...LLAMA, rope_scaling: { type } },
+    "rope_scaling.factor must be a number above 0, found nothing",
+  ]),
+  [
+    { ...LLAMA, rope_scaling: { type: "yarn", factor: 4, beta_fast: 1, beta_slow: 2 } },
+    "rope_scaling.beta_fast must be above beta_slow, 2, found 1",
+  ],
+  [
+    { ...PHI, rope_scaling: { type: "longrope", short_factor: [1], long_factor: [1] } },
+    "rope_scaling.short_factor must be a list of 64 numbers above 0, found [1]",
+  ],
+  [
+    { ...PHI, partial_rotary_factor: 1.5 },
+    "partial_rotary_factor must be such that an even part of each head, 128, rotates, found 1.5",
+  ],
+  [
+    { ...PHI, rope_parameters: { partial_rotary_factor: 0.01 } },
+    "rope_parameters.partial_rotary_factor must be such that an even part of each head, 128, " +
+    "rotates, found 0.01",
+  ],
+  // Other families.
+  [
+    { ...LLAMA, model_type: "granite", residual_multiplier: 0 },
+    "residual_multiplier must be a number above 0, found 0",
+  ],
+  [
+    { ...LLAMA, model_type: "smollm3", num_hidden_layers: 2, no_rope_layers: [1, 2] },
+    "no_rope_layers must be 2 times 0 or 1, found [1,2]",
+  ],
+  [
+    { ...LLAMA, model_type: "gemma2", attn_logit_softcapping: -1 },
+    "attn_logit_softcapping must be a number above 0, found -1",
+  ],
+  [{ model_type: "gemma3" }, "text_config must be an object, found nothing"],
+  [
+    { model_type: "gemma3", text_config: { hidden_size: 0 } },
+    `text_config.hidden_size must be ${COUNT}, found 0`,
+  ],
+  [
+    { model_type: "gemma3", text_config: { rope_scaling: { type: "linear", factor: 0 } } },
+    "text_config.rope_scaling.factor must be a number above 0, found 0",
+  ],
+  [
+    { model_type: "gpt_neox", num_attention_heads: 7 },
+    "hidden_size must be a multiple of num_attention_heads, 7, found 6144",
+  ],
+  [
+    { model_type: "cohere", logit_scale: "0.1" },
+    'logit_scale must be a number above 0, found "0.1"',
   ],
   // Sliding windows.
   [{ ...MISTRAL, sliding_window: 0 }, `sliding_window must be ${COUNT}, found 0`],
@@ -494,8 +690,8 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
     'layer_types must be 1 times one of full_attention, sliding_attention, found ["linear_attention"]',
   ],
   [
-    { ...LLAMA, rope_parameters: { rope_type: "default" }, rope_scaling: { type: "dynamic" } },
-    `rope_scaling must be ${SCALED}, found {"type":"dynamic"}`,
+    { ...LLAMA, rope_parameters: { rope_type: "default" }, rope_scaling: { type: "mrope" } },
+    `rope_scaling must be ${SCALED}, found {"type":"mrope"}`,
   ],
   [{ ...LLAMA, rope_scaling: "linear" }, 'rope_scaling must be an object, found "linear"'],
   [{ ...LLAMA, rope_parameters: [] }, "rope_parameters must be an object, found []"],

@@ -40,7 +40,8 @@ for (const [name, shapes] of Object.entries(SHAPES)) {
       );
     }
     const places = [...layerPlaces(architecture, 0)];
-    assert.equal(new Set(places.map(({ name }) => name)).size, places.length, "no name twice");
+    const parts = places.map(({ name, part }) => `${name} from ${part?.first ?? 0}`);
+    assert.equal(new Set(parts).size, places.length, "no tensor, or part of one, twice");
     const groups = ops.map((op) => kindOf(op).group?.(op)).filter((group) => group !== undefined);
     assert.equal(
       places.filter(({ linear }) => linear).length,

@@ -238,6 +238,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
   await t.step("says what it does, in this order", () => {
     assert.deepEqual(sequence(events), [
       "stage download",
+      "stage needs",
       "start",
       "stage calibrate",
       ...[0, 1, 2, 3].flatMap(() => ["progress layers x 8", "linear x 7", "layer"]),

@@ -1,6 +1,7 @@
 import { appendCache } from "../../../../gpu/kernels/attention/append_cache.ts";
 import { type CacheDtype, cacheWidth } from "../../../../gpu/kernels/attention/attention_decode.ts";
 import { assertClose } from "../../../assert_close.ts";
+import { ropeHead } from "../../../reference/decoder.ts";
 import { normals, uniforms } from "../../../reference/random.ts";
 import { openGpu } from "../../open_gpu.ts";
 
@@ -13,23 +14,28 @@ interface Shape {
   headDim: number;
   start: number;
   rotate: boolean;
+  /** Pairs of each head that are turned; all if absent. */
+  pairs?: number;
+  interleaved?: boolean;
 }
 
 /** Turns each head of each token; an angle for each position and pair of entries. */
-function turned(x: Float32Array, angles: Float32Array, { tokens, headDim, start }: Shape) {
-  const half = headDim / 2;
+function turned(x: Float32Array, angles: Float32Array, shape: Shape): Float64Array {
+  const { tokens, headDim, start, pairs = headDim / 2, interleaved } = shape;
   const heads = x.length / tokens / headDim;
-  return Float64Array.from(x, (value, at) => {
-    const token = Math.floor(at / heads / headDim);
-    const i = at % headDim;
-    const angle = angles[(start + token) * half + i % half];
-    const partner = i < half ? -x[at + half] : x[at - half];
-    return value * Math.cos(angle) + partner * Math.sin(angle);
-  });
+  const out = new Float64Array(x.length);
+  for (let at = 0; at < x.length; at += headDim) {
+    const position = start + Math.floor(at / heads / headDim);
+    const table = [...angles.subarray(position * pairs, (position + 1) * pairs)]
+      .flatMap((angle) => [Math.cos(angle), Math.sin(angle)]);
+    out.set(ropeHead(x.subarray(at, at + headDim), table, interleaved), at);
+  }
+  return out;
 }
 
 async function check(shape: Shape, dtype: CacheDtype): Promise<void> {
   const { tokens, heads, keyValueHeads, headDim, start, rotate } = shape;
+  const pairCount = Math.ceil(shape.pairs ?? headDim / 2);
   const what = JSON.stringify({ ...shape, dtype });
   const capacity = start + tokens + 2;
   const q = normals(tokens * heads * headDim, 1);
@@ -37,9 +43,9 @@ async function check(shape: Shape, dtype: CacheDtype): Promise<void> {
   const v = normals(tokens * keyValueHeads * headDim, 3);
   k[0] = 1e6; // more than f16 holds
   v[v.length - 1] = -1e6;
-  if (rotate) k[headDim / 2] = 0;
-  const angles = uniforms(Math.ceil(capacity * headDim / 2), 4, -10, 10);
-  if (rotate) angles[start * headDim / 2] = 0;
+  if (rotate) k[shape.interleaved ? 1 : pairCount] = 0;
+  const angles = uniforms(capacity * pairCount, 4, -10, 10);
+  if (rotate) angles[start * pairCount] = 0;
   const pairs = Float32Array.from(
     { length: 2 * angles.length },
     (_, i) => i % 2 ? Math.sin(angles[i >> 1]) : Math.cos(angles[i >> 1]),
@@ -54,7 +60,7 @@ async function check(shape: Shape, dtype: CacheDtype): Promise<void> {
   using qTensor = gpu.upload(q, [tokens, heads * headDim]);
   using kTensor = gpu.upload(k, [tokens, keyValueHeads * headDim]);
   using vTensor = gpu.upload(v, [tokens, keyValueHeads * headDim]);
-  using table = rotate ? gpu.upload(pairs, [capacity, headDim / 2, 2]) : undefined;
+  using table = rotate ? gpu.upload(pairs, [capacity, pairCount, 2]) : undefined;
   using keys = cache();
   using values = cache();
   await appendCache(gpu, {
@@ -107,6 +113,13 @@ for (const dtype of ["f32", "f16"] as const) {
       }
     });
   }
+
+  Deno.test(`appendCache() turns a part of each head, or neighbours, as ${dtype}`, async () => {
+    const shape = { tokens: 3, heads: 6, keyValueHeads: 2, headDim: 10, start: 5, rotate: true };
+    for (const pairs of [1, 3, 5]) {
+      for (const interleaved of [false, true]) await check({ ...shape, pairs, interleaved }, dtype);
+    }
+  });
 
   for (const headDim of [1, 5, 7, 32]) {
     Deno.test(`appendCache() stores heads of ${headDim} as they are, as ${dtype}`, async () => {

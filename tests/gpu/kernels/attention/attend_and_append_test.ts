@@ -7,6 +7,7 @@ import {
 } from "../../../../gpu/kernels/attention/attention_decode.ts";
 import type { Tensor } from "../../../../gpu/tensor.ts";
 import { assertClose } from "../../../assert_close.ts";
+import { ropeHead } from "../../../reference/decoder.ts";
 import { normals, uniforms } from "../../../reference/random.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../open_gpu.ts";
 
@@ -18,16 +19,25 @@ interface Shape {
   start: number;
   slidingWindow?: number;
   rotate?: boolean;
+  /** Pairs of each head that are turned; all if absent. */
+  pairs?: number;
+  interleaved?: boolean;
+  scale?: number;
+  cap?: number;
 }
 
 /** Turns each head by the angles of a position. */
-function turned(x: Float32Array, angles: Float32Array, headDim: number): Float64Array {
-  const half = headDim / 2;
-  return Float64Array.from(x, (value, at) => {
-    const i = at % headDim;
-    const partner = i < half ? -x[at + half] : x[at - half];
-    return value * Math.cos(angles[i % half]) + partner * Math.sin(angles[i % half]);
-  });
+function turned(
+  x: Float32Array,
+  angles: Float32Array,
+  { headDim, interleaved }: Shape,
+): Float64Array {
+  const table = [...angles].flatMap((angle) => [Math.cos(angle), Math.sin(angle)]);
+  const out = new Float64Array(x.length);
+  for (let at = 0; at < x.length; at += headDim) {
+    out.set(ropeHead(x.subarray(at, at + headDim), table, interleaved), at);
+  }
+  return out;
 }
 
 /** Attention of one query to rows of keys and values in f64. */
@@ -35,6 +45,8 @@ function reference(q: Float64Array, keys: ArrayLike<number>[], values: ArrayLike
   heads,
   keyValueHeads,
   headDim,
+  scale = 1 / Math.sqrt(headDim),
+  cap,
 }: Shape): Float64Array {
   const out = new Float64Array(heads * headDim);
   for (let head = 0; head < heads; head++) {
@@ -42,7 +54,7 @@ function reference(q: Float64Array, keys: ArrayLike<number>[], values: ArrayLike
     const scores = keys.map((key) => {
       let dot = 0;
       for (let i = 0; i < headDim; i++) dot += q[head * headDim + i] * key[at + i];
-      return dot / Math.sqrt(headDim);
+      return cap ? cap * Math.tanh(dot * scale / cap) : dot * scale;
     });
     const top = Math.max(...scores);
     const sum = scores.reduce((total, score) => total + Math.exp(score - top), 0);
@@ -58,6 +70,7 @@ async function check(gpu: Gpu, shape: Shape, dtype: CacheDtype): Promise<void> {
   const { heads, keyValueHeads, headDim, start, slidingWindow = Infinity, rotate = true } = shape;
   const what = JSON.stringify({ ...shape, dtype });
   const round = dtype === "f32" ? Math.fround : Math.f16round;
+  const pairCount = Math.ceil(shape.pairs ?? headDim / 2);
   const narrow = keyValueHeads * headDim;
   const width = cacheWidth(keyValueHeads, headDim);
   const padded = width / keyValueHeads;
@@ -68,7 +81,7 @@ async function check(gpu: Gpu, shape: Shape, dtype: CacheDtype): Promise<void> {
   const k = normals(narrow, 2);
   const v = normals(narrow, 3);
   v[narrow - 1] = -1e6; // more than f16 holds
-  const angles = uniforms(Math.ceil(headDim / 2) * capacity, 4, -10, 10);
+  const angles = uniforms(pairCount * capacity, 4, -10, 10);
   const pairs = Float32Array.from(
     { length: 2 * angles.length },
     (_, i) => i % 2 ? Math.sin(angles[i >> 1]) : Math.cos(angles[i >> 1]),
@@ -107,8 +120,8 @@ async function check(gpu: Gpu, shape: Shape, dtype: CacheDtype): Promise<void> {
     table: rotate ? table : undefined,
   });
 
-  const angle = angles.subarray(start * headDim / 2, (start + 1) * headDim / 2);
-  const turn = (x: Float32Array) => rotate ? turned(x, angle, headDim) : Float64Array.from(x);
+  const angle = angles.subarray(start * pairCount, (start + 1) * pairCount);
+  const turn = (x: Float32Array) => rotate ? turned(x, angle, shape) : Float64Array.from(x);
   /** What the cache holds then, once its new row was checked. */
   const cached = async (tensor: Tensor, before: Float32Array, added: Float64Array) => {
     const bytes = await gpu.readBytes(tensor);
@@ -178,6 +191,17 @@ for (
         assert.equal(names.has("attention_combine"), start >= (gpu.software ? 1024 : 512));
       });
     }
+
+    Deno.test(`${name} for other pairs, scales and caps, in ${dtype}`, async () => {
+      const shape = { heads: 6, keyValueHeads: 2, headDim: 20, start: 37 };
+      for (const pairs of [1, 6, 10]) {
+        for (const interleaved of [false, true]) {
+          await check(gpu, { ...shape, pairs, interleaved }, dtype);
+        }
+      }
+      await check(gpu, { ...shape, scale: 0.6 }, dtype);
+      await check(gpu, { ...shape, scale: 0.5, cap: 1.5, start: 1100 }, dtype);
+    });
 
     Deno.test(`${name} where a window slides, in ${dtype}`, async () => {
       const shape = { heads: 4, keyValueHeads: 2, headDim: 16 };

@@ -17,6 +17,8 @@ interface Shape {
   /** Tokens in the cache, those that are asked for among them. */
   length: number;
   slidingWindow?: number;
+  scale?: number;
+  cap?: number;
 }
 
 /** Keys or values as a cache holds them: heads padded with zeros, NaN behind the last token. */
@@ -71,6 +73,12 @@ for (
 ) {
   const gpu = await open();
   const name = `attentionDecode() that ${family} agrees with the reference`;
+
+  Deno.test(`${name} for other scales and caps`, async () => {
+    const shape = { heads: 6, keyValueHeads: 2, headDim: 20, length: 40 };
+    await check(gpu, { ...shape, scale: 0.6 }, 3);
+    await check(gpu, { ...shape, scale: 0.5, cap: 1.5 }, 3);
+  });
 
   for (const headDim of [2, 4, 6, 7, 8, 20, 32, 48, 64, 80, 96, 128, 256]) {
     Deno.test(`${name} for heads of ${headDim}`, async () => {

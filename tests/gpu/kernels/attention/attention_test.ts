@@ -58,6 +58,15 @@ for (
     });
   }
 
+  Deno.test(`attention() that ${family} scales and caps scores`, async () => {
+    const shape = { heads: 4, keyValueHeads: 2, length: 70 };
+    for (const headDim of [8, 64, 80]) {
+      await check(gpu, { ...shape, headDim, scale: 0.3 }, 1);
+      await check(gpu, { ...shape, headDim, scale: 0.3, cap: 1.5 }, 1);
+      await check(gpu, { ...shape, headDim, cap: 2, slidingWindow: 9 }, 2, 20);
+    }
+  });
+
   Deno.test(`attention() that ${family} holds scores far apart`, async () => {
     for (const sharpness of [20, 1000]) {
       await check(gpu, { heads: 2, keyValueHeads: 1, headDim: 32, length: 100 }, 1, sharpness);

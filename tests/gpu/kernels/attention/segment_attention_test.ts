@@ -105,6 +105,12 @@ for (
       await check(gpu, { heads: 1, keyValueHeads: 1, headDim: 64, slidingWindow });
     });
   }
+
+  Deno.test(`segmentAttention() that ${family} scales and caps scores`, async () => {
+    for (const headDim of [8, 64]) {
+      await check(gpu, { heads: 2, keyValueHeads: 1, headDim, scale: 0.4, cap: 1.5 });
+    }
+  });
 }
 
 Deno.test("segmentAttention() writes no row but those of segments", async () => {

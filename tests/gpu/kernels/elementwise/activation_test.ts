@@ -17,6 +17,7 @@ const REFERENCES: Record<ActivationName, (x: number) => number> = {
   swish: silu,
   gelu,
   gelu_new: geluTanh,
+  gelu_fast: geluTanh,
   gelu_pytorch_tanh: geluTanh,
 };
 

@@ -57,6 +57,22 @@ for (
     );
   });
 
+  Deno.test(`norm() that ${family} has a weight for each head, and may center without a bias`, async () => {
+    const [x, weight] = [normals(5 * 3 * 18, 9), uniforms(3 * 18, 10)];
+    using xTensor = gpu.upload(x, [5, 3 * 18]);
+    using weightTensor = gpu.upload(weight, [3, 18]);
+    for (const center of [false, true]) {
+      using out = await norm(gpu, xTensor, weightTensor, undefined, EPSILON, { center, width: 18 });
+      const expected = Array.from({ length: 15 }, (_, i) => {
+        const head = x.subarray(i * 18, (i + 1) * 18);
+        const own = weight.subarray(i % 3 * 18, (i % 3 + 1) * 18);
+        const none = new Float32Array(18);
+        return [...center ? layerNorm(head, own, none, EPSILON) : rmsNorm(head, own, EPSILON)];
+      });
+      assertClose(await gpu.read(out), expected.flat(), { abs: 2e-7, rel: 2e-6 });
+    }
+  });
+
   Deno.test(`norm() that ${family} reaches beyond 65535 rows`, async () => {
     const [rows, cols] = [65535 + 3, 2];
     const x = normals(rows * cols, 8);

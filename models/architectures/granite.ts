@@ -1,0 +1,16 @@
+import type { ArchitectureFamily } from "./architecture.ts";
+import { attentionBias, readLlama } from "./llama.ts";
+
+/** Granite 3 without experts: LLaMA with four factors. */
+export const granite: ArchitectureFamily = {
+  read: (fields) =>
+    readLlama(fields, {
+      intermediateSize: 11008,
+      maxLength: 2048,
+      biases: { ...attentionBias(fields), mlp: fields.boolean("mlp_bias", false) },
+      embeddingFactor: fields.number("embedding_multiplier", 1),
+      scores: { scale: fields.number("attention_multiplier", 1) },
+      residualFactor: fields.number("residual_multiplier", 1),
+      logitFactor: 1 / fields.number("logits_scaling", 1),
+    }),
+};
