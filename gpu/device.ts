@@ -762,9 +762,11 @@ export class Gpu implements AsyncDisposable {
     const form = total <= most ? kernel.form(counts) : undefined;
     if (form) return form;
     const { shape, dtype, bytes } = tensors[counts.indexOf(Math.max(...counts))];
+    // A kernel without a form reads elements that panels might cut.
+    const bound = total > most ? `${this.maxBinding} in each of ${most} bindings` : this.maxBinding;
     throw new UserError(
       `A tensor of ${shapeText(shape)} ${dtype} takes ${bytes} bytes, more than the kernel ` +
-        `"${kernel.name}" can bind on "${this.name}" (${this.maxBinding} in each of ${most} bindings)`,
+        `"${kernel.name}" can bind on "${this.name}" (${bound})`,
     );
   }
 

@@ -380,6 +380,17 @@ Deno.test("dispatch() names what a kernel can bind", async () => {
     message: `A tensor of [${elements}] u32 takes ${4 * elements} bytes, more than the kernel ` +
       `"copy" can bind on "${small.name}" (256 in each of ${most} bindings)`,
   });
+  const pairs = await small.kernel({
+    name: "copy pairs",
+    source: (COPY.source as string).replaceAll("array<u32>", "array<array<u32, 2>>"),
+  });
+  using z = small.zeros([65], "u32");
+  assert.throws(() => pairs.dispatch({ tensors: [z, y], workgroups: 1 }), {
+    name: "UserError",
+    message:
+      `A tensor of [65] u32 takes 260 bytes, more than the kernel "copy pairs" can bind on ` +
+      `"${small.name}" (256)`,
+  });
 });
 
 Deno.test('Gpu.open() with adapter "hardware" refuses a driver that computes on the CPU', async () => {
