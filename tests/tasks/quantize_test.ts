@@ -335,7 +335,7 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
     ? ["  A software adapter: everything works, but slowly"]
     : [];
   const [found, needs, ...rest] = shape(first.stdout).split("\n");
-  assert.match(needs, /^needs      GPU memory .*; about \d+:\d\d to quantize$/);
+  assert.match(needs, /^needs {6}GPU memory .*; about \d+:\d\d to quantize$/);
   assert.deepEqual([found, ...rest], [
     `download   ${place.model}: llama, 2 layers, 64 wide`,
     `Run "micro" on ${record.adapter}, into ${place.path("out")}`,
