@@ -68,7 +68,11 @@ class Place implements AsyncDisposable {
   /** The names in the folder of shards; none without one. */
   get names(): string[] {
     const folder = join(this.output, "shards");
-    return existsSync(folder) ? readdirSync(folder).sort() : [];
+    try {
+      return readdirSync(folder).sort();
+    } catch {
+      return []; // not there yet, or removed since
+    }
   }
 
   /** How often the content of each shard was asked for, without headers. */
