@@ -48,7 +48,7 @@ const linearForm = z.looseObject({
 export const layerForm = z.looseObject({
   layer: z.int().min(0).max(2 ** 31),
   seconds: amount,
-  secondsByStage: amounts,
+  secondsByStage: amounts.optional(), // not in the first versions
   peakGpuBytes: amount,
   peakGpuBytesByStage: amounts.optional(),
   file: z.string(),

@@ -104,6 +104,23 @@ for (
   });
 }
 
+Deno.test("records of the first versions are records", () => {
+  using place = new TemporaryFolder();
+  writeGrid(place.path);
+  const record = filesOf(1)["run.json"];
+  for (const key of ["commits", "peakGpuBytesByStage", "allocation"]) delete record[key];
+  for (const layer of record.layers) delete layer.secondsByStage;
+  delete record.evaluation.zeroShot;
+  for (const figure of record.evaluation.packed) {
+    delete figure.divergence;
+    figure.perplexity = null;
+  }
+  for (const change of [{}, { evaluation: undefined }, { packed: undefined, layers: undefined }]) {
+    writeFileSync(join(place.path, "a/run.json"), JSON.stringify({ ...record, ...change }));
+    assert.deepEqual(report(place.path), []);
+  }
+});
+
 Deno.test("numbers of records size no loop", () => {
   using place = new TemporaryFolder();
   writeGrid(place.path);
