@@ -25,6 +25,16 @@ import { startTask } from "./start_task.ts";
 
 const PROJECT = join(import.meta.dirname!, "..");
 
+/** What a finished run with calibration data leaves in its folder. */
+export const LEFT = [
+  "calibration.safetensors",
+  "histograms.json",
+  "model",
+  "pipeline.yaml",
+  "report.html",
+  "run.json",
+];
+
 /** A tensor of a micro model before it is written. */
 export interface MicroTensor {
   shape: number[];

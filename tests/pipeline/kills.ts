@@ -4,18 +4,8 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { contents, type PipelineFields, Workplace } from "../micro_model.ts";
+import { contents, LEFT, type PipelineFields, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
-
-/** What a finished run leaves in its folder. */
-const LEFT = [
-  "calibration.safetensors",
-  "histograms.json",
-  "model",
-  "pipeline.yaml",
-  "report.html",
-  "run.json",
-];
 
 /** What a finished run left, apart from times. */
 export function outcome(folder: string) {

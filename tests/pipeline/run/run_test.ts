@@ -31,17 +31,14 @@ import { denoFolder } from "../../../storage/deno_folder.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
 import { storedParts } from "../../codecs/billm/stored_parts.ts";
-import { contents, sha256, type StageItem, Workplace, writeMicroModel } from "../../micro_model.ts";
-
-/** What a finished run leaves in its folder. */
-const LEFT = [
-  "calibration.safetensors",
-  "histograms.json",
-  "model",
-  "pipeline.yaml",
-  "report.html",
-  "run.json",
-];
+import {
+  contents,
+  LEFT,
+  sha256,
+  type StageItem,
+  Workplace,
+  writeMicroModel,
+} from "../../micro_model.ts";
 
 /** Every linear layer of a packed model. */
 function linearNames({ architecture }: ModelFiles): string[] {
