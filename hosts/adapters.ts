@@ -26,12 +26,18 @@ export const SELECTION_ADVICE =
 export async function listAdapters(): Promise<ListedAdapter[]> {
   if (Deno.build.os !== "linux") return [];
   // The layer prints its list when it is first asked for devices, and ends the process.
-  const { stderr, stdout } = await new Deno.Command(Deno.execPath(), {
+  return parseAdapters(await layerOutput({ MESA_VK_DEVICE_SELECT: "list" }));
+}
+
+/** What Mesa's layer prints while WebGPU looks for an adapter with these variables. */
+async function layerOutput(env: Record<string, string>): Promise<string> {
+  const { stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["eval", "await navigator.gpu.requestAdapter()"],
-    env: { MESA_VK_DEVICE_SELECT: "list", DENO_WEBGPU_BACKEND: "vulkan", XDG_RUNTIME_DIR: "/tmp" },
+    env: { DENO_WEBGPU_BACKEND: "vulkan", XDG_RUNTIME_DIR: "/tmp", ...env },
     stdin: "null",
+    stdout: "null",
   }).output();
-  return parseAdapters(new TextDecoder().decode(stderr) + new TextDecoder().decode(stdout));
+  return new TextDecoder().decode(stderr);
 }
 
 /** Reads the list that Mesa's device selection layer prints. */
@@ -81,10 +87,31 @@ export function adapterText({ index, name, kind, pci }: ListedAdapter): string {
   return `${index}: ${name} (${kind}${pci ? `, ${pci}` : ""})`;
 }
 
-/** The variables that make an adapter the only one that Mesa's layer shows. */
-export function selectionOf({ id, pci }: ListedAdapter): Record<string, string> {
-  return {
-    ...(pci ? { DRI_PRIME: `pci-${pci.replace(/[:.]/g, "_")}` } : { MESA_VK_DEVICE_SELECT: id }),
-    MESA_VK_DEVICE_SELECT_FORCE_DEFAULT_DEVICE: "1",
-  };
+/**
+ * The variables that make an adapter the only one that Mesa's layer shows.
+ *
+ * @throws {UserError} If the layer is too old to tell equal cards apart.
+ */
+export async function selectionOf(
+  adapter: ListedAdapter,
+  adapters: readonly ListedAdapter[],
+  outputOf = layerOutput,
+): Promise<Record<string, string>> {
+  const only = { MESA_VK_DEVICE_SELECT_FORCE_DEFAULT_DEVICE: "1" };
+  const { id, pci, index } = adapter;
+  if (adapters.filter((other) => other.id === id).length === 1) {
+    return { MESA_VK_DEVICE_SELECT: id, ...only };
+  }
+  const variables = { DRI_PRIME: `pci-${pci?.replace(/[:.]/g, "_")}`, ...only };
+  // Mesa 22 takes another card than the named one. Later versions say which one they take.
+  const output = await outputOf({ ...variables, MESA_VK_DEVICE_SELECT_DEBUG: "1" });
+  if (/dri_prime_tag_default selected (\d+)/.exec(output)?.[1] !== `${index}`) {
+    throw new UserError(
+      `Mesa's device selection layer does not choose "${
+        adapterText(adapter)
+      }" among equal cards, which ` +
+        `versions before 23 cannot; update mesa-vulkan-drivers, or let the process see only that card`,
+    );
+  }
+  return variables;
 }

@@ -98,8 +98,9 @@ async function select(wanted: MachineAdapter = "auto"): Promise<AdapterChoice> {
     );
   }
   prepareEnvironment(); // the name of Mesa's software adapter depends on it
-  const adapter = findAdapter(choice, await listAdapters(), option);
-  for (const [name, value] of Object.entries(selectionOf(adapter))) Deno.env.set(name, value);
+  const adapters = await listAdapters();
+  const selection = await selectionOf(findAdapter(choice, adapters, option), adapters);
+  for (const [name, value] of Object.entries(selection)) Deno.env.set(name, value);
   chosen = choice;
   return "auto";
 }

@@ -39,10 +39,24 @@ Deno.test("an adapter is named by number, part of its name, or PCI address", () 
   assert.throws(() => findAdapter(0, []), /cannot be listed; Mesa's device selection layer/);
 });
 
-Deno.test("the variables leave one adapter", () => {
+Deno.test("the variables leave one adapter", async () => {
   const only = { MESA_VK_DEVICE_SELECT_FORCE_DEFAULT_DEVICE: "1" };
-  assert.deepEqual(selectionOf(adapters[1]), { DRI_PRIME: "pci-0000_00_0a_1", ...only });
-  assert.deepEqual(selectionOf(adapters[2]), { MESA_VK_DEVICE_SELECT: "10005:0", ...only });
+  const wanted = { DRI_PRIME: "pci-0000_00_0a_1", ...only };
+  const selects = (index: number) => (env: Record<string, string>) => {
+    assert.deepEqual(env, { ...wanted, MESA_VK_DEVICE_SELECT_DEBUG: "1" });
+    return Promise.resolve(
+      `device-select: device_select_find_dri_prime_tag_default selected ${index}\n`,
+    );
+  };
+  assert.deepEqual(await selectionOf(adapters[1], adapters, selects(1)), wanted);
+  for (const output of [selects(0), () => Promise.resolve("")]) {
+    await assert.rejects(
+      () => selectionOf(adapters[1], adapters, output),
+      /does not choose "1: NVIDIA H200 .*" among equal cards, .* before 23/,
+    );
+  }
+  const software = { MESA_VK_DEVICE_SELECT: "10005:0", ...only };
+  assert.deepEqual(await selectionOf(adapters[2], adapters), software);
 });
 
 Deno.test("doctor lists several adapters", () => {
