@@ -5,6 +5,8 @@ import { z } from "zod";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import { UserError } from "../../base/errors.ts";
 import { isRecord } from "../../base/record.ts";
+import type { Precision } from "../../gpu/device.ts";
+import type { Backend } from "../../hosts/deno_gpu.ts";
 import { inHome } from "../../storage/home.ts";
 import { pipelineFields } from "./json_schema.ts";
 import { MOST_STAGES } from "./limits.ts";
@@ -80,7 +82,14 @@ export interface PipelineConfig<S extends StageDeclaration> {
   seed: number;
   mode: "default" | "reference";
   /** `memory` and `host-memory` are strings such as "12GB". */
-  gpu: { adapter: string | number; memory?: string; "host-memory"?: string };
+  gpu: {
+    adapter: string | number;
+    backend?: Backend;
+    precision: Precision;
+    robust?: boolean;
+    memory?: string;
+    "host-memory"?: string;
+  };
   stages: PlannedStage<S>[];
   /** The name of the recipe that gave the stages, if any. */
   recipe?: string;
