@@ -126,7 +126,7 @@ export async function gemm(gpu: Gpu, options: Gemm): Promise<void> {
   if (call.c.tensor.dtype === "f16" && !isAligned(call)) {
     throw new RangeError("Cannot write a product in f16 unless all rows come in fours");
   }
-  if (suitsMatrices(gpu, options)) return await matrixGemm(gpu, call);
+  if (suitsMatrices(gpu, options) && isWritable(call)) return await matrixGemm(gpu, call);
   const lanes = gpu.subgroupSize;
   const { rows } = BROADCAST_TILE;
   if (gpu.software && lanes > 0 && rows % lanes === 0) await broadcastGemm(gpu, call);
@@ -181,7 +181,13 @@ const MATRICES_FROM = 2 ** 24;
 /** Whether a product is computed on tensor cores. */
 export function suitsMatrices(gpu: Gpu, { layout, m, n, k, mayRound }: Gemm): boolean {
   return mayRound === true && gpu.matrices && gpu.precision === "f16" && layout !== "NN" &&
-    m * n * k >= MATRICES_FROM && n % 4 === 0;
+    m * n * k >= MATRICES_FROM && n % 4 === 0 &&
+    4 * (m + MATRIX_TILE) * (n + MATRIX_TILE) < gpu.maxBinding;
+}
+
+/** Whether C and the residual can be accessed by four entries of a row at a time. */
+function isWritable({ c, residual = c }: Call): boolean {
+  return [c, residual].every(({ start, stride }) => start % 4 === 0 && stride % 4 === 0);
 }
 
 async function matrixGemm(gpu: Gpu, call: Call): Promise<void> {
@@ -199,13 +205,15 @@ async function matrixGemm(gpu: Gpu, call: Call): Promise<void> {
 /**
  * Queues a product of rounded operands, by steps `[first, first + k]` of the inner dimension for TN.
  *
- * @param call Its A and B are ignored.
+ * @param left Padded to whole tiles, like `right`.
+ * @param tile Rows and columns of C per workgroup; smaller in tests.
  */
 export async function multiplyHalves(
   gpu: Gpu,
   call: Omit<Gemm, "a" | "b"> & { first?: number },
   left: Halves,
   right: Halves,
+  tile = MATRIX_TILE,
 ): Promise<void> {
   const { layout, m, n, first = 0 } = call;
   const operand = ({ words, paddedCols }: Halves): Placed => (
@@ -221,16 +229,23 @@ export async function multiplyHalves(
   };
   const { c, r } = { ...storagesOf(placed), ...(!call.residual && { r: "f32" as const }) };
   const unit = await unitOf(gpu);
+  const inPlace = c === "f32" && !call.accumulate && m % tile === 0 &&
+    n % tile === 0 && placed.c.tensor.bytes <= gpu.maxBinding;
   const kernel = await gpu.kernel({
-    name: `gemm_matrix_${layout}_${unit}${storageSuffix({ c, r })}`,
-    source: () => matrixKernel(layout as MatrixLayout, { c, r }, unit),
+    name: `gemm_matrix_${layout}_${tile}_${unit}${inPlace ? "" : "_apart"}${
+      storageSuffix({ c, r })
+    }`,
+    source: () => matrixKernel(layout as MatrixLayout, { c, r }, unit, inPlace, tile),
   });
   const { params, tensors } = parameters(placed);
+  const [down, across] = [m, n].map((length) => Math.ceil(length / tile));
+  const sums = inPlace ? [] : [gpu.empty([down * tile, across * tile])];
   kernel.dispatch({
     params,
-    tensors: [...tensors, left.scales, right.scales],
-    workgroups: Math.ceil(m / MATRIX_TILE) * Math.ceil(n / MATRIX_TILE),
+    tensors: [...tensors, left.scales, right.scales, ...sums],
+    workgroups: down * across,
   });
+  gpu.free(...sums);
 }
 
 const units = new WeakMap<Gpu, Promise<number>>();

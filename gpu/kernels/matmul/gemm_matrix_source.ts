@@ -6,11 +6,6 @@ export const MATRIX_TILE = 128;
 /** Steps along the inner dimension between two barriers. */
 export const MATRIX_DEPTH = 32;
 const THREADS = 128;
-/** Rows and columns of C per subgroup, in fragments of 16 x 16. */
-const QUARTER = 64;
-const FRAGMENTS = QUARTER / 16;
-/** vec4u (of eight halves) that a thread moves per operand and step. */
-const MOVED = MATRIX_TILE * MATRIX_DEPTH / 8 / THREADS;
 /** Tiles of C that follow one another share their rows of A in bands of so many tiles. */
 const BAND = 8;
 
@@ -22,40 +17,48 @@ export type MatrixLayout = Exclude<GemmLayout, "NN">;
  *
  * A and B are whole tiles of f16, padded by zeros ({@link halve}): `[m, k]` and `[n, k]` for NT, `[k, m]`
  * and `[k, n]` for TN. Rows of the staged tiles are padded by eight halves against bank conflicts; the
- * next step is prefetched into registers. The sums pass through workgroup memory to `put`, which
- * handles edges, bias, residual and the storage format of C.
+ * next step is prefetched into registers. The sums are stored, and then finished by `put`, which handles
+ * edges, bias, residual and the storage format of C.
  *
  * @param unit What offsets and strides of loads from arrays of vec4u count, in halves: 8 or 1; found by
  *   {@link unitKernel}, as compilers differ.
+ * @param inPlace Whether the sums are stored in C, which then is f32 in whole tiles and not added to;
+ *   otherwise in a tensor of their own.
+ * @param tile Rows and columns of C per workgroup; smaller in tests.
  */
 export function matrixKernel(
   layout: MatrixLayout,
   storages: Pick<Storages, "c" | "r">,
   unit: number,
+  inPlace: boolean,
+  tile = MATRIX_TILE,
 ): string {
+  const quarter = tile / 2;
+  const fragments = quarter / 16;
+  /** vec4u (of eight halves) that a thread moves per operand and step. */
+  const moved = tile * MATRIX_DEPTH / 8 / THREADS;
   const isTransposed = layout === "TN"; // k is the slow dimension of both
-  const [tileRows, tileCols] = isTransposed
-    ? [MATRIX_DEPTH, MATRIX_TILE]
-    : [MATRIX_TILE, MATRIX_DEPTH];
+  const [tileRows, tileCols] = isTransposed ? [MATRIX_DEPTH, tile] : [tile, MATRIX_DEPTH];
   const stride = tileCols + 8;
   const across = tileCols / 8;
   const at = (row: string, col: string) =>
     isTransposed
       ? `((${col}) * ${stride}u + ${row}) / 8u`
       : `((${row}) * ${stride}u + ${col}) / 8u`;
-  const fetch = (name: string, first: string) =>
-    repeat(MOVED, (i) => {
-      const e = `(lane + ${i * THREADS}u)`;
-      const row = isTransposed ? `k0 + ${e} / ${across}u` : `${first} + ${e} / ${across}u`;
-      const col = isTransposed ? `${first} / 8u` : "k0 / 8u";
-      const width = `p.${name.toLowerCase()}_stride`;
-      return `r${name}${i} = ${name}[p.${name.toLowerCase()}_start / 8u + (${row}) * (${width} / 8u) + ${col} + ${e} % ${across}u];`;
-    });
+  /** Rows of a tile that the threads move at a time. */
+  const together = THREADS / across;
+  const fetch = (name: string) =>
+    repeat(moved, (i) => `r${name}${i} = ${name}[at${name} + ${i * together}u * width${name}];`);
   const put = (name: string) =>
-    repeat(MOVED, (i) => {
-      const e = `(lane + ${i * THREADS}u)`;
-      return `s${name}[(${e} / ${across}u) * ${stride / 8}u + ${e} % ${across}u] = r${name}${i};`;
-    });
+    repeat(moved, (i) => `s${name}[own + ${i * together * stride / 8}u] = r${name}${i};`);
+  const place = (name: "A" | "B", first: string) => {
+    const operand = name.toLowerCase();
+    const row = isTransposed ? "" : `${first} + `;
+    const col = isTransposed ? `${first} / 8u + ` : "";
+    return `let width${name} = p.${operand}_stride / 8u;
+  var at${name} = p.${operand}_start / 8u + (${row}lane / ${across}u) * width${name} + ${col}lane % ${across}u;
+  let step${name} = ${isTransposed ? `${MATRIX_DEPTH}u * width${name}` : `${MATRIX_DEPTH / 8}u`};`;
+  };
   const [left, right] = isTransposed ? ["col_major", "row_major"] : ["row_major", "col_major"];
   const load = (type: string, order: string, array: string, row: string, k: number) =>
     `subgroupMatrixLoad<${type}, ${order}>(&${array}, ${at(row, `${k}u`)}, ${stride / unit}u)`;
@@ -63,83 +66,84 @@ export function matrixKernel(
     const k = step * 16;
     return `{
       ${
-      repeat(FRAGMENTS, (i) => `let a${i} = ${load("Left", left, "sA", `rows + ${i * 16}u`, k)};`)
+      repeat(fragments, (i) => `let a${i} = ${load("Left", left, "sA", `rows + ${i * 16}u`, k)};`)
     }
       ${
-      repeat(FRAGMENTS, (j) =>
+      repeat(fragments, (j) =>
         `{ let b = ${load("Right", right, "sB", `cols + ${j * 16}u`, k)};
         ${
           repeat(
-            FRAGMENTS,
+            fragments,
             (i) => `c${i}_${j} = subgroupMatrixMultiplyAccumulate(a${i}, b, c${i}_${j});`,
           )
         } }`)
     }
     }`;
   });
-  const sums = repeat(FRAGMENTS, (i) => repeat(FRAGMENTS, (j) => `var c${i}_${j} = Sum();`));
-  // A strip of 16 rows after another; each lane finishes eight times four adjacent entries.
-  const finish = repeat(
-    FRAGMENTS,
+  const sums = repeat(fragments, (i) => repeat(fragments, (j) => `var c${i}_${j} = Sum();`));
+  // Through global memory, which the caches hold: stores to workgroup memory halve the rate.
+  const target = inPlace ? "C" : "T";
+  const [origin, width] = inPlace
+    ? ["p.c_start + (m0 + rows) * p.c_stride + n0 + cols", "p.c_stride"]
+    : [`(m0 + rows) * padded + n0 + cols`, "padded"];
+  const store = repeat(
+    fragments,
     (i) =>
-      `${
-        repeat(FRAGMENTS, (j) =>
-          `subgroupMatrixStore<row_major>(&strips, (lane / 32u) * 1024u + ${
-            j * 16
-          }u, c${i}_${j}, 64u);`)
-      }
-    workgroupBarrier();
-    for (var e = lane % 32u; e < 256u; e += 32u) {
-      let start = (lane / 32u) * 1024u + e * 4u;
-      let row = m0 + rows + ${i * 16}u + e / 16u;
-      let col = n0 + cols + (e % 16u) * 4u;
-      if (row < p.m && col < p.n) {
-        let sum = vec4f(strips[start], strips[start + 1u], strips[start + 2u], strips[start + 3u]);
-        put(row, col, sum * a_scale[row] *
-          vec4f(b_scale[col], b_scale[col + 1u], b_scale[col + 2u], b_scale[col + 3u]));
-      }
-    }
-    workgroupBarrier();`,
+      repeat(
+        fragments,
+        (j) =>
+          `subgroupMatrixStore<row_major>(&${target}, origin + ${16 * i}u * ${width} + ${
+            16 * j
+          }u, c${i}_${j}, ${width});`,
+      ),
   );
-  return `${prelude({ storages: { ...ALL_F32, ...storages }, aligned: true, halves: true })}
+  return `${prelude({ storages: { ...ALL_F32, ...storages }, aligned: !inPlace, halves: true })}
 @group(0) @binding(6) var<storage, read> a_scale: array<f32>; // [m], powers of two
 @group(0) @binding(7) var<storage, read> b_scale: array<f32>; // [n], padded to whole tiles
+${
+    inPlace
+      ? ""
+      : "@group(0) @binding(8) var<storage, read_write> T: array<f32>; // [m, n], padded to whole tiles"
+  }
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sum = subgroup_matrix_result<f32, 16, 16>;
 var<workgroup> sA: array<vec4u, ${tileRows * stride / 8}>;
 var<workgroup> sB: array<vec4u, ${tileRows * stride / 8}>;
-var<workgroup> strips: array<f32, 4096>;
 
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let across = (p.n + ${MATRIX_TILE - 1}u) / ${MATRIX_TILE}u;
-  let down = (p.m + ${MATRIX_TILE - 1}u) / ${MATRIX_TILE}u;
-  let tile = group.x + group.y * ${65535}u;
-  let first = tile / (${BAND}u * across) * ${BAND}u;
+  let across = (p.n + ${tile - 1}u) / ${tile}u;
+  let down = (p.m + ${tile - 1}u) / ${tile}u;
+  let index = group.x + group.y * ${65535}u;
+  let first = index / (${BAND}u * across) * ${BAND}u;
   if (first >= down) { return; }
   let band = min(down - first, ${BAND}u);
-  let place = tile % (${BAND}u * across);
-  let m0 = (first + place % band) * ${MATRIX_TILE}u;
-  let n0 = place / band * ${MATRIX_TILE}u;
-  if ((p.flags & 8u) != 0u && n0 + ${MATRIX_TILE}u <= m0) { return; }
-  let rows = (lane / 64u) * ${QUARTER}u;
-  let cols = (lane / 32u) % 2u * ${QUARTER}u;
+  let place = index % (${BAND}u * across);
+  let m0 = (first + place % band) * ${tile}u;
+  let n0 = place / band * ${tile}u;
+  if ((p.flags & 8u) != 0u && n0 + ${tile}u <= m0) { return; }
+  let rows = (lane / 64u) * ${quarter}u;
+  let cols = (lane / 32u) % 2u * ${quarter}u;
   ${sums}
-  ${repeat(MOVED, (i) => `var rA${i}: vec4u; var rB${i}: vec4u;`)}
-  var k0 = 0u;
-  ${fetch("A", "m0")}
-  ${fetch("B", "n0")}
+  ${repeat(moved, (i) => `var rA${i}: vec4u; var rB${i}: vec4u;`)}
+  let own = (lane / ${across}u) * ${stride / 8}u + lane % ${across}u;
+  ${place("A", "m0")}
+  ${place("B", "n0")}
+  ${fetch("A")}
+  ${fetch("B")}
   ${put("A")}
   ${put("B")}
   workgroupBarrier();
-  for (; k0 < p.k;) {
-    k0 += ${MATRIX_DEPTH}u;
-    let more = k0 < p.k;
+  let steps = p.k / ${MATRIX_DEPTH}u;
+  for (var step = 1u; step <= steps; step++) {
+    let more = step < steps;
     if (more) {
-      ${fetch("A", "m0")}
-      ${fetch("B", "n0")}
+      atA += stepA;
+      atB += stepB;
+      ${fetch("A")}
+      ${fetch("B")}
     }
     ${multiply}
     workgroupBarrier();
@@ -149,7 +153,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
     workgroupBarrier();
   }
-  ${finish}
+  let padded = across * ${tile}u;
+  let origin = ${origin};
+  ${store}
+  storageBarrier();
+  workgroupBarrier();
+  for (var e = lane; e < ${tile * tile / 4}u; e += ${THREADS}u) {
+    let row = m0 + e / ${tile / 4}u;
+    let col = n0 + e % ${tile / 4}u * 4u;
+    if (row < p.m && col < p.n) {
+      let at = ${inPlace ? "p.c_start + row * p.c_stride + col" : "row * padded + col"};
+      let sum = vec4f(${target}[at], ${target}[at + 1u], ${target}[at + 2u], ${target}[at + 3u]);
+      put(row, col, sum * a_scale[row] *
+        vec4f(b_scale[col], b_scale[col + 1u], b_scale[col + 2u], b_scale[col + 3u]));
+    }
+  }
 }
 `;
 }
