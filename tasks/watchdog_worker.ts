@@ -28,18 +28,19 @@ thread.onmessage = ({ data }) => {
   thread.postMessage("listening");
 };
 
-function watch({ memory, interrupted }: Orders): void {
+function watch({ memory, interrupted, drains }: Orders): void {
   const state = new SharedState(memory);
   const interrupt = () => {
     const { work } = state;
     end(state, `\nInterrupted${work ? ` while ${work.what}` : ""}. ${interrupted}`, 130);
   };
   let signals = 0;
-  Deno.addSignalListener("SIGINT", () => {
+  const hear = () => {
     if (++signals > 1) interrupt();
-    else setTimeout(interrupt, GRACE);
-  });
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", interrupt);
+    else if (!drains) setTimeout(interrupt, GRACE);
+  };
+  Deno.addSignalListener("SIGINT", hear);
+  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", drains ? hear : interrupt);
 
   let seen = 0;
   let since = 0;
