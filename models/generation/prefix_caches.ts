@@ -62,10 +62,12 @@ export class PrefixCaches implements Disposable {
     const shared = new Map(this.#places.map((place) => [place, this.#shared(place, prompt)]));
     const source = this.#places.reduce((a, b) => shared.get(b)! > shared.get(a)! ? b : a);
     const reused = shared.get(source)!;
-    const oldest = idle.reduce((a, b) => b.used < a.used ? b : a);
     // A text that shares only its beginning with another, such as a system prompt, leaves it the rest.
-    const isContinued = !source.isTaken && 2 * reused >= source.ids.length;
-    const place = isContinued && reused > 0 ? source : oldest;
+    const isContinued = !source.isTaken && reused > 0 && 2 * reused >= source.ids.length;
+    const others = idle.filter((place) => reused === 0 || place !== source);
+    const place = isContinued || others.length === 0
+      ? source
+      : others.reduce((a, b) => b.used < a.used ? b : a);
     this.#fill(place, source, reused, capacity);
     place.ids = prompt;
     place.isTaken = true;
@@ -81,7 +83,8 @@ export class PrefixCaches implements Disposable {
     let count = 0;
     while (count < most && ids[count] === prompt[count]) count++;
     const own = isTaken ? decoder.positionsOf(Math.max(1, cache.length)) : positions;
-    return count > 0 && decoder.positionsOf(count) === own ? count : 0;
+    const isRight = [count, prompt.length].every((length) => decoder.positionsOf(length) === own);
+    return count > 0 && isRight ? count : 0;
   }
 
   /** Gives a place a cache of a capacity with the first tokens of another one, or of its own. */
