@@ -9,7 +9,8 @@ const MOST_BYTES = 65_536;
 export class EventStream {
   readonly body: ReadableStream<Uint8Array>;
   #controller!: ReadableStreamDefaultController<Uint8Array>;
-  #room = Promise.withResolvers<void>();
+  /** Resolved when there is room again; all who send wait for it. */
+  #room?: PromiseWithResolvers<void>;
   #isOpen = true;
 
   /**
@@ -21,7 +22,7 @@ export class EventStream {
       start: (controller) => {
         this.#controller = controller;
       },
-      pull: () => this.#room.resolve(),
+      pull: () => this.#resume(),
       cancel: () => this.#leave("The client has left"),
     }, { highWaterMark: MOST_BYTES, size: ({ length }) => length });
   }
@@ -33,8 +34,9 @@ export class EventStream {
     this.#controller.enqueue(new TextEncoder().encode(`data: ${text}\n\n`));
     // The reader may leave during that call.
     if (!this.#isOpen || this.#controller.desiredSize! > 0) return;
-    this.#room = Promise.withResolvers();
+    this.#room ??= Promise.withResolvers();
     const timer = setTimeout(() => {
+      if (!this.#isOpen) return;
       this.#leave(`The client has read nothing for ${this.patience / 1000} s`);
       this.#controller.error(new Error("too slow"));
     }, this.patience);
@@ -47,9 +49,14 @@ export class EventStream {
     this.#isOpen = false;
   }
 
+  #resume(): void {
+    this.#room?.resolve();
+    this.#room = undefined;
+  }
+
   #leave(message: string): void {
     this.#isOpen = false;
-    this.#room.resolve();
+    this.#resume();
     this.left(new Error(message));
   }
 }

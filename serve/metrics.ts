@@ -9,6 +9,7 @@ const METRICS = {
   texts_waiting: ["gauge", "Texts that wait for a place"],
   gpu_bytes: ["gauge", "Bytes of GPU memory in use and kept"],
   resident_bytes: ["gauge", "Bytes of the process in main memory"],
+  heap_bytes: ["gauge", "Bytes of objects in main memory"],
   first_token_seconds: ["histogram", "Seconds from a request to the first token of a text"],
   request_seconds: ["histogram", "Seconds from a request to the end of its response"],
 } as const satisfies Record<string, readonly [type: string, help: string]>;

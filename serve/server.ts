@@ -273,11 +273,13 @@ export class TextServer implements AsyncDisposable {
 
   #metrics(): Response {
     const { current, pooled } = this.engine.model.decoder.gpu.memory;
+    const { rss, heapUsed } = Deno.memoryUsage();
     const text = this.#count.text({
       texts_running: this.engine.places.inside,
       texts_waiting: this.engine.places.waiting,
       gpu_bytes: current + pooled,
-      resident_bytes: Deno.memoryUsage().rss,
+      resident_bytes: rss,
+      heap_bytes: heapUsed,
     });
     return new Response(text, { headers: { "Content-Type": "text/plain; version=0.0.4" } });
   }

@@ -17,9 +17,9 @@ import { count, modelFolder, runCommand, usageErrors, warnOf } from "./task.ts";
 const HELP = `Usage: deno task serve MODEL [options]
 
 Serves a model with the endpoints of OpenAI's API for text: /v1/models, /v1/chat/completions and
-/v1/completions; and /health and /metrics. MODEL is a packed or plain model folder, the output folder
-of a run that packed one, or a name on the Hugging Face hub. Ctrl-C and SIGTERM let requests in
-progress end; a second one ends at once. See docs/serve.md.
+/v1/completions; and /health and /metrics. MODEL is a packed or plain model folder, the output
+folder of a run that packed one, or a name on the Hugging Face hub. Ctrl-C and SIGTERM let requests
+in progress end; a second one ends at once. See docs/serve.md.
 
 Options
   --port N           The port; 0 takes a free one (8080)

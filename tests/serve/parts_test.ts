@@ -71,10 +71,10 @@ Deno.test("a reader that does not read stops what sends, and is given up after a
   const events = new EventStream(30, (reason) => left.push(reason));
   const big = "x".repeat(40_000);
   await events.send(big);
-  const second = events.send(big);
+  const others = [events.send(big), events.send("[DONE]")];
   const reader = events.body.getReader();
-  for (let read = 0; read < 2; read++) await reader.read();
-  await second; // as soon as there is room
+  for (let read = 0; read < 3; read++) await reader.read();
+  await Promise.all(others); // as soon as there is room
   assert.equal(left.length, 0);
   await events.send(big);
   await events.send(big); // returns though nobody reads
@@ -147,6 +147,7 @@ Deno.test("metrics have Prometheus' text format", () => {
     texts_waiting: 0,
     gpu_bytes: 5,
     resident_bytes: 6,
+    heap_bytes: 7,
   });
   for (const line of text.trimEnd().split("\n")) {
     assert.match(
