@@ -31,9 +31,25 @@ export function isOwnCard(text: string): boolean {
 }
 
 /**
+ * A record for others to see: files and folders of the machine by their last names only.
+ *
+ * @param base The name of the base model on the hub, if it is known.
+ */
+export function publicRecord(record: RunRecord, base?: string): RunRecord {
+  const { model, stages, evaluation } = record;
+  const shown = { model: base ?? model, stages, evaluation };
+  const isPath = (value: unknown) => typeof value === "string" && isAbsolute(value);
+  const text = JSON.stringify(
+    shown,
+    (_, value) => isPath(value) ? basename(value as string) : value,
+  );
+  return { ...record, ...JSON.parse(text) };
+}
+
+/**
  * The model card of a packed model: README.md with metadata of the hub.
  *
- * @param record Of a finished run that packed a model.
+ * @param record Of a finished run that packed a model, see {@link publicRecord}.
  * @see https://huggingface.co/docs/hub/model-cards
  */
 export function modelCard(record: RunRecord, facts: CardFacts): string {
@@ -49,7 +65,7 @@ export function modelCard(record: RunRecord, facts: CardFacts): string {
     tags: [...new Set(["billm", "quantized", bitsTag(packed!.storedBits), "webgpu", ...methods])],
   };
   const name = base === undefined
-    ? escapeMarkdown(basename(record.model))
+    ? escapeMarkdown(record.model)
     : `[${base}](https://huggingface.co/${base})`;
   const parts = [
     `---\n${stringify(metadata)}---`,
@@ -98,13 +114,8 @@ function calibrationOf({ stages }: RunRecord): string[] {
   if (typeof options !== "object" || options === null) return [];
   const items = Object.entries(options)
     .filter(([, value]) => ["string", "number", "boolean"].includes(typeof value))
-    .map(([key, value]) => `- ${key}: ${escapeMarkdown(withoutFolders(String(value)))}`);
+    .map(([key, value]) => `- ${key}: ${escapeMarkdown(String(value))}`);
   return ["## Calibration", items.join("\n")];
-}
-
-/** The folders of the machine that made the model are nobody's business. */
-function withoutFolders(text: string): string {
-  return isAbsolute(text) ? basename(text) : text;
 }
 
 function licenseText(

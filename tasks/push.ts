@@ -10,13 +10,12 @@ import { checkToken, upload } from "../hub/upload.ts";
 import { type FileToUpload, planUpload, type UploadOptions } from "../hub/upload_plan.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { RUN_RECORD, type RunRecord } from "../pipeline/run/record.ts";
-import { readRuns } from "../report/cells.ts";
-import { type CardFacts, isOwnCard, modelCard } from "../report/card.ts";
+import { type Comparison, readRuns } from "../report/cells.ts";
+import { type CardFacts, isOwnCard, modelCard, publicRecord } from "../report/card.ts";
 import { MergedReport } from "../report/merged_report.ts";
 import { finishedRun } from "../report/run_files.ts";
-import { denoFolder } from "../storage/deno_folder.ts";
+import { denoFile, denoFolder } from "../storage/deno_folder.ts";
 import { readText } from "../storage/folder.ts";
-import { denoFile } from "../storage/deno_folder.ts";
 import { terminalProgress } from "./open_model.ts";
 import { runCommand, usageErrors } from "./task.ts";
 
@@ -75,9 +74,13 @@ await runCommand({ name: "push", help: HELP, options, interrupted }, async (give
         `${doing === "hashing" ? "Reading" : "Sending"} ${bytesText(done)} of ${bytesText(total)}`,
       ),
   };
-  const { record, chart } = readRun(folder);
+  const run = readRun(folder);
+  const { record } = run;
   const { pipeline } = finishedRun(folder, record);
   const base = values.base ?? baseOnHub(record);
+  const shown = publicRecord(record, base);
+  const chart = new MergedReport({ done: [{ ...run, record: shown }], failed: [], missing: [] })
+    .svg();
   const license = await licenseOf(record, base, upOptions);
   const facts: CardFacts = {
     id,
@@ -87,7 +90,7 @@ await runCommand({ name: "push", help: HELP, options, interrupted }, async (give
     pipeline,
     chart: chart === undefined ? undefined : CHART,
   };
-  const card = modelCard(record, facts);
+  const card = modelCard(shown, facts);
   const files = [
     ...modelFiles(folder, record),
     ...Object.entries(license.files).map(([name, path]) => ({ name, content: { path } })),
@@ -135,21 +138,19 @@ await runCommand({ name: "push", help: HELP, options, interrupted }, async (give
   }
 });
 
-/** A finished run that packed a model, with its chart. */
-function readRun(folder: string): { record: RunRecord; chart?: string } {
+/** A finished run that packed a model. */
+function readRun(folder: string): Comparison["done"][number] {
   if (!existsSync(join(folder, RUN_RECORD))) {
     throw usageError(`There is no run in "${folder}": no ${RUN_RECORD}; give the folder of one`);
   }
-  const comparison = readRuns([folder]);
-  const [failed] = comparison.failed;
+  const { done: [run], failed: [failed] } = readRuns([folder]);
   if (failed) throw new UserError(`Cannot upload "${folder}": ${failed.problem}`);
-  const [{ record }] = comparison.done;
-  if (!record.packed) {
+  if (!run.record.packed) {
     throw new UserError(
       `Cannot upload "${folder}": its pipeline has no stage "pack", so there is no model`,
     );
   }
-  return { record, chart: new MergedReport(comparison).svg() };
+  return run;
 }
 
 /** The base model of a run that had it from the hub. */
@@ -193,7 +194,8 @@ function modelFiles(folder: string, { packed }: RunRecord): FileToUpload[] {
 /** Whether the README.md of the repository is one that this program wrote. */
 async function isOurs(id: string, options: UploadOptions): Promise<boolean> {
   const repository = { type: "model", id, revision: "main" } as const;
-  const { folder } = await fetchFiles(repository, [CARD], options);
+  const { settings, signal, onWarning } = options;
+  const { folder } = await fetchFiles(repository, [CARD], { settings, signal, onWarning });
   return isOwnCard(readText(denoFile(join(folder, CARD))));
 }
 
