@@ -2,6 +2,7 @@ import type { Answers, ChoiceText } from "./answers.ts";
 import type { ApiError } from "./api_error.ts";
 import type { Engine, TextEnd } from "./engine.ts";
 import { EventStream } from "./event_stream.ts";
+import { LinkedSignal } from "./linked_signal.ts";
 import type { Piece } from "./text_pieces.ts";
 
 /** Who a job is done for. */
@@ -98,13 +99,12 @@ async function generateAll(
   take: (index: number, piece: Piece) => void | Promise<void>,
   ended?: (index: number, end: TextEnd) => Promise<void>,
 ): Promise<TextEnd[]> {
-  const failed = new AbortController();
-  const any = AbortSignal.any([signal, failed.signal]);
+  using any = new LinkedSignal(signal);
   const begun = job.texts.map(() => Promise.withResolvers<void>());
   const texts = job.texts.map(async (request, index) => {
     const first = index - index % job.choices;
     if (index > first) await begun[first].promise;
-    const pieces = engine.text(request, client, any);
+    const pieces = engine.text(request, client, any.signal);
     try {
       for (;;) {
         const { done, value } = await pieces.next();
@@ -117,7 +117,7 @@ async function generateAll(
         return value;
       }
     } catch (error) {
-      failed.abort(error);
+      any.abort(error);
       throw error;
     } finally {
       begun[index].resolve();
@@ -125,7 +125,6 @@ async function generateAll(
     }
   });
   const results = await Promise.allSettled(texts);
-  signal.throwIfAborted();
-  failed.signal.throwIfAborted();
+  any.signal.throwIfAborted();
   return results.map((result) => (result as PromiseFulfilledResult<TextEnd>).value);
 }

@@ -3,6 +3,7 @@ import { Answers } from "./answers.ts";
 import { ApiError } from "./api_error.ts";
 import { type BodyLimits, readBody } from "./body.ts";
 import type { Engine } from "./engine.ts";
+import { LinkedSignal } from "./linked_signal.ts";
 import type { Metrics } from "./metrics.ts";
 import { chatJob, completionJob, type Job, type ServedModel } from "./requests.ts";
 import { runJob, streamJob } from "./jobs.ts";
@@ -223,32 +224,26 @@ export class TextServer implements AsyncDisposable {
       });
     }
     this.#requests++;
+    const link = new LinkedSignal(request.signal, this.#end.signal);
+    const { signal } = link;
+    const onEnd = () => {
+      this.#requests--;
+      link[Symbol.dispose]();
+      if (signal.aborted) this.#count.count("cancelled_total");
+    };
     let isStream = false;
     try {
       const job = read(await readBody(request, this.#body), this.model);
       const answers = new Answers(job, this.model);
-      const left = new AbortController();
-      const signal = AbortSignal.any([left.signal, request.signal, this.#end.signal]);
-      if (!job.stream) {
-        try {
-          return Response.json(await runJob(this.engine, answers, client, signal));
-        } catch (error) {
-          if (!signal.aborted) throw error;
-          this.#count.count("cancelled_total");
-          throw new ApiError(503, "The request was cancelled", { code: "cancelled" });
-        }
-      }
+      if (!job.stream) return Response.json(await runJob(this.engine, answers, client, signal));
       isStream = true;
       const body = streamJob(this.engine, answers, {
         client,
         signal,
         patience: this.#options.patience,
-        left: (reason) => left.abort(reason),
+        left: (reason) => link.abort(reason),
         errorOf: (error) => this.#errorOf(error),
-        onEnd: () => {
-          this.#requests--;
-          if (signal.aborted) this.#count.count("cancelled_total");
-        },
+        onEnd,
       });
       return new Response(body, {
         headers: {
@@ -257,8 +252,11 @@ export class TextServer implements AsyncDisposable {
           "X-Accel-Buffering": "no", // nginx would hold events back
         },
       });
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      throw new ApiError(503, "The request was cancelled", { code: "cancelled" });
     } finally {
-      if (!isStream) this.#requests--;
+      if (!isStream) onEnd();
     }
   }
 
