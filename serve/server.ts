@@ -7,6 +7,7 @@ import { LinkedSignal } from "./linked_signal.ts";
 import type { Metrics } from "./metrics.ts";
 import { chatJob, completionJob, type Job, type ServedModel } from "./requests.ts";
 import { runJob, streamJob } from "./jobs.ts";
+import { wholeResponse } from "./whole_response.ts";
 
 export interface ServerOptions {
   /** Where to listen; port 0 takes a free one. */
@@ -21,6 +22,8 @@ export interface ServerOptions {
   mostRequests?: number;
   /** Milliseconds that a client may take to read what waits for it. */
   patience?: number;
+  /** Milliseconds after which a whole response begins, and between its signs of life. */
+  heartbeat?: number;
   /** Called with faults of the program while it answers a request. */
   onFault?: (error: unknown) => void;
 }
@@ -28,6 +31,7 @@ export interface ServerOptions {
 const BODY: BodyLimits = { most: 4 << 20, milliseconds: 30_000 };
 const MOST_REQUESTS = 64;
 const PATIENCE = 60_000;
+const HEARTBEAT = 2000;
 /** Seconds after which a client that was refused for lack of room may ask again. */
 const RETRY_SECONDS = 2;
 /** Seconds for which browsers keep what they may do. */
@@ -72,6 +76,7 @@ export class TextServer implements AsyncDisposable {
       origins: [],
       mostRequests: MOST_REQUESTS,
       patience: PATIENCE,
+      heartbeat: HEARTBEAT,
       onFault: () => {},
       ...options,
     };
@@ -231,17 +236,23 @@ export class TextServer implements AsyncDisposable {
       link[Symbol.dispose]();
       if (signal.aborted) this.#count.count("cancelled_total");
     };
-    let isStream = false;
+    let isRunning = false;
     try {
       const job = read(await readBody(request, this.#body), this.model);
       const answers = new Answers(job, this.model);
-      if (!job.stream) return Response.json(await runJob(this.engine, answers, client, signal));
-      isStream = true;
+      isRunning = true; // from here on, the job ends by itself
+      const left = (reason: Error) => link.abort(reason);
+      if (!job.stream) {
+        const whole = runJob(this.engine, answers, client, signal).finally(onEnd);
+        return await wholeResponse(whole, this.#options.heartbeat, left, (error) => {
+          if (!signal.aborted) this.#options.onFault(error);
+        });
+      }
       const body = streamJob(this.engine, answers, {
         client,
         signal,
         patience: this.#options.patience,
-        left: (reason) => link.abort(reason),
+        left,
         errorOf: (error) => this.#errorOf(error),
         onEnd,
       });
@@ -256,7 +267,7 @@ export class TextServer implements AsyncDisposable {
       if (!signal.aborted) throw error;
       throw new ApiError(503, "The request was cancelled", { code: "cancelled" });
     } finally {
-      if (!isStream) onEnd();
+      if (!isRunning) onEnd();
     }
   }
 

@@ -3,6 +3,7 @@ import { EventStream } from "../../serve/event_stream.ts";
 import { FairGate, Shares } from "../../serve/fair_gate.ts";
 import { Metrics } from "../../serve/metrics.ts";
 import { TextPieces } from "../../serve/text_pieces.ts";
+import { wholeResponse } from "../../serve/whole_response.ts";
 import type { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
 
 const FOREVER = new AbortController().signal;
@@ -83,6 +84,31 @@ Deno.test("a reader that does not read stops what sends, and is given up after a
   events.close();
   assert.equal(left.length, 1);
 });
+
+Deno.test("a whole response that takes long shows that it is alive, and hears of a client that left", async () => {
+  const never = () => assert.fail("left");
+  const quick = await wholeResponse(Promise.resolve({ a: 1 }), 1000, never, never);
+  assert.equal(await quick.text(), '{"a":1}');
+  await assert.rejects(wholeResponse(Promise.reject(new Error("no")), 1000, never, never), /no/);
+
+  const slow = await wholeResponse(settled(50, { a: 1 }), 10, never, never);
+  const text = await slow.text();
+  assert.match(text, /^ {2,}\{"a":1\}$/);
+  const faults: unknown[] = [];
+  const failed = settled(30).then(() => Promise.reject(new Error("no")));
+  const failing = await wholeResponse(failed, 5, never, (error) => faults.push(error));
+  await assert.rejects(failing.text(), /no/);
+  assert.equal(faults.length, 1);
+  const left: Error[] = [];
+  const given = await wholeResponse(settled(40, {}), 5, (reason) => left.push(reason), never);
+  await given.body!.cancel();
+  assert.equal(left.length, 1);
+  await settled(60);
+});
+
+function settled<Value>(milliseconds: number, value?: Value): Promise<Value | undefined> {
+  return new Promise((resolve) => setTimeout(() => resolve(value), milliseconds));
+}
 
 /** A tokenizer whose ids are bytes, of which -1 is the end. */
 const BYTES = {

@@ -62,7 +62,7 @@ Deno.test("push uploads a run with its card, and only what has changed", async (
   const dry = await push("--dry-run", "--private");
   assert.equal(dry.code, 0, dry.stderr);
   assert.match(dry.stdout, /^"kim\/micro-1-bit" would be created, private, or is not visible/);
-  assert.match(dry.stdout, /\nsend    config\.json  [\d.]+ k?B\n/);
+  assert.match(dry.stdout, /\nsend {4}config\.json {2}[\d.]+ k?B\n/);
   assert.match(dry.stdout, /\n\nREADME\.md:\n\n---\nbase_model: someone\/micro\n/);
   assert.equal(hub.files("model", "kim/micro-1-bit"), undefined);
   const changing = ["create", "preupload", "batch", "commit", "upload"];
