@@ -69,7 +69,7 @@ async function settle(): Promise<void> {
 
 Deno.test("a reader that does not read stops what sends, and is given up after a while", async () => {
   const left: Error[] = [];
-  const events = new EventStream(30, (reason) => left.push(reason));
+  const events = new EventStream(400, (reason) => left.push(reason));
   const big = "x".repeat(40_000);
   await events.send(big);
   const others = [events.send(big), events.send("[DONE]")];
@@ -79,7 +79,7 @@ Deno.test("a reader that does not read stops what sends, and is given up after a
   assert.equal(left.length, 0);
   await events.send(big);
   await events.send(big); // returns though nobody reads
-  assert.match(left.at(0)!.message, /has read nothing for 0.03 s/);
+  assert.match(left.at(0)!.message, /has read nothing for 0.4 s/);
   await events.send(big);
   events.close();
   assert.equal(left.length, 1);
@@ -91,19 +91,19 @@ Deno.test("a whole response that takes long shows that it is alive, and hears of
   assert.equal(await quick.text(), '{"a":1}');
   await assert.rejects(wholeResponse(Promise.reject(new Error("no")), 1000, never, never), /no/);
 
-  const slow = await wholeResponse(settled(50, { a: 1 }), 10, never, never);
+  const slow = await wholeResponse(settled(200, { a: 1 }), 10, never, never);
   const text = await slow.text();
-  assert.match(text, /^ {2,}\{"a":1\}$/);
+  assert.match(text, /^ +\{"a":1\}$/);
   const faults: unknown[] = [];
-  const failed = settled(30).then(() => Promise.reject(new Error("no")));
+  const failed = settled(200).then(() => Promise.reject(new Error("no")));
   const failing = await wholeResponse(failed, 5, never, (error) => faults.push(error));
   await assert.rejects(failing.text(), /no/);
   assert.equal(faults.length, 1);
   const left: Error[] = [];
-  const given = await wholeResponse(settled(40, {}), 5, (reason) => left.push(reason), never);
+  const given = await wholeResponse(settled(200, {}), 5, (reason) => left.push(reason), never);
   await given.body!.cancel();
   assert.equal(left.length, 1);
-  await settled(60);
+  await settled(250);
 });
 
 function settled<Value>(milliseconds: number, value?: Value): Promise<Value | undefined> {

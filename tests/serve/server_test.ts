@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { isSystemError, reasonOf } from "../../storage/folder.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { type Fields, type Json, ServedModel, type Serving } from "./served_model.ts";
 
@@ -156,6 +157,10 @@ Deno.test("only the key, the origin, the path and the method that may", async ()
     const { error } = await response.json().catch(() => ({}));
     return [response.status, error?.code];
   };
+  const { port } = new URL(serving.url);
+  assert.throws(() => micro.serve({ port: Number(port) }), (error) => {
+    return isSystemError(error) && reasonOf(error).includes("in use");
+  });
   const headers = { Authorization: "Bearer sk-two" };
   assert.deepEqual(await get("/health"), [200, undefined]);
   assert.deepEqual(await get("/v1/models"), [401, "invalid_api_key"]);

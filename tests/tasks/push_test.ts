@@ -16,8 +16,6 @@ Deno.test("push refuses wrong arguments, and what is no run with a packed model"
   await place.run({ stages: ["download", place.evaluate] });
   const env = { HF_TOKEN: TOKEN, HF_ENDPOINT: "http://127.0.0.1:9", HF_HUB_OFFLINE: "" };
   const cases: [args: string[], code: number, message: RegExp][] = [
-    [[place.path("out")], 2, /Give a run and a repository, found 1 argument\n$/],
-    [["a", "kim/x", "--base", "a b"], 2, /--base must be OWNER\/NAME, found "a b"\n$/],
     [[place.model, "kim/x"], 2, /There is no run in ".*": no run.json; give the folder of one\n$/],
     [[place.path("out"), "kim/x"], 1, /its pipeline has no stage "pack", so there is no model\n$/],
   ];
@@ -26,11 +24,6 @@ Deno.test("push refuses wrong arguments, and what is no run with a packed model"
     assert.equal(results[i].code, code);
     assert.match(results[i].stderr, message);
   }
-  const { code, stderr } = await startTask("push", [place.path("out"), "kim/x"], {
-    env: { ...env, HF_TOKEN: "", HF_HOME: place.path("hf") },
-  });
-  assert.equal(code, 1);
-  assert.match(stderr, /^Error: Cannot upload to "kim\/x": there is no token; set HF_TOKEN/);
 });
 
 Deno.test("push uploads a run with its card, and only what has changed", async () => {
@@ -122,27 +115,13 @@ Deno.test("push uploads a run with its card, and only what has changed", async (
   const own = body.slice(0, body.indexOf("```yaml")); // what follows is the pipeline file
   assert(!own.includes(place.folder) && !decode(files["chart.svg"]).includes(place.folder));
 
-  // What was uploaded runs.
-  const used = await startTask("generate", [
-    "kim/micro-1-bit",
-    "--prompt",
-    "A",
-    "--max-tokens",
-    "3",
-  ], {
-    env,
-  });
-  assert.equal(used.code, 0, used.stderr);
-
-  const again = await push();
-  assert.match(again.stdout, /^Nothing to do: "kim\/micro-1-bit" has all \d+ files\n$/);
   hub.add("model", "kim/micro-1-bit", { ...files, "README.md": "my own words" });
   const kept = await push();
   assert.match(
     kept.stderr,
     /Warning: README.md of "kim\/micro-1-bit" was changed .*; --card replaces/,
   );
-  assert.match(kept.stdout, /^Nothing to do/);
+  assert.match(kept.stdout, /^Nothing to do: "kim\/micro-1-bit" has all \d+ files\n$/);
   const replaced = await push("--card");
   assert.match(replaced.stdout, /^1 file sent \(.*\), \d+ unchanged, 0 removed/);
   assert.equal(decode(hub.files("model", "kim/micro-1-bit")!["README.md"]), card);
