@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import { UserError } from "../base/errors.ts";
 import { promptIds } from "../models/generation/generation.ts";
 import { checkSampling } from "../models/generation/sampling.ts";
@@ -41,6 +42,12 @@ export interface Job {
   includeUsage: boolean;
 }
 
+/**
+ * Characters of a prompt per token of the context. A longer one is refused before it is encoded, for which
+ * all other clients wait; texts have some four or five per token.
+ */
+const CHARACTERS_PER_TOKEN = 16;
+
 /** What `max_tokens` of /v1/completions is by default, as in OpenAI's API. */
 const COMPLETION_TOKENS = 16;
 
@@ -56,9 +63,12 @@ export function chatJob(body: unknown, model: ServedModel): Job {
     throw invalid("top_logprobs", 'needs "logprobs": true');
   }
   const messages = form.messages.map(chatMessage);
+  checkLength(messages, "messages", model);
   const prompt = refusing("messages", () => {
     const { source, tokenizer } = model.files;
-    return tokenizer.encode(renderChat(source, messages, model.id), { specialTokens: false });
+    const text = renderChat(source, messages, model.id);
+    checkLength([{ content: text }], "messages", model);
+    return tokenizer.encode(text, { specialTokens: false });
   });
   if (prompt.length === 0) throw invalid("messages", "have no tokens");
   const logprobs = form.logprobs ? form.top_logprobs ?? 0 : undefined;
@@ -67,7 +77,7 @@ export function chatJob(body: unknown, model: ServedModel): Job {
 }
 
 /** The body of /v1/completions as a job. @throws {ApiError} If something of it cannot be done. */
-export function completionJob(body: unknown, model: ServedModel): Job {
+export async function completionJob(body: unknown, model: ServedModel): Promise<Job> {
   const form = readForm(completionForm, body);
   checkModel(form.model, model);
   const { logprobs = undefined, echo } = form;
@@ -77,12 +87,15 @@ export function completionJob(body: unknown, model: ServedModel): Job {
     : form.prompt as (string | number[])[];
   const { files } = model;
   const { vocabularySize } = files.architecture;
-  const prompts = given.map((prompt) => {
-    if (typeof prompt !== "string" && prompt.some((id) => id >= vocabularySize)) {
+  const prompts: number[][] = [];
+  for (const prompt of given) {
+    if (typeof prompt === "string") checkLength([{ content: prompt }], "prompt", model);
+    else if (prompt.some((id) => id >= vocabularySize)) {
       throw invalid("prompt", `has a token id that is not below ${vocabularySize}`);
     }
-    return refusing("prompt", () => promptIds(files, { prompt }));
-  });
+    prompts.push(refusing("prompt", () => promptIds(files, { prompt })));
+    await setImmediate(); // others need not wait for all of them
+  }
   const echoes = given.map((prompt) =>
     !echo ? "" : typeof prompt === "string" ? prompt : files.tokenizer.decode(prompt)
   );
@@ -156,6 +169,23 @@ function tokensLeft(
     400,
     `The maximum context length is ${context} tokens; the ${param} ` +
       `${kind === "chat" ? "have" : "has"} ${promptTokens}${wanted}. Reduce one of them`,
+    { param, code: "context_length_exceeded" },
+  );
+}
+
+/** @throws {ApiError} If texts are far too long for the context, or too many. */
+function checkLength(
+  texts: readonly { content: string }[],
+  param: "messages" | "prompt",
+  { context }: ServedModel,
+): void {
+  const most = CHARACTERS_PER_TOKEN * context;
+  const characters = texts.reduce((sum, { content }) => sum + content.length, 0);
+  if (characters <= most && texts.length <= context) return;
+  const found = characters > most ? `${characters} characters` : `${texts.length} messages`;
+  throw new ApiError(
+    400,
+    `The maximum context length is ${context} tokens, for which ${found} are too many`,
     { param, code: "context_length_exceeded" },
   );
 }

@@ -219,7 +219,7 @@ export class TextServer implements AsyncDisposable {
 
   async #texts(
     { request, client }: Visit,
-    read: (body: unknown, model: ServedModel) => Job,
+    read: (body: unknown, model: ServedModel) => Job | Promise<Job>,
   ): Promise<Response> {
     if (this.#isDraining) throw new ApiError(503, "The server ends", { code: "shutting_down" });
     if (this.#requests >= this.#options.mostRequests) {
@@ -238,7 +238,7 @@ export class TextServer implements AsyncDisposable {
     };
     let isRunning = false;
     try {
-      const job = read(await readBody(request, this.#body), this.model);
+      const job = await read(await readBody(request, this.#body), this.model);
       const answers = new Answers(job, this.model);
       isRunning = true; // from here on, the job ends by itself
       const left = (reason: Error) => link.abort(reason);

@@ -67,9 +67,9 @@ const WRONG = [
   Number.MAX_SAFE_INTEGER,
 ];
 
-Deno.test("each field of a body refuses what it does not know, by its name", () => {
+Deno.test("each field of a body refuses what it does not know, by its name", async () => {
   const model = { files: micro.files, id: "micro", context: 256 };
-  const forms: [job: typeof chatJob, form: z.ZodObject, base: Fields][] = [
+  const forms: [job: typeof chatJob | typeof completionJob, form: z.ZodObject, base: Fields][] = [
     [chatJob, chatForm, { messages: [{ role: "user", content: "a" }] }],
     [completionJob, completionForm, { prompt: "a" }],
   ];
@@ -80,7 +80,7 @@ Deno.test("each field of a body refuses what it does not know, by its name", () 
       let refused = 0;
       for (const value of WRONG) {
         try {
-          job({ model: "micro", max_tokens: 1, ...base, [field]: value }, model);
+          await job({ model: "micro", max_tokens: 1, ...base, [field]: value }, model);
         } catch (error) {
           if (!(error instanceof ApiError)) throw error;
           refused++;
@@ -119,6 +119,18 @@ Deno.test("a field that is unknown or cannot be done is named", async () => {
       "messages",
       "context_length_exceeded",
       /have \d+/,
+    ],
+    [
+      { messages: [{ role: "user", content: "a ".repeat(3000) }] },
+      "messages",
+      "context_length_exceeded",
+      /256 tokens, for which 6000 characters are too many/,
+    ],
+    [
+      { messages: new Array(300).fill({ role: "user", content: "" }) },
+      "messages",
+      "context_length_exceeded",
+      /for which 300 messages are too many/,
     ],
   ];
   for (const [fields, param, code, message] of cases) {
