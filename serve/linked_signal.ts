@@ -1,6 +1,6 @@
 /**
- * A signal that is aborted with any of some others. Unlike that of `AbortSignal.any()`, which Deno loses to
- * the garbage collector together with a request that nothing else uses, it is kept until it is disposed.
+ * A signal that is aborted with any of some others, or by itself. It listens to them until it is disposed, so
+ * that those that live long, such as a server's, do not collect listeners.
  */
 export class LinkedSignal implements Disposable {
   readonly #controller = new AbortController();
