@@ -243,6 +243,11 @@ export class Gpu implements AsyncDisposable {
     return new Gpu(host, device, adapter, await Readback.open(device), options);
   }
 
+  /** Why the device can no longer be used; undefined if it can. */
+  get fault(): string | undefined {
+    return this.#lost;
+  }
+
   /** The current and peak memory use. */
   get memory(): MemoryUse {
     return { ...this.#memory };

@@ -19,6 +19,7 @@ export const ROOMS = [
   "stages",
   "export",
   "report",
+  "serve",
   "tasks",
   "web",
 ];
