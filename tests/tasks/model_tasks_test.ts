@@ -8,6 +8,7 @@ import { ModelFiles } from "../../models/model_files.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
+import { readJson } from "../../storage/json.ts";
 import { readHeader, type TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { storedParts } from "../codecs/billm/stored_parts.ts";
@@ -341,7 +342,7 @@ Deno.test("dequantize replaces a model only with --overwrite, and nothing else a
   );
 });
 
-Deno.test("compare: a packed model and its dequantized copy differ by the rounding to f16", async () => {
+Deno.test("compare: a packed model and its dequantized copy differ by the rounding to f16, or not at all", async () => {
   using folder = new TemporaryFolder();
   const out = join(folder.path, "plain");
   await startTask("dequantize", [packed, out]);
@@ -354,6 +355,16 @@ Deno.test("compare: a packed model and its dequantized copy differ by the roundi
     assert.match(name, /(_proj|embed_tokens)\.weight$/);
     assert.ok(relativeRms > 0 && relativeRms < 2 ** -11, `${name}: ${relativeRms}`);
   }
+  const exact = join(folder.path, "exact");
+  await startTask("dequantize", [packed, exact, "--dtype", "f32"]);
+  assert.equal(readJson(denoFile(join(exact, "config.json"))).torch_dtype, "float32");
+  const equal = await startTask("compare", [packed, exact]);
+  assert.deepEqual(equal, { code: 0, stdout: "Equal: 20 tensors\n", stderr: "" });
+  assertFails(
+    await startTask("dequantize", [packed, out, "--dtype", "bf16"]),
+    2,
+    'deno task dequantize: --dtype takes f16 or f32, found "bf16"',
+  );
   for (const same of [packed, out, place.model]) {
     const equal = await startTask("compare", [same, same]);
     assert.deepEqual(equal, { code: 0, stdout: "Equal: 20 tensors\n", stderr: "" });
