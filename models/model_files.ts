@@ -7,7 +7,7 @@ import {
 } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { type FileFetcher, type Folder, isSystemError } from "../storage/folder.ts";
-import { readJson } from "../storage/json.ts";
+import { readJson, readJsonToWrite } from "../storage/json.ts";
 import { FORMAT_VERSION } from "../storage/packed_metadata.ts";
 import type { Architecture } from "./architectures/architecture.ts";
 import { ARCHITECTURES, readArchitecture } from "./architectures/mod.ts";
@@ -85,6 +85,15 @@ export class ModelFiles implements Disposable {
   /** The folder's name in messages; its path if it is on disk. */
   get folder(): string {
     return this.source.path;
+  }
+
+  /** The content of config.json for a file that is made of it, its numbers spelled as they are there. */
+  configToWrite(): Record<string, unknown> {
+    const isUntied = this.config.tie_word_embeddings === false;
+    return {
+      ...readJsonToWrite(this.source.file("config.json")),
+      ...(isUntied && { tie_word_embeddings: false }),
+    };
   }
 
   /**

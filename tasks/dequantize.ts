@@ -19,7 +19,7 @@ import { requireTensors } from "../models/required_tensors.ts";
 import { denoFile, denoFolder } from "../storage/deno_folder.ts";
 import { copyFileAtomically, writeJsonAtomically } from "../storage/files.ts";
 import { reasonOf } from "../storage/folder.ts";
-import { readJson } from "../storage/json.ts";
+import { readJsonToWrite } from "../storage/json.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { showProgress } from "./progress.ts";
@@ -224,7 +224,9 @@ function* singles(weights: PlainWeights, name: string): Generator<Uint8Array> {
 }
 
 function writeConfig(model: string, folder: string, isWide: boolean): void {
-  const { quantization_config: _, ...config } = readJson(denoFile(join(model, "config.json")));
+  const { quantization_config: _, ...config } = readJsonToWrite(
+    denoFile(join(model, "config.json")),
+  );
   // The newer key must agree with torch_dtype.
   const name = isWide ? "float32" : "float16";
   const dtype = { torch_dtype: name, ...(config.dtype != null && { dtype: name }) };

@@ -18,6 +18,14 @@ import { TemporaryFolder } from "../temporary_folder.ts";
 
 /** A packed micro model, for tests that only read it. */
 const place = new Workplace({ layers: 2 });
+// Python tells floats from integers, and spells them in its own way.
+const SPELLED = ['"rope_theta": 10000.0', '"rms_norm_eps": 1e-05'];
+const configFile = join(place.model, "config.json");
+writeFileSync(
+  configFile,
+  readFileSync(configFile, "utf8").replace(/"rope_theta": [^,]*/, SPELLED[0])
+    .replace(/"rms_norm_eps": [^,]*/, SPELLED[1]),
+);
 const { record } = await place.run();
 const packed = record.packed!.folder;
 globalThis.addEventListener("unload", () => place[Symbol.dispose]());
@@ -278,7 +286,11 @@ Deno.test("dequantize writes a plain f16 model, in the same shards and with the 
   }
   const { torch_dtype: dtype, ...config } = plain.config;
   assert.equal(dtype, "float16");
-  assert.deepEqual(config, JSON.parse(readFileSync(join(place.model, "config.json"), "utf8")));
+  assert.deepEqual(config, JSON.parse(readFileSync(configFile, "utf8")));
+  for (const folder of [place.model, packed, out]) {
+    const text = readFileSync(join(folder, "config.json"), "utf8");
+    for (const spelled of SPELLED) assert.ok(text.includes(spelled), `${spelled} in ${folder}`);
+  }
   const index = JSON.parse(readFileSync(join(out, "model.safetensors.index.json"), "utf8"));
   assert.equal(
     index.metadata.total_size,
