@@ -96,6 +96,7 @@ function run(
       const out = attentionReference(flat(op.query), flat(op.key), flat(op.value), {
         ...op,
         length,
+        sinks: op.sinks === undefined ? undefined : tensors.get(prefix + op.sinks)!.data,
       });
       const width = q[0].length;
       registers.set(op.to, q.map((_, t) => out.slice(t * width, (t + 1) * width)));
