@@ -1,12 +1,22 @@
 import type { Weight, WeightGroup } from "../codecs/codec.ts";
 import { DenseWeight } from "../codecs/dense/weight.ts";
 import type { Tensor } from "../gpu/tensor.ts";
+import type { ExpertWeights } from "../codecs/experts/expert_weights.ts";
+import { DenseExperts } from "../codecs/experts/dense_experts.ts";
 import type { LayerPlan } from "./layer_plan.ts";
 import type { Op } from "./ops/mod.ts";
 
 /** A linear layer on the GPU; its bias is f32 `[rows]`. */
 export interface LoadedLinear<W extends Weight = Weight> {
   weight: W;
+  bias?: Tensor;
+}
+
+/** The linear layers of one role of all experts of a decoder layer. */
+export interface LoadedExperts {
+  /** Each expert is in one of them. */
+  parts: readonly ExpertWeights[];
+  /** f32 `[experts, rows]`. */
   bias?: Tensor;
 }
 
@@ -19,6 +29,9 @@ export class LayerWeights<W extends Weight = Weight> implements Disposable {
   /** Groups of linear layers by operation; their members are also in `linears`. */
   readonly groups = new Map<Op, { group: WeightGroup; biases?: Tensor }>();
 
+  /** Those of experts by module, with `*` in place of an expert: "mlp.experts.*.gate_proj". */
+  readonly experts = new Map<string, LoadedExperts>();
+
   /** @param layer The layer's index, from 0. */
   constructor(readonly layer: number, readonly plan: LayerPlan) {}
 
@@ -30,6 +43,24 @@ export class LayerWeights<W extends Weight = Weight> implements Disposable {
   /** @throws {Error} If it is not loaded. */
   tensor(name: string): Tensor {
     return loaded(this.tensors, name);
+  }
+
+  /**
+   * The linear layers of all experts.
+   *
+   * @param module With `*` in place of an expert.
+   * @throws {Error} If they are not loaded.
+   */
+  expertsOf(module: string): LoadedExperts {
+    return loaded(this.experts, module);
+  }
+
+  /** Frees linear layers of experts that are no longer needed. */
+  deleteExperts(module: string): void {
+    const experts = this.experts.get(module);
+    for (const part of experts?.parts ?? []) part[Symbol.dispose]();
+    experts?.bias?.[Symbol.dispose]();
+    this.experts.delete(module);
   }
 
   /** Frees a linear layer that is no longer needed. */
@@ -47,6 +78,7 @@ export class LayerWeights<W extends Weight = Weight> implements Disposable {
       group[Symbol.dispose]();
       biases?.[Symbol.dispose]();
     }
+    for (const module of [...this.experts.keys()]) this.deleteExperts(module);
     this.tensors.clear();
     this.groups.clear();
   }
@@ -57,8 +89,13 @@ export function cloneLayer(weights: LayerWeights<DenseWeight>): LayerWeights<Den
   const clone = (tensor: Tensor) => tensor.gpu.clone(tensor);
   const copy = new LayerWeights<DenseWeight>(weights.layer, weights.plan);
   for (const [module, { weight: { matrix }, bias }] of weights.linears) {
+    if (!matrix.owned) continue; // of an expert
     const weight = new DenseWeight(clone(matrix));
     copy.linears.set(module, { weight, bias: bias && clone(bias) });
+  }
+  for (const [module, { parts, bias }] of weights.experts) {
+    const copies = parts.map((part) => (part as DenseExperts).clone());
+    copy.experts.set(module, { parts: copies, bias: bias && clone(bias) });
   }
   for (const [name, tensor] of weights.tensors) copy.tensors.set(name, clone(tensor));
   return copy;
