@@ -5,12 +5,14 @@ import { gemma2 } from "./gemma2.ts";
 import { gemma3, gemma3Text } from "./gemma3.ts";
 import { gptNeox } from "./gpt_neox.ts";
 import { granite } from "./granite.ts";
+import { granitemoe } from "./granitemoe.ts";
 import { llama } from "./llama.ts";
 import { mixtral } from "./mixtral.ts";
 import { ministral } from "./ministral.ts";
 import { mistral } from "./mistral.ts";
 import { olmo2 } from "./olmo2.ts";
 import { olmo3 } from "./olmo3.ts";
+import { olmoe } from "./olmoe.ts";
 import { opt } from "./opt.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
@@ -29,12 +31,14 @@ const table: Record<string, ArchitectureFamily> = {
   gemma3_text: gemma3Text,
   gpt_neox: gptNeox,
   granite,
+  granitemoe,
   llama,
   ministral,
   mistral,
   mixtral,
   olmo2,
   olmo3,
+  olmoe,
   opt,
   phi3,
   qwen2,

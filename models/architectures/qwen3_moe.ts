@@ -2,7 +2,7 @@ import type { ArchitectureFamily } from "./architecture.ts";
 import { EXPERT_MODULES, readExpertCounts } from "./experts.ts";
 import type { Fields } from "./fields.ts";
 import { attentionBias, HEAD_NORMS, readLlama } from "./llama.ts";
-import { readQwenWindows } from "./sliding_windows.ts";
+import { readOptionalWindows } from "./sliding_windows.ts";
 
 /** Qwen3 with experts in some or all layers. */
 export const qwen3Moe: ArchitectureFamily = {
@@ -13,7 +13,7 @@ export const qwen3Moe: ArchitectureFamily = {
       maxLength: 32768,
       biases: attentionBias(fields),
       headNorms: HEAD_NORMS,
-      slidingWindows: (layers) => readQwenWindows(fields, layers),
+      slidingWindows: (layers) => readOptionalWindows(fields, layers, () => true, 4096),
       experts: {
         ...readExpertCounts(fields, ["num_experts", "num_local_experts"], {
           count: 128,

@@ -510,8 +510,8 @@ const MISTRAL = { ...LLAMA, model_type: "mistral" };
 const QWEN = { ...LLAMA, model_type: "qwen2", use_sliding_window: true };
 
 const SUPPORTED =
-  "a supported one (cohere, cohere2, gemma2, gemma3, gemma3_text, gpt_neox, granite, " +
-  "llama, ministral, mistral, mixtral, olmo2, olmo3, opt, phi3, qwen2, qwen3, qwen3_moe, smollm3, stablelm, starcoder2)";
+  "a supported one (cohere, cohere2, gemma2, gemma3, gemma3_text, gpt_neox, granite, granitemoe, " +
+  "llama, ministral, mistral, mixtral, olmo2, olmo3, olmoe, opt, phi3, qwen2, qwen3, qwen3_moe, smollm3, stablelm, starcoder2)";
 
 /** [config, what is said after `"m/config.json": `] */
 const REFUSED: [config: Record<string, unknown>, text: string][] = [
