@@ -65,7 +65,10 @@ export async function loadExperts(
         using found = await source.matrix(groups[expert], role);
         gpu.copy(found, matrix);
         if (dtype === "f32") source.check(groups[expert], role, "weight", matrix);
-        weights.linears.set(moduleOf(module, expert), { weight: new DenseWeight(matrix) });
+        weights.linears.set(moduleOf(module, expert), {
+          weight: new DenseWeight(matrix),
+          isView: true,
+        });
       }
     }
     for (const [expert, group] of groups.entries()) {

@@ -4,12 +4,14 @@ import type { Tensor } from "../gpu/tensor.ts";
 import type { ExpertWeights } from "../codecs/experts/expert_weights.ts";
 import { DenseExperts } from "../codecs/experts/dense_experts.ts";
 import type { LayerPlan } from "./layer_plan.ts";
-import type { Op } from "./ops/mod.ts";
+import { groupsOf, type Op } from "./ops/mod.ts";
 
 /** A linear layer on the GPU; its bias is f32 `[rows]`. */
 export interface LoadedLinear<W extends Weight = Weight> {
   weight: W;
   bias?: Tensor;
+  /** Whether the weight is a view of a matrix of all experts, which is used in its place. */
+  isView?: boolean;
 }
 
 /** The linear layers of one role of all experts of a decoder layer. */
@@ -55,6 +57,14 @@ export class LayerWeights<W extends Weight = Weight> implements Disposable {
     return loaded(this.experts, module);
   }
 
+  /** Frees the linear layers of the operations before one. */
+  deleteBefore(end: number): void {
+    for (const op of this.plan.ops.slice(0, end)) {
+      for (const { linears } of groupsOf(op)) for (const { module } of linears) this.delete(module);
+      if (op.op === "experts") { for (const { module } of op.linears) this.deleteExperts(module); }
+    }
+  }
+
   /** Frees linear layers of experts that are no longer needed. */
   deleteExperts(module: string): void {
     const experts = this.experts.get(module);
@@ -88,8 +98,8 @@ export class LayerWeights<W extends Weight = Weight> implements Disposable {
 export function cloneLayer(weights: LayerWeights<DenseWeight>): LayerWeights<DenseWeight> {
   const clone = (tensor: Tensor) => tensor.gpu.clone(tensor);
   const copy = new LayerWeights<DenseWeight>(weights.layer, weights.plan);
-  for (const [module, { weight: { matrix }, bias }] of weights.linears) {
-    if (!matrix.owned) continue; // of an expert
+  for (const [module, { weight: { matrix }, bias, isView }] of weights.linears) {
+    if (isView) continue;
     const weight = new DenseWeight(clone(matrix));
     copy.linears.set(module, { weight, bias: bias && clone(bias) });
   }
@@ -99,6 +109,26 @@ export function cloneLayer(weights: LayerWeights<DenseWeight>): LayerWeights<Den
   }
   for (const [name, tensor] of weights.tensors) copy.tensors.set(name, clone(tensor));
   return copy;
+}
+
+/**
+ * Puts a matrix in the place of a linear layer's, which is left to the caller.
+ *
+ * @param matrix f32 `[rows, cols]`; owned by the weights from now on.
+ */
+export function replaceMatrix(
+  weights: LayerWeights<DenseWeight>,
+  module: string,
+  matrix: Tensor,
+): void {
+  const known = weights.linears.get(module);
+  if (!known?.isView) {
+    weights.linears.set(module, { ...known, weight: new DenseWeight(matrix) });
+    return;
+  }
+  const { gpu } = matrix;
+  gpu.copy(matrix, known.weight.matrix);
+  gpu.free(matrix);
 }
 
 function loaded<Value>(values: ReadonlyMap<string, Value>, name: string): Value {
