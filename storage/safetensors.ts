@@ -429,6 +429,11 @@ export interface TensorPart {
   step?: number;
 }
 
+/** A row of a part of a tensor. */
+export function rowOfPart({ first, step = 1, ...part }: TensorPart, row: number): TensorPart {
+  return { ...part, first: first + row * step, rows: 1 };
+}
+
 /** The shape of a part of a tensor. */
 export function partShape(shape: readonly number[], part: TensorPart): number[] {
   const own = part.matrix === undefined ? shape : shape.slice(1);
