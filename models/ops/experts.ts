@@ -38,7 +38,9 @@ export const experts: OpKind<ExpertsOp> = {
     return Array.from({ length: experts }, (_, index): LinearGroup => ({
       from,
       cols,
-      linears: linears.map((linear) => ({ ...linear, module: moduleOf(linear.module, index) })),
+      linears: linears.map(({ module: role, ...linear }) => (
+        { ...linear, module: moduleOf(role, index), role }
+      )),
       bias,
       ...(stacked && {
         fused: stacked.module,
@@ -67,6 +69,11 @@ export const experts: OpKind<ExpertsOp> = {
     return outputs;
   },
 };
+
+/** A module, with `*` in place of the index of an expert: "mlp.experts.*.gate_proj". */
+export function roleOf(module: string): string {
+  return module.replace(/\bexperts\.\d+\./, "experts.*.");
+}
 
 /** The module of one expert. */
 export function moduleOf(pattern: string, expert: number): string {

@@ -74,6 +74,8 @@ export interface ExpertPlace {
 export interface GroupedLinear {
   /** The name in the checkpoint, or after packing if it is fused: "self_attn.q_proj". */
   module: string;
+  /** Of an expert: the module with `*` in place of the expert, "mlp.experts.*.gate_proj". */
+  role?: string;
   /** The register that receives its output. */
   to: string;
   rows: number;
