@@ -4,6 +4,7 @@ import {
   type QuantizationConfig,
   readQuantizationConfig,
   type RotationConfig,
+  type StackConfig,
 } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { type FileFetcher, type Folder, isSystemError } from "../storage/folder.ts";
@@ -112,16 +113,22 @@ export class ModelFiles implements Disposable {
     const { architecture } = this;
     const columns: Record<string, number> = {};
     const fused: Record<string, string[]> = {};
+    const stacked: Record<string, StackConfig> = {};
     for (let i = 0; i < architecture.layers; i++) {
-      for (const { linears, cols, fused: name } of new LayerPlan(architecture, i).groups) {
+      const own: Record<string, string[]> = {};
+      for (const { linears, cols, fused: name, stack } of new LayerPlan(architecture, i).groups) {
         const modules = linears.map(({ module }) => module);
-        if (name) fused[name] = modules;
+        if (name) (own[name] ??= []).push(...modules);
+        if (name && stack) {
+          stacked[name] = { matrices: stack.of, ...(stack.columns && { columns: true }) };
+        }
         for (const module of modules) {
           if ((columns[module] ??= cols) !== cols) {
             columns[architecture.names.layer(i) + module] = cols;
           }
         }
       }
+      Object.assign(fused, own);
     }
     return {
       quant_method: "billm",
@@ -130,6 +137,7 @@ export class ModelFiles implements Disposable {
       block_size: blockSize,
       columns,
       ...(Object.keys(fused).length > 0 && { fused }),
+      ...(Object.keys(stacked).length > 0 && { stacked }),
       ...(rotation && { rotation }),
     };
   }

@@ -14,6 +14,7 @@ import {
   embeddingRowBytes,
   embeddingScaleGroups,
 } from "../codecs/embedding/dequantize_embedding.ts";
+import { elementsOf } from "../gpu/tensor.ts";
 import { type ModelFiles, SMALL_FILES } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
 import { isMask } from "../models/required_tensors.ts";
@@ -305,7 +306,7 @@ function denseFacts(
 ): LinearLayer["stored"] {
   const { name: tensor } = places.find(({ linear }) => linear === name)!;
   const { bytes, shape } = checkpoint.get(tensor); // of several linear layers if it is fused
-  const own = bytes / shape[0] * rows;
+  const own = bytes / elementsOf(shape) * rows * cols;
   const paperBits = 8 * own / (rows * cols);
   return { paperBits, salientColumns: [], highFraction: 0, storedBytes: { [DENSE]: own } };
 }

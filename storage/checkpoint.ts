@@ -5,9 +5,10 @@ import { readJson } from "./json.ts";
 import { readPytorch } from "./pytorch.ts";
 import {
   isFloatDtype,
+  partOf,
   readHeader,
-  rowsOf,
   type StoredTensor,
+  type TensorPart,
   TensorReader,
   toFloat32,
 } from "./safetensors.ts";
@@ -108,34 +109,34 @@ export class Checkpoint implements Disposable {
   }
 
   /**
-   * The bytes of a tensor, or of `rows` of it from `first` on, row-major, in a fresh buffer. See
+   * The bytes of a tensor, or of a part of it, row-major, in a fresh buffer. See
    * {@link TensorReader.readBytes}.
    */
-  readBytes(name: string, part?: { first: number; rows: number }): Uint8Array<ArrayBuffer> {
+  readBytes(name: string, part?: TensorPart): Uint8Array<ArrayBuffer> {
     const tensor = this.get(name);
-    return this.#reader.readBytes(part ? rowsOf(tensor, part.first, part.rows) : tensor);
+    return this.#reader.readBytes(part ? partOf(tensor, part) : tensor);
   }
 
   /**
-   * The bytes of a tensor, or of `rows` of it from `first` on, in pieces. See
+   * The bytes of a tensor, or of a part of it, in pieces. See
    * {@link TensorReader.readChunks}.
    */
   readChunks(
     name: string,
     chunkBytes: number,
-    part?: { first: number; rows: number },
+    part?: TensorPart,
   ): Generator<Uint8Array<ArrayBuffer>> {
     const tensor = this.get(name);
-    const wanted = part ? rowsOf(tensor, part.first, part.rows) : tensor;
+    const wanted = part ? partOf(tensor, part) : tensor;
     return this.#reader.readChunks(wanted, chunkBytes);
   }
 
   /**
-   * The values of a tensor, or of `rows` of it from `first` on, row-major, as f32.
+   * The values of a tensor, or of a part of it, row-major, as f32.
    *
    * @throws {UserError} If it is not stored as F16, BF16, F32 or F64.
    */
-  readFloat32(name: string, part?: { first: number; rows: number }): Float32Array<ArrayBuffer> {
+  readFloat32(name: string, part?: TensorPart): Float32Array<ArrayBuffer> {
     const { dtype, file } = this.get(name);
     if (!isFloatDtype(dtype)) {
       throw new UserError(

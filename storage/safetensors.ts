@@ -417,6 +417,53 @@ export function rowsOf(tensor: StoredTensor, first: number, rows: number): Store
   };
 }
 
+/** A part of a tensor: some rows of a matrix, or of one of the matrices that the tensor stacks. */
+export interface TensorPart {
+  /** The index of the matrix in a tensor of several; absent if the tensor is a matrix or a vector. */
+  matrix?: number;
+  /** Whether rows of the part are columns of the stored matrix. */
+  transposed?: boolean;
+  first: number;
+  rows: number;
+  /** Rows from one of the part to the next; 1 if absent. */
+  step?: number;
+}
+
+/** A row of a part of a tensor. */
+export function rowOfPart({ first, step = 1, ...part }: TensorPart, row: number): TensorPart {
+  return { ...part, first: first + row * step, rows: 1 };
+}
+
+/** The shape of a part of a tensor. */
+export function partShape(shape: readonly number[], part: TensorPart): number[] {
+  const own = part.matrix === undefined ? shape : shape.slice(1);
+  return [part.rows, ...(part.transposed ? own.slice(0, 1) : own.slice(1))];
+}
+
+/** A part of a tensor as a tensor. */
+export function partOf(tensor: StoredTensor, part: TensorPart): StoredTensor {
+  const { matrix, transposed = false, first, rows, step = 1 } = part;
+  let whole = tensor;
+  if (matrix !== undefined) {
+    const { shape, strides, ...one } = rowsOf(tensor, matrix, 1);
+    whole = { ...one, shape: shape.slice(1), ...(strides && { strides: strides.slice(1) }) };
+  }
+  if (step === 1 && !transposed) return rowsOf(whole, first, rows);
+  const bytes = DTYPE_BITS[tensor.dtype] / 8;
+  const { checksum, ...rest } = whole;
+  const [own, ...others] = whole.strides ?? [...whole.shape.slice(1), 1];
+  const strides = transposed ? [...others, own] : [own, ...others];
+  const shape = partShape(tensor.shape, part);
+  return {
+    ...rest,
+    ...(checksum !== undefined && { whole }),
+    shape,
+    strides: [strides[0] * step, ...strides.slice(1)],
+    offset: whole.offset + first * strides[0] * bytes,
+    bytes: shape.reduce((product, length) => product * length, bytes),
+  };
+}
+
 /** Bytes per read of {@link gather}. */
 const WINDOW_BYTES = 1 << 16;
 

@@ -20,6 +20,8 @@ import {
   sum,
 } from "./decoder.ts";
 
+import { combineReference, expertsReference, routeReference } from "./experts.ts";
+
 type Rows = Float64Array[];
 
 /** Runs a model over one window. */
@@ -115,6 +117,28 @@ function run(
       registers.set(op.to, sum(get(op.to), scaled));
       break;
     }
+    case "route": {
+      const logits = linearReference(get(op.from), tensors, prefix + op.module);
+      registers.set(op.to, routeReference(logits, op));
+      break;
+    }
+    case "experts":
+      for (
+        const [register, rows] of expertsReference(
+          op,
+          get(op.from),
+          get(op.routing),
+          tensors,
+          prefix,
+        )
+      ) registers.set(register, rows);
+      break;
+    case "combine":
+      registers.set(
+        op.to,
+        combineReference(op, get(op.to), get(op.from), get(op.routing)),
+      );
+      break;
   }
 }
 

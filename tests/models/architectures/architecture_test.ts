@@ -155,6 +155,12 @@ function short(op: Op): string {
       return `rope ${op.registers.map(({ register, heads }) => `${register}/${heads}`)}`;
     case "attention":
       return `${op.to} = attention ${op.query} ${op.key} ${op.value}`;
+    case "route":
+      return `${op.to} = ${op.k} of ${op.experts} by ${op.module} ${op.from}`;
+    case "experts":
+      return op.linears.map(({ module, to }) => `${to} = ${module} ${op.from}`).join(", ");
+    case "combine":
+      return `${op.to} = ${op.to} + ${op.from}`;
     case "activation":
       return `${op.to} = ${op.name} ${op.from}${op.up ? ` * ${op.up}` : ""}`;
   }
@@ -504,8 +510,8 @@ const MISTRAL = { ...LLAMA, model_type: "mistral" };
 const QWEN = { ...LLAMA, model_type: "qwen2", use_sliding_window: true };
 
 const SUPPORTED =
-  "a supported one (cohere, cohere2, gemma2, gemma3, gemma3_text, gpt_neox, granite, " +
-  "llama, ministral, mistral, olmo2, olmo3, opt, phi3, qwen2, qwen3, smollm3, stablelm, starcoder2)";
+  "a supported one (cohere, cohere2, gemma2, gemma3, gemma3_text, gpt_neox, granite, granitemoe, " +
+  "llama, ministral, mistral, mixtral, olmo2, olmo3, olmoe, opt, phi3, qwen2, qwen3, qwen3_moe, smollm3, stablelm, starcoder2)";
 
 /** [config, what is said after `"m/config.json": `] */
 const REFUSED: [config: Record<string, unknown>, text: string][] = [
@@ -515,8 +521,6 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
     `model_type must be ${SUPPORTED}, found "${type}"`,
   ]),
   ...Object.entries({
-    qwen3_moe: "its layers have experts",
-    mixtral: "its layers have experts",
     gpt_oss: "its layers have experts",
     deepseek_v3: "its layers have experts",
     mamba2: "its layers are recurrent or convolutional",
