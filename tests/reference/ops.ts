@@ -112,6 +112,18 @@ function run(
       registers.set(op.to, out);
       break;
     }
+    case "clamped_swiglu": {
+      const { alpha, limit } = op;
+      const up = get(op.up);
+      const out = get(op.from).map((row, t) =>
+        row.map((v, i) => {
+          const [g, u] = [Math.min(v, limit), Math.max(-limit, Math.min(limit, up[t][i]))];
+          return g / (1 + Math.exp(-alpha * g)) * (u + 1);
+        })
+      );
+      registers.set(op.to, out);
+      break;
+    }
     case "add": {
       const scaled = get(op.from).map((row) => row.map((v) => v * (op.factor ?? 1)));
       registers.set(op.to, sum(get(op.to), scaled));
