@@ -4,6 +4,7 @@ import { bytesText } from "../base/units.ts";
 import { crc32 } from "./crc32.ts";
 import { isSystemError, type OpenFile, type SourceFile } from "./folder.ts";
 import { checkNesting, TooNested } from "./json_nesting.ts";
+import { Mxfp4File } from "./mxfp4.ts";
 import {
   checksumText,
   isPackedFile,
@@ -65,6 +66,8 @@ export interface StoredTensor {
   checksum?: number;
   /** The whole tensor that these rows belong to, if it has a checksum. */
   whole?: StoredTensor;
+  /** Codes and scales that its elements are computed of, if it is stored in MXFP4. */
+  mxfp4?: { codes: StoredTensor; scales: StoredTensor };
 }
 
 /** The header of a safetensors file. */
@@ -312,7 +315,7 @@ export class TensorReader implements Disposable {
       );
     }
     this.#checkWhole(tensor);
-    const file = this.#open(tensor.file);
+    const file = this.#open(tensor);
     if (tensor.strides) return gather(file, tensor, tensor.strides, into);
     const bytes = readRange(file, tensor.file, tensor.offset, tensor.bytes, into);
     if (this.#isToCheck(tensor)) this.#compare(tensor, checksumOf(file, bytes));
@@ -334,7 +337,7 @@ export class TensorReader implements Disposable {
     let checksum = 0;
     for (let done = 0; done < tensor.bytes; done += chunkBytes) {
       const length = Math.min(chunkBytes, tensor.bytes - done);
-      const file = this.#open(tensor.file);
+      const file = this.#open(tensor);
       const chunk = readRange(file, tensor.file, tensor.offset + done, length, buffer);
       if (isToCheck) checksum = checksumOf(file, chunk, checksum);
       yield chunk;
@@ -388,7 +391,12 @@ export class TensorReader implements Disposable {
     this.#files.clear();
   }
 
-  #open(path: string): OpenFile {
+  #open({ file: path, mxfp4 }: StoredTensor): OpenFile {
+    if (mxfp4) {
+      return new Mxfp4File(mxfp4, (tensor, from, bytes) => {
+        return readRange(this.#open(tensor), tensor.file, tensor.offset + from, bytes);
+      });
+    }
     let file = this.#files.get(path);
     if (!file) {
       file = openFile(this.sourceOf(path));
