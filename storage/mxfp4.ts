@@ -119,3 +119,9 @@ export class Mxfp4File implements OpenFile {
 export function filesOf({ file, mxfp4 }: StoredTensor): string[] {
   return mxfp4 ? [mxfp4.codes.file, mxfp4.scales.file] : [file];
 }
+
+/** The dtype and the bytes of what is stored of a tensor. */
+export function storedAs({ dtype, bytes, mxfp4 }: StoredTensor): { dtype: string; bytes: number } {
+  if (!mxfp4) return { dtype, bytes };
+  return { dtype: "MXFP4", bytes: mxfp4.codes.bytes + mxfp4.scales.bytes };
+}

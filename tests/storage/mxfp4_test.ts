@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
+import { storedAs } from "../../storage/mxfp4.ts";
 import type { TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
@@ -57,6 +58,8 @@ Deno.test("codes and scales of MXFP4 are read as the transposed matrices that th
   assert.deepEqual([...checkpoint.tensors.keys()].sort(), ["other_scales", "x"]);
   const { shape, dtype } = checkpoint.get("x");
   assert.deepEqual([shape, dtype], [[MATRICES, COLS, ROWS], "BF16"]);
+  const bytes = MATRICES * ROWS * GROUPS * 17;
+  assert.deepEqual(storedAs(checkpoint.get("x")), { dtype: "MXFP4", bytes });
   const expected = all(MATRICES).flatMap((matrix) =>
     all(COLS).flatMap((col) => all(ROWS).map((row) => valueAt(matrix, row, col)))
   );
