@@ -9,13 +9,22 @@ const BLOCK_BYTES = 16;
 /** The values of the codes of E2M1: a sign, two bits of exponent, one of mantissa. */
 const MAGNITUDES = [0, 0.5, 1, 1.5, 2, 3, 4, 6];
 
-/** The BF16 bits of each code, 16 for each scale 2^(scale - 127); scale 255 is NaN. */
-const BITS = Uint16Array.from({ length: 256 * 16 }, (_, i) => {
-  const [scale, code] = [i >> 4, i & 15];
+/** The BF16 bits of a code of a scale, 2^(scale - 127); scale 255 is NaN. */
+function bitsOf(scale: number, code: number): number {
   const value = scale === 255 ? NaN : MAGNITUDES[code & 7] * 2 ** (scale - 127);
   const [bits] = new Uint32Array(Float32Array.of(value).buffer);
   return bits >>> 16 | (code & 8) << 12;
-});
+}
+
+let pairs: Uint32Array | undefined;
+
+/** The BF16 bits of both codes in a byte, 256 for each scale; the first code is in the low half. */
+function pairTable(): Uint32Array {
+  return pairs ??= Uint32Array.from({ length: 256 * 256 }, (_, i) => {
+    const [scale, codes] = [i >> 8, i & 255];
+    return bitsOf(scale, codes & 15) | bitsOf(scale, codes >> 4) << 16;
+  });
+}
 
 const [BLOCKS, SCALES] = ["_blocks", "_scales"];
 
@@ -99,13 +108,11 @@ export class Mxfp4File implements OpenFile {
     const { bytesOf, tensor } = this;
     const codes = bytesOf(tensor.codes, first * BLOCK_BYTES, count * BLOCK_BYTES);
     const scales = bytesOf(tensor.scales, first, count);
-    const values = new Uint16Array(count * BLOCK);
+    const table = pairTable();
+    const values = new Uint32Array(count * BLOCK_BYTES);
     for (let block = 0, i = 0; block < count; block++) {
-      const row = scales[block] << 4;
-      for (const end = i + BLOCK_BYTES; i < end; i++) {
-        values[2 * i] = BITS[row | codes[i] & 15];
-        values[2 * i + 1] = BITS[row | codes[i] >> 4];
-      }
+      const scale = scales[block] << 8;
+      for (const end = i + BLOCK_BYTES; i < end; i++) values[i] = table[scale | codes[i]];
     }
     const start = offset - first * perBlock;
     target.set(new Uint8Array(values.buffer, start, length));

@@ -472,8 +472,10 @@ export function partOf(tensor: StoredTensor, part: TensorPart): StoredTensor {
   };
 }
 
-/** Bytes per read of {@link gather}. */
+/** Bytes per read of {@link gather}, where it reads more than it needs. */
 const WINDOW_BYTES = 1 << 16;
+/** Adjacent bytes that it reads by themselves. */
+const DIRECT_BYTES = 1 << 12;
 
 /** Reads a tensor with strides as row-major bytes, in the order of their offsets in the file. */
 function gather(
@@ -505,9 +507,9 @@ function gather(
     if (depth === dimensions.length) return copy(from, to, width);
     const { size, from: fromStep, to: toStep } = dimensions[depth];
     if (depth === dimensions.length - 1 && fromStep === width && toStep === width) {
-      for (let done = 0; done < size * width; done += WINDOW_BYTES) {
-        copy(from + done, to + done, Math.min(WINDOW_BYTES, size * width - done));
-      }
+      const length = size * width;
+      if (length < DIRECT_BYTES) copy(from, to, length);
+      else readRange(file, path, from, length, into.subarray(to));
       return;
     }
     for (let i = 0; i < size; i++) visit(depth + 1, from + i * fromStep, to + i * toStep);
