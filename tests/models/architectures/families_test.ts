@@ -149,7 +149,6 @@ const FAMILIES: Record<string, Family> = {
   "gpt_neox, sequential": {
     config: { model_type: "gpt_neox", use_parallel_residual: false, rotary_pct: 0.5 },
   },
-  "mixtral": { config: { model_type: "mixtral", num_local_experts: 4, sliding_window: 7 } },
   "qwen3_moe": {
     config: {
       model_type: "qwen3_moe",
