@@ -158,15 +158,6 @@ const FAMILIES: Record<string, Family> = {
       mlp_only_layers: [0],
     },
   },
-  "olmoe": {
-    config: {
-      model_type: "olmoe",
-      intermediate_size: 32,
-      num_experts: 5,
-      num_experts_per_tok: 2,
-      attention_bias: true,
-    },
-  },
   "granitemoe": {
     config: {
       model_type: "granitemoe",
