@@ -3,6 +3,7 @@ import type { WeightKind } from "../codecs/codec.ts";
 import { dequantizedLinear, loadLinear } from "../codecs/mod.ts";
 import { type Rotation, transformOnHost } from "../gpu/kernels/rotation/rotation.ts";
 import type { ModelFiles } from "../models/model_files.ts";
+import { roleOf } from "../models/ops/experts.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
 import { rowOfPart } from "../storage/safetensors.ts";
@@ -99,6 +100,7 @@ export async function countWeights(
     await model?.fetchLayer(layer, true);
     for (const { name, rows, cols, dense } of linears) {
       if (dense) continue; // nothing has changed
+      if (roleOf(name) !== name && !name.includes("experts.0.")) continue; // one stands for all
       const sample = sampledRows(rows, cols);
       const place = packed.placeOf(name);
       const before = joined(

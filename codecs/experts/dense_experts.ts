@@ -1,7 +1,13 @@
 import type { Gpu } from "../../gpu/device.ts";
+import { expertMatvec } from "../../gpu/kernels/experts/expert_matvec.ts";
 import { groupedGemm } from "../../gpu/kernels/matmul/grouped_gemm.ts";
 import { type Dtype, DTYPE_BYTES, type Tensor } from "../../gpu/tensor.ts";
-import { type ExpertProduct, type ExpertWeights, NOT_HERE } from "./expert_weights.ts";
+import {
+  type ExpertProduct,
+  type ExpertWeights,
+  NOT_HERE,
+  VECTOR_TOKENS,
+} from "./expert_weights.ts";
 
 /** Alignment of matrices in bytes: views of them must begin where bindings may. */
 const ALIGNMENT = 256;
@@ -47,11 +53,12 @@ export class DenseExperts implements ExpertWeights {
 
   async multiply({ x, each, routed, bias, y }: ExpertProduct): Promise<void> {
     const { gpu, weights, step, rows, cols } = this;
-    const pairs = await routed.sorted();
-    await groupedGemm(gpu, {
-      ...{ x, each, pairs, weights, step, rows, cols, bias, y },
-      places: this.#places,
-    });
+    const { routing, tokens, k } = routed;
+    const common = { x, weights, step, rows, cols, places: this.#places, bias, y };
+    if (tokens <= VECTOR_TOKENS) {
+      const vectors = { vectors: tokens * k, perRow: each ? 1 : k };
+      await expertMatvec(gpu, { ...common, ...vectors, routing });
+    } else await groupedGemm(gpu, { ...common, each, pairs: await routed.sorted() });
   }
 
   [Symbol.dispose](): void {

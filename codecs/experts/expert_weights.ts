@@ -67,5 +67,8 @@ export interface ExpertWeights extends Disposable {
   multiply(product: ExpertProduct): Promise<void>;
 }
 
+/** The most tokens for which weights are read once per token and expert. */
+export const VECTOR_TOKENS = 8;
+
 /** The place of an expert that is elsewhere. */
 export const NOT_HERE = 0xffffffff;

@@ -1,11 +1,9 @@
 import type { Gpu } from "../../gpu/device.ts";
 import type { InputTransform, StackedWeights } from "../codec.ts";
 import { DenseExperts, uploadPlaces } from "./dense_experts.ts";
-import type { ExpertProduct, ExpertWeights } from "./expert_weights.ts";
+import { type ExpertProduct, type ExpertWeights, VECTOR_TOKENS } from "./expert_weights.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 
-/** The most tokens for which packed weights are read once per vector instead of being unpacked. */
-const VECTOR_TOKENS = 8;
 /** Bytes of unpacked weights at a time. */
 const SLAB_BYTES = 256 << 20;
 const SLAB_BYTES_ON_CPU = 16 << 20;

@@ -12,8 +12,8 @@ export const STACK_BINDINGS = [
 
 /** Further pipeline constants; `ROWS` is that of one linear layer. */
 export const STACK_CONSTANTS = `override STRIDE: u32;  // rows from one linear layer to the next
-override K: u32;       // vectors of a token, one for each of its experts
-override PER_ROW: u32; // vectors that share a row of x`;
+override K: u32;       // products of a token, one for each of its experts
+override PER_ROW: u32; // products that share a row of x`;
 
 /**
  * Statements that give the rows of a workgroup, `first_row` and `end_row`, the linear layer, `part`, and the

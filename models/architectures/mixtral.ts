@@ -11,6 +11,7 @@ export const mixtral: ArchitectureFamily = {
       intermediateSize: 14336,
       maxLength: 131072,
       norm: { kind: "rms", epsilon: ["rms_norm_eps", 1e-5] },
+      rotary: { theta: 1000000 },
       slidingWindows: (layers) => new Array(layers).fill(readSlidingWindow(fields, undefined)),
       experts: {
         ...readExpertCounts(fields, ["num_local_experts", "num_experts"], {

@@ -10,6 +10,7 @@ import { Decoder } from "../../models/decoder.ts";
 import { LayerPlan, type Restarts, totalWidth } from "../../models/layer_plan.ts";
 import { cloneLayer, type LayerWeights, replaceMatrix } from "../../models/layer_weights.ts";
 import type { ExpertPlace } from "../../models/ops/op.ts";
+import { expertsTogether } from "../../models/memory_plan.ts";
 import type { Registers } from "../../models/registers.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
@@ -162,26 +163,17 @@ function difference(
   return Object.fromEntries(changes.filter(([, change]) => change !== 0));
 }
 
-/** Bytes of the Hessians, and cross terms, of experts that are observed together. */
-const BUNDLE_BYTES = 2 ** 30;
-
 /**
- * The groups that are observed together: the experts of one operation, as many as there is room for the
- * Hessians of.
+ * The groups that are observed together: experts of one operation.
  *
- * @param isCorrected Whether there are cross terms, too.
+ * @param mostOf The most experts, from the columns of their linear layers.
  */
-function bundles(
-  groups: readonly Group[],
-  isCorrected: boolean,
-  most = BUNDLE_BYTES,
-): Group[][] {
+function bundles(groups: readonly Group[], mostOf: (cols: number) => number): Group[][] {
   const found: Group[][] = [];
   for (const group of groups) {
     const last = found.at(-1);
-    const bytes = 4 * group.cols ** 2 * (isCorrected ? 3 : 1);
     const isTogether = last && group.expert && last[0].at === group.at &&
-      bytes * (last.length + 1) <= most;
+      last.length < mostOf(group.cols);
     if (isTogether) last.push(group);
     else found.push([group]);
   }
@@ -279,7 +271,8 @@ class LayerRun {
     } else {
       // Stages may change the weights in place.
       if (this.calibration?.original) streams.push(this.#stream("original", cloneLayer(weights)));
-      for (const together of bundles(groups, streams.length > 0)) {
+      const mostOf = (cols: number) => expertsTogether(cols, streams.length > 0);
+      for (const together of bundles(groups, mostOf)) {
         if (this.calibration) {
           await this.#observe(this.#stream("quantized", weights), together, streams[0]);
         }
@@ -350,7 +343,7 @@ class LayerRun {
   async #observeAll(weights: LayerWeights<DenseWeight>, groups: readonly Group[]): Promise<void> {
     const quantized = this.#stream("quantized", weights);
     const original = this.calibration!.original && this.#stream("original", weights);
-    const all = bundles(groups, false, Infinity);
+    const all = bundles(groups, () => Infinity);
     for (const together of all) await this.#countTokens(quantized, together);
     for (let batch = 0; batch < quantized.activations.batches; batch++) {
       const registers = await quantized.activations.load(batch);

@@ -42,6 +42,7 @@ import {
   updateKernel,
 } from "../../gpu/kernels/hessian/factor_source.ts";
 import { TILES } from "../../gpu/kernels/matmul/gemm.ts";
+import { GROUPED_TILES } from "../../gpu/kernels/matmul/grouped_gemm.ts";
 import { broadcastKernel } from "../../gpu/kernels/matmul/gemm_broadcast_source.ts";
 import {
   ALL_F32,
@@ -180,6 +181,14 @@ export const GENERATED: [name: string, source: string][] = [
       )
     )
   ),
+  ...GROUPED_TILES.flatMap((tile) =>
+    (["f32", "f16", "bf16"] as const).flatMap((b) =>
+      (["any", "aligned", "whole", "paired"] as const).map((fit): [string, string] => [
+        `tileKernel of experts ${tileName(tile)}, ${fit}, ${b}`,
+        tileKernel("NT", tile, fit, { ...ALL_F32, b }, true),
+      ])
+    )
+  ),
   ...[4, 8, 16, 32, 64].flatMap((lanes): [string, string][] => [
     ...LAYOUTS.map((layout): [string, string] => [
       `broadcastKernel ${layout} of ${lanes} lanes`,
@@ -278,6 +287,31 @@ export const GENERATED: [name: string, source: string][] = [
         ),
       ])
     )
+  ),
+  ...[8, 32].map((lanes): [string, string] => [
+    `billmVectorKernel of experts, subgroups of ${lanes}`,
+    billmVectorKernel(
+      { zones: 2, planes: 2, coded: true, mixed: false },
+      { lanes, splits: 4, steps: 2, turns: true, subgroupBarriers: false },
+      "plain",
+      1,
+      undefined,
+      true,
+    ),
+  ]),
+  ...ROW_CODES.flatMap((code) =>
+    ([[256, 32], [8, 8]] as const).map(([threads, lanes]): [string, string] => {
+      const ordered = lanes === 8;
+      return [
+        `rowVectorKernel of ${code.name}, ${code.rows} rows, of experts, ${threads} threads of ${lanes}`,
+        rowVectorKernel(code, { threads, lanes }, {
+          input: "plain",
+          ordered,
+          aligned: !ordered,
+          stacked: true,
+        }),
+      ];
+    })
   ),
   ...ROW_CODES.flatMap((code) => [
     ...([[256, 32], [64, 64], [64, 0], [8, 8]] as const).flatMap(([threads, lanes], i) =>

@@ -20,7 +20,7 @@ const [EXPERTS, K] = [5, 2];
 const MEMBERS = [3, 0, 2];
 const NOTHING = 12345;
 
-const SHAPE = { rows: 70, cols: 208 };
+const SHAPE = { rows: 38, cols: 208 };
 const GRID = { ...SHAPE, groupSize: 64, grid: "range" } as const;
 const BILLM = { ...SHAPE, blockSize: 128 } as const;
 
@@ -113,10 +113,18 @@ async function check(
 }
 
 Deno.test("dense experts multiply the tokens that are routed to them", async () => {
-  for (const device of [gpu, await openAsHardware()]) {
-    for (const [rows, cols] of [[70, 30], [36, 20], [64, 48], [64, 64]]) {
+  const hardware = await openAsHardware();
+  const cases: [gpu: Gpu, tokens: number[], rows: number, cols: number, f16?: boolean][] = [
+    [gpu, [1, 40], 37, 30],
+    [gpu, [40], 36, 20],
+    [gpu, [3, 40], 64, 40, true],
+    [hardware, [9], 36, 20],
+    [hardware, [260], 128, 32], // many enough for large tiles
+  ];
+  for (const [device, counts, rows, cols, hasHalves] of cases) {
+    {
       const matrices = MEMBERS.map((_, i) => normals(rows * cols, 7 + i));
-      for (const dtype of rows === cols ? ["f32", "f16"] as const : ["f32"] as const) {
+      for (const dtype of hasHalves ? ["f32", "f16"] as const : ["f32"] as const) {
         using dense = new DenseExperts(device, rows, cols, MEMBERS, EXPERTS, dtype);
         const rounded = matrices.map((matrix) =>
           dtype === "f32" ? matrix : Float32Array.from(matrix, Math.f16round)
@@ -129,12 +137,12 @@ Deno.test("dense experts multiply the tokens that are routed to them", async () 
           device.copy(own, dense.matrix(expert));
         }
         for (const each of [false, true]) {
-          for (const tokens of [1, 90]) await check(dense, (i) => rounded[i], tokens, each);
+          for (const tokens of counts) await check(dense, (i) => rounded[i], tokens, each);
         }
       }
     }
-    if (device !== gpu) await device[Symbol.asyncDispose]();
   }
+  await hardware[Symbol.asyncDispose]();
 });
 
 const TRANSFORM: InputTransform = { rotation: { seed: 3, block: 16 }, exponent: -3 };
@@ -154,7 +162,7 @@ for (const [name, what, make] of SAMPLES) {
       using experts = await uploadExperts(gpu, linears, MEMBERS, EXPERTS);
       const matrices = linears.map((linear) => dequantizedLinear(linear));
       for (const each of transform ? [false] : [false, true]) {
-        for (const tokens of [1, 3, 11]) await check(experts, (i) => matrices[i], tokens, each);
+        for (const tokens of [3, 11]) await check(experts, (i) => matrices[i], tokens, each);
       }
     }
   });

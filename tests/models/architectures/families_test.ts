@@ -149,7 +149,6 @@ const FAMILIES: Record<string, Family> = {
   "gpt_neox, sequential": {
     config: { model_type: "gpt_neox", use_parallel_residual: false, rotary_pct: 0.5 },
   },
-  "mixtral": { config: { model_type: "mixtral", num_local_experts: 4, sliding_window: 7 } },
   "qwen3_moe": {
     config: {
       model_type: "qwen3_moe",
@@ -157,15 +156,6 @@ const FAMILIES: Record<string, Family> = {
       num_experts_per_tok: 3,
       moe_intermediate_size: 40,
       mlp_only_layers: [0],
-    },
-  },
-  "olmoe": {
-    config: {
-      model_type: "olmoe",
-      intermediate_size: 32,
-      num_experts: 5,
-      num_experts_per_tok: 2,
-      attention_bias: true,
     },
   },
   "granitemoe": {
