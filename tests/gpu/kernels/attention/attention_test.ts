@@ -78,12 +78,12 @@ for (
 
   Deno.test(`attention() that ${family} gives a share to sinks`, async () => {
     const shape = { heads: 4, keyValueHeads: 2, length: 70, sinks: Float32Array.of(-9, 0, 3, 30) };
-    for (const headDim of [8, 64, 80]) {
+    for (const headDim of [8, 64]) {
       await check(gpu, { ...shape, headDim }, 2);
-      await check(gpu, { ...shape, headDim, slidingWindow: 9 }, 1);
       await check(gpu, { ...shape, headDim, length: 1 }, 1);
-      await check(gpu, { ...shape, headDim, cap: 2 }, 1, 20);
+      await check(gpu, { ...shape, headDim, slidingWindow: 9 }, 1);
     }
+    await check(gpu, { ...shape, headDim: 8, cap: 2 }, 1, 20);
   });
 
   Deno.test(`attention() that ${family} holds scores far apart`, async () => {

@@ -118,10 +118,8 @@ for (
 
   Deno.test(`segmentAttention() that ${family} gives a share to sinks`, async () => {
     const shape = { heads: 2, keyValueHeads: 1, sinks: Float32Array.of(-1, 4) };
-    for (const headDim of [8, 64]) {
-      await check(gpu, { ...shape, headDim });
-      await check(gpu, { ...shape, headDim, slidingWindow: 5 });
-    }
+    await check(gpu, { ...shape, headDim: 8 });
+    await check(gpu, { ...shape, headDim: 64, slidingWindow: 5 });
   });
 }
 
