@@ -75,6 +75,9 @@ function joined(codes: StoredTensor, tensors: ReadonlyMap<string, StoredTensor>)
         `not U8 [${codes.shape.slice(0, 3)}] as "${codes.name}" needs`,
     );
   }
+  if (codes.strides || scales.strides) {
+    refuse(`"${codes.name}" or "${scales.name}" is not row-major, as MXFP4 must be`);
+  }
   const cols = BLOCK * groups;
   return {
     name,
