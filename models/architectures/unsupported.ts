@@ -13,7 +13,7 @@ const SPECIAL: readonly { types: RegExp; fields: readonly string[]; what: string
   {
     types: /moe|mixtral|gpt_oss|deepseek|dbrx|grok|llama4|minimax/,
     fields: ["num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"],
-    what: "its layers have experts",
+    what: "its layers have experts of another kind",
   },
   { types: /whisper|wav2vec|audio|musicgen|speech/, fields: [], what: "it is an audio model" },
   { types: /bert|electra|deberta|xlm|mpnet/, fields: [], what: "it is an encoder" },

@@ -521,8 +521,8 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
     `model_type must be ${SUPPORTED}, found "${type}"`,
   ]),
   ...Object.entries({
-    gpt_oss: "its layers have experts",
-    deepseek_v3: "its layers have experts",
+    gpt_oss: "its layers have experts of another kind",
+    deepseek_v3: "its layers have experts of another kind",
     mamba2: "its layers are recurrent or convolutional",
     rwkv7: "its layers are recurrent or convolutional",
     qwen3_next: "its layers are recurrent or convolutional",
@@ -540,7 +540,7 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
   ...Object.entries({
     vision_config: "it is multimodal",
     mamba_d_state: "its layers are recurrent or convolutional",
-    num_local_experts: "its layers have experts",
+    num_local_experts: "its layers have experts of another kind",
   }).map(([field, special]): [Record<string, unknown>, string] => [
     { model_type: "new", [field]: 8 },
     `model_type must be ${SUPPORTED}, found "new": ${special}`,
