@@ -139,12 +139,12 @@ Deno.test("a run with experts that is interrupted goes on to the same bytes", as
   assert.deepEqual(await place.resumed(fields), contents(place.path("out/model")));
 });
 
-Deno.test("experts on a trellis, some of them dense, generate what the dequantized model does", async () => {
+Deno.test("packed experts, some of them dense, generate what the dequantized model does", async () => {
   using place = new Workplace({ ...SMALL, ...SMALLER });
   const skip = ["*.experts.1.*", "*.experts.2.down_proj"];
   const { record } = await place.run({
-    recipe: "2-bit",
-    stages: { calibrate: calibrateOf(place), trellis: { skip, table: 8 } },
+    recipe: "gptq",
+    stages: { calibrate: calibrateOf(place), gptq: { skip } },
   });
   const dense = record.layers![0].linears.filter(({ dense }) => dense).map(({ name }) => name);
   assert.equal(dense.length, 4);

@@ -32,19 +32,11 @@ const SAMPLES: [codec: string, what: string, make: (seed: number) => HostLinear]
   ["billm", "f16", (seed) => randomPacked({ ...BILLM, zones: 1, planes: 0 }, seed).host],
   [
     "grid",
-    "plain",
-    (seed) => randomGrid({ ...GRID, bits: 3, salient: false }, 0, false, seed).host,
-  ],
-  [
-    "grid",
     "salient, ordered",
     (seed) => randomGrid({ ...GRID, zeros: "free", bits: 2, salient: true }, 0.1, true, seed).host,
   ],
   ["levels", "3", (seed) => randomLevels({ ...SHAPE, count: 3, pattern: "free" }, seed).host],
   ["levels", "5", (seed) => randomLevels({ ...SHAPE, count: 5, pattern: "free" }, seed).host],
-  ["trellis", "plain", (seed) => {
-    return randomTrellis({ ...SHAPE, bits: 2, stateBits: 12 }, false, seed).host;
-  }],
   ["trellis", "ordered", (seed) => {
     return randomTrellis({ ...SHAPE, bits: 1, stateBits: 8 }, true, seed).host;
   }],

@@ -149,15 +149,6 @@ const FAMILIES: Record<string, Family> = {
   "gpt_neox, sequential": {
     config: { model_type: "gpt_neox", use_parallel_residual: false, rotary_pct: 0.5 },
   },
-  "qwen3_moe": {
-    config: {
-      model_type: "qwen3_moe",
-      num_experts: 6,
-      num_experts_per_tok: 3,
-      moe_intermediate_size: 40,
-      mlp_only_layers: [0],
-    },
-  },
   "granitemoe": {
     config: {
       model_type: "granitemoe",
