@@ -578,16 +578,8 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
     `model_type must be ${SUPPORTED}, found "${type}"`,
   ]),
   ...Object.entries({
-<<<<<<< HEAD
     ...SPECIAL,
-    dbrx: "its layers have experts of a kind that is not supported",
-=======
-    gpt_oss: "its layers have experts of another kind",
-    deepseek_v3: "its layers have experts of another kind",
-    mamba2: "its layers are recurrent or convolutional",
-    rwkv7: "its layers are recurrent or convolutional",
-    qwen3_next: "its layers are recurrent or convolutional",
->>>>>>> experts
+    dbrx: "its layers have experts of another kind",
     qwen2_5_vl: "it is multimodal",
     llava: "it is multimodal",
     deepseek_vl: "it is multimodal",
@@ -603,11 +595,7 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
   ...Object.entries({
     vision_config: "it is multimodal",
     mamba_d_state: "its layers are recurrent or convolutional",
-<<<<<<< HEAD
-    num_local_experts: "its layers have experts of a kind that is not supported",
-=======
     num_local_experts: "its layers have experts of another kind",
->>>>>>> experts
   }).map(([field, special]): [Record<string, unknown>, string] => [
     { model_type: "new", [field]: 8 },
     `model_type must be ${SUPPORTED}, found "new": ${special}`,
