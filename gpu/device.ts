@@ -11,8 +11,9 @@ import { Readback } from "./readback.ts";
 import { type Scope, TurnScope } from "./scope.ts";
 import { type Dtype, DTYPE_BYTES, elementsOf, type Piece, shapeText, Tensor } from "./tensor.ts";
 
-/** The adapter to open: the fastest, a hardware GPU only, or a software adapter only. */
-export type AdapterChoice = "auto" | "hardware" | "software";
+/** The kinds of adapters to open: the fastest, a hardware GPU only, or a software adapter only. */
+export const ADAPTER_KINDS = ["auto", "hardware", "software"] as const;
+export type AdapterChoice = typeof ADAPTER_KINDS[number];
 
 /** The options of {@link Gpu.open}. */
 export interface GpuOptions {
@@ -31,6 +32,9 @@ export interface GpuOptions {
   /** Lower limits than the adapter's, in bytes, for tests; at least {@link LEAST_LIMIT}. */
   limits?: { binding?: number; buffer?: number };
 }
+
+/** There is no adapter at all. */
+export class NoAdapter extends UserError {}
 
 /** A section of the GPU's work whose time is measured. */
 export interface Section {
@@ -199,7 +203,7 @@ export class Gpu implements AsyncDisposable {
   static async open(host: GpuHost, options: GpuOptions = {}): Promise<Gpu> {
     const { adapter: choice = "auto" } = options;
     const adapter = await requestAdapter(host, choice);
-    if (!adapter) throw new UserError(`No WebGPU adapter was found; ${host.adapterAdvice}`);
+    if (!adapter) throw new NoAdapter(`No WebGPU adapter was found; ${host.adapterAdvice}`);
     const { description, isFallbackAdapter } = adapter.info;
     if (choice === "hardware" && isFallbackAdapter) {
       throw new UserError(
