@@ -63,7 +63,7 @@ export interface RotationConfig {
 /**
  * Reads `quantization_config`.
  *
- * @returns Undefined for a model that is not quantized.
+ * @returns Undefined for a model that is not quantized, or whose experts are stored in MXFP4.
  * @throws {UserError} If the model was quantized by another method or a later version of this one, or
  *   if a field is missing or invalid.
  */
@@ -72,7 +72,8 @@ export function readQuantizationConfig(
   file: string,
 ): QuantizationConfig | undefined {
   const found = config.quantization_config as QuantizationConfig | undefined;
-  if (found == null) return undefined;
+  // Tensors in MXFP4 are read as what they stand for.
+  if (found == null || found.quant_method as string === "mxfp4") return undefined;
   const refuse = (field: string, wanted: string, value: unknown): never => {
     throw new UserError(
       `"${file}": quantization_config${field} must be ${wanted}, found ` +

@@ -8,7 +8,8 @@ import {
 } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { type FileFetcher, type Folder, isSystemError } from "../storage/folder.ts";
-import { readJson } from "../storage/json.ts";
+import { readJson, readJsonToWrite } from "../storage/json.ts";
+import { filesOf } from "../storage/mxfp4.ts";
 import { FORMAT_VERSION } from "../storage/packed_metadata.ts";
 import type { Architecture } from "./architectures/architecture.ts";
 import { ARCHITECTURES, readArchitecture } from "./architectures/mod.ts";
@@ -86,6 +87,15 @@ export class ModelFiles implements Disposable {
   /** The folder's name in messages; its path if it is on disk. */
   get folder(): string {
     return this.source.path;
+  }
+
+  /** The content of config.json for a file that is made of it, its numbers spelled as they are there. */
+  configToWrite(): Record<string, unknown> {
+    const isUntied = this.config.tie_word_embeddings === false;
+    return {
+      ...readJsonToWrite(this.source.file("config.json")),
+      ...(isUntied && { tie_word_embeddings: false }),
+    };
   }
 
   /**
@@ -172,7 +182,10 @@ export class ModelFiles implements Disposable {
   async fetchTensors(names?: Iterable<string>): Promise<void> {
     const files = this.#files;
     if (!files) return;
-    const fileOf = (name: string) => this.checkpoint.tensors.get(name)?.file ?? [];
+    const fileOf = (name: string) => {
+      const tensor = this.checkpoint.tensors.get(name);
+      return tensor ? filesOf(tensor) : [];
+    };
     const paths = names ? [...names].flatMap(fileOf) : files.outside;
     await this.#fetcher!.fetch(paths);
   }
@@ -320,9 +333,10 @@ function filesByLayer(
   const ofLayers = architecture.names.layer(0).replace(/0\.$/, "");
   const layers = Array.from({ length: architecture.layers }, () => new Set<string>());
   const outside = new Set<string>();
-  for (const { name, file } of checkpoint.tensors.values()) {
-    if (!name.startsWith(ofLayers)) outside.add(file);
-    else layers[parseInt(name.slice(ofLayers.length))]?.add(file); // others than config.json has are not read
+  for (const tensor of checkpoint.tensors.values()) {
+    const rest = tensor.name.startsWith(ofLayers) ? tensor.name.slice(ofLayers.length) : undefined;
+    const files = rest === undefined ? outside : layers[parseInt(rest)]; // others are not read
+    for (const file of filesOf(tensor)) files?.add(file);
   }
   return { layers, outside };
 }

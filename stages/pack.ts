@@ -157,7 +157,7 @@ export const pack = defineStage({
     const { embeddings } = options;
     const searched = searchedForm(options);
     const model = context.get("model-files");
-    const { architecture, checkpoint, config } = model;
+    const { architecture, checkpoint } = model;
     await model.fetchTensors();
     const tables = tablesOf(model);
     const { layers } = architecture;
@@ -205,7 +205,7 @@ export const pack = defineStage({
       }),
     );
     writeJsonAtomically(join(context.folder.model, "config.json"), {
-      ...config,
+      ...model.configToWrite(),
       quantization_config: model.packedConfig(
         context.blockSize,
         versionFor(

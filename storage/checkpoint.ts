@@ -2,6 +2,7 @@ import { distance } from "fastest-levenshtein";
 import { UserError } from "../base/errors.ts";
 import { type Folder, isSystemError, type SourceFile } from "./folder.ts";
 import { readJson } from "./json.ts";
+import { withMxfp4 } from "./mxfp4.ts";
 import { readPytorch } from "./pytorch.ts";
 import {
   isFloatDtype,
@@ -33,18 +34,23 @@ const FORMATS: { index: string; single: string; find: FindTensors }[] = [
  */
 export class Checkpoint implements Disposable {
   readonly #reader: TensorReader;
+  /**
+   * The tensors by name, in the order of the index or, without one, of the file; those in MXFP4 as what
+   * their codes stand for, see {@link withMxfp4}.
+   */
+  readonly tensors: Map<string, StoredTensor>;
 
   private constructor(
     /** The folder's name in messages. */
     readonly folder: string,
     /** The names of the weight files, the index (if any) first. */
     readonly files: string[],
-    /** The tensors by name, in the order of the index or, without one, of the file. */
-    readonly tensors: Map<string, StoredTensor>,
+    tensors: Map<string, StoredTensor>,
     sources: Iterable<SourceFile>,
     /** The shards of tensors that the index lists, but which are not there. */
     readonly missing: ReadonlyMap<string, string> = new Map(),
   ) {
+    this.tensors = withMxfp4(tensors);
     const byPath = new Map(Array.from(sources, (source) => [source.path, source]));
     this.#reader = new TensorReader((path) => byPath.get(path)!);
   }

@@ -16,6 +16,7 @@ import { readRunRecord } from "../pipeline/run/read_record.ts";
 import { RUN_RECORD, type RunRecord } from "../pipeline/run/record.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
+import { filesOf, storedAs } from "../storage/mxfp4.ts";
 import { tableText } from "./table.ts";
 import { modelFolder, runCommand, usageErrors, warnOf } from "./task.ts";
 
@@ -218,7 +219,7 @@ function outputErrors(folder: string): Map<string, number> {
 
 /** Bytes of the weight files, including headers. */
 function weightBytes({ tensors }: Checkpoint): number {
-  return sum([...new Set(tensors.values().map(({ file }) => file))].map((p) => statSync(p).size));
+  return sum([...new Set(tensors.values().flatMap(filesOf))].map((path) => statSync(path).size));
 }
 
 /** @param codecs Codecs of the linear layers by name. */
@@ -349,7 +350,10 @@ function inspectPlain(folder: string): PlainReport {
     warnOf(model);
   }
   const tensors = [...checkpoint.tensors.values()].sort((a, b) => byNumber(a.name, b.name))
-    .map(({ name, dtype, shape, bytes }): PlainEntry => ({ name, dtype, shape, bytes }));
+    .map((tensor): PlainEntry => {
+      const { name, shape } = tensor;
+      return { name, shape, ...storedAs(tensor) };
+    });
   const elements = sum(tensors.map(({ shape }) => elementsOf(shape)));
   return { folder, tensors, elements, bytes: weightBytes(checkpoint) };
 }

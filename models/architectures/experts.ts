@@ -1,4 +1,5 @@
 import type { ActivationName } from "../../gpu/kernels/elementwise/activation.ts";
+import type { ClampedSwiglu } from "../../gpu/kernels/elementwise/clamped_swiglu.ts";
 import { MOST_EXPERTS } from "../../gpu/kernels/experts/route.ts";
 import type { Op } from "../ops/mod.ts";
 import type { Fields } from "./fields.ts";
@@ -14,10 +15,17 @@ export interface ExpertsKind {
   /** Whether the weights of a token's experts add up to 1; else they are parts of a softmax over all. */
   renormalized: boolean;
   router: string;
+  /** Whether the router and the experts have biases. */
+  bias?: boolean;
   /** The modules of an expert's linear layers; `*` stands for the expert. */
   modules: { gate: string; up: string; down: string };
-  /** The modules that stack the experts' matrices in checkpoints; each expert has its own if absent. */
-  stacked?: { gateUp: string; down: string };
+  /**
+   * The modules that stack the experts' matrices in checkpoints, and whether their rows are columns there;
+   * each expert has its own if absent.
+   */
+  stacked?: { gateUp: string; down: string; columns?: boolean };
+  /** The activation, if it is not that of the model. */
+  clamped?: ClampedSwiglu;
   /** Whether a decoder layer has experts; others have one feed-forward network. */
   hasExperts(layer: number): boolean;
 }
@@ -49,7 +57,7 @@ export function readExpertCounts(
 
 /** The operations of a feed-forward layer with experts. */
 export function expertSteps(
-  { count, perToken, intermediateSize, renormalized, router, modules, stacked }: ExpertsKind,
+  kind: ExpertsKind,
   { input, hiddenSize, activation, residualFactor }: {
     input: string;
     hiddenSize: number;
@@ -57,12 +65,18 @@ export function expertSteps(
     residualFactor?: number;
   },
 ): Op[] {
-  const common = { routing: "routing", experts: count, k: perToken };
+  const { count, perToken, intermediateSize, renormalized, router, modules } = kind;
+  const { bias = false, stacked, clamped } = kind;
+  const common = { routing: "routing", experts: count, k: perToken, bias };
+  const stack = (module: string | undefined) =>
+    module === undefined ? {} : { stacked: { module, columns: stacked?.columns } };
+  const gates = { from: "gate", up: "up", to: "x", width: perToken * intermediateSize };
   const inner = intermediateSize;
   return [
     {
       op: "route",
       module: router,
+      bias,
       from: input,
       to: "routing",
       width: hiddenSize,
@@ -80,17 +94,11 @@ export function expertSteps(
         { module: modules.gate, to: "gate", rows: inner },
         { module: modules.up, to: "up", rows: inner },
       ],
-      bias: false,
-      ...(stacked && { stacked: { module: stacked.gateUp } }),
+      ...stack(stacked?.gateUp),
     },
-    {
-      op: "activation",
-      name: activation,
-      from: "gate",
-      up: "up",
-      to: "x",
-      width: perToken * inner,
-    },
+    clamped
+      ? { op: "clamped_swiglu", ...gates, ...clamped }
+      : { op: "activation", ...gates, name: activation },
     {
       op: "experts",
       ...common,
@@ -98,8 +106,7 @@ export function expertSteps(
       cols: inner,
       each: true,
       linears: [{ module: modules.down, to: "y", rows: hiddenSize }],
-      bias: false,
-      ...(stacked && { stacked: { module: stacked.down } }),
+      ...stack(stacked?.down),
     },
     {
       op: "combine",

@@ -83,6 +83,8 @@ export interface LlamaKind {
   rotaries?(headDim: number, layers: number): Rotary[];
   /** Factor and bound of the attention scores. */
   scores?: { scale?: number; cap?: number };
+  /** The tensor of the sinks of attention; none if absent. */
+  sinks?: string;
   /** Factor of what attention and the feed-forward layers add to the residual stream. */
   residualFactor?: number;
   embeddingFactor?: number;
@@ -216,6 +218,7 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
         headDim,
         slidingWindow: slidingWindows?.[layer],
         ...kind.scores,
+        ...(kind.sinks && { sinks: kind.sinks }),
         rotary,
       },
       ...join("self_attn.o_proj", "x", heads * headDim, output, norms.afterAttention),

@@ -4,6 +4,7 @@ import { cohere, cohere2 } from "./cohere.ts";
 import { gemma2 } from "./gemma2.ts";
 import { gemma3, gemma3Text } from "./gemma3.ts";
 import { gptNeox } from "./gpt_neox.ts";
+import { gptOss } from "./gpt_oss.ts";
 import { granite } from "./granite.ts";
 import { granitemoe } from "./granitemoe.ts";
 import { llama } from "./llama.ts";
@@ -30,6 +31,7 @@ const table: Record<string, ArchitectureFamily> = {
   gemma3,
   gemma3_text: gemma3Text,
   gpt_neox: gptNeox,
+  gpt_oss: gptOss,
   granite,
   granitemoe,
   llama,

@@ -1,6 +1,7 @@
 import { add, type AddOp } from "./add.ts";
 import { activation, type ActivationOp } from "./activation.ts";
 import { attention, type AttentionOp } from "./attention.ts";
+import { clampedSwiglu, type ClampedSwigluOp } from "./clamped_swiglu.ts";
 import { combine, type CombineOp } from "./combine.ts";
 import { experts, type ExpertsOp } from "./experts.ts";
 import { linear, type LinearOp } from "./linear.ts";
@@ -22,6 +23,7 @@ export type Op =
   | RopeOp
   | AttentionOp
   | ActivationOp
+  | ClampedSwigluOp
   | AddOp
   | RouteOp
   | ExpertsOp
@@ -35,6 +37,7 @@ export const OPS: { readonly [K in Op["op"]]: OpKind<Extract<Op, { op: K }>> } =
   rope,
   attention,
   activation,
+  clamped_swiglu: clampedSwiglu,
   add,
   route,
   experts,

@@ -198,7 +198,9 @@ export const GENERATED: [name: string, source: string][] = [
       [true, false].map((isSegmented): [string, string] => [
         `attentionBroadcastKernel of ${lanes} lanes${slides ? ", sliding" : ""}` +
         (isSegmented ? ", segments" : ""),
-        attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, slides, isSegmented, lanes === 16),
+        attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, {
+          ...{ slides, isSegmented, isCapped: lanes === 16, hasSinks: lanes > 16 },
+        }),
       ])
     ),
   ]),
@@ -216,18 +218,22 @@ export const GENERATED: [name: string, source: string][] = [
         [true, false].map((isSegmented): [string, string] => [
           `attentionTileKernel for heads of ${headDim}, ${queries} queries` +
           (slides ? ", sliding" : "") + (isSegmented ? ", segments" : ""),
-          attentionTileKernel(headDim, queries, slides, isSegmented, headDim === 128),
+          attentionTileKernel(headDim, queries, {
+            ...{ slides, isSegmented, isCapped: headDim === 128, hasSinks: queries === 64 },
+          }),
         ])
       )
     )
   ),
   ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
-    attentionKernel(headDim, 32, headDim % 16 === 0, false, headDim > 80),
+    attentionKernel(headDim, 32, {
+      ...{ slides: headDim % 16 === 0, isCapped: headDim > 80, hasSinks: headDim % 32 === 0 },
+    }),
   ]),
   [
     "attentionKernel for heads of 80, sliding, segments",
-    attentionKernel(80, 32, true, true),
+    attentionKernel(80, 32, { slides: true, isSegmented: true, hasSinks: true }),
   ],
   ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
     (["f32", "f16"] as const).flatMap((dtype) =>
@@ -248,6 +254,7 @@ export const GENERATED: [name: string, source: string][] = [
               attentionDecodeKernel({
                 ...{ headDim, dtype, lanes: LANES, keys: 512, together, append },
                 capped: headDim === 128,
+                sinking: headDim === 64,
               }),
             )
           )

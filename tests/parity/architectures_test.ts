@@ -37,6 +37,7 @@ const MODELS: [name: string, ropeFrequencies: DecoderOptions["ropeFrequencies"]]
     "gemma3-old-config",
     "gpt-neox",
     "gpt-neox-sequential-old-config",
+    "gpt-oss",
     "granite",
     "granite-biases",
     "mixtral",

@@ -83,6 +83,29 @@ export const EXPERT_MODELS: Record<string, { config: Record<string, unknown>; se
       logits_scaling: 2,
     },
   },
+  "gpt_oss": {
+    seed: 16,
+    config: {
+      ...SIZES,
+      model_type: "gpt_oss",
+      head_dim: 12,
+      intermediate_size: 24,
+      num_local_experts: 4,
+      sliding_window: 5,
+      swiglu_limit: 1.5,
+      rope_theta: 150000,
+      rope_scaling: {
+        rope_type: "yarn",
+        factor: 4,
+        beta_fast: 32,
+        beta_slow: 1,
+        truncate: false,
+        original_max_position_embeddings: 16,
+      },
+      attention_bias: true,
+      layer_types: ["sliding_attention", "full_attention"],
+    },
+  },
 };
 
 /** The text whose logits are known. */
