@@ -198,8 +198,8 @@ export interface StackedWeights extends Disposable {
    * @param y Receives them, f32 `[vectors, rows]`.
    */
   multiplyVectors(x: Tensor, choice: StackChoice, y: Tensor, bias?: Tensor): Promise<void>;
-  /** The dequantized weights of one of them, f32 `[rows, cols]`, owned by the caller. */
-  matrix(place: number): Promise<Tensor>;
+  /** Queues the dequantized weights of one of them into `out`, f32 `[rows, cols]`. */
+  unpack(place: number, out: Tensor): Promise<void>;
 }
 
 /** Which of {@link StackedWeights} vectors pass through. */

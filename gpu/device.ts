@@ -11,8 +11,9 @@ import { Readback } from "./readback.ts";
 import { type Scope, TurnScope } from "./scope.ts";
 import { type Dtype, DTYPE_BYTES, elementsOf, type Piece, shapeText, Tensor } from "./tensor.ts";
 
-/** The adapter to open: the fastest, a hardware GPU only, or a software adapter only. */
-export type AdapterChoice = "auto" | "hardware" | "software";
+/** The kinds of adapters to open: the fastest, a hardware GPU only, or a software adapter only. */
+export const ADAPTER_KINDS = ["auto", "hardware", "software"] as const;
+export type AdapterChoice = typeof ADAPTER_KINDS[number];
 
 /** The options of {@link Gpu.open}. */
 export interface GpuOptions {
@@ -31,6 +32,9 @@ export interface GpuOptions {
   /** Lower limits than the adapter's, in bytes, for tests; at least {@link LEAST_LIMIT}. */
   limits?: { binding?: number; buffer?: number };
 }
+
+/** There is no adapter at all. */
+export class NoAdapter extends UserError {}
 
 /** A section of the GPU's work whose time is measured. */
 export interface Section {
@@ -125,6 +129,7 @@ export class Gpu implements AsyncDisposable {
   #pool = new Map<number, GPUBuffer[]>();
   #memory: MemoryUse = { current: 0, pooled: 0, peak: 0 };
   #highest = 0;
+  #hasFewSizes = false;
   #encoder?: GPUCommandEncoder;
   #pass?: GPUComputePassEncoder;
   #dispatches = 0;
@@ -199,7 +204,7 @@ export class Gpu implements AsyncDisposable {
   static async open(host: GpuHost, options: GpuOptions = {}): Promise<Gpu> {
     const { adapter: choice = "auto" } = options;
     const adapter = await requestAdapter(host, choice);
-    if (!adapter) throw new UserError(`No WebGPU adapter was found; ${host.adapterAdvice}`);
+    if (!adapter) throw new NoAdapter(`No WebGPU adapter was found; ${host.adapterAdvice}`);
     const { description, isFallbackAdapter } = adapter.info;
     if (choice === "hardware" && isFallbackAdapter) {
       throw new UserError(
@@ -289,10 +294,27 @@ export class Gpu implements AsyncDisposable {
     this.#memory.peak = this.#memory.current + this.#memory.pooled;
   }
 
+  /**
+   * Runs work whose tensors have ever other sizes: their memory is then of one of few sizes, so that what is
+   * freed serves again. It may be an eighth larger than needed.
+   */
+  async inFewSizes<Result>(work: () => Promise<Result>): Promise<Result> {
+    const before = this.#hasFewSizes;
+    this.#hasFewSizes = true;
+    try {
+      return await work();
+    } finally {
+      this.#hasFewSizes = before;
+    }
+  }
+
   /** A tensor with undefined content (NaN if poisoned). */
   empty(shape: readonly number[], dtype: Dtype = "f32", label = ""): Tensor {
     const wanted = Math.max(elementsOf(shape) * DTYPE_BYTES[dtype], 4);
-    let left = Math.ceil(wanted / UNIFORM_SLOT) * UNIFORM_SLOT;
+    const unit = this.#hasFewSizes
+      ? Math.max(UNIFORM_SLOT, 2 ** (Math.floor(Math.log2(wanted)) - 3))
+      : UNIFORM_SLOT;
+    let left = Math.ceil(wanted / unit) * unit;
     const buffers: GPUBuffer[] = [];
     for (; left > 0; left -= this.maxBuffer) {
       buffers.push(this.#memoryOf(Math.min(left, this.maxBuffer), label));

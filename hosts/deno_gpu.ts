@@ -2,8 +2,15 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { join } from "node:path";
 import { setImmediate, setTimeout } from "node:timers/promises";
 import { UserError } from "../base/errors.ts";
-import { Gpu, type GpuOptions, LEAST_LIMIT } from "../gpu/device.ts";
+import {
+  ADAPTER_KINDS,
+  type AdapterChoice,
+  Gpu,
+  type GpuOptions,
+  LEAST_LIMIT,
+} from "../gpu/device.ts";
 import type { GpuHost, TextStore } from "../gpu/host.ts";
+import { findAdapter, listAdapters, selectionOf } from "./adapters.ts";
 import { availableMemory } from "./available_memory.ts";
 
 /** The WebGPU host of Deno. */
@@ -41,13 +48,26 @@ export const DENO_GPU: GpuHost = {
   nextTask,
 };
 
+/** An adapter of this machine: a kind of adapter, its number, a part of its name, or its PCI address. */
+export type MachineAdapter = AdapterChoice | number | string;
+
+/** The options of {@link openGpu}. */
+export interface DenoGpuOptions extends Omit<GpuOptions, "adapter"> {
+  /** `BILLM_ADAPTER` if absent or "auto". */
+  adapter?: MachineAdapter;
+}
+
+/** What was chosen when this process asked for its first adapter. */
+let chosen: MachineAdapter | undefined;
+
 /**
  * Opens a device with the adapter's limits; `BILLM_BINDING` sets a lower limit for bindings in bytes, so
  * that small models take the ways of large ones.
  *
- * @throws {UserError} If there is no adapter of the requested kind, or `BILLM_BINDING` is no such limit.
+ * @throws {UserError} If there is no such adapter, the process uses another one already, or
+ *   `BILLM_BINDING` is no such limit.
  */
-export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
+export async function openGpu(options: DenoGpuOptions = {}): Promise<Gpu> {
   const text = Deno.env.get("BILLM_BINDING");
   const binding = text ? Number(text) : undefined;
   if (binding !== undefined && !(Number.isSafeInteger(binding) && binding >= LEAST_LIMIT)) {
@@ -55,7 +75,43 @@ export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
       `BILLM_BINDING must be a whole number of bytes of at least ${LEAST_LIMIT}, found "${text}"`,
     );
   }
-  return await Gpu.open(DENO_GPU, { limits: { binding }, ...options });
+  const adapter = await select(options.adapter);
+  return await Gpu.open(DENO_GPU, { limits: { binding }, ...options, adapter });
+}
+
+/** Makes the adapter that a user names the only one that WebGPU can find. */
+async function select(wanted: MachineAdapter = "auto"): Promise<AdapterChoice> {
+  const variable = Deno.env.get("BILLM_ADAPTER");
+  const isVariable = wanted === "auto" && variable;
+  const choice = isVariable ? parsedAdapter(variable) : wanted;
+  const option = isVariable ? "BILLM_ADAPTER" : "gpu.adapter";
+  if (isKind(choice)) {
+    chosen ??= choice;
+    return choice;
+  }
+  if (chosen === choice) return "auto";
+  // The loader of Vulkan reads the variables once.
+  if (chosen !== undefined) {
+    throw new UserError(
+      `${option} is ${JSON.stringify(choice)}, but this process has opened the adapter ` +
+        `${JSON.stringify(chosen)} before; use a process for each`,
+    );
+  }
+  prepareEnvironment(); // the name of Mesa's software adapter depends on it
+  const adapters = await listAdapters();
+  const selection = await selectionOf(findAdapter(choice, adapters, option), adapters);
+  for (const [name, value] of Object.entries(selection)) Deno.env.set(name, value);
+  chosen = choice;
+  return "auto";
+}
+
+/** The adapter in a text: a number is an index. */
+export function parsedAdapter(text: string): MachineAdapter {
+  return /^\d+$/.test(text) ? Number(text) : text;
+}
+
+function isKind(choice: MachineAdapter): choice is AdapterChoice {
+  return (ADAPTER_KINDS as readonly unknown[]).includes(choice);
 }
 
 /**

@@ -17,7 +17,7 @@ import { spreadWindows } from "../models/metrics/final_states.ts";
 import type { Registers } from "../models/registers.ts";
 import { ExpertCounts, isStarved, showExperts } from "../pipeline/run/expert_inputs.ts";
 import { access, ArtifactStore } from "../pipeline/run/artifacts.ts";
-import { showInput } from "../pipeline/run/layers.ts";
+import { showInput } from "../pipeline/run/groups.ts";
 import { scaleLinears } from "../pipeline/run/scale_linears.ts";
 import type { GroupContext, LinearContext, LinearLayer, ModelContext } from "../pipeline/stage.ts";
 import type { Chain, RatedLinear } from "./rate_plan.ts";

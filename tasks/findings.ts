@@ -2,6 +2,7 @@ import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
 import type { Gpu } from "../gpu/device.ts";
+import { adapterText, listAdapters, type ListedAdapter } from "../hosts/adapters.ts";
 import { openGpu, tuningFolder } from "../hosts/deno_gpu.ts";
 import { DEFAULT_LIMITS } from "../hub/limits.ts";
 import { NoSuchRepository } from "../hub/refusal.ts";
@@ -69,7 +70,8 @@ export async function examineGpu(
     return;
   }
   await using _ = gpu;
-  tell(adapter(gpu, machine), features(gpu), limits(gpu), await memory(gpu));
+  tell(adapter(gpu, machine), ...listed(await listAdapters()));
+  tell(features(gpu), limits(gpu), await memory(gpu));
   try {
     tell(...await speed(gpu));
   } catch (error) {
@@ -98,6 +100,17 @@ function adapter({ name, software }: Gpu, machine: Machine): Finding {
       : ["With a GPU, install its Vulkan driver"],
     values,
   };
+}
+
+/** The adapters that can be chosen, if there are several. */
+export function listed(adapters: readonly ListedAdapter[]): Finding[] {
+  if (adapters.length < 2) return [];
+  return [{
+    check: "adapters",
+    state: "good",
+    text: `gpu.adapter, or BILLM_ADAPTER, chooses: ${adapters.map(adapterText).join(", ")}`,
+    values: { adapters },
+  }];
 }
 
 /** Optional features of kernels, with the effect of their absence. */

@@ -4,7 +4,7 @@ import { stringify } from "yaml";
 import { UserError } from "../base/errors.ts";
 import { listed } from "../base/figures.ts";
 import { bytesOf, bytesText, percentText } from "../base/units.ts";
-import type { Gpu } from "../gpu/device.ts";
+import { type Gpu, NoAdapter } from "../gpu/device.ts";
 import { openGpu } from "../hosts/deno_gpu.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import type { PipelineConfig } from "../pipeline/config/config.ts";
@@ -245,7 +245,7 @@ async function printNeeds(
   try {
     gpu = await openGpu({ adapter, memory: memory ? bytesOf(memory) : undefined });
   } catch (error) {
-    if (!(error instanceof UserError)) throw error;
+    if (!(error instanceof NoAdapter)) throw error;
     console.log(
       `Needs: ${needsText(await runNeeds(files, stages))}\n(no GPU here: ${error.message})`,
     );

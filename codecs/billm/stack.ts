@@ -60,8 +60,8 @@ export class BillmStack implements StackedWeights {
     });
   }
 
-  matrix(place: number): Promise<Tensor> {
-    return unpackRows(this.gpu, this.tensors.weights[place]);
+  async unpack(place: number, out: Tensor): Promise<void> {
+    await unpackRows(this.gpu, this.tensors.weights[place], 0, this.rows, out);
   }
 
   [Symbol.dispose](): void {

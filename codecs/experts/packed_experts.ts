@@ -51,8 +51,7 @@ export class PackedExperts implements ExpertWeights {
       const some = members.slice(first, first + together);
       using slab = new DenseExperts(gpu, rows, cols, some, experts);
       for (const [i, expert] of some.entries()) {
-        using matrix = await stack.matrix(first + i);
-        gpu.copy(matrix, slab.matrix(expert));
+        await stack.unpack(first + i, slab.matrix(expert));
       }
       await slab.multiply(product);
     }

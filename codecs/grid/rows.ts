@@ -90,11 +90,11 @@ class GridRows implements PackedRows {
     return gridRowCode({ bits, salient, centered: grid !== "range" }, work);
   }
 
-  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+  unpack(gpu: Gpu, first: number, rows: number, out?: Tensor): Promise<Tensor> {
     const { layout, cols, tensors, order, constants } = this;
     const { bits, salient, grid } = layout;
     const code = gridUnpacking({ bits, salient, centered: grid !== "range" });
-    return decodeRows(gpu, { first, rows, cols, code, tensors, order, constants });
+    return decodeRows(gpu, { first, rows, cols, code, tensors, order, constants, out });
   }
 }
 

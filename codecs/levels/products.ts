@@ -176,9 +176,9 @@ class LevelRows implements PackedRows {
     return levelRowCode(this.layout, gpu.software ? 4 : rows >= MANY_ROWS ? 16 : 8);
   }
 
-  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+  unpack(gpu: Gpu, first: number, rows: number, out?: Tensor): Promise<Tensor> {
     const { layout, cols, tensors } = this;
-    return decodeRows(gpu, { first, rows, cols, code: levelUnpacking(layout), tensors });
+    return decodeRows(gpu, { first, rows, cols, code: levelUnpacking(layout), tensors, out });
   }
 }
 

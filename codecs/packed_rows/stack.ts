@@ -59,8 +59,8 @@ export class PackedRowsStack implements StackedWeights {
     });
   }
 
-  matrix(place: number): Promise<Tensor> {
-    return this.each[place].unpack(this.gpu, 0, this.rows);
+  async unpack(place: number, out: Tensor): Promise<void> {
+    await this.each[place].unpack(this.gpu, 0, this.rows, out);
   }
 
   [Symbol.dispose](): void {

@@ -107,10 +107,12 @@ class TrellisRows implements PackedRows {
     return trellisRowCode(this.layout, this.form ?? vectorForm(gpu, this.layout, rows));
   }
 
-  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+  unpack(gpu: Gpu, first: number, rows: number, out?: Tensor): Promise<Tensor> {
     const { layout, cols, tensors: [stream, scales], order } = this;
     const tensors = [stream, scales, tableOnGpu(gpu, layout)];
-    return decodeRows(gpu, { first, rows, cols, code: trellisUnpacking(layout), tensors, order });
+    return decodeRows(gpu, {
+      ...{ first, rows, cols, code: trellisUnpacking(layout), tensors, order, out },
+    });
   }
 }
 

@@ -34,7 +34,7 @@ const SPECIAL: readonly { types: RegExp; fields?: readonly string[]; what: strin
   {
     types: /moe|deepseek|dbrx|grok|minimax/,
     fields: ["num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"],
-    what: "its layers have experts of another kind",
+    what: "its layers have experts of a kind that is not supported",
   },
   { types: /whisper|wav2vec|audio|musicgen|speech/, what: "it is an audio model" },
   { types: /bert|electra|deberta|xlm|mpnet/, what: "it is an encoder" },

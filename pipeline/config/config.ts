@@ -80,7 +80,7 @@ export interface PipelineConfig<S extends StageDeclaration> {
   seed: number;
   mode: "default" | "reference";
   /** `memory` and `host-memory` are strings such as "12GB". */
-  gpu: { adapter: "auto" | "hardware" | "software"; memory?: string; "host-memory"?: string };
+  gpu: { adapter: string | number; memory?: string; "host-memory"?: string };
   stages: PlannedStage<S>[];
   /** The name of the recipe that gave the stages, if any. */
   recipe?: string;

@@ -34,8 +34,9 @@ export const pipelineFields = z.strictObject({
     "reference: the stages' defaults imitate the program that its authors released",
   ),
   gpu: z.strictObject({
-    adapter: z.enum(["auto", "hardware", "software"]).default("auto").describe(
-      "auto: hardware where there is some, else software",
+    adapter: z.union([z.string().min(1), z.int().min(0)]).default("auto").describe(
+      "auto: hardware where there is some, else software; hardware; software; or one of those that doctor lists, " +
+        "by its number, a part of its name, or its PCI address",
     ),
     memory: z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional().describe(
       "GPU memory to stay under; as much as there is if left out. Changes the time, not the result",

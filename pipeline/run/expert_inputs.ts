@@ -100,9 +100,11 @@ export async function showExperts<Group extends ExpertGroup>(
     range: { first: number; count: number },
     to: (input: Tensor, original?: Tensor) => Promise<void>,
   ) => {
-    using input = await expertRows(gpu, own, cols, { order, ...range });
-    using original = other && await expertRows(gpu, own, cols, { order, ...range }, other);
-    await to(input, isSame ? input : original);
+    await gpu.inFewSizes(async () => {
+      using input = await expertRows(gpu, own, cols, { order, ...range });
+      using original = other && await expertRows(gpu, own, cols, { order, ...range }, other);
+      await to(input, isSame ? input : original);
+    });
   };
   const starts = [0];
   for (const count of counts) starts.push(starts.at(-1)! + count);

@@ -7,9 +7,8 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import type { Activations } from "../../models/activations.ts";
 import { type Calibration, paceBatches } from "../../models/calibration.ts";
 import { Decoder } from "../../models/decoder.ts";
-import { LayerPlan, type Restarts, totalWidth } from "../../models/layer_plan.ts";
+import { LayerPlan, totalWidth } from "../../models/layer_plan.ts";
 import { cloneLayer, type LayerWeights, replaceMatrix } from "../../models/layer_weights.ts";
-import type { ExpertPlace } from "../../models/ops/op.ts";
 import { expertsTogether } from "../../models/memory_plan.ts";
 import type { Registers } from "../../models/registers.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
@@ -17,41 +16,12 @@ import { denoFile } from "../../storage/deno_folder.ts";
 import type { PlannedStage } from "../config/config.ts";
 import type { GroupContext, GroupStage, LinearLayer, ModelContext, Stage } from "../stage.ts";
 import { access, ArtifactStore } from "./artifacts.ts";
+import { bundles, type Group, showInput } from "./groups.ts";
 import { ExpertCounts, isStarved, showExperts } from "./expert_inputs.ts";
 import type { LayerRecord, LinearRecord } from "./events.ts";
 import { isInLinear, quantizeLinear } from "./quantize_linear.ts";
 import type { Planned, StageClock } from "./run.ts";
 import { scaleLinears } from "./scale_linears.ts";
-
-/** A group of linear layers that share an input. */
-interface Group {
-  /** The operation of the decoder layer that runs them. */
-  at: number;
-  /** The register that is their input. */
-  from: string;
-  /** Columns of the linear layers. */
-  cols: number;
-  /** The expert that they belong to, if any. */
-  expert?: ExpertPlace;
-  /** The tokens that the expert gets. */
-  tokens?: number;
-  /** What the inputs of all experts give, if these are too few. */
-  pool?: Pool;
-  /** The operations before which activations may be kept on the way to the group. */
-  restarts: Restarts;
-  /** Elements per token of activations kept near the group. */
-  nearWidth: number;
-  context: GroupContext;
-  store: ArtifactStore;
-  /** Output errors of the quantized linear layers; see {@link outputErrorParts}. */
-  errors: Tensor[];
-}
-
-/** The artifacts of the inputs of all experts together. */
-interface Pool {
-  context: GroupContext;
-  store: ArtifactStore;
-}
 
 /** The calibration data on their way through a decoder layer, quantized so far or original. */
 interface Stream {
@@ -122,38 +92,6 @@ export async function quantizeLayers(
   context.gpu.trim();
 }
 
-/**
- * Lets group stages observe a batch of a group's input, each in the form that the ones before it give.
- *
- * @param input f32 `[tokens, n]`.
- * @param original The same input in the original model, if a stage wants it.
- * @param queue Runs the work of a stage; to be timed.
- */
-export async function showInput(
-  context: GroupContext,
-  stages: readonly Planned<GroupStage>[],
-  input: Tensor,
-  original?: Tensor,
-  queue: (stage: string, work: () => Promise<void>) => Promise<void> = (_, work) => work(),
-): Promise<void> {
-  const transformed: Tensor[] = [];
-  for (const { stage, options } of stages) {
-    if (!stage.observe && !stage.transform) continue;
-    await queue(stage.name, async () => {
-      await stage.observe?.(context, options, input, original);
-      const isSame = original === input;
-      const output = await stage.transform?.(context, options, input);
-      if (!output) return;
-      transformed.push(input = output);
-      if (isSame) original = input;
-      else if (original) {
-        transformed.push(original = (await stage.transform!(context, options, original))!);
-      }
-    });
-  }
-  context.gpu.free(...transformed);
-}
-
 /** The increase of each figure. */
 function difference(
   now: Record<string, number>,
@@ -161,23 +99,6 @@ function difference(
 ): Record<string, number> {
   const changes = Object.entries(now).map(([name, value]) => [name, value - (before[name] ?? 0)]);
   return Object.fromEntries(changes.filter(([, change]) => change !== 0));
-}
-
-/**
- * The groups that are observed together: experts of one operation.
- *
- * @param mostOf The most experts, from the columns of their linear layers.
- */
-function bundles(groups: readonly Group[], mostOf: (cols: number) => number): Group[][] {
-  const found: Group[][] = [];
-  for (const group of groups) {
-    const last = found.at(-1);
-    const isTogether = last && group.expert && last[0].at === group.at &&
-      last.length < mostOf(group.cols);
-    if (isTogether) last.push(group);
-    else found.push([group]);
-  }
-  return found;
 }
 
 class LayerRun {

@@ -538,6 +538,12 @@ const LLAMA_3 = {
   original_max_position_embeddings: 8192,
 };
 const PHI = { ...LLAMA, model_type: "phi3" };
+const QWEN_MOE = {
+  ...LLAMA,
+  model_type: "qwen3_moe",
+  num_experts: 4,
+  num_experts_per_tok: 2,
+};
 const MISTRAL = { ...LLAMA, model_type: "mistral" };
 const QWEN = { ...LLAMA, model_type: "qwen2", use_sliding_window: true };
 
@@ -579,7 +585,7 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
   ]),
   ...Object.entries({
     ...SPECIAL,
-    dbrx: "its layers have experts of another kind",
+    dbrx: "its layers have experts of a kind that is not supported",
     qwen2_5_vl: "it is multimodal",
     llava: "it is multimodal",
     deepseek_vl: "it is multimodal",
@@ -595,7 +601,7 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
   ...Object.entries({
     vision_config: "it is multimodal",
     mamba_d_state: "its layers are recurrent or convolutional",
-    num_local_experts: "its layers have experts of another kind",
+    num_local_experts: "its layers have experts of a kind that is not supported",
   }).map(([field, special]): [Record<string, unknown>, string] => [
     { model_type: "new", [field]: 8 },
     `model_type must be ${SUPPORTED}, found "new": ${special}`,
@@ -643,6 +649,17 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
   [
     { ...OPT, layer_norm_elementwise_affine: false },
     "layer_norm_elementwise_affine must be true, found false",
+  ],
+  // Experts.
+  [{ ...QWEN_MOE, num_experts: 1025 }, "num_experts must be at most 1024, found 1025"],
+  [
+    { ...QWEN_MOE, num_experts_per_tok: 5 },
+    "num_experts_per_tok must be at most num_experts, 4, found 5",
+  ],
+  [{ ...QWEN_MOE, mlp_only_layers: 3 }, "mlp_only_layers must be a list of layers, found 3"],
+  [
+    { ...LLAMA, model_type: "olmoe", clip_qkv: 8 },
+    "clip_qkv must be null, found 8: clipping is not supported",
   ],
   // Heads.
   [
