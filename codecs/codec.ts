@@ -122,6 +122,13 @@ export interface Codec<Host extends HostLinear = HostLinear> {
   upload(gpu: Gpu, host: Host): Promise<Weight>;
   /** Whether this adapter supports {@link Codec.uploadGroup}; asked before anything is read. */
   groups?(gpu: Gpu, blockSize: number): boolean;
+  /**
+   * What linear layers of experts must have in common so that {@link Codec.uploadExperts} can stack them;
+   * undefined for one that it cannot take.
+   */
+  expertKind?(gpu: Gpu, host: Host): string | undefined;
+  /** Uploads linear layers of experts of one kind and shape for multiplication, one above the other. */
+  uploadExperts?(gpu: Gpu, hosts: readonly Host[]): Promise<StackedWeights>;
   /** Uploads linear layers that share an input as a group; undefined if their layouts differ. */
   uploadGroup?(gpu: Gpu, hosts: readonly Host[]): Promise<WeightGroup | undefined>;
 }
@@ -177,6 +184,33 @@ export interface WeightGroup extends Disposable {
    * @throws {RangeError} If the shape of x does not match.
    */
   multiplyVector(x: Tensor, options?: VectorOptions): Promise<Tensor>;
+}
+
+/** Linear layers of one shape, one above the other, of which a table says which one a vector passes through. */
+export interface StackedWeights extends Disposable {
+  readonly rows: number;
+  readonly cols: number;
+  /**
+   * Queues the products of vectors with the linear layers of their experts, in one dispatch.
+   *
+   * @param x f32 `[vectors, cols]`, or one vector for every `perRow` of them.
+   * @param choice What vector `i` passes through: `places[routing[i]]`, or nothing if that is 0xffffffff.
+   * @param y Receives them, f32 `[vectors, rows]`.
+   */
+  multiplyVectors(x: Tensor, choice: StackChoice, y: Tensor, bias?: Tensor): Promise<void>;
+  /** Queues the dequantized weights of one of them into `out`, f32 `[rows, cols]`. */
+  unpack(place: number, out: Tensor): Promise<void>;
+}
+
+/** Which of {@link StackedWeights} vectors pass through. */
+export interface StackChoice {
+  /** The experts of each token, then their weights, f32 `[tokens, 2 k]`. */
+  routing: Tensor;
+  /** The place of each expert in the stack, u32 `[experts]`. */
+  places: Tensor;
+  vectors: number;
+  /** Vectors that share a row of x: 1 or k. */
+  perRow: number;
 }
 
 /** A linear layer on the GPU while stages quantize it, before it is downloaded and stored. */

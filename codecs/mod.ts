@@ -16,6 +16,7 @@ import type {
   Weight,
   WeightGroup,
 } from "./codec.ts";
+import { PackedExperts } from "./experts/packed_experts.ts";
 import { EXPONENT, loadExponent, storeExponent } from "./exponent.ts";
 import { grid } from "./grid/codec.ts";
 import { levels } from "./levels/codec.ts";
@@ -152,6 +153,36 @@ export async function uploadLinears(
   if (linears.some((linear) => !isSameTransform(linear.transform, transform))) return undefined;
   const group = await codec.uploadGroup?.(gpu, linears.map(({ host }) => host));
   return group && transform ? new TransformedGroup(gpu, group, transform) : group;
+}
+
+/**
+ * What linear layers of experts must have in common to be stacked by {@link uploadExperts}; undefined for
+ * one that cannot be stacked in packed form.
+ */
+export function expertKind(
+  gpu: Gpu,
+  { codec, host, transform }: PackedLinear,
+): string | undefined {
+  const kind = codec.uploadExperts && codec.expertKind?.(gpu, host);
+  if (kind === undefined) return undefined;
+  const { rotation, exponent = 0 } = transform ?? {};
+  return [codec.name, kind, rotation?.seed, rotation?.block, exponent].join(" ");
+}
+
+/**
+ * Uploads linear layers of experts that are of one {@link expertKind} and shape.
+ *
+ * @param members The expert of each, of `experts` of the decoder layer.
+ */
+export async function uploadExperts(
+  gpu: Gpu,
+  linears: readonly PackedLinear[],
+  members: readonly number[],
+  experts: number,
+): Promise<PackedExperts> {
+  const [{ codec, transform }] = linears;
+  const stack = await codec.uploadExperts!(gpu, linears.map(({ host }) => host));
+  return new PackedExperts(gpu, stack, members, experts, transform);
 }
 
 function isSameTransform(a: InputTransform = {}, b: InputTransform = {}): boolean {

@@ -21,8 +21,23 @@ export interface QuantizationConfig {
    * linear layers that its rows hold, in order. Absent if there are none.
    */
   fused?: Record<string, string[]>;
+  /**
+   * The fused modules that stack the matrices of several groups of linear layers, such as experts, one
+   * after the other. Absent if there are none.
+   */
+  stacked?: Record<string, StackConfig>;
   /** The rotation of the inputs of linear layers; absent if none is rotated. */
   rotation?: RotationConfig;
+}
+
+/** How a fused module stacks matrices. */
+export interface StackConfig {
+  matrices: number;
+  /**
+   * Whether rows of the linear layers of a matrix are its columns, which take turns; the tensor is then
+   * named as the module, without ".weight".
+   */
+  columns?: boolean;
 }
 
 /** The name of the hash that gives the signs of a rotation; see `isNegative()`. */
@@ -48,7 +63,7 @@ export interface RotationConfig {
 /**
  * Reads `quantization_config`.
  *
- * @returns Undefined for a model that is not quantized.
+ * @returns Undefined for a model that is not quantized, or whose experts are stored in MXFP4.
  * @throws {UserError} If the model was quantized by another method or a later version of this one, or
  *   if a field is missing or invalid.
  */
@@ -57,7 +72,8 @@ export function readQuantizationConfig(
   file: string,
 ): QuantizationConfig | undefined {
   const found = config.quantization_config as QuantizationConfig | undefined;
-  if (found == null) return undefined;
+  // Tensors in MXFP4 are read as what they stand for.
+  if (found == null || found.quant_method as string === "mxfp4") return undefined;
   const refuse = (field: string, wanted: string, value: unknown): never => {
     throw new UserError(
       `"${file}": quantization_config${field} must be ${wanted}, found ` +
@@ -90,6 +106,16 @@ export function readQuantizationConfig(
     Array.isArray(value) && value.length > 0 && value.every((name) => typeof name === "string");
   if (fused !== undefined && !(isRecord(fused) && Object.values(fused).every(isNames))) {
     refuse(".fused", "a list of linear layers for each fused module", fused);
+  }
+  const isStack = ([name, stack]: [string, unknown]) => {
+    if (!isRecord(stack) || !isCount(stack.matrices)) return false;
+    const linears = fused?.[name]?.length ?? 0;
+    return linears > 0 && linears % stack.matrices === 0 &&
+      [undefined, true, false].includes(stack.columns as boolean | undefined);
+  };
+  const { stacked } = found;
+  if (stacked !== undefined && !(isRecord(stacked) && Object.entries(stacked).every(isStack))) {
+    refuse(".stacked", "the number of matrices of fused modules", stacked);
   }
   if (found.rotation !== undefined) checkRotation(found, refuse);
   return found;
@@ -166,10 +192,11 @@ export function rotationConfigOf(
     );
   }
   const modules = new Set<string>();
+  const plain = new Set(
+    linears.filter(({ rotation, dense }) => !rotation && !dense).map(({ module }) => module),
+  );
   for (const { name, module, rotation } of linears) {
-    if (!rotation) continue;
-    const same = linears.filter((linear) => linear.module === module && !linear.dense);
-    modules.add(same.every(({ rotation }) => rotation) ? module : name);
+    if (rotation) modules.add(plain.has(module) ? name : module);
   }
   return {
     generator: GENERATOR,
@@ -189,25 +216,53 @@ export function columnsOf(
   { columns }: Pick<QuantizationConfig, "columns">,
   name: string,
 ): number | undefined {
-  const module = Object.hasOwn(columns, name)
-    ? name
-    : Object.keys(columns).find((known) => name.endsWith(`.${known}`));
-  return module === undefined ? undefined : columns[module];
+  for (const module of endsOf(name)) {
+    if (Object.hasOwn(columns, module)) return columns[module];
+  }
+  return undefined;
+}
+
+/** A name and what it ends with behind each of its dots, the longest first. */
+function* endsOf(name: string): Generator<string> {
+  yield name;
+  for (let dot = name.indexOf("."); dot >= 0; dot = name.indexOf(".", dot + 1)) {
+    yield name.slice(dot + 1);
+  }
+}
+
+/** The fused module of each linear layer, by the object that lists those of fused modules. */
+const fusedModules = new WeakMap<Record<string, string[]>, Map<string, string>>();
+
+function fusedModulesOf(fused: Record<string, string[]>): Map<string, string> {
+  let known = fusedModules.get(fused);
+  if (!known) {
+    known = new Map(
+      Object.entries(fused).flatMap(([module, linears]) => linears.map((name) => [name, module])),
+    );
+    fusedModules.set(fused, known);
+  }
+  return known;
 }
 
 /**
  * The fused module of the plain model that contains a packed linear layer, and all linear layers that
- * its rows hold, in order; the linear layer itself if it is not fused.
+ * it holds, in order; the linear layer itself if it is not fused.
  */
 export function fusedOf(
-  { fused = {} }: Pick<QuantizationConfig, "fused">,
+  { fused, stacked }: Pick<QuantizationConfig, "fused" | "stacked">,
   name: string,
-): { name: string; linears: string[] } {
-  for (const [module, linears] of Object.entries(fused)) {
-    const own = linears.find((linear) => name.endsWith(`.${linear}`));
-    if (!own) continue;
+): { name: string; linears: string[]; stack?: StackConfig } {
+  if (!fused) return { name, linears: [name] };
+  const modules = fusedModulesOf(fused);
+  for (const own of endsOf(name)) {
+    const module = modules.get(own);
+    if (module === undefined || own === name) continue;
     const prefix = name.slice(0, -own.length);
-    return { name: prefix + module, linears: linears.map((linear) => prefix + linear) };
+    return {
+      name: prefix + module,
+      linears: fused[module].map((linear) => prefix + linear),
+      ...(stacked && Object.hasOwn(stacked, module) && { stack: stacked[module] }),
+    };
   }
   return { name, linears: [name] };
 }

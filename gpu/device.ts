@@ -141,6 +141,7 @@ export class Gpu implements AsyncDisposable {
   #pool = new Map<number, GPUBuffer[]>();
   #memory: MemoryUse = { current: 0, pooled: 0, peak: 0 };
   #highest = 0;
+  #hasFewSizes = false;
   #encoder?: GPUCommandEncoder;
   #pass?: GPUComputePassEncoder;
   #dispatches = 0;
@@ -314,10 +315,27 @@ export class Gpu implements AsyncDisposable {
     this.#memory.peak = this.#memory.current + this.#memory.pooled;
   }
 
+  /**
+   * Runs work whose tensors have ever other sizes: their memory is then of one of few sizes, so that what is
+   * freed serves again. It may be an eighth larger than needed.
+   */
+  async inFewSizes<Result>(work: () => Promise<Result>): Promise<Result> {
+    const before = this.#hasFewSizes;
+    this.#hasFewSizes = true;
+    try {
+      return await work();
+    } finally {
+      this.#hasFewSizes = before;
+    }
+  }
+
   /** A tensor with undefined content (NaN if poisoned). */
   empty(shape: readonly number[], dtype: Dtype = "f32", label = ""): Tensor {
     const wanted = Math.max(elementsOf(shape) * DTYPE_BYTES[dtype], 4);
-    let left = Math.ceil(wanted / UNIFORM_SLOT) * UNIFORM_SLOT;
+    const unit = this.#hasFewSizes
+      ? Math.max(UNIFORM_SLOT, 2 ** (Math.floor(Math.log2(wanted)) - 3))
+      : UNIFORM_SLOT;
+    let left = Math.ceil(wanted / unit) * unit;
     const buffers: GPUBuffer[] = [];
     for (; left > 0; left -= this.maxBuffer) {
       buffers.push(this.#memoryOf(Math.min(left, this.maxBuffer), label));

@@ -12,7 +12,8 @@ import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { LayerPlan } from "./layer_plan.ts";
 import { LayerWeights } from "./layer_weights.ts";
-import { kindOf, type Op } from "./ops/mod.ts";
+import { type ExpertSource, loadExperts } from "./expert_loader.ts";
+import { groupsOf, kindOf, type Op } from "./ops/mod.ts";
 import type { LinearGroup } from "./ops/op.ts";
 import { layerPlaces, type Place, placeOf } from "./places.ts";
 import type { StoredTensors } from "./stored_tensors.ts";
@@ -113,6 +114,7 @@ class LayerLoader {
         this.weights.tensors.set(name, await this.#tensor(place));
       }
       kindOf(op).prepare?.(op, this.weights, this.#gpu);
+      if (op.op === "experts") await loadExperts(this.#expertSource(), op, groupsOf(op));
       const group = kindOf(op).group?.(op);
       if (!group || this.options.packed && await this.#loadGroup(op, group)) continue;
       for (const [i, { module }] of group.linears.entries()) {
@@ -121,6 +123,35 @@ class LayerLoader {
       }
     }
     await this.stored.checkFinite(this.#wide);
+  }
+
+  #expertSource(): ExpertSource {
+    const { stored, weights, options } = this;
+    const nameOf = (group: LinearGroup, i: number) => this.#prefix + group.linears[i].module;
+    return {
+      gpu: this.#gpu,
+      weights,
+      packed: (group, i) => {
+        if (!options.packed || !this.#codecOf(nameOf(group, i))) return undefined;
+        const packed = this.#packed(group, i);
+        this.#checkPacked(nameOf(group, i), packed);
+        return packed;
+      },
+      dtypeOf: (group, i) => {
+        if (!options.stored || this.#codecOf(nameOf(group, i))) return "f32";
+        return stored.dtypeOf(placeOf(this.#prefix, group, i, "weight"));
+      },
+      matrix: async (group, i) => {
+        const name = nameOf(group, i);
+        if (this.#codecOf(name)) return await linearMatrix(this.#gpu, this.#packed(group, i));
+        const place = placeOf(this.#prefix, group, i, "weight");
+        return await (options.stored ? this.#matrix(place, true) : stored.wide(place));
+      },
+      bias: (group, i) => stored.wide(placeOf(this.#prefix, group, i, "bias")),
+      check: (group, i, what, tensor) => {
+        this.#wide.push({ name: placeOf(this.#prefix, group, i, what).name, tensor });
+      },
+    };
   }
 
   /** A tensor as f32. */
@@ -154,11 +185,16 @@ class LayerLoader {
     return new DenseWeight(matrix);
   }
 
-  /** A matrix as stored, checked. */
-  async #matrix(place: Place): Promise<Tensor> {
+  /**
+   * A matrix as stored, checked.
+   *
+   * @param isCopied Whether it is checked where it is copied to, if it is f32.
+   */
+  async #matrix(place: Place, isCopied = false): Promise<Tensor> {
     const matrix = this.stored.upload(place);
-    if (matrix.dtype === "f32") this.#wide.push({ name: place.name, tensor: matrix });
-    else {
+    if (matrix.dtype === "f32") {
+      if (!isCopied) this.#wide.push({ name: place.name, tensor: matrix });
+    } else {
       using tensor = await widen(this.#gpu, matrix);
       await this.stored.checkFinite([{ name: place.name, tensor }]);
     }

@@ -1,5 +1,5 @@
 import type { Architecture } from "./architectures/architecture.ts";
-import { kindOf, type Op } from "./ops/mod.ts";
+import { groupsOf, kindOf, type Op } from "./ops/mod.ts";
 import type { LinearGroup } from "./ops/op.ts";
 
 /** The live registers before an operation, with their widths. */
@@ -32,10 +32,7 @@ export class LayerPlan {
    */
   constructor({ steps, hiddenSize }: Pick<Architecture, "steps" | "hiddenSize">, layer: number) {
     this.ops = steps(layer);
-    this.groups = this.ops.flatMap((op, at) => {
-      const group = kindOf(op).group?.(op);
-      return group ? [{ ...group, at }] : [];
-    });
+    this.groups = this.ops.flatMap((op, at) => groupsOf(op).map((group) => ({ ...group, at })));
     const widths = new Map([["hidden", hiddenSize]]);
     const before = (at: number) =>
       new Map([...widths].filter(([register]) => isRead(this.ops, register, at)));

@@ -61,13 +61,40 @@ function layerBytes(
   if (!order) return layers + Math.max(batch, 3 * tableBytes(architecture));
   const hessians = groups.map(({ cols }) => 4 * cols ** 2);
   const widest = Math.max(...hessians);
-  const kept = order === "layer" ? hessians.reduce((a, b) => a + b, 0) : widest;
+  const kept = hessianBytes(plan, work);
   // A group's compensated weights, quantized weights and packed bits; the factor is computed in place,
   // beside the Hessian.
   const inWork = Math.max(...groups.map((group) => 8.5 * group.weights));
   const factor = 1.1 * widest + (work.search ? searchBytes(plan) : 0);
   const one = layers + inWork + kept + Math.max(batch, factor);
   return work.original ? one + originalBytes(plan, work) : one;
+}
+
+/** Bytes of the Hessians, and cross terms, of experts that are observed together, unless one takes more. */
+const BUNDLE_BYTES = 2 ** 30;
+
+/**
+ * The number of experts of an operation that are observed together, in one pass of the calibration data.
+ *
+ * @param cols Columns of their linear layers.
+ * @param original Whether there are cross terms, too; see {@link Work.original}.
+ */
+export function expertsTogether(cols: number, original: boolean): number {
+  return Math.max(1, Math.floor(BUNDLE_BYTES / (4 * cols ** 2 * (original ? 3 : 1))));
+}
+
+/**
+ * Bytes of the Hessians that are kept at a time: those of a group, or of some experts and of all experts
+ * together; in order "layer" those of all.
+ */
+function hessianBytes(plan: LayerPlan, { order, original = false }: Work): number {
+  const together = [...Map.groupBy(plan.groups, ({ at }) => at).values()];
+  const sizes = together.map((groups) => {
+    const [{ cols, expert }] = groups;
+    const all = order === "layer" ? Infinity : expertsTogether(cols, original);
+    return 4 * cols ** 2 * (Math.min(groups.length, all) + (expert ? 1 : 0));
+  });
+  return order === "layer" ? sizes.reduce((a, b) => a + b, 0) : Math.max(...sizes);
 }
 
 /** The linear layers of each group: all their weights, those of the largest one, and their columns. */
@@ -85,14 +112,15 @@ function searchBytes(plan: LayerPlan): number {
 }
 
 /** What the second stream, through the original layer, and the correction by it add to a layer. */
-function originalBytes(plan: LayerPlan, { batchTokens, order }: Work): number {
+function originalBytes(plan: LayerPlan, work: Work): number {
+  const { batchTokens, order } = work;
   const groups = groupSizes(plan);
   const squares = groups.map(({ cols }) => 4 * cols ** 2);
   const widest = Math.max(...squares);
   // In order "layer", both streams pass through the original weights before they change.
   const weights = order === "layer" ? 0 : groups.reduce((sum, group) => sum + 4 * group.weights, 0);
   // Of each: the cross term, and the Hessian of its batches.
-  const crossTerms = 2 * (order === "layer" ? squares.reduce((a, b) => a + b, 0) : widest);
+  const crossTerms = 2 * hessianBytes(plan, work);
   const cols = Math.max(...groups.map((group) => group.cols));
   const width = Math.max(...plan.live.map(totalWidth));
   // A batch of the other stream, and the difference of the two.

@@ -4,10 +4,12 @@ import {
   type QuantizationConfig,
   readQuantizationConfig,
   type RotationConfig,
+  type StackConfig,
 } from "../codecs/quantization_config.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { type FileFetcher, type Folder, isSystemError } from "../storage/folder.ts";
-import { readJson } from "../storage/json.ts";
+import { readJson, readJsonToWrite } from "../storage/json.ts";
+import { filesOf } from "../storage/mxfp4.ts";
 import { FORMAT_VERSION } from "../storage/packed_metadata.ts";
 import type { Architecture } from "./architectures/architecture.ts";
 import { ARCHITECTURES, readArchitecture } from "./architectures/mod.ts";
@@ -87,6 +89,15 @@ export class ModelFiles implements Disposable {
     return this.source.path;
   }
 
+  /** The content of config.json for a file that is made of it, its numbers spelled as they are there. */
+  configToWrite(): Record<string, unknown> {
+    const isUntied = this.config.tie_word_embeddings === false;
+    return {
+      ...readJsonToWrite(this.source.file("config.json")),
+      ...(isUntied && { tie_word_embeddings: false }),
+    };
+  }
+
   /**
    * The `quantization_config` of this model after packing.
    *
@@ -103,16 +114,22 @@ export class ModelFiles implements Disposable {
     const { architecture } = this;
     const columns: Record<string, number> = {};
     const fused: Record<string, string[]> = {};
+    const stacked: Record<string, StackConfig> = {};
     for (let i = 0; i < architecture.layers; i++) {
-      for (const { linears, cols, fused: name } of new LayerPlan(architecture, i).groups) {
+      const own: Record<string, string[]> = {};
+      for (const { linears, cols, fused: name, stack } of new LayerPlan(architecture, i).groups) {
         const modules = linears.map(({ module }) => module);
-        if (name) fused[name] = modules;
+        if (name) (own[name] ??= []).push(...modules);
+        if (name && stack) {
+          stacked[name] = { matrices: stack.of, ...(stack.columns && { columns: true }) };
+        }
         for (const module of modules) {
           if ((columns[module] ??= cols) !== cols) {
             columns[architecture.names.layer(i) + module] = cols;
           }
         }
       }
+      Object.assign(fused, own);
     }
     return {
       quant_method: "billm",
@@ -121,6 +138,7 @@ export class ModelFiles implements Disposable {
       block_size: blockSize,
       columns,
       ...(Object.keys(fused).length > 0 && { fused }),
+      ...(Object.keys(stacked).length > 0 && { stacked }),
       ...(rotation && { rotation }),
     };
   }
@@ -164,7 +182,10 @@ export class ModelFiles implements Disposable {
   async fetchTensors(names?: Iterable<string>): Promise<void> {
     const files = this.#files;
     if (!files) return;
-    const fileOf = (name: string) => this.checkpoint.tensors.get(name)?.file ?? [];
+    const fileOf = (name: string) => {
+      const tensor = this.checkpoint.tensors.get(name);
+      return tensor ? filesOf(tensor) : [];
+    };
     const paths = names ? [...names].flatMap(fileOf) : files.outside;
     await this.#fetcher!.fetch(paths);
   }
@@ -312,9 +333,10 @@ function filesByLayer(
   const ofLayers = architecture.names.layer(0).replace(/0\.$/, "");
   const layers = Array.from({ length: architecture.layers }, () => new Set<string>());
   const outside = new Set<string>();
-  for (const { name, file } of checkpoint.tensors.values()) {
-    if (!name.startsWith(ofLayers)) outside.add(file);
-    else layers[parseInt(name.slice(ofLayers.length))]?.add(file); // others than config.json has are not read
+  for (const tensor of checkpoint.tensors.values()) {
+    const rest = tensor.name.startsWith(ofLayers) ? tensor.name.slice(ofLayers.length) : undefined;
+    const files = rest === undefined ? outside : layers[parseInt(rest)]; // others are not read
+    for (const file of filesOf(tensor)) files?.add(file);
   }
   return { layers, outside };
 }

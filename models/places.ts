@@ -1,13 +1,14 @@
 import type { Architecture } from "./architectures/architecture.ts";
-import { kindOf } from "./ops/mod.ts";
+import type { TensorPart } from "../storage/safetensors.ts";
+import { groupsOf, kindOf } from "./ops/mod.ts";
 import type { LinearGroup } from "./ops/op.ts";
 
-/** The place of a tensor, or of some of its rows, in a plain model. */
+/** The place of a tensor, or of a part of it, in a plain model. */
 export interface Place {
   name: string;
   /** The shape of the whole tensor. */
   shape: readonly number[];
-  part?: { first: number; rows: number };
+  part?: TensorPart;
   /** Added to what is stored; nothing if absent. */
   offset?: number;
 }
@@ -15,7 +16,7 @@ export interface Place {
 /** The place of a linear layer's weight or bias: a tensor of its own, or rows of a fused one. */
 export function placeOf(
   prefix: string,
-  { linears, cols, fused }: LinearGroup,
+  { linears, cols, fused, stack }: LinearGroup,
   linear: number,
   what: "weight" | "bias",
 ): Place {
@@ -24,10 +25,16 @@ export function placeOf(
   if (!fused) return { name: `${prefix}${module}.${what}`, shape: [rows, ...rest] };
   const starts = [0];
   for (const { rows } of linears) starts.push(starts.at(-1)! + rows);
+  const shape = [starts.at(-1)!, ...rest];
+  const part = { first: starts[linear], rows };
+  const name = `${prefix}${fused}.${what}`;
+  if (!stack) return { name, shape, part };
+  const { matrix, of, columns } = stack;
+  if (!columns) return { name, shape: [of, ...shape], part: { ...part, matrix } };
   return {
-    name: `${prefix}${fused}.${what}`,
-    shape: [starts.at(-1)!, ...rest],
-    part: { first: starts[linear], rows },
+    name: `${prefix}${fused}${what === "bias" ? "_bias" : ""}`,
+    shape: [of, ...shape.toReversed()],
+    part: { matrix, first: linear, rows, step: linears.length, transposed: what === "weight" },
   };
 }
 
@@ -44,10 +51,11 @@ export function* layerPlaces(
     for (const { name, ...tensor } of kindOf(op).tensors?.(op) ?? []) {
       yield { name: prefix + name, ...tensor };
     }
-    const group = kindOf(op).group?.(op);
-    for (const [i, { module }] of group?.linears.entries() ?? []) {
-      yield { ...placeOf(prefix, group!, i, "weight"), linear: prefix + module };
-      if (group!.bias) yield placeOf(prefix, group!, i, "bias");
+    for (const group of groupsOf(op)) {
+      for (const [i, { module }] of group.linears.entries()) {
+        yield { ...placeOf(prefix, group, i, "weight"), linear: prefix + module };
+        if (group.bias) yield placeOf(prefix, group, i, "bias");
+      }
     }
   }
 }

@@ -17,7 +17,9 @@ import {
   fusedOf,
   type QuantizationConfig,
   readQuantizationConfig,
+  type StackConfig,
 } from "../codecs/quantization_config.ts";
+import type { PackedLinear } from "../codecs/codec.ts";
 import { EXPONENT } from "../codecs/exponent.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import type { Folder } from "../storage/folder.ts";
@@ -27,6 +29,7 @@ import {
   isFloatDtype,
   type StoredDtype,
   type StoredTensor,
+  type TensorPart,
   toFloat32,
 } from "../storage/safetensors.ts";
 import { requirePackedFiles } from "./required_tensors.ts";
@@ -39,8 +42,10 @@ export interface PlainTensor {
   dtype: StoredDtype | "packed";
   /** The file that stores it, or the first of its packed parts. */
   file: string;
-  /** The packed linear layers that its rows consist of, in order. */
+  /** The packed linear layers that it consists of, in order. */
   linears?: readonly string[];
+  /** How it stacks their matrices; absent if its rows are theirs. */
+  stack?: StackConfig;
 }
 
 /**
@@ -113,7 +118,8 @@ export class PlainWeights implements Disposable {
       return;
     }
     const rowsOf = this.#packedRows(name);
-    const [rows, cols] = shape;
+    const cols = shape.at(-1)!;
+    const rows = shape.slice(0, -1).reduce((product, length) => product * length, 1);
     const together = Math.max(1, Math.ceil(elements / cols));
     let rest = new Float32Array();
     for (let row = 0; row < rows; row += together) {
@@ -141,26 +147,37 @@ export class PlainWeights implements Disposable {
   }
 
   /**
-   * The tensor of the plain model that holds the weights of a linear layer, and their first row in it.
+   * The tensor of the plain model that holds the weights of a linear layer, and the part of it that they are.
    *
    * @param linear The layer's name without ".weight".
    */
-  placeOf(linear: string): { name: string; firstRow: number } {
-    const { name, linears } = fusedOf(this.quantization ?? {}, linear);
-    const before = linears.slice(0, linears.indexOf(linear));
-    const rows = before.map((other) => requireRows(this.checkpoint, other).shape[0]);
-    return { name: name + WEIGHT, firstRow: sum(rows) };
+  placeOf(linear: string): { name: string; part: TensorPart } {
+    const { name, linears, stack } = fusedOf(this.quantization ?? {}, linear);
+    const rowsOf = (other: string) => rowsTensor(this.checkpoint, other)?.shape[0];
+    const index = linears.indexOf(linear);
+    const rows = rowsOf(linear) ?? this.checkpoint.get(name + WEIGHT).shape[0];
+    const together = linears.length / (stack?.matrices ?? 1);
+    const matrix = stack && Math.floor(index / together);
+    if (stack?.columns) {
+      const part = { matrix, first: index % together, rows, step: together, transposed: true };
+      return { name, part };
+    }
+    const before = linears.slice(index - index % together, index);
+    const first = sum(before.map((other) => requireRows(this.checkpoint, other).shape[0]));
+    return { name: name + WEIGHT, part: { ...(stack && { matrix }), first, rows } };
   }
 
-  /** A function that returns rows of a packed matrix. */
+  /** A function that returns rows of a packed matrix, or of stacked ones, one after the other. */
   #packedRows(name: string): (first: number, rows: number) => Float32Array {
     const { checkpoint, quantization } = this;
-    const { linears, shape: [, cols] } = this.get(name);
+    const { linears, shape, stack } = this.get(name);
+    const cols = shape.at(-1)!;
     if (!linears) {
       const table = name.slice(0, -WEIGHT.length);
       return (first, rows) => dequantizeEmbeddingOnHost(checkpoint, table, first, rows);
     }
     const parts = linears.map((linear) => loadLinear(checkpoint, quantization!, linear)!);
+    if (stack?.columns) return columnsInTurn(parts, parts.length / stack.matrices);
     if (parts.length === 1) return (first, rows) => dequantizedLinear(parts[0], first, rows);
     return (first, rows) => {
       const all = new Float32Array(rows * cols);
@@ -205,14 +222,23 @@ function plainTensors(
     const module = name.slice(0, dot);
     const weight = module + WEIGHT;
     if (quantization && partOf(checkpoint, name)) {
-      const fused = fusedOf(quantization, module);
-      const weight = fused.name + WEIGHT;
+      const { stack, ...fused } = fusedOf(quantization, module);
+      const weight = fused.name + (stack?.columns ? "" : WEIGHT);
       if (plain.has(weight)) return;
       const cols = requireColumns(checkpoint, quantization, module);
       const { linears } = fused;
       const rows = sum(linears.map((linear) => requireRows(checkpoint, linear).shape[0]));
       const { file } = requireRows(checkpoint, linears[0]);
-      plain.set(weight, { name: weight, shape: [rows, cols], dtype: "packed", file, linears });
+      const matrix = stack ? [rows / stack.matrices, cols] : [rows, cols];
+      const shape = stack?.columns ? matrix.toReversed() : matrix;
+      plain.set(weight, {
+        name: weight,
+        shape: stack ? [stack.matrices, ...shape] : shape,
+        dtype: "packed",
+        file,
+        linears,
+        ...(stack && { stack }),
+      });
     } else if (quantization && isPackedEmbedding(checkpoint, module) && isEmbeddingPart(name)) {
       if (plain.has(weight)) return;
       const { rows, cols } = embeddingLayout(checkpoint, module);
@@ -223,6 +249,36 @@ function plainTensors(
   };
   for (const tensor of checkpoint.tensors.values()) add(tensor);
   return plain;
+}
+
+/**
+ * A function that returns rows of stacked matrices whose columns are, in turn, rows of `together` linear
+ * layers.
+ */
+function columnsInTurn(
+  parts: readonly PackedLinear[],
+  together: number,
+): (first: number, rows: number) => Float32Array {
+  const { rows: each, cols: height } = parts[0].host;
+  const width = each * together;
+  let matrix = -1;
+  let values: Float32Array[] = [];
+  return (first, rows) => {
+    const all = new Float32Array(rows * width);
+    for (let row = first; row < first + rows; row++) {
+      const wanted = Math.floor(row / height);
+      if (wanted !== matrix) {
+        matrix = wanted;
+        values = parts.slice(matrix * together, (matrix + 1) * together)
+          .map((part) => dequantizedLinear(part));
+      }
+      const start = (row - first) * width;
+      for (let i = 0; i < width; i++) {
+        all[start + i] = values[i % together][Math.floor(i / together) * height + row % height];
+      }
+    }
+    return all;
+  };
 }
 
 /** @throws {UserError} If a linear layer is not packed. */

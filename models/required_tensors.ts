@@ -3,6 +3,7 @@ import { embeddingLayout, isPackedEmbedding } from "../codecs/embedding/embeddin
 import { rowsTensor } from "../codecs/mod.ts";
 import { columnsOf, type QuantizationConfig } from "../codecs/quantization_config.ts";
 import type { Checkpoint } from "../storage/checkpoint.ts";
+import { partShape } from "../storage/safetensors.ts";
 import type { Architecture } from "./architectures/architecture.ts";
 import { layerPlaces, outsidePlaces, type Place } from "./places.ts";
 import { requireShape, STORED_DTYPES } from "./stored_tensors.ts";
@@ -50,10 +51,8 @@ export function requireTensors({ architecture, checkpoint, folder, quantization 
       const [rows] = packed.shape;
       const cols = quantization && columnsOf(quantization, linear!);
       if (cols === undefined) continue; // refused when it is loaded
-      requireShape(folder, `${linear}.weight`, [rows, cols], [
-        place.part?.rows ?? place.shape[0],
-        place.shape[1],
-      ]);
+      const wanted = place.part ? partShape(place.shape, place.part) : place.shape;
+      requireShape(folder, `${linear}.weight`, [rows, cols], wanted);
     }
   }
 }

@@ -3,6 +3,7 @@ import { type Gpu, UPLOAD_CHUNK } from "../gpu/device.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import { countNonFinite } from "../gpu/kernels/reduce/non_finite.ts";
 import { type Dtype, shapeText, type Tensor } from "../gpu/tensor.ts";
+import { partShape } from "../storage/safetensors.ts";
 import type { ModelFiles } from "./model_files.ts";
 import type { Place } from "./places.ts";
 
@@ -27,21 +28,28 @@ export class StoredTensors implements Disposable {
    */
   upload({ name, shape, part, offset }: Place): Tensor {
     const { checkpoint } = this.model;
-    const [allRows, ...rest] = shape;
-    const { first, rows } = part ?? { first: 0, rows: allRows };
+    const wanted = part ? partShape(shape, part) : shape;
     const kept = this.#kept.get(name);
-    if (kept) return kept.view(first * kept.size / allRows, [rows, ...rest]);
-    const { dtype, shape: found, file } = checkpoint.get(name);
-    this.checkShape(name, found, shape);
-    if (!(dtype in STORED)) {
-      throw new UserError(`"${file}": "${name}" is stored as ${dtype}; supported: F32, F16, BF16`);
-    }
+    if (kept) return kept.view((part?.first ?? 0) * kept.size / shape[0], wanted);
+    this.checkShape(name, checkpoint.get(name).shape, shape);
+    const dtype = this.dtypeOf({ name, shape });
     if (offset) {
       const values = checkpoint.readFloat32(name, part).map((value) => value + offset);
-      return this.gpu.upload(values, [rows, ...rest]);
+      return this.gpu.upload(values, wanted);
     }
     const chunks = checkpoint.readChunks(name, UPLOAD_CHUNK, part);
-    return this.gpu.upload(chunks, [rows, ...rest], STORED[dtype]);
+    return this.gpu.upload(chunks, wanted, dtype);
+  }
+
+  /**
+   * The dtype in which {@link upload} returns a tensor.
+   *
+   * @throws {UserError} As {@link upload} does for the dtype.
+   */
+  dtypeOf({ name, offset }: Place): Dtype {
+    const { dtype, file } = this.model.checkpoint.get(name);
+    if (dtype in STORED) return offset ? "f32" : STORED[dtype];
+    throw new UserError(`"${file}": "${name}" is stored as ${dtype}; supported: F32, F16, BF16`);
   }
 
   /**
@@ -134,5 +142,5 @@ export function requireShape(
 }
 
 function keyOf({ name, part }: Place): string {
-  return part ? `${name} from ${part.first}` : name;
+  return part ? `${name} from ${part.first} of ${part.matrix ?? 0}` : name;
 }

@@ -141,6 +141,73 @@ export const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
     num_hidden_layers: 40,
     num_attention_heads: 40,
   },
+  "qwen3-30b-a3b": {
+    ...QWEN3,
+    model_type: "qwen3_moe",
+    hidden_size: 2048,
+    intermediate_size: 6144,
+    moe_intermediate_size: 768,
+    num_experts: 128,
+    num_experts_per_tok: 8,
+    norm_topk_prob: true,
+    num_hidden_layers: 48,
+    num_attention_heads: 32,
+    num_key_value_heads: 4,
+    rope_theta: 1000000,
+  },
+  "qwen3-30b-a3b-dense": { // as many active weights, without experts
+    ...QWEN3,
+    hidden_size: 2048,
+    intermediate_size: 6144,
+    num_hidden_layers: 48,
+    num_attention_heads: 32,
+    num_key_value_heads: 4,
+    rope_theta: 1000000,
+  },
+  "mixtral-8x7b": {
+    ...LLAMA,
+    model_type: "mixtral",
+    intermediate_size: 14336,
+    num_local_experts: 8,
+    num_experts_per_tok: 2,
+    num_key_value_heads: 8,
+    max_position_embeddings: 32768,
+    rope_theta: 1000000,
+  },
+  "olmoe-1b-7b": {
+    ...LLAMA,
+    model_type: "olmoe",
+    vocab_size: 50304,
+    hidden_size: 2048,
+    intermediate_size: 1024,
+    num_hidden_layers: 16,
+    num_attention_heads: 16,
+    num_experts: 64,
+    num_experts_per_tok: 8,
+  },
+  "gpt-oss-20b": {
+    model_type: "gpt_oss",
+    vocab_size: 201088,
+    hidden_size: 2880,
+    intermediate_size: 2880,
+    num_hidden_layers: 24,
+    num_attention_heads: 64,
+    num_key_value_heads: 8,
+    head_dim: 64,
+    num_local_experts: 32,
+    num_experts_per_tok: 4,
+    sliding_window: 128,
+    max_position_embeddings: 131072,
+    rope_theta: 150000,
+    rope_scaling: {
+      rope_type: "yarn",
+      factor: 32,
+      beta_fast: 32,
+      beta_slow: 1,
+      truncate: false,
+      original_max_position_embeddings: 4096,
+    },
+  },
   "qwen3-32b": {
     ...QWEN3,
     hidden_size: 5120,
@@ -213,7 +280,13 @@ export function scaledShapes(
   hiddenSize: number,
 ): Record<string, unknown> {
   const factor = hiddenSize / (shapes.hidden_size as number);
-  const names = ["intermediate_size", "ffn_dim", "num_attention_heads", "num_key_value_heads"];
+  const names = [
+    "intermediate_size",
+    "moe_intermediate_size",
+    "ffn_dim",
+    "num_attention_heads",
+    "num_key_value_heads",
+  ];
   const others = names.filter((name) => name in shapes)
     .map((name) => [name, Math.max(1, Math.round(factor * (shapes[name] as number)))]);
   return { ...shapes, hidden_size: hiddenSize, ...Object.fromEntries(others) };
@@ -273,7 +346,9 @@ function* values(
   offset = 0,
 ): Generator<Uint8Array> {
   const size = shape.reduce((product, length) => product * length, 1);
-  const [mean, deviation] = shape.length === 1 ? [1 - offset, 0.1] : [0, 1 / Math.sqrt(shape[1])];
+  const [mean, deviation] = shape.length === 1
+    ? [1 - offset, 0.1]
+    : [0, 1 / Math.sqrt(shape.at(-1)!)];
   // The sum of two uniform numbers has a standard deviation of √(1/6).
   const scale = deviation * Math.sqrt(6);
   const fresh = new Float16Array(Math.min(size, FRESH_CHUNKS * CHUNK));

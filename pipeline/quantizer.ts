@@ -163,16 +163,29 @@ function checkPatterns(
   const { architecture } = model;
   for (let layer = 0; layer < architecture.layers; layer++) {
     const prefix = architecture.names.layer(layer);
+    const parts = new Map<string, string[]>();
     for (const { linears, fused } of new LayerPlan(architecture, layer).groups) {
-      const all = linears.map(({ module }) => prefix + module);
+      if (!fused) continue;
+      const names = linears.map(({ module }) => prefix + module);
+      parts.set(fused, [...parts.get(fused) ?? [], ...names]);
+    }
+    for (const [fused, all] of parts) {
       const kept = all.filter(isSkipped);
-      if (!fused || kept.length === 0 || kept.length === all.length) continue;
+      if (kept.length === 0 || kept.length === all.length) continue;
       throw new UserError(
         `${stage}.skip leaves out "${kept[0]}", but in "${model.name}" it is a part of ` +
-          `"${prefix}${fused}"; skip all of ${all.join(", ")}, or none`,
+          `"${prefix}${fused}"; skip all of ${shortened(all)}, or none`,
       );
     }
   }
+}
+
+/** How many parts of a fused linear layer a message lists. */
+const PARTS = 6;
+
+function shortened(names: readonly string[]): string {
+  if (names.length <= PARTS) return names.join(", ");
+  return `${names.slice(0, PARTS).join(", ")} and ${names.length - PARTS} more`;
 }
 
 /** How many names a message about a pattern lists. */

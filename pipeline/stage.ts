@@ -231,6 +231,10 @@ export interface GroupStage<Options = unknown> extends StageBase<Options> {
   /**
    * Called for each calibration batch with the group's input, f32 `[tokens, n]`, before `run`.
    *
+   * For an expert, these are the tokens that it gets; batches without any are left out. If it gets too few
+   * in all, stages observe the inputs of all experts of the decoder layer in a context of their own instead,
+   * whose artifacts `run` finds in the expert's.
+   *
    * @param original The same input in the original model; `input` itself where nothing is quantized yet.
    *   Absent if no stage of the pipeline declares `original`.
    */

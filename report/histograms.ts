@@ -3,8 +3,10 @@ import type { WeightKind } from "../codecs/codec.ts";
 import { dequantizedLinear, loadLinear } from "../codecs/mod.ts";
 import { type Rotation, transformOnHost } from "../gpu/kernels/rotation/rotation.ts";
 import type { ModelFiles } from "../models/model_files.ts";
+import { roleOf } from "../models/ops/experts.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
+import { rowOfPart } from "../storage/safetensors.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { sum } from "../base/figures.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
@@ -98,12 +100,11 @@ export async function countWeights(
     await model?.fetchLayer(layer, true);
     for (const { name, rows, cols, dense } of linears) {
       if (dense) continue; // nothing has changed
+      if (roleOf(name) !== name && !name.includes("experts.0.")) continue; // one stands for all
       const sample = sampledRows(rows, cols);
       const place = packed.placeOf(name);
       const before = joined(
-        sample.map((row) =>
-          checkpoint.readFloat32(place.name, { first: place.firstRow + row, rows: 1 })
-        ),
+        sample.map((row) => checkpoint.readFloat32(place.name, rowOfPart(place.part, row))),
       );
       const { after, groups, rotation } = storedRows(packed, name, sample);
       if (rotation) transformOnHost(before, cols, { rotation });
@@ -150,9 +151,8 @@ function storedRows(
     const unrotated = transform && { ...transform, rotation: undefined };
     rowOf = (row) => dequantizedLinear({ codec, host, transform: unrotated }, row, 1);
   } else {
-    const { name: tensor, firstRow } = packed.placeOf(name);
-    const rowsOf = packed.rowsOf(tensor);
-    rowOf = (row) => rowsOf(firstRow + row, 1);
+    const { name: tensor, part } = packed.placeOf(name);
+    rowOf = (row) => checkpoint.readFloat32(tensor, rowOfPart(part, row));
   }
   const after = joined(rows.map(rowOf));
   const kinds = linear?.codec.kinds && rows.flatMap((row) => linear.codec.kinds!(linear.host, row));

@@ -1,5 +1,6 @@
 import { isNumber, sum, sumByKey } from "../base/figures.ts";
 import type { LayerRecord, LinearRecord } from "../pipeline/run/events.ts";
+import { roleOf } from "../models/ops/experts.ts";
 import { moduleOf } from "../pipeline/run/record.ts";
 
 /** Short names of modules: the last word ("q_proj"), unless two modules share it. */
@@ -9,7 +10,12 @@ export function shortNames(modules: readonly string[]): string[] {
   return isOwn ? modules.map(last) : [...modules];
 }
 
-/** The linear layers of all decoder layers by module. */
+/** The module of a linear layer; experts of a decoder layer have one together. */
+function tableModuleOf({ name }: LinearRecord): string {
+  return roleOf(moduleOf(name));
+}
+
+/** The linear layers of all decoder layers by module. Those of experts are told of together. */
 export class LayerTable {
   /** In the order of execution. */
   readonly modules: readonly string[];
@@ -19,10 +25,11 @@ export class LayerTable {
 
   constructor(readonly layers: readonly LayerRecord[]) {
     this.linears = layers.flatMap(({ linears }) => linears);
-    this.#byModule = Map.groupBy(this.linears, ({ name }) => moduleOf(name));
-    this.#byLayer = layers.map(({ linears }) =>
-      new Map(linears.map((linear) => [moduleOf(linear.name), linear]))
-    );
+    this.#byModule = Map.groupBy(this.linears, tableModuleOf);
+    this.#byLayer = layers.map(({ linears }) => {
+      const modules = Map.groupBy(linears, tableModuleOf);
+      return new Map([...modules].map(([module, alike]) => [module, together(alike)]));
+    });
     this.modules = [...this.#byModule.keys()];
   }
 
@@ -46,6 +53,33 @@ export class LayerTable {
       })
     );
   }
+}
+
+/** Linear layers of experts as one that has all of their columns: figures are averages. */
+function together(linears: readonly LinearRecord[]): LinearRecord {
+  const [first] = linears;
+  if (linears.length === 1) return first;
+  const mean = (of: (linear: LinearRecord) => number | undefined | null) => {
+    const values = linears.map(of).filter(isNumber);
+    return values.length > 0 ? sum(values) / values.length : undefined;
+  };
+  const [error, correction, salient] = [
+    mean(({ relativeOutputError }) => relativeOutputError),
+    mean(({ correction }) => correction),
+    mean(({ salientFraction }) => salientFraction),
+  ];
+  return {
+    ...first,
+    name: roleOf(first.name),
+    cols: sum(linears.map(({ cols }) => cols)),
+    relativeOutputError: error,
+    correction,
+    ...(salient !== undefined && { salientFraction: salient }),
+    paperBits: mean(({ paperBits }) => paperBits)!,
+    highFraction: mean(({ highFraction }) => highFraction)!,
+    salientColumns: linears.flatMap(({ salientColumns }) => salientColumns),
+    storedBytes: sumByKey(linears.map(({ storedBytes }) => storedBytes)),
+  };
 }
 
 /** Stored bits per weight of linear layers by part, without file headers. */

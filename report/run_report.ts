@@ -24,6 +24,7 @@ import {
   swatch,
 } from "./charts.ts";
 import { warningsOf } from "../stages/metrics/mod.ts";
+import { expertsSection } from "./experts.ts";
 import { type Histogram, WEIGHT_KINDS } from "./histograms.ts";
 import { type Content, type Html, html } from "./html.ts";
 import { bitsByPart, LayerTable, shortNames } from "./layers.ts";
@@ -63,6 +64,7 @@ export function runReport(run: FinishedRun): string {
     metricSections(record),
     bitsSection(record, table),
     errorSection(table),
+    expertsSection(table.layers),
     correctionSection(table),
     factSections(table),
     distributionSection(run.histograms ?? []),

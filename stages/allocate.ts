@@ -1,3 +1,4 @@
+import { roleOf } from "../models/ops/experts.ts";
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
@@ -185,7 +186,8 @@ function tableOf(
   chosen: readonly (number | undefined)[],
   option: string,
 ): string[] {
-  const modules = Map.groupBy(linears.keys(), (i) => linears[i].module);
+  // Experts of a layer are told of together.
+  const modules = Map.groupBy(linears.keys(), (i) => roleOf(linears[i].module));
   const width = Math.max(...[...modules.keys()].map(({ length }) => length));
   return [...modules].map(([module, indices]) => {
     const counts = Map.groupBy(indices, (i) => chosen[i]);

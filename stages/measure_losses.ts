@@ -1,19 +1,23 @@
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
+import { DenseExperts } from "../codecs/experts/dense_experts.ts";
 import { DenseWeight } from "../codecs/dense/weight.ts";
 import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import { outputErrorParts, relativeError } from "../gpu/kernels/reduce/output_error.ts";
 import { undoTransform } from "../gpu/kernels/rotation/rotate.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { batchWindows, paceBatches } from "../models/calibration.ts";
+import { roleOf } from "../models/ops/experts.ts";
+import type { ExpertPlace } from "../models/ops/op.ts";
 import { Decoder } from "../models/decoder.ts";
 import { PART_BYTES } from "../models/lookup_matrix.ts";
 import type { LayerWeights } from "../models/layer_weights.ts";
 import { DivergenceProbe } from "../models/metrics/divergence_probe.ts";
 import { spreadWindows } from "../models/metrics/final_states.ts";
 import type { Registers } from "../models/registers.ts";
+import { ExpertCounts, isStarved, showExperts } from "../pipeline/run/expert_inputs.ts";
 import { access, ArtifactStore } from "../pipeline/run/artifacts.ts";
-import { showInput } from "../pipeline/run/layers.ts";
+import { showInput } from "../pipeline/run/groups.ts";
 import { scaleLinears } from "../pipeline/run/scale_linears.ts";
 import type { GroupContext, LinearContext, LinearLayer, ModelContext } from "../pipeline/stage.ts";
 import type { Chain, RatedLinear } from "./rate_plan.ts";
@@ -60,6 +64,9 @@ interface Measured {
 interface Group {
   at: number;
   from: string;
+  cols: number;
+  /** The expert of its linear layers, if any. */
+  expert?: ExpertPlace;
   context: GroupContext;
   store: ArtifactStore;
 }
@@ -112,7 +119,7 @@ export async function measureLosses(
   const observed = options.isCheap ? batchesFor(batches, Math.max(...cols)) : batches.length;
   const ratiosOf = new Map<string, number[]>(); // by module
   for (const [layer, own] of weights.entries()) {
-    const groups = await observe(context, chain, decoder, own, observed);
+    const { groups, pools } = await observe(context, chain, decoder, own, observed);
     for (const { context: groupContext, store } of groups) {
       await scaleLinears(groupContext);
       for (const { stage, options } of chain.before) await stage.run(groupContext, options);
@@ -132,6 +139,7 @@ export async function measureLosses(
       store[Symbol.dispose]();
       for (const linear of measured) losses[linear.name] = await lossesOf(linear);
     }
+    for (const pool of pools) pool[Symbol.dispose]();
     for (const [batch, input] of inputs.entries()) {
       inputs[batch] = await run(layer, layer + 1, input);
       gpu.free(input);
@@ -168,7 +176,8 @@ export async function measureLosses(
     const { name, module } = linear;
     const middle = rates.length >> 1;
     const measured = options.isCheap ? [middle] : [...rates.keys()];
-    const known = ratiosOf.get(module);
+    const role = roleOf(module);
+    const known = ratiosOf.get(role);
     const isTried = options.isCheap && (layer === 0 || layer % LAYERS_ALIKE === 1 || !known);
     const results = gpu.zeros([measured.length * probe.batches]);
     const errors: number[] = [];
@@ -182,7 +191,7 @@ export async function measureLosses(
     }
     if (!isTried) return { name, rates, results, ratios: known };
     const ratios = errors.map((error) => errors[middle] > 0 ? error / errors[middle] : 0);
-    if (errors[middle] > 0) ratiosOf.set(module, ratios);
+    if (errors[middle] > 0) ratiosOf.set(role, ratios);
     return { name, rates, results, ratios };
   }
 
@@ -210,9 +219,7 @@ export async function measureLosses(
     results: Tensor,
     index: number,
   ): Promise<void> {
-    const { linears: own } = weights[layer];
-    const loaded = own.get(module)!;
-    own.set(module, { ...loaded, weight: new DenseWeight(matrix) });
+    const restore = putInPlace(weights[layer], module, matrix);
     try {
       for (const [batch, input] of inputs.entries()) {
         using states = await statesFrom(layer, input);
@@ -220,7 +227,7 @@ export async function measureLosses(
         await paceBatches(gpu, 1);
       }
     } finally {
-      own.set(module, loaded);
+      restore();
       gpu.free(matrix);
     }
   }
@@ -263,6 +270,35 @@ export async function measureLosses(
     copy.draft?.[Symbol.dispose]();
     return { matrix: copy.quantized, error };
   }
+}
+
+/**
+ * Puts a matrix in place of a linear layer's.
+ *
+ * @param matrix f32 `[rows, cols]`; it stays the caller's.
+ * @returns A function that undoes it.
+ */
+function putInPlace(weights: LayerWeights, module: string, matrix: Tensor): () => void {
+  const { linears, experts, plan } = weights;
+  const loaded = linears.get(module)!;
+  if (!loaded.isView) {
+    linears.set(module, { ...loaded, weight: new DenseWeight(matrix) });
+    return () => linears.set(module, loaded);
+  }
+  const { expert, linears: group } = plan.groups.find(({ linears }) =>
+    linears.some((linear) => linear.module === module)
+  )!;
+  const { role } = group.find((linear) => linear.module === module)!;
+  const { gpu, shape: [rows, cols] } = matrix;
+  const other = new DenseExperts(gpu, rows, cols, [expert!.index], expert!.of);
+  gpu.copy(matrix, other.matrix(expert!.index));
+  const known = weights.expertsOf(role!);
+  // Its product replaces that of the expert's own matrix, which comes first.
+  experts.set(role!, { ...known, parts: [...known.parts, other] });
+  return () => {
+    experts.set(role!, known);
+    other[Symbol.dispose]();
+  };
 }
 
 /**
@@ -323,14 +359,14 @@ async function observe(
   decoder: Decoder,
   weights: LayerWeights,
   batches: number,
-): Promise<Group[]> {
+): Promise<{ groups: Group[]; pools: ArtifactStore[] }> {
   const { gpu } = context;
-  const { activations, length } = context.get("calibration");
+  const { activations, batches: all, length } = context.get("calibration");
   const { layers: count, names } = decoder.architecture;
   const { plan, layer: index } = weights;
   const prefix = names.layer(index);
   const groups: Group[] = [];
-  for (const { at, from, linears: wanted } of plan.groups) {
+  for (const { at, from, cols, expert, linears: wanted } of plan.groups) {
     const store = new ArtifactStore();
     const linears: LinearLayer[] = [];
     for (const { module } of wanted) {
@@ -351,22 +387,61 @@ async function observe(
     groups.push({
       at,
       from,
+      cols,
+      ...(expert && { expert }),
       store,
       context: { ...context, ...accessWithin(store, context), layer: { index, count }, linears },
     });
   }
+  const together = [...Map.groupBy(groups, ({ at }) => at).values()];
+  const pools = new Map<number, { store: ArtifactStore; context: GroupContext }>();
+  const tokens = new Map<Group, number>();
   for (let batch = 0; batch < batches; batch++) {
     const registers = await activations.load(batch);
     let done = 0;
-    for (const { at, from, context: groupContext } of groups) {
+    for (const groups of together) {
+      const [{ at, from, cols, expert, context: groupContext }] = groups;
       await decoder.run(weights, registers, length, done, at);
-      await showInput(groupContext, before, registers.get(from)!);
       done = at;
+      if (!expert) {
+        await showInput(groupContext, before, registers.get(from)!);
+        continue;
+      }
+      using counts = new ExpertCounts(gpu, 1, expert.of);
+      await counts.count(0, registers.get(expert.routing)!);
+      await counts.read();
+      if (!pools.has(at)) {
+        const store = new ArtifactStore();
+        const access = accessWithin(store, context);
+        pools.set(at, { store, context: { ...groupContext, ...access } });
+      }
+      const pool = pools.get(at)!;
+      const show = ({ context }: { context: GroupContext }, input: Tensor) =>
+        showInput(context, before, input);
+      const experts = groups.map((group) => ({ ...group, expert: group.expert! }));
+      await showExperts(
+        gpu,
+        counts.of(0),
+        { from, cols, expert },
+        experts,
+        { registers },
+        show,
+        (input) => show(pool, input),
+      );
+      for (const group of groups) {
+        tokens.set(group, (tokens.get(group) ?? 0) + counts.total(group.expert!.index));
+      }
     }
     await decoder.run(weights, registers, length, done);
     await activations.keep(batch, 0, registers);
     await paceBatches(gpu, batch + 1);
     await context.pause();
   }
-  return groups;
+  const seen = all.slice(0, batches).flat().length * length;
+  for (const [group, count] of tokens) {
+    if (!isStarved(count, group.cols, seen)) continue;
+    group.store[Symbol.dispose]();
+    group.store.parent = pools.get(group.at)!.store;
+  }
+  return { groups, pools: [...pools.values()].map(({ store }) => store) };
 }

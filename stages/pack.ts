@@ -14,6 +14,7 @@ import {
   embeddingRowBytes,
   embeddingScaleGroups,
 } from "../codecs/embedding/dequantize_embedding.ts";
+import { elementsOf } from "../gpu/tensor.ts";
 import { type ModelFiles, SMALL_FILES } from "../models/model_files.ts";
 import { layerPlaces } from "../models/places.ts";
 import { isMask } from "../models/required_tensors.ts";
@@ -156,7 +157,7 @@ export const pack = defineStage({
     const { embeddings } = options;
     const searched = searchedForm(options);
     const model = context.get("model-files");
-    const { architecture, checkpoint, config } = model;
+    const { architecture, checkpoint } = model;
     await model.fetchTensors();
     const tables = tablesOf(model);
     const { layers } = architecture;
@@ -204,7 +205,7 @@ export const pack = defineStage({
       }),
     );
     writeJsonAtomically(join(context.folder.model, "config.json"), {
-      ...config,
+      ...model.configToWrite(),
       quantization_config: model.packedConfig(
         context.blockSize,
         versionFor(
@@ -305,7 +306,7 @@ function denseFacts(
 ): LinearLayer["stored"] {
   const { name: tensor } = places.find(({ linear }) => linear === name)!;
   const { bytes, shape } = checkpoint.get(tensor); // of several linear layers if it is fused
-  const own = bytes / shape[0] * rows;
+  const own = bytes / elementsOf(shape) * rows * cols;
   const paperBits = 8 * own / (rows * cols);
   return { paperBits, salientColumns: [], highFraction: 0, storedBytes: { [DENSE]: own } };
 }

@@ -1,6 +1,8 @@
 import { UserError } from "../base/errors.ts";
 import { counted, sum } from "../base/figures.ts";
 import { bytesOf } from "../base/units.ts";
+import { elementsOf } from "../gpu/tensor.ts";
+import { placeOf } from "../models/places.ts";
 import { LayerPlan } from "../models/layer_plan.ts";
 import type { ModelFiles } from "../models/model_files.ts";
 import type { PlannedStage } from "../pipeline/config/config.ts";
@@ -81,8 +83,9 @@ export function ratedLinears(
     const prefix = architecture.names.layer(layer);
     const plan = new LayerPlan(architecture, layer);
     const header = Math.ceil(HEADER_BYTES / plan.modules.length);
-    for (const { linears: group, cols, fused } of plan.groups) {
-      for (const { module, rows } of group) {
+    for (const group of plan.groups) {
+      const { cols } = group;
+      for (const [i, { module, rows }] of group.linears.entries()) {
         const name = prefix + module;
         const optionsAt = (rate: number) => stage.optionsOf!(options, name, { [option]: rate });
         const bytesOf = (own: unknown) =>
@@ -90,9 +93,9 @@ export function ratedLinears(
         const own = rates.map(optionsAt) as (SomeOptions | undefined)[];
         const isFixed = own.every((values) => values?.[option] === own[0]?.[option]);
         if (own[0] === undefined) {
-          const tensor = `${prefix}${fused ?? module}.weight`;
+          const { name: tensor } = placeOf(prefix, group, i, "weight");
           const { bytes, shape } = checkpoint.get(tensor);
-          const dense = bytes / shape[0] * rows + header + entryBytes(tensor);
+          const dense = bytes / elementsOf(shape) * rows * cols + header + entryBytes(tensor);
           linears.push({ name, module, weights: rows * cols, rates: [], bytes: [dense] });
         } else {
           linears.push({

@@ -142,16 +142,17 @@ async function quantizingSeconds(
   let operations = 0;
   let weights = 0;
   for (const { groups } of plans) {
-    for (const { cols, linears } of groups) {
+    for (const { cols, linears, expert } of groups) {
       const rows = sum(linears.map(({ rows }) => rows));
       weights += rows * cols;
-      const forward = 2 * tokens * rows * cols;
+      const own = expert ? tokens * expert.k / expert.of : tokens;
+      const forward = 2 * own * rows * cols;
       operations += passes * forward;
       if (stages.some(({ stage }) => stage.name === "hessian")) {
-        operations += tokens * cols ** 2 + 1.5 * cols ** 3;
+        operations += own * cols ** 2 + 1.5 * cols ** 3;
       }
       if (work.original) operations += passes * forward;
-      if (correction) operations += 2 * correction.share * tokens * cols ** 2 + 3 * cols ** 3;
+      if (correction) operations += 2 * correction.share * own * cols ** 2 + 3 * cols ** 3;
       for (const { stage, options } of stages) {
         const { work } = stage as LinearStage;
         if (work) { for (const { rows } of linears) operations += work(options, { rows, cols }); }

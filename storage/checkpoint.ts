@@ -2,12 +2,14 @@ import { distance } from "fastest-levenshtein";
 import { UserError } from "../base/errors.ts";
 import { type Folder, isSystemError, type SourceFile } from "./folder.ts";
 import { readJson } from "./json.ts";
+import { withMxfp4 } from "./mxfp4.ts";
 import { readPytorch } from "./pytorch.ts";
 import {
   isFloatDtype,
+  partOf,
   readHeader,
-  rowsOf,
   type StoredTensor,
+  type TensorPart,
   TensorReader,
   toFloat32,
 } from "./safetensors.ts";
@@ -32,18 +34,23 @@ const FORMATS: { index: string; single: string; find: FindTensors }[] = [
  */
 export class Checkpoint implements Disposable {
   readonly #reader: TensorReader;
+  /**
+   * The tensors by name, in the order of the index or, without one, of the file; those in MXFP4 as what
+   * their codes stand for, see {@link withMxfp4}.
+   */
+  readonly tensors: Map<string, StoredTensor>;
 
   private constructor(
     /** The folder's name in messages. */
     readonly folder: string,
     /** The names of the weight files, the index (if any) first. */
     readonly files: string[],
-    /** The tensors by name, in the order of the index or, without one, of the file. */
-    readonly tensors: Map<string, StoredTensor>,
+    tensors: Map<string, StoredTensor>,
     sources: Iterable<SourceFile>,
     /** The shards of tensors that the index lists, but which are not there. */
     readonly missing: ReadonlyMap<string, string> = new Map(),
   ) {
+    this.tensors = withMxfp4(tensors);
     const byPath = new Map(Array.from(sources, (source) => [source.path, source]));
     this.#reader = new TensorReader((path) => byPath.get(path)!);
   }
@@ -108,34 +115,34 @@ export class Checkpoint implements Disposable {
   }
 
   /**
-   * The bytes of a tensor, or of `rows` of it from `first` on, row-major, in a fresh buffer. See
+   * The bytes of a tensor, or of a part of it, row-major, in a fresh buffer. See
    * {@link TensorReader.readBytes}.
    */
-  readBytes(name: string, part?: { first: number; rows: number }): Uint8Array<ArrayBuffer> {
+  readBytes(name: string, part?: TensorPart): Uint8Array<ArrayBuffer> {
     const tensor = this.get(name);
-    return this.#reader.readBytes(part ? rowsOf(tensor, part.first, part.rows) : tensor);
+    return this.#reader.readBytes(part ? partOf(tensor, part) : tensor);
   }
 
   /**
-   * The bytes of a tensor, or of `rows` of it from `first` on, in pieces. See
+   * The bytes of a tensor, or of a part of it, in pieces. See
    * {@link TensorReader.readChunks}.
    */
   readChunks(
     name: string,
     chunkBytes: number,
-    part?: { first: number; rows: number },
+    part?: TensorPart,
   ): Generator<Uint8Array<ArrayBuffer>> {
     const tensor = this.get(name);
-    const wanted = part ? rowsOf(tensor, part.first, part.rows) : tensor;
+    const wanted = part ? partOf(tensor, part) : tensor;
     return this.#reader.readChunks(wanted, chunkBytes);
   }
 
   /**
-   * The values of a tensor, or of `rows` of it from `first` on, row-major, as f32.
+   * The values of a tensor, or of a part of it, row-major, as f32.
    *
    * @throws {UserError} If it is not stored as F16, BF16, F32 or F64.
    */
-  readFloat32(name: string, part?: { first: number; rows: number }): Float32Array<ArrayBuffer> {
+  readFloat32(name: string, part?: TensorPart): Float32Array<ArrayBuffer> {
     const { dtype, file } = this.get(name);
     if (!isFloatDtype(dtype)) {
       throw new UserError(

@@ -4,6 +4,7 @@ import { bytesText } from "../base/units.ts";
 import { crc32 } from "./crc32.ts";
 import { isSystemError, type OpenFile, type SourceFile } from "./folder.ts";
 import { checkNesting, TooNested } from "./json_nesting.ts";
+import { Mxfp4File } from "./mxfp4.ts";
 import {
   checksumText,
   isPackedFile,
@@ -65,6 +66,8 @@ export interface StoredTensor {
   checksum?: number;
   /** The whole tensor that these rows belong to, if it has a checksum. */
   whole?: StoredTensor;
+  /** Codes and scales that its elements are computed of, if it is stored in MXFP4. */
+  mxfp4?: { codes: StoredTensor; scales: StoredTensor };
 }
 
 /** The header of a safetensors file. */
@@ -312,7 +315,7 @@ export class TensorReader implements Disposable {
       );
     }
     this.#checkWhole(tensor);
-    const file = this.#open(tensor.file);
+    const file = this.#open(tensor);
     if (tensor.strides) return gather(file, tensor, tensor.strides, into);
     const bytes = readRange(file, tensor.file, tensor.offset, tensor.bytes, into);
     if (this.#isToCheck(tensor)) this.#compare(tensor, checksumOf(file, bytes));
@@ -334,7 +337,7 @@ export class TensorReader implements Disposable {
     let checksum = 0;
     for (let done = 0; done < tensor.bytes; done += chunkBytes) {
       const length = Math.min(chunkBytes, tensor.bytes - done);
-      const file = this.#open(tensor.file);
+      const file = this.#open(tensor);
       const chunk = readRange(file, tensor.file, tensor.offset + done, length, buffer);
       if (isToCheck) checksum = checksumOf(file, chunk, checksum);
       yield chunk;
@@ -388,7 +391,12 @@ export class TensorReader implements Disposable {
     this.#files.clear();
   }
 
-  #open(path: string): OpenFile {
+  #open({ file: path, mxfp4 }: StoredTensor): OpenFile {
+    if (mxfp4) {
+      return new Mxfp4File(mxfp4, (tensor, from, bytes) => {
+        return readRange(this.#open(tensor), tensor.file, tensor.offset + from, bytes);
+      });
+    }
     let file = this.#files.get(path);
     if (!file) {
       file = openFile(this.sourceOf(path));
@@ -417,8 +425,57 @@ export function rowsOf(tensor: StoredTensor, first: number, rows: number): Store
   };
 }
 
-/** Bytes per read of {@link gather}. */
+/** A part of a tensor: some rows of a matrix, or of one of the matrices that the tensor stacks. */
+export interface TensorPart {
+  /** The index of the matrix in a tensor of several; absent if the tensor is a matrix or a vector. */
+  matrix?: number;
+  /** Whether rows of the part are columns of the stored matrix. */
+  transposed?: boolean;
+  first: number;
+  rows: number;
+  /** Rows from one of the part to the next; 1 if absent. */
+  step?: number;
+}
+
+/** A row of a part of a tensor. */
+export function rowOfPart({ first, step = 1, ...part }: TensorPart, row: number): TensorPart {
+  return { ...part, first: first + row * step, rows: 1 };
+}
+
+/** The shape of a part of a tensor. */
+export function partShape(shape: readonly number[], part: TensorPart): number[] {
+  const own = part.matrix === undefined ? shape : shape.slice(1);
+  return [part.rows, ...(part.transposed ? own.slice(0, 1) : own.slice(1))];
+}
+
+/** A part of a tensor as a tensor. */
+export function partOf(tensor: StoredTensor, part: TensorPart): StoredTensor {
+  const { matrix, transposed = false, first, rows, step = 1 } = part;
+  let whole = tensor;
+  if (matrix !== undefined) {
+    const { shape, strides, ...one } = rowsOf(tensor, matrix, 1);
+    whole = { ...one, shape: shape.slice(1), ...(strides && { strides: strides.slice(1) }) };
+  }
+  if (step === 1 && !transposed) return rowsOf(whole, first, rows);
+  const bytes = DTYPE_BITS[tensor.dtype] / 8;
+  const { checksum, ...rest } = whole;
+  const [own, ...others] = whole.strides ?? [...whole.shape.slice(1), 1];
+  const strides = transposed ? [...others, own] : [own, ...others];
+  const shape = partShape(tensor.shape, part);
+  return {
+    ...rest,
+    ...(checksum !== undefined && { whole }),
+    shape,
+    strides: [strides[0] * step, ...strides.slice(1)],
+    offset: whole.offset + first * strides[0] * bytes,
+    bytes: shape.reduce((product, length) => product * length, bytes),
+  };
+}
+
+/** Bytes per read of {@link gather}, where it reads more than it needs. */
 const WINDOW_BYTES = 1 << 16;
+/** Adjacent bytes that it reads by themselves. */
+const DIRECT_BYTES = 1 << 12;
 
 /** Reads a tensor with strides as row-major bytes, in the order of their offsets in the file. */
 function gather(
@@ -450,9 +507,9 @@ function gather(
     if (depth === dimensions.length) return copy(from, to, width);
     const { size, from: fromStep, to: toStep } = dimensions[depth];
     if (depth === dimensions.length - 1 && fromStep === width && toStep === width) {
-      for (let done = 0; done < size * width; done += WINDOW_BYTES) {
-        copy(from + done, to + done, Math.min(WINDOW_BYTES, size * width - done));
-      }
+      const length = size * width;
+      if (length < DIRECT_BYTES) copy(from, to, length);
+      else readRange(file, path, from, length, into.subarray(to));
       return;
     }
     for (let i = 0; i < size; i++) visit(depth + 1, from + i * fromStep, to + i * toStep);

@@ -19,7 +19,7 @@ import { requireTensors } from "../models/required_tensors.ts";
 import { denoFile, denoFolder } from "../storage/deno_folder.ts";
 import { copyFileAtomically, writeJsonAtomically } from "../storage/files.ts";
 import { reasonOf } from "../storage/folder.ts";
-import { readJson } from "../storage/json.ts";
+import { readJsonToWrite } from "../storage/json.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { showProgress } from "./progress.ts";
@@ -33,6 +33,7 @@ are written in f32, and config.json then asks for f32. OUT appears when it is co
 packed model or the output folder of the run that packed it.
 
 Options
+  --dtype DTYPE      f16 (default), or f32: twice the size, but exactly the packed weights
   --overwrite        Replace an existing model in OUT
   --help             Print this
 
@@ -47,13 +48,17 @@ const usageError = usageErrors("dequantize");
 const command = {
   name: "dequantize",
   help: HELP,
-  options: { overwrite: { type: "boolean" } },
+  options: { overwrite: { type: "boolean" }, dtype: { type: "string" } },
   interrupted: "OUT is as it was; of what was to replace it, a folder OUT-... may be left.",
 } as const;
 
 await runCommand(command, async ({ values, positionals, signal }) => {
   if (positionals.length !== 2) {
     throw usageError(`Give two folders, MODEL and OUT, found ${positionals.length}`);
+  }
+  const { dtype = "f16" } = values;
+  if (dtype !== "f16" && dtype !== "f32") {
+    throw usageError(`--dtype takes f16 or f32, found "${dtype}"`);
   }
   const [model, out] = [modelFolder(positionals[0]), positionals[1]];
   using weights = PlainWeights.open(denoFolder(model));
@@ -68,7 +73,8 @@ await runCommand(command, async ({ values, positionals, signal }) => {
   checkOut(model, out, values.overwrite ?? false);
   const temporary = makeFolderBeside(out);
   try {
-    const wide = new Set([...weights.tensors.keys()].filter((name) => isWide(weights, name)));
+    const names = [...weights.tensors.keys()];
+    const wide = new Set(names.filter((name) => dtype === "f32" || isWide(weights, name)));
     const bytes = await writeWeights(weights, wide, temporary, signal);
     writeConfig(model, temporary, wide.size > 0);
     for (const name of SMALL_FILES.filter((name) => name !== "config.json")) {
@@ -218,7 +224,9 @@ function* singles(weights: PlainWeights, name: string): Generator<Uint8Array> {
 }
 
 function writeConfig(model: string, folder: string, isWide: boolean): void {
-  const { quantization_config: _, ...config } = readJson(denoFile(join(model, "config.json")));
+  const { quantization_config: _, ...config } = readJsonToWrite(
+    denoFile(join(model, "config.json")),
+  );
   // The newer key must agree with torch_dtype.
   const name = isWide ? "float32" : "float16";
   const dtype = { torch_dtype: name, ...(config.dtype != null && { dtype: name }) };

@@ -8,6 +8,7 @@ import { loadLinear, packedLinears } from "../codecs/mod.ts";
 import type { QuantizationConfig, RotationConfig } from "../codecs/quantization_config.ts";
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
+import { roleOf } from "../models/ops/experts.ts";
 import { layerPlaces } from "../models/places.ts";
 import { quantizationOf } from "../models/plain_weights.ts";
 import { requireTensors } from "../models/required_tensors.ts";
@@ -15,6 +16,7 @@ import { readRunRecord } from "../pipeline/run/read_record.ts";
 import { RUN_RECORD, type RunRecord } from "../pipeline/run/record.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
+import { filesOf, storedAs } from "../storage/mxfp4.ts";
 import { tableText } from "./table.ts";
 import { modelFolder, runCommand, usageErrors, warnOf } from "./task.ts";
 
@@ -217,7 +219,7 @@ function outputErrors(folder: string): Map<string, number> {
 
 /** Bytes of the weight files, including headers. */
 function weightBytes({ tensors }: Checkpoint): number {
-  return sum([...new Set(tensors.values().map(({ file }) => file))].map((p) => statSync(p).size));
+  return sum([...new Set(tensors.values().flatMap(filesOf))].map((path) => statSync(path).size));
 }
 
 /** @param codecs Codecs of the linear layers by name. */
@@ -257,7 +259,7 @@ function rotationText(rotation: RotationConfig | undefined): string {
   return `, ${which} rotated in runs of up to ${block} with seed ${seed}`;
 }
 
-/** The table of the linear layers of one codec, with its columns. */
+/** The table of the linear layers of one codec, with its columns. Those of a layer's experts have one row. */
 function linearTable(
   { factColumns, sizeColumns }: Codec,
   linears: readonly LinearEntry[],
@@ -278,28 +280,31 @@ function linearTable(
       bits(sum(parts.map((part) => bytes[part] ?? 0)), count)
     ),
   ];
-  const rows = linears.map((linear) => [
-    shortName(linear.name),
-    `${linear.rows}x${linear.cols}`,
-    ...factColumns.map(({ key, text }) => text(linear[key] as number)),
-    linear.paperBits.toFixed(3),
-    ...sizes(linear.storedBytes, linear.rows * linear.cols),
-    linear.relativeOutputError === undefined ? "-" : percentText(linear.relativeOutputError),
-  ]);
-  const weights = sum(linears.map(({ rows, cols }) => rows * cols));
-  const mean = (key: string) =>
-    sum(linears.map((linear) => linear[key] as number * linear.rows * linear.cols)) / weights;
-  const stored = sumByKey(linears.map(({ storedBytes }) => storedBytes));
-  rows.push([
-    "all",
-    bytesText(sum(Object.values(stored))),
-    ...factColumns.map(({ key, text, together }) =>
-      text(together === "mean" ? mean(key) : sum(linears.map((linear) => linear[key] as number)))
-    ),
-    mean("paperBits").toFixed(3),
-    ...sizes(stored, weights),
-    "",
-  ]);
+  /** The figures of one linear layer, or of several. */
+  const figures = (some: readonly LinearEntry[]) => {
+    const weights = sum(some.map(({ rows, cols }) => rows * cols));
+    const mean = (key: string) =>
+      sum(some.map((linear) => linear[key] as number * linear.rows * linear.cols)) / weights;
+    return [
+      ...factColumns.map(({ key, text, together }) =>
+        text(together === "mean" ? mean(key) : sum(some.map((linear) => linear[key] as number)))
+      ),
+      mean("paperBits").toFixed(3),
+      ...sizes(sumByKey(some.map(({ storedBytes }) => storedBytes)), weights),
+    ];
+  };
+  const rows = [...Map.groupBy(linears, ({ name }) => roleOf(name))].map(([name, some]) => {
+    const [{ rows, cols }] = some;
+    const errors = some.map(({ relativeOutputError }) => relativeOutputError).filter(isNumber);
+    return [
+      shortName(name),
+      `${some.length > 1 ? `${some.length} of ` : ""}${rows}x${cols}`,
+      ...figures(some),
+      errors.length === 0 ? "-" : percentText(sum(errors) / errors.length),
+    ];
+  });
+  const stored = sum(linears.flatMap(({ storedBytes }) => Object.values(storedBytes)));
+  rows.push(["all", bytesText(stored), ...figures(linears), ""]);
   return tableText(heading, rows, 1);
 }
 
@@ -345,7 +350,10 @@ function inspectPlain(folder: string): PlainReport {
     warnOf(model);
   }
   const tensors = [...checkpoint.tensors.values()].sort((a, b) => byNumber(a.name, b.name))
-    .map(({ name, dtype, shape, bytes }): PlainEntry => ({ name, dtype, shape, bytes }));
+    .map((tensor): PlainEntry => {
+      const { name, shape } = tensor;
+      return { name, shape, ...storedAs(tensor) };
+    });
   const elements = sum(tensors.map(({ shape }) => elementsOf(shape)));
   return { folder, tensors, elements, bytes: weightBytes(checkpoint) };
 }

@@ -42,11 +42,13 @@ export interface MicroTensor {
 }
 
 export interface MicroModelOptions {
-  family?: "llama" | "opt";
+  family?: "llama" | "opt" | "qwen3-moe";
   /** Columns of most linear layers. */
   hidden?: number;
   /** Columns of the last one: neither this nor `hidden` need be a whole number of blocks. */
   intermediate?: number;
+  /** Experts of a layer and per token, of a family with experts; `intermediate` is that of an expert. */
+  experts?: { count: number; perToken: number };
   layers?: number;
   heads?: number;
   keyValueHeads?: number;
@@ -74,12 +76,14 @@ export function writeMicroModel(folder: string, options: MicroModelOptions = {})
     layers: 4,
     heads: 4,
     keyValueHeads: 2,
+    experts: { count: 6, perToken: 2 },
     vocabulary: 4096,
     maxLength: 128,
     seed: 1,
     ...rest,
   };
-  const { tensors, config: own } = family === "llama" ? llama(size) : opt(size);
+  const families = { "llama": llama, "opt": opt, "qwen3-moe": qwen3Moe };
+  const { tensors, config: own } = families[family](size);
   alter?.(tensors);
   mkdirSync(folder, { recursive: true });
   writeFileSync(
@@ -94,7 +98,8 @@ export function writeMicroModel(folder: string, options: MicroModelOptions = {})
   }));
   writeSafetensors(join(folder, "model.safetensors"), toWrite, { format: "pt" });
   for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]) {
-    copyFileSync(join(PROJECT, `examples/models/tiny-${family}`, name), join(folder, name));
+    const tiny = family === "opt" ? "opt" : "llama";
+    copyFileSync(join(PROJECT, `examples/models/tiny-${tiny}`, name), join(folder, name));
   }
   return folder;
 }
@@ -103,7 +108,14 @@ type Size =
   & Required<
     Pick<
       MicroModelOptions,
-      "hidden" | "intermediate" | "layers" | "heads" | "keyValueHeads" | "vocabulary" | "maxLength"
+      | "hidden"
+      | "intermediate"
+      | "experts"
+      | "layers"
+      | "heads"
+      | "keyValueHeads"
+      | "vocabulary"
+      | "maxLength"
     >
   >
   & { seed: number };
@@ -149,6 +161,43 @@ function llama(size: Size) {
     rms_norm_eps: 1e-5,
     rope_parameters: { rope_theta: 10000, rope_type: "default" },
     tie_word_embeddings: true,
+  };
+  return { tensors, config };
+}
+
+/** LLaMA with norms of q and k, and experts in place of feed-forward layers. */
+function qwen3Moe(size: Size) {
+  const { hidden, intermediate, experts: { count, perToken } } = size;
+  const { tensors: dense, config: shared } = llama(size);
+  const { tensors, add } = maker(size.seed + 1);
+  for (const [name, tensor] of dense) {
+    if (name.includes(".mlp.up_proj") || name.includes(".mlp.down_proj")) continue;
+    if (!name.includes(".mlp.gate_proj")) {
+      tensors.set(name, tensor);
+      continue;
+    }
+    const prefix = name.slice(0, name.indexOf(".mlp."));
+    const headDim = hidden / size.heads;
+    for (const norm of ["q_norm", "k_norm"]) {
+      add(`${prefix}.self_attn.${norm}.weight`, [headDim], 1);
+    }
+    add(`${prefix}.mlp.gate.weight`, [count, hidden], 0, 0.3);
+    for (let expert = 0; expert < count; expert++) {
+      const own = `${prefix}.mlp.experts.${expert}`;
+      add(`${own}.gate_proj.weight`, [intermediate, hidden]);
+      add(`${own}.up_proj.weight`, [intermediate, hidden]);
+      add(`${own}.down_proj.weight`, [hidden, intermediate]);
+    }
+  }
+  const config: Record<string, unknown> = {
+    ...shared,
+    architectures: ["Qwen3MoeForCausalLM"],
+    model_type: "qwen3_moe",
+    head_dim: hidden / size.heads,
+    moe_intermediate_size: intermediate,
+    num_experts: count,
+    num_experts_per_tok: perToken,
+    norm_topk_prob: true,
   };
   return { tensors, config };
 }

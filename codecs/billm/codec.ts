@@ -11,6 +11,7 @@ import {
 } from "./host.ts";
 import { canGroup, uploadGroup } from "./group.ts";
 import { multipliesVectors } from "./vector_product.ts";
+import { billmKind, BillmStack } from "./stack.ts";
 import { uploadBillm } from "./tensors.ts";
 import { infiniteHalves } from "../part_reader.ts";
 import { loadBillm, storeBillm } from "./store.ts";
@@ -110,6 +111,12 @@ export const billm: Codec<BillmHost> = {
   },
 
   groups: multipliesVectors,
+
+  expertKind(gpu, host) {
+    return multipliesVectors(gpu, host.blockSize) ? billmKind(host) : undefined;
+  },
+
+  uploadExperts: (gpu, hosts) => BillmStack.upload(gpu, hosts),
 
   async uploadGroup(gpu, hosts) {
     if (!canGroup(hosts)) return undefined;

@@ -126,13 +126,15 @@ function tileFor(gpu: Gpu, tokens: number, rows: number): BillmTile {
 /**
  * The dequantized weights of some rows; bit-identical to dequantize().
  *
- * @returns f32 `[rows, cols]`, owned by the caller.
+ * @param out Receives them; a new tensor if absent.
+ * @returns f32 `[rows, cols]`; a new one is owned by the caller.
  */
 export async function unpackRows(
   gpu: Gpu,
   weight: BillmTensors,
   first = 0,
   rows: number = weight.rows - first,
+  out: Tensor = gpu.empty([rows, weight.cols]),
 ): Promise<Tensor> {
   const { cols, blockSize, bits, scales, factors, salient, order } = weight;
   const form = formOf(weight);
@@ -141,7 +143,6 @@ export async function unpackRows(
     name: `unpack_rows_${formName(form)}`,
     source: () => unpackKernel(form),
   });
-  const out = gpu.empty([rows, cols]);
   const down = Math.ceil(rows / UNPACKED_ROWS);
   kernel.dispatch({
     params: uniform([first, rows, cols, units, Math.ceil(cols / blockSize), blockSize]),

@@ -1,3 +1,9 @@
+import {
+  STACK_BINDINGS,
+  STACK_CONSTANTS,
+  STACK_STORE,
+  stackedRows,
+} from "../experts/stack_source.ts";
 import type { VectorInput } from "../../gpu/kernels/vector_source.ts";
 import { butterflies, transformSource } from "../../gpu/kernels/rotation/rotation_source.ts";
 import { repeat, XYZW } from "../../gpu/source_text.ts";
@@ -71,6 +77,7 @@ export function billmVectorBytes(
  * @param blockUnits Units per block.
  * @param run Entries of a run of the transform of the input, at most those of a unit; not transformed if
  *   absent. A subgroup transforms the columns of its unit in registers, before it sorts them.
+ * @param stacked Whether the weight is a stack of linear layers of experts, see `stack_source.ts`.
  */
 export function billmVectorKernel(
   form: BillmForm,
@@ -78,6 +85,7 @@ export function billmVectorKernel(
   input: VectorInput,
   blockUnits: number,
   run?: number,
+  stacked = false,
 ): string {
   const { zones, planes, coded } = form;
   const planeCount = planesOf(form);
@@ -204,8 +212,28 @@ export function billmVectorKernel(
   const scale = scaleSource(form, "code", false);
   const lowAll = zones === 2 ? "(all - high)" : "all";
   const lowPlus = zones === 2 ? "(plus - both)" : "plus";
+  const placed = stacked
+    ? `let token = workgroup.z;
+  ${stackedRows(lanes * steps, "x_start")}`
+    : `var part = 0u;
+  var first_row = group * RUN;
+  var end_row = min(first_row + RUN, PART1);
+  if (group >= GROUP1) {
+    part = 1u;
+    first_row = PART1 + (group - GROUP1) * RUN;
+    end_row = min(first_row + RUN, PART2);
+  }
+  if (group >= GROUP2) {
+    part = 2u;
+    first_row = PART2 + (group - GROUP2) * RUN;
+    end_row = min(first_row + RUN, ROWS);
+  }`;
+  const finish = stacked
+    ? `let row = row_of_thread;
+  ${STACK_STORE}`
+    : "Y[row_of_thread] = y + added;";
   const value = {
-    plain: "X[col]",
+    plain: stacked ? "X[x_start + col]" : "X[col]",
     rms: "X[col]",
     activation: "activate(X[col])",
     gated: "activate(X[col]) * X[UP + col]",
@@ -217,12 +245,14 @@ override ROWS: u32;
 override COLS: u32;
 override UNITS: u32;
 override BLOCKS: u32;
-override PART1: u32;  // the row where the second part begins
+${
+    stacked ? STACK_CONSTANTS : `override PART1: u32;  // the row where the second part begins
 override PART2: u32;
 override GROUP1: u32; // the workgroup where the second part begins
 override GROUP2: u32;
+override HAS_RESIDUAL: bool;`
+  }
 override HAS_BIAS: bool;
-override HAS_RESIDUAL: bool;
 ${input === "gated" ? "override UP: u32;     // where the second half of the input begins" : ""}
 ${input === "rms" ? "override EPSILON: f32;" : ""}
 
@@ -232,7 +262,13 @@ ${input === "rms" ? "override EPSILON: f32;" : ""}
 @group(0) @binding(3) var<storage, read> factors: array<vec2f>;  // [tiles * 32]
 @group(0) @binding(4) var<storage, read> places: array<u32>;     // [parts, UNITS, 32]
 @group(0) @binding(5) var<storage, read> bias: array<f32>;       // [ROWS]
-@group(0) @binding(6) var<storage, read> residual: array<f32>;   // [ROWS]
+${
+    stacked
+      ? STACK_BINDINGS.map(({ name, type, comment }, i) =>
+        `@group(0) @binding(${6 + i}) var<storage, read> ${name}: array<${type}>; // ${comment}`
+      ).join("\n")
+      : "@group(0) @binding(6) var<storage, read> residual: array<f32>;   // [ROWS]"
+  }
 ${
     input === "rms"
       ? "@group(0) @binding(7) var<storage, read> norm: array<f32>;       // [COLS]"
@@ -248,6 +284,7 @@ var<workgroup> partials: array<array<f32, ${lanes * steps}>, ${splits}>;
 ${input === "rms" ? `var<workgroup> squares: array<f32, ${splits}>;` : ""}
 
 ${run === undefined ? "" : transformSource(run)}
+${stacked ? "var<private> x_start: u32;" : ""}
 fn value(col: u32) -> f32 {
   if (col >= COLS) { return 0.0; }
   return ${value};
@@ -268,19 +305,7 @@ fn main(
   let lane = thread & ${lanes - 1}u;
   let split = thread / ${lanes}u;
   let group = workgroup.y * workgroups.x + workgroup.x;
-  var part = 0u;
-  var first_row = group * RUN;
-  var end_row = min(first_row + RUN, PART1);
-  if (group >= GROUP1) {
-    part = 1u;
-    first_row = PART1 + (group - GROUP1) * RUN;
-    end_row = min(first_row + RUN, PART2);
-  }
-  if (group >= GROUP2) {
-    part = 2u;
-    first_row = PART2 + (group - GROUP2) * RUN;
-    end_row = min(first_row + RUN, ROWS);
-  }
+  ${placed}
   if (first_row >= end_row) { return; }
 
   var unit = split;
@@ -295,8 +320,10 @@ fn main(
   ${fetch}
   let row_of_thread = first_row + thread;
   var added = 0.0;
-  if (HAS_BIAS) { added = bias[min(row_of_thread, ROWS - 1u)]; }
-  if (HAS_RESIDUAL) { added += residual[min(row_of_thread, ROWS - 1u)]; }
+  ${
+    stacked ? "" : `if (HAS_BIAS) { added = bias[min(row_of_thread, ROWS - 1u)]; }
+  if (HAS_RESIDUAL) { added += residual[min(row_of_thread, ROWS - 1u)]; }`
+  }
   ${input === "rms" ? "var square = 0.0;" : ""}
   ${eachTable((t) => `var t${t}: f32;`)}
   for (var turn = 0u; turn < ${turns ? `(UNITS + ${splits - 1}u) / ${splits}u` : "1u"}; turn++) {
@@ -377,7 +404,7 @@ fn main(
   y /= sqrt(mean_square + EPSILON);`
       : ""
   }
-  Y[row_of_thread] = y + added;
+  ${finish}
 }
 `;
 }

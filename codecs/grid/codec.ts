@@ -6,7 +6,7 @@ import type { Codec, LinearFacts } from "../codec.ts";
 import { infiniteHalves } from "../part_reader.ts";
 import { dequantizeGrid } from "./dequantize_grid.ts";
 import { freeGrid, type LinearGrid, SALIENT_BITS } from "./grid.ts";
-import { uploadGrid, uploadGridGroup } from "./rows.ts";
+import { gridKind, uploadGrid, uploadGridGroup, uploadGridStack } from "./rows.ts";
 import { dequantizeGridHost, type GridHost, loadGrid, storeGrid } from "./store.ts";
 
 /** The grid codec: codes on equally spaced levels; salient weights may have codes of more bits. */
@@ -79,6 +79,8 @@ export const grid: Codec<GridHost> = {
   },
 
   groups: () => true,
+  expertKind: (_gpu, host) => gridKind(host),
+  uploadExperts: (gpu, hosts) => Promise.resolve(uploadGridStack(gpu, hosts)),
 
   uploadGroup(gpu, hosts) {
     return Promise.resolve(uploadGridGroup(gpu, hosts));

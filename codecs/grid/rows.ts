@@ -12,6 +12,7 @@ import {
   uploadOrders,
   uploadParts,
 } from "../packed_rows/packed_rows.ts";
+import { PackedRowsStack } from "../packed_rows/stack.ts";
 import { decodeRows } from "../packed_rows/unpack.ts";
 import type { RowCode } from "../packed_rows/vector_source.ts";
 import { codeWords, type GridLayout, groupsOf } from "./grid.ts";
@@ -89,11 +90,11 @@ class GridRows implements PackedRows {
     return gridRowCode({ bits, salient, centered: grid !== "range" }, work);
   }
 
-  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+  unpack(gpu: Gpu, first: number, rows: number, out?: Tensor): Promise<Tensor> {
     const { layout, cols, tensors, order, constants } = this;
     const { bits, salient, grid } = layout;
     const code = gridUnpacking({ bits, salient, centered: grid !== "range" });
-    return decodeRows(gpu, { first, rows, cols, code, tensors, order, constants });
+    return decodeRows(gpu, { first, rows, cols, code, tensors, order, constants, out });
   }
 }
 
@@ -119,13 +120,26 @@ export function uploadGridGroup(
   work?: Partial<GridWork>,
 ): PackedRowsGroup | undefined {
   const [{ cols, bits, salient }] = hosts;
-  const kindOf = (
-    { cols, groupSize, grid, bits, salient, order }: GridHost,
-  ) => [cols, groupSize, grid, bits, salient, order !== undefined];
   const isGroup = canGroupRows(gpu, hosts, kindOf, bitWords(cols) * (salient ? 8 : bits));
   if (!isGroup) return undefined;
   const group = uploadRows(gpu, hosts, work);
   return new PackedRowsGroup(gpu, group, hosts.map((host, i) => group.layer(host, i)));
+}
+
+/** What grid layers have in common in a group or stack. */
+function kindOf({ cols, groupSize, grid, bits, salient, order }: GridHost) {
+  return [cols, groupSize, grid, bits, salient, order !== undefined];
+}
+
+/** {@link kindOf} as a word. */
+export function gridKind(host: GridHost): string {
+  return kindOf(host).join(" ");
+}
+
+/** Uploads grid layers of experts, of one {@link gridKind} and shape. */
+export function uploadGridStack(gpu: Gpu, hosts: readonly GridHost[]): PackedRowsStack {
+  const all = uploadRows(gpu, hosts);
+  return new PackedRowsStack(gpu, hosts[0].rows, all, hosts.map((host, i) => all.layer(host, i)));
 }
 
 /** Uploads layers of one layout, whose tensors the caller owns. */

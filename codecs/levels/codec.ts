@@ -4,7 +4,7 @@ import type { Codec } from "../codec.ts";
 import { infiniteHalves } from "../part_reader.ts";
 import { dequantizeLevels } from "./dequantize_levels.ts";
 import { freeLevels, LEVEL_COUNTS, type LinearLevels } from "./levels.ts";
-import { uploadLevels, uploadLevelsGroup } from "./products.ts";
+import { levelsKind, uploadLevels, uploadLevelsGroup, uploadLevelsStack } from "./products.ts";
 import { dequantizeLevelsHost, type LevelsHost, loadLevels, storeLevels } from "./store.ts";
 
 /** The codec of levels: each row has 2, 3, 4, 5 or 8 levels of its own, with one or two parameters. */
@@ -36,6 +36,8 @@ export const levels: Codec<LevelsHost> = {
 
   upload: uploadLevels,
   groups: () => true,
+  expertKind: levelsKind,
+  uploadExperts: uploadLevelsStack,
   uploadGroup: uploadLevelsGroup,
 };
 

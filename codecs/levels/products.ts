@@ -3,10 +3,11 @@ import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { canGroup, uploadGroup } from "../billm/group.ts";
+import { BillmStack } from "../billm/stack.ts";
 import { type BillmSource, UNIT_COLS, uploadBillm } from "../billm/tensors.ts";
 import { multipliesVectors } from "../billm/vector_product.ts";
 import { BillmGroup, BillmWeight } from "../billm/weight.ts";
-import type { Weight, WeightGroup } from "../codec.ts";
+import type { StackedWeights, Weight, WeightGroup } from "../codec.ts";
 import {
   canGroupRows,
   type PackedRows,
@@ -16,6 +17,7 @@ import {
   placeLayers,
   uploadParts,
 } from "../packed_rows/packed_rows.ts";
+import { PackedRowsStack } from "../packed_rows/stack.ts";
 import { decodeRows } from "../packed_rows/unpack.ts";
 import type { RowCode } from "../packed_rows/vector_source.ts";
 import arrange from "./arrange_levels.wgsl" with { type: "text" };
@@ -63,6 +65,29 @@ export async function uploadLevelsGroup(
   const group = canGroup(sources) ? await uploadGroup(gpu, sources) : undefined;
   gpu.free(...bits);
   return group && new BillmGroup(gpu, group);
+}
+
+/** What linear layers of levels of experts have in common to be stacked; undefined if they cannot be. */
+export function levelsKind(gpu: Gpu, host: LevelsHost): string | undefined {
+  if (isBillm(host) && !multipliesVectors(gpu, UNIT_COLS)) return undefined;
+  const { cols, count, pattern } = host;
+  return [cols, count, pattern].join(" ");
+}
+
+/** Uploads linear layers of levels of experts, of one {@link levelsKind} and shape. */
+export async function uploadLevelsStack(
+  gpu: Gpu,
+  hosts: readonly LevelsHost[],
+): Promise<StackedWeights> {
+  if (!isBillm(hosts[0])) {
+    const all = await uploadRows(gpu, hosts);
+    return new PackedRowsStack(gpu, hosts[0].rows, all, hosts.map((host, i) => all.layer(host, i)));
+  }
+  const bits: Tensor[] = [];
+  for (const host of hosts) bits.push(await arranged(gpu, host));
+  const stack = await BillmStack.upload(gpu, hosts.map((host, i) => billmSource(host, bits[i])));
+  gpu.free(...bits);
+  return stack;
 }
 
 /** Whether levels are ±a, or ±a and ±b, or ±a and 0. */
@@ -151,9 +176,9 @@ class LevelRows implements PackedRows {
     return levelRowCode(this.layout, gpu.software ? 4 : rows >= MANY_ROWS ? 16 : 8);
   }
 
-  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+  unpack(gpu: Gpu, first: number, rows: number, out?: Tensor): Promise<Tensor> {
     const { layout, cols, tensors } = this;
-    return decodeRows(gpu, { first, rows, cols, code: levelUnpacking(layout), tensors });
+    return decodeRows(gpu, { first, rows, cols, code: levelUnpacking(layout), tensors, out });
   }
 }
 

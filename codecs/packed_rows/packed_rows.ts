@@ -37,10 +37,11 @@ export interface PackedRows {
   /** How the weights are decoded, for products with so many rows. */
   code(gpu: Gpu, rows: number): RowCode;
   /**
-   * The dequantized weights of some rows of the layer, f32 `[rows, cols]`, owned by the caller; of a
-   * single layer only.
+   * The dequantized weights of some rows of the layer, f32 `[rows, cols]`; of a single layer only.
+   *
+   * @param out Receives them; a new tensor, owned by the caller, if absent.
    */
-  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor>;
+  unpack(gpu: Gpu, first: number, rows: number, out?: Tensor): Promise<Tensor>;
 }
 
 /** A linear layer that is multiplied in packed form; owns its tensors unless they are views. */

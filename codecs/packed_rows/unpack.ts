@@ -21,16 +21,18 @@ export interface UnpackedRows {
   order?: Tensor;
   /** Pipeline constants of the codec's text. */
   constants?: Readonly<Record<string, number>>;
+  /** Receives the weights; a new tensor if absent. */
+  out?: Tensor;
 }
 
 /**
  * The dequantized weights of some rows of a linear layer.
  *
- * @returns f32 `[rows, cols]`, owned by the caller.
+ * @returns f32 `[rows, cols]`; a new one is owned by the caller.
  */
 export async function decodeRows(
   gpu: Gpu,
-  { first, rows, cols, code, tensors, order, constants }: UnpackedRows,
+  { first, rows, cols, code, tensors, order, constants, out }: UnpackedRows,
 ): Promise<Tensor> {
   const store: UnpackStore = order ? "ordered" : cols % 4 === 0 ? "aligned" : "any";
   const kernel = await gpu.kernel({
@@ -38,7 +40,7 @@ export async function decodeRows(
     source: () => unpackRowsKernel(code, store),
     ...(constants && { constants }),
   });
-  const weight = gpu.empty([rows, cols]);
+  const weight = out ?? gpu.empty([rows, cols]);
   const { across, down } = unpackWorkgroups(code, rows, cols);
   kernel.dispatch({
     params: uniform([first, rows, cols]),

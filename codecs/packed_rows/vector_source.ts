@@ -1,5 +1,11 @@
 import { quadButterflies, transformSource } from "../../gpu/kernels/rotation/rotation_source.ts";
 import type { VectorInput } from "../../gpu/kernels/vector_source.ts";
+import {
+  STACK_BINDINGS,
+  STACK_CONSTANTS,
+  STACK_STORE,
+  stackedRows,
+} from "../experts/stack_source.ts";
 import { repeat, XYZW } from "../../gpu/source_text.ts";
 
 /**
@@ -91,6 +97,11 @@ export interface RowVectorInput {
    * transformed if absent. If columns have an order of their own, x must be a single panel.
    */
   run?: number;
+  /**
+   * Whether the weight is a stack of linear layers of experts: a vector passes through that of its expert,
+   * see `stack_source.ts`.
+   */
+  stacked?: boolean;
 }
 
 /** Bytes of workgroup memory that {@link rowVectorKernel} needs. */
@@ -126,7 +137,7 @@ function denseQuads(panelQuads: number, summed: number, rows: number): number {
 export function rowVectorKernel(
   code: RowCode,
   { threads, lanes, bands = 1, turns = 1 }: RowVectorShape,
-  { input, ordered, aligned, run }: RowVectorInput,
+  { input, ordered, aligned, run, stacked = false }: RowVectorInput,
 ): string {
   const { rows, tensors, isDense } = code;
   const columns = threads / bands; // threads that share the columns
@@ -146,7 +157,9 @@ export function rowVectorKernel(
     ...Object.entries(tensors).map(([name, type]) => bind(name, type, "of the codec")),
     ...(ordered ? [bind("order", "vec4u", "[parts, ORDER_QUADS]")] : []),
     bind("bias", "f32", "[ROWS]"),
-    bind("residual", "f32", "[tokens, ROWS]"),
+    ...(stacked
+      ? STACK_BINDINGS.map(({ name, type, comment }) => bind(name, type, comment))
+      : [bind("residual", "f32", "[tokens, ROWS]")]),
     ...(input === "rms" ? [bind("norm", whole ? "vec4f" : "f32", "[COLS]")] : []),
   ].join("\n");
 
@@ -295,17 +308,36 @@ ${gathered ? "" : columnsOfQuad}`;
   const loadNext = text.variables === undefined ? "" : `${text.take}
       own += ${columns}u;
       if (own < CHUNKS) ${loadOwn}`;
+  const placed = stacked ? stackedRows(bands * rows) : `let x_start = token * COLS;
+  var part = 0u;
+  var first_row = group * ${bands * rows}u;
+  var end_row = PART1;
+  if (group >= GROUP1) {
+    part = 1u;
+    first_row = PART1 + (group - GROUP1) * ${bands * rows}u;
+    end_row = PART2;
+  }
+  if (group >= GROUP2) {
+    part = 2u;
+    first_row = PART2 + (group - GROUP2) * ${bands * rows}u;
+    end_row = ROWS;
+  }`;
+  const finish = stacked ? STACK_STORE : `if (HAS_BIAS) { y += bias[row]; }
+    if (HAS_RESIDUAL) { y += residual[token * ROWS + row]; }
+    Y[token * ROWS + row] = y;`;
   return `
 override ROWS: u32;
 override COLS: u32;
 override CHUNKS: u32;  // of a row
 override PANELS: u32;  // of ${columns * turns} chunks
-override PART1: u32;   // the row where the second part begins
+${
+    stacked ? STACK_CONSTANTS : `override PART1: u32;   // the row where the second part begins
 override PART2: u32;
 override GROUP1: u32;  // the workgroup where the second part begins
 override GROUP2: u32;
+override HAS_RESIDUAL: bool;`
+  }
 override HAS_BIAS: bool;
-override HAS_RESIDUAL: bool;
 ${ordered ? "override ORDER_QUADS: u32;" : ""}
 ${input === "gated" ? "override UP: u32;       // where the second half of the input begins" : ""}
 ${input === "rms" ? "override EPSILON: f32;" : ""}
@@ -335,20 +367,7 @@ fn main(
 ) {
   let group = workgroup.y * workgroups.x + workgroup.x;
   let token = workgroup.z;
-  let x_start = token * COLS;
-  var part = 0u;
-  var first_row = group * ${bands * rows}u;
-  var end_row = PART1;
-  if (group >= GROUP1) {
-    part = 1u;
-    first_row = PART1 + (group - GROUP1) * ${bands * rows}u;
-    end_row = PART2;
-  }
-  if (group >= GROUP2) {
-    part = 2u;
-    first_row = PART2 + (group - GROUP2) * ${bands * rows}u;
-    end_row = ROWS;
-  }
+  ${placed}
   if (first_row >= end_row) { return; } // the whole workgroup
   ${
     bands === 1 ? "let column = thread;" : `let column = thread % ${columns}u;
@@ -401,9 +420,7 @@ fn main(
     ${
     input === "rms" ? `y /= sqrt((${total(parts * bands, squareAt)}) / f32(COLS) + EPSILON);` : ""
   }
-    if (HAS_BIAS) { y += bias[row]; }
-    if (HAS_RESIDUAL) { y += residual[token * ROWS + row]; }
-    Y[token * ROWS + row] = y;
+    ${finish}
   }
 }
 `;

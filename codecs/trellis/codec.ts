@@ -3,7 +3,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import type { Codec, LinearFacts } from "../codec.ts";
 import { infiniteHalves } from "../part_reader.ts";
 import { dequantizeTrellis } from "./dequantize_trellis.ts";
-import { uploadTrellis, uploadTrellisGroup } from "./products.ts";
+import { trellisKind, uploadTrellis, uploadTrellisGroup, uploadTrellisStack } from "./products.ts";
 import { dequantizeTrellisHost, loadTrellis, storeTrellis, type TrellisHost } from "./store.ts";
 import { freeTrellis, type TrellisTensors } from "./trellis.ts";
 
@@ -34,6 +34,8 @@ export const trellis: Codec<TrellisHost> = {
 
   upload: uploadTrellis,
   groups: () => true,
+  expertKind: (_gpu, host) => trellisKind(host),
+  uploadExperts: uploadTrellisStack,
   uploadGroup: uploadTrellisGroup,
 };
 

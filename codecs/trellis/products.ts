@@ -13,6 +13,7 @@ import {
   uploadOrders,
   uploadParts,
 } from "../packed_rows/packed_rows.ts";
+import { PackedRowsStack } from "../packed_rows/stack.ts";
 import { decodeRows } from "../packed_rows/unpack.ts";
 import type { RowCode } from "../packed_rows/vector_source.ts";
 import arrange from "./arrange_trellis.wgsl" with { type: "text" };
@@ -41,6 +42,8 @@ const MANY_BANDS = 224;
 const MOST_BANDS = 1024;
 /** Threads of a workgroup for each row of tiles. */
 const BAND_THREADS = 256;
+/** Rows of a stack that count in the choice of a form for each row of an expert. */
+const STACK_ROWS = 4;
 /** Turns of a thread, so that a panel of x and the table are within 48 KB. */
 const MOST_TURNS = 4;
 
@@ -104,10 +107,12 @@ class TrellisRows implements PackedRows {
     return trellisRowCode(this.layout, this.form ?? vectorForm(gpu, this.layout, rows));
   }
 
-  unpack(gpu: Gpu, first: number, rows: number): Promise<Tensor> {
+  unpack(gpu: Gpu, first: number, rows: number, out?: Tensor): Promise<Tensor> {
     const { layout, cols, tensors: [stream, scales], order } = this;
     const tensors = [stream, scales, tableOnGpu(gpu, layout)];
-    return decodeRows(gpu, { first, rows, cols, code: trellisUnpacking(layout), tensors, order });
+    return decodeRows(gpu, {
+      ...{ first, rows, cols, code: trellisUnpacking(layout), tensors, order, out },
+    });
   }
 }
 
@@ -128,13 +133,32 @@ export async function uploadTrellisGroup(
   form?: TrellisVectorForm,
 ): Promise<PackedRowsGroup | undefined> {
   const [layout] = hosts;
-  const kindOf = (
-    { cols, bits, stateBits, order }: TrellisHost,
-  ) => [cols, bits, stateBits, order !== undefined];
   const words = tilesOf(layout)[1] * stepsOf(layout).words / TILE;
   if (!canGroupRows(gpu, hosts, kindOf, words)) return undefined;
   const group = await uploadRows(gpu, hosts, form);
   return new PackedRowsGroup(gpu, group, hosts.map((host, i) => group.layer(host, i)));
+}
+
+/** What trellis layers have in common in a group or stack. */
+function kindOf({ cols, bits, stateBits, order }: TrellisHost) {
+  return [cols, bits, stateBits, order !== undefined];
+}
+
+/** {@link kindOf} as a word. */
+export function trellisKind(host: TrellisHost): string {
+  return kindOf(host).join(" ");
+}
+
+/** Uploads trellis layers of experts, of one {@link trellisKind} and shape. */
+export async function uploadTrellisStack(
+  gpu: Gpu,
+  hosts: readonly TrellisHost[],
+): Promise<PackedRowsStack> {
+  const [host] = hosts;
+  // A token passes through several experts, so there are workgroups of several times their rows.
+  const form = vectorForm(gpu, host, STACK_ROWS * host.rows);
+  const all = await uploadRows(gpu, hosts, form);
+  return new PackedRowsStack(gpu, host.rows, all, hosts.map((host, i) => all.layer(host, i)));
 }
 
 /** Uploads layers of one layout, whose tensors the caller owns. */

@@ -1,16 +1,25 @@
 import type { ArchitectureFamily } from "./architecture.ts";
-import { attentionBias, readLlama } from "./llama.ts";
+import type { Fields } from "./fields.ts";
+import { attentionBias, type LlamaKind, readLlama } from "./llama.ts";
 
 /** Granite 3 without experts: LLaMA with four factors. */
 export const granite: ArchitectureFamily = {
   read: (fields) =>
     readLlama(fields, {
-      intermediateSize: 11008,
-      maxLength: 2048,
+      ...graniteKind(fields),
       biases: { ...attentionBias(fields), mlp: fields.boolean("mlp_bias", false) },
-      embeddingFactor: fields.number("embedding_multiplier", 1),
-      scores: { scale: fields.number("attention_multiplier", 1) },
-      residualFactor: fields.number("residual_multiplier", 1),
-      logitFactor: 1 / fields.number("logits_scaling", 1),
     }),
 };
+
+/** What Granite has in common with and without experts. */
+export function graniteKind(fields: Fields): LlamaKind {
+  return {
+    intermediateSize: 11008,
+    maxLength: 2048,
+    biases: attentionBias(fields),
+    embeddingFactor: fields.number("embedding_multiplier", 1),
+    scores: { scale: fields.number("attention_multiplier", 1) },
+    residualFactor: fields.number("residual_multiplier", 1),
+    logitFactor: 1 / fields.number("logits_scaling", 1),
+  };
+}

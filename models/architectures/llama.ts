@@ -2,6 +2,7 @@ import type { Op } from "../ops/mod.ts";
 import type { NormOp } from "../ops/norm.ts";
 import type { Rotary } from "../rotary.ts";
 import type { Architecture, ArchitectureFamily } from "./architecture.ts";
+import { type ExpertsKind, expertSteps } from "./experts.ts";
 import type { Fields } from "./fields.ts";
 import { readHeads } from "./heads.ts";
 import { readRotary, type RotaryDefaults, scaledLength } from "./rotary_fields.ts";
@@ -82,6 +83,8 @@ export interface LlamaKind {
   rotaries?(headDim: number, layers: number): Rotary[];
   /** Factor and bound of the attention scores. */
   scores?: { scale?: number; cap?: number };
+  /** The tensor of the sinks of attention; none if absent. */
+  sinks?: string;
   /** Factor of what attention and the feed-forward layers add to the residual stream. */
   residualFactor?: number;
   embeddingFactor?: number;
@@ -89,6 +92,8 @@ export interface LlamaKind {
   logitCap?: number;
   /** The modules of fused q, k and v, or gate and up, if checkpoints fuse them. */
   fused?: { qkv?: string; gateUp?: string };
+  /** The experts of the feed-forward layers; none if absent. */
+  experts?: ExpertsKind;
   /** The modules of a feed-forward network without a gate. */
   ungated?: { up: string; down: string };
   /** Whether the head is tied to the embedding if config.json does not say so. */
@@ -213,12 +218,18 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
         headDim,
         slidingWindow: slidingWindows?.[layer],
         ...kind.scores,
+        ...(kind.sinks && { sinks: kind.sinks }),
         rotary,
       },
       ...join("self_attn.o_proj", "x", heads * headDim, output, norms.afterAttention),
     ];
   };
-  const feedForward = (input: string): Op[] => [
+  const feedForward = (layer: number, input: string): Op[] =>
+    kind.experts?.hasExperts(layer) === false || !kind.experts ? dense(input) : expertSteps(
+      kind.experts,
+      { input, hiddenSize, activation, residualFactor },
+    );
+  const dense = (input: string): Op[] => [
     {
       op: "linear",
       from: input,
@@ -246,14 +257,14 @@ export function readLlama(fields: Fields, kind: LlamaKind): Omit<Architecture, "
         norm(norms.attention!, "hidden", "input"),
         ...(norms.mlp ? [norm(norms.mlp, "hidden", "other")] : []),
         ...attention(layer, "input"),
-        ...feedForward(norms.mlp ? "other" : "input"),
+        ...feedForward(layer, norms.mlp ? "other" : "input"),
       ];
     }
     return [
       ...(norms.attention ? [norm(norms.attention, "hidden", "x")] : []),
       ...attention(layer, norms.attention ? "x" : "hidden"),
       ...(norms.mlp ? [norm(norms.mlp, "hidden", "x")] : []),
-      ...feedForward(norms.mlp ? "x" : "hidden"),
+      ...feedForward(layer, norms.mlp ? "x" : "hidden"),
     ];
   };
   const { embeddingFactor, logitFactor, logitCap } = kind;

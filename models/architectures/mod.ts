@@ -4,15 +4,20 @@ import { cohere, cohere2 } from "./cohere.ts";
 import { gemma2 } from "./gemma2.ts";
 import { gemma3, gemma3Text } from "./gemma3.ts";
 import { gptNeox } from "./gpt_neox.ts";
+import { gptOss } from "./gpt_oss.ts";
 import { granite } from "./granite.ts";
+import { granitemoe } from "./granitemoe.ts";
 import { llama } from "./llama.ts";
+import { mixtral } from "./mixtral.ts";
 import { ministral } from "./ministral.ts";
 import { mistral } from "./mistral.ts";
 import { olmo2 } from "./olmo2.ts";
 import { olmo3 } from "./olmo3.ts";
+import { olmoe } from "./olmoe.ts";
 import { opt } from "./opt.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
+import { qwen3Moe } from "./qwen3_moe.ts";
 import { qwen3 } from "./qwen3.ts";
 import { smollm3 } from "./smollm3.ts";
 import { specialOf } from "./unsupported.ts";
@@ -26,16 +31,21 @@ const table: Record<string, ArchitectureFamily> = {
   gemma3,
   gemma3_text: gemma3Text,
   gpt_neox: gptNeox,
+  gpt_oss: gptOss,
   granite,
+  granitemoe,
   llama,
   ministral,
   mistral,
+  mixtral,
   olmo2,
   olmo3,
+  olmoe,
   opt,
   phi3,
   qwen2,
   qwen3,
+  qwen3_moe: qwen3Moe,
   smollm3,
   stablelm,
   starcoder2,

@@ -24,6 +24,8 @@ export interface AttentionOp {
   scale?: number;
   /** Bounds scores softly, cap · tanh(score / cap); unbounded if absent. */
   cap?: number;
+  /** The tensor of each head's sink, a score without a key: "self_attn.sinks". */
+  sinks?: string;
   /**
    * The rotary positions of the queries and keys. With a KV cache, attention rotates them itself, fused
    * into the same dispatch. Absent if the layer has none.
@@ -40,6 +42,7 @@ export const attention: OpKind<AttentionOp> = {
   },
 
   writes: ({ to, heads, headDim }) => ({ [to]: heads * headDim }),
+  tensors: ({ sinks, heads }) => sinks ? [{ name: sinks, shape: [heads] }] : [],
   rotary: ({ rotary }) => rotary,
   cache: ({ keyValueHeads, headDim }) => ({ keyValueHeads, headDim }),
 
@@ -49,31 +52,36 @@ export const attention: OpKind<AttentionOp> = {
     if (typeof window !== "number" && !("segments" in window)) {
       return [[op.to, await attendToCache(op, context, window, [q, k, v])]];
     }
+    const shape = shapeOf(op, context);
     const out = typeof window === "number"
-      ? await attend(context.gpu, q, k, v, { ...shapeOf(op), length: window })
-      : await segmentAttention(context.gpu, q, k, v, window.segments, shapeOf(op));
+      ? await attend(context.gpu, q, k, v, { ...shape, length: window })
+      : await segmentAttention(context.gpu, q, k, v, window.segments, shape);
     return [[op.to, out]];
   },
 };
 
-function shapeOf({ heads, keyValueHeads, headDim, slidingWindow, scale, cap }: AttentionOp) {
-  return { heads, keyValueHeads, headDim, slidingWindow, scale, cap };
+function shapeOf(op: AttentionOp, { weights }: OpContext) {
+  const { heads, keyValueHeads, headDim, slidingWindow, scale, cap } = op;
+  const sinks = op.sinks === undefined ? undefined : weights.tensor(op.sinks);
+  return { heads, keyValueHeads, headDim, slidingWindow, scale, cap, sinks };
 }
 
 /** Attention of new tokens to themselves and a KV cache; q and k are not rotated yet. */
 async function attendToCache(
   op: AttentionOp,
-  { gpu, weights, ropeTables }: OpContext,
+  context: OpContext,
   cache: KeyValueCache,
   [q, k, v]: Tensor[],
 ): Promise<Tensor> {
+  const { gpu, weights, ropeTables } = context;
   const { heads, keyValueHeads, rotary } = op;
+  const shape = shapeOf(op, context);
   const [tokens] = q.shape;
   const start = cache.length;
   const { keys, values } = cache.layers[weights.layer];
   const table = rotary && ropeTables.of(rotary).rows(cache.capacity, start + tokens);
   const interleaved = rotary?.interleaved;
-  const append = { q, k, v, keys, values, ...shapeOf(op), start };
+  const append = { q, k, v, keys, values, ...shape, start };
   if (tokens === 1) return await attendAndAppend(gpu, { ...append, table, interleaved });
   if (start === 0) { // the cache is empty: a plain window
     if (table) {
@@ -81,8 +89,8 @@ async function attendToCache(
       await rope(gpu, k, table, keyValueHeads, interleaved);
     }
     await appendCache(gpu, append);
-    return await attend(gpu, q, k, v, { ...shapeOf(op), length: tokens });
+    return await attend(gpu, q, k, v, { ...shape, length: tokens });
   }
   await appendCache(gpu, { ...append, table, interleaved });
-  return await attentionDecode(gpu, q, keys, values, { ...shapeOf(op), start });
+  return await attentionDecode(gpu, q, keys, values, { ...shape, start });
 }

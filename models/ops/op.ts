@@ -41,12 +41,41 @@ export interface LinearGroup {
    * "self_attn.qkv_proj"; absent if each layer has its own tensors.
    */
   fused?: string;
+  /** The matrix of the fused module, if that stacks those of several groups. */
+  stack?: StackedMatrix;
+  /** The expert that they belong to; absent if all tokens pass through them. */
+  expert?: ExpertPlace;
+}
+
+/** One of the matrices that a tensor stacks. */
+export interface StackedMatrix {
+  matrix: number;
+  /** The number of matrices. */
+  of: number;
+  /**
+   * Whether the rows of the linear layers are columns there, which take turns, as in GPT-OSS: gate, up,
+   * gate, up. Such tensors are named `fused` and `fused_bias`.
+   */
+  columns?: boolean;
+}
+
+/** The place of an expert among those of a decoder layer. */
+export interface ExpertPlace {
+  index: number;
+  /** Experts of the layer. */
+  of: number;
+  /** Experts per token. */
+  k: number;
+  /** The register that tells the experts of a token. */
+  routing: string;
 }
 
 /** A linear layer of a group. */
 export interface GroupedLinear {
   /** The name in the checkpoint, or after packing if it is fused: "self_attn.q_proj". */
   module: string;
+  /** Of an expert: the module with `*` in place of the expert, "mlp.experts.*.gate_proj". */
+  role?: string;
   /** The register that receives its output. */
   to: string;
   rows: number;
@@ -85,6 +114,8 @@ export interface OpKind<O> {
   rotary?(op: O): Rotary | undefined;
   /** Its linear layers, which stages can quantize. */
   group?(op: O): LinearGroup;
+  /** Its linear layers if it has several groups of them, each with an input of its own. */
+  groups?(op: O): LinearGroup[];
   /** Its shape in a KV cache. */
   cache?(op: O): CacheShape;
   /**

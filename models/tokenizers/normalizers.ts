@@ -1,6 +1,7 @@
 import { byteText, isSpace, trimEnd, trimStart } from "./characters.ts";
 import { Members } from "./members.ts";
 import { patternOf } from "./patterns.ts";
+import { normalized } from "./unicode_forms.ts";
 
 /** A function that changes a text before it is cut into words. */
 export type Normalizer = (text: string) => string;
@@ -31,7 +32,7 @@ function build(members: Members): Normalizer {
     case "NFKC":
     case "NFKD": {
       const { type } = members;
-      return (text) => text.normalize(type);
+      return (text) => normalized(text, type);
     }
     case "Lowercase":
       return lowercase;

@@ -16,9 +16,11 @@ export interface Piece {
 export const CONTROL = 3;
 export const USER_DEFINED = 4;
 
-/** A SentencePiece BPE model like Llama's: no normalization, a space before the text. */
+/** A SentencePiece BPE model that does not normalize text, like Llama's and Gemma's. */
 export interface SentencePieceModel {
   pieces: Piece[];
+  /** Whether it puts a space before the text, as Llama's does. */
+  addsSpace: boolean;
   /** The piece for unknown text that has not even byte pieces. */
   unknown: string;
 }
@@ -30,7 +32,7 @@ const MODEL_TYPES = ["UNIGRAM", "BPE", "WORD", "CHAR"];
  * Reads a `tokenizer.model`.
  *
  * @throws {UserError} If the file cannot be read, is damaged, is not a SentencePiece model, is not a
- *   BPE, or normalizes text differently from Llama's.
+ *   BPE, or normalizes text.
  * @see https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
  */
 export function readSentencePiece(source: SourceFile): SentencePieceModel {
@@ -59,7 +61,6 @@ export function readSentencePiece(source: SourceFile): SentencePieceModel {
     [type !== "BPE", `its type is ${type}, not BPE`],
     [normalizer.charsmap > 0, "it normalizes characters"],
     [normalizer.removesSpaces, "it removes repeated spaces"],
-    [!normalizer.addsSpace, "it puts no space before the text"],
     [!normalizer.escapesSpaces, "it keeps spaces as they are"],
     [trainer.spacesLast, "it has spaces at the ends of words"],
   ];
@@ -69,7 +70,7 @@ export function readSentencePiece(source: SourceFile): SentencePieceModel {
   if (pieces.some(({ text, score }) => text === "" || !Number.isFinite(score))) {
     refuse("it is damaged: a piece has no text or no score; download it again");
   }
-  return { pieces, unknown: trainer.unknown };
+  return { pieces, unknown: trainer.unknown, addsSpace: normalizer.addsSpace };
 }
 
 /** The fields of the file that are read. */

@@ -89,8 +89,8 @@ export class TextTokenizer {
 
   /**
    * Loads the tokenizer of a model folder: `tokenizer.json`; else `vocab.json` and `merges.txt` of GPT-2
-   * (also OPT) or Qwen2, or `tokenizer.model` of Llama; with the special tokens of the smaller files.
-   * The ids are those of version 4 of `transformers`. Version 5 treats spaces at the start of a text and
+   * (also OPT) or Qwen2, or `tokenizer.model` of Llama or Gemma; with the special tokens of the smaller
+   * files. The ids are those of version 4 of `transformers`. Version 5 treats spaces at the start of a text and
    * between words differently for Llama's files.
    *
    * @throws {UserError} If files are missing, damaged or not supported.
@@ -285,7 +285,8 @@ function ownTokens({ added_tokens }: TokenizerJson): AddedToken[] {
 
 /**
  * The special tokens around a text: those of the template of `tokenizer.json`; without a template, or if
- * the settings tell of them, those that Llama's class adds; without the file, those of any class.
+ * the settings tell of them, those that the classes of Llama and Gemma add; without the
+ * file, those of any class.
  */
 function template(
   json: TokenizerJson,
@@ -293,9 +294,9 @@ function template(
   idOf: (token: string | undefined) => number | undefined,
 ): Template {
   const { className, bos, eos, addBos, addEos } = settings;
-  const isLlama = className === "LlamaTokenizer";
+  const addsFirst = className === "LlamaTokenizer" || className === "GemmaTokenizer";
   const isSet = addBos !== undefined || addEos !== undefined;
-  if (!isMade(json) && !(isLlama && (isSet || json.post_processor === null))) {
+  if (!isMade(json) && !(addsFirst && (isSet || json.post_processor === null))) {
     return templateOf("post_processor", json.post_processor);
   }
   const token = (name: string, content: string | undefined): number => {
@@ -306,7 +307,7 @@ function template(
   // The class's own first token may have no row in the embedding.
   const isKnown = addBos === true || isMade(json) || idOf(bos) !== undefined;
   return [
-    ...((addBos ?? isLlama) && isKnown ? [token("bos", bos)] : []),
+    ...((addBos ?? addsFirst) && isKnown ? [token("bos", bos)] : []),
     "text",
     ...(addEos ? [token("eos", eos)] : []),
   ];

@@ -3,7 +3,11 @@ import type { Folder } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 
 /** The tokenizer classes of `transformers` that are supported without a `tokenizer.json`. */
-export type TokenizerClass = "LlamaTokenizer" | "GPT2Tokenizer" | "Qwen2Tokenizer";
+export type TokenizerClass =
+  | "LlamaTokenizer"
+  | "GemmaTokenizer"
+  | "GPT2Tokenizer"
+  | "Qwen2Tokenizer";
 
 /** A token that is matched in the text before any other step. */
 export interface AddedToken {
@@ -42,6 +46,9 @@ export interface TokenizerSettings {
 const CLASS_OF_MODEL: Record<string, TokenizerClass> = {
   llama: "LlamaTokenizer",
   mistral: "LlamaTokenizer",
+  gemma2: "GemmaTokenizer",
+  gemma3: "GemmaTokenizer",
+  gemma3_text: "GemmaTokenizer",
   gpt2: "GPT2Tokenizer",
   opt: "GPT2Tokenizer",
   qwen2: "Qwen2Tokenizer",
@@ -55,6 +62,12 @@ const SPECIAL_TOKENS = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
 /** The default special tokens of each class. */
 const USUAL_TOKENS: Record<TokenizerClass, Record<string, string>> = {
   LlamaTokenizer: { bos_token: "<s>", eos_token: "</s>", unk_token: "<unk>" },
+  GemmaTokenizer: {
+    bos_token: "<bos>",
+    eos_token: "<eos>",
+    unk_token: "<unk>",
+    pad_token: "<pad>",
+  },
   GPT2Tokenizer: {
     bos_token: "<|endoftext|>",
     eos_token: "<|endoftext|>",

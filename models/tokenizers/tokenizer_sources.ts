@@ -1,7 +1,7 @@
 import { UserError } from "../../base/errors.ts";
 import { type Folder, readText } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
-import { CONTROL, mergesOf, readSentencePiece, USER_DEFINED } from "./sentencepiece.ts";
+import { CONTROL, mergesOf, type Piece, readSentencePiece, USER_DEFINED } from "./sentencepiece.ts";
 import {
   type AddedToken,
   isTokenId,
@@ -46,6 +46,7 @@ export interface TokenizerSource {
 /** The vocabulary formats of each class without a `tokenizer.json`. */
 export const SOURCES: Record<TokenizerClass, TokenizerSource> = {
   LlamaTokenizer: { files: ["tokenizer.model"], read: llamaTokenizer },
+  GemmaTokenizer: { files: ["tokenizer.model"], read: gemmaTokenizer },
   GPT2Tokenizer: { files: ["vocab.json", "merges.txt"], read: gpt2Tokenizer },
   Qwen2Tokenizer: { files: ["vocab.json", "merges.txt"], read: qwen2Tokenizer },
 };
@@ -108,47 +109,87 @@ function readBytePairs(folder: Folder): BpeJson {
   return { type: "BPE", vocab, merges };
 }
 
+/** The steps of SentencePiece that Llama and Gemma share: spaces as "▁", and bytes of unknown text. */
+const ESCAPE_SPACES: Step = { type: "Replace", pattern: { String: " " }, content: "▁" };
+const FROM_PIECES: Step[] = [
+  { type: "Replace", pattern: { String: "▁" }, content: " " },
+  { type: "ByteFallback" },
+  { type: "Fuse" },
+];
+
+/**
+ * Reads `tokenizer.model`.
+ *
+ * @param addsSpace Whether models of the class put a space before a text.
+ * @throws {UserError} If the file is not supported, or this one does otherwise.
+ */
+function readPieces(folder: Folder, className: TokenizerClass, addsSpace: boolean) {
+  const file = folder.file("tokenizer.model");
+  const model = readSentencePiece(file);
+  if (model.addsSpace === addsSpace) return model;
+  throw new UserError(
+    `Cannot read "${file.path}": it puts ${addsSpace ? "no" : "a"} space before the text, ` +
+      `unlike the models of ${className}; add the model's "tokenizer.json"`,
+  );
+}
+
+function piecesModel(pieces: Piece[], unknown: string): BpeJson {
+  return {
+    type: "BPE",
+    vocab: Object.fromEntries(pieces.map(({ text }, id) => [text, id])),
+    merges: mergesOf(pieces),
+    unk_token: unknown,
+    fuse_unk: true,
+    byte_fallback: true,
+  };
+}
+
+/** The pieces that are whole tokens. */
+function wholeTokens(pieces: readonly Piece[], special: readonly string[] = []): AddedToken[] {
+  return pieces.flatMap(({ text, type }) => {
+    if (type !== CONTROL && type !== USER_DEFINED) return [];
+    const isSpecial = type === CONTROL || special.includes(text);
+    return [{ content: text, special: isSpecial, normalized: false }];
+  });
+}
+
 /**
  * Llama's tokenizer by version 4 of `transformers`; version 5 adds the space before a text
  * differently.
  */
 function llamaTokenizer(folder: Folder, settings: TokenizerSettings): TokenizerJson {
-  const { pieces, unknown } = readSentencePiece(folder.file("tokenizer.model"));
+  const { pieces, unknown } = readPieces(folder, "LlamaTokenizer", true);
   const { legacy = true, addPrefixSpace = true } = settings;
   const prepend: Step[] = addPrefixSpace ? [{ type: "Prepend", prepend: "▁" }] : [];
-  const replace = { type: "Replace", pattern: { String: " " }, content: "▁" };
   const scheme = addPrefixSpace ? "first" : "never";
   const strip: Step[] = addPrefixSpace ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : [];
   return {
-    model: {
-      type: "BPE",
-      vocab: Object.fromEntries(pieces.map(({ text }, id) => [text, id])),
-      merges: mergesOf(pieces),
-      unk_token: unknown,
-      fuse_unk: true,
-      byte_fallback: true,
-    },
-    normalizer: legacy ? { type: "Sequence", normalizers: [...prepend, replace] } : null,
+    model: piecesModel(pieces, unknown),
+    normalizer: legacy ? { type: "Sequence", normalizers: [...prepend, ESCAPE_SPACES] } : null,
     pre_tokenizer: legacy
       ? null
       : { type: "Metaspace", replacement: "▁", prepend_scheme: scheme, split: false },
-    decoder: {
-      type: "Sequence",
-      decoders: [
-        { type: "Replace", pattern: { String: "▁" }, content: " " },
-        { type: "ByteFallback" },
-        { type: "Fuse" },
-        ...strip,
-      ],
-    },
-    added_tokens: pieces
-      .map(({ text, type }, id) => ({
-        id,
-        content: text,
-        special: type === CONTROL,
-        normalized: false,
-        type,
-      }))
-      .filter(({ type }) => type === CONTROL || type === USER_DEFINED),
+    decoder: { type: "Sequence", decoders: [...FROM_PIECES, ...strip] },
+    added_tokens: wholeTokens(pieces),
+  };
+}
+
+/** Gemma's tokenizer by version 4 of `transformers`. */
+function gemmaTokenizer(folder: Folder, settings: TokenizerSettings): TokenizerJson {
+  const { pieces, unknown } = readPieces(folder, "GemmaTokenizer", false);
+  const { pad_token = "<pad>", eos_token = "<eos>", bos_token = "<bos>" } = settings.specialTokens;
+  // The first names are those of the settings; older models have no tab but its byte.
+  const names = [pad_token, eos_token, bos_token];
+  const hasTab = pieces.some(({ text }) => text === "\t");
+  const own = pieces.map((piece, id) => {
+    const text = names[id] ?? (!hasTab && piece.text === "<0x09>" ? "\t" : piece.text);
+    return { ...piece, text };
+  });
+  return {
+    model: piecesModel(own, unknown),
+    normalizer: ESCAPE_SPACES,
+    pre_tokenizer: null, // that of transformers splits at spaces, of which none is left
+    decoder: { type: "Sequence", decoders: FROM_PIECES },
+    added_tokens: wholeTokens(pieces, ["<start_of_turn>", "<end_of_turn>"]),
   };
 }

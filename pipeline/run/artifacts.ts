@@ -5,7 +5,8 @@ import type { ArtifactName, Artifacts, ModelContext } from "../stage.ts";
 export class ArtifactStore implements Disposable {
   readonly #own = new Map<ArtifactName, unknown>();
 
-  constructor(readonly parent?: ArtifactStore) {}
+  /** @param parent The store of the enclosing scope. */
+  constructor(public parent?: ArtifactStore) {}
 
   find<Name extends ArtifactName>(name: Name): Artifacts[Name] | undefined {
     return (this.#own.get(name) as Artifacts[Name] | undefined) ?? this.parent?.find(name);

@@ -54,6 +54,10 @@ export interface LinearRecord extends LinearFacts {
   rotation?: Rotation;
   /** Its weights are stored divided by 2 to this power; absent if it is 0. */
   exponent?: number;
+  /** Tokens of the calibration data that an expert got; absent if it belongs to none. */
+  tokens?: number;
+  /** Whether these were too few, so that the Hessian is that of all experts of the decoder layer. */
+  pooled?: true;
   /** Bytes stored, by part. */
   storedBytes: Record<string, number>;
 }

@@ -2,39 +2,26 @@ import { basename, join } from "node:path";
 import { DenseWeight } from "../../codecs/dense/weight.ts";
 import { type QuantizationConfig, rotationConfigOf } from "../../codecs/quantization_config.ts";
 import { undoTransform } from "../../gpu/kernels/rotation/rotate.ts";
-import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
+import { outputErrorParts, relativeErrors } from "../../gpu/kernels/reduce/output_error.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Activations } from "../../models/activations.ts";
 import { type Calibration, paceBatches } from "../../models/calibration.ts";
 import { Decoder } from "../../models/decoder.ts";
-import { LayerPlan, type Restarts, totalWidth } from "../../models/layer_plan.ts";
-import { cloneLayer, type LayerWeights } from "../../models/layer_weights.ts";
+import { LayerPlan, totalWidth } from "../../models/layer_plan.ts";
+import { cloneLayer, type LayerWeights, replaceMatrix } from "../../models/layer_weights.ts";
+import { expertsTogether } from "../../models/memory_plan.ts";
 import type { Registers } from "../../models/registers.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 import type { PlannedStage } from "../config/config.ts";
 import type { GroupContext, GroupStage, LinearLayer, ModelContext, Stage } from "../stage.ts";
 import { access, ArtifactStore } from "./artifacts.ts";
+import { bundles, type Group, showInput } from "./groups.ts";
+import { ExpertCounts, isStarved, showExperts } from "./expert_inputs.ts";
 import type { LayerRecord, LinearRecord } from "./events.ts";
 import { isInLinear, quantizeLinear } from "./quantize_linear.ts";
 import type { Planned, StageClock } from "./run.ts";
 import { scaleLinears } from "./scale_linears.ts";
-
-/** A group of linear layers that share an input. */
-interface Group {
-  /** The operation of the decoder layer that runs them. */
-  at: number;
-  /** The register that is their input. */
-  from: string;
-  /** The operations before which activations may be kept on the way to the group. */
-  restarts: Restarts;
-  /** Elements per token of activations kept near the group. */
-  nearWidth: number;
-  context: GroupContext;
-  store: ArtifactStore;
-  /** Output errors of the quantized linear layers; see {@link outputErrorParts}. */
-  errors: Tensor[];
-}
 
 /** The calibration data on their way through a decoder layer, quantized so far or original. */
 interface Stream {
@@ -105,38 +92,6 @@ export async function quantizeLayers(
   context.gpu.trim();
 }
 
-/**
- * Lets group stages observe a batch of a group's input, each in the form that the ones before it give.
- *
- * @param input f32 `[tokens, n]`.
- * @param original The same input in the original model, if a stage wants it.
- * @param queue Runs the work of a stage; to be timed.
- */
-export async function showInput(
-  context: GroupContext,
-  stages: readonly Planned<GroupStage>[],
-  input: Tensor,
-  original?: Tensor,
-  queue: (stage: string, work: () => Promise<void>) => Promise<void> = (_, work) => work(),
-): Promise<void> {
-  const transformed: Tensor[] = [];
-  for (const { stage, options } of stages) {
-    if (!stage.observe && !stage.transform) continue;
-    await queue(stage.name, async () => {
-      await stage.observe?.(context, options, input, original);
-      const isSame = original === input;
-      const output = await stage.transform?.(context, options, input);
-      if (!output) return;
-      transformed.push(input = output);
-      if (isSame) original = input;
-      else if (original) {
-        transformed.push(original = (await stage.transform!(context, options, original))!);
-      }
-    });
-  }
-  context.gpu.free(...transformed);
-}
-
 /** The increase of each figure. */
 function difference(
   now: Record<string, number>,
@@ -147,6 +102,8 @@ function difference(
 }
 
 class LayerRun {
+  /** The tokens that the experts of the decoder layer get, by the register that tells them. */
+  readonly #counts = new Map<string, ExpertCounts>();
   readonly #groupStages: Planned<GroupStage>[];
   /** Index of the first stage that runs on each linear layer. */
   readonly #firstInLinear: number;
@@ -227,6 +184,7 @@ class LayerRun {
     const weights = await this.decoder.loadLayer(index);
     const groups = weights.plan.groups.map((group) => this.#group(weights, group, count));
     const streams: Stream[] = [];
+    this.#counts.clear();
     if (this.calibration?.order === "layer") {
       // Every group sees the original layer; the quantized layer produces the input of the next one.
       await this.#observeAll(weights, groups);
@@ -234,13 +192,15 @@ class LayerRun {
     } else {
       // Stages may change the weights in place.
       if (this.calibration?.original) streams.push(this.#stream("original", cloneLayer(weights)));
-      for (const group of groups) {
+      const mostOf = (cols: number) => expertsTogether(cols, streams.length > 0);
+      for (const together of bundles(groups, mostOf)) {
         if (this.calibration) {
-          await this.#observe(this.#stream("quantized", weights), group, streams[0]);
+          await this.#observe(this.#stream("quantized", weights), together, streams[0]);
         }
-        await this.#quantizeGroup(weights, group);
+        for (const group of together) await this.#quantizeGroup(weights, group);
       }
     }
+    for (const pool of new Set(groups.map(({ pool }) => pool))) pool?.store[Symbol.dispose]();
     if (this.calibration) streams.push(this.#stream("quantized", weights));
     let file = { file: "", bytes: 0, sha256: "" };
     await this.#finishLayer(streams, async () => {
@@ -260,7 +220,7 @@ class LayerRun {
 
   #group(
     weights: LayerWeights<DenseWeight>,
-    { at, from, linears: wanted }: LayerPlan["groups"][number],
+    { at, from, cols, expert, linears: wanted }: LayerPlan["groups"][number],
     count: number,
   ): Group {
     const { gpu } = this.context;
@@ -269,21 +229,19 @@ class LayerRun {
     const store = new ArtifactStore(this.artifacts);
     const linears = wanted.map(({ module }): LinearLayer => {
       const { matrix, rows, cols } = weights.linear(module).weight;
-      return {
-        name: prefix + module,
-        module,
-        rows,
-        cols,
-        original: matrix,
-        weight: gpu.clone(matrix),
-        quantized: gpu.empty([rows, cols]),
-      };
+      // There are many experts: their linear layers have memory once it is their turn.
+      const own = expert
+        ? { weight: matrix, quantized: matrix }
+        : { weight: gpu.clone(matrix), quantized: gpu.empty([rows, cols]) };
+      return { name: prefix + module, module, rows, cols, original: matrix, ...own };
     });
     const context: GroupContext = { ...this.context, ...access(store), layer, linears };
     const restarts = weights.plan.restartsOf(at);
     return {
       at,
       from,
+      cols,
+      ...(expert && { expert }),
       restarts,
       nearWidth: totalWidth(weights.plan.live[restarts.near]),
       context,
@@ -306,6 +264,8 @@ class LayerRun {
   async #observeAll(weights: LayerWeights<DenseWeight>, groups: readonly Group[]): Promise<void> {
     const quantized = this.#stream("quantized", weights);
     const original = this.calibration!.original && this.#stream("original", weights);
+    const all = bundles(groups, () => Infinity);
+    for (const together of all) await this.#countTokens(quantized, together);
     for (let batch = 0; batch < quantized.activations.batches; batch++) {
       const registers = await quantized.activations.load(batch);
       // Before the first layer the streams are equal.
@@ -313,11 +273,12 @@ class LayerRun {
         ? await original.activations.load(batch)
         : registers;
       let from = 0;
-      for (const group of groups) {
-        await this.#run(quantized, registers, from, group.at);
-        if (others !== registers) await this.#run(original!, others, from, group.at);
-        await this.#show(group, registers, original && others);
-        from = group.at;
+      for (const together of all) {
+        const [{ at }] = together;
+        await this.#run(quantized, registers, from, at);
+        if (others !== registers) await this.#run(original!, others, from, at);
+        await this.#show(batch, together, registers, original && others);
+        from = at;
       }
       if (others !== registers) this.context.gpu.free(...registers.values());
       if (original) {
@@ -331,13 +292,60 @@ class LayerRun {
   }
 
   /**
-   * Lets the stages observe the input of one group; earlier groups are already quantized.
+   * Counts the tokens of the experts of some groups, and lets those that get too few share the artifacts of
+   * all experts.
+   *
+   * @param groups With the same operation.
+   */
+  async #countTokens(stream: Stream, groups: readonly Group[]): Promise<void> {
+    const [{ at, expert, context, cols }] = groups;
+    if (!expert) return;
+    const { gpu } = this.context;
+    const { activations, order, batches, length } = this.calibration!;
+    let counts = this.#counts.get(expert.routing);
+    if (!counts) {
+      using found = new ExpertCounts(gpu, activations.batches, expert.of);
+      for (let batch = 0; batch < activations.batches; batch++) {
+        let registers: Registers;
+        if (order === "module") registers = await this.#reach(stream, batch, groups[0]);
+        else {
+          registers = await activations.load(batch);
+          await this.#run(stream, registers, 0, at);
+        }
+        await found.count(batch, registers.get(expert.routing)!);
+        gpu.free(...registers.values());
+        await this.#pace(batch);
+      }
+      await found.read();
+      this.#counts.set(expert.routing, counts = found);
+    }
+    const tokens = batches.flat().length * length;
+    for (const group of groups) group.tokens = counts.total(group.expert!.index);
+    const starved = groups.filter((group) => isStarved(group.tokens!, cols, tokens));
+    if (starved.length === 0) return;
+    const store = new ArtifactStore(this.artifacts);
+    const pool = { store, context: { ...context, ...access(store) } };
+    for (const group of starved) {
+      group.pool = pool;
+      group.store.parent = store;
+    }
+  }
+
+  /**
+   * Lets the stages observe the input of one group, or of several experts; earlier groups are already
+   * quantized.
    *
    * @param original The stream through the original layer, if a stage wants it.
    */
-  async #observe(quantized: Stream, group: Group, original?: Stream): Promise<void> {
+  async #observe(
+    quantized: Stream,
+    groups: readonly Group[],
+    original?: Stream,
+  ): Promise<void> {
     const { gpu } = this.context;
     const { layer, plan } = quantized.weights;
+    const [group] = groups;
+    await this.#countTokens(quantized, groups);
     // Up to here nothing is quantized.
     const areEqual = layer === 0 && group.at === plan.groups[0].at;
     const streams = original && !areEqual ? [original, quantized] : [quantized];
@@ -346,13 +354,13 @@ class LayerRun {
       if (original && !areEqual) {
         others = await this.#reach(original, batch, group);
         for (const [register, tensor] of others) {
-          if (register === group.from) continue;
+          if (register === group.from || register === group.expert?.routing) continue;
           others.delete(register);
           gpu.free(tensor);
         }
       }
       const registers = await this.#reach(quantized, batch, group);
-      await this.#show(group, registers, original && (others ?? registers));
+      await this.#show(batch, groups, registers, original && (others ?? registers));
       gpu.free(...registers.values(), ...others?.values() ?? []);
       await this.#pace(batch);
     }
@@ -394,10 +402,7 @@ class LayerRun {
     const passed = Math.min(
       ...Array.from({ length: activations.batches }, (_, batch) => activations.at(batch)),
     );
-    for (const { at, linears } of weights.plan.groups) {
-      if (at >= passed) break;
-      for (const { module } of linears) weights.delete(module);
-    }
+    weights.deleteBefore(passed);
   }
 
   /** @param isKept Whether the registers will be kept, and so rounded, before operation `to`. */
@@ -430,16 +435,41 @@ class LayerRun {
     return plan.groups.map(({ at }) => plan.restartsOf(at).near);
   }
 
-  /** @param others Those of the original model, if a stage wants them. */
-  async #show({ context, from }: Group, registers: Registers, others?: Registers): Promise<void> {
-    const [input, original] = [registers, others].map((some) => some?.get(from));
+  /**
+   * Shows stages the input of one group, or those of several experts, in a batch.
+   *
+   * @param others The registers of the original model, if a stage wants them.
+   */
+  async #show(
+    batch: number,
+    groups: readonly Group[],
+    registers: Registers,
+    others?: Registers,
+  ): Promise<void> {
     const { clock } = this;
-    await showInput(
-      context,
-      this.#groupStages,
-      input!,
-      original,
-      (stage, work) => clock.queue(stage, work),
+    const show = ({ context }: { context: GroupContext }, input: Tensor, original?: Tensor) =>
+      showInput(
+        context,
+        this.#groupStages,
+        input,
+        original,
+        (stage, work) => clock.queue(stage, work),
+      );
+    const [group] = groups;
+    if (!group.expert) {
+      return await show(group, registers.get(group.from)!, others?.get(group.from));
+    }
+    const counts = this.#counts.get(group.expert.routing)!;
+    const own = groups.filter(({ pool }) => !pool);
+    const pool = groups.find(({ pool }) => pool)?.pool;
+    await showExperts(
+      this.context.gpu,
+      counts.of(batch),
+      { ...group, expert: group.expert },
+      own.map((one) => ({ ...one, expert: one.expert! })),
+      { registers, others },
+      show,
+      pool && ((input, original) => show(pool, input, original)),
     );
   }
 
@@ -452,6 +482,12 @@ class LayerRun {
   async #quantizeGroup(weights: LayerWeights<DenseWeight>, group: Group): Promise<void> {
     const { context, store } = group;
     const { gpu } = context;
+    if (group.expert) {
+      for (const linear of context.linears) {
+        linear.weight = gpu.clone(linear.original);
+        linear.quantized = gpu.empty([linear.rows, linear.cols]);
+      }
+    }
     const runStages = async (stages: readonly PlannedStage<Stage>[], waits: boolean) => {
       for (const { stage, options } of stages.filter(({ stage }) => !isInLinear(stage))) {
         const run = () => (stage as GroupStage).run(context, options);
@@ -477,7 +513,7 @@ class LayerRun {
       if (isSkipped) {
         // Earlier stages may have changed it in place.
         const plain = await this.decoder.loadLinear(context.layer.index, module);
-        weights.linears.set(module, { ...weights.linears.get(module), weight: plain });
+        replaceMatrix(weights, module, plain.matrix);
         gpu.free(original, weight, quantized);
         continue;
       }
@@ -490,8 +526,7 @@ class LayerRun {
         );
       }
       if (transform) await undoTransform(gpu, quantized, transform);
-      const loaded = weights.linears.get(module);
-      weights.linears.set(module, { ...loaded, weight: new DenseWeight(quantized) });
+      replaceMatrix(weights, module, quantized);
       gpu.free(original, weight);
       draft?.[Symbol.dispose]();
     }
@@ -524,12 +559,15 @@ class LayerRun {
 
   async #records(groups: readonly Group[]): Promise<LinearRecord[]> {
     const records: LinearRecord[] = [];
-    for (const { context, errors } of groups) {
+    const parts = groups.flatMap(({ errors }) => errors);
+    const errors = await relativeErrors(this.context.gpu, parts);
+    this.context.gpu.free(...parts);
+    for (const { context, expert, tokens, pool, errors: { length } } of groups) {
+      const own = errors.splice(0, length);
       for (const linear of context.linears) {
         const { name, rows, cols, stored, method, transform, correction } = linear;
         if (!stored) continue;
-        using parts = linear.isSkipped ? undefined : errors.shift();
-        const error = parts && await relativeError(parts);
+        const error = linear.isSkipped ? undefined : own.shift();
         const record: LinearRecord = {
           name,
           rows,
@@ -537,6 +575,7 @@ class LayerRun {
           ...(method && { method }),
           ...(linear.isSkipped ? { dense: true } : transform),
           ...(Number.isFinite(correction) && !linear.isSkipped && { correction }),
+          ...(expert && tokens !== undefined && { tokens, ...(pool && { pooled: true as const }) }),
           ...(Number.isFinite(error) && { relativeOutputError: error }), // not 0 / 0
           ...stored,
         };

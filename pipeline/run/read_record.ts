@@ -37,6 +37,8 @@ const linearForm = z.looseObject({
   method: z.string().optional(),
   dense: z.boolean().optional(),
   exponent: z.int().optional(),
+  tokens: count.optional(),
+  pooled: z.boolean().optional(),
   storedBytes: amounts,
   paperBits: bits,
   salientColumns: z.array(count),

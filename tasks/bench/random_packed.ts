@@ -25,7 +25,7 @@ import { layerPlaces } from "../../models/places.ts";
 import { syntheticShards } from "../../models/synthetic.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { packedMetadata } from "../../storage/packed_metadata.ts";
-import type { TensorToWrite } from "../../storage/safetensors.ts";
+import { partShape, type TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 
 /** Columns that share scales. */
@@ -90,9 +90,10 @@ export function writeRandomPacked(
   let layer = -1; // the first shard has what is outside the layers
   for (const { file, tensors } of syntheticShards(config, seed)) {
     const places = layer < 0 ? [] : [...layerPlaces(architecture, layer)];
-    const packed = places.flatMap(({ linear, name, shape, part }) =>
-      linear ? [{ linear, name, packed: linearOf(part?.rows ?? shape[0], shape[1]) }] : []
-    );
+    const packed = places.flatMap(({ linear, name, shape, part }) => {
+      const [rows, cols] = part ? partShape(shape, part) : shape;
+      return linear ? [{ linear, name, packed: linearOf(rows, cols) }] : [];
+    });
     const weights = new Set(packed.map(({ name }) => name));
     const stored: TensorToWrite[] = tensors.filter(({ name }) => !weights.has(name)).map((
       tensor,

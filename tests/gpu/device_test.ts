@@ -188,6 +188,19 @@ Deno.test("free() refuses a tensor that is free already", () => {
   assert.throws(() => gpu.free(tensor), { message: "A tensor was freed twice" });
 });
 
+Deno.test("work whose tensors have ever other sizes finds their memory again", async () => {
+  await using own = await openGpu();
+  await own.inFewSizes(async () => {
+    for (let i = 0; i < 100; i++) {
+      using tensor = own.empty([100_000 + 100 * i]);
+      assert.ok(own.memory.current >= tensor.bytes && own.memory.current <= 1.125 * tensor.bytes);
+    }
+  });
+  assert.ok(own.memory.pooled < 1_000_000, `${own.memory.pooled} bytes, of two sizes`);
+  using exact = own.empty([100_033]);
+  assert.equal(own.memory.current, Math.ceil(exact.bytes / 256) * 256);
+});
+
 Deno.test("memory counts what is used, what is pooled and the worst moment", async () => {
   await using own = await Gpu.open(DENO_GPU);
   const megabyte = [1 << 18];

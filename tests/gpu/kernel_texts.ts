@@ -42,6 +42,7 @@ import {
   updateKernel,
 } from "../../gpu/kernels/hessian/factor_source.ts";
 import { TILES } from "../../gpu/kernels/matmul/gemm.ts";
+import { GROUPED_TILES } from "../../gpu/kernels/matmul/grouped_gemm.ts";
 import { broadcastKernel } from "../../gpu/kernels/matmul/gemm_broadcast_source.ts";
 import {
   ALL_F32,
@@ -180,6 +181,14 @@ export const GENERATED: [name: string, source: string][] = [
       )
     )
   ),
+  ...GROUPED_TILES.flatMap((tile) =>
+    (["f32", "f16", "bf16"] as const).flatMap((b) =>
+      (["any", "aligned", "whole", "paired"] as const).map((fit): [string, string] => [
+        `tileKernel of experts ${tileName(tile)}, ${fit}, ${b}`,
+        tileKernel("NT", tile, fit, { ...ALL_F32, b }, true),
+      ])
+    )
+  ),
   ...[4, 8, 16, 32, 64].flatMap((lanes): [string, string][] => [
     ...LAYOUTS.map((layout): [string, string] => [
       `broadcastKernel ${layout} of ${lanes} lanes`,
@@ -189,7 +198,9 @@ export const GENERATED: [name: string, source: string][] = [
       [true, false].map((isSegmented): [string, string] => [
         `attentionBroadcastKernel of ${lanes} lanes${slides ? ", sliding" : ""}` +
         (isSegmented ? ", segments" : ""),
-        attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, slides, isSegmented, lanes === 16),
+        attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, {
+          ...{ slides, isSegmented, isCapped: lanes === 16, hasSinks: lanes > 16 },
+        }),
       ])
     ),
   ]),
@@ -207,18 +218,22 @@ export const GENERATED: [name: string, source: string][] = [
         [true, false].map((isSegmented): [string, string] => [
           `attentionTileKernel for heads of ${headDim}, ${queries} queries` +
           (slides ? ", sliding" : "") + (isSegmented ? ", segments" : ""),
-          attentionTileKernel(headDim, queries, slides, isSegmented, headDim === 128),
+          attentionTileKernel(headDim, queries, {
+            ...{ slides, isSegmented, isCapped: headDim === 128, hasSinks: queries === 64 },
+          }),
         ])
       )
     )
   ),
   ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
-    attentionKernel(headDim, 32, headDim % 16 === 0, false, headDim > 80),
+    attentionKernel(headDim, 32, {
+      ...{ slides: headDim % 16 === 0, isCapped: headDim > 80, hasSinks: headDim % 32 === 0 },
+    }),
   ]),
   [
     "attentionKernel for heads of 80, sliding, segments",
-    attentionKernel(80, 32, true, true),
+    attentionKernel(80, 32, { slides: true, isSegmented: true, hasSinks: true }),
   ],
   ...[2, 7, 32, 64, 80, 128, 256].flatMap((headDim) =>
     (["f32", "f16"] as const).flatMap((dtype) =>
@@ -239,6 +254,7 @@ export const GENERATED: [name: string, source: string][] = [
               attentionDecodeKernel({
                 ...{ headDim, dtype, lanes: LANES, keys: 512, together, append },
                 capped: headDim === 128,
+                sinking: headDim === 64,
               }),
             )
           )
@@ -271,6 +287,31 @@ export const GENERATED: [name: string, source: string][] = [
         ),
       ])
     )
+  ),
+  ...[8, 32].map((lanes): [string, string] => [
+    `billmVectorKernel of experts, subgroups of ${lanes}`,
+    billmVectorKernel(
+      { zones: 2, planes: 2, coded: true, mixed: false },
+      { lanes, splits: 4, steps: 2, turns: true, subgroupBarriers: false },
+      "plain",
+      1,
+      undefined,
+      true,
+    ),
+  ]),
+  ...ROW_CODES.flatMap((code) =>
+    ([[256, 32], [8, 8]] as const).map(([threads, lanes]): [string, string] => {
+      const ordered = lanes === 8;
+      return [
+        `rowVectorKernel of ${code.name}, ${code.rows} rows, of experts, ${threads} threads of ${lanes}`,
+        rowVectorKernel(code, { threads, lanes }, {
+          input: "plain",
+          ordered,
+          aligned: !ordered,
+          stacked: true,
+        }),
+      ];
+    })
   ),
   ...ROW_CODES.flatMap((code) => [
     ...([[256, 32], [64, 64], [64, 0], [8, 8]] as const).flatMap(([threads, lanes], i) =>

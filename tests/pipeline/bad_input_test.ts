@@ -91,7 +91,7 @@ refuses("config.json is a list", {
 refuses("an unknown model_type", {
   model: { config: { model_type: "mamba" } },
   message: `"PLACE/model/config.json": model_type must be a supported one (${MODEL_TYPES}), ` +
-    'found "mamba": its layers are recurrent or convolutional',
+    'found "mamba": its layers are state-space models (Mamba) without attention',
   leaves: "nothing",
 });
 refuses("rotary positions scaled in a way that is not supported", {

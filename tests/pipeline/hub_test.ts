@@ -187,7 +187,7 @@ Deno.test("a model that cannot be used is refused before its weights are downloa
   assert.deepEqual([code, stderr], [
     1,
     `Error: "someone/micro/config.json": model_type must be a supported one (${MODEL_TYPES}), ` +
-    'found "mamba": its layers are recurrent or convolutional\n',
+    'found "mamba": its layers are state-space models (Mamba) without attention\n',
   ]);
   assert.deepEqual(place.hub.requests.filter(({ path }) => path?.endsWith(".safetensors")), []);
 });

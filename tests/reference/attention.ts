@@ -8,6 +8,8 @@ export interface AttentionReferenceShape {
   scale?: number;
   /** Bounds scores: cap · tanh(score / cap), arXiv:2408.00118. */
   cap?: number;
+  /** A score of each head that takes weight and gives nothing. */
+  sinks?: ArrayLike<number>;
   /** Tokens whose attention is left out, from the first on; theirs is 0. */
   start?: number;
 }
@@ -23,7 +25,7 @@ export function attentionReference(
   shape: AttentionReferenceShape,
 ): Float64Array {
   const { heads, keyValueHeads, headDim, length, slidingWindow = length, start = 0 } = shape;
-  const { scale = 1 / Math.sqrt(headDim), cap } = shape;
+  const { scale = 1 / Math.sqrt(headDim), cap, sinks } = shape;
   const out = new Float64Array(q.length);
   const tokens = q.length / (heads * headDim);
   for (let token = start; token < tokens; token++) {
@@ -39,8 +41,9 @@ export function attentionReference(
         const score = scale * dot;
         scores.push(cap ? cap * Math.tanh(score / cap) : score);
       }
-      const top = Math.max(...scores);
-      const sum = scores.reduce((total, score) => total + Math.exp(score - top), 0);
+      const all = sinks ? [...scores, sinks[head]] : scores;
+      const top = Math.max(...all);
+      const sum = all.reduce((total, score) => total + Math.exp(score - top), 0);
       scores.forEach((score, j) => {
         const weight = Math.exp(score - top) / sum;
         for (let i = 0; i < headDim; i++) out[at + i] += weight * v[keyAt(first + j) + i];

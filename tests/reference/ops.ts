@@ -7,6 +7,7 @@ import type { Architecture } from "../../models/architectures/architecture.ts";
 import type { Op } from "../../models/ops/mod.ts";
 import type { NormOp } from "../../models/ops/norm.ts";
 import type { Rotary } from "../../models/rotary.ts";
+import type { ClampedSwiglu } from "../../gpu/kernels/elementwise/clamped_swiglu.ts";
 import { attentionReference } from "./attention.ts";
 import {
   ACTIVATION,
@@ -19,6 +20,8 @@ import {
   row,
   sum,
 } from "./decoder.ts";
+
+import { combineReference, expertsReference, routeReference } from "./experts.ts";
 
 type Rows = Float64Array[];
 
@@ -45,6 +48,16 @@ export function architectureReference(
   const normed = finalNorm ? normReference(x, finalNorm, tensors, "") : x;
   const logits = linearReference(normed, tensors, names.head ?? names.embedding);
   return { hidden, logits: logits.map((row) => row.map((v) => capped(v * logitFactor, logitCap))) };
+}
+
+/** The gated activation of GPT-OSS, arXiv:2508.10925. */
+export function clampedSwigluReference(
+  gate: number,
+  up: number,
+  { alpha, limit }: ClampedSwiglu,
+): number {
+  const [g, u] = [Math.min(gate, limit), Math.max(-limit, Math.min(limit, up))];
+  return g / (1 + Math.exp(-alpha * g)) * (u + 1);
 }
 
 function run(
@@ -96,6 +109,7 @@ function run(
       const out = attentionReference(flat(op.query), flat(op.key), flat(op.value), {
         ...op,
         length,
+        sinks: op.sinks === undefined ? undefined : tensors.get(prefix + op.sinks)!.data,
       });
       const width = q[0].length;
       registers.set(op.to, q.map((_, t) => out.slice(t * width, (t + 1) * width)));
@@ -109,11 +123,41 @@ function run(
       registers.set(op.to, out);
       break;
     }
+    case "clamped_swiglu": {
+      const up = get(op.up);
+      const out = get(op.from).map((row, t) =>
+        row.map((v, i) => clampedSwigluReference(v, up[t][i], op))
+      );
+      registers.set(op.to, out);
+      break;
+    }
     case "add": {
       const scaled = get(op.from).map((row) => row.map((v) => v * (op.factor ?? 1)));
       registers.set(op.to, sum(get(op.to), scaled));
       break;
     }
+    case "route": {
+      const logits = linearReference(get(op.from), tensors, prefix + op.module);
+      registers.set(op.to, routeReference(logits, op));
+      break;
+    }
+    case "experts":
+      for (
+        const [register, rows] of expertsReference(
+          op,
+          get(op.from),
+          get(op.routing),
+          tensors,
+          prefix,
+        )
+      ) registers.set(register, rows);
+      break;
+    case "combine":
+      registers.set(
+        op.to,
+        combineReference(op, get(op.to), get(op.from), get(op.routing)),
+      );
+      break;
   }
 }
 

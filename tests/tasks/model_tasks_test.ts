@@ -8,6 +8,7 @@ import { ModelFiles } from "../../models/model_files.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
+import { readJson } from "../../storage/json.ts";
 import { readHeader, type TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { storedParts } from "../codecs/billm/stored_parts.ts";
@@ -17,6 +18,14 @@ import { TemporaryFolder } from "../temporary_folder.ts";
 
 /** A packed micro model, for tests that only read it. */
 const place = new Workplace({ layers: 2 });
+// Python tells floats from integers, and spells them in its own way.
+const SPELLED = ['"rope_theta": 10000.0', '"rms_norm_eps": 1e-05'];
+const configFile = join(place.model, "config.json");
+writeFileSync(
+  configFile,
+  readFileSync(configFile, "utf8").replace(/"rope_theta": [^,]*/, SPELLED[0])
+    .replace(/"rms_norm_eps": [^,]*/, SPELLED[1]),
+);
 const { record } = await place.run();
 const packed = record.packed!.folder;
 globalThis.addEventListener("unload", () => place[Symbol.dispose]());
@@ -277,7 +286,11 @@ Deno.test("dequantize writes a plain f16 model, in the same shards and with the 
   }
   const { torch_dtype: dtype, ...config } = plain.config;
   assert.equal(dtype, "float16");
-  assert.deepEqual(config, JSON.parse(readFileSync(join(place.model, "config.json"), "utf8")));
+  assert.deepEqual(config, JSON.parse(readFileSync(configFile, "utf8")));
+  for (const folder of [place.model, packed, out]) {
+    const text = readFileSync(join(folder, "config.json"), "utf8");
+    for (const spelled of SPELLED) assert.ok(text.includes(spelled), `${spelled} in ${folder}`);
+  }
   const index = JSON.parse(readFileSync(join(out, "model.safetensors.index.json"), "utf8"));
   assert.equal(
     index.metadata.total_size,
@@ -341,7 +354,7 @@ Deno.test("dequantize replaces a model only with --overwrite, and nothing else a
   );
 });
 
-Deno.test("compare: a packed model and its dequantized copy differ by the rounding to f16", async () => {
+Deno.test("compare: a packed model and its dequantized copy differ by the rounding to f16, or not at all", async () => {
   using folder = new TemporaryFolder();
   const out = join(folder.path, "plain");
   await startTask("dequantize", [packed, out]);
@@ -354,6 +367,16 @@ Deno.test("compare: a packed model and its dequantized copy differ by the roundi
     assert.match(name, /(_proj|embed_tokens)\.weight$/);
     assert.ok(relativeRms > 0 && relativeRms < 2 ** -11, `${name}: ${relativeRms}`);
   }
+  const exact = join(folder.path, "exact");
+  await startTask("dequantize", [packed, exact, "--dtype", "f32"]);
+  assert.equal(readJson(denoFile(join(exact, "config.json"))).torch_dtype, "float32");
+  const equal = await startTask("compare", [packed, exact]);
+  assert.deepEqual(equal, { code: 0, stdout: "Equal: 20 tensors\n", stderr: "" });
+  assertFails(
+    await startTask("dequantize", [packed, out, "--dtype", "bf16"]),
+    2,
+    'deno task dequantize: --dtype takes f16 or f32, found "bf16"',
+  );
   for (const same of [packed, out, place.model]) {
     const equal = await startTask("compare", [same, same]);
     assert.deepEqual(equal, { code: 0, stdout: "Equal: 20 tensors\n", stderr: "" });

@@ -20,6 +20,8 @@ export interface AttentionHeads {
   scale?: number;
   /** Bounds scores softly, cap · tanh(score / cap); unbounded if absent. */
   cap?: number;
+  /** A score of each head, f32 `[heads]`, that takes a share of the weight for itself; none if absent. */
+  sinks?: Tensor;
 }
 
 /** The shape of an attention over windows. */
@@ -58,13 +60,13 @@ export async function attention(
   v: Tensor,
   { length, ...shape }: AttentionShape,
 ): Promise<Tensor> {
-  const { slidingWindow = Infinity } = shape;
+  const { slidingWindow = Infinity, sinks } = shape;
   const slides = slidingWindow < length;
   const { kernel, queries } = await kernelFor(gpu, shape, slides, false);
   const out = gpu.empty(q.shape);
   kernel.dispatch({
     params: parameters(length, shape, slides ? slidingWindow : length),
-    tensors: [q, k, v, out],
+    tensors: [q, k, v, out, ...(sinks ? [sinks] : [])],
     workgroups: [Math.ceil(length / queries), shape.heads, q.shape[0] / length],
   });
   return out;
@@ -86,14 +88,14 @@ export async function segmentAttention(
   { table, longest, length }: Segments,
   shape: AttentionHeads,
 ): Promise<Tensor> {
-  const { slidingWindow = Infinity } = shape;
+  const { slidingWindow = Infinity, sinks } = shape;
   const slides = slidingWindow < length;
   const { kernel, queries } = await kernelFor(gpu, shape, slides, true);
   const out = gpu.empty(q.shape);
   const [segments] = table.shape;
   kernel.dispatch({
     params: parameters(segments, shape, slides ? slidingWindow : length),
-    tensors: [q, k, v, out, table],
+    tensors: [q, k, v, out, table, ...(sinks ? [sinks] : [])],
     workgroups: [Math.ceil(longest / queries), shape.heads, segments],
   });
   return out;
@@ -111,13 +113,14 @@ function parameters(
 /** The kernel for an adapter, and the queries per workgroup. */
 async function kernelFor(
   gpu: Gpu,
-  { headDim, cap }: AttentionHeads,
+  { headDim, cap, sinks }: AttentionHeads,
   slides: boolean,
   isSegmented: boolean,
 ): Promise<{ kernel: Kernel; queries: number }> {
-  const isCapped = cap !== undefined;
+  const [isCapped, hasSinks] = [cap !== undefined, sinks !== undefined];
+  const form = { slides, isSegmented, isCapped, hasSinks };
   const kind = (isSegmented ? "_segments" : "") + (slides ? "_sliding" : "") +
-    (isCapped ? "_capped" : "");
+    (isCapped ? "_capped" : "") + (hasSinks ? "_sinks" : "");
   const { maxComputeWorkgroupStorageSize: memory } = gpu.device.limits;
   if (!gpu.software && headDim % 64 === 0 && headDim <= 128) {
     // Segments are short, so that large tiles would be mostly padding.
@@ -126,7 +129,7 @@ async function kernelFor(
     if (queries) {
       const kernel = await gpu.kernel({
         name: `attention_tile_${headDim}_${queries}${kind}`,
-        source: () => attentionTileKernel(headDim, queries, slides, isSegmented, isCapped),
+        source: () => attentionTileKernel(headDim, queries, form),
       });
       return { kernel, queries };
     }
@@ -135,7 +138,7 @@ async function kernelFor(
     const lanes = gpu.subgroupSize;
     const kernel = await gpu.kernel({
       name: `attention_broadcast_${headDim}_${lanes}${kind}`,
-      source: () => attentionBroadcastKernel(headDim, lanes, slides, isSegmented, isCapped),
+      source: () => attentionBroadcastKernel(headDim, lanes, form),
     });
     return { kernel, queries: lanes * attentionBroadcastQueries(headDim) };
   }
@@ -144,7 +147,7 @@ async function kernelFor(
   while (lanes > 4 && 8 * lanes * (headDim + 3) > memory) lanes /= 2;
   const kernel = await gpu.kernel({
     name: `attention_${headDim}_${lanes}${kind}`,
-    source: () => attentionKernel(headDim, lanes, slides, isSegmented, isCapped),
+    source: () => attentionKernel(headDim, lanes, form),
   });
   return { kernel, queries: lanes };
 }

@@ -1,5 +1,5 @@
 import { repeat, XYZW } from "../../source_text.ts";
-import { attentionRows, softCap } from "./attention_rows_source.ts";
+import { type AttentionForm, attentionRows, sinks, softCap } from "./attention_rows_source.ts";
 
 /** Queries per lane, limited to keep the text and its compile time short. */
 export function attentionBroadcastQueries(headDim: number): number {
@@ -15,20 +15,15 @@ export function attentionBroadcastQueries(headDim: number): number {
  * each and broadcasts it. Registers spill to the L1 cache, so the loop order loads and stores each score
  * and each output once per tile: scores of eight keys at a time with the dimensions in the inner loop,
  * then outputs by dimension with the keys in the inner loop.
- *
- * @param slides Whether keys outside `sliding_window` are masked; tiles that are fully masked are
- *   skipped.
- * @param isSegmented Whether the tokens form segments with prefixes instead of windows.
- * @param isCapped Whether scores are capped softly, see {@link softCap}.
  */
 export function attentionBroadcastKernel(
   headDim: number,
   lanes: number,
-  slides: boolean,
-  isSegmented = false,
-  isCapped = false,
+  form: AttentionForm = {},
 ): string {
+  const { slides, isSegmented, isCapped } = form;
   const layout = attentionRows(isSegmented);
+  const sink = sinks(form, "head", 1.44269504088896);
   const perLane = attentionBroadcastQueries(headDim);
   const vectors = Math.ceil(headDim / 4);
   const aligned = headDim % 4 === 0;
@@ -86,6 +81,7 @@ struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, slid
 @group(0) @binding(3) var<storage, read> values: array<${element}>;
 @group(0) @binding(4) var<storage, read_write> out: array<${element}>;
 ${layout.declarations}
+${sink.declaration}
 ${isCapped ? softCap("f32") : ""}
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -99,8 +95,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   ${
     each((i) =>
       `let query${i} = ${queryOf(i)};
-  var top${i} = -3.0e38;
-  var sum${i} = 0.0;
+  var top${i} = ${sink.top};
+  var sum${i} = ${sink.sum};
   ${all((d) => `var q${i}_${d}: vec4f; var o${i}_${d} = vec4f(0.0);`)}
   {
     let at = ${placeOf(`min(query${i}, length - 1u)`)};

@@ -31,6 +31,8 @@ export interface AttentionDecodeShape {
   scale?: number;
   /** Bounds scores softly, cap · tanh(score / cap); unbounded if absent. */
   cap?: number;
+  /** A score of each head, f32 `[heads]`, that takes a share of the weight for itself; none if absent. */
+  sinks?: Tensor;
 }
 
 /**
@@ -100,7 +102,7 @@ async function attend(
   shape: AttentionDecodeShape,
   append?: AttentionDecodeForm["append"],
 ): Promise<Tensor> {
-  const { heads, keyValueHeads, headDim, start, slidingWindow = Infinity, cap } = shape;
+  const { heads, keyValueHeads, headDim, start, slidingWindow = Infinity, cap, sinks } = shape;
   const { scale = 1 / Math.sqrt(headDim) } = shape;
   const [tokens] = q.shape;
   const seenAt = (steps: number) => Math.min(start + steps + tokens, slidingWindow);
@@ -121,7 +123,7 @@ async function attend(
   };
   kernel.dispatch({
     params: params(0),
-    tensors: [q, ...fresh, keys, values, target],
+    tensors: [q, ...fresh, keys, values, target, ...(sinks ? [sinks] : [])],
     workgroups: [heads, splits, tokens],
     later: params,
   });
@@ -157,23 +159,26 @@ function splitsFor(gpu: Gpu, most: number, seen: number, rows: number): number {
 
 function formFor(
   gpu: Gpu,
-  { headDim, cap }: AttentionDecodeShape,
+  { headDim, cap, sinks }: AttentionDecodeShape,
   dtype: CacheDtype,
   append?: AttentionDecodeForm["append"],
 ): AttentionDecodeForm {
   const lanes = largeLanes(gpu, 256);
-  const form = { headDim, dtype, lanes, append, capped: cap !== undefined };
+  const [capped, sinking] = [cap !== undefined, sinks !== undefined];
+  const form = { headDim, dtype, lanes, append, capped, sinking };
   if (gpu.software) return { ...form, keys: 1024, together: 1 };
   const together = Math.min(4, 2 ** Math.floor(Math.log2(cacheVectors(headDim))));
   return { ...form, keys: 512, together };
 }
 
 function kernelFor(gpu: Gpu, form: AttentionDecodeForm) {
-  const { headDim, dtype, lanes, append, capped } = form;
+  const { headDim, dtype, lanes, append, capped, sinking } = form;
   const what = typeof append === "object"
     ? `rotated_${append.pairs}${append.interleaved ? "_interleaved" : ""}`
     : append ?? "kept";
-  const kind = `${what}${capped ? "_capped" : ""}_${gpu.software ? "software" : "gpu"}`;
+  const kind = `${what}${capped ? "_capped" : ""}${sinking ? "_sinks" : ""}_${
+    gpu.software ? "software" : "gpu"
+  }`;
   return gpu.kernel({
     name: `attention_decode_${headDim}_${dtype}_${kind}`,
     source: () => largeReduction(gpu) + attentionDecodeKernel(form),

@@ -26,6 +26,8 @@ export interface AttentionDecodeForm {
   append?: "unrotated" | { pairs: number; interleaved: boolean };
   /** Whether scores are capped softly, see {@link softCap}. */
   capped?: boolean;
+  /** Whether each head has a sink: a score without a key, in the first range. */
+  sinking?: boolean;
 }
 
 /**
@@ -40,7 +42,7 @@ export interface AttentionDecodeForm {
  * because writes of one workgroup to the cache are not visible to others.
  */
 export function attentionDecodeKernel(form: AttentionDecodeForm): string {
-  const { headDim, dtype, lanes, keys, together, append, capped } = form;
+  const { headDim, dtype, lanes, keys, together, append, capped, sinking } = form;
   const rotation = typeof append === "object" ? append : undefined;
   const vectors = cacheVectors(headDim);
   /** Threads that accumulate the same entries of the values, each over different keys. */
@@ -65,6 +67,7 @@ export function attentionDecodeKernel(form: AttentionDecodeForm): string {
     // With several splits: unnormalized sums, the greatest score, the sum of the weights.
     `var<storage, read_write> out: array<f32>; // [tokens, heads, ${headDim}]; with several splits ` +
     `[tokens, heads, splits, ${vectors * 4 + 2}]`,
+    ...(sinking ? ["var<storage, read> sinks: array<f32>; // [heads]"] : []),
   ];
 
   /** A WGSL function for entry i of the head of `array` at `at`, rotated if `rotated`. */
@@ -184,7 +187,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   ${load}
   workgroupBarrier();
 
-  var top = -3.0e38;
+  var top = ${sinking ? "select(-3.0e38, sinks[head], split == 0u)" : "-3.0e38"};
   ${together > 1 ? `let part = lane % ${together}u;` : ""}
   for (var j = ${together > 1 ? `lane / ${together}u` : "lane"}; j < count; j += ${
     lanes / together
@@ -216,7 +219,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       : ""
   }
   top = max_over_lanes(top, lane);
-  var sum = 0.0;
+  var sum = ${sinking ? "select(0.0, exp(sinks[head] - top), split == 0u && lane == 0u)" : "0.0"};
   for (var j = lane; j < count; j += ${lanes}u) {
     let w = exp(weights[j] - top);
     sum += w;

@@ -44,7 +44,7 @@ fn row_of(segment: vec4u, position: u32) -> u32 {
 };
 
 /** The {@link AttentionRows} of batches of segments or of windows. */
-export function attentionRows(isSegmented: boolean): AttentionRows {
+export function attentionRows(isSegmented = false): AttentionRows {
   return isSegmented ? SEGMENTS : WINDOWS;
 }
 
@@ -58,4 +58,33 @@ export function softCap(type: "f32" | "vec4f"): string {
   return `fn soft_cap(s: ${type}, cap: f32) -> ${type} {
   return cap * tanh(clamp(s / cap, ${type}(-15.0), ${type}(15.0)));
 }`;
+}
+
+/** What the text of an attention kernel depends on besides the size of its heads. */
+export interface AttentionForm {
+  /** Whether keys outside `sliding_window` are masked; tiles that are fully masked are skipped. */
+  slides?: boolean;
+  /** Whether the tokens form segments with prefixes instead of windows. */
+  isSegmented?: boolean;
+  /** Whether scores are capped softly, see {@link softCap}. */
+  isCapped?: boolean;
+  /** Whether each head has a sink, see {@link sinks}. */
+  hasSinks?: boolean;
+}
+
+/**
+ * Where a softmax begins: without a sink, far below all scores and with nothing in its sum; with one, with
+ * the head's sink as a score whose value is zero.
+ *
+ * @param factor Scores of the kernel per score.
+ * @see GPT-OSS, arXiv:2508.10925
+ */
+export function sinks({ hasSinks, isSegmented }: AttentionForm, head: string, factor = 1) {
+  if (!hasSinks) return { declaration: "", top: "-3.0e38", sum: "0.0" };
+  return {
+    declaration: `@group(0) @binding(${isSegmented ? 6 : 5}) ` +
+      "var<storage, read> sinks: array<f32>; // [heads]",
+    top: `sinks[${head}]${factor === 1 ? "" : ` * ${factor}`}`,
+    sum: "1.0",
+  };
 }

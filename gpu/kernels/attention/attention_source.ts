@@ -1,4 +1,4 @@
-import { attentionRows, softCap } from "./attention_rows_source.ts";
+import { type AttentionForm, attentionRows, sinks, softCap } from "./attention_rows_source.ts";
 
 /**
  * Generates the attention kernel for any one head size.
@@ -7,20 +7,15 @@ import { attentionRows, softCap } from "./attention_rows_source.ts";
  * sum of values are in registers. Keys and values are staged through workgroup memory in tiles of as
  * many as there are threads; each thread loads one. Keys are processed four at a time, so that the
  * running sum is rescaled once per four keys.
- *
- * @param slides Whether keys outside `sliding_window` are masked; tiles that are fully masked are
- *   skipped.
- * @param isSegmented Whether the tokens form segments with prefixes instead of windows.
- * @param isCapped Whether scores are capped softly, see {@link softCap}.
  */
 export function attentionKernel(
   headDim: number,
   lanes: number,
-  slides: boolean,
-  isSegmented = false,
-  isCapped = false,
+  form: AttentionForm = {},
 ): string {
+  const { slides, isSegmented, isCapped } = form;
   const layout = attentionRows(isSegmented);
+  const sink = sinks(form, "head");
   const vectors = Math.ceil(headDim / 4);
   const all = (line: (d: number) => string) => Array.from({ length: vectors }, (_, d) => line(d));
   const load = (array: string, d: number) =>
@@ -69,6 +64,7 @@ struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, slid
 @group(0) @binding(3) var<storage, read> values: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 ${layout.declarations}
+${sink.declaration}
 ${isCapped ? softCap("f32") : ""}
 var<workgroup> tile_k: array<array<vec4f, ${vectors}>, ${lanes}>;
 var<workgroup> tile_v: array<array<vec4f, ${vectors}>, ${lanes}>;
@@ -86,8 +82,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     let at = (${layout.row("min(query, length - 1u)")} * p.heads + head) * ${headDim}u;
     ${all((d) => `q${d} = p.scale * ${load("queries", d)};`).join("\n")}
   }
-  var top = -3.0e38;
-  var sum = 0.0;
+  var top = ${sink.top};
+  var sum = ${sink.sum};
   let end = min(first_query + ${lanes}u, length);
   for (var first = ${firstKey}; first < end; first += ${lanes}u) {
     let at = (${

@@ -1,5 +1,5 @@
 import { repeat, XYZW } from "../../source_text.ts";
-import { attentionRows, softCap } from "./attention_rows_source.ts";
+import { type AttentionForm, attentionRows, sinks, softCap } from "./attention_rows_source.ts";
 
 /** Keys per tile, and the depth of the stage: dimensions or keys in workgroup memory at a time. */
 const KEYS = 64;
@@ -24,19 +24,15 @@ function stageColumns(headDim: number, queries: number): number {
  * product. A row's sum stays in partial sums, one per thread, until the end.
  *
  * @param queries 64 or 128.
- * @param slides Whether keys outside `sliding_window` are masked; tiles that are fully masked are
- *   skipped.
- * @param isSegmented Whether the tokens form segments with prefixes instead of windows.
- * @param isCapped Whether scores are capped softly, see {@link softCap}.
  */
 export function attentionTileKernel(
   headDim: number,
   queries: number,
-  slides: boolean,
-  isSegmented = false,
-  isCapped = false,
+  form: AttentionForm = {},
 ): string {
+  const { slides, isSegmented, isCapped } = form;
   const layout = attentionRows(isSegmented);
+  const sink = sinks(form, "group.y", 1.44269504088896);
   const groups = queries / 64; // of four queries per thread
   const rows = 4 * groups;
   const columns = headDim / 64; // output vectors per thread and row
@@ -83,6 +79,7 @@ struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, slid
 @group(0) @binding(3) var<storage, read> values: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
 ${layout.declarations}
+${sink.declaration}
 ${isCapped ? softCap("vec4f") : ""}
 // A part of the queries and keys as [dimension][row / 4], then a part of the values as [key].
 var<workgroup> stage: array<array<vec4f, ${stageColumns(headDim, queries)}>, ${DEPTH}>;
@@ -105,7 +102,13 @@ fn main(
   let key_head = group.y / (p.heads / p.key_value_heads) * ${headDim / 4}u;
   // Hardware has exp2, so scores are in units of log 2.
   let scale = p.scale * 1.44269504088896;
-  ${allGroups((g) => `var top${g} = vec4f(-3.0e38); var sum${g} = vec4f(0.0);`)}
+  ${
+    allGroups((g) =>
+      `var top${g} = vec4f(${sink.top}); var sum${g} = vec4f(${
+        form.hasSinks ? "select(0.0, 1.0, tx == 0u)" : "0.0"
+      });`
+    )
+  }
   ${allRows((i) => repeat(columns, (j) => `var o${i}_${j} = vec4f(0.0);`))}
   let end = min(q0 + ${queries}u, length);
   ${

@@ -90,11 +90,17 @@ export interface PreludeOptions {
   flags?: number;
   /** Whether A and B are arrays of eight f16 each, which the kernel reads by itself. */
   halves?: boolean;
+  /**
+   * Whether the product is a grouped one: a tile has rows of one expert. `put` then takes the expert, the
+   * end of the tile, and the place of a row in the order of pairs, in which the rows of C are.
+   */
+  grouped?: boolean;
 }
 
 /** WGSL bindings, parameters and the function `put`, which finishes four adjacent entries of C. */
 export function prelude(
-  { storages, aligned, whole = false, flags: known, halves = false }: PreludeOptions,
+  { storages, aligned, whole = false, flags: known, halves = false, grouped = false }:
+    PreludeOptions,
 ): string {
   const { a, b, c, r } = storages;
   const extra = (name: keyof typeof GEMM_FLAGS, text: string) => {
@@ -105,6 +111,7 @@ export function prelude(
   const store = aligned
     ? `C[at >> 2u] = ${c === "f16" ? "narrow_f16(v)" : "v"};`
     : repeat(4, (i) => `if (col + ${i}u < p.n) { C[at + ${i}u] = v.${XYZW[i]}; }`);
+  if (grouped) return groupedPrelude(storages, aligned, store);
   return `${GEMM_PARAMS}
 @group(0) @binding(1) var<storage, read> A: array<${halves ? "vec4u" : elementType(a, aligned)}>;
 @group(0) @binding(2) var<storage, read> B: array<${halves ? "vec4u" : elementType(b, aligned)}>;
@@ -129,6 +136,46 @@ fn put(row: u32, col: u32, sum: vec4f) {
     )
   }
   ${extra("accumulate", `v += ${load("C", c, aligned, "at")};`)}
+  ${store}
+}
+`;
+}
+
+/** {@link prelude} of a grouped product, see `grouped_gemm.ts`. */
+function groupedPrelude({ a, b }: Storages, aligned: boolean, store: string): string {
+  return `
+struct Params {
+  n: u32, k: u32, has_bias: u32, per_row: u32,
+  a_stride: u32, b_stride: u32, b_step: u32, c_stride: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> A: array<${
+    elementType(a, aligned)
+  }>; // [pairs / per_row, k]
+@group(0) @binding(2) var<storage, read> B: array<${
+    elementType(b, aligned)
+  }>; // matrices [n, k], b_step apart
+@group(0) @binding(3) var<storage, read_write> C: array<${
+    elementType("f32", aligned)
+  }>; // [pairs, n]
+@group(0) @binding(4) var<storage, read> bias: array<${
+    elementType("f32", aligned)
+  }>; // [experts, n]
+@group(0) @binding(5) var<storage, read> order: array<u32>;  // [pairs]
+@group(0) @binding(6) var<storage, read> tiles: array<u32>;  // [3 tiles + 1]
+@group(0) @binding(7) var<storage, read> places: array<u32>; // [experts], the matrix of each
+${a === "f32" && b === "f32" ? "" : WIDEN}
+fn load_a(index: u32) -> vec4f { return ${load("A", a, aligned, "index")}; }
+fn load_b(index: u32) -> vec4f { return ${load("B", b, aligned, "index")}; }
+
+fn put(expert: u32, end: u32, place: u32, col: u32, sum: vec4f) {
+  if (place >= end || col >= p.n) { return; }
+  var v = sum;
+  let at = order[place] * p.c_stride + col;
+  if (p.has_bias != 0u) {
+    let bias_at = expert * p.n + col;
+    v += ${load("bias", "f32", aligned, "bias_at")};
+  }
   ${store}
 }
 `;

@@ -82,12 +82,15 @@ interface Operand {
  * tiles.
  *
  * @param storages The storage formats, if not all are f32; C may be f16 only if rows are aligned.
+ * @param grouped Whether each tile of rows belongs to one of several matrices B, in layout NT: its rows of A
+ *   and C are found by a table, see `grouped_gemm.ts`. Its rows need not be whole tiles for any fit.
  */
 export function tileKernel(
   layout: GemmLayout,
   tile: TileShape,
   fit: GemmFit,
   storages: Storages = ALL_F32,
+  grouped = false,
 ): string {
   const aligned = fit !== "any";
   const walks = fit === "whole" || fit === "paired";
@@ -136,21 +139,44 @@ export function tileKernel(
         [0, 1, 2, 3].map((i) => isInside(`${k} + ${i}u`)).join(", ")
       }))`;
 
+  /** Whether rows of an operand are found by a table; each piece then has four places. */
+  const isGathered = ({ name }: Operand) => grouped && name === "a";
+  /** WGSL of the first element of an operand. */
+  const startOf = ({ name }: Operand) => grouped ? "b_first" : `p.${name}_start`;
   // Loads rows or columns from `first` on of an operand into registers.
   const fetch = (operand: Operand) => {
     const { name, length, first, across } = operand;
-    return eachPiece(operand, (turn) =>
-      across
-        ? `let k = k0 + (piece % ${depth / 4}u) * 4u;
-        let at = p.${name}_start + (${first} + piece / ${depth / 4}u * 4u) * p.${name}_stride + k;
+    return eachPiece(
+      operand,
+      (turn) =>
+        isGathered(operand)
+          ? `let k = k0 + (piece % ${depth / 4}u) * 4u;
         ${
-          repeat(4, (i) =>
-            `r${turn * 4 + i} = ${inside4(`load_${name}(at + ${i}u * p.${name}_stride)`, "k")};`)
-        }`
-        : `let k = k0 + piece / ${length / 4}u;
-        r${turn} = select(vec4f(0.0), load_${name}(p.${name}_start + k * p.${name}_stride + ${first} + piece % ${
-          length / 4
-        }u * 4u), ${isInside("k")});`);
+            repeat(
+              4,
+              (i) =>
+                `r${turn * 4 + i} = ${inside4(`load_a(row${turn}_${i} * p.a_stride + k)`, "k")};`,
+            )
+          }`
+          : across
+          ? `let k = k0 + (piece % ${depth / 4}u) * 4u;
+        let at = ${startOf(operand)} + (${first} + piece / ${
+            depth / 4
+          }u * 4u) * p.${name}_stride + k;
+        ${
+            repeat(
+              4,
+              (i) =>
+                `r${turn * 4 + i} = ${
+                  inside4(`load_${name}(at + ${i}u * p.${name}_stride)`, "k")
+                };`,
+            )
+          }`
+          : `let k = k0 + piece / ${length / 4}u;
+        r${turn} = select(vec4f(0.0), load_${name}(${
+            startOf(operand)
+          } + k * p.${name}_stride + ${first} + piece % ${length / 4}u * 4u), ${isInside("k")});`,
+    );
   };
   // With whole tiles, each thread advances its own offsets, without bounds checks or multiplications.
   const place = (operand: Operand) => {
@@ -159,11 +185,16 @@ export function tileKernel(
     step = ${across ? `${depth / 4}u` : `${depth}u * row_stride`};
     ${
       repeat(operand.turns, (turn) =>
-        `{ let piece = u + ${turn * loaders}u; at${turn} = (p.${name}_start >> 2u) + ${
-          across
-            ? `(${first} + piece / ${depth / 4}u * 4u) * row_stride + piece % ${depth / 4}u`
-            : `piece / ${length / 4}u * row_stride + (${first} >> 2u) + piece % ${length / 4}u`
-        }; }`)
+        isGathered(operand)
+          ? `at${turn} = (u + ${turn * loaders}u) % ${depth / 4}u; ${
+            repeat(4, (i) =>
+              `row${turn}_${i} *= row_stride;`)
+          }`
+          : `{ let piece = u + ${turn * loaders}u; at${turn} = (${startOf(operand)} >> 2u) + ${
+            across
+              ? `(${first} + piece / ${depth / 4}u * 4u) * row_stride + piece % ${depth / 4}u`
+              : `piece / ${length / 4}u * row_stride + (${first} >> 2u) + piece % ${length / 4}u`
+          }; }`)
     }`;
   };
   const walk = (operand: Operand) =>
@@ -173,7 +204,12 @@ export function tileKernel(
         (operand.across
           ? repeat(4, (i) =>
             `r${turn * 4 + i} = ${
-              kept(operand, `${operand.array}[at${turn} + ${i}u * row_stride]`)
+              kept(
+                operand,
+                isGathered(operand)
+                  ? `A[at${turn} + row${turn}_${i}]`
+                  : `${operand.array}[at${turn} + ${i}u * row_stride]`,
+              )
             };`)
           : `r${turn} = ${kept(operand, `${operand.array}[at${turn}]`)};`) +
         ` at${turn} += step;`,
@@ -221,7 +257,27 @@ export function tileKernel(
     );
   const widths = tileWidths(layout, tile);
   const registerType = keepsWords ? "vec4u" : "vec4f";
-  return `${prelude({ storages, aligned, whole: walks })}
+  const begin = grouped
+    ? `if (group.y >= tiles[0]) { return; }
+  let expert = tiles[3u * group.y + 1u];
+  let m0 = tiles[3u * group.y + 2u];
+  let end = tiles[3u * group.y + 3u];
+  let matrix = places[expert];
+  if (matrix == 0xffffffffu) { return; }
+  let b_first = matrix * p.b_step;
+  let n0 = group.x * ${cols}u;`
+    : `let m0 = group.y * ${rows}u;
+  let n0 = group.x * ${cols}u;
+  if ((p.flags & ${GEMM_FLAGS.upper}u) != 0u && n0 + ${cols}u <= m0) { return; }`;
+  // The rows of A of a thread's pieces; those behind the end of the tile are its last one.
+  const gather = !grouped
+    ? ""
+    : repeat(a.turns, (turn) =>
+      repeat(4, (i) =>
+        `var row${turn}_${i} = order[min(m0 + (u + ${turn * loaders}u) / ${
+          depth / 4
+        }u * 4u + ${i}u, end - 1u)] / p.per_row;`));
+  return `${prelude({ storages, aligned, whole: walks, grouped })}
 ${
     repeat(fit === "paired" ? 2 : 1, (pair) =>
       `var<workgroup> tile_a${pair}: array<array<vec4f, ${widths.a}>, ${depth}>;
@@ -230,13 +286,12 @@ var<workgroup> tile_b${pair}: array<array<vec4f, ${widths.b}>, ${depth}>;`)
 
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
-  let m0 = group.y * ${rows}u;
-  let n0 = group.x * ${cols}u;
-  if ((p.flags & ${GEMM_FLAGS.upper}u) != 0u && n0 + ${cols}u <= m0) { return; }
+  ${begin}
   let tx = thread % ${threadsX}u;
   let ty = thread / ${threadsX}u;
   let fetches_a = thread < ${loaders}u;
   let u = select(thread - ${loaders}u, thread, fetches_a);
+  ${gather}
   ${repeat(registers, (q) => `var r${q}: ${registerType};`)}
   ${repeat(threadRows, (i) => repeat(colGroups, (j) => `var c${i}_${j} = vec4f(0.0);`))}
   var k0 = 0u;
@@ -275,9 +330,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   ${
     repeat(threadRows, (i) =>
       repeat(colGroups, (j) =>
-        `put(m0 + ${(i >> 2) * rows / rowGroups + (i & 3)}u + ty * 4u, n0 + ${
-          j * cols / colGroups
-        }u + tx * 4u, c${i}_${j});`))
+        `put(${grouped ? "expert, end, " : ""}m0 + ${
+          (i >> 2) * rows / rowGroups + (i & 3)
+        }u + ty * 4u, n0 + ${j * cols / colGroups}u + tx * 4u, c${i}_${j});`))
   }
 }
 `;

@@ -12,9 +12,10 @@ export function randomGrid(
   layout: GridLayout,
   share: number,
   isOrdered = false,
+  seed = 0,
 ): { host: GridHost; weight: Float32Array } {
   const { rows, cols, groupSize, grid, bits, salient } = layout;
-  const random = seededRandom(rows + cols + bits);
+  const random = seededRandom(rows + cols + bits + seed);
   const upTo = (n: number) => Math.floor(random() * n);
   const half = () => Math.f16round((0.1 + random()) * 2 ** (upTo(8) - 8));
   const [words, groups, stride] = [bitWords(layout.cols), groupsOf(layout), codeWords(layout)];

@@ -51,9 +51,10 @@ export function packedRow(codes: ArrayLike<number>, count: number): Uint32Array<
 /** Random codes, one number each, the layer that they are packed into, and the weights they stand for. */
 export function randomLevels(
   layout: LevelsLayout,
+  seed = 0,
 ): { host: LevelsHost; codes: Uint32Array<ArrayBuffer>; weight: Float32Array } {
   const { rows, cols, count, pattern } = layout;
-  const random = seededRandom(rows + cols + count);
+  const random = seededRandom(rows + cols + count + seed);
   const parameters = pattern === "free" ? Math.floor(count / 2) : 1;
   const theta = Float32Array.from(
     { length: rows * parameters },

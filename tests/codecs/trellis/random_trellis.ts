@@ -11,9 +11,10 @@ import { seededRandom } from "../../reference/random.ts";
 export function randomTrellis(
   layout: TrellisLayout,
   isOrdered = false,
+  seed = 0,
 ): { host: TrellisHost; weight: Float32Array } {
   const { rows, cols, stateBits } = layout;
-  const random = seededRandom(rows + 3 * cols + stateBits);
+  const random = seededRandom(rows + 3 * cols + stateBits + seed);
   const { stepBits, stepWeights, words } = stepsOf(layout);
   const [below, beside] = tilesOf(layout);
   const stream = Uint32Array.from(

@@ -9,6 +9,7 @@ import {
 import { LayerPlan } from "../../../models/layer_plan.ts";
 import type { AttentionOp } from "../../../models/ops/attention.ts";
 import type { Op } from "../../../models/ops/mod.ts";
+import { layerPlaces } from "../../../models/places.ts";
 import { SHAPES } from "../../../models/synthetic.ts";
 
 /** The least that a LLaMA's config.json says. */
@@ -155,10 +156,47 @@ function short(op: Op): string {
       return `rope ${op.registers.map(({ register, heads }) => `${register}/${heads}`)}`;
     case "attention":
       return `${op.to} = attention ${op.query} ${op.key} ${op.value}`;
+    case "route":
+      return `${op.to} = ${op.k} of ${op.experts} by ${op.module} ${op.from}`;
+    case "experts":
+      return op.linears.map(({ module, to }) => `${to} = ${module} ${op.from}`).join(", ");
+    case "combine":
+      return `${op.to} = ${op.to} + ${op.from}`;
+    case "clamped_swiglu":
+      return `${op.to} = swiglu ${op.from} * ${op.up}`;
     case "activation":
       return `${op.to} = ${op.name} ${op.from}${op.up ? ` * ${op.up}` : ""}`;
   }
 }
+
+Deno.test("GPT-OSS is read with its sinks, windows and experts", () => {
+  const architecture = read(SHAPES["gpt-oss-20b"]);
+  const steps = [0, 1].map((layer) => architecture.steps(layer));
+  assert.deepEqual(steps[1].map(short), steps[0].map(short));
+  assert.deepEqual(steps[0].slice(-6).map(short), [
+    "x = norm post_attention_layernorm hidden",
+    "routing = 4 of 32 by mlp.router x",
+    "gate = mlp.experts.*.gate_proj x, up = mlp.experts.*.up_proj x",
+    "x = swiglu gate * up",
+    "y = mlp.experts.*.down_proj x",
+    "hidden = hidden + y",
+  ]);
+  const attention = steps.map((ops) => ops.find((op) => op.op === "attention")!);
+  assert.deepEqual(attention.map(({ slidingWindow }) => slidingWindow), [128, undefined]);
+  assert.deepEqual(attention.map(({ sinks }) => sinks), Array(2).fill("self_attn.sinks"));
+  const swiglu = (config: Record<string, unknown>) => {
+    const ops = read({ ...SHAPES["gpt-oss-20b"], ...config }).steps(0);
+    const { alpha, limit } = ops.find((op) => op.op === "clamped_swiglu")!;
+    return [alpha, limit];
+  };
+  assert.deepEqual(swiglu({}), [1.702, 7]);
+  assert.deepEqual(swiglu({ swiglu_alpha: 1, swiglu_limit: 5 }), [1, 5]);
+  const places = [...layerPlaces(architecture, 0)].map(({ name }) => name);
+  for (const name of ["gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias"]) {
+    assert.ok(places.includes(`model.layers.0.mlp.experts.${name}`), name);
+  }
+  assert.equal(architecture.maxLength, 131072);
+});
 
 for (const [name, shapes] of Object.entries(SHAPES)) {
   Deno.test(`the operations of each layer of ${name} fit together`, () => {
@@ -500,12 +538,43 @@ const LLAMA_3 = {
   original_max_position_embeddings: 8192,
 };
 const PHI = { ...LLAMA, model_type: "phi3" };
+const QWEN_MOE = {
+  ...LLAMA,
+  model_type: "qwen3_moe",
+  num_experts: 4,
+  num_experts_per_tok: 2,
+};
 const MISTRAL = { ...LLAMA, model_type: "mistral" };
 const QWEN = { ...LLAMA, model_type: "qwen2", use_sliding_window: true };
 
 const SUPPORTED =
-  "a supported one (cohere, cohere2, gemma2, gemma3, gemma3_text, gpt_neox, granite, " +
-  "llama, ministral, mistral, olmo2, olmo3, opt, phi3, qwen2, qwen3, smollm3, stablelm, starcoder2)";
+  "a supported one (cohere, cohere2, gemma2, gemma3, gemma3_text, gpt_neox, gpt_oss, granite, " +
+  "granitemoe, llama, ministral, mistral, mixtral, olmo2, olmo3, olmoe, opt, phi3, qwen2, qwen3, " +
+  "qwen3_moe, smollm3, stablelm, starcoder2)";
+
+const STATE_SPACES =
+  "most of its layers are state-space models (Mamba) beside those with attention";
+const LATENT = "it has latent attention (MLA): keys and values are products of a smaller matrix";
+const LINEAR = "most of its layers have linear attention with a recurrent state (gated delta rule)";
+const PER_LAYER = "its layers share keys and values and have embeddings of their own";
+
+/** What is special about families, by their model types. */
+const SPECIAL = {
+  granitemoehybrid: STATE_SPACES,
+  nemotron_h: STATE_SPACES,
+  mamba2: "its layers are state-space models (Mamba) without attention",
+  falcon_mamba: "its layers are state-space models (Mamba) without attention",
+  rwkv7: "its layers are recurrent (RWKV) without attention",
+  qwen3_next: LINEAR,
+  qwen3_5_moe: LINEAR,
+  deepseek_v2: LATENT,
+  deepseek_v3: LATENT,
+  gemma3n: PER_LAYER,
+  gemma3n_text: PER_LAYER,
+  gemma4: PER_LAYER,
+  ministral3: "its queries are scaled by position",
+  llama4_text: "its attention is chunked, and some queries are scaled by position",
+};
 
 /** [config, what is said after `"m/config.json": `] */
 const REFUSED: [config: Record<string, unknown>, text: string][] = [
@@ -515,20 +584,16 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
     `model_type must be ${SUPPORTED}, found "${type}"`,
   ]),
   ...Object.entries({
-    qwen3_moe: "its layers have experts",
-    mixtral: "its layers have experts",
-    gpt_oss: "its layers have experts",
-    deepseek_v3: "its layers have experts",
-    mamba2: "its layers are recurrent or convolutional",
-    rwkv7: "its layers are recurrent or convolutional",
-    qwen3_next: "its layers are recurrent or convolutional",
+    ...SPECIAL,
+    dbrx: "its layers have experts of a kind that is not supported",
     qwen2_5_vl: "it is multimodal",
     llava: "it is multimodal",
+    deepseek_vl: "it is multimodal",
+    qwen3_vl_moe: "it is multimodal",
     bert: "it is an encoder",
     t5: "it is an encoder and a decoder",
     whisper: "it is an audio model",
-    gemma3n: "its layers share keys and values and have embeddings of their own",
-    ministral3: "its queries are scaled by position",
+    lfm2: "its layers are recurrent or convolutional",
   }).map(([type, special]): [Record<string, unknown>, string] => [
     { model_type: type },
     `model_type must be ${SUPPORTED}, found "${type}": ${special}`,
@@ -536,7 +601,7 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
   ...Object.entries({
     vision_config: "it is multimodal",
     mamba_d_state: "its layers are recurrent or convolutional",
-    num_local_experts: "its layers have experts",
+    num_local_experts: "its layers have experts of a kind that is not supported",
   }).map(([field, special]): [Record<string, unknown>, string] => [
     { model_type: "new", [field]: 8 },
     `model_type must be ${SUPPORTED}, found "new": ${special}`,
@@ -584,6 +649,17 @@ const REFUSED: [config: Record<string, unknown>, text: string][] = [
   [
     { ...OPT, layer_norm_elementwise_affine: false },
     "layer_norm_elementwise_affine must be true, found false",
+  ],
+  // Experts.
+  [{ ...QWEN_MOE, num_experts: 1025 }, "num_experts must be at most 1024, found 1025"],
+  [
+    { ...QWEN_MOE, num_experts_per_tok: 5 },
+    "num_experts_per_tok must be at most num_experts, 4, found 5",
+  ],
+  [{ ...QWEN_MOE, mlp_only_layers: 3 }, "mlp_only_layers must be a list of layers, found 3"],
+  [
+    { ...LLAMA, model_type: "olmoe", clip_qkv: 8 },
+    "clip_qkv must be null, found 8: clipping is not supported",
   ],
   // Heads.
   [

@@ -149,6 +149,35 @@ const FAMILIES: Record<string, Family> = {
   "gpt_neox, sequential": {
     config: { model_type: "gpt_neox", use_parallel_residual: false, rotary_pct: 0.5 },
   },
+  "granitemoe": {
+    config: {
+      model_type: "granitemoe",
+      intermediate_size: 48,
+      num_local_experts: 4,
+      embedding_multiplier: 3,
+      attention_multiplier: 0.4,
+      residual_multiplier: 0.3,
+      logits_scaling: 2,
+    },
+    dequantized: true,
+  },
+  "gpt_oss": {
+    config: {
+      model_type: "gpt_oss",
+      intermediate_size: 40,
+      num_local_experts: 4,
+      num_experts_per_tok: 2,
+      sliding_window: 5,
+      swiglu_limit: 1.5,
+      rope_scaling: {
+        rope_type: "yarn",
+        factor: 8,
+        original_max_position_embeddings: 8,
+        truncate: false,
+      },
+    },
+    dequantized: true,
+  },
   "cohere": { config: { model_type: "cohere", use_qk_norm: true, logit_scale: 0.5 } },
   "cohere2": {
     config: {

@@ -178,7 +178,7 @@ Deno.test("a toy is quantized, packed, evaluated, resumed, inspected, dequantize
     assert.deepEqual([...plain.rowsOf(fused)(60, 40)], whole.slice(60 * 64, 100 * 64));
     assert.deepEqual(plain.placeOf("model.layers.2.self_attn.v_proj"), {
       name: fused,
-      firstRow: 96,
+      part: { first: 96, rows: 32 },
     });
     const { histograms } = JSON.parse(readFileSync(place.path("out/histograms.json"), "utf8"));
     assert.ok(histograms.some(({ name }: { name: string }) => name.endsWith(".up_proj")));

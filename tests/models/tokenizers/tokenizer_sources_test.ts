@@ -15,7 +15,7 @@ const DATA = join(ROOT, "tests/fixtures/tokenizers");
 const TINY_OPT = join(ROOT, "examples/models/tiny-opt/tokenizer.json");
 
 interface Golden {
-  source: "model" | "pairs" | "json";
+  source: "model" | "gemma" | "pairs" | "json";
   /** Small files, and members to replace in tokenizer.json. */
   files: Record<string, Record<string, unknown>>;
   size: number;
@@ -26,15 +26,20 @@ interface Golden {
   without_special: string[];
 }
 
-const { texts, cases }: { texts: string[]; cases: Record<string, Golden> } = fixture(
-  "tokenizers/goldens",
-);
+const { texts, gemma, cases }: {
+  texts: string[];
+  /** A tokenizer.model like Gemma's, in base64. */
+  gemma: string;
+  cases: Record<string, Golden>;
+} = fixture("tokenizers/goldens");
 
 /** Puts a tokenizer in a folder, with small files and without tokenizer_config.json of its own. */
 function write(folder: string, { source, files }: Pick<Golden, "source" | "files">): void {
   const content: Record<string, Record<string, unknown>> = {};
   if (source === "model") {
     copyFileSync(join(DATA, "tokenizer.model"), join(folder, "tokenizer.model"));
+  } else if (source === "gemma") {
+    writeFileSync(join(folder, "tokenizer.model"), Uint8Array.fromBase64(gemma));
   } else {
     content["tokenizer.json"] = JSON.parse(readFileSync(TINY_OPT, "utf8"));
   }
@@ -102,9 +107,22 @@ Deno.test("where there is tokenizer.json, what a class has by itself adds nothin
   assert.deepEqual([bosId, vocabularySize], [undefined, 4096]);
 });
 
+Deno.test("a model that puts a space before texts, or does not, belongs to one class", () => {
+  const mixed = [["model", "GemmaTokenizer", "a"], ["gemma", "LlamaTokenizer", "no"]] as const;
+  for (const [source, tokenizer_class, what] of mixed) {
+    using folder = new TemporaryFolder();
+    write(folder.path, { source, files: { "tokenizer_config.json": { tokenizer_class } } });
+    assert.throws(() => TextTokenizer.load(denoFolder(folder.path)), {
+      name: "UserError",
+      message: `Cannot read "${join(folder.path, "tokenizer.model")}": it puts ${what} space ` +
+        `before the text, unlike the models of ${tokenizer_class}; add the model's "tokenizer.json"`,
+    });
+  }
+});
+
 Deno.test("a text is encoded as fast without tokenizer.json", () => {
   const text = readFileSync(join(ROOT, "examples/text/calibration.txt"), "utf8");
-  for (const name of ["legacy", "not legacy", "as OPT", "as Qwen2"]) {
+  for (const name of ["legacy", "not legacy", "as Gemma", "as OPT", "as Qwen2"]) {
     using folder = new TemporaryFolder();
     write(folder.path, cases[name]);
     const tokenizer = TextTokenizer.load(denoFolder(folder.path));

@@ -24,6 +24,7 @@ interface Shape {
   interleaved?: boolean;
   scale?: number;
   cap?: number;
+  sinks?: Float32Array;
 }
 
 /** Turns each head by the angles of a position. */
@@ -47,6 +48,7 @@ function reference(q: Float64Array, keys: ArrayLike<number>[], values: ArrayLike
   headDim,
   scale = 1 / Math.sqrt(headDim),
   cap,
+  sinks,
 }: Shape): Float64Array {
   const out = new Float64Array(heads * headDim);
   for (let head = 0; head < heads; head++) {
@@ -56,8 +58,9 @@ function reference(q: Float64Array, keys: ArrayLike<number>[], values: ArrayLike
       for (let i = 0; i < headDim; i++) dot += q[head * headDim + i] * key[at + i];
       return cap ? cap * Math.tanh(dot * scale / cap) : dot * scale;
     });
-    const top = Math.max(...scores);
-    const sum = scores.reduce((total, score) => total + Math.exp(score - top), 0);
+    const all = sinks ? [...scores, sinks[head]] : scores;
+    const top = Math.max(...all);
+    const sum = all.reduce((total, score) => total + Math.exp(score - top), 0);
     scores.forEach((score, j) => {
       const weight = Math.exp(score - top) / sum;
       for (let i = 0; i < headDim; i++) out[head * headDim + i] += weight * values[j][at + i];
@@ -110,8 +113,10 @@ async function check(gpu: Gpu, shape: Shape, dtype: CacheDtype): Promise<void> {
   using keys = upload(keysBefore);
   using values = upload(valuesBefore);
 
+  using sinks = shape.sinks && gpu.upload(shape.sinks, [heads]);
   using out = await attendAndAppend(gpu, {
     ...shape,
+    sinks,
     q: all.view(starts[0], [1, q.length]),
     k: all.view(starts[1], [1, narrow]),
     v: all.view(starts[2], [1, narrow]),
@@ -201,6 +206,11 @@ for (
       }
       await check(gpu, { ...shape, scale: 0.6 }, dtype);
       await check(gpu, { ...shape, scale: 0.5, cap: 1.5, start: 1100 }, dtype);
+    });
+
+    Deno.test(`${name} for heads with sinks, in ${dtype}`, async () => {
+      const shape = { heads: 2, keyValueHeads: 1, headDim: 20, sinks: Float32Array.of(-1, 4) };
+      for (const start of [0, 37, 1100]) await check(gpu, { ...shape, start }, dtype);
     });
 
     Deno.test(`${name} where a window slides, in ${dtype}`, async () => {

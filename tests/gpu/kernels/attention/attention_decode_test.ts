@@ -19,6 +19,7 @@ interface Shape {
   slidingWindow?: number;
   scale?: number;
   cap?: number;
+  sinks?: Float32Array;
 }
 
 /** Keys or values as a cache holds them: heads padded with zeros, NaN behind the last token. */
@@ -55,7 +56,8 @@ async function check(
   using asked = gpu.upload(q.slice(start * heads * headDim), [queries, heads * headDim]);
   using keys = cached(gpu, k, shape, dtype);
   using values = cached(gpu, v, shape, dtype);
-  using out = await attentionDecode(gpu, asked, keys, values, { ...shape, start });
+  using sinks = shape.sinks && gpu.upload(shape.sinks, [heads]);
+  using out = await attentionDecode(gpu, asked, keys, values, { ...shape, sinks, start });
   assert.deepEqual(out.shape, asked.shape);
   const expected = attentionReference(q, k, v, { ...shape, start })
     .subarray(start * heads * headDim);
@@ -78,6 +80,13 @@ for (
     const shape = { heads: 6, keyValueHeads: 2, headDim: 20, length: 40 };
     await check(gpu, { ...shape, scale: 0.6 }, 3);
     await check(gpu, { ...shape, scale: 0.5, cap: 1.5 }, 3);
+  });
+
+  Deno.test(`${name} for heads with sinks`, async () => {
+    const shape = { heads: 4, keyValueHeads: 2, headDim: 20, sinks: Float32Array.of(-9, 0, 3, 30) };
+    for (const length of [5, 40, 1100, 2600]) await check(gpu, { ...shape, length }, 3);
+    await check(gpu, { ...shape, length: 40, cap: 1.5, slidingWindow: 9 }, 3);
+    await check(gpu, { ...shape, headDim: 64, length: 300 }, 1, { dtype: "f16" });
   });
 
   for (const headDim of [2, 4, 6, 7, 8, 20, 32, 48, 64, 80, 96, 128, 256]) {

@@ -8,8 +8,16 @@ import { openAsHardware, openGpu } from "../../open_gpu.ts";
 const HEAD_DIMS = [4, 6, 8, 32, 48, 64, 80, 128];
 const LENGTHS = [1, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 129, 300]; // tiles have 16 to 128
 
-/** @param sharpness Factor of the queries: at 20 a few keys take all the weight. */
-async function check(gpu: Gpu, shape: AttentionShape, windows: number, sharpness = 1) {
+/**
+ * @param shape Its sinks are numbers.
+ * @param sharpness Factor of the queries: at 20 a few keys take all the weight.
+ */
+async function check(
+  gpu: Gpu,
+  { sinks, ...shape }: Omit<AttentionShape, "sinks"> & { sinks?: Float32Array },
+  windows: number,
+  sharpness = 1,
+) {
   const { heads, keyValueHeads, headDim, length } = shape;
   const tokens = windows * length;
   const q = normals(tokens * heads * headDim, headDim, sharpness);
@@ -18,8 +26,9 @@ async function check(gpu: Gpu, shape: AttentionShape, windows: number, sharpness
   using qTensor = gpu.upload(q, [tokens, heads * headDim]);
   using kTensor = gpu.upload(k, [tokens, keyValueHeads * headDim]);
   using vTensor = gpu.upload(v, [tokens, keyValueHeads * headDim]);
-  using out = await attention(gpu, qTensor, kTensor, vTensor, shape);
-  assertClose(await gpu.read(out), attentionReference(q, k, v, shape), {
+  using sinkTensor = sinks && gpu.upload(sinks, [heads]);
+  using out = await attention(gpu, qTensor, kTensor, vTensor, { ...shape, sinks: sinkTensor });
+  assertClose(await gpu.read(out), attentionReference(q, k, v, { ...shape, sinks }), {
     abs: 4e-6 * Math.max(sharpness, 1), // scores reach 5 · sharpness, their rounding is a relative error of exp
     what: JSON.stringify({ ...shape, windows, sharpness }),
   });
@@ -65,6 +74,16 @@ for (
       await check(gpu, { ...shape, headDim, scale: 0.3, cap: 1.5 }, 1);
       await check(gpu, { ...shape, headDim, cap: 2, slidingWindow: 9 }, 2, 20);
     }
+  });
+
+  Deno.test(`attention() that ${family} gives a share to sinks`, async () => {
+    const shape = { heads: 4, keyValueHeads: 2, length: 70, sinks: Float32Array.of(-9, 0, 3, 30) };
+    for (const headDim of [8, 64]) {
+      await check(gpu, { ...shape, headDim }, 2);
+      await check(gpu, { ...shape, headDim, length: 1 }, 1);
+      await check(gpu, { ...shape, headDim, slidingWindow: 9 }, 1);
+    }
+    await check(gpu, { ...shape, headDim: 8, cap: 2 }, 1, 20);
   });
 
   Deno.test(`attention() that ${family} holds scores far apart`, async () => {

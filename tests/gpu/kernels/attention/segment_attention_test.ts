@@ -29,7 +29,10 @@ const GAP = 3;
  *
  * @param shape Heads of the attention.
  */
-async function check(gpu: Gpu, shape: AttentionHeads) {
+async function check(
+  gpu: Gpu,
+  shape: Omit<AttentionHeads, "sinks"> & { sinks?: Float32Array },
+) {
   const { heads, keyValueHeads, headDim } = shape;
   const segments: [prefix: number, prefixRows: number, own: number, length: number][] = [];
   let tokens = 0;
@@ -52,13 +55,14 @@ async function check(gpu: Gpu, shape: AttentionHeads) {
   using table = gpu.upload(Uint32Array.from(segments.flat()), [segments.length, 4]);
   const longest = Math.max(...segments.map(([, rows, , length]) => length - rows));
   const length = Math.max(...segments.map(([, , , length]) => length));
+  using sinks = shape.sinks && gpu.upload(shape.sinks, [heads]);
   using out = await segmentAttention(
     gpu,
     qTensor,
     kTensor,
     vTensor,
     { table, longest, length },
-    shape,
+    { ...shape, sinks },
   );
   const actual = await gpu.read(out);
   for (const [prefix, prefixRows, own, length] of segments) {
@@ -110,6 +114,12 @@ for (
     for (const headDim of [8, 64]) {
       await check(gpu, { heads: 2, keyValueHeads: 1, headDim, scale: 0.4, cap: 1.5 });
     }
+  });
+
+  Deno.test(`segmentAttention() that ${family} gives a share to sinks`, async () => {
+    const shape = { heads: 2, keyValueHeads: 1, sinks: Float32Array.of(-1, 4) };
+    await check(gpu, { ...shape, headDim: 8 });
+    await check(gpu, { ...shape, headDim: 64, slidingWindow: 5 });
   });
 }
 
