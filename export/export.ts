@@ -1,0 +1,87 @@
+import { UserError } from "../base/errors.ts";
+import { counted } from "../base/figures.ts";
+import type { ExportSource } from "./source.ts";
+
+/** What an export is asked for. */
+export interface ExportOptions {
+  /** Whether tensors that do not map exactly are approximated; they are refused otherwise. */
+  lossy: boolean;
+  /** Preferred types of a format that has several, the first that holds a tensor counts. */
+  types?: readonly string[];
+  /** Called periodically; may throw to abort. */
+  pause(): Promise<void>;
+}
+
+/** A tensor that a format cannot hold exactly. */
+export interface Misfit {
+  /** The name of the linear layer or matrix. */
+  tensor: string;
+  /** Why, as the end of a sentence. */
+  problem: string;
+  /** What would map. */
+  remedy: string;
+  /** What is written if approximations are allowed: "F16, dequantized". */
+  instead: string;
+}
+
+/** What an export has written. */
+export interface Exported {
+  bytes: number;
+  /** The number of tensors by what they are stored as. */
+  types: Record<string, number>;
+  /** What was approximated. */
+  misfits: Misfit[];
+  /** What the user of the file has to know. */
+  notes: string[];
+}
+
+/** A format of other programs. */
+export interface Export {
+  /** As commands and pipeline files name it. */
+  readonly name: string;
+  readonly summary: string;
+  /** Whether the model is a folder or a single file, then with the ending of its name. */
+  readonly form: { kind: "folder" } | { kind: "file"; ending: string };
+  /** The types that {@link ExportOptions.types} may name; none if the format has no choice. */
+  readonly types?: readonly string[];
+  /**
+   * Writes a model.
+   *
+   * @param path The file, or an empty folder. A file appears when it is complete.
+   * @throws {UserError} If the model cannot be read, something does not map, or it cannot be written.
+   */
+  write(source: ExportSource, path: string, options: ExportOptions): Promise<Exported>;
+}
+
+/**
+ * Refuses tensors that do not map, unless approximations are allowed.
+ *
+ * @throws {UserError} With each problem, the tensors that have it, and what would map.
+ */
+export function refuseMisfits(format: string, misfits: readonly Misfit[], lossy: boolean): void {
+  if (lossy || misfits.length === 0) return;
+  const lines = misfitLines(misfits).map(({ text, remedy }) => `${text}; what maps: ${remedy}`);
+  throw new UserError(
+    `Cannot export to ${format} exactly, ${counted(misfits.length, "tensor")} of the model ` +
+      `cannot be expressed:\n${lines.map((line) => `  - ${line}`).join("\n")}\n` +
+      `--allow lossy (in a pipeline file allow: lossy) approximates them`,
+  );
+}
+
+/** A line for each problem of tensors of a kind, and what would map. */
+export function misfitLines(misfits: readonly Misfit[]): { text: string; remedy: string }[] {
+  const kinds = Map.groupBy(
+    misfits,
+    ({ tensor, problem, instead }) => [kindOf(tensor), problem, instead].join("\n"),
+  );
+  return [...kinds.values()].map((same) => {
+    const [{ tensor, problem, remedy }] = same;
+    const more = same.length > 1 ? ` (as ${same.length - 1} others of its kind)` : "";
+    return { text: `"${tensor}"${more}: ${problem}`, remedy };
+  });
+}
+
+/** The name of a tensor without the number of its layer. */
+function kindOf(tensor: string): string {
+  return tensor.replace(/\.\d+\./, ".");
+}
