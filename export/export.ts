@@ -64,24 +64,18 @@ export function refuseMisfits(format: string, misfits: readonly Misfit[], lossy:
   throw new UserError(
     `Cannot export to ${format} exactly, ${counted(misfits.length, "tensor")} of the model ` +
       `cannot be expressed:\n${lines.map((line) => `  - ${line}`).join("\n")}\n` +
-      `--allow lossy (in a pipeline file allow: lossy) approximates them`,
+      `With --allow lossy (in a pipeline file, allow: lossy) they are approximated`,
   );
 }
 
-/** A line for each problem of tensors of a kind, and what would map. */
-export function misfitLines(misfits: readonly Misfit[]): { text: string; remedy: string }[] {
-  const kinds = Map.groupBy(
-    misfits,
-    ({ tensor, problem, instead }) => [kindOf(tensor), problem, instead].join("\n"),
-  );
+/** A line for each problem of some tensors, and what would map. */
+export function misfitLines(
+  misfits: readonly Misfit[],
+): { text: string; remedy: string; instead: string }[] {
+  const kinds = Map.groupBy(misfits, ({ problem, instead }) => `${problem}\n${instead}`);
   return [...kinds.values()].map((same) => {
-    const [{ tensor, problem, remedy }] = same;
-    const more = same.length > 1 ? ` (as ${same.length - 1} others of its kind)` : "";
-    return { text: `"${tensor}"${more}: ${problem}`, remedy };
+    const [{ tensor, problem, remedy, instead }] = same;
+    const others = same.length > 1 ? ` and ${counted(same.length - 1, "other")}` : "";
+    return { text: `"${tensor}"${others}: ${problem}`, remedy, instead };
   });
-}
-
-/** The name of a tensor without the number of its layer. */
-function kindOf(tensor: string): string {
-  return tensor.replace(/\.\d+\./, ".");
 }

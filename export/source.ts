@@ -8,7 +8,8 @@ import { embeddingSteps } from "../codecs/embedding/equal_steps.ts";
 import type { EqualSteps, NoEqualSteps } from "../codecs/equal_steps.ts";
 import { codecOf, dequantizedLinear, equalStepsOf, loadLinear } from "../codecs/mod.ts";
 import { ModelFiles } from "../models/model_files.ts";
-import { layerPlaces, outsidePlaces, type Place } from "../models/places.ts";
+import { layerPlaces, type Place } from "../models/places.ts";
+import { PlainWeights } from "../models/plain_weights.ts";
 import { requireTensors } from "../models/required_tensors.ts";
 import type { Folder } from "../storage/folder.ts";
 import { type FloatDtype, isFloatDtype } from "../storage/safetensors.ts";
@@ -37,6 +38,8 @@ export interface OpenMatrix {
 
 /** A plain or packed model as exports read it. */
 export class ExportSource implements Disposable {
+  #plain?: PlainWeights;
+
   private constructor(readonly model: ModelFiles) {}
 
   /**
@@ -51,6 +54,11 @@ export class ExportSource implements Disposable {
       model[Symbol.dispose]();
       throw error;
     }
+  }
+
+  /** The model's tensors under the names of the plain model. */
+  get plain(): PlainWeights {
+    return this.#plain ??= PlainWeights.open(this.model.source);
   }
 
   /** A matrix at a place: the weight of a linear layer, or of a module outside the layers. */
@@ -109,12 +117,6 @@ export class ExportSource implements Disposable {
     }
   }
 
-  /** The embedding, the head if it is not tied, and learned positions. */
-  *tables(): Generator<Matrix> {
-    const { embedding, head, positions } = outsidePlaces(this.model.architecture);
-    for (const place of [embedding, head, positions]) if (place) yield this.matrix(place);
-  }
-
   #dtypeOf(name: string): FloatDtype {
     const { dtype, file } = this.model.checkpoint.get(name);
     if (isFloatDtype(dtype)) return dtype;
@@ -132,6 +134,7 @@ export class ExportSource implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#plain?.[Symbol.dispose]();
     this.model[Symbol.dispose]();
   }
 }

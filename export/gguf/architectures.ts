@@ -160,7 +160,9 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
     head: "needed",
     isSquare: true,
     activations: ["gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast"],
-    metadata: ({ isParallel }) => ({ "use_parallel_residual": { type: "bool", value: isParallel } }),
+    metadata: ({ isParallel }) => ({
+      "use_parallel_residual": { type: "bool", value: isParallel },
+    }),
     note: ({ activation: { name } }) =>
       name === "gelu"
         ? "llama.cpp computes the activation gelu by its approximation with tanh"
@@ -169,6 +171,10 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
   cohere: {
     name: "command-r",
     head: "tied",
+    problem({ architecture: { layers, steps } }) {
+      const norms = steps(0).filter((op) => op.op === "norm").length;
+      if (norms > 1 && layers < 64) return "only models of 64 layers have norms of q and k";
+    },
     metadata: ({ architecture }) => ({ "logit_scale": f32(architecture.logitFactor ?? 1) }),
   },
   cohere2: {

@@ -34,7 +34,7 @@ export function shapeMetadata(facts: ModelFacts, target: GgufArchitecture): Shap
     notes.push(`the context is limited to ${tokens} tokens, as ${why}`);
   };
   const windows = windowMetadata(facts, target, limit);
-  const scaling = scalingMetadata(facts, target, limit);
+  const scaling = scalingMetadata(facts, target, limit, notes);
   const epsilon = norm.kind === "rms" ? "layer_norm_rms_epsilon" : "layer_norm_epsilon";
   return {
     values: {
@@ -143,6 +143,7 @@ function scalingMetadata(
   { rotary, slidingRotary, architecture: { modelType } }: ModelFacts,
   { name, factors = [] }: GgufArchitecture,
   limit: Limit,
+  notes: string[],
 ): Pick<ShapeMetadata, "values" | "vectors"> {
   const refuse = (what: string): never => {
     throw new UserError(
@@ -154,7 +155,9 @@ function scalingMetadata(
   const values: ShapeMetadata["values"] = {};
   const vectors: ShapeMetadata["vectors"] = {};
   if (slidingRotary) {
-    if (slidingRotary.scaling && name !== "gemma2") refuse("scaled positions of layers with a window");
+    if (slidingRotary.scaling && name !== "gemma2") {
+      refuse("scaled positions of layers with a window");
+    }
     values["rope.freq_base_swa"] = f32(slidingRotary.theta);
   }
   switch (scaling?.type) {
@@ -169,13 +172,16 @@ function scalingMetadata(
     case "yarn": {
       const { factor, originalLength, magnitude, lowTurns, highTurns, truncate } = scaling;
       if (!truncate) refuse("YaRN whose ramp begins between frequencies (truncate: false)");
+      if (lowTurns !== 1 || highTurns !== 32) {
+        refuse(
+          `YaRN with other turns than beta_slow 1 and beta_fast 32, found ${lowTurns} and ${highTurns}`,
+        );
+      }
       const usual = 0.1 * Math.log(factor) + 1;
       Object.assign(values, {
         "rope.scaling.type": text("yarn"),
         "rope.scaling.factor": f32(factor),
         "rope.scaling.original_context_length": u32(originalLength),
-        "rope.scaling.yarn_beta_fast": f32(highTurns),
-        "rope.scaling.yarn_beta_slow": f32(lowTurns),
         "rope.scaling.attn_factor": isClose(magnitude, usual) ? undefined : f32(magnitude / usual),
       });
       break;
@@ -191,11 +197,18 @@ function scalingMetadata(
         "rope.scaling.original_context_length": u32(scaling.originalLength),
         "rope.scaling.attn_factor": f32(scaling.magnitude),
       });
+      notes.push(
+        `with a context of more than ${scaling.originalLength} tokens, llama.cpp positions all ` +
+          `texts as long ones; give it a shorter context (-c) for short texts`,
+      );
       vectors["rope_factors_short.weight"] = Float32Array.from(scaling.short);
       vectors["rope_factors_long.weight"] = Float32Array.from(scaling.long);
       break;
     case "dynamic":
-      limit(scaling.originalLength, "llama.cpp has no dynamic NTK, which shorter texts do not need");
+      limit(
+        scaling.originalLength,
+        "llama.cpp has no dynamic NTK, which shorter texts do not need",
+      );
   }
   return { values, vectors };
 }

@@ -70,9 +70,7 @@ function splitsOf(token: string, ids: ReadonlyMap<string, number>): number {
 export function hasSpacePrefix({ normalizer, pre_tokenizer: own }: TokenizerJson): boolean {
   const steps = [normalizer, own].flatMap((step): Step[] => {
     if (!step) return [];
-    return step.type === "Sequence"
-      ? (step.normalizers ?? step.pretokenizers) as Step[]
-      : [step];
+    return step.type === "Sequence" ? (step.normalizers ?? step.pretokenizers) as Step[] : [step];
   });
   let hasPrefix = false;
   for (const step of steps) {

@@ -54,7 +54,10 @@ function float(dtype: keyof typeof FLOAT_TYPES): Storage {
 }
 
 /** The smallest type that holds the codes of some matrices, or why there is none. */
-function blockTypeOf(matrices: readonly Matrix[], types: ExportOptions["types"]): BlockType | Unfit {
+function blockTypeOf(
+  matrices: readonly Matrix[],
+  types: ExportOptions["types"],
+): BlockType | Unfit {
   const [{ isLinear }] = matrices;
   let left = BLOCK_TYPES.filter(({ name }) =>
     isLinear && types ? types.includes(name) : !ON_REQUEST.has(name)

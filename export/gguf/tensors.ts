@@ -78,7 +78,10 @@ function* normTensors(
 ): Generator<PlannedTensor> {
   const name = norms?.[op.module] ?? NORM_NAMES[op.module];
   if (!name) unknown(op.module, family);
-  const tensors = kindOf(op).tensors!(op).map((tensor) => ({ ...tensor, name: prefix + tensor.name }));
+  const tensors = kindOf(op).tensors!(op).map((tensor) => ({
+    ...tensor,
+    name: prefix + tensor.name,
+  }));
   const { heads = 1, width, perHead } = op;
   const shape = perHead ? [heads, width] : [width];
   for (const part of ["weight", "bias"]) {

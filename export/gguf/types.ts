@@ -95,7 +95,12 @@ const TQ1_0 = runType(
   (codes, unit, out, to) => {
     let at = to;
     let first = 0;
-    for (const { bytes, digits } of [[32, 5], [16, 5], [4, 4]].map(([bytes, digits]) => ({ bytes, digits }))) {
+    for (
+      const { bytes, digits } of [[32, 5], [16, 5], [4, 4]].map(([bytes, digits]) => ({
+        bytes,
+        digits,
+      }))
+    ) {
       for (let i = 0; i < bytes; i++) {
         let number = 0;
         for (let n = 0; n < digits; n++) number += codes[first + n * bytes + i] * DIGITS[n];

@@ -12,7 +12,10 @@ export class LlamaCpp implements AsyncDisposable {
 
   static async open(modelPath: string): Promise<LlamaCpp> {
     const llama = await getLlama({ gpu: false, build: "never", logLevel: "error" });
-    return new LlamaCpp(llama, await llama.loadModel({ modelPath, defaultContextFlashAttention: false }));
+    return new LlamaCpp(
+      llama,
+      await llama.loadModel({ modelPath, defaultContextFlashAttention: false }),
+    );
   }
 
   /** The ids of a text, without those of special tokens around it. */
@@ -28,7 +31,10 @@ export class LlamaCpp implements AsyncDisposable {
       probabilities: true,
       options: { temperature: 1, topK: 0, topP: 1, minP: 0 },
     };
-    const input = Array.from(ids, (id) => [id as Token, { generateNext }] as [Token, { generateNext: typeof generateNext }]);
+    const input = Array.from(
+      ids,
+      (id) => [id as Token, { generateNext }] as [Token, { generateNext: typeof generateNext }],
+    );
     const found = await sequence.controlledEvaluate(input);
     const all = new Float32Array(ids.length * vocabulary).fill(-Infinity);
     found.forEach((item, at) => {
