@@ -1,5 +1,6 @@
 import { UserError } from "../base/errors.ts";
 import { counted } from "../base/figures.ts";
+import type { ModelFiles } from "../models/model_files.ts";
 import type { ExportSource } from "./source.ts";
 
 /** What an export is asked for. */
@@ -44,6 +45,12 @@ export interface Export {
   readonly form: { kind: "folder" } | { kind: "file"; ending: string };
   /** The types that {@link ExportOptions.types} may name; none if the format has no choice. */
   readonly types?: readonly string[];
+  /**
+   * Early check of a model whose linear layers are not quantized yet.
+   *
+   * @throws {UserError} If it cannot be exported whatever its codes are.
+   */
+  check?(model: ModelFiles): void;
   /**
    * Writes a model.
    *

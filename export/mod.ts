@@ -36,7 +36,7 @@ export async function exportModel(
     checkOutputFile(out, format.form.ending, overwrite);
     return { ...await format.write(source, out, options), warnings };
   }
-  checkOutputFolder(folder, out, overwrite, isModelFile);
+  checkOutputFolder(folder, out, overwrite, isExportedFile);
   const temporary = makeFolderBeside(out);
   try {
     const exported = await format.write(source, temporary, options);
@@ -63,8 +63,12 @@ function checkOutputFile(out: string, ending: string, overwrite: boolean): void 
   }
 }
 
+/** The folder of exports in that of a run. */
+export const EXPORT_FOLDER = "exports";
+
 /** Whether a file may be one that an export has written into a folder. */
-function isModelFile(name: string): boolean {
+export function isExportedFile(name: string): boolean {
   return SMALL_FILES.includes(name) ||
-    /^model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?$/.test(name);
+    /^model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?$/.test(name) ||
+    EXPORTS.some(({ form }) => form.kind === "file" && name === `model${form.ending}`);
 }

@@ -1,4 +1,5 @@
 import { UserError } from "../../base/errors.ts";
+import type { ModelFiles } from "../../models/model_files.ts";
 import { type Export, type Misfit, refuseMisfits } from "../export.ts";
 import { GGUF_ARCHITECTURES } from "./architectures.ts";
 import { factsOf } from "./facts.ts";
@@ -19,19 +20,11 @@ export const gguf: Export = {
   form: { kind: "file", ending: ".gguf" },
   types: BLOCK_TYPES.map(({ name }) => name),
 
+  check: (model) => void describe(model),
+
   async write(source, path, { lossy, types: asked, pause }) {
     const { model } = source;
-    const { architecture } = model;
-    const target = GGUF_ARCHITECTURES[architecture.modelType];
-    if (!target) {
-      const known = [...new Set(Object.keys(GGUF_ARCHITECTURES))].join(", ");
-      throw new UserError(
-        `Cannot export "${model.name}" to gguf: llama.cpp has no "${architecture.modelType}" ` +
-          `models; it has ${known}`,
-      );
-    }
-    const shape = shapeMetadata(factsOf(architecture), target);
-    const tokenizer = tokenizerMetadata(model);
+    const { target, shape, tokenizer } = describe(model);
     const tensors: GgufTensor[] = [];
     const misfits: Misfit[] = [];
     const types: Record<string, number> = {};
@@ -85,6 +78,20 @@ export const gguf: Export = {
     return { bytes, types, misfits, notes: [...shape.notes, ...tokenizer.notes] };
   },
 };
+
+/** The metadata of a model. @throws {UserError} If llama.cpp does not know its family or tokenizer. */
+function describe(model: ModelFiles) {
+  const { architecture } = model;
+  const target = GGUF_ARCHITECTURES[architecture.modelType];
+  if (!target) {
+    throw new UserError(
+      `Cannot export "${model.name}" to gguf: llama.cpp has no "${architecture.modelType}" ` +
+        `models; it has ${Object.keys(GGUF_ARCHITECTURES).join(", ")}`,
+    );
+  }
+  const shape = shapeMetadata(factsOf(architecture), target);
+  return { target, shape, tokenizer: tokenizerMetadata(model) };
+}
 
 /** The last part of a model's name or path. */
 function nameOf(name: string): string {

@@ -1,44 +1,69 @@
-// llama.cpp itself, by node-llama-cpp, for `deno task test:export`. Nothing else imports this file, so
-// that no other task fetches the package.
+// llama.cpp itself, for `deno task test:export`. Its package is imported by a name that is not in the
+// text of an import, so that no other task fetches it.
 
-import { getLlama, type Token } from "npm:node-llama-cpp@3.21.1";
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+
+/** The package, and its version in the folder of packages. */
+const PACKAGE = "npm:node-llama-cpp@3.21.1";
+const BINARIES = ["@node-llama-cpp/linux-x64", "3.21.1", "bins/linux-x64"];
+
+/** What is used of the package. */
+interface LlamaModule {
+  getLlama(options: Record<string, unknown>): Promise<Llama>;
+}
+interface Llama {
+  loadModel(options: Record<string, unknown>): Promise<LlamaModel>;
+  dispose(): Promise<void>;
+}
+interface LlamaModel {
+  tokenize(text: string): number[];
+  createContext(options: Record<string, unknown>): Promise<LlamaContext>;
+  dispose(): Promise<void>;
+}
+interface LlamaContext {
+  getSequence(): {
+    controlledEvaluate(
+      input: [token: number, options: Record<string, unknown>][],
+    ): Promise<({ next: { probabilities: Map<number, number> } } | undefined)[]>;
+  };
+  dispose(): Promise<void>;
+}
+
+/** Fetches the package, unless it is there. */
+export async function fetchLlamaCpp(): Promise<LlamaModule> {
+  return await import(PACKAGE);
+}
 
 /** A GGUF file that llama.cpp has opened, on the CPU. */
 export class LlamaCpp implements AsyncDisposable {
-  private constructor(
-    readonly llama: Awaited<ReturnType<typeof getLlama>>,
-    readonly model: Awaited<ReturnType<Awaited<ReturnType<typeof getLlama>>["loadModel"]>>,
-  ) {}
+  private constructor(readonly llama: Llama, readonly model: LlamaModel) {}
 
   static async open(modelPath: string): Promise<LlamaCpp> {
+    const { getLlama } = await fetchLlamaCpp();
     const llama = await getLlama({ gpu: false, build: "never", logLevel: "error" });
-    return new LlamaCpp(
-      llama,
-      await llama.loadModel({ modelPath, defaultContextFlashAttention: false }),
-    );
+    const model = await llama.loadModel({ modelPath, defaultContextFlashAttention: false });
+    return new LlamaCpp(llama, model);
   }
 
   /** The ids of a text, without those of special tokens around it. */
   encode(text: string): number[] {
-    return this.model.tokenize(text) as number[];
+    return [...this.model.tokenize(text)];
   }
 
-  /** The logarithms of the probabilities of the next token behind each token, f32 `[tokens, vocabulary]`. */
+  /** The logarithms of the probabilities of the next token behind each one, f32 `[tokens, vocabulary]`. */
   async logProbabilities(ids: ArrayLike<number>, vocabulary: number): Promise<Float32Array> {
-    const context = await this.model.createContext({ contextSize: Math.max(64, ids.length + 8) });
-    const sequence = context.getSequence();
-    const generateNext = {
-      probabilities: true,
-      options: { temperature: 1, topK: 0, topP: 1, minP: 0 },
-    };
+    const context = await this.model.createContext({ contextSize: ids.length + 8 });
+    const options = { temperature: 1, topK: 0, topP: 1, minP: 0 };
+    const generateNext = { probabilities: true, options };
     const input = Array.from(
       ids,
-      (id) => [id as Token, { generateNext }] as [Token, { generateNext: typeof generateNext }],
+      (id): [number, Record<string, unknown>] => [id, { generateNext }],
     );
-    const found = await sequence.controlledEvaluate(input);
+    const found = await context.getSequence().controlledEvaluate(input);
     const all = new Float32Array(ids.length * vocabulary).fill(-Infinity);
     found.forEach((item, at) => {
-      for (const [id, probability] of item!.next.probabilities!) {
+      for (const [id, probability] of item!.next.probabilities) {
         all[at * vocabulary + id] = Math.log(probability);
       }
     });
@@ -50,4 +75,27 @@ export class LlamaCpp implements AsyncDisposable {
     await this.model.dispose();
     await this.llama.dispose();
   }
+}
+
+/** A file of a package that Deno has fetched. */
+export function packageFile(...parts: string[]): string {
+  const { stdout } = new Deno.Command(Deno.execPath(), { args: ["info", "--json"] }).outputSync();
+  const { npmCache } = JSON.parse(new TextDecoder().decode(stdout));
+  const found = readdirSync(npmCache).map((registry) => join(npmCache, registry, ...parts))
+    .find((path) => existsSync(path));
+  if (!found) throw new Error(`There is no ${parts.join("/")} below "${npmCache}"`);
+  return found;
+}
+
+/** ggml's own decoders of block types: bytes to f32. */
+export function ggmlDecoder(type: string): (bytes: Uint8Array, count: number) => Float32Array {
+  const symbol = `dequantize_row_${type.toLowerCase().replace("_k", "_K")}`;
+  const declared = { parameters: ["buffer", "buffer", "i64"], result: "void" } as const;
+  const library = packageFile(...BINARIES, "libggml-base.so");
+  const decode = Deno.dlopen(library, { [symbol]: declared }).symbols[symbol];
+  return (bytes, count) => {
+    const values = new Float32Array(count);
+    decode(bytes.slice(), values, BigInt(count));
+    return values;
+  };
 }
