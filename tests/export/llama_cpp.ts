@@ -18,6 +18,8 @@ interface Llama {
 }
 interface LlamaModel {
   tokenize(text: string): number[];
+  detokenize(ids: number[]): string;
+  readonly tokens: { bos: number | null; shouldPrependBosToken: boolean };
   createContext(options: Record<string, unknown>): Promise<LlamaContext>;
   dispose(): Promise<void>;
 }
@@ -69,6 +71,25 @@ export class LlamaCpp implements AsyncDisposable {
     });
     await context.dispose();
     return all;
+  }
+
+  /** The text of the next tokens of greatest probability. */
+  async complete(prompt: string, count: number): Promise<string> {
+    const { bos, shouldPrependBosToken } = this.model.tokens;
+    const ids = [...(shouldPrependBosToken ? [bos!] : []), ...this.encode(prompt)];
+    const start = ids.length;
+    while (ids.length < start + count) {
+      const context = await this.model.createContext({ contextSize: ids.length + 8 });
+      const options = { generateNext: { probabilities: true, options: { temperature: 1 } } };
+      const input = ids.map((id, i): [number, Record<string, unknown>] => [
+        id,
+        i === ids.length - 1 ? options : {},
+      ]);
+      const found = await context.getSequence().controlledEvaluate(input);
+      ids.push(found.at(-1)!.next.probabilities.keys().next().value!);
+      await context.dispose();
+    }
+    return this.model.detokenize(ids.slice(start));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
