@@ -25,7 +25,7 @@ const format: FolderFormat<Form> = {
 
   formOf(steps, isLinear) {
     if (!isLinear) {
-      return { problem: "embedding and head are plain", remedy: "pack with embeddings: stored" };
+      return { problem: "embedding and head have no codes there", remedy: "embeddings: stored" };
     }
     if (steps.groupOf) {
       return {
@@ -106,7 +106,7 @@ const format: FolderFormat<Form> = {
         format: "pack-quantized",
         quantization_status: "compressed",
         config_groups: Object.fromEntries(groups),
-        ignore: ["lm_head", ...dense],
+        ignore: dense,
         kv_cache_scheme: null,
         global_compression_ratio: null,
       },

@@ -25,7 +25,12 @@ export interface FolderFormat<Form> {
   label(form: Form): string;
   /** The tensors of a matrix; `open` reads its codes. */
   tensors(name: string, form: Form, open: () => EqualSteps): TensorToWrite[];
-  /** The members of config.json that tell of the forms, by the name of each module. */
+  /**
+   * The members of config.json that tell of the forms.
+   *
+   * @param forms By the name of each module.
+   * @param dense The modules of linear layers that stay plain, with the head.
+   */
   config(forms: ReadonlyMap<string, Form>, dense: readonly string[]): Record<string, unknown>;
   /** The dtype that config.json asks for. */
   dtype?: string;
@@ -97,13 +102,17 @@ export async function writeFolder<Form>(
   writeJsonAtomically(join(path, "config.json"), {
     ...config,
     ...dtype,
-    ...format.config(forms, dense),
+    ...format.config(forms, [model.architecture.names.head ?? "lm_head", ...dense]),
   });
   for (const name of SMALL_FILES.filter((name) => name !== "config.json")) {
     if (!model.source.has(name)) continue;
     copyFileAtomically(model.source.file(name).path, join(path, name));
   }
-  return { bytes, types, misfits, notes: [] };
+  const cast = ["BF16", "F32"].filter((type) => types[type]);
+  const notes = format.dtype && cast.length > 0
+    ? [`programs cast plain tensors, stored as ${cast.join(" and ")}, to ${format.dtype}`]
+    : [];
+  return { bytes, types, misfits, notes };
 }
 
 function count(types: Record<string, number>, type: string): void {

@@ -37,7 +37,7 @@ const format: FolderFormat<Form> = {
 
   formOf(steps, isLinear) {
     if (!isLinear) {
-      return { problem: "embedding and head are plain", remedy: "pack with embeddings: stored" };
+      return { problem: "embedding and head have no codes there", remedy: "embeddings: stored" };
     }
     const whole = wholeCodesOf(steps);
     if ("problem" in whole) return whole;
@@ -87,7 +87,7 @@ const format: FolderFormat<Form> = {
     ];
   },
 
-  config(forms, dense) {
+  config(forms, [, ...dense]) { // the head is plain anyway
     const kinds = [...Map.groupBy([...forms], ([, form]) => format.label(form)).values()]
       .sort((a, b) => b.length - a.length);
     const [[[, usual]]] = kinds;
