@@ -111,6 +111,8 @@ export type {
 export type { CachedFigure, Divergence, Perplexity, ZeroShot } from "./models/metrics/figures.ts";
 export type { RunOptions } from "./pipeline/run/run.ts";
 export { runGrid, runPipeline } from "./report/run_with_report.ts";
+export type { Export, Exported, ExportOptions, Misfit } from "./export/export.ts";
+export { exportModel, EXPORTS } from "./export/mod.ts";
 export {
   defineQuantizer,
   type LinearRules,

@@ -184,6 +184,27 @@ export class TextTokenizer {
   }
 }
 
+/** What a tokenizer consists of, for exports. */
+export interface TokenizerParts {
+  json: TokenizerJson;
+  settings: TokenizerSettings;
+  /** The added tokens with their ids, including those of the smaller files. */
+  added: readonly PlacedToken[];
+}
+
+/**
+ * The parts of the tokenizer of a model folder, see {@link TextTokenizer.load}.
+ *
+ * @throws {UserError} As that does.
+ */
+export function readTokenizerParts(folder: Folder): TokenizerParts {
+  TextTokenizer.load(folder); // refuses what is damaged or not supported
+  const files = TOKENIZER_FILES.filter((name) => folder.has(name));
+  const settings = readTokenizerSettings(folder);
+  const json = readVocabulary(folder, files, settings);
+  return { json, settings, added: withTokens(json, settings, vocabularyOf(json.model).ids) };
+}
+
 /** Refuses members of a `tokenizer.json` that nobody knows. */
 function checkMembers(json: TokenizerJson): void {
   const members = new Members("tokenizer.json", json);

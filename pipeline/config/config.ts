@@ -46,6 +46,8 @@ export interface StageDeclaration {
   gives: readonly string[];
   /** Artifacts that no earlier stage may give because this one does not use them. */
   excludes?: readonly string[];
+  /** The option that a list in place of the options gives; none if absent. */
+  listOption?: string;
   /** Columns per block, for a stage that sets them; undefined if its options do not. */
   // deno-lint-ignore no-explicit-any -- each stage knows the type of its own options
   blockSize?(options: any): number | undefined;
@@ -433,12 +435,18 @@ async function readEntry<S extends StageDeclaration>(
     }
   }
   written ??= {};
+  const { listOption } = stage;
+  const isList = listOption !== undefined && Array.isArray(written);
+  if (isList) written = { [listOption]: written };
   const presets = reference ? stage.presets?.reference : undefined;
   const presetsFor = (written: Presets) =>
     typeof presets === "function" ? presets(written) : presets;
   const value = isRecord(written) ? { ...presetsFor(written), ...written } : written;
   const { data, issues } = checkValue(stage.options, value, stage.name);
-  source.reportAll(issues, path);
+  const placed = isList // the list stands in place of the option
+    ? issues.map((issue) => ({ ...issue, path: issue.path.slice(1) }))
+    : issues;
+  source.reportAll(placed, path);
   return { place, stage, options: data, module };
 }
 

@@ -125,10 +125,12 @@ export function pipelineJsonSchema(
     };
   }
   const optionsOf = new Map(stages.map((stage) => [stage.name, jsonSchemaOf(stage.options)]));
+  const listOf = ({ name, listOption }: StageDeclaration) =>
+    listOption === undefined ? [] : [optionsOf.get(name)!.properties![listOption]];
   const named = (stage: StageDeclaration, others: JsonSchema[]) => [stage.name, {
     title: stage.name,
     description: stage.summary,
-    anyOf: [optionsOf.get(stage.name)!, { type: "null" }, ...others],
+    anyOf: [optionsOf.get(stage.name)!, { type: "null" }, ...listOf(stage), ...others],
   }];
   properties.stages = {
     ...properties.stages,
