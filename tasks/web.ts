@@ -1,3 +1,4 @@
+import { basename, resolve } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { count, modelFolder, runCommand, usageErrors } from "./task.ts";
 import { pageFiles } from "./web/page_files.ts";
@@ -28,15 +29,18 @@ const options = {
   build: { type: "string" },
 } as const;
 
-await runCommand({ name: "web", help: HELP, options }, async (given) => {
-  const { values: { port: portText, host: hostname = "127.0.0.1", build }, positionals } = given;
+await runCommand({ name: "web", help: HELP, options }, async ({ values, positionals, signal }) => {
+  const { port: portText, host: hostname = "127.0.0.1", build } = values;
   if (positionals.length > 1) {
     throw usageError(`Give one model at most, found ${positionals.length}`);
   }
   const port = count(usageError, "--port", portText, 8000, 0);
   if (port > 65535) throw usageError(`--port must be at most 65535, found ${port}`);
-  const model = positionals.length ? ServedModel.open(modelFolder(positionals[0])) : undefined;
-  const page = await pageFiles(model !== undefined);
+  const [given] = positionals;
+  const model = given === undefined
+    ? undefined
+    : ServedModel.open(modelFolder(given), basename(resolve(given)));
+  const page = await pageFiles(model && `./${model.place}`);
   if (build !== undefined) {
     writeSite(build, page, model);
     return console.log(`Written: ${build}`);
@@ -45,10 +49,10 @@ await runCommand({ name: "web", help: HELP, options }, async (given) => {
   const onListen = ({ hostname, port }: Deno.NetAddr) =>
     console.log(`Open http://${hostname === "127.0.0.1" ? "localhost" : hostname}:${port}/`);
   try {
-    await Deno.serve({ port, hostname, signal: given.signal, onListen }, handler).finished;
+    await Deno.serve({ port, hostname, signal, onListen }, handler).finished;
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
     throw new UserError(`Cannot listen on port ${port}: another program does; give another --port`);
   }
-  given.signal.throwIfAborted();
+  signal.throwIfAborted();
 });

@@ -12,15 +12,12 @@ const MODULES = {
   "service_worker.js": "web/page/service_worker.ts",
 };
 
-/** The path of the model from the page. */
-export const MODEL = "model";
-
 /**
  * The files of the page, by name.
  *
- * @param hasModel Whether the server has a model, in the folder {@link MODEL}, for the page to suggest.
+ * @param model The path of the model that the page is to suggest.
  */
-export async function pageFiles(hasModel: boolean): Promise<Map<string, string>> {
+export async function pageFiles(model?: string): Promise<Map<string, string>> {
   const scratch = mkdtempSync(join(tmpdir(), "billm-web-"));
   try {
     const files = new Map<string, string>();
@@ -30,8 +27,7 @@ export async function pageFiles(hasModel: boolean): Promise<Map<string, string>>
     for (const [name, entry] of Object.entries(MODULES)) {
       files.set(name, await bundleForBrowsers(entry, scratch));
     }
-    const site = { generator: "billm", ...(hasModel && { model: `./${MODEL}` }) };
-    return files.set("site.json", JSON.stringify(site));
+    return files.set("site.json", JSON.stringify({ generator: "billm", model }));
   } finally {
     rmSync(scratch, { recursive: true });
   }

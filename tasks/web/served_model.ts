@@ -12,11 +12,18 @@ export const FILE_LIST = "files.json";
 export class ServedModel {
   readonly #hashes = new Map<string, { stamp: string; sha256: string }>();
 
-  /** @param paths The paths by name. */
-  private constructor(readonly paths: ReadonlyMap<string, string>) {}
+  private constructor(
+    /** The path of the model from the page; its last part is what the page calls it. */
+    readonly place: string,
+    /** The paths of the files by name. */
+    readonly paths: ReadonlyMap<string, string>,
+  ) {}
 
-  /** @throws {UserError} If there is no model in a folder, or none that a page can load. */
-  static open(folder: string): ServedModel {
+  /**
+   * @param name What the page calls it.
+   * @throws {UserError} If there is no model in a folder, or none that a page can load.
+   */
+  static open(folder: string, name: string): ServedModel {
     using model = ModelFiles.open(denoFolder(folder));
     const other = model.files.find((path) => /\.bin(\.index\.json)?$/.test(path));
     if (other !== undefined) {
@@ -25,7 +32,8 @@ export class ServedModel {
           `pages load safetensors only, so quantize the model first`,
       );
     }
-    return new ServedModel(new Map(model.files.map((path) => [basename(path), path])));
+    const place = `models/${name.replaceAll(/[^\w.-]+/g, "-").replace(/^\.*/, "") || "model"}`;
+    return new ServedModel(place, new Map(model.files.map((path) => [basename(path), path])));
   }
 
   /** The content of the {@link FILE_LIST}; files are hashed when they are new or have changed. */

@@ -1,7 +1,6 @@
 import { open } from "node:fs/promises";
 import { extname } from "node:path";
 import { isSystemError } from "../../storage/folder.ts";
-import { MODEL } from "./page_files.ts";
 import { FILE_LIST, type ServedModel } from "./served_model.ts";
 
 const TYPES: Record<string, string> = {
@@ -43,7 +42,9 @@ export async function pageServer(
         },
       });
     }
-    const file = name.startsWith(`${MODEL}/`) ? decoded(name.slice(MODEL.length + 1)) : "";
+    const file = model && name.startsWith(`${model.place}/`)
+      ? decoded(name.slice(model.place.length + 1))
+      : "";
     if (model && file === FILE_LIST) return Response.json(model.list());
     const path = model?.paths.get(file);
     if (path === undefined) return new Response("Not found", { status: 404 });

@@ -10,7 +10,6 @@ import {
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { copyFileAtomically } from "../../storage/files.ts";
-import { MODEL } from "./page_files.ts";
 import { FILE_LIST, type ServedModel } from "./served_model.ts";
 
 /**
@@ -33,9 +32,10 @@ export function writeSite(
   mkdirSync(part, { recursive: true });
   for (const [name, text] of page) writeFileSync(join(part, name), text);
   if (model) {
-    mkdirSync(join(part, MODEL));
-    for (const [name, path] of model.paths) copyFileAtomically(path, join(part, MODEL, name));
-    writeFileSync(join(part, MODEL, FILE_LIST), JSON.stringify(model.list()));
+    const place = join(part, model.place);
+    mkdirSync(place, { recursive: true });
+    for (const [name, path] of model.paths) copyFileAtomically(path, join(place, name));
+    writeFileSync(join(place, FILE_LIST), JSON.stringify(model.list()));
   }
   rmSync(folder, { recursive: true, force: true });
   renameSync(part, folder);

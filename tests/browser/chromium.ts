@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { TemporaryFolder } from "../temporary_folder.ts";
@@ -34,16 +34,21 @@ export class Chromium {
 
   /**
    * @param flags Of the command line, beside those that it always has.
+   * @param folder Of its profile, which closing removes.
    * @throws {Error} If there is no browser; `CHROMIUM` names one that has another name.
    */
-  static async open(flags: readonly string[] = ["--disable-gpu"]): Promise<Chromium> {
+  static async open(
+    flags: readonly string[] = ["--disable-gpu"],
+    folder = new TemporaryFolder(),
+  ): Promise<Chromium> {
     const command = Deno.env.get("CHROMIUM") ?? COMMANDS.find(isCommand);
     if (!command) {
       throw new Error(
         `There is no Chromium (${COMMANDS.join(", ")}): install it, or name it in CHROMIUM`,
       );
     }
-    const folder = new TemporaryFolder();
+    const portFile = join(folder.path, "DevToolsActivePort");
+    rmSync(portFile, { force: true }); // of a browser that was killed
     const child = new Deno.Command(command, {
       args: [
         "--headless",
@@ -57,7 +62,6 @@ export class Chromium {
       stdout: "null",
       stderr: "null",
     }).spawn();
-    const portFile = join(folder.path, "DevToolsActivePort");
     for (let tries = 0; !existsSync(portFile) || readFileSync(portFile, "utf8") === ""; tries++) {
       if (tries === 200) throw new Error(`"${command}" did not start in 20 s`);
       await setTimeout(100);
@@ -141,6 +145,13 @@ export class Chromium {
   async pdf(): Promise<Uint8Array> {
     const { data } = await this.send("Page.printToPDF", { printBackground: false });
     return Uint8Array.fromBase64(data as string);
+  }
+
+  /** Ends the browser at once, as a crash does; its profile stays. */
+  async kill(): Promise<void> {
+    this.child.kill("SIGKILL");
+    await this.child.status;
+    await setTimeout(500); // its helpers end when they notice
   }
 
   /** Ends the browser; nothing can be shown any more. */

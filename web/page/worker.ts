@@ -146,12 +146,17 @@ function describe({ gpu, model: { files } }: Running, folder: Folder, seconds: n
     name: files.name,
     hasChat: hasChatTemplate(folder),
     maxLength: files.architecture.maxLength,
-    adapter: gpu.name,
+    adapter: nameOf(gpu.device.adapterInfo),
     isSoftware: gpu.software,
     hasSubgroups: gpu.device.features.has("subgroups"),
     gpuBytes: current + pooled,
     seconds,
   };
+}
+
+/** What the browser tells of the adapter: more or less of it, to keep devices from being told apart. */
+function nameOf({ description, vendor, architecture, device }: GPUAdapterInfo): string {
+  return description || [vendor, architecture, device].filter(Boolean).join(" ");
 }
 
 async function openFolder(
