@@ -3,7 +3,7 @@ import { SMALL_FILES } from "../models/model_files.ts";
 import { readWeightMap } from "../storage/checkpoint.ts";
 import { MemoryFolder } from "../storage/memory_folder.ts";
 import type { ModelSource } from "./model_source.ts";
-import { request } from "./request.ts";
+import { Refusal, request } from "./request.ts";
 
 const SINGLE = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
@@ -37,9 +37,11 @@ export interface ListedFile {
  * @throws {UserError} If there is no model, or the server cannot be reached or refuses.
  */
 export async function listFiles(source: ModelSource, signal?: AbortSignal): Promise<ListedFile[]> {
-  const files = source.hub
+  const listing = source.hub
     ? await listOfHub(source, signal)
-    : await listOfFolder(source, signal) ?? await probe(source, signal);
+    : await listOfFolder(source, signal);
+  const isListing = listing !== undefined;
+  const files = listing ?? await probe(source, signal);
   const names = new Set(files.map(({ name }) => name));
   if (!names.has("config.json")) {
     throw new UserError(
@@ -57,13 +59,12 @@ export async function listFiles(source: ModelSource, signal?: AbortSignal): Prom
   }
   const shards = await shardsOf(index, signal);
   const listed = files.filter(({ name }) => isWanted(name, [...shards, INDEX]));
-  const others = shards.filter((name) => !names.has(name));
-  if (!source.hub && others.length === shards.length) {
-    return [...listed, ...await headsOf(source.url, others, signal)];
-  }
-  if (others.length === 0) return listed;
+  // Probing did not know their names.
+  if (!isListing) listed.push(...await headsOf(source.url, shards, signal));
+  const absent = shards.find((shard) => !listed.some(({ name }) => name === shard));
+  if (absent === undefined) return listed;
   throw new UserError(
-    `Cannot load "${source.url}": its index lists "${others[0]}", which is not there`,
+    `Cannot load "${source.url}": its index lists "${absent}", which is not there`,
   );
 }
 
@@ -85,7 +86,11 @@ async function listOfHub(
 ): Promise<ListedFile[]> {
   const { endpoint, id, revision } = hub!;
   const api = `${endpoint}/api/models/${id}`;
-  const found = await jsonOf(`${api}/revision/${revision}`, signal);
+  // The hub tells nobody whether a model that is not public exists.
+  const found = await jsonOf(`${api}/revision/${revision}`, signal).catch((error) => {
+    if (error instanceof Refusal && [401, 403].includes(error.status)) return undefined;
+    throw error;
+  });
   const { sha } = found as { sha?: unknown } ?? {};
   if (typeof sha !== "string" || !/^[0-9a-f]{40}$/.test(sha)) {
     throw new UserError(
@@ -96,7 +101,7 @@ async function listOfHub(
   return entries.filter(({ type }) => type === "file").map(({ path, size, oid, lfs }) => ({
     name: path,
     url: `${endpoint}/${id}/resolve/${sha}/${encodeURIComponent(path)}`,
-    bytes: size,
+    bytes: lfs?.size ?? size,
     hash: lfs
       ? { kind: "sha256" as const, digits: lfs.oid }
       : { kind: "git" as const, digits: oid },
@@ -109,7 +114,7 @@ interface HubEntry {
   path: string;
   size: number;
   oid: string;
-  lfs?: { oid: string };
+  lfs?: { oid: string; size: number };
 }
 
 /** The files that `files.json` lists; undefined if the folder has no such file. */
@@ -156,7 +161,7 @@ async function headOf(
   name: string,
   signal?: AbortSignal,
 ): Promise<ListedFile | undefined> {
-  const response = await request(url, { method: "HEAD", signal, cache: "no-cache" });
+  const response = await headersOf(url, signal);
   if (!response) return undefined;
   const { headers } = response;
   const bytes = headers.get("content-encoding") ? null : headers.get("content-length");
@@ -166,6 +171,19 @@ async function headOf(
     ...(bytes !== null && { bytes: Number(bytes) }),
     ...versionOf(headers),
   };
+}
+
+/** The headers of a file; some servers send them with the file only. */
+async function headersOf(url: string, signal?: AbortSignal): Promise<Response | undefined> {
+  const init: RequestInit = { signal, cache: "no-cache" };
+  try {
+    return await request(url, { ...init, method: "HEAD" });
+  } catch (error) {
+    if (!(error instanceof Refusal) || ![405, 501].includes(error.status)) throw error;
+    const response = await request(url, init);
+    await response?.body?.cancel();
+    return response;
+  }
 }
 
 /** What a response says of the version of its content: a strong ETag, or else the date. */

@@ -14,6 +14,9 @@ const FOLDER = "billm-models";
 const STATE = "state.json";
 const FILES = "files";
 
+/** Milliseconds in which a disposed model is free. */
+const FREE_MS = 200;
+
 /** What the store knows of a model; it is replaced as a whole, so that it is never half-written. */
 interface State {
   format: 1;
@@ -145,11 +148,18 @@ export class ModelStore {
 
   /** Removes a model. @throws {UserError} If a tab, this or another one, uses it. */
   async remove(key: string): Promise<void> {
-    await this.locks.request(lockOf(key), { ifAvailable: true }, async (lock) => {
-      if (!lock) throw new UserError("The model is in use, here or in another tab; close it first");
+    // A model that was just disposed is free a moment later.
+    const signal = AbortSignal.timeout(FREE_MS);
+    const work = async () => {
       const all = await this.root.getDirectoryHandle(FOLDER, { create: true });
       await all.removeEntry(key, { recursive: true });
-    });
+    };
+    try {
+      await this.locks.request(lockOf(key), { signal }, work);
+    } catch (error) {
+      if ((error as Error).name !== "TimeoutError") throw error;
+      throw new UserError("The model is in use, here or in another tab; close it first");
+    }
   }
 
   async #download(

@@ -3,11 +3,18 @@ import { UserError } from "../base/errors.ts";
 /** A request that may succeed later: no connection, or a server that is overloaded. */
 export class PassingTrouble extends UserError {}
 
+/** A server has refused a request. */
+export class Refusal extends UserError {
+  constructor(message: string, readonly status: number) {
+    super(message);
+  }
+}
+
 /**
  * The server's response; undefined if it does not have the file. Servers of single-page applications answer
  * with a page for any path; no file of a model is a page, so that counts as not having it.
  *
- * @throws {PassingTrouble} If there is no response, or one with status 408, 429 or of 500 and more.
+ * @throws {PassingTrouble} If there is no response, or the status says that the server is overloaded.
  * @throws {UserError} If the server refuses in another way.
  * @throws The reason of the signal.
  */
@@ -25,11 +32,11 @@ export async function request(url: string, init: RequestInit = {}): Promise<Resp
   if (status === 416) return response; // the caller asked for a range
   await response.body?.cancel();
   if (response.ok || status === 404) return undefined;
-  const Kind = status === 408 || status === 429 || status >= 500 ? PassingTrouble : UserError;
-  const advice = status === 401 || status === 403
-    ? "; the server demands an authorization, which this page does not have"
-    : "";
-  throw new Kind(`Cannot fetch "${url}": ${`${status} ${statusText}`.trim()}${advice}`);
+  const problem = `Cannot fetch "${url}": ${`${status} ${statusText}`.trim()}`;
+  if ([408, 429, 500, 502, 503, 504].includes(status)) throw new PassingTrouble(problem);
+  const isUnauthorized = status === 401 || status === 403;
+  const advice = "; the server demands an authorization, which this page does not have";
+  throw new Refusal(problem + (isUnauthorized ? advice : ""), status);
 }
 
 /** The error for a request without a response: pages are not told why, but can find out in part. */

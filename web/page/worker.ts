@@ -14,6 +14,7 @@ import {
   ResidentModel,
   UserError,
 } from "../web.ts";
+import { keyOf } from "../model_store.ts";
 import type { Answer, Input, Loaded, ModelPlace, Options, Question } from "./protocol.ts";
 
 /** A model in GPU memory and what it holds on to. */
@@ -21,6 +22,8 @@ interface Running {
   gpu: Gpu;
   model: ResidentModel;
   held: Held;
+  /** Of the stored model; undefined if it is not stored. */
+  key?: string;
 }
 
 /** What is freed with a model, the last first. Not every browser has an AsyncDisposableStack. */
@@ -79,6 +82,7 @@ async function answer(question: Question): Promise<void> {
       return await unload();
     case "remove":
       return await attempt("remove", async () => {
+        if (running?.key === question.key) await unload();
         await (await openStore()).remove(question.key);
         await listModels();
       });
@@ -130,7 +134,7 @@ async function load(place: ModelPlace, signal: AbortSignal): Promise<void> {
     const onProgress = (done: number, total: number) =>
       say({ type: "progress", text: `Loading layer ${done} of ${total}`, done, total });
     const model = held.use(await ResidentModel.load(gpu, files, { signal, onProgress }));
-    running = { gpu, model, held };
+    running = { gpu, model, held, ...keyOfPlace(place) };
     const seconds = (performance.now() - start) / 1000;
     say({ type: "loaded", model: describe(running, folder, seconds) });
     for (const text of files.warnings) say({ type: "notice", text });
@@ -138,6 +142,11 @@ async function load(place: ModelPlace, signal: AbortSignal): Promise<void> {
     await held.free();
     throw error;
   }
+}
+
+function keyOfPlace(place: ModelPlace): { key?: string } {
+  if ("key" in place) return { key: place.key };
+  return "source" in place ? { key: keyOf(place.source) } : {};
 }
 
 function describe({ gpu, model: { files } }: Running, folder: Folder, seconds: number): Loaded {
