@@ -26,7 +26,8 @@ export const LIMITS: DownloadLimits = { stallMs: 30_000, pauseMs: 1000 };
  * @param target What it has belongs to the version of the file that is listed, or is to be empty.
  * @param onBytes Called with the number of bytes in `target`.
  * @throws {UserError} If the server refuses or stays silent, the content is not the listed one (`target` is
- *   then empty), or the storage is full (`target` then has what was received).
+ *   then empty).
+ * @throws {DOMException} If the storage is full; `target` then has what was received.
  * @throws The reason of the signal.
  */
 export async function downloadFile(
@@ -108,7 +109,8 @@ async function receive(
   } catch (error) {
     user?.throwIfAborted();
     if (stall.signal.aborted) throw stall.signal.reason;
-    if (error instanceof UserError) throw error;
+    // A body that breaks off fails with a TypeError, the storage with others.
+    if (!(error instanceof TypeError)) throw error;
     throw new PassingTrouble(`Cannot fetch "${file.url}": the connection was lost`);
   } finally {
     clearTimeout(timer);
@@ -145,30 +147,12 @@ async function append(
     if (done) return;
     let rest = value;
     while (rest.length > 0) {
-      const written = write(target, rest, at);
+      const written = target.write(rest, { at });
       at += written;
       rest = rest.subarray(written);
     }
     onBytes(at);
   }
-}
-
-function write(target: AccessHandle, bytes: Uint8Array<ArrayBuffer>, at: number): number {
-  try {
-    return target.write(bytes, { at });
-  } catch (error) {
-    throw new UserError(
-      `Cannot store the model: ${storageReason(error)}; what was downloaded is kept`,
-    );
-  }
-}
-
-/** The reason why browser storage cannot be written, with what to do. */
-export function storageReason(error: unknown): string {
-  const { name, message } = error as Error;
-  return name === "QuotaExceededError"
-    ? "the storage that the browser gives to this page is full; delete another model, or free disk space"
-    : message;
 }
 
 /** @throws {UserError} If the file, now complete, is not the listed one; `target` is then empty. */

@@ -2,7 +2,7 @@ import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 import { crc32 } from "../storage/crc32.ts";
 import { BlobFolder } from "./blob_folder.ts";
-import { downloadFile, LIMITS, storageReason } from "./download_file.ts";
+import { downloadFile, LIMITS } from "./download_file.ts";
 import { type ListedFile, listFiles } from "./file_list.ts";
 import type { ModelSource } from "./model_source.ts";
 import { type DirectoryHandle, isMissing, type Locks } from "./origin_files.ts";
@@ -120,7 +120,8 @@ export class ModelStore {
       return await this.open(key);
     }
     if (!isUpToDate(listed, await this.#state(key))) {
-      await this.#whileAlone(key, options, () => this.#download(key, source, listed, options));
+      const work = () => this.#download(key, source, listed, options);
+      await withinQuota(source.name, () => this.#whileAlone(key, options, work));
     }
     return await this.open(key);
   }
@@ -168,6 +169,8 @@ export class ModelStore {
     listed: readonly ListedFile[],
     { signal, onProgress }: StoreOptions,
   ): Promise<void> {
+    const total = totalOf(listed);
+    await this.#requireRoom(key, source.name, total);
     const folder = await this.#folder(key, true);
     const files = await folder.getDirectoryHandle(FILES, { create: true });
     const state = nextState(source, listed, await readState(folder));
@@ -175,9 +178,7 @@ export class ModelStore {
     for await (const [name] of files.entries()) {
       if (!Object.hasOwn(state.files, name)) await files.removeEntry(name);
     }
-    const total = totalOf(listed);
     let done = await storedBytes(folder, state, true);
-    await this.#requireRoom(source.name, total, await storedBytes(folder, state));
     for (const file of listed) {
       const stored = state.files[file.name];
       if (stored.isComplete) continue;
@@ -203,9 +204,11 @@ export class ModelStore {
   }
 
   /** @throws {UserError} If the browser says that there is too little room. */
-  async #requireRoom(name: string, total: number | undefined, stored: number): Promise<void> {
+  async #requireRoom(key: string, name: string, total: number | undefined): Promise<void> {
     const { quota, usage = 0 } = await this.estimate();
     if (total === undefined || quota === undefined) return;
+    const state = await this.#state(key);
+    const stored = state ? await storedBytes(await this.#folder(key), state) : 0;
     const [wanted, left] = [total - stored, Math.max(0, quota - usage)];
     if (wanted <= left) return;
     throw new UserError(
@@ -251,6 +254,19 @@ export class ModelStore {
   async #isComplete(key: string): Promise<boolean> {
     const state = await this.#state(key);
     return state !== undefined && Object.values(state.files).every(({ isComplete }) => isComplete);
+  }
+}
+
+/** Any operation on the storage may find it full. @throws {UserError} Which says so. */
+async function withinQuota(name: string, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    if ((error as Error).name !== "QuotaExceededError") throw error;
+    throw new UserError(
+      `Cannot store "${name}": the storage that the browser gives to this page is full; delete another ` +
+        `model, or free disk space. What was downloaded is kept`,
+    );
   }
 }
 
@@ -334,11 +350,7 @@ async function readState(folder: DirectoryHandle): Promise<State | undefined> {
 }
 
 async function writeState(folder: DirectoryHandle, state: State): Promise<void> {
-  try {
-    const file = await (await folder.getFileHandle(STATE, { create: true })).createWritable();
-    await file.write(JSON.stringify(state));
-    await file.close();
-  } catch (error) {
-    throw new UserError(`Cannot store "${state.name}": ${storageReason(error)}`);
-  }
+  const file = await (await folder.getFileHandle(STATE, { create: true })).createWritable();
+  await file.write(JSON.stringify(state));
+  await file.close();
 }

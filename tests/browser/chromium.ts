@@ -24,6 +24,8 @@ export class Chromium {
     readonly child: Deno.ChildProcess,
     readonly folder: TemporaryFolder,
     readonly socket: WebSocket,
+    /** The address of its DevTools. */
+    readonly tools: string,
   ) {
     socket.onmessage = ({ data }) => {
       const message = JSON.parse(data);
@@ -67,18 +69,35 @@ export class Chromium {
       await setTimeout(100);
     }
     const [port] = readFileSync(portFile, "utf8").split("\n");
-    const pages = await (await fetch(`http://127.0.0.1:${port}/json/list`)).json();
+    const tools = `http://127.0.0.1:${port}/json`;
+    const pages = await (await fetch(`${tools}/list`)).json();
     const page = pages.find(({ type }: { type: string }) => type === "page");
-    const socket = new WebSocket(page.webSocketDebuggerUrl);
+    return await Chromium.#connect(child, folder, page.webSocketDebuggerUrl, tools);
+  }
+
+  static async #connect(
+    child: Deno.ChildProcess,
+    folder: TemporaryFolder,
+    url: string,
+    tools: string,
+  ): Promise<Chromium> {
+    const socket = new WebSocket(url);
     await new Promise((resolve, reject) => {
       socket.onopen = resolve;
       socket.onerror = reject;
     });
-    const chromium = new Chromium(child, folder, socket);
+    const chromium = new Chromium(child, folder, socket, tools);
     for (const domain of ["Page", "Runtime", "Log", "Network"]) {
       await chromium.send(`${domain}.enable`);
     }
     return chromium;
+  }
+
+  /** Another tab of the same browser, which is closed with it. */
+  async openTab(): Promise<Chromium> {
+    const { webSocketDebuggerUrl } = await (await fetch(`${this.tools}/new`, { method: "PUT" }))
+      .json();
+    return await Chromium.#connect(this.child, this.folder, webSocketDebuggerUrl, this.tools);
   }
 
   /** Calls a method of the protocol. */

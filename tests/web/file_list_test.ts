@@ -29,7 +29,10 @@ Deno.test("a model is named by a URL, a path, or its name on the hub", () => {
   for (const text of ["", "name", "a b/c", "ftp://host/m", "owner/name/more", "javascript:1"]) {
     assert.throws(() => parseSource(text, PAGE), UserError, text);
   }
-  assert.throws(() => parseSource("a/b@x/y", PAGE), /the revision must be a branch, a tag or a commit/);
+  assert.throws(
+    () => parseSource("a/b@x/y", PAGE),
+    /the revision must be a branch, a tag or a commit/,
+  );
 });
 
 Deno.test("models have folders of their own, with plain names", () => {

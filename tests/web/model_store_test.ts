@@ -194,7 +194,7 @@ Deno.test("a storage that is full is said before and while a model is downloaded
   assert.deepEqual(server.fetched, []);
   await assert.rejects(
     store.fetch(source),
-    /^UserError: Cannot store the model: the storage that the browser gives to this page is full; /,
+    /^UserError: Cannot store "m": the storage that the browser gives to this page is full; /,
   );
   origin.room.bytes += 1e6;
   (await store.fetch(source))[Symbol.dispose]();

@@ -178,14 +178,14 @@ async function openFolder(
   }
   const store = await openStore();
   if ("key" in place) return held.use(await store.open(place.key));
-  let shown = 0;
+  let shown = { file: "", at: 0 };
   try {
     const model = await store.fetch(place.source, {
       signal,
       onProgress(file, done, total) {
-        const now = performance.now();
-        if (now - shown < 100) return;
-        shown = now;
+        const at = performance.now();
+        if (file === shown.file && at - shown.at < 100) return;
+        shown = { file, at };
         say({ type: "progress", text: `Downloading ${file}`, done, total });
       },
       onWait() {
