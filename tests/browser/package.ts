@@ -3,7 +3,7 @@
  * `deno task test:browser`.
  */
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { writePackage } from "../../tasks/web/package.ts";
@@ -13,11 +13,13 @@ import { WebPage } from "./web_page.ts";
 
 const MODEL = join(PROJECT, "examples/models/tiny-llama");
 
+const folder = new TemporaryFolder();
+Deno.test.afterAll(() => folder[Symbol.dispose]());
+const dist = join(folder.path, "dist");
+mkdirSync(dist); // an empty folder is no obstacle
+await writePackage(dist);
+
 Deno.test("the example of docs/browser.md downloads a model and writes a text", async () => {
-  using folder = new TemporaryFolder();
-  const dist = join(folder.path, "dist");
-  await writePackage(dist);
-  await writePackage(dist); // replaces an earlier one
   const document = readFileSync(join(PROJECT, "docs/browser.md"), "utf8");
   const examples = [...document.matchAll(/```js\n\/\/ (\S+)\n([^]*?)```/g)];
   assert.equal(examples.length, 2);
@@ -41,16 +43,15 @@ Deno.test("the example of docs/browser.md downloads a model and writes a text", 
 });
 
 Deno.test("the types of the package fit a page, and refuse what it does not take", async () => {
-  using folder = new TemporaryFolder();
-  const dist = join(folder.path, "dist");
-  await writePackage(dist);
   const { exports } = JSON.parse(readFileSync(join(dist, "package.json"), "utf8"));
   const types = join(dist, exports["."].types);
   const check = async (text: string) => {
     const path = join(folder.path, "page.ts");
     writeFileSync(
       path,
-      `// @ts-types="${types}"\nimport * as web from "${join(dist, "billm.js")}";\n${text}`,
+      `/// <reference lib="webworker" />\n// @ts-types="${types}"\nimport * as web from "${
+        join(dist, "billm.js")
+      }";\n${text}`,
     );
     const config = join(PROJECT, "tests/web/browser_types.json");
     const { stderr } = await new Deno.Command(Deno.execPath(), {
