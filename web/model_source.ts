@@ -43,9 +43,28 @@ export function parseSource(text: string, base: string, endpoint = HUB): ModelSo
       return hubSource(endpoint, page, revision);
     }
   }
-  url.hash = url.search = "";
+  refuseParts(given, url);
+  url.hash = "";
   const folder = url.href.replace(/(\/(config|model\.safetensors\.index)\.json)?\/*$/, "");
-  return { name: decodeURIComponent(folder.split("/").at(-1)!) || url.host, url: folder };
+  return { name: decoded(folder.split("/").at(-1)!) || url.host, url: folder };
+}
+
+/** @throws {UserError} If a URL has parts that the names of files cannot be added to, or pages may not send. */
+function refuseParts(given: string, { search, username, password }: URL): void {
+  const refuse = (problem: string): never => {
+    throw new UserError(`Cannot load "${given.replace(/\/\/.*@/, "//")}": ${problem}`);
+  };
+  if (search) refuse(`give the address of a folder, without "${search}"`);
+  if (username || password) refuse("pages may not send a name or password in an address");
+}
+
+/** A part of a URL as text, or as it is if it is no UTF-8. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function hubSource(endpoint: string, id: string, revision = "main"): ModelSource {

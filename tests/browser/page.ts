@@ -173,6 +173,8 @@ Deno.test("a model is loaded, writes what it writes in Deno, and again without a
     /^The stored model is used, as it is. .* does not answer/,
   );
   assert.equal((await visit.write(prompt, "completion", 24)).text, expected);
+  await visit.do(`document.querySelector("#stored button").click()`); // the one that is loaded
+  assert.equal(await visit.loaded(), "");
   const again = start(handler, port);
   await visit.do(`[...document.querySelectorAll("#stored button")].at(-1).click()`);
   await visit.until("document.getElementById('stored-part').hidden");
@@ -330,6 +332,7 @@ Deno.test("prompts: stopped, too long, wrong settings, further turns of a chat",
   await visit.do(`$("send").click()`);
   assert.match(await visit.text("text-problem"), /^Top p: Value must be less than or equal to 1/);
   await visit.do(`document.querySelector("[name=topP]").value = ""; $("clear").click()`);
+  assert.match(await visit.load("/nowhere"), /^There is no model at/); // the loaded one stays
   await visit.write("One", "chat", 3);
   await visit.write("Two", "chat", 3);
   const titles = await visit.browser.evaluate(

@@ -131,7 +131,7 @@ function showEnd({ end, gpuBytes }: Answer & { type: "end" }): void {
   conversation.end();
   const reasons = {
     "stop-token": "ended by the model",
-    "max-tokens": "stopped at the most tokens that the settings allow",
+    "max-tokens": "stopped at the maximum of tokens",
     "max-length": "stopped at the longest text of the model",
     "interrupted": "stopped",
   };

@@ -123,13 +123,16 @@ async function listModels(): Promise<void> {
 
 async function load(place: ModelPlace, signal: AbortSignal): Promise<void> {
   const start = performance.now();
-  await unload();
   const problem = await browserProblem();
   if (problem) throw new UserError(`${problem.problem} ${problem.remedy}`);
+  const { key } = keyOfPlace(place);
+  // The same model cannot change while it is held; another one stays until the new one is there.
+  if (key !== undefined && key === running?.key) await unload();
   const held = new Held();
   try {
     const { folder, name } = await openFolder(place, signal, held);
     const files = held.use(ModelFiles.open(folder, name));
+    await unload();
     const gpu = held.use(await openGpu());
     const onProgress = (done: number, total: number) =>
       say({ type: "progress", text: `Loading layer ${done} of ${total}`, done, total });
