@@ -1,5 +1,7 @@
+import { existsSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { UserError } from "../base/errors.ts";
+import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { count, modelFolder, runCommand, usageErrors } from "./task.ts";
 import { pageFiles } from "./web/page_files.ts";
 import { ServedModel } from "./web/served_model.ts";
@@ -37,9 +39,7 @@ await runCommand({ name: "web", help: HELP, options }, async ({ values, position
   const port = count(usageError, "--port", portText, 8000, 0);
   if (port > 65535) throw usageError(`--port must be at most 65535, found ${port}`);
   const [given] = positionals;
-  const model = given === undefined
-    ? undefined
-    : ServedModel.open(modelFolder(given), basename(resolve(given)));
+  const model = given === undefined ? undefined : open(given);
   const page = await pageFiles(model && `./${model.place}`);
   if (build !== undefined) {
     writeSite(build, page, model);
@@ -56,3 +56,11 @@ await runCommand({ name: "web", help: HELP, options }, async ({ values, position
   }
   signal.throwIfAborted();
 });
+
+function open(folder: string): ServedModel {
+  if (existsSync(folder)) return ServedModel.open(modelFolder(folder), basename(resolve(folder)));
+  throw new UserError(
+    `Cannot serve "${folder}": there is no such folder` +
+      (HUB_ID.test(folder) ? `; the page loads models from the hub itself: give it the name` : ""),
+  );
+}

@@ -11,7 +11,9 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { gzipSync } from "node:zlib";
 import { UserError } from "../../base/errors.ts";
+import { pageFiles } from "../../tasks/web/page_files.ts";
 import { ServedModel } from "../../tasks/web/served_model.ts";
 import { pageServer } from "../../tasks/web/server.ts";
 import { writeSite } from "../../tasks/web/write_site.ts";
@@ -126,11 +128,36 @@ Deno.test("a site is written as a whole, over an earlier one only", () => {
   assert(existsSync(join(others, "page.js")));
 });
 
+Deno.test("the files of the page need no others, and are small when they are compressed", async () => {
+  const page = await pageFiles("./models/m");
+  assert.equal(JSON.parse(page.get("site.json")!).model, "./models/m");
+  let compressed = 0;
+  for (const [name, text] of page) {
+    compressed += gzipSync(text).length;
+    if (!name.endsWith(".js")) continue;
+    assert.doesNotMatch(
+      text,
+      /\b(?:await )?using \w+\s*=|\bimport\s*["'{*]|\bDeno\b|\bnode:/,
+      name,
+    );
+  }
+  assert(compressed < 300_000, `${compressed} bytes`);
+  const index = page.get("index.html")!;
+  for (const [, name] of index.matchAll(/(?:src|href)="(?!data:)([^"]+)"/g)) {
+    assert(page.has(name), name);
+  }
+});
+
 Deno.test("deno task web refuses arguments that it does not know before it builds anything", async () => {
   const cases: [args: string[], said: RegExp, code: number][] = [
     [["a", "b"], /Give one model at most, found 2/, 2],
     [["--port", "99999"], /--port must be at most 65535, found 99999/, 2],
-    [["/nowhere"], /Cannot open the model "\/nowhere": there is no such folder/, 1],
+    [["/nowhere"], /^Error: Cannot serve "\/nowhere": there is no such folder$/m, 1],
+    [
+      ["owner/name"],
+      /no such folder; the page loads models from the hub itself: give it the name$/m,
+      1,
+    ],
   ];
   const results = await Promise.all(cases.map(([args]) => startTask("web", args)));
   results.forEach(({ code, stderr }, i) => {
