@@ -20,7 +20,8 @@ export async function browserProblem(
 ): Promise<BrowserProblem | undefined> {
   if (!isSecureContext) {
     return {
-      problem: "This address is not a secure one, so the browser offers neither WebGPU nor storage.",
+      problem:
+        "This address is not a secure one, so the browser offers neither WebGPU nor storage.",
       remedy: "Open the page from https, or from localhost.",
     };
   }
@@ -47,7 +48,9 @@ const LEAST = {
 } as const;
 
 function limitProblem(limits: GPUSupportedLimits): BrowserProblem | undefined {
-  const low = (Object.keys(LEAST) as (keyof typeof LEAST)[]).find((key) => limits[key] < LEAST[key]);
+  const low = (Object.keys(LEAST) as (keyof typeof LEAST)[]).find((key) =>
+    limits[key] < LEAST[key]
+  );
   return low && {
     problem: `This GPU has ${low} ${limits[low]}; models need ${LEAST[low]}.`,
     remedy: "Use another GPU, or another browser: some offer less than the GPU has.",

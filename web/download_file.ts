@@ -75,9 +75,8 @@ async function receive(
   const arrived = () => {
     clearTimeout(timer);
     timer = setTimeout(() => {
-      stall.abort(
-        new PassingTrouble(`Cannot fetch "${file.url}": nothing has arrived for ${stallMs / 1000} s`),
-      );
+      const problem = `nothing has arrived for ${stallMs / 1000} s`;
+      stall.abort(new PassingTrouble(`Cannot fetch "${file.url}": ${problem}`));
     }, stallMs);
   };
   arrived();

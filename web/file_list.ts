@@ -37,9 +37,7 @@ export interface ListedFile {
  * @throws {UserError} If there is no model, or the server cannot be reached or refuses.
  */
 export async function listFiles(source: ModelSource, signal?: AbortSignal): Promise<ListedFile[]> {
-  const listing = source.hub
-    ? await listOfHub(source, signal)
-    : await listOfFolder(source, signal);
+  const listing = source.hub ? await listOfHub(source, signal) : await listOfFolder(source, signal);
   const isListing = listing !== undefined;
   const files = listing ?? await probe(source, signal);
   const names = new Set(files.map(({ name }) => name));

@@ -212,8 +212,10 @@ export class ModelStore {
     const [wanted, left] = [total - stored, Math.max(0, quota - usage)];
     if (wanted <= left) return;
     throw new UserError(
-      `Cannot store "${name}": ${bytesText(wanted)} are still to be downloaded, but the browser gives ` +
-        `this page only ${bytesText(left)} more; delete another model, or free disk space`,
+      `Cannot store "${name}": ${
+        bytesText(wanted)
+      } are still to be downloaded, but this page may ` +
+        `store only ${bytesText(left)} more; delete another model, or free disk space`,
     );
   }
 

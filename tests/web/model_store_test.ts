@@ -189,7 +189,7 @@ Deno.test("a storage that is full is said before and while a model is downloaded
   );
   await assert.rejects(
     small.fetch(source),
-    /^UserError: Cannot store "m": 10.0 kB are still to be downloaded, but the browser gives this page only 5.0 kB more; /,
+    /^UserError: Cannot store "m": 10.0 kB are still to be downloaded, but this page may store only 5.0 kB more; /,
   );
   assert.deepEqual(server.fetched, []);
   await assert.rejects(
