@@ -402,6 +402,34 @@ Deno.test("a browser without WebGPU, and one without subgroups", async () => {
   await other.server.shutdown();
 });
 
+Deno.test("a GPU with the fewest bindings runs grids, and says so of what needs more", async () => {
+  using billm = new Workplace({ layers: 1 });
+  await billm.run();
+  const least = `const request = GPUAdapter.prototype.requestDevice;
+    GPUAdapter.prototype.requestDevice = function (wanted) {
+      delete wanted.requiredLimits.maxStorageBuffersPerShaderStage;
+      return request.call(this, wanted);
+    };\n`;
+  const bare = new Map(files).set("worker.js", least + files.get("worker.js"));
+  const servers = await Promise.all(
+    [model, ServedModel.open(billm.path("out", "model"), "billm")].map(async (model) => {
+      const { url, server } = start(await pageServer(bare, model));
+      return { url, server, model: `${url}${model.place}` };
+    }),
+  );
+  await using visit = await Visit.start();
+  await visit.open(servers[0].url);
+  assert.equal(await visit.load(servers[0].model), "");
+  const expected = "The" + await generateHere(packed, "The", 8);
+  assert.equal((await visit.write("The", "completion", 8)).text, expected);
+  await visit.open(servers[1].url);
+  assert.match(
+    await visit.load(servers[1].model),
+    /^".*" lets a kernel bind 8 buffers, but ".*" binds (9|10); use another adapter, or a model/,
+  );
+  for (const { server } of servers) await server.shutdown();
+});
+
 const own = Deno.env.get("PAGE_MODEL");
 Deno.test({
   name: "a model of one's own writes what it writes in Deno",

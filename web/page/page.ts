@@ -24,7 +24,8 @@ const prompt = byId<HTMLTextAreaElement>("prompt");
 const worker = new Worker("worker.js", { type: "module" });
 worker.addEventListener("message", ({ data }: MessageEvent<Answer>) => hear(data));
 worker.addEventListener("error", ({ message }) => {
-  setText("problem", `The program has failed: ${message}. Reload the page.`);
+  const reason = message ?? "its worker cannot be loaded";
+  setText("problem", `The program has failed: ${reason}. Reload the page.`);
   enter(model ? "ready" : "empty");
 });
 
