@@ -310,6 +310,15 @@ Deno.test("chosen folders: a run, one without a model, one without weights", asy
   copyFileSync(join(packed, "config.json"), join(other.path, "config.json"));
   assert.match(await choose(other.path), /it has no weights as "model.safetensors"/);
   assert.equal(await choose(place.path("out")), ""); // of the run
+  await visit.open(url);
+  const data = { items: [], files: [place.path("out")], dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"]) {
+    await visit.browser.send("Input.dispatchDragEvent", { type, x: 300, y: 300, data });
+  }
+  await visit.until(
+    "document.getElementById('problem').textContent || !document.getElementById('facts').hidden",
+  );
+  assert.equal(await visit.loaded(), "");
   assert.equal((await visit.write("The", "completion", 3)).problem, "");
   await server.shutdown();
 });
