@@ -13,8 +13,9 @@ export interface BrowserProblem {
  * Subgroups are not required: without them, other kernels are used, which are slower.
  */
 export async function browserProblem(
-  { isSecureContext = true, navigator }: {
+  { isSecureContext = true, navigator, Float16Array }: {
     isSecureContext?: boolean;
+    Float16Array?: unknown;
     navigator: { readonly gpu?: Pick<GPU, "requestAdapter"> };
   } = globalThis,
 ): Promise<BrowserProblem | undefined> {
@@ -29,6 +30,12 @@ export async function browserProblem(
     return {
       problem: "This browser has no WebGPU.",
       remedy: "Use a current Chrome, Edge or Safari, or Firefox where it offers WebGPU.",
+    };
+  }
+  if (!Float16Array) {
+    return {
+      problem: "This browser is too old: it has no Float16Array.",
+      remedy: "Update it; Chrome and Edge need version 135 or later.",
     };
   }
   const adapter = await navigator.gpu.requestAdapter().catch(() => null);

@@ -1,5 +1,6 @@
 import { sha1 } from "@noble/hashes/legacy.js";
 import { sha256 } from "@noble/hashes/sha2.js";
+import { bytesToHex } from "@noble/hashes/utils.js";
 import type { FileHash } from "./file_list.ts";
 
 /** A hash that is computed while a file arrives; the one of browsers takes whole files only. */
@@ -18,6 +19,6 @@ export class RunningHash {
 
   /** Whether all that was added has the expected hash; nothing can be added afterwards. */
   isRight(): boolean {
-    return this.#hash.digest().toHex() === this.expected.digits;
+    return bytesToHex(this.#hash.digest()) === this.expected.digits;
   }
 }

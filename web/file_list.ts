@@ -72,7 +72,7 @@ function isWanted(name: string, weights: readonly string[]): boolean {
 
 async function shardsOf({ name, url }: ListedFile, signal?: AbortSignal): Promise<string[]> {
   const response = await request(url, { signal, cache: "no-cache" });
-  const bytes = response ? await response.bytes() : new Uint8Array();
+  const bytes = new Uint8Array(await response?.arrayBuffer() ?? []);
   const folder = new MemoryFolder(new Map([[name, bytes]]), url.slice(0, -name.length - 1));
   return [...new Set(Object.values(readWeightMap(folder.file(name))))].sort();
 }

@@ -10,7 +10,11 @@ function browserWith(limits: Partial<GPUSupportedLimits> | null) {
     maxStorageBufferBindingSize: 134217728,
   };
   const adapter = limits && { limits: { ...guaranteed, ...limits } } as unknown as GPUAdapter;
-  return { isSecureContext: true, navigator: { gpu: { requestAdapter: async () => adapter } } };
+  return {
+    isSecureContext: true,
+    navigator: { gpu: { requestAdapter: async () => adapter } },
+    Float16Array,
+  };
 }
 
 Deno.test("what keeps a browser from running models is said with what would do", async () => {
@@ -23,6 +27,7 @@ Deno.test("what keeps a browser from running models is said with what would do",
         /https, or from localhost/,
       ],
       [{ isSecureContext: true, navigator: {} }, /has no WebGPU/, /current Chrome/],
+      [{ ...browserWith({}), Float16Array: undefined }, /too old/, /version 135/],
       [browserWith(null), /found no GPU/, /hardware acceleration/],
       [
         browserWith({ maxStorageBuffersPerShaderStage: 4 }),
@@ -36,5 +41,8 @@ Deno.test("what keeps a browser from running models is said with what would do",
     assert.match(found!.remedy, remedy);
   }
   const failing = { gpu: { requestAdapter: () => Promise.reject(new Error("lost")) } };
-  assert.match((await browserProblem({ navigator: failing }))!.problem, /found no GPU/);
+  assert.match(
+    (await browserProblem({ navigator: failing, Float16Array }))!.problem,
+    /found no GPU/,
+  );
 });
