@@ -1,3 +1,4 @@
+import { UserError } from "../base/errors.ts";
 import type { Gpu } from "./device.ts";
 import { splitBindings } from "./panels.ts";
 import type { Tensor } from "./tensor.ts";
@@ -92,6 +93,7 @@ export class Kernel {
   /**
    * Compiles a kernel.
    *
+   * @throws {UserError} If it binds more buffers than the adapter allows.
    * @throws {Error} With the compiler's message, which shows the line, if the WGSL is wrong.
    */
   static async compile(gpu: Gpu, { name, source: text, constants }: KernelSource): Promise<Kernel> {
@@ -100,6 +102,13 @@ export class Kernel {
     const bindings = declared.filter(({ isUniform }) => !isUniform)
       .map(({ binding }) => [binding])
       .sort(([a], [b]) => a - b);
+    const most = gpu.device.limits.maxStorageBuffersPerShaderStage;
+    if (bindings.length > most) {
+      throw new UserError(
+        `"${gpu.name}" lets a kernel bind ${most} buffers, but "${name}" binds ${bindings.length}; ` +
+          `use another adapter, or a model that was quantized by another method`,
+      );
+    }
     const uniformBinding = declared.find(({ isUniform }) => isUniform)?.binding;
     gpu.device.pushErrorScope("validation");
     const whole = { ...pipelineOf(gpu, name, source, constants), bindings };

@@ -4,6 +4,7 @@ import { crc32 } from "node:zlib";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { sum } from "../base/figures.ts";
+import { BYTES_PATTERN, bytesOf } from "../base/units.ts";
 import { packEmbedding, ZEROS_GROUPS } from "../codecs/embedding/embedding.ts";
 import { type SearchedForm, searchEmbedding } from "../codecs/embedding/search_embedding.ts";
 import type { Codec, PackedLinear } from "../codecs/codec.ts";
@@ -28,19 +29,18 @@ import { packedMetadata } from "../storage/packed_metadata.ts";
 import {
   fromFloat32,
   isFloatDtype,
+  type StoredTensor,
   type TensorToWrite,
   toFloat32,
 } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 
-function shardName(shard: number, layers: number): string {
-  const digits = (n: number) => String(n).padStart(5, "0");
-  return `model-${digits(shard)}-of-${digits(layers + 1)}.safetensors`;
-}
+/** The default of `shard-bytes`: browsers and some file systems limit what they hold in one piece. */
+const SHARD_BYTES = "2GB";
 
 /**
  * The stage that writes the packed model: a shard for each decoder layer as soon as it is quantized, then
- * the tensors outside the layers, the index, config.json and the tokenizer.
+ * the tensors outside the layers in one shard or more, the index, config.json and the tokenizer.
  */
 export const pack = defineStage({
   name: "pack",
@@ -65,6 +65,11 @@ export const pack = defineStage({
     "embeddings-group-size": z.literal([...ZEROS_GROUPS]).optional().describe(
       "Numbers of a row that share a scale and a free zero; default 64",
     ),
+    "shard-bytes": z.string().regex(BYTES_PATTERN, 'must be like "2GB" or "512MB"').optional()
+      .describe(
+        "Largest size of the files of embeddings and head, each of which stays whole; a decoder layer is " +
+          `always one file; default ${SHARD_BYTES}`,
+      ),
   }).superRefine((options, issues) => {
     const { embeddings, "embeddings-zeros": zeros, "embeddings-group-size": group } = options;
     const refuse = (key: string, message: string) =>
@@ -102,7 +107,8 @@ export const pack = defineStage({
   },
 
   async endLayer(context, form, linears) {
-    const { checkpoint, architecture } = context.get("model-files");
+    const model = context.get("model-files");
+    const { checkpoint, architecture } = model;
     const { index } = context.layer;
     const prefix = architecture.names.layer(index);
     const places = [...layerPlaces(architecture, index)].filter(({ linear }) => linear);
@@ -129,7 +135,7 @@ export const pack = defineStage({
       tensors.map(({ name }) => name),
       quantized.some(({ transform }) => transform),
     );
-    const file = shardName(index + 2, context.layer.count);
+    const file = new PackedShards(model, form).ofLayer(index);
     const path = join(context.folder.model, file);
     const rotations = quantized.map(({ name, transform }) => ({ name, ...transform }));
     const metadata = {
@@ -160,39 +166,31 @@ export const pack = defineStage({
     const { architecture, checkpoint } = model;
     await model.fetchTensors();
     const tables = tablesOf(model);
-    const { layers } = architecture;
-    const outside: TensorToWrite[] = [];
     const replaced = context.find("outside-tensors");
-    // Also layers beyond those that config.json asks for, which nothing reads.
-    const ofLayers = architecture.names.layer(0).replace(/0\.$/, "");
-    for (const name of checkpoint.tensors.keys()) {
-      if (name.startsWith(ofLayers)) continue;
-      if (isSecondHead(name, model)) continue;
+    const pack = async (name: string): Promise<TensorToWrite[]> => {
       if (embeddings !== "stored" && tables.has(name)) {
         const table = name.slice(0, -".weight".length);
-        outside.push(
-          ...searched
-            ? await searchEmbedding(context.gpu, checkpoint, table, searched, model.name)
-            : packEmbedding(checkpoint, table, embeddings as 8 | 4, model.name),
-        );
-      } else {
-        const values = replaced?.get(name);
-        outside.push(
-          values ? replacementOf(checkpoint, name, values) : copyOf(checkpoint, name),
-        );
+        return searched
+          ? await searchEmbedding(context.gpu, checkpoint, table, searched, model.name)
+          : packEmbedding(checkpoint, table, embeddings as 8 | 4, model.name);
       }
+      const values = replaced?.get(name);
+      return [values ? replacementOf(checkpoint, name, values) : copyOf(checkpoint, name)];
+    };
+    const shards = new PackedShards(model, options);
+    const hashes = new Map(context.layerRecords.map(({ file, sha256 }) => [file, sha256]));
+    for (const [file, names] of shards.outside) {
+      const tensors: TensorToWrite[] = [];
+      for (const name of names) tensors.push(...await pack(name));
+      const version = versionFor([], tensors.map(({ name }) => name));
+      const path = join(context.folder.model, file);
+      const metadata = packedMetadata(tensors, version, crc32);
+      hashes.set(file, writeSafetensors(path, tensors, metadata).sha256);
     }
-    const first = shardName(1, layers);
-    const path = join(context.folder.model, first);
-    const { sha256 } = writeSafetensors(
-      path,
-      outside,
-      packedMetadata(outside, versionFor([], outside.map(({ name }) => name)), crc32),
-    );
 
     const linears = context.layerRecords.flatMap(({ linears }) => linears);
     const method = linears.find(({ method }) => method)?.method;
-    const counts = countShards(context);
+    const counts = countShards(context, shards);
     const rotation = rotationConfigOf(
       context.layerRecords.flatMap(({ layer, linears }) => {
         const prefix = architecture.names.layer(layer);
@@ -218,8 +216,7 @@ export const pack = defineStage({
       ),
     });
     copySmallFiles(context);
-    const shards = context.layerRecords.map(({ file, sha256 }) => [file, sha256] as const);
-    context.set("packed-model", summarize(context, counts, new Map([[first, sha256], ...shards])));
+    context.set("packed-model", summarize(context, counts, shards, hashes));
   },
 });
 
@@ -228,6 +225,54 @@ export interface PackOptions {
   "embeddings": "stored" | 8 | 6 | 5 | 4 | 3;
   "embeddings-zeros"?: "none" | "free";
   "embeddings-group-size"?: SearchedForm["group"];
+  "shard-bytes"?: string;
+}
+
+/** The files of a packed model. */
+class PackedShards {
+  /** The names of the tensors outside the layers by the names of their files. */
+  readonly outside: ReadonlyMap<string, readonly string[]>;
+  readonly #total: number;
+
+  constructor(model: ModelFiles, options: PackOptions) {
+    const most = bytesOf(options["shard-bytes"] ?? SHARD_BYTES);
+    const { architecture: { names, layers } } = model;
+    // Also layers beyond those that config.json asks for, which nothing reads.
+    const ofLayers = names.layer(0).replace(/0\.$/, "");
+    const outside = tensorBytes(model, options).filter(([name]) => !name.startsWith(ofLayers));
+    const groups = groupsUpTo(outside, most);
+    this.#total = groups.length + layers;
+    this.outside = new Map(groups.map((names, i) => [this.#name(i), names]));
+  }
+
+  ofLayer(layer: number): string {
+    return this.#name(this.outside.size + layer);
+  }
+
+  /** The names of all files; those of the layers are the last. */
+  get names(): string[] {
+    return Array.from({ length: this.#total }, (_, i) => this.#name(i));
+  }
+
+  #name(i: number): string {
+    const digits = (n: number) => String(n).padStart(5, "0");
+    return `model-${digits(i + 1)}-of-${digits(this.#total)}.safetensors`;
+  }
+}
+
+/** Names in groups of up to so many bytes, in their order; one that has more has a group of its own. */
+function groupsUpTo(sizes: readonly (readonly [name: string, bytes: number])[], most: number) {
+  const groups: string[][] = [[]];
+  let size = 0;
+  for (const [name, bytes] of sizes) {
+    if (size > 0 && size + bytes > most) {
+      groups.push([]);
+      size = 0;
+    }
+    groups.at(-1)!.push(name);
+    size += bytes;
+  }
+  return groups;
 }
 
 /** The bytes that the header of a file takes besides its tensors, about. */
@@ -245,6 +290,15 @@ export function entryBytes(name: string): number {
  * @param options Absent if nothing is packed: tensors are then as in the original.
  */
 export function outsideBytes(model: ModelFiles, options: PackOptions | undefined): number {
+  const headers = options ? new PackedShards(model, options).outside.size : 1;
+  return headers * HEADER_BYTES + sum(tensorBytes(model, options).map(([, bytes]) => bytes));
+}
+
+/** The bytes that each tensor takes in a packed model besides its linear layers, with its part of a header. */
+function tensorBytes(
+  model: ModelFiles,
+  options: PackOptions | undefined,
+): [name: string, bytes: number][] {
   const { checkpoint, architecture } = model;
   const layers = Array.from({ length: architecture.layers }, (_, layer) => layer);
   const linears = new Set(
@@ -253,27 +307,20 @@ export function outsideBytes(model: ModelFiles, options: PackOptions | undefined
   );
   const tables = tablesOf(model);
   const searched = options && searchedForm(options);
-  let bytes = HEADER_BYTES;
-  for (const { name, bytes: stored, shape: [rows, cols] } of checkpoint.tensors.values()) {
-    if (linears.has(name) || isSecondHead(name, model) || isMask(name)) continue;
-    bytes += (tables.has(name) ? 4 : 1) * entryBytes(name);
-    const { embeddings = "stored" } = options ?? {};
-    if (!tables.has(name) || embeddings === "stored") {
-      bytes += stored;
-      continue;
-    }
+  const { embeddings = "stored" } = options ?? {};
+  const sizeOf = ({ name, bytes, shape: [rows, cols] }: StoredTensor): number => {
+    const entries = (tables.has(name) ? 4 : 1) * entryBytes(name);
+    if (!tables.has(name) || embeddings === "stored") return entries + bytes;
     const group = searched?.group ?? (embeddings === 8 ? 64 : 32);
-    const layout = {
-      rows,
-      cols,
-      bits: embeddings,
-      group,
-      ...(searched && { zeros: true as const }),
-    };
+    const zeros = searched && { zeros: true as const };
+    const layout = { rows, cols, bits: embeddings, group, ...zeros };
     const scales = 2 * rows * embeddingScaleGroups(layout);
-    bytes += rows * embeddingRowBytes(layout) + (searched ? 2 : 1) * scales + (searched ? 12 : 0);
-  }
-  return bytes;
+    const packed = rows * embeddingRowBytes(layout) + (searched ? 2 : 1) * scales;
+    return entries + packed + (searched ? 12 : 0);
+  };
+  return [...checkpoint.tensors.values()]
+    .filter(({ name }) => !linears.has(name) && !isSecondHead(name, model) && !isMask(name))
+    .map((tensor) => [tensor.name, sizeOf(tensor)]);
 }
 
 /** The names of the embeddings' and the head's weights. */
@@ -374,8 +421,7 @@ interface ShardCounts {
   tensorBytes: number;
 }
 
-function countShards(context: ModelContext): ShardCounts {
-  const { layers } = context.get("model-files").architecture;
+function countShards(context: ModelContext, { names, outside }: PackedShards): ShardCounts {
   const counts: ShardCounts = {
     weightMap: [],
     codecs: new Set(),
@@ -384,8 +430,7 @@ function countShards(context: ModelContext): ShardCounts {
     tensorBytes: 0,
   };
   const { weightMap, codecs, bytesByPart } = counts;
-  for (let shard = 1; shard <= layers + 1; shard++) {
-    const name = shardName(shard, layers);
+  for (const name of names) {
     const path = join(context.folder.model, name);
     using written = Checkpoint.openFile(denoFile(path));
     let content = 0;
@@ -398,7 +443,7 @@ function countShards(context: ModelContext): ShardCounts {
       bytesByPart[found.part] = (bytesByPart[found.part] ?? 0) + tensor.bytes;
     }
     const size = statSync(path).size;
-    if (shard > 1) bytesByPart.headers += size - content;
+    if (!outside.has(name)) bytesByPart.headers += size - content;
     counts.bytes += size;
     counts.tensorBytes += content;
   }
@@ -413,10 +458,10 @@ function countShards(context: ModelContext): ShardCounts {
 function summarize(
   context: ModelContext,
   { weightMap, bytesByPart, bytes, tensorBytes }: ShardCounts,
+  shards: PackedShards,
   known: Map<string, string>,
 ): PackedModel {
-  const { architecture, checkpoint, source } = context.get("model-files");
-  const { layers } = architecture;
+  const { checkpoint, source } = context.get("model-files");
   const folder = context.folder.model;
   weightMap.sort(([a], [b]) => (a < b ? -1 : 1));
   writeJsonAtomically(join(folder, "model.safetensors.index.json"), {
@@ -438,9 +483,8 @@ function summarize(
     return file.size;
   }));
   const files: WrittenFileRecord[] = [];
-  const shards = Array.from({ length: layers + 1 }, (_, i) => shardName(i + 1, layers));
   const small = SMALL_FILES.filter((name) => existsSync(join(folder, name)));
-  for (const name of [...small, "model.safetensors.index.json", ...shards]) {
+  for (const name of [...small, "model.safetensors.index.json", ...shards.names]) {
     const path = join(folder, name);
     const sha256 = known.get(name) ?? sha256OfFile(path);
     files.push({ name, bytes: statSync(path).size, sha256 });

@@ -226,7 +226,7 @@ export function runCommand<const Options extends OptionsConfig>(
 }
 
 /** The options of all tasks that are paths; arguments besides options are paths, too. */
-const PATH_OPTIONS = ["output", "markdown", "svg", "peers", "model"];
+const PATH_OPTIONS = ["output", "build", "markdown", "svg", "peers", "model"];
 
 /** Arguments with the user's home for a leading "~", which a shell does not replace in `--output=~/x`. */
 function inHomes<Parsed extends { values: Record<string, unknown>; positionals: string[] }>(

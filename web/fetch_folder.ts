@@ -1,8 +1,8 @@
-import { UserError } from "../base/errors.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { readWeightMap } from "../storage/checkpoint.ts";
 import { FileError, type Folder, type OpenFile } from "../storage/folder.ts";
 import { MemoryFolder } from "../storage/memory_folder.ts";
+import { request } from "./request.ts";
 
 const INDEX = "model.safetensors.index.json";
 const SINGLE = "model.safetensors";
@@ -130,23 +130,4 @@ async function fetchFile(
     }),
   );
   return new Uint8Array(await new Response(counted).arrayBuffer());
-}
-
-/**
- * The server's response; undefined if it does not have the file.
- *
- * @throws {UserError} If the request fails in another way.
- */
-async function request(url: string, init: RequestInit): Promise<Response | undefined> {
-  let response: Response;
-  try {
-    response = await fetch(url, init);
-  } catch (error) {
-    if (init.signal?.aborted) throw error;
-    throw new UserError(`Cannot fetch "${url}": ${(error as Error).message}`);
-  }
-  if (response.ok) return response;
-  await response.body?.cancel();
-  if (response.status === 404) return undefined;
-  throw new UserError(`Cannot fetch "${url}": ${response.status} ${response.statusText}`.trim());
 }

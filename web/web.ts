@@ -35,8 +35,11 @@ export {
 export { type HeldCache, PrefixCaches } from "../models/generation/prefix_caches.ts";
 export type { SamplingOptions } from "../models/generation/sampling.ts";
 export { ModelFiles } from "../models/model_files.ts";
-export type { ChatMessage } from "../models/tokenizers/chat_template.ts";
+export { type ChatMessage, hasChatTemplate } from "../models/tokenizers/chat_template.ts";
 export { FileError, type Folder, type OpenFile, type SourceFile } from "../storage/folder.ts";
 export { MemoryFolder } from "../storage/memory_folder.ts";
 export { BlobFolder } from "./blob_folder.ts";
+export { type BrowserProblem, browserProblem } from "./browser_problem.ts";
 export { fetchFolder, type FetchOptions, remoteFolder } from "./fetch_folder.ts";
+export { type ModelSource, parseSource } from "./model_source.ts";
+export { ModelStore, type OpenModel, type StoredModel, type StoreOptions } from "./model_store.ts";

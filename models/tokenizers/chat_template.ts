@@ -53,6 +53,13 @@ export function renderChat(
   );
 }
 
+/** Whether a model has a chat template. @throws {UserError} If its settings cannot be read. */
+export function hasChatTemplate(folder: Folder): boolean {
+  if (folder.has("chat_template.jinja")) return true;
+  const config = "tokenizer_config.json";
+  return folder.has(config) && readJson(folder.file(config)).chat_template != null;
+}
+
 /** Runs a part of the work on a template; an error of it follows what failed. */
 function refusing<Result>(failed: string, run: () => Result): Result {
   try {

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { TemporaryFolder } from "../temporary_folder.ts";
@@ -24,6 +24,8 @@ export class Chromium {
     readonly child: Deno.ChildProcess,
     readonly folder: TemporaryFolder,
     readonly socket: WebSocket,
+    /** The address of its DevTools. */
+    readonly tools: string,
   ) {
     socket.onmessage = ({ data }) => {
       const message = JSON.parse(data);
@@ -34,16 +36,21 @@ export class Chromium {
 
   /**
    * @param flags Of the command line, beside those that it always has.
+   * @param folder Of its profile, which closing removes.
    * @throws {Error} If there is no browser; `CHROMIUM` names one that has another name.
    */
-  static async open(flags: readonly string[] = ["--disable-gpu"]): Promise<Chromium> {
+  static async open(
+    flags: readonly string[] = ["--disable-gpu"],
+    folder = new TemporaryFolder(),
+  ): Promise<Chromium> {
     const command = Deno.env.get("CHROMIUM") ?? COMMANDS.find(isCommand);
     if (!command) {
       throw new Error(
         `There is no Chromium (${COMMANDS.join(", ")}): install it, or name it in CHROMIUM`,
       );
     }
-    const folder = new TemporaryFolder();
+    const portFile = join(folder.path, "DevToolsActivePort");
+    rmSync(portFile, { force: true }); // of a browser that was killed
     const child = new Deno.Command(command, {
       args: [
         "--headless",
@@ -57,24 +64,40 @@ export class Chromium {
       stdout: "null",
       stderr: "null",
     }).spawn();
-    const portFile = join(folder.path, "DevToolsActivePort");
     for (let tries = 0; !existsSync(portFile) || readFileSync(portFile, "utf8") === ""; tries++) {
       if (tries === 200) throw new Error(`"${command}" did not start in 20 s`);
       await setTimeout(100);
     }
     const [port] = readFileSync(portFile, "utf8").split("\n");
-    const pages = await (await fetch(`http://127.0.0.1:${port}/json/list`)).json();
+    const tools = `http://127.0.0.1:${port}/json`;
+    const pages = await (await fetch(`${tools}/list`)).json();
     const page = pages.find(({ type }: { type: string }) => type === "page");
-    const socket = new WebSocket(page.webSocketDebuggerUrl);
+    return await Chromium.#connect(child, folder, page.webSocketDebuggerUrl, tools);
+  }
+
+  static async #connect(
+    child: Deno.ChildProcess,
+    folder: TemporaryFolder,
+    url: string,
+    tools: string,
+  ): Promise<Chromium> {
+    const socket = new WebSocket(url);
     await new Promise((resolve, reject) => {
       socket.onopen = resolve;
       socket.onerror = reject;
     });
-    const chromium = new Chromium(child, folder, socket);
+    const chromium = new Chromium(child, folder, socket, tools);
     for (const domain of ["Page", "Runtime", "Log", "Network"]) {
       await chromium.send(`${domain}.enable`);
     }
     return chromium;
+  }
+
+  /** Another tab of the same browser, which is closed with it. */
+  async openTab(): Promise<Chromium> {
+    const { webSocketDebuggerUrl } = await (await fetch(`${this.tools}/new`, { method: "PUT" }))
+      .json();
+    return await Chromium.#connect(this.child, this.folder, webSocketDebuggerUrl, this.tools);
   }
 
   /** Calls a method of the protocol. */
@@ -141,6 +164,13 @@ export class Chromium {
   async pdf(): Promise<Uint8Array> {
     const { data } = await this.send("Page.printToPDF", { printBackground: false });
     return Uint8Array.fromBase64(data as string);
+  }
+
+  /** Ends the browser at once, as a crash does; its profile stays. */
+  async kill(): Promise<void> {
+    this.child.kill("SIGKILL");
+    await this.child.status;
+    await setTimeout(500); // its helpers end when they notice
   }
 
   /** Ends the browser; nothing can be shown any more. */

@@ -1,7 +1,7 @@
 import { Chromium } from "./chromium.ts";
 
 /** WebGPU on the CPU, without a display. */
-const FLAGS = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
+export const WEBGPU_FLAGS = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
 
 /** A page of a server on this machine, in a Chromium with WebGPU on the CPU. */
 export class WebPage implements AsyncDisposable {
@@ -31,7 +31,7 @@ export class WebPage implements AsyncDisposable {
       return new Response(file.slice(Number(first), Number(last) + 1), { status: 206 });
     };
     const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, serve);
-    const page = new WebPage(await Chromium.open(FLAGS), server);
+    const page = new WebPage(await Chromium.open(WEBGPU_FLAGS), server);
     const url = `http://127.0.0.1:${server.addr.port}/`;
     await page.browser.show(url, { width: 800, height: 600, scheme: "light" });
     return page;

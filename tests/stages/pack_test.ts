@@ -222,3 +222,39 @@ Deno.test("pack: scales that f16 cannot hold are refused with the name of their 
     ),
   );
 });
+
+Deno.test("pack: shard-bytes splits the tensors outside the layers between files, and changes none", async () => {
+  using place = new Workplace({ family: "opt", layers: 1 });
+  const run = async (name: string, pack: Record<string, unknown>) => {
+    const stages = [place.method[0], { rtn: { bits: 4 } }, { pack }];
+    const { record } = await place.run({ output: place.path(name), stages });
+    return record;
+  };
+  const whole = await run("whole", {});
+  const split = await run("split", { "shard-bytes": "0.1MB" });
+  checkRecord(split);
+  const contentOf = ({ packed }: RunRecord) => {
+    using checkpoint = Checkpoint.open(denoFolder(packed!.folder));
+    const tensors = [...checkpoint.tensors.values()].sort((a, b) => a.name < b.name ? -1 : 1);
+    return tensors.map(({ name, file }) => ({ name, file, bytes: checkpoint.readBytes(name) }));
+  };
+  const [before, after] = [contentOf(whole), contentOf(split)];
+  const plain = ({ name, bytes }: { name: string; bytes: Uint8Array }) => ({ name, bytes });
+  assert.deepEqual(after.map(plain), before.map(plain));
+  const filesOf = ({ packed }: RunRecord) =>
+    packed!.files.filter(({ name }) => name.endsWith(".safetensors")).map(({ name }) => name);
+  const names = (count: number) =>
+    Array.from({ length: count }, (_, i) => `model-0000${i + 1}-of-0000${count}.safetensors`);
+  assert.deepEqual(filesOf(whole), names(2));
+  assert.deepEqual(filesOf(split), names(4));
+  // The embedding is larger than that, so it is alone; the tensors of the layer are in the last file.
+  for (const [file, content] of Object.entries(Object.groupBy(after, ({ file }) => file))) {
+    const size = content!.reduce((sum, { bytes }) => sum + bytes.length, 0);
+    const isLayer = file.includes("00004-of");
+    assert.equal(isLayer, content!.every(({ name }) => name.includes("layers.0.")), file);
+    if (!isLayer && size > 1e5) {
+      assert(content!.every(({ name }) => /embed_tokens/.test(name)), file);
+    }
+  }
+  assert.equal(split.packed!.storedBits, whole.packed!.storedBits);
+});

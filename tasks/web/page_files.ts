@@ -1,0 +1,34 @@
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { bundleForBrowsers } from "./bundle.ts";
+
+const PAGE = join(import.meta.dirname!, "../../web/page");
+
+/** The modules of the page, by the names of their bundles. */
+const MODULES = {
+  "page.js": "web/page/page.ts",
+  "worker.js": "web/page/worker.ts",
+  "service_worker.js": "web/page/service_worker.ts",
+};
+
+/**
+ * The files of the page, by name.
+ *
+ * @param model The path of the model that the page is to suggest.
+ */
+export async function pageFiles(model?: string): Promise<Map<string, string>> {
+  const scratch = mkdtempSync(join(tmpdir(), "billm-web-"));
+  try {
+    const files = new Map<string, string>();
+    for (const name of ["index.html", "page.css"]) {
+      files.set(name, readFileSync(join(PAGE, name), "utf8"));
+    }
+    for (const [name, entry] of Object.entries(MODULES)) {
+      files.set(name, await bundleForBrowsers(entry, scratch));
+    }
+    return files.set("site.json", JSON.stringify({ generator: "billm", model }));
+  } finally {
+    rmSync(scratch, { recursive: true });
+  }
+}
