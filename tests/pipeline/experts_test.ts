@@ -130,6 +130,29 @@ Deno.test("experts with no token, one, and fewer than their columns share the He
   }
 });
 
+Deno.test("allocate gives few bits to an expert that gets no token", async () => {
+  using place = withRareExperts();
+  const dataset = place.path("tokens.safetensors");
+  writeTokens(dataset);
+  const { record } = await place.run({
+    stages: [
+      "download",
+      { calibrate: { dataset, samples: WINDOWS, "sequence-length": LENGTH } },
+      { allocate: { "target-bits": 6, candidates: [2, 4], mode: "cheap", windows: 2 } },
+      "hessian",
+      "gptq",
+      "pack",
+    ],
+  });
+  const { losses } = JSON.parse(readFileSync(place.path("out/sensitivities.json"), "utf8"));
+  const experts = [0, 1, 2, 4].map((expert) => `model.layers.0.mlp.experts.${expert}.down_proj`);
+  const bits = experts.map((name) => record.allocation![name].bits);
+  assert.deepEqual(losses[experts[3]], { 2: 0, 4: 0 });
+  assert.equal(bits[3], 2);
+  assert.ok(experts.slice(0, 3).some((name) => losses[name][2] > 1e-4));
+  assert.ok(bits.includes(4), `${bits}`);
+});
+
 Deno.test("a run with experts that is interrupted, in little memory, ends in the same bytes", async () => {
   using place = new Workplace({ ...SMALL, ...SMALLER, layers: 2 });
   const fields = {
