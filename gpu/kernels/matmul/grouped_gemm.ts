@@ -61,8 +61,8 @@ function tileFor(gpu: Gpu, pairs: number, experts: number): TileShape {
 
 /**
  * Queues the products of all pairs with the matrices of their experts, without waiting: each workgroup finds
- * its rows in the table of tiles that {@link sortPairs} made. A row of the result is the same as that of a
- * product with the matrix alone.
+ * its rows in the table of tiles that {@link sortPairs} made. On GPUs, a row of the result is that of a
+ * product with the matrix alone, bit by bit.
  */
 export async function groupedGemm(
   gpu: Gpu,
