@@ -56,6 +56,9 @@ export { PartReader } from "./codecs/part_reader.ts";
 export { addArchitecture, ARCHITECTURES } from "./models/architectures/mod.ts";
 export type { Op } from "./models/ops/mod.ts";
 export {
+  type ContinuedToken,
+  type ContinueOptions,
+  continueTokens,
   generate,
   type GeneratedToken,
   type GenerateOptions,
@@ -63,6 +66,7 @@ export {
   ResidentModel,
   type ResidentOptions,
 } from "./models/generation/generation.ts";
+export { type HeldCache, PrefixCaches } from "./models/generation/prefix_caches.ts";
 export { type Questions, readQuestions, zeroShotTask } from "./data/zero_shot_tasks.ts";
 export { perplexity, type PerplexityOptions } from "./models/metrics/perplexity.ts";
 export type { SamplingOptions } from "./models/generation/sampling.ts";
@@ -107,6 +111,8 @@ export type {
 export type { CachedFigure, Divergence, Perplexity, ZeroShot } from "./models/metrics/figures.ts";
 export type { RunOptions } from "./pipeline/run/run.ts";
 export { runGrid, runPipeline } from "./report/run_with_report.ts";
+export type { Export, Exported, ExportOptions, Misfit } from "./export/export.ts";
+export { exportModel, EXPORTS } from "./export/mod.ts";
 export {
   defineQuantizer,
   type LinearRules,

@@ -4,6 +4,7 @@ import type { VectorSource } from "../gpu/kernels/vector_source.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Checkpoint } from "../storage/checkpoint.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
+import type { EqualSteps, NoEqualSteps } from "./equal_steps.ts";
 
 /** The shape of a packed linear layer as config.json states it; its tensors give the rows. */
 export interface PackedShape {
@@ -113,6 +114,8 @@ export interface Codec<Host extends HostLinear = HostLinear> {
   nonFinite(host: Host): Record<string, number>;
   /** The class of each weight of a row; all are "all" if absent. */
   kinds?(host: Host, row: number): WeightKind[];
+  /** A linear layer as codes on equal steps, for exports; no linear layer has that form if absent. */
+  equalSteps?(host: Host): EqualSteps | NoEqualSteps;
   /** The dequantized weights of a linear layer on the GPU, f32 `[rows, cols]`, owned by the caller. */
   matrix(gpu: Gpu, host: Host): Promise<Tensor>;
   /**

@@ -16,6 +16,7 @@ import type {
   Weight,
   WeightGroup,
 } from "./codec.ts";
+import { type EqualSteps, hasEqualSteps, type NoEqualSteps } from "./equal_steps.ts";
 import { PackedExperts } from "./experts/packed_experts.ts";
 import { EXPONENT, loadExponent, storeExponent } from "./exponent.ts";
 import { grid } from "./grid/codec.ts";
@@ -116,6 +117,25 @@ export function dequantizedLinear(
   const values = codec.dequantize(host, first, rows);
   if (transform) undoOnHost(values, host.cols, transform);
   return values;
+}
+
+/**
+ * A linear layer as codes on equal steps, in the layout of the original weights.
+ *
+ * @returns Why there are none if its levels are not equally spaced, or its input is rotated.
+ */
+export function equalStepsOf({ codec, host, transform }: PackedLinear): EqualSteps | NoEqualSteps {
+  if (transform?.rotation) {
+    return { problem: "its input is rotated", remedy: "a chain without the stage rotate" };
+  }
+  const steps = codec.equalSteps?.(host);
+  if (!steps) {
+    const problem = `its weights are of the codec ${codec.name}, which has no equal steps`;
+    return { problem, remedy: "gptq, rtn, sign or levels: 3" };
+  }
+  if (!transform?.exponent || !hasEqualSteps(steps)) return steps;
+  const factor = 2 ** transform.exponent;
+  return { ...steps, scales: steps.scales.map((scale) => scale * factor) };
 }
 
 /**

@@ -7,6 +7,7 @@ type RowReader = (path: string, column: string) => AsyncGenerator<string>;
 
 const READERS: Record<string, RowReader> = {
   ".txt": wholeText,
+  ".txt.gz": wholeText,
   ".raw": wholeText,
   ".jsonl": jsonRows,
   ".jsonl.gz": jsonRows,

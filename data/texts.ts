@@ -1,4 +1,5 @@
 import { constants } from "node:buffer";
+import { gunzipSync } from "node:zlib";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 
@@ -6,7 +7,7 @@ import { bytesText } from "../base/units.ts";
 export const MAX_LENGTH = constants.MAX_STRING_LENGTH;
 
 /**
- * The text of a UTF-8 file without its byte order mark.
+ * The text of a UTF-8 file without its byte order mark; of a gzip file if its name ends in `.gz`.
  *
  * A file whose name ends in `.raw` is a WikiText file. Its text equals the rows of the data set joined with
  * two newlines, as used for published perplexities: each line keeps its newline, and a blank line is an
@@ -30,6 +31,17 @@ export function readText(path: string): string {
     if (error instanceof Deno.errors.NotFound) refuse("there is no such file");
     if (error instanceof Deno.errors.IsADirectory) refuse("it is a folder");
     refuse(error instanceof Error ? error.message : String(error));
+  }
+  if (/\.gz$/i.test(path)) {
+    try {
+      bytes = new Uint8Array(gunzipSync(bytes, { maxOutputLength: MAX_LENGTH }));
+    } catch (error) {
+      refuse(
+        (error as { code?: string }).code === "ERR_BUFFER_TOO_LARGE"
+          ? `it holds more than ${bytesText(MAX_LENGTH)}; use a part of it`
+          : "it is damaged, or not gzip, though its name ends in .gz",
+      );
+    }
   }
   let text = "";
   try {

@@ -15,6 +15,10 @@ import { type Dtype, DTYPE_BYTES, elementsOf, type Piece, shapeText, Tensor } fr
 export const ADAPTER_KINDS = ["auto", "hardware", "software"] as const;
 export type AdapterChoice = typeof ADAPTER_KINDS[number];
 
+/** How large products are computed; see {@link GpuOptions}. */
+export const PRECISIONS = ["f32", "f16"] as const;
+export type Precision = typeof PRECISIONS[number];
+
 /** The options of {@link Gpu.open}. */
 export interface GpuOptions {
   adapter?: AdapterChoice;
@@ -29,6 +33,11 @@ export interface GpuOptions {
    * Whether to fill new tensors with NaN, so that tests detect elements that a kernel does not write.
    */
   poison?: boolean;
+  /**
+   * How products of many tokens and Hessians are computed: in f32, or from operands rounded to f16 where
+   * there are tensor cores, with sums in f32. f32 if absent.
+   */
+  precision?: Precision;
   /** Lower limits than the adapter's, in bytes, for tests; at least {@link LEAST_LIMIT}. */
   limits?: { binding?: number; buffer?: number };
 }
@@ -117,6 +126,9 @@ export class Gpu implements AsyncDisposable {
   readonly #hostMemory: HostMemory;
   /** Whether kernels may use f64. */
   readonly f64: boolean;
+  /** Whether kernels may multiply 16 x 16 matrices of f16 with sums in f32, in subgroups of 32. */
+  readonly matrices: boolean;
+  readonly precision: Precision;
   readonly poison: boolean;
   /** The maximum size of a buffer in bytes; larger tensors have several. */
   readonly maxBuffer: number;
@@ -150,8 +162,10 @@ export class Gpu implements AsyncDisposable {
     device: GPUDevice,
     adapter: GPUAdapter,
     readback: Readback,
-    { memory = Infinity, hostMemory = IN_MEMORY, poison = false, limits = {} }: GpuOptions,
+    options: GpuOptions,
   ) {
+    const { memory = Infinity, hostMemory = IN_MEMORY, poison = false, limits = {} } = options;
+    this.precision = options.precision ?? "f32";
     this.host = host;
     this.#recording = host.scope?.() ?? new TurnScope(() => host.nextTask());
     this.device = device;
@@ -168,6 +182,8 @@ export class Gpu implements AsyncDisposable {
     this.#budget = memory;
     this.#hostMemory = hostMemory;
     this.f64 = has("wgpu-shader-f64");
+    this.matrices = has("chromium-experimental-subgroup-matrix") && has("shader-f16") &&
+      this.subgroupSize === 32 && hasSquares(adapter);
     this.poison = poison;
     const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
     const whole = (bytes: number) => Math.floor(bytes / UNIFORM_SLOT) * UNIFORM_SLOT;
@@ -226,6 +242,11 @@ export class Gpu implements AsyncDisposable {
     ) limits[limit] = adapter.limits[limit];
     const device = await requestDevice(host, adapter, limits);
     return new Gpu(host, device, adapter, await Readback.open(device), options);
+  }
+
+  /** Why the device can no longer be used; undefined if it can. */
+  get fault(): string | undefined {
+    return this.#lost;
   }
 
   /** The current and peak memory use. */
@@ -875,6 +896,18 @@ interface PassTiming {
   started?: number;
   /** Nanoseconds of a tick, once known. */
   unit?: number;
+}
+
+/** Whether an adapter multiplies 16 x 16 matrices of f16 with sums in f32. */
+function hasSquares({ info }: GPUAdapter): boolean {
+  const { subgroupMatrixConfigs = [] } = info as {
+    subgroupMatrixConfigs?: Iterable<
+      { componentType: string; resultComponentType: string; M: number; N: number; K: number }
+    >;
+  };
+  return [...subgroupMatrixConfigs].some(({ componentType, resultComponentType, M, N, K }) =>
+    componentType === "f16" && resultComponentType === "f32" && M === 16 && N === 16 && K === 16
+  );
 }
 
 /** A device with the best set of wanted features that the adapter grants. */

@@ -10,16 +10,21 @@ export interface KernelSource {
   constants?: Record<string, number>;
 }
 
-/** An extension to core WebGPU that a text uses. Only Deno's compiler supports the last two. */
-export type KernelNeed = "subgroups" | "subgroup barriers" | "f64";
+/**
+ * An extension to core WebGPU that a text uses. Only Deno's compiler supports subgroup barriers and f64,
+ * only Dawn's subgroup matrices.
+ */
+export type KernelNeed = "subgroups" | "subgroup barriers" | "f64" | "f16" | "subgroup matrices";
 
 /** The extensions to core WebGPU that a WGSL text uses. */
 export function needsOf(source: string): KernelNeed[] {
   const code = source.replaceAll(/\/\/.*/g, "");
   const needs: [KernelNeed, RegExp][] = [
-    ["subgroups", /\bsubgroup(?!Barrier\b)\w+\(|\bsubgroup_(size|invocation_id|id)\b/],
+    ["subgroups", /\bsubgroup(?!Barrier\b|Matrix)\w+\(|\bsubgroup_(size|invocation_id|id)\b/],
     ["subgroup barriers", /\bsubgroupBarrier\(/],
     ["f64", /\bf64\b|\dlf\b/],
+    ["f16", /\bf16\b/],
+    ["subgroup matrices", /\bsubgroupMatrix\w+/],
   ];
   return needs.filter(([, pattern]) => pattern.test(code)).map(([need]) => need);
 }

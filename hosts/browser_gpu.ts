@@ -1,5 +1,6 @@
 import { Gpu, type GpuOptions } from "../gpu/device.ts";
 import type { GpuHost, TextStore } from "../gpu/host.ts";
+import type { KernelNeed } from "../gpu/kernel.ts";
 
 /**
  * The WebGPU host of browsers, in pages and workers.
@@ -16,13 +17,22 @@ export function browserGpu(tuning: TextStore = inMemory()): GpuHost {
       { features },
     ) => [(["subgroups"] as const).filter((name) => features.has(name))],
     tuning,
-    prelude(needs) {
-      if (!needs.includes("subgroups")) return "";
-      // All lanes of a subgroup take the branches that contain shuffles.
-      return "enable subgroups; diagnostic(off, subgroup_uniformity); ";
-    },
+    prelude: browserPrelude,
     nextTask,
   };
+}
+
+/** What Chromium's compiler wants before the text of a kernel. */
+export function browserPrelude(needs: readonly KernelNeed[]): string {
+  return (needs.includes("f16") ? "enable f16; " : "") +
+    // All lanes of a subgroup take the branches that contain shuffles.
+    (needs.includes("subgroups")
+      ? "enable subgroups; diagnostic(off, subgroup_uniformity); "
+      : "") +
+    (needs.includes("subgroup matrices")
+      ? "enable chromium_experimental_subgroup_matrix; " +
+        "diagnostic(off, chromium.subgroup_matrix_uniformity); "
+      : "");
 }
 
 /**

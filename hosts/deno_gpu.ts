@@ -12,6 +12,7 @@ import {
 import type { GpuHost, TextStore } from "../gpu/host.ts";
 import { findAdapter, listAdapters, selectionOf } from "./adapters.ts";
 import { availableMemory } from "./available_memory.ts";
+import { DAWN_VERSION, dawnHost, findDawn } from "./dawn_gpu.ts";
 
 /** The WebGPU host of Deno. */
 export const DENO_GPU: GpuHost = {
@@ -55,7 +56,20 @@ export type MachineAdapter = AdapterChoice | number | string;
 export interface DenoGpuOptions extends Omit<GpuOptions, "adapter"> {
   /** `BILLM_ADAPTER` if absent or "auto". */
   adapter?: MachineAdapter;
+  /** `BILLM_BACKEND` if absent, else "deno". */
+  backend?: Backend;
+  /** Whether Dawn's shaders check bounds; false if absent. Deno's always do. */
+  robust?: boolean;
 }
+
+/**
+ * Implementations of WebGPU: Deno's own; Dawn's; or Dawn's where it is installed and finds tensor cores.
+ */
+export const BACKENDS = ["deno", "dawn", "auto"] as const;
+export type Backend = typeof BACKENDS[number];
+
+/** Dawn's instances by their options, each opened once. */
+const dawns = new Map<string, GpuHost>();
 
 /** What was chosen when this process asked for its first adapter. */
 let chosen: MachineAdapter | undefined;
@@ -76,7 +90,37 @@ export async function openGpu(options: DenoGpuOptions = {}): Promise<Gpu> {
     );
   }
   const adapter = await select(options.adapter);
-  return await Gpu.open(DENO_GPU, { limits: { binding }, ...options, adapter });
+  const all = { limits: { binding }, ...options, adapter };
+  const backend = options.backend ?? backendVariable();
+  if (backend === "deno") return await Gpu.open(DENO_GPU, all);
+  const folder = tuningFolder();
+  const file = findDawn(folder && join(folder, "dawn"));
+  if (!file) {
+    if (backend === "auto") return await Gpu.open(DENO_GPU, all);
+    throw new UserError(
+      `gpu.backend is "dawn", which is not installed; \`deno task dawn\` installs it ` +
+        `(npm webgpu ${DAWN_VERSION}), or BILLM_DAWN names the file dawn.node of that package`,
+    );
+  }
+  prepareEnvironment();
+  const { robust = false } = options;
+  const key = `${file} ${robust}`;
+  const host = dawns.get(key) ?? dawnHost({ file, robust }, DENO_GPU);
+  dawns.set(key, host);
+  if (backend === "dawn") return await Gpu.open(host, all);
+  const found = await Gpu.open(host, all).catch(() => undefined);
+  if (found?.matrices) return found;
+  await found?.[Symbol.asyncDispose]();
+  return await Gpu.open(DENO_GPU, all);
+}
+
+function backendVariable(): Backend {
+  const text = Deno.env.get("BILLM_BACKEND") || "deno";
+  const backend = BACKENDS.find((name) => name === text);
+  if (!backend) {
+    throw new UserError(`BILLM_BACKEND must be one of ${BACKENDS.join(", ")}, found "${text}"`);
+  }
+  return backend;
 }
 
 /** Makes the adapter that a user names the only one that WebGPU can find. */

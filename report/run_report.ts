@@ -75,8 +75,13 @@ export function runReport(run: FinishedRun): string {
 
 /** The report of a run in Markdown, without charts. */
 export function runMarkdown({ record }: FinishedRun): string {
+  const parts = [`## ${escapeMarkdown(record.name)}`, ...runTables(record)];
+  return parts.join("\n\n") + "\n";
+}
+
+/** The summary and the tables of a run in Markdown. */
+export function runTables(record: RunRecord): string[] {
   const parts = [
-    `## ${escapeMarkdown(record.name)}`,
     summaryTiles(record).map(({ name, value, note }) =>
       `- **${escapeMarkdown(name)}**: ${escapeMarkdown(value)}${
         note ? ` (${escapeMarkdown(note)})` : ""
@@ -89,7 +94,7 @@ export function runMarkdown({ record }: FinishedRun): string {
   }
   if (record.packed) parts.push(tableMarkdown(partTable(record)));
   parts.push(tableMarkdown(stageTable(record)));
-  return parts.join("\n\n") + "\n";
+  return parts;
 }
 
 function summaryTiles(record: RunRecord): Tile[] {

@@ -16,7 +16,7 @@ export const datasetOption = pathOption
   .describe(
     `${
       NAMES.join(", ")
-    } (downloaded from the hub); or a .txt, .jsonl, .jsonl.gz or .parquet file ` +
+    } (downloaded from the hub); or a .txt, .txt.gz, .jsonl, .jsonl.gz or .parquet file ` +
       "(column text), a folder of these, a .raw file of WikiText, or a .safetensors file with token " +
       "ids [windows, length]",
   );

@@ -5,6 +5,7 @@ import { calibrate } from "./calibrate.ts";
 import { compensate } from "./compensate.ts";
 import { download } from "./download.ts";
 import { evaluate } from "./evaluate.ts";
+import { exportStage } from "./export.ts";
 import { gptq } from "./gptq.ts";
 import { hessian } from "./hessian.ts";
 import { levels } from "./levels.ts";
@@ -45,5 +46,6 @@ export const STAGES: Stage[] = [
   binarize,
   refitNorm,
   pack,
+  exportStage,
   evaluate,
 ];

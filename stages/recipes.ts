@@ -80,6 +80,80 @@ const BY_BITS: Recipe[] = [
 ];
 
 /**
+ * The chain of a recipe for another program: only what its format holds exactly, so without a rotation.
+ *
+ * @param to The format.
+ * @param quantizer The stage that quantizes, with its options.
+ * @param pack The options of pack.
+ */
+function chainFor(
+  to: string,
+  quantizer: Recipe["stages"][number],
+  pack: Readonly<Record<string, unknown>>,
+): Recipe["stages"] {
+  return [
+    ["download"],
+    ["calibrate"],
+    ["hessian"],
+    ["propagate-error"],
+    quantizer,
+    ["pack", pack],
+    ["export", { to: [to] }],
+  ];
+}
+
+/** The recipes for other programs, named after their format and the bits of a code. */
+const FOR_EXPORT: Recipe[] = [
+  {
+    name: "gguf-1.6-bit",
+    summary: "llama.cpp: three levels per row, Q2_0 (2.25 stored bits)",
+    stages: chainFor("gguf", ["levels", { count: 3 }], { embeddings: 8 }),
+  },
+  {
+    name: "gguf-2-bit",
+    summary: "llama.cpp: 2 bits by GPTQ, Q2_0 (2.25 stored bits)",
+    stages: chainFor(
+      "gguf",
+      ["gptq", { "bits": 2, "zeros": "middle", "group-size": 64 }],
+      { embeddings: 8 },
+    ),
+  },
+  {
+    name: "gguf-3-bit",
+    summary:
+      "llama.cpp: 3 bits by GPTQ, Q3_K (3.44 stored bits) where columns are a multiple of 256",
+    stages: chainFor(
+      "gguf",
+      ["gptq", { "bits": 3, "zeros": "middle", "group-size": 256 }],
+      { embeddings: 8 },
+    ),
+  },
+  {
+    name: "gguf-4-bit",
+    summary: "llama.cpp: 4 bits by GPTQ, Q4_0 (4.5 stored bits)",
+    stages: chainFor(
+      "gguf",
+      ["gptq", { "bits": 4, "zeros": "middle", "group-size": 32 }],
+      { embeddings: 8 },
+    ),
+  },
+  {
+    name: "vllm-4-bit",
+    summary: "vLLM: 4 bits by GPTQ in groups of 128, compressed-tensors",
+    stages: chainFor(
+      "compressed-tensors",
+      ["gptq", { "bits": 4, "zeros": "symmetric", "group-size": 128 }],
+      { embeddings: "stored" },
+    ),
+  },
+  {
+    name: "mlx-4-bit",
+    summary: "MLX: 4 bits by GPTQ in groups of 64",
+    stages: chainFor("mlx", ["gptq", { "bits": 4, "group-size": 64 }], { embeddings: 8 }),
+  },
+];
+
+/**
  * The built-in recipes. None has the stage `evaluate`, which needs data sets: a file that names it has it
  * at the end.
  */
@@ -92,6 +166,7 @@ export const RECIPES: Recipe[] = [
   },
   { name: "billm", summary: "Another name of default", stages: DEFAULT },
   ...BY_BITS,
+  ...FOR_EXPORT,
   {
     name: "light",
     summary: "BiLLM alone: faster, the usual chain up to version 0.4",

@@ -1,14 +1,5 @@
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { existsSync, rmSync } from "node:fs";
+import { basename, join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
@@ -18,8 +9,8 @@ import { PlainWeights } from "../models/plain_weights.ts";
 import { requireTensors } from "../models/required_tensors.ts";
 import { denoFile, denoFolder } from "../storage/deno_folder.ts";
 import { copyFileAtomically, writeJsonAtomically } from "../storage/files.ts";
-import { reasonOf } from "../storage/folder.ts";
 import { readJsonToWrite } from "../storage/json.ts";
+import { checkOutputFolder, makeFolderBeside, replaceFolder } from "../storage/output_folder.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { showProgress } from "./progress.ts";
@@ -70,7 +61,7 @@ await runCommand(command, async ({ values, positionals, signal }) => {
     requireTensors(files);
     warnOf(files);
   }
-  checkOut(model, out, values.overwrite ?? false);
+  checkOutputFolder(model, out, values.overwrite ?? false, isModelFile);
   const temporary = makeFolderBeside(out);
   try {
     const names = [...weights.tensors.keys()];
@@ -89,52 +80,10 @@ await runCommand(command, async ({ values, positionals, signal }) => {
   }
 });
 
-/** Checks that nothing is lost in OUT. @throws {UserError} If it is in use. */
-function checkOut(model: string, out: string, overwrite: boolean): void {
-  if (!existsSync(out)) return;
-  if (!statSync(out).isDirectory()) throw new UserError(`"${out}" is a file; give a folder`);
-  if (realpathSync(out) === realpathSync(model)) {
-    throw new UserError(`"${out}" is the packed model itself; give another folder`);
-  }
-  const entries = readdirSync(out, { withFileTypes: true });
-  if (entries.length === 0) return;
-  const foreign = entries.find((entry) => !entry.isFile() || !isModelFile(entry.name));
-  if (foreign || !existsSync(join(out, "config.json"))) {
-    const what = foreign ? `, "${foreign.name}"` : "";
-    throw new UserError(
-      `The folder "${out}" holds something else than a model${what}; give another`,
-    );
-  }
-  if (!overwrite) {
-    throw new UserError(
-      `The folder "${out}" is not empty; give another, or --overwrite to replace what is in it`,
-    );
-  }
-}
-
 /** Whether a file may be one that this task has written. */
 function isModelFile(name: string): boolean {
   return SMALL_FILES.includes(name) ||
     /^model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?$/.test(name);
-}
-
-/** A new temporary folder on the same disk. */
-function makeFolderBeside(path: string): string {
-  try {
-    mkdirSync(dirname(resolve(path)), { recursive: true });
-    return mkdtempSync(`${resolve(path)}-`);
-  } catch (error) {
-    throw new UserError(`Cannot make the folder "${path}": ${reasonOf(error)}`);
-  }
-}
-
-function replaceFolder(temporary: string, out: string): void {
-  try {
-    rmSync(out, { recursive: true, force: true });
-    renameSync(temporary, out);
-  } catch (error) {
-    throw new UserError(`Cannot write the folder "${out}": ${reasonOf(error)}`);
-  }
 }
 
 /**

@@ -1,8 +1,10 @@
+import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { adapterText, listAdapters, type ListedAdapter } from "../hosts/adapters.ts";
+import { findDawn } from "../hosts/dawn_gpu.ts";
 import { openGpu, tuningFolder } from "../hosts/deno_gpu.ts";
 import { DEFAULT_LIMITS } from "../hub/limits.ts";
 import { NoSuchRepository } from "../hub/refusal.ts";
@@ -71,7 +73,7 @@ export async function examineGpu(
   }
   await using _ = gpu;
   tell(adapter(gpu, machine), ...listed(await listAdapters()));
-  tell(features(gpu), limits(gpu), await memory(gpu));
+  tell(await dawn(), features(gpu), limits(gpu), await memory(gpu));
   try {
     tell(...await speed(gpu));
   } catch (error) {
@@ -100,6 +102,27 @@ function adapter({ name, software }: Gpu, machine: Machine): Finding {
       : ["With a GPU, install its Vulkan driver"],
     values,
   };
+}
+
+/** The second backend, which is never needed. */
+async function dawn(): Promise<Finding> {
+  const check = "dawn";
+  const folder = tuningFolder();
+  try {
+    if (!findDawn(folder && join(folder, "dawn"))) {
+      const text =
+        "not installed; with NVIDIA's tensor cores it makes calibration several times as fast " +
+        "(deno task dawn)";
+      return { check, state: "good", text, values: { installed: false } };
+    }
+    await using gpu = await openGpu({ backend: "dawn" });
+    const cores = gpu.matrices ? "with tensor cores (gpu.precision: f16)" : "without tensor cores";
+    const values = { installed: true, name: gpu.name, matrices: gpu.matrices };
+    return { check, state: "good", text: `${gpu.name}, ${cores}; gpu.backend: dawn`, values };
+  } catch (error) {
+    const text = `installed, but it cannot be opened: ${(error as Error).message}`;
+    return { check, state: "warning", text, remedies: ["Use gpu.backend: deno, the default"] };
+  }
 }
 
 /** The adapters that can be chosen, if there are several. */

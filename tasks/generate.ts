@@ -1,10 +1,8 @@
-import { existsSync } from "node:fs";
 import { styleText } from "node:util";
 import { UserError } from "../base/errors.ts";
 import { plural } from "../base/figures.ts";
 import { bytesText } from "../base/units.ts";
 import { visibleText } from "../base/visible_text.ts";
-import type { Gpu } from "../gpu/device.ts";
 import type { CacheDtype } from "../gpu/kernels/attention/attention_decode.ts";
 import { openGpu } from "../hosts/deno_gpu.ts";
 import {
@@ -12,14 +10,10 @@ import {
   type GeneratedToken,
   type GenerateOptions,
   type GenerationEnd,
-  ResidentModel,
 } from "../models/generation/generation.ts";
 import { checkSampling } from "../models/generation/sampling.ts";
-import { ModelFiles, readConfig } from "../models/model_files.ts";
-import type { RunEvent } from "../pipeline/run/events.ts";
-import { HUB_ID, HubAccess } from "../pipeline/run/hub_access.ts";
-import { denoFolder } from "../storage/deno_folder.ts";
-import { count, modelFolder, runCommand, usageErrors, warnOf } from "./task.ts";
+import { loadModel, openModel, terminalProgress } from "./open_model.ts";
+import { count, runCommand, usageErrors, warnOf } from "./task.ts";
 
 const HELP = `Usage: deno task generate MODEL --prompt TEXT [options]
 
@@ -54,9 +48,6 @@ const ENDS: Record<GenerationEnd["reason"], string> = {
 
 const encoder = new TextEncoder();
 
-/** Clears the progress line. */
-const CLEAR = "\r\x1b[K";
-
 const options = {
   "prompt": { type: "string" },
   "chat": { type: "boolean" },
@@ -77,14 +68,11 @@ await runCommand({ name: "generate", help: HELP, options }, async (given) => {
   const options = readOptions();
   const prompt = values.prompt === "-" ? await readInput() : values.prompt;
 
-  const terminal = Deno.stderr.isTerminal();
-  const progress = (text: string) => {
-    if (terminal) printError(CLEAR + visibleText(text));
-  };
+  const progress = terminalProgress();
   using files = await openModel(positionals[0], signal, progress);
   warnOf(files);
   await using gpu = await openGpu();
-  using model = await load(gpu, files, signal, progress);
+  using model = await loadModel(gpu, files, signal, progress);
 
   const asked = values.chat
     ? { messages: [{ role: "user" as const, content: prompt }] }
@@ -162,43 +150,6 @@ async function readInput(): Promise<string> {
   return text.replace(/\r?\n$/, "");
 }
 
-/** A model from a folder or the hub. */
-async function openModel(
-  name: string,
-  signal: AbortSignal,
-  progress: (text: string) => void,
-): Promise<ModelFiles> {
-  if (existsSync(name) || !HUB_ID.test(name)) return ModelFiles.open(denoFolder(modelFolder(name)));
-  const emit = (event: RunEvent) => {
-    if (event.type === "progress") progress(`${event.text}: ${event.detail}`);
-    else if (event.type === "warning") console.error(`Warning: ${event.message}`);
-  };
-  const hub = new HubAccess(emit, signal, async () => {});
-  const check = (folder: string) => void readConfig(denoFolder(folder), name);
-  try {
-    return ModelFiles.open(denoFolder((await hub.model(name, "main", check)).folder), name);
-  } finally {
-    progress("");
-  }
-}
-
-/** The model on the GPU. */
-async function load(
-  gpu: Gpu,
-  files: ModelFiles,
-  signal: AbortSignal,
-  progress: (text: string) => void,
-): Promise<ResidentModel> {
-  try {
-    return await ResidentModel.load(gpu, files, {
-      signal,
-      onProgress: (done, total) => progress(`Loading ${files.name}: layer ${done} of ${total}`),
-    });
-  } finally {
-    progress("");
-  }
-}
-
 /** Passes tokens to `take` until the text ends or `take` returns false. */
 async function run(
   tokens: AsyncGenerator<GeneratedToken, GenerationEnd, void>,
@@ -226,10 +177,6 @@ function print(text: string): boolean {
 /** A terminal obeys control characters, so it gets them written out; a file or a pipe gets the text itself. */
 function shown(text: string): string {
   return Deno.stdout.isTerminal() ? visibleText(text) : text;
-}
-
-function printError(text: string): void {
-  Deno.stderr.writeSync(encoder.encode(text));
 }
 
 /** Tokens per second; null if nothing took time. */

@@ -3,7 +3,7 @@ import { basename, join } from "node:path";
 import { stringify } from "yaml";
 import { UserError } from "../base/errors.ts";
 import { listed } from "../base/figures.ts";
-import { bytesOf, bytesText, percentText } from "../base/units.ts";
+import { bytesText, percentText } from "../base/units.ts";
 import { type Gpu, NoAdapter } from "../gpu/device.ts";
 import { openGpu } from "../hosts/deno_gpu.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
@@ -11,7 +11,7 @@ import type { PipelineConfig } from "../pipeline/config/config.ts";
 import { chooseCell } from "../pipeline/grid/grid.ts";
 import { loadGrid, type RunCell, type RunGrid } from "../pipeline/grid/load_grid.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
-import type { RunOptions } from "../pipeline/run/run.ts";
+import { gpuOptions, type RunOptions } from "../pipeline/run/run.ts";
 import { runGrid, runPipeline } from "../report/run_with_report.ts";
 import type { Stage } from "../pipeline/stage.ts";
 import { pairsIn } from "../stages/metrics/metric.ts";
@@ -237,13 +237,14 @@ function sizeLine({ model, stages }: PipelineConfig<Stage>): string {
  * @throws {UserError} If that is more than there is.
  */
 async function printNeeds(
-  { model, stages, output, gpu: { adapter, memory } }: PipelineConfig<Stage>,
+  config: PipelineConfig<Stage>,
 ) {
+  const { model, stages, output } = config;
   if (!quantizes(stages) || !existsSync(join(model, "config.json"))) return;
   using files = ModelFiles.open(denoFolder(model));
   let gpu: Gpu;
   try {
-    gpu = await openGpu({ adapter, memory: memory ? bytesOf(memory) : undefined });
+    gpu = await openGpu(gpuOptions(config));
   } catch (error) {
     if (!(error instanceof NoAdapter)) throw error;
     console.log(

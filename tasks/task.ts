@@ -30,10 +30,12 @@ export const RESUMES = "The same command resumes where this one stopped.";
  *
  * @param main What the task does. It starts the watchdog when it is to do more than print a text.
  * @param interrupted Message after "Interrupted."
+ * @param drains Whether the task may take any time to end at the first Ctrl-C or SIGTERM.
  */
 export async function runTask(
   main: (signal: AbortSignal, watched: () => void) => Promise<void>,
   interrupted = "The same command begins anew.",
+  drains = false,
 ): Promise<never> {
   printVisibly();
   const controller = new AbortController();
@@ -52,7 +54,7 @@ export async function runTask(
   }
   try {
     await main(controller.signal, () => {
-      state = startWatchdog(interrupted, () => controller.abort());
+      state = startWatchdog(interrupted, drains, () => controller.abort());
     });
   } catch (error) {
     await end(error);
@@ -178,6 +180,11 @@ export interface Command<Options extends OptionsConfig> {
   takesArguments?: boolean;
   /** Message after "Interrupted."; default that the same command begins anew. */
   interrupted?: string;
+  /**
+   * Whether it ends what it has begun after the first Ctrl-C or SIGTERM, however long that takes; the
+   * second one ends it at once. Default false: it has a second, and none at SIGTERM.
+   */
+  drains?: boolean;
 }
 
 /** The arguments of a command. */
@@ -189,16 +196,20 @@ export interface Arguments<Options extends OptionsConfig> {
 
 /** Runs a command with its parsed arguments in the working directory of the user, see {@link runTask}. */
 export function runCommand<const Options extends OptionsConfig>(
-  { name, help, options, takesArguments = true, interrupted }: Command<Options>,
+  { name, help, options, takesArguments = true, interrupted, drains }: Command<Options>,
   main: (given: Arguments<Options>) => void | Promise<void>,
 ): Promise<never> {
-  return runTask(async (signal, watched) => {
-    const { values, positionals } = inHomes(parse());
-    if ((values as { help?: boolean }).help) return console.log(help);
-    watched();
-    startInCallersFolder();
-    await main({ values: values as OptionValues<Options>, positionals, signal });
-  }, interrupted);
+  return runTask(
+    async (signal, watched) => {
+      const { values, positionals } = inHomes(parse());
+      if ((values as { help?: boolean }).help) return console.log(help);
+      watched();
+      startInCallersFolder();
+      await main({ values: values as OptionValues<Options>, positionals, signal });
+    },
+    interrupted,
+    drains,
+  );
 
   function parse() {
     try {

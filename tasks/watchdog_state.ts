@@ -3,6 +3,8 @@ export interface Orders {
   memory: SharedArrayBuffer;
   /** What follows "Interrupted." */
   interrupted: string;
+  /** Whether the main thread may take any time to end after the first signal, which may be SIGTERM. */
+  drains: boolean;
 }
 
 /** Work that the main thread does, with the time that it may take. */

@@ -6,6 +6,8 @@ import { type Orders, SharedState } from "./watchdog_state.ts";
 
 /** Milliseconds that the main thread has to end by itself after Ctrl-C. */
 const GRACE = 1000;
+/** Milliseconds within which signals are one: a terminal sends it to the process, and `deno task` once more. */
+const SAME = 500;
 /** Milliseconds between two looks at its work. */
 const PERIOD = 250;
 /** Milliseconds that the last words may take: nobody may be reading them. */
@@ -28,18 +30,22 @@ thread.onmessage = ({ data }) => {
   thread.postMessage("listening");
 };
 
-function watch({ memory, interrupted }: Orders): void {
+function watch({ memory, interrupted, drains }: Orders): void {
   const state = new SharedState(memory);
   const interrupt = () => {
     const { work } = state;
     end(state, `\nInterrupted${work ? ` while ${work.what}` : ""}. ${interrupted}`, 130);
   };
-  let signals = 0;
-  Deno.addSignalListener("SIGINT", () => {
-    if (++signals > 1) interrupt();
-    else setTimeout(interrupt, GRACE);
-  });
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", interrupt);
+  let heard: number | undefined;
+  const hear = () => {
+    const now = performance.now();
+    if (heard === undefined) {
+      heard = now;
+      if (!drains) setTimeout(interrupt, GRACE);
+    } else if (!drains || now - heard > SAME) interrupt();
+  };
+  Deno.addSignalListener("SIGINT", hear);
+  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", drains ? hear : interrupt);
 
   let seen = 0;
   let since = 0;

@@ -15,10 +15,11 @@ export const ROOMS = [
   "models",
   "hosts",
   "hub",
+  "export",
   "pipeline",
   "stages",
-  "export",
   "report",
+  "serve",
   "tasks",
   "web",
 ];

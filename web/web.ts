@@ -32,6 +32,7 @@ export {
   ResidentModel,
   type ResidentOptions,
 } from "../models/generation/generation.ts";
+export { type HeldCache, PrefixCaches } from "../models/generation/prefix_caches.ts";
 export type { SamplingOptions } from "../models/generation/sampling.ts";
 export { ModelFiles } from "../models/model_files.ts";
 export type { ChatMessage } from "../models/tokenizers/chat_template.ts";

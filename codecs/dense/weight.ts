@@ -26,7 +26,10 @@ export class DenseWeight implements Weight {
     }
     const c = gpu.empty([m, n]);
     if (m === 1) await matvec(gpu, { x, weight: matrix, out: c, bias, residual });
-    else await gemm(gpu, { layout: "NT", m, n, k, a: x, b: matrix, c, bias, residual });
+    else {
+      const product = { layout: "NT", m, n, k, a: x, b: matrix, c, mayRound: true } as const;
+      await gemm(gpu, { ...product, bias, residual });
+    }
     return c;
   }
 

@@ -5,6 +5,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import type { Codec, LinearFacts } from "../codec.ts";
 import { infiniteHalves } from "../part_reader.ts";
 import { dequantizeGrid } from "./dequantize_grid.ts";
+import { gridSteps } from "./equal_steps.ts";
 import { freeGrid, type LinearGrid, SALIENT_BITS } from "./grid.ts";
 import { gridKind, uploadGrid, uploadGridGroup, uploadGridStack } from "./rows.ts";
 import { dequantizeGridHost, type GridHost, loadGrid, storeGrid } from "./store.ts";
@@ -71,6 +72,8 @@ export const grid: Codec<GridHost> = {
       grid_salient_scales: infiniteHalves(salientFits),
     };
   },
+
+  equalSteps: gridSteps,
 
   matrix,
 

@@ -3,6 +3,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import type { Codec } from "../codec.ts";
 import { infiniteHalves } from "../part_reader.ts";
 import { dequantizeLevels } from "./dequantize_levels.ts";
+import { levelsSteps } from "./equal_steps.ts";
 import { freeLevels, LEVEL_COUNTS, type LinearLevels } from "./levels.ts";
 import { levelsKind, uploadLevels, uploadLevelsGroup, uploadLevelsStack } from "./products.ts";
 import { dequantizeLevelsHost, type LevelsHost, loadLevels, storeLevels } from "./store.ts";
@@ -31,6 +32,8 @@ export const levels: Codec<LevelsHost> = {
   nonFinite({ count, theta }) {
     return { [`levels_${count}`]: infiniteHalves(theta) };
   },
+
+  equalSteps: levelsSteps,
 
   matrix,
 

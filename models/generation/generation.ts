@@ -1,8 +1,8 @@
 import { UserError } from "../../base/errors.ts";
 import { bytesText } from "../../base/units.ts";
-import type { Gpu, Recording } from "../../gpu/device.ts";
+import type { Gpu } from "../../gpu/device.ts";
 import type { CacheDtype } from "../../gpu/kernels/attention/attention_decode.ts";
-import { argmax, NOT_FINITE } from "../../gpu/kernels/reduce/argmax.ts";
+import { argmax } from "../../gpu/kernels/reduce/argmax.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { readJson } from "../../storage/json.ts";
 import { Decoder, type DecoderOptions } from "../decoder.ts";
@@ -14,12 +14,16 @@ import { type ChatMessage, renderChat } from "../tokenizers/chat_template.ts";
 import { TextStream } from "../tokenizers/text_stream.ts";
 import { KeyValueCache } from "./kv_cache.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
+import { type ChosenToken, GreedySteps, SampledSteps } from "./steps.ts";
 
 /** The longest prompt in tokens: some kernels have a workgroup per token in one grid dimension. */
 const LONGEST_PROMPT = 65535;
 
 /** Milliseconds of a prompt's GPU work that are queued before the host waits, so that it can be aborted. */
 const PROMPT_MS = 100;
+
+/** Tokens of a prompt that run in one turn where texts take turns. */
+const TURN_TOKENS = 512;
 
 /** The options of {@link ResidentModel.load}. */
 export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
@@ -203,6 +207,17 @@ export interface ContinueOptions extends SamplingOptions {
    * The format of the KV cache: f32 (exact, the default) or f16 (half the memory).
    */
   cache?: CacheDtype;
+  /**
+   * A KV cache with the first tokens of the prompt, at least one less than it has. It stays the caller's;
+   * without it, the text has a cache of its own.
+   */
+  kept?: KeyValueCache;
+  /** Gives the log-probability of each token, and those of this many most likely ones. */
+  logprobs?: number;
+  /**
+   * Runs each piece of GPU work, a part of the prompt or some tokens, so that several texts take turns.
+   */
+  turn?<Result>(work: () => Promise<Result>): Promise<Result>;
   /** Ends the text when aborted. */
   signal?: AbortSignal;
 }
@@ -272,6 +287,12 @@ export async function* generate(
   }
 }
 
+/** A generated token, without its text. */
+export interface ContinuedToken extends ChosenToken {
+  /** Why the text ends with this token. */
+  reason?: GenerationEnd["reason"];
+}
+
 /**
  * Continues a sequence of token ids, without a tokenizer.
  *
@@ -279,14 +300,16 @@ export async function* generate(
  * @returns An iterator over the generated ids; the last one comes with the reason why the text ends.
  * @throws {UserError} If an option is out of range, the prompt exceeds the model's maximum length, or
  *   the logits are NaN or infinite.
+ * @throws {RangeError} If the text exceeds the cache of the options.
  */
 export async function* continueTokens(
   model: ResidentModel,
   prompt: readonly number[],
   options: ContinueOptions = {},
-): AsyncGenerator<{ id: number; reason?: GenerationEnd["reason"] }, GenerationEnd, void> {
+): AsyncGenerator<ContinuedToken, GenerationEnd, void> {
   const start = performance.now();
-  const { maxTokens = 256, cache: dtype = "f32", signal } = options;
+  const { maxTokens = 256, cache: dtype = "f32", kept, logprobs, signal } = options;
+  const turn = options.turn ?? ((work) => work());
   const { files } = model;
   const { gpu } = model.decoder;
   const { maxLength } = files.architecture;
@@ -308,7 +331,9 @@ export async function* continueTokens(
   }
   const stopIds = new Set(options.stopIds);
   const capacity = Math.min(maxLength, promptTokens + maxTokens - 1); // the last token is not run
-  using cache = new KeyValueCache(gpu, files.architecture, capacity, dtype);
+  using own = kept ? undefined : new KeyValueCache(gpu, files.architecture, capacity, dtype);
+  const cache = kept ?? own!;
+  checkKept(cache, promptTokens, capacity);
   const end: GenerationEnd = {
     reason: "interrupted",
     promptTokens,
@@ -316,18 +341,20 @@ export async function* continueTokens(
     promptSeconds: 0,
     seconds: 0,
   };
-  using steps = sampler.isGreedy
+  if (options.turn && !await startPrompt(model, text, cache, turn, signal)) return end;
+  using steps = sampler.isGreedy && logprobs === undefined
     ? new GreedySteps(model, cache, text, signal)
-    : new SampledSteps(model, cache, text, sampler, signal);
+    : new SampledSteps(model, cache, text, sampler, logprobs, signal);
   let since = start;
   while (!signal?.aborted) {
     const left = Math.min(maxTokens - end.tokens, capacity - cache.length);
-    const ids = await steps.next(left);
-    if (ids.length === 0) break;
+    const tokens = await turn(() => steps.next(left));
+    if (tokens.length === 0) break;
     const seconds = (performance.now() - since) / 1000;
     if (end.tokens === 0) end.promptSeconds = seconds;
     else end.seconds += seconds;
-    for (const id of ids) {
+    for (const token of tokens) {
+      const { id } = token;
       if (signal?.aborted) return end;
       text.push(id);
       end.tokens++;
@@ -338,7 +365,7 @@ export async function* continueTokens(
         : text.length > maxLength
         ? "max-length"
         : undefined;
-      yield { id, reason };
+      yield { ...token, reason };
       if (reason) return { ...end, reason };
     }
     await gpu.host.nextTask();
@@ -347,169 +374,51 @@ export async function* continueTokens(
   return end;
 }
 
-/** A source of the tokens of a text, some at a time. */
-interface Steps extends Disposable {
-  /**
-   * The next tokens.
-   *
-   * @param most The most tokens that may follow.
-   * @returns At least one token; none if the signal aborted.
-   * @throws {UserError} If logits are NaN or infinite.
-   */
-  next(most: number): Promise<number[]>;
-}
-
-/** Sampling: draws each token on the host. */
-class SampledSteps implements Steps {
-  #input: Int32Array;
-
-  /** @param text The prompt, to which the caller appends generated tokens. */
-  constructor(
-    readonly model: ResidentModel,
-    readonly cache: KeyValueCache,
-    readonly text: readonly number[],
-    readonly sampler: Sampler,
-    readonly signal?: AbortSignal,
-  ) {
-    this.#input = Int32Array.from(text);
-  }
-
-  async next(): Promise<number[]> {
-    const { model, cache, text, sampler, signal } = this;
-    const { gpu } = model.decoder;
-    if (model.mustRestart(cache, this.#input.length)) {
-      cache.length = 0;
-      this.#input = Int32Array.from(text);
-    }
-    using logits = await model.logits(this.#input, cache, signal);
-    if (!logits) return [];
-    const values = await gpu.read(logits);
-    if (!values.every(Number.isFinite)) refuseNonFinite(model);
-    const id = sampler.next(values, text);
-    if (this.#input.length > 1) model.trim();
-    this.#input = Int32Array.of(id);
-    return [id];
-  }
-
-  [Symbol.dispose](): void {}
-}
-
-/** Milliseconds of GPU work that are queued before tokens are read back. */
-const GREEDY_MS = 40;
-/** The most tokens that are queued before they are read back. */
-const GREEDY_TOKENS = 32;
-
-/**
- * Greedy decoding. The GPU selects each token and continues with it; the host reads several tokens back
- * at once instead of waiting for each. A step is recorded once and then replayed, as steps differ only
- * in the position.
- */
-class GreedySteps implements Steps {
-  /** The last token, followed by a ring of the latest ones. */
-  readonly #ids: Tensor;
-  /** The tokens to run from the start of the text: the prompt, or a text that must be run again. */
-  #prompt?: Int32Array;
-  /** Tokens so far. */
-  #count = 0;
-  /** Measured milliseconds per token. */
-  #pace = Infinity;
-  /** Whether the logits after the returned tokens are NaN or infinite. */
-  #isBroken = false;
-  #recorded?: { recording: Recording; count: number };
-
-  constructor(
-    readonly model: ResidentModel,
-    readonly cache: KeyValueCache,
-    /** The prompt, to which the caller appends generated tokens. */
-    readonly text: readonly number[],
-    readonly signal?: AbortSignal,
-  ) {
-    this.#prompt = Int32Array.from(text);
-    this.#ids = model.decoder.gpu.empty([1 + GREEDY_TOKENS], "u32");
-  }
-
-  async next(most: number): Promise<number[]> {
-    const { model: { decoder: { gpu } } } = this;
-    if (this.#isBroken) refuseNonFinite(this.model);
-    const start = performance.now();
-    const before = this.#count;
-    if (this.model.mustRestart(this.cache, 1)) {
-      this.#forget(); // it has the rotation of the shorter text
-      this.cache.length = 0;
-      this.#prompt = Int32Array.from(this.text);
-    }
-    const prompt = this.#prompt;
-    if (prompt) {
-      this.#prompt = undefined;
-      using logits = await this.model.logits(prompt, this.cache, this.signal);
-      if (!logits) return [];
-      await this.#choose(logits);
-      this.#count++;
-    } else {
-      const wanted = Math.min(GREEDY_TOKENS, most, Math.floor(GREEDY_MS / this.#pace));
-      do await this.#step(); while (
-        this.#count < before + wanted && !this.model.mustRestart(this.cache, 1)
-      );
-    }
-    const all = await gpu.read(this.#ids, "u32");
-    const count = this.#count - before;
-    const ids = Array.from({ length: count }, (_, i) => all[this.#slot(before + i)]);
-    const wrong = ids.indexOf(NOT_FINITE);
-    if (wrong === 0) refuseNonFinite(this.model);
-    if (wrong > 0) { // the tokens before it may end the text
-      this.#isBroken = true;
-      ids.length = wrong;
-    }
-    if (prompt) this.model.trim();
-    else this.#pace = (performance.now() - start) / count;
-    return ids;
-  }
-
-  async #step(): Promise<void> {
-    const { model, cache } = this;
-    const { gpu } = model.decoder;
-    const recorded = this.#recorded;
-    if (recorded && gpu.replay(recorded.recording, this.#count - recorded.count)) {
-      cache.length++;
-    } else {
-      this.#forget();
-      const recording = await gpu.record(async () => {
-        using logits = await model.logitsAfter(this.#ids.view(0, [1]), cache);
-        await this.#choose(logits);
-      });
-      this.#recorded = { recording, count: this.#count };
-    }
-    this.#count++;
-  }
-
-  async #choose(logits: Tensor): Promise<void> {
-    const count = this.#count;
-    const { gpu } = this.model.decoder;
-    await argmax(gpu, logits, this.#ids, (steps) => this.#slot(count + steps));
-  }
-
-  #slot(count: number): number {
-    return 1 + count % GREEDY_TOKENS;
-  }
-
-  #forget(): void {
-    if (this.#recorded) this.model.decoder.gpu.release(this.#recorded.recording);
-    this.#recorded = undefined;
-  }
-
-  [Symbol.dispose](): void {
-    this.#forget();
-    this.model.decoder.gpu.free(this.#ids);
-  }
-}
-
-function refuseNonFinite({ files }: ResidentModel): never {
-  throw new UserError(
-    `The logits of "${files.name}" are not numbers: activations exceed what f32 holds`,
+/** @throws {RangeError} If a cache holds the whole prompt, or has no room for the text. */
+function checkKept(cache: KeyValueCache, promptTokens: number, capacity: number): void {
+  if (cache.length < promptTokens && cache.capacity >= capacity) return;
+  throw new RangeError(
+    `A cache of ${cache.capacity} tokens, ${cache.length} of them in use, cannot take a text of ` +
+      `${capacity} whose prompt has ${promptTokens}`,
   );
 }
 
-function promptIds(files: ModelFiles, { prompt, messages }: GenerateOptions): number[] {
+/**
+ * Runs a long prompt up to its last tokens, some in each turn.
+ *
+ * @returns False if the signal aborted.
+ */
+async function startPrompt(
+  model: ResidentModel,
+  prompt: readonly number[],
+  cache: KeyValueCache,
+  turn: NonNullable<ContinueOptions["turn"]>,
+  signal?: AbortSignal,
+): Promise<boolean> {
+  const { decoder } = model;
+  const positions = decoder.positionsOf(prompt.length);
+  while (prompt.length - cache.length > TURN_TOKENS) {
+    const end = cache.length + TURN_TOKENS;
+    if (decoder.positionsOf(end) !== positions) break; // the whole prompt would be run again
+    const ids = Int32Array.from(prompt.slice(cache.length, end));
+    const isDone = await turn(async () => {
+      using logits = await model.logits(ids, cache, signal);
+      return logits !== undefined;
+    });
+    if (!isDone || signal?.aborted) return false;
+  }
+  return true;
+}
+
+/**
+ * The token ids of a prompt or a conversation.
+ *
+ * @throws {UserError} If not exactly one is given, it has no tokens, or there is no chat template.
+ */
+export function promptIds(
+  files: ModelFiles,
+  { prompt, messages }: Pick<GenerateOptions, "prompt" | "messages">,
+): number[] {
   if ((prompt === undefined) === (messages === undefined)) {
     throw new UserError("Give either a prompt or messages");
   }

@@ -63,18 +63,28 @@ function refusing<Result>(failed: string, run: () => Result): Result {
   }
 }
 
-/** The template of a folder; `chat_template.jinja` takes precedence, as in transformers. */
+/** The template of a folder. @throws {UserError} If there is none, or it is invalid. */
 function readTemplate(folder: Folder, name: string): string {
+  const found = findTemplate(folder);
+  if (found !== undefined) return found;
+  throw new UserError(
+    `"${name}" has no chat template, neither "chat_template.jinja" nor a "chat_template" in ` +
+      `"tokenizer_config.json", so it was probably not trained for chats; give it a plain prompt`,
+  );
+}
+
+/**
+ * The text of the chat template of a folder; `chat_template.jinja` takes precedence, as in transformers.
+ *
+ * @returns Undefined if there is none.
+ * @throws {UserError} If it is not a text.
+ */
+export function findTemplate(folder: Folder): string | undefined {
   const own = "chat_template.jinja";
   if (folder.has(own)) return readText(folder.file(own));
   const config = "tokenizer_config.json";
   const found = folder.has(config) ? readJson(folder.file(config)).chat_template : undefined;
-  if (found == null) {
-    throw new UserError(
-      `"${name}" has no chat template, neither "chat_template.jinja" nor a "chat_template" in ` +
-        `"tokenizer_config.json", so it was probably not trained for chats; give it a plain prompt`,
-    );
-  }
+  if (found == null) return undefined;
   if (typeof found === "string") return found;
   const named = Array.isArray(found) ? found : [];
   const usual = named.find((entry) => entry?.name === USUAL)?.template;

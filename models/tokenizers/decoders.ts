@@ -23,6 +23,21 @@ export function decoderOf(path: string, json: unknown): Decoder {
   return decoder;
 }
 
+/**
+ * The bytes of a token that need not be whole characters, where its decoder has such tokens.
+ *
+ * @param json A decoder that {@link decoderOf} takes.
+ */
+export function rawBytes(json: unknown, token: string): Uint8Array | undefined {
+  const { type, decoders } = Object(json) as { type?: unknown; decoders?: unknown[] };
+  if (type === "Sequence") {
+    return decoders!.map((inner) => rawBytes(inner, token)).find((bytes) => bytes !== undefined);
+  }
+  if (type === "ByteLevel") return new Uint8Array(levelBytes(token));
+  const byte = type === "ByteFallback" ? fallbackByte(token) : undefined;
+  return byte === undefined ? undefined : Uint8Array.of(byte);
+}
+
 function build(members: Members): Decoder {
   switch (members.type) {
     case "Sequence": {
@@ -64,15 +79,22 @@ function build(members: Members): Decoder {
   }
 }
 
-/** The bytes of GPT-2's characters; a token with others stands for itself. */
 function byteLevel(tokens: string[]): string[] {
   const bytes: number[] = [];
-  for (const token of tokens) {
-    const own = Array.from(token, (character) => BYTES_OF.get(character));
-    if (own.includes(undefined)) { for (const byte of ENCODER.encode(token)) bytes.push(byte); }
-    else for (const byte of own) bytes.push(byte!);
-  }
+  for (const token of tokens) for (const byte of levelBytes(token)) bytes.push(byte);
   return [UTF8.decode(new Uint8Array(bytes))];
+}
+
+/** The bytes of GPT-2's characters; a token with others stands for itself. */
+function levelBytes(token: string): Iterable<number> {
+  const own = Array.from(token, (character) => BYTES_OF.get(character));
+  return own.includes(undefined) ? ENCODER.encode(token) : own as number[];
+}
+
+/** The byte of a token such as "<0x41>". */
+function fallbackByte(token: string): number | undefined {
+  const [, byte] = /^<0x([0-9A-Fa-f]{2})>$/.exec(token) ?? [];
+  return byte === undefined ? undefined : parseInt(byte, 16);
 }
 
 /**
@@ -88,8 +110,8 @@ function byteFallback(tokens: string[]): string[] {
     bytes = [];
   };
   for (const token of tokens) {
-    const [, byte] = /^<0x([0-9A-Fa-f]{2})>$/.exec(token) ?? [];
-    if (byte !== undefined) bytes.push(parseInt(byte, 16));
+    const byte = fallbackByte(token);
+    if (byte !== undefined) bytes.push(byte);
     else {
       flush();
       parts.push(token);

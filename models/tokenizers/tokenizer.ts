@@ -4,7 +4,7 @@ import { withTimeLimit } from "../../base/time_limit.ts";
 import type { Folder } from "../../storage/folder.ts";
 import { readJson } from "../../storage/json.ts";
 import { AddedTokens, type PlacedToken } from "./added_tokens.ts";
-import { type Decoder, decoderOf } from "./decoders.ts";
+import { type Decoder, decoderOf, rawBytes } from "./decoders.ts";
 import { Members } from "./members.ts";
 import { normalizerOf } from "./normalizers.ts";
 import { spansOf } from "./patterns.ts";
@@ -41,6 +41,7 @@ export class TextTokenizer {
   readonly #vocabulary: Vocabulary;
   readonly #template: Template;
   readonly #decode: Decoder;
+  readonly #decoderJson: unknown;
   /** Tokens by id. */
   readonly #tokens: ReadonlyMap<number, string>;
   readonly #specialIds: ReadonlySet<number>;
@@ -64,6 +65,7 @@ export class TextTokenizer {
       ? (pieces) => CUT_AT_SPACES(preTokenize(pieces))
       : preTokenize;
     this.#decode = decoderOf("decoder", json.decoder);
+    this.#decoderJson = json.decoder;
     const tokens = new Map(Array.from(ids, ([token, id]) => [id, token]));
     for (const { id, content } of placed) tokens.set(id, content);
     this.#tokens = tokens;
@@ -161,6 +163,46 @@ export class TextTokenizer {
     const what = `decoding ${counted(ids.length, "token")} with the tokenizer of "${this.path}"`;
     return withTimeLimit(what, 8 * ids.length, () => this.#decode(tokens).join(""));
   }
+
+  /**
+   * The bytes that a token adds to a text in UTF-8, if it is not the first one: perhaps a part of a
+   * character. Those of a special token are its name. An id without a token has none.
+   */
+  bytesOf(id: number): Uint8Array {
+    const token = this.#tokens.get(id);
+    if (token === undefined) return new Uint8Array(0);
+    const raw = this.#specialIds.has(id) ? undefined : rawBytes(this.#decoderJson, token);
+    if (raw) return raw;
+    const twice = [token, token];
+    const text = this.#specialIds.has(id)
+      ? token
+      : withTimeLimit(`decoding a token with the tokenizer of "${this.path}"`, 8, () => {
+        const first = this.#decode([token]).join("");
+        return this.#decode(twice).join("").slice(first.length);
+      });
+    return new TextEncoder().encode(text);
+  }
+}
+
+/** What a tokenizer consists of, for exports. */
+export interface TokenizerParts {
+  json: TokenizerJson;
+  settings: TokenizerSettings;
+  /** The added tokens with their ids, including those of the smaller files. */
+  added: readonly PlacedToken[];
+}
+
+/**
+ * The parts of the tokenizer of a model folder, see {@link TextTokenizer.load}.
+ *
+ * @throws {UserError} As that does.
+ */
+export function readTokenizerParts(folder: Folder): TokenizerParts {
+  TextTokenizer.load(folder); // refuses what is damaged or not supported
+  const files = TOKENIZER_FILES.filter((name) => folder.has(name));
+  const settings = readTokenizerSettings(folder);
+  const json = readVocabulary(folder, files, settings);
+  return { json, settings, added: withTokens(json, settings, vocabularyOf(json.model).ids) };
 }
 
 /** Refuses members of a `tokenizer.json` that nobody knows. */

@@ -5,6 +5,8 @@ import { z } from "zod";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import { UserError } from "../../base/errors.ts";
 import { isRecord } from "../../base/record.ts";
+import type { Precision } from "../../gpu/device.ts";
+import type { Backend } from "../../hosts/deno_gpu.ts";
 import { inHome } from "../../storage/home.ts";
 import { pipelineFields } from "./json_schema.ts";
 import { MOST_STAGES } from "./limits.ts";
@@ -44,6 +46,8 @@ export interface StageDeclaration {
   gives: readonly string[];
   /** Artifacts that no earlier stage may give because this one does not use them. */
   excludes?: readonly string[];
+  /** The option that a list in place of the options gives; none if absent. */
+  listOption?: string;
   /** Columns per block, for a stage that sets them; undefined if its options do not. */
   // deno-lint-ignore no-explicit-any -- each stage knows the type of its own options
   blockSize?(options: any): number | undefined;
@@ -80,7 +84,14 @@ export interface PipelineConfig<S extends StageDeclaration> {
   seed: number;
   mode: "default" | "reference";
   /** `memory` and `host-memory` are strings such as "12GB". */
-  gpu: { adapter: string | number; memory?: string; "host-memory"?: string };
+  gpu: {
+    adapter: string | number;
+    backend?: Backend;
+    precision: Precision;
+    robust?: boolean;
+    memory?: string;
+    "host-memory"?: string;
+  };
   stages: PlannedStage<S>[];
   /** The name of the recipe that gave the stages, if any. */
   recipe?: string;
@@ -424,12 +435,18 @@ async function readEntry<S extends StageDeclaration>(
     }
   }
   written ??= {};
+  const { listOption } = stage;
+  const isList = listOption !== undefined && Array.isArray(written);
+  if (isList) written = { [listOption]: written };
   const presets = reference ? stage.presets?.reference : undefined;
   const presetsFor = (written: Presets) =>
     typeof presets === "function" ? presets(written) : presets;
   const value = isRecord(written) ? { ...presetsFor(written), ...written } : written;
   const { data, issues } = checkValue(stage.options, value, stage.name);
-  source.reportAll(issues, path);
+  const placed = isList // the list stands in place of the option
+    ? issues.map((issue) => ({ ...issue, path: issue.path.slice(1) }))
+    : issues;
+  source.reportAll(placed, path);
   return { place, stage, options: data, module };
 }
 

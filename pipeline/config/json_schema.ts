@@ -1,5 +1,7 @@
 import { z } from "zod";
 import { BYTES_PATTERN } from "../../base/units.ts";
+import { PRECISIONS } from "../../gpu/device.ts";
+import { BACKENDS } from "../../hosts/deno_gpu.ts";
 import { inHome, isPlainPath, NO_HOME } from "../../storage/home.ts";
 import type { StageDeclaration } from "./config.ts";
 import { MOST_STAGES } from "./limits.ts";
@@ -38,6 +40,17 @@ export const pipelineFields = z.strictObject({
       "auto: hardware where there is some, else software; hardware; software; or one of those that doctor lists, " +
         "by its number, a part of its name, or its PCI address",
     ),
+    backend: z.enum(BACKENDS).optional().describe(
+      "whose WebGPU: deno; dawn, which has tensor cores (deno task dawn installs it); or auto: dawn where it is " +
+        "installed and finds tensor cores. BILLM_BACKEND if left out, else deno",
+    ),
+    precision: z.enum(PRECISIONS).default("f32").describe(
+      "f16 rounds the operands of large products to f16 where there are tensor cores; sums stay f32. Changes the " +
+        "result less than another seed does",
+    ),
+    robust: z.boolean().optional().describe(
+      "whether Dawn's shaders check bounds; false if left out, unless the file names stages of its own",
+    ),
     memory: z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional().describe(
       "GPU memory to stay under; as much as there is if left out. Changes the time, not the result",
     ),
@@ -46,7 +59,7 @@ export const pipelineFields = z.strictObject({
         "host memory for activations that GPU memory has no room for, beyond which they go to a file in the " +
           "folder of the run; most of what is free if left out. Changes the time, not the result",
       ),
-  }).default({ adapter: "auto" }).describe("where the kernels run"),
+  }).default({ adapter: "auto", precision: "f32" }).describe("where the kernels run"),
   stages: z.array(z.unknown()).min(1).max(MOST_STAGES).describe("the stages to run, in this order"),
   matrix: z.unknown().optional().describe(
     "makes the file a grid: lists of values, a cell for each combination of them",
@@ -112,10 +125,12 @@ export function pipelineJsonSchema(
     };
   }
   const optionsOf = new Map(stages.map((stage) => [stage.name, jsonSchemaOf(stage.options)]));
+  const listOf = ({ name, listOption }: StageDeclaration) =>
+    listOption === undefined ? [] : [optionsOf.get(name)!.properties![listOption]];
   const named = (stage: StageDeclaration, others: JsonSchema[]) => [stage.name, {
     title: stage.name,
     description: stage.summary,
-    anyOf: [optionsOf.get(stage.name)!, { type: "null" }, ...others],
+    anyOf: [optionsOf.get(stage.name)!, { type: "null" }, ...listOf(stage), ...others],
   }];
   properties.stages = {
     ...properties.stages,

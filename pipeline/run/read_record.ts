@@ -76,6 +76,8 @@ const runForm = z.looseObject({
   billm: z.string(),
   deno: z.string(),
   adapter: z.string(),
+  backend: z.string().optional(),
+  precision: z.string().optional(),
   name: z.string().min(1),
   model: z.string(),
   mode: z.string(),

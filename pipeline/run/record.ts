@@ -50,6 +50,10 @@ export interface RunRecord {
   billm: string;
   deno: string;
   adapter: string;
+  /** Whose WebGPU, with its version; absent in records of earlier versions. */
+  backend?: string;
+  /** Of large products; f32 if absent. */
+  precision?: string;
   name: string;
   model: string;
   mode: string;

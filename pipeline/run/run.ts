@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
-import { openGpu } from "../../hosts/deno_gpu.ts";
+import { type DenoGpuOptions, openGpu } from "../../hosts/deno_gpu.ts";
 import { SpillingMemory } from "../../hosts/spilling_memory.ts";
 import { PipelineFileError } from "../config/errors.ts";
 import { sum, sumByKey } from "../../base/figures.ts";
@@ -161,16 +161,12 @@ export async function runPipeline(
   } = options;
   const started = performance.now();
   FolderLock.check(config.output);
-  const { adapter, memory, "host-memory": hostBytes } = config.gpu;
+  const { "host-memory": hostBytes } = config.gpu;
   const hostMemory = new SpillingMemory(join(config.output, SPILL), {
     bytes: hostBytes ? bytesOf(hostBytes) : undefined,
     onSpill: (text) => emit({ type: "stage", stage: "memory", text }),
   });
-  await using gpu = await openGpu({
-    adapter,
-    memory: memory ? bytesOf(memory) : undefined,
-    hostMemory,
-  });
+  await using gpu = await openGpu({ ...gpuOptions(config), hostMemory });
   const clock = new StageClock(gpu);
   using artifacts = new ArtifactStore();
   const layerRecords: LayerRecord[] = [];
@@ -309,6 +305,8 @@ export async function runPipeline(
     ...planned,
     deno: Deno.version.deno,
     adapter: gpu.name,
+    backend: gpu.host.name,
+    ...(config.gpu.precision !== "f32" && { precision: config.gpu.precision }),
     name: config.name,
     model: config.model,
     ...(Object.keys(hub.commits).length > 0 && { commits: hub.commits }),
@@ -399,6 +397,19 @@ function blockSizeOf(stages: readonly PlannedStage<Stage>[]): number {
   return BLOCK_SIZE;
 }
 
+/** How a pipeline file wants its device opened. */
+export function gpuOptions({ gpu, stages }: PipelineConfig<Stage>): DenoGpuOptions {
+  const { adapter, backend, precision, robust, memory } = gpu;
+  return {
+    adapter,
+    backend,
+    precision,
+    // Kernels of users are not known to stay in bounds.
+    robust: robust ?? stages.some(({ module }) => module !== undefined),
+    memory: memory ? bytesOf(memory) : undefined,
+  };
+}
+
 /** The artifacts that stages need; those of scope "block" get the costs of their columns. */
 function neededBy(stages: readonly PlannedStage<Stage>[]): Set<string> {
   return new Set(stages.flatMap(({ stage, options }) => [
@@ -422,6 +433,10 @@ function identityOf(
     options,
     code: module ? sha256OfFile(module) : stage.run.toString(),
   }));
-  const everything = { version: VERSION, seed: config.seed, mode: config.mode, stages, inputs };
+  const { precision } = config.gpu;
+  const everything = {
+    ...{ version: VERSION, seed: config.seed, mode: config.mode, stages, inputs },
+    ...(precision !== "f32" && { precision }),
+  };
   return createHash("sha256").update(JSON.stringify(everything)).digest("hex");
 }

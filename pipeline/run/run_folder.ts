@@ -11,6 +11,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import { EXPORT_FOLDER, EXPORTS, isExportedFile } from "../../export/mod.ts";
 import { isShardFile } from "../../hub/shards.ts";
 import { SMALL_FILES } from "../../models/model_files.ts";
 import {
@@ -54,12 +55,17 @@ const SUBFOLDERS: Record<string, (name: string) => boolean> = {
     SMALL_FILES.includes(name) || name === "model.safetensors.index.json" ||
     /^model-\d{5,}-of-\d{5,}\.safetensors$/.test(name),
   [SHARDS]: isShardFile,
+  ...Object.fromEntries(
+    EXPORTS.filter(({ form }) => form.kind === "folder")
+      .map(({ name }) => [join(EXPORT_FOLDER, name), isExportedFile]),
+  ),
+  [EXPORT_FOLDER]: isExportedFile,
 };
 
 /**
  * The folder of a run: `pipeline.yaml` and `run.json`, the calibration token ids in
  * `calibration.safetensors`, what `allocate` has measured in `sensitivities.json`, the packed model in
- * `model/`, after the end `report.html` and `histograms.json`, and during the run `run.lock`, one record
+ * `model/`, what `export` has written in `exports/`, after the end `report.html` and `histograms.json`, and during the run `run.lock`, one record
  * per finished decoder layer in `layers/` and, with `download.keep: false`, shards of the original in
  * `shards/`. Activations may be in a temporary file. Every other file is either complete or absent, so a killed run resumes
  * from its last complete layer.

@@ -254,7 +254,7 @@ Deno.test("a folder is its files in the order of their names", async () => {
   mkdirSync(at("texts/more"), { recursive: true });
   const open = () => openDataset(at("texts"), "evaluation", noFetch);
   const none = `Cannot read "${at("texts")}": the folder has no file that ends in ` +
-    ".txt, .raw, .jsonl, .jsonl.gz, .json.gz, .parquet; its subfolders are not searched";
+    ".txt, .txt.gz, .raw, .jsonl, .jsonl.gz, .json.gz, .parquet; its subfolders are not searched";
   await refused(open(), none);
   for (const name of ["more/a.txt", "model.safetensors", "README.md", ".hidden.txt"]) {
     writeFileSync(at(`texts/${name}`), name);
@@ -279,7 +279,7 @@ Deno.test("a file of an unknown kind is refused", async () => {
   writeFileSync(path, "Notes");
   await refused(
     openDataset(path, "evaluation", noFetch),
-    `Cannot read "${path}": its name ends in none of .txt, .raw, .jsonl, .jsonl.gz, .json.gz, ` +
+    `Cannot read "${path}": its name ends in none of .txt, .txt.gz, .raw, .jsonl, .jsonl.gz, .json.gz, ` +
       ".parquet and .safetensors; let the name of a plain text end in .txt",
   );
 });

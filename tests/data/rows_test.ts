@@ -241,7 +241,7 @@ Deno.test("hasRows() goes by the end of the name", () => {
     () => readRows("a.csv"),
     new UserError(
       'Cannot read "a.csv": its name ends in none of ' +
-        ".txt, .raw, .jsonl, .jsonl.gz, .json.gz, .parquet",
+        ".txt, .txt.gz, .raw, .jsonl, .jsonl.gz, .json.gz, .parquet",
     ),
   );
 });

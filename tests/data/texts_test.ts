@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { gzipSync } from "node:zlib";
 import { UserError } from "../../base/errors.ts";
 import { joinTexts, readText } from "../../data/texts.ts";
 import { withFile } from "../temporary_folder.ts";
@@ -8,6 +9,19 @@ Deno.test("readText() gives a text as it is, without a byte order mark", () => {
   withFile("a.txt", text, (path) => assert.equal(readText(path), text));
   withFile("a.txt", "\ufeff" + text, (path) => assert.equal(readText(path), text));
   withFile("a.txt", "", (path) => assert.equal(readText(path), ""));
+});
+
+Deno.test("readText() reads gzip", () => {
+  const text = "One\nTwo 中\n".repeat(100);
+  const packed = gzipSync(text);
+  withFile("a.txt.gz", packed, (path) => assert.equal(readText(path), text));
+  for (const damaged of [packed.subarray(0, 40), new TextEncoder().encode(text)]) {
+    withFile("a.TXT.GZ", damaged, (path) => {
+      const problem = "it is damaged, or not gzip, though its name ends in .gz";
+      const message = `Cannot read the text "${path}": ${problem}`;
+      assert.throws(() => readText(path), new UserError(message));
+    });
+  }
 });
 
 Deno.test("readText() joins the rows of a WikiText file as its perplexities want it", () => {

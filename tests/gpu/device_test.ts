@@ -322,7 +322,7 @@ Deno.test("kernel() shows the line of WGSL that does not compile", async () => {
   const source = "@compute @workgroup_size(1)\nfn main() {\n  let x: u32 = 1.5;\n}";
   await assert.rejects(gpu.kernel({ name: "broken", source }), (error: Error) => {
     assert.match(error.message, /^Cannot compile the kernel "broken": /);
-    assert.match(error.message, /wgsl:3:/);
+    assert.match(error.message, /:3:/);
     assert.match(error.message, /let x: u32 = 1\.5;/);
     return true;
   });
@@ -409,11 +409,11 @@ Deno.test("dispatch() names what a kernel can bind", async () => {
 Deno.test('Gpu.open() with adapter "hardware" refuses a driver that computes on the CPU', async () => {
   const { isFallbackAdapter } = gpu.device.adapterInfo;
   if (!isFallbackAdapter) {
-    await using hardware = await Gpu.open(DENO_GPU, { adapter: "hardware" });
+    await using hardware = await Gpu.open(gpu.host, { adapter: "hardware" });
     assert.equal(hardware.software, false);
     return;
   }
-  await assert.rejects(Gpu.open(DENO_GPU, { adapter: "hardware" }), {
+  await assert.rejects(Gpu.open(gpu.host, { adapter: "hardware" }), {
     name: "UserError",
     message:
       `gpu.adapter is "hardware", but the only adapter found is "${gpu.name}", which computes on the CPU; ` +
@@ -427,7 +427,7 @@ Deno.test("a readback that has to wait for the mapping reads the same", async ()
   using tensor = gpu.upload(data, [size]);
   gpu.flush();
   const readback = await Readback.open(gpu.device);
-  for (const synchronous of [true, false]) {
+  for (const synchronous of readback.synchronous ? [true, false] : [false]) {
     (readback as { synchronous: boolean }).synchronous = synchronous;
     const whole = new Float32Array(size);
     await readback.read(tensor.buffers[0], 0, new Uint8Array(whole.buffer));

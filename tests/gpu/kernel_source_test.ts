@@ -34,6 +34,8 @@ const HAS: Record<KernelNeed, boolean> = {
   "subgroups": gpu.subgroupSize > 0,
   "subgroup barriers": gpu.subgroupBarriers,
   "f64": gpu.f64,
+  "f16": gpu.matrices,
+  "subgroup matrices": gpu.matrices,
 };
 
 /** What naga says of a text; undefined if it is valid, or needs what this adapter lacks. */

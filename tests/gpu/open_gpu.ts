@@ -1,11 +1,12 @@
 import { Gpu, type GpuOptions } from "../../gpu/device.ts";
 import type { GpuHost } from "../../gpu/host.ts";
 import type { KernelSource } from "../../gpu/kernel.ts";
-import { DENO_GPU } from "../../hosts/deno_gpu.ts";
+import { type DenoGpuOptions, openGpu as openDeno } from "../../hosts/deno_gpu.ts";
 
 /** The device of a test file, whose new tensors are NaN, with the kernels that suit its adapter. */
-export function openGpu(options: GpuOptions = {}, host: GpuHost = DENO_GPU): Promise<Gpu> {
-  return Gpu.open(host, { poison: true, ...options });
+export function openGpu(options: DenoGpuOptions = {}, host?: GpuHost): Promise<Gpu> {
+  const all = { poison: true, ...options };
+  return host ? Gpu.open(host, all as GpuOptions) : openDeno(all);
 }
 
 /** The same, but with the kernels of real GPUs whatever the adapter: a software one runs them too. */

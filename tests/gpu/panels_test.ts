@@ -19,7 +19,13 @@ const REFUSED = ["billmVectorKernel", "kl_divergence.wgsl", "narrow.wgsl", "non_
 const PER_FAMILY = 4;
 
 Deno.test("every kernel is valid WGSL with its arrays in panels", async () => {
-  const has = { "subgroups": gpu.subgroupSize > 0, "subgroup barriers": true, "f64": gpu.f64 };
+  const has = {
+    "subgroups": gpu.subgroupSize > 0,
+    "subgroup barriers": true,
+    "f64": gpu.f64,
+    "f16": gpu.matrices,
+    "subgroup matrices": gpu.matrices,
+  };
   const refused = new Set<string>();
   const tried = new Map<string, number>();
   for (const [name, text] of KERNEL_TEXTS) {

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import type { HubRepository } from "../../hub/repository.ts";
 import type { HubSettings } from "../../hub/settings.ts";
 import { type HttpReply, type HttpRequest, HttpServer } from "./http_server.ts";
+import { uploadReply } from "./upload_routes.ts";
 
 /** A request that came to the hub or to the host that it sends clients to for large files. */
 export interface HubRequest extends HttpRequest {
@@ -27,6 +28,8 @@ export interface RepositoryOptions {
   lfs?: (path: string, content: Uint8Array) => boolean;
   /** Names of the commit, besides "main". */
   revisions?: string[];
+  /** The metadata of its card. */
+  card?: Record<string, unknown>;
 }
 
 interface Entry {
@@ -65,6 +68,12 @@ export class LoopbackHub implements AsyncDisposable {
   readonly requests: HubRequest[] = [];
   /** Good tokens, each with the ids of the private and gated repositories that it opens. */
   readonly tokens: Record<string, string[]> = {};
+  /** Good tokens, each with the owners in whose place it may write. */
+  readonly writers: Record<string, string[]> = {};
+  /** Whether an upload of a large file is lost on its way. */
+  loses?: (request: HubRequest) => boolean;
+  /** Bytes of a part of a large upload; absent, uploads have one part. */
+  partSize?: number;
   /** Entries on a page of a listing. */
   pageSize = 1000;
   /** Looks at a request and the answer it would get, and may give another one. */
@@ -77,7 +86,35 @@ export class LoopbackHub implements AsyncDisposable {
     return this.#hub.url;
   }
 
-  /** The host that large files come from. */
+  /** The host that large files come from, and go to. */
+  get cdn(): string {
+    return this.#cdn.url;
+  }
+
+  /** The files of a repository at `main`; undefined if there is none. */
+  files(type: Kind, id: string): Record<string, Uint8Array> | undefined {
+    const repository = this.#repositories.get(`${type}s/${id}`);
+    const entries = repository?.commits.get(repository.revisions.get("main")!);
+    return entries && Object.fromEntries(entries.map(({ path, content }) => [path, content]));
+  }
+
+  /** What a repository was made with, and the commit of `main`. */
+  about(type: Kind, id: string): { options: RepositoryOptions; commit: string } | undefined {
+    const repository = this.#repositories.get(`${type}s/${id}`);
+    return repository &&
+      { options: repository.options, commit: repository.revisions.get("main")! };
+  }
+
+  /** An LFS object that is on the other host. */
+  object(sha256: string): Uint8Array | undefined {
+    return this.#objects.get(sha256);
+  }
+
+  putObject(content: Uint8Array): void {
+    this.#objects.set(createHash("sha256").update(content).digest("hex"), content);
+  }
+
+  /** The name of the host that large files come from. */
   get cdnHost(): string {
     return new URL(this.#cdn.url).host;
   }
@@ -157,7 +194,8 @@ export class LoopbackHub implements AsyncDisposable {
       authorization: raw.headers.get("Authorization"),
     };
     this.requests.push(request);
-    const reply = host === "hub" ? this.#hubReply(request) : this.#cdnReply(request);
+    const reply = uploadReply(this, request) ??
+      (host === "hub" ? this.#hubReply(request) : this.#cdnReply(request));
     return await this.intercept?.(request, reply) ?? reply;
   }
 
@@ -264,6 +302,7 @@ export class LoopbackHub implements AsyncDisposable {
       likes: 3,
       lastModified: "2024-01-02T03:04:05.000Z",
       pipeline_tag: kind === "model" ? "text-generation" : undefined,
+      cardData: options.card ?? {},
       siblings: entries.map(({ path }) => ({ rfilename: path })),
     };
     const asked = query.getAll("expand");
@@ -360,7 +399,7 @@ export function json(value: unknown): HttpReply {
   };
 }
 
-function trouble(
+export function trouble(
   status: number,
   code: string | undefined,
   message: string,

@@ -281,7 +281,8 @@ refuses("an empty folder as evaluation text", {
     rmSync(evaluation);
     mkdirSync(evaluation);
   },
-  message: 'Cannot read "PLACE/evaluation.txt": the folder has no file that ends in .txt, .raw, ' +
+  message:
+    'Cannot read "PLACE/evaluation.txt": the folder has no file that ends in .txt, .txt.gz, .raw, ' +
     ".jsonl, .jsonl.gz, .json.gz, .parquet; its subfolders are not searched",
   leaves: "nothing",
 });

@@ -29,7 +29,7 @@ Deno.test("doctor --json tells what is true of this machine", async () => {
   assert.equal(ready, true);
   assert.deepEqual(
     findings.map(({ check }) => check).filter((check) => check !== "disk"),
-    ["versions", "adapter", "features", "limits", "memory", "speed", "hub"],
+    ["versions", "adapter", "dawn", "features", "limits", "memory", "speed", "hub"],
   );
   const of = (check: string) => findings.find((finding) => finding.check === check)!;
   const { billm, deno, v8 } = of("versions").values;

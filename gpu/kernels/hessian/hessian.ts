@@ -1,7 +1,9 @@
 import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
-import { gemm } from "../matmul/gemm.ts";
+import { gemm, multiplyHalves, suitsMatrices } from "../matmul/gemm.ts";
+import { MATRIX_DEPTH, MATRIX_TILE } from "../matmul/gemm_matrix_source.ts";
+import { halve } from "../matmul/halve.ts";
 import { withReduction } from "../reduce/reduction.ts";
 import dampedSource from "./damped.wgsl" with { type: "text" };
 import dampedDiagonalSource from "./damped_diagonal.wgsl" with { type: "text" };
@@ -10,6 +12,8 @@ import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
 
 /** Tokens per sum: long f32 sums lose accuracy, which the quantization loop amplifies. */
 export const CHUNK = 1024;
+/** The same on tensor cores, whose sums truncate; less than what rounding to f16 costs. */
+const MATRIX_CHUNK = 8192;
 
 /**
  * Accumulates a batch in a Hessian: H += factor · XᵀX, in the upper triangle (and parts of the lower).
@@ -24,6 +28,17 @@ export async function accumulateHessian(
   factor: number,
 ): Promise<void> {
   const [tokens, n] = input.shape;
+  const product = { layout: "TN", m: n, n, k: tokens, a: input, b: input, c: hessian } as const;
+  if (suitsMatrices(gpu, { ...product, mayRound: true })) {
+    const placed = { tensor: input, start: 0, stride: n };
+    using x = await halve(gpu, "column", placed, [tokens, n], [MATRIX_DEPTH, MATRIX_TILE]);
+    for (let first = 0; first < tokens; first += MATRIX_CHUNK) {
+      const k = Math.min(MATRIX_CHUNK, tokens - first);
+      const options = { ...product, k, first, alpha: factor, accumulate: true, upperOnly: true };
+      await multiplyHalves(gpu, options, x, x);
+    }
+    return;
+  }
   for (let start = 0; start < tokens; start += CHUNK) {
     const x = { tensor: input, start: start * n };
     await gemm(gpu, {

@@ -12,7 +12,15 @@ import {
   type TileShape,
   tileThreads,
 } from "./gemm_tile_source.ts";
+import {
+  MATRIX_DEPTH,
+  MATRIX_TILE,
+  matrixKernel,
+  type MatrixLayout,
+  unitKernel,
+} from "./gemm_matrix_source.ts";
 import { TileTuning } from "./gemm_tuning.ts";
+import { halve, type Halves } from "./halve.ts";
 
 export type { GemmLayout } from "./gemm_source.ts";
 
@@ -45,11 +53,14 @@ export interface Gemm {
   bias?: Tensor;
   /** Added to the result, `[m, n]`; must not share memory with C. */
   residual?: Matrix | Tensor;
+  /** Whether A and B may be rounded to f16, which happens if the device's precision is f16. */
+  mayRound?: boolean;
   /** Whether to skip tiles of C that are fully below the diagonal (they keep their content). */
   upperOnly?: boolean;
 }
 
-interface Placed {
+/** A {@link Matrix} with all of its numbers. */
+export interface Placed {
   tensor: Tensor;
   start: number;
   stride: number;
@@ -115,6 +126,7 @@ export async function gemm(gpu: Gpu, options: Gemm): Promise<void> {
   if (call.c.tensor.dtype === "f16" && !isAligned(call)) {
     throw new RangeError("Cannot write a product in f16 unless all rows come in fours");
   }
+  if (suitsMatrices(gpu, options) && isWritable(call)) return await matrixGemm(gpu, call);
   const lanes = gpu.subgroupSize;
   const { rows } = BROADCAST_TILE;
   if (gpu.software && lanes > 0 && rows % lanes === 0) await broadcastGemm(gpu, call);
@@ -161,6 +173,111 @@ export async function queueTiles(gpu: Gpu, call: Call, tile: TileShape): Promise
     ...parameters(call),
     workgroups: [Math.ceil(n / tile.cols), Math.ceil(m / tile.rows)],
   });
+}
+
+/** Multiplications from which a product is worth rounding its operands. */
+const MATRICES_FROM = 2 ** 24;
+
+/** Whether a product is computed on tensor cores. */
+export function suitsMatrices(gpu: Gpu, { layout, m, n, k, mayRound }: Gemm): boolean {
+  return mayRound === true && gpu.matrices && gpu.precision === "f16" && layout !== "NN" &&
+    m * n * k >= MATRICES_FROM && n % 4 === 0 &&
+    4 * (m + MATRIX_TILE) * (n + MATRIX_TILE) < gpu.maxBinding;
+}
+
+/** Whether C and the residual can be accessed by four entries of a row at a time. */
+function isWritable({ c, residual = c }: Call): boolean {
+  return [c, residual].every(({ start, stride }) => start % 4 === 0 && stride % 4 === 0);
+}
+
+async function matrixGemm(gpu: Gpu, call: Call): Promise<void> {
+  const { layout, m, n, k, a, b } = call;
+  const isSame = a.tensor === b.tensor && a.start === b.start && a.stride === b.stride && m === n;
+  const round = (matrix: Placed, length: number) =>
+    layout === "TN"
+      ? halve(gpu, "column", matrix, [k, length], [MATRIX_DEPTH, MATRIX_TILE])
+      : halve(gpu, "row", matrix, [length, k], [MATRIX_TILE, MATRIX_DEPTH]);
+  using left = await round(a, m);
+  using right = isSame ? undefined : await round(b, n);
+  await multiplyHalves(gpu, call, left, right ?? left);
+}
+
+/**
+ * Queues a product of rounded operands, by steps `[first, first + k]` of the inner dimension for TN.
+ *
+ * @param left Padded to whole tiles, like `right`.
+ * @param tile Rows and columns of C per workgroup; smaller in tests.
+ */
+export async function multiplyHalves(
+  gpu: Gpu,
+  call: Omit<Gemm, "a" | "b"> & { first?: number },
+  left: Halves,
+  right: Halves,
+  tile = MATRIX_TILE,
+): Promise<void> {
+  const { layout, m, n, first = 0 } = call;
+  const operand = ({ words, paddedCols }: Halves): Placed => (
+    { tensor: words, start: first * paddedCols, stride: paddedCols }
+  );
+  const placed: Call = {
+    ...call,
+    k: Math.ceil(call.k / MATRIX_DEPTH) * MATRIX_DEPTH,
+    a: operand(left),
+    b: operand(right),
+    c: place(call.c),
+    residual: call.residual ? place(call.residual) : undefined,
+  };
+  const { c, r } = { ...storagesOf(placed), ...(!call.residual && { r: "f32" as const }) };
+  const unit = await unitOf(gpu);
+  const inPlace = c === "f32" && !call.accumulate && m % tile === 0 &&
+    n % tile === 0 && placed.c.tensor.bytes <= gpu.maxBinding;
+  const kernel = await gpu.kernel({
+    name: `gemm_matrix_${layout}_${tile}_${unit}${inPlace ? "" : "_apart"}${
+      storageSuffix({ c, r })
+    }`,
+    source: () => matrixKernel(layout as MatrixLayout, { c, r }, unit, inPlace, tile),
+  });
+  const { params, tensors } = parameters(placed);
+  const [down, across] = [m, n].map((length) => Math.ceil(length / tile));
+  const sums = inPlace ? [] : [gpu.empty([down * tile, across * tile])];
+  kernel.dispatch({
+    params,
+    tensors: [...tensors, left.scales, right.scales, ...sums],
+    workgroups: down * across,
+  });
+  gpu.free(...sums);
+}
+
+const units = new WeakMap<Gpu, Promise<number>>();
+
+/** What offsets of fragments in arrays of vec4u count on a device, in halves. */
+function unitOf(gpu: Gpu): Promise<number> {
+  let unit = units.get(gpu);
+  if (!unit) units.set(gpu, unit = findUnit(gpu));
+  return unit;
+}
+
+async function findUnit(gpu: Gpu): Promise<number> {
+  const values = (factor: number) =>
+    Float32Array.from({ length: 16 * 64 }, (_, i) => (i * factor) % 13 - 6);
+  const [x, y] = [values(7), values(5)];
+  const upload = (from: Float32Array) =>
+    gpu.upload(new Uint16Array(Float16Array.from(from).buffer), [16, 32], "u32");
+  using a = upload(x);
+  using b = upload(y);
+  for (const unit of [8, 1]) {
+    using c = gpu.empty([16, 16]);
+    const kernel = await gpu.kernel({ name: `gemm_unit_${unit}`, source: () => unitKernel(unit) });
+    kernel.dispatch({ tensors: [a, b, c], workgroups: 1 });
+    const found = await gpu.read(c);
+    const isRight = found.every((value, at) => {
+      let sum = 0;
+      for (let k = 16; k < 32; k++) sum += x[(at >> 4) * 64 + k] * y[(at & 15) * 64 + k];
+      return value === sum;
+    });
+    if (isRight) return unit;
+  }
+  throw new Error("The adapter's tensor cores multiply wrongly; use precision f32");
 }
 
 /** The suffix of kernel names for storage formats other than f32: `_f32-f16-f32-f32`. */

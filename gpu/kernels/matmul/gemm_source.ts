@@ -39,7 +39,7 @@ struct Params {
 `;
 
 /** The WGSL element type of a matrix array: four adjacent values if rows are aligned, else a word. */
-function elementType(storage: Storage, aligned: boolean): string {
+export function elementType(storage: Storage, aligned: boolean): string {
   if (storage === "f32") return aligned ? "vec4f" : "f32";
   return aligned ? "vec2u" : "u32";
 }
@@ -50,7 +50,7 @@ export function widened(storage: Storage, value: string): string {
 }
 
 /** WGSL for four adjacent values from element `index`, a multiple of four if rows are aligned. */
-function load(array: string, storage: Storage, aligned: boolean, index: string): string {
+export function load(array: string, storage: Storage, aligned: boolean, index: string): string {
   if (aligned) return widened(storage, `${array}[(${index}) >> 2u]`);
   const one = (at: string) =>
     storage === "f32" ? `${array}[${at}]` : `half_${storage}(${array}[(${at}) >> 1u], ${at})`;
@@ -58,7 +58,7 @@ function load(array: string, storage: Storage, aligned: boolean, index: string):
 }
 
 /** WGSL functions that unpack four values, or one, from words of two. */
-const WIDEN = `
+export const WIDEN = `
 fn widen_f16(words: vec2u) -> vec4f {
   return vec4f(unpack2x16float(words.x), unpack2x16float(words.y));
 }
@@ -88,6 +88,8 @@ export interface PreludeOptions {
   whole?: boolean;
   /** The {@link GEMM_FLAGS}, if they are known at compile time. */
   flags?: number;
+  /** Whether A and B are arrays of eight f16 each, which the kernel reads by itself. */
+  halves?: boolean;
   /**
    * Whether the product is a grouped one: a tile has rows of one expert. `put` then takes the expert, the
    * end of the tile, and the place of a row in the order of pairs, in which the rows of C are.
@@ -97,7 +99,8 @@ export interface PreludeOptions {
 
 /** WGSL bindings, parameters and the function `put`, which finishes four adjacent entries of C. */
 export function prelude(
-  { storages, aligned, whole = false, flags: known, grouped = false }: PreludeOptions,
+  { storages, aligned, whole = false, flags: known, halves = false, grouped = false }:
+    PreludeOptions,
 ): string {
   const { a, b, c, r } = storages;
   const extra = (name: keyof typeof GEMM_FLAGS, text: string) => {
@@ -110,14 +113,16 @@ export function prelude(
     : repeat(4, (i) => `if (col + ${i}u < p.n) { C[at + ${i}u] = v.${XYZW[i]}; }`);
   if (grouped) return groupedPrelude(storages, aligned, store);
   return `${GEMM_PARAMS}
-@group(0) @binding(1) var<storage, read> A: array<${elementType(a, aligned)}>;
-@group(0) @binding(2) var<storage, read> B: array<${elementType(b, aligned)}>;
+@group(0) @binding(1) var<storage, read> A: array<${halves ? "vec4u" : elementType(a, aligned)}>;
+@group(0) @binding(2) var<storage, read> B: array<${halves ? "vec4u" : elementType(b, aligned)}>;
 @group(0) @binding(3) var<storage, read_write> C: array<${elementType(c, aligned)}>; // [m, n]
 @group(0) @binding(4) var<storage, read> bias: array<${elementType("f32", aligned)}>;    // [n]
 @group(0) @binding(5) var<storage, read> R: array<${elementType(r, aligned)}>;       // [m, n]
 ${Object.values(storages).every((storage) => storage === "f32") ? "" : WIDEN}
-fn load_a(index: u32) -> vec4f { return ${load("A", a, aligned, "index")}; }
-fn load_b(index: u32) -> vec4f { return ${load("B", b, aligned, "index")}; }
+${
+    halves ? "" : `fn load_a(index: u32) -> vec4f { return ${load("A", a, aligned, "index")}; }
+fn load_b(index: u32) -> vec4f { return ${load("B", b, aligned, "index")}; }`
+  }
 
 fn put(row: u32, col: u32, sum: vec4f) {
   ${whole ? "" : "if (row >= p.m || col >= p.n) { return; }"}

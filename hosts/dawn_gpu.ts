@@ -1,0 +1,87 @@
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { UserError } from "../base/errors.ts";
+import type { GpuHost } from "../gpu/host.ts";
+import { browserPrelude } from "./browser_gpu.ts";
+
+/** The version of the npm package `webgpu` that `deno task dawn` installs. */
+export const DAWN_VERSION = "0.6.2";
+
+const FEATURES = ["subgroups", "shader-f16", "chromium-experimental-subgroup-matrix"] as const;
+const TOGGLES = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia"];
+/** Without these, shaders check each index and clear workgroup memory first. */
+const UNCHECKED = ["disable_robustness", "disable_workgroup_init"];
+
+/** What Dawn's binding for Node exports. */
+interface Dawn {
+  create(options: string[]): GPU;
+}
+
+/** The options of {@link dawnHost}. */
+export interface DawnOptions {
+  /** The file `dawn.node`. */
+  file: string;
+  /** Whether shaders check bounds. */
+  robust: boolean;
+}
+
+/** Instances end when they are collected, with all of their devices. */
+const kept: GPU[] = [];
+
+/**
+ * The WebGPU host of Dawn's binding for Node. Compared with Deno's own WebGPU it has matrix products on
+ * tensor cores and short waits, but neither f64 nor subgroup barriers.
+ *
+ * @param base Deno's host, for what does not depend on WebGPU's implementation.
+ */
+export function dawnHost({ file, robust }: DawnOptions, base: GpuHost): GpuHost {
+  let gpu: GPU | undefined;
+  return {
+    name: `${base.name}, Dawn ${DAWN_VERSION}${robust ? "" : " without bounds checks"}`,
+    adapterAdvice: base.adapterAdvice,
+    async requestAdapter(options) {
+      if (!gpu) {
+        const dawn: Dawn = createRequire(import.meta.url)(file);
+        gpu = dawn.create([
+          ...(Deno.build.os === "linux" ? ["backend=vulkan"] : []),
+          `enable-dawn-features=${[...TOGGLES, ...(robust ? [] : UNCHECKED)].join()}`,
+          "disable-dawn-features=timestamp_quantization",
+        ]);
+        kept.push(gpu);
+      }
+      return await gpu.requestAdapter(options);
+    },
+    wantedFeatures: (
+      { features },
+    ) => [FEATURES.filter((name) => features.has(name as GPUFeatureName))],
+    systemMemory: base.systemMemory,
+    tuning: base.tuning,
+    prelude: browserPrelude,
+    scope: base.scope,
+    nextTask: base.nextTask,
+  };
+}
+
+/**
+ * The file of Dawn's binding: `BILLM_DAWN`, or what `deno task dawn` has installed.
+ *
+ * @param folder Where `deno task dawn` installs it.
+ * @throws {UserError} If `BILLM_DAWN` names no file.
+ */
+export function findDawn(folder: string | undefined): string | undefined {
+  const named = Deno.env.get("BILLM_DAWN");
+  if (named) {
+    if (existsSync(named)) return named;
+    throw new UserError(`BILLM_DAWN is "${named}", but there is no such file`);
+  }
+  if (!folder) return undefined;
+  const { os, arch } = Deno.build;
+  const platform = {
+    darwin: "darwin-universal",
+    linux: `linux-${arch === "aarch64" ? "arm64" : "x64"}`,
+    windows: `win32-${arch === "aarch64" ? "arm64" : "x64"}`,
+  }[os as string];
+  const file = join(folder, "node_modules", "webgpu", "dist", `${platform}`, "dawn.node");
+  return existsSync(file) ? file : undefined;
+}
