@@ -2,24 +2,21 @@ import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 import { DenseExperts } from "../codecs/experts/dense_experts.ts";
 import { DenseWeight } from "../codecs/dense/weight.ts";
-import { widen } from "../gpu/kernels/elementwise/widen.ts";
 import { outputErrorParts, relativeError } from "../gpu/kernels/reduce/output_error.ts";
 import { undoTransform } from "../gpu/kernels/rotation/rotate.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { batchWindows, paceBatches } from "../models/calibration.ts";
 import { roleOf } from "../models/ops/experts.ts";
-import type { ExpertPlace } from "../models/ops/op.ts";
 import { Decoder } from "../models/decoder.ts";
 import { PART_BYTES } from "../models/lookup_matrix.ts";
 import type { LayerWeights } from "../models/layer_weights.ts";
 import { DivergenceProbe } from "../models/metrics/divergence_probe.ts";
 import { spreadWindows } from "../models/metrics/final_states.ts";
 import type { Registers } from "../models/registers.ts";
-import { ExpertCounts, isStarved, showExperts } from "../pipeline/run/expert_inputs.ts";
-import { access, ArtifactStore } from "../pipeline/run/artifacts.ts";
-import { showInput } from "../pipeline/run/groups.ts";
+import { ArtifactStore } from "../pipeline/run/artifacts.ts";
 import { scaleLinears } from "../pipeline/run/scale_linears.ts";
 import type { GroupContext, LinearContext, LinearLayer, ModelContext } from "../pipeline/stage.ts";
+import { accessWithin, observeGroups } from "./observe_groups.ts";
 import type { Chain, RatedLinear } from "./rate_plan.ts";
 import type { Losses } from "./sensitivities.ts";
 
@@ -58,17 +55,6 @@ interface Measured {
   results: Tensor;
   /** The factor by which the only measured loss is multiplied for each rate; absent if all are measured. */
   ratios?: readonly number[];
-}
-
-/** A group of linear layers with its artifacts. */
-interface Group {
-  at: number;
-  from: string;
-  cols: number;
-  /** The expert of its linear layers, if any. */
-  expert?: ExpertPlace;
-  context: GroupContext;
-  store: ArtifactStore;
 }
 
 /**
@@ -119,7 +105,7 @@ export async function measureLosses(
   const observed = options.isCheap ? batchesFor(batches, Math.max(...cols)) : batches.length;
   const ratiosOf = new Map<string, number[]>(); // by module
   for (const [layer, own] of weights.entries()) {
-    const { groups, pools } = await observe(context, chain, decoder, own, observed);
+    const { groups, pools } = await observeGroups(context, chain, decoder, own, observed);
     for (const { context: groupContext, store } of groups) {
       await scaleLinears(groupContext);
       for (const { stage, options } of chain.before) await stage.run(groupContext, options);
@@ -324,16 +310,6 @@ async function hasRoom(
   );
 }
 
-/** The artifacts of a store on top of those of a context. */
-function accessWithin(store: ArtifactStore, context: ModelContext): ReturnType<typeof access> {
-  const own = access(store);
-  return {
-    ...own,
-    find: (name) => own.find(name) ?? context.find(name),
-    get: (name) => own.find(name) ?? context.get(name),
-  };
-}
-
 /**
  * The number of batches, from the first one on, whose tokens are enough for Hessians of estimates.
  *
@@ -346,102 +322,4 @@ export function batchesFor(batches: readonly (readonly Int32Array[])[], cols: nu
     return tokens >= TOKENS_PER_COLUMN * cols;
   });
   return enough < 0 ? batches.length : enough + 1;
-}
-
-/**
- * Passes calibration data through a layer and lets the stages observe the inputs of its groups.
- *
- * @param batches The number of batches, from the first one on.
- */
-async function observe(
-  context: ModelContext,
-  { before }: Chain,
-  decoder: Decoder,
-  weights: LayerWeights,
-  batches: number,
-): Promise<{ groups: Group[]; pools: ArtifactStore[] }> {
-  const { gpu } = context;
-  const { activations, batches: all, length } = context.get("calibration");
-  const { layers: count, names } = decoder.architecture;
-  const { plan, layer: index } = weights;
-  const prefix = names.layer(index);
-  const groups: Group[] = [];
-  for (const { at, from, cols, expert, linears: wanted } of plan.groups) {
-    const store = new ArtifactStore();
-    const linears: LinearLayer[] = [];
-    for (const { module } of wanted) {
-      const { matrix } = weights.linear(module).weight as DenseWeight;
-      const [rows, cols] = matrix.shape;
-      const copy = async () =>
-        matrix.dtype === "f32" ? gpu.clone(matrix) : await widen(gpu, matrix);
-      linears.push({
-        name: prefix + module,
-        module,
-        rows,
-        cols,
-        original: await copy(),
-        weight: await copy(),
-        quantized: gpu.empty([rows, cols]),
-      });
-    }
-    groups.push({
-      at,
-      from,
-      cols,
-      ...(expert && { expert }),
-      store,
-      context: { ...context, ...accessWithin(store, context), layer: { index, count }, linears },
-    });
-  }
-  const together = [...Map.groupBy(groups, ({ at }) => at).values()];
-  const pools = new Map<number, { store: ArtifactStore; context: GroupContext }>();
-  const tokens = new Map<Group, number>();
-  for (let batch = 0; batch < batches; batch++) {
-    const registers = await activations.load(batch);
-    let done = 0;
-    for (const groups of together) {
-      const [{ at, from, cols, expert, context: groupContext }] = groups;
-      await decoder.run(weights, registers, length, done, at);
-      done = at;
-      if (!expert) {
-        await showInput(groupContext, before, registers.get(from)!);
-        continue;
-      }
-      using counts = new ExpertCounts(gpu, 1, expert.of);
-      await counts.count(0, registers.get(expert.routing)!);
-      await counts.read();
-      if (!pools.has(at)) {
-        const store = new ArtifactStore();
-        const access = accessWithin(store, context);
-        pools.set(at, { store, context: { ...groupContext, ...access } });
-      }
-      const pool = pools.get(at)!;
-      const show = ({ context }: { context: GroupContext }, input: Tensor) =>
-        showInput(context, before, input);
-      const experts = groups.map((group) => ({ ...group, expert: group.expert! }));
-      await showExperts(
-        gpu,
-        counts.of(0),
-        { from, cols, expert },
-        experts,
-        { registers },
-        show,
-        (input) => show(pool, input),
-      );
-      for (const group of groups) {
-        tokens.set(group, (tokens.get(group) ?? 0) + counts.total(group.expert!.index));
-      }
-    }
-    await decoder.run(weights, registers, length, done);
-    await activations.keep(batch, 0, registers);
-    await paceBatches(gpu, batch + 1);
-    await context.pause();
-  }
-  const seen = all.slice(0, batches).flat().length * length;
-  for (const [group, count] of tokens) {
-    if (!isStarved(count, group.cols, seen)) continue;
-    group.store[Symbol.dispose]();
-    group.store.parent = pools.get(group.at)!.store;
-  }
-  return { groups, pools: [...pools.values()].map(({ store }) => store) };
 }

@@ -2,7 +2,7 @@ import { basename, join } from "node:path";
 import { DenseWeight } from "../../codecs/dense/weight.ts";
 import { type QuantizationConfig, rotationConfigOf } from "../../codecs/quantization_config.ts";
 import { undoTransform } from "../../gpu/kernels/rotation/rotate.ts";
-import { outputErrorParts, relativeErrors } from "../../gpu/kernels/reduce/output_error.ts";
+import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Activations } from "../../models/activations.ts";
 import { type Calibration, paceBatches } from "../../models/calibration.ts";
@@ -559,15 +559,12 @@ class LayerRun {
 
   async #records(groups: readonly Group[]): Promise<LinearRecord[]> {
     const records: LinearRecord[] = [];
-    const parts = groups.flatMap(({ errors }) => errors);
-    const errors = await relativeErrors(this.context.gpu, parts);
-    this.context.gpu.free(...parts);
-    for (const { context, expert, tokens, pool, errors: { length } } of groups) {
-      const own = errors.splice(0, length);
+    for (const { context, expert, tokens, pool, errors } of groups) {
       for (const linear of context.linears) {
         const { name, rows, cols, stored, method, transform, correction } = linear;
         if (!stored) continue;
-        const error = linear.isSkipped ? undefined : own.shift();
+        using parts = linear.isSkipped ? undefined : errors.shift();
+        const error = parts && await relativeError(parts);
         const record: LinearRecord = {
           name,
           rows,

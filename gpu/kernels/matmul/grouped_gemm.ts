@@ -55,14 +55,14 @@ function tileFor(gpu: Gpu, pairs: number, experts: number): TileShape {
   if (gpu.software) return SOFTWARE;
   const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
   const isPossible = tileThreads(LARGE) <= maxComputeInvocationsPerWorkgroup &&
-    tileKernelBytes("NT", LARGE, "paired") <= maxComputeWorkgroupStorageSize;
+    tileKernelBytes("NT", LARGE, "whole") <= maxComputeWorkgroupStorageSize;
   return isPossible && pairs >= MANY_PAIRS * experts ? LARGE : SMALL;
 }
 
 /**
  * Queues the products of all pairs with the matrices of their experts, without waiting: each workgroup finds
- * its rows in the table of tiles that {@link sortPairs} made. A row of the result is the same as that of a
- * product with the matrix alone.
+ * its rows in the table of tiles that {@link sortPairs} made. On GPUs, a row of the result is that of a
+ * product with the matrix alone, bit by bit.
  */
 export async function groupedGemm(
   gpu: Gpu,
@@ -72,13 +72,9 @@ export async function groupedGemm(
   const storages = { ...ALL_F32, b: weights.dtype as "f32" };
   const isAligned = [rows, cols, step].every((value) => value % 4 === 0);
   const isWhole = isAligned && rows % tile.cols === 0 && cols % tile.depth === 0;
-  const fit: GemmFit = !isAligned
-    ? "any"
-    : !isWhole
-    ? "aligned"
-    : cols % (2 * tile.depth) === 0
-    ? "paired"
-    : "whole";
+  const { maxComputeWorkgroupStorageSize: most } = gpu.device.limits;
+  const isPaired = cols % (2 * tile.depth) === 0 && tileKernelBytes("NT", tile, "paired") <= most;
+  const fit: GemmFit = !isAligned ? "any" : !isWhole ? "aligned" : isPaired ? "paired" : "whole";
   const kernel = await gpu.kernel({
     name: `grouped_gemm_${tileName(tile)}_${fit}_${weights.dtype}`,
     source: () => tileKernel("NT", tile, fit, storages, true),

@@ -59,19 +59,7 @@ export async function changeParts(gpu: Gpu, a: Tensor, b: Tensor): Promise<Tenso
 
 /** The error relative to the output, tr((W-Q) H (W-Q)ᵀ) / tr(W H Wᵀ). */
 export async function relativeError(parts: Tensor): Promise<number> {
-  return errorOf(await parts.gpu.read(parts));
-}
-
-/** {@link relativeError} of several linear layers; the host waits once. */
-export async function relativeErrors(gpu: Gpu, all: readonly Tensor[]): Promise<number[]> {
-  if (all.length === 0) return [];
-  using together = gpu.empty([all.length, 2 * PARTS]);
-  for (const [i, parts] of all.entries()) gpu.copy(parts, together.view(i * 2 * PARTS, [2, PARTS]));
-  const sums = await gpu.read(together);
-  return all.map((_, i) => errorOf(sums.subarray(i * 2 * PARTS, (i + 1) * 2 * PARTS)));
-}
-
-function errorOf(sums: Float32Array): number {
+  const sums = await parts.gpu.read(parts);
   const sum = (from: number) => sums.subarray(from, from + PARTS).reduce((a, b) => a + b, 0);
   return sum(0) / sum(PARTS);
 }
