@@ -31,6 +31,7 @@ export async function startTask(
     Deno.execPath(),
     "run",
     "-A",
+    "--no-lock", // some tasks fetch what others need not have
     ...(preload ? [`--preload=${preload}`] : []),
     join(PROJECT, `tasks/${task}.ts`),
     ...args,

@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import ts from "typescript";
 import { UserError } from "../../base/errors.ts";
+import { typescript } from "./typescript.ts";
 
 const PROJECT = join(import.meta.dirname!, "../..");
 
@@ -20,6 +20,7 @@ const SYMBOLS = `for (const name of ["dispose", "asyncDispose"]) {
  */
 export async function bundleForBrowsers(entry: string, scratch: string): Promise<string> {
   const whole = await denoBundle([join(PROJECT, entry)]);
+  const ts = await typescript();
   const { outputText } = ts.transpileModule(whole, {
     compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
   });

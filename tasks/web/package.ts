@@ -1,7 +1,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, normalize } from "node:path";
-import ts from "typescript";
+import { typescript } from "./typescript.ts";
 import { VERSION } from "../../base/version.ts";
 import { bundleForBrowsers } from "./bundle.ts";
 import { replaceFolder } from "./replace_folder.ts";
@@ -23,7 +23,7 @@ export async function writePackage(folder: string): Promise<void> {
       ["package.json", JSON.stringify(description(), undefined, 2)],
       ["README.md", readFileSync(join(PROJECT, "docs/browser.md"), "utf8")],
       ["LICENSE", readFileSync(join(PROJECT, "LICENSE"), "utf8")],
-      ...[...declarations()].map(([name, text]) => [`types/${name}`, text] as const),
+      ...[...await declarations()].map(([name, text]) => [`types/${name}`, text] as const),
     ]);
     replaceFolder(folder, "package.json", ({ name }) => name === NAME, (part) => {
       for (const [name, text] of files) {
@@ -52,7 +52,8 @@ function description() {
 }
 
 /** The types of the module and of all that they name, by their paths. */
-function declarations(): Map<string, string> {
+async function declarations(): Promise<Map<string, string>> {
+  const ts = await typescript();
   const program = ts.createProgram([join(PROJECT, ENTRY)], {
     declaration: true,
     emitDeclarationOnly: true,

@@ -2,11 +2,13 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import OpenAI from "npm:openai@7.59.0";
 import { writeMicroModel } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { addTemplate } from "./served_model.ts";
+
+const PACKAGE = "npm:openai@7.59.0"; // fetched by this task only
+const { default: OpenAI } = await import(PACKAGE);
 
 const MODEL = "micro";
 const KEYS = Array.from({ length: 8 }, (_, i) => `sk-${i}`);
@@ -28,7 +30,7 @@ const ended = startTask("serve", [model, "--port", "0"], {
 });
 const url = await started.promise;
 
-function clientOf(apiKey: string): OpenAI {
+function clientOf(apiKey: string) {
   return new OpenAI({ apiKey, baseURL: `${url}/v1`, maxRetries: 0 });
 }
 
@@ -51,7 +53,7 @@ const options = { sanitizeResources: false, sanitizeOps: false };
 
 Deno.test("models, a chat, a stream and a completion", options, async () => {
   const models = await client.models.list();
-  assert.deepEqual(models.data.map(({ id }) => id), [MODEL]);
+  assert.deepEqual(models.data.map(({ id }: { id: string }) => id), [MODEL]);
   assert.equal((await client.models.retrieve(MODEL)).id, MODEL);
 
   const whole = await client.chat.completions.create(ask);
@@ -73,7 +75,10 @@ Deno.test("models, a chat, a stream and a completion", options, async () => {
   // The helper that puts a stream together again checks the form of each chunk.
   const helper = client.chat.completions.stream({ ...ask, logprobs: true, top_logprobs: 2, n: 2 });
   const final = await helper.finalChatCompletion();
-  assert.deepEqual(final.choices.map(({ message }) => message.content), [content, content]);
+  assert.deepEqual(
+    final.choices.map((choice: { message: { content: string } }) => choice.message.content),
+    [content, content],
+  );
   assert.equal(final.choices[0].logprobs!.content!.length, 24);
   assert.equal(final.choices[0].logprobs!.content![3].top_logprobs.length, 2);
 
@@ -98,11 +103,13 @@ Deno.test("stop texts, errors and aborts", options, async () => {
   await assert.rejects(clientOf("sk-x").models.list(), OpenAI.AuthenticationError);
   await assert.rejects(
     client.chat.completions.create({ ...ask, model: "other" }),
-    (error) => error instanceof OpenAI.NotFoundError && error.code === "model_not_found",
+    (error: { code?: string }) =>
+      error instanceof OpenAI.NotFoundError && error.code === "model_not_found",
   );
   await assert.rejects(
     client.chat.completions.create({ ...ask, max_tokens: 1e6 }),
-    (error) => error instanceof OpenAI.BadRequestError && error.code === "context_length_exceeded",
+    (error: { code?: string }) =>
+      error instanceof OpenAI.BadRequestError && error.code === "context_length_exceeded",
   );
   const before = await metric("cancelled_total");
   const stream = await client.chat.completions.create({ ...ask, max_tokens: 1500, stream: true });
@@ -119,7 +126,7 @@ Deno.test("stop texts, errors and aborts", options, async () => {
 });
 
 Deno.test("a chat of ten turns reuses its prefix", options, async () => {
-  const messages: OpenAI.ChatCompletionMessageParam[] = [
+  const messages: { role: string; content: string }[] = [
     { role: "system", content: "You know many cities, and speak of them in short sentences." },
   ];
   const before = [await metric("prompt_tokens_total"), await metric("prompt_tokens_reused_total")];
