@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { ArbDraft } from "../codecs/arb/draft.ts";
-import { fitArbScales } from "../codecs/arb/fit_scales.ts";
+import { fitArbRows, fitArbScales } from "../codecs/arb/fit_scales.ts";
 import { storeArbBlock } from "../codecs/arb/store_block.ts";
 import { constant } from "../gpu/constant.ts";
 import { splitSalient } from "../gpu/kernels/binarize/salient_zones.ts";
@@ -23,8 +23,12 @@ const PROBABILITIES = Array.from({ length: 81 }, (_, i) => 0.1 + 0.8 * i / 80);
 export const arb = defineStage({
   name: "arb",
   scope: "block",
-  summary: "ARB-LLM: refine the scales of rows and columns and the bits in turns",
+  summary: "ARB-LLM: refine scales and bits in turns",
   options: z.strictObject({
+    "variant": z.enum(["rc", "x"]).default("rc").describe(
+      "rc: scales of rows times scales of columns; x: means and scales of rows, at last fitted to the " +
+        "output of the block on the calibration data",
+    ),
     "group-bitmap": z.boolean().default(true).describe(
       "Whether salient columns are split into two zones, too (the column-group bitmap)",
     ),
@@ -50,27 +54,32 @@ export const arb = defineStage({
   needs: (options) => [
     "factor",
     "zones",
+    ...(options.variant === "x" ? ["hessian"] : []),
     ...(options["group-bitmap"] && options.search === "saliency" ? ["saliency"] : []),
   ],
   gives: ["block-error"],
   blockSize: (options) => options["block-size"],
 
-  async run(context, { iterations, search, feedback, assign, "group-bitmap": bitmap }) {
+  async run(context, options) {
+    const { variant, iterations, search, feedback, assign, "group-bitmap": bitmap } = options;
     const { gpu, linear, block } = context;
     const { rows, cols } = linear;
     linear.method = arb.name;
     const salient = salientColumnsOf(context);
     const ones = constant(gpu, new Float32Array(MAX_BLOCK).fill(1)).view(0, [block.cols]);
-    const layout = { rows, cols, blockSize: block.size, columnScales: true, bitmap };
+    const layout = { rows, cols, blockSize: block.size, columnScales: variant === "rc", bitmap };
     const draft = draftOf(linear, ArbDraft, () => new ArbDraft(gpu, layout));
+    const own = context.get("zones");
     using zones = bitmap
       ? await allZones(context, salient, search === "saliency", ones)
-      : context.get("zones").view(0, context.get("zones").shape);
+      : own.view(0, own.shape);
     const nearest = assign === "nearest";
     const costs = nearest ? block.costs : ones;
     const { weight } = block;
     const input = { weight, salient, costs, zones, bitmap };
-    const fit = await fitArbScales(gpu, input, iterations, nearest);
+    const fit = variant === "rc"
+      ? await fitArbScales(gpu, input, iterations, nearest)
+      : await fitArbRows(gpu, input, context.get("hessian"), block.first, iterations, nearest);
     const error = await storeArbBlock(
       gpu,
       {

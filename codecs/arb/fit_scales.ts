@@ -3,6 +3,7 @@ import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import columnsSource from "./arb_columns.wgsl" with { type: "text" };
 import passSource from "./arb_pass.wgsl" with { type: "text" };
+import rowsSource from "./arb_rows.wgsl" with { type: "text" };
 
 /** A block whose weights a fit approximates. */
 export interface ArbBlock {
@@ -21,9 +22,12 @@ export interface ArbBlock {
 export interface ArbFit {
   /** The signs of both planes, u32 `[2, rows, ⌈cols / 32⌉]`. */
   signs: Tensor;
-  /** f32 `[rows, N]`; with column scales N = 6, those of both salient zones in any case. */
+  /**
+   * The numbers of each row as the codec stores them, with those of both salient zones in any case: f32
+   * `[rows, 6]` with column scales, else f32 `[rows, 10]`.
+   */
   rowFits: Tensor;
-  /** f32 `[cols, 4]`. */
+  /** f32 `[cols, 4]`; content without meaning without column scales. */
   colScales: Tensor;
 }
 
@@ -88,4 +92,44 @@ export async function fitArbScales(
   // The signs of the last scales; the kernel that stores the bits finds nearest ones itself.
   if (iterations > 0 && !nearest) await step(0, false, 2);
   return { signs, rowFits, colScales };
+}
+
+/**
+ * Fits means and scales of rows to a block by alternation, first to the weights and then to the output of
+ * its columns (ARB-X).
+ *
+ * @param block Its zones are updated: without a bitmap those of salient columns become 0, and with
+ *   `nearest` those of all columns may change.
+ * @param hessian Σ x xᵀ of the input of the layer, up to a factor, f32 `[n, n]`.
+ * @param first The block's first column in the layer.
+ * @param nearest Whether weights take the nearest value of any zone.
+ */
+export async function fitArbRows(
+  gpu: Gpu,
+  { weight, salient, costs, zones, bitmap }: ArbBlock,
+  hessian: Tensor,
+  first: number,
+  iterations: number,
+  nearest: boolean,
+): Promise<ArbFit> {
+  const [rows, cols] = weight.shape;
+  const stride = hessian.shape[1];
+  const signs = gpu.empty([2, rows, Math.ceil(cols / 32)], "u32");
+  const rowFits = gpu.empty([rows, 10]);
+  const ROWS = 8;
+  const kernel = await gpu.kernel({
+    name: "arb_rows",
+    source: rowsSource,
+    constants: {
+      ...{ ROWS, LANES: gpu.software ? 4 : 16, COLS: cols },
+      ...{ ROUNDS: iterations, MOMENT_ROUNDS: iterations },
+      ...{ BITMAP: Number(bitmap), NEAREST: Number(nearest) },
+    },
+  });
+  kernel.dispatch({
+    params: uniform([rows, cols, first * (stride + 1), stride]),
+    tensors: [weight, salient, costs, hessian, zones, signs, rowFits],
+    workgroups: Math.ceil(rows / ROWS),
+  });
+  return { signs, rowFits, colScales: gpu.empty([1, 4]) };
 }
