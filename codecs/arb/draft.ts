@@ -1,8 +1,9 @@
 import type { Gpu } from "../../gpu/device.ts";
-import type { Draft } from "../codec.ts";
+import type { Draft, SearchArguments } from "../codec.ts";
 import { arb } from "./codec.ts";
 import type { ArbHost } from "./host.ts";
 import { type ArbLayout, type ArbTensors, emptyArb, freeArb } from "./layout.ts";
+import { searchArb } from "./search.ts";
 
 /** The draft of a linear layer of the codec arb, which stages quantize block by block. */
 export class ArbDraft implements Draft<ArbHost> {
@@ -25,6 +26,10 @@ export class ArbDraft implements Draft<ArbHost> {
       columns: all.slice(0, layout.columnScales ? 4 * layout.cols : 0),
       mask: await gpu.read(mask, "u32"),
     };
+  }
+
+  search(search: SearchArguments): Promise<void> {
+    return searchArb(this.gpu, this.linear, search);
   }
 
   [Symbol.dispose](): void {

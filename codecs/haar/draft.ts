@@ -1,8 +1,9 @@
 import type { Gpu } from "../../gpu/device.ts";
-import type { Draft } from "../codec.ts";
+import type { Draft, SearchArguments } from "../codec.ts";
 import { haar } from "./codec.ts";
 import type { HaarHost } from "./host.ts";
 import { emptyHaar, freeHaar, type HaarLayout, type HaarTensors } from "./layout.ts";
+import { searchHaar } from "./search.ts";
 
 /** The draft of a linear layer of the codec haar, which stages quantize block by block. */
 export class HaarDraft implements Draft<HaarHost> {
@@ -23,6 +24,10 @@ export class HaarDraft implements Draft<HaarHost> {
       scales: await gpu.read(scales),
       mask: await gpu.read(mask, "u32"),
     };
+  }
+
+  search(search: SearchArguments): Promise<void> {
+    return searchHaar(this.gpu, this.linear, search);
   }
 
   [Symbol.dispose](): void {

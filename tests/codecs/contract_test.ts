@@ -89,10 +89,8 @@ const SAMPLES: Record<string, () => HostLinear[]> = {
     ];
   },
   arb: () =>
-    [true, false].flatMap((columnScales) =>
-      [true, false].map((bitmap) =>
-        randomArb({ rows: ROWS, cols: COLS, blockSize: BLOCK, columnScales, bitmap })
-      )
+    [true, false].map((bitmap) =>
+      randomArb({ rows: ROWS, cols: COLS, blockSize: BLOCK, columnScales: bitmap, bitmap })
     ),
   haar: () =>
     (["row", "column"] as const).map((axis) =>
