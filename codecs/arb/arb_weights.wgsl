@@ -42,7 +42,7 @@ fn one(c: Chunk, i: u32) -> f32 {
   let zone = (c.zones >> i) & 1;
   let is_salient = ((c.mask >> i) & 1) == 1;
   if (COLUMN_SCALES) {
-    let own = columns[c.columns_at + i];
+    let own = column_scales[c.columns_at + i];
     if (!is_salient) { return signed(scales[c.scales_at + zone] * own[zone], c.signs, i); }
     let at = c.scales_at + 2 + 2 * zone;
     return signed(scales[at] * own[2 * zone], c.signs, i) +

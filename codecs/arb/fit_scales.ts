@@ -77,7 +77,11 @@ export async function fitArbScales(
     const sum = await gpu.kernel({
       name: "arb_columns",
       source: columnsSource,
-      constants: { PLANE: plane, FIRST: Number(first), ...(gpu.software ? { COLS: 32, SLICES: 1 } : {}) },
+      constants: {
+        PLANE: plane,
+        FIRST: Number(first),
+        ...(gpu.software ? { COLS: 32, SLICES: 1 } : {}),
+      },
     });
     sum.dispatch({
       params: uniform([parts, cols]),

@@ -23,7 +23,7 @@ export const ARB_QUADS: QuadCode = {
   tensors: {
     codes: "u32", // [rows, chunks, planes]
     scales: "f32", // [rows, BLOCKS, SCALES]
-    columns: "vec4f", // [layers, chunks · 32]
+    column_scales: "vec4f", // [layers, chunks · 32]
     masks: "u32", // [layers, MASKS]
   },
   declarations,

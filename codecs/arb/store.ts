@@ -32,7 +32,8 @@ export function storeArb(name: string, host: ArbHost): TensorToWrite[] {
   const blocks = Math.ceil(cols / blockSize);
   add("scales", "F16", [rows, blocks, arbScales(host)], halves(scales));
   if (columnScales) {
-    const of = (col: number, first: number) => columns.subarray(4 * col + first, 4 * col + first + 2);
+    const of = (col: number, first: number) =>
+      columns.subarray(4 * col + first, 4 * col + first + 2);
     const all = Array.from({ length: cols }, (_, col) => [...of(col, 0)]).flat();
     add("column_scales", "F16", [cols, 2], halves(Float32Array.from(all)));
     if (bitmap && salient.length > 0) {

@@ -56,7 +56,7 @@ fn put(row: u32, col: u32, plane: u32, found: Coefficient) {
 }
 
 // (base + extra) / √2 in the order of haar_weights.wgsl.
-fn value_at(place: u32, col: u32, base: f32) -> f32 {
+fn weight_of(place: u32, col: u32, base: f32) -> f32 {
   if (salient[col] == 1) { return (base + extra[place * COLS + col]) * HALF; }
   return base * HALF;
 }
@@ -169,7 +169,7 @@ fn main(
       if (k >= pairs) { break; }
       for (var side = 0u; side < 2; side++) {
         let col = 2 * k + side;
-        let q = value_at(place, col, bases[i][side]);
+        let q = weight_of(place, col, bases[i][side]);
         quantized[row * p.layer_cols + p.first + col] = q;
         let u = factor[(p.first + col) * (p.layer_cols + 1)];
         error[row * p.cols + col] = (tile[start + col] - q) / u;
@@ -188,8 +188,8 @@ fn main(
     let low = nearest(stored_low, (aim.x + aim.y) * HALF);
     let high = nearest(stored_high, (aim.x - aim.y) * HALF);
     let q = vec2f(
-      value_at(place, even, low.value + high.value),
-      value_at(place, even + 1, low.value - high.value),
+      weight_of(place, even, low.value + high.value),
+      weight_of(place, even + 1, low.value - high.value),
     );
     let at = (p.first + even) * p.layer_cols + p.first;
     let e0 = (w.x - q.x) / factor[at + even];

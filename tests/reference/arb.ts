@@ -33,9 +33,7 @@ function nearestBits(
 ): Bits {
   const seconds = planes === 2 ? [1, -1] : [1];
   const all = zones.flatMap((zone) =>
-    [1, -1].flatMap((first) =>
-      seconds.map((second): Bits => ({ zone, signs: [first, second] }))
-    )
+    [1, -1].flatMap((first) => seconds.map((second): Bits => ({ zone, signs: [first, second] })))
   );
   return all.reduce((best, bits) =>
     Math.abs(w - valueOf(bits)) < Math.abs(w - valueOf(best)) ? bits : best
@@ -94,7 +92,9 @@ export function arbScalesReference(block: ArbCase, iterations: number) {
           for (let j = 0; j < cols; j++) {
             if (!isMember(i, j, kind, zone)) continue;
             const k = isFirst ? 1 : c[j][kind][zone][plane];
-            pairs.push([costs[j] * k * signs[i][j][plane] * target[i][j], costs[j] * k * k] as const);
+            pairs.push(
+              [costs[j] * k * signs[i][j][plane] * target[i][j], costs[j] * k * k] as const,
+            );
           }
           r[i][kind][zone][plane] = ratio(pairs, r[i][kind][zone][plane]);
         }
@@ -135,7 +135,9 @@ export function arbRowReference(
   iterations: number,
 ) {
   const { row, salient, costs, bitmap, nearest } = block;
-  const classes = row.map((_, j) => salient[j] ? 2 + (bitmap ? block.zones[j] : 0) : block.zones[j]);
+  const classes = row.map((_, j) =>
+    salient[j] ? 2 + (bitmap ? block.zones[j] : 0) : block.zones[j]
+  );
   const signs = row.map((): [number, number] => [1, 1]);
   const fits = [0, 1, 2, 3].map(() => ({ mean: 0, scales: [0, 0] }));
   const valueOf = (k: number, [a, b]: readonly number[]) =>
@@ -180,7 +182,10 @@ export function arbRowReference(
   }
   const form = (k: number, a: (j: number) => number, b: (j: number) => number) => {
     const own = members(k);
-    return own.reduce((sum, i) => sum + own.reduce((s, j) => s + a(i) * moments[i][j] * b(j), 0), 0);
+    return own.reduce(
+      (sum, i) => sum + own.reduce((s, j) => s + a(i) * moments[i][j] * b(j), 0),
+      0,
+    );
   };
   for (let i = 0; i < iterations; i++) {
     for (const k of [0, 1, 2, 3]) {

@@ -82,7 +82,10 @@ export function refineSplit(
       const off = (x: number, cell: number) => x - (cell % 2 ? 1 : -1) * scales[cell >> 1];
       mean = average(cells.flatMap((cell, k) => cell.map((x) => off(x, k))));
       for (const g of [0, 1]) {
-        const own = [...cells[2 * g].map((x) => mean - x), ...cells[2 * g + 1].map((x) => x - mean)];
+        const own = [
+          ...cells[2 * g].map((x) => mean - x),
+          ...cells[2 * g + 1].map((x) => x - mean),
+        ];
         if (own.length) scales[g] = Math.max(0, average(own));
       }
     }

@@ -71,7 +71,9 @@ for (const [turn, { family, gpu }] of DEVICES.entries()) {
         const signs = await gpu.read(fit.signs, "u32");
         const plane = (k: number) => bitsOf(signs.subarray(k * rows * words), rows, cols);
         const of = (k: number) =>
-          expected.signs.map((row) => row.map((own, j) => Number(own[k] > 0 && (k === 0 || salient[j]))));
+          expected.signs.map((row) =>
+            row.map((own, j) => Number(own[k] > 0 && (k === 0 || salient[j])))
+          );
         assert.deepEqual(plane(0), of(0), what);
         assert.deepEqual(plane(1), of(1).map((row) => row.map(Number)), what);
         assert.deepEqual(bitsOf(await gpu.read(zone, "u32"), rows, cols), zones, what);

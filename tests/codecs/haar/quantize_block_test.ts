@@ -61,7 +61,9 @@ for (const axis of ["row", "column"] as const) {
         for (let row = 0; row < ROWS; row += 2) {
           const pair = [row, row + 1].map((r) => matrix[r].slice(first, end));
           const expected = reference(pair, marks, form).flat();
-          const own = [row, row + 1].flatMap((r) => [...found.slice(r * COLS + first, r * COLS + end)]);
+          const own = [row, row + 1].flatMap((
+            r,
+          ) => [...found.slice(r * COLS + first, r * COLS + end)]);
           // f16 scales.
           assertClose(own, expected, { abs: 2e-3, rel: 2e-3, what: `rows ${row}, from ${first}` });
         }
@@ -85,7 +87,9 @@ for (const axis of ["row", "column"] as const) {
       for (let r = 0; r < ROWS; r++) {
         for (let j = 0; j < cols; j++) {
           let sum = 0;
-          for (let k = 0; k <= j; k++) sum += error[r * cols + k] * u[(first + k) * COLS + first + j];
+          for (let k = 0; k <= j; k++) {
+            sum += error[r * cols + k] * u[(first + k) * COLS + first + j];
+          }
           const at = r * COLS + first + j;
           assert.ok(Math.abs(values[at] - found[at] - sum) < 2e-5, `${r}, ${first + j}`);
         }
