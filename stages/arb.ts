@@ -76,7 +76,7 @@ export const arb = defineStage({
     const nearest = assign === "nearest";
     const costs = nearest ? block.costs : ones;
     const { weight } = block;
-    const input = { weight, salient, costs, zones, bitmap };
+    const input = { weight, salient, costs, zones, bitmap, size: block.size };
     const fit = variant === "rc"
       ? await fitArbScales(gpu, input, iterations, nearest)
       : await fitArbRows(gpu, input, context.get("hessian"), block.first, iterations, nearest);
@@ -107,5 +107,5 @@ async function allZones(
   const values = bySaliency ? context.get("saliency") : block.weight;
   const costs = bySaliency ? ones : block.costs;
   const zones = context.get("zones");
-  return await splitSalient(gpu, values, salient, costs, PROBABILITIES, zones);
+  return await splitSalient(gpu, values, salient, costs, PROBABILITIES, zones, block.size);
 }

@@ -12,7 +12,7 @@
 // Source: ARB-LLM with row and column scales, arXiv:2410.03129. Reference: tests/reference/arb.ts.
 
 override ROWS: u32 = 16;
-override WORDS: u32 = 4;        // of a row
+override WORDS: u32 = 4;        // of a row of a whole block
 override STRIDE: u32 = 132;     // of rows in workgroup memory
 override PLANE: u32 = 0;
 override FIRST: bool = false;
@@ -27,8 +27,8 @@ struct Params { rows: u32, cols: u32, assigns: u32 }
 @group(0) @binding(1) var<storage, read> weight: array<f32>;             // [rows, cols]
 @group(0) @binding(2) var<storage, read> salient: array<u32>;            // [cols], 0 or 1
 @group(0) @binding(3) var<storage, read> cost: array<f32>;               // [cols]
-@group(0) @binding(4) var<storage, read_write> zones: array<u32>;        // [rows, WORDS], bits
-@group(0) @binding(5) var<storage, read_write> signs: array<u32>;        // [2, rows, WORDS], bits
+@group(0) @binding(4) var<storage, read_write> zones: array<u32>;        // [rows, words], bits
+@group(0) @binding(5) var<storage, read_write> signs: array<u32>;        // [2, rows, words], bits
 @group(0) @binding(6) var<storage, read_write> row_scales: array<f32>;   // [rows, 6]
 @group(0) @binding(7) var<storage, read> col_scales: array<vec4f>;       // [cols]
 @group(0) @binding(8) var<storage, read_write> part: array<vec4f>;       // [groups, cols]: Σ, Σ of a zone
@@ -66,10 +66,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   workgroupBarrier();
   let place = lane / WORDS; // of the row in the tile
   let word = lane % WORDS;
+  let words = (p.cols + 31) / 32;
+  let is_word = word < words;
   let is_row = group.x * ROWS + place < p.rows;
   let row = min(group.x * ROWS + place, p.rows - 1);
-  let at = row * WORDS + word;
-  let second_at = (p.rows + row) * WORDS + word;
+  let at = row * words + min(word, words - 1);
+  let second_at = p.rows * words + at;
   let mask = atomicLoad(&marks[word]);
   var zone_word = zones[at];
   var first_word = 0u;
@@ -141,7 +143,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   tops[lane] = top;
   bottoms[lane] = bottom;
   workgroupBarrier();
-  if (is_row) {
+  if (is_row && is_word) {
     zones[at] = zone_word;
     if (PLANE == 0) { signs[at] = first_word; }
     if (PLANE == 1 || !FIRST) { signs[second_at] = second_word; }

@@ -16,6 +16,8 @@ export interface ArbBlock {
   /** Bits of the high zone, u32 `[rows, ⌈cols / 32⌉]`; of salient columns, too, with a bitmap. */
   zones: Tensor;
   bitmap: boolean;
+  /** Columns of a whole block; kernels are compiled for these. */
+  size: number;
 }
 
 /** The fit of a block; its tensors are owned by the caller. */
@@ -43,7 +45,7 @@ const ROWS = 16;
  */
 export async function fitArbScales(
   gpu: Gpu,
-  { weight, salient, costs, zones, bitmap }: ArbBlock,
+  { weight, salient, costs, zones, bitmap, size }: ArbBlock,
   iterations: number,
   nearest: boolean,
 ): Promise<ArbFit> {
@@ -60,8 +62,8 @@ export async function fitArbScales(
       source: passSource,
       constants: {
         ROWS,
-        WORDS: words,
-        STRIDE: cols + 1,
+        WORDS: size / 32,
+        STRIDE: size + 1,
         PLANE: plane,
         FIRST: Number(first),
         NEAREST: Number(nearest),
@@ -110,7 +112,7 @@ export async function fitArbScales(
  */
 export async function fitArbRows(
   gpu: Gpu,
-  { weight, salient, costs, zones, bitmap }: ArbBlock,
+  { weight, salient, costs, zones, bitmap, size }: ArbBlock,
   hessian: Tensor,
   first: number,
   iterations: number,
@@ -125,7 +127,7 @@ export async function fitArbRows(
     name: "arb_rows",
     source: rowsSource,
     constants: {
-      ...{ ROWS, LANES: gpu.software ? 4 : 16, COLS: cols },
+      ...{ ROWS, LANES: gpu.software ? 4 : 16, COLS: size },
       ...{ ROUNDS: iterations, MOMENT_ROUNDS: iterations },
       ...{ BITMAP: Number(bitmap), NEAREST: Number(nearest) },
     },

@@ -39,7 +39,7 @@ export async function storeArbBlock(
   quantized: Tensor,
 ): Promise<Tensor> {
   const [rows, cols] = weight.shape;
-  const stride = cols + 4;
+  const stride = target.blockSize + 4;
   const memory = gpu.device.limits.maxComputeWorkgroupStorageSize - 1024;
   const ROWS = Math.min(16, 2 ** Math.floor(Math.log2(memory / 4 / stride)));
   const kernel = await gpu.kernel({

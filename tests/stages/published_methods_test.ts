@@ -76,10 +76,8 @@ async function quantize(
 }
 
 const FORMS: [string, Stage, Options][] = [
-  ["arb rc", arb, { "group-bitmap": false, iterations: 4 }],
   ["arb rc with bitmap", arb, { iterations: 4 }],
   ["arb x", arb, { variant: "x", "group-bitmap": false, iterations: 4 }],
-  ["arb x with bitmap", arb, { variant: "x", iterations: 4 }],
   ["hbllm by row", hbllm, {}],
   ["hbllm by column", hbllm, { variant: "column" }],
 ];

@@ -19,6 +19,7 @@ const ROWS = 16;
  * @param cost The cost of a squared error in each column, f32 `[cols]`.
  * @param probabilities Candidates, as quantiles of |value| in salient columns; ascending, at most 128.
  * @param zones The zones of the other columns, u32 `[rows, ⌈cols / 32⌉]`.
+ * @param size Columns of a whole block; the kernel is compiled for these.
  * @returns The zones of all columns, u32 `[rows, ⌈cols / 32⌉]`, owned by the caller.
  */
 export async function splitSalient(
@@ -28,6 +29,7 @@ export async function splitSalient(
   cost: Tensor,
   probabilities: readonly number[],
   zones: Tensor,
+  size: number = values.shape[1],
 ): Promise<Tensor> {
   const [rows, cols] = values.shape;
   const candidates = probabilities.length;
@@ -43,7 +45,7 @@ export async function splitSalient(
   const search = await gpu.kernel({
     name: "salient_split",
     source: splitSource,
-    constants: { ROWS, SLOTS: gpu.software ? 1 : 8, TILE: ROWS * cols },
+    constants: { ROWS, SLOTS: gpu.software ? 1 : 8, TILE: ROWS * size },
   });
   using error = gpu.empty([parts, candidates]);
   search.dispatch({

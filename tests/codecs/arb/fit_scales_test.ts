@@ -52,7 +52,7 @@ for (const [turn, { family, gpu }] of DEVICES.entries()) {
       using marks = gpu.upload(Uint32Array.from(salient), [cols]);
       using cost = gpu.upload(costs, [cols]);
       using zone = gpu.upload(bits, [rows, words]);
-      const input = { weight, salient: marks, costs: cost, zones: zone, bitmap };
+      const input = { weight, salient: marks, costs: cost, zones: zone, bitmap, size: 64 };
       const fit = await fitArbScales(gpu, input, 4, nearest);
       const what = JSON.stringify({ rows, cols, bitmap, nearest });
       const rowFits = expected.r.flatMap(([ordinary, special]) => [
@@ -105,7 +105,7 @@ for (const [turn, { family, gpu }] of DEVICES.entries()) {
       using cost = gpu.upload(costs, [cols]);
       using zone = gpu.upload(bits, [rows, words]);
       using hessian = gpu.upload(h, [n, n]);
-      const input = { weight, salient: marks, costs: cost, zones: zone, bitmap };
+      const input = { weight, salient: marks, costs: cost, zones: zone, bitmap, size: 64 };
       const fit = await fitArbRows(gpu, input, hessian, first, 4, nearest);
       const found = await gpu.read(fit.rowFits);
       const signs = await gpu.read(fit.signs, "u32");
