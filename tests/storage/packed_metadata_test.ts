@@ -48,7 +48,7 @@ function damage(path: string, name: string): UserError {
 Deno.test("a packed file says its version and the CRC-32 of each tensor", () => {
   using folder = new TemporaryFolder();
   const { tensors, metadata } = readHeader(denoFile(writeWith(folder.path)));
-  assert.equal(FORMAT_VERSION, 5);
+  assert.equal(FORMAT_VERSION, 6);
   assert.deepEqual(metadata, {
     format: "billm",
     format_version: "2",
