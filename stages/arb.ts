@@ -7,7 +7,7 @@ import { splitSalient } from "../gpu/kernels/binarize/salient_zones.ts";
 import { MAX_BLOCK } from "../gpu/kernels/binarize/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { type BlockContext, defineStage } from "../pipeline/stage.ts";
-import { salientColumnsOf } from "./block_bits.ts";
+import { saliencyOf, salientColumnsOf } from "./block_bits.ts";
 import { draftOf } from "./draft_of.ts";
 import { spreadError } from "./spread_error.ts";
 
@@ -104,7 +104,7 @@ async function allZones(
   ones: Tensor,
 ): Promise<Tensor> {
   const { gpu, block } = context;
-  const values = bySaliency ? context.get("saliency") : block.weight;
+  const values = bySaliency ? await saliencyOf(context) : block.weight;
   const costs = bySaliency ? ones : block.costs;
   const zones = context.get("zones");
   return await splitSalient(gpu, values, salient, costs, PROBABILITIES, zones, block.size);

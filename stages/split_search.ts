@@ -5,7 +5,7 @@ import { MAX_BLOCK, splitZones } from "../gpu/kernels/binarize/search.ts";
 import { splitByOutput } from "../gpu/kernels/binarize/split_output.ts";
 import { quantiles } from "../gpu/kernels/reduce/quantile.ts";
 import { defineStage } from "../pipeline/stage.ts";
-import { salientColumnsOf } from "./block_bits.ts";
+import { saliencyOf, salientColumnsOf } from "./block_bits.ts";
 
 /**
  * The stage that splits the weights of the other columns into a low and a high zone, one bit plane each,
@@ -40,7 +40,7 @@ export const splitSearch = defineStage({
     const { gpu, block } = context;
     const salient = salientColumnsOf(context);
     const bySaliency = options.search !== "weight";
-    const values = bySaliency ? context.get("saliency") : block.weight;
+    const values = bySaliency ? await saliencyOf(context) : block.weight;
     const costs = bySaliency ? constant(gpu, new Float32Array(MAX_BLOCK).fill(1)) : block.costs;
     const last = options.candidates - 1;
     const probabilities = Array.from({ length: last + 1 }, (_, i) => 0.1 + 0.8 * i / last);

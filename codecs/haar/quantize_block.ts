@@ -34,8 +34,8 @@ export interface HaarBlockInput {
   factor: Tensor;
 }
 
-/** Threads of a team. */
-const LANES = 64;
+/** Threads of a team: on a software adapter, where barriers take long, those of one vector instruction. */
+const LANES = { gpu: 64, software: 16 };
 const TEAMS = 4;
 
 /**
@@ -58,7 +58,12 @@ export async function quantizeHaarBlock(
     name: byRows ? "haar_rows" : "haar_columns",
     source: roundF16 + splitSource + (byRows ? rowsSource : columnsSource),
     constants: {
-      ...{ LANES, TEAMS, WIDTH: target.blockSize, COLS: target.blockSize },
+      ...{
+        LANES: gpu.software ? LANES.software : LANES.gpu,
+        TEAMS,
+        WIDTH: target.blockSize,
+        COLS: target.blockSize,
+      },
       ...{ CANDIDATES: candidates, RMS: Number(scale === "rms"), ROUNDS: rounds },
       ...{ NEAREST: Number(nearest), FEEDBACK: Number(feedback) },
     },

@@ -36,7 +36,7 @@ function planned(stage: Stage, options: Options, mode: "reference" | "default"):
 /** Quantizes random weights; returns the loss, what is stored, and the values that later layers see. */
 async function quantize(
   stage: Stage,
-  options: Options,
+  { split = {}, ...options }: Options & { split?: Options },
   mode: "reference" | "default",
   search: Options | undefined = undefined,
 ) {
@@ -62,7 +62,7 @@ async function quantize(
   await (hessian as GroupStage).run(context, { damping: 0.01 });
   const stages = [
     planned(salientSelect, { "max-columns": 9 }, mode),
-    ...(stage === arb ? [planned(splitSearch, { candidates: 9 }, mode)] : []),
+    ...(stage === arb ? [planned(splitSearch, { candidates: 9, ...split }, mode)] : []),
     planned(stage, { "block-size": SIZE, ...options }, mode),
     ...(search ? [planned(rowSearch, search, mode)] : []),
   ];
@@ -77,7 +77,12 @@ async function quantize(
 
 const FORMS: [string, Stage, Options][] = [
   ["arb rc with bitmap", arb, { iterations: 4 }],
-  ["arb x", arb, { variant: "x", "group-bitmap": false, iterations: 4 }],
+  ["arb x", arb, {
+    variant: "x",
+    "group-bitmap": false,
+    iterations: 4,
+    split: { search: "output" },
+  }],
   ["hbllm by row", hbllm, {}],
   ["hbllm by column", hbllm, { variant: "column" }],
 ];
