@@ -216,6 +216,22 @@ export interface StackChoice {
   perRow: number;
 }
 
+/** The arguments of {@link Draft.search}. Matrices are f32. */
+export interface SearchArguments {
+  /** W, `[rows, cols]`. */
+  target: Tensor;
+  /** H, damped, symmetric, `[cols, cols]`. */
+  hessian: Tensor;
+  /** Q, the dequantized values of the draft, `[rows, cols]`; updated. */
+  quantized: Tensor;
+  /** Rounds of tabu search. */
+  rounds: number;
+  /** Moves of a round per column. */
+  moves: number;
+  /** Called between steps that may take long. */
+  pause?: () => Promise<void>;
+}
+
 /** A linear layer on the GPU while stages quantize it, before it is downloaded and stored. */
 export interface Draft<Host extends HostLinear = HostLinear> extends Disposable {
   readonly codec: Codec<Host>;
@@ -226,6 +242,11 @@ export interface Draft<Host extends HostLinear = HostLinear> extends Disposable 
    * @param quantized The dequantized weights of the draft, f32 `[rows, cols]`.
    */
   download(form: StoreForm, quantized: Tensor): Promise<Host>;
+  /**
+   * Searches better bits of whole rows in the loss tr(E H Eᵀ), E = W - Q, with fixed scales; absent if
+   * the codec has no search of this kind.
+   */
+  search?(search: SearchArguments): Promise<void>;
 }
 
 /** A linear layer in host memory with its codec. */

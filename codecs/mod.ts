@@ -6,6 +6,7 @@ import type { Tensor } from "../gpu/tensor.ts";
 import type { Checkpoint } from "../storage/checkpoint.ts";
 import { EMBEDDING_ZEROS_SINCE, TRANSFORMS_SINCE } from "../storage/packed_metadata.ts";
 import type { StoredTensor, TensorToWrite } from "../storage/safetensors.ts";
+import { arb } from "./arb/codec.ts";
 import { billm } from "./billm/codec.ts";
 import type {
   Codec,
@@ -20,6 +21,7 @@ import { type EqualSteps, hasEqualSteps, type NoEqualSteps } from "./equal_steps
 import { PackedExperts } from "./experts/packed_experts.ts";
 import { EXPONENT, loadExponent, storeExponent } from "./exponent.ts";
 import { grid } from "./grid/codec.ts";
+import { haar } from "./haar/codec.ts";
 import { levels } from "./levels/codec.ts";
 import { columnsOf, type QuantizationConfig, rotationOf } from "./quantization_config.ts";
 import { checkStatedRotation } from "./stated_rotation.ts";
@@ -29,7 +31,7 @@ import { trellis } from "./trellis/codec.ts";
 /**
  * The codecs of packed linear layers. A linear layer without the main tensor of any of them is dense.
  */
-export const CODECS: Codec[] = [billm, grid, levels, trellis];
+export const CODECS: Codec[] = [billm, grid, levels, trellis, arb, haar];
 
 /**
  * Registers a custom codec.

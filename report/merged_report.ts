@@ -16,6 +16,7 @@ import { METRICS } from "../stages/metrics/mod.ts";
 import type { Comparison, RunInFolder } from "./cells.ts";
 import { type Content, Html, html } from "./html.ts";
 import { page, section } from "./page.ts";
+import { paperTable } from "./paper_table.ts";
 import { paretoFront, type Result } from "./pareto.ts";
 import type { Peers } from "./peers.ts";
 import style from "./report.css" with { type: "text" };
@@ -120,6 +121,9 @@ export class MergedReport {
     }
     for (const { metric, table } of this.#metricTables()) {
       parts.push(`### ${capitalized(metric.noun)}`, tableMarkdown(table));
+    }
+    for (const table of this.#paperTables()) {
+      parts.push(`### ${escapeMarkdown(table.caption)}`, tableMarkdown(table));
     }
     if (this.peers) {
       parts.push(`### ${escapeMarkdown(this.peers.program)}`, tableMarkdown(peerTable(this.peers)));
@@ -268,6 +272,9 @@ ${tableHtml(this.#runTable(runs, folder))}`
     return [
       section("Runs", models),
       this.#metricTables().map(({ heading, table }) => section(heading, tableHtml(table))),
+      this.#paperTables().length > 0
+        ? section("As papers print it", this.#paperTables().map(tableHtml))
+        : undefined,
       section("Configuration", values ? tableHtml(values) : undefined, this.#versions()),
     ];
   }
@@ -341,6 +348,13 @@ ${tableHtml(this.#runTable(runs, folder))}`
         heading,
         table: { caption, head, hints: hintsOf(columns), left: 2, rows },
       }];
+    });
+  }
+
+  #paperTables(): Table[] {
+    return [...this.#byModel()].flatMap(([model, runs]) => {
+      const methods = runs.map(({ name, record }) => ({ name: withoutModel(name, model), record }));
+      return paperTable(model, methods) ?? [];
     });
   }
 

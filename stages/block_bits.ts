@@ -5,7 +5,7 @@ import { quantizeBlock } from "../codecs/billm/quantize_block.ts";
 import { constant } from "../gpu/constant.ts";
 import { fitSalient, fitZones } from "../gpu/kernels/binarize/fit_rows.ts";
 import { refineFits } from "../gpu/kernels/binarize/refine_fits.ts";
-import { MAX_BLOCK } from "../gpu/kernels/binarize/search.ts";
+import { MAX_BLOCK, saliency } from "../gpu/kernels/binarize/search.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { BlockContext } from "../pipeline/stage.ts";
 import { draftOf } from "./draft_of.ts";
@@ -19,6 +19,15 @@ export function salientColumnsOf({ gpu, block, find }: BlockContext): Tensor {
   const found = find("salient-columns");
   if (found) return found.view(0, found.shape);
   return constant(gpu, new Float32Array(MAX_BLOCK)).view(0, [block.cols], "u32"); // 0 has the same bits
+}
+
+/** The saliencies of a block, f32 `[rows, cols]`: those of salient-select, which sets them if it uses them. */
+export async function saliencyOf({ gpu, block, find, set }: BlockContext): Promise<Tensor> {
+  const found = find("saliency");
+  if (found) return found;
+  const own = await saliency(gpu, block.weight, block.costs);
+  set("saliency", own);
+  return own;
 }
 
 /** The way in which the bits of a block are chosen. */

@@ -1,5 +1,6 @@
 import type { Stage } from "../pipeline/stage.ts";
 import { allocate } from "./allocate.ts";
+import { arb } from "./arb.ts";
 import { binarize } from "./binarize.ts";
 import { calibrate } from "./calibrate.ts";
 import { compensate } from "./compensate.ts";
@@ -7,6 +8,7 @@ import { download } from "./download.ts";
 import { evaluate } from "./evaluate.ts";
 import { exportStage } from "./export.ts";
 import { gptq } from "./gptq.ts";
+import { hbllm } from "./hbllm.ts";
 import { hessian } from "./hessian.ts";
 import { levels } from "./levels.ts";
 import { pack } from "./pack.ts";
@@ -36,6 +38,8 @@ export const STAGES: Stage[] = [
   residualBinarize,
   splitSearch,
   compensate,
+  arb,
+  hbllm,
   rowSearch,
   rtn,
   gptq,

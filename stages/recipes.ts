@@ -11,6 +11,20 @@ const LIGHT: Recipe["stages"] = [
   ["pack"],
 ];
 
+/** The chain of light with another stage that stores the bits of a block. */
+function chainOfBlocks(last: Recipe["stages"][number]): Recipe["stages"] {
+  const isHaar = last[0] === "hbllm";
+  return [
+    ["download"],
+    ["calibrate"],
+    ["hessian"],
+    isHaar ? ["salient-select", { norm: "l2" }] : ["salient-select"],
+    ...(isHaar ? [] : [["split-search"] as const]),
+    last,
+    ["pack"],
+  ];
+}
+
 /**
  * The chain of a recipe that is named after its bits: linear layers on a trellis, embeddings and head in 8
  * bits.
@@ -177,6 +191,26 @@ export const RECIPES: Recipe[] = [
     summary: "BiLLM as the released program: the chain of light with mode: reference",
     mode: "reference",
     stages: LIGHT,
+  },
+  {
+    name: "arb",
+    summary: "ARB-LLM with scales of rows and columns and the group bitmap",
+    stages: chainOfBlocks(["arb"]),
+  },
+  {
+    name: "arb-x",
+    summary: "ARB-LLM with means and scales of rows, fitted to the calibration data",
+    stages: chainOfBlocks(["arb", { variant: "x" }]),
+  },
+  {
+    name: "hbllm-row",
+    summary: "HBLLM: Haar coefficients of rows",
+    stages: chainOfBlocks(["hbllm"]),
+  },
+  {
+    name: "hbllm-column",
+    summary: "HBLLM: Haar coefficients of pairs of rows",
+    stages: chainOfBlocks(["hbllm", { variant: "column" }]),
   },
   {
     name: "gptq",

@@ -29,6 +29,9 @@ export const salientSelect = defineStage({
     "columns": z.int().min(1).max(64).optional().describe(
       "The number of salient columns per block, without a search; searched if absent",
     ),
+    "norm": z.enum(["l1", "l2"]).default("l1").describe(
+      "Order of the columns: by the sum of the saliencies, or by that of their squares (HBLLM)",
+    ),
     "search": z.enum(["saliency", "weight"]).default("weight").describe(
       "Objective of the search: the error of the saliencies (as in the released program), " +
         "or the error of the weights, weighted by 1 / U_jj²",
@@ -42,7 +45,7 @@ export const salientSelect = defineStage({
   async run(context, options) {
     const { gpu, block } = context;
     const { metric } = options;
-    using order = await columnOrder(gpu, block.weight, block.costs, metric);
+    using order = await columnOrder(gpu, block.weight, block.costs, metric, options.norm);
     if (options.columns) {
       const count = Math.min(options.columns, block.cols - 1);
       context.set("salient-columns", await markColumns(gpu, order, count));

@@ -1,7 +1,7 @@
 import { crc32 } from "./crc32.ts";
 
 /** The latest version of the packed format that this program reads. */
-export const FORMAT_VERSION = 5;
+export const FORMAT_VERSION = 6;
 
 /** The first version whose linear layers may transform their input. */
 export const TRANSFORMS_SINCE = 4;

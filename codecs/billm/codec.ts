@@ -1,6 +1,6 @@
 import { bitWords } from "../../base/bits.ts";
-import { sum } from "../../base/figures.ts";
-import type { Codec, FactColumn, FactMap, LinearFacts, WeightKind } from "../codec.ts";
+import type { Codec, LinearFacts, WeightKind } from "../codec.ts";
+import { SALIENT_COLUMNS, salientPerBlock, ZONED_COLUMNS } from "../salient_facts.ts";
 import { dequantize } from "./dequantize.ts";
 import {
   type BillmHost,
@@ -16,30 +16,6 @@ import { uploadBillm } from "./tensors.ts";
 import { infiniteHalves } from "../part_reader.ts";
 import { loadBillm, storeBillm } from "./store.ts";
 import { BillmGroup, BillmWeight } from "./weight.ts";
-
-const FACT_COLUMNS: readonly FactColumn[] = [
-  {
-    key: "salientColumns",
-    heading: "salient",
-    value: ({ salientColumns }) => sum(salientColumns),
-    text: String,
-    together: "sum",
-  },
-  {
-    key: "highFraction",
-    heading: "high",
-    value: ({ highFraction }) => highFraction,
-    text: (fraction) => fraction.toFixed(3),
-    together: "mean",
-  },
-];
-
-const FACT_MAPS: readonly FactMap[] = [{
-  title: "Salient columns",
-  about: "The part of a linear layer's columns that is stored in more than one bit",
-  value: ({ salientColumns = [], cols }) => sum(salientColumns) / cols,
-  columns: ({ salientColumns = [] }) => sum(salientColumns),
-}];
 
 /**
  * The BiLLM codec: a sign and a zone per weight, further signs for salient columns, means and scales
@@ -66,19 +42,16 @@ export const billm: Codec<BillmHost> = {
     salient: ["salient-signs", "salient-columns"],
     scales: ["scales"],
   },
-  factColumns: FACT_COLUMNS,
-  factMaps: FACT_MAPS,
+  factColumns: ZONED_COLUMNS,
+  factMaps: [SALIENT_COLUMNS],
   load: loadBillm,
   store: storeBillm,
   dequantize: dequantizeBillm,
 
   facts(host): LinearFacts {
-    const { cols, blockSize } = host;
     const salient = salientColumns(host);
-    const perBlock: number[] = new Array(Math.ceil(cols / blockSize)).fill(0);
-    for (const col of salient) perBlock[Math.floor(col / blockSize)]++;
     return {
-      salientColumns: perBlock,
+      salientColumns: salientPerBlock(salient, host),
       highFraction: highFraction(host),
       paperBits: paperBits(host, salient.length),
     };

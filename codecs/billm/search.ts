@@ -4,9 +4,9 @@ import { uniform } from "../../gpu/kernel.ts";
 import { rowShape } from "../../gpu/kernels/binarize/row_shape.ts";
 import roundF16 from "../../gpu/kernels/elementwise/round_f16.wgsl" with { type: "text" };
 import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
-import { difference } from "../../gpu/kernels/reduce/difference.ts";
 import overRow from "../../gpu/kernels/reduce/reduce_row.wgsl" with { type: "text" };
 import type { Tensor } from "../../gpu/tensor.ts";
+import { computeResidual } from "../row_search/residual.ts";
 import {
   OWN_MEMORY,
   type RowSearch,
@@ -91,19 +91,6 @@ export async function searchBits(
   await searchRows(gpu, ofRows, hessian, residual, quantized, 0, 0); // Q of the rounded values
   await computeResidual(gpu, target, hessian, quantized, residual);
   await search(Math.max(moves, ROUNDED_MOVES), rounds);
-}
-
-/** R = (W - Q) H. */
-async function computeResidual(
-  gpu: Gpu,
-  target: Tensor,
-  hessian: Tensor,
-  quantized: Tensor,
-  residual: Tensor,
-): Promise<void> {
-  const [rows, cols] = target.shape;
-  using error = await difference(gpu, target, quantized);
-  await gemm(gpu, { layout: "NN", m: rows, n: cols, k: cols, a: error, b: hessian, c: residual });
 }
 
 /**

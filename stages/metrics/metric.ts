@@ -150,6 +150,12 @@ export interface Metric<Entry = any, F extends Figure = any> {
    * @param pairs Pairs of all runs, at least one.
    */
   columns(pairs: readonly Pair<F>[]): Column<F>[];
+  /**
+   * Columns in a table as papers print it, of the figures after quantization alone; none if absent.
+   *
+   * @param pairs Pairs of all runs, at least one.
+   */
+  published?(pairs: readonly Pair<F>[]): Column<F>[];
   /** A separate section in reports; if absent, the metric is in the summary and the table of runs. */
   section?: {
     heading: string;

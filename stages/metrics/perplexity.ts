@@ -282,6 +282,19 @@ export const perplexity: Metric<Entry, Perplexity> = {
     });
   },
 
+  published(pairs) {
+    const all = pairs.map(lastOf);
+    const texts = [...new Map(all.map((text) => [perplexity.subject(text), text])).values()];
+    return texts.map((text): Column<Perplexity> => {
+      const subject = perplexity.subject(text);
+      const isOf = ({ after }: Pair<Perplexity>) => after && perplexity.subject(after) === subject;
+      return {
+        head: shortText(text, texts),
+        text: (pairs) => perplexityText(pairs.find(isOf)?.after?.perplexity),
+      };
+    });
+  },
+
   chart: {
     value: ({ perplexity }) => perplexity,
     text: perplexityText,

@@ -147,6 +147,11 @@ export const zeroShot: Metric<TaskOption, ZeroShot> = {
     ];
   },
 
+  published(pairs) {
+    const mean = zeroShot.columns(pairs).at(-1)!;
+    return [{ head: "Zero-shot mean, %", text: mean.text }];
+  },
+
   section: {
     heading: "Zero-shot tasks",
     text: "Accuracy in percent with its standard error. acc_norm divides log-likelihoods by the " +

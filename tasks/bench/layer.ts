@@ -40,6 +40,8 @@ const PARTS: [stage: string, text: string][] = [
   ["residual-binarize", "bit planes of salient columns"],
   ["split-search", "zones of the other columns"],
   ["compensate", "bits, error to later columns"],
+  ["arb", "scales and bits in turns"],
+  ["hbllm", "Haar coefficients"],
   ["row-search", "refits, search over rows"],
   ["gptq", "codes, error to later columns"],
   ["levels", "levels, codes, search over rows"],

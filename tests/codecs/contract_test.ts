@@ -27,7 +27,9 @@ import { normals } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { productReference, randomPacked } from "./billm/random_packed.ts";
 import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
+import { randomArb } from "./arb/random_arb.ts";
 import { randomGrid } from "./grid/random_grid.ts";
+import { randomHaar } from "./haar/random_haar.ts";
 import { randomLevels } from "./levels/random_levels.ts";
 import { randomTrellis } from "./trellis/random_trellis.ts";
 
@@ -38,7 +40,7 @@ const [ROWS, COLS, BLOCK] = [70, 208, 64];
 
 const QUANTIZATION: QuantizationConfig = {
   quant_method: "billm",
-  format_version: 5,
+  format_version: 6,
   block_size: BLOCK,
   columns: { [NAME]: COLS },
 };
@@ -86,6 +88,14 @@ const SAMPLES: Record<string, () => HostLinear[]> = {
       randomGrid({ ...size, zeros: "free", bits: 2, salient: true }, 0.1, true).host,
     ];
   },
+  arb: () =>
+    [true, false].map((bitmap) =>
+      randomArb({ rows: ROWS, cols: COLS, blockSize: BLOCK, columnScales: bitmap, bitmap })
+    ),
+  haar: () =>
+    (["row", "column"] as const).map((axis) =>
+      randomHaar({ rows: ROWS, cols: COLS, blockSize: BLOCK, axis })
+    ),
   levels: () => LEVEL_KINDS.map((kind) => randomLevels({ rows: ROWS, cols: COLS, ...kind }).host),
 };
 

@@ -12,7 +12,12 @@ import { gridUnpacking } from "../../codecs/grid/unpack_source.ts";
 import { unpackRowsKernel } from "../../codecs/packed_rows/unpack_source.ts";
 import { type RowCode, rowVectorKernel } from "../../codecs/packed_rows/vector_source.ts";
 import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
+import { ARB_QUADS } from "../../codecs/arb/products.ts";
+import arbCandidates from "../../codecs/arb/row_candidates_arb.wgsl" with { type: "text" };
 import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
+import { HAAR_QUADS } from "../../codecs/haar/products.ts";
+import haarCandidates from "../../codecs/haar/row_candidates_haar.wgsl" with { type: "text" };
+import { quadRowCode, quadUnpacking } from "../../codecs/packed_rows/quads.ts";
 import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
 import type { BillmForm } from "../../codecs/billm/tensors.ts";
 import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
@@ -69,10 +74,16 @@ for (const path of KERNEL_FILES.filter((path) => path.endsWith(".wgsl"))) {
   TEXTS.set(basename(path), readFileSync(path, "utf8"));
 }
 
+/** Files that name what the texts around them declare; those are among the generated ones. */
+const UNFINISHED = [
+  ...["arb_weights.wgsl", "haar_weights.wgsl", "haar_split.wgsl", "row_candidates.wgsl"],
+  ...["row_candidates_arb.wgsl", "row_candidates_haar.wgsl"],
+];
+
 /** Files that kernels begin with. */
 export const isPart = (name: string) =>
   /^(reduce|row_candidates)/.test(name) ||
-  ["activate.wgsl", "round_f16.wgsl", "embedding_value.wgsl"].includes(name);
+  ["activate.wgsl", "round_f16.wgsl", "embedding_value.wgsl", ...UNFINISHED].includes(name);
 
 export const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
 const STORAGES: Storages[] = [
@@ -98,6 +109,7 @@ const ROW_CODES: RowCode[] = [
   gridRowCode({ bits: 1, salient: true, centered: true }, {
     ...{ rows: 8, bands: 1, threads: 256 },
   }),
+  ...[ARB_QUADS, HAAR_QUADS].map((quads) => quadRowCode(quads, 4)),
   ...LEVEL_KINDS.map((kind, i) => levelRowCode(kind, [4, 8, 16][i % 3])),
   ...STATE_BITS.flatMap((stateBits) =>
     TRELLIS_BITS.map((bits) => ({ stateBits, bits })).filter(hasTable).map((trellis, i) =>
@@ -114,6 +126,7 @@ const ROW_UNPACKINGS = [
     [true, false].map((salient) => gridUnpacking({ bits, salient, centered: false }))
   ),
   gridUnpacking({ bits: 1, salient: true, centered: true }),
+  ...[ARB_QUADS, HAAR_QUADS].map(quadUnpacking),
   ...LEVEL_KINDS.map(levelUnpacking),
   ...STATE_BITS.flatMap((stateBits) =>
     TRELLIS_BITS.map((bits) => ({ stateBits, bits })).filter(hasTable).map(trellisUnpacking)
@@ -139,7 +152,7 @@ const OF_LEVELS = [...TEXTS.keys()].filter((name) =>
 /** A file as the kernels that are made of it. */
 export function completed(name: string): [name: string, source: string][] {
   const source = TEXTS.get(name)!;
-  if (name === "row_candidates.wgsl") return []; // among the generated ones
+  if (UNFINISHED.includes(name)) return [];
   if (name === "embedding_value.wgsl") return []; // names what the text behind it declares
   if (isPart(name)) return [[name, source]];
   if (!OF_LEVELS.includes(name)) return withParts(name, source);
@@ -155,6 +168,7 @@ function withParts(name: string, text: string): [name: string, source: string][]
   let source = text;
   if (/\bactivate\(/.test(source)) source = TEXTS.get("activate.wgsl")! + source;
   if (/\bvalue_at\(/.test(source)) source = TEXTS.get("embedding_value.wgsl")! + source;
+  if (/\bfit_lists\(/.test(source)) source = TEXTS.get("haar_split.wgsl")! + source;
   if (/\brounded\(/.test(source)) source = TEXTS.get("round_f16.wgsl")! + source;
   if (/\bover_row\(/.test(source) && !/fn over_row\(/.test(source)) {
     source = TEXTS.get("reduce_row.wgsl")! + source;
@@ -379,10 +393,13 @@ export const GENERATED: [name: string, source: string][] = [
     ])
   ),
   ...[true, false].flatMap((isUnrolled) =>
-    (["subgroup", "workgroup"] as const).map((choice): [string, string] => [
-      `rowSearchSource of ${isUnrolled ? "registers" : "arrays"} in ${choice}`,
-      rowSearchSource(rowCandidates, 4, isUnrolled, choice),
-    ])
+    (["subgroup", "workgroup"] as const).flatMap((choice) =>
+      Object.entries({ billm: rowCandidates, arb: arbCandidates, haar: haarCandidates })
+        .map(([codec, candidates]): [string, string] => [
+          `rowSearchSource of ${codec}, ${isUnrolled ? "registers" : "arrays"} in ${choice}`,
+          rowSearchSource(candidates, 4, isUnrolled, choice),
+        ])
+    )
   ),
   ...LEVEL_KINDS.flatMap((kind): [string, string][] => [
     ...(["feedback", "descent"] as const).map((sweep): [string, string] => [

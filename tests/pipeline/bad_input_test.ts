@@ -605,7 +605,7 @@ stages:
       `${file}:8:25: hessian.damping must be at most 10, found 11`,
       `${file}:9:5: Unknown stage "salient-selct"; did you mean "salient-select"? Known stages: ` +
       "download, calibrate, allocate, rotate, hessian, propagate-error, salient-select, residual-binarize, " +
-      "split-search, compensate, row-search, rtn, gptq, levels, pb-llm, sign, trellis, " +
+      "split-search, compensate, arb, hbllm, row-search, rtn, gptq, levels, pb-llm, sign, trellis, " +
       "refit-norm, pack, evaluate",
       `${file}:10:5: Stage "residual-binarize" makes no use of "block-error", which stage ` +
       '"compensate" gives; put residual-binarize before it',

@@ -119,6 +119,12 @@ Deno.test("a merged page is well-formed and has the figures of each run", () => 
   assert.deepEqual(tasks[0], ["#", "Run", "piqa", "boolq", "mean"]);
   assert.deepEqual(tasks[1], ["", "models/tiny-llama, original", "54.5", "62.0", "58.3"]);
   assert.deepEqual(tasks[2], ["1", "tiny-llama,rtn-1", "49.8", "57.3", "53.5"]);
+  const paper = tableOf(page, "models/tiny-llama, as papers print it");
+  assert.deepEqual(paper.slice(0, 3), [
+    ["Method", "Claimed bits", "Stored bits", "evaluation.txt", "Zero-shot mean, %", "Time"],
+    ["original", "–", "–", "24.63", "58.3", "–"],
+    ["rtn-1", "1.06", "2.59", "4 102", "53.5", "2:16"],
+  ]);
   assert.deepEqual(tableOf(page, "Values set by the cells")[1], [
     "1",
     "models/tiny-llama",
@@ -141,7 +147,7 @@ Deno.test("divergences have columns where some run has them", () => {
   ]);
   assert.ok(!tableOf(page, "Runs of models/tiny-opt")[0].includes("KL, nats"));
   const titles = elements(page, "th").flatMap(({ attributes }) => attributes.title ?? []);
-  assert.equal(titles.length, 4 + 2);
+  assert.equal(titles.length, 4 + 2 + 2 * 2, "of runs, and of both tables as papers print them");
 });
 
 Deno.test("the chart has a mark for each run with a perplexity, the best ones on the staircase", () => {
@@ -184,7 +190,7 @@ Deno.test("Markdown has the tables of the page; what would end a cell does not",
   );
   assert.ok(text.includes("| 1 | **a\\|b \\<c\\>** | 2.588 | 2.0 MB | 4 102 |"), text);
   const tables = text.split("\n\n").filter((part) => part.startsWith("|"));
-  assert.equal(tables.length, 4);
+  assert.equal(tables.length, 6);
   for (const table of tables) {
     const widths = table.split("\n").map((line) => line.split(/(?<!\\)\|/).length);
     assert.equal(new Set(widths).size, 1, table);

@@ -162,7 +162,7 @@ Deno.test("row-search comes after split-search and compensate", async () => {
     });
   await fails(
     ["download", calibrate, "hessian", "gptq", "row-search", "pack"],
-    /"row-search" needs "zones", which stage "split-search" gives; put split-search before it/,
+    /^row-search needs two zones: put split-search before it, or use hbllm$/,
   );
   await fails(
     method.toSpliced(6, 1, "row-search"),

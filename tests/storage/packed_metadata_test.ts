@@ -48,7 +48,7 @@ function damage(path: string, name: string): UserError {
 Deno.test("a packed file says its version and the CRC-32 of each tensor", () => {
   using folder = new TemporaryFolder();
   const { tensors, metadata } = readHeader(denoFile(writeWith(folder.path)));
-  assert.equal(FORMAT_VERSION, 5);
+  assert.equal(FORMAT_VERSION, 6);
   assert.deepEqual(metadata, {
     format: "billm",
     format_version: "2",
@@ -131,8 +131,8 @@ const LACKS = "its metadata lacks checksums; the file is damaged";
 
 const REFUSED: [metadata: Record<string, string | undefined>, problem: string][] = [
   [
-    { format_version: "6" },
-    "the packed format has version 6, this program reads versions up to 5; use a later program",
+    { format_version: "7" },
+    "the packed format has version 7, this program reads versions up to 6; use a later program",
   ],
   [{ format_version: undefined }, "its metadata has no version of the packed format"],
   [{ format_version: "two" }, 'its metadata has the version "two" of the packed format'],

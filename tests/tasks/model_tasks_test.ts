@@ -103,12 +103,12 @@ for (const [task, folders] of [["inspect", 1], ["dequantize", 2], ["compare", 2]
     const path = join(model, "config.json");
     const config = JSON.parse(readFileSync(path, "utf8"));
     assert.equal(config.quantization_config.format_version, 2);
-    config.quantization_config.format_version = 6;
+    config.quantization_config.format_version = 7;
     writeFileSync(path, JSON.stringify(config));
     assertFails(
       await startTask(task, args),
       1,
-      `Error: "${path}": the packed format has version 6, this program reads versions up to 5; ` +
+      `Error: "${path}": the packed format has version 7, this program reads versions up to 6; ` +
         "use a later program",
     );
     config.quantization_config.format_version = 2;

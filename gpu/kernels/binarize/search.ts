@@ -87,12 +87,14 @@ export async function saliency(gpu: Gpu, weight: Tensor, cost: Tensor): Promise<
  *
  * @param weight f32 `[rows, cols]`, at most 256 columns.
  * @param cost 1 / U_jj² of each column, f32 `[cols]`; not used by "magnitude".
+ * @param norm A column counts with the sum of its saliencies, or with that of their squares.
  */
 export async function columnOrder(
   gpu: Gpu,
   weight: Tensor,
   cost: Tensor,
   metric: SaliencyMetric,
+  norm: "l1" | "l2" = "l1",
 ): Promise<Tensor> {
   const [rows, cols] = weight.shape;
   const parts = Math.ceil(rows / ROWS_PER_PART);
@@ -101,6 +103,7 @@ export async function columnOrder(
     source: columnSaliencySource,
     constants: {
       METRIC: metric === "hessian" ? 0 : 1,
+      SQUARES: Number(norm === "l2"),
       ROWS: ROWS_PER_PART,
       SLICES: gpu.software ? 1 : 4,
     },
@@ -208,6 +211,23 @@ export async function splitZones(
     workgroups,
   });
   using best = await bestCandidate(gpu, error);
+  return await zoneBits(gpu, values, salient, threshold, best);
+}
+
+/**
+ * The zones at a threshold: columns that are not salient with |value| >= threshold[best].
+ *
+ * @param best The index of the threshold, u32 `[1]`.
+ * @returns Bit mask of the high zone, u32 `[rows, ⌈cols / 32⌉]`, owned by the caller.
+ */
+export async function zoneBits(
+  gpu: Gpu,
+  values: Tensor,
+  salient: Tensor,
+  threshold: Tensor,
+  best: Tensor,
+): Promise<Tensor> {
+  const [rows, cols] = values.shape;
   const bits = await gpu.kernel({ name: "zone_bits", source: zoneBitsSource });
   const words = Math.ceil(cols / 32);
   const zones = gpu.empty([rows, words], "u32");

@@ -2,6 +2,7 @@ import { constant } from "../../constant.ts";
 import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
+import placesSource from "./quantile_places.wgsl" with { type: "text" };
 import countSource from "./quantile_count.wgsl" with { type: "text" };
 import pickSource from "./quantile_pick.wgsl" with { type: "text" };
 
@@ -33,13 +34,45 @@ export async function quantiles(
   salient: Tensor,
   probabilities: readonly number[],
 ): Promise<Tensor> {
-  const n = probabilities.length;
-  if (n > 128) throw new RangeError(`At most 128 quantiles at a time, asked for ${n}`);
   const last = values.size - 1;
   // f32 products, as in the released program. Computed on the host, as the device may not round them.
   const { fround } = Math;
   const places = probabilities.map((probability) => fround(fround(probability) * fround(last)));
-  const place = constant(gpu, Float32Array.from(places));
+  return await quantilesAt(gpu, values, salient, constant(gpu, Float32Array.from(places)));
+}
+
+/**
+ * The quantiles of |values| in some columns alone, else as by {@link quantiles}.
+ *
+ * @param excluded u32 `[cols]`, 1 for the other columns; if all are, the quantiles are those of zeros.
+ */
+export async function quantilesWithin(
+  gpu: Gpu,
+  values: Tensor,
+  excluded: Tensor,
+  probabilities: readonly number[],
+): Promise<Tensor> {
+  const n = probabilities.length;
+  const kernel = await gpu.kernel({ name: "quantile_places", source: placesSource });
+  using place = gpu.empty([n]);
+  kernel.dispatch({
+    params: uniform([values.shape[0], values.shape[1], n]),
+    tensors: [excluded, constant(gpu, Float32Array.from(probabilities)), place],
+    workgroups: 1,
+  });
+  return await quantilesAt(gpu, values, excluded, place);
+}
+
+/** The quantiles at some places, from 0 on, among the ascending magnitudes, f32 `[n]`, at most 128. */
+async function quantilesAt(
+  gpu: Gpu,
+  values: Tensor,
+  salient: Tensor,
+  place: Tensor,
+): Promise<Tensor> {
+  const n = place.size;
+  if (n > 128) throw new RangeError(`At most 128 quantiles at a time, asked for ${n}`);
+  const last = values.size - 1;
   const first = firstCount(gpu);
   const slots = 2 * n; // the ranks below and above each quantile
   using count = gpu.empty([2, slots, BINS], "u32");

@@ -486,8 +486,8 @@ const REFUSED: [quantization: unknown, text: string][] = [
     "the model is quantized with undefined, which cannot be read; use the original model",
   ],
   [
-    { ...QUANTIZATION, format_version: 6 },
-    "the packed format has version 6, this program reads versions up to 5; use a later program",
+    { ...QUANTIZATION, format_version: 7 },
+    "the packed format has version 7, this program reads versions up to 6; use a later program",
   ],
   [
     { ...QUANTIZATION, format_version: "2" },

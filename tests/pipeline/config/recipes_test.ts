@@ -277,8 +277,6 @@ refuses("a misspelled stage, once", `${head}recipe: default\nstages: { calibrat:
 refuses("stages that do not go together", `${head}recipe: plain\nstages: { row-search: }\n`, [
   'p.yaml:4:11: Stage "row-search" needs "hessian", which stage "hessian" gives; put hessian ' +
   "before it",
-  'p.yaml:4:11: Stage "row-search" needs "zones", which stage "split-search" gives; put ' +
-  "split-search before it",
   'p.yaml:4:11: Stage "row-search" needs "block-error", which stage "rtn" gives; put rtn before it',
 ]);
 
