@@ -1,5 +1,6 @@
 // Runs pipelines on micro models and prints, as JSON, hashes of what they leave. net_test.ts holds them
-// against tests/fixtures/net.json, which `deno run -A tests/net.ts > tests/fixtures/net.json` makes anew.
+// against a fixture: `deno run -A tests/net.ts > tests/fixtures/net.json` makes it anew, and
+// `deno run -A tests/fixture.ts tests/fixtures/net.json` compresses it.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import expected from "./fixtures/net.json" with { type: "json" };
+import { fixture } from "./fixture.ts";
 
 interface Outcome {
   files: Record<string, string>;
@@ -8,6 +8,8 @@ interface Outcome {
   bytes: number;
   loss: number;
 }
+
+const expected = fixture<Record<string, Outcome>>("net");
 
 /** Runs net.ts; sums are those of vectors that every CPU has, so that they round alike on all. */
 async function outcomes(env: Record<string, string>) {

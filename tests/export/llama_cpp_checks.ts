@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { readText } from "../../data/texts.ts";
 import type { ExportOptions } from "../../export/export.ts";
 import type { LevelRange } from "../../export/integer_levels.ts";
 import { BLOCK_TYPES } from "../../export/gguf/types.ts";
@@ -92,7 +93,7 @@ Deno.test("tiny-llama in F16: the same ids of texts, and the same 50 ids, greedi
   using loaded = await LoadedModel.open(gpu, TINY);
   const { tokenizer, architecture: { vocabularySize } } = loaded.model;
   await using llama = await LlamaCpp.open(out);
-  const text = readFileSync(join(PROJECT, "examples/text/evaluation.txt"), "utf8").slice(0, 20_000);
+  const text = readText(join(PROJECT, "examples/text/evaluation.txt.gz")).slice(0, 20_000);
   for (const some of [text, " a  b\n\n\tc ", "Größe, 日本 🎉 don't 12345", ""]) {
     assert.deepEqual(llama.encode(some), tokenizer.encode(some, { specialTokens: false }));
   }

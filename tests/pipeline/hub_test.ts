@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
+import { readText } from "../../data/texts.ts";
 import { readTokenIds } from "../../data/windows.ts";
 import { ARCHITECTURES } from "../../models/architectures/mod.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
@@ -133,10 +134,7 @@ Deno.test("a name that is neither a folder nor on the hub is refused", async () 
 Deno.test("calibration and evaluation on C4 from the hub; token ids are reused", async () => {
   await using place = new HubPlace({ layers: 1 });
   const { hub } = place;
-  const book = readFileSync(
-    join(import.meta.dirname!, "../../examples/text/calibration.txt"),
-    "utf8",
-  );
+  const book = readText(join(import.meta.dirname!, "../../examples/text/calibration.txt.gz"));
   const lines = (from: number) =>
     Array.from({ length: 40 }, (_, i) => {
       const text = book.slice(from + 700 * i, from + 700 * i + (i % 3 ? 100 : 600));

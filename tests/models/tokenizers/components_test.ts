@@ -1,5 +1,4 @@
-// Each component of a tokenizer.json against the Rust library; fixtures/tokenizers/components.py says how
-// the expected values were made. And what is not implemented is refused by name.
+// Each component of a tokenizer.json against the Rust library `tokenizers`. And what is not implemented is refused by name.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -41,7 +40,7 @@ function check([component, hashes]: Cases[number], give: (text: string) => unkno
   });
 }
 
-/** The parts of a text between its spaces, every third one as its bytes, as components.py has them. */
+/** The parts of a text between its spaces, every third one as its bytes, as the fixture has them. */
 function tokensOf(text: string): string[] {
   return text.split(" ").filter((word) => word !== "").flatMap((word, i) => {
     if (i % 3 !== 2) return [(i % 3 === 1 ? "##" : "") + word];

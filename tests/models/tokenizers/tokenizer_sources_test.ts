@@ -1,9 +1,10 @@
 // Folders without tokenizer.json, and what the small files beside the vocabulary do, against
-// transformers 4.57.6 (tests/fixtures/tokenizers/goldens.py). Version 5 gives other ids for Llama.
+// transformers 4.57.6. Version 5 gives other ids for Llama.
 
 import assert from "node:assert/strict";
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { readText } from "../../../data/texts.ts";
 import { fixture } from "../../fixture.ts";
 import { UserError } from "../../../base/errors.ts";
 import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
@@ -121,7 +122,7 @@ Deno.test("a model that puts a space before texts, or does not, belongs to one c
 });
 
 Deno.test("a text is encoded as fast without tokenizer.json", () => {
-  const text = readFileSync(join(ROOT, "examples/text/calibration.txt"), "utf8");
+  const text = readText(join(ROOT, "examples/text/calibration.txt.gz"));
   for (const name of ["legacy", "not legacy", "as Gemma", "as OPT", "as Qwen2"]) {
     using folder = new TemporaryFolder();
     write(folder.path, cases[name]);

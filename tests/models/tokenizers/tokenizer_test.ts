@@ -72,7 +72,7 @@ for (const { model, bosId, bos, sha256 } of MODEL_TOKENS) {
   }
 
   Deno.test(`the tokenizer of ${model} gives the golden ids of a whole book`, () => {
-    const ids = tokenizer.encode(readText(join(ROOT, "examples/text/evaluation.txt")));
+    const ids = tokenizer.encode(readText(join(ROOT, "examples/text/evaluation.txt.gz")));
     assert.equal(ids.length, 25996);
     assert.equal(sha256Of(ids), sha256);
   });

@@ -1,5 +1,4 @@
-// Chat templates against Jinja itself; fixtures/jinja/goldens.py says how the expected texts were made. And
-// what is not implemented, and what does not end, is refused.
+// Chat templates against Jinja itself, jinja2 3.1.6 with the functions of transformers. And what is not implemented, and what does not end, is refused.
 
 import assert from "node:assert/strict";
 import { fixture } from "../../../fixture.ts";
