@@ -10,20 +10,10 @@ export const DAWN_VERSION = "0.6.2";
 
 const FEATURES = ["subgroups", "shader-f16", "chromium-experimental-subgroup-matrix"] as const;
 const TOGGLES = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia"];
-/** Without these, shaders check each index and clear workgroup memory first. */
-const UNCHECKED = ["disable_robustness", "disable_workgroup_init"];
 
 /** What Dawn's binding for Node exports. */
 interface Dawn {
   create(options: string[]): GPU;
-}
-
-/** The options of {@link dawnHost}. */
-export interface DawnOptions {
-  /** The file `dawn.node`. */
-  file: string;
-  /** Whether shaders check bounds. */
-  robust: boolean;
 }
 
 /** Instances end when they are collected, with all of their devices. */
@@ -31,21 +21,23 @@ const kept: GPU[] = [];
 
 /**
  * The WebGPU host of Dawn's binding for Node. Compared with Deno's own WebGPU it has matrix products on
- * tensor cores and short waits, but neither f64 nor subgroup barriers.
+ * tensor cores and short waits, but neither f64 nor subgroup barriers. Shaders check bounds, as Deno's do:
+ * not all kernels of this project stay in them by themselves.
  *
+ * @param file The file `dawn.node`.
  * @param base Deno's host, for what does not depend on WebGPU's implementation.
  */
-export function dawnHost({ file, robust }: DawnOptions, base: GpuHost): GpuHost {
+export function dawnHost(file: string, base: GpuHost): GpuHost {
   let gpu: GPU | undefined;
   return {
-    name: `${base.name}, Dawn ${DAWN_VERSION}${robust ? "" : " without bounds checks"}`,
+    name: `${base.name}, Dawn ${DAWN_VERSION}`,
     adapterAdvice: base.adapterAdvice,
     async requestAdapter(options) {
       if (!gpu) {
         const dawn: Dawn = createRequire(import.meta.url)(file);
         gpu = dawn.create([
           ...(Deno.build.os === "linux" ? ["backend=vulkan"] : []),
-          `enable-dawn-features=${[...TOGGLES, ...(robust ? [] : UNCHECKED)].join()}`,
+          `enable-dawn-features=${TOGGLES.join()}`,
           "disable-dawn-features=timestamp_quantization",
         ]);
         kept.push(gpu);

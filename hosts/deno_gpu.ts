@@ -58,8 +58,6 @@ export interface DenoGpuOptions extends Omit<GpuOptions, "adapter"> {
   adapter?: MachineAdapter;
   /** `BILLM_BACKEND` if absent, else "deno". */
   backend?: Backend;
-  /** Whether Dawn's shaders check bounds; false if absent. Deno's always do. */
-  robust?: boolean;
 }
 
 /**
@@ -68,7 +66,7 @@ export interface DenoGpuOptions extends Omit<GpuOptions, "adapter"> {
 export const BACKENDS = ["deno", "dawn", "auto"] as const;
 export type Backend = typeof BACKENDS[number];
 
-/** Dawn's instances by their options, each opened once. */
+/** Dawn's instances by their files, each opened once. */
 const dawns = new Map<string, GpuHost>();
 
 /** What was chosen when this process asked for its first adapter. */
@@ -103,10 +101,8 @@ export async function openGpu(options: DenoGpuOptions = {}): Promise<Gpu> {
     );
   }
   prepareEnvironment();
-  const { robust = false } = options;
-  const key = `${file} ${robust}`;
-  const host = dawns.get(key) ?? dawnHost({ file, robust }, DENO_GPU);
-  dawns.set(key, host);
+  const host = dawns.get(file) ?? dawnHost(file, DENO_GPU);
+  dawns.set(file, host);
   if (backend === "dawn") return await Gpu.open(host, all);
   const found = await Gpu.open(host, all).catch(() => undefined);
   if (found?.matrices) return found;

@@ -9,7 +9,12 @@ interface Outcome {
   loss: number;
 }
 
-const expected = fixture<Record<string, Outcome>>("net");
+interface Outcomes {
+  adapter: string;
+  results: Record<string, Outcome>;
+}
+
+const expected = fixture<Outcomes>("net");
 
 /** Runs net.ts; sums are those of vectors that every CPU has, so that they round alike on all. */
 async function outcomes(env: Record<string, string>) {
@@ -18,12 +23,12 @@ async function outcomes(env: Record<string, string>) {
     env: { NO_COLOR: "1", LP_NATIVE_VECTOR_WIDTH: "256", BILLM_TUNE: "0", ...env },
   }).output();
   assert.equal(code, 0, new TextDecoder().decode(stderr));
-  return JSON.parse(new TextDecoder().decode(stdout)) as typeof expected;
+  return JSON.parse(new TextDecoder().decode(stdout)) as Outcomes;
 }
 
 Deno.test("pipelines leave the bytes and numbers that they left before", async () => {
   const { adapter, results } = await outcomes({});
-  const names = Object.keys(expected.results) as (keyof typeof expected.results)[];
+  const names = Object.keys(expected.results);
   assert.deepEqual(Object.keys(results), names);
   for (const name of names) {
     const [found, wanted]: Outcome[] = [results[name], expected.results[name]];

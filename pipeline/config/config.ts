@@ -88,7 +88,6 @@ export interface PipelineConfig<S extends StageDeclaration> {
     adapter: string | number;
     backend?: Backend;
     precision: Precision;
-    robust?: boolean;
     memory?: string;
     "host-memory"?: string;
   };

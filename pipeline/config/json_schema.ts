@@ -45,11 +45,7 @@ export const pipelineFields = z.strictObject({
         "installed and finds tensor cores. BILLM_BACKEND if left out, else deno",
     ),
     precision: z.enum(PRECISIONS).default("f32").describe(
-      "f16 rounds the operands of large products to f16 where there are tensor cores; sums stay f32. Changes the " +
-        "result less than another seed does",
-    ),
-    robust: z.boolean().optional().describe(
-      "whether Dawn's shaders check bounds; false if left out, unless the file names stages of its own",
+      "f16 rounds the factors of large products to f16 where there are tensor cores; sums stay f32. Experimental",
     ),
     memory: z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional().describe(
       "GPU memory to stay under; as much as there is if left out. Changes the time, not the result",

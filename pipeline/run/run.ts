@@ -398,14 +398,12 @@ function blockSizeOf(stages: readonly PlannedStage<Stage>[]): number {
 }
 
 /** How a pipeline file wants its device opened. */
-export function gpuOptions({ gpu, stages }: PipelineConfig<Stage>): DenoGpuOptions {
-  const { adapter, backend, precision, robust, memory } = gpu;
+export function gpuOptions({ gpu }: PipelineConfig<Stage>): DenoGpuOptions {
+  const { adapter, backend, precision, memory } = gpu;
   return {
     adapter,
     backend,
     precision,
-    // Kernels of users are not known to stay in bounds.
-    robust: robust ?? stages.some(({ module }) => module !== undefined),
     memory: memory ? bytesOf(memory) : undefined,
   };
 }

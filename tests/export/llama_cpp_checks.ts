@@ -1,7 +1,6 @@
 // GGUF files in llama.cpp: `deno task test:export`. It fetches llama.cpp (700 MB) from npm.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { readText } from "../../data/texts.ts";
 import type { ExportOptions } from "../../export/export.ts";
