@@ -12,6 +12,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { readText } from "../data/texts.ts";
 import { loadPipeline } from "../pipeline/config/config.ts";
 import type { RunEvent } from "../pipeline/run/events.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
@@ -264,7 +265,7 @@ export class Workplace implements Disposable {
   constructor(options: MicroModelOptions = {}) {
     this.model = writeMicroModel(this.path("model"), options);
     const text = (name: string, from: number, characters: number) =>
-      readFileSync(join(PROJECT, "examples/text", name), "utf8").slice(from, from + characters);
+      readText(join(PROJECT, `examples/text/${name}.gz`)).slice(from, from + characters);
     writeFileSync(this.calibration, text("calibration.txt", 2000, 4000));
     writeFileSync(this.evaluation, text("evaluation.txt", 2000, 1500));
   }

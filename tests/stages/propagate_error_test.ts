@@ -40,7 +40,7 @@ Deno.test("a share of the batches, the first ones, gives the cross term and its 
 
 Deno.test("a trained model of one bit is better with propagate-error and refit-norm", async () => {
   const folder = mkdtempSync(join(tmpdir(), "billm-test-"));
-  const text = (name: string) => join(PROJECT, "examples/text", name);
+  const text = (name: string) => join(PROJECT, `examples/text/${name}.gz`);
   const lossOf = async (name: string, ...stages: StageItem[]) => {
     const file = join(folder, `${name}.yaml`);
     const calibration = { "samples": 16, "sequence-length": 128, "batch-tokens": 1024 };

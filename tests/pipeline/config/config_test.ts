@@ -200,7 +200,7 @@ Deno.test("loadPipeline() gives the checked pipeline with its defaults", async (
   assert.equal(config.output, "out/tiny");
   assert.equal(config.seed, 0);
   assert.equal(config.mode, "default");
-  assert.deepEqual(config.gpu, { adapter: "auto" });
+  assert.deepEqual(config.gpu, { adapter: "auto", precision: "f32" });
   assert.equal(config.text, full);
   assert.ok(config.file.endsWith("p.yaml"));
   assert.deepEqual(config.stages.map(({ stage, options }) => [stage.name, options]), [
@@ -240,7 +240,7 @@ Deno.test("loadPipeline() takes every top-level key", async () => {
     output: "x/y",
     seed: 4294967295,
     mode: "reference",
-    gpu: { adapter: "software" },
+    gpu: { adapter: "software", precision: "f32" },
   });
 });
 
