@@ -31,7 +31,8 @@ export async function startTask(
     Deno.execPath(),
     "run",
     "-A",
-    "--no-lock", // some tasks fetch what others need not have
+    // They fetch what others need not have.
+    ...(task.startsWith("web") ? ["--no-lock"] : []),
     ...(preload ? [`--preload=${preload}`] : []),
     join(PROJECT, `tasks/${task}.ts`),
     ...args,

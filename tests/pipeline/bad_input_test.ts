@@ -606,7 +606,7 @@ stages:
       `${file}:9:5: Unknown stage "salient-selct"; did you mean "salient-select"? Known stages: ` +
       "download, calibrate, allocate, rotate, hessian, propagate-error, salient-select, residual-binarize, " +
       "split-search, compensate, arb, hbllm, row-search, rtn, gptq, levels, pb-llm, sign, trellis, " +
-      "refit-norm, pack, evaluate",
+      "refit-norm, pack, export, evaluate",
       `${file}:10:5: Stage "residual-binarize" makes no use of "block-error", which stage ` +
       '"compensate" gives; put residual-binarize before it',
       `${file}:10:34: residual-binarize.planes must be at most 4, found 5`,

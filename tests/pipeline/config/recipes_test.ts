@@ -256,7 +256,7 @@ stages:
   binarize:
 `,
   [
-    'p.yaml:3:1: calibrate lacks "dataset": wikitext2, ptb, c4 (downloaded from the hub); or a .txt, ' +
+    'p.yaml:3:1: calibrate lacks "dataset": wikitext2, ptb, c4 (downloaded from the hub); or a .txt, .txt.gz, ' +
     ".jsonl, .jsonl.gz or .parquet file (column text), a folder of these, a .raw file of WikiText, or " +
     "a .safetensors file with token ids [windows, length]",
     'p.yaml:5:11: Unknown key "bitz" in gptq; did you mean "bits"?',

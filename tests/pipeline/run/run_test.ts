@@ -574,6 +574,7 @@ Deno.test("mode reference takes the defaults of the released program", async () 
     metric: "hessian",
     "max-columns": 49,
     search: "saliency",
+    norm: "l1",
   });
   assert.deepEqual(options["split-search"], { candidates: 81, search: "saliency" });
   assert.deepEqual(options.compensate, {
