@@ -13,7 +13,7 @@ import type { Tensor } from "../gpu/tensor.ts";
 import { LayerPlan } from "./layer_plan.ts";
 import { LayerWeights } from "./layer_weights.ts";
 import { type ExpertSource, loadExperts } from "./expert_loader.ts";
-import { groupsOf, kindOf, type Op } from "./ops/mod.ts";
+import { expertsOf, groupsOf, kindOf, type Op } from "./ops/mod.ts";
 import type { LinearGroup } from "./ops/op.ts";
 import { layerPlaces, type Place, placeOf } from "./places.ts";
 import type { StoredTensors } from "./stored_tensors.ts";
@@ -114,7 +114,8 @@ class LayerLoader {
         this.weights.tensors.set(name, await this.#tensor(place));
       }
       kindOf(op).prepare?.(op, this.weights, this.#gpu);
-      if (op.op === "experts") await loadExperts(this.#expertSource(), op, groupsOf(op));
+      const experts = expertsOf(op);
+      if (experts) await loadExperts(this.#expertSource(), experts, groupsOf(op));
       const group = kindOf(op).group?.(op);
       if (!group || this.options.packed && await this.#loadGroup(op, group)) continue;
       for (const [i, { module }] of group.linears.entries()) {

@@ -4,7 +4,7 @@ import type { Tensor } from "../gpu/tensor.ts";
 import type { ExpertWeights } from "../codecs/experts/expert_weights.ts";
 import { DenseExperts } from "../codecs/experts/dense_experts.ts";
 import type { LayerPlan } from "./layer_plan.ts";
-import { groupsOf, type Op } from "./ops/mod.ts";
+import { expertsOf, groupsOf, type Op } from "./ops/mod.ts";
 
 /** A linear layer on the GPU; its bias is f32 `[rows]`. */
 export interface LoadedLinear<W extends Weight = Weight> {
@@ -61,7 +61,7 @@ export class LayerWeights<W extends Weight = Weight> implements Disposable {
   deleteBefore(end: number): void {
     for (const op of this.plan.ops.slice(0, end)) {
       for (const { linears } of groupsOf(op)) for (const { module } of linears) this.delete(module);
-      if (op.op === "experts") { for (const { module } of op.linears) this.deleteExperts(module); }
+      for (const { module } of expertsOf(op)?.linears ?? []) this.deleteExperts(module);
     }
   }
 

@@ -326,9 +326,10 @@ function correctionSection(table: LayerTable): Content {
   );
 }
 
-/** Sections of the fact maps of all codecs. */
+/** Sections of the fact maps of all codecs, some of which share a map. */
 function factSections(table: LayerTable): Content[] {
-  return CODECS.flatMap(({ factMaps }) => factMaps).map((map) => factSection(table, map));
+  const maps = new Set(CODECS.flatMap(({ factMaps }) => factMaps));
+  return [...maps].map((map) => factSection(table, map));
 }
 
 function factSection(table: LayerTable, { title, about, value, columns }: FactMap): Content {

@@ -49,6 +49,11 @@ export function kindOf(op: Op): OpKind<Op> {
   return OPS[op.op] as OpKind<Op>;
 }
 
+/** The operation, if it consists of experts, which are kept apart from other linear layers. */
+export function expertsOf(op: Op): ExpertsOp | undefined {
+  return op.op === "experts" ? op : undefined;
+}
+
 /** The groups of linear layers of an operation, in the order of execution. */
 export function groupsOf(op: Op): readonly LinearGroup[] {
   const kind = kindOf(op);

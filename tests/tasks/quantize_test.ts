@@ -67,7 +67,7 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per model  calibrate          dataset: "${place.calibration}", samples: 2, ` +
       `sequence-length: 32, order: "layer", batch-tokens: 8192, activations: "f32"
   once per group  hessian            damping: 0.01
-  once per block  salient-select     metric: "hessian", max-columns: 49, search: "saliency"
+  once per block  salient-select     metric: "hessian", max-columns: 49, norm: "l1", search: "saliency"
   once per block  residual-binarize  planes: 2
   once per block  split-search       candidates: 9, search: "saliency"
   once per block  compensate         block-size: 32, feedback: "block", assign: "fit"

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchitecture } from "../../../models/architectures/mod.ts";
-import { kindOf, OPS } from "../../../models/ops/mod.ts";
+import { groupsOf, kindOf, OPS } from "../../../models/ops/mod.ts";
 import { layerPlaces } from "../../../models/places.ts";
 import { SHAPES } from "../../../models/synthetic.ts";
 import { PROJECT } from "../../checkout.ts";
@@ -40,12 +40,11 @@ for (const [name, shapes] of Object.entries(SHAPES)) {
       );
     }
     const places = [...layerPlaces(architecture, 0)];
-    const parts = places.map(({ name, part }) => `${name} from ${part?.first ?? 0}`);
+    const parts = places.map(({ name, part }) => `${name} from ${JSON.stringify(part ?? 0)}`);
     assert.equal(new Set(parts).size, places.length, "no tensor, or part of one, twice");
-    const groups = ops.map((op) => kindOf(op).group?.(op)).filter((group) => group !== undefined);
     assert.equal(
       places.filter(({ linear }) => linear).length,
-      groups.flatMap(({ linears }) => linears).length,
+      ops.flatMap(groupsOf).flatMap(({ linears }) => linears).length,
     );
     assert.equal(ops.filter((op) => kindOf(op).cache?.(op)).length, 1);
   });
