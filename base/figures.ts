@@ -58,6 +58,17 @@ export function sum(values: Iterable<number>): number {
   return total;
 }
 
+/** The elements of several arrays, one after the other. */
+export function joined(parts: readonly Float32Array[]): Float32Array {
+  const all = new Float32Array(sum(parts.map(({ length }) => length)));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
 /** Sums of the numbers of several records, by key. */
 export function sumByKey(
   records: Iterable<Readonly<Record<string, number>>>,

@@ -91,8 +91,7 @@ export async function openGpu(options: DenoGpuOptions = {}): Promise<Gpu> {
   const all = { limits: { binding }, ...options, adapter };
   const backend = options.backend ?? backendVariable();
   if (backend === "deno") return await Gpu.open(DENO_GPU, all);
-  const folder = tuningFolder();
-  const file = findDawn(folder && join(folder, "dawn"));
+  const file = findDawn(dawnFolder());
   if (!file) {
     if (backend === "auto") return await Gpu.open(DENO_GPU, all);
     throw new UserError(
@@ -163,6 +162,12 @@ export function tuningFolder(): string | undefined {
   if (Deno.build.os === "windows") return LOCALAPPDATA && join(LOCALAPPDATA, "billm");
   if (XDG_CACHE_HOME) return join(XDG_CACHE_HOME, "billm");
   return HOME && join(HOME, ".cache", "billm");
+}
+
+/** Where `deno task dawn` installs Dawn's binding; undefined if there is no place for it. */
+export function dawnFolder(): string | undefined {
+  const folder = tuningFolder();
+  return folder && join(folder, "dawn");
 }
 
 /** The store `gemm.json` in a folder; without a folder, or if it cannot be written, nothing is kept. */

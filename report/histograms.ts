@@ -8,7 +8,7 @@ import { PlainWeights } from "../models/plain_weights.ts";
 import type { LayerRecord } from "../pipeline/run/events.ts";
 import { rowOfPart } from "../storage/safetensors.ts";
 import { Checkpoint } from "../storage/checkpoint.ts";
-import { sum } from "../base/figures.ts";
+import { joined, sum } from "../base/figures.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
 
 /** The distribution of the weights of a linear layer before and after quantization. */
@@ -122,16 +122,6 @@ export async function countWeights(
 function sampledRows(rows: number, cols: number): number[] {
   const count = Math.min(rows, Math.max(1, Math.ceil(SAMPLE / cols)));
   return Array.from({ length: count }, (_, i) => Math.floor((i + 0.5) * rows / count));
-}
-
-function joined(pieces: readonly Float32Array[]): Float32Array {
-  const all = new Float32Array(sum(pieces.map(({ length }) => length)));
-  let at = 0;
-  for (const piece of pieces) {
-    all.set(piece, at);
-    at += piece.length;
-  }
-  return all;
 }
 
 /**

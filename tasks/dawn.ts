@@ -2,14 +2,14 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { DAWN_VERSION, findDawn } from "../hosts/dawn_gpu.ts";
-import { openGpu, tuningFolder } from "../hosts/deno_gpu.ts";
+import { dawnFolder, openGpu } from "../hosts/deno_gpu.ts";
 import { runCommand } from "./task.ts";
 
 const HELP = `Usage: deno task dawn
 
 Installs Dawn's WebGPU (npm webgpu ${DAWN_VERSION}, 51 MB to download) into the cache folder of this program, and opens
 it. Pipeline files use it with gpu: { backend: dawn }, other commands with BILLM_BACKEND=dawn. With
-NVIDIA's tensor cores, gpu: { precision: f16 } then makes calibration several times as fast.
+NVIDIA's tensor cores, gpu: { precision: f16 } then rounds large products to f16; it is experimental.
 
 Options
   --help   Print this
@@ -24,11 +24,10 @@ const command = {
 } as const;
 
 await runCommand(command, async ({ signal }) => {
-  const cache = tuningFolder();
-  if (!cache) {
+  const folder = dawnFolder();
+  if (!folder) {
     throw new UserError("There is no folder for it: set HOME, or BILLM_CACHE to a folder");
   }
-  const folder = join(cache, "dawn");
   let file = findDawn(folder);
   if (!file) {
     console.log(`Installing webgpu ${DAWN_VERSION} into ${folder} ...`);

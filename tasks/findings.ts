@@ -1,11 +1,10 @@
-import { join } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { bytesText } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { adapterText, listAdapters, type ListedAdapter } from "../hosts/adapters.ts";
 import { findDawn } from "../hosts/dawn_gpu.ts";
-import { openGpu, tuningFolder } from "../hosts/deno_gpu.ts";
+import { dawnFolder, openGpu, tuningFolder } from "../hosts/deno_gpu.ts";
 import { DEFAULT_LIMITS } from "../hub/limits.ts";
 import { NoSuchRepository } from "../hub/refusal.ts";
 import { HubSession } from "../hub/session.ts";
@@ -107,12 +106,10 @@ function adapter({ name, software }: Gpu, machine: Machine): Finding {
 /** The second backend, which is never needed. */
 async function dawn(): Promise<Finding> {
   const check = "dawn";
-  const folder = tuningFolder();
   try {
-    if (!findDawn(folder && join(folder, "dawn"))) {
+    if (!findDawn(dawnFolder())) {
       const text =
-        "not installed; with NVIDIA's tensor cores it makes calibration several times as fast " +
-        "(deno task dawn)";
+        "not installed; it reaches NVIDIA's tensor cores, experimentally (deno task dawn)";
       return { check, state: "good", text, values: { installed: false } };
     }
     await using gpu = await openGpu({ backend: "dawn" });

@@ -1,4 +1,5 @@
 import { UserError } from "../../base/errors.ts";
+import { joined } from "../../base/figures.ts";
 import { kindOf, type Op } from "../../models/ops/mod.ts";
 import type { NormOp } from "../../models/ops/norm.ts";
 import type { LinearGroup } from "../../models/ops/op.ts";
@@ -87,7 +88,7 @@ function* normTensors(
   for (const part of ["weight", "bias"]) {
     const places = tensors.filter((tensor) => suffix(tensor.name) === part);
     if (places.length === 0) continue;
-    const values = () => concatenated(places.map((place) => source.vector(place)));
+    const values = () => joined(places.map((place) => source.vector(place)));
     yield { name: `blk.${layer}.${name}.${part}`, shape, values };
   }
 }
@@ -100,16 +101,6 @@ function unknown(module: string, family: string): never {
 
 function moduleName(module: string): string {
   return MODULE_NAMES[module] ?? unknown(module, "of this kind");
-}
-
-function concatenated(parts: readonly Float32Array[]): Float32Array {
-  const all = new Float32Array(parts.reduce((length, part) => length + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }
 
 /** A linear layer with the order of its rows in the file. */
@@ -166,7 +157,7 @@ function biasOf(
 ): PlannedTensor {
   const places = linears.map((i) => placeOf(prefix, group, i, "bias"));
   const values = () =>
-    concatenated(places.map((place, i) => {
+    joined(places.map((place, i) => {
       const own = source.vector(place);
       const { rowAt } = pieces[i];
       return rowAt ? own.map((_, at) => own[rowAt(at)]) : own;
