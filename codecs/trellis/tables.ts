@@ -2,7 +2,7 @@ import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import { pairWords, type TableForm } from "./row_code.ts";
 import { TABLE_DATA } from "./tables_data.ts";
-import { hasTable, type Trellis } from "./trellis.ts";
+import { hasTable, stepsOf, type Trellis } from "./trellis.ts";
 
 const tables = new Map<string, Float32Array<ArrayBuffer>>();
 const onGpus = new WeakMap<Gpu, Map<string, Tensor>>();
@@ -10,9 +10,29 @@ const onGpus = new WeakMap<Gpu, Map<string, Tensor>>();
 /** The f16 bytes of a table, little-endian. */
 export function tableBytes(trellis: Trellis): Uint8Array<ArrayBuffer> {
   if (!hasTable(trellis)) throw new RangeError(`There is no table for ${JSON.stringify(trellis)}`);
-  const data = TABLE_DATA[nameOf(trellis)];
-  return Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+  const text = TABLE_DATA[nameOf(trellis)];
+  const words = Uint32Array.from({ length: text.length / 5 }, (_, i) => {
+    const digits = [...text.slice(5 * i, 5 * i + 5)];
+    return digits.reduce((word, digit) => 85 * word + Z85.indexOf(digit), 0);
+  });
+  let place = 0;
+  const bit = () => words[place >> 5] >>> (31 - (place++ & 31)) & 1;
+  const values = new Uint16Array(2 ** trellis.stateBits * stepsOf(trellis).stepWeights).map(() => {
+    const sign = bit();
+    let rank = 0;
+    while (bit()) rank++;
+    let value = sign << 5 | EXPONENTS[rank];
+    for (let i = 0; i < 10; i++) value = value << 1 | bit();
+    return value;
+  });
+  return new Uint8Array(values.buffer);
 }
+
+/** The digits of Z85, ZeroMQ's base 85. */
+const Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
+
+/** The exponent bits of f16 by the number of 1s that encodes them, the most frequent first. */
+const EXPONENTS = [14, 15, 13, 12, 11, 16, 10, 9, 8, 7, 6, 5, 4, 2, 3, 1];
 
 /**
  * The table of a trellis: the weights of each state before they are multiplied by their row's scale, f32

@@ -1,54 +1,27 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { tableBytes, tableOf } from "../../../codecs/trellis/tables.ts";
-import { stepsOf, type Trellis } from "../../../codecs/trellis/trellis.ts";
+import { stepsOf } from "../../../codecs/trellis/trellis.ts";
 import { searchTiles } from "../../../codecs/trellis/viterbi.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";
 
 const gpu = await openGpu();
 
-/** The mean squared error on unit Gaussians, and the bytes. */
-const TABLES: [Trellis, error: number, sha256: string][] = [
-  [
-    { stateBits: 12, bits: 1 },
-    0.2725,
-    "8c5892d2e1499d74aa9f2a910239ada1eddc9d281d981c1d080bb98a60d05335",
-  ],
-  [
-    { stateBits: 12, bits: 1.5 },
-    0.1412,
-    "8c9ea2aa536f51bc73910b668a25e863943e0011d430524274e3aa5c39fc18f0",
-  ],
-  [
-    { stateBits: 12, bits: 2 },
-    0.0724,
-    "4cbb0057d7de165eef08c1b377c3c38f54e686e131705521f33c1aedc54b0a1f",
-  ],
-  [
-    { stateBits: 12, bits: 2.5 },
-    0.0379,
-    "3fc509101583337cb8a4f22d9baf26ac1713c9edae91261d12103586b50f7993",
-  ],
-  [
-    { stateBits: 12, bits: 3 },
-    0.0191,
-    "f6b7ef2c4449bc1b59e1cafe6083b5ba3bb332b86c6c40eb6dd70cf34ff5e909",
-  ],
-  [
-    { stateBits: 8, bits: 1 },
-    0.2889,
-    "d0615bf2b96a82fc0d091ade404c3024a3f9ab9a97ab9120b3ceb86f400f0b48",
-  ],
-  [
-    { stateBits: 8, bits: 2 },
-    0.0819,
-    "34b7fb1247650702da5d7b9c2c24a498d7ddb655698182ed2d46cc08ca5d058a",
-  ],
-];
+/** State bits, bits per weight, the mean squared error on unit Gaussians, and the SHA-256. */
+// deno-fmt-ignore
+const TABLES = [
+  [12, 1, 0.2725, "8c5892d2e1499d74aa9f2a910239ada1eddc9d281d981c1d080bb98a60d05335"],
+  [12, 1.5, 0.1412, "8c9ea2aa536f51bc73910b668a25e863943e0011d430524274e3aa5c39fc18f0"],
+  [12, 2, 0.0724, "4cbb0057d7de165eef08c1b377c3c38f54e686e131705521f33c1aedc54b0a1f"],
+  [12, 2.5, 0.0379, "3fc509101583337cb8a4f22d9baf26ac1713c9edae91261d12103586b50f7993"],
+  [12, 3, 0.0191, "f6b7ef2c4449bc1b59e1cafe6083b5ba3bb332b86c6c40eb6dd70cf34ff5e909"],
+  [8, 1, 0.2889, "d0615bf2b96a82fc0d091ade404c3024a3f9ab9a97ab9120b3ceb86f400f0b48"],
+  [8, 2, 0.0819, "34b7fb1247650702da5d7b9c2c24a498d7ddb655698182ed2d46cc08ca5d058a"],
+] as const;
 
-for (const [trellis, error, sha256] of TABLES) {
-  const { stateBits, bits } = trellis;
+for (const [stateBits, bits, error, sha256] of TABLES) {
+  const trellis = { stateBits, bits };
   Deno.test(`the table of ${bits} bits with states of ${stateBits} has its bytes and its error`, async () => {
     const bytes = tableBytes(trellis);
     const table = tableOf(trellis);
