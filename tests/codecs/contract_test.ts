@@ -22,7 +22,7 @@ import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import type { TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
-import { openGpu } from "../gpu/open_gpu.ts";
+import { gpu } from "../gpu/gpu.ts";
 import { normals } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { productReference, randomPacked } from "./billm/random_packed.ts";
@@ -32,8 +32,6 @@ import { randomGrid } from "./grid/random_grid.ts";
 import { randomHaar } from "./haar/random_haar.ts";
 import { randomLevels } from "./levels/random_levels.ts";
 import { randomTrellis } from "./trellis/random_trellis.ts";
-
-const gpu = await openGpu();
 
 const NAME = "model.layers.0.mlp.up_proj";
 const [ROWS, COLS, BLOCK] = [70, 208, 64];

@@ -22,9 +22,7 @@ import {
   LAYOUTS,
   TEXTS,
 } from "./kernel_texts.ts";
-import { openGpu } from "./open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "./gpu.ts";
 
 const modules = KERNEL_FILES.filter((path) => path.endsWith(".ts"))
   .map((path) => readFileSync(path, "utf8"));

@@ -1,10 +1,8 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../base/errors.ts";
 import { Activations } from "../../models/activations.ts";
-import { openGpu } from "../gpu/open_gpu.ts";
+import { gpu } from "../gpu/gpu.ts";
 import { normals } from "../reference/random.ts";
-
-const gpu = await openGpu();
 
 const registers = (...values: [string, Float32Array][]) =>
   new Map(values.map(([name, data]) => [name, gpu.upload(data, [3, data.length / 3])]));

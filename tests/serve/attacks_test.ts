@@ -5,10 +5,9 @@ import type { z } from "zod";
 import { ApiError } from "../../serve/api_error.ts";
 import { chatForm, completionForm } from "../../serve/forms.ts";
 import { chatJob, completionJob } from "../../serve/requests.ts";
-import { openGpu } from "../gpu/open_gpu.ts";
+import { gpu } from "../gpu/gpu.ts";
 import { type Fields, type Json, ServedModel, type Serving } from "./served_model.ts";
 
-const gpu = await openGpu();
 const micro = await ServedModel.load(gpu);
 
 const encoder = new TextEncoder();

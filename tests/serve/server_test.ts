@@ -1,9 +1,8 @@
 import assert from "node:assert/strict";
 import { isSystemError, reasonOf } from "../../storage/folder.ts";
-import { openGpu } from "../gpu/open_gpu.ts";
+import { gpu } from "../gpu/gpu.ts";
 import { type Fields, type Json, ServedModel, type Serving } from "./served_model.ts";
 
-const gpu = await openGpu();
 const micro = await ServedModel.load(gpu);
 const { tokenizer } = micro.files;
 

@@ -19,7 +19,7 @@ import { pbLlm } from "../../stages/pb_llm.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
-import { openGpu } from "../gpu/open_gpu.ts";
+import { gpu } from "../gpu/gpu.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { fitGridReference, gridValues, nearestCode } from "../reference/grid.ts";
 import { normals } from "../reference/random.ts";
@@ -162,7 +162,6 @@ function randomFactor(cols: number): Float32Array {
   return factor;
 }
 
-const gpu = await openGpu();
 const ROWS = 7;
 
 /** Quantizes a random linear layer with one stage and a random factor. */

@@ -5,11 +5,10 @@ import { type Planned, StageClock } from "../../pipeline/run/run.ts";
 import type { BlockStage, GroupContext, LinearLayer } from "../../pipeline/stage.ts";
 import { compensate } from "../../stages/compensate.ts";
 import { assertClose } from "../assert_close.ts";
-import { openGpu } from "../gpu/open_gpu.ts";
+import { gpu } from "../gpu/gpu.ts";
 import { matmul } from "../reference/linear_algebra.ts";
 import { normals } from "../reference/random.ts";
 
-const gpu = await openGpu();
 const ROWS = 9;
 
 /** An upper triangular matrix with a diagonal near 1 and small entries beside it. */

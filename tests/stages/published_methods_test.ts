@@ -17,12 +17,11 @@ import { hessian } from "../../stages/hessian.ts";
 import { rowSearch } from "../../stages/row_search.ts";
 import { salientSelect } from "../../stages/salient_select.ts";
 import { splitSearch } from "../../stages/split_search.ts";
-import { openGpu } from "../gpu/open_gpu.ts";
+import { gpu } from "../gpu/gpu.ts";
 import { matmul, transposed } from "../reference/linear_algebra.ts";
 import { normals } from "../reference/random.ts";
 import { lossOf } from "../reference/row_search.ts";
 
-const gpu = await openGpu();
 const [ROWS, COLS, SIZE] = [22, 64, 32];
 const FORM = { scales: "f16", flags: "plain" } as const;
 

@@ -9,12 +9,11 @@ import { PlainWeights } from "../../models/plain_weights.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { countWeights } from "../../report/histograms.ts";
-import { openGpu } from "../gpu/open_gpu.ts";
+import { gpu } from "../gpu/gpu.ts";
 import { contents, type MicroTensor, type StageItem, Workplace } from "../micro_model.ts";
 import { normals } from "../reference/random.ts";
 import { startTask } from "../start_task.ts";
 
-const gpu = await openGpu();
 const SOFTWARE = { gpu: { adapter: "software" } };
 const SMALL = { layers: 2, intermediate: 96 };
 

@@ -24,14 +24,13 @@ import { splitSearch } from "../../stages/split_search.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
-import { openGpu } from "../gpu/open_gpu.ts";
+import { gpu } from "../gpu/gpu.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { matmul, transposed } from "../reference/linear_algebra.ts";
 import { normals } from "../reference/random.ts";
 import { lossOf } from "../reference/row_search.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
-const gpu = await openGpu();
 const SOFTWARE = { gpu: { adapter: "software" } };
 
 function planned(stage: Stage, options: Record<string, unknown> = {}): Planned<Stage> {

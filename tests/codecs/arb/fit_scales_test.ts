@@ -2,15 +2,10 @@ import assert from "node:assert/strict";
 import { fitArbRows, fitArbScales } from "../../../codecs/arb/fit_scales.ts";
 import { splitSalient } from "../../../gpu/kernels/binarize/salient_zones.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
 import { arbRowReference, arbScalesReference, halvesError } from "../../reference/arb.ts";
 import { binarize, rowsOf } from "../../reference/billm.ts";
 import { normals, uniforms } from "../../reference/random.ts";
-
-const DEVICES = [
-  { family: "suits the adapter", gpu: await openGpu() },
-  { family: "suits GPUs", gpu: await openAsHardware() },
-];
 
 /** A block of normal numbers, every fifth column salient, large magnitudes in the high zone. */
 function makeBlock(rows: number, cols: number, bitmap: boolean) {
@@ -37,8 +32,8 @@ function bitsOf(plane: Uint32Array, rows: number, cols: number): number[][] {
 }
 
 // The devices take turns at the forms, each of which has kernels of its own.
-for (const [turn, { family, gpu }] of DEVICES.entries()) {
-  Deno.test(`scales of rows and columns that ${family} agree with f64`, async () => {
+for (const [turn, { kernels, gpu }] of DEVICES.entries()) {
+  Deno.test(`scales of rows and columns with ${kernels} agree with f64`, async () => {
     const forms = [
       { rows: 37, cols: 40, bitmap: false, nearest: false },
       { rows: 20, cols: 33, bitmap: true, nearest: false },
@@ -82,7 +77,7 @@ for (const [turn, { family, gpu }] of DEVICES.entries()) {
     }
   });
 
-  Deno.test(`means and scales of rows, fitted to the output, that ${family} agree with f64`, async () => {
+  Deno.test(`means and scales of rows, fitted to the output, with ${kernels} agree with f64`, async () => {
     const forms = [
       { rows: 9, cols: 40, bitmap: false, nearest: false },
       { rows: 5, cols: 33, bitmap: true, nearest: false },
@@ -124,7 +119,7 @@ for (const [turn, { family, gpu }] of DEVICES.entries()) {
     }
   });
 
-  Deno.test(`the zones of salient columns that ${family} leave the least error`, async () => {
+  Deno.test(`the zones of salient columns with ${kernels} leave the least error`, async () => {
     const [rows, cols] = [37, 40];
     const { values, salient, costs, weight: matrix, bits, words } = makeBlock(rows, cols, false);
     using weight = gpu.upload(values, [rows, cols]);

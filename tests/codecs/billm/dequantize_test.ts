@@ -5,11 +5,9 @@ import {
   bitPlanes,
   scalesPerBlock,
 } from "../../../codecs/billm/quantize_block.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { dequantizeReference } from "../../reference/billm.ts";
 import { normals, seededRandom } from "../../reference/random.ts";
-
-const gpu = await openGpu();
 
 // Columns on both sides of a word and a block, rows · words on both sides of a workgroup.
 const SHAPES = [

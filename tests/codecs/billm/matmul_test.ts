@@ -2,12 +2,11 @@ import assert from "node:assert/strict";
 import { billmMatmul, billmProduct } from "../../../codecs/billm/matmul.ts";
 import { billmMatmulBytes } from "../../../codecs/billm/matmul_source.ts";
 import { freeBillm, uploadBillm } from "../../../codecs/billm/tensors.ts";
-import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
+import { hardware } from "../../gpu/devices.ts";
+import { openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { checkProduct, type Multiply, randomPacked } from "./random_packed.ts";
 
 const software = await openGpu();
-const hardware = await openAsHardware();
-
 const multiply: Multiply = (gpu, x, weight, addends) => billmMatmul(gpu, x, weight, addends);
 
 /** [tokens, rows, cols, columns of a block] on both sides of the tiles, words, units and blocks. */

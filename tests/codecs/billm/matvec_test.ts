@@ -4,13 +4,12 @@ import { billmMatvecBytes, billmMatvecKernel } from "../../../codecs/billm/matve
 import { freeBillm, UNIT_COLS, uploadBillm } from "../../../codecs/billm/tensors.ts";
 import type { BillmLayout } from "../../../codecs/billm/quantize_block.ts";
 import type { Gpu } from "../../../gpu/device.ts";
-import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
+import { hardware } from "../../gpu/devices.ts";
+import { openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";
 import { checkProduct, type Multiply, randomPacked } from "./random_packed.ts";
 
 const software = await openGpu();
-const hardware = await openAsHardware();
-
 const multiply: Multiply = (gpu, x, weight, addends) => billmMatvec(gpu, x, weight, addends);
 
 /** [rows, cols, columns of a block]: both sides of a tile, a word, a unit, a block and their turns. */

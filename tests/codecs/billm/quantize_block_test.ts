@@ -9,7 +9,8 @@ import {
 } from "../../../codecs/billm/quantize_block.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
+import { openGpu } from "../../gpu/open_gpu.ts";
 import {
   fitPlane,
   fitPlanes,
@@ -220,16 +221,10 @@ const SHAPES = [
   [[7, 256 + 33, 256], [2, 100, 256]],
 ];
 
-for (
-  const { family, open } of [
-    { family: "suits the adapter", open: openGpu },
-    { family: "suits GPUs", open: openAsHardware },
-  ]
-) {
-  const gpu = await open();
+for (const { kernels, gpu } of DEVICES) {
   for (const zones of [1, 2] as const) {
     for (const planes of [0, 1, 2, 3, 4]) {
-      Deno.test(`quantizeBlock() that ${family}, ${zones} zones, ${planes} planes`, async () => {
+      Deno.test(`quantizeBlock() with ${kernels}, ${zones} zones, ${planes} planes`, async () => {
         for (const mode of MODES) {
           // Each size of blocks has kernels of its own, which take long to compile: the forms take
           // turns, so that each mode meets all sizes.

@@ -1,10 +1,8 @@
 import assert from "node:assert/strict";
 import { type BillmLayout, scalesPerBlock } from "../../../codecs/billm/quantize_block.ts";
 import { roundScales } from "../../../codecs/billm/round_scales.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { normals } from "../../reference/random.ts";
-
-const gpu = await openGpu();
 
 /** The least f16 that is not below `value`, found by trying all of them. */
 function leastHalf(value: number): number {

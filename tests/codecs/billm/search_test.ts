@@ -9,7 +9,9 @@ import { MAX_GROUPS } from "../../../gpu/kernel.ts";
 import { reducesInSubgroup } from "../../../gpu/kernels/reduce/reduction.ts";
 import type { Tensor } from "../../../gpu/tensor.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
+import { gpu } from "../../gpu/gpu.ts";
+import { openAsHardware } from "../../gpu/open_gpu.ts";
 import { damped, matmul } from "../../reference/linear_algebra.ts";
 import { normals, seededRandom } from "../../reference/random.ts";
 import {
@@ -172,11 +174,6 @@ function shareOfEqual(a: ArrayLike<number>, b: ArrayLike<number>): number {
   return Array.from(a).filter((value, i) => value === b[i]).length / a.length;
 }
 
-const FAMILIES = [
-  { suits: "the adapter", gpu: await openGpu() },
-  { suits: "GPUs", gpu: await openAsHardware() },
-];
-
 // Rows on both sides of a workgroup's; one block, a short last one, widths of no full word or vec4.
 const SHAPES: [rows: number, cols: number, blockSize: number][] = [
   [5, 32, 32],
@@ -187,9 +184,9 @@ const SHAPES: [rows: number, cols: number, blockSize: number][] = [
   [2, 256 + 31, 256],
 ];
 
-for (const { suits, gpu } of FAMILIES) {
+for (const { kernels, gpu } of DEVICES) {
   for (const hasSalient of [true, false]) {
-    const what = `${hasSalient ? "with" : "without"} salient columns, as suits ${suits}`;
+    const what = `${hasSalient ? "with" : "without"} salient columns, ${kernels}`;
     Deno.test(`a sweep is that of f64, ${what}`, async () => {
       for (const [rows, cols, blockSize] of SHAPES) {
         const problem = makeProblem({ rows, cols, blockSize, hasSalient });
@@ -254,7 +251,6 @@ for (const { suits, gpu } of FAMILIES) {
 }
 
 Deno.test("a sweep negates scales that become negative, with the bits that use them", async () => {
-  const { gpu } = FAMILIES[0];
   const shape = { rows: 17, cols: 75, blockSize: 32, hasSalient: true };
   const problem = makeProblem(shape);
   const { layer, target } = problem;
@@ -274,8 +270,8 @@ Deno.test("a sweep negates scales that become negative, with the bits that use t
   assert(found.scales.every((value, i) => ![1, 3, 5, 6].includes(i % PARAMETERS) || value >= 0));
 });
 
-for (const { suits, gpu } of FAMILIES) {
-  Deno.test(`rounds lower the loss, with the same bits each time, as suits ${suits}`, async () => {
+for (const { kernels, gpu } of DEVICES) {
+  Deno.test(`rounds lower the loss, with the same bits each time, ${kernels}`, async () => {
     for (const hasSalient of [true, false]) {
       const problem = makeProblem({ rows: 17, cols: 75, blockSize: 32, hasSalient });
       const { target, hessian } = problem;
@@ -311,7 +307,6 @@ for (const { suits, gpu } of FAMILIES) {
 }
 
 Deno.test("more sweeps and moves never raise the loss of a row", async () => {
-  const { gpu } = FAMILIES[0];
   const problem = makeProblem({ rows: 17, cols: 75, blockSize: 32, hasSalient: true });
   const { target, hessian } = problem;
   using device = new OnGpu(gpu, problem);
@@ -333,7 +328,6 @@ Deno.test("more sweeps and moves never raise the loss of a row", async () => {
 });
 
 Deno.test("bits are searched once more for means and scales of few bits", async () => {
-  const { gpu } = FAMILIES[0];
   for (const scaleBits of [8, 4] as const) {
     const problem = makeProblem({ rows: 17, cols: 150, blockSize: 64, hasSalient: true });
     const { target, hessian } = problem;
@@ -360,7 +354,6 @@ Deno.test("bits are searched once more for means and scales of few bits", async 
 });
 
 Deno.test("tabu search of many moves is cut into calls whose loops software adapters finish", async () => {
-  const { gpu } = FAMILIES[0];
   if (!gpu.software) return;
   const [rows, cols] = [2, 2049];
   const { most } = rowSearchShape(gpu, cols);
@@ -400,7 +393,6 @@ Deno.test("tabu search of many moves is cut into calls whose loops software adap
 });
 
 Deno.test("tabu search takes more rows than a dispatch has workgroups", async () => {
-  const { gpu } = FAMILIES[0];
   const problem = makeProblem({ rows: MAX_GROUPS + 5, cols: 3, blockSize: 32, hasSalient: false });
   using device = new OnGpu(gpu, problem);
   using residual = device.residual();

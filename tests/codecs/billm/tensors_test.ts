@@ -1,10 +1,8 @@
 import assert from "node:assert/strict";
 import { unpackRows } from "../../../codecs/billm/matmul.ts";
 import { freeBillm, uploadBillm } from "../../../codecs/billm/tensors.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { randomPacked } from "./random_packed.ts";
-
-const gpu = await openGpu();
 
 /** [rows, cols, columns of a block]: both sides of a tile of 32 rows, a word, a unit and a block. */
 const SHAPES = [

@@ -5,11 +5,9 @@ import {
   embeddingRowBytes,
   embeddingScaleGroups,
 } from "../../../codecs/embedding/dequantize_embedding.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { seededRandom } from "../../reference/random.ts";
 import { QuantizedTable } from "./quantized_embedding.ts";
-
-const gpu = await openGpu();
 
 /** Bytes in words, with zeros at the end. */
 function words(bytes: Uint8Array): Uint32Array {

@@ -3,7 +3,8 @@ import type { EmbeddingLayout } from "../../../codecs/embedding/dequantize_embed
 import { embeddingMatvec } from "../../../codecs/embedding/embedding_matvec.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
+import { openAsHardware, watchKernels } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";
 import { QuantizedTable } from "./quantized_embedding.ts";
 
@@ -28,13 +29,8 @@ async function check(gpu: Gpu, layout: EmbeddingLayout, start = 0): Promise<void
   });
 }
 
-for (
-  const { family, gpu } of [
-    { family: "suits the adapter", gpu: await openGpu() },
-    { family: "suits GPUs", gpu: await openAsHardware() },
-  ]
-) {
-  const name = `embeddingMatvec() that ${family}`;
+for (const { kernels, gpu } of DEVICES) {
+  const name = `embeddingMatvec() with ${kernels}`;
 
   const forms = [
     [8, 64, undefined],

@@ -1,10 +1,8 @@
 import assert from "node:assert/strict";
 import { lookUpEmbedding } from "../../../codecs/embedding/look_up_embedding.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { uniforms } from "../../reference/random.ts";
 import { QuantizedTable } from "./quantized_embedding.ts";
-
-const gpu = await openGpu();
 
 for (
   const [bits, group, zeros] of [

@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { fitGrid } from "../../../codecs/grid/fit_grid.ts";
 import type { GridKind } from "../../../codecs/grid/grid.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { fitGridReference } from "../../reference/grid.ts";
 import { normals, seededRandom } from "../../reference/random.ts";
 
-const devices = { "this adapter": await openGpu(), "real GPUs": await openAsHardware() };
 const ROWS = 9;
 
 const FORMS: { grid: GridKind; bits: number; isWeighted?: boolean }[] = [
@@ -30,10 +30,10 @@ function makeWeight(cols: number): Float32Array {
   return weight;
 }
 
-for (const [where, gpu] of Object.entries(devices)) {
+for (const { kernels, gpu } of DEVICES) {
   for (const cols of [1, 31, 128, 1000]) {
     for (const isMasked of [false, true]) {
-      Deno.test(`fitGrid() agrees with the reference on [${ROWS}, ${cols}]${isMasked ? ", masked" : ""}, kernels of ${where}`, async () => {
+      Deno.test(`fitGrid() agrees with the reference on [${ROWS}, ${cols}]${isMasked ? ", masked" : ""}, ${kernels}`, async () => {
         const weight = makeWeight(cols);
         const random = seededRandom(cols);
         const words = Math.ceil(cols / 32) + 2; // the columns begin at the second word
@@ -82,7 +82,6 @@ for (const [where, gpu] of Object.entries(devices)) {
 }
 
 Deno.test("fitGrid(): the least, the greatest weight and zero are values of a range", async () => {
-  const gpu = devices["this adapter"];
   const weight = Float32Array.of(-0.25, 0.125, 0.5, 0.3);
   using tensor = gpu.upload(weight, [1, 4]);
   using fits = gpu.empty([1, 1, 2]);

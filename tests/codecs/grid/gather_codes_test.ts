@@ -2,10 +2,8 @@ import assert from "node:assert/strict";
 import { gatherCodes } from "../../../codecs/grid/gather_codes.ts";
 import { GRID_BITS, type GridLayout } from "../../../codecs/grid/grid.ts";
 import { dequantizeGridHost } from "../../../codecs/grid/store.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { randomGrid } from "./random_grid.ts";
-
-const gpu = await openGpu();
 
 Deno.test("gatherCodes() puts codes of all widths in another order", async () => {
   const [rows, cols] = [5, 75];

@@ -1,14 +1,13 @@
 import assert from "node:assert/strict";
 import { markSalient } from "../../../codecs/grid/mark_salient.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
 import { normals } from "../../reference/random.ts";
 
-const devices = { "this adapter": await openGpu(), "real GPUs": await openAsHardware() };
 const UNTOUCHED = 0x12345678;
 
-for (const [where, gpu] of Object.entries(devices)) {
+for (const { kernels, gpu } of DEVICES) {
   for (const [rows, cols] of [[1, 1], [7, 32], [13, 45], [64, 200]]) {
-    Deno.test(`markSalient() marks the largest of [${rows}, ${cols}], kernels of ${where}`, async () => {
+    Deno.test(`markSalient() marks the largest of [${rows}, ${cols}], ${kernels}`, async () => {
       const values = normals(rows * cols, rows);
       const width = Math.ceil(cols / 32);
       const words = width + 2;

@@ -7,11 +7,9 @@ import { quantizeGrid } from "../../../codecs/grid/quantize_grid.ts";
 import { dequantizeGridHost } from "../../../codecs/grid/store.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
 import { fitGridReference, gridValues, nearestCode } from "../../reference/grid.ts";
 import { normals, seededRandom } from "../../reference/random.ts";
-
-const devices = { "this adapter": await openGpu(), "real GPUs": await openAsHardware() };
 
 type Mode = "plain" | "factor" | "feedback";
 
@@ -128,17 +126,17 @@ async function check(gpu: Gpu, layout: GridLayout, blockSize: number, mode: Mode
   assert.deepEqual(dequantizeGridHost(host, 2, 3), quantized.subarray(2 * cols, 5 * cols));
 }
 
-for (const [where, gpu] of Object.entries(devices)) {
+for (const { kernels, gpu } of DEVICES) {
   for (const mode of ["plain", "factor", "feedback"] as const) {
     for (const bits of [1, 2, 3, 4, 8] as const) {
-      Deno.test(`quantizeGrid(), ${mode}: range of ${bits} bits, kernels of ${where}`, async () => {
+      Deno.test(`quantizeGrid(), ${mode}: range of ${bits} bits, ${kernels}`, async () => {
         const form = { grid: "range", bits, salient: false } as const;
         await check(gpu, { rows: 19, cols: 75, groupSize: 32, ...form }, 32, mode);
         await check(gpu, { rows: 33, cols: 200, groupSize: 200, ...form }, 128, mode);
       });
     }
     for (const grid of ["mean", "sign"] as const) {
-      Deno.test(`quantizeGrid(), ${mode}: ${grid}, kernels of ${where}`, async () => {
+      Deno.test(`quantizeGrid(), ${mode}: ${grid}, ${kernels}`, async () => {
         const form = { grid, bits: 1 } as const;
         await check(gpu, { rows: 19, cols: 75, groupSize: 32, ...form, salient: false }, 32, mode);
         await check(gpu, { rows: 19, cols: 75, groupSize: 75, ...form, salient: true }, 32, mode);
@@ -151,7 +149,7 @@ for (const [where, gpu] of Object.entries(devices)) {
       });
     }
   }
-  Deno.test(`quantizeGrid(): salient weights among those of 3 bits, kernels of ${where}`, async () => {
+  Deno.test(`quantizeGrid(): salient weights among those of 3 bits, ${kernels}`, async () => {
     const form = { grid: "range", bits: 3, salient: true } as const;
     await check(gpu, { rows: 5, cols: 40, groupSize: 32, ...form }, 32, "feedback");
   });

@@ -1,14 +1,12 @@
 import assert from "node:assert/strict";
 import { refitScales } from "../../../codecs/grid/refit_scales.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
 import { matmul, transposed } from "../../reference/linear_algebra.ts";
 import { normals } from "../../reference/random.ts";
 
-const devices = { "this adapter": await openGpu(), "real GPUs": await openAsHardware() };
-
-for (const [where, gpu] of Object.entries(devices)) {
-  Deno.test(`refitScales() minimizes the output error scale by scale, kernels of ${where}`, async () => {
+for (const { kernels, gpu } of DEVICES) {
+  Deno.test(`refitScales() minimizes the output error scale by scale, ${kernels}`, async () => {
     const [rows, cols, groupSize, rounds] = [5, 150, 64, 2];
     const groups = Math.ceil(cols / groupSize);
     const weight = normals(rows * cols, 1, 0.1);

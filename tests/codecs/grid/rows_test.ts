@@ -4,11 +4,11 @@ import type { GridLayout } from "../../../codecs/grid/grid.ts";
 import type { GridWork } from "../../../codecs/grid/row_code.ts";
 import { uploadGrid, uploadGridGroup } from "../../../codecs/grid/rows.ts";
 import { canGroupRows } from "../../../codecs/packed_rows/packed_rows.ts";
-import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
+import { DEVICES, hardware } from "../../gpu/devices.ts";
+import { gpu } from "../../gpu/gpu.ts";
+import { openAsHardware, watchKernels } from "../../gpu/open_gpu.ts";
 import { checkGroup, checkLayer, INPUTS } from "../packed_rows/check_products.ts";
 import { randomGrid } from "./random_grid.ts";
-
-const adapters = { adapter: await openGpu(), hardware: await openAsHardware() };
 
 /** Rows of each layer of a group, what they share, and whether columns have an order. */
 type Case = [rows: number[], layout: Omit<GridLayout, "rows">, isOrdered?: boolean];
@@ -30,11 +30,11 @@ const CASES: Case[] = [
   [[10], { ...range(2, 95, 32), salient: true }],
 ];
 
-for (const [family, gpu] of Object.entries(adapters)) {
+for (const { kernels, gpu } of DEVICES) {
   for (const [i, [rows, layout, isOrdered]] of CASES.entries()) {
     const { bits, cols, groupSize, grid: kind, salient } = layout;
     const what =
-      `${family}: ${rows.join(", ")} rows, ${cols} columns of ${bits} bits in groups of ` +
+      `${kernels}: ${rows.join(", ")} rows, ${cols} columns of ${bits} bits in groups of ` +
       `${groupSize}, ${kind}${salient ? ", salient weights" : ""}${isOrdered ? ", ordered" : ""}`;
     Deno.test(`products of grids agree with f64, ${what}`, async () => {
       const hosts = rows.map((rows) => randomGrid({ ...layout, rows }, 0.2, isOrdered).host);
@@ -48,12 +48,12 @@ for (const [family, gpu] of Object.entries(adapters)) {
     });
   }
 
-  Deno.test(`products of grids agree with f64, ${family}: several panels of x and few tokens`, async () => {
+  Deno.test(`products of grids agree with f64, ${kernels}: several panels of x and few tokens`, async () => {
     const layout = { ...range(2, 8256, 64), rows: 18 } as const;
     await checkLayer(gpu, grid, randomGrid(layout, 0).host, [1, 3]);
   });
 
-  Deno.test(`${family}: unpacked rows have the bits of the dequantized ones`, async () => {
+  Deno.test(`${kernels}: unpacked rows have the bits of the dequantized ones`, async () => {
     for (const [[rows], layout, isOrdered] of CASES) {
       const { host } = randomGrid({ ...layout, rows }, 0.2, isOrdered);
       using weight = uploadGrid(gpu, host);
@@ -65,7 +65,7 @@ for (const [family, gpu] of Object.entries(adapters)) {
 }
 
 Deno.test("products of grids agree with f64 however they divide their work", async () => {
-  const gpu = adapters.hardware;
+  const gpu = hardware;
   const names = watchKernels(gpu);
   const hosts = [20, 9].map((rows) => randomGrid({ ...range(3, 160, 32), rows }, 0).host);
   const works: Partial<GridWork>[] = [
@@ -82,7 +82,7 @@ Deno.test("products of grids agree with f64 however they divide their work", asy
 });
 
 Deno.test("the codes of the next panel are loaded ahead", async () => {
-  const gpu = adapters.hardware;
+  const gpu = hardware;
   const hosts = [12].map((rows) =>
     randomGrid({ ...range(2, 4256, 32), salient: true, rows }, 0.1).host
   );
@@ -113,7 +113,6 @@ Deno.test("layers that exceed a binding together are no group", () => {
 });
 
 Deno.test("grids of different layouts are no group", async () => {
-  const gpu = adapters.adapter;
   const { host } = randomGrid({ ...range(4, 128, 64), rows: 8 }, 0);
   const others: Partial<GridLayout>[] = [
     { bits: 3 },

@@ -2,11 +2,9 @@ import assert from "node:assert/strict";
 import { GRID_BITS, ZEROS, type Zeros, zerosOf } from "../../../codecs/grid/grid.ts";
 import { searchGrid } from "../../../codecs/grid/search_grid.ts";
 import type { Gpu } from "../../../gpu/device.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
 import { gridLoss, searchGridReference } from "../../reference/grid.ts";
 import { normals } from "../../reference/random.ts";
-
-const devices = { "this adapter": await openGpu(), "real GPUs": await openAsHardware() };
 
 /** Zeros that a searched grid may have. */
 function allowed(zeros: Zeros, bits: number): number[] | "free" {
@@ -46,9 +44,9 @@ function randomCosts(cols: number): Float32Array {
   return normals(cols, 3).map((n) => Math.exp(n));
 }
 
-for (const [where, gpu] of Object.entries(devices)) {
+for (const { kernels, gpu } of DEVICES) {
   for (const zeros of ZEROS) {
-    Deno.test(`searchGrid(), ${zeros} zeros: losses are those of a complete search, kernels of ${where}`, async () => {
+    Deno.test(`searchGrid(), ${zeros} zeros: losses are those of a complete search, ${kernels}`, async () => {
       const [rows, cols, groupSize] = [6, 150, 64];
       const weight = normals(rows * cols, 1, 0.05).map((w, i) => w + (i % 7 === 0 ? 2 * w : 0));
       weight.subarray(0, cols).forEach((w, i) => weight[i] = Math.abs(w) + 0.01);
@@ -85,7 +83,7 @@ for (const [where, gpu] of Object.entries(devices)) {
     });
   }
 
-  Deno.test(`searchGrid(): rows of many columns, parts and products of costs, kernels of ${where}`, async () => {
+  Deno.test(`searchGrid(): rows of many columns, parts and products of costs, ${kernels}`, async () => {
     const [rows, cols] = [3, 600];
     const weight = normals(rows * cols, 5, 0.1);
     const [costs, others] = [randomCosts(cols), randomCosts(cols + 1).subarray(1)];
@@ -111,7 +109,7 @@ for (const [where, gpu] of Object.entries(devices)) {
     }
   });
 
-  Deno.test(`searchGrid(): weights of zero, of one value, tiny and huge ones, kernels of ${where}`, async () => {
+  Deno.test(`searchGrid(): weights of zero, of one value, tiny and huge ones, ${kernels}`, async () => {
     const cols = 40;
     const weight = normals(6 * cols, 9, 0.1);
     const row = (r: number) => weight.subarray(r * cols, (r + 1) * cols);

@@ -12,12 +12,10 @@ import { denoFolder } from "../../../storage/deno_folder.ts";
 import { FORMAT_VERSION, packedMetadata } from "../../../storage/packed_metadata.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { randomGrid } from "./random_grid.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { PLAIN } from "../store_forms.ts";
-
-const gpu = await openGpu();
 
 function write(folder: string, tensors: TensorToWrite[]): void {
   writeSafetensors(join(folder, "model.safetensors"), tensors, packedMetadata(tensors, grid.since));

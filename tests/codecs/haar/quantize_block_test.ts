@@ -4,14 +4,13 @@ import { dequantizeHaar } from "../../../codecs/haar/host.ts";
 import { type HaarFit, quantizeHaarBlock } from "../../../codecs/haar/quantize_block.ts";
 import type { Gpu } from "../../../gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { hardware } from "../../gpu/devices.ts";
+import { openGpu } from "../../gpu/open_gpu.ts";
 import { rowsOf } from "../../reference/billm.ts";
 import { haarColumnsReference, haarRowsReference } from "../../reference/haar.ts";
 import { normals } from "../../reference/random.ts";
 
 const own = await openGpu();
-const hardware = await openAsHardware();
-
 const [ROWS, COLS, SIZE] = [6, 86, 64];
 
 /** Weights with a row of zeros, two blocks, the last one short; salient columns side by side. */

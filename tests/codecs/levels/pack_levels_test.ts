@@ -1,11 +1,9 @@
 import assert from "node:assert/strict";
 import { emptyLevels, freeLevels, LEVEL_KINDS } from "../../../codecs/levels/levels.ts";
 import { packLevels } from "../../../codecs/levels/pack_levels.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { seededRandom } from "../../reference/random.ts";
 import { packedRow, randomLevels } from "./random_levels.ts";
-
-const gpu = await openGpu();
 
 Deno.test("codes are packed in the order of columns, for all counts and odd shapes", async () => {
   for (const kind of LEVEL_KINDS) {

@@ -4,11 +4,10 @@ import { levels } from "../../../codecs/levels/codec.ts";
 import { LEVEL_KINDS } from "../../../codecs/levels/levels.ts";
 import { PackedRowsWeight } from "../../../codecs/packed_rows/packed_rows.ts";
 import { unpackRows } from "../../../codecs/billm/matmul.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES, hardware } from "../../gpu/devices.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { checkGroup, checkLayer, INPUTS } from "../packed_rows/check_products.ts";
 import { randomLevels } from "./random_levels.ts";
-
-const adapters = { adapter: await openGpu(), hardware: await openAsHardware() };
 
 const SHAPES: [rows: number[], cols: number][] = [
   [[40, 20, 33], 200],
@@ -16,21 +15,21 @@ const SHAPES: [rows: number[], cols: number][] = [
   [[1], 1],
 ];
 
-for (const [family, gpu] of Object.entries(adapters)) {
+for (const { kernels, gpu } of DEVICES) {
   for (const [k, kind] of LEVEL_KINDS.entries()) {
     const what = `${kind.count} levels, ${kind.pattern}`;
-    Deno.test(`products of levels agree with f64, ${family}: ${what}`, async () => {
+    Deno.test(`products of levels agree with f64, ${kernels}: ${what}`, async () => {
       // Unrolled kernels take long to compile on a software adapter.
-      const shapes = family === "adapter" ? SHAPES : SHAPES.slice(k % 2, k % 2 + 1);
+      const shapes = gpu !== hardware ? SHAPES : SHAPES.slice(k % 2, k % 2 + 1);
       for (const [i, [rows, cols]] of shapes.entries()) {
         const hosts = rows.map((rows) => randomLevels({ rows, cols, ...kind }).host);
         await checkGroup(gpu, levels, hosts, [INPUTS[(k + i) % 5]], [12]);
       }
-      if (family !== "adapter") return;
+      if (gpu === hardware) return;
       await checkLayer(gpu, levels, randomLevels({ rows: 9, cols: 97, ...kind }).host, [2, 10]);
     });
 
-    Deno.test(`${family}: unpacked rows have the bits of the dequantized ones: ${what}`, async () => {
+    Deno.test(`${kernels}: unpacked rows have the bits of the dequantized ones: ${what}`, async () => {
       for (const cols of [1, 64, 331]) {
         const { host } = randomLevels({ rows: 37, cols, ...kind });
         using weight = await levels.upload(gpu, host);
@@ -45,7 +44,6 @@ for (const [family, gpu] of Object.entries(adapters)) {
 }
 
 Deno.test("levels of signs and zones are multiplied as BiLLM layers", async () => {
-  const gpu = adapters.adapter;
   for (const kind of LEVEL_KINDS) {
     const { host } = randomLevels({ rows: 8, cols: 64, ...kind });
     using group = await levels.uploadGroup!(gpu, [host]);
@@ -55,7 +53,6 @@ Deno.test("levels of signs and zones are multiplied as BiLLM layers", async () =
 });
 
 Deno.test("levels of different kinds are no group", async () => {
-  const gpu = adapters.adapter;
   const layout = { rows: 8, cols: 64, count: 4, pattern: "free" } as const;
   const { host } = randomLevels(layout);
   for (const other of [{ count: 5 }, { pattern: "gaussian" }, { cols: 96 }] as const) {

@@ -9,7 +9,8 @@ import type { Gpu } from "../../../gpu/device.ts";
 import { gemm } from "../../../gpu/kernels/matmul/gemm.ts";
 import { reducesInSubgroup } from "../../../gpu/kernels/reduce/reduction.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import {
   descendReference,
   feedbackReference,
@@ -28,7 +29,6 @@ import { lossOf, tabuOfRow } from "../../reference/row_search.ts";
 import { levelValues } from "./random_levels.ts";
 
 /** The kernels that suit the adapter, and those of GPUs. */
-const FAMILIES = [await openGpu(), await openAsHardware()];
 
 interface Problem {
   kind: LevelKind;
@@ -128,7 +128,7 @@ for (const problem of PROBLEMS) {
 
   Deno.test(`${name}: levels are fitted as in f64`, async () => {
     const wanted = weight.map((row) => lloydReference(kind, row, costs)).flat();
-    for (const gpu of FAMILIES) {
+    for (const { gpu } of DEVICES) {
       using onGpu = gpu.upload(flat(weight), [rows, cols]);
       using costsOnGpu = gpu.upload(costs, [cols]);
       using theta = gpu.empty([rows, parametersOf(kind)]);
@@ -143,7 +143,7 @@ for (const problem of PROBLEMS) {
   Deno.test(`${name}: columns are rounded as in f64, and later ones compensate`, async () => {
     const state = begun(problem);
     const wanted = weight.map((row, i) => feedbackReference(kind, row, state.theta[i], factor));
-    for (const gpu of FAMILIES) {
+    for (const { gpu } of DEVICES) {
       const { layer: { codes, theta }, free } = upload(gpu, problem, state);
       using onGpu = gpu.upload(flat(weight), [rows, cols]);
       using factorOnGpu = gpu.upload(factor, [cols, cols]);
@@ -173,7 +173,7 @@ for (const problem of PROBLEMS) {
     );
     const product = Float32Array.from(matmul(weight.flat(), hessian, rows, cols, cols));
     const size = Math.max(...product.map(Math.abs));
-    for (const gpu of FAMILIES) {
+    for (const { gpu } of DEVICES) {
       const { layer, free } = upload(gpu, problem, state);
       using target = gpu.upload(product, [rows, cols]);
       using residual = gpu.empty([parametersOf(kind) * rows, cols]);
@@ -204,7 +204,7 @@ for (const problem of PROBLEMS) {
       return [...r];
     });
     const size = Math.max(...before.flatMap((row) => [...row]).map(Math.abs));
-    for (const gpu of FAMILIES) {
+    for (const { gpu } of DEVICES) {
       const { layer, free } = upload(gpu, problem, state);
       using residual = gpu.upload(Float32Array.from(before.flatMap((row) => [...row])), [
         rows,
@@ -235,7 +235,7 @@ for (const problem of PROBLEMS) {
     );
     const product = Float32Array.from(matmul(weight.flat(), hessian, rows, cols, cols));
     const moves = Math.ceil(cols / 2);
-    for (const gpu of FAMILIES) {
+    for (const { gpu } of DEVICES) {
       const lanes = reducesInSubgroup(gpu) ? undefined : rowSearchShape(gpu, cols).lanes;
       const wanted = before.map((residual, i) => {
         const codes = Uint8Array.from(state.codes[i]);
@@ -265,7 +265,6 @@ for (const problem of PROBLEMS) {
 }
 
 Deno.test("tabu search of more moves than software adapters finish in a call is cut", async () => {
-  const [gpu] = FAMILIES;
   if (!gpu.software) return;
   const cols = 300;
   const problem = makeProblem({ count: 5, pattern: "free" }, 3, cols);
@@ -298,7 +297,7 @@ Deno.test("the search of all steps lowers the loss with each round", async () =>
   const { rows, cols, weight, hessian } = problem;
   const state = begun(problem);
   const product = Float32Array.from(matmul(weight.flat(), hessian, rows, cols, cols));
-  for (const gpu of FAMILIES) {
+  for (const { gpu } of DEVICES) {
     using target = gpu.upload(product, [rows, cols]);
     let last = lossWith(problem, state.theta, state.codes.flat());
     for (
@@ -326,7 +325,6 @@ Deno.test("the loss falls with each sweep of descent", async () => {
   const problem = makeProblem({ count: 4, pattern: "free" }, 19, 150);
   const { rows, cols, weight, hessian, kind } = problem;
   const state = begun(problem);
-  const [gpu] = FAMILIES;
   const { layer, free } = upload(gpu, problem, state);
   const start = weight.flatMap((row, i) => [
     ...residualReference(kind, row, state.codes[i], state.theta[i], hessian),
@@ -346,7 +344,6 @@ Deno.test("the loss falls with each sweep of descent", async () => {
 });
 
 Deno.test("rows too long for one call on a software adapter are fitted in several", async () => {
-  const [gpu] = FAMILIES;
   const cols = 70001;
   const kind: LevelKind = { count: 3, pattern: "free" };
   const values = normals(cols, 1);

@@ -17,12 +17,10 @@ import { denoFolder } from "../../../storage/deno_folder.ts";
 import { packedMetadata } from "../../../storage/packed_metadata.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { PLAIN } from "../store_forms.ts";
 import { packedRow, randomLevels } from "./random_levels.ts";
-
-const gpu = await openGpu();
 
 function write(folder: string, tensors: TensorToWrite[]): void {
   writeSafetensors(

@@ -8,13 +8,11 @@ import { type Planned, StageClock } from "../../../pipeline/run/run.ts";
 import type { LinearStage } from "../../../pipeline/stage.ts";
 import { trellis as stage } from "../../../stages/trellis.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
 import { layerOnGpu } from "../../parity/single_layers.ts";
 import { matmul, transposed } from "../../reference/linear_algebra.ts";
 import { normals } from "../../reference/random.ts";
 import { encodeReference } from "../../reference/trellis.ts";
-
-const devices = { "this adapter": await openGpu(), "real GPUs": await openAsHardware() };
 
 /** Correlated inputs of unequal size, one of them always zero. */
 function hessianOf(cols: number): Float32Array {
@@ -36,10 +34,10 @@ const LAYERS: [Trellis, rows: number, cols: number, order: "none" | "falling"][]
   [{ bits: 2, stateBits: 8 }, 1, 1, "falling"],
 ];
 
-for (const [where, gpu] of Object.entries(devices)) {
+for (const { kernels, gpu } of DEVICES) {
   for (const [trellis, rows, cols, order] of LAYERS) {
     const what = `${rows} x ${cols}, ${JSON.stringify(trellis)}, order ${order}`;
-    Deno.test(`the stage encodes as f64 does: ${what}, kernels of ${where}`, async () => {
+    Deno.test(`the stage encodes as f64 does: ${what}, ${kernels}`, async () => {
       const damping = 0.02;
       const weight = normals(rows * cols, 7, 0.1);
       const hessian = hessianOf(cols);

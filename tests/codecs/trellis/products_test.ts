@@ -21,11 +21,11 @@ import {
 } from "../../../codecs/trellis/trellis.ts";
 import type { TrellisHost } from "../../../codecs/trellis/store.ts";
 import type { Gpu } from "../../../gpu/device.ts";
-import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
+import { DEVICES, hardware } from "../../gpu/devices.ts";
+import { gpu } from "../../gpu/gpu.ts";
+import { openAsHardware, watchKernels } from "../../gpu/open_gpu.ts";
 import { checkGroup, checkLayer, INPUTS } from "../packed_rows/check_products.ts";
 import { randomTrellis } from "./random_trellis.ts";
-
-const adapters = { adapter: await openGpu(), hardware: await openAsHardware() };
 
 /** Uploads the tables, which stay on the GPU. */
 function keepTables(gpu: Gpu, trellis: Trellis): void {
@@ -43,7 +43,6 @@ const SHAPES: [rows: number[], cols: number, isOrdered: boolean][] = [
 ];
 
 for (const [k, form] of FORMS.entries()) {
-  const gpu = adapters.adapter;
   const what = `${form.bits} bits, states of ${form.stateBits}`;
   Deno.test(`products of trellis layers agree with f64: ${what}`, async () => {
     const [rows, cols, isOrdered] = SHAPES[k % SHAPES.length];
@@ -139,7 +138,7 @@ for (const [i, { form, table }] of VECTOR_FORMS.entries()) {
   const what =
     `${form.bits} bits, states of ${form.stateBits}, ${table}, ${bands} bands, ${turns} turns`;
   Deno.test(`products on GPUs agree with f64: ${what}`, async () => {
-    const gpu = adapters.hardware;
+    const gpu = hardware;
     const parts = partsOf(form);
     const hosts = [40, 5].map((rows) => randomTrellis({ rows, cols: 300, ...form }, true).host);
     keepTables(gpu, form);
@@ -156,7 +155,7 @@ for (const [i, { form, table }] of VECTOR_FORMS.entries()) {
 
 Deno.test("single trellis layers are multiplied with few tokens and with many", async () => {
   const { host } = randomTrellis({ rows: 37, cols: 530, bits: 2, stateBits: 8 }, true);
-  for (const gpu of Object.values(adapters)) {
+  for (const { gpu } of DEVICES) {
     keepTables(gpu, host);
     await checkLayer(gpu, trellis, host, [1, 3, 20]);
   }
@@ -181,7 +180,6 @@ Deno.test("where workgroup memory is small, the table is read from where it is s
 });
 
 Deno.test("trellis layers of different layouts are no group", async () => {
-  const gpu = adapters.adapter;
   const layout = { rows: 16, cols: 64, bits: 2, stateBits: 12 } as const;
   const { host } = randomTrellis(layout);
   for (const other of [{ bits: 1 }, { stateBits: 8 }, { cols: 80 }] as const) {

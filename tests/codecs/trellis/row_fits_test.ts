@@ -2,14 +2,12 @@ import assert from "node:assert/strict";
 import { fitRowScales, rowSpreads } from "../../../codecs/trellis/row_fits.ts";
 import { tileErrors } from "../../../codecs/trellis/tile_errors.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
 import { matmul, transposed } from "../../reference/linear_algebra.ts";
 import { normals } from "../../reference/random.ts";
 
-const devices = { "this adapter": await openGpu(), "real GPUs": await openAsHardware() };
-
-for (const [where, gpu] of Object.entries(devices)) {
-  Deno.test(`rowSpreads() gives root mean squares of any size, kernels of ${where}`, async () => {
+for (const { kernels, gpu } of DEVICES) {
+  Deno.test(`rowSpreads() gives root mean squares of any size, ${kernels}`, async () => {
     for (const cols of [1, 70, 300]) {
       const factors = [1, 1e-3, 1e25, 1e-18, 0, 1e-30];
       const weight = normals(factors.length * cols, cols)
@@ -25,7 +23,7 @@ for (const [where, gpu] of Object.entries(devices)) {
     }
   });
 
-  Deno.test(`fitRowScales() minimizes the output error of each row, kernels of ${where}`, async () => {
+  Deno.test(`fitRowScales() minimizes the output error of each row, ${kernels}`, async () => {
     const [rows, cols] = [7, 90];
     const weight = normals(rows * cols, 1, 0.1);
     const values = normals(rows * cols, 2).map((value, i) => value + 8 * weight[i]);
@@ -58,7 +56,7 @@ for (const [where, gpu] of Object.entries(devices)) {
     assertClose(found, expected, { rel: 2 ** -10.9, what: "scales" }); // half a step of f16, and some
   });
 
-  Deno.test(`tileErrors() solves E · U = W - Z · spread, kernels of ${where}`, async () => {
+  Deno.test(`tileErrors() solves E · U = W - Z · spread, ${kernels}`, async () => {
     const [rows, cols, first] = [70, 50, 32];
     const weight = normals(rows * cols, 1);
     const values = normals(rows * cols, 2);

@@ -15,11 +15,9 @@ import { denoFolder } from "../../../storage/deno_folder.ts";
 import { FORMAT_VERSION } from "../../../storage/packed_metadata.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { randomTrellis } from "./random_trellis.ts";
-
-const gpu = await openGpu();
 
 const FORM = { scales: "f16", flags: "plain" } as const;
 

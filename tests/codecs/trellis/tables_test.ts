@@ -3,10 +3,8 @@ import { createHash } from "node:crypto";
 import { tableBytes, tableOf } from "../../../codecs/trellis/tables.ts";
 import { stepsOf } from "../../../codecs/trellis/trellis.ts";
 import { searchTiles } from "../../../codecs/trellis/viterbi.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { normals } from "../../reference/random.ts";
-
-const gpu = await openGpu();
 
 /** State bits, bits per weight, the mean squared error on unit Gaussians, and the SHA-256. */
 // deno-fmt-ignore

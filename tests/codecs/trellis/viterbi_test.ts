@@ -16,11 +16,10 @@ import {
   viterbiShape,
 } from "../../../codecs/trellis/viterbi_source.ts";
 import type { Gpu } from "../../../gpu/device.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { normals } from "../../reference/random.ts";
 import { tailBitingWalk, walkBits } from "../../reference/trellis.ts";
-
-const devices = { "this adapter": await openGpu(), "real GPUs": await openAsHardware() };
 
 const TRELLISES = STATE_BITS.flatMap((stateBits) =>
   TRELLIS_BITS.map((bits): Trellis => ({ bits, stateBits }))
@@ -100,23 +99,21 @@ async function assertSearched(
   });
 }
 
-for (const [where, gpu] of Object.entries(devices)) {
+for (const { kernels, gpu } of DEVICES) {
   for (const trellis of TRELLISES) {
     const { stateBits, bits } = trellis;
-    Deno.test(`searchTiles() finds the walks of f64: ${stateBits} bits, rate ${bits}, kernels of ${where}`, async () => {
+    Deno.test(`searchTiles() finds the walks of f64: ${stateBits} bits, rate ${bits}, ${kernels}`, async () => {
       await assertSearched(gpu, trellis, stateBits === 12 ? 20 : 40, 48, 16);
     });
   }
 
-  Deno.test(`searchTiles() takes weights beyond the matrix as zeros, kernels of ${where}`, async () => {
+  Deno.test(`searchTiles() takes weights beyond the matrix as zeros, ${kernels}`, async () => {
     const trellis = { bits: 2, stateBits: 8 } as const;
     for (const [rows, cols, first] of [[1, 1, 0], [1, 40, 32], [17, 3, 0], [33, 18, 16]]) {
       await assertSearched(gpu, trellis, rows, cols, first);
     }
   });
 }
-
-const gpu = devices["this adapter"];
 
 /** Other numbers of threads, one buffer, and back pointers in workgroup memory, all or some. */
 const FORMS: [Trellis, ViterbiForm][] = [

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { continueTokens, ResidentModel } from "../../../models/generation/generation.ts";
 import { assertClose } from "../../assert_close.ts";
 import { fixture } from "../../fixture.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { LoadedModel } from "../loaded_model.ts";
 import { EXPERT_MODELS, TEXT, writeExpertModel } from "./expert_models.ts";
@@ -19,8 +19,6 @@ interface Golden {
 
 const GOLDENS = fixture<Record<string, Golden>>("experts");
 const TOKENS = [3, 9, 15];
-
-const gpu = await openGpu();
 
 function rowsOf(values: Float32Array): number[] {
   const width = values.length / TEXT.length;

@@ -5,13 +5,12 @@ import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
+import { hardware } from "../../gpu/devices.ts";
+import { openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { type MicroModelOptions, type StageItem, Workplace } from "../../micro_model.ts";
 import { LoadedModel } from "../loaded_model.ts";
 
 const software = await openGpu();
-const hardware = await openAsHardware();
-
 const MODELS: Record<string, MicroModelOptions> = {
   "llama": { intermediate: 200, config: { hidden_act: "gelu" } },
   "mistral with a sliding window": { config: { model_type: "mistral", sliding_window: 5 } },

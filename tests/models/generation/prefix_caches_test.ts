@@ -9,11 +9,9 @@ import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
 import { join } from "node:path";
 import { PROJECT } from "../../checkout.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { writeMicroModel } from "../../micro_model.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
-
-const gpu = await openGpu();
 
 /** A text of ids without pattern. */
 function idsOf(count: number, seed: number): number[] {

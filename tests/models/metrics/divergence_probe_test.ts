@@ -2,19 +2,14 @@ import assert from "node:assert/strict";
 import { divergence } from "../../../models/metrics/divergence.ts";
 import { DivergenceProbe } from "../../../models/metrics/divergence_probe.ts";
 import { FinalStates } from "../../../models/metrics/final_states.ts";
-import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
+import { DEVICES } from "../../gpu/devices.ts";
 import { LoadedModel } from "../loaded_model.ts";
 import { randomModel, TINY_LLAMA, writeModel } from "../random_model.ts";
 import { normals } from "../../reference/random.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
-for (
-  const { family, gpu } of [
-    { family: "suits the adapter", gpu: await openGpu() },
-    { family: "suits GPUs", gpu: await openAsHardware() },
-  ]
-) {
-  Deno.test(`DivergenceProbe that ${family} gives what divergence() gives`, async () => {
+for (const { kernels, gpu } of DEVICES) {
+  Deno.test(`DivergenceProbe with ${kernels} gives what divergence() gives`, async () => {
     using folder = new TemporaryFolder();
     writeModel(folder.path, randomModel(TINY_LLAMA, 3));
     const [count, length, width] = [3, 9, 40];

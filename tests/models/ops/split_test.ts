@@ -1,10 +1,8 @@
 import { split } from "../../../models/ops/split.ts";
 import type { OpContext } from "../../../models/ops/op.ts";
 import { assertClose } from "../../assert_close.ts";
-import { openGpu } from "../../gpu/open_gpu.ts";
+import { gpu } from "../../gpu/gpu.ts";
 import { normals } from "../../reference/random.ts";
-
-const gpu = await openGpu();
 
 for (
   const [tokens, heads, width] of [

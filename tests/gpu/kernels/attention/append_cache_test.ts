@@ -3,9 +3,7 @@ import { type CacheDtype, cacheWidth } from "../../../../gpu/kernels/attention/a
 import { assertClose } from "../../../assert_close.ts";
 import { ropeHead } from "../../../reference/decoder.ts";
 import { normals, uniforms } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 interface Shape {
   tokens: number;

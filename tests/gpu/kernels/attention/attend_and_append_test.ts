@@ -9,7 +9,8 @@ import type { Tensor } from "../../../../gpu/tensor.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { ropeHead } from "../../../reference/decoder.ts";
 import { normals, uniforms } from "../../../reference/random.ts";
-import { openAsHardware, openGpu, watchKernels } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
+import { watchKernels } from "../../open_gpu.ts";
 
 interface Shape {
   heads: number;
@@ -163,14 +164,8 @@ async function check(gpu: Gpu, shape: Shape, dtype: CacheDtype): Promise<void> {
   assert.deepEqual(await gpu.read(all), together, `the inputs stay as they are, ${what}`);
 }
 
-for (
-  const { family, open } of [
-    { family: "suits the adapter", open: openGpu },
-    { family: "suits GPUs", open: openAsHardware },
-  ]
-) {
-  const gpu = await open();
-  const name = `attendAndAppend() that ${family} agrees with the reference`;
+for (const { kernels, gpu } of DEVICES) {
+  const name = `attendAndAppend() with ${kernels} agrees with the reference`;
 
   for (const dtype of ["f32", "f16"] as const) {
     for (const headDim of [2, 6, 20, 30, 64, 128]) {

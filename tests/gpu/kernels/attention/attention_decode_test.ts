@@ -8,7 +8,8 @@ import {
 import { assertClose } from "../../../assert_close.ts";
 import { attentionReference } from "../../../reference/attention.ts";
 import { normals } from "../../../reference/random.ts";
-import { openAsHardware, openGpu, watchKernels } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
+import { watchKernels } from "../../open_gpu.ts";
 
 interface Shape {
   heads: number;
@@ -67,14 +68,8 @@ async function check(
   });
 }
 
-for (
-  const { family, open } of [
-    { family: "suits the adapter", open: openGpu },
-    { family: "suits GPUs", open: openAsHardware },
-  ]
-) {
-  const gpu = await open();
-  const name = `attentionDecode() that ${family} agrees with the reference`;
+for (const { kernels, gpu } of DEVICES) {
+  const name = `attentionDecode() with ${kernels} agrees with the reference`;
 
   Deno.test(`${name} for other scales and caps`, async () => {
     const shape = { heads: 6, keyValueHeads: 2, headDim: 20, length: 40 };

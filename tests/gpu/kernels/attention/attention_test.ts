@@ -3,7 +3,7 @@ import { attention, type AttentionShape } from "../../../../gpu/kernels/attentio
 import { assertClose } from "../../../assert_close.ts";
 import { attentionReference } from "../../../reference/attention.ts";
 import { normals } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
 
 const HEAD_DIMS = [4, 6, 8, 32, 48, 64, 80, 128];
 const LENGTHS = [1, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 129, 300]; // tiles have 16 to 128
@@ -34,23 +34,16 @@ async function check(
   });
 }
 
-for (
-  const { family, open } of [
-    { family: "suits the adapter", open: openGpu },
-    { family: "suits GPUs", open: openAsHardware },
-  ]
-) {
-  const gpu = await open();
-
+for (const { kernels, gpu } of DEVICES) {
   for (const headDim of HEAD_DIMS) {
-    Deno.test(`attention() that ${family} agrees with the reference for heads of ${headDim}`, async () => {
+    Deno.test(`attention() with ${kernels} agrees with the reference for heads of ${headDim}`, async () => {
       await check(gpu, { heads: 1, keyValueHeads: 1, headDim, length: 33 }, 1);
       await check(gpu, { heads: 6, keyValueHeads: 2, headDim, length: 17 }, 2);
     });
   }
 
   for (const length of LENGTHS) {
-    Deno.test(`attention() that ${family} agrees with the reference for windows of ${length}`, async () => {
+    Deno.test(`attention() with ${kernels} agrees with the reference for windows of ${length}`, async () => {
       await check(gpu, { heads: 2, keyValueHeads: 2, headDim: 8, length }, 3);
       await check(gpu, { heads: 4, keyValueHeads: 1, headDim: 32, length }, 1);
       await check(gpu, { heads: 2, keyValueHeads: 1, headDim: 64, length }, 2);
@@ -58,7 +51,7 @@ for (
   }
 
   for (const slidingWindow of [1, 2, 15, 16, 17, 33, 99, 100, 4096]) {
-    Deno.test(`attention() that ${family} agrees with the reference on ${slidingWindow} tokens`, async () => {
+    Deno.test(`attention() with ${kernels} agrees with the reference on ${slidingWindow} tokens`, async () => {
       const shape = { heads: 4, keyValueHeads: 2, headDim: 8, slidingWindow };
       await check(gpu, { ...shape, headDim: 64, length: 200 }, 2);
       await check(gpu, { ...shape, headDim: 128, length: 65 }, 1);
@@ -67,7 +60,7 @@ for (
     });
   }
 
-  Deno.test(`attention() that ${family} scales and caps scores`, async () => {
+  Deno.test(`attention() with ${kernels} scales and caps scores`, async () => {
     const shape = { heads: 4, keyValueHeads: 2, length: 70 };
     for (const headDim of [8, 64, 80]) {
       await check(gpu, { ...shape, headDim, scale: 0.3 }, 1);
@@ -76,7 +69,7 @@ for (
     }
   });
 
-  Deno.test(`attention() that ${family} gives a share to sinks`, async () => {
+  Deno.test(`attention() with ${kernels} gives a share to sinks`, async () => {
     const shape = { heads: 4, keyValueHeads: 2, length: 70, sinks: Float32Array.of(-9, 0, 3, 30) };
     for (const headDim of [8, 64]) {
       await check(gpu, { ...shape, headDim }, 2);
@@ -86,7 +79,7 @@ for (
     await check(gpu, { ...shape, headDim: 8, cap: 2 }, 1, 20);
   });
 
-  Deno.test(`attention() that ${family} holds scores far apart`, async () => {
+  Deno.test(`attention() with ${kernels} holds scores far apart`, async () => {
     for (const sharpness of [20, 1000]) {
       await check(gpu, { heads: 2, keyValueHeads: 1, headDim: 32, length: 100 }, 1, sharpness);
     }

@@ -2,9 +2,7 @@ import { rope } from "../../../../gpu/kernels/attention/rope.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { ropeHead } from "../../../reference/decoder.ts";
 import { normals } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 interface Case {
   heads: number;

@@ -7,7 +7,8 @@ import {
 import { assertClose } from "../../../assert_close.ts";
 import { attentionReference } from "../../../reference/attention.ts";
 import { normals } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
+import { openGpu } from "../../open_gpu.ts";
 
 /** Own tokens of a text and of each of those that go on from it; those of none are its own length. */
 type Tree = [own: number, ...branches: number[]];
@@ -89,34 +90,27 @@ async function check(
   }
 }
 
-for (
-  const { family, open } of [
-    { family: "suits the adapter", open: openGpu },
-    { family: "suits GPUs", open: openAsHardware },
-  ]
-) {
-  const gpu = await open();
-
+for (const { kernels, gpu } of DEVICES) {
   for (const headDim of [6, 8, 64, 128]) {
-    Deno.test(`segmentAttention() that ${family} agrees with the reference for heads of ${headDim}`, async () => {
+    Deno.test(`segmentAttention() with ${kernels} agrees with the reference for heads of ${headDim}`, async () => {
       await check(gpu, { heads: 2, keyValueHeads: 1, headDim });
     });
   }
 
   for (const slidingWindow of [1, 5, 33, 64, 100, 165, 4096]) {
-    Deno.test(`segmentAttention() that ${family} agrees with the reference on ${slidingWindow} tokens`, async () => {
+    Deno.test(`segmentAttention() with ${kernels} agrees with the reference on ${slidingWindow} tokens`, async () => {
       await check(gpu, { heads: 2, keyValueHeads: 2, headDim: 8, slidingWindow });
       await check(gpu, { heads: 1, keyValueHeads: 1, headDim: 64, slidingWindow });
     });
   }
 
-  Deno.test(`segmentAttention() that ${family} scales and caps scores`, async () => {
+  Deno.test(`segmentAttention() with ${kernels} scales and caps scores`, async () => {
     for (const headDim of [8, 64]) {
       await check(gpu, { heads: 2, keyValueHeads: 1, headDim, scale: 0.4, cap: 1.5 });
     }
   });
 
-  Deno.test(`segmentAttention() that ${family} gives a share to sinks`, async () => {
+  Deno.test(`segmentAttention() with ${kernels} gives a share to sinks`, async () => {
     const shape = { heads: 2, keyValueHeads: 1, sinks: Float32Array.of(-1, 4) };
     await check(gpu, { ...shape, headDim: 8 });
     await check(gpu, { ...shape, headDim: 64, slidingWindow: 5 });

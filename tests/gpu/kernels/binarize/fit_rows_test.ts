@@ -2,10 +2,8 @@ import { fitSalient, fitZones } from "../../../../gpu/kernels/binarize/fit_rows.
 import { assertClose } from "../../../assert_close.ts";
 import { fitPlanes, rowsOf } from "../../../reference/billm.ts";
 import { normals, seededRandom } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
-const hardware = await openAsHardware();
+import { hardware } from "../../devices.ts";
+import { gpu } from "../../gpu.ts";
 
 // Rows on both sides of a workgroup (16), columns of a word of zone bits.
 const SHAPES = [

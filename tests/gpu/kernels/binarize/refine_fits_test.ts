@@ -10,7 +10,7 @@ import {
   rowsOf,
 } from "../../../reference/billm.ts";
 import { normals, seededRandom, uniforms } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
 
 const SHAPES = [[1, 1], [5, 5], [31, 32], [32, 33], [33, 100], [65, 128], [3, 256]];
 
@@ -59,18 +59,13 @@ function flat(fits: { mean: number; scale: number }[][]): number[] {
   return fits.flat().flatMap(({ mean, scale }) => [mean, scale]);
 }
 
-const DEVICES = [
-  { family: "suits the adapter", gpu: await openGpu() },
-  { family: "suits GPUs", gpu: await openAsHardware() },
-];
-
 for (
-  const { family, gpu, zones } of DEVICES.flatMap((
+  const { kernels, gpu, zones } of DEVICES.flatMap((
     device,
   ) => [{ ...device, zones: 1 }, { ...device, zones: 2 }])
 ) {
   for (const planes of [0, 1, 2, 3, 4]) {
-    Deno.test(`refineFits() that ${family}, with ${zones} zones and ${planes} planes agrees with the reference`, async () => {
+    Deno.test(`refineFits() with ${kernels}, with ${zones} zones and ${planes} planes agrees with the reference`, async () => {
       // Each size and number of rounds has a kernel of its own: the forms take turns at the sizes.
       const first = 3 * (5 * (zones - 1) + planes);
       for (const i of [0, 1, 2]) {

@@ -26,10 +26,8 @@ import {
   splitErrors,
 } from "../../../reference/billm.ts";
 import { normals, seededRandom, uniforms } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
-const hardware = await openAsHardware();
+import { hardware } from "../../devices.ts";
+import { gpu } from "../../gpu.ts";
 
 // Rows on both sides of a part (16 or 32), columns of the vec4 and of a word.
 const SHAPES = [

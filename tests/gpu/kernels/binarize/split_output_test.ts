@@ -3,15 +3,11 @@ import { columnOrder } from "../../../../gpu/kernels/binarize/search.ts";
 import { splitByOutput } from "../../../../gpu/kernels/binarize/split_output.ts";
 import { binarize, rowsOf } from "../../../reference/billm.ts";
 import { normals, uniforms } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
 
-const DEVICES = [
-  { family: "suits the adapter", gpu: await openGpu(), rows: 18, cols: 37 },
-  { family: "suits GPUs", gpu: await openAsHardware(), rows: 35, cols: 64 },
-];
-
-for (const { family, gpu, rows, cols } of DEVICES) {
-  Deno.test(`splitByOutput() that ${family} finds the threshold with the least output error`, async () => {
+for (const [i, { kernels, gpu }] of DEVICES.entries()) {
+  const [rows, cols] = [[18, 37], [35, 64]][i];
+  Deno.test(`splitByOutput() with ${kernels} finds the threshold with the least output error`, async () => {
     const [n, first] = [cols + 9, 5];
     // Correlated columns, so that the plain error has another minimum.
     const x = normals(3 * n, 4);

@@ -7,9 +7,7 @@ import {
 import { assertClose } from "../../../assert_close.ts";
 import { gelu, geluTanh, relu, silu } from "../../../reference/decoder.ts";
 import { uniforms } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 const REFERENCES: Record<ActivationName, (x: number) => number> = {
   relu,

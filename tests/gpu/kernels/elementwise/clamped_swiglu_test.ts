@@ -2,9 +2,7 @@ import { clampedSwiglu } from "../../../../gpu/kernels/elementwise/clamped_swigl
 import { assertClose } from "../../../assert_close.ts";
 import { clampedSwigluReference } from "../../../reference/ops.ts";
 import { uniforms } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 Deno.test("clampedSwiglu() agrees with the reference, also beyond its limits", async () => {
   for (const size of [1, 64, 65, 64 * 65535 + 3]) {

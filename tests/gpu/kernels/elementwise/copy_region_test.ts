@@ -5,9 +5,7 @@ import {
 } from "../../../../gpu/kernels/elementwise/copy_region.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { uniforms } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 // Both sides of the 16 x 4 of a workgroup.
 const SIZES = [

@@ -2,9 +2,7 @@ import { embed } from "../../../../gpu/kernels/elementwise/embed.ts";
 import type { Dtype } from "../../../../gpu/tensor.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { normals, seededRandom, uniforms } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 /** A table as it is stored, and the values that it stands for. */
 function makeTable(rows: number, cols: number, dtype: Dtype) {

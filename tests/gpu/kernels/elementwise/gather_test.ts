@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
 import { gatherColumns, gatherSquare } from "../../../../gpu/kernels/elementwise/gather.ts";
 import { normals, seededRandom } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 for (const n of [1, 17, 70]) {
   Deno.test(`gatherColumns() and gatherSquare() put ${n} columns in another order`, async () => {

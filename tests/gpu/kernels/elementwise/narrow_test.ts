@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
 import { narrow } from "../../../../gpu/kernels/elementwise/narrow.ts";
 import { seededRandom } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 async function narrowed(values: Float32Array) {
   using wide = gpu.upload(values, [values.length]);

@@ -2,9 +2,7 @@ import { add } from "../../../../gpu/kernels/elementwise/add.ts";
 import { scale } from "../../../../gpu/kernels/elementwise/scale.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { normals } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 for (const size of [1, 63, 64, 65, 65536 * 64 + 1]) { // the last one takes two dimensions of workgroups
   Deno.test(`scale() and add() of ${size} values`, async () => {

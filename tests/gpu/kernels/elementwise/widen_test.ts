@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
 import { widen } from "../../../../gpu/kernels/elementwise/widen.ts";
 import { assertClose } from "../../../assert_close.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 /** The value of an f16 or bf16 bit pattern, from the definition of the format. */
 function valueOf(bits: number, exponentBits: number, mantissaBits: number): number {

@@ -2,9 +2,7 @@ import { combine } from "../../../../gpu/kernels/experts/combine.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { combineReference } from "../../../reference/experts.ts";
 import { normals } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 for (const [tokens, k, width] of [[1, 1, 5], [9, 3, 70]]) {
   Deno.test(`combine() adds up the outputs of ${k} experts`, async () => {

@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
 import { expertRows } from "../../../../gpu/kernels/experts/expert_rows.ts";
 import { normals } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 const [K, COLS] = [2, 70];
 /** Experts of three tokens here, and in another model. */

@@ -3,9 +3,7 @@ import { route } from "../../../../gpu/kernels/experts/route.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { routeReference } from "../../../reference/experts.ts";
 import { normals } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 for (const [experts, k] of [[1, 1], [5, 2], [64, 8], [130, 3]]) {
   Deno.test(`route() chooses ${k} of ${experts} experts`, async () => {

@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
 import { countPairs, sortPairs } from "../../../../gpu/kernels/experts/sort_pairs.ts";
 import { seededRandom } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 for (const [tokens, k, experts] of [[1, 1, 1], [1, 2, 300], [40, 2, 5], [700, 3, 7]]) {
   Deno.test(`sortPairs() sorts ${tokens * k} pairs by ${experts} experts`, async () => {

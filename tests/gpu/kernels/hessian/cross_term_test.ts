@@ -8,9 +8,7 @@ import {
   transposed,
 } from "../../../reference/linear_algebra.ts";
 import { normals } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 Deno.test("accumulateCrossTerm() adds the products of the difference and the input", async () => {
   for (const n of [1, 17, 64]) {

@@ -13,7 +13,7 @@ import {
   transposed,
 } from "../../../reference/linear_algebra.ts";
 import { normals } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
 
 const DAMPING = 0.01;
 
@@ -64,26 +64,19 @@ async function check(
   assertClose(costs, diagonal.map((value) => 1 / value ** 2), { rel: 1e-6, what: "cost" });
 }
 
-for (
-  const { family, open } of [
-    { family: "suits the adapter", open: openGpu },
-    { family: "suits GPUs", open: openAsHardware },
-  ]
-) {
-  const gpu = await open();
-
+for (const { kernels, gpu } of DEVICES) {
   for (const n of [1, 2, 31, 32, 33, 63, 64, 65, 100, 128, 132, 192, 257]) {
-    Deno.test(`inverseFactor() that ${family} factors the inverse of [${n}, ${n}]`, async () => {
+    Deno.test(`inverseFactor() with ${kernels} factors the inverse of [${n}, ${n}]`, async () => {
       await check(gpu, makeHessian(n), n, DAMPING);
     });
   }
 
-  Deno.test(`inverseFactor() that ${family} takes dead columns for ones`, async () => {
+  Deno.test(`inverseFactor() with ${kernels} takes dead columns for ones`, async () => {
     await check(gpu, makeHessian(40, [0, 7, 31, 32, 39]), 40, DAMPING);
     await check(gpu, new Float32Array(33 * 33), 33, DAMPING);
   });
 
-  Deno.test(`inverseFactor() that ${family} works with any damping`, async () => {
+  Deno.test(`inverseFactor() with ${kernels} works with any damping`, async () => {
     await check(gpu, makeHessian(50), 50, 0);
     await check(gpu, makeHessian(50), 50, 1);
     await check(gpu, makeHessian(33).map((value) => value * 1e-6), 33, DAMPING);
@@ -91,7 +84,7 @@ for (
   });
 
   Deno.test({
-    name: `inverseFactor() that ${family} factors in f64`,
+    name: `inverseFactor() with ${kernels} factors in f64`,
     ignore: !gpu.f64,
     async fn() {
       for (const n of [1, 33, 64, 65, 130, 192]) {
@@ -103,7 +96,7 @@ for (
   });
 
   Deno.test({
-    name: `inverseFactor() that ${family} factors in f64 what f32 cannot`,
+    name: `inverseFactor() with ${kernels} factors in f64 what f32 cannot`,
     ignore: !gpu.f64,
     async fn() {
       const n = 150;
@@ -125,7 +118,7 @@ for (
     },
   });
 
-  Deno.test(`inverseFactor() that ${family} reports where a pivot is not positive`, async () => {
+  Deno.test(`inverseFactor() with ${kernels} reports where a pivot is not positive`, async () => {
     const n = 70;
     const statusOf = async (hessian: Float32Array, damping = 0) => {
       using tensor = gpu.upload(hessian, [n, n]);

@@ -6,7 +6,8 @@ import type { Storage, Storages } from "../../../../gpu/kernels/matmul/gemm_sour
 import { assertClose } from "../../../assert_close.ts";
 import { matmul, transposed } from "../../../reference/linear_algebra.ts";
 import { uniforms } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES, hardware } from "../../devices.ts";
+import { gpu } from "../../gpu.ts";
 
 const LAYOUTS: GemmLayout[] = ["NN", "NT", "TN"];
 
@@ -114,19 +115,16 @@ async function check(
   });
 }
 
-const adapter = await openGpu();
-const hardware = await openAsHardware();
-
 for (const layout of LAYOUTS) {
   Deno.test(`gemm() that suits the adapter, ${layout}, takes f16 and bf16`, async () => {
     for (const storages of STORAGES) {
       for (const size of SIZES) {
         if (storages.c === "f16" && size.some((length) => length % 4)) continue;
-        await check(adapter, layout, size, storages);
+        await check(gpu, layout, size, storages);
       }
       const extras = { residual: true, accumulate: true, alpha: -0.5 };
-      await check(adapter, layout, [64, 68, 32], storages, extras);
-      await check(adapter, layout, [64, 64, 32], storages, { residual: true });
+      await check(gpu, layout, [64, 68, 32], storages, extras);
+      await check(gpu, layout, [64, 64, 32], storages, { residual: true });
     }
   });
 }
@@ -142,13 +140,8 @@ for (const [layout, storages, sizes] of TILE_CASES) {
   });
 }
 
-for (
-  const { family, gpu } of [
-    { family: "suits the adapter", gpu: adapter },
-    { family: "suits GPUs", gpu: hardware },
-  ]
-) {
-  Deno.test(`gemm() that ${family} writes the largest f16 in place of what is beyond it`, async () => {
+for (const { kernels, gpu } of DEVICES) {
+  Deno.test(`gemm() with ${kernels} writes the largest f16 in place of what is beyond it`, async () => {
     using a = gpu.upload(Float32Array.of(300, -300, 1, 0), [1, 4]);
     using b = gpu.upload(Float32Array.of(300, 1, 0, 218), [1, 4]);
     using c = gpu.empty([4, 4], "f16");
@@ -161,7 +154,7 @@ for (
     ]);
   });
 
-  Deno.test(`gemm() that ${family} refuses an f16 result whose rows do not come in fours`, async () => {
+  Deno.test(`gemm() with ${kernels} refuses an f16 result whose rows do not come in fours`, async () => {
     using a = gpu.zeros([4, 4]);
     using c = gpu.empty([4, 5], "f16");
     await assert.rejects(

@@ -7,9 +7,9 @@ import { TileTuning } from "../../../../gpu/kernels/matmul/gemm_tuning.ts";
 import { tuningFile, tuningFolder } from "../../../../hosts/deno_gpu.ts";
 import { Environment } from "../../../environment.ts";
 import { TemporaryFolder } from "../../../temporary_folder.ts";
-import { openAsHardware, openGpu, watchKernels } from "../../open_gpu.ts";
+import { gpu } from "../../gpu.ts";
+import { openAsHardware, watchKernels } from "../../open_gpu.ts";
 
-const gpu = await openGpu();
 const [slow, fast, slower] = TILES;
 const CANDIDATES = [slow, fast, slower];
 

@@ -3,7 +3,7 @@ import { matvec } from "../../../../gpu/kernels/matmul/matvec.ts";
 import type { MatvecDtype } from "../../../../gpu/kernels/matmul/matvec_source.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { normals } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
 
 /** A number as a dtype holds it, and its bits. */
 function stored(values: Float32Array, dtype: MatvecDtype) {
@@ -54,20 +54,15 @@ async function check(
   });
 }
 
-for (
-  const { family, gpu } of [
-    { family: "suits the adapter", gpu: await openGpu() },
-    { family: "suits GPUs", gpu: await openAsHardware() },
-  ]
-) {
+for (const { kernels, gpu } of DEVICES) {
   for (const dtype of ["f32", "f16", "bf16"] as const) {
-    Deno.test(`matvec() that ${family} agrees with the reference for ${dtype}`, async () => {
+    Deno.test(`matvec() with ${kernels} agrees with the reference for ${dtype}`, async () => {
       for (const k of [1, 4, 7, 8, 35, 64, 120, 256, 1000, 1024, 4104]) {
         for (const n of [1, 3, 4, 5, 66]) await check(gpu, { n, k, tokens: 1, dtype });
       }
     });
 
-    Deno.test(`matvec() that ${family} adds a bias and a residual, for ${dtype}`, async () => {
+    Deno.test(`matvec() with ${kernels} adds a bias and a residual, for ${dtype}`, async () => {
       for (const k of [9, 64, 512]) {
         await check(gpu, { n: 33, k, tokens: 1, dtype }, true);
         await check(gpu, { n: 6, k, tokens: 3, dtype }, true);
@@ -75,7 +70,7 @@ for (
     });
   }
 
-  Deno.test(`matvec() that ${family} takes more rows than a dimension of the grid holds`, async () => {
+  Deno.test(`matvec() with ${kernels} takes more rows than a dimension of the grid holds`, async () => {
     await check(gpu, { n: 65535 * 4 + 9, k: 3, tokens: 1, dtype: "f16" });
   });
 }

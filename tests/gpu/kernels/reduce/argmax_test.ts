@@ -1,14 +1,9 @@
 import assert from "node:assert/strict";
 import { argmax, NOT_FINITE } from "../../../../gpu/kernels/reduce/argmax.ts";
 import { normals } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
 
-for (
-  const { family, gpu } of [
-    { family: "suits the adapter", gpu: await openGpu() },
-    { family: "suits GPUs", gpu: await openAsHardware() },
-  ]
-) {
+for (const { kernels, gpu } of DEVICES) {
   const find = async (x: Float32Array, cols: number) => {
     using tensor = gpu.upload(x, [x.length / cols, cols]);
     using found = await argmax(gpu, tensor);
@@ -16,7 +11,7 @@ for (
   };
 
   for (const cols of [1, 2, 15, 16, 17, 127, 128, 129, 1000, 4096, 16387, 50272]) {
-    Deno.test(`argmax() that ${family} finds the greatest of ${cols}`, async () => {
+    Deno.test(`argmax() with ${kernels} finds the greatest of ${cols}`, async () => {
       const x = normals(4 * cols, cols);
       x.fill(-1e30, cols, 2 * cols); // all the same: the first counts
       x[3 * cols - 1] = 100;
@@ -29,7 +24,7 @@ for (
     });
   }
 
-  Deno.test(`argmax() that ${family} marks what is not finite`, async () => {
+  Deno.test(`argmax() with ${kernels} marks what is not finite`, async () => {
     for (const wrong of [NaN, -NaN, Infinity, -Infinity]) {
       for (const cols of [200, 203]) {
         for (const at of [0, 77, 78, 79, 80, cols - 1]) {
@@ -43,7 +38,7 @@ for (
     }
   });
 
-  Deno.test(`argmax() that ${family} finds the greatest wherever it is`, async () => {
+  Deno.test(`argmax() with ${kernels} finds the greatest wherever it is`, async () => {
     for (const cols of [24, 25]) {
       const x = normals(cols * cols, 2);
       for (let row = 0; row < cols; row++) x[row * cols + row] = 50;
@@ -51,7 +46,7 @@ for (
     }
   });
 
-  Deno.test(`argmax() that ${family} knows the least numbers`, async () => {
+  Deno.test(`argmax() with ${kernels} knows the least numbers`, async () => {
     assert.deepEqual(await find(Float32Array.of(-3.4e38, -3.4028e38), 2), [0]);
     const least = -3.4028234663852886e38;
     for (const cols of [8, 9]) {

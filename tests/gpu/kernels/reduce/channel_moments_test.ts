@@ -2,9 +2,7 @@ import assert from "node:assert/strict";
 import { ChannelMoments } from "../../../../gpu/kernels/reduce/channel_moments.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { normals } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 Deno.test("ChannelMoments of batches are those of all rows, also with a large mean", async () => {
   for (const cols of [1, 70]) {

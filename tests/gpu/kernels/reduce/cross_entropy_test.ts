@@ -3,7 +3,7 @@ import { crossEntropy } from "../../../../gpu/kernels/reduce/cross_entropy.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { crossEntropyReference } from "../../../reference/decoder.ts";
 import { normals, seededRandom } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
 
 /** The losses of `rows` rows whose vocabulary comes in parts. */
 async function losses(
@@ -39,14 +39,7 @@ function expected(logits: Float32Array, targets: Uint32Array): number[] {
   );
 }
 
-for (
-  const { family, open } of [
-    { family: "suits the adapter", open: openGpu },
-    { family: "suits GPUs", open: openAsHardware },
-  ]
-) {
-  const gpu = await open();
-
+for (const { kernels, gpu } of DEVICES) {
   for (
     const parts of [
       [1],
@@ -63,7 +56,7 @@ for (
       [700, 300],
     ]
   ) {
-    Deno.test(`crossEntropy() that ${family} agrees with the reference for parts of ${parts}`, async () => {
+    Deno.test(`crossEntropy() with ${kernels} agrees with the reference for parts of ${parts}`, async () => {
       const vocabulary = parts.reduce((sum, cols) => sum + cols, 0);
       const rows = 37;
       const random = seededRandom(vocabulary);
@@ -82,7 +75,7 @@ for (
     });
   }
 
-  Deno.test(`crossEntropy() that ${family} holds logits of any size`, async () => {
+  Deno.test(`crossEntropy() with ${kernels} holds logits of any size`, async () => {
     const logits = new Float32Array(5 * 50);
     const values = normals(50, 1, 3);
     [1e4, -1e4, 90, -3e38].forEach((offset, r) => {
@@ -99,7 +92,7 @@ for (
     }
   });
 
-  Deno.test(`crossEntropy() that ${family} reaches beyond 65535 rows`, async () => {
+  Deno.test(`crossEntropy() with ${kernels} reaches beyond 65535 rows`, async () => {
     const rows = 65535 + 2;
     const logits = normals(rows * 3, 9);
     const targets = Uint32Array.from({ length: rows }, (_, r) => r % 3);

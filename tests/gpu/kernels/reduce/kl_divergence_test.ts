@@ -4,7 +4,7 @@ import { KL_STATE, klDivergence } from "../../../../gpu/kernels/reduce/kl_diverg
 import { assertClose } from "../../../assert_close.ts";
 import { klReference } from "../../../reference/divergence.ts";
 import { normals } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
 
 /** Divergences and most likely ids of rows whose vocabulary comes in parts. */
 async function measured(
@@ -52,16 +52,9 @@ function expected(logits: Float32Array, other: Float32Array, vocabulary: number)
   };
 }
 
-for (
-  const { family, open } of [
-    { family: "suits the adapter", open: openGpu },
-    { family: "suits GPUs", open: openAsHardware },
-  ]
-) {
-  const gpu = await open();
-
+for (const { kernels, gpu } of DEVICES) {
   for (const parts of [[1], [2], [17], [129], [1, 1, 1], [5, 128, 3, 33], [1000], [700, 300]]) {
-    Deno.test(`klDivergence() that ${family} agrees with the reference for parts of ${parts}`, async () => {
+    Deno.test(`klDivergence() with ${kernels} agrees with the reference for parts of ${parts}`, async () => {
       const vocabulary = parts.reduce((sum, cols) => sum + cols, 0);
       const rows = 37;
       const logits = normals(rows * vocabulary, vocabulary, 3);
@@ -91,7 +84,7 @@ for (
     });
   }
 
-  Deno.test(`klDivergence() that ${family} holds logits of any size`, async () => {
+  Deno.test(`klDivergence() with ${kernels} holds logits of any size`, async () => {
     const values = normals(50, 1, 3);
     const logits = new Float32Array(4 * 50);
     const other = new Float32Array(4 * 50);
@@ -112,7 +105,7 @@ for (
     }
   });
 
-  Deno.test(`klDivergence() that ${family} reaches beyond 65535 rows`, async () => {
+  Deno.test(`klDivergence() with ${kernels} reaches beyond 65535 rows`, async () => {
     const rows = 65535 + 2;
     const logits = normals(rows * 3, 9);
     const other = normals(rows * 3, 10);

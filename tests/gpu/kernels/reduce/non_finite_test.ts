@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
 import { countNonFinite } from "../../../../gpu/kernels/reduce/non_finite.ts";
 import { uniforms } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 /** Bits that no arithmetic can lose: infinities, quiet and signalling NaN of both signs. */
 const BAD = [0x7f800000, 0xff800000, 0x7fc00000, 0xffc00000, 0x7f800001, 0xffffffff];

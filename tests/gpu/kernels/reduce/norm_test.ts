@@ -3,20 +3,13 @@ import { norm } from "../../../../gpu/kernels/reduce/norm.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { layerNorm, rmsNorm } from "../../../reference/decoder.ts";
 import { normals, uniforms } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
 
 const EPSILON = 1e-5;
 
-for (
-  const { family, open } of [
-    { family: "suits the adapter", open: openGpu },
-    { family: "suits GPUs", open: openAsHardware },
-  ]
-) {
-  const gpu = await open();
-
+for (const { kernels, gpu } of DEVICES) {
   for (const cols of [1, 2, 15, 16, 17, 127, 128, 129, 1000]) { // 16 or 128 threads take a row
-    Deno.test(`norm() that ${family} agrees with the reference on [5, ${cols}]`, async () => {
+    Deno.test(`norm() with ${kernels} agrees with the reference on [5, ${cols}]`, async () => {
       const x = normals(5 * cols, cols);
       x.fill(0, 0, cols); // only epsilon keeps row 0 from 0 / 0
       x.fill(0.75, cols, 2 * cols); // row 1 is constant
@@ -43,7 +36,7 @@ for (
     });
   }
 
-  Deno.test(`norm() that ${family} takes the heads of a token one by one`, async () => {
+  Deno.test(`norm() with ${kernels} takes the heads of a token one by one`, async () => {
     const [x, weight] = [normals(3 * 2 * 18, 9), uniforms(18, 10)];
     using xTensor = gpu.upload(x, [3, 2 * 18]);
     using weightTensor = gpu.upload(weight, [18]);
@@ -57,7 +50,7 @@ for (
     );
   });
 
-  Deno.test(`norm() that ${family} has a weight for each head, and may center without a bias`, async () => {
+  Deno.test(`norm() with ${kernels} has a weight for each head, and may center without a bias`, async () => {
     const [x, weight] = [normals(5 * 3 * 18, 9), uniforms(3 * 18, 10)];
     using xTensor = gpu.upload(x, [5, 3 * 18]);
     using weightTensor = gpu.upload(weight, [3, 18]);
@@ -73,7 +66,7 @@ for (
     }
   });
 
-  Deno.test(`norm() that ${family} reaches beyond 65535 rows`, async () => {
+  Deno.test(`norm() with ${kernels} reaches beyond 65535 rows`, async () => {
     const [rows, cols] = [65535 + 3, 2];
     const x = normals(rows * cols, 8);
     using xTensor = gpu.upload(x, [rows, cols]);

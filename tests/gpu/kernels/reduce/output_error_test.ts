@@ -2,23 +2,16 @@ import { outputErrorParts, relativeError } from "../../../../gpu/kernels/reduce/
 import { assertClose } from "../../../assert_close.ts";
 import { matmul, transposed } from "../../../reference/linear_algebra.ts";
 import { normals } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
+import { DEVICES } from "../../devices.ts";
 
 /** tr(D H Dᵀ) = the sum of (D Xᵀ)² for H = XᵀX. */
 function energy(d: Float64Array, x: Float32Array, rows: number, n: number, tokens: number): number {
   return matmul(d, transposed(x, tokens, n), rows, tokens, n).reduce((sum, v) => sum + v * v, 0);
 }
 
-for (
-  const { family, open } of [
-    { family: "suits the adapter", open: openGpu },
-    { family: "suits GPUs", open: openAsHardware },
-  ]
-) {
-  const gpu = await open();
-
+for (const { kernels, gpu } of DEVICES) {
   for (const [rows, n] of [[1, 1], [3, 7], [33, 64], [65, 129], [300, 200]]) {
-    Deno.test(`relativeError() that ${family} agrees with the outputs of [${rows}, ${n}]`, async () => {
+    Deno.test(`relativeError() with ${kernels} agrees with the outputs of [${rows}, ${n}]`, async () => {
       const tokens = n + 10;
       const x = normals(tokens * n, n);
       const weight = normals(rows * n, rows);

@@ -3,10 +3,8 @@ import { quantiles } from "../../../../gpu/kernels/reduce/quantile.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { quantilesReference } from "../../../reference/billm.ts";
 import { normals, seededRandom } from "../../../reference/random.ts";
-import { openAsHardware, openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
-const hardware = await openAsHardware();
+import { hardware } from "../../devices.ts";
+import { gpu } from "../../gpu.ts";
 
 /** The break-points of the search: 0.10, 0.11 .. 0.90. */
 const LADDER = Array.from({ length: 81 }, (_, i) => (10 + i) / 100);

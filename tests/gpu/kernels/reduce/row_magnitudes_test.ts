@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
 import { rowMagnitudes } from "../../../../gpu/kernels/reduce/row_magnitudes.ts";
 import { normals } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 Deno.test("the largest magnitude of each row is found wherever it is, whatever its sign", async () => {
   for (const [rows, cols] of [[1, 1], [3, 63], [70000, 2], [5, 1027]]) {

@@ -18,9 +18,7 @@ import {
 } from "../../../../gpu/kernels/rotation/rotation.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { normals } from "../../../reference/random.ts";
-import { openGpu } from "../../open_gpu.ts";
-
-const gpu = await openGpu();
+import { gpu } from "../../gpu.ts";
 
 /** Rows times the matrix R itself, in f64: R_ij = ±1 / sqrt(block) · s_j inside a run. */
 function reference(
