@@ -6,6 +6,10 @@ import { join } from "node:path";
 export class TemporaryFolder implements Disposable {
   readonly path = mkdtempSync(join(tmpdir(), "billm-test-"));
 
+  file(...names: string[]): string {
+    return join(this.path, ...names);
+  }
+
   [Symbol.dispose](): void {
     rmSync(this.path, { recursive: true });
   }

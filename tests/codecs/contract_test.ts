@@ -19,10 +19,10 @@ import {
 import { type QuantizationConfig, rotationConfigOf } from "../../codecs/quantization_config.ts";
 import { undoOnHost } from "../../gpu/kernels/rotation/rotation.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import type { TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { gpu } from "../gpu/gpu.ts";
+import { openCheckpoint } from "../open.ts";
 import { normals } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { productReference, randomPacked } from "./billm/random_packed.ts";
@@ -114,7 +114,7 @@ function clearPadding({ rows, cols, planes, zones, bits, salient }: BillmHost): 
 /** The linear layer as a file holds it. */
 function written(folder: string, tensors: TensorToWrite[]): Checkpoint {
   writeSafetensors(join(folder, "model.safetensors"), tensors);
-  return Checkpoint.open(denoFolder(folder));
+  return openCheckpoint(folder);
 }
 
 for (const codec of CODECS) {

@@ -217,7 +217,7 @@ Deno.test("files of every kind", async () => {
     "a.json.gz": gzipSync(rows),
   };
   for (const [name, content] of Object.entries(contents)) {
-    const path = join(folder.path, name);
+    const path = folder.file(name);
     writeFileSync(path, content);
     const data = await openDataset(path, "evaluation", noFetch);
     assert.deepEqual([data.name, data.files], [name, [path]]);
@@ -231,7 +231,7 @@ Deno.test("files of every kind", async () => {
 
 Deno.test("a text of one's own serves both uses", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "a.txt");
+  const path = folder.file("a.txt");
   const text = "It is a truth universally acknowledged";
   writeFileSync(path, text);
   const data = await openDataset(path, "calibration", noFetch);
@@ -250,7 +250,7 @@ Deno.test("a text of one's own serves both uses", async () => {
 
 Deno.test("a folder is its files in the order of their names", async () => {
   using folder = new TemporaryFolder();
-  const at = (name: string) => join(folder.path, name);
+  const at = (name: string) => folder.file(name);
   mkdirSync(at("texts/more"), { recursive: true });
   const open = () => openDataset(at("texts"), "evaluation", noFetch);
   const none = `Cannot read "${at("texts")}": the folder has no file that ends in ` +
@@ -275,7 +275,7 @@ Deno.test("a folder is its files in the order of their names", async () => {
 
 Deno.test("a file of an unknown kind is refused", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "notes.md");
+  const path = folder.file("notes.md");
   writeFileSync(path, "Notes");
   await refused(
     openDataset(path, "evaluation", noFetch),
@@ -305,7 +305,7 @@ Deno.test("a name means the data set, ./ the file of that name", async () => {
 
 Deno.test("token ids need no tokenizer", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "ids.safetensors");
+  const path = folder.file("ids.safetensors");
   const windows = [Int32Array.of(1, 2, 3), Int32Array.of(4, 5, 6)];
   writeTokenIds(path, windows);
   const data = await openDataset(path, "calibration", noFetch);

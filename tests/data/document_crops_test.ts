@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { UserError } from "../../base/errors.ts";
 import { cropDocuments } from "../../data/document_crops.ts";
@@ -38,7 +37,7 @@ for (const { documents, length, seed, crops } of lists.crops) {
       `cropDocuments() draws what CPython does: ${documents} documents, seed ${seed}${ahead}`,
       async () => {
         using folder = new TemporaryFolder();
-        const path = join(folder.path, "shard.json.gz");
+        const path = folder.file("shard.json.gz");
         writeDocuments(path, documents);
         const samples = lookahead === 1 ? 8 : crops.length; // each takes dozens of readings
         const windows = await cropDocuments(path, tokenizer, { samples, length, seed, lookahead });
@@ -54,7 +53,7 @@ for (const { documents, length, seed, crops } of lists.crops) {
 
 Deno.test("cropDocuments() reads other columns, and pauses", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "a.jsonl");
+  const path = folder.file("a.jsonl");
   writeFileSync(path, '{"sentence":"5 6 7"}\n\n{"sentence":"5 6 7"}');
   let pauses = 0;
   const options = { samples: 2, length: 2, seed: 0, column: "sentence" };
@@ -73,7 +72,7 @@ Deno.test("cropDocuments() reads other columns, and pauses", async () => {
 
 Deno.test("cropDocuments() ends when no document is long enough", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "shard.json.gz");
+  const path = folder.file("shard.json.gz");
   writeDocuments(path, 41);
   await assert.rejects(
     cropDocuments(path, tokenizer, { samples: 1, length: 87, seed: 0 }),
@@ -96,7 +95,7 @@ Deno.test("cropDocuments() ends when no document is long enough", async () => {
 
 Deno.test("cropDocuments() refuses a document without text", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "a.jsonl");
+  const path = folder.file("a.jsonl");
   writeFileSync(path, '\n{"title":"a","url":"b"}\n');
   await assert.rejects(
     cropDocuments(path, tokenizer, { samples: 1, length: 1, seed: 0 }),

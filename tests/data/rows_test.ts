@@ -18,7 +18,7 @@ async function rowsOf(path: string, column?: string): Promise<string[]> {
 /** The rows of a file with that name and content. */
 async function rowsWhere(name: string, content: string | Uint8Array): Promise<string[]> {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, name);
+  const path = folder.file(name);
   writeFileSync(path, content);
   return await rowsOf(path);
 }
@@ -73,7 +73,7 @@ Deno.test("files without rows", async () => {
 
 Deno.test("reading ends where the reader stops", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "a.jsonl.gz");
+  const path = folder.file("a.jsonl.gz");
   writeFileSync(path, gzipSync(LINES[0] + "\nno JSON\n"));
   for await (const text of readRows(path)) {
     assert.equal(text, "One");
@@ -181,7 +181,7 @@ Deno.test("parquet: other columns, and no rows", async () => {
 
 Deno.test("rows of parquet joined are what the .raw file of the same rows gives", async () => {
   using folder = new TemporaryFolder();
-  const raw = join(folder.path, "wiki.raw");
+  const raw = folder.file("wiki.raw");
   writeFileSync(raw, WIKI_ROWS.map((row) => row === "" ? " \n" : row).join(""));
   const rows = readRows(join(PARQUET, "snappy.parquet"));
   assert.equal(await joinTexts(rows, { separator: "\n\n", name: "a" }), readText(raw));
@@ -217,7 +217,7 @@ Deno.test("damaged parquet is refused", async () => {
 
 Deno.test("no damage to a parquet file is a crash", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "a.parquet");
+  const path = folder.file("a.parquet");
   for (const name of readdirSync(PARQUET).filter((name) => name.endsWith(".parquet"))) {
     const bytes = readFileSync(join(PARQUET, name));
     for (let i = 0; i < bytes.length; i += 1 + Math.floor(bytes.length / 60)) {
@@ -249,7 +249,7 @@ Deno.test("hasRows() goes by the end of the name", () => {
 for (const name of ["a.jsonl", "a.json.gz", "a.parquet"]) {
   Deno.test(`${name} that is missing, or a folder, is refused`, async () => {
     using folder = new TemporaryFolder();
-    const path = join(folder.path, name);
+    const path = folder.file(name);
     const refused = (problem: string) =>
       assert.rejects(rowsOf(path), new UserError(`Cannot read "${path}": ${problem}`));
     await refused("no such file or folder");

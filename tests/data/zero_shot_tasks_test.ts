@@ -130,7 +130,7 @@ Deno.test("labels of 64 bits in parquet are read", async () => {
 
 Deno.test("readQuestions() takes contexts and choices as they stand where the rows have them", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "questions.jsonl");
+  const path = folder.file("questions.jsonl");
   const rows = [
     { id: 0, query: "Question: Why?\nAnswer:", choices: ["so", " thus", "[x]"], gold: 2 },
     { id: 1, query: null, contexts: ["A", "B"], continuation: " went.", gold: 0 },
@@ -215,7 +215,7 @@ Deno.test("readQuestions() refuses files without questions, and rows with their 
   using folder = new TemporaryFolder();
   const task = zeroShotTask("piqa");
   const refused = (name: string, text: string, problem: string) => {
-    const path = join(folder.path, name);
+    const path = folder.file(name);
     Deno.writeTextFileSync(path, text);
     return assert.rejects(
       () => readQuestions(task, path),

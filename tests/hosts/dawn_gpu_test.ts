@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { findDawn } from "../../hosts/dawn_gpu.ts";
 import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
@@ -10,7 +10,7 @@ Deno.test("Dawn's binding is found where it is installed for this platform", () 
   assert.equal(findDawn(undefined), undefined);
   assert.equal(findDawn(folder.path), undefined);
   for (const platform of ["linux-x64", "linux-arm64", "darwin-universal", "win32-x64"]) {
-    const file = join(folder.path, "node_modules/webgpu/dist", platform, "dawn.node");
+    const file = folder.file("node_modules/webgpu/dist", platform, "dawn.node");
     mkdirSync(dirname(file), { recursive: true });
     writeFileSync(file, "");
   }

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { foreignWeights, modelWeights, shardsOf, smallFiles } from "../../hub/model_selection.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
@@ -38,7 +37,7 @@ Deno.test("smallFiles() takes the configuration and the tokenizer", () => {
 
 Deno.test("shardsOf() lists each shard once and refuses paths", () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "index.json");
+  const path = folder.file("index.json");
   const write = (value: unknown) => writeFileSync(path, JSON.stringify(value));
   write({ weight_map: { c: "2.safetensors", a: "1.safetensors", b: "2.safetensors" } });
   assert.deepEqual(shardsOf(path), ["1.safetensors", "2.safetensors"]);

@@ -105,6 +105,6 @@ Deno.test("hubSettings() refuses what it cannot use", () => {
     "Cannot use the token of the hub: it has characters that no token has; " +
       "look at HF_TOKEN and at the token file",
   );
-  mkdirSync(join(folder.path, "token"));
+  mkdirSync(folder.file("token"));
   refuses({}, `Cannot read the token file "${folder.path}/token": it is a folder`);
 });

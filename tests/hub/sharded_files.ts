@@ -1,8 +1,7 @@
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { openCheckpoint } from "../open.ts";
 
 /**
  * The files of a model folder as a repository has them: sharded, and beside them what nobody needs.
@@ -14,7 +13,7 @@ export function shardedFiles(
   shards = 3,
   shardOf: (name: string, index: number) => number = (_, i) => i % shards,
 ): Record<string, Uint8Array | string> {
-  using checkpoint = Checkpoint.open(denoFolder(folder));
+  using checkpoint = openCheckpoint(folder);
   const names = [...checkpoint.tensors.keys()];
   const weightMap: Record<string, string> = {};
   const files: Record<string, Uint8Array | string> = {

@@ -3,9 +3,8 @@ import { UserError } from "../../base/errors.ts";
 import { shapeText } from "../../gpu/tensor.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { Decoder } from "../../models/decoder.ts";
-import { ModelFiles } from "../../models/model_files.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
+import { openModel } from "../open.ts";
 import { crossEntropyReference, forwardReference } from "../reference/decoder.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { LoadedModel } from "./loaded_model.ts";
@@ -320,7 +319,7 @@ Deno.test("NaN values are counted, in whichever part they are", async () => {
   using folder = new TemporaryFolder();
   data.fill(NaN, 50 * 40, 50 * 40 + 3);
   writeModel(folder.path, model);
-  using files = ModelFiles.open(denoFolder(folder.path));
+  using files = openModel(folder.path);
   using decoder = new Decoder(gpu, files, { partBytes: 20 * 40 * 4 });
   const expected = new UserError(
     `"${folder.path}": "model.embed_tokens.weight" holds 3 values that are NaN or infinite; ` +
@@ -452,7 +451,7 @@ Deno.test("a tensor that is stored as whole numbers is refused", async () => {
 Deno.test("embed() refuses tokens and windows that the model does not take", async () => {
   using folder = new TemporaryFolder();
   writeModel(folder.path, randomModel(TINY_LLAMA, 19));
-  using files = ModelFiles.open(denoFolder(folder.path));
+  using files = openModel(folder.path);
   using decoder = new Decoder(gpu, files);
   await assert.rejects(
     () => decoder.embedding.embed([[Int32Array.of(96, 97)]]),

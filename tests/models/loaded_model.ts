@@ -3,7 +3,7 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import { Decoder, type DecoderOptions } from "../../models/decoder.ts";
 import type { LayerWeights } from "../../models/layer_weights.ts";
 import { ModelFiles } from "../../models/model_files.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
+import { openModel } from "../open.ts";
 
 /** A model with all its layers on the GPU, for tests that run it several times. */
 export class LoadedModel implements Disposable {
@@ -18,7 +18,7 @@ export class LoadedModel implements Disposable {
     folder: string,
     { packed = false, ...options }: DecoderOptions & { packed?: boolean } = {},
   ): Promise<LoadedModel> {
-    const model = ModelFiles.open(denoFolder(folder));
+    const model = openModel(folder);
     try {
       const decoder = new Decoder(gpu, model, options);
       const layers: LayerWeights[] = [];

@@ -3,12 +3,11 @@ import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { Fields } from "../../models/architectures/fields.ts";
 import { addArchitecture, ARCHITECTURES } from "../../models/architectures/mod.ts";
-import { ModelFiles } from "../../models/model_files.ts";
 import { TOKENIZER_FILES } from "../../models/tokenizers/tokenizer.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
 import { readJson } from "../../storage/json.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { openModel, openSafetensors } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { randomModel, TINY_LLAMA, TINY_OPT, writeModel } from "./random_model.ts";
 
@@ -19,7 +18,7 @@ const EXAMPLES = join(import.meta.dirname!, "../../examples/models");
 
 for (const name of ["tiny-llama", "tiny-opt"]) {
   Deno.test(`the example ${name} opens, with its tokenizer`, () => {
-    using model = ModelFiles.open(denoFolder(join(EXAMPLES, name)));
+    using model = openModel(join(EXAMPLES, name));
     const { architecture, checkpoint, config, tokenizer } = model;
     assert.equal(architecture.layers, 6);
     assert.equal(architecture.modelType, config.model_type);
@@ -35,13 +34,13 @@ for (const name of ["tiny-llama", "tiny-opt"]) {
 Deno.test("files lists what a model is made of and is there, the weights last", () => {
   using folder = new TemporaryFolder();
   const list = () => {
-    using model = ModelFiles.open(denoFolder(folder.path));
+    using model = openModel(folder.path);
     return model.files.map((path) => path.slice(folder.path.length + 1));
   };
   writeModel(folder.path, randomModel(TINY_LLAMA, 1));
   assert.deepEqual(list(), ["config.json", "model.safetensors"]);
   for (const name of [...TOKENIZER_FILES, "generation_config.json", "README.md"]) {
-    Deno.writeTextFileSync(join(folder.path, name), "{}");
+    Deno.writeTextFileSync(folder.file(name), "{}");
   }
   assert.deepEqual(list(), [
     "config.json",
@@ -56,7 +55,7 @@ Deno.test("files lists what a model is made of and is there, the weights last", 
     "chat_template.jinja",
     "model.safetensors",
   ]);
-  for (const { name } of Deno.readDirSync(folder.path)) Deno.removeSync(join(folder.path, name));
+  for (const { name } of Deno.readDirSync(folder.path)) Deno.removeSync(folder.file(name));
   writeModel(folder.path, randomModel(TINY_OPT, 2), 2);
   assert.deepEqual(list(), [
     "config.json",
@@ -80,7 +79,7 @@ Deno.test("packedConfig() tells the columns of layers that differ apart, and wha
     ...randomModel(TINY_LLAMA, 5),
     config: { ...TINY_LLAMA, model_type: "wide" },
   });
-  using model = ModelFiles.open(denoFolder(folder.path));
+  using model = openModel(folder.path);
   const { columns, fused } = model.packedConfig(64);
   assert.deepEqual(columns, {
     "self_attn.q_proj": 40,
@@ -98,15 +97,15 @@ Deno.test("packedConfig() tells the columns of layers that differ apart, and wha
 Deno.test("withWeights() is the same model with other weights", () => {
   using folder = new TemporaryFolder();
   writeModel(folder.path, randomModel(TINY_LLAMA, 3));
-  using model = ModelFiles.open(denoFolder(folder.path));
-  const path = join(folder.path, "part.safetensors");
+  using model = openModel(folder.path);
+  const path = folder.file("part.safetensors");
   writeSafetensors(path, [{
     name: "a.signs",
     dtype: "U32",
     shape: [0, 0],
     data: new Uint8Array(),
   }]);
-  using part = Checkpoint.openFile(denoFile(path));
+  using part = openSafetensors(path);
   const quantization = {
     quant_method: "billm" as const,
     format_version: 1,
@@ -125,7 +124,7 @@ Deno.test("withWeights() is the same model with other weights", () => {
 /** Opens a folder and expects it to be refused; FOLDER in `text` stands for its path. */
 function expectRefusal(folder: string, text: string): void {
   assert.throws(
-    () => ModelFiles.open(denoFolder(folder)),
+    () => openModel(folder),
     new UserError(text.replaceAll("FOLDER", folder)),
   );
 }
@@ -135,8 +134,8 @@ Deno.test("a folder without a model is refused with what is missing", () => {
   const noFolder = 'Cannot open the model "FOLDER": there is no such folder; ' +
     "give the folder that holds config.json and the weights, " +
     "or a name on the hub such as facebook/opt-125m";
-  expectRefusal(join(folder.path, "x"), noFolder);
-  const config = join(folder.path, "config.json");
+  expectRefusal(folder.file("x"), noFolder);
+  const config = folder.file("config.json");
   expectRefusal(folder.path, 'Cannot read "FOLDER/config.json": no such file or folder');
   Deno.writeTextFileSync(config, JSON.stringify(TINY_LLAMA));
   expectRefusal(config, noFolder);
@@ -145,7 +144,7 @@ Deno.test("a folder without a model is refused with what is missing", () => {
     'Cannot open "FOLDER": it has no weights as "model.safetensors" or "pytorch_model.bin", ' +
       "nor an index of such files",
   );
-  Deno.writeTextFileSync(join(folder.path, "pytorch_model.bin"), "");
+  Deno.writeTextFileSync(folder.file("pytorch_model.bin"), "");
   expectRefusal(
     folder.path,
     'Cannot read "FOLDER/pytorch_model.bin": it has 0 bytes that do not start as a file of ' +
@@ -157,7 +156,7 @@ Deno.test("a config.json that cannot be used is refused with its place", () => {
   using folder = new TemporaryFolder();
   writeModel(folder.path, randomModel(TINY_LLAMA, 4));
   const write = (config: unknown) =>
-    Deno.writeTextFileSync(join(folder.path, "config.json"), JSON.stringify(config));
+    Deno.writeTextFileSync(folder.file("config.json"), JSON.stringify(config));
   write({ ...TINY_LLAMA, model_type: "bert" });
   expectRefusal(
     folder.path,
@@ -176,7 +175,7 @@ Deno.test("a config.json that cannot be used is refused with its place", () => {
 
 Deno.test("readJson() gives an object or says what is wrong", () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "x.json");
+  const path = folder.file("x.json");
   const write = (text: string) => Deno.writeTextFileSync(path, text);
   write('{"a": [1, null]}');
   assert.deepEqual(readJson(denoFile(path)), { a: [1, null] });

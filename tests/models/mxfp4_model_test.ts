@@ -2,14 +2,12 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { continueTokens, ResidentModel } from "../../models/generation/generation.ts";
-import { ModelFiles } from "../../models/model_files.ts";
 import { syntheticShards } from "../../models/synthetic.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { fromFloat32, toFloat32 } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { contents, type MicroTensor, Workplace } from "../micro_model.ts";
+import { openCheckpoint, openModel } from "../open.ts";
 import { uniforms } from "../reference/random.ts";
 
 const CONFIG = {
@@ -45,7 +43,7 @@ function mxfp4Model(): Workplace {
   const file = join(place.model, "model.safetensors");
   const toWrite = [];
   {
-    using checkpoint = Checkpoint.open(denoFolder(place.model));
+    using checkpoint = openCheckpoint(place.model);
     for (const { name, shape, dtype } of checkpoint.tensors.values()) {
       if (!/experts\.\w+_proj$/.test(name)) {
         toWrite.push({ name, shape, dtype, data: checkpoint.readBytes(name) });
@@ -76,7 +74,7 @@ function mxfp4Model(): Workplace {
 function makePlain({ model }: Workplace): void {
   const toWrite = [];
   {
-    using checkpoint = Checkpoint.open(denoFolder(model));
+    using checkpoint = openCheckpoint(model);
     for (const { name, shape, dtype } of checkpoint.tensors.values()) {
       const own = /experts\.\w+_proj$/.test(name);
       const data = own
@@ -90,7 +88,7 @@ function makePlain({ model }: Workplace): void {
 
 async function generated(model: string): Promise<number[]> {
   await using gpu = await openGpu();
-  using files = ModelFiles.open(denoFolder(model));
+  using files = openModel(model);
   assert.deepEqual(files.warnings, []);
   using resident = await ResidentModel.load(gpu, files);
   const ids: number[] = [];

@@ -7,11 +7,11 @@ import { join } from "node:path";
 import { ModelFiles } from "../../models/model_files.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
 import { requireTensors } from "../../models/required_tensors.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { parsePythonJson } from "../../storage/json.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { type MicroTensor, type StageItem, Workplace, writeMicroModel } from "../micro_model.ts";
+import { openCheckpoint, openModel } from "../open.ts";
 import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
@@ -32,7 +32,7 @@ function shard(folder: string, listed: Record<string, string> = {}): void {
   const single = join(folder, "model.safetensors");
   const weightMap: Record<string, string> = { ...listed };
   {
-    using checkpoint = Checkpoint.open(denoFolder(folder));
+    using checkpoint = openCheckpoint(folder);
     const names = [...checkpoint.tensors.keys()];
     for (const i of [0, 1]) {
       const file = `model-0000${i + 1}-of-00002.safetensors`;
@@ -79,7 +79,7 @@ for (const family of ["llama", "opt"] as const) {
         const folder = writeMicroModel(place.path(name), { family, layers: 1, alter });
         if (isSharded) shard(folder, { "model.layers.0.rotary_emb.inv_freq": FIRST_SHARD });
         {
-          using model = ModelFiles.open(denoFolder(folder));
+          using model = openModel(folder);
           requireTensors(model);
           assert.deepEqual(model.warnings, [], what);
         }
@@ -100,12 +100,12 @@ for (const family of ["llama", "opt"] as const) {
     const untied = writeMicroModel(place.path("untied"), { ...options, config });
     const expected = await perplexities(place, untied, "untied");
     assert.deepEqual(await perplexities(place, tied, "tied"), expected);
-    using model = ModelFiles.open(denoFolder(tied));
+    using model = openModel(tied);
     assert.deepEqual(model.warnings, [
       `"${tied}": config.json ties the head to the embedding, but the files hold another ` +
       '"lm_head.weight"; it is used, as in version 5 of transformers',
     ]);
-    using packed = ModelFiles.open(denoFolder(place.path("out-tied/model")));
+    using packed = openModel(place.path("out-tied/model"));
     assert.equal(packed.config.tie_word_embeddings, false);
     assert.deepEqual(packed.warnings, []);
   });
@@ -121,7 +121,7 @@ Deno.test("a single file wins over an index, safetensors over PyTorch", () => {
     writeFileSync(join(folder, index), JSON.stringify({ weight_map: shards }));
     writeFileSync(join(folder, "pytorch_model.bin"), "not read");
     writeFileSync(join(folder, "pytorch_model.bin.index.json"), "not read");
-    using checkpoint = Checkpoint.open(denoFolder(folder));
+    using checkpoint = openCheckpoint(folder);
     assert.deepEqual(checkpoint.files, ["model.safetensors"]);
   }
 });
@@ -135,7 +135,7 @@ Deno.test("tensors that the index lists but no shard has are missed only where t
   });
   const path = join(folder, "model.safetensors.index.json");
   {
-    using model = ModelFiles.open(denoFolder(folder));
+    using model = openModel(folder);
     requireTensors(model);
     assert.deepEqual(model.warnings, []);
   }
@@ -147,7 +147,7 @@ Deno.test("tensors that the index lists but no shard has are missed only where t
       : FIRST_SHARD;
     const weight_map = { ...index.weight_map, [name]: other };
     writeFileSync(path, JSON.stringify({ weight_map }));
-    using model = ModelFiles.open(denoFolder(folder));
+    using model = openModel(folder);
     assert.throws(() => requireTensors(model), {
       name: "UserError",
       message:
@@ -160,7 +160,7 @@ Deno.test("tensors that the index lists but no shard has are missed only where t
 Deno.test("what the files hold beyond config.json is told of once", () => {
   using place = new TemporaryFolder();
   const open = (name: string, options: Parameters<typeof writeMicroModel>[1]) => {
-    using model = ModelFiles.open(denoFolder(writeMicroModel(join(place.path, name), options)));
+    using model = openModel(writeMicroModel(join(place.path, name), options));
     return model.warnings.map((warning) => warning.replace(place.path, "PLACE"));
   };
   for (const family of ["llama", "opt"] as const) {
@@ -201,7 +201,7 @@ Deno.test("a packed model that lacks anything is refused by whoever opens it", a
     lack(name);
     assert.throws(
       () => {
-        using model = ModelFiles.open(denoFolder(folder));
+        using model = openModel(folder);
         requireTensors(model);
         using weights = PlainWeights.open(denoFolder(folder)); // finds the parts of linear layers
         for (const tensor of weights.tensors.keys()) [...weights.chunks(tensor, 1 << 16)];
@@ -279,13 +279,13 @@ Deno.test("JSON as Python writes it is read; what is no number is a text", () =>
     assert.throws(() => parsePythonJson(text), SyntaxError, text);
   }
   using folder = new TemporaryFolder();
-  const model = writeMicroModel(join(folder.path, "m"), { layers: 1 });
+  const model = writeMicroModel(folder.file("m"), { layers: 1 });
   const path = join(model, "config.json");
   const config = readFileSync(path, "utf8");
   writeFileSync(path, config.replace("{", '\ufeff{ "extra": NaN,'));
-  ModelFiles.open(denoFolder(model))[Symbol.dispose]();
+  openModel(model)[Symbol.dispose]();
   writeFileSync(path, config.replace(/"rms_norm_eps": [^,]*/, '"rms_norm_eps": NaN'));
-  assert.throws(() => ModelFiles.open(denoFolder(model)), {
+  assert.throws(() => openModel(model), {
     name: "UserError",
     message: /rms_norm_eps must be .*, found "NaN"/,
   });

@@ -7,11 +7,11 @@ import { basename, dirname, join } from "node:path";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import type { DecoderOptions } from "../../models/decoder.ts";
 import { continueTokens, ResidentModel } from "../../models/generation/generation.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 import { readJson } from "../../storage/json.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
+import { openSafetensors } from "../open.ts";
 import { forwardReference, type ReferenceTensors } from "../reference/decoder.ts";
 
 const FOLDERS = ["../shared/fixtures/architectures", "../shared/fixtures/architectures-2"];
@@ -88,7 +88,7 @@ for (const [name, ropeFrequencies] of MODELS) {
     ignore: !there,
     async fn() {
       await using gpu = await openGpu();
-      using golden = Checkpoint.openFile(denoFile(`${folder}/golden.safetensors`));
+      using golden = openSafetensors(`${folder}/golden.safetensors`);
       const tokens = (name: string) => {
         const { buffer } = golden.readBytes(name);
         const { dtype } = golden.get(name);

@@ -15,9 +15,8 @@ import { hessian } from "../../stages/hessian.ts";
 import { residualBinarize } from "../../stages/residual_binarize.ts";
 import { salientSelect } from "../../stages/salient_select.ts";
 import { splitSearch } from "../../stages/split_search.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFile } from "../../storage/deno_folder.ts";
 import { PLAIN } from "../codecs/store_forms.ts";
+import { openSafetensors } from "../open.ts";
 
 const FOLDER = "../shared/fixtures/billm-reference";
 
@@ -44,7 +43,7 @@ for (const model of ["tiny-llama", "tiny-opt"]) {
     ignore: !there,
     async fn() {
       await using gpu = await openGpu();
-      using fixture = Checkpoint.openFile(denoFile(file));
+      using fixture = openSafetensors(file);
       const names = [...fixture.tensors.keys()].filter((name) => name.endsWith(".hessian"))
         .map((name) => name.slice(0, -".hessian".length));
       assert.ok(names.length >= 4);

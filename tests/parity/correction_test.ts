@@ -10,9 +10,8 @@ import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import type { GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
 import { propagateError } from "../../stages/propagate_error.ts";
 import { fitLayerNorm, fitScale } from "../../stages/refit_norm.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFile } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
+import { openSafetensors } from "../open.ts";
 
 const FILE = "../shared/fixtures/codecs/correction.safetensors";
 const ignore = !existsSync(FILE);
@@ -23,7 +22,7 @@ Deno.test({
   ignore,
   async fn() {
     await using gpu = await openGpu();
-    using fixture = Checkpoint.openFile(denoFile(FILE));
+    using fixture = openSafetensors(FILE);
     const read = (name: string) => fixture.readFloat32(name);
     const [rows, n] = fixture.get("weight").shape;
     const hessian = new Float32Array(n * n);
@@ -67,7 +66,7 @@ Deno.test({
   ignore,
   async fn() {
     await using gpu = await openGpu();
-    using fixture = Checkpoint.openFile(denoFile(FILE));
+    using fixture = openSafetensors(FILE);
     const read = (name: string) => fixture.readFloat32(`norm.${name}`);
     const { shape } = fixture.get("norm.full");
     using full = gpu.upload(read("full"), shape);

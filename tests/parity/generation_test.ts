@@ -8,9 +8,7 @@ import { argmax } from "../../gpu/kernels/reduce/argmax.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { generate, ResidentModel } from "../../models/generation/generation.ts";
 import { KeyValueCache } from "../../models/generation/kv_cache.ts";
-import { ModelFiles } from "../../models/model_files.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
+import { openModel, openSafetensors } from "../open.ts";
 
 const ARCHITECTURES = "../shared/fixtures/architectures";
 const STORIES = "../shared/models";
@@ -36,12 +34,12 @@ for (const name of NAMES) {
     ignore: !there,
     async fn() {
       await using gpu = await openGpu();
-      using golden = Checkpoint.openFile(denoFile(`${folder}/golden.safetensors`));
+      using golden = openSafetensors(`${folder}/golden.safetensors`);
       const { buffer } = golden.readBytes("greedy_ids");
       const expected = golden.get("greedy_ids").dtype === "I64"
         ? Array.from(new BigInt64Array(buffer), Number)
         : [...new Int32Array(buffer)];
-      using files = ModelFiles.open(denoFolder(folder));
+      using files = openModel(folder);
       using model = await ResidentModel.load(gpu, files);
       // In f16 the logits are off by up to 0.005, which is more than lies between some tokens.
       for (const prompt of [12, 1, 20]) { // 12 tokens are the prompt that was continued
@@ -75,7 +73,7 @@ for (const name of ["stories260K-hf", "stories260K-hf-bf16-sharded"]) {
     async fn() {
       const golden = JSON.parse(readFileSync(`${STORIES}/stories260K-golden.json`, "utf8"))[name];
       await using gpu = await openGpu();
-      using files = ModelFiles.open(denoFolder(folder));
+      using files = openModel(folder);
       using model = await ResidentModel.load(gpu, files);
       for (const cache of ["f32", "f16"] as const) { // here f16 is good enough
         const ids: number[] = [...golden.prompt_ids];

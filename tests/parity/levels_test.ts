@@ -4,7 +4,6 @@
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { join } from "node:path";
 import type { LevelsDraft } from "../../codecs/levels/draft.ts";
 import { levels as codec } from "../../codecs/levels/codec.ts";
 import type { LevelKind } from "../../codecs/levels/levels.ts";
@@ -13,10 +12,10 @@ import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
 import type { LinearStage } from "../../pipeline/stage.ts";
 import { levels } from "../../stages/levels.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
+import { openCheckpoint } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
   areLayersThere,
@@ -67,10 +66,10 @@ Deno.test({
         const host = hostOf(file, name, cols);
         using folder = new TemporaryFolder();
         writeSafetensors(
-          join(folder.path, "model.safetensors"),
+          folder.file("model.safetensors"),
           codec.store("up", host, { scales: "f16", flags: "plain" }),
         );
-        using checkpoint = Checkpoint.open(denoFolder(folder.path));
+        using checkpoint = openCheckpoint(folder.path);
         const found = loadLevels(checkpoint, "up", { cols, blockSize: 128 });
         assert.deepEqual(found, host);
         const weights = dequantizeLevelsHost(found);

@@ -8,9 +8,9 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import type { GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
 import { hessian } from "../../stages/hessian.ts";
+import { openSafetensors } from "../open.ts";
 import { transposed } from "../reference/linear_algebra.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFile } from "../../storage/deno_folder.ts";
 
 export const FIXTURES = "../shared/fixtures/codecs";
 const TINY = "../shared/fixtures/billm-reference/tiny-llama.linears.safetensors";
@@ -38,7 +38,7 @@ export function expectedOf(layer: string): Record<string, Expected> {
 
 /** Opens a file of the fixtures. */
 export function open(path: string): Checkpoint {
-  return Checkpoint.openFile(denoFile(path));
+  return openSafetensors(path);
 }
 
 /** The symmetric matrix with this upper triangle, row after row, f32 `[n, n]`. */

@@ -7,11 +7,11 @@ import { readText } from "../../data/texts.ts";
 import { consecutiveWindows } from "../../data/windows.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { perplexity } from "../../models/metrics/perplexity.ts";
-import { ModelFiles } from "../../models/model_files.ts";
 import { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
+import { openModel } from "../open.ts";
 
 const FOLDER = "../shared/models";
 const STORIES = "../shared/data/tinystories/tinystories_val_1k.txt";
@@ -84,7 +84,7 @@ for (const name of ["stories260K-hf", "stories260K-hf-bf16-sharded"]) {
     test(key, async () => {
       const golden = read()[`${key} (nll over L-1 targets per window)`];
       await using gpu = await openGpu();
-      using model = ModelFiles.open(denoFolder(folder));
+      using model = openModel(folder);
       const { loss } = await perplexity(gpu, model, {
         windows: windows(path, folder, count, golden.tokens_total),
         dataset: path,

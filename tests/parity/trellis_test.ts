@@ -3,7 +3,6 @@
 // project; the test says so where they are missing.
 
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { loadLinear, storeLinear } from "../../codecs/mod.ts";
 import { trellis as codec } from "../../codecs/trellis/codec.ts";
 import type { TrellisDraft } from "../../codecs/trellis/draft.ts";
@@ -16,10 +15,10 @@ import { type Planned, StageClock } from "../../pipeline/run/run.ts";
 import type { LinearStage } from "../../pipeline/stage.ts";
 import { trellis } from "../../stages/trellis.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { assertClose } from "../assert_close.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
+import { openCheckpoint } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
   areLayersThere,
@@ -71,8 +70,8 @@ Deno.test({
         const host = hostOf(file, name);
         using folder = new TemporaryFolder();
         const { tensors } = storeLinear(NAME, { codec, host }, { scales: "f16", flags: "plain" });
-        writeSafetensors(join(folder.path, "model.safetensors"), tensors);
-        using written = Checkpoint.open(denoFolder(folder.path));
+        writeSafetensors(folder.file("model.safetensors"), tensors);
+        using written = openCheckpoint(folder.path);
         const read = loadLinear(written, {
           ...{ quant_method: "billm", format_version: 5, block_size: 128 },
           columns: { [NAME]: host.cols },

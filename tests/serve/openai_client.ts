@@ -1,7 +1,6 @@
 // The server as OpenAI's own client uses it, and under load: `deno task test:serve`.
 
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { writeMicroModel } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
@@ -14,7 +13,7 @@ const MODEL = "micro";
 const KEYS = Array.from({ length: 8 }, (_, i) => `sk-${i}`);
 
 const folder = new TemporaryFolder();
-const model = join(folder.path, MODEL);
+const model = folder.file(MODEL);
 writeMicroModel(model, { layers: 1, hidden: 32, maxLength: 2048 });
 addTemplate(model);
 

@@ -6,8 +6,8 @@ import { ModelFiles } from "../../models/model_files.ts";
 import { Engine, type EngineOptions } from "../../serve/engine.ts";
 import { Metrics } from "../../serve/metrics.ts";
 import { type ServerOptions, TextServer } from "../../serve/server.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { type MicroModelOptions, writeMicroModel } from "../micro_model.ts";
+import { openModel } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 const TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}" +
@@ -34,13 +34,13 @@ export class ServedModel implements Disposable {
 
   static async load(gpu: Gpu, options: MicroModelOptions = {}): Promise<ServedModel> {
     const folder = new TemporaryFolder();
-    const path = writeMicroModel(join(folder.path, "micro"), {
+    const path = writeMicroModel(folder.file("micro"), {
       layers: 1,
       maxLength: 512,
       ...options,
     });
     addTemplate(path);
-    const files = ModelFiles.open(denoFolder(path));
+    const files = openModel(path);
     return new ServedModel(files, await ResidentModel.load(gpu, files), folder);
   }
 

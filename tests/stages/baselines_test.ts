@@ -5,7 +5,6 @@ import { downloadGrid, type GridDraft } from "../../codecs/grid/draft.ts";
 import type { GridKind } from "../../codecs/grid/grid.ts";
 import { dequantizeGridHost, type GridHost, loadGrid } from "../../codecs/grid/store.ts";
 import { packedLinears } from "../../codecs/mod.ts";
-import { ModelFiles } from "../../models/model_files.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
 import { loadPipeline } from "../../pipeline/config/config.ts";
 import { PipelineFileError } from "../../pipeline/config/errors.ts";
@@ -16,11 +15,11 @@ import type { BlockStage, GroupContext, LinearLayer, LinearStage } from "../../p
 import { gptq } from "../../stages/gptq.ts";
 import { STAGES } from "../../stages/mod.ts";
 import { pbLlm } from "../../stages/pb_llm.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { gpu } from "../gpu/gpu.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
+import { openCheckpoint, openModel } from "../open.ts";
 import { fitGridReference, gridValues, nearestCode } from "../reference/grid.ts";
 import { normals } from "../reference/random.ts";
 import { startTask } from "../start_task.ts";
@@ -75,8 +74,8 @@ for (const family of ["llama", "opt"] as const) {
       const { record } = await place.run({ stages: stagesWith(place, stage, calibrated) });
       const { packed, layers, evaluation } = record;
       const linears = layers!.flatMap(({ linears }) => linears);
-      using checkpoint = Checkpoint.open(denoFolder(packed!.folder));
-      using model = ModelFiles.open(denoFolder(packed!.folder));
+      using checkpoint = openCheckpoint(packed!.folder);
+      using model = openModel(packed!.folder);
       const { quantization, config } = model;
       assert.equal(quantization!.method, name);
       const isNew = [...checkpoint.tensors.keys()].some((name) =>
@@ -127,7 +126,7 @@ Deno.test("rtn without calibration rounds each weight to the nearest value of it
     const output = place.path(JSON.stringify(form).replaceAll(/\W/g, ""));
     const { record } = await place.run({ output, stages: ["download", { rtn: form }, PACK] });
     assert.deepEqual(Object.keys(contents(output)).includes("calibration.safetensors"), false);
-    using original = Checkpoint.open(denoFolder(place.model));
+    using original = openCheckpoint(place.model);
     using packed = PlainWeights.open(denoFolder(record.packed!.folder));
     const kind = form.bits === 1 ? "mean" : "range";
     for (const { name, rows, cols } of record.layers![0].linears) {
@@ -409,7 +408,7 @@ Deno.test("pb-llm: which weights are salient is stored as is smallest, or as ent
       ],
     });
     const { folder, storedBitsByPart } = record.packed!;
-    using checkpoint = Checkpoint.open(denoFolder(folder));
+    using checkpoint = openCheckpoint(folder);
     using weights = PlainWeights.open(denoFolder(folder));
     const name = "model.layers.0.mlp.up_proj";
     const values = [...weights.chunks(`${name}.weight`, 1 << 20)][0].slice();

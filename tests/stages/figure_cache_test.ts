@@ -13,16 +13,16 @@ function filesOf(folder: string): string[] {
 
 Deno.test("FigureCache gives what was kept for the same key, with its origin", () => {
   using folder = new TemporaryFolder();
-  const cache = new FigureCache(join(folder.path, "new", "folder"));
+  const cache = new FigureCache(folder.file("new", "folder"));
   assert.equal(cache.find(KEY), undefined);
   const before = Date.now();
   cache.keep(KEY, FIGURE, "some adapter");
-  const { figure, cached } = new FigureCache(join(folder.path, "new", "folder")).find(KEY)!;
+  const { figure, cached } = new FigureCache(folder.file("new", "folder")).find(KEY)!;
   assert.deepEqual(figure, FIGURE);
   assert.equal(cached.adapter, "some adapter");
   const measured = Date.parse(cached.measured);
   assert(before <= measured && measured <= Date.now());
-  assert.equal(filesOf(join(folder.path, "new", "folder")).length, 1, "nothing temporary is left");
+  assert.equal(filesOf(folder.file("new", "folder")).length, 1, "nothing temporary is left");
 });
 
 Deno.test("FigureCache keeps figures of different keys apart", () => {
@@ -65,7 +65,7 @@ for (const [what, damage] of DAMAGES) {
 
 Deno.test("FigureCache goes without a folder, or one that it cannot write", () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "file");
+  const path = folder.file("file");
   writeFileSync(path, "");
   for (const cache of [new FigureCache(undefined), new FigureCache(path)]) {
     cache.keep(KEY, FIGURE, "a");

@@ -4,11 +4,9 @@ import { levels as codec } from "../../codecs/levels/codec.ts";
 import type { LevelCount, LevelPattern } from "../../codecs/levels/levels.ts";
 import { loadLevels } from "../../codecs/levels/store.ts";
 import { packedLinears } from "../../codecs/mod.ts";
-import { ModelFiles } from "../../models/model_files.ts";
 import type { LinearRecord } from "../../pipeline/run/events.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
+import { openCheckpoint, openModel } from "../open.ts";
 import { startTask } from "../start_task.ts";
 
 const PACK = { pack: { embeddings: "stored" } };
@@ -45,8 +43,8 @@ for (const [options, count, pattern, family, isWhole] of RUNS) {
     const { record } = await place.run({ stages });
     const { packed, layers } = record;
     const linears = layers!.flatMap(({ linears }) => linears);
-    using checkpoint = Checkpoint.open(denoFolder(packed!.folder));
-    using model = ModelFiles.open(denoFolder(packed!.folder));
+    using checkpoint = openCheckpoint(packed!.folder);
+    using model = openModel(packed!.folder);
     const { quantization } = model;
     assert.deepEqual([quantization!.method, quantization!.format_version], ["levels", 5]);
     const stored = packedLinears(checkpoint);

@@ -8,12 +8,12 @@ import { packedLinears } from "../../codecs/mod.ts";
 import { ModelFiles } from "../../models/model_files.ts";
 import { PlainWeights } from "../../models/plain_weights.ts";
 import type { RunRecord } from "../../pipeline/run/record.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
 import type { GroupContext, GroupStage } from "../../pipeline/stage.ts";
 import { pack } from "../../stages/pack.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { randomGrid } from "../codecs/grid/random_grid.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
+import { openCheckpoint, openModel } from "../open.ts";
 
 /** The whole method with options of pack. */
 function methodWith(place: Workplace, pack: Record<string, unknown>): StageItem[] {
@@ -33,7 +33,7 @@ const PLAIN = { scales: "f16", flags: "plain", embeddings: "stored" };
 
 /** Checks that the record says what is in the files. */
 function checkRecord({ packed, layers }: RunRecord): void {
-  using checkpoint = Checkpoint.open(denoFolder(packed!.folder));
+  using checkpoint = openCheckpoint(packed!.folder);
   const stored = packedLinears(checkpoint);
   for (const { name, storedBytes } of layers!.flatMap(({ linears }) => linears)) {
     assert.deepEqual(storedBytes, stored.get(name)!.parts, name);
@@ -47,8 +47,8 @@ Deno.test("pack: scales in 8 bits are those that the codes stand for, errors sma
   checkRecord(f16);
   checkRecord(i8);
   assert.ok(i8.packed!.storedBitsByPart.scales < 0.7 * f16.packed!.storedBitsByPart.scales);
-  using before = ModelFiles.open(denoFolder(f16.packed!.folder));
-  using after = ModelFiles.open(denoFolder(i8.packed!.folder));
+  using before = openModel(f16.packed!.folder);
+  using after = openModel(i8.packed!.folder);
   const unpack = ({ checkpoint }: ModelFiles, module: string) =>
     loadBillm(checkpoint, `model.layers.${module}`, { cols: 64, blockSize: 32 });
   // The first group has seen no rounding yet: the same bits, other scales.
@@ -122,10 +122,10 @@ for (const family of ["llama", "opt"] as const) {
       const { embeddings: bits, "embeddings-zeros": zeros, "embeddings-group-size": size } = form;
       const packed = await runWith(place, JSON.stringify(form), { ...PLAIN, ...form });
       const hasZeros = bits === 6 || zeros === "free";
-      using files = ModelFiles.open(denoFolder(packed.packed!.folder));
+      using files = openModel(packed.packed!.folder);
       assert.equal(files.quantization!.format_version, hasZeros ? 5 : 2);
       checkRecord(packed);
-      using original = Checkpoint.open(denoFolder(place.model));
+      using original = openCheckpoint(place.model);
       using weights = PlainWeights.open(denoFolder(packed.packed!.folder));
       const tables = [...original.tensors.keys()].filter((name) => /embed_/.test(name));
       assert.equal(tables.length, family === "opt" ? 2 : 1);
@@ -234,7 +234,7 @@ Deno.test("pack: shard-bytes splits the tensors outside the layers between files
   const split = await run("split", { "shard-bytes": "0.1MB" });
   checkRecord(split);
   const contentOf = ({ packed }: RunRecord) => {
-    using checkpoint = Checkpoint.open(denoFolder(packed!.folder));
+    using checkpoint = openCheckpoint(packed!.folder);
     const tensors = [...checkpoint.tensors.values()].sort((a, b) => a.name < b.name ? -1 : 1);
     return tensors.map(({ name, file }) => ({ name, file, bytes: checkpoint.readBytes(name) }));
   };

@@ -2,9 +2,8 @@
 
 import assert from "node:assert/strict";
 import { packedLinears } from "../../codecs/mod.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
+import { openCheckpoint } from "../open.ts";
 import { startTask } from "../start_task.ts";
 
 const ARB: StageItem[] = ["split-search", { arb: { "block-size": 32, iterations: 3 } }];
@@ -41,7 +40,7 @@ for (
     const stages = chain(place, own, isWhole);
     const { record } = await place.run({ stages });
     const { packed } = record;
-    using checkpoint = Checkpoint.open(denoFolder(packed!.folder));
+    using checkpoint = openCheckpoint(packed!.folder);
     const stored = packedLinears(checkpoint);
     for (const linear of record.layers!.flatMap(({ linears }) => linears)) {
       assert.equal(linear.method, name);

@@ -1,16 +1,14 @@
 import assert from "node:assert/strict";
 import { mkdirSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { workingBytes } from "../../models/memory_plan.ts";
-import { ModelFiles } from "../../models/model_files.ts";
 import { loadPipeline } from "../../pipeline/config/config.ts";
 import { RECIPES, STAGES } from "../../stages/mod.ts";
 import { checkNeeds, needsText, type RunNeeds, runNeeds } from "../../stages/run_needs.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { folderBytes } from "../../storage/files.ts";
 import { type PipelineFields, Workplace } from "../micro_model.ts";
+import { openModel } from "../open.ts";
 import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
@@ -19,7 +17,7 @@ const gpu = await openGpu();
 async function needsFor(place: Workplace, fields: PipelineFields = {}, device?: typeof gpu) {
   const file = place.pipeline(fields);
   const { stages } = await loadPipeline(file, { stages: STAGES, recipes: RECIPES });
-  using model = ModelFiles.open(denoFolder(place.model));
+  using model = openModel(place.model);
   return await runNeeds(model, stages, device);
 }
 
@@ -45,7 +43,7 @@ Deno.test("memory follows from the stages and the calibration data", async () =>
     return needsFor(place, { recipe, stages: { calibrate } });
   };
   const light = await recipe("light");
-  using model = ModelFiles.open(denoFolder(place.model));
+  using model = openModel(place.model);
   const work = { batchTokens: 64, order: "module" } as const;
   assert.equal(light.gpuBytes[0], workingBytes(model, work));
   const both = { ...work, original: true, search: true };
@@ -110,15 +108,15 @@ Deno.test("what the output folder has of a model counts as room for it", async (
   using folder = new TemporaryFolder();
   const needs = { ...NEEDS, gpuBytes: [1, 1] as [number, number], diskBytes: 1e14 };
   const place = { name: "m", output: folder.path };
-  writeFileSync(join(folder.path, "model"), "a file");
+  writeFileSync(folder.file("model"), "a file");
   await assert.rejects(checkNeeds(needs, gpu, place), /^UserError: The run writes up to /);
-  rmSync(join(folder.path, "model"));
-  mkdirSync(join(folder.path, "model"));
+  rmSync(folder.file("model"));
+  mkdirSync(folder.file("model"));
   await assert.rejects(checkNeeds(needs, gpu, place), /^UserError: The run writes up to /);
   // Sparse, so that the disk has as much room as before.
   const files = Array.from(
     { length: 20 },
-    (_, i) => join(folder.path, "model", `${i}.safetensors`),
+    (_, i) => folder.file("model", `${i}.safetensors`),
   );
   for (const path of files) {
     writeFileSync(path, "");

@@ -3,10 +3,9 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadLinear } from "../../codecs/mod.ts";
 import type { TrellisHost } from "../../codecs/trellis/store.ts";
-import { ModelFiles } from "../../models/model_files.ts";
 import { countWeights } from "../../report/histograms.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
+import { openModel } from "../open.ts";
 import { startTask } from "../start_task.ts";
 
 const SOFTWARE = { gpu: { adapter: "software" } };
@@ -72,7 +71,7 @@ Deno.test("without an order of columns nothing is stored of it; rates cost what 
     assert.deepEqual(storedBytes, { codes: bits * rows * cols / 8, scales: 2 * rows });
     assert.ok(relativeOutputError! < 0.7 * last, `${relativeOutputError} with ${bits} bits`);
     last = relativeOutputError!;
-    using files = ModelFiles.open(denoFolder(join(place.path("out"), "model")));
+    using files = openModel(join(place.path("out"), "model"));
     const host = loadLinear(files.checkpoint, files.quantization!, name)!.host as TrellisHost;
     assert.deepEqual([host.bits, host.stateBits, host.order], [bits, table, undefined]);
   }

@@ -12,6 +12,7 @@ import { MemoryFolder } from "../../storage/memory_folder.ts";
 import { packedMetadata } from "../../storage/packed_metadata.ts";
 import { readHeader, type TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { openCheckpoint } from "../open.ts";
 import { uniforms } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
@@ -104,9 +105,9 @@ Deno.test("a file that ends early while it is read is refused, in memory too", (
 
 Deno.test("folders of the disk and of memory say what they have", () => {
   using folder = new TemporaryFolder();
-  mkdirSync(join(folder.path, "sub"));
-  writeFileSync(join(folder.path, "b.json"), '{"a": 1}');
-  writeFileSync(join(folder.path, "a.txt"), "\uFEFFtext");
+  mkdirSync(folder.file("sub"));
+  writeFileSync(folder.file("b.json"), '{"a": 1}');
+  writeFileSync(folder.file("a.txt"), "\uFEFFtext");
   const disk = denoFolder(folder.path);
   const memory = inMemory(folder.path);
   assert.deepEqual(disk.names(), ["a.txt", "b.json", "sub"]);
@@ -116,10 +117,10 @@ Deno.test("folders of the disk and of memory say what they have", () => {
       ["a.txt", "sub", "a.txt/x", "c"].map((name) => source.has(name)),
       [true, false, false, false],
     );
-    assert.equal(source.file("a.txt").path, join(folder.path, "a.txt"));
+    assert.equal(source.file("a.txt").path, folder.file("a.txt"));
     assert.equal(readText(source.file("a.txt")), "\uFEFFtext");
     assert.deepEqual(readJson(source.file("b.json")), { a: 1 });
-    const missing = join(folder.path, "c");
+    const missing = folder.file("c");
     const reason = `Cannot read "${missing}": no such file or folder`;
     assert.throws(() => readFile(source.file("c")), new UserError(reason));
     const header = `Cannot read "${missing}": there is no such file`;
@@ -132,9 +133,9 @@ Deno.test("folders of the disk and of memory say what they have", () => {
   for (
     const [path, problem] of [["no", "there is no such folder"], ["a.txt", "it is not a folder"]]
   ) {
-    const place = join(folder.path, path);
+    const place = folder.file(path);
     assert.throws(
-      () => Checkpoint.open(denoFolder(place)),
+      () => openCheckpoint(place),
       new UserError(`Cannot open "${place}": ${problem}`),
     );
   }

@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
 import { storedAs } from "../../storage/mxfp4.ts";
 import type { TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { openCheckpoint } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 const VALUES = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0, -0.5, -1, -1.5, -2, -3, -4, -6];
@@ -49,7 +49,7 @@ const other: TensorToWrite = {
 
 function open(folder: string, tensors: TensorToWrite[]): Checkpoint {
   writeSafetensors(join(folder, "model.safetensors"), tensors);
-  return Checkpoint.open(denoFolder(folder));
+  return openCheckpoint(folder);
 }
 
 Deno.test("codes and scales of MXFP4 are read as the transposed matrices that they stand for", () => {
@@ -124,7 +124,7 @@ const REFUSED: [name: string, tensors: TensorToWrite[], problem: string][] = [
 for (const [name, tensors, problem] of REFUSED) {
   Deno.test(`codes of MXFP4 are refused: ${name}`, () => {
     using folder = new TemporaryFolder();
-    const message = `Cannot read "${join(folder.path, "model.safetensors")}": ${problem}; ` +
+    const message = `Cannot read "${folder.file("model.safetensors")}": ${problem}; ` +
       "download it again";
     assert.throws(() => open(folder.path, tensors), new UserError(message));
   });

@@ -4,10 +4,11 @@ import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { UserError } from "../../base/errors.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
+import { denoFile } from "../../storage/deno_folder.ts";
 import { FORMAT_VERSION, packedMetadata } from "../../storage/packed_metadata.ts";
 import { readHeader, TensorReader, type TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { openCheckpoint } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 function tensor(name: string, shape: number[], seed: number): TensorToWrite {
@@ -80,7 +81,7 @@ Deno.test("a tensor with a turned bit is refused however it is read, its neighbo
       (checkpoint) => checkpoint.readChunks("embed.weight", 16, { first: 2, rows: 2 }).next(),
     ];
     for (const read of reads) {
-      using checkpoint = Checkpoint.open(denoFolder(folder.path));
+      using checkpoint = openCheckpoint(folder.path);
       assert.throws(() => read(checkpoint), expected);
       assert.throws(() => read(checkpoint), expected, "a second time");
       assert.deepEqual(checkpoint.readBytes("a.signs"), TENSORS[0].data);
@@ -96,7 +97,7 @@ Deno.test("a tensor is compared with its checksum only when it is first read", (
   ];
   const whole = (checkpoint: Checkpoint) => [...checkpoint.readChunks("embed.weight", 100)];
   for (const first of [rows, whole]) {
-    using checkpoint = Checkpoint.open(denoFolder(folder.path));
+    using checkpoint = openCheckpoint(folder.path);
     first(checkpoint);
     flip(path, "embed.weight", 3); // not noticed, as it was read before
     rows(checkpoint);
@@ -108,7 +109,7 @@ Deno.test("a tensor is compared with its checksum only when it is first read", (
 
 Deno.test("an empty tensor has a checksum too", () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "model.safetensors");
+  const path = folder.file("model.safetensors");
   const empty = [tensor("empty", [0, 4], 0)];
   writeSafetensors(path, empty, packedMetadata(empty, 2));
   using reader = new TensorReader(denoFile);
@@ -123,7 +124,7 @@ Deno.test("a file of version 1 has no checksums, and a turned bit goes unseen", 
   const path = writeWith(folder.path, { format_version: "1", checksums: undefined });
   flip(path, "embed.weight", 0);
   assert.equal(readHeader(denoFile(path)).tensors.get("embed.weight")!.checksum, undefined);
-  using checkpoint = Checkpoint.open(denoFolder(folder.path));
+  using checkpoint = openCheckpoint(folder.path);
   assert.equal(checkpoint.readBytes("embed.weight")[0], 2 ^ 4);
 });
 
@@ -149,7 +150,7 @@ for (const [metadata, problem] of REFUSED) {
     using folder = new TemporaryFolder();
     const path = writeWith(folder.path, metadata);
     assert.throws(
-      () => Checkpoint.open(denoFolder(folder.path)),
+      () => openCheckpoint(folder.path),
       new UserError(`Cannot read "${path}": ${problem}`),
     );
   });
@@ -167,7 +168,7 @@ Deno.test("a packed file that was cut short is refused", () => {
   const { size } = statSync(path);
   truncateSync(path, size - 5);
   assert.throws(
-    () => Checkpoint.open(denoFolder(folder.path)),
+    () => openCheckpoint(folder.path),
     new UserError(`Cannot read "${path}": it lacks 5 bytes of ${size}; download it again`),
   );
 });
@@ -176,10 +177,10 @@ Deno.test("a packed model without one of its shards is refused", () => {
   using folder = new TemporaryFolder();
   const path = writeWith(folder.path);
   const index = { weight_map: { "a.signs": "model.safetensors" } };
-  writeFileSync(join(folder.path, "model.safetensors.index.json"), JSON.stringify(index));
+  writeFileSync(folder.file("model.safetensors.index.json"), JSON.stringify(index));
   rmSync(path);
   assert.throws(
-    () => Checkpoint.open(denoFolder(folder.path)),
+    () => openCheckpoint(folder.path),
     new UserError(
       `Cannot open "${folder.path}": the index puts "a.signs" in "model.safetensors", which is ` +
         `not there; download the missing file`,

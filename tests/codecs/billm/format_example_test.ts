@@ -50,7 +50,7 @@ Deno.test("the worked example of docs/format.md is what the program writes", () 
   }
   using folder = new TemporaryFolder();
   const metadata = packedMetadata(tensors, 2);
-  const path = join(folder.path, "example.safetensors");
+  const path = folder.file("example.safetensors");
   const { headerBytes, bytes } = writeSafetensors(path, tensors, metadata);
   const header = new TextDecoder().decode(readFileSync(path).subarray(8, headerBytes)).trimEnd();
   assert.ok(TEXT.replaceAll("\n", "").includes(header), header);

@@ -28,9 +28,7 @@ import {
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { Decoder } from "../../../models/decoder.ts";
 import { LayerPlan } from "../../../models/layer_plan.ts";
-import { ModelFiles } from "../../../models/model_files.ts";
-import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
+import { denoFile } from "../../../storage/deno_folder.ts";
 import { packedMetadata } from "../../../storage/packed_metadata.ts";
 import { readHeader, type TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
@@ -44,6 +42,7 @@ import {
   TINY_OPT,
   writeModel,
 } from "../../models/random_model.ts";
+import { openModel, openSafetensors } from "../../open.ts";
 import { forwardReference } from "../../reference/decoder.ts";
 import { seededRandom } from "../../reference/random.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
@@ -181,14 +180,14 @@ for (const zones of [1, 2] as const) {
             scaleBits,
           );
           const packed = storeLinear("a.b", { codec: billm, host: host }, PLAIN);
-          const path = join(folder.path, "x.safetensors");
-          const entropyPath = join(folder.path, "entropy.safetensors");
+          const path = folder.file("x.safetensors");
+          const entropyPath = folder.file("entropy.safetensors");
           writeSafetensors(
             entropyPath,
             storeLinear("a.b", { codec: billm, host: host }, { ...PLAIN, flags: "entropy" })
               .tensors,
           );
-          using entropy = Checkpoint.openFile(denoFile(entropyPath));
+          using entropy = openSafetensors(entropyPath);
           assert.deepEqual(
             loadBillm(entropy, "a.b", { cols: cols, blockSize: blockSize }),
             host,
@@ -201,7 +200,7 @@ for (const zones of [1, 2] as const) {
             data: Uint8Array.of(1, 2, 3),
           };
           writeSafetensors(path, [...packed.tensors, other]);
-          using checkpoint = Checkpoint.openFile(denoFile(path));
+          using checkpoint = openSafetensors(path);
           assert.ok(codecOf(checkpoint, "a.b"));
           assert.ok(!codecOf(checkpoint, "a.c"));
           assert.deepEqual(
@@ -238,17 +237,17 @@ for (const zones of [1, 2] as const) {
 Deno.test("a packed layer can be packed, written and packed again into the same bytes", () => {
   using folder = new TemporaryFolder();
   const { host } = randomBits({ rows: 7, cols: 200, blockSize: 64, zones: 2, planes: 4 }, 0.3, 1);
-  const path = join(folder.path, "x.safetensors");
+  const path = folder.file("x.safetensors");
   const { sha256 } = writeSafetensors(
     path,
     storeLinear("a", { codec: billm, host: host }, PLAIN).tensors,
   );
-  using checkpoint = Checkpoint.openFile(denoFile(path));
+  using checkpoint = openSafetensors(path);
   const again = storeLinear("a", {
     codec: billm,
     host: loadBillm(checkpoint, "a", { cols: 200, blockSize: 64 }),
   }, PLAIN);
-  const copy = join(folder.path, "y.safetensors");
+  const copy = folder.file("y.safetensors");
   assert.equal(writeSafetensors(copy, again.tensors).sha256, sha256);
 });
 
@@ -297,9 +296,9 @@ Deno.test("version 1 has the signs of each row in words of their own", () => {
       data: new Uint8Array(signs.buffer),
     });
     using folder = new TemporaryFolder();
-    const path = join(folder.path, "x.safetensors");
+    const path = folder.file("x.safetensors");
     writeSafetensors(path, tensors, { format: "billm", format_version: "1" });
-    using checkpoint = Checkpoint.openFile(denoFile(path));
+    using checkpoint = openSafetensors(path);
     assert.deepEqual(loadBillm(checkpoint, "a.b", { cols: 64, blockSize: 32 }), host);
   }
 });
@@ -310,7 +309,7 @@ Deno.test("flags that are no entropy code are refused", () => {
   assert.throws(
     () => unpackChanged(folder.path, (tensors) => tensors.set("flags", { ...flags, shape: [3] })),
     new UserError(
-      `"${join(folder.path, "x.safetensors")}": "a.b.flags" is no entropy code of flags, ` +
+      `"${folder.file("x.safetensors")}": "a.b.flags" is no entropy code of flags, ` +
         `expected one of 3 x 70; the file does not fit its config.json`,
     ),
   );
@@ -348,7 +347,7 @@ Deno.test("a layer of 4096 x 4096 takes less than 3 bits per weight, formula and
   assert.equal(paperBits(layout, salient), 1.125);
 
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "x.safetensors");
+  const path = folder.file("x.safetensors");
   const host: BillmHost = {
     ...layout,
     bits: new Uint32Array(2 * 4096 * 128),
@@ -586,7 +585,7 @@ function unpackChanged(
   change(tensors);
   const path = join(folder, "x.safetensors");
   writeSafetensors(path, [...tensors.values()]);
-  using checkpoint = Checkpoint.openFile(denoFile(path));
+  using checkpoint = openSafetensors(path);
   return loadBillm(checkpoint, "a.b", { cols: cols, blockSize: LAYOUT.blockSize });
 }
 
@@ -626,7 +625,7 @@ for (const [tensor, problem] of DAMAGED) {
     assert.throws(
       () => unpackChanged(folder.path, (tensors) => tensors.set(tensor.name.slice(4), tensor)),
       new UserError(
-        `"${join(folder.path, "x.safetensors")}": "${tensor.name}" is ${problem}; ` +
+        `"${folder.file("x.safetensors")}": "${tensor.name}" is ${problem}; ` +
           `the file does not fit its config.json`,
       ),
     );
@@ -649,7 +648,7 @@ for (const [tensor, problem, scaleBits] of DAMAGED_CODES) {
     assert.throws(
       () => unpackChanged(folder.path, change, LAYOUT.cols, scaleBits),
       new UserError(
-        `"${join(folder.path, "x.safetensors")}": "${tensor.name}" is ${problem}; ` +
+        `"${folder.file("x.safetensors")}": "${tensor.name}" is ${problem}; ` +
           `the file does not fit its config.json`,
       ),
     );
@@ -661,7 +660,7 @@ Deno.test("codes without their factors are refused", () => {
   assert.throws(
     () => unpackChanged(folder.path, (tensors) => tensors.delete("scale_factors"), 70, 8),
     new UserError(
-      `"${join(folder.path, "x.safetensors")}": "a.b.scales" is I8 [3, 3, 8], ` +
+      `"${folder.file("x.safetensors")}": "a.b.scales" is I8 [3, 3, 8], ` +
         `expected F16 [3, 3, 8]; the file does not fit its config.json`,
     ),
   );
@@ -672,7 +671,7 @@ Deno.test("a packed layer is refused if config.json says other columns", () => {
   assert.throws(
     () => unpackChanged(folder.path, () => {}, 64),
     new UserError(
-      `"${join(folder.path, "x.safetensors")}": "a.b.signs" is U32 [3, 3], ` +
+      `"${folder.file("x.safetensors")}": "a.b.signs" is U32 [3, 3], ` +
         `expected U32 [3, 2]; the file does not fit its config.json`,
     ),
   );
@@ -698,7 +697,7 @@ Deno.test("without its flags a layer has the scales of another form", () => {
   assert.throws(
     () => unpackChanged(folder.path, (tensors) => assert.ok(tensors.delete("flags"))),
     new UserError(
-      `"${join(folder.path, "x.safetensors")}": "a.b.scales" is [3, 3, 8], ` +
+      `"${folder.file("x.safetensors")}": "a.b.scales" is [3, 3, 8], ` +
         `expected [3, 3, N] with N = 2 or 4 .. 7; the file does not fit its config.json`,
     ),
   );
@@ -722,7 +721,7 @@ function packedModel(
   writeModel(folder, model); // for the names of its modules
   const tensors: TensorToWrite[] = [];
   const widths: Record<string, number> = {};
-  using files = ModelFiles.open(denoFolder(folder));
+  using files = openModel(folder);
   const modules = new LayerPlan(files.architecture, 0).modules;
   for (const [name, { shape, data }] of model.tensors) {
     const module = modules.find((module) => name.endsWith(`.${module}.weight`));
@@ -849,7 +848,7 @@ Deno.test("scales that are not finite are refused, packed or dequantized", async
 Deno.test("a packed model is refused if config.json lacks the columns of a layer", async () => {
   using folder = new TemporaryFolder();
   packedModel(folder.path, ({ "self_attn.k_proj": _, ...others }) => others);
-  using files = ModelFiles.open(denoFolder(folder.path));
+  using files = openModel(folder.path);
   using decoder = new Decoder(gpu, files);
   await assert.rejects(
     () => decoder.loadLayer(0),

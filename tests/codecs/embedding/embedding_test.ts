@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { UserError } from "../../../base/errors.ts";
 import {
   dequantizeEmbeddingOnHost,
@@ -10,8 +9,6 @@ import {
 } from "../../../codecs/embedding/embedding.ts";
 import { type SearchedForm, searchEmbedding } from "../../../codecs/embedding/search_embedding.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
-import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
@@ -25,6 +22,7 @@ import {
   TINY_OPT,
   writeModel,
 } from "../../models/random_model.ts";
+import { openCheckpoint } from "../../open.ts";
 import { normals } from "../../reference/random.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { plainTable, write } from "./table_files.ts";
@@ -213,7 +211,7 @@ Deno.test("a packed table of wrong shapes is refused", () => {
     using checkpoint = write(folder.path, `${i}`, tensors);
     assert.throws(
       () => embeddingLayout(checkpoint, "e"),
-      new UserError(`"${join(folder.path, `${i}`)}": ${problem}; the file is damaged`),
+      new UserError(`"${folder.file(`${i}`)}": ${problem}; the file is damaged`),
     );
   });
 });
@@ -236,7 +234,7 @@ for (
       writeModel(folder.path, model);
       const tensors: TensorToWrite[] = [];
       {
-        using checkpoint = Checkpoint.open(denoFolder(folder.path));
+        using checkpoint = openCheckpoint(folder.path);
         for (const [name, { shape, data }] of model.tensors) {
           if (!/embed|lm_head/.test(name)) {
             tensors.push({ name, dtype: "F32", shape, data: stored(data, "F32") });
@@ -253,7 +251,7 @@ for (
       }
       assert.ok(tensors.length > model.tensors.size);
       writeModel(reference.path, model);
-      writeSafetensors(join(folder.path, "model.safetensors"), tensors);
+      writeSafetensors(folder.file("model.safetensors"), tensors);
       const windows = randomWindows(2, 17, 97, 5);
       const logits = async (path: string, partBytes?: number) => {
         using loaded = await LoadedModel.open(gpu, path, { partBytes });

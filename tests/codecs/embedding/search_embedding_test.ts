@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { UserError } from "../../../base/errors.ts";
 import {
   dequantizeEmbeddingOnHost,
@@ -162,7 +161,7 @@ Deno.test("a table whose parts do not fit its stated layout is refused", async (
     assert.throws(
       () => embeddingLayout(checkpoint, "e"),
       new UserError(
-        `"${join(folder.path, "changed")}": ${problem}; the file is damaged`,
+        `"${folder.file("changed")}": ${problem}; the file is damaged`,
       ),
     );
   };

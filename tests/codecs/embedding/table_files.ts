@@ -1,15 +1,15 @@
 import { join } from "node:path";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { denoFile } from "../../../storage/deno_folder.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { stored } from "../../models/random_model.ts";
+import { openSafetensors } from "../../open.ts";
 
 /** Writes tensors into a file and opens it. */
 export function write(folder: string, file: string, tensors: TensorToWrite[]): Checkpoint {
   const path = join(folder, file);
   writeSafetensors(path, tensors);
-  return Checkpoint.openFile(denoFile(path));
+  return openSafetensors(path);
 }
 
 /** The table "e" of f32 in a file of its own. */

@@ -7,13 +7,12 @@ import { grid } from "../../../codecs/grid/codec.ts";
 import { GRID_BITS, type GridLayout } from "../../../codecs/grid/grid.ts";
 import { dequantizeGridHost, loadGrid } from "../../../codecs/grid/store.ts";
 import { storeLinear, versionFor } from "../../../codecs/mod.ts";
-import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
 import { FORMAT_VERSION, packedMetadata } from "../../../storage/packed_metadata.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { randomGrid } from "./random_grid.ts";
+import { openCheckpoint } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { PLAIN } from "../store_forms.ts";
 
@@ -85,7 +84,7 @@ for (const [layout, share, parts, isOrdered = false] of LAYOUTS) {
       using folder = new TemporaryFolder();
       const packed = storeLinear("up", { codec: grid, host: host }, { ...PLAIN, flags });
       write(folder.path, packed.tensors);
-      using checkpoint = Checkpoint.open(denoFolder(folder.path));
+      using checkpoint = openCheckpoint(folder.path);
       const names = [...checkpoint.tensors.keys()].sort();
       if (flags === "plain") assert.deepEqual(names, parts.map((part) => `up.grid_${part}`));
       const bytes = [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
@@ -196,8 +195,8 @@ for (const [change, part, problem] of DAMAGED) {
     const parts = new Map(tensors.map((tensor) => [tensor.name.slice("up.grid_".length), tensor]));
     change(parts);
     write(folder.path, tensors);
-    using checkpoint = Checkpoint.open(denoFolder(folder.path));
-    const path = join(folder.path, "model.safetensors");
+    using checkpoint = openCheckpoint(folder.path);
+    const path = folder.file("model.safetensors");
     assert.throws(
       () => loadGrid(checkpoint, "up", { cols: 200, blockSize: 32 }),
       (error: Error) => {
@@ -239,7 +238,7 @@ for (const [zeros, part, at, value, problem] of DAMAGED_NUMBERS) {
       order[at] = Number.isNaN(value) ? order[at + 1] : value; // or one column twice
     } else new Float16Array(buffer)[at] = value;
     write(folder.path, tensors);
-    using checkpoint = Checkpoint.open(denoFolder(folder.path));
+    using checkpoint = openCheckpoint(folder.path);
     assert.throws(
       () => loadGrid(checkpoint, "up", { cols: 75, blockSize: 32 }),
       (error: Error) => {
@@ -248,7 +247,7 @@ for (const [zeros, part, at, value, problem] of DAMAGED_NUMBERS) {
           Number.isNaN(value) ? /column \d+/ : "column COL",
           "column COL",
         );
-        const file = join(folder.path, "model.safetensors");
+        const file = folder.file("model.safetensors");
         assert.equal(
           message,
           `"${file}": "up.grid_${part}" is ${problem}; the file does not fit its config.json`,
@@ -273,7 +272,7 @@ Deno.test("a grid with two kinds of zeros is refused", () => {
     storeLinear("up", { codec: grid, host: randomGrid({ ...size, zeros }, 0).host }, PLAIN).tensors
   );
   write(folder.path, [...new Map(tensors.map((tensor) => [tensor.name, tensor])).values()]);
-  using checkpoint = Checkpoint.open(denoFolder(folder.path));
+  using checkpoint = openCheckpoint(folder.path);
   assert.throws(
     () => loadGrid(checkpoint, "up", { cols: 64, blockSize: 32 }),
     /"up.grid_zero" is beside "up.grid_real_zeros", expected one of them;/,
@@ -290,7 +289,7 @@ Deno.test("an entropy code of other weights is refused", () => {
   const mask = tensors.find(({ name }) => name === "up.grid_mask")!;
   (mask.data as Uint8Array).fill(0xff, 40);
   write(folder.path, tensors);
-  using checkpoint = Checkpoint.open(denoFolder(folder.path));
+  using checkpoint = openCheckpoint(folder.path);
   assert.throws(
     () => loadGrid(checkpoint, "up", { cols: layout.cols, blockSize: 32 }),
     /"up.grid_mask" is no entropy code of flags, expected one of 70 x 200;/,

@@ -12,12 +12,11 @@ import {
   storeLevels,
 } from "../../../codecs/levels/store.ts";
 import { storeLinear, versionFor } from "../../../codecs/mod.ts";
-import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
 import { packedMetadata } from "../../../storage/packed_metadata.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { gpu } from "../../gpu/gpu.ts";
+import { openCheckpoint } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { PLAIN } from "../store_forms.ts";
 import { packedRow, randomLevels } from "./random_levels.ts";
@@ -41,7 +40,7 @@ for (const kind of LEVEL_KINDS) {
       using folder = new TemporaryFolder();
       const packed = storeLinear("up", { codec: levels, host }, PLAIN);
       write(folder.path, packed.tensors);
-      using checkpoint = Checkpoint.open(denoFolder(folder.path));
+      using checkpoint = openCheckpoint(folder.path);
       const names = [...checkpoint.tensors.keys()].sort();
       assert.deepEqual(names, ["up.level_codes", `up.levels_${kind.count}`]);
       const bytes = [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
@@ -66,7 +65,7 @@ for (const kind of LEVEL_KINDS) {
     }
     using folder = new TemporaryFolder();
     write(folder.path, storeLevels("up", host));
-    using checkpoint = Checkpoint.open(denoFolder(folder.path));
+    using checkpoint = openCheckpoint(folder.path);
     const found = loadLevels(checkpoint, "up", { cols: 40, blockSize: 128 });
     const values = dequantizeLevelsHost(found);
     assert.ok(values.includes(0) && !values.some((value) => Object.is(value, -0)));
@@ -181,8 +180,8 @@ for (const [count, change, part, problem] of DAMAGED) {
     const parts = new Map(tensors.map((tensor) => [tensor.name.slice("up.".length), tensor]));
     change(parts);
     write(folder.path, [...parts.values()]);
-    using checkpoint = Checkpoint.open(denoFolder(folder.path));
-    const path = join(folder.path, "model.safetensors");
+    using checkpoint = openCheckpoint(folder.path);
+    const path = folder.file("model.safetensors");
     assert.throws(
       () => loadLevels(checkpoint, "up", { cols: 44, blockSize: 128 }),
       (error: Error) => {

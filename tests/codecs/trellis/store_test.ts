@@ -11,11 +11,11 @@ import {
   type TrellisLayout,
 } from "../../../codecs/trellis/trellis.ts";
 import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
 import { FORMAT_VERSION } from "../../../storage/packed_metadata.ts";
 import type { TensorToWrite } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { gpu } from "../../gpu/gpu.ts";
+import { openCheckpoint } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { randomTrellis } from "./random_trellis.ts";
 
@@ -37,7 +37,7 @@ const LAYOUTS: [TrellisLayout, isOrdered: boolean][] = TRELLISES.flatMap((trelli
 
 function written(folder: string, tensors: TensorToWrite[]): Checkpoint {
   writeSafetensors(join(folder, "model.safetensors"), tensors);
-  return Checkpoint.open(denoFolder(folder));
+  return openCheckpoint(folder);
 }
 
 Deno.test("there are seven tables", () => assert.equal(TRELLISES.length, 7));

@@ -12,13 +12,13 @@ import { ModelFiles } from "../../../models/model_files.ts";
 import { outsidePlaces } from "../../../models/places.ts";
 import { PlainWeights } from "../../../models/plain_weights.ts";
 import { syntheticShards } from "../../../models/synthetic.ts";
-import { Checkpoint } from "../../../storage/checkpoint.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
 import { toFloat32 } from "../../../storage/safetensors.ts";
 import { writeSafetensors } from "../../../storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
 import { type MicroTensor, Workplace } from "../../micro_model.ts";
+import { openCheckpoint, openModel } from "../../open.ts";
 import { crossEntropyReference } from "../../reference/decoder.ts";
 import { architectureReference } from "../../reference/ops.ts";
 import { startTask } from "../../start_task.ts";
@@ -322,10 +322,10 @@ for (const [index, [name, family]] of Object.entries(FAMILIES).entries()) {
     const folder = place.path("out/model");
     const plainFolder = place.path("plain");
     {
-      using original = Checkpoint.open(denoFolder(place.model));
-      using packed = Checkpoint.open(denoFolder(folder));
+      using original = openCheckpoint(place.model);
+      using packed = openCheckpoint(folder);
       using plain = PlainWeights.open(denoFolder(folder));
-      using files = ModelFiles.open(denoFolder(folder));
+      using files = openModel(folder);
       const { architecture } = files;
       for (let i = 0; i < architecture.layers; i++) {
         for (const module of new LayerPlan(architecture, i).modules) {
@@ -358,7 +358,7 @@ for (const [index, [name, family]] of Object.entries(FAMILIES).entries()) {
     const prompt = [5, 9, 77, 1200];
     const count = 12;
     const expected = await greedyByWindows(plain, prompt, count);
-    using files = ModelFiles.open(denoFolder(folder));
+    using files = openModel(folder);
     using model = await ResidentModel.load(gpu, files);
     assert.deepEqual(await generated(model, prompt, count), expected);
     if (!family.dequantized) return;

@@ -5,13 +5,12 @@ import { UserError } from "../../../base/errors.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { continueTokens, ResidentModel } from "../../../models/generation/generation.ts";
 import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
-import { ModelFiles } from "../../../models/model_files.ts";
 import { PlainWeights } from "../../../models/plain_weights.ts";
-import { Checkpoint } from "../../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../../storage/deno_folder.ts";
 import { readJson } from "../../../storage/json.ts";
 import { assertClose } from "../../assert_close.ts";
 import { contents, type MicroTensor, Workplace } from "../../micro_model.ts";
+import { openCheckpoint, openModel } from "../../open.ts";
 import { forwardReference } from "../../reference/decoder.ts";
 import { normals } from "../../reference/random.ts";
 import { startTask } from "../../start_task.ts";
@@ -56,7 +55,7 @@ function workplace(): Workplace {
 
 /** Logits of a model folder in f64, row after row; its fused tensors are taken apart. */
 function logitsReference(folder: string, ids: Int32Array): number[] {
-  using checkpoint = Checkpoint.open(denoFolder(folder));
+  using checkpoint = openCheckpoint(folder);
   const tensors = new Map<string, { shape: number[]; data: Float32Array }>();
   for (const [name, { shape }] of checkpoint.tensors) {
     const data = checkpoint.readFloat32(name);
@@ -163,13 +162,13 @@ Deno.test("a toy is quantized, packed, evaluated, resumed, inspected, dequantize
     "mlp.gate_up_proj": ["mlp.gate_proj", "mlp.up_proj"],
   });
   {
-    using checkpoint = Checkpoint.open(denoFolder(folder));
+    using checkpoint = openCheckpoint(folder);
     const names = [...checkpoint.tensors.keys()].filter((name) => name.includes("layers.1."));
     assert.deepEqual(names.filter((name) => /qkv|gate_up/.test(name)), [
       "model.layers.1.self_attn.qkv_proj.bias",
     ]);
     assert.ok(names.includes("model.layers.1.self_attn.k_proj.signs"));
-    using original = Checkpoint.open(denoFolder(place.model));
+    using original = openCheckpoint(place.model);
     using plain = PlainWeights.open(denoFolder(folder));
     assert.deepEqual(new Set(plain.tensors.keys()), new Set(original.tensors.keys()));
     const fused = "model.layers.2.self_attn.qkv_proj.weight";
@@ -188,8 +187,8 @@ Deno.test("a toy is quantized, packed, evaluated, resumed, inspected, dequantize
   const written = await startTask("dequantize", [folder, out]);
   assert.deepEqual([written.code, written.stderr], [0, ""]);
   {
-    using plain = Checkpoint.open(denoFolder(out));
-    using original = Checkpoint.open(denoFolder(place.model));
+    using plain = openCheckpoint(out);
+    using original = openCheckpoint(place.model);
     for (const [name, { shape }] of original.tensors) {
       assert.deepEqual(plain.get(name).shape, shape, name);
     }
@@ -217,7 +216,7 @@ Deno.test("a toy is quantized, packed, evaluated, resumed, inspected, dequantize
     { preload, env: { BILLM_ADAPTER: "software" } },
   );
   assert.equal(task.code, 0, task.stderr);
-  using files = ModelFiles.open(denoFolder(folder));
+  using files = openModel(folder);
   using model = await ResidentModel.load(gpu, files);
   const ids: number[] = [];
   for await (const { id } of continueTokens(model, [5, 9, 77], { maxTokens: 12 })) ids.push(id);

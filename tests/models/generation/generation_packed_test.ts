@@ -2,12 +2,11 @@ import assert from "node:assert/strict";
 import { argmax } from "../../../gpu/kernels/reduce/argmax.ts";
 import { continueTokens, ResidentModel } from "../../../models/generation/generation.ts";
 import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
-import { ModelFiles } from "../../../models/model_files.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
 import { hardware } from "../../gpu/devices.ts";
 import { openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { type MicroModelOptions, type StageItem, Workplace } from "../../micro_model.ts";
+import { openModel } from "../../open.ts";
 import { LoadedModel } from "../loaded_model.ts";
 
 const software = await openGpu();
@@ -33,7 +32,7 @@ for (const [name, options] of Object.entries(MODELS)) {
     })();
     const before = hardware.memory.current;
     {
-      using files = ModelFiles.open(denoFolder(folder));
+      using files = openModel(folder);
       using model = await ResidentModel.load(hardware, files);
       using cache = new KeyValueCache(hardware, files.architecture, text.length, "f32");
       const names = watchKernels(hardware);
@@ -90,7 +89,7 @@ for (const [name, chain] of Object.entries(CHAINS)) {
     await place.run({ stages: [...place.method.slice(0, 2), ...chain] });
     const folder = place.path("out", "model");
     const text = Int32Array.from({ length: 6 }, (_, i) => (i * 389 + 7) % 4096);
-    using files = ModelFiles.open(denoFolder(folder));
+    using files = openModel(folder);
     (await ResidentModel.load(hardware, files))[Symbol.dispose](); // what a device keeps: tables
     const before = hardware.memory.current;
     {

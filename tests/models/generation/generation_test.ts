@@ -12,11 +12,10 @@ import {
   stopIdsOf,
 } from "../../../models/generation/generation.ts";
 import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
-import { ModelFiles } from "../../../models/model_files.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { Workplace, writeMicroModel } from "../../micro_model.ts";
+import { openModel } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { LoadedModel } from "../loaded_model.ts";
 import {
@@ -150,7 +149,7 @@ Deno.test("a model in memory reads no file, and leaves no memory behind", async 
   writeModel(folder.path, randomModel(TINY_OPT, 5, "F16"));
   const before = gpu.memory.current;
   {
-    using files = ModelFiles.open(denoFolder(folder.path));
+    using files = openModel(folder.path);
     using model = await ResidentModel.load(gpu, files);
     const text = Int32Array.of(1, 2, 3);
     using cache = new KeyValueCache(gpu, files.architecture, 5, "f16");
@@ -170,7 +169,7 @@ Deno.test("a model in memory reads no file, and leaves no memory behind", async 
 
 Deno.test("a text takes its buffers and bind groups from the one before it, within a limit", async () => {
   using place = new Workplace({ layers: 3, maxLength: 1500 });
-  using files = ModelFiles.open(denoFolder(place.model));
+  using files = openModel(place.model);
   const own = await openGpu({ poison: false });
   using model = await ResidentModel.load(own, files);
   const { device } = own;
@@ -225,7 +224,7 @@ async function run(
 
 Deno.test("generate() gives tokens and their text, and says how the text ended", async () => {
   using place = new Workplace({ layers: 2, maxLength: 40 });
-  using files = ModelFiles.open(denoFolder(place.model));
+  using files = openModel(place.model);
   using model = await ResidentModel.load(gpu, files);
   const prompt = "The city of";
   const ids = files.tokenizer.encode(prompt);
@@ -264,7 +263,7 @@ Deno.test("generate() gives tokens and their text, and says how the text ended",
 
 Deno.test("generate() samples the same tokens for the same seed", async () => {
   using place = new Workplace({ layers: 1 });
-  using files = ModelFiles.open(denoFolder(place.model));
+  using files = openModel(place.model);
   using model = await ResidentModel.load(gpu, files);
   const options = { prompt: "The", maxTokens: 10, stopIds: [] };
   const sampled = { ...options, temperature: 1.5, seed: 3 };
@@ -282,7 +281,7 @@ Deno.test("generate() samples the same tokens for the same seed", async () => {
 
 Deno.test("generate() ends when its signal aborts", async () => {
   using place = new Workplace({ layers: 2 });
-  using files = ModelFiles.open(denoFolder(place.model));
+  using files = openModel(place.model);
   using model = await ResidentModel.load(gpu, files);
   await run(model, { prompt: "The", maxTokens: 200 }); // its rotary positions stay
   for (const after of [0, 1, 3]) {
@@ -314,7 +313,7 @@ Deno.test("generate() ends when its signal aborts", async () => {
 
 Deno.test("generate() refuses what it cannot do", async () => {
   using place = new Workplace({ layers: 1, maxLength: 16 });
-  using files = ModelFiles.open(denoFolder(place.model));
+  using files = openModel(place.model);
   using model = await ResidentModel.load(gpu, files);
   const refuses = (options: GenerateOptions, message: string) =>
     assert.rejects(run(model, options), new UserError(message));
@@ -349,7 +348,7 @@ Deno.test("generate() refuses logits that are not numbers", async () => {
     dtype: "F32",
     alter: (tensors) => tensors.get("model.layers.0.mlp.up_proj.weight")!.values.fill(3e38),
   });
-  using files = ModelFiles.open(denoFolder(folder.path));
+  using files = openModel(folder.path);
   using model = await ResidentModel.load(gpu, files);
   for (const temperature of [0, 1]) {
     await assert.rejects(
@@ -363,7 +362,7 @@ Deno.test("generate() refuses logits that are not numbers", async () => {
 
 Deno.test("a model that is too large for the GPU's memory is refused", async () => {
   using place = new Workplace({ layers: 4 });
-  using files = ModelFiles.open(denoFolder(place.model));
+  using files = openModel(place.model);
   await using small = await openGpu({ memory: 500_000 });
   await assert.rejects(
     ResidentModel.load(small, files),
@@ -380,7 +379,7 @@ Deno.test("generate() answers messages with a text of its own", async () => {
     place.path("model/chat_template.jinja"),
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:",
   );
-  using files = ModelFiles.open(denoFolder(place.model));
+  using files = openModel(place.model);
   using model = await ResidentModel.load(gpu, files);
   const options = { maxTokens: 8, stopIds: [] };
   const messages = [
@@ -398,7 +397,7 @@ Deno.test("generate() answers messages with a text of its own", async () => {
 
 Deno.test("an empty prompt is the token that begins texts", async () => {
   using place = new Workplace({ layers: 1 });
-  using files = ModelFiles.open(denoFolder(place.model));
+  using files = openModel(place.model);
   using model = await ResidentModel.load(gpu, files);
   const options = { maxTokens: 3, stopIds: [] };
   const { ids, end } = await run(model, { ...options, prompt: "" });
@@ -410,7 +409,7 @@ Deno.test("stopIdsOf() reads generation_config.json, else config.json, and the t
   using place = new Workplace({ layers: 1, config: { eos_token_id: [7, 8] } });
   const path = place.path("model/generation_config.json");
   const read = () => {
-    using files = ModelFiles.open(denoFolder(place.model));
+    using files = openModel(place.model);
     assert.equal(files.tokenizer.eosId, 2);
     return stopIdsOf(files);
   };
@@ -447,7 +446,7 @@ for (
   Deno.test(`greedy texts of one ${family} may take turns, each with a cache of its own length${where}`, async () => {
     await using gpu = await openGpu({}, host);
     using place = new Workplace({ layers: 2, maxLength: 64, family });
-    using files = ModelFiles.open(denoFolder(place.model));
+    using files = openModel(place.model);
     using model = await ResidentModel.load(gpu, files);
     const options = [
       { prompt: [5, 6, 7], maxTokens: 8, stopIds: [] },

@@ -4,13 +4,13 @@ import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
 import { logProbabilities } from "../../../models/generation/logprobs.ts";
 import { PrefixCaches } from "../../../models/generation/prefix_caches.ts";
 import { StopTexts } from "../../../models/generation/stop_texts.ts";
-import { ModelFiles } from "../../../models/model_files.ts";
 import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
 import { join } from "node:path";
 import { PROJECT } from "../../checkout.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { writeMicroModel } from "../../micro_model.ts";
+import { openModel } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 /** A text of ids without pattern. */
@@ -33,8 +33,8 @@ for (const dynamic of [false, true]) {
   const name = dynamic ? " with dynamic NTK" : "";
   Deno.test(`texts that share a start give the same tokens as texts of their own${name}`, async () => {
     using folder = new TemporaryFolder();
-    const path = writeMicroModel(join(folder.path, "m"), { layers: 1, maxLength: 24, config });
-    using files = ModelFiles.open(denoFolder(path));
+    const path = writeMicroModel(folder.file("m"), { layers: 1, maxLength: 24, config });
+    using files = openModel(path);
     using model = await ResidentModel.load(gpu, files);
     const { maxLength } = files.architecture; // four times as much with dynamic NTK
     assert.equal(maxLength, dynamic ? 96 : 24);
@@ -79,8 +79,8 @@ for (const dynamic of [false, true]) {
 
 Deno.test("a long prompt runs in turns; other texts run between them", async () => {
   using folder = new TemporaryFolder();
-  const path = writeMicroModel(join(folder.path, "m"), { layers: 1, maxLength: 1400, hidden: 32 });
-  using files = ModelFiles.open(denoFolder(path));
+  const path = writeMicroModel(folder.file("m"), { layers: 1, maxLength: 1400, hidden: 32 });
+  using files = openModel(path);
   using model = await ResidentModel.load(gpu, files);
   const prompt = idsOf(1200, 1);
   const alone = await collect(model, prompt, { maxTokens: 3, cache: "f32" });

@@ -5,8 +5,8 @@ import { divergence } from "../../../models/metrics/divergence.ts";
 import { FinalStates, spreadWindows } from "../../../models/metrics/final_states.ts";
 import { finalStates, perplexity } from "../../../models/metrics/perplexity.ts";
 import { ModelFiles } from "../../../models/model_files.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
+import { openModel } from "../../open.ts";
 import { forwardReference } from "../../reference/decoder.ts";
 import { klReference } from "../../reference/divergence.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
@@ -55,8 +55,8 @@ async function withBoth(
   using other = new TemporaryFolder();
   writeModel(one.path, original);
   writeModel(other.path, model);
-  using files = ModelFiles.open(denoFolder(one.path));
-  using otherFiles = ModelFiles.open(denoFolder(other.path));
+  using files = openModel(one.path);
+  using otherFiles = openModel(other.path);
   await use(files, otherFiles);
 }
 

@@ -3,9 +3,8 @@ import { UserError } from "../../../base/errors.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { logLikelihoods } from "../../../models/metrics/log_likelihoods.ts";
 import type { Prompt } from "../../../models/metrics/prompt_batch.ts";
-import { ModelFiles } from "../../../models/model_files.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
+import { openModel } from "../../open.ts";
 import { crossEntropyReference, forwardReference } from "../../reference/decoder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import {
@@ -61,7 +60,7 @@ for (
     const model = randomModel(config, 1, dtype);
     using folder = new TemporaryFolder();
     writeModel(folder.path, model);
-    using files = ModelFiles.open(denoFolder(folder.path));
+    using files = openModel(folder.path);
     const groups = randomGroups(config.vocab_size);
     const expected = groups.map((prompts) => prompts.map((prompt) => reference(model, prompt)));
     const before = gpu.memory.current;
@@ -85,7 +84,7 @@ Deno.test("logLikelihoods() come in passes where memory is short, with the same 
   const model = randomModel(TINY_LLAMA, 1);
   using folder = new TemporaryFolder();
   writeModel(folder.path, model);
-  using files = ModelFiles.open(denoFolder(folder.path));
+  using files = openModel(folder.path);
   const words = randomWindows(40, 30, TINY_LLAMA.vocab_size, 3);
   const groups = words.map((tokens) => [{ tokens, scored: 4 }]);
   const expected = await logLikelihoods(gpu, files, groups, { batchTokens: 30 });
@@ -99,7 +98,7 @@ Deno.test("logLikelihoods() refuse a model whose activations overflow", async ()
   const model = randomModel(TINY_LLAMA, 4);
   model.tensors.get("model.norm.weight")!.data.fill(3e38);
   writeModel(folder.path, model);
-  using files = ModelFiles.open(denoFolder(folder.path));
+  using files = openModel(folder.path);
   const groups = [[{ tokens: Int32Array.of(1, 2, 3), scored: 1 }]];
   await assert.rejects(
     () => logLikelihoods(gpu, files, groups),

@@ -2,9 +2,8 @@ import assert from "node:assert/strict";
 import { UserError } from "../../../base/errors.ts";
 import { openGpu } from "../../../hosts/deno_gpu.ts";
 import { perplexity } from "../../../models/metrics/perplexity.ts";
-import { ModelFiles } from "../../../models/model_files.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
+import { openModel } from "../../open.ts";
 import { crossEntropyReference, forwardReference } from "../../reference/decoder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import {
@@ -38,7 +37,7 @@ for (const [config, dtype] of [[TINY_LLAMA, "BF16"], [TINY_OPT, "F16"]] as const
       const expected = lossReference(model, windows);
       using folder = new TemporaryFolder();
       writeModel(folder.path, model);
-      using files = ModelFiles.open(denoFolder(folder.path));
+      using files = openModel(folder.path);
       const before = gpu.memory.current;
       const losses: number[] = [];
       // One window at a time; two, so that a smaller batch is left; all.
@@ -77,7 +76,7 @@ Deno.test("perplexity() weighs windows equally and leaves out each first token",
   }
   using folder = new TemporaryFolder();
   writeModel(folder.path, model);
-  using files = ModelFiles.open(denoFolder(folder.path));
+  using files = openModel(folder.path);
   const sure = Math.log(1 + 3 * Math.exp(-10));
   const loss = async (...windows: number[][]) =>
     (await perplexity(gpu, files, {
@@ -97,7 +96,7 @@ Deno.test("perplexity() refuses a model whose activations overflow", async () =>
   const model = randomModel(TINY_LLAMA, 4);
   model.tensors.get("model.norm.weight")!.data.fill(3e38);
   writeModel(folder.path, model);
-  using files = ModelFiles.open(denoFolder(folder.path));
+  using files = openModel(folder.path);
   const windows = randomWindows(2, 5, TINY_LLAMA.vocab_size, 5);
   await assert.rejects(
     () => perplexity(gpu, files, { windows, dataset: "text.txt" }),

@@ -11,10 +11,9 @@ import {
   scoreTask,
   zeroShot,
 } from "../../../models/metrics/zero_shot.ts";
-import { ModelFiles } from "../../../models/model_files.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
 import { assertClose } from "../../assert_close.ts";
 import { fixture } from "../../fixture.ts";
+import { openModel } from "../../open.ts";
 
 /** As in zero_shot.py; what each model makes of the requests of each group. */
 interface Golden {
@@ -31,7 +30,7 @@ const MODELS = new URL("../../../examples/models/", import.meta.url);
 
 for (const name of ["tiny-llama", "tiny-opt"] as const) {
   Deno.test(`log-likelihoods of ${name} are those of transformers, tokens and boundaries too`, async () => {
-    using model = ModelFiles.open(denoFolder(new URL(name, MODELS).pathname));
+    using model = openModel(new URL(name, MODELS).pathname);
     const { tokenizer, architecture: { maxLength } } = model;
     const encoder = new RequestEncoder(tokenizer, { specialTokens: false, maxLength });
     const expected = golden.models[name];
@@ -189,7 +188,7 @@ Deno.test("scoreTask() tells no accuracy by character where the harness has none
 });
 
 Deno.test("zeroShot() measures several tasks together, each as if it were alone", async () => {
-  using model = ModelFiles.open(denoFolder(new URL("tiny-llama", MODELS).pathname));
+  using model = openModel(new URL("tiny-llama", MODELS).pathname);
   const { tokenizer, architecture: { maxLength } } = model;
   // Of each group of the golden requests the likeliest one is called right; of the last it is not.
   const all = golden.groups.slice(0, 7).map((requests, i) => {

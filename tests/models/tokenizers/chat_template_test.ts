@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { UserError } from "../../../base/errors.ts";
 import { type ChatMessage, renderChat } from "../../../models/tokenizers/chat_template.ts";
 import { denoFolder } from "../../../storage/deno_folder.ts";
@@ -40,7 +39,7 @@ function render(files: Record<string, unknown>, messages = MESSAGES): string {
   using folder = new TemporaryFolder();
   for (const [name, content] of Object.entries(files)) {
     const text = typeof content === "string" ? content : JSON.stringify(content);
-    writeFileSync(join(folder.path, name), text);
+    writeFileSync(folder.file(name), text);
   }
   return renderChat(denoFolder(folder.path), messages, "some/model");
 }

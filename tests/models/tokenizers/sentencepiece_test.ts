@@ -58,7 +58,7 @@ function modelFile(
 
 function read(bytes: Uint8Array) {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "tokenizer.model");
+  const path = folder.file("tokenizer.model");
   writeFileSync(path, bytes);
   return readSentencePiece(denoFile(path));
 }
@@ -206,7 +206,7 @@ const REFUSED: [name: string, bytes: Uint8Array | string, problem: string][] = [
 for (const [name, bytes, problem] of REFUSED) {
   Deno.test(`a model is refused: ${name}`, () => {
     using folder = new TemporaryFolder();
-    const path = join(folder.path, "tokenizer.model");
+    const path = folder.file("tokenizer.model");
     writeFileSync(path, bytes);
     assert.throws(
       () => readSentencePiece(denoFile(path)),
@@ -217,7 +217,7 @@ for (const [name, bytes, problem] of REFUSED) {
 
 Deno.test("a model that is not there is named", () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "tokenizer.model");
+  const path = folder.file("tokenizer.model");
   assert.throws(
     () => readSentencePiece(denoFile(path)),
     new UserError(`Cannot read "${path}": no such file or folder`),

@@ -69,7 +69,7 @@ function sentencePieceTokenizer(): TextTokenizer {
 
 function load(json: Record<string, unknown>): TextTokenizer {
   using folder = new TemporaryFolder();
-  writeFileSync(join(folder.path, "tokenizer.json"), JSON.stringify(json));
+  writeFileSync(folder.file("tokenizer.json"), JSON.stringify(json));
   return TextTokenizer.load(denoFolder(folder.path));
 }
 
@@ -144,7 +144,7 @@ for (
     fn() {
       using folder = new TemporaryFolder();
       for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
-        cpSync(join(model, name), join(folder.path, name));
+        cpSync(join(model, name), folder.file(name));
       }
       const tokenizer = TextTokenizer.load(denoFolder(folder.path));
       const text =

@@ -31,13 +31,13 @@ function load(name: string, files: string[]): TextTokenizer {
   using folder = new TemporaryFolder();
   for (const file of [...files, "tokenizer_config.json"]) {
     const source = join(TOKENIZERS, name, file);
-    if (existsSync(source)) copyFileSync(source, join(folder.path, file));
+    if (existsSync(source)) copyFileSync(source, folder.file(file));
   }
   if (name === "qwen3" && files.includes("vocab.json")) { // has only the one file
     const { model } = JSON.parse(readFileSync(join(TOKENIZERS, name, "tokenizer.json"), "utf8"));
     const merges = model.merges.map((merge: [string, string]) => merge.join(" "));
-    writeFileSync(join(folder.path, "vocab.json"), JSON.stringify(model.vocab));
-    writeFileSync(join(folder.path, "merges.txt"), merges.join("\n"));
+    writeFileSync(folder.file("vocab.json"), JSON.stringify(model.vocab));
+    writeFileSync(folder.file("merges.txt"), merges.join("\n"));
   }
   return TextTokenizer.load(denoFolder(folder.path));
 }
@@ -68,7 +68,7 @@ const TEXTS: Record<string, () => string> = {
     readFileSync(`${DATA}/wikitext2/wiki.test.raw`, "utf8"),
   'wt103-v1 valid near-raw "\\n\\n".join(HF rows)': () => {
     using folder = new TemporaryFolder();
-    const raw = join(folder.path, "valid.raw"); // a name that makes rows of its lines
+    const raw = folder.file("valid.raw"); // a name that makes rows of its lines
     copyFileSync(`${DATA}/wikitext2/wiki.valid.near-raw.txt`, raw);
     return readText(raw);
   },

@@ -115,7 +115,7 @@ Deno.test("a model that puts a space before texts, or does not, belongs to one c
     write(folder.path, { source, files: { "tokenizer_config.json": { tokenizer_class } } });
     assert.throws(() => TextTokenizer.load(denoFolder(folder.path)), {
       name: "UserError",
-      message: `Cannot read "${join(folder.path, "tokenizer.model")}": it puts ${what} space ` +
+      message: `Cannot read "${folder.file("tokenizer.model")}": it puts ${what} space ` +
         `before the text, unlike the models of ${tokenizer_class}; add the model's "tokenizer.json"`,
     });
   }
@@ -255,7 +255,7 @@ for (const [name, files, message] of REFUSED) {
     using folder = new TemporaryFolder();
     for (const [file, content] of Object.entries(files)) {
       const text = typeof content === "string" ? content : JSON.stringify(content);
-      writeFileSync(join(folder.path, file), text);
+      writeFileSync(folder.file(file), text);
     }
     assert.throws(
       () => TextTokenizer.load(denoFolder(folder.path)),

@@ -31,7 +31,7 @@ async function choose(
 
 Deno.test("TileTuning takes the fastest tile and remembers it", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "new", "folder");
+  const path = folder.file("new", "folder");
   const first = await choose(path);
   assert.equal(first.tile, fast);
   const names = CANDIDATES.map(tileName);
@@ -64,7 +64,7 @@ Deno.test("TileTuning measures each class once, also in one process", async () =
 
 Deno.test("TileTuning keeps what other classes and adapters chose", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "gemm.json");
+  const path = folder.file("gemm.json");
   writeFileSync(path, JSON.stringify({ version: 1, adapters: { other: { NT: "tile" } } }));
   await choose(folder.path);
   await choose(folder.path, [slow], "TN");
@@ -77,7 +77,7 @@ Deno.test("TileTuning keeps what other classes and adapters chose", async () => 
 
 Deno.test("TileTuning measures anew if the file is damaged or names what is no candidate", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "gemm.json");
+  const path = folder.file("gemm.json");
   await choose(folder.path, [slower]);
   const foreign = readFileSync(path, "utf8");
   for (
@@ -103,7 +103,7 @@ Deno.test("TileTuning measures anew if the file is damaged or names what is no c
 
 Deno.test("TileTuning goes without a file that it cannot write", async () => {
   using folder = new TemporaryFolder();
-  const path = join(folder.path, "file");
+  const path = folder.file("file");
   writeFileSync(path, "");
   assert.equal((await choose(join(path, "folder"))).tile, fast);
   assert.equal(readFileSync(path, "utf8"), "");
@@ -157,7 +157,7 @@ Deno.test("gemm() on a software adapter measures nothing", async () => {
   using c = gpu.empty([size, size]);
   await gemm(gpu, { layout: "NT", m: size, n: size, k: size, a, b: a, c });
   assert((await gpu.read(c)).every((value) => value === 0));
-  assert(!existsSync(join(folder.path, "gemm.json")));
+  assert(!existsSync(folder.file("gemm.json")));
 });
 
 Deno.test("gemm() on a GPU takes the tile that was chosen for products of its kind", async () => {
