@@ -9,134 +9,144 @@ const DATA: HubRepository = { type: "dataset", id: "org/data", revision: "main" 
 const FILES = { "config.json": "{}", "model.safetensors": noise(2000) };
 
 interface Refusal {
+  /** The files of the model and their rights. */
+  model?: Parameters<LoopbackHub["add"]> extends [unknown, unknown, ...infer Rest] ? Rest : never;
   prepare?: (hub: LoopbackHub) => void;
   token?: string;
   repository?: Partial<HubRepository>;
   /** Paths in a data set; else a model is fetched. */
   paths?: string[];
-  /** HUB is the address of the hub, HOST its host. */
+  /** What cannot be downloaded, if not the repository. */
+  subject?: string;
+  /** What is said of it; HUB is the address of the hub. */
   message: string;
 }
 
 function refuses(
   what: string,
-  { prepare, token, repository, paths, message }: Refusal,
+  { model, prepare, token, repository, paths, subject, message }: Refusal,
 ) {
   Deno.test(`a download is refused: ${what}`, async () => {
     await using place = new HubPlace();
     const { hub, cache } = place;
     hub.tokens.hf_good = [];
+    if (model) hub.add("model", "org/model", ...model);
     prepare?.(hub);
     const settings = hub.settings(cache, token ? { token, tokenSource: "HF_TOKEN" } : {});
     const options = place.options({ settings });
-    const expected = message.replaceAll("HUB", hub.url).replaceAll("HOST", new URL(hub.url).host);
+    const wanted = { ...(paths ? DATA : MODEL), ...repository };
     await assert.rejects(
-      paths
-        ? fetchFiles({ ...DATA, ...repository }, paths, options)
-        : fetchModel({ ...MODEL, ...repository }, options),
-      { name: "UserError", message: expected },
+      paths ? fetchFiles(wanted, paths, options) : fetchModel(wanted, options),
+      {
+        name: "UserError",
+        message: `Cannot download ${subject ?? `"${wanted.id}"`}: ${
+          message.replaceAll("HUB", hub.url)
+        }`,
+      },
     );
     // Nothing is left that would look like a download.
     assert.deepEqual(tree(cache).filter((path) => /\/refs\/|incomplete/.test(path)), []);
   });
 }
 
+const ADVICE = "); check HF_ENDPOINT, or sign in to the network";
 const TOKENS = "HUB/settings/tokens";
+const NO_MODEL = "the hub has no such model, or it is private; check the name at HUB/org/model, " +
+  `and set HF_TOKEN if it is private (${TOKENS})`;
+const UNSEEN = "the hub has no such model, or the token of HF_TOKEN may not see it; check the " +
+  `name at HUB/org/model, and the token's rights at ${TOKENS}`;
+const CONDITIONS = "its owner asks for conditions to be accepted; do so at HUB/";
+const LOG_IN = `, then set HF_TOKEN to a token of that account (${TOKENS})`;
+const NO_WEIGHTS = 'it has no weights as "model.safetensors" or "pytorch_model.bin"';
+const OTHER = "; choose a repository that has them, such as the one that this one was made from";
+const WEB_PAGE = 'what answers at "HUB" is no hub (it sends "text/html" in place of JSON); check ' +
+  "HF_ENDPOINT, or sign in to the network";
 
 refuses("no such model", {
-  message: `Cannot download "org/model": the hub has no such model, or it is private; check the ` +
-    `name at HUB/org/model, and set HF_TOKEN if it is private (${TOKENS})`,
+  message: NO_MODEL,
 });
 
 refuses("no such model, with a token", {
   token: "hf_good",
-  message: `Cannot download "org/model": the hub has no such model, or the token of HF_TOKEN may ` +
-    `not see it; check the name at HUB/org/model, and the token's rights at ${TOKENS}`,
+  message: UNSEEN,
 });
 
 refuses("no such data set", {
   paths: ["a.txt"],
-  message: `Cannot download "org/data": the hub has no such data set, or it is private; check ` +
+  message: `the hub has no such data set, or it is private; check ` +
     `the name at HUB/datasets/org/data, and set HF_TOKEN if it is private (${TOKENS})`,
 });
 
 refuses("a private model", {
-  prepare: (hub) => hub.add("model", "org/model", FILES, { private: true }),
-  message: `Cannot download "org/model": the hub has no such model, or it is private; check the ` +
-    `name at HUB/org/model, and set HF_TOKEN if it is private (${TOKENS})`,
+  model: [FILES, { private: true }],
+  message: NO_MODEL,
 });
 
 refuses("a private model that the token may not see", {
-  prepare: (hub) => hub.add("model", "org/model", FILES, { private: true }),
+  model: [FILES, { private: true }],
   token: "hf_good",
-  message: `Cannot download "org/model": the hub has no such model, or the token of HF_TOKEN may ` +
-    `not see it; check the name at HUB/org/model, and the token's rights at ${TOKENS}`,
+  message: UNSEEN,
 });
 
 refuses("a token that is no good", {
-  prepare: (hub) => hub.add("model", "org/model", FILES),
+  model: [FILES],
   token: "hf_bad",
-  message: `Cannot download "org/model": the hub refuses the token of HF_TOKEN (Invalid ` +
+  message: `the hub refuses the token of HF_TOKEN (Invalid ` +
     `credentials in Authorization header); make a new one at ${TOKENS}, or unset it`,
 });
 
 refuses("a gated model", {
-  prepare: (hub) => hub.add("model", "org/model", FILES, { gated: true }),
-  message: `Cannot download "org/model": its owner asks for conditions to be accepted; do so at ` +
-    `HUB/org/model, then set HF_TOKEN to a token of that account (${TOKENS})`,
+  model: [FILES, { gated: true }],
+  message: `${CONDITIONS}org/model${LOG_IN}`,
 });
 
 refuses("a gated model that the token does not open", {
-  prepare: (hub) => hub.add("model", "org/model", FILES, { gated: true }),
+  model: [FILES, { gated: true }],
   token: "hf_good",
-  message: `Cannot download "org/model": its owner asks for conditions to be accepted; do so at ` +
-    `HUB/org/model, with the account of the token of HF_TOKEN (the hub says: Access to model ` +
+  message:
+    `${CONDITIONS}org/model, with the account of the token of HF_TOKEN (the hub says: Access to model ` +
     `org/model is restricted and you are not in the authorized list.)`,
 });
 
 refuses("a gated data set", {
   prepare: (hub) => hub.add("dataset", "org/data", { "a.txt": "a" }, { gated: true }),
   paths: ["a.txt"],
-  message: `Cannot download "org/data": its owner asks for conditions to be accepted; do so at ` +
-    `HUB/datasets/org/data, then set HF_TOKEN to a token of that account (${TOKENS})`,
+  message: `${CONDITIONS}datasets/org/data${LOG_IN}`,
 });
 
 refuses("no such revision", {
-  prepare: (hub) => hub.add("model", "org/model", FILES),
+  model: [FILES],
   repository: { revision: "v2" },
-  message: `Cannot download "org/model": it has no revision "v2"; its branches and commits are ` +
-    `at HUB/org/model/tree/main`,
+  message: `it has no revision "v2"; its branches and commits are at HUB/org/model/tree/main`,
 });
 
 refuses("no such commit", {
-  prepare: (hub) => hub.add("model", "org/model", FILES),
+  model: [FILES],
   repository: { revision: "0".repeat(40) },
-  message: `Cannot download "org/model": it has no revision "${"0".repeat(40)}"; its branches ` +
+  message: `it has no revision "${"0".repeat(40)}"; its branches ` +
     `and commits are at HUB/org/model/tree/main`,
 });
 
 refuses("no such file", {
   prepare: (hub) => hub.add("dataset", "org/data", { "a/b.txt": "a" }),
   paths: ["a/b.txt", "a/c.txt"],
-  message: `Cannot download "org/data": revision "main" has no file "a/c.txt"; its files are at ` +
+  message: `revision "main" has no file "a/c.txt"; its files are at ` +
     `HUB/datasets/org/data/tree/main`,
 });
 
 refuses("a folder in place of a file", {
   prepare: (hub) => hub.add("dataset", "org/data", { "a/b.txt": "a" }),
   paths: ["a"],
-  message: `Cannot download "org/data": revision "main" has no file "a"; its files are at ` +
-    `HUB/datasets/org/data/tree/main`,
+  message: `revision "main" has no file "a"; its files are at HUB/datasets/org/data/tree/main`,
 });
 
 refuses("a file that is listed and not there", {
+  model: [FILES],
   prepare: (hub) => {
-    hub.add("model", "org/model", FILES);
     hub.intercept = ({ path }) =>
       path === "config.json" ? text(404, "", { "X-Error-Code": "EntryNotFound" }) : undefined;
   },
-  message: `Cannot download "org/model": revision "main" has no file "config.json"; its files ` +
-    `are at HUB/org/model/tree/main`,
+  message: `revision "main" has no file "config.json"; its files are at HUB/org/model/tree/main`,
 });
 
 refuses("a model that is disabled", {
@@ -144,8 +154,7 @@ refuses("a model that is disabled", {
     hub.intercept = () =>
       text(403, "", { "X-Error-Message": "Access to this resource is disabled." });
   },
-  message: `Cannot download "org/model": the hub has disabled access to it; nothing but another ` +
-    `repository would do`,
+  message: `the hub has disabled access to it; nothing but another repository would do`,
 });
 
 refuses("a token without the right", {
@@ -153,7 +162,7 @@ refuses("a token without the right", {
     hub.intercept = () => ({ ...json({ error: "Fine-grained token lacks it" }), status: 403 });
   },
   token: "hf_good",
-  message: `Cannot download "org/model": the hub answers 403 (Fine-grained token lacks it); ` +
+  message: `the hub answers 403 (Fine-grained token lacks it); ` +
     `check the rights of the token at ${TOKENS}`,
 });
 
@@ -161,43 +170,36 @@ refuses("any other answer", {
   prepare: (hub) => {
     hub.intercept = () => text(410, "Gone");
   },
-  message: `Cannot download "org/model": the hub answers 410`,
+  message: `the hub answers 410`,
 });
 
 refuses("a model without weights", {
-  prepare: (hub) => hub.add("model", "org/model", { "config.json": "{}", "README.md": "-" }),
-  message: `Cannot download "org/model": it has no weights as "model.safetensors" or ` +
-    `"pytorch_model.bin"; choose a repository that has them, such as the one that this one was ` +
-    `made from`,
+  model: [{ "config.json": "{}", "README.md": "-" }],
+  message: NO_WEIGHTS + OTHER,
 });
 
 refuses("a model in other formats only", {
-  prepare: (hub) =>
-    hub.add("model", "org/model", {
-      "config.json": "{}",
-      "model.Q4_K_M.gguf": "-",
-      "model.Q8_0.gguf": "-",
-      "consolidated.00.pth": "-",
-    }),
-  message: `Cannot download "org/model": it has no weights as "model.safetensors" or ` +
-    `"pytorch_model.bin", only as PyTorch under another name ("consolidated.00.pth"), GGUF ` +
-    `("model.Q4_K_M.gguf" and 1 more); choose a repository that has them, such as the one that ` +
-    `this one was made from`,
+  model: [{
+    "config.json": "{}",
+    "model.Q4_K_M.gguf": "-",
+    "model.Q8_0.gguf": "-",
+    "consolidated.00.pth": "-",
+  }],
+  message: `${NO_WEIGHTS}, only as PyTorch under another name ("consolidated.00.pth"), GGUF ` +
+    `("model.Q4_K_M.gguf" and 1 more)${OTHER}`,
 });
 
 refuses("a model without configuration", {
-  prepare: (hub) => hub.add("model", "org/model", { "model.safetensors": "-" }),
-  message: `Cannot download "org/model": it has no "config.json"; choose a repository made for ` +
-    `the transformers library`,
+  model: [{ "model.safetensors": "-" }],
+  message: `it has no "config.json"; choose a repository made for the transformers library`,
 });
 
 refuses("an index that lists what is not there", {
-  prepare: (hub) =>
-    hub.add("model", "org/model", {
-      "config.json": "{}",
-      "model.safetensors.index.json": `{"weight_map": {"a": "a.safetensors"}}`,
-    }),
-  message: `Cannot download "org/model": "model.safetensors.index.json" lists "a.safetensors", ` +
+  model: [{
+    "config.json": "{}",
+    "model.safetensors.index.json": `{"weight_map": {"a": "a.safetensors"}}`,
+  }],
+  message: `"model.safetensors.index.json" lists "a.safetensors", ` +
     `which is not in the repository; choose another revision or repository`,
 });
 
@@ -209,16 +211,14 @@ refuses("what answers is a web page", {
       body: new TextEncoder().encode("<!doctype html><title>Sign in</title>"),
     });
   },
-  message: `Cannot download "org/model": what answers at "HUB" is no hub (it sends "text/html" ` +
-    `in place of JSON); check HF_ENDPOINT, or sign in to the network`,
+  message: WEB_PAGE,
 });
 
 refuses("what answers is another server", {
   prepare: (hub) => {
     hub.intercept = () => text(404, "<!doctype html>Not found", { "Content-Type": "text/html" });
   },
-  message: `Cannot download "org/model": what answers at "HUB" is no hub (it sends "text/html" ` +
-    `in place of JSON); check HF_ENDPOINT, or sign in to the network`,
+  message: WEB_PAGE,
 });
 
 for (
@@ -241,12 +241,11 @@ for (
   ] as [string, unknown, string, string?][]
 ) {
   refuses(`the hub's answer is ${what}`, {
+    model: [FILES],
     prepare: (hub) => {
-      hub.add("model", "org/model", FILES);
       hub.intercept = (request) => request.route === route ? json(answer) : undefined;
     },
-    message: `Cannot download "org/model": what answers at "HUB" is no hub (it gives ${found}); ` +
-      `check HF_ENDPOINT, or sign in to the network`,
+    message: `what answers at "HUB" is no hub (it gives ${found}${ADVICE}`,
   });
 }
 
@@ -255,23 +254,22 @@ for (
 ) {
   refuses(`"${id}" is no name`, {
     repository: { id },
-    message: `Cannot download "${id}": it is no name on the hub; write "owner/name"`,
+    message: `it is no name on the hub; write "owner/name"`,
   });
 }
 
 for (const revision of ["", "..", "a/../b", "/main", "a\\b", "a//b"]) {
   refuses(`"${revision}" is no revision`, {
     repository: { revision },
-    message: `Cannot download "org/model": "${revision}" is no revision; give a branch, a tag or ` +
-      `a commit hash`,
+    message: `"${revision}" is no revision; give a branch, a tag or a commit hash`,
   });
 }
 
 for (const path of ["", "../a", "/a", "a/../../b", "a\\..\\b", "C:/a", "a//b", "a/"]) {
   refuses(`"${path}" is no path`, {
     paths: [path],
-    message: `Cannot download "${path}" of "org/data": it is no path in a repository; write one ` +
-      `such as "data/train.parquet"`,
+    subject: `"${path}" of "org/data"`,
+    message: `it is no path in a repository; write one such as "data/train.parquet"`,
   });
 }
 
@@ -284,7 +282,6 @@ Deno.test("every server's message is cut to a length that can be read", async ()
 });
 
 const NO_HUB = 'Cannot download "org/model": what answers at "HUB" is no hub (it gives ';
-const ADVICE = "); check HF_ENDPOINT, or sign in to the network";
 
 const FILE = { type: "file", path: "config.json", size: 2, oid: "0".repeat(40) };
 const LISTINGS: [unknown, string][] = [
