@@ -50,10 +50,7 @@ const TRANSFORMS: (InputTransform | undefined)[] = [
   { rotation: { seed: 3, block: 16 }, exponent: -3 },
   { exponent: 20 },
 ];
-const FORMS: StoreForm[] = [
-  { scales: "f16", flags: "plain" },
-  { scales: "f16", flags: "entropy" },
-];
+const FORMS: StoreForm[] = [{ scales: "f16", flags: "plain" }, { scales: "f16", flags: "entropy" }];
 
 /** Linear layers of each codec with all the tensors that it has. */
 const SAMPLES: Record<string, () => HostLinear[]> = {
@@ -273,10 +270,7 @@ Deno.test("an exponent out of range, or of another type, is refused", () => {
         { ...part, data: Uint8Array.of(127, 0, 0, 0) },
         "is 127, expected a number from -126 to 126",
       ],
-      [
-        { ...part, shape: [2], data: new Uint8Array(8) },
-        "is I32 \\[2\\], expected I32 \\[1\\]",
-      ],
+      [{ ...part, shape: [2], data: new Uint8Array(8) }, "is I32 \\[2\\], expected I32 \\[1\\]"],
     ] satisfies [TensorToWrite, string][]
   ) {
     using folder = new TemporaryFolder();

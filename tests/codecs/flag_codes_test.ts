@@ -81,10 +81,7 @@ Deno.test("the code of known flags is the one that the format describes", () => 
   assert.deepEqual([...codes.subarray(0, 3)], [Math.round(65536 * 7 / 38), codes.length - 3, 0]);
   assert.deepEqual(
     decodeByHand(codes, 38),
-    [
-      ..."1001001000010010000",
-      ..."1000000000000001000",
-    ].map(Number),
+    [..."1001001000010010000", ..."1000000000000001000"].map(Number),
   );
 });
 

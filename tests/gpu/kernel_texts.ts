@@ -221,10 +221,7 @@ export const GENERATED: [name: string, source: string][] = [
   ...[0, 1, 2, 4, 7].flatMap((flags): [string, string][] => [
     [`finishKernel, aligned, flags ${flags}`, finishKernel(true, flags)],
     [`finishKernel, any, flags ${flags}`, finishKernel(false, flags)],
-    [
-      `finishKernel, f16, flags ${flags}`,
-      finishKernel(true, flags, { c: "f16", r: "f16" }),
-    ],
+    [`finishKernel, f16, flags ${flags}`, finishKernel(true, flags, { c: "f16", r: "f16" })],
   ]),
   ...[64, 128].flatMap((headDim) =>
     [64, 128].flatMap((queries) =>

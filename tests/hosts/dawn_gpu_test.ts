@@ -37,14 +37,8 @@ Deno.test("a backend that is not installed, or does not exist, is refused with w
   assert.match(`${missing[1]}`, /is "dawn", which is not installed; `deno task dawn` installs it/);
   const known = "BILLM_BACKEND must be one of deno, dawn, auto";
   assert.deepEqual(unknown, [1, `Error: ${known}, found "vulkan"\n`]);
-  assert.deepEqual(imprecise, [
-    1,
-    'Error: BILLM_PRECISION must be one of f32, f16, found "f8"\n',
-  ]);
-  assert.deepEqual(lost, [
-    1,
-    'Error: BILLM_DAWN is "/no/dawn.node", but there is no such file\n',
-  ]);
+  assert.deepEqual(imprecise, [1, 'Error: BILLM_PRECISION must be one of f32, f16, found "f8"\n']);
+  assert.deepEqual(lost, [1, 'Error: BILLM_DAWN is "/no/dawn.node", but there is no such file\n']);
   assert.equal(automatic[0], 0);
 });
 

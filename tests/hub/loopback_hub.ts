@@ -314,12 +314,7 @@ export class LoopbackHub implements AsyncDisposable {
     };
   }
 
-  #tree(
-    request: HubRequest,
-    entries: Entry[],
-    folder: string,
-    query: URLSearchParams,
-  ): HttpReply {
+  #tree(request: HubRequest, entries: Entry[], folder: string, query: URLSearchParams): HttpReply {
     const inside = entries.filter(({ path }) => folder === "" || path.startsWith(`${folder}/`));
     const recursive = ["true", "1"].includes((query.get("recursive") ?? "").toLowerCase());
     const depth = folder === "" ? 1 : folder.split("/").length + 1;

@@ -62,14 +62,9 @@ const OTHER = "; choose a repository that has them, such as the one that this on
 const WEB_PAGE = 'what answers at "HUB" is no hub (it sends "text/html" in place of JSON); check ' +
   "HF_ENDPOINT, or sign in to the network";
 
-refuses("no such model", {
-  message: NO_MODEL,
-});
+refuses("no such model", { message: NO_MODEL });
 
-refuses("no such model, with a token", {
-  token: "hf_good",
-  message: UNSEEN,
-});
+refuses("no such model, with a token", { token: "hf_good", message: UNSEEN });
 
 refuses("no such data set", {
   paths: ["a.txt"],
@@ -77,10 +72,7 @@ refuses("no such data set", {
     `the name at HUB/datasets/org/data, and set HF_TOKEN if it is private (${TOKENS})`,
 });
 
-refuses("a private model", {
-  model: [FILES, { private: true }],
-  message: NO_MODEL,
-});
+refuses("a private model", { model: [FILES, { private: true }], message: NO_MODEL });
 
 refuses("a private model that the token may not see", {
   model: [FILES, { private: true }],

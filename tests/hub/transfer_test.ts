@@ -100,11 +100,7 @@ Deno.test("a connection cut again and again is taken up as long as something com
 
 Deno.test("every attempt begins at the hub, since signed addresses expire", async () => {
   await using transfers = new Transfers();
-  transfers.faults = [
-    cut(100),
-    () => text(403, "<Error><Code>AccessDenied</Code></Error>"),
-    good,
-  ];
+  transfers.faults = [cut(100), () => text(403, "<Error><Code>AccessDenied</Code></Error>"), good];
   await transfers.checkFetched();
   const signatures = transfers.hub.transfers("model.safetensors")
     .map(({ target }) => /Signature=(\d+)/.exec(target)![1]);

@@ -64,9 +64,7 @@ export class LoadedModel implements Disposable {
       using finished = await this.decoder.head.finish(hidden);
       return (await this.decoder.head.losses(
         () => Promise.resolve(finished.view(0, finished.shape)),
-        [
-          windows,
-        ],
+        [windows],
       ))[0];
     });
   }

@@ -123,10 +123,7 @@ Deno.test("withWeights() is the same model with other weights", () => {
 
 /** Opens a folder and expects it to be refused; FOLDER in `text` stands for its path. */
 function expectRefusal(folder: string, text: string): void {
-  assert.throws(
-    () => openModel(folder),
-    new UserError(text.replaceAll("FOLDER", folder)),
-  );
+  assert.throws(() => openModel(folder), new UserError(text.replaceAll("FOLDER", folder)));
 }
 
 Deno.test("a folder without a model is refused with what is missing", () => {

@@ -153,10 +153,7 @@ function run(
       ) registers.set(register, rows);
       break;
     case "combine":
-      registers.set(
-        op.to,
-        combineReference(op, get(op.to), get(op.from), get(op.routing)),
-      );
+      registers.set(op.to, combineReference(op, get(op.to), get(op.from), get(op.routing)));
       break;
   }
 }

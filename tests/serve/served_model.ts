@@ -34,11 +34,7 @@ export class ServedModel implements Disposable {
 
   static async load(gpu: Gpu, options: MicroModelOptions = {}): Promise<ServedModel> {
     const folder = new TemporaryFolder();
-    const path = writeMicroModel(folder.file("micro"), {
-      layers: 1,
-      maxLength: 512,
-      ...options,
-    });
+    const path = writeMicroModel(folder.file("micro"), { layers: 1, maxLength: 512, ...options });
     addTemplate(path);
     const files = openModel(path);
     return new ServedModel(files, await ResidentModel.load(gpu, files), folder);

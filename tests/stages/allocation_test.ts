@@ -43,9 +43,7 @@ Deno.test({
 function exhaustive(linears: readonly Candidates[], most: number): number {
   const [first, ...rest] = linears;
   if (!first) return most >= 0 ? 0 : Infinity;
-  return Math.min(
-    ...first.losses.map((loss, i) => loss + exhaustive(rest, most - first.bits[i])),
-  );
+  return Math.min(...first.losses.map((loss, i) => loss + exhaustive(rest, most - first.bits[i])));
 }
 
 Deno.test("a choice meets the target from below, and no other takes as few bits and loses less", () => {

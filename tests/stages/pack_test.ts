@@ -183,12 +183,7 @@ Deno.test("pack: what the files stand for does not depend on how flags are store
 });
 
 Deno.test("pack refuses embeddings in 4 bits of an odd width before any long work", async () => {
-  using place = new Workplace({
-    layers: 1,
-    family: "opt",
-    hidden: 63,
-    heads: 3,
-  });
+  using place = new Workplace({ layers: 1, family: "opt", hidden: 63, heads: 3 });
   await assert.rejects(
     () => runWith(place, "out", { embeddings: 4 }),
     new UserError(

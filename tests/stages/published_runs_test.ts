@@ -28,9 +28,7 @@ function chain(
   ];
 }
 
-for (
-  const [name, own, family] of [["arb", ARB, "llama"], ["hbllm", HBLLM, "opt"]] as const
-) {
+for (const [name, own, family] of [["arb", ARB, "llama"], ["hbllm", HBLLM, "opt"]] as const) {
   const isWhole = name === "arb";
   const what = isWhole ? "corrected: what is written is what was measured, and resumes" : "alone";
   Deno.test(`${name} of ${family}, ${what}`, async () => {

@@ -114,10 +114,7 @@ Deno.test("what the output folder has of a model counts as room for it", async (
   mkdirSync(folder.file("model"));
   await assert.rejects(checkNeeds(needs, gpu, place), /^UserError: The run writes up to /);
   // Sparse, so that the disk has as much room as before.
-  const files = Array.from(
-    { length: 20 },
-    (_, i) => folder.file("model", `${i}.safetensors`),
-  );
+  const files = Array.from({ length: 20 }, (_, i) => folder.file("model", `${i}.safetensors`));
   for (const path of files) {
     writeFileSync(path, "");
     truncateSync(path, 5e12);

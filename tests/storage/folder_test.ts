@@ -134,9 +134,6 @@ Deno.test("folders of the disk and of memory say what they have", () => {
     const [path, problem] of [["no", "there is no such folder"], ["a.txt", "it is not a folder"]]
   ) {
     const place = folder.file(path);
-    assert.throws(
-      () => openCheckpoint(place),
-      new UserError(`Cannot open "${place}": ${problem}`),
-    );
+    assert.throws(() => openCheckpoint(place), new UserError(`Cannot open "${place}": ${problem}`));
   }
 });

@@ -94,11 +94,7 @@ Deno.test("scales of MXFP4 from the least to NaN", () => {
 });
 
 const REFUSED: [name: string, tensors: TensorToWrite[], problem: string][] = [
-  [
-    "without scales",
-    [codes()],
-    '"x_blocks" holds codes of MXFP4, but there is no "x_scales"',
-  ],
+  ["without scales", [codes()], '"x_blocks" holds codes of MXFP4, but there is no "x_scales"'],
   [
     "of another size of blocks",
     [codes("x_blocks", [MATRICES, ROWS, 2 * GROUPS, 8]), scales()],

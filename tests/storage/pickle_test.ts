@@ -57,10 +57,7 @@ for (const protocol of [2, 3, 4, 5]) {
     assert.deepEqual(values.get("others"), [true, false, null]);
     assert.deepEqual(
       mapOf(values.get("dict")),
-      new Map<unknown, unknown>([
-        ["a", new PickleDict()],
-        [1, "one"],
-      ]),
+      new Map<unknown, unknown>([["a", new PickleDict()], [1, "one"]]),
     );
     const [first, second] = values.get("twice") as unknown[];
     assert.deepEqual(first, ["s"]);

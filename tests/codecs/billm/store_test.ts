@@ -188,17 +188,9 @@ for (const zones of [1, 2] as const) {
           const packed = store("a.b", host);
           const path = folder.file("x.safetensors");
           const entropyPath = folder.file("entropy.safetensors");
-          writeSafetensors(
-            entropyPath,
-            store("a.b", host, { flags: "entropy" })
-              .tensors,
-          );
+          writeSafetensors(entropyPath, store("a.b", host, { flags: "entropy" }).tensors);
           using entropy = openSafetensors(entropyPath);
-          assert.deepEqual(
-            loadBillm(entropy, "a.b", { cols, blockSize }),
-            host,
-            what,
-          );
+          assert.deepEqual(loadBillm(entropy, "a.b", { cols, blockSize }), host, what);
           const other: TensorToWrite = { // bytes before and after the layer's
             name: "a.c",
             dtype: "U8",
@@ -209,11 +201,7 @@ for (const zones of [1, 2] as const) {
           using checkpoint = openSafetensors(path);
           assert.ok(codecOf(checkpoint, "a.b"));
           assert.ok(!codecOf(checkpoint, "a.c"));
-          assert.deepEqual(
-            loadBillm(checkpoint, "a.b", { cols, blockSize }),
-            host,
-            what,
-          );
+          assert.deepEqual(loadBillm(checkpoint, "a.b", { cols, blockSize }), host, what);
 
           assert.deepEqual(dequantizeBillm(host), weight, `${what}, on the host`);
           assert.deepEqual(await dequantizeOnGpu(host), weight, `${what}, on the GPU`);
@@ -244,10 +232,7 @@ Deno.test("a packed layer can be packed, written and packed again into the same 
   using folder = new TemporaryFolder();
   const { host } = randomBits({ rows: 7, cols: 200, blockSize: 64, zones: 2, planes: 4 }, 0.3, 1);
   const path = folder.file("x.safetensors");
-  const { sha256 } = writeSafetensors(
-    path,
-    store("a", host).tensors,
-  );
+  const { sha256 } = writeSafetensors(path, store("a", host).tensors);
   using checkpoint = openSafetensors(path);
   const again = store("a", loadBillm(checkpoint, "a", { cols: 200, blockSize: 64 }));
   const copy = folder.file("y.safetensors");
@@ -271,10 +256,7 @@ Deno.test("entropy-coded flags take fewer bytes, and the second signs then lie a
     scales: plain.parts.scales,
   });
   const one = { ...host, zones: 1 as const, planes: 0, scales: new Float32Array(64 * 4 * 2) };
-  assert.deepEqual(
-    store("a", one, { flags: "entropy" }),
-    store("a", one),
-  );
+  assert.deepEqual(store("a", one, { flags: "entropy" }), store("a", one));
 });
 
 Deno.test("version 1 has the signs of each row in words of their own", () => {

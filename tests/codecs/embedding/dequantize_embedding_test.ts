@@ -84,11 +84,7 @@ Deno.test("dequantizeEmbedding() reaches beyond the 65535 workgroups of one dime
   const scales = Float16Array.from({ length: 65600 }, (_, row) => row % 2 ? 0.5 : 2);
   using codeTensor = gpu.upload(new Uint32Array(codes.buffer), [codes.length / 4]);
   using scaleTensor = gpu.upload(new Uint32Array(scales.buffer), [scales.length / 2]);
-  using table = await dequantizeEmbedding(gpu, {
-    layout,
-    codes: codeTensor,
-    scales: scaleTensor,
-  });
+  using table = await dequantizeEmbedding(gpu, { layout, codes: codeTensor, scales: scaleTensor });
   const found = await gpu.read(table);
   const wrong = found.findIndex((value, i) => value !== codes[i] * scales[Math.floor(i / 64)]);
   assert.equal(wrong, -1);

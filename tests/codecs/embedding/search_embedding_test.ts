@@ -128,10 +128,7 @@ Deno.test("tables that the form cannot hold are refused", async () => {
       [Infinity, 1, -Infinity],
       "holds 2 values that are NaN or infinite; the model is damaged, get it again",
     ],
-    [
-      [1e30],
-      "holds values that are too large for a scale in f16; use embeddings: stored",
-    ],
+    [[1e30], "holds values that are too large for a scale in f16; use embeddings: stored"],
   ];
   for (const [values, problem] of cases) {
     const all = normals(64, 1);
@@ -160,9 +157,7 @@ Deno.test("a table whose parts do not fit its stated layout is refused", async (
     using checkpoint = write(folder.path, "changed", change(tensors));
     assert.throws(
       () => embeddingLayout(checkpoint, "e"),
-      new UserError(
-        `"${folder.file("changed")}": ${problem}; the file is damaged`,
-      ),
+      new UserError(`"${folder.file("changed")}": ${problem}; the file is damaged`),
     );
   };
   const stating = (...numbers: number[]) => (tensors: TensorToWrite[]) =>

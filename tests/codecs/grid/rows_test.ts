@@ -68,10 +68,7 @@ Deno.test("products of grids agree with f64 however they divide their work", asy
   const gpu = hardware;
   const names = watchKernels(gpu);
   const hosts = [20, 9].map((rows) => randomGrid({ ...range(3, 160, 32), rows }, 0).host);
-  const works: Partial<GridWork>[] = [
-    { rows: 4, bands: 2 },
-    { rows: 16, bands: 1 },
-  ];
+  const works: Partial<GridWork>[] = [{ rows: 4, bands: 2 }, { rows: 16, bands: 1 }];
   for (const work of works) {
     const uploadGroup = () => Promise.resolve(uploadGridGroup(gpu, hosts, work));
     await checkGroup(gpu, { ...grid, uploadGroup }, hosts, ["rms"], [1]);
@@ -97,10 +94,7 @@ Deno.test("on a GPU without subgroups, grids are summed in workgroup memory", as
   const names = watchKernels(gpu);
   const hosts = [20, 9].map((rows) => randomGrid({ ...range(4, 1000, 64), rows }, 0).host);
   await checkGroup(gpu, grid, hosts, ["plain", "rms"]);
-  assert(
-    [...names].some((name) => /^row_vector_grid_4_8_32_rms/.test(name)),
-    [...names].join(),
-  );
+  assert([...names].some((name) => /^row_vector_grid_4_8_32_rms/.test(name)), [...names].join());
 });
 
 Deno.test("layers that exceed a binding together are no group", () => {

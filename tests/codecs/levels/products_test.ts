@@ -9,11 +9,7 @@ import { gpu } from "../../gpu/gpu.ts";
 import { checkGroup, checkLayer, INPUTS } from "../packed_rows/check_products.ts";
 import { randomLevels } from "./random_levels.ts";
 
-const SHAPES: [rows: number[], cols: number][] = [
-  [[40, 20, 33], 200],
-  [[17, 70], 331],
-  [[1], 1],
-];
+const SHAPES: [rows: number[], cols: number][] = [[[40, 20, 33], 200], [[17, 70], 331], [[1], 1]];
 
 for (const { kernels, gpu } of DEVICES) {
   for (const [k, kind] of LEVEL_KINDS.entries()) {

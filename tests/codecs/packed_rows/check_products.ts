@@ -48,11 +48,7 @@ export async function checkGroup<Host extends HostLinear>(
     assert.deepEqual(y.shape, [1, group.rows]);
     const actual = await gpu.read(y);
     for (const [i, { rows }] of hosts.entries()) {
-      const { sums, magnitudes } = productReference(
-        Float32Array.from(effective),
-        weights[i],
-        cols,
-      );
+      const { sums, magnitudes } = productReference(Float32Array.from(effective), weights[i], cols);
       for (let row = 0; row < rows; row++) {
         const at = group.starts[i] + row;
         const [b, r] = hasAddends ? [biases[at], residuals[at]] : [0, 0];

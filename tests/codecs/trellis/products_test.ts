@@ -96,10 +96,7 @@ Deno.test("GPUs split tiles, and large layers share a table between two or four 
 });
 
 Deno.test("a table of pairs and 4096 columns are within 48 KB, so that columns can be rotated and ordered", () => {
-  const limits = {
-    maxComputeInvocationsPerWorkgroup: 1024,
-    maxComputeWorkgroupStorageSize: 49152,
-  };
+  const limits = { maxComputeInvocationsPerWorkgroup: 1024, maxComputeWorkgroupStorageSize: 49152 };
   const gpu = { software: false, subgroupSize: 32, device: { limits } } as unknown as Gpu;
   for (const bits of [1, 2] as const) {
     for (const rows of [1024, 4096, 22016]) {

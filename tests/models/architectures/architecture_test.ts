@@ -307,13 +307,7 @@ Deno.test("sliding windows are read layer by layer", () => {
 
 Deno.test("scaled rotary positions are read in both forms", () => {
   const { rope_type: _, ...factors } = LLAMA_3;
-  const scaling = {
-    type: "llama3",
-    factor: 8,
-    lowTurns: 1,
-    highTurns: 4,
-    originalLength: 8192,
-  };
+  const scaling = { type: "llama3", factor: 8, lowTurns: 1, highTurns: 4, originalLength: 8192 };
   for (
     const older of [
       { rope_theta: 500000, rope_scaling: LLAMA_3 },
@@ -538,12 +532,7 @@ const LLAMA_3 = {
   original_max_position_embeddings: 8192,
 };
 const PHI = { ...LLAMA, model_type: "phi3" };
-const QWEN_MOE = {
-  ...LLAMA,
-  model_type: "qwen3_moe",
-  num_experts: 4,
-  num_experts_per_tok: 2,
-};
+const QWEN_MOE = { ...LLAMA, model_type: "qwen3_moe", num_experts: 4, num_experts_per_tok: 2 };
 const MISTRAL = { ...LLAMA, model_type: "mistral" };
 const QWEN = { ...LLAMA, model_type: "qwen2", use_sliding_window: true };
 

@@ -74,9 +74,7 @@ const FAMILIES: Record<string, Family> = {
       attention_bias: true,
     },
   },
-  "smollm3": {
-    config: { model_type: "smollm3", no_rope_layers: [1, 0] },
-  },
+  "smollm3": { config: { model_type: "smollm3", no_rope_layers: [1, 0] } },
   "olmo2": { config: { model_type: "olmo2" } },
   "olmo3": {
     config: {

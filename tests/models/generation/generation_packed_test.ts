@@ -62,17 +62,9 @@ for (const [name, options] of Object.entries(MODELS)) {
 /** Chains of stages that store linear layers in each form that has a product of its own. */
 const CHAINS: Record<string, StageItem[]> = {
   "grids of 4 bits": [{ rtn: { bits: 4 } }, "pack"],
-  "grids in an order of columns": [
-    "hessian",
-    { gptq: { bits: 3, order: "falling" } },
-    "pack",
-  ],
+  "grids in an order of columns": ["hessian", { gptq: { bits: 3, order: "falling" } }, "pack"],
   "grids with salient weights": ["hessian", "pb-llm", "pack"],
-  "grids, rotated": [
-    { rotate: { block: 16 } },
-    { rtn: { bits: 4 } },
-    "pack",
-  ],
+  "grids, rotated": [{ rotate: { block: 16 } }, { rtn: { bits: 4 } }, "pack"],
 };
 
 for (

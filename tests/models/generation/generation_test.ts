@@ -427,9 +427,7 @@ Deno.test("stopIdsOf() reads generation_config.json, else config.json, and the t
   write("</s>");
   assert.throws(
     read,
-    new UserError(
-      `"${path}": eos_token_id must be a token id or a list of them, found "</s>"`,
-    ),
+    new UserError(`"${path}": eos_token_id must be a token id or a list of them, found "</s>"`),
   );
 });
 

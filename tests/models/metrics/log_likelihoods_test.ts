@@ -43,11 +43,7 @@ function randomGroups(vocabulary: number): Prompt[][] {
   });
 }
 
-const SLIDING = {
-  ...TINY_LLAMA,
-  model_type: "mistral" as const,
-  sliding_window: 6,
-};
+const SLIDING = { ...TINY_LLAMA, model_type: "mistral" as const, sliding_window: 6 };
 
 for (
   const [name, config, dtype] of [

@@ -34,10 +34,7 @@ for (const [name, shapes] of Object.entries(SHAPES)) {
       const group = kind.group?.(op);
       if (!group) continue;
       assert.equal(reads[group.from], group.cols);
-      assert.deepEqual(
-        writes,
-        Object.fromEntries(group.linears.map(({ to, rows }) => [to, rows])),
-      );
+      assert.deepEqual(writes, Object.fromEntries(group.linears.map(({ to, rows }) => [to, rows])));
     }
     const places = [...layerPlaces(architecture, 0)];
     const parts = places.map(({ name, part }) => `${name} from ${JSON.stringify(part ?? 0)}`);

@@ -61,12 +61,7 @@ const MODELS: Record<string, Json> = {
     unk_id: 0,
     byte_fallback: true,
   },
-  WordPiece: {
-    type: "WordPiece",
-    vocab: IDS,
-    unk_token: "<unk>",
-    max_input_chars_per_word: 1e9,
-  },
+  WordPiece: { type: "WordPiece", vocab: IDS, unk_token: "<unk>", max_input_chars_per_word: 1e9 },
   WordLevel: { type: "WordLevel", vocab: IDS, unk_token: "<unk>" },
 };
 const PRE_TOKENIZERS: Json[] = [

@@ -141,11 +141,7 @@ const REFUSED: [name: string, bytes: Uint8Array | string, problem: string][] = [
     "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
     "it is a Git LFS pointer, not the file itself; run `git lfs pull`",
   ],
-  [
-    "a text",
-    "Hello world",
-    "it is damaged or not a SentencePiece model; download it again",
-  ],
+  ["a text", "Hello world", "it is damaged or not a SentencePiece model; download it again"],
   ["without a trainer", modelFile({ trainer: null }), "it is cut off; download it again"],
   ["without a normalizer", modelFile({ normalizer: null }), "it is cut off; download it again"],
   [

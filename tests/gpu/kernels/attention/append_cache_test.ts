@@ -61,15 +61,7 @@ async function check(shape: Shape, dtype: CacheDtype): Promise<void> {
   using table = rotate ? gpu.upload(pairs, [capacity, pairCount, 2]) : undefined;
   using keys = cache();
   using values = cache();
-  await appendCache(gpu, {
-    ...shape,
-    q: qTensor,
-    k: kTensor,
-    v: vTensor,
-    keys,
-    values,
-    table,
-  });
+  await appendCache(gpu, { ...shape, q: qTensor, k: kTensor, v: vTensor, keys, values, table });
   const tolerance = { abs: 2e-6 };
   assertClose(await gpu.read(qTensor), rotate ? turned(q, angles, shape) : q, {
     ...tolerance,

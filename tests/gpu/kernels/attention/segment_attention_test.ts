@@ -30,10 +30,7 @@ const GAP = 3;
  *
  * @param shape Heads of the attention.
  */
-async function check(
-  gpu: Gpu,
-  shape: Omit<AttentionHeads, "sinks"> & { sinks?: Float32Array },
-) {
+async function check(gpu: Gpu, shape: Omit<AttentionHeads, "sinks"> & { sinks?: Float32Array }) {
   const { heads, keyValueHeads, headDim } = shape;
   const segments: [prefix: number, prefixRows: number, own: number, length: number][] = [];
   let tokens = 0;
@@ -77,10 +74,7 @@ async function check(
       rowsOf(q, width),
       rowsOf(k, keyWidth),
       rowsOf(v, keyWidth),
-      {
-        ...shape,
-        length,
-      },
+      { ...shape, length },
     );
     assertClose(
       actual.subarray(own * width, (own + length - prefixRows) * width),

@@ -7,12 +7,7 @@ import { normals } from "../../../reference/random.ts";
 import { DEVICES } from "../../devices.ts";
 
 /** Divergences and most likely ids of rows whose vocabulary comes in parts. */
-async function measured(
-  gpu: Gpu,
-  logits: Float32Array,
-  other: Float32Array,
-  parts: number[],
-) {
+async function measured(gpu: Gpu, logits: Float32Array, other: Float32Array, parts: number[]) {
   const vocabulary = parts.reduce((sum, cols) => sum + cols, 0);
   const rows = logits.length / vocabulary;
   const partOf = (all: Float32Array, first: number, cols: number) => {
