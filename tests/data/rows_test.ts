@@ -15,7 +15,6 @@ async function rowsOf(path: string, column?: string): Promise<string[]> {
   return await Array.fromAsync(readRows(path, column));
 }
 
-/** The rows of a file with that name and content. */
 async function rowsWhere(name: string, content: string | Uint8Array): Promise<string[]> {
   using folder = new TemporaryFolder();
   const path = folder.file(name);

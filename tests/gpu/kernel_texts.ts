@@ -98,7 +98,6 @@ const FORMS: BillmForm[] = [
   { zones: 1, planes: 3, coded: true, mixed: true },
   { zones: 1, planes: 1, coded: false, mixed: false },
 ];
-/** The codes of rows that codecs multiply with. */
 const ROW_CODES: RowCode[] = [
   ...([1, 2, 3, 4, 8] as const).map((bits, i) =>
     gridRowCode({ bits, salient: i % 2 === 1, centered: false }, {
@@ -120,7 +119,6 @@ const ROW_CODES: RowCode[] = [
     )
   ),
 ];
-/** How codecs unpack their rows. */
 const ROW_UNPACKINGS = [
   ...([1, 2, 3, 4, 8] as const).flatMap((bits) =>
     [true, false].map((salient) => gridUnpacking({ bits, salient, centered: false }))

@@ -1,7 +1,5 @@
-/** A request as it came. */
 export interface HttpRequest {
   method: string;
-  /** Path and query, as sent. */
   target: string;
   headers: Headers;
   body: Uint8Array;

@@ -64,7 +64,6 @@ export class LoopbackHub implements AsyncDisposable {
   readonly #objects = new Map<string, Uint8Array>();
   #signatures = 0;
 
-  /** All that came, in order. */
   readonly requests: HubRequest[] = [];
   /** Good tokens, each with the ids of the private and gated repositories that it opens. */
   readonly tokens: Record<string, string[]> = {};
@@ -74,7 +73,6 @@ export class LoopbackHub implements AsyncDisposable {
   loses?: (request: HubRequest) => boolean;
   /** Bytes of a part of a large upload; absent, uploads have one part. */
   partSize?: number;
-  /** Entries on a page of a listing. */
   pageSize = 1000;
   /** Looks at a request and the answer it would get, and may give another one. */
   intercept?: (
@@ -119,7 +117,6 @@ export class LoopbackHub implements AsyncDisposable {
     return new URL(this.#cdn.url).host;
   }
 
-  /** Settings to use this hub with. */
   settings(cache: string, others: Partial<HubSettings> = {}): HubSettings {
     return { endpoint: this.url, cache, offline: false, ...others };
   }

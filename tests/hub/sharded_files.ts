@@ -43,7 +43,6 @@ export function shardedFiles(
   return files;
 }
 
-/** The name of a shard of a model, by its index from 0. */
 export function shardFile(shard: number, shards: number): string {
   return `model-0000${shard + 1}-of-0000${shards}.safetensors`;
 }

@@ -142,7 +142,6 @@ const CASES: Case[] = [
   },
 ];
 
-/** Logits of windows in f64, row after row. */
 function logitsReference({ config, tensors }: RandomModel, windows: Int32Array[]): Float64Array[] {
   return windows.flatMap((window) => forwardReference(config, tensors, window).logits);
 }

@@ -50,7 +50,6 @@ export class LoadedModel implements Disposable {
     return await use(hidden);
   }
 
-  /** Logits of windows, row after row. */
   async logits(windows: readonly Int32Array[]): Promise<Float32Array> {
     return await this.forward(windows, async (hidden) => {
       using logits = await this.decoder.head.logits(hidden);
@@ -58,7 +57,6 @@ export class LoadedModel implements Disposable {
     });
   }
 
-  /** The cross-entropy of each token's prediction of the next. */
   async losses(windows: readonly Int32Array[]): Promise<Float32Array> {
     return await this.forward(windows, async (hidden) => {
       using finished = await this.decoder.head.finish(hidden);

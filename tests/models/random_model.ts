@@ -135,7 +135,6 @@ function rounded(value: number, dtype: StoredFloat): number {
   return new Float32Array(Uint32Array.of(bits & 0xffff0000).buffer)[0]; // some bf16 will do
 }
 
-/** Numbers as a safetensors file holds them. */
 export function stored(data: Float32Array, dtype: StoredFloat): Uint8Array {
   if (dtype === "F32") return new Uint8Array(data.slice().buffer);
   if (dtype === "F16") return new Uint8Array(Float16Array.from(data).buffer);
@@ -165,7 +164,6 @@ export function writeModel(folder: string, model: RandomModel, shards = 1): void
   writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify(index));
 }
 
-/** Windows of random token ids. */
 export function randomWindows(
   count: number,
   length: number,

@@ -66,7 +66,6 @@ function readGoldens(folder: string): { mean_nll: number } {
   return all[basename(folder)] as { mean_nll: number };
 }
 
-/** The ids with the greatest logits, row by row. */
 function greatest(logits: ArrayLike<number>, vocabulary: number): number[] {
   const ids: number[] = [];
   for (let first = 0; first < logits.length; first += vocabulary) {

@@ -23,7 +23,6 @@ import {
   uploadLayer,
 } from "./single_layers.ts";
 
-/** A stage with its options. */
 function planned(stage: Stage, options: Record<string, unknown> = {}): Planned<Stage> {
   return { stage, options: stage.options.parse(options) } as Planned<Stage>;
 }

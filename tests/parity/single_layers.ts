@@ -36,7 +36,6 @@ export function expectedOf(layer: string): Record<string, Expected> {
   return JSON.parse(readFileSync(`${FIXTURES}/expected.json`, "utf8")).layers[layer].codecs;
 }
 
-/** Opens a file of the fixtures. */
 export function open(path: string): Checkpoint {
   return openSafetensors(path);
 }

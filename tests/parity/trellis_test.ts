@@ -126,7 +126,6 @@ async function encoded(
 /** `deno test -A FILE -- --all` encodes whole layers with all codecs and prints figures. */
 const isAll = Deno.args.includes("--all");
 
-/** The codecs of whole layers. */
 const ENCODED: Record<string, string[]> = {
   "tiny-k": ["trellis-1.5", "trellis-2.5", "trellis-1-L8", "trellis-2-L8"],
   "smollm2-v": ["trellis-2-L8"],

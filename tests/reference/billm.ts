@@ -47,7 +47,6 @@ export function binarize(values: readonly number[], planes: number): number[] {
   });
 }
 
-/** The rows of a row-major matrix. */
 export function rowsOf(matrix: ArrayLike<number>, cols: number): number[][] {
   return Array.from(
     { length: matrix.length / cols },

@@ -46,13 +46,11 @@ export function fitGridReference(
   return { scale: half(spread), offset: half(mean) };
 }
 
-/** All values of a grid, by their codes. */
 export function gridValues(kind: GridKind, bits: number, { scale, offset }: Grid): number[] {
   if (kind !== "range") return [offset - scale, offset + scale];
   return Array.from({ length: 2 ** bits }, (_, code) => scale * (code - offset));
 }
 
-/** The code of the nearest value. */
 export function nearestCode(weight: number, values: readonly number[]): number {
   let best = 0;
   values.forEach((value, code) => {

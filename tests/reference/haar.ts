@@ -94,7 +94,6 @@ export function refineSplit(
   return { limit, groups: [low, high] };
 }
 
-/** The nearest of the four values. */
 export function nearestOf(groups: readonly Group[], x: number): { cell: number; value: number } {
   const values = groups.flatMap(({ mean, scale }) => [mean - scale, mean + scale]);
   const cell = values.reduce(

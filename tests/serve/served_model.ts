@@ -55,10 +55,8 @@ export class ServedModel implements Disposable {
 // deno-lint-ignore no-explicit-any -- answers have many forms
 export type Json = any;
 
-/** The fields of a request beside its model. */
 export type Fields = Record<string, unknown>;
 
-/** A running server. */
 export class Serving implements AsyncDisposable {
   readonly server: TextServer;
   readonly engine: Engine;
@@ -91,7 +89,6 @@ export class Serving implements AsyncDisposable {
     });
   }
 
-  /** The answer to a request, with its status. */
   async ask(path: string, fields: Fields, init: RequestInit = {}): Promise<Json> {
     const response = await this.post(path, fields, init);
     return { status: response.status, ...await response.json() };

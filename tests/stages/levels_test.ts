@@ -72,7 +72,6 @@ Deno.test("levels: a run resumed after an interruption gives the same files", as
   assert.deepEqual(await place.resumed({ stages }), contents(place.path("out", "model")));
 });
 
-/** The output errors of all linear layers together. */
 function errorOf(layers: { linears: LinearRecord[] }[]): number {
   return sum(
     layers.flatMap(({ linears }) => linears.map(({ relativeOutputError }) => relativeOutputError!)),

@@ -38,7 +38,6 @@ function planned(stage: Stage, options: Record<string, unknown> = {}): Planned<S
 
 const [ROWS, COLS] = [21, 100];
 
-/** Quantizes random weights, of which one column has no input, with or without a search. */
 async function quantize(search: Planned<Stage>[], salient = true) {
   const tokens = 3 * COLS;
   const x = normals(tokens * COLS, 1).map((value, i) => i % COLS === 50 ? 0 : value);

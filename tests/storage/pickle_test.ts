@@ -35,7 +35,6 @@ function refusal(...instructions: (string | number | Uint8Array)[]): string {
   throw new assert.AssertionError({ message: `Not refused: ${instructions}` });
 }
 
-/** A dictionary as a Map. */
 function mapOf(value: unknown): Map<unknown, unknown> {
   assert.ok(value instanceof PickleDict);
   const map = new Map<unknown, unknown>();

@@ -3,7 +3,6 @@ import { type ArbLayout, arbPlanes, arbScales } from "../../../codecs/arb/layout
 import { markedColumns } from "../../../codecs/salient_planes.ts";
 import { randomParts } from "../random_bits.ts";
 
-/** A linear layer of the codec arb with random bits, scales and salient columns. */
 export function randomArb(layout: ArbLayout): ArbHost {
   const { rows, cols, blockSize, columnScales, bitmap } = layout;
   const planes = arbPlanes(layout);

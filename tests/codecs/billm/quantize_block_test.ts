@@ -84,7 +84,6 @@ function assertStored(actual: Float32Array, found: number[], what: string): void
   assertClose(actual, clamped, { abs: 2 ** -25 + 1e-12, rel: 2 ** -11 + 1e-6, what });
 }
 
-/** Quantizes a layer block by block and compares everything that comes out with the reference. */
 async function check(gpu: Gpu, layout: BillmLayout, mode: Mode): Promise<void> {
   const { rows, cols, blockSize, zones: zoneCount, planes } = layout;
   const what = JSON.stringify({ ...layout, ...mode });

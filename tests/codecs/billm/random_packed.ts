@@ -12,7 +12,6 @@ import type { Tensor } from "../../../gpu/tensor.ts";
 import { dequantizeReference } from "../../reference/billm.ts";
 import { normals, seededRandom } from "../../reference/random.ts";
 
-/** Random bits of a linear layer. */
 export interface RandomPacked {
   host: BillmHost;
   /** The weights that they stand for, f32 `[rows, cols]`. */
@@ -80,7 +79,6 @@ export function productReference(
   return { sums, magnitudes };
 }
 
-/** A product of activations with a packed weight. */
 export type Multiply = (
   gpu: Gpu,
   x: Tensor,
@@ -88,7 +86,6 @@ export type Multiply = (
   addends: Addends,
 ) => Promise<Tensor>;
 
-/** Runs a product of random factors and compares it with the reference. */
 export async function checkProduct(
   gpu: Gpu,
   multiply: Multiply,

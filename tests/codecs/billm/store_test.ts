@@ -550,7 +550,6 @@ function unpackChanged(
   return loadBillm(checkpoint, "a.b", { cols, blockSize: LAYOUT.blockSize });
 }
 
-/** Zeros of another type or shape. */
 function zeros(
   part: string,
   dtype: "U32" | "I32" | "F16" | "F32" | "U8",
@@ -675,7 +674,6 @@ function packedModel(
   return model;
 }
 
-/** Logits of windows in f64, one after the other. */
 function logitsReference({ config, tensors }: RandomModel, windows: Int32Array[]): number[] {
   return windows.flatMap((window) =>
     forwardReference(config, tensors, window).logits.flatMap((row) => [...row])

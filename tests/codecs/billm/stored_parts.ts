@@ -4,7 +4,6 @@ import {
   scalesPerBlock,
 } from "../../../codecs/billm/quantize_block.ts";
 
-/** Bytes of a linear layer in BiLLM's bits by part. */
 export interface StoredParts {
   signs: number;
   flags: number;

@@ -23,7 +23,6 @@ function makeFactor(n: number): Float32Array {
   return factor;
 }
 
-/** Quantizes a layer block by block and compares everything that comes out with the reference. */
 async function check(gpu: Gpu, layout: GridLayout, blockSize: number, mode: Mode): Promise<void> {
   const { rows, cols, groupSize, grid, bits, salient } = layout;
   const weight = normals(rows * cols, 10 * rows + cols, 0.1);

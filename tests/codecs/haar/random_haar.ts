@@ -2,7 +2,6 @@ import type { HaarHost } from "../../../codecs/haar/host.ts";
 import { type HaarLayout, haarPlanes, haarScales } from "../../../codecs/haar/layout.ts";
 import { randomParts } from "../random_bits.ts";
 
-/** A linear layer of the codec haar with random bits, scales and salient columns. */
 export function randomHaar(layout: HaarLayout): HaarHost {
   const { rows, cols, blockSize } = layout;
   const planes = haarPlanes(layout);

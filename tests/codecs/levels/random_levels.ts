@@ -34,7 +34,6 @@ const PACKED: Record<number, [columns: number, bits: number]> = {
   8: [1, 3],
 };
 
-/** Packs the codes of a row, bit by bit. */
 export function packedRow(codes: ArrayLike<number>, count: number): Uint32Array<ArrayBuffer> {
   const [columns, bits] = PACKED[count];
   const all: number[] = [];

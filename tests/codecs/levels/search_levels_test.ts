@@ -115,7 +115,6 @@ function lossWith(
   return lossOf(weight.flat(), values, hessian, cols);
 }
 
-/** The share of equal entries. */
 function shareOfEqual(a: ArrayLike<number>, b: ArrayLike<number>): number {
   let equal = 0;
   for (let i = 0; i < a.length; i++) equal += Number(a[i] === b[i]);

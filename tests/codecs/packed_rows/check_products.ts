@@ -99,7 +99,6 @@ export async function checkGroup<Host extends HostLinear>(
   assert.equal(gpu.memory.current, before, "everything is freed");
 }
 
-/** Checks the products of a single layer with some numbers of tokens. */
 export async function checkLayer<Host extends HostLinear>(
   gpu: Gpu,
   codec: Codec<Host>,

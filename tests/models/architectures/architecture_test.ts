@@ -45,7 +45,6 @@ function plain(architecture: Architecture) {
   };
 }
 
-/** The sliding window of each layer. */
 function windowsOf(architecture: Architecture): (number | undefined)[] {
   const { layers } = architecture;
   return Array.from({ length: layers }, (_, i) => attentionOf(architecture, i).slidingWindow);

@@ -218,7 +218,6 @@ function workplaceOf({ config, prefix }: Family): Workplace {
   return new Workplace({ config: whole, alter });
 }
 
-/** Logits of a text in f64, row after row. */
 function logitsReference({ architecture, checkpoint }: ModelFiles, text: Int32Array): number[] {
   const tensors = new Map(
     [...checkpoint.tensors].map(([name, { shape }]) => [

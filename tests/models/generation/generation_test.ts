@@ -54,7 +54,6 @@ const MODELS: Record<string, [config: typeof TINY_LLAMA, dtype: StoredFloat]> = 
   ],
 };
 
-/** The id with the greatest value. */
 function greatest(logits: Float32Array): number {
   return logits.indexOf(Math.max(...logits));
 }

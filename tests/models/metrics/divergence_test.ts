@@ -45,7 +45,6 @@ function noisy(config: typeof TINY_LLAMA, noise: number): RandomModel {
   return model;
 }
 
-/** Opens both models for the callback. */
 async function withBoth(
   original: RandomModel,
   model: RandomModel,

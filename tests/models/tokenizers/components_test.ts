@@ -27,7 +27,6 @@ function hashOf(value: unknown): string {
   return createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 4);
 }
 
-/** Checks what a component gives of all texts. */
 function check([component, hashes]: Cases[number], give: (text: string) => unknown): void {
   assert.equal(hashes.length, 4 * texts.length);
   texts.forEach((text, i) => {

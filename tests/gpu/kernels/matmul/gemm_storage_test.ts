@@ -38,7 +38,6 @@ const TILE_CASES: [layout: GemmLayout, storages: Storages, sizes: number[][]][] 
 ];
 
 interface Placed extends Required<Matrix> {
-  /** The values as stored. */
   values: Float32Array;
   rows: number;
   cols: number;
