@@ -9,7 +9,7 @@ import { openGpu } from "../../hosts/deno_gpu.ts";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { BlockStage, GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
+import type { BlockStage, GroupContext, GroupStage } from "../../pipeline/stage.ts";
 import { compensate } from "../../stages/compensate.ts";
 import { hessian } from "../../stages/hessian.ts";
 import { residualBinarize } from "../../stages/residual_binarize.ts";
@@ -17,6 +17,7 @@ import { salientSelect } from "../../stages/salient_select.ts";
 import { splitSearch } from "../../stages/split_search.ts";
 import { PLAIN } from "../codecs/store_forms.ts";
 import { openSafetensors } from "../open.ts";
+import { linearOnGpu } from "../stages/linear_on_gpu.ts";
 
 const FOLDER = "../shared/fixtures/billm-reference";
 
@@ -51,15 +52,7 @@ for (const model of ["tiny-llama", "tiny-opt"]) {
         const [rows, cols] = fixture.get(`${name}.weight`).shape;
         const weight = fixture.readFloat32(`${name}.weight`);
         const h = fixture.readFloat32(`${name}.hessian`);
-        const linear: LinearLayer = {
-          name,
-          module: name,
-          rows,
-          cols,
-          original: gpu.upload(weight, [rows, cols]),
-          weight: gpu.upload(weight, [rows, cols]),
-          quantized: gpu.empty([rows, cols]),
-        };
+        const linear = linearOnGpu(gpu, weight, rows, name);
         using store = new ArtifactStore();
         store.set("hessian", gpu.upload(h, [cols, cols]));
         const context = {

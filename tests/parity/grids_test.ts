@@ -16,12 +16,11 @@ import type { Checkpoint } from "../../storage/checkpoint.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import {
   areLayersThere,
+  codesOf,
   digest,
   errorOf,
   expectedOf,
-  FIXTURES,
   LAYERS,
-  open,
   suffix,
   uploadLayer,
 } from "./single_layers.ts";
@@ -54,7 +53,7 @@ Deno.test({
     await using gpu = await openGpu();
     for (const layer of LAYERS) {
       const expected = expectedOf(layer);
-      using file = open(`${FIXTURES}/codes-${layer}.safetensors`);
+      using file = codesOf(layer);
       const names = Object.keys(expected).filter((name) =>
         file.has(`${name}.s`) && /^grid/.test(name)
       );

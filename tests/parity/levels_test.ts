@@ -19,11 +19,10 @@ import { openCheckpoint } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
   areLayersThere,
+  codesOf,
   errorOf,
   expectedOf,
-  FIXTURES,
   LAYERS,
-  open,
   suffix,
   uploadLayer,
 } from "./single_layers.ts";
@@ -60,7 +59,7 @@ Deno.test({
     };
     for (const layer of LAYERS) {
       const expected = expectedOf(layer);
-      using file = open(`${FIXTURES}/codes-${layer}.safetensors`);
+      using file = codesOf(layer);
       for (const name of Object.keys(KINDS)) {
         const cols = widths[layer];
         const host = hostOf(file, name, cols);

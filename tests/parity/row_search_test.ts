@@ -6,14 +6,14 @@ import assert from "node:assert/strict";
 import type { BillmDraft } from "../../codecs/billm/draft.ts";
 import { dequantizeBillm } from "../../codecs/billm/host.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
-import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { Stage } from "../../pipeline/stage.ts";
+import { StageClock } from "../../pipeline/run/run.ts";
 import { compensate } from "../../stages/compensate.ts";
 import { residualBinarize } from "../../stages/residual_binarize.ts";
 import { rowSearch } from "../../stages/row_search.ts";
 import { salientSelect } from "../../stages/salient_select.ts";
 import { splitSearch } from "../../stages/split_search.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
+import { planned } from "../stages/linear_on_gpu.ts";
 import {
   areLayersThere,
   errorOf,
@@ -22,10 +22,6 @@ import {
   suffix,
   uploadLayer,
 } from "./single_layers.ts";
-
-function planned(stage: Stage, options: Record<string, unknown> = {}): Planned<Stage> {
-  return { stage, options: stage.options.parse(options) } as Planned<Stage>;
-}
 
 const BLOCKS = [
   planned(salientSelect, { columns: 8 }),
@@ -51,12 +47,7 @@ for (const layer of LAYERS) {
     async fn() {
       await using gpu = await openGpu();
       const expected = expectedOf(layer);
-      const uploaded = await uploadLayer(
-        gpu,
-        layer,
-        128,
-        (name) => ["factor", "column-costs"].includes(name),
-      );
+      const uploaded = await uploadLayer(gpu, layer, 128);
       const { linear, context } = uploaded;
       const { quantized } = linear;
       using store = uploaded.store;

@@ -5,11 +5,10 @@ import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output
 import { type Rotation, transformOnHost } from "../../gpu/kernels/rotation/rotation.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
-import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
-import type { GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
-import { hessian } from "../../stages/hessian.ts";
+import type { LinearLayer } from "../../pipeline/stage.ts";
 import { openSafetensors } from "../open.ts";
 import { transposed } from "../reference/linear_algebra.ts";
+import { layerOnGpu, type OnGpu } from "../stages/linear_on_gpu.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 
 export const FIXTURES = "../shared/fixtures/codecs";
@@ -20,6 +19,11 @@ export const suffix = areLayersThere ? "" : " (needs ../shared)";
 /** The hash of decoded weights, with zeros of one sign. */
 export function digest(weights: Float32Array): string {
   return createHash("sha256").update(weights.map((weight) => weight + 0)).digest("hex");
+}
+
+/** The codes of the fixture for a layer. */
+export function codesOf(layer: string): Checkpoint {
+  return openSafetensors(`${FIXTURES}/codes-${layer}.safetensors`);
 }
 
 export const LAYERS = ["tiny-k", "smollm2-v", "smollm2-down"];
@@ -36,10 +40,6 @@ export function expectedOf(layer: string): Record<string, Expected> {
   return JSON.parse(readFileSync(`${FIXTURES}/expected.json`, "utf8")).layers[layer].codecs;
 }
 
-export function open(path: string): Checkpoint {
-  return openSafetensors(path);
-}
-
 /** The symmetric matrix with this upper triangle, row after row, f32 `[n, n]`. */
 function symmetric(upper: Float32Array): Float32Array {
   const n = Math.floor((Math.sqrt(8 * upper.length + 1) - 1) / 2);
@@ -53,30 +53,23 @@ function symmetric(upper: Float32Array): Float32Array {
 
 function loadLayer(layer: string): { weight: Float32Array; hessian: Float32Array } {
   if (layer === "tiny-k") {
-    using file = open(TINY);
+    using file = openSafetensors(TINY);
     const name = "layers.1.self_attn.k_proj";
     return {
       weight: file.readFloat32(`${name}.weight`),
       hessian: file.readFloat32(`${name}.hessian`),
     };
   }
-  using file = open(`${FIXTURES}/layers.safetensors`);
+  using file = openSafetensors(`${FIXTURES}/layers.safetensors`);
   const weight = file.readFloat32(`${layer}.weight`);
   if (layer === "smollm2-v") {
     return { weight, hessian: symmetric(file.readFloat32(`${layer}.hessian_upper`)) };
   }
   const halves = [0, 1].map((half) => {
-    using part = open(`${FIXTURES}/hessian-down.${half}.safetensors`);
+    using part = openSafetensors(`${FIXTURES}/hessian-down.${half}.safetensors`);
     return [...part.readFloat32("hessian_upper")];
   });
   return { weight, hessian: symmetric(Float32Array.from(halves.flat())) };
-}
-
-/** A linear layer on the GPU, with the context of the stages that have its Hessian. */
-export interface OnGpu {
-  linear: LinearLayer;
-  store: ArtifactStore;
-  context: GroupContext;
 }
 
 /**
@@ -89,7 +82,7 @@ export async function uploadLayer(
   gpu: Gpu,
   layer: string,
   blockSize: number,
-  isNeeded: (name: string) => boolean,
+  isNeeded?: (name: string) => boolean,
   rotation?: Rotation,
 ): Promise<OnGpu> {
   const { weight, hessian: h } = loadLayer(layer);
@@ -101,36 +94,6 @@ export async function uploadLayer(
     transformOnHost(h, cols, { rotation });
   }
   return await layerOnGpu(gpu, { name: layer, weight, hessian: h }, blockSize, isNeeded);
-}
-
-/**
- * Uploads a linear layer and runs the stage `hessian` on its Hessian.
- *
- * @param layer Its weight `[rows, cols]` and H `[cols, cols]`.
- */
-export async function layerOnGpu(
-  gpu: Gpu,
-  { name, weight, hessian: h }: { name: string; weight: Float32Array; hessian: Float32Array },
-  blockSize: number,
-  isNeeded: (name: string) => boolean,
-): Promise<OnGpu> {
-  const cols = Math.sqrt(h.length);
-  const rows = weight.length / cols;
-  const store = new ArtifactStore();
-  const original = gpu.upload(weight, [rows, cols]);
-  store.set("hessian", gpu.upload(h, [cols, cols]));
-  const linear: LinearLayer = {
-    ...{ name, module: name, rows, cols, original },
-    weight: gpu.clone(original),
-    quantized: gpu.empty([rows, cols]),
-  };
-  const context = {
-    ...{ gpu, blockSize, linears: [linear], isNeeded },
-    async pause() {},
-    ...access(store),
-  } as unknown as GroupContext;
-  await (hessian as GroupStage).run(context, { damping: 0.01 });
-  return { linear, store, context };
 }
 
 /** tr(E H Eᵀ) / tr(W H Wᵀ) with E = W - Q. */

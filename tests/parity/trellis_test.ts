@@ -19,16 +19,15 @@ import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { assertClose } from "../assert_close.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { openCheckpoint } from "../open.ts";
+import type { OnGpu } from "../stages/linear_on_gpu.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
   areLayersThere,
+  codesOf,
   digest,
   errorOf,
   expectedOf,
-  FIXTURES,
   LAYERS,
-  type OnGpu,
-  open,
   suffix,
   uploadLayer,
 } from "./single_layers.ts";
@@ -61,7 +60,7 @@ Deno.test({
     await using gpu = await openGpu();
     for (const layer of LAYERS) {
       const expected = expectedOf(layer);
-      using file = open(`${FIXTURES}/codes-${layer}.safetensors`);
+      using file = codesOf(layer);
       const names = Object.keys(expected).filter((name) =>
         /^trellis/.test(name) && file.has(`${name}.stream`)
       );
@@ -139,7 +138,7 @@ for (const layer of LAYERS) {
     async fn() {
       await using gpu = await openGpu();
       const expected = expectedOf(layer);
-      using file = open(`${FIXTURES}/codes-${layer}.safetensors`);
+      using file = codesOf(layer);
       const uploaded = await uploadLayer(gpu, layer, 128, () => true, ROTATION);
       using _store = uploaded.store;
       const names = isAll
@@ -168,7 +167,7 @@ Deno.test({
   async fn() {
     await using gpu = await openGpu();
     const layer = "smollm2-v";
-    using file = open(`${FIXTURES}/codes-${layer}.safetensors`);
+    using file = codesOf(layer);
     const { linear, store, context } = await uploadLayer(gpu, layer, 128, () => true, ROTATION);
     using _store = store;
     const names = Object.keys(expectedOf(layer))

@@ -10,8 +10,8 @@ import { loadPipeline } from "../../pipeline/config/config.ts";
 import { PipelineFileError } from "../../pipeline/config/errors.ts";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
-import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { BlockStage, GroupContext, LinearLayer, LinearStage } from "../../pipeline/stage.ts";
+import { StageClock } from "../../pipeline/run/run.ts";
+import type { BlockStage, GroupContext, LinearStage } from "../../pipeline/stage.ts";
 import { gptq } from "../../stages/gptq.ts";
 import { STAGES } from "../../stages/mod.ts";
 import { pbLlm } from "../../stages/pb_llm.ts";
@@ -23,6 +23,7 @@ import { openCheckpoint, openModel } from "../open.ts";
 import { fitGridReference, gridValues, nearestCode } from "../reference/grid.ts";
 import { normals } from "../reference/random.ts";
 import { startTask } from "../start_task.ts";
+import { linearOnGpu, planned, randomFactor, seenFactor } from "./linear_on_gpu.ts";
 
 const PACK = { pack: { embeddings: "stored" } };
 
@@ -151,31 +152,13 @@ Deno.test("rtn without calibration rounds each weight to the nearest value of it
   }
 });
 
-/** An upper triangular matrix with a diagonal near 1 and small entries beside it. */
-function randomFactor(cols: number): Float32Array {
-  const factor = normals(cols * cols, 2, 0.05);
-  for (let i = 0; i < cols; i++) {
-    factor.fill(0, i * cols, i * cols + i);
-    factor[i * cols + i] = 1 + 0.3 * Math.abs(factor[i * cols + i]);
-  }
-  return factor;
-}
-
 const ROWS = 7;
 
 /** Quantizes a random linear layer with one stage and a random factor. */
 async function quantizeRandom(stage: LinearStage | BlockStage, options: object, cols: number) {
   const weight = normals(ROWS * cols, 1);
   const factor = randomFactor(cols);
-  const linear: LinearLayer = {
-    name: "linear",
-    module: "linear",
-    rows: ROWS,
-    cols,
-    original: gpu.upload(weight, [ROWS, cols]),
-    weight: gpu.upload(weight, [ROWS, cols]),
-    quantized: gpu.empty([ROWS, cols]),
-  };
+  const linear = linearOnGpu(gpu, weight, ROWS);
   using store = new ArtifactStore();
   const costs = Float32Array.from({ length: cols }, (_, i) => factor[i * cols + i] ** -2);
   store.set("factor", gpu.upload(factor, [cols, cols]));
@@ -189,9 +172,14 @@ async function quantizeRandom(stage: LinearStage | BlockStage, options: object, 
   store.set("ordered-costs", gpu.upload(costs, [cols]));
   const identity = Float32Array.from({ length: cols ** 2 }, (_, i) => i % (cols + 1) ? 0 : 2);
   store.set("hessian", gpu.upload(identity, [cols, cols]));
-  const stages = [{ stage, options: stage.options.parse(options) }] as Planned<LinearStage>[];
   const context = { gpu, blockSize: 64, ...access(store) } as unknown as GroupContext;
-  await quantizeLinear(context, store, linear, stages, new StageClock(gpu));
+  await quantizeLinear(
+    context,
+    store,
+    linear,
+    [planned(stage, { ...options })],
+    new StageClock(gpu),
+  );
   const quantized = await gpu.read(linear.quantized);
   return {
     weight,
@@ -244,24 +232,10 @@ for (const cols of [100, 1100]) {
   for (const groupSize of [64, "row"] as const) {
     for (const feedback of ["column", "block"]) {
       Deno.test(`gptq: ${cols} columns, groups of ${groupSize}, feedback ${feedback}`, async () => {
-        const options = {
-          bits: 3,
-          "group-size": groupSize,
-          feedback,
-          grid: "range",
-          order: "none",
-        };
-        const { weight, factor, quantized, host } = await quantizeRandom(
-          gptq as LinearStage,
-          options,
-          cols,
-        );
-        // With feedback in the block, W - Q = E · U. Without, the block's own part is its diagonal.
-        const seen = factor.map((u, i) => {
-          const [row, col] = [Math.floor(i / cols), i % cols];
-          const isWithin = Math.floor(row / 64) === Math.floor(col / 64) && row !== col;
-          return feedback === "block" && isWithin ? 0 : u;
-        });
+        const form = { bits: 3, "group-size": groupSize, grid: "range", order: "none" };
+        const found = await quantizeRandom(gptq as LinearStage, { ...form, feedback }, cols);
+        const { weight, factor, quantized, host } = found;
+        const seen = seenFactor(factor, 64, feedback);
         const errors = errorsOf(weight, quantized, seen);
         assert.deepEqual(dequantizeGridHost(host), quantized);
 
@@ -320,11 +294,7 @@ Deno.test("gptq visits columns in their order, with scale groups of places or of
     }
     const visited = (values: Float32Array) =>
       values.map((_, i) => values[i - i % cols + order[i % cols]]);
-    const seen = factor.map((u, i) => {
-      const [row, col] = [Math.floor(i / cols), i % cols];
-      const isWithin = Math.floor(row / 64) === Math.floor(col / 64) && row !== col;
-      return form.feedback === "block" && isWithin ? 0 : u;
-    });
+    const seen = seenFactor(factor, 64, form.feedback);
     const inOrder = visited(quantized);
     const size = form["group-size"] === "row" ? cols : 64;
     const groups = Math.ceil(cols / size);

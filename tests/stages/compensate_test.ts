@@ -2,24 +2,15 @@ import assert from "node:assert/strict";
 import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { BlockStage, GroupContext, LinearLayer } from "../../pipeline/stage.ts";
+import type { BlockStage, GroupContext } from "../../pipeline/stage.ts";
 import { compensate } from "../../stages/compensate.ts";
 import { assertClose } from "../assert_close.ts";
 import { gpu } from "../gpu/gpu.ts";
 import { matmul } from "../reference/linear_algebra.ts";
 import { normals } from "../reference/random.ts";
+import { freeLinear, linearOnGpu, planned, randomFactor, seenFactor } from "./linear_on_gpu.ts";
 
 const ROWS = 9;
-
-/** An upper triangular matrix with a diagonal near 1 and small entries beside it. */
-function randomFactor(cols: number): Float32Array {
-  const factor = normals(cols * cols, 2, 0.05);
-  for (let i = 0; i < cols; i++) {
-    factor.fill(0, i * cols, i * cols + i);
-    factor[i * cols + i] = 1 + 0.3 * Math.abs(factor[i * cols + i]);
-  }
-  return factor;
-}
 
 // Fewer columns than are made up for at a time, just as many, more, and some over.
 for (const cols of [200, 1024, 1100, 2176]) {
@@ -32,15 +23,7 @@ for (const cols of [200, 1024, 1100, 2176]) {
       let before = 0;
       for (let turn = 0; turn < 2; turn++) {
         before = gpu.memory.current; // constants stay on the device from the first turn on
-        const linear: LinearLayer = {
-          name: "linear",
-          module: "linear",
-          rows: ROWS,
-          cols,
-          original: gpu.upload(weight, [ROWS, cols]),
-          weight: gpu.upload(weight, [ROWS, cols]),
-          quantized: gpu.empty([ROWS, cols]),
-        };
+        const linear = linearOnGpu(gpu, weight, ROWS);
         using store = new ArtifactStore();
         store.set("factor", gpu.upload(factor, [cols, cols]));
         const probe: Partial<BlockStage> = {
@@ -56,22 +39,19 @@ for (const cols of [200, 1024, 1100, 2176]) {
             }
           },
         };
-        const stages = [
-          { stage: compensate, options: compensate.options.parse({ feedback }) },
-          { stage: probe, options: {} },
-        ] as Planned<BlockStage>[];
+        const stages = [planned(compensate, { feedback }), { stage: probe, options: {} }];
         const context = { gpu, blockSize: 128, ...access(store) } as unknown as GroupContext;
-        await quantizeLinear(context, store, linear, stages, new StageClock(gpu));
+        await quantizeLinear(
+          context,
+          store,
+          linear,
+          stages as Planned<BlockStage>[],
+          new StageClock(gpu),
+        );
         quantized = await gpu.read(linear.quantized);
-        gpu.free(linear.original, linear.weight, linear.quantized);
-        linear.draft![Symbol.dispose]();
+        freeLinear(gpu, linear);
       }
-      // With feedback in the block, W - Q = E · U. Without, the block's own part of U is its diagonal.
-      const seen = factor.map((u, i) => {
-        const [row, col] = [Math.floor(i / cols), i % cols];
-        const isWithin = Math.floor(row / 128) === Math.floor(col / 128) && row !== col;
-        return feedback === "block" && isWithin ? 0 : u;
-      });
+      const seen = seenFactor(factor, 128, feedback);
       const difference = weight.map((w, i) => w - quantized[i]);
       assert.ok(errors.some((error) => Math.abs(error) > 0.1));
       // Sums of up to 2176 f32 products of about 0.05.

@@ -7,13 +7,11 @@ import type { HaarDraft } from "../../codecs/haar/draft.ts";
 import { haarBytes } from "../../codecs/haar/store.ts";
 import { dequantizedLinear, storeLinear } from "../../codecs/mod.ts";
 import type { PackedLinear } from "../../codecs/codec.ts";
-import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { GroupContext, GroupStage, LinearLayer, Stage } from "../../pipeline/stage.ts";
+import type { LinearLayer, Stage } from "../../pipeline/stage.ts";
 import { arb } from "../../stages/arb.ts";
 import { hbllm } from "../../stages/hbllm.ts";
-import { hessian } from "../../stages/hessian.ts";
 import { rowSearch } from "../../stages/row_search.ts";
 import { salientSelect } from "../../stages/salient_select.ts";
 import { splitSearch } from "../../stages/split_search.ts";
@@ -21,15 +19,15 @@ import { gpu } from "../gpu/gpu.ts";
 import { matmul, transposed } from "../reference/linear_algebra.ts";
 import { normals } from "../reference/random.ts";
 import { lossOf } from "../reference/row_search.ts";
+import { freeLinear, layerOnGpu, planned } from "./linear_on_gpu.ts";
 
 const [ROWS, COLS, SIZE] = [22, 64, 32];
 const FORM = { scales: "f16", flags: "plain" } as const;
 
 type Options = Record<string, unknown>;
 
-function planned(stage: Stage, options: Options, mode: "reference" | "default"): Planned<Stage> {
-  const presets = mode === "reference" ? stage.presets?.reference : {};
-  return { stage, options: stage.options.parse({ ...presets, ...options }) } as Planned<Stage>;
+function inMode(stage: Stage, options: Options, mode: "reference" | "default"): Planned<Stage> {
+  return planned(stage, { ...(mode === "reference" && stage.presets?.reference), ...options });
 }
 
 /** Quantizes random weights; returns the loss, what is stored, and the values that later layers see. */
@@ -44,33 +42,19 @@ async function quantize(
   const x = Float32Array.from(matmul(normals(tokens * COLS, 1), mix, tokens, COLS, COLS));
   const xx = Float32Array.from(matmul(transposed(x, tokens, COLS), x, COLS, COLS, tokens));
   const weight = normals(ROWS * COLS, 2).map((w, i) => i % COLS % 11 === 3 ? 3 * w : w);
-  const linear: LinearLayer = {
-    ...{ name: "linear", module: "linear", rows: ROWS, cols: COLS },
-    original: gpu.upload(weight, [ROWS, COLS]),
-    weight: gpu.upload(weight, [ROWS, COLS]),
-    quantized: gpu.empty([ROWS, COLS]),
-  };
-  using store = new ArtifactStore();
-  store.set("hessian", gpu.upload(xx, [COLS, COLS]));
-  const context = {
-    ...{ gpu, blockSize: SIZE, linears: [linear] },
-    isNeeded: (name: string) => ["factor", "column-costs"].includes(name),
-    async pause() {},
-    ...access(store),
-  } as unknown as GroupContext;
-  await (hessian as GroupStage).run(context, { damping: 0.01 });
+  const { linear, context, store } = await layerOnGpu(gpu, { weight, hessian: xx }, SIZE);
+  using _store = store;
   const stages = [
-    planned(salientSelect, { "max-columns": 9 }, mode),
-    ...(stage === arb ? [planned(splitSearch, { candidates: 9, ...split }, mode)] : []),
-    planned(stage, { "block-size": SIZE, ...options }, mode),
-    ...(search ? [planned(rowSearch, search, mode)] : []),
+    inMode(salientSelect, { "max-columns": 9 }, mode),
+    ...(stage === arb ? [inMode(splitSearch, { candidates: 9, ...split }, mode)] : []),
+    inMode(stage, { "block-size": SIZE, ...options }, mode),
+    ...(search ? [inMode(rowSearch, search, mode)] : []),
   ];
   await quantizeLinear(context, store, linear, stages, new StageClock(gpu));
   const found = await gpu.read(linear.quantized);
   const draft = linear.draft as ArbDraft | HaarDraft;
   const packed = { codec: draft.codec, host: await draft.download() } as unknown as PackedLinear;
-  draft[Symbol.dispose]();
-  gpu.free(linear.original, linear.weight, linear.quantized);
+  freeLinear(gpu, linear);
   return { loss: lossOf(weight, found, xx, COLS), packed, found };
 }
 

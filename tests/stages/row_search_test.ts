@@ -4,19 +4,10 @@ import { UserError } from "../../base/errors.ts";
 import { BillmDraft } from "../../codecs/billm/draft.ts";
 import { dequantizeBillm } from "../../codecs/billm/host.ts";
 import { dequantizedLinear, linearMatrix, loadLinear, storeLinear } from "../../codecs/mod.ts";
-import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
 import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
 import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type {
-  GroupContext,
-  GroupStage,
-  LinearContext,
-  LinearLayer,
-  LinearStage,
-  Stage,
-} from "../../pipeline/stage.ts";
+import type { LinearContext, LinearLayer, LinearStage, Stage } from "../../pipeline/stage.ts";
 import { compensate } from "../../stages/compensate.ts";
-import { hessian } from "../../stages/hessian.ts";
 import { residualBinarize } from "../../stages/residual_binarize.ts";
 import { rowSearch } from "../../stages/row_search.ts";
 import { salientSelect } from "../../stages/salient_select.ts";
@@ -29,12 +20,9 @@ import { matmul, transposed } from "../reference/linear_algebra.ts";
 import { normals } from "../reference/random.ts";
 import { lossOf } from "../reference/row_search.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
+import { freeLinear, layerOnGpu, planned } from "./linear_on_gpu.ts";
 
 const SOFTWARE = { gpu: { adapter: "software" } };
-
-function planned(stage: Stage, options: Record<string, unknown> = {}): Planned<Stage> {
-  return { stage, options: stage.options.parse(options) } as Planned<Stage>;
-}
 
 const [ROWS, COLS] = [21, 100];
 
@@ -43,23 +31,8 @@ async function quantize(search: Planned<Stage>[], salient = true) {
   const x = normals(tokens * COLS, 1).map((value, i) => i % COLS === 50 ? 0 : value);
   const xx = Float32Array.from(matmul(transposed(x, tokens, COLS), x, COLS, COLS, tokens));
   const weight = normals(ROWS * COLS, 2);
-  const linear: LinearLayer = {
-    ...{ name: "linear", module: "linear", rows: ROWS, cols: COLS },
-    original: gpu.upload(weight, [ROWS, COLS]),
-    weight: gpu.upload(weight, [ROWS, COLS]),
-    quantized: gpu.empty([ROWS, COLS]),
-  };
-  using store = new ArtifactStore();
-  store.set("hessian", gpu.upload(xx, [COLS, COLS]));
-  const context = {
-    gpu,
-    blockSize: 32,
-    linears: [linear],
-    isNeeded: (name: string) => ["factor", "column-costs"].includes(name),
-    async pause() {},
-    ...access(store),
-  } as unknown as GroupContext;
-  await (hessian as GroupStage).run(context, { damping: 0.01 });
+  const { linear, context, store } = await layerOnGpu(gpu, { weight, hessian: xx }, 32);
+  using _store = store;
   const blocks = [
     ...(salient ? [planned(salientSelect, { columns: 4 }), planned(residualBinarize)] : []),
     planned(splitSearch, { candidates: 9 }),
@@ -72,11 +45,6 @@ async function quantize(search: Planned<Stage>[], salient = true) {
   return { linear, quantized, loss: lossOf(target, quantized, xx, COLS) };
 }
 
-function free({ original, weight, quantized, draft }: LinearLayer): void {
-  gpu.free(original, weight, quantized);
-  draft![Symbol.dispose]();
-}
-
 for (const salient of [true, false]) {
   Deno.test(`row-search lowers the output error ${salient ? "with" : "without"} salient columns`, async () => {
     const losses = [];
@@ -87,7 +55,7 @@ for (const salient of [true, false]) {
       const search = options ? [planned(rowSearch, options)] : [];
       const { linear, loss } = await quantize(search, salient);
       losses.push(loss);
-      free(linear);
+      freeLinear(gpu, linear);
     }
     assert.equal(gpu.memory.current, before, "everything is freed");
     const [none, one, several, all, again] = losses;
@@ -119,7 +87,7 @@ Deno.test("what row-search finds is what is stored, with scales in f16, 8 and 4 
       assert.deepEqual(dequantizedLinear(loaded), values, `${scales}, ${flags}`);
       using matrix = await linearMatrix(gpu, loaded);
       assert.deepEqual(await gpu.read(matrix), values);
-      free(linear);
+      freeLinear(gpu, linear);
     }
   }
 });

@@ -9,10 +9,10 @@ import type { LinearStage } from "../../../pipeline/stage.ts";
 import { trellis as stage } from "../../../stages/trellis.ts";
 import { assertClose } from "../../assert_close.ts";
 import { DEVICES } from "../../gpu/devices.ts";
-import { layerOnGpu } from "../../parity/single_layers.ts";
 import { matmul, transposed } from "../../reference/linear_algebra.ts";
 import { normals } from "../../reference/random.ts";
 import { encodeReference } from "../../reference/trellis.ts";
+import { layerOnGpu } from "../../stages/linear_on_gpu.ts";
 
 /** Correlated inputs of unequal size, one of them always zero. */
 function hessianOf(cols: number): Float32Array {
