@@ -275,10 +275,9 @@ Deno.test("an exponent out of range, or of another type, is refused", () => {
   ) {
     using folder = new TemporaryFolder();
     using checkpoint = written(folder.path, [...tensors, exponent]);
-    assert.throws(() => loadLinear(checkpoint, QUANTIZATION, NAME), (error: Error) => {
-      assert.ok(error instanceof UserError);
-      assert.match(error.message, new RegExp(`${NAME}.exponent" ${text}`));
-      return true;
+    assert.throws(() => loadLinear(checkpoint, QUANTIZATION, NAME), {
+      name: "UserError",
+      message: new RegExp(`${NAME}.exponent" ${text}`),
     });
   }
 });

@@ -9,6 +9,7 @@ import { crossEntropyReference, forwardReference } from "../reference/decoder.ts
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { LoadedModel } from "./loaded_model.ts";
 import {
+  modelFolder,
   type RandomModel,
   randomModel,
   randomWindows,
@@ -152,8 +153,7 @@ function flat(rows: Float64Array[]): number[] {
 
 for (const { what, model, shards } of CASES) {
   Deno.test(`logits and losses equal the reference: ${what}`, async () => {
-    using folder = new TemporaryFolder();
-    writeModel(folder.path, model, shards);
+    using folder = modelFolder(model, shards);
     const before = gpu.memory.current;
     {
       using loaded = await LoadedModel.open(gpu, folder.path);
@@ -191,8 +191,7 @@ for (
         randomModel({ ...TINY_OPT, num_hidden_layers: 1, activation_function: name }, 8),
       ]
     ) {
-      using folder = new TemporaryFolder();
-      writeModel(folder.path, model);
+      using folder = modelFolder(model);
       using loaded = await LoadedModel.open(gpu, folder.path);
       const windows = randomWindows(1, 5, TINY_LLAMA.vocab_size, 9);
       assertClose(await loaded.logits(windows), flat(logitsReference(model, windows)), {
@@ -205,9 +204,8 @@ for (
 
 for (const dtype of ["F32", "F16", "BF16"] as const) {
   Deno.test(`embedding and head in several parts give the same, stored as ${dtype}`, async () => {
-    using folder = new TemporaryFolder();
     const model = randomModel({ ...TINY_OPT, tie_word_embeddings: false }, 10, dtype);
-    writeModel(folder.path, model);
+    using folder = modelFolder(model);
     const windows = randomWindows(2, 33, TINY_OPT.vocab_size, 11);
     const run = async (partBytes?: number) => {
       using loaded = await LoadedModel.open(gpu, folder.path, { partBytes });
@@ -233,8 +231,7 @@ for (const dtype of ["F32", "F16", "BF16"] as const) {
 
 Deno.test("hidden states after each layer equal the reference", async () => {
   for (const { model } of CASES) {
-    using folder = new TemporaryFolder();
-    writeModel(folder.path, model);
+    using folder = modelFolder(model);
     using loaded = await LoadedModel.open(gpu, folder.path);
     const windows = randomWindows(2, 9, TINY_LLAMA.vocab_size, 12);
     const expected = windows.map((window) => forwardReference(model.config, model.tensors, window));
@@ -247,8 +244,7 @@ Deno.test("hidden states after each layer equal the reference", async () => {
 
 Deno.test("a layer runs in pieces as it does in one go", async () => {
   for (const { model } of CASES) {
-    using folder = new TemporaryFolder();
-    writeModel(folder.path, model);
+    using folder = modelFolder(model);
     using loaded = await LoadedModel.open(gpu, folder.path);
     const { decoder, layers: [weights] } = loaded;
     const windows = randomWindows(2, 9, TINY_LLAMA.vocab_size, 13);
@@ -426,9 +422,8 @@ Deno.test("a missing tensor is named, with the nearest names there are", async (
 });
 
 Deno.test("a tensor that is stored as whole numbers is refused", async () => {
-  using folder = new TemporaryFolder();
   const model = randomModel(TINY_LLAMA, 18);
-  writeModel(folder.path, model);
+  using folder = modelFolder(model);
   const path = `${folder.path}/model.safetensors`;
   const bytes = Deno.readFileSync(path);
   const headerBytes = Number(new DataView(bytes.buffer).getBigUint64(0, true));
@@ -448,8 +443,7 @@ Deno.test("a tensor that is stored as whole numbers is refused", async () => {
 });
 
 Deno.test("embed() refuses tokens and windows that the model does not take", async () => {
-  using folder = new TemporaryFolder();
-  writeModel(folder.path, randomModel(TINY_LLAMA, 19));
+  using folder = modelFolder(randomModel(TINY_LLAMA, 19));
   using files = openModel(folder.path);
   using decoder = new Decoder(gpu, files);
   await assert.rejects(
@@ -474,8 +468,7 @@ Deno.test("rotary frequencies can be rounded as in a model cast as a whole", asy
   // One head of 2 · 2 numbers: frequencies 1 and theta^-½ = 0.3162…, which no 16-bit format holds.
   const config = { ...TINY_LLAMA, hidden_size: 4, num_attention_heads: 1, num_key_value_heads: 1 };
   const model = randomModel({ ...config, rope_theta: 10 }, 20);
-  using folder = new TemporaryFolder();
-  writeModel(folder.path, model);
+  using folder = modelFolder(model);
   const windows = randomWindows(1, 33, 97, 21);
   // The same frequencies come from another base: theta = frequency^-2.
   const frequency = Math.fround(10 ** -0.5);

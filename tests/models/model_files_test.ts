@@ -9,7 +9,7 @@ import { readJson } from "../../storage/json.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { openModel, openSafetensors } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
-import { randomModel, TINY_LLAMA, TINY_OPT, writeModel } from "./random_model.ts";
+import { modelFolder, randomModel, TINY_LLAMA, TINY_OPT, writeModel } from "./random_model.ts";
 
 /** The supported model types, as messages list them. */
 const MODEL_TYPES = Object.keys(ARCHITECTURES).sort().join(", ");
@@ -74,8 +74,7 @@ Deno.test("packedConfig() tells the columns of layers that differ apart, and wha
       return { ...narrow, steps: (layer) => (layer === 1 ? wide : narrow).steps(layer) };
     },
   });
-  using folder = new TemporaryFolder();
-  writeModel(folder.path, {
+  using folder = modelFolder({
     ...randomModel(TINY_LLAMA, 5),
     config: { ...TINY_LLAMA, model_type: "wide" },
   });
@@ -95,8 +94,7 @@ Deno.test("packedConfig() tells the columns of layers that differ apart, and wha
 });
 
 Deno.test("withWeights() is the same model with other weights", () => {
-  using folder = new TemporaryFolder();
-  writeModel(folder.path, randomModel(TINY_LLAMA, 3));
+  using folder = modelFolder(randomModel(TINY_LLAMA, 3));
   using model = openModel(folder.path);
   const path = folder.file("part.safetensors");
   writeSafetensors(path, [{
@@ -150,8 +148,7 @@ Deno.test("a folder without a model is refused with what is missing", () => {
 });
 
 Deno.test("a config.json that cannot be used is refused with its place", () => {
-  using folder = new TemporaryFolder();
-  writeModel(folder.path, randomModel(TINY_LLAMA, 4));
+  using folder = modelFolder(randomModel(TINY_LLAMA, 4));
   const write = (config: unknown) =>
     Deno.writeTextFileSync(folder.file("config.json"), JSON.stringify(config));
   write({ ...TINY_LLAMA, model_type: "bert" });

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { TensorToWrite } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { normals, seededRandom } from "../reference/random.ts";
+import { TemporaryFolder } from "../temporary_folder.ts";
 
 export type StoredFloat = "F32" | "F16" | "BF16";
 
@@ -175,4 +176,11 @@ export function randomWindows(
     { length: count },
     () => Int32Array.from({ length }, () => Math.floor(random() * vocabulary)),
   );
+}
+
+/** A folder with a model, see {@link writeModel}. */
+export function modelFolder(model: RandomModel, shards?: number): TemporaryFolder {
+  const folder = new TemporaryFolder();
+  writeModel(folder.path, model, shards);
+  return folder;
 }

@@ -7,14 +7,7 @@ import {
 } from "../../../codecs/embedding/dequantize_embedding.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { seededRandom } from "../../reference/random.ts";
-import { QuantizedTable } from "./quantized_embedding.ts";
-
-/** Bytes in words, with zeros at the end. */
-function words(bytes: Uint8Array): Uint32Array {
-  const padded = new Uint8Array(4 * Math.ceil(bytes.length / 4));
-  padded.set(bytes);
-  return new Uint32Array(padded.buffer);
-}
+import { QuantizedTable, words } from "./quantized_embedding.ts";
 
 /** What `codecs/embedding/dequantize_embedding.wgsl` must compute, in f64: one number after the other. */
 function reference(layout: EmbeddingLayout, codes: Uint8Array, scales: Float16Array): Float32Array {

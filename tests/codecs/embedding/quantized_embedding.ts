@@ -8,7 +8,7 @@ import type { Tensor } from "../../../gpu/tensor.ts";
 import { seededRandom } from "../../reference/random.ts";
 
 /** Bytes in words, with zeros at the end. */
-function words(bytes: Uint8Array): Uint32Array {
+export function words(bytes: Uint8Array): Uint32Array {
   const padded = new Uint8Array(4 * Math.ceil(bytes.length / 4));
   padded.set(bytes);
   return new Uint32Array(padded.buffer);

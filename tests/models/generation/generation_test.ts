@@ -19,6 +19,7 @@ import { openModel } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { LoadedModel } from "../loaded_model.ts";
 import {
+  modelFolder,
   randomModel,
   randomWindows,
   type StoredFloat,
@@ -78,8 +79,7 @@ async function* stepByStep(
 
 for (const [name, [config, dtype]] of Object.entries(MODELS)) {
   Deno.test(`token by token, a ${name} computes what it does on the whole window`, async () => {
-    using folder = new TemporaryFolder();
-    writeModel(folder.path, randomModel(config, 5, dtype));
+    using folder = modelFolder(randomModel(config, 5, dtype));
     using loaded = await LoadedModel.open(gpu, folder.path);
     using model = await ResidentModel.load(gpu, loaded.model);
     const vocabulary = config.vocab_size;
@@ -103,8 +103,7 @@ for (const [name, [config, dtype]] of Object.entries(MODELS)) {
   });
 
   Deno.test(`the greedy tokens of a ${name} are those of whole windows`, async () => {
-    using folder = new TemporaryFolder();
-    writeModel(folder.path, randomModel(config, 6, dtype));
+    using folder = modelFolder(randomModel(config, 6, dtype));
     using loaded = await LoadedModel.open(gpu, folder.path);
     using model = await ResidentModel.load(gpu, loaded.model);
     const vocabulary = config.vocab_size;
@@ -144,8 +143,7 @@ Deno.test("several tokens may follow what a cache holds", async () => {
 });
 
 Deno.test("a model in memory reads no file, and leaves no memory behind", async () => {
-  using folder = new TemporaryFolder();
-  writeModel(folder.path, randomModel(TINY_OPT, 5, "F16"));
+  using folder = modelFolder(randomModel(TINY_OPT, 5, "F16"));
   const before = gpu.memory.current;
   {
     using files = openModel(folder.path);

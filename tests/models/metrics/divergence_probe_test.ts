@@ -4,14 +4,12 @@ import { DivergenceProbe } from "../../../models/metrics/divergence_probe.ts";
 import { FinalStates } from "../../../models/metrics/final_states.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { LoadedModel } from "../loaded_model.ts";
-import { randomModel, TINY_LLAMA, writeModel } from "../random_model.ts";
+import { modelFolder, randomModel, TINY_LLAMA } from "../random_model.ts";
 import { normals } from "../../reference/random.ts";
-import { TemporaryFolder } from "../../temporary_folder.ts";
 
 for (const { kernels, gpu } of DEVICES) {
   Deno.test(`DivergenceProbe with ${kernels} gives what divergence() gives`, async () => {
-    using folder = new TemporaryFolder();
-    writeModel(folder.path, randomModel(TINY_LLAMA, 3));
+    using folder = modelFolder(randomModel(TINY_LLAMA, 3));
     const [count, length, width] = [3, 9, 40];
     const tokens = count * length;
     const before = normals(tokens * width, 1);

@@ -8,6 +8,7 @@ import { openModel } from "../../open.ts";
 import { crossEntropyReference, forwardReference } from "../../reference/decoder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import {
+  modelFolder,
   type RandomModel,
   randomModel,
   randomWindows,
@@ -54,8 +55,7 @@ for (
 ) {
   Deno.test(`logLikelihoods() equal those of each prompt alone however batched: ${name}`, async () => {
     const model = randomModel(config, 1, dtype);
-    using folder = new TemporaryFolder();
-    writeModel(folder.path, model);
+    using folder = modelFolder(model);
     using files = openModel(folder.path);
     const groups = randomGroups(config.vocab_size);
     const expected = groups.map((prompts) => prompts.map((prompt) => reference(model, prompt)));
@@ -78,8 +78,7 @@ for (
 
 Deno.test("logLikelihoods() come in passes where memory is short, with the same results", async () => {
   const model = randomModel(TINY_LLAMA, 1);
-  using folder = new TemporaryFolder();
-  writeModel(folder.path, model);
+  using folder = modelFolder(model);
   using files = openModel(folder.path);
   const words = randomWindows(40, 30, TINY_LLAMA.vocab_size, 3);
   const groups = words.map((tokens) => [{ tokens, scored: 4 }]);

@@ -7,6 +7,7 @@ import { openModel } from "../../open.ts";
 import { crossEntropyReference, forwardReference } from "../../reference/decoder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import {
+  modelFolder,
   type RandomModel,
   randomModel,
   randomWindows,
@@ -35,8 +36,7 @@ for (const [config, dtype] of [[TINY_LLAMA, "BF16"], [TINY_OPT, "F16"]] as const
       const model = randomModel(config, 1, dtype);
       const windows = randomWindows(count, length, config.vocab_size, 2);
       const expected = lossReference(model, windows);
-      using folder = new TemporaryFolder();
-      writeModel(folder.path, model);
+      using folder = modelFolder(model);
       using files = openModel(folder.path);
       const before = gpu.memory.current;
       const losses: number[] = [];
@@ -74,8 +74,7 @@ Deno.test("perplexity() weighs windows equally and leaves out each first token",
     if (name === "model.embed_tokens.weight") { for (let i = 0; i < 4; i++) data[i * 5] = 1; }
     if (name === "model.norm.weight") data.fill(5); // times √4, the norm of a row with one 1
   }
-  using folder = new TemporaryFolder();
-  writeModel(folder.path, model);
+  using folder = modelFolder(model);
   using files = openModel(folder.path);
   const sure = Math.log(1 + 3 * Math.exp(-10));
   const loss = async (...windows: number[][]) =>
