@@ -60,6 +60,8 @@ import { matvecKernel } from "../../gpu/kernels/matmul/matvec_source.ts";
 import { argmaxKernel } from "../../gpu/kernels/reduce/argmax_source.ts";
 import { PROJECT } from "../checkout.ts";
 
+type Text = [name: string, source: string];
+
 /** Paths of the files in the rooms that have kernels. */
 export const KERNEL_FILES = ["gpu", "codecs"].flatMap((room) =>
   readdirSync(join(PROJECT, room), { recursive: true }).map((name) =>
@@ -137,7 +139,7 @@ const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
 const LANES = 128;
 
 /** A text with each of the sums over lanes that it may call. */
-function withSums(name: string, source: string): [name: string, source: string][] {
+function withSums(name: string, source: string): Text[] {
   return ["reduce.wgsl", "reduce_large.wgsl", "reduce_subgroup.wgsl"]
     .map((sums) => [`${name}, ${sums}`, TEXTS.get(sums)! + source]);
 }
@@ -148,7 +150,7 @@ const OF_LEVELS = [...TEXTS.keys()].filter((name) =>
 );
 
 /** A file as the kernels that are made of it. */
-export function completed(name: string): [name: string, source: string][] {
+export function completed(name: string): Text[] {
   const source = TEXTS.get(name)!;
   if (UNFINISHED.includes(name)) return [];
   if (name === "embedding_value.wgsl") return []; // names what the text behind it declares
@@ -162,7 +164,7 @@ export function completed(name: string): [name: string, source: string][] {
 }
 
 /** A text with the files that it needs before it, in all its forms. */
-function withParts(name: string, text: string): [name: string, source: string][] {
+function withParts(name: string, text: string): Text[] {
   let source = text;
   if (/\bactivate\(/.test(source)) source = TEXTS.get("activate.wgsl")! + source;
   if (/\bvalue_at\(/.test(source)) source = TEXTS.get("embedding_value.wgsl")! + source;
@@ -180,13 +182,13 @@ function withParts(name: string, text: string): [name: string, source: string][]
 const F32 = "alias real = f32;";
 
 /** The kernels that are generated, for all subgroup sizes that occur (4 to 64 lanes). */
-export const GENERATED: [name: string, source: string][] = [
+export const GENERATED: Text[] = [
   ...LAYOUTS.flatMap((layout) =>
     TILES.flatMap((tile) =>
       STORAGES.flatMap((storages) =>
         (["any", "aligned", "whole", "paired"] as const)
           .filter((fit) => fit !== "any" || storages.c === "f32")
-          .map((fit): [string, string] => [
+          .map((fit): Text => [
             `tileKernel ${layout} ${tileName(tile)}, ${fit}, ${Object.values(storages)}`,
             tileKernel(layout, tile, fit, storages),
           ])
@@ -195,19 +197,19 @@ export const GENERATED: [name: string, source: string][] = [
   ),
   ...GROUPED_TILES.flatMap((tile) =>
     (["f32", "f16", "bf16"] as const).flatMap((b) =>
-      (["any", "aligned", "whole", "paired"] as const).map((fit): [string, string] => [
+      (["any", "aligned", "whole", "paired"] as const).map((fit): Text => [
         `tileKernel of experts ${tileName(tile)}, ${fit}, ${b}`,
         tileKernel("NT", tile, fit, { ...ALL_F32, b }, true),
       ])
     )
   ),
-  ...[4, 8, 16, 32, 64].flatMap((lanes): [string, string][] => [
-    ...LAYOUTS.map((layout): [string, string] => [
+  ...[4, 8, 16, 32, 64].flatMap((lanes): Text[] => [
+    ...LAYOUTS.map((layout): Text => [
       `broadcastKernel ${layout} of ${lanes} lanes`,
       broadcastKernel(layout, lanes),
     ]),
     ...[true, false].flatMap((slides) =>
-      [true, false].map((isSegmented): [string, string] => [
+      [true, false].map((isSegmented): Text => [
         `attentionBroadcastKernel of ${lanes} lanes${slides ? ", sliding" : ""}` +
         (isSegmented ? ", segments" : ""),
         attentionBroadcastKernel(lanes === 8 ? 70 : 64, lanes, {
@@ -216,7 +218,7 @@ export const GENERATED: [name: string, source: string][] = [
       ])
     ),
   ]),
-  ...[0, 1, 2, 4, 7].flatMap((flags): [string, string][] => [
+  ...[0, 1, 2, 4, 7].flatMap((flags): Text[] => [
     [`finishKernel, aligned, flags ${flags}`, finishKernel(true, flags)],
     [`finishKernel, any, flags ${flags}`, finishKernel(false, flags)],
     [`finishKernel, f16, flags ${flags}`, finishKernel(true, flags, { c: "f16", r: "f16" })],
@@ -224,7 +226,7 @@ export const GENERATED: [name: string, source: string][] = [
   ...[64, 128].flatMap((headDim) =>
     [64, 128].flatMap((queries) =>
       [true, false].flatMap((slides) =>
-        [true, false].map((isSegmented): [string, string] => [
+        [true, false].map((isSegmented): Text => [
           `attentionTileKernel for heads of ${headDim}, ${queries} queries` +
           (slides ? ", sliding" : "") + (isSegmented ? ", segments" : ""),
           attentionTileKernel(headDim, queries, {
@@ -234,7 +236,7 @@ export const GENERATED: [name: string, source: string][] = [
       )
     )
   ),
-  ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): [string, string] => [
+  ...[2, 4, 6, 8, 32, 48, 64, 80, 96, 128, 256].map((headDim): Text => [
     `attentionKernel for heads of ${headDim} in workgroup memory`,
     attentionKernel(headDim, 32, {
       ...{ slides: headDim % 16 === 0, isCapped: headDim > 80, hasSinks: headDim % 32 === 0 },
@@ -272,7 +274,7 @@ export const GENERATED: [name: string, source: string][] = [
   ),
   ...(["f32", "f16", "bf16"] as const).flatMap((dtype) =>
     [true, false].flatMap((aligned) =>
-      [true, false].map((useSubgroup): [string, string] => [
+      [true, false].map((useSubgroup): Text => [
         `matvecKernel of ${dtype}${aligned ? "" : ", any"}${useSubgroup ? ", a subgroup" : ""}`,
         matvecKernel(dtype, 32, useSubgroup, aligned),
       ])
@@ -283,7 +285,7 @@ export const GENERATED: [name: string, source: string][] = [
   ),
   ...[8, 16, 32, 64].flatMap((lanes) =>
     (["plain", "rms", "activation", "gated"] as const).flatMap((input, i) =>
-      [true, false].map((subgroupBarriers): [string, string] => [
+      [true, false].map((subgroupBarriers): Text => [
         `billmVectorKernel of ${input}, subgroups of ${lanes}${
           subgroupBarriers ? " with barriers" : ""
         }`,
@@ -297,7 +299,7 @@ export const GENERATED: [name: string, source: string][] = [
       ])
     )
   ),
-  ...[8, 32].map((lanes): [string, string] => [
+  ...[8, 32].map((lanes): Text => [
     `billmVectorKernel of experts, subgroups of ${lanes}`,
     billmVectorKernel(
       { zones: 2, planes: 2, coded: true, mixed: false },
@@ -309,7 +311,7 @@ export const GENERATED: [name: string, source: string][] = [
     ),
   ]),
   ...ROW_CODES.flatMap((code) =>
-    ([[256, 32], [8, 8]] as const).map(([threads, lanes]): [string, string] => {
+    ([[256, 32], [8, 8]] as const).map(([threads, lanes]): Text => {
       const ordered = lanes === 8;
       return [
         `rowVectorKernel of ${code.name}, ${code.rows} rows, of experts, ${threads} threads of ${lanes}`,
@@ -324,7 +326,7 @@ export const GENERATED: [name: string, source: string][] = [
   ),
   ...ROW_CODES.flatMap((code) => [
     ...([[256, 32], [64, 64], [64, 0], [8, 8]] as const).flatMap(([threads, lanes], i) =>
-      (["plain", "rms", "activation", "gated"] as const).map((input, k): [string, string] => {
+      (["plain", "rms", "activation", "gated"] as const).map((input, k): Text => {
         const ordered = (i + k) % 3 === 0;
         const run = lanes > 0 && k % 2 === 0 ? Math.min(4 * lanes, 64) : undefined;
         const aligned = (i + k) % 3 === 1 || (ordered && run !== undefined && i % 2 === 0);
@@ -338,7 +340,7 @@ export const GENERATED: [name: string, source: string][] = [
     ),
   ]),
   ...ROW_UNPACKINGS.flatMap((code) =>
-    (["aligned", "any", "ordered"] as const).map((store): [string, string] => [
+    (["aligned", "any", "ordered"] as const).map((store): Text => [
       `unpackRowsKernel of ${code.name}, ${store}`,
       unpackRowsKernel(code, store),
     ])
@@ -348,7 +350,7 @@ export const GENERATED: [name: string, source: string][] = [
     const trellis = { bits, stateBits: 12 } as const;
     const parts = partsOf(trellis);
     return [[1, 4, 32], [2, 1, 32], [2, 3, 0], [4, 2, 0]].flatMap(([bands, turns, lanes]) =>
-      tableFormsOf(trellis).map((table): [string, string] => {
+      tableFormsOf(trellis).map((table): Text => {
         const form = { parts, bands, threads: 256 * bands, turns, table };
         const shape = { threads: 256 * bands, lanes, bands: parts * bands, turns };
         return [
@@ -364,7 +366,7 @@ export const GENERATED: [name: string, source: string][] = [
   }),
   ...FORMS.flatMap((form) => [
     ...([1, 2, 4] as const).flatMap((tokens) =>
-      [true, false].map((unrolled): [string, string] => [
+      [true, false].map((unrolled): Text => [
         `billmMatvecKernel of ${JSON.stringify(form)}, ${tokens} tokens${
           unrolled ? "" : ", in loops"
         }`,
@@ -372,17 +374,17 @@ export const GENERATED: [name: string, source: string][] = [
       ])
     ),
     ...[true, false].flatMap((paired) =>
-      [true, false].map((aligned): [string, string] => [
+      [true, false].map((aligned): Text => [
         `billmMatmulKernel of ${JSON.stringify(form)}${paired ? ", paired" : ""}${
           aligned ? "" : ", any"
         }`,
         billmMatmulKernel(form, { tile: paired ? LARGE : SMALL, paired, aligned }),
       ])
     ),
-    [`unpackKernel of ${JSON.stringify(form)}`, unpackKernel(form)] as [string, string],
+    [`unpackKernel of ${JSON.stringify(form)}`, unpackKernel(form)] as Text,
   ]),
   ...(["f32", "f64"] as const).flatMap((real) =>
-    ([4, 8] as const).map((each): [string, string] => [
+    ([4, 8] as const).map((each): Text => [
       `factorBlockKernel of ${real}, ${each} rows a thread`,
       factorBlockKernel(real, each),
     ])
@@ -390,25 +392,25 @@ export const GENERATED: [name: string, source: string][] = [
   ...[true, false].flatMap((isUnrolled) =>
     (["subgroup", "workgroup"] as const).flatMap((choice) =>
       Object.entries({ billm: rowCandidates, arb: arbCandidates, haar: haarCandidates })
-        .map(([codec, candidates]): [string, string] => [
+        .map(([codec, candidates]): Text => [
           `rowSearchSource of ${codec}, ${isUnrolled ? "registers" : "arrays"} in ${choice}`,
           rowSearchSource(candidates, 4, isUnrolled, choice),
         ])
     )
   ),
-  ...LEVEL_KINDS.flatMap((kind): [string, string][] => [
-    ...(["feedback", "descent"] as const).map((sweep): [string, string] => [
+  ...LEVEL_KINDS.flatMap((kind): Text[] => [
+    ...(["feedback", "descent"] as const).map((sweep): Text => [
       `sweepLevelsKernel of ${kind.count} levels, ${kind.pattern}, ${sweep}`,
       sweepLevelsKernel(kind, sweep),
     ]),
-    ...[true, false].map((isShared): [string, string] => [
+    ...[true, false].map((isShared): Text => [
       `rowSearchSource of ${kind.count} levels, ${kind.pattern}${isShared ? ", shared" : ""}`,
       rowSearchSource(levelCandidates(kind, isShared), 4, true, "workgroup"),
     ]),
   ]),
   ...STATE_BITS.flatMap((stateBits) =>
     TRELLIS_BITS.filter((bits) => stateBits === 12 || bits === 2).flatMap((bits) =>
-      ([1, 2] as const).map((buffers): [string, string] => [
+      ([1, 2] as const).map((buffers): Text => [
         `viterbiKernel of ${bits} bits with states of ${stateBits}, ${buffers} buffers`,
         viterbiKernel({ bits, stateBits }, {
           threads: stateBits === 8 ? 32 : bits === 2.5 ? 128 : 256,
@@ -430,7 +432,7 @@ export const GENERATED: [name: string, source: string][] = [
     { bits: 6, group: 128, zeros: true },
   ] as const).flatMap((form) =>
     [true, false].flatMap((aligned) =>
-      [true, false].map((useSubgroup): [string, string] => [
+      [true, false].map((useSubgroup): Text => [
         `embeddingMatvecKernel of ${form.bits} bits${"zeros" in form ? ", zeros" : ""}${
           aligned ? "" : ", any"
         }${useSubgroup ? ", a subgroup" : ""}`,

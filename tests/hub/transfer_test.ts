@@ -162,36 +162,55 @@ for (const [what, answer, problem] of RANGE_ANSWERS) {
   });
 }
 
+/** Without a length the body ends with the connection. */
+const endless = { "Content-Length": "" };
+
+const LENGTHS = [WEIGHTS.subarray(1), noise(SIZE + 1), new Uint8Array(0)];
+const REFUSED: [what: string, fault: Transfers["faults"][number], problem: string][] = [
+  [
+    "a part that nobody asked for",
+    (reply) => ({
+      ...{ ...reply, status: 206, body: WEIGHTS.subarray(100) },
+      headers: { "Content-Range": `bytes 100-${SIZE - 1}/${SIZE}` },
+    }),
+    'the server sends "bytes 100-39999/40000" in place of "bytes 0-39999/40000"',
+  ],
+  ...LENGTHS.map((body): typeof REFUSED[number] => [
+    `a body of ${body.length} bytes`,
+    (reply) => ({ ...reply, body }),
+    `the server sends ${body.length} bytes in place of the 40000 that the hub lists`,
+  ]),
+  [
+    "a file that is shorter than the hub lists",
+    (_reply, { from }) =>
+      from === undefined
+        ? { status: 200, headers: endless, body: WEIGHTS.subarray(0, 12_345) }
+        : text(416, ""),
+    "the server has nothing at this place of the file (416)",
+  ],
+  [
+    "compressed content, since nobody asked for it",
+    (reply) => ({ ...reply, headers: { "Content-Encoding": "gzip" } }),
+    'the server sends it as "gzip", which was not asked for',
+  ],
+];
+
+for (const [what, fault, problem] of REFUSED) {
+  Deno.test(`refused is ${what}`, async () => {
+    await using transfers = new Transfers();
+    transfers.faults = [fault];
+    await transfers.checkRefused(`${problem}; ${gaveUp("0 B")}`);
+    const asked = transfers.hub.requests.map(({ headers }) => headers.get("Accept-Encoding"));
+    assert.deepEqual(new Set(asked), new Set(["identity"]));
+  });
+}
+
 Deno.test("a range whose total is unknown is good", async () => {
   await using transfers = new Transfers();
   const headers = { "Content-Range": `bytes 15000-${SIZE - 1}/*` };
   transfers.faults = [cut(15_000), (reply) => ({ ...reply, headers })];
   await transfers.checkFetched();
 });
-
-Deno.test("a part that nobody asked for is refused", async () => {
-  await using transfers = new Transfers();
-  const headers = { "Content-Range": `bytes 100-${SIZE - 1}/${SIZE}` };
-  const body = WEIGHTS.subarray(100);
-  transfers.faults = [(reply) => ({ ...reply, status: 206, headers, body })];
-  await transfers.checkRefused(
-    `the server sends "bytes 100-39999/40000" in place of "bytes 0-39999/40000"; ${gaveUp("0 B")}`,
-  );
-});
-
-Deno.test("a body of another length than the hub lists is refused", async () => {
-  for (const body of [WEIGHTS.subarray(1), noise(SIZE + 1), new Uint8Array(0)]) {
-    await using transfers = new Transfers();
-    transfers.faults = [(reply) => ({ ...reply, body })];
-    await transfers.checkRefused(
-      `the server sends ${body.length} bytes in place of the 40000 that the hub lists; ` +
-        gaveUp("0 B"),
-    );
-  }
-});
-
-/** Without a length the body ends with the connection. */
-const endless = { "Content-Length": "" };
 
 Deno.test("a body that ends early without a sign of it is taken up", async () => {
   await using transfers = new Transfers();
@@ -200,18 +219,6 @@ Deno.test("a body that ends early without a sign of it is taken up", async () =>
   await transfers.checkFetched();
   assert.deepEqual(transfers.from, [undefined, 12_345]);
   assert.match(transfers.warnings[0], /: the server ended the connection early; trying/);
-});
-
-Deno.test("a file that is shorter than the hub lists is refused", async () => {
-  await using transfers = new Transfers();
-  const body = WEIGHTS.subarray(0, 12_345);
-  transfers.faults = [
-    (_reply, { from }) =>
-      from === undefined ? { status: 200, headers: endless, body } : text(416, ""),
-  ];
-  await transfers.checkRefused(
-    `the server has nothing at this place of the file (416); ${gaveUp("0 B")}`,
-  );
 });
 
 const TOO_LONG = "the server sends more than the 40000 bytes that the hub lists";
@@ -388,16 +395,6 @@ Deno.test("a slow connection is not one that stalls", async () => {
     return { ...reply, pauseMs: 150 };
   };
   await transfers.fetchModel({ limits: { stallMs: 400, attempts: 1 } });
-});
-
-Deno.test("compressed content is refused, since nobody asked for it", async () => {
-  await using transfers = new Transfers();
-  transfers.faults = [(reply) => ({ ...reply, headers: { "Content-Encoding": "gzip" } })];
-  await transfers.checkRefused(
-    `the server sends it as "gzip", which was not asked for; ${gaveUp("0 B")}`,
-  );
-  const asked = transfers.hub.requests.map(({ headers }) => headers.get("Accept-Encoding"));
-  assert.deepEqual(new Set(asked), new Set(["identity"]));
 });
 
 Deno.test("one file's error stops the others, which are kept", async () => {

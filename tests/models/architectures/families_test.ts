@@ -48,144 +48,90 @@ const GEMMA = {
   rope_scaling: { rope_type: "linear", factor: 4 },
 };
 
-/** What a name in {@link FAMILIES} stands for. */
-interface Family {
-  config: Record<string, unknown>;
-  /** What the names in the checkpoint begin with, instead of "model.". */
-  prefix?: string;
-  /** Whether the task dequantizes it, too. */
-  dequantized?: true;
-}
-
 const LONG_ROPE = {
   type: "longrope",
   short_factor: [1, 1.1, 1.2, 1.3, 1.4, 1.5],
   long_factor: [1.5, 2, 2.5, 3, 4, 5],
 };
 
-const FAMILIES: Record<string, Family> = {
-  "granite": {
-    config: {
-      model_type: "granite",
-      embedding_multiplier: 3,
-      attention_multiplier: 0.4,
-      residual_multiplier: 0.3,
-      logits_scaling: 2,
-      attention_bias: true,
-    },
-  },
-  "smollm3": { config: { model_type: "smollm3", no_rope_layers: [1, 0] } },
-  "olmo2": { config: { model_type: "olmo2" } },
+const GRANITE = {
+  embedding_multiplier: 3,
+  attention_multiplier: 0.4,
+  residual_multiplier: 0.3,
+  logits_scaling: 2,
+};
+
+/** The config.json of each model by its name, which begins with the model type. */
+const FAMILIES: Record<string, Record<string, unknown>> = {
+  "granite": { ...GRANITE, attention_bias: true },
+  "smollm3": { no_rope_layers: [1, 0] },
+  "olmo2": {},
   "olmo3": {
-    config: {
-      model_type: "olmo3",
-      sliding_window: 5,
-      layer_types: ["sliding_attention", "full_attention"],
-      rope_scaling: { rope_type: "yarn", factor: 4, original_max_position_embeddings: 16 },
-    },
+    sliding_window: 5,
+    layer_types: ["sliding_attention", "full_attention"],
+    rope_scaling: { rope_type: "yarn", factor: 4, original_max_position_embeddings: 16 },
   },
-  "stablelm": {
-    config: { model_type: "stablelm", use_qkv_bias: true, partial_rotary_factor: 0.5 },
-  },
+  "stablelm": { use_qkv_bias: true, partial_rotary_factor: 0.5 },
   "stablelm, parallel": {
-    config: {
-      model_type: "stablelm",
-      use_parallel_residual: true,
-      qk_layernorm: true,
-      partial_rotary_factor: 0.5,
-    },
+    use_parallel_residual: true,
+    qk_layernorm: true,
+    partial_rotary_factor: 0.5,
   },
-  "starcoder2": { config: { model_type: "starcoder2", sliding_window: 7 } },
+  "starcoder2": { sliding_window: 7 },
   "phi3 beyond its original length": {
-    config: {
-      model_type: "phi3",
-      partial_rotary_factor: 0.75,
-      original_max_position_embeddings: 12,
-      rope_scaling: LONG_ROPE,
-    },
-    dequantized: true,
+    partial_rotary_factor: 0.75,
+    original_max_position_embeddings: 12,
+    rope_scaling: LONG_ROPE,
   },
   "llama with dynamic NTK": {
-    config: {
-      model_type: "llama",
-      max_position_embeddings: 15,
-      rope_scaling: { type: "dynamic", factor: 2 },
-    },
+    max_position_embeddings: 15,
+    rope_scaling: { type: "dynamic", factor: 2 },
   },
-  "ministral": {
-    config: {
-      model_type: "ministral",
-      sliding_window: 5,
+  "ministral": { sliding_window: 5, layer_types: ["full_attention", "sliding_attention"] },
+  "gemma2": { ...GEMMA, attn_logit_softcapping: 3 },
+  "gemma3 in a multimodal model": { text_config: GEMMA },
+  "gemma3 in a multimodal model, as newer files have it": {
+    text_config: {
+      ...GEMMA,
+      rope_scaling: undefined,
+      rope_parameters: {
+        full_attention: { rope_type: "linear", factor: 4, rope_theta: 50000 },
+        sliding_attention: { rope_type: "default", rope_theta: 10000 },
+      },
       layer_types: ["full_attention", "sliding_attention"],
     },
   },
-  "gemma2": { config: { ...GEMMA, model_type: "gemma2", attn_logit_softcapping: 3 } },
-  "gemma3 in a multimodal model": {
-    config: { model_type: "gemma3", text_config: GEMMA },
-    prefix: "language_model.model.",
-    dequantized: true,
-  },
-  "gemma3 in a multimodal model, as newer files have it": {
-    config: {
-      model_type: "gemma3",
-      text_config: {
-        ...GEMMA,
-        rope_scaling: undefined,
-        rope_parameters: {
-          full_attention: { rope_type: "linear", factor: 4, rope_theta: 50000 },
-          sliding_attention: { rope_type: "default", rope_theta: 10000 },
-        },
-        layer_types: ["full_attention", "sliding_attention"],
-      },
-    },
-    prefix: "model.language_model.",
-  },
-  "gpt_neox": {
-    config: { model_type: "gpt_neox", num_key_value_heads: undefined },
-    dequantized: true,
-  },
-  "gpt_neox, sequential": {
-    config: { model_type: "gpt_neox", use_parallel_residual: false, rotary_pct: 0.5 },
-  },
-  "granitemoe": {
-    config: {
-      model_type: "granitemoe",
-      intermediate_size: 48,
-      num_local_experts: 4,
-      embedding_multiplier: 3,
-      attention_multiplier: 0.4,
-      residual_multiplier: 0.3,
-      logits_scaling: 2,
-    },
-    dequantized: true,
-  },
+  "gpt_neox": { num_key_value_heads: undefined },
+  "gpt_neox, sequential": { use_parallel_residual: false, rotary_pct: 0.5 },
+  "granitemoe": { ...GRANITE, intermediate_size: 48, num_local_experts: 4 },
   "gpt_oss": {
-    config: {
-      model_type: "gpt_oss",
-      intermediate_size: 40,
-      num_local_experts: 4,
-      num_experts_per_tok: 2,
-      sliding_window: 5,
-      swiglu_limit: 1.5,
-      rope_scaling: {
-        rope_type: "yarn",
-        factor: 8,
-        original_max_position_embeddings: 8,
-        truncate: false,
-      },
-    },
-    dequantized: true,
-  },
-  "cohere": { config: { model_type: "cohere", use_qk_norm: true, logit_scale: 0.5 } },
-  "cohere2": {
-    config: {
-      model_type: "cohere2",
-      sliding_window: 6,
-      sliding_window_pattern: 2,
-      logit_scale: 0.5,
+    intermediate_size: 40,
+    num_local_experts: 4,
+    num_experts_per_tok: 2,
+    sliding_window: 5,
+    swiglu_limit: 1.5,
+    rope_scaling: {
+      rope_type: "yarn",
+      factor: 8,
+      original_max_position_embeddings: 8,
+      truncate: false,
     },
   },
+  "cohere": { use_qk_norm: true, logit_scale: 0.5 },
+  "cohere2": { sliding_window: 6, sliding_window_pattern: 2, logit_scale: 0.5 },
 };
+
+/** What the names in a checkpoint begin with, where not "model.". */
+const PREFIXES: Record<string, string> = {
+  "gemma3 in a multimodal model": "language_model.model.",
+  "gemma3 in a multimodal model, as newer files have it": "model.language_model.",
+};
+
+/** The families that the task dequantizes, too. */
+const DEQUANTIZED = [
+  ...["phi3 beyond its original length", "gemma3 in a multimodal model", "gpt_neox"],
+  ...["granitemoe", "gpt_oss"],
+];
 
 /** The families whose packed products are also tested as on a GPU, where a layer is fused for a token. */
 const FUSED = ["olmo2", "gemma2", "gpt_neox", "cohere2"];
@@ -195,11 +141,13 @@ const MASK = "gpt_neox.layers.1.attention.bias";
 /** A tensor of a multimodal model that its text model does not have. */
 const VISION = "vision_tower.encoder.fc.weight";
 
-function workplaceOf({ config, prefix }: Family): Workplace {
-  const whole = { ...SIZES, ...config };
+function workplaceOf(name: string): Workplace {
+  const model_type = /^\w+/.exec(name)![0];
+  const prefix = PREFIXES[name];
+  const config = { ...SIZES, model_type, ...FAMILIES[name] };
   const alter = (tensors: Map<string, MicroTensor>) => {
     tensors.clear();
-    for (const { tensors: shard } of syntheticShards(whole, 5)) {
+    for (const { tensors: shard } of syntheticShards(config, 5)) {
       for (const { name, shape, data } of shard) {
         const values = [...data as Iterable<Uint8Array>]
           .flatMap((chunk) => [...toFloat32(chunk as Uint8Array<ArrayBuffer>, "F16")]);
@@ -209,13 +157,13 @@ function workplaceOf({ config, prefix }: Family): Workplace {
         tensors.set(own, { shape: [...shape], values: Float32Array.from(scaled) });
       }
     }
-    if (config.model_type === "gpt_neox") {
+    if (model_type === "gpt_neox") {
       const shape = [1, 1, 64, 64];
       tensors.set(MASK, { shape, values: new Float32Array(64 * 64).fill(1) });
     }
     if (prefix) tensors.set(VISION, { shape: [4, 6], values: new Float32Array(24).fill(0.5) });
   };
-  return new Workplace({ config: whole, alter });
+  return new Workplace({ config, alter });
 }
 
 function logitsReference({ architecture, checkpoint }: ModelFiles, text: Int32Array): number[] {
@@ -253,9 +201,9 @@ async function generated(model: ResidentModel, prompt: readonly number[], maxTok
 
 const gpu = await openGpu();
 
-for (const [index, [name, family]] of Object.entries(FAMILIES).entries()) {
+for (const [index, name] of Object.keys(FAMILIES).entries()) {
   Deno.test(`${name}: windows and the KV cache agree with the reference`, async () => {
-    using place = workplaceOf(family);
+    using place = workplaceOf(name);
     using loaded = await LoadedModel.open(gpu, place.model);
     const [text] = randomWindows(1, LENGTH, VOCABULARY, 1);
     const expected = logitsReference(loaded.model, text);
@@ -301,7 +249,7 @@ for (const [index, [name, family]] of Object.entries(FAMILIES).entries()) {
   });
 
   Deno.test(`${name} is quantized, packed, generates and is dequantized`, async () => {
-    using place = workplaceOf(family);
+    using place = workplaceOf(name);
     await place.run({
       recipe: "default",
       gpu: { adapter: "software" },
@@ -358,11 +306,11 @@ for (const [index, [name, family]] of Object.entries(FAMILIES).entries()) {
     using files = openModel(folder);
     using model = await ResidentModel.load(gpu, files);
     assert.deepEqual(await generated(model, prompt, count), expected);
-    if (!family.dequantized) return;
+    if (!DEQUANTIZED.includes(name)) return;
     const out = place.path("dequantized");
     const { code, stderr } = await startTask("dequantize", [folder, out]);
     assert.equal(code, 0, stderr);
-    assert.match(stderr, family.prefix ? /nothing reads its "vision_tower/ : /^$/);
+    assert.match(stderr, name in PREFIXES ? /nothing reads its "vision_tower/ : /^$/);
     using dequantized = await LoadedModel.open(gpu, out);
     const text = Int32Array.from(prompt);
     const logits = await plain.logits([text]);
@@ -374,7 +322,7 @@ for (const [index, [name, family]] of Object.entries(FAMILIES).entries()) {
 
 for (const name of FUSED) {
   Deno.test(`${name}: fused products of a packed layer, as on a GPU`, async () => {
-    using place = workplaceOf(FAMILIES[name]);
+    using place = workplaceOf(name);
     await place.run({
       recipe: "gptq",
       gpu: { adapter: "software" },
