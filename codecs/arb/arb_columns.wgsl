@@ -12,9 +12,9 @@ override THREADS: u32 = COLS * SLICES;
 
 struct Params { parts: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> part: array<vec4f>;               // [parts, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;              // [cols], 0 or 1
-@group(0) @binding(3) var<storage, read_write> col_scales: array<vec4f>;   // [cols]
+@group(0) @binding(1) var<storage, read> part: array<vec4f>;             // [parts, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;            // [cols], 0 or 1
+@group(0) @binding(3) var<storage, read_write> col_scales: array<vec4f>; // [cols]
 
 var<workgroup> sums: array<vec4f, THREADS>;
 

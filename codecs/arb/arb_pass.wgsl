@@ -12,33 +12,33 @@
 // Source: ARB-LLM with row and column scales, arXiv:2410.03129. Reference: tests/reference/arb.ts.
 
 override ROWS: u32 = 16;
-override WORDS: u32 = 4;        // of a row of a whole block
-override STRIDE: u32 = 132;     // of rows in workgroup memory
+override WORDS: u32 = 4;    // of a row of a whole block
+override STRIDE: u32 = 132; // of rows in workgroup memory
 override PLANE: u32 = 0;
 override FIRST: bool = false;
 override NEAREST: bool = false;
-override BITMAP: bool = false;  // whether salient columns have zones
+override BITMAP: bool = false; // whether salient columns have zones
 override THREADS: u32 = ROWS * WORDS;
 override TILE: u32 = ROWS * STRIDE;
 override CLASSES: u32 = 4 * ROWS;
 
 struct Params { rows: u32, cols: u32, assigns: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;             // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;            // [cols], 0 or 1
-@group(0) @binding(3) var<storage, read> cost: array<f32>;               // [cols]
-@group(0) @binding(4) var<storage, read_write> zones: array<u32>;        // [rows, words], bits
-@group(0) @binding(5) var<storage, read_write> signs: array<u32>;        // [2, rows, words], bits
-@group(0) @binding(6) var<storage, read_write> row_scales: array<f32>;   // [rows, 6]
-@group(0) @binding(7) var<storage, read> col_scales: array<vec4f>;       // [cols]
-@group(0) @binding(8) var<storage, read_write> part: array<vec4f>;       // [groups, cols]: Σ, Σ of a zone
+@group(0) @binding(1) var<storage, read> weight: array<f32>;           // [rows, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;          // [cols], 0 or 1
+@group(0) @binding(3) var<storage, read> cost: array<f32>;             // [cols]
+@group(0) @binding(4) var<storage, read_write> zones: array<u32>;      // [rows, words], bits
+@group(0) @binding(5) var<storage, read_write> signs: array<u32>;      // [2, rows, words], bits
+@group(0) @binding(6) var<storage, read_write> row_scales: array<f32>; // [rows, 6]
+@group(0) @binding(7) var<storage, read> col_scales: array<vec4f>;     // [cols]
+@group(0) @binding(8) var<storage, read_write> part: array<vec4f>;     // [groups, cols]: Σ, Σ of a zone
 
 var<workgroup> marks: array<atomic<u32>, WORDS>;
-var<workgroup> tile: array<f32, TILE>;                      // B t
+var<workgroup> tile: array<f32, TILE>; // B t
 var<workgroup> zone_bits: array<u32, THREADS>;
-var<workgroup> tops: array<vec4f, THREADS>;                 // by class: low, high, salient low, high
+var<workgroup> tops: array<vec4f, THREADS>; // by class: low, high, salient low, high
 var<workgroup> bottoms: array<vec4f, THREADS>;
-var<workgroup> scales: array<f32, CLASSES>;                 // [ROWS, classes]
+var<workgroup> scales: array<f32, CLASSES>; // [ROWS, classes]
 
 fn signed(x: f32, plus: bool) -> f32 { return select(-x, x, plus); }
 

@@ -22,19 +22,19 @@ override TILE: u32 = ROWS * COLS;
 // `stride` of S; its block begins at `start`.
 struct Params { rows: u32, cols: u32, start: u32, stride: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;            // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;           // [cols], 0 or 1
-@group(0) @binding(3) var<storage, read> cost: array<f32>;              // [cols]
-@group(0) @binding(4) var<storage, read> moments: array<f32>;           // S
-@group(0) @binding(5) var<storage, read_write> zones: array<u32>;       // [rows, ⌈cols / 32⌉], bits
-@group(0) @binding(6) var<storage, read_write> signs: array<u32>;       // [2, rows, ⌈cols / 32⌉], bits
-@group(0) @binding(7) var<storage, read_write> fits: array<f32>;        // [rows, 10]
+@group(0) @binding(1) var<storage, read> weight: array<f32>;      // [rows, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;     // [cols], 0 or 1
+@group(0) @binding(3) var<storage, read> cost: array<f32>;        // [cols]
+@group(0) @binding(4) var<storage, read> moments: array<f32>;     // S
+@group(0) @binding(5) var<storage, read_write> zones: array<u32>; // [rows, ⌈cols / 32⌉], bits
+@group(0) @binding(6) var<storage, read_write> signs: array<u32>; // [2, rows, ⌈cols / 32⌉], bits
+@group(0) @binding(7) var<storage, read_write> fits: array<f32>;  // [rows, 10]
 
 const FIRST = 1u;
 const SECOND = 2u;
 
 var<workgroup> values: array<f32, TILE>;
-var<workgroup> states: array<u32, TILE>;         // signs in bits 0 and 1, class from bit 2 on
+var<workgroup> states: array<u32, TILE>; // signs in bits 0 and 1, class from bit 2 on
 var<workgroup> shares: array<vec4f, THREADS>;
 
 struct Fit { mean: vec4f, scale: vec4f, scale2: vec4f }

@@ -9,13 +9,13 @@
 
 override ROWS: u32 = 16;
 override LANES: u32 = 8;
-override STRIDE: u32 = 132;           // of rows in workgroup memory
+override STRIDE: u32 = 132; // of rows in workgroup memory
 override COLUMN_SCALES: bool = true;
 override BITMAP: bool = false;
 override NEAREST: bool = false;
 override FEEDBACK: bool = false;
 override SCALES: u32 = 4;
-override FITS: u32 = 6;               // numbers of a row in `fits`
+override FITS: u32 = 6; // numbers of a row in `fits`
 override THREADS: u32 = ROWS * LANES;
 override TILE: u32 = ROWS * STRIDE;
 
@@ -23,19 +23,19 @@ struct Params {
   rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, block: u32, blocks: u32
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;              // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;             // [cols], 0 or 1
-@group(0) @binding(3) var<storage, read> zones: array<u32>;               // [rows, ⌈cols / 32⌉], bits
-@group(0) @binding(4) var<storage, read> signs: array<u32>;               // [2, rows, ⌈cols / 32⌉], bits
-@group(0) @binding(5) var<storage, read> fits: array<f32>;                // [rows, FITS]
-@group(0) @binding(6) var<storage, read> col_scales: array<vec4f>;        // [cols]
-@group(0) @binding(7) var<storage, read> factor: array<f32>;              // [layer_cols, layer_cols]
-@group(0) @binding(8) var<storage, read_write> quantized: array<f32>;     // [rows, layer_cols]
-@group(0) @binding(9) var<storage, read_write> error: array<f32>;         // [rows, cols]
-@group(0) @binding(10) var<storage, read_write> codes: array<u32>;        // [rows, words, planes]
-@group(0) @binding(11) var<storage, read_write> scales: array<f32>;       // [rows, blocks, SCALES]
-@group(0) @binding(12) var<storage, read_write> columns: array<vec4f>;    // [32 · words]
-@group(0) @binding(13) var<storage, read_write> mask: array<u32>;         // [words]
+@group(0) @binding(1) var<storage, read> weight: array<f32>;           // [rows, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;          // [cols], 0 or 1
+@group(0) @binding(3) var<storage, read> zones: array<u32>;            // [rows, ⌈cols / 32⌉], bits
+@group(0) @binding(4) var<storage, read> signs: array<u32>;            // [2, rows, ⌈cols / 32⌉], bits
+@group(0) @binding(5) var<storage, read> fits: array<f32>;             // [rows, FITS]
+@group(0) @binding(6) var<storage, read> col_scales: array<vec4f>;     // [cols]
+@group(0) @binding(7) var<storage, read> factor: array<f32>;           // [layer_cols, layer_cols]
+@group(0) @binding(8) var<storage, read_write> quantized: array<f32>;  // [rows, layer_cols]
+@group(0) @binding(9) var<storage, read_write> error: array<f32>;      // [rows, cols]
+@group(0) @binding(10) var<storage, read_write> codes: array<u32>;     // [rows, words, planes]
+@group(0) @binding(11) var<storage, read_write> scales: array<f32>;    // [rows, blocks, SCALES]
+@group(0) @binding(12) var<storage, read_write> columns: array<vec4f>; // [32 · words]
+@group(0) @binding(13) var<storage, read_write> mask: array<u32>;      // [words]
 
 var<workgroup> tile: array<f32, TILE>;
 

@@ -12,10 +12,10 @@
 
 override COLUMN_SCALES: bool;
 override BITMAP: bool;
-override SCALES: u32;        // per row and block
-override BLOCK_CHUNKS: u32;  // chunks of a block
-override BLOCKS: u32;        // of a row
-override MASKS: u32;         // words of the mask of a layer, with padding
+override SCALES: u32;       // per row and block
+override BLOCK_CHUNKS: u32; // chunks of a block
+override BLOCKS: u32;       // of a row
+override MASKS: u32;        // words of the mask of a layer, with padding
 
 struct Chunk { signs: u32, zones: u32, seconds: u32, mask: u32, scales_at: u32, columns_at: u32 }
 

@@ -1,19 +1,19 @@
 // The codes of the codec arb for the tabu search of codecs/row_search/: first sign + 2 · zone (or the second
 // sign of salient columns without zones) + 4 · second sign. A column with MARK is salient.
 
-override BLOCK: u32 = 128;    // columns
+override BLOCK: u32 = 128; // columns
 override BLOCKS: u32 = 1;
-override WORDS: u32 = 4;      // of a row's plane
-override SCALES: u32 = 4;     // per row and block
+override WORDS: u32 = 4;  // of a row's plane
+override SCALES: u32 = 4; // per row and block
 override COLUMN_SCALES: bool = true;
 override BITMAP: bool = false;
 override PLANES: u32 = 2;
 override BITS: u32 = WORDS * PLANES;
 
-@group(0) @binding(4) var<storage, read> mask: array<u32>;              // [WORDS], bits
-@group(0) @binding(5) var<storage, read> scales: array<f32>;            // [rows, BLOCKS, SCALES]
-@group(0) @binding(6) var<storage, read> columns: array<vec4f>;         // [cols]
-@group(0) @binding(7) var<storage, read_write> codes: array<u32>;       // [rows, WORDS, PLANES]
+@group(0) @binding(4) var<storage, read> mask: array<u32>;        // [WORDS], bits
+@group(0) @binding(5) var<storage, read> scales: array<f32>;      // [rows, BLOCKS, SCALES]
+@group(0) @binding(6) var<storage, read> columns: array<vec4f>;   // [cols]
+@group(0) @binding(7) var<storage, read_write> codes: array<u32>; // [rows, WORDS, PLANES]
 
 var<workgroup> planes: array<atomic<u32>, BITS>;
 

@@ -11,9 +11,9 @@ override PLANES: u32 = 2; // planes of bits
 
 struct Params { rows: u32, cols: u32, words: u32, units: u32, size: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> bits: array<u32>;        // [PLANES, rows, words]
-@group(0) @binding(2) var<storage, read> order: array<u32>;       // [units, 128]
-@group(0) @binding(3) var<storage, read_write> out: array<u32>;   // [size], size = tiles * units * PLANES * 128
+@group(0) @binding(1) var<storage, read> bits: array<u32>;      // [PLANES, rows, words]
+@group(0) @binding(2) var<storage, read> order: array<u32>;     // [units, 128]
+@group(0) @binding(3) var<storage, read_write> out: array<u32>; // [size], size = tiles * units * PLANES * 128
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

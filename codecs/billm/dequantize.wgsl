@@ -7,15 +7,15 @@
 // Reference: dequantizeBillm() in codecs/billm/host.ts.
 
 override ZONES: u32 = 2;
-override PLANES: u32 = 2;     // 0 without salient columns
+override PLANES: u32 = 2; // 0 without salient columns
 override SCALES: u32 = 7;
 
 struct Params { rows: u32, cols: u32, words: u32, block_size: u32, blocks: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> bits: array<u32>;              // [planes of bits, rows, words]
-@group(0) @binding(2) var<storage, read> scales: array<f32>;            // [rows, blocks, SCALES]
-@group(0) @binding(3) var<storage, read> salient: array<u32>;           // [words], bits
-@group(0) @binding(4) var<storage, read_write> weight: array<f32>;      // [rows, cols]
+@group(0) @binding(1) var<storage, read> bits: array<u32>;         // [planes of bits, rows, words]
+@group(0) @binding(2) var<storage, read> scales: array<f32>;       // [rows, blocks, SCALES]
+@group(0) @binding(3) var<storage, read> salient: array<u32>;      // [words], bits
+@group(0) @binding(4) var<storage, read_write> weight: array<f32>; // [rows, cols]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

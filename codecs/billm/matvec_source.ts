@@ -194,15 +194,15 @@ struct Params {
   first: u32, // token
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> X: array<f32>;          // [tokens, cols]
-@group(0) @binding(2) var<storage, read> bits: array<vec4u>;     // [tiles, units, planes, 32]
-@group(0) @binding(3) var<storage, read> scales: array<u32>;     // [tiles, blocks, words, 32]
-@group(0) @binding(4) var<storage, read> factors: array<vec2f>;  // [tiles * 32]
-@group(0) @binding(5) var<storage, read> salient: array<vec4u>;  // [units]
-@group(0) @binding(6) var<storage, read> order: array<vec4u>;    // [units, 32]
-@group(0) @binding(7) var<storage, read> bias: array<f32>;       // [rows]
-@group(0) @binding(8) var<storage, read> R: array<f32>;          // [tokens, rows]
-@group(0) @binding(9) var<storage, read_write> Y: array<f32>;    // [tokens, rows]
+@group(0) @binding(1) var<storage, read> X: array<f32>;         // [tokens, cols]
+@group(0) @binding(2) var<storage, read> bits: array<vec4u>;    // [tiles, units, planes, 32]
+@group(0) @binding(3) var<storage, read> scales: array<u32>;    // [tiles, blocks, words, 32]
+@group(0) @binding(4) var<storage, read> factors: array<vec2f>; // [tiles * 32]
+@group(0) @binding(5) var<storage, read> salient: array<vec4u>; // [units]
+@group(0) @binding(6) var<storage, read> order: array<vec4u>;   // [units, 32]
+@group(0) @binding(7) var<storage, read> bias: array<f32>;      // [rows]
+@group(0) @binding(8) var<storage, read> R: array<f32>;         // [tokens, rows]
+@group(0) @binding(9) var<storage, read_write> Y: array<f32>;   // [tokens, rows]
 
 // The sums of the subsets of four activations, for each split. The odd length avoids bank conflicts
 // between groups, and lets compilers prove that indices are in bounds.

@@ -5,9 +5,9 @@
 
 struct Params { tokens: u32, cols: u32, positions: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;                // [tokens, cols]
-@group(0) @binding(2) var<storage, read> order: array<vec4u>;          // [positions / 4]
-@group(0) @binding(3) var<storage, read_write> out: array<vec4f>;      // [tokens, positions / 4]
+@group(0) @binding(1) var<storage, read> x: array<f32>;           // [tokens, cols]
+@group(0) @binding(2) var<storage, read> order: array<vec4u>;     // [positions / 4]
+@group(0) @binding(3) var<storage, read_write> out: array<vec4f>; // [tokens, positions / 4]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

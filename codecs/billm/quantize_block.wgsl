@@ -16,8 +16,8 @@
 // Source: BiLLM, arXiv:2402.04291; GPTQ, arXiv:2210.17323. Reference: tests/reference/billm.ts.
 
 override ROWS: u32 = 16;
-override LANES: u32 = 8;      // threads of a row
-override GROUPS: u32 = 32;    // fours of columns of a block
+override LANES: u32 = 8;   // threads of a row
+override GROUPS: u32 = 32; // fours of columns of a block
 override FEEDBACK: bool = false;
 override TILE: u32 = select(1u, ROWS * GROUPS, FEEDBACK);
 override FACTORS: u32 = select(1u, 8 * GROUPS, FEEDBACK);
@@ -25,25 +25,25 @@ override NEAREST: bool = false;
 override HAS_FACTOR: bool = false;
 override HAS_SALIENT: bool = false;
 override ZONES: u32 = 2;
-override PLANES: u32 = 2;     // of the salient columns
-override SCALES: u32 = 7;     // per row and block: zones' (mean, scale), salient mean, salient scales
+override PLANES: u32 = 2; // of the salient columns
+override SCALES: u32 = 7; // per row and block: zones' (mean, scale), salient mean, salient scales
 
 struct Params { rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, block: u32, blocks: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;            // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;           // [cols]
-@group(0) @binding(3) var<storage, read> zones: array<u32>;             // [rows, ceil(cols / 32)]
-@group(0) @binding(4) var<storage, read> zone_fits: array<f32>;         // [rows, 2 · ZONES]
-@group(0) @binding(5) var<storage, read> salient_fit: array<f32>;       // [rows, 2 · PLANES]
-@group(0) @binding(6) var<storage, read> factor: array<f32>;            // [layer_cols, layer_cols]
-@group(0) @binding(7) var<storage, read_write> quantized: array<f32>;   // [rows, layer_cols]
-@group(0) @binding(8) var<storage, read_write> error: array<f32>;       // [rows, cols]
-@group(0) @binding(9) var<storage, read_write> bits: array<u32>;        // [planes of bits, rows, words]
-@group(0) @binding(10) var<storage, read_write> scales: array<f32>;     // [rows, blocks, SCALES]
-@group(0) @binding(11) var<storage, read_write> marks: array<u32>;      // [layer_cols], as salient
+@group(0) @binding(1) var<storage, read> weight: array<f32>;          // [rows, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;         // [cols]
+@group(0) @binding(3) var<storage, read> zones: array<u32>;           // [rows, ceil(cols / 32)]
+@group(0) @binding(4) var<storage, read> zone_fits: array<f32>;       // [rows, 2 · ZONES]
+@group(0) @binding(5) var<storage, read> salient_fit: array<f32>;     // [rows, 2 · PLANES]
+@group(0) @binding(6) var<storage, read> factor: array<f32>;          // [layer_cols, layer_cols]
+@group(0) @binding(7) var<storage, read_write> quantized: array<f32>; // [rows, layer_cols]
+@group(0) @binding(8) var<storage, read_write> error: array<f32>;     // [rows, cols]
+@group(0) @binding(9) var<storage, read_write> bits: array<u32>;      // [planes of bits, rows, words]
+@group(0) @binding(10) var<storage, read_write> scales: array<f32>;   // [rows, blocks, SCALES]
+@group(0) @binding(11) var<storage, read_write> marks: array<u32>;    // [layer_cols], as salient
 
-var<workgroup> tile: array<vec4f, TILE>;         // [row][column / 4]
-var<workgroup> factors: array<vec4f, FACTORS>;   // [column % 8][column / 4] of U
+var<workgroup> tile: array<vec4f, TILE>;       // [row][column / 4]
+var<workgroup> factors: array<vec4f, FACTORS>; // [column % 8][column / 4] of U
 var<workgroup> diagonal: array<f32, 256>;
 
 // Means and scales of a row. Unrounded fits decide the bits, rounded ones the values.

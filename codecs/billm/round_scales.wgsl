@@ -14,13 +14,13 @@ override TOP_MEAN: f32 = 127;
 override TOP_SCALE: f32 = 127;
 override LEAST_SCALE: f32 = -127;
 override ZONES: u32 = 2;
-override SCALES: u32 = 7;     // per row and block: zones' (mean, scale), salient mean, salient scales
+override SCALES: u32 = 7; // per row and block: zones' (mean, scale), salient mean, salient scales
 
 struct Params { rows: u32, per_row: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> scales: array<f32>;      // [rows, blocks, SCALES]
-@group(0) @binding(2) var<storage, read_write> codes: array<i32>;       // the same
-@group(0) @binding(3) var<storage, read_write> factors: array<f32>;     // [rows, 2]: of means, of scales
+@group(0) @binding(1) var<storage, read_write> scales: array<f32>;  // [rows, blocks, SCALES]
+@group(0) @binding(2) var<storage, read_write> codes: array<i32>;   // the same
+@group(0) @binding(3) var<storage, read_write> factors: array<f32>; // [rows, 2]: of means, of scales
 
 fn is_mean(index: u32) -> bool {
   let place = index % SCALES;

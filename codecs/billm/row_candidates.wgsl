@@ -5,13 +5,13 @@ override BLOCK: u32 = 128;    // columns
 override STAGED: bool = true; // whether workgroup memory holds the steps
 override STEPS: u32 = 40;     // 8 · BLOCKS, or 1 if they are not staged
 override BLOCKS: u32 = 5;
-override WORDS: u32 = 18;     // of a row's bits
+override WORDS: u32 = 18; // of a row's bits
 override HAS_SALIENT: bool = true;
-override SCALES: u32 = 7;     // per row and block: zones' (mean, scale), salient mean, salient scales
+override SCALES: u32 = 7; // per row and block: zones' (mean, scale), salient mean, salient scales
 
-@group(0) @binding(4) var<storage, read> salient: array<u32>;           // [cols], 0 or 1
-@group(0) @binding(5) var<storage, read> scales: array<f32>;            // [rows, BLOCKS, SCALES]
-@group(0) @binding(6) var<storage, read_write> bits: array<u32>;        // [2, rows, WORDS]
+@group(0) @binding(4) var<storage, read> salient: array<u32>;    // [cols], 0 or 1
+@group(0) @binding(5) var<storage, read> scales: array<f32>;     // [rows, BLOCKS, SCALES]
+@group(0) @binding(6) var<storage, read_write> bits: array<u32>; // [2, rows, WORDS]
 
 // The steps from each of the four codes of a table to the others.
 var<workgroup> steps: array<vec4f, STEPS>;

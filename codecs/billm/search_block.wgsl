@@ -17,28 +17,28 @@
 //
 // Reference: tests/reference/row_search.ts.
 
-override STRIDE: u32 = 136;   // of the rows in workgroup memory, at least the columns
+override STRIDE: u32 = 136; // of the rows in workgroup memory, at least the columns
 override TILE: u32 = ROWS * STRIDE;
-override WORDS: u32 = 4;      // of a row's bits in the block
+override WORDS: u32 = 4; // of a row's bits in the block
 override BITS: u32 = ROWS * WORDS;
 override HAS_SALIENT: bool = true;
-override SCALES: u32 = 7;     // per row and block: zones' (mean, scale), salient mean, salient scales
+override SCALES: u32 = 7; // per row and block: zones' (mean, scale), salient mean, salient scales
 
 struct Params { rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, block: u32, blocks: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> H: array<f32>;                 // [layer_cols, layer_cols], damped
-@group(0) @binding(2) var<storage, read> residual: array<f32>;          // [rows, layer_cols]
-@group(0) @binding(3) var<storage, read> salient: array<u32>;           // [layer_cols], 0 or 1
-@group(0) @binding(4) var<storage, read_write> bits: array<u32>;        // [2, rows, words]
-@group(0) @binding(5) var<storage, read_write> scales: array<f32>;      // [rows, blocks, SCALES]
-@group(0) @binding(6) var<storage, read_write> quantized: array<f32>;   // [rows, layer_cols]
-@group(0) @binding(7) var<storage, read_write> change: array<f32>;      // [rows, cols]
+@group(0) @binding(1) var<storage, read> H: array<f32>;               // [layer_cols, layer_cols], damped
+@group(0) @binding(2) var<storage, read> residual: array<f32>;        // [rows, layer_cols]
+@group(0) @binding(3) var<storage, read> salient: array<u32>;         // [layer_cols], 0 or 1
+@group(0) @binding(4) var<storage, read_write> bits: array<u32>;      // [2, rows, words]
+@group(0) @binding(5) var<storage, read_write> scales: array<f32>;    // [rows, blocks, SCALES]
+@group(0) @binding(6) var<storage, read_write> quantized: array<f32>; // [rows, layer_cols]
+@group(0) @binding(7) var<storage, read_write> change: array<f32>;    // [rows, cols]
 
-const MOST_WORDS = 8u;                             // a block has at most 256 columns
+const MOST_WORDS = 8u;                                // a block has at most 256 columns
 var<workgroup> marks: array<atomic<u32>, MOST_WORDS>; // bits of the salient columns
-var<workgroup> tile: array<f32, TILE>;             // [row][column] of R
-var<workgroup> plane0: array<u32, BITS>;           // [row][word]: signs
-var<workgroup> plane1: array<u32, BITS>;           // [row][word]: zones, or second signs
+var<workgroup> tile: array<f32, TILE>;                // [row][column] of R
+var<workgroup> plane0: array<u32, BITS>;              // [row][word]: signs
+var<workgroup> plane1: array<u32, BITS>;              // [row][word]: zones, or second signs
 
 fn h_at(i: u32, j: u32) -> f32 { return H[(p.first + i) * p.layer_cols + p.first + j]; }
 

@@ -8,11 +8,11 @@ override ACCUMULATE: bool = false;
 
 struct Params { rows: u32, cols: u32, row_bytes: u32, groups: u32, first: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> ids: array<u32>;               // [tokens]
-@group(0) @binding(2) var<storage, read> codes: array<u32>;             // [rows, row_bytes], bytes
-@group(0) @binding(3) var<storage, read> scales: array<u32>;            // [rows, groups], f16
-@group(0) @binding(4) var<storage, read> zeros: array<u32>;             // [rows, groups], f16, for ZEROS
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;         // [tokens, cols]
+@group(0) @binding(1) var<storage, read> ids: array<u32>;       // [tokens]
+@group(0) @binding(2) var<storage, read> codes: array<u32>;     // [rows, row_bytes], bytes
+@group(0) @binding(3) var<storage, read> scales: array<u32>;    // [rows, groups], f16
+@group(0) @binding(4) var<storage, read> zeros: array<u32>;     // [rows, groups], f16, for ZEROS
+@group(0) @binding(5) var<storage, read_write> out: array<f32>; // [tokens, cols]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {

@@ -7,19 +7,19 @@
 // Reference: dequantizeGridHost() in codecs/grid/store.ts.
 
 override HAS_SALIENT: bool = false;
-override CENTERED: bool = false;  // mean or sign
-override ORDERED: bool = false;   // codes are in the order of `order`
+override CENTERED: bool = false; // mean or sign
+override ORDERED: bool = false;  // codes are in the order of `order`
 override BITS: u32 = 2;
-override CODE_WORDS: u32 = 2;     // of 32 columns: BITS, and 8 with salient weights
+override CODE_WORDS: u32 = 2; // of 32 columns: BITS, and 8 with salient weights
 
 struct Params { rows: u32, cols: u32, words: u32, group_size: u32, groups: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> codes: array<u32>;             // [rows, words, CODE_WORDS]
-@group(0) @binding(2) var<storage, read> fits: array<f32>;              // [rows, groups, 2]: scale; zero or center
-@group(0) @binding(3) var<storage, read> mask: array<u32>;              // [rows, words], bits
-@group(0) @binding(4) var<storage, read> salient_fits: array<f32>;      // [rows, 2]: scale, zero
-@group(0) @binding(5) var<storage, read> order: array<u32>;             // [cols]: the column of each place
-@group(0) @binding(6) var<storage, read_write> weight: array<f32>;      // [rows, cols]
+@group(0) @binding(1) var<storage, read> codes: array<u32>;        // [rows, words, CODE_WORDS]
+@group(0) @binding(2) var<storage, read> fits: array<f32>;         // [rows, groups, 2]: scale; zero or center
+@group(0) @binding(3) var<storage, read> mask: array<u32>;         // [rows, words], bits
+@group(0) @binding(4) var<storage, read> salient_fits: array<f32>; // [rows, 2]: scale, zero
+@group(0) @binding(5) var<storage, read> order: array<u32>;        // [cols]: the column of each place
+@group(0) @binding(6) var<storage, read_write> weight: array<f32>; // [rows, cols]
 
 // Code i of `width` bits, counted from word `first`.
 fn code_at(first: u32, i: u32, width: u32) -> f32 {

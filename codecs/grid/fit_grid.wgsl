@@ -15,18 +15,18 @@
 // Source: GPTQ, arXiv:2210.17323; XNOR-Net, arXiv:1603.05279. Reference: tests/reference/grid.ts.
 
 override GRID: u32 = 0;
-override TOP: f32 = 3.0;          // the greatest code
+override TOP: f32 = 3.0; // the greatest code
 override HAS_MASK: bool = false;
 override HAS_COSTS: bool = false;
 
 struct Params { rows: u32, cols: u32, group: u32, groups: u32, words: u32, first_word: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;          // [rows, cols]: the group's columns
-@group(0) @binding(2) var<storage, read> mask: array<u32>;            // [rows, words], bits from first_word on
-@group(0) @binding(3) var<storage, read> costs: array<f32>;           // [cols]
-@group(0) @binding(4) var<storage, read_write> fits: array<f32>;      // [rows, groups, 2]: scale; zero or mean
+@group(0) @binding(1) var<storage, read> weight: array<f32>;     // [rows, cols]: the group's columns
+@group(0) @binding(2) var<storage, read> mask: array<u32>;       // [rows, words], bits from first_word on
+@group(0) @binding(3) var<storage, read> costs: array<f32>;      // [cols]
+@group(0) @binding(4) var<storage, read_write> fits: array<f32>; // [rows, groups, 2]: scale; zero or mean
 
-const LEAST = 5.9604645e-8;       // of f16 above 0
+const LEAST = 5.9604645e-8; // of f16 above 0
 
 // 1 for a weight that the fit includes, else 0.
 fn counts(row: u32, col: u32) -> f32 {

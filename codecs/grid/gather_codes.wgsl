@@ -6,9 +6,9 @@ override BITS: u32 = 2;
 
 struct Params { rows: u32, cols: u32, words: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> codes: array<u32>;             // [rows, words, BITS]
-@group(0) @binding(2) var<storage, read> place: array<u32>;             // [cols]
-@group(0) @binding(3) var<storage, read_write> gathered: array<u32>;    // [rows, words, BITS]
+@group(0) @binding(1) var<storage, read> codes: array<u32>;          // [rows, words, BITS]
+@group(0) @binding(2) var<storage, read> place: array<u32>;          // [cols]
+@group(0) @binding(3) var<storage, read_write> gathered: array<u32>; // [rows, words, BITS]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

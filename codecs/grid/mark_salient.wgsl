@@ -4,9 +4,9 @@
 
 struct Params { rows: u32, cols: u32, words: u32, first_word: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> saliency: array<f32>;        // [rows, cols]
-@group(0) @binding(2) var<storage, read> threshold: array<f32>;       // [1]
-@group(0) @binding(3) var<storage, read_write> mask: array<u32>;      // [rows, words], from first_word on
+@group(0) @binding(1) var<storage, read> saliency: array<f32>;   // [rows, cols]
+@group(0) @binding(2) var<storage, read> threshold: array<f32>;  // [1]
+@group(0) @binding(3) var<storage, read_write> mask: array<u32>; // [rows, words], from first_word on
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

@@ -16,30 +16,30 @@
 // Source: GPTQ, arXiv:2210.17323; PB-LLM, arXiv:2310.00034. Reference: tests/reference/grid.ts.
 
 override ROWS: u32 = 8;
-override LANES: u32 = 8;          // threads of a row
-override COLS: u32 = 128;         // at least those of a block
+override LANES: u32 = 8;  // threads of a row
+override COLS: u32 = 128; // at least those of a block
 override FEEDBACK: bool = false;
 override TILE: u32 = select(1u, ROWS * COLS, FEEDBACK);
 override HAS_FACTOR: bool = false;
 override HAS_SALIENT: bool = false;
-override CENTERED: bool = false;  // mean or sign
+override CENTERED: bool = false; // mean or sign
 override BETWEEN: bool = false;
 override SCATTERED: bool = false;
 override BITS: u32 = 2;
-override CODE_WORDS: u32 = 2;     // of 32 columns: BITS, and 8 with salient weights
+override CODE_WORDS: u32 = 2; // of 32 columns: BITS, and 8 with salient weights
 
 struct Params { rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, group: u32, groups: u32, group_size: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;            // [rows, cols]
-@group(0) @binding(2) var<storage, read> fits: array<f32>;              // [rows, groups, 2]: scale; zero or center
-@group(0) @binding(3) var<storage, read> mask: array<u32>;              // [rows, words], bits; [layer_cols] if SCATTERED
-@group(0) @binding(4) var<storage, read> salient_fits: array<f32>;      // [rows, 2]: scale, zero
-@group(0) @binding(5) var<storage, read> factor: array<f32>;            // U: [layer_cols, layer_cols]
-@group(0) @binding(6) var<storage, read_write> quantized: array<f32>;   // [rows, layer_cols]
-@group(0) @binding(7) var<storage, read_write> error: array<f32>;       // [rows, cols]
-@group(0) @binding(8) var<storage, read_write> codes: array<u32>;       // [rows, words, CODE_WORDS]
+@group(0) @binding(1) var<storage, read> weight: array<f32>;          // [rows, cols]
+@group(0) @binding(2) var<storage, read> fits: array<f32>;            // [rows, groups, 2]: scale; zero or center
+@group(0) @binding(3) var<storage, read> mask: array<u32>;            // [rows, words], bits; [layer_cols] if SCATTERED
+@group(0) @binding(4) var<storage, read> salient_fits: array<f32>;    // [rows, 2]: scale, zero
+@group(0) @binding(5) var<storage, read> factor: array<f32>;          // U: [layer_cols, layer_cols]
+@group(0) @binding(6) var<storage, read_write> quantized: array<f32>; // [rows, layer_cols]
+@group(0) @binding(7) var<storage, read_write> error: array<f32>;     // [rows, cols]
+@group(0) @binding(8) var<storage, read_write> codes: array<u32>;     // [rows, words, CODE_WORDS]
 
-var<workgroup> tile: array<f32, TILE>;                                  // [row][column]
+var<workgroup> tile: array<f32, TILE>; // [row][column]
 
 // A code and its dequantized value.
 struct Chosen { code: u32, q: f32 }

@@ -12,13 +12,13 @@
 
 struct Params { rows: u32, cols: u32, first: u32, size: u32, group: u32, groups: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> residual: array<f32>;          // R: [rows, cols]
-@group(0) @binding(2) var<storage, read> own: array<f32>;               // T: [rows, size]
-@group(0) @binding(3) var<storage, read_write> quantized: array<f32>;   // Q: [rows, cols]
-@group(0) @binding(4) var<storage, read_write> fits: array<f32>;        // [rows, groups, 2]: scale, zero
-@group(0) @binding(5) var<storage, read_write> step: array<f32>;        // [rows, size]
+@group(0) @binding(1) var<storage, read> residual: array<f32>;        // R: [rows, cols]
+@group(0) @binding(2) var<storage, read> own: array<f32>;             // T: [rows, size]
+@group(0) @binding(3) var<storage, read_write> quantized: array<f32>; // Q: [rows, cols]
+@group(0) @binding(4) var<storage, read_write> fits: array<f32>;      // [rows, groups, 2]: scale, zero
+@group(0) @binding(5) var<storage, read_write> step: array<f32>;      // [rows, size]
 
-const LEAST = 5.9604645e-8;       // of f16 above 0
+const LEAST = 5.9604645e-8; // of f16 above 0
 
 @compute @workgroup_size(LANES)
 fn main(

@@ -15,28 +15,28 @@
 //
 // Source: GPTQ, arXiv:2210.17323 (the grids). Reference: tests/reference/grid.ts.
 
-override TOP: f32 = 3.0;           // the greatest code
-override FREE: bool = false;       // real zeros, f16
-override WINDOWS: bool = false;    // the form of the candidates; always with FREE
+override TOP: f32 = 3.0;        // the greatest code
+override FREE: bool = false;    // real zeros, f16
+override WINDOWS: bool = false; // the form of the candidates; always with FREE
 override ROUNDS: u32 = 4;
-override TILE: u32 = 64;           // vectors of four columns in workgroup memory
-override GEOMETRIC: bool = false;  // h_j = √(costs_j · others_j), not costs_j
+override TILE: u32 = 64;          // vectors of four columns in workgroup memory
+override GEOMETRIC: bool = false; // h_j = √(costs_j · others_j), not costs_j
 
 struct Params {
-  rows: u32, stride: u32, first: u32, cols: u32,   // the columns first .. first + cols of rows of stride
-  group_size: u32, group: u32, groups: u32,        // the first of them begin with this group
+  rows: u32, stride: u32, first: u32, cols: u32, // the columns first .. first + cols of rows of stride
+  group_size: u32, group: u32, groups: u32,      // the first of them begin with this group
   candidates: u32, neighbours: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;             // [rows, stride]
-@group(0) @binding(2) var<storage, read> costs: array<f32>;              // [stride]
-@group(0) @binding(3) var<storage, read> others: array<f32>;             // [stride], for GEOMETRIC
-@group(0) @binding(4) var<storage, read> candidates: array<vec2f>;       // [candidates + neighbours]
-@group(0) @binding(5) var<storage, read_write> fits: array<f32>;         // [rows, groups, 2]: scale, zero
+@group(0) @binding(1) var<storage, read> weight: array<f32>;       // [rows, stride]
+@group(0) @binding(2) var<storage, read> costs: array<f32>;        // [stride]
+@group(0) @binding(3) var<storage, read> others: array<f32>;       // [stride], for GEOMETRIC
+@group(0) @binding(4) var<storage, read> candidates: array<vec2f>; // [candidates + neighbours]
+@group(0) @binding(5) var<storage, read_write> fits: array<f32>;   // [rows, groups, 2]: scale, zero
 
-const LEAST = 5.9604645e-8;        // of f16 above 0
+const LEAST = 5.9604645e-8; // of f16 above 0
 const WORST = 3.0e38;
-const MOST_ZERO = 512.0;           // up to twice this, f16 has steps of 1 / 2 or less
+const MOST_ZERO = 512.0; // up to twice this, f16 has steps of 1 / 2 or less
 
 var<workgroup> tile_w: array<vec4f, TILE>;
 var<workgroup> tile_h: array<vec4f, TILE>;

@@ -6,28 +6,11 @@
 // With FEEDBACK, columns settle one after the other, and later columns of the block first compensate for
 // their errors: a transform of rows commutes with that.
 //
-// One workgroup per pair of rows, with a team for each list. haar_split.wgsl provides fit_lists().
+// One workgroup per pair of rows, with a team for each list. haar_split.wgsl provides the bindings and
+// fit_lists(); tile holds the coefficient rows, codes are [rows, words, 2], scales [rows, blocks, 7].
 // Source: HBLLM. Reference: tests/reference/haar.ts.
 
-override COLS: u32 = 128;           // columns of a whole block
-override ENTRIES: u32 = 2 * COLS;
-override FEEDBACK: bool = false;
-
-struct Params {
-  rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, block: u32, blocks: u32
-}
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;              // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;             // [cols], 0 or 1
-@group(0) @binding(3) var<storage, read> factor: array<f32>;              // [layer_cols, layer_cols]
-@group(0) @binding(4) var<storage, read_write> quantized: array<f32>;     // [rows, layer_cols]
-@group(0) @binding(5) var<storage, read_write> error: array<f32>;         // [rows, cols]
-@group(0) @binding(6) var<storage, read_write> codes: array<atomic<u32>>; // [rows, words, 2], 0
-@group(0) @binding(7) var<storage, read_write> scales: array<f32>;        // [rows, blocks, 7]
-@group(0) @binding(8) var<storage, read_write> mask: array<u32>;          // [words]
-
-var<workgroup> tile: array<f32, ENTRIES>;        // the two coefficient rows
-var<workgroup> list: array<u32, ENTRIES>;        // ordinary columns, then salient ones
+var<workgroup> list: array<u32, ENTRIES>; // ordinary columns, then salient ones
 var<workgroup> listed: array<u32, 2>;
 
 fn put(row: u32, col: u32, found: Coefficient) {
@@ -60,13 +43,7 @@ fn main(
     }
     listed[lane] = found;
   }
-  if (first_row == 0) {
-    for (var word = lane; word < (p.cols + 31) / 32; word += THREADS) {
-      var marks = 0u;
-      for (var i = 0u; i < min(32u, p.cols - word * 32); i++) { marks |= salient[word * 32 + i] << i; }
-      mask[p.first / 32 + word] = marks;
-    }
-  }
+  if (first_row == 0) { store_mask(lane); }
   workgroupBarrier();
   let n = listed[is_apart];
   for (var i = me.lane; i < n; i += LANES) {

@@ -7,7 +7,7 @@ override BY_COLUMNS: bool = false;
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> matrix: array<f32>;      // [rows, cols]
+@group(0) @binding(1) var<storage, read_write> matrix: array<f32>; // [rows, cols]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

@@ -8,29 +8,12 @@
 // With FEEDBACK, pairs of columns settle one after the other with these fits, and later columns of the
 // block first compensate for their errors.
 //
-// One workgroup per pair of rows, two teams each. haar_split.wgsl provides fit_lists().
+// One workgroup per pair of rows, two teams each. haar_split.wgsl provides the bindings and fit_lists();
+// tile holds the two rows, codes are [rows, words, 4], scales [rows, blocks, 10].
 // Source: HBLLM. Reference: tests/reference/haar.ts.
 
-override COLS: u32 = 128;           // columns of a whole block
-override ENTRIES: u32 = 2 * COLS;
-override FEEDBACK: bool = false;
-
-struct Params {
-  rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, block: u32, blocks: u32
-}
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;              // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;             // [cols], 0 or 1
-@group(0) @binding(3) var<storage, read> factor: array<f32>;              // [layer_cols, layer_cols]
-@group(0) @binding(4) var<storage, read_write> quantized: array<f32>;     // [rows, layer_cols]
-@group(0) @binding(5) var<storage, read_write> error: array<f32>;         // [rows, cols]
-@group(0) @binding(6) var<storage, read_write> codes: array<atomic<u32>>; // [rows, words, 4], 0
-@group(0) @binding(7) var<storage, read_write> scales: array<f32>;        // [rows, blocks, 10]
-@group(0) @binding(8) var<storage, read_write> mask: array<u32>;          // [words]
-
-var<workgroup> tile: array<f32, ENTRIES>;        // the two rows
-var<workgroup> extra: array<f32, ENTRIES>;       // √2 times what salient columns get on top
-var<workgroup> list: array<u32, COLS>;           // salient columns
+var<workgroup> extra: array<f32, ENTRIES>; // √2 times what salient columns get on top
+var<workgroup> list: array<u32, COLS>;     // salient columns
 var<workgroup> listed: u32;
 
 // The value of column `col` of F.
@@ -83,13 +66,7 @@ fn main(
     for (var col = 0u; col < p.cols; col++) { if (salient[col] == 1) { list[found] = col; found++; } }
     listed = found;
   }
-  if (first_row == 0) {
-    for (var word = lane; word < (p.cols + 31) / 32; word += THREADS) {
-      var marks = 0u;
-      for (var i = 0u; i < min(32u, p.cols - word * 32); i++) { marks |= salient[word * 32 + i] << i; }
-      mask[p.first / 32 + word] = marks;
-    }
-  }
+  if (first_row == 0) { store_mask(lane); }
   workgroupBarrier();
   let pairs = p.cols / 2;
   for (var k = me.lane; k < pairs; k += LANES) {

@@ -5,30 +5,57 @@
 // whole list. The scale is the mean distance from the mean, or with RMS its root mean square. ROUNDS times,
 // coefficients then take the nearest value, of any group, and means and scales the least squares.
 //
+// It is the beginning of the kernels of haar_rows.wgsl and haar_columns.wgsl, with their bindings.
 // round_f16.wgsl provides rounded(). Source: HBLLM. Reference: tests/reference/haar.ts.
 
 override LANES: u32 = 64;
 override TEAMS: u32 = 4;
 override THREADS: u32 = LANES * TEAMS;
-override WIDTH: u32 = 128;          // of a list
+override WIDTH: u32 = 128; // of a list
 override LISTS: u32 = TEAMS * WIDTH;
 override CANDIDATES: u32 = 41;
 override RMS: bool = false;
 override NEAREST: bool = false;
 override ROUNDS: u32 = 0;
+override COLS: u32 = 128; // columns of a whole block
+override ENTRIES: u32 = 2 * COLS;
+override FEEDBACK: bool = false;
 
-const HALF = 0.70710677f;           // 1 / √2
+const HALF = 0.70710677f; // 1 / √2
 const LARGE = 3.0e38;
 
+struct Params {
+  rows: u32, cols: u32, first: u32, layer_cols: u32, words: u32, block: u32, blocks: u32
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> weight: array<f32>;              // [rows, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;             // [cols], 0 or 1
+@group(0) @binding(3) var<storage, read> factor: array<f32>;              // [layer_cols, layer_cols]
+@group(0) @binding(4) var<storage, read_write> quantized: array<f32>;     // [rows, layer_cols]
+@group(0) @binding(5) var<storage, read_write> error: array<f32>;         // [rows, cols]
+@group(0) @binding(6) var<storage, read_write> codes: array<atomic<u32>>; // [rows, words, planes], 0
+@group(0) @binding(7) var<storage, read_write> scales: array<f32>;        // [rows, blocks, numbers]
+@group(0) @binding(8) var<storage, read_write> mask: array<u32>;          // [words]
+
+var<workgroup> tile: array<f32, ENTRIES>; // the two rows of a pair
 var<workgroup> values: array<f32, LISTS>;
-var<workgroup> sorted: array<f32, LISTS>;        // magnitudes
+var<workgroup> sorted: array<f32, LISTS>; // magnitudes
 var<workgroup> errors: array<f32, THREADS>;
-var<workgroup> fits: array<vec4f, TEAMS>;        // mean and scale of the low and the high group
-var<workgroup> limits: array<f32, TEAMS>;        // of the high group
-var<workgroup> counts: array<vec4f, THREADS>;    // low -, low +, high -, high +
+var<workgroup> fits: array<vec4f, TEAMS>;     // mean and scale of the low and the high group
+var<workgroup> limits: array<f32, TEAMS>;     // of the high group
+var<workgroup> counts: array<vec4f, THREADS>; // low -, low +, high -, high +
 var<workgroup> sums: array<vec4f, THREADS>;
 
 struct Thread { team: u32, lane: u32 }
+
+// The salient columns of the block as bits.
+fn store_mask(lane: u32) {
+  for (var word = lane; word < (p.cols + 31) / 32; word += THREADS) {
+    var marks = 0u;
+    for (var i = 0u; i < min(32u, p.cols - word * 32); i++) { marks |= salient[word * 32 + i] << i; }
+    mask[p.first / 32 + word] = marks;
+  }
+}
 
 // A coefficient's stored value with its sign and its group.
 struct Coefficient { value: f32, sign: u32, group: u32 }

@@ -12,12 +12,12 @@
 // Reference: dequantizeHaar() in codecs/haar/host.ts.
 
 override BY_ROWS: bool;
-override SCALES: u32;        // per row and block
-override BLOCK_CHUNKS: u32;  // chunks of a block
-override BLOCKS: u32;        // of a row
-override MASKS: u32;         // words of the mask of a layer, with padding
+override SCALES: u32;       // per row and block
+override BLOCK_CHUNKS: u32; // chunks of a block
+override BLOCKS: u32;       // of a row
+override MASKS: u32;        // words of the mask of a layer, with padding
 
-const HALF = 0.70710677f;    // 1 / √2
+const HALF = 0.70710677f; // 1 / √2
 
 // Signs and groups of the row itself (by rows), and those of the rows of its pair; where their scales begin.
 struct Chunk {

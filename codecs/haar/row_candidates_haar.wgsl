@@ -2,18 +2,18 @@
 // those of two of the planes in all columns, with MARK for salient columns that are apart, or with EXTRA
 // the further ones of salient columns alone.
 
-override BLOCK: u32 = 128;    // columns
+override BLOCK: u32 = 128; // columns
 override BLOCKS: u32 = 1;
-override WORDS: u32 = 4;      // of a row's plane
-override SCALES: u32 = 10;    // per row and block
+override WORDS: u32 = 4;   // of a row's plane
+override SCALES: u32 = 10; // per row and block
 override PLANES: u32 = 4;
 override EXTRA: bool = false;
 override BY_ROWS: bool = true;
 override BITS: u32 = WORDS * 2;
 
-@group(0) @binding(4) var<storage, read> mask: array<u32>;              // [WORDS], bits
-@group(0) @binding(5) var<storage, read> scales: array<f32>;            // [rows, BLOCKS, SCALES]
-@group(0) @binding(6) var<storage, read_write> codes: array<u32>;       // [rows, WORDS, PLANES]
+@group(0) @binding(4) var<storage, read> mask: array<u32>;        // [WORDS], bits
+@group(0) @binding(5) var<storage, read> scales: array<f32>;      // [rows, BLOCKS, SCALES]
+@group(0) @binding(6) var<storage, read_write> codes: array<u32>; // [rows, WORDS, PLANES]
 
 var<workgroup> planes: array<atomic<u32>, BITS>;
 

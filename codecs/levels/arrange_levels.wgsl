@@ -7,15 +7,15 @@
 // A thread takes 32 columns of a row; columns beyond the last one get zeros.
 // Reference: tests/codecs/levels/products_test.ts.
 
-override COUNT: u32 = 4;          // levels
-override DIGITS: u32 = 1;         // columns of a field
-override BITS: u32 = 2;           // of a field
+override COUNT: u32 = 4;  // levels
+override DIGITS: u32 = 1; // columns of a field
+override BITS: u32 = 2;   // of a field
 override PLANES: bool = false;
-override WIDTH: u32 = 2;          // planes, or bits of a code
+override WIDTH: u32 = 2; // planes, or bits of a code
 
 struct Params { rows: u32, cols: u32, words: u32, chunks: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> codes: array<u32>;             // [rows, words]
+@group(0) @binding(1) var<storage, read> codes: array<u32>; // [rows, words]
 @group(0) @binding(2) var<storage, read_write> out: array<u32>;
 
 fn code_at(row: u32, col: u32) -> u32 {

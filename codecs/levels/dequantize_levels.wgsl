@@ -7,16 +7,16 @@
 //
 // Reference: dequantizeLevelsHost() in codecs/levels/store.ts.
 
-override COUNT: u32 = 4;          // levels
-override DIGITS: u32 = 1;         // columns of a field
-override BITS: u32 = 2;           // of a field
-override EACH: u32 = 16;          // fields of a thread
+override COUNT: u32 = 4;  // levels
+override DIGITS: u32 = 1; // columns of a field
+override BITS: u32 = 2;   // of a field
+override EACH: u32 = 16;  // fields of a thread
 
 struct Params { rows: u32, cols: u32, words: u32, threads: u32 } // words and threads of a row
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> codes: array<u32>;             // [rows, words]
-@group(0) @binding(2) var<storage, read> theta: array<f32>;             // [rows, PARAMETERS]
-@group(0) @binding(3) var<storage, read_write> weight: array<f32>;      // [rows, cols]
+@group(0) @binding(1) var<storage, read> codes: array<u32>;        // [rows, words]
+@group(0) @binding(2) var<storage, read> theta: array<f32>;        // [rows, PARAMETERS]
+@group(0) @binding(3) var<storage, read_write> weight: array<f32>; // [rows, cols]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

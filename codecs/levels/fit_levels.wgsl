@@ -11,9 +11,9 @@
 
 struct Params { rows: u32, cols: u32, steps: u32, is_first: u32, is_last: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;            // [rows, cols]
-@group(0) @binding(2) var<storage, read> costs: array<f32>;             // [cols]
-@group(0) @binding(3) var<storage, read_write> theta: array<f32>;       // [rows, PARAMETERS]
+@group(0) @binding(1) var<storage, read> weight: array<f32>;      // [rows, cols]
+@group(0) @binding(2) var<storage, read> costs: array<f32>;       // [cols]
+@group(0) @binding(3) var<storage, read_write> theta: array<f32>; // [rows, PARAMETERS]
 
 fn sum2(part: vec2f, lane: u32) -> vec2f {
   if (PARAMETERS == 1) { return vec2f(sum_over_lanes(part.x, lane), 0.0); }

@@ -17,10 +17,10 @@ export function levelCandidates(kind: LevelKind, isShared: boolean): Candidates 
     ? `var<workgroup> steps: array<vec2f, ${kind.count}>;`
     : codes.map((code) => `var<private> step${code}: vec2f;`).join("\n");
   return `${levelsSource(kind)}${THETA_OF_ROW}
-@group(0) @binding(4) var<storage, read> theta: array<f32>;             // [rows, PARAMETERS]
-@group(0) @binding(5) var<storage, read_write> codes: array<u32>;       // [rows, cols]
+@group(0) @binding(4) var<storage, read> theta: array<f32>;       // [rows, PARAMETERS]
+@group(0) @binding(5) var<storage, read_write> codes: array<u32>; // [rows, cols]
 
-const NONE = 1e16;   // so large that it is never the best step
+const NONE = 1e16; // so large that it is never the best step
 
 // The steps from each level to the next one and to the one before.
 ${table}

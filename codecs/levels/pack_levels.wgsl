@@ -5,15 +5,15 @@
 //
 // Reference: tests/codecs/levels/pack_levels_test.ts.
 
-override COUNT: u32 = 4;          // levels
-override DIGITS: u32 = 1;         // columns of a field
-override BITS: u32 = 2;           // of a field
+override COUNT: u32 = 4;  // levels
+override DIGITS: u32 = 1; // columns of a field
+override BITS: u32 = 2;   // of a field
 
 struct Params { rows: u32, cols: u32, words: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> codes: array<u32>;             // [rows, cols]
-@group(0) @binding(2) var<storage, read> place: array<u32>;             // [cols]
-@group(0) @binding(3) var<storage, read_write> packed: array<u32>;      // [rows, words]
+@group(0) @binding(1) var<storage, read> codes: array<u32>;        // [rows, cols]
+@group(0) @binding(2) var<storage, read> place: array<u32>;        // [cols]
+@group(0) @binding(3) var<storage, read_write> packed: array<u32>; // [rows, words]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

@@ -4,8 +4,8 @@
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> codes: array<u32>;             // [rows, cols]
-@group(0) @binding(2) var<storage, read_write> factors: array<f32>;     // [PARAMETERS, rows, cols]
+@group(0) @binding(1) var<storage, read> codes: array<u32>;         // [rows, cols]
+@group(0) @binding(2) var<storage, read_write> factors: array<f32>; // [PARAMETERS, rows, cols]
 
 @compute @workgroup_size(16, 4)
 fn main(@builtin(global_invocation_id) id: vec3u) {

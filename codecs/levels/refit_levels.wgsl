@@ -13,10 +13,10 @@
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> codes: array<u32>;             // [rows, cols]
-@group(0) @binding(2) var<storage, read> target_product: array<f32>;    // W H: [rows, cols]
-@group(0) @binding(3) var<storage, read_write> product: array<f32>;     // B H: [PARAMETERS, rows, cols]
-@group(0) @binding(4) var<storage, read_write> theta: array<f32>;       // [rows, PARAMETERS]
+@group(0) @binding(1) var<storage, read> codes: array<u32>;          // [rows, cols]
+@group(0) @binding(2) var<storage, read> target_product: array<f32>; // W H: [rows, cols]
+@group(0) @binding(3) var<storage, read_write> product: array<f32>;  // B H: [PARAMETERS, rows, cols]
+@group(0) @binding(4) var<storage, read_write> theta: array<f32>;    // [rows, PARAMETERS]
 
 // The solution of (matrix + ridge) x = side + ridge · old; the matrix is ((a, b), (b, c)), with a, b, c
 // relative to their mean, as is the side.

@@ -46,17 +46,17 @@ ${all.slice(i + 1).map((k) => `      x${k} -= e${i} * entry(col + ${i}u, col + $
   const isMoved = all.map((i) => `e${i} != 0.0`).join(" || ");
   return `${levelsSource(kind)}${THETA_OF_ROW}
 override ROWS: u32 = 16;
-override LANES: u32 = 8;                // threads of a row
-override STRIDE: u32 = 136;             // of the rows in workgroup memory, at least the columns + ${TOGETHER}
+override LANES: u32 = 8;    // threads of a row
+override STRIDE: u32 = 136; // of the rows in workgroup memory, at least the columns + ${TOGETHER}
 override TILE: u32 = ROWS * STRIDE;
 
 struct Params { rows: u32, cols: u32, first: u32, layer_cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> values: array<f32>;            // [rows, layer_cols]
-@group(0) @binding(2) var<storage, read> matrix: array<f32>;            // [layer_cols, layer_cols]
-@group(0) @binding(3) var<storage, read> theta: array<f32>;             // [rows, PARAMETERS]
-@group(0) @binding(4) var<storage, read_write> codes: array<u32>;       // [rows, layer_cols]
-@group(0) @binding(5) var<storage, read_write> steps: array<f32>;       // [rows, cols]
+@group(0) @binding(1) var<storage, read> values: array<f32>;      // [rows, layer_cols]
+@group(0) @binding(2) var<storage, read> matrix: array<f32>;      // [layer_cols, layer_cols]
+@group(0) @binding(3) var<storage, read> theta: array<f32>;       // [rows, PARAMETERS]
+@group(0) @binding(4) var<storage, read_write> codes: array<u32>; // [rows, layer_cols]
+@group(0) @binding(5) var<storage, read_write> steps: array<f32>; // [rows, cols]
 
 var<workgroup> tile: array<f32, TILE>;
 

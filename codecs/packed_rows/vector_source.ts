@@ -328,18 +328,18 @@ ${gathered ? "" : columnsOfQuad}`;
   return `
 override ROWS: u32;
 override COLS: u32;
-override CHUNKS: u32;  // of a row
-override PANELS: u32;  // of ${columns * turns} chunks
+override CHUNKS: u32; // of a row
+override PANELS: u32; // of ${columns * turns} chunks
 ${
-    stacked ? STACK_CONSTANTS : `override PART1: u32;   // the row where the second part begins
+    stacked ? STACK_CONSTANTS : `override PART1: u32; // the row where the second part begins
 override PART2: u32;
-override GROUP1: u32;  // the workgroup where the second part begins
+override GROUP1: u32; // the workgroup where the second part begins
 override GROUP2: u32;
 override HAS_RESIDUAL: bool;`
   }
 override HAS_BIAS: bool;
 ${ordered ? "override ORDER_QUADS: u32;" : ""}
-${input === "gated" ? "override UP: u32;       // where the second half of the input begins" : ""}
+${input === "gated" ? "override UP: u32; // where the second half of the input begins" : ""}
 ${input === "rms" ? "override EPSILON: f32;" : ""}
 
 ${bindings}

@@ -62,16 +62,16 @@ override TENURE: u32 = 10;
 
 struct Params { first: u32, rows: u32, cols: u32, moves: u32, seed: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> H: array<f32>;                 // [cols, cols], damped
-@group(0) @binding(2) var<storage, read> residual: array<f32>;          // [rows, cols]
-@group(0) @binding(3) var<storage, read_write> quantized: array<f32>;   // [rows, cols]
+@group(0) @binding(1) var<storage, read> H: array<f32>;               // [cols, cols], damped
+@group(0) @binding(2) var<storage, read> residual: array<f32>;        // [rows, cols]
+@group(0) @binding(3) var<storage, read_write> quantized: array<f32>; // [rows, cols]
 
 // State of a column: code in bits 0 to 2, code of the best row in bits 3 to 5, a mark, and from bit 7 on
 // the first move at which it may change again.
 const CODE = 7u;
 const BEST = 56u;
 const MARK = 64u;
-const LOCKED = 0xffffff80u;   // for ever: no column
+const LOCKED = 0xffffff80u; // for ever: no column
 ${candidates}
 fn hash(value: u32) -> u32 {
   var h = value;

@@ -9,8 +9,8 @@ override QUADS: u32 = 4; // vec4s of a tile
 
 struct Params { below: u32, beside: u32 } // tiles
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> stream: array<vec4u>;      // [below, beside, QUADS]
-@group(0) @binding(2) var<storage, read_write> out: array<vec4u>;   // [below, QUADS, beside]
+@group(0) @binding(1) var<storage, read> stream: array<vec4u>;    // [below, beside, QUADS]
+@group(0) @binding(2) var<storage, read_write> out: array<vec4u>; // [below, QUADS, beside]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

@@ -10,16 +10,16 @@
 override STATE_BITS: u32 = 12;
 override STEP_BITS: u32 = 2;
 override STEP_WEIGHTS: u32 = 1;
-override WORDS: u32 = 16;        // of a tile
-override ORDERED: bool = false;  // places are those of `order`
+override WORDS: u32 = 16;       // of a tile
+override ORDERED: bool = false; // places are those of `order`
 
 struct Params { rows: u32, cols: u32, beside: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> stream: array<u32>;            // [tiles below, beside, WORDS]
-@group(0) @binding(2) var<storage, read> scales: array<f32>;            // [rows]
-@group(0) @binding(3) var<storage, read> table: array<f32>;             // [2^STATE_BITS, STEP_WEIGHTS]
-@group(0) @binding(4) var<storage, read> order: array<u32>;             // [cols]: the column of each place
-@group(0) @binding(5) var<storage, read_write> weight: array<f32>;      // [rows, cols]
+@group(0) @binding(1) var<storage, read> stream: array<u32>;       // [tiles below, beside, WORDS]
+@group(0) @binding(2) var<storage, read> scales: array<f32>;       // [rows]
+@group(0) @binding(3) var<storage, read> table: array<f32>;        // [2^STATE_BITS, STEP_WEIGHTS]
+@group(0) @binding(4) var<storage, read> order: array<u32>;        // [cols]: the column of each place
+@group(0) @binding(5) var<storage, read_write> weight: array<f32>; // [rows, cols]
 
 @compute @workgroup_size(16, 4)
 fn main(@builtin(global_invocation_id) id: vec3u) {

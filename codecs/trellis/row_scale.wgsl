@@ -6,10 +6,10 @@
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;            // w: [rows, cols]
-@group(0) @binding(2) var<storage, read> values: array<f32>;            // z: [rows, cols]
-@group(0) @binding(3) var<storage, read> turned: array<f32>;            // t: [rows, cols]
-@group(0) @binding(4) var<storage, read_write> scale: array<f32>;       // [rows]
+@group(0) @binding(1) var<storage, read> weight: array<f32>;      // w: [rows, cols]
+@group(0) @binding(2) var<storage, read> values: array<f32>;      // z: [rows, cols]
+@group(0) @binding(3) var<storage, read> turned: array<f32>;      // t: [rows, cols]
+@group(0) @binding(4) var<storage, read_write> scale: array<f32>; // [rows]
 
 @compute @workgroup_size(LANES)
 fn main(

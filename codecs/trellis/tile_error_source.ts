@@ -14,11 +14,11 @@ export function tileErrorKernel(): string {
   return `
 struct Params { rows: u32, cols: u32, first_col: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;            // [rows, cols]
-@group(0) @binding(2) var<storage, read> values: array<f32>;            // [rows, cols]
-@group(0) @binding(3) var<storage, read> spread: array<f32>;            // [rows]
-@group(0) @binding(4) var<storage, read> factor: array<f32>;            // U: [cols, cols]
-@group(0) @binding(5) var<storage, read_write> error: array<f32>;       // [rows, ${TILE}]
+@group(0) @binding(1) var<storage, read> weight: array<f32>;      // [rows, cols]
+@group(0) @binding(2) var<storage, read> values: array<f32>;      // [rows, cols]
+@group(0) @binding(3) var<storage, read> spread: array<f32>;      // [rows]
+@group(0) @binding(4) var<storage, read> factor: array<f32>;      // U: [cols, cols]
+@group(0) @binding(5) var<storage, read_write> error: array<f32>; // [rows, ${TILE}]
 
 var<workgroup> u: array<array<f32, ${TILE}>, ${TILE}>;
 

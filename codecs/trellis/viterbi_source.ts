@@ -202,17 +202,15 @@ export function viterbiKernel(trellis: Trellis, form: ViterbiForm): string {
   return `
 struct Params { rows: u32, cols: u32, first_col: u32, beside: u32, first_tile: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;            // [rows, cols]
-@group(0) @binding(2) var<storage, read> spread: array<f32>;            // [rows]
-@group(0) @binding(3) var<storage, read> table: array<f32>;             // [${
-    2 ** stateBits
-  }, ${stepWeights}]
-@group(0) @binding(4) var<storage, read_write> values: array<f32>;      // [rows, cols]
-@group(0) @binding(5) var<storage, read_write> stream: array<u32>;      // [tiles below, beside, ${words}]
+@group(0) @binding(1) var<storage, read> weight: array<f32>; // [rows, cols]
+@group(0) @binding(2) var<storage, read> spread: array<f32>; // [rows]
+@group(0) @binding(3) var<storage, read> table: array<f32>;  // [${2 ** stateBits}, ${stepWeights}]
+@group(0) @binding(4) var<storage, read_write> values: array<f32>; // [rows, cols]
+@group(0) @binding(5) var<storage, read_write> stream: array<u32>; // [tiles below, beside, ${words}]
 ${
     isResident
       ? ""
-      : `@group(0) @binding(6) var<storage, read_write> saved: array<u32>;       // [workgroups, ${rows}, ${threads}]`
+      : `@group(0) @binding(6) var<storage, read_write> saved: array<u32>; // [workgroups, ${rows}, ${threads}]`
   }
 
 // The least cost of each overlap, by q % ${owned}, its highest bits and the rest.
@@ -232,7 +230,7 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let tile = p.first_tile + workgroup.x;
-  let first = thread * ${owned}u;       // the thread's first overlap
+  let first = thread * ${owned}u; // the thread's first overlap
   let branch = thread / ${columns}u;
   let column = thread % ${columns}u;
   ${

@@ -18,12 +18,12 @@ override HALF: bool = false;
 
 struct Params { start: u32, heads: u32, key_value_heads: u32, head_dim: u32, pairs: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> table: array<vec2f>;        // [positions, pairs], (cos, sin)
-@group(0) @binding(2) var<storage, read_write> q: array<f32>;        // [tokens, heads, head_dim]
-@group(0) @binding(3) var<storage, read> k: array<f32>;              // [tokens, key_value_heads, head_dim]
-@group(0) @binding(4) var<storage, read> v: array<f32>;              // [tokens, key_value_heads, head_dim]
-@group(0) @binding(5) var<storage, read_write> keys: array<u32>;     // [capacity, key_value_heads, padded head_dim]
-@group(0) @binding(6) var<storage, read_write> values: array<u32>;   // [capacity, key_value_heads, padded head_dim]
+@group(0) @binding(1) var<storage, read> table: array<vec2f>;      // [positions, pairs], (cos, sin)
+@group(0) @binding(2) var<storage, read_write> q: array<f32>;      // [tokens, heads, head_dim]
+@group(0) @binding(3) var<storage, read> k: array<f32>;            // [tokens, key_value_heads, head_dim]
+@group(0) @binding(4) var<storage, read> v: array<f32>;            // [tokens, key_value_heads, head_dim]
+@group(0) @binding(5) var<storage, read_write> keys: array<u32>;   // [capacity, key_value_heads, padded head_dim]
+@group(0) @binding(6) var<storage, read_write> values: array<u32>; // [capacity, key_value_heads, padded head_dim]
 
 fn turn_of(position: u32, i: u32) -> vec2f {
   return table[position * p.pairs + i];

@@ -59,8 +59,8 @@ struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, slid
     isCapped ? ", cap: f32" : ""
   } }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> queries: array<f32>;  // [tokens, heads, ${headDim}]
-@group(0) @binding(2) var<storage, read> keys: array<f32>;     // [tokens, key_value_heads, ${headDim}]
+@group(0) @binding(1) var<storage, read> queries: array<f32>; // [tokens, heads, ${headDim}]
+@group(0) @binding(2) var<storage, read> keys: array<f32>;    // [tokens, key_value_heads, ${headDim}]
 @group(0) @binding(3) var<storage, read> values: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 ${layout.declarations}

@@ -74,8 +74,8 @@ struct Params { ${layout.firstParameter}, heads: u32, key_value_heads: u32, slid
     isCapped ? ", cap: f32" : ""
   } }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> queries: array<vec4f>;  // [tokens, heads, ${headDim} / 4]
-@group(0) @binding(2) var<storage, read> keys: array<vec4f>;     // [tokens, key_value_heads, ${headDim} / 4]
+@group(0) @binding(1) var<storage, read> queries: array<vec4f>; // [tokens, heads, ${headDim} / 4]
+@group(0) @binding(2) var<storage, read> keys: array<vec4f>;    // [tokens, key_value_heads, ${headDim} / 4]
 @group(0) @binding(3) var<storage, read> values: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
 ${layout.declarations}

@@ -14,8 +14,8 @@ override INTERLEAVED: bool = false;
 
 struct Params { tokens: u32, heads: u32, pairs: u32, length: u32, head_dim: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> table: array<vec2f>;       // [length, pairs], (cos, sin)
-@group(0) @binding(2) var<storage, read_write> x: array<f32>;       // [tokens, heads, head_dim]
+@group(0) @binding(1) var<storage, read> table: array<vec2f>; // [length, pairs], (cos, sin)
+@group(0) @binding(2) var<storage, read_write> x: array<f32>; // [tokens, heads, head_dim]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {

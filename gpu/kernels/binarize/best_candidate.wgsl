@@ -13,9 +13,9 @@ const CANDIDATES = 128u; // the greatest number of candidates
 
 struct Params { parts: u32, candidates: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> error: array<f32>;            // [parts, candidates]
-@group(0) @binding(2) var<storage, read> order: array<u32>;            // [cols] with MARK
-@group(0) @binding(3) var<storage, read_write> chosen: array<u32>;     // [1], or [cols] with MARK
+@group(0) @binding(1) var<storage, read> error: array<f32>;        // [parts, candidates]
+@group(0) @binding(2) var<storage, read> order: array<u32>;        // [cols] with MARK
+@group(0) @binding(3) var<storage, read_write> chosen: array<u32>; // [1], or [cols] with MARK
 
 var<workgroup> sums: array<f32, CANDIDATES * SLICES>;
 var<workgroup> totals: array<u32, CANDIDATES>; // f32 bits

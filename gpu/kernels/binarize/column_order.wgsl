@@ -7,8 +7,8 @@ override LANES: u32 = 256; // at least COLS
 
 struct Params { parts: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> part: array<f32>;             // [parts, cols]
-@group(0) @binding(2) var<storage, read_write> order: array<u32>;      // [cols]
+@group(0) @binding(1) var<storage, read> part: array<f32>;        // [parts, cols]
+@group(0) @binding(2) var<storage, read_write> order: array<u32>; // [cols]
 
 const COLS = 256u;
 var<workgroup> sums: array<f32, LANES>;

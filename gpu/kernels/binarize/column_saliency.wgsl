@@ -14,9 +14,9 @@ const LANES = 64u;
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;           // [rows, cols]
-@group(0) @binding(2) var<storage, read> cost: array<f32>;             // [cols]
-@group(0) @binding(3) var<storage, read_write> part: array<f32>;       // [parts, cols]
+@group(0) @binding(1) var<storage, read> weight: array<f32>;     // [rows, cols]
+@group(0) @binding(2) var<storage, read> cost: array<f32>;       // [cols]
+@group(0) @binding(3) var<storage, read_write> part: array<f32>; // [parts, cols]
 
 var<workgroup> sums: array<f32, LANES * SLICES>;
 

@@ -10,23 +10,23 @@
 // plane replaces them; a thread reads only entries that it has written itself.
 // Source: BiLLM, arXiv:2402.04291. Reference: tests/reference/billm.ts.
 
-override LOADERS: u32 = 32;  // threads that load a row together, a divisor of ROWS · LANES
-override STRIDE: u32 = 136;  // of the rows in workgroup memory, at least the columns
+override LOADERS: u32 = 32; // threads that load a row together, a divisor of ROWS · LANES
+override STRIDE: u32 = 136; // of the rows in workgroup memory, at least the columns
 override TILE: u32 = ROWS * STRIDE;
 override PLANES: u32 = 1;
 override ZONES: u32 = 0;
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;           // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;          // [cols]
-@group(0) @binding(3) var<storage, read> zones: array<u32>;            // [rows, ceil(cols / 32)], bits
-@group(0) @binding(4) var<storage, read_write> fit: array<f32>;        // [rows, planes or zones, 2]
+@group(0) @binding(1) var<storage, read> weight: array<f32>;    // [rows, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;   // [cols]
+@group(0) @binding(3) var<storage, read> zones: array<u32>;     // [rows, ceil(cols / 32)], bits
+@group(0) @binding(4) var<storage, read_write> fit: array<f32>; // [rows, planes or zones, 2]
 
-const COLS = 256u;           // the greatest number of columns of a block
-var<workgroup> marks: array<atomic<u32>, COLS / 32>;   // bits of the columns in question
+const COLS = 256u;                                   // the greatest number of columns of a block
+var<workgroup> marks: array<atomic<u32>, COLS / 32>; // bits of the columns in question
 var<workgroup> columns: array<u32, COLS>;
-var<workgroup> tile: array<f32, TILE>;                 // [row][column in question]
+var<workgroup> tile: array<f32, TILE>; // [row][column in question]
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {

@@ -11,9 +11,9 @@
 // every weight may change its zone. Reference: tests/reference/billm.ts.
 
 override ROWS: u32 = 16;
-override LANES: u32 = 8;     // threads of a row
-override LOADERS: u32 = 32;  // threads that load a row together, a divisor of ROWS · LANES
-override STRIDE: u32 = 136;  // of the rows in workgroup memory, at least the columns
+override LANES: u32 = 8;    // threads of a row
+override LOADERS: u32 = 32; // threads that load a row together, a divisor of ROWS · LANES
+override STRIDE: u32 = 136; // of the rows in workgroup memory, at least the columns
 override TILE: u32 = ROWS * STRIDE;
 override THREADS: u32 = ROWS * LANES;
 override ROUNDS: u32 = 8;
@@ -22,17 +22,17 @@ override PLANES: u32 = 2; // 0 without salient columns
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;              // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;             // [cols], 0 or 1
-@group(0) @binding(3) var<storage, read> cost: array<f32>;                // [cols]
-@group(0) @binding(4) var<storage, read_write> zone_fits: array<f32>;     // [rows, 2 · ZONES]
-@group(0) @binding(5) var<storage, read_write> salient_fit: array<f32>;   // [rows, 2 · PLANES]
+@group(0) @binding(1) var<storage, read> weight: array<f32>;            // [rows, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;           // [cols], 0 or 1
+@group(0) @binding(3) var<storage, read> cost: array<f32>;              // [cols]
+@group(0) @binding(4) var<storage, read_write> zone_fits: array<f32>;   // [rows, 2 · ZONES]
+@group(0) @binding(5) var<storage, read_write> salient_fit: array<f32>; // [rows, 2 · PLANES]
 
-const COLS = 256u;           // the greatest number of columns of a block
-var<workgroup> marks: array<atomic<u32>, COLS / 32>;   // bits of the columns that are not salient
+const COLS = 256u;                                   // the greatest number of columns of a block
+var<workgroup> marks: array<atomic<u32>, COLS / 32>; // bits of the columns that are not salient
 var<workgroup> columns: array<u32, COLS>;
-var<workgroup> costs: array<f32, COLS>;                // in the order of `columns`
-var<workgroup> tile: array<f32, TILE>;                 // [row][column in this order]
+var<workgroup> costs: array<f32, COLS>; // in the order of `columns`
+var<workgroup> tile: array<f32, TILE>;  // [row][column in this order]
 var<workgroup> shares: array<Sums, THREADS>;
 
 struct Sums { weights: vec4f, totals: vec4f }

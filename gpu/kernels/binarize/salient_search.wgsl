@@ -19,10 +19,10 @@ const COLS = 256u;          // the greatest number of columns of a block
 
 struct Params { rows: u32, cols: u32, candidates: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> values: array<f32>;           // [rows, cols]
-@group(0) @binding(2) var<storage, read> order: array<u32>;            // [cols]
-@group(0) @binding(3) var<storage, read> cost: array<f32>;             // [cols]
-@group(0) @binding(4) var<storage, read_write> error: array<f32>;      // [parts, candidates]
+@group(0) @binding(1) var<storage, read> values: array<f32>;      // [rows, cols]
+@group(0) @binding(2) var<storage, read> order: array<u32>;       // [cols]
+@group(0) @binding(3) var<storage, read> cost: array<f32>;        // [cols]
+@group(0) @binding(4) var<storage, read_write> error: array<f32>; // [parts, candidates]
 
 var<workgroup> tile: array<f32, TILE>;
 var<workgroup> columns: array<u32, COLS>; // in their order

@@ -8,20 +8,20 @@
 
 override ROWS: u32 = 16;
 override SLOTS: u32 = 8;
-override TILE: u32 = 2176;  // ROWS · columns
+override TILE: u32 = 2176; // ROWS · columns
 override THREADS: u32 = ROWS * SLOTS;
-const COLS = 256u;          // the greatest number of columns of a block
+const COLS = 256u; // the greatest number of columns of a block
 
 struct Params { rows: u32, cols: u32, candidates: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> values: array<f32>;            // [rows, cols]
-@group(0) @binding(2) var<storage, read> excluded: array<u32>;          // [cols], 0 or 1
-@group(0) @binding(3) var<storage, read> cost: array<f32>;              // [cols]
-@group(0) @binding(4) var<storage, read> threshold: array<f32>;         // [candidates]
-@group(0) @binding(5) var<storage, read_write> error: array<f32>;       // [parts, candidates]
+@group(0) @binding(1) var<storage, read> values: array<f32>;      // [rows, cols]
+@group(0) @binding(2) var<storage, read> excluded: array<u32>;    // [cols], 0 or 1
+@group(0) @binding(3) var<storage, read> cost: array<f32>;        // [cols]
+@group(0) @binding(4) var<storage, read> threshold: array<f32>;   // [candidates]
+@group(0) @binding(5) var<storage, read_write> error: array<f32>; // [parts, candidates]
 
-var<workgroup> tile: array<f32, TILE>;                  // [columns][ROWS]
-var<workgroup> columns: array<u32, COLS>;               // those that are not excluded
+var<workgroup> tile: array<f32, TILE>;    // [columns][ROWS]
+var<workgroup> columns: array<u32, COLS>; // those that are not excluded
 var<workgroup> kept: u32;
 var<workgroup> totals: array<f32, THREADS>;
 

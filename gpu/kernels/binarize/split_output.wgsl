@@ -8,20 +8,20 @@
 // columns of S at a time.
 // Source: ARB-LLM with calibration, arXiv:2410.03129. Reference: tests/gpu/kernels/binarize/split_output_test.ts.
 
-override ROWS: u32 = 16;     // a multiple of four
+override ROWS: u32 = 16; // a multiple of four
 override LANES: u32 = 8;
-override STRIDE: u32 = 128;  // of a row, a multiple of four
+override STRIDE: u32 = 128; // of a row, a multiple of four
 override THREADS: u32 = ROWS * LANES;
 override TILE: u32 = ROWS * STRIDE;
 
 // S begins at `start` of a matrix of `stride` columns.
 struct Params { rows: u32, cols: u32, candidates: u32, start: u32, stride: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> values: array<f32>;            // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;           // [cols], 0 or 1
-@group(0) @binding(3) var<storage, read> moments: array<f32>;           // S, symmetric
-@group(0) @binding(4) var<storage, read> threshold: array<f32>;         // [candidates]
-@group(0) @binding(5) var<storage, read_write> error: array<f32>;       // [parts, candidates]
+@group(0) @binding(1) var<storage, read> values: array<f32>;      // [rows, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;     // [cols], 0 or 1
+@group(0) @binding(3) var<storage, read> moments: array<f32>;     // S, symmetric
+@group(0) @binding(4) var<storage, read> threshold: array<f32>;   // [candidates]
+@group(0) @binding(5) var<storage, read_write> error: array<f32>; // [parts, candidates]
 
 var<workgroup> tile: array<f32, TILE>;
 var<workgroup> shares: array<vec3f, THREADS>;

@@ -16,16 +16,16 @@ const COLS = 256u;          // the greatest number of columns of a block
 
 struct Params { rows: u32, cols: u32, candidates: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> values: array<f32>;           // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;          // [cols], 0 or 1
-@group(0) @binding(3) var<storage, read> cost: array<f32>;             // [cols]
-@group(0) @binding(4) var<storage, read> threshold: array<f32>;        // [candidates]
-@group(0) @binding(5) var<storage, read_write> error: array<f32>;      // [parts, candidates]
+@group(0) @binding(1) var<storage, read> values: array<f32>;      // [rows, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;     // [cols], 0 or 1
+@group(0) @binding(3) var<storage, read> cost: array<f32>;        // [cols]
+@group(0) @binding(4) var<storage, read> threshold: array<f32>;   // [candidates]
+@group(0) @binding(5) var<storage, read_write> error: array<f32>; // [parts, candidates]
 
 var<workgroup> tile: array<f32, TILE>;
 var<workgroup> costs: array<f32, COLS>;
-var<workgroup> columns: array<u32, COLS>;                // those that are not salient
-var<workgroup> marks: array<atomic<u32>, COLS / 32>;     // their bits
+var<workgroup> columns: array<u32, COLS>;            // those that are not salient
+var<workgroup> marks: array<atomic<u32>, COLS / 32>; // their bits
 var<workgroup> totals: array<vec4f, ROWS * SLOTS>;
 
 // The number and the sum of the entries in the high zone.

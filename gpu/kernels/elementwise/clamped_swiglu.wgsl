@@ -7,9 +7,9 @@
 
 struct Params { size: u32, alpha: f32, limit: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> gate: array<f32>;          // [size]
-@group(0) @binding(2) var<storage, read> up: array<f32>;            // [size]
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;     // [size]
+@group(0) @binding(1) var<storage, read> gate: array<f32>;      // [size]
+@group(0) @binding(2) var<storage, read> up: array<f32>;        // [size]
+@group(0) @binding(3) var<storage, read_write> out: array<f32>; // [size]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

@@ -10,9 +10,9 @@ override ACCUMULATE: bool = false;
 
 struct Params { tokens: u32, cols: u32, first: u32, rows: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> ids: array<u32>;               // [tokens]
-@group(0) @binding(2) var<storage, read> table: array<u32>;             // [rows, cols], as stored
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;         // [tokens, cols]
+@group(0) @binding(1) var<storage, read> ids: array<u32>;       // [tokens]
+@group(0) @binding(2) var<storage, read> table: array<u32>;     // [rows, cols], as stored
+@group(0) @binding(3) var<storage, read_write> out: array<f32>; // [tokens, cols]
 
 fn value(index: u32) -> f32 {
   if (FORMAT == 0) { return bitcast<f32>(table[index]); }

@@ -7,12 +7,12 @@
 // Reference: tests/gpu/kernels/elementwise/narrow_test.ts.
 
 @group(0) @binding(0) var<uniform> size: u32;
-@group(0) @binding(1) var<storage, read> values: array<u32>;              // [size], f32 bits
-@group(0) @binding(2) var<storage, read_write> out: array<u32>;           // [ceil(size / 2)]
+@group(0) @binding(1) var<storage, read> values: array<u32>;    // [size], f32 bits
+@group(0) @binding(2) var<storage, read_write> out: array<u32>; // [ceil(size / 2)]
 @group(0) @binding(3) var<storage, read_write> overflows: atomic<u32>;
 
-const LEAST_NORMAL = 0x38800000u;   // 2^-14
-const BEYOND = 0x477ff000u;         // 65520, half way from the greatest f16 to the next step
+const LEAST_NORMAL = 0x38800000u; // 2^-14
+const BEYOND = 0x477ff000u;       // 65520, half way from the greatest f16 to the next step
 
 fn narrow(bits: u32) -> u32 {
   let sign = (bits >> 16u) & 0x8000u;

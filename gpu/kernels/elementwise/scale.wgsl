@@ -6,7 +6,7 @@ override CAPPED: bool = false;
 
 struct Params { size: u32, factor: f32, cap: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;       // [size]
+@group(0) @binding(1) var<storage, read_write> x: array<f32>; // [size]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

@@ -7,8 +7,8 @@
 override FORMAT: u32 = 1;
 
 @group(0) @binding(0) var<uniform> size: u32;
-@group(0) @binding(1) var<storage, read> stored: array<u32>;      // [ceil(size / 2)]
-@group(0) @binding(2) var<storage, read_write> out: array<u32>;   // [size], f32 bits
+@group(0) @binding(1) var<storage, read> stored: array<u32>;    // [ceil(size / 2)]
+@group(0) @binding(2) var<storage, read_write> out: array<u32>; // [size], f32 bits
 
 fn half_to_f32(h: u32) -> u32 {
   let sign = (h & 0x8000u) << 16u;

@@ -4,10 +4,10 @@
 
 struct Params { tokens: u32, width: u32, k: u32, factor: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> y: array<f32>;                // [tokens, k, width]
-@group(0) @binding(2) var<storage, read> routing: array<f32>;          // [tokens, 2 k]
-@group(0) @binding(3) var<storage, read> residual: array<f32>;         // [tokens, width]
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;        // [tokens, width]
+@group(0) @binding(1) var<storage, read> y: array<f32>;         // [tokens, k, width]
+@group(0) @binding(2) var<storage, read> routing: array<f32>;   // [tokens, 2 k]
+@group(0) @binding(3) var<storage, read> residual: array<f32>;  // [tokens, width]
+@group(0) @binding(4) var<storage, read_write> out: array<f32>; // [tokens, width]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

@@ -9,9 +9,9 @@ const THREADS = 256u;
 
 struct Params { pairs: u32, k: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> routing: array<f32>;          // [tokens, 2 k]
-@group(0) @binding(2) var<storage, read> starts: array<u32>;           // [experts + 1]
-@group(0) @binding(3) var<storage, read_write> out: array<u32>;        // [experts] counts, or [pairs]
+@group(0) @binding(1) var<storage, read> routing: array<f32>;   // [tokens, 2 k]
+@group(0) @binding(2) var<storage, read> starts: array<u32>;    // [experts + 1]
+@group(0) @binding(3) var<storage, read_write> out: array<u32>; // [experts] counts, or [pairs]
 
 var<workgroup> counts: array<u32, THREADS>;
 

@@ -8,12 +8,12 @@ override HAS_BIAS: bool;
 
 struct Params { rows: u32, cols: u32, step: u32, k: u32, per_row: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;                // [vectors / per_row, cols]
-@group(0) @binding(2) var<storage, read> weights: array<u32>;          // matrices, step elements apart
-@group(0) @binding(3) var<storage, read> routing: array<f32>;          // [tokens, 2 k]
-@group(0) @binding(4) var<storage, read> places: array<u32>;           // [experts], the matrix of each
-@group(0) @binding(5) var<storage, read> bias: array<f32>;             // [experts, rows]
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;          // [vectors, rows]
+@group(0) @binding(1) var<storage, read> x: array<f32>;       // [vectors / per_row, cols]
+@group(0) @binding(2) var<storage, read> weights: array<u32>; // matrices, step elements apart
+@group(0) @binding(3) var<storage, read> routing: array<f32>; // [tokens, 2 k]
+@group(0) @binding(4) var<storage, read> places: array<u32>;  // [experts], the matrix of each
+@group(0) @binding(5) var<storage, read> bias: array<f32>;    // [experts, rows]
+@group(0) @binding(6) var<storage, read_write> y: array<f32>; // [vectors, rows]
 
 fn weight_at(at: u32) -> f32 {
   if (FORMAT == 0u) { return bitcast<f32>(weights[at]); }

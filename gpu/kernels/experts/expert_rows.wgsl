@@ -9,12 +9,12 @@ override OTHER: bool;
 
 struct Params { rows: u32, cols: u32, k: u32, first: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;                // [tokens, cols], or [pairs, cols]
-@group(0) @binding(2) var<storage, read> order: array<u32>;            // [pairs]
-@group(0) @binding(3) var<storage, read> routing: array<f32>;          // [tokens, 2 k]
-@group(0) @binding(4) var<storage, read> other: array<f32>;            // as x
-@group(0) @binding(5) var<storage, read> other_routing: array<f32>;    // as routing
-@group(0) @binding(6) var<storage, read_write> out: array<f32>;        // [rows, cols]
+@group(0) @binding(1) var<storage, read> x: array<f32>;             // [tokens, cols], or [pairs, cols]
+@group(0) @binding(2) var<storage, read> order: array<u32>;         // [pairs]
+@group(0) @binding(3) var<storage, read> routing: array<f32>;       // [tokens, 2 k]
+@group(0) @binding(4) var<storage, read> other: array<f32>;         // as x
+@group(0) @binding(5) var<storage, read> other_routing: array<f32>; // as routing
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;     // [rows, cols]
 
 @compute @workgroup_size(16, 4)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) id: vec3u) {

@@ -11,9 +11,9 @@ const MOST = 1024u; // experts
 
 struct Params { tokens: u32, experts: u32, k: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> logits: array<f32>;           // [tokens, experts]
-@group(0) @binding(2) var<storage, read> bias: array<f32>;             // [experts]
-@group(0) @binding(3) var<storage, read_write> routing: array<f32>;    // [tokens, 2 k]: experts, then weights
+@group(0) @binding(1) var<storage, read> logits: array<f32>;        // [tokens, experts]
+@group(0) @binding(2) var<storage, read> bias: array<f32>;          // [experts]
+@group(0) @binding(3) var<storage, read_write> routing: array<f32>; // [tokens, 2 k]: experts, then weights
 
 var<workgroup> values: array<f32, MOST>;
 var<workgroup> tops: array<f32, LANES>;

@@ -9,9 +9,9 @@ const MOST = 1024u; // experts
 
 struct Params { experts: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> counts: array<u32>;           // [experts]
-@group(0) @binding(2) var<storage, read_write> starts: array<u32>;     // [experts + 1]
-@group(0) @binding(3) var<storage, read_write> tiles: array<u32>;      // [3 tiles + 1]
+@group(0) @binding(1) var<storage, read> counts: array<u32>;       // [experts]
+@group(0) @binding(2) var<storage, read_write> starts: array<u32>; // [experts + 1]
+@group(0) @binding(3) var<storage, read_write> tiles: array<u32>;  // [3 tiles + 1]
 
 var<workgroup> pairs_before: array<u32, MOST>;
 var<workgroup> tiles_before: array<u32, MOST>;

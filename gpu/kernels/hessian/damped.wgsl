@@ -9,9 +9,9 @@ override FULL: bool = false;
 
 struct Params { n: u32, damping: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> H: array<f32>;                 // [n, n]
-@group(0) @binding(2) var<storage, read> mean: array<f32>;              // [1]
-@group(0) @binding(3) var<storage, read_write> A: array<real>;          // [n, n]
+@group(0) @binding(1) var<storage, read> H: array<f32>;        // [n, n]
+@group(0) @binding(2) var<storage, read> mean: array<f32>;     // [1]
+@group(0) @binding(3) var<storage, read_write> A: array<real>; // [n, n]
 
 @compute @workgroup_size(16, 4)
 fn main(@builtin(global_invocation_id) id: vec3u) {

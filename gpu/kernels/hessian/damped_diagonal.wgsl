@@ -5,8 +5,8 @@
 
 struct Params { n: u32, damping: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> H: array<f32>;                       // [n, n]
-@group(0) @binding(2) var<storage, read_write> diagonal: array<f32>;          // [n]
+@group(0) @binding(1) var<storage, read> H: array<f32>;              // [n, n]
+@group(0) @binding(2) var<storage, read_write> diagonal: array<f32>; // [n]
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32) {

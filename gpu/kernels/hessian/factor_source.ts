@@ -65,11 +65,11 @@ alias real4 = vec4<real>;
 
 struct Params { n: u32, start: u32, size: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> A: array<real>;            // [n, n], upper triangle
-@group(0) @binding(2) var<storage, read_write> U: array<real4>;     // [${FACTOR_BLOCK}, ${FACTOR_BLOCK}]
-@group(0) @binding(3) var<storage, read_write> status: array<u32>;  // [1]
+@group(0) @binding(1) var<storage, read> A: array<real>;           // [n, n], upper triangle
+@group(0) @binding(2) var<storage, read_write> U: array<real4>;    // [${FACTOR_BLOCK}, ${FACTOR_BLOCK}]
+@group(0) @binding(3) var<storage, read_write> status: array<u32>; // [1]
 
-var<workgroup> rows: array<array<real4, ${FACTOR_BLOCK / 4}>, 2>;   // double-buffered
+var<workgroup> rows: array<array<real4, ${FACTOR_BLOCK / 4}>, 2>; // double-buffered
 var<workgroup> pivots: array<real, 2>;
 
 // Beyond the end of the matrix the block is continued with the identity.
@@ -164,8 +164,8 @@ export function updateKernel(tile: { rows: number; cols: number } = UPDATE_TILE)
   return `
 struct Params { m: u32, n: u32, k: u32, q_stride: u32, c_stride: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> Q: array<vec4f>;           // [k, q_stride]
-@group(0) @binding(2) var<storage, read_write> C: array<vec4f>;     // [m, c_stride]
+@group(0) @binding(1) var<storage, read> Q: array<vec4f>;       // [k, q_stride]
+@group(0) @binding(2) var<storage, read_write> C: array<vec4f>; // [m, c_stride]
 
 var<workgroup> tile_a: array<array<vec4f, ${rows / 4}>, ${DEPTH}>; // of Q, columns m0 on
 var<workgroup> tile_b: array<array<vec4f, ${cols / 4}>, ${DEPTH}>; // columns n0 on
@@ -223,12 +223,12 @@ export function rowsKernel(): string {
   return `
 struct Params { n: u32, start: u32, size: u32, q_stride: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> U: array<vec4f>;           // [64, 64]
-@group(0) @binding(2) var<storage, read_write> Q: array<vec4f>;     // [64, q_stride]
-@group(0) @binding(3) var<storage, read_write> A: array<vec4f>;     // [n, n]
+@group(0) @binding(1) var<storage, read> U: array<vec4f>;       // [64, 64]
+@group(0) @binding(2) var<storage, read_write> Q: array<vec4f>; // [64, q_stride]
+@group(0) @binding(3) var<storage, read_write> A: array<vec4f>; // [n, n]
 
-var<workgroup> tile_a: array<array<vec4f, ${width}>, ${DEPTH}>;    // of U_bᵀ
-var<workgroup> tile_b: array<array<vec4f, ${width}>, ${DEPTH}>;    // of what U_b is multiplied with
+var<workgroup> tile_a: array<array<vec4f, ${width}>, ${DEPTH}>; // of U_bᵀ
+var<workgroup> tile_b: array<array<vec4f, ${width}>, ${DEPTH}>; // of what U_b is multiplied with
 
 fn put(row: u32, col: u32, before: bool, value: vec4f) {
   if (row >= p.size || col >= p.n) { return; }

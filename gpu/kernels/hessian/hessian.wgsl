@@ -7,8 +7,8 @@ override MIRROR: bool = true;
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> diagonal_of: array<f32>;          // [cols, cols]; not used by MIRROR
-@group(0) @binding(2) var<storage, read_write> matrix: array<f32>;         // H [cols, cols] or W [rows, cols]
+@group(0) @binding(1) var<storage, read> diagonal_of: array<f32>;  // [cols, cols]; not used by MIRROR
+@group(0) @binding(2) var<storage, read_write> matrix: array<f32>; // H [cols, cols] or W [rows, cols]
 
 @compute @workgroup_size(16, 4)
 fn main(@builtin(global_invocation_id) id: vec3u) {

@@ -3,8 +3,8 @@
 // Reference: tests/reference/billm.ts.
 
 @group(0) @binding(0) var<uniform> n: u32;
-@group(0) @binding(1) var<storage, read> H: array<f32>;                 // [n, n]
-@group(0) @binding(2) var<storage, read_write> mean: array<f32>;        // [1]
+@group(0) @binding(1) var<storage, read> H: array<f32>;          // [n, n]
+@group(0) @binding(2) var<storage, read_write> mean: array<f32>; // [1]
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32) {

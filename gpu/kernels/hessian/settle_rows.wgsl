@@ -9,9 +9,9 @@ alias real = f32;
 
 struct Params { n: u32, start: u32, size: u32, stride: u32, block_stride: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> block: array<real>;            // [size, block_stride]
-@group(0) @binding(2) var<storage, read_write> Q: array<real>;          // [size, stride]
-@group(0) @binding(3) var<storage, read_write> A: array<real>;          // [n, n]
+@group(0) @binding(1) var<storage, read> block: array<real>;   // [size, block_stride]
+@group(0) @binding(2) var<storage, read_write> Q: array<real>; // [size, stride]
+@group(0) @binding(3) var<storage, read_write> A: array<real>; // [n, n]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

@@ -5,8 +5,8 @@
 // Reference: tests/reference/linear_algebra.ts.
 
 @group(0) @binding(0) var<uniform> n: u32;
-@group(0) @binding(1) var<storage, read_write> U: array<f32>;           // [n, n]
-@group(0) @binding(2) var<storage, read_write> cost: array<f32>;        // [n]
+@group(0) @binding(1) var<storage, read_write> U: array<f32>;    // [n, n]
+@group(0) @binding(2) var<storage, read_write> cost: array<f32>; // [n]
 
 @compute @workgroup_size(16, 4)
 fn main(@builtin(global_invocation_id) id: vec3u) {

@@ -7,9 +7,9 @@
 
 struct Params { rows: u32, cols: u32, chunk: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>;             // [rows, cols]
-@group(0) @binding(2) var<storage, read> b: array<f32>;             // [rows, cols]
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;     // [chunks, 4, cols]
+@group(0) @binding(1) var<storage, read> a: array<f32>;         // [rows, cols]
+@group(0) @binding(2) var<storage, read> b: array<f32>;         // [rows, cols]
+@group(0) @binding(3) var<storage, read_write> out: array<f32>; // [chunks, 4, cols]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {

@@ -8,9 +8,9 @@
 
 struct Params { rows: u32, cols: u32, first: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> logits: array<f32>;            // [rows, cols] of ids first ..
-@group(0) @binding(2) var<storage, read> targets: array<u32>;           // [rows]
-@group(0) @binding(3) var<storage, read_write> state: array<vec4f>;     // [rows]
+@group(0) @binding(1) var<storage, read> logits: array<f32>;        // [rows, cols] of ids first ..
+@group(0) @binding(2) var<storage, read> targets: array<u32>;       // [rows]
+@group(0) @binding(3) var<storage, read_write> state: array<vec4f>; // [rows]
 
 @compute @workgroup_size(LANES)
 fn main(

@@ -5,7 +5,7 @@
 @group(0) @binding(0) var<uniform> size: u32;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> part: array<f32>;    // [workgroups]
+@group(0) @binding(3) var<storage, read_write> part: array<f32>; // [workgroups]
 
 @compute @workgroup_size(LANES)
 fn main(

@@ -5,7 +5,7 @@
 // Reference: tests/gpu/kernels/reduce/non_finite_test.ts.
 
 @group(0) @binding(0) var<uniform> size: u32;
-@group(0) @binding(1) var<storage, read> values: array<u32>;           // [size], f32 bits
+@group(0) @binding(1) var<storage, read> values: array<u32>; // [size], f32 bits
 @group(0) @binding(2) var<storage, read_write> count: atomic<u32>;
 
 @compute @workgroup_size(64)

@@ -9,10 +9,10 @@ override BIAS: bool = false;
 
 struct Params { rows: u32, cols: u32, parts: u32, epsilon: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;             // [rows, cols]
-@group(0) @binding(2) var<storage, read> weight: array<f32>;        // [parts, cols]
-@group(0) @binding(3) var<storage, read> bias: array<f32>;          // [parts, cols], used if BIAS
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;     // [rows, cols]
+@group(0) @binding(1) var<storage, read> x: array<f32>;         // [rows, cols]
+@group(0) @binding(2) var<storage, read> weight: array<f32>;    // [parts, cols]
+@group(0) @binding(3) var<storage, read> bias: array<f32>;      // [parts, cols], used if BIAS
+@group(0) @binding(4) var<storage, read_write> out: array<f32>; // [rows, cols]
 
 @compute @workgroup_size(LANES)
 fn main(

@@ -17,11 +17,11 @@ const NONE = 0xffffffffu;
 
 struct Params { size: u32, cols: u32, clear: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> values: array<f32>;                // [rows, cols]
-@group(0) @binding(2) var<storage, read> salient: array<u32>;               // [cols]
-@group(0) @binding(3) var<storage, read> slot: array<u32>;                  // [BINS0 + slots · 1024]
-@group(0) @binding(4) var<storage, read_write> count0: array<atomic<u32>>;  // [BINS0]
-@group(0) @binding(5) var<storage, read_write> count: array<atomic<u32>>;   // [2, slots, 1024]: levels 1, 2
+@group(0) @binding(1) var<storage, read> values: array<f32>;               // [rows, cols]
+@group(0) @binding(2) var<storage, read> salient: array<u32>;              // [cols]
+@group(0) @binding(3) var<storage, read> slot: array<u32>;                 // [BINS0 + slots · 1024]
+@group(0) @binding(4) var<storage, read_write> count0: array<atomic<u32>>; // [BINS0]
+@group(0) @binding(5) var<storage, read_write> count: array<atomic<u32>>;  // [2, slots, 1024]: levels 1, 2
 
 var<workgroup> bins: array<atomic<u32>, BINS0>;
 

@@ -22,12 +22,12 @@ struct Wanted { rank: u32, slot: u32, prefix: u32 }
 
 struct Params { quantiles: u32, last: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> place: array<f32>;                 // [quantiles], among the sorted values
-@group(0) @binding(2) var<storage, read> count: array<u32>;                 // [2, slots, 1024]: levels 1, 2
-@group(0) @binding(3) var<storage, read_write> count0: array<u32>;          // [BINS0], left at zero
-@group(0) @binding(4) var<storage, read_write> wanted: array<Wanted>;       // [2, slots]: after levels 0, 1
-@group(0) @binding(5) var<storage, read_write> slot: array<atomic<u32>>;    // [BINS0 + slots · 1024]
-@group(0) @binding(6) var<storage, read_write> out: array<f32>;             // [quantiles]
+@group(0) @binding(1) var<storage, read> place: array<f32>;              // [quantiles], among the sorted values
+@group(0) @binding(2) var<storage, read> count: array<u32>;              // [2, slots, 1024]: levels 1, 2
+@group(0) @binding(3) var<storage, read_write> count0: array<u32>;       // [BINS0], left at zero
+@group(0) @binding(4) var<storage, read_write> wanted: array<Wanted>;    // [2, slots]: after levels 0, 1
+@group(0) @binding(5) var<storage, read_write> slot: array<atomic<u32>>; // [BINS0 + slots · 1024]
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;          // [quantiles]
 
 var<workgroup> ends: array<u32, BINS0>; // values in this bin and those before it in the thread's run
 var<workgroup> sums: array<u32, LANES>; // values in this run of the slot and those before it

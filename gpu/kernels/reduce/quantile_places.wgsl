@@ -5,9 +5,9 @@
 
 struct Params { rows: u32, cols: u32, count: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> excluded: array<u32>;          // [cols]
-@group(0) @binding(2) var<storage, read> probability: array<f32>;       // [count]
-@group(0) @binding(3) var<storage, read_write> place: array<f32>;       // [count]
+@group(0) @binding(1) var<storage, read> excluded: array<u32>;    // [cols]
+@group(0) @binding(2) var<storage, read> probability: array<f32>; // [count]
+@group(0) @binding(3) var<storage, read_write> place: array<f32>; // [count]
 
 @compute @workgroup_size(128)
 fn main(@builtin(local_invocation_index) lane: u32) {

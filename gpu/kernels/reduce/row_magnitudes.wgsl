@@ -4,8 +4,8 @@
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> values: array<f32>;       // [rows, cols]
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;    // [rows]
+@group(0) @binding(1) var<storage, read> values: array<f32>;    // [rows, cols]
+@group(0) @binding(2) var<storage, read_write> out: array<f32>; // [rows]
 
 @compute @workgroup_size(LANES)
 fn main(

@@ -7,8 +7,8 @@ override MARK: bool = true;
 
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> given: array<u32>;          // x [rows, cols] as bits, or live [cols]
-@group(0) @binding(2) var<storage, read_write> changed: array<u32>;  // live [cols], or W [rows, cols] as bits
+@group(0) @binding(1) var<storage, read> given: array<u32>;         // x [rows, cols] as bits, or live [cols]
+@group(0) @binding(2) var<storage, read_write> changed: array<u32>; // live [cols], or W [rows, cols] as bits
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {

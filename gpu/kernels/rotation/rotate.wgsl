@@ -17,9 +17,9 @@ const CHUNK = 512u;
 
 struct Params { size: u32, cols: u32, steps: u32, start: u32, up: u32, factor: f32, epsilon: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;             // [rows, cols], [up + cols] if SOURCE 4
-@group(0) @binding(2) var<storage, read> weight: array<f32>;        // [cols], used if SOURCE 2
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;     // [rows, cols]
+@group(0) @binding(1) var<storage, read> x: array<f32>;         // [rows, cols], [up + cols] if SOURCE 4
+@group(0) @binding(2) var<storage, read> weight: array<f32>;    // [cols], used if SOURCE 2
+@group(0) @binding(3) var<storage, read_write> out: array<f32>; // [rows, cols]
 
 var<workgroup> values: array<f32, CHUNK>;
 
