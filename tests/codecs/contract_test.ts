@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { UserError } from "../../base/errors.ts";
-import type { BillmHost } from "../../codecs/billm/host.ts";
-import type { Codec, HostLinear, InputTransform, StoreForm } from "../../codecs/codec.ts";
+import { UserError } from "~/base/errors.ts";
+import type { BillmHost } from "~/codecs/billm/host.ts";
+import type { Codec, HostLinear, InputTransform, StoreForm } from "~/codecs/codec.ts";
 import {
   codecOf,
   CODECS,
@@ -15,18 +15,18 @@ import {
   storeLinear,
   uploadLinear,
   uploadLinears,
-} from "../../codecs/mod.ts";
-import { type QuantizationConfig, rotationConfigOf } from "../../codecs/quantization_config.ts";
-import { undoOnHost } from "../../gpu/kernels/rotation/rotation.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import type { TensorToWrite } from "../../storage/safetensors.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+} from "~/codecs/mod.ts";
+import { type QuantizationConfig, rotationConfigOf } from "~/codecs/quantization_config.ts";
+import { undoOnHost } from "~/gpu/kernels/rotation/rotation.ts";
+import { Checkpoint } from "~/storage/checkpoint.ts";
+import type { TensorToWrite } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { gpu } from "../gpu/gpu.ts";
 import { openCheckpoint } from "../open.ts";
 import { normals } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { productReference, randomPacked } from "./billm/random_packed.ts";
-import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
+import { LEVEL_KINDS } from "~/codecs/levels/levels.ts";
 import { randomArb } from "./arb/random_arb.ts";
 import { randomGrid } from "./grid/random_grid.ts";
 import { randomHaar } from "./haar/random_haar.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { CHUNK_ROWS, decodeFlags, encodeFlags, type FlagPlane } from "../../codecs/flag_codes.ts";
+import { CHUNK_ROWS, decodeFlags, encodeFlags, type FlagPlane } from "~/codecs/flag_codes.ts";
 import { seededRandom } from "../reference/random.ts";
 
 /** Flags that are 1 with a probability, and how many there are outside the salient columns. */

@@ -1,4 +1,4 @@
-import { bitWords } from "../../base/bits.ts";
+import { bitWords } from "~/base/bits.ts";
 import { seededRandom } from "../reference/random.ts";
 
 /** Random parts of a linear layer with planes of bits, salient columns and f16 numbers. */

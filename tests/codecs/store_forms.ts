@@ -1,4 +1,4 @@
-import type { StoreForm } from "../../codecs/codec.ts";
+import type { StoreForm } from "~/codecs/codec.ts";
 
 /** Nothing is stored in fewer bits than it must. */
 export const PLAIN: StoreForm = { scales: "f16", flags: "plain" };

@@ -2,18 +2,18 @@
 // with the transform undone.
 
 import assert from "node:assert/strict";
-import type { Codec, HostLinear, InputTransform, WeightGroup } from "../../codecs/codec.ts";
-import { grid } from "../../codecs/grid/codec.ts";
-import { levels } from "../../codecs/levels/codec.ts";
-import { uploadLinears } from "../../codecs/mod.ts";
-import type { PackedRows } from "../../codecs/packed_rows/packed_rows.ts";
-import { transformsRows } from "../../codecs/packed_rows/vector.ts";
-import { TransformedGroup } from "../../codecs/transformed_weight.ts";
-import { trellis } from "../../codecs/trellis/codec.ts";
-import { trellisRowCode, WHOLE_TILES } from "../../codecs/trellis/row_code.ts";
-import { tableOnGpu } from "../../codecs/trellis/tables.ts";
-import type { Gpu } from "../../gpu/device.ts";
-import { undoOnHost } from "../../gpu/kernels/rotation/rotation.ts";
+import type { Codec, HostLinear, InputTransform, WeightGroup } from "~/codecs/codec.ts";
+import { grid } from "~/codecs/grid/codec.ts";
+import { levels } from "~/codecs/levels/codec.ts";
+import { uploadLinears } from "~/codecs/mod.ts";
+import type { PackedRows } from "~/codecs/packed_rows/packed_rows.ts";
+import { transformsRows } from "~/codecs/packed_rows/vector.ts";
+import { TransformedGroup } from "~/codecs/transformed_weight.ts";
+import { trellis } from "~/codecs/trellis/codec.ts";
+import { trellisRowCode, WHOLE_TILES } from "~/codecs/trellis/row_code.ts";
+import { tableOnGpu } from "~/codecs/trellis/tables.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import { undoOnHost } from "~/gpu/kernels/rotation/rotation.ts";
 import { openAsHardware, openGpu, watchKernels } from "../gpu/open_gpu.ts";
 import { randomGrid } from "./grid/random_grid.ts";
 import { randomLevels } from "./levels/random_levels.ts";

@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { UserError } from "../../base/errors.ts";
-import { PythonRandom } from "../../base/python_random.ts";
-import { type DatasetUse, type FetchFiles, openDataset } from "../../data/datasets.ts";
-import { readRows } from "../../data/rows.ts";
-import { writeTokenIds } from "../../data/windows.ts";
+import { UserError } from "~/base/errors.ts";
+import { PythonRandom } from "~/base/python_random.ts";
+import { type DatasetUse, type FetchFiles, openDataset } from "~/data/datasets.ts";
+import { readRows } from "~/data/rows.ts";
+import { writeTokenIds } from "~/data/windows.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 const PARQUET = join(import.meta.dirname!, "../fixtures/parquet");

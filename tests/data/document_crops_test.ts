@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
-import { UserError } from "../../base/errors.ts";
-import { cropDocuments } from "../../data/document_crops.ts";
+import { UserError } from "~/base/errors.ts";
+import { cropDocuments } from "~/data/document_crops.ts";
 import { fixture } from "../fixture.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
-import { UserError } from "../../base/errors.ts";
-import { joinTexts, readText } from "../../data/texts.ts";
+import { UserError } from "~/base/errors.ts";
+import { joinTexts, readText } from "~/data/texts.ts";
 import { withFile } from "../temporary_folder.ts";
 
 Deno.test("readText() gives a text as it is, without a byte order mark", () => {

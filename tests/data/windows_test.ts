@@ -1,15 +1,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { UserError } from "../../base/errors.ts";
-import {
-  consecutiveWindows,
-  randomWindows,
-  readTokenIds,
-  writeTokenIds,
-} from "../../data/windows.ts";
-import { denoFile } from "../../storage/deno_folder.ts";
-import { readHeader } from "../../storage/safetensors.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { UserError } from "~/base/errors.ts";
+import { consecutiveWindows, randomWindows, readTokenIds, writeTokenIds } from "~/data/windows.ts";
+import { denoFile } from "~/storage/deno_folder.ts";
+import { readHeader } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { withFile } from "../temporary_folder.ts";
 
 const ids = Array.from({ length: 1000 }, (_, i) => i);

@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { UserError } from "../../base/errors.ts";
-import { QuestionRow } from "../../data/question_row.ts";
+import { UserError } from "~/base/errors.ts";
+import { QuestionRow } from "~/data/question_row.ts";
 import {
   type Question,
   readQuestions,
   trailingSpace,
   ZERO_SHOT_TASKS,
   zeroShotTask,
-} from "../../data/zero_shot_tasks.ts";
+} from "~/data/zero_shot_tasks.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 const PARQUET = new URL("../fixtures/parquet/", import.meta.url).pathname;

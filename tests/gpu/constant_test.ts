@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { constant } from "../../gpu/constant.ts";
+import { constant } from "~/gpu/constant.ts";
 import { openGpu } from "./open_gpu.ts";
 
 Deno.test("constant() uploads a list once for each device", async () => {

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { Gpu } from "../../gpu/device.ts";
-import { Kernel, type KernelSource, uniform } from "../../gpu/kernel.ts";
-import { activation } from "../../gpu/kernels/elementwise/activation.ts";
-import { Readback } from "../../gpu/readback.ts";
-import { Tensor } from "../../gpu/tensor.ts";
-import { DENO_GPU } from "../../hosts/deno_gpu.ts";
+import { Gpu } from "~/gpu/device.ts";
+import { Kernel, type KernelSource, uniform } from "~/gpu/kernel.ts";
+import { activation } from "~/gpu/kernels/elementwise/activation.ts";
+import { Readback } from "~/gpu/readback.ts";
+import { Tensor } from "~/gpu/tensor.ts";
+import { DENO_GPU } from "~/hosts/deno_gpu.ts";
 import { assertClose } from "../assert_close.ts";
 import { uniforms } from "../reference/random.ts";
 import { openGpu } from "./open_gpu.ts";

@@ -5,13 +5,9 @@
 import assert from "node:assert/strict";
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { type KernelNeed, needsOf, uniform } from "../../gpu/kernel.ts";
-import { TILES } from "../../gpu/kernels/matmul/gemm.ts";
-import {
-  tileKernel,
-  tileKernelBytes,
-  tileThreads,
-} from "../../gpu/kernels/matmul/gemm_tile_source.ts";
+import { type KernelNeed, needsOf, uniform } from "~/gpu/kernel.ts";
+import { TILES } from "~/gpu/kernels/matmul/gemm.ts";
+import { tileKernel, tileKernelBytes, tileThreads } from "~/gpu/kernels/matmul/gemm_tile_source.ts";
 import { PROJECT } from "../checkout.ts";
 import {
   completed,

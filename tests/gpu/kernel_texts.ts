@@ -1,63 +1,54 @@
 /** Every WGSL text of the project, complete, for each compiler that is to take them. */
 import { readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import {
-  billmMatmulKernel,
-  type BillmTile,
-  unpackKernel,
-} from "../../codecs/billm/matmul_source.ts";
-import { billmMatvecKernel } from "../../codecs/billm/matvec_source.ts";
-import { gridRowCode } from "../../codecs/grid/row_code.ts";
-import { gridUnpacking } from "../../codecs/grid/unpack_source.ts";
-import { unpackRowsKernel } from "../../codecs/packed_rows/unpack_source.ts";
-import { type RowCode, rowVectorKernel } from "../../codecs/packed_rows/vector_source.ts";
-import { billmVectorKernel } from "../../codecs/billm/vector_product_source.ts";
-import { ARB_QUADS } from "../../codecs/arb/products.ts";
-import arbCandidates from "../../codecs/arb/row_candidates_arb.wgsl" with { type: "text" };
-import rowCandidates from "../../codecs/billm/row_candidates.wgsl" with { type: "text" };
-import { HAAR_QUADS } from "../../codecs/haar/products.ts";
-import haarCandidates from "../../codecs/haar/row_candidates_haar.wgsl" with { type: "text" };
-import { quadRowCode, quadUnpacking } from "../../codecs/packed_rows/quads.ts";
-import { rowSearchSource } from "../../codecs/row_search/row_search_source.ts";
-import type { BillmForm } from "../../codecs/billm/tensors.ts";
-import { tileErrorKernel } from "../../codecs/trellis/tile_error_source.ts";
-import {
-  partsOf,
-  tableFormsOf,
-  trellisRowCode,
-  WHOLE_TILES,
-} from "../../codecs/trellis/row_code.ts";
-import { trellisUnpacking } from "../../codecs/trellis/unpack_source.ts";
-import { hasTable, STATE_BITS, TRELLIS_BITS } from "../../codecs/trellis/trellis.ts";
-import { viterbiKernel } from "../../codecs/trellis/viterbi_source.ts";
-import { embeddingMatvecKernel } from "../../codecs/embedding/embedding_matvec_source.ts";
-import { levelCandidates } from "../../codecs/levels/level_candidates_source.ts";
-import { LEVEL_KINDS } from "../../codecs/levels/levels.ts";
-import { levelRowCode } from "../../codecs/levels/row_code.ts";
-import { levelUnpacking } from "../../codecs/levels/unpack_source.ts";
-import { levelsSource, STORE_THETA, THETA_OF_ROW } from "../../codecs/levels/levels_source.ts";
-import { sweepLevelsKernel } from "../../codecs/levels/sweep_levels_source.ts";
-import { attentionBroadcastKernel } from "../../gpu/kernels/attention/attention_broadcast_source.ts";
-import { attentionDecodeKernel } from "../../gpu/kernels/attention/attention_decode_source.ts";
-import { attentionKernel } from "../../gpu/kernels/attention/attention_source.ts";
-import { attentionTileKernel } from "../../gpu/kernels/attention/attention_tile_source.ts";
+import { billmMatmulKernel, type BillmTile, unpackKernel } from "~/codecs/billm/matmul_source.ts";
+import { billmMatvecKernel } from "~/codecs/billm/matvec_source.ts";
+import { gridRowCode } from "~/codecs/grid/row_code.ts";
+import { gridUnpacking } from "~/codecs/grid/unpack_source.ts";
+import { unpackRowsKernel } from "~/codecs/packed_rows/unpack_source.ts";
+import { type RowCode, rowVectorKernel } from "~/codecs/packed_rows/vector_source.ts";
+import { billmVectorKernel } from "~/codecs/billm/vector_product_source.ts";
+import { ARB_QUADS } from "~/codecs/arb/products.ts";
+import arbCandidates from "~/codecs/arb/row_candidates_arb.wgsl" with { type: "text" };
+import rowCandidates from "~/codecs/billm/row_candidates.wgsl" with { type: "text" };
+import { HAAR_QUADS } from "~/codecs/haar/products.ts";
+import haarCandidates from "~/codecs/haar/row_candidates_haar.wgsl" with { type: "text" };
+import { quadRowCode, quadUnpacking } from "~/codecs/packed_rows/quads.ts";
+import { rowSearchSource } from "~/codecs/row_search/row_search_source.ts";
+import type { BillmForm } from "~/codecs/billm/tensors.ts";
+import { tileErrorKernel } from "~/codecs/trellis/tile_error_source.ts";
+import { partsOf, tableFormsOf, trellisRowCode, WHOLE_TILES } from "~/codecs/trellis/row_code.ts";
+import { trellisUnpacking } from "~/codecs/trellis/unpack_source.ts";
+import { hasTable, STATE_BITS, TRELLIS_BITS } from "~/codecs/trellis/trellis.ts";
+import { viterbiKernel } from "~/codecs/trellis/viterbi_source.ts";
+import { embeddingMatvecKernel } from "~/codecs/embedding/embedding_matvec_source.ts";
+import { levelCandidates } from "~/codecs/levels/level_candidates_source.ts";
+import { LEVEL_KINDS } from "~/codecs/levels/levels.ts";
+import { levelRowCode } from "~/codecs/levels/row_code.ts";
+import { levelUnpacking } from "~/codecs/levels/unpack_source.ts";
+import { levelsSource, STORE_THETA, THETA_OF_ROW } from "~/codecs/levels/levels_source.ts";
+import { sweepLevelsKernel } from "~/codecs/levels/sweep_levels_source.ts";
+import { attentionBroadcastKernel } from "~/gpu/kernels/attention/attention_broadcast_source.ts";
+import { attentionDecodeKernel } from "~/gpu/kernels/attention/attention_decode_source.ts";
+import { attentionKernel } from "~/gpu/kernels/attention/attention_source.ts";
+import { attentionTileKernel } from "~/gpu/kernels/attention/attention_tile_source.ts";
 import {
   factorBlockKernel,
   rowsKernel,
   updateKernel,
-} from "../../gpu/kernels/hessian/factor_source.ts";
-import { TILES } from "../../gpu/kernels/matmul/gemm.ts";
-import { GROUPED_TILES } from "../../gpu/kernels/matmul/grouped_gemm.ts";
-import { broadcastKernel } from "../../gpu/kernels/matmul/gemm_broadcast_source.ts";
+} from "~/gpu/kernels/hessian/factor_source.ts";
+import { TILES } from "~/gpu/kernels/matmul/gemm.ts";
+import { GROUPED_TILES } from "~/gpu/kernels/matmul/grouped_gemm.ts";
+import { broadcastKernel } from "~/gpu/kernels/matmul/gemm_broadcast_source.ts";
 import {
   ALL_F32,
   finishKernel,
   type GemmLayout,
   type Storages,
-} from "../../gpu/kernels/matmul/gemm_source.ts";
-import { tileKernel, tileName } from "../../gpu/kernels/matmul/gemm_tile_source.ts";
-import { matvecKernel } from "../../gpu/kernels/matmul/matvec_source.ts";
-import { argmaxKernel } from "../../gpu/kernels/reduce/argmax_source.ts";
+} from "~/gpu/kernels/matmul/gemm_source.ts";
+import { tileKernel, tileName } from "~/gpu/kernels/matmul/gemm_tile_source.ts";
+import { matvecKernel } from "~/gpu/kernels/matmul/matvec_source.ts";
+import { argmaxKernel } from "~/gpu/kernels/reduce/argmax_source.ts";
 import { PROJECT } from "../checkout.ts";
 
 type Text = [name: string, source: string];

@@ -1,7 +1,7 @@
-import { Gpu, type GpuOptions } from "../../gpu/device.ts";
-import type { GpuHost } from "../../gpu/host.ts";
-import type { KernelSource } from "../../gpu/kernel.ts";
-import { type DenoGpuOptions, openGpu as openDeno } from "../../hosts/deno_gpu.ts";
+import { Gpu, type GpuOptions } from "~/gpu/device.ts";
+import type { GpuHost } from "~/gpu/host.ts";
+import type { KernelSource } from "~/gpu/kernel.ts";
+import { type DenoGpuOptions, openGpu as openDeno } from "~/hosts/deno_gpu.ts";
 
 /** The device of a test file, whose new tensors are NaN, with the kernels that suit its adapter. */
 export function openGpu(options: DenoGpuOptions = {}, host?: GpuHost): Promise<Gpu> {

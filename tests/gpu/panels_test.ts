@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { type KernelSource, needsOf } from "../../gpu/kernel.ts";
-import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
-import { splitBindings } from "../../gpu/panels.ts";
+import { type KernelSource, needsOf } from "~/gpu/kernel.ts";
+import { gemm } from "~/gpu/kernels/matmul/gemm.ts";
+import { splitBindings } from "~/gpu/panels.ts";
 import { seededRandom } from "../reference/random.ts";
 import { KERNEL_TEXTS } from "./kernel_texts.ts";
 import { openGpu } from "./open_gpu.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { findAdapter, listAdapters, parseAdapters, selectionOf } from "../../hosts/adapters.ts";
-import { listed } from "../../tasks/findings.ts";
-import { openGpu } from "../../hosts/deno_gpu.ts";
+import { findAdapter, listAdapters, parseAdapters, selectionOf } from "~/hosts/adapters.ts";
+import { listed } from "~/tasks/findings.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
 import { startTask } from "../start_task.ts";
 
 const LIST = `selectable devices:
@@ -30,10 +30,7 @@ Deno.test("an adapter is named by number, part of its name, or PCI address", () 
       ["H200", /is "H200", which could be several; name one by its number or PCI address; /],
     ] as const
   ) {
-    assert.throws(
-      () => index(choice),
-      { name: "UserError", message: message },
-    );
+    assert.throws(() => index(choice), { name: "UserError", message: message });
   }
   assert.throws(() => findAdapter(0, []), /cannot be listed; Mesa's device selection layer/);
 });

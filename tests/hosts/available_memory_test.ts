@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { availableMemory } from "../../hosts/available_memory.ts";
+import { availableMemory } from "~/hosts/available_memory.ts";
 
 const GB = 1e9;
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { findDawn } from "../../hosts/dawn_gpu.ts";
+import { findDawn } from "~/hosts/dawn_gpu.ts";
 import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 

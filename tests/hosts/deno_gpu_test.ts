@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { openGpu } from "../../hosts/deno_gpu.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
 
 /** Runs some work with a value of `BILLM_BINDING`. */
 async function withBinding<Result>(value: string, work: () => Promise<Result>): Promise<Result> {

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, statSync, truncateSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../base/errors.ts";
-import type { KeptBytes } from "../../gpu/host.ts";
-import { SpillingMemory, type SpillOptions } from "../../hosts/spilling_memory.ts";
-import { nameOfTemporary } from "../../storage/files.ts";
+import { UserError } from "~/base/errors.ts";
+import type { KeptBytes } from "~/gpu/host.ts";
+import { SpillingMemory, type SpillOptions } from "~/hosts/spilling_memory.ts";
+import { nameOfTemporary } from "~/storage/files.ts";
 import { noise } from "../hub/hub_place.ts";
 import { seededRandom } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";

@@ -1,6 +1,6 @@
-import { UserError } from "../../base/errors.ts";
-import { fetchModel } from "../../hub/fetch_files.ts";
-import { hubSettings } from "../../hub/settings.ts";
+import { UserError } from "~/base/errors.ts";
+import { fetchModel } from "~/hub/fetch_files.ts";
+import { hubSettings } from "~/hub/settings.ts";
 import { QUICK } from "./hub_place.ts";
 
 // Fetches "org/model" with the settings of the environment, and prints the snapshot or the error.

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { fetchFiles, fetchModel } from "../../hub/fetch_files.ts";
-import type { HubProgress } from "../../hub/progress.ts";
-import type { HubRepository } from "../../hub/repository.ts";
+import { fetchFiles, fetchModel } from "~/hub/fetch_files.ts";
+import type { HubProgress } from "~/hub/progress.ts";
+import type { HubRepository } from "~/hub/repository.ts";
 import { HubPlace, noise, tree } from "./hub_place.ts";
 import { text } from "./loopback_hub.ts";
 

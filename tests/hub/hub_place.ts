@@ -1,5 +1,5 @@
-import { fetchModel, type FetchOptions, type Snapshot } from "../../hub/fetch_files.ts";
-import type { HubLimits } from "../../hub/limits.ts";
+import { fetchModel, type FetchOptions, type Snapshot } from "~/hub/fetch_files.ts";
+import type { HubLimits } from "~/hub/limits.ts";
 import { uniforms } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { LoopbackHub, type RepositoryOptions } from "./loopback_hub.ts";

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
-import type { HubRepository } from "../../hub/repository.ts";
-import type { HubSettings } from "../../hub/settings.ts";
+import type { HubRepository } from "~/hub/repository.ts";
+import type { HubSettings } from "~/hub/settings.ts";
 import { type HttpReply, type HttpRequest, HttpServer } from "./http_server.ts";
 import { uploadReply } from "./upload_routes.ts";
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
-import { foreignWeights, modelWeights, shardsOf, smallFiles } from "../../hub/model_selection.ts";
+import { foreignWeights, modelWeights, shardsOf, smallFiles } from "~/hub/model_selection.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 Deno.test("modelWeights() takes one format, safetensors if it can", () => {

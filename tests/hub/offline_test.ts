@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { fetchFiles, type FetchOptions } from "../../hub/fetch_files.ts";
-import type { HubRepository } from "../../hub/repository.ts";
+import { fetchFiles, type FetchOptions } from "~/hub/fetch_files.ts";
+import type { HubRepository } from "~/hub/repository.ts";
 import { HubPlace, noise } from "./hub_place.ts";
 import { type LoopbackHub, text } from "./loopback_hub.ts";
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import type { Snapshot } from "../../hub/fetch_files.ts";
+import type { Snapshot } from "~/hub/fetch_files.ts";
 import { HubPlace, noise } from "./hub_place.ts";
 
 const CHILD = join(import.meta.dirname!, "fetch_child.ts");

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { fetchFiles, fetchModel } from "../../hub/fetch_files.ts";
-import type { HubRepository } from "../../hub/repository.ts";
+import { fetchFiles, fetchModel } from "~/hub/fetch_files.ts";
+import type { HubRepository } from "~/hub/repository.ts";
 import { HubPlace, noise, tree } from "./hub_place.ts";
 import { json, type LoopbackHub, text } from "./loopback_hub.ts";
 

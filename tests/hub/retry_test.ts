@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { DEFAULT_LIMITS } from "../../hub/limits.ts";
-import { Attempts, PassingTrouble, retryAfterMs } from "../../hub/retry.ts";
+import { DEFAULT_LIMITS } from "~/hub/limits.ts";
+import { Attempts, PassingTrouble, retryAfterMs } from "~/hub/retry.ts";
 
 Deno.test("retryAfterMs() reads seconds and dates", () => {
   const now = Date.parse("Wed, 21 Oct 2015 07:28:00 GMT");

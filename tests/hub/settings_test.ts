@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { hubSettings } from "../../hub/settings.ts";
+import { hubSettings } from "~/hub/settings.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 const DEFAULTS = {

@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { openCheckpoint } from "../open.ts";
 
 /**

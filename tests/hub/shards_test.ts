@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../base/errors.ts";
-import { fetchModel } from "../../hub/fetch_files.ts";
-import { isShardFile, Shards, type ShardsOptions } from "../../hub/shards.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { UserError } from "~/base/errors.ts";
+import { fetchModel } from "~/hub/fetch_files.ts";
+import { isShardFile, Shards, type ShardsOptions } from "~/hub/shards.ts";
+import { Checkpoint } from "~/storage/checkpoint.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { HubPlace as Place, noise } from "./hub_place.ts";
 import { text } from "./loopback_hub.ts";
 import { shardFile } from "./sharded_files.ts";

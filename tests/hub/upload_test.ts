@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { upload } from "../../hub/upload.ts";
-import { type FileToUpload, planUpload, type UploadOptions } from "../../hub/upload_plan.ts";
+import { upload } from "~/hub/upload.ts";
+import { type FileToUpload, planUpload, type UploadOptions } from "~/hub/upload_plan.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { noise, QUICK } from "./hub_place.ts";
 import { LoopbackHub } from "./loopback_hub.ts";

@@ -12,9 +12,9 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { fetchFiles, type Snapshot } from "../../hub/fetch_files.ts";
-import { hubSettings } from "../../hub/settings.ts";
-import { fileStamp } from "../../storage/files.ts";
+import { fetchFiles, type Snapshot } from "~/hub/fetch_files.ts";
+import { hubSettings } from "~/hub/settings.ts";
+import { fileStamp } from "~/storage/files.ts";
 import { HubPlace, noise } from "./hub_place.ts";
 
 /** Ways to damage a file without changing its size. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../base/errors.ts";
-import { Activations } from "../../models/activations.ts";
+import { UserError } from "~/base/errors.ts";
+import { Activations } from "~/models/activations.ts";
 import { gpu } from "../gpu/gpu.ts";
 import { normals } from "../reference/random.ts";
 

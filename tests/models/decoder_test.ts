@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../base/errors.ts";
-import { shapeText } from "../../gpu/tensor.ts";
-import { openGpu } from "../../hosts/deno_gpu.ts";
-import { Decoder } from "../../models/decoder.ts";
+import { UserError } from "~/base/errors.ts";
+import { shapeText } from "~/gpu/tensor.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import { Decoder } from "~/models/decoder.ts";
 import { assertClose } from "../assert_close.ts";
 import { openModel } from "../open.ts";
 import { crossEntropyReference, forwardReference } from "../reference/decoder.ts";

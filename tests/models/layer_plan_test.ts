@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { readArchitecture } from "../../models/architectures/mod.ts";
-import { LayerPlan, restarts, totalWidth } from "../../models/layer_plan.ts";
-import type { Op } from "../../models/ops/mod.ts";
-import { SHAPES } from "../../models/synthetic.ts";
+import { readArchitecture } from "~/models/architectures/mod.ts";
+import { LayerPlan, restarts, totalWidth } from "~/models/layer_plan.ts";
+import type { Op } from "~/models/ops/mod.ts";
+import { SHAPES } from "~/models/synthetic.ts";
 
 /** The plan of a model's layers, and where the way to each group can be taken up again. */
 function planOf(name: string) {

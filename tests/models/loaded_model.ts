@@ -1,8 +1,8 @@
-import type { Gpu } from "../../gpu/device.ts";
-import type { Tensor } from "../../gpu/tensor.ts";
-import { Decoder, type DecoderOptions } from "../../models/decoder.ts";
-import type { LayerWeights } from "../../models/layer_weights.ts";
-import { ModelFiles } from "../../models/model_files.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import type { Tensor } from "~/gpu/tensor.ts";
+import { Decoder, type DecoderOptions } from "~/models/decoder.ts";
+import type { LayerWeights } from "~/models/layer_weights.ts";
+import { ModelFiles } from "~/models/model_files.ts";
 import { openModel } from "../open.ts";
 
 /** A model with all its layers on the GPU, for tests that run it several times. */

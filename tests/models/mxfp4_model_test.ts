@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { continueTokens, ResidentModel } from "../../models/generation/generation.ts";
-import { syntheticShards } from "../../models/synthetic.ts";
-import { fromFloat32, toFloat32 } from "../../storage/safetensors.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { continueTokens, ResidentModel } from "~/models/generation/generation.ts";
+import { syntheticShards } from "~/models/synthetic.ts";
+import { fromFloat32, toFloat32 } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { contents, type MicroTensor, Workplace } from "../micro_model.ts";
 import { openCheckpoint, openModel } from "../open.ts";

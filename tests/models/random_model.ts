@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { TensorToWrite } from "../../storage/safetensors.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import type { TensorToWrite } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { normals, seededRandom } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 

@@ -4,11 +4,11 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { openGpu } from "../../hosts/deno_gpu.ts";
-import type { DecoderOptions } from "../../models/decoder.ts";
-import { continueTokens, ResidentModel } from "../../models/generation/generation.ts";
-import { denoFile } from "../../storage/deno_folder.ts";
-import { readJson } from "../../storage/json.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import type { DecoderOptions } from "~/models/decoder.ts";
+import { continueTokens, ResidentModel } from "~/models/generation/generation.ts";
+import { denoFile } from "~/storage/deno_folder.ts";
+import { readJson } from "~/storage/json.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 import { openSafetensors } from "../open.ts";

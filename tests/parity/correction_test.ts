@@ -4,12 +4,12 @@
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { openGpu } from "../../hosts/deno_gpu.ts";
-import { ChannelMoments } from "../../gpu/kernels/reduce/channel_moments.ts";
-import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
-import type { GroupContext, GroupStage, LinearLayer } from "../../pipeline/stage.ts";
-import { propagateError } from "../../stages/propagate_error.ts";
-import { fitLayerNorm, fitScale } from "../../stages/refit_norm.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import { ChannelMoments } from "~/gpu/kernels/reduce/channel_moments.ts";
+import { access, ArtifactStore } from "~/pipeline/run/artifacts.ts";
+import type { GroupContext, GroupStage, LinearLayer } from "~/pipeline/stage.ts";
+import { propagateError } from "~/stages/propagate_error.ts";
+import { fitLayerNorm, fitScale } from "~/stages/refit_norm.ts";
 import { assertClose } from "../assert_close.ts";
 import { openSafetensors } from "../open.ts";
 

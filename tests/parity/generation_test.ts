@@ -4,10 +4,10 @@
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
-import { argmax } from "../../gpu/kernels/reduce/argmax.ts";
-import { openGpu } from "../../hosts/deno_gpu.ts";
-import { generate, ResidentModel } from "../../models/generation/generation.ts";
-import { KeyValueCache } from "../../models/generation/kv_cache.ts";
+import { argmax } from "~/gpu/kernels/reduce/argmax.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import { generate, ResidentModel } from "~/models/generation/generation.ts";
+import { KeyValueCache } from "~/models/generation/kv_cache.ts";
 import { openModel, openSafetensors } from "../open.ts";
 
 const ARCHITECTURES = "../shared/fixtures/architectures";

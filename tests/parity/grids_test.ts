@@ -3,16 +3,16 @@
 // says so where they are missing.
 
 import assert from "node:assert/strict";
-import type { GridDraft } from "../../codecs/grid/draft.ts";
-import { grid as codec } from "../../codecs/grid/codec.ts";
-import type { GridBits, Zeros } from "../../codecs/grid/grid.ts";
-import { dequantizeGridHost, type GridHost } from "../../codecs/grid/store.ts";
-import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
-import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { LinearStage } from "../../pipeline/stage.ts";
-import { gptq } from "../../stages/gptq.ts";
-import { rtn } from "../../stages/rtn.ts";
-import type { Checkpoint } from "../../storage/checkpoint.ts";
+import type { GridDraft } from "~/codecs/grid/draft.ts";
+import { grid as codec } from "~/codecs/grid/codec.ts";
+import type { GridBits, Zeros } from "~/codecs/grid/grid.ts";
+import { dequantizeGridHost, type GridHost } from "~/codecs/grid/store.ts";
+import { quantizeLinear } from "~/pipeline/run/quantize_linear.ts";
+import { type Planned, StageClock } from "~/pipeline/run/run.ts";
+import type { LinearStage } from "~/pipeline/stage.ts";
+import { gptq } from "~/stages/gptq.ts";
+import { rtn } from "~/stages/rtn.ts";
+import type { Checkpoint } from "~/storage/checkpoint.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import {
   areLayersThere,

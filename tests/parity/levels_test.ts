@@ -4,16 +4,16 @@
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import type { LevelsDraft } from "../../codecs/levels/draft.ts";
-import { levels as codec } from "../../codecs/levels/codec.ts";
-import type { LevelKind } from "../../codecs/levels/levels.ts";
-import { dequantizeLevelsHost, type LevelsHost, loadLevels } from "../../codecs/levels/store.ts";
-import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
-import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { LinearStage } from "../../pipeline/stage.ts";
-import { levels } from "../../stages/levels.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import type { LevelsDraft } from "~/codecs/levels/draft.ts";
+import { levels as codec } from "~/codecs/levels/codec.ts";
+import type { LevelKind } from "~/codecs/levels/levels.ts";
+import { dequantizeLevelsHost, type LevelsHost, loadLevels } from "~/codecs/levels/store.ts";
+import { quantizeLinear } from "~/pipeline/run/quantize_linear.ts";
+import { type Planned, StageClock } from "~/pipeline/run/run.ts";
+import type { LinearStage } from "~/pipeline/stage.ts";
+import { levels } from "~/stages/levels.ts";
+import { Checkpoint } from "~/storage/checkpoint.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { openCheckpoint } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";

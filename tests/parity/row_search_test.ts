@@ -3,15 +3,15 @@
 // outside the project; the test says so where they are missing.
 
 import assert from "node:assert/strict";
-import type { BillmDraft } from "../../codecs/billm/draft.ts";
-import { dequantizeBillm } from "../../codecs/billm/host.ts";
-import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
-import { StageClock } from "../../pipeline/run/run.ts";
-import { compensate } from "../../stages/compensate.ts";
-import { residualBinarize } from "../../stages/residual_binarize.ts";
-import { rowSearch } from "../../stages/row_search.ts";
-import { salientSelect } from "../../stages/salient_select.ts";
-import { splitSearch } from "../../stages/split_search.ts";
+import type { BillmDraft } from "~/codecs/billm/draft.ts";
+import { dequantizeBillm } from "~/codecs/billm/host.ts";
+import { quantizeLinear } from "~/pipeline/run/quantize_linear.ts";
+import { StageClock } from "~/pipeline/run/run.ts";
+import { compensate } from "~/stages/compensate.ts";
+import { residualBinarize } from "~/stages/residual_binarize.ts";
+import { rowSearch } from "~/stages/row_search.ts";
+import { salientSelect } from "~/stages/salient_select.ts";
+import { splitSearch } from "~/stages/split_search.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { planned } from "../stages/linear_on_gpu.ts";
 import {

@@ -1,15 +1,15 @@
 /** Single linear layers with their Hessians and what is expected of codecs on them, beside the project. */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
-import { outputErrorParts, relativeError } from "../../gpu/kernels/reduce/output_error.ts";
-import { type Rotation, transformOnHost } from "../../gpu/kernels/rotation/rotation.ts";
-import type { Gpu } from "../../gpu/device.ts";
-import type { Tensor } from "../../gpu/tensor.ts";
-import type { LinearLayer } from "../../pipeline/stage.ts";
+import { outputErrorParts, relativeError } from "~/gpu/kernels/reduce/output_error.ts";
+import { type Rotation, transformOnHost } from "~/gpu/kernels/rotation/rotation.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import type { Tensor } from "~/gpu/tensor.ts";
+import type { LinearLayer } from "~/pipeline/stage.ts";
 import { openSafetensors } from "../open.ts";
 import { transposed } from "../reference/linear_algebra.ts";
 import { layerOnGpu, type OnGpu } from "../stages/linear_on_gpu.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
+import { Checkpoint } from "~/storage/checkpoint.ts";
 
 export const FIXTURES = "../shared/fixtures/codecs";
 const TINY = "../shared/fixtures/billm-reference/tiny-llama.linears.safetensors";

@@ -3,12 +3,12 @@
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
-import { readText } from "../../data/texts.ts";
-import { consecutiveWindows } from "../../data/windows.ts";
-import { openGpu } from "../../hosts/deno_gpu.ts";
-import { perplexity } from "../../models/metrics/perplexity.ts";
-import { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
+import { readText } from "~/data/texts.ts";
+import { consecutiveWindows } from "~/data/windows.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import { perplexity } from "~/models/metrics/perplexity.ts";
+import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
+import { denoFolder } from "~/storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { LoadedModel } from "../models/loaded_model.ts";
 import { openModel } from "../open.ts";

@@ -3,19 +3,19 @@
 // project; the test says so where they are missing.
 
 import assert from "node:assert/strict";
-import { loadLinear, storeLinear } from "../../codecs/mod.ts";
-import { trellis as codec } from "../../codecs/trellis/codec.ts";
-import type { TrellisDraft } from "../../codecs/trellis/draft.ts";
-import { dequantizeTrellisHost, type TrellisHost } from "../../codecs/trellis/store.ts";
-import { type StateBits, stepsOf, type TrellisBits } from "../../codecs/trellis/trellis.ts";
-import type { Gpu } from "../../gpu/device.ts";
-import type { Tensor } from "../../gpu/tensor.ts";
-import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
-import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { LinearStage } from "../../pipeline/stage.ts";
-import { trellis } from "../../stages/trellis.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { loadLinear, storeLinear } from "~/codecs/mod.ts";
+import { trellis as codec } from "~/codecs/trellis/codec.ts";
+import type { TrellisDraft } from "~/codecs/trellis/draft.ts";
+import { dequantizeTrellisHost, type TrellisHost } from "~/codecs/trellis/store.ts";
+import { type StateBits, stepsOf, type TrellisBits } from "~/codecs/trellis/trellis.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import type { Tensor } from "~/gpu/tensor.ts";
+import { quantizeLinear } from "~/pipeline/run/quantize_linear.ts";
+import { type Planned, StageClock } from "~/pipeline/run/run.ts";
+import type { LinearStage } from "~/pipeline/stage.ts";
+import { trellis } from "~/stages/trellis.ts";
+import { Checkpoint } from "~/storage/checkpoint.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { assertClose } from "../assert_close.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { openCheckpoint } from "../open.ts";

@@ -3,11 +3,11 @@
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
-import { QuestionRow } from "../../data/question_row.ts";
-import { readQuestions, type ScoreRequest, zeroShotTask } from "../../data/zero_shot_tasks.ts";
-import { RequestEncoder } from "../../models/metrics/zero_shot.ts";
-import { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
-import { denoFolder } from "../../storage/deno_folder.ts";
+import { QuestionRow } from "~/data/question_row.ts";
+import { readQuestions, type ScoreRequest, zeroShotTask } from "~/data/zero_shot_tasks.ts";
+import { RequestEncoder } from "~/models/metrics/zero_shot.ts";
+import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
+import { denoFolder } from "~/storage/deno_folder.ts";
 
 const FOLDER = "../shared/data/zeroshot";
 const TOKENIZERS = "../shared/data/tokenizers";

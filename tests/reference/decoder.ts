@@ -5,7 +5,7 @@
  * transformers.
  */
 
-import { readArchitecture } from "../../models/architectures/mod.ts";
+import { readArchitecture } from "~/models/architectures/mod.ts";
 import { attentionReference } from "./attention.ts";
 import { architectureReference } from "./ops.ts";
 

@@ -3,9 +3,9 @@
  * mixture-of-experts layer", arXiv:1701.06538; the order of softmax and choice as in each family.
  */
 
-import type { CombineOp } from "../../models/ops/combine.ts";
-import { type ExpertsOp, moduleOf } from "../../models/ops/experts.ts";
-import type { RouteOp } from "../../models/ops/route.ts";
+import type { CombineOp } from "~/models/ops/combine.ts";
+import { type ExpertsOp, moduleOf } from "~/models/ops/experts.ts";
+import type { RouteOp } from "~/models/ops/route.ts";
 import { linearReference, type ReferenceTensors } from "./decoder.ts";
 
 type Rows = Float64Array[];

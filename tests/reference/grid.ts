@@ -4,7 +4,7 @@
  * @see GPTQ, https://arxiv.org/abs/2210.17323
  */
 
-import type { GridKind } from "../../codecs/grid/grid.ts";
+import type { GridKind } from "~/codecs/grid/grid.ts";
 
 /** The values that codes stand for: scale · (code - offset), or offset ± scale. */
 export interface Grid {

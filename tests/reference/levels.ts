@@ -1,6 +1,6 @@
 /** Levels of rows in f64: Lloyd's fit, rounding with feedback, refits and coordinate descent. */
 
-import type { LevelKind } from "../../codecs/levels/levels.ts";
+import type { LevelKind } from "~/codecs/levels/levels.ts";
 import { levelValues } from "../codecs/levels/random_levels.ts";
 import { inverse } from "./linear_algebra.ts";
 import { nearestHalf } from "./row_search.ts";

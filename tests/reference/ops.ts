@@ -3,11 +3,11 @@
  * checked by this: goldens do that. Written from the papers named at each part.
  */
 
-import type { Architecture } from "../../models/architectures/architecture.ts";
-import type { Op } from "../../models/ops/mod.ts";
-import type { NormOp } from "../../models/ops/norm.ts";
-import type { Rotary } from "../../models/rotary.ts";
-import type { ClampedSwiglu } from "../../gpu/kernels/elementwise/clamped_swiglu.ts";
+import type { Architecture } from "~/models/architectures/architecture.ts";
+import type { Op } from "~/models/ops/mod.ts";
+import type { NormOp } from "~/models/ops/norm.ts";
+import type { Rotary } from "~/models/rotary.ts";
+import type { ClampedSwiglu } from "~/gpu/kernels/elementwise/clamped_swiglu.ts";
 import { attentionReference } from "./attention.ts";
 import {
   ACTIVATION,

@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import type { z } from "zod";
-import { ApiError } from "../../serve/api_error.ts";
-import { chatForm, completionForm } from "../../serve/forms.ts";
-import { chatJob, completionJob } from "../../serve/requests.ts";
+import { ApiError } from "~/serve/api_error.ts";
+import { chatForm, completionForm } from "~/serve/forms.ts";
+import { chatJob, completionJob } from "~/serve/requests.ts";
 import { gpu } from "../gpu/gpu.ts";
 import { type Fields, type Json, ServedModel, type Serving } from "./served_model.ts";
 

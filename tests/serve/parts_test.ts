@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
-import { EventStream } from "../../serve/event_stream.ts";
-import { FairGate, Shares } from "../../serve/fair_gate.ts";
-import { Metrics } from "../../serve/metrics.ts";
-import { TextPieces } from "../../serve/text_pieces.ts";
-import { wholeResponse } from "../../serve/whole_response.ts";
-import type { TextTokenizer } from "../../models/tokenizers/tokenizer.ts";
+import { EventStream } from "~/serve/event_stream.ts";
+import { FairGate, Shares } from "~/serve/fair_gate.ts";
+import { Metrics } from "~/serve/metrics.ts";
+import { TextPieces } from "~/serve/text_pieces.ts";
+import { wholeResponse } from "~/serve/whole_response.ts";
+import type { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
 
 const FOREVER = new AbortController().signal;
 

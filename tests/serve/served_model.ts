@@ -1,11 +1,11 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Gpu } from "../../gpu/device.ts";
-import { ResidentModel } from "../../models/generation/generation.ts";
-import { ModelFiles } from "../../models/model_files.ts";
-import { Engine, type EngineOptions } from "../../serve/engine.ts";
-import { Metrics } from "../../serve/metrics.ts";
-import { type ServerOptions, TextServer } from "../../serve/server.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import { ResidentModel } from "~/models/generation/generation.ts";
+import { ModelFiles } from "~/models/model_files.ts";
+import { Engine, type EngineOptions } from "~/serve/engine.ts";
+import { Metrics } from "~/serve/metrics.ts";
+import { type ServerOptions, TextServer } from "~/serve/server.ts";
 import { type MicroModelOptions, writeMicroModel } from "../micro_model.ts";
 import { openModel } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { isSystemError, reasonOf } from "../../storage/folder.ts";
+import { isSystemError, reasonOf } from "~/storage/folder.ts";
 import { gpu } from "../gpu/gpu.ts";
 import { type Fields, type Json, ServedModel, type Serving } from "./served_model.ts";
 

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { sum } from "../../base/figures.ts";
-import type { RunEvent } from "../../pipeline/run/events.ts";
-import type { RunRecord } from "../../pipeline/run/record.ts";
-import { batchesFor } from "../../stages/measure_losses.ts";
+import { sum } from "~/base/figures.ts";
+import type { RunEvent } from "~/pipeline/run/events.ts";
+import type { RunRecord } from "~/pipeline/run/record.ts";
+import { batchesFor } from "~/stages/measure_losses.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 
 const GPTQ = { "group-size": 32 };

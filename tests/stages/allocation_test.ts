@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
-import { type Candidates, chooseCandidates } from "../../stages/allocation.ts";
+import { type Candidates, chooseCandidates } from "~/stages/allocation.ts";
 import { FIXTURES } from "../parity/single_layers.ts";
 import { seededRandom } from "../reference/random.ts";
 

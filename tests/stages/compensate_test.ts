@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
-import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
-import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { BlockStage, GroupContext } from "../../pipeline/stage.ts";
-import { compensate } from "../../stages/compensate.ts";
+import { access, ArtifactStore } from "~/pipeline/run/artifacts.ts";
+import { quantizeLinear } from "~/pipeline/run/quantize_linear.ts";
+import { type Planned, StageClock } from "~/pipeline/run/run.ts";
+import type { BlockStage, GroupContext } from "~/pipeline/stage.ts";
+import { compensate } from "~/stages/compensate.ts";
 import { assertClose } from "../assert_close.ts";
 import { gpu } from "../gpu/gpu.ts";
 import { matmul } from "../reference/linear_algebra.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { FigureCache } from "../../stages/figure_cache.ts";
+import { FigureCache } from "~/stages/figure_cache.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 const KEY = { figure: "perplexity", data: ["a"], windows: null };

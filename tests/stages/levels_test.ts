@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
-import { sum } from "../../base/figures.ts";
-import { levels as codec } from "../../codecs/levels/codec.ts";
-import type { LevelCount, LevelPattern } from "../../codecs/levels/levels.ts";
-import { loadLevels } from "../../codecs/levels/store.ts";
-import { packedLinears } from "../../codecs/mod.ts";
-import type { LinearRecord } from "../../pipeline/run/events.ts";
+import { sum } from "~/base/figures.ts";
+import { levels as codec } from "~/codecs/levels/codec.ts";
+import type { LevelCount, LevelPattern } from "~/codecs/levels/levels.ts";
+import { loadLevels } from "~/codecs/levels/store.ts";
+import { packedLinears } from "~/codecs/mod.ts";
+import type { LinearRecord } from "~/pipeline/run/events.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { openCheckpoint, openModel } from "../open.ts";
 import { startTask } from "../start_task.ts";

@@ -1,8 +1,8 @@
-import type { Gpu } from "../../gpu/device.ts";
-import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
-import type { Planned } from "../../pipeline/run/run.ts";
-import type { GroupContext, GroupStage, LinearLayer, Stage } from "../../pipeline/stage.ts";
-import { hessian } from "../../stages/hessian.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import { access, ArtifactStore } from "~/pipeline/run/artifacts.ts";
+import type { Planned } from "~/pipeline/run/run.ts";
+import type { GroupContext, GroupStage, LinearLayer, Stage } from "~/pipeline/stage.ts";
+import { hessian } from "~/stages/hessian.ts";
 import { normals } from "../reference/random.ts";
 
 /** A linear layer that no stage has quantized; `weight` is row-major. */

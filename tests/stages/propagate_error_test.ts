@@ -3,9 +3,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PROJECT } from "../checkout.ts";
-import { access, ArtifactStore } from "../../pipeline/run/artifacts.ts";
-import type { GroupContext, GroupStage } from "../../pipeline/stage.ts";
-import { propagateError } from "../../stages/propagate_error.ts";
+import { access, ArtifactStore } from "~/pipeline/run/artifacts.ts";
+import type { GroupContext, GroupStage } from "~/pipeline/stage.ts";
+import { propagateError } from "~/stages/propagate_error.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
 import { runFile, type StageItem } from "../micro_model.ts";
 

@@ -1,20 +1,20 @@
 // ARB-LLM and HBLLM as stages: what they store, and what each option brings.
 
 import assert from "node:assert/strict";
-import { arbBytes } from "../../codecs/arb/store.ts";
-import { ArbDraft } from "../../codecs/arb/draft.ts";
-import type { HaarDraft } from "../../codecs/haar/draft.ts";
-import { haarBytes } from "../../codecs/haar/store.ts";
-import { dequantizedLinear, storeLinear } from "../../codecs/mod.ts";
-import type { PackedLinear } from "../../codecs/codec.ts";
-import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
-import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { LinearLayer, Stage } from "../../pipeline/stage.ts";
-import { arb } from "../../stages/arb.ts";
-import { hbllm } from "../../stages/hbllm.ts";
-import { rowSearch } from "../../stages/row_search.ts";
-import { salientSelect } from "../../stages/salient_select.ts";
-import { splitSearch } from "../../stages/split_search.ts";
+import { arbBytes } from "~/codecs/arb/store.ts";
+import { ArbDraft } from "~/codecs/arb/draft.ts";
+import type { HaarDraft } from "~/codecs/haar/draft.ts";
+import { haarBytes } from "~/codecs/haar/store.ts";
+import { dequantizedLinear, storeLinear } from "~/codecs/mod.ts";
+import type { PackedLinear } from "~/codecs/codec.ts";
+import { quantizeLinear } from "~/pipeline/run/quantize_linear.ts";
+import { type Planned, StageClock } from "~/pipeline/run/run.ts";
+import type { LinearLayer, Stage } from "~/pipeline/stage.ts";
+import { arb } from "~/stages/arb.ts";
+import { hbllm } from "~/stages/hbllm.ts";
+import { rowSearch } from "~/stages/row_search.ts";
+import { salientSelect } from "~/stages/salient_select.ts";
+import { splitSearch } from "~/stages/split_search.ts";
 import { gpu } from "../gpu/gpu.ts";
 import { matmul, transposed } from "../reference/linear_algebra.ts";
 import { normals } from "../reference/random.ts";

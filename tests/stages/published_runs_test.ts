@@ -1,7 +1,7 @@
 // Runs with ARB-LLM and HBLLM: what is written is what was measured, also after an interruption.
 
 import assert from "node:assert/strict";
-import { packedLinears } from "../../codecs/mod.ts";
+import { packedLinears } from "~/codecs/mod.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { openCheckpoint } from "../open.ts";
 import { startTask } from "../start_task.ts";

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parse, stringify } from "yaml";
-import { loadPipeline } from "../../pipeline/config/config.ts";
-import { RECIPES, STAGES } from "../../stages/mod.ts";
+import { loadPipeline } from "~/pipeline/config/config.ts";
+import { RECIPES, STAGES } from "~/stages/mod.ts";
 import { PROJECT } from "../checkout.ts";
 import { contents, runFile, Workplace } from "../micro_model.ts";
 

@@ -1,17 +1,17 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { BillmDraft } from "../../codecs/billm/draft.ts";
-import { dequantizeBillm } from "../../codecs/billm/host.ts";
-import { dequantizedLinear, linearMatrix, loadLinear, storeLinear } from "../../codecs/mod.ts";
-import { quantizeLinear } from "../../pipeline/run/quantize_linear.ts";
-import { type Planned, StageClock } from "../../pipeline/run/run.ts";
-import type { LinearContext, LinearLayer, LinearStage, Stage } from "../../pipeline/stage.ts";
-import { compensate } from "../../stages/compensate.ts";
-import { residualBinarize } from "../../stages/residual_binarize.ts";
-import { rowSearch } from "../../stages/row_search.ts";
-import { salientSelect } from "../../stages/salient_select.ts";
-import { splitSearch } from "../../stages/split_search.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { BillmDraft } from "~/codecs/billm/draft.ts";
+import { dequantizeBillm } from "~/codecs/billm/host.ts";
+import { dequantizedLinear, linearMatrix, loadLinear, storeLinear } from "~/codecs/mod.ts";
+import { quantizeLinear } from "~/pipeline/run/quantize_linear.ts";
+import { type Planned, StageClock } from "~/pipeline/run/run.ts";
+import type { LinearContext, LinearLayer, LinearStage, Stage } from "~/pipeline/stage.ts";
+import { compensate } from "~/stages/compensate.ts";
+import { residualBinarize } from "~/stages/residual_binarize.ts";
+import { rowSearch } from "~/stages/row_search.ts";
+import { salientSelect } from "~/stages/salient_select.ts";
+import { splitSearch } from "~/stages/split_search.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { gpu } from "../gpu/gpu.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { openCheckpoint } from "../open.ts";
@@ -106,10 +106,7 @@ Deno.test("row-search says which bits it can search", async () => {
     ] as const
   ) {
     using draft = new BillmDraft(gpu, { ...layout, zones, planes });
-    await assert.rejects(
-      run(draft),
-      { name: "UserError", message: found },
-    );
+    await assert.rejects(run(draft), { name: "UserError", message: found });
   }
   const grid = { codec: { name: "grid" } } as unknown as LinearLayer["draft"];
   await assert.rejects(run(grid), { message: /"layers\.0\.q_proj" is quantized as "grid"/ });

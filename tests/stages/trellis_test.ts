@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { loadLinear } from "../../codecs/mod.ts";
-import type { TrellisHost } from "../../codecs/trellis/store.ts";
-import { countWeights } from "../../report/histograms.ts";
+import { loadLinear } from "~/codecs/mod.ts";
+import type { TrellisHost } from "~/codecs/trellis/store.ts";
+import { countWeights } from "~/report/histograms.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
 import { openModel } from "../open.ts";
 import { startTask } from "../start_task.ts";

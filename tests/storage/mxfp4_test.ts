@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { UserError } from "../../base/errors.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { storedAs } from "../../storage/mxfp4.ts";
-import type { TensorToWrite } from "../../storage/safetensors.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { UserError } from "~/base/errors.ts";
+import { Checkpoint } from "~/storage/checkpoint.ts";
+import { storedAs } from "~/storage/mxfp4.ts";
+import type { TensorToWrite } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { openCheckpoint } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 

@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
-import { UserError } from "../../base/errors.ts";
-import { Checkpoint } from "../../storage/checkpoint.ts";
-import { denoFile } from "../../storage/deno_folder.ts";
-import { FORMAT_VERSION, packedMetadata } from "../../storage/packed_metadata.ts";
-import { readHeader, TensorReader, type TensorToWrite } from "../../storage/safetensors.ts";
-import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { UserError } from "~/base/errors.ts";
+import { Checkpoint } from "~/storage/checkpoint.ts";
+import { denoFile } from "~/storage/deno_folder.ts";
+import { FORMAT_VERSION, packedMetadata } from "~/storage/packed_metadata.ts";
+import { readHeader, TensorReader, type TensorToWrite } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { openCheckpoint } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { PickleDict, type PickleNames, unpickle } from "../../storage/pickle.ts";
-import { FormatError } from "../../storage/safetensors.ts";
+import { PickleDict, type PickleNames, unpickle } from "~/storage/pickle.ts";
+import { FormatError } from "~/storage/safetensors.ts";
 import { bytes, call, dict, global, integer, little, pickle, text, tuple } from "./pytorch_file.ts";
 
 const DATA = join(import.meta.dirname!, "../fixtures/pytorch");

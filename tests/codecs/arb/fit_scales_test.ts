@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { fitArbRows, fitArbScales } from "../../../codecs/arb/fit_scales.ts";
-import { splitSalient } from "../../../gpu/kernels/binarize/salient_zones.ts";
+import { fitArbRows, fitArbScales } from "~/codecs/arb/fit_scales.ts";
+import { splitSalient } from "~/gpu/kernels/binarize/salient_zones.ts";
 import { assertClose } from "../../assert_close.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { arbRowReference, arbScalesReference, halvesError } from "../../reference/arb.ts";

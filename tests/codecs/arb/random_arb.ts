@@ -1,6 +1,6 @@
-import type { ArbHost } from "../../../codecs/arb/host.ts";
-import { type ArbLayout, arbPlanes, arbScales } from "../../../codecs/arb/layout.ts";
-import { markedColumns } from "../../../codecs/salient_planes.ts";
+import type { ArbHost } from "~/codecs/arb/host.ts";
+import { type ArbLayout, arbPlanes, arbScales } from "~/codecs/arb/layout.ts";
+import { markedColumns } from "~/codecs/salient_planes.ts";
 import { randomParts } from "../random_bits.ts";
 
 export function randomArb(layout: ArbLayout): ArbHost {

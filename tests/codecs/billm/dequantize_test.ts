@@ -1,10 +1,6 @@
 import assert from "node:assert/strict";
-import { dequantize } from "../../../codecs/billm/dequantize.ts";
-import {
-  type BillmLayout,
-  bitPlanes,
-  scalesPerBlock,
-} from "../../../codecs/billm/quantize_block.ts";
+import { dequantize } from "~/codecs/billm/dequantize.ts";
+import { type BillmLayout, bitPlanes, scalesPerBlock } from "~/codecs/billm/quantize_block.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { dequantizeReference } from "../../reference/billm.ts";
 import { normals, seededRandom } from "../../reference/random.ts";

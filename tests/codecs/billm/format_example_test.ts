@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { billm } from "../../../codecs/billm/codec.ts";
-import { type BillmHost, dequantizeBillm } from "../../../codecs/billm/host.ts";
-import { storeLinear } from "../../../codecs/mod.ts";
-import { packedMetadata } from "../../../storage/packed_metadata.ts";
-import { writeSafetensors } from "../../../storage/write_safetensors.ts";
+import { billm } from "~/codecs/billm/codec.ts";
+import { type BillmHost, dequantizeBillm } from "~/codecs/billm/host.ts";
+import { storeLinear } from "~/codecs/mod.ts";
+import { packedMetadata } from "~/storage/packed_metadata.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { PLAIN } from "../store_forms.ts";
 

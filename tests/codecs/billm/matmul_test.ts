@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { billmMatmul, billmProduct } from "../../../codecs/billm/matmul.ts";
-import { billmMatmulBytes } from "../../../codecs/billm/matmul_source.ts";
-import { freeBillm, uploadBillm } from "../../../codecs/billm/tensors.ts";
+import { billmMatmul, billmProduct } from "~/codecs/billm/matmul.ts";
+import { billmMatmulBytes } from "~/codecs/billm/matmul_source.ts";
+import { freeBillm, uploadBillm } from "~/codecs/billm/tensors.ts";
 import { hardware } from "../../gpu/devices.ts";
 import { openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { checkProduct, type Multiply, randomPacked } from "./random_packed.ts";

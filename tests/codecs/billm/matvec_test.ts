@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { billmMatvec } from "../../../codecs/billm/matvec.ts";
-import { billmMatvecBytes, billmMatvecKernel } from "../../../codecs/billm/matvec_source.ts";
-import { freeBillm, UNIT_COLS, uploadBillm } from "../../../codecs/billm/tensors.ts";
-import type { BillmLayout } from "../../../codecs/billm/quantize_block.ts";
-import type { Gpu } from "../../../gpu/device.ts";
+import { billmMatvec } from "~/codecs/billm/matvec.ts";
+import { billmMatvecBytes, billmMatvecKernel } from "~/codecs/billm/matvec_source.ts";
+import { freeBillm, UNIT_COLS, uploadBillm } from "~/codecs/billm/tensors.ts";
+import type { BillmLayout } from "~/codecs/billm/quantize_block.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import { hardware } from "../../gpu/devices.ts";
 import { openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";

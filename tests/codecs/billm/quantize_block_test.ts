@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
-import { dequantize } from "../../../codecs/billm/dequantize.ts";
+import { dequantize } from "~/codecs/billm/dequantize.ts";
 import {
   type BillmLayout,
   bitPlanes,
   emptyBits,
   quantizeBlock,
   scalesPerBlock,
-} from "../../../codecs/billm/quantize_block.ts";
-import type { Gpu } from "../../../gpu/device.ts";
+} from "~/codecs/billm/quantize_block.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";

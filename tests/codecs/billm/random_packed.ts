@@ -1,14 +1,10 @@
 import assert from "node:assert/strict";
-import { type BillmHost } from "../../../codecs/billm/host.ts";
-import { type BillmTensors, freeBillm, uploadBillm } from "../../../codecs/billm/tensors.ts";
-import {
-  type BillmLayout,
-  bitPlanes,
-  scalesPerBlock,
-} from "../../../codecs/billm/quantize_block.ts";
-import { type Addends } from "../../../codecs/codec.ts";
-import type { Gpu } from "../../../gpu/device.ts";
-import type { Tensor } from "../../../gpu/tensor.ts";
+import { type BillmHost } from "~/codecs/billm/host.ts";
+import { type BillmTensors, freeBillm, uploadBillm } from "~/codecs/billm/tensors.ts";
+import { type BillmLayout, bitPlanes, scalesPerBlock } from "~/codecs/billm/quantize_block.ts";
+import { type Addends } from "~/codecs/codec.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import type { Tensor } from "~/gpu/tensor.ts";
 import { dequantizeReference } from "../../reference/billm.ts";
 import { normals, seededRandom } from "../../reference/random.ts";
 

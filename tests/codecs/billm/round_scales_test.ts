@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { type BillmLayout, scalesPerBlock } from "../../../codecs/billm/quantize_block.ts";
-import { roundScales } from "../../../codecs/billm/round_scales.ts";
+import { type BillmLayout, scalesPerBlock } from "~/codecs/billm/quantize_block.ts";
+import { roundScales } from "~/codecs/billm/round_scales.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { normals } from "../../reference/random.ts";
 

@@ -1,38 +1,38 @@
 import assert from "node:assert/strict";
-import { BillmWeight } from "../../../codecs/billm/weight.ts";
-import type { DenseWeight } from "../../../codecs/dense/weight.ts";
+import { BillmWeight } from "~/codecs/billm/weight.ts";
+import type { DenseWeight } from "~/codecs/dense/weight.ts";
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../../base/errors.ts";
-import { billm } from "../../../codecs/billm/codec.ts";
-import type { StoreForm } from "../../../codecs/codec.ts";
-import { dequantize } from "../../../codecs/billm/dequantize.ts";
-import { downloadBits } from "../../../codecs/billm/draft.ts";
+import { UserError } from "~/base/errors.ts";
+import { billm } from "~/codecs/billm/codec.ts";
+import type { StoreForm } from "~/codecs/codec.ts";
+import { dequantize } from "~/codecs/billm/dequantize.ts";
+import { downloadBits } from "~/codecs/billm/draft.ts";
 import {
   type BillmHost,
   dequantizeBillm,
   highFraction,
   paperBits,
   salientColumns,
-} from "../../../codecs/billm/host.ts";
-import { unpackRows } from "../../../codecs/billm/matmul.ts";
-import { emptyBits, scalesPerBlock } from "../../../codecs/billm/quantize_block.ts";
-import { loadBillm } from "../../../codecs/billm/store.ts";
-import { codecOf, storeLinear } from "../../../codecs/mod.ts";
+} from "~/codecs/billm/host.ts";
+import { unpackRows } from "~/codecs/billm/matmul.ts";
+import { emptyBits, scalesPerBlock } from "~/codecs/billm/quantize_block.ts";
+import { loadBillm } from "~/codecs/billm/store.ts";
+import { codecOf, storeLinear } from "~/codecs/mod.ts";
 import {
   columnsOf,
   fusedOf,
   readQuantizationConfig,
   rotationConfigOf,
   rotationOf,
-} from "../../../codecs/quantization_config.ts";
-import { openGpu } from "../../../hosts/deno_gpu.ts";
-import { Decoder } from "../../../models/decoder.ts";
-import { LayerPlan } from "../../../models/layer_plan.ts";
-import { denoFile } from "../../../storage/deno_folder.ts";
-import { packedMetadata } from "../../../storage/packed_metadata.ts";
-import { readHeader, type TensorToWrite } from "../../../storage/safetensors.ts";
-import { writeSafetensors } from "../../../storage/write_safetensors.ts";
+} from "~/codecs/quantization_config.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import { Decoder } from "~/models/decoder.ts";
+import { LayerPlan } from "~/models/layer_plan.ts";
+import { denoFile } from "~/storage/deno_folder.ts";
+import { packedMetadata } from "~/storage/packed_metadata.ts";
+import { readHeader, type TensorToWrite } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
 import { LoadedModel } from "../../models/loaded_model.ts";
 import {

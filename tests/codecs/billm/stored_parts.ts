@@ -1,8 +1,4 @@
-import {
-  type BillmLayout,
-  bitPlanes,
-  scalesPerBlock,
-} from "../../../codecs/billm/quantize_block.ts";
+import { type BillmLayout, bitPlanes, scalesPerBlock } from "~/codecs/billm/quantize_block.ts";
 
 export interface StoredParts {
   signs: number;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { unpackRows } from "../../../codecs/billm/matmul.ts";
-import { freeBillm, uploadBillm } from "../../../codecs/billm/tensors.ts";
+import { unpackRows } from "~/codecs/billm/matmul.ts";
+import { freeBillm, uploadBillm } from "~/codecs/billm/tensors.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { randomPacked } from "./random_packed.ts";
 

@@ -1,17 +1,10 @@
 import assert from "node:assert/strict";
-import { canGroup, freeGroup, uploadGroup } from "../../../codecs/billm/group.ts";
-import {
-  billmVectorProduct,
-  multipliesVectors,
-  shapeFor,
-} from "../../../codecs/billm/vector_product.ts";
-import {
-  billmVectorBytes,
-  billmVectorKernel,
-} from "../../../codecs/billm/vector_product_source.ts";
-import { freeBillm, uploadBillm } from "../../../codecs/billm/tensors.ts";
-import type { BillmLayout } from "../../../codecs/billm/quantize_block.ts";
-import { type VectorSource } from "../../../codecs/codec.ts";
+import { canGroup, freeGroup, uploadGroup } from "~/codecs/billm/group.ts";
+import { billmVectorProduct, multipliesVectors, shapeFor } from "~/codecs/billm/vector_product.ts";
+import { billmVectorBytes, billmVectorKernel } from "~/codecs/billm/vector_product_source.ts";
+import { freeBillm, uploadBillm } from "~/codecs/billm/tensors.ts";
+import type { BillmLayout } from "~/codecs/billm/quantize_block.ts";
+import { type VectorSource } from "~/codecs/codec.ts";
 import { openAsHardware, openGpu, watchKernels } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";
 import { productReference, randomPacked } from "./random_packed.ts";

@@ -4,7 +4,7 @@ import {
   type EmbeddingLayout,
   embeddingRowBytes,
   embeddingScaleGroups,
-} from "../../../codecs/embedding/dequantize_embedding.ts";
+} from "~/codecs/embedding/dequantize_embedding.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { seededRandom } from "../../reference/random.ts";
 import { QuantizedTable, words } from "./quantized_embedding.ts";

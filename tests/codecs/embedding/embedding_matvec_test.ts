@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import type { EmbeddingLayout } from "../../../codecs/embedding/dequantize_embedding.ts";
-import { embeddingMatvec } from "../../../codecs/embedding/embedding_matvec.ts";
-import type { Gpu } from "../../../gpu/device.ts";
+import type { EmbeddingLayout } from "~/codecs/embedding/dequantize_embedding.ts";
+import { embeddingMatvec } from "~/codecs/embedding/embedding_matvec.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { openAsHardware, watchKernels } from "../../gpu/open_gpu.ts";

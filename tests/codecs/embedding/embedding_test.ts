@@ -1,16 +1,16 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../../base/errors.ts";
+import { UserError } from "~/base/errors.ts";
 import {
   dequantizeEmbeddingOnHost,
   embeddingLayout,
   GpuEmbedding,
   isPackedEmbedding,
   packEmbedding,
-} from "../../../codecs/embedding/embedding.ts";
-import { type SearchedForm, searchEmbedding } from "../../../codecs/embedding/search_embedding.ts";
-import { openGpu } from "../../../hosts/deno_gpu.ts";
-import type { TensorToWrite } from "../../../storage/safetensors.ts";
-import { writeSafetensors } from "../../../storage/write_safetensors.ts";
+} from "~/codecs/embedding/embedding.ts";
+import { type SearchedForm, searchEmbedding } from "~/codecs/embedding/search_embedding.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import type { TensorToWrite } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { assertClose } from "../../assert_close.ts";
 import { watchKernels } from "../../gpu/open_gpu.ts";
 import { LoadedModel } from "../../models/loaded_model.ts";

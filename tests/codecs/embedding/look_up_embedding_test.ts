@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { lookUpEmbedding } from "../../../codecs/embedding/look_up_embedding.ts";
+import { lookUpEmbedding } from "~/codecs/embedding/look_up_embedding.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { uniforms } from "../../reference/random.ts";
 import { QuantizedTable } from "./quantized_embedding.ts";

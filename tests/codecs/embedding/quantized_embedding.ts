@@ -2,9 +2,9 @@ import {
   type EmbeddingLayout,
   embeddingRowBytes,
   embeddingScaleGroups,
-} from "../../../codecs/embedding/dequantize_embedding.ts";
-import type { Gpu } from "../../../gpu/device.ts";
-import type { Tensor } from "../../../gpu/tensor.ts";
+} from "~/codecs/embedding/dequantize_embedding.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import type { Tensor } from "~/gpu/tensor.ts";
 import { seededRandom } from "../../reference/random.ts";
 
 /** Bytes in words, with zeros at the end. */

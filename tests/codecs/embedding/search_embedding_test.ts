@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../../base/errors.ts";
+import { UserError } from "~/base/errors.ts";
 import {
   dequantizeEmbeddingOnHost,
   embeddingLayout,
   GpuEmbedding,
   isPackedEmbedding,
   packEmbedding,
-} from "../../../codecs/embedding/embedding.ts";
-import { type SearchedForm, searchEmbedding } from "../../../codecs/embedding/search_embedding.ts";
-import type { TensorToWrite } from "../../../storage/safetensors.ts";
+} from "~/codecs/embedding/embedding.ts";
+import { type SearchedForm, searchEmbedding } from "~/codecs/embedding/search_embedding.ts";
+import type { TensorToWrite } from "~/storage/safetensors.ts";
 import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";

@@ -1,7 +1,7 @@
 import { join } from "node:path";
-import { Checkpoint } from "../../../storage/checkpoint.ts";
-import type { TensorToWrite } from "../../../storage/safetensors.ts";
-import { writeSafetensors } from "../../../storage/write_safetensors.ts";
+import { Checkpoint } from "~/storage/checkpoint.ts";
+import type { TensorToWrite } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { stored } from "../../models/random_model.ts";
 import { openSafetensors } from "../../open.ts";
 

@@ -1,11 +1,11 @@
 // Products of routed tokens with the linear layers of their experts, dense and of each codec, in f64.
 
 import assert from "node:assert/strict";
-import type { HostLinear, InputTransform, PackedLinear } from "../../../codecs/codec.ts";
-import { DenseExperts } from "../../../codecs/experts/dense_experts.ts";
-import { type ExpertWeights, RoutedTokens } from "../../../codecs/experts/expert_weights.ts";
-import { CODECS, dequantizedLinear, expertKind, uploadExperts } from "../../../codecs/mod.ts";
-import type { Gpu } from "../../../gpu/device.ts";
+import type { HostLinear, InputTransform, PackedLinear } from "~/codecs/codec.ts";
+import { DenseExperts } from "~/codecs/experts/dense_experts.ts";
+import { type ExpertWeights, RoutedTokens } from "~/codecs/experts/expert_weights.ts";
+import { CODECS, dequantizedLinear, expertKind, uploadExperts } from "~/codecs/mod.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import { openAsHardware, openGpu } from "../../gpu/open_gpu.ts";
 import { normals, seededRandom } from "../../reference/random.ts";
 import { randomPacked } from "../billm/random_packed.ts";

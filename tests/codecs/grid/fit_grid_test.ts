@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { fitGrid } from "../../../codecs/grid/fit_grid.ts";
-import type { GridKind } from "../../../codecs/grid/grid.ts";
+import { fitGrid } from "~/codecs/grid/fit_grid.ts";
+import type { GridKind } from "~/codecs/grid/grid.ts";
 import { assertClose } from "../../assert_close.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { gpu } from "../../gpu/gpu.ts";

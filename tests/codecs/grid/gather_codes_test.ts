@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { gatherCodes } from "../../../codecs/grid/gather_codes.ts";
-import { GRID_BITS, type GridLayout } from "../../../codecs/grid/grid.ts";
-import { dequantizeGridHost } from "../../../codecs/grid/store.ts";
+import { gatherCodes } from "~/codecs/grid/gather_codes.ts";
+import { GRID_BITS, type GridLayout } from "~/codecs/grid/grid.ts";
+import { dequantizeGridHost } from "~/codecs/grid/store.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { randomGrid } from "./random_grid.ts";
 

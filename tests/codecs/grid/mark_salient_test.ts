@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { markSalient } from "../../../codecs/grid/mark_salient.ts";
+import { markSalient } from "~/codecs/grid/mark_salient.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { normals } from "../../reference/random.ts";
 

@@ -1,11 +1,11 @@
-import { bitWords } from "../../../base/bits.ts";
+import { bitWords } from "~/base/bits.ts";
 import assert from "node:assert/strict";
-import { dequantizeGrid } from "../../../codecs/grid/dequantize_grid.ts";
-import { downloadGrid } from "../../../codecs/grid/draft.ts";
-import { emptyGrid, freeGrid, type GridLayout, groupsOf } from "../../../codecs/grid/grid.ts";
-import { quantizeGrid } from "../../../codecs/grid/quantize_grid.ts";
-import { dequantizeGridHost } from "../../../codecs/grid/store.ts";
-import type { Gpu } from "../../../gpu/device.ts";
+import { dequantizeGrid } from "~/codecs/grid/dequantize_grid.ts";
+import { downloadGrid } from "~/codecs/grid/draft.ts";
+import { emptyGrid, freeGrid, type GridLayout, groupsOf } from "~/codecs/grid/grid.ts";
+import { quantizeGrid } from "~/codecs/grid/quantize_grid.ts";
+import { dequantizeGridHost } from "~/codecs/grid/store.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { fitGridReference, gridValues, nearestCode } from "../../reference/grid.ts";

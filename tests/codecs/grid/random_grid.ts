@@ -1,6 +1,6 @@
-import { bitWords } from "../../../base/bits.ts";
-import { codeWords, type GridLayout, groupsOf, zerosOf } from "../../../codecs/grid/grid.ts";
-import type { GridHost } from "../../../codecs/grid/store.ts";
+import { bitWords } from "~/base/bits.ts";
+import { codeWords, type GridLayout, groupsOf, zerosOf } from "~/codecs/grid/grid.ts";
+import type { GridHost } from "~/codecs/grid/store.ts";
 import { seededRandom } from "../../reference/random.ts";
 
 /**

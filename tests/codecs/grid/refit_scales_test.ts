@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { refitScales } from "../../../codecs/grid/refit_scales.ts";
+import { refitScales } from "~/codecs/grid/refit_scales.ts";
 import { assertClose } from "../../assert_close.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { matmul, transposed } from "../../reference/linear_algebra.ts";

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { grid } from "../../../codecs/grid/codec.ts";
-import type { GridLayout } from "../../../codecs/grid/grid.ts";
-import type { GridWork } from "../../../codecs/grid/row_code.ts";
-import { uploadGrid, uploadGridGroup } from "../../../codecs/grid/rows.ts";
-import { canGroupRows } from "../../../codecs/packed_rows/packed_rows.ts";
+import { grid } from "~/codecs/grid/codec.ts";
+import type { GridLayout } from "~/codecs/grid/grid.ts";
+import type { GridWork } from "~/codecs/grid/row_code.ts";
+import { uploadGrid, uploadGridGroup } from "~/codecs/grid/rows.ts";
+import { canGroupRows } from "~/codecs/packed_rows/packed_rows.ts";
 import { DEVICES, hardware } from "../../gpu/devices.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { openAsHardware, watchKernels } from "../../gpu/open_gpu.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { GRID_BITS, ZEROS, type Zeros, zerosOf } from "../../../codecs/grid/grid.ts";
-import { searchGrid } from "../../../codecs/grid/search_grid.ts";
-import type { Gpu } from "../../../gpu/device.ts";
+import { GRID_BITS, ZEROS, type Zeros, zerosOf } from "~/codecs/grid/grid.ts";
+import { searchGrid } from "~/codecs/grid/search_grid.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { gridLoss, searchGridReference } from "../../reference/grid.ts";
 import { normals } from "../../reference/random.ts";

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { HaarDraft } from "../../../codecs/haar/draft.ts";
-import { dequantizeHaar } from "../../../codecs/haar/host.ts";
-import { type HaarFit, quantizeHaarBlock } from "../../../codecs/haar/quantize_block.ts";
-import type { Gpu } from "../../../gpu/device.ts";
+import { HaarDraft } from "~/codecs/haar/draft.ts";
+import { dequantizeHaar } from "~/codecs/haar/host.ts";
+import { type HaarFit, quantizeHaarBlock } from "~/codecs/haar/quantize_block.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import { assertClose } from "../../assert_close.ts";
 import { hardware } from "../../gpu/devices.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";

@@ -1,5 +1,5 @@
-import type { HaarHost } from "../../../codecs/haar/host.ts";
-import { type HaarLayout, haarPlanes, haarScales } from "../../../codecs/haar/layout.ts";
+import type { HaarHost } from "~/codecs/haar/host.ts";
+import { type HaarLayout, haarPlanes, haarScales } from "~/codecs/haar/layout.ts";
 import { randomParts } from "../random_bits.ts";
 
 export function randomHaar(layout: HaarLayout): HaarHost {

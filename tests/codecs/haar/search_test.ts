@@ -1,4 +1,4 @@
-import { transformPairs } from "../../../codecs/haar/search.ts";
+import { transformPairs } from "~/codecs/haar/search.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { rowsOf } from "../../reference/billm.ts";

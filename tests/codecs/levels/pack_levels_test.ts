@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { emptyLevels, freeLevels, LEVEL_KINDS } from "../../../codecs/levels/levels.ts";
-import { packLevels } from "../../../codecs/levels/pack_levels.ts";
+import { emptyLevels, freeLevels, LEVEL_KINDS } from "~/codecs/levels/levels.ts";
+import { packLevels } from "~/codecs/levels/pack_levels.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { seededRandom } from "../../reference/random.ts";
 import { packedRow, randomLevels } from "./random_levels.ts";

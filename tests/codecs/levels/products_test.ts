@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { BillmGroup, BillmWeight } from "../../../codecs/billm/weight.ts";
-import { levels } from "../../../codecs/levels/codec.ts";
-import { LEVEL_KINDS } from "../../../codecs/levels/levels.ts";
-import { PackedRowsWeight } from "../../../codecs/packed_rows/packed_rows.ts";
-import { unpackRows } from "../../../codecs/billm/matmul.ts";
+import { BillmGroup, BillmWeight } from "~/codecs/billm/weight.ts";
+import { levels } from "~/codecs/levels/codec.ts";
+import { LEVEL_KINDS } from "~/codecs/levels/levels.ts";
+import { PackedRowsWeight } from "~/codecs/packed_rows/packed_rows.ts";
+import { unpackRows } from "~/codecs/billm/matmul.ts";
 import { DEVICES, hardware } from "../../gpu/devices.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { checkGroup, checkLayer, INPUTS } from "../packed_rows/check_products.ts";

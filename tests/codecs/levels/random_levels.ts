@@ -1,5 +1,5 @@
-import type { LevelsLayout } from "../../../codecs/levels/levels.ts";
-import type { LevelsHost } from "../../../codecs/levels/store.ts";
+import type { LevelsLayout } from "~/codecs/levels/levels.ts";
+import type { LevelsHost } from "~/codecs/levels/store.ts";
 import { seededRandom } from "../../reference/random.ts";
 
 /** The multiples of a, or of a and b, that the levels are. */

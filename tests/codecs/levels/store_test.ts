@@ -1,20 +1,20 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../../base/errors.ts";
-import { listed } from "../../../base/figures.ts";
-import { levels } from "../../../codecs/levels/codec.ts";
-import { LEVEL_KINDS, type LevelsLayout } from "../../../codecs/levels/levels.ts";
+import { UserError } from "~/base/errors.ts";
+import { listed } from "~/base/figures.ts";
+import { levels } from "~/codecs/levels/codec.ts";
+import { LEVEL_KINDS, type LevelsLayout } from "~/codecs/levels/levels.ts";
 import {
   dequantizeLevelsHost,
   type LevelsHost,
   loadLevels,
   storeLevels,
-} from "../../../codecs/levels/store.ts";
-import { storeLinear, versionFor } from "../../../codecs/mod.ts";
-import { packedMetadata } from "../../../storage/packed_metadata.ts";
-import type { TensorToWrite } from "../../../storage/safetensors.ts";
-import { writeSafetensors } from "../../../storage/write_safetensors.ts";
+} from "~/codecs/levels/store.ts";
+import { storeLinear, versionFor } from "~/codecs/mod.ts";
+import { packedMetadata } from "~/storage/packed_metadata.ts";
+import type { TensorToWrite } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { openCheckpoint } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";

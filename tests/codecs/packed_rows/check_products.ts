@@ -1,8 +1,8 @@
 // Products of packed layers, alone and in groups, against an f64 product of the dequantized weights.
 
 import assert from "node:assert/strict";
-import type { Codec, HostLinear, VectorSource } from "../../../codecs/codec.ts";
-import type { Gpu } from "../../../gpu/device.ts";
+import type { Codec, HostLinear, VectorSource } from "~/codecs/codec.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import { normals } from "../../reference/random.ts";
 import { productReference } from "../billm/random_packed.ts";
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { multiplySlabs, slabRows } from "../../../codecs/packed_rows/slabs.ts";
+import { multiplySlabs, slabRows } from "~/codecs/packed_rows/slabs.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { normals } from "../../reference/random.ts";
 import { productReference } from "../billm/random_packed.ts";

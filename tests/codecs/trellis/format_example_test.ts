@@ -7,9 +7,9 @@ import {
   stateAt,
   storeTrellis,
   type TrellisHost,
-} from "../../../codecs/trellis/store.ts";
-import { tableBytes, tableOf } from "../../../codecs/trellis/tables.ts";
-import { hasTable, STATE_BITS, stepsOf, TRELLIS_BITS } from "../../../codecs/trellis/trellis.ts";
+} from "~/codecs/trellis/store.ts";
+import { tableBytes, tableOf } from "~/codecs/trellis/tables.ts";
+import { hasTable, STATE_BITS, stepsOf, TRELLIS_BITS } from "~/codecs/trellis/trellis.ts";
 
 const TEXT = readFileSync(join(import.meta.dirname!, "../../../docs/format.md"), "utf8");
 /** Without the spaces that align cells. */

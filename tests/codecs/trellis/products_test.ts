@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { trellis } from "../../../codecs/trellis/codec.ts";
-import { uploadTrellis, uploadTrellisGroup, vectorForm } from "../../../codecs/trellis/products.ts";
+import { trellis } from "~/codecs/trellis/codec.ts";
+import { uploadTrellis, uploadTrellisGroup, vectorForm } from "~/codecs/trellis/products.ts";
 import {
   pairWords,
   partsOf,
@@ -9,18 +9,18 @@ import {
   trellisRowCode,
   type TrellisVectorForm,
   WHOLE_TILES,
-} from "../../../codecs/trellis/row_code.ts";
-import { rowShape } from "../../../codecs/packed_rows/vector.ts";
-import { tableOf, tableOnGpu } from "../../../codecs/trellis/tables.ts";
+} from "~/codecs/trellis/row_code.ts";
+import { rowShape } from "~/codecs/packed_rows/vector.ts";
+import { tableOf, tableOnGpu } from "~/codecs/trellis/tables.ts";
 import {
   hasTable,
   STATE_BITS,
   stepsOf,
   type Trellis,
   TRELLIS_BITS,
-} from "../../../codecs/trellis/trellis.ts";
-import type { TrellisHost } from "../../../codecs/trellis/store.ts";
-import type { Gpu } from "../../../gpu/device.ts";
+} from "~/codecs/trellis/trellis.ts";
+import type { TrellisHost } from "~/codecs/trellis/store.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import { DEVICES, hardware } from "../../gpu/devices.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { openAsHardware, watchKernels } from "../../gpu/open_gpu.ts";

@@ -1,6 +1,6 @@
-import type { TrellisHost } from "../../../codecs/trellis/store.ts";
-import { tableOf } from "../../../codecs/trellis/tables.ts";
-import { stepsOf, tilesOf, type TrellisLayout } from "../../../codecs/trellis/trellis.ts";
+import type { TrellisHost } from "~/codecs/trellis/store.ts";
+import { tableOf } from "~/codecs/trellis/tables.ts";
+import { stepsOf, tilesOf, type TrellisLayout } from "~/codecs/trellis/trellis.ts";
 import { seededRandom } from "../../reference/random.ts";
 
 /**

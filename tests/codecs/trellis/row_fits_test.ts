@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { fitRowScales, rowSpreads } from "../../../codecs/trellis/row_fits.ts";
-import { tileErrors } from "../../../codecs/trellis/tile_errors.ts";
+import { fitRowScales, rowSpreads } from "~/codecs/trellis/row_fits.ts";
+import { tileErrors } from "~/codecs/trellis/tile_errors.ts";
 import { assertClose } from "../../assert_close.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { matmul, transposed } from "../../reference/linear_algebra.ts";

@@ -1,19 +1,19 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { UserError } from "../../../base/errors.ts";
-import { rowsTensor, storeLinear, versionFor } from "../../../codecs/mod.ts";
-import { trellis } from "../../../codecs/trellis/codec.ts";
-import { dequantizeTrellisHost, loadTrellis } from "../../../codecs/trellis/store.ts";
+import { UserError } from "~/base/errors.ts";
+import { rowsTensor, storeLinear, versionFor } from "~/codecs/mod.ts";
+import { trellis } from "~/codecs/trellis/codec.ts";
+import { dequantizeTrellisHost, loadTrellis } from "~/codecs/trellis/store.ts";
 import {
   hasTable,
   STATE_BITS,
   TRELLIS_BITS,
   type TrellisLayout,
-} from "../../../codecs/trellis/trellis.ts";
-import { Checkpoint } from "../../../storage/checkpoint.ts";
-import { FORMAT_VERSION } from "../../../storage/packed_metadata.ts";
-import type { TensorToWrite } from "../../../storage/safetensors.ts";
-import { writeSafetensors } from "../../../storage/write_safetensors.ts";
+} from "~/codecs/trellis/trellis.ts";
+import { Checkpoint } from "~/storage/checkpoint.ts";
+import { FORMAT_VERSION } from "~/storage/packed_metadata.ts";
+import type { TensorToWrite } from "~/storage/safetensors.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { openCheckpoint } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";

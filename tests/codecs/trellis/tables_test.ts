@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { tableBytes, tableOf } from "../../../codecs/trellis/tables.ts";
-import { stepsOf } from "../../../codecs/trellis/trellis.ts";
-import { searchTiles } from "../../../codecs/trellis/viterbi.ts";
+import { tableBytes, tableOf } from "~/codecs/trellis/tables.ts";
+import { stepsOf } from "~/codecs/trellis/trellis.ts";
+import { searchTiles } from "~/codecs/trellis/viterbi.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { normals } from "../../reference/random.ts";
 

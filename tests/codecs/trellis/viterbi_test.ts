@@ -1,21 +1,21 @@
 import assert from "node:assert/strict";
-import { tableOf } from "../../../codecs/trellis/tables.ts";
+import { tableOf } from "~/codecs/trellis/tables.ts";
 import {
   hasTable,
   STATE_BITS,
   stepsOf,
   type Trellis,
   TRELLIS_BITS,
-} from "../../../codecs/trellis/trellis.ts";
-import { stateAt } from "../../../codecs/trellis/store.ts";
-import { searchTiles, viterbiForm } from "../../../codecs/trellis/viterbi.ts";
+} from "~/codecs/trellis/trellis.ts";
+import { stateAt } from "~/codecs/trellis/store.ts";
+import { searchTiles, viterbiForm } from "~/codecs/trellis/viterbi.ts";
 import {
   viterbiBytes,
   type ViterbiForm,
   viterbiKernel,
   viterbiShape,
-} from "../../../codecs/trellis/viterbi_source.ts";
-import type { Gpu } from "../../../gpu/device.ts";
+} from "~/codecs/trellis/viterbi_source.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { normals } from "../../reference/random.ts";

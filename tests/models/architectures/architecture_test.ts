@@ -1,16 +1,12 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../../base/errors.ts";
-import type { Architecture } from "../../../models/architectures/architecture.ts";
-import {
-  addArchitecture,
-  ARCHITECTURES,
-  readArchitecture,
-} from "../../../models/architectures/mod.ts";
-import { LayerPlan } from "../../../models/layer_plan.ts";
-import type { AttentionOp } from "../../../models/ops/attention.ts";
-import type { Op } from "../../../models/ops/mod.ts";
-import { layerPlaces } from "../../../models/places.ts";
-import { SHAPES } from "../../../models/synthetic.ts";
+import { UserError } from "~/base/errors.ts";
+import type { Architecture } from "~/models/architectures/architecture.ts";
+import { addArchitecture, ARCHITECTURES, readArchitecture } from "~/models/architectures/mod.ts";
+import { LayerPlan } from "~/models/layer_plan.ts";
+import type { AttentionOp } from "~/models/ops/attention.ts";
+import type { Op } from "~/models/ops/mod.ts";
+import { layerPlaces } from "~/models/places.ts";
+import { SHAPES } from "~/models/synthetic.ts";
 
 /** The least that a LLaMA's config.json says. */
 const LLAMA = {

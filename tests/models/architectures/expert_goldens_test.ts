@@ -1,7 +1,7 @@
 // Families with experts against what transformers computes; see tests/fixtures/experts.py.
 
 import assert from "node:assert/strict";
-import { continueTokens, ResidentModel } from "../../../models/generation/generation.ts";
+import { continueTokens, ResidentModel } from "~/models/generation/generation.ts";
 import { assertClose } from "../../assert_close.ts";
 import { fixture } from "../../fixture.ts";
 import { gpu } from "../../gpu/gpu.ts";

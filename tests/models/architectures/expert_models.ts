@@ -4,8 +4,8 @@
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { syntheticShards } from "../../../models/synthetic.ts";
-import { writeSafetensors } from "../../../storage/write_safetensors.ts";
+import { syntheticShards } from "~/models/synthetic.ts";
+import { writeSafetensors } from "~/storage/write_safetensors.ts";
 
 const SIZES = {
   vocab_size: 40,

@@ -1,8 +1,8 @@
 // An architecture that no other file knows. Importing this module makes it known.
 
-import type { ArchitectureFamily } from "../../../models/architectures/architecture.ts";
-import { readLlama } from "../../../models/architectures/llama.ts";
-import { addArchitecture } from "../../../models/architectures/mod.ts";
+import type { ArchitectureFamily } from "~/models/architectures/architecture.ts";
+import { readLlama } from "~/models/architectures/llama.ts";
+import { addArchitecture } from "~/models/architectures/mod.ts";
 
 /** Tokens that the odd layers see. */
 export const TOY_WINDOW = 7;

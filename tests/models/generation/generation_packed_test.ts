@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { argmax } from "../../../gpu/kernels/reduce/argmax.ts";
-import { continueTokens, ResidentModel } from "../../../models/generation/generation.ts";
-import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
+import { argmax } from "~/gpu/kernels/reduce/argmax.ts";
+import { continueTokens, ResidentModel } from "~/models/generation/generation.ts";
+import { KeyValueCache } from "~/models/generation/kv_cache.ts";
 import { assertClose } from "../../assert_close.ts";
 import { hardware } from "../../gpu/devices.ts";
 import { openGpu, watchKernels } from "../../gpu/open_gpu.ts";

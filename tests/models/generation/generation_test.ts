@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { rmSync, writeFileSync } from "node:fs";
-import { UserError } from "../../../base/errors.ts";
-import type { CacheDtype } from "../../../gpu/kernels/attention/attention_decode.ts";
-import { DENO_GPU } from "../../../hosts/deno_gpu.ts";
+import { UserError } from "~/base/errors.ts";
+import type { CacheDtype } from "~/gpu/kernels/attention/attention_decode.ts";
+import { DENO_GPU } from "~/hosts/deno_gpu.ts";
 import {
   generate,
   type GeneratedToken,
@@ -10,8 +10,8 @@ import {
   type GenerationEnd,
   ResidentModel,
   stopIdsOf,
-} from "../../../models/generation/generation.ts";
-import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
+} from "~/models/generation/generation.ts";
+import { KeyValueCache } from "~/models/generation/kv_cache.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openGpu } from "../../gpu/open_gpu.ts";
 import { Workplace, writeMicroModel } from "../../micro_model.ts";

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
-import { continueTokens, ResidentModel } from "../../../models/generation/generation.ts";
-import { KeyValueCache } from "../../../models/generation/kv_cache.ts";
-import { logProbabilities } from "../../../models/generation/logprobs.ts";
-import { PrefixCaches } from "../../../models/generation/prefix_caches.ts";
-import { StopTexts } from "../../../models/generation/stop_texts.ts";
-import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
+import { continueTokens, ResidentModel } from "~/models/generation/generation.ts";
+import { KeyValueCache } from "~/models/generation/kv_cache.ts";
+import { logProbabilities } from "~/models/generation/logprobs.ts";
+import { PrefixCaches } from "~/models/generation/prefix_caches.ts";
+import { StopTexts } from "~/models/generation/stop_texts.ts";
+import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
+import { denoFolder } from "~/storage/deno_folder.ts";
 import { join } from "node:path";
 import { PROJECT } from "../../checkout.ts";
 import { gpu } from "../../gpu/gpu.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../../base/errors.ts";
+import { UserError } from "~/base/errors.ts";
 import {
   candidates,
   checkSampling,
@@ -8,7 +8,7 @@ import {
   penalizeRepetition,
   Sampler,
   type SamplingOptions,
-} from "../../../models/generation/sampling.ts";
+} from "~/models/generation/sampling.ts";
 import { assertClose } from "../../assert_close.ts";
 import { normals, seededRandom } from "../../reference/random.ts";
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { divergence } from "../../../models/metrics/divergence.ts";
-import { DivergenceProbe } from "../../../models/metrics/divergence_probe.ts";
-import { FinalStates } from "../../../models/metrics/final_states.ts";
+import { divergence } from "~/models/metrics/divergence.ts";
+import { DivergenceProbe } from "~/models/metrics/divergence_probe.ts";
+import { FinalStates } from "~/models/metrics/final_states.ts";
 import { DEVICES } from "../../gpu/devices.ts";
 import { LoadedModel } from "../loaded_model.ts";
 import { modelFolder, randomModel, TINY_LLAMA } from "../random_model.ts";

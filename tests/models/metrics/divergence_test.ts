@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../../base/errors.ts";
-import { openGpu } from "../../../hosts/deno_gpu.ts";
-import { divergence } from "../../../models/metrics/divergence.ts";
-import { FinalStates, spreadWindows } from "../../../models/metrics/final_states.ts";
-import { finalStates, perplexity } from "../../../models/metrics/perplexity.ts";
-import { ModelFiles } from "../../../models/model_files.ts";
+import { UserError } from "~/base/errors.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import { divergence } from "~/models/metrics/divergence.ts";
+import { FinalStates, spreadWindows } from "~/models/metrics/final_states.ts";
+import { finalStates, perplexity } from "~/models/metrics/perplexity.ts";
+import { ModelFiles } from "~/models/model_files.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openModel } from "../../open.ts";
 import { forwardReference } from "../../reference/decoder.ts";

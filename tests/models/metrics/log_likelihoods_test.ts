@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../../base/errors.ts";
-import { openGpu } from "../../../hosts/deno_gpu.ts";
-import { logLikelihoods } from "../../../models/metrics/log_likelihoods.ts";
-import type { Prompt } from "../../../models/metrics/prompt_batch.ts";
+import { UserError } from "~/base/errors.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import { logLikelihoods } from "~/models/metrics/log_likelihoods.ts";
+import type { Prompt } from "~/models/metrics/prompt_batch.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openModel } from "../../open.ts";
 import { crossEntropyReference, forwardReference } from "../../reference/decoder.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../../base/errors.ts";
-import { openGpu } from "../../../hosts/deno_gpu.ts";
-import { perplexity } from "../../../models/metrics/perplexity.ts";
+import { UserError } from "~/base/errors.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import { perplexity } from "~/models/metrics/perplexity.ts";
 import { assertClose } from "../../assert_close.ts";
 import { openModel } from "../../open.ts";
 import { crossEntropyReference, forwardReference } from "../../reference/decoder.ts";

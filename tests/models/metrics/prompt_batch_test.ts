@@ -1,9 +1,5 @@
 import assert from "node:assert/strict";
-import {
-  batchPrompts,
-  type Prompt,
-  type PromptBatch,
-} from "../../../models/metrics/prompt_batch.ts";
+import { batchPrompts, type Prompt, type PromptBatch } from "~/models/metrics/prompt_batch.ts";
 
 function prompt(tokens: number[], scored: number): Prompt {
   return { tokens: Int32Array.from(tokens), scored };

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../../base/errors.ts";
-import { type ScoreRequest, zeroShotTask } from "../../../data/zero_shot_tasks.ts";
-import { openGpu } from "../../../hosts/deno_gpu.ts";
-import { logLikelihoods } from "../../../models/metrics/log_likelihoods.ts";
+import { UserError } from "~/base/errors.ts";
+import { type ScoreRequest, zeroShotTask } from "~/data/zero_shot_tasks.ts";
+import { openGpu } from "~/hosts/deno_gpu.ts";
+import { logLikelihoods } from "~/models/metrics/log_likelihoods.ts";
 import {
   type PreparedTask,
   prepareTask,
@@ -10,7 +10,7 @@ import {
   type RequestTokenizer,
   scoreTask,
   zeroShot,
-} from "../../../models/metrics/zero_shot.ts";
+} from "~/models/metrics/zero_shot.ts";
 import { assertClose } from "../../assert_close.ts";
 import { fixture } from "../../fixture.ts";
 import { openModel } from "../../open.ts";

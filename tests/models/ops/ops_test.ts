@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchitecture } from "../../../models/architectures/mod.ts";
-import { groupsOf, kindOf, OPS } from "../../../models/ops/mod.ts";
-import { layerPlaces } from "../../../models/places.ts";
-import { SHAPES } from "../../../models/synthetic.ts";
+import { readArchitecture } from "~/models/architectures/mod.ts";
+import { groupsOf, kindOf, OPS } from "~/models/ops/mod.ts";
+import { layerPlaces } from "~/models/places.ts";
+import { SHAPES } from "~/models/synthetic.ts";
 import { PROJECT } from "../../checkout.ts";
 
 Deno.test("nothing outside models/ops asks what kind an operation is", () => {

@@ -1,5 +1,5 @@
-import { split } from "../../../models/ops/split.ts";
-import type { OpContext } from "../../../models/ops/op.ts";
+import { split } from "~/models/ops/split.ts";
+import type { OpContext } from "~/models/ops/op.ts";
 import { assertClose } from "../../assert_close.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { normals } from "../../reference/random.ts";

@@ -4,10 +4,10 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { renderChat } from "../../../models/tokenizers/chat_template.ts";
-import { TextStream } from "../../../models/tokenizers/text_stream.ts";
-import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
+import { renderChat } from "~/models/tokenizers/chat_template.ts";
+import { TextStream } from "~/models/tokenizers/text_stream.ts";
+import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
+import { denoFolder } from "~/storage/deno_folder.ts";
 
 const CASES = "../shared/cases/tokenizers";
 const TEMPLATES = "../shared/cases/templates";

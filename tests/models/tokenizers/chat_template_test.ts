@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
-import { UserError } from "../../../base/errors.ts";
-import { type ChatMessage, renderChat } from "../../../models/tokenizers/chat_template.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
+import { UserError } from "~/base/errors.ts";
+import { type ChatMessage, renderChat } from "~/models/tokenizers/chat_template.ts";
+import { denoFolder } from "~/storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 const TOKENS = { bos_token: { content: "<s>" }, eos_token: "</s>" };

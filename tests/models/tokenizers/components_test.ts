@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { fixture } from "../../fixture.ts";
-import { decoderOf } from "../../../models/tokenizers/decoders.ts";
-import { normalizerOf } from "../../../models/tokenizers/normalizers.ts";
-import { preTokenizerOf } from "../../../models/tokenizers/pre_tokenizers.ts";
-import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
-import { MemoryFolder } from "../../../storage/memory_folder.ts";
+import { decoderOf } from "~/models/tokenizers/decoders.ts";
+import { normalizerOf } from "~/models/tokenizers/normalizers.ts";
+import { preTokenizerOf } from "~/models/tokenizers/pre_tokenizers.ts";
+import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
+import { MemoryFolder } from "~/storage/memory_folder.ts";
 
 // deno-lint-ignore no-explicit-any -- JSON of many forms
 type Json = any;

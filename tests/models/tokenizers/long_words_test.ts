@@ -2,10 +2,10 @@
 // file's patterns has a limit of time.
 
 import assert from "node:assert/strict";
-import { watchTime, withTimeLimit } from "../../../base/time_limit.ts";
-import { renderChat } from "../../../models/tokenizers/chat_template.ts";
-import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
-import { MemoryFolder } from "../../../storage/memory_folder.ts";
+import { watchTime, withTimeLimit } from "~/base/time_limit.ts";
+import { renderChat } from "~/models/tokenizers/chat_template.ts";
+import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
+import { MemoryFolder } from "~/storage/memory_folder.ts";
 
 /** Milliseconds: many times what encoding takes, but little of what it would take in quadratic time. */
 const SOON = 30_000;

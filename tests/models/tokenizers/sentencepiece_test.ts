@@ -2,14 +2,10 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../../base/errors.ts";
-import {
-  mergesOf,
-  type Piece,
-  readSentencePiece,
-} from "../../../models/tokenizers/sentencepiece.ts";
-import { WireReader } from "../../../models/tokenizers/wire_reader.ts";
-import { denoFile } from "../../../storage/deno_folder.ts";
+import { UserError } from "~/base/errors.ts";
+import { mergesOf, type Piece, readSentencePiece } from "~/models/tokenizers/sentencepiece.ts";
+import { WireReader } from "~/models/tokenizers/wire_reader.ts";
+import { denoFile } from "~/storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 type Write = (writer: BinaryWriter) => void;

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { cpSync, existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { TextStream } from "../../../models/tokenizers/text_stream.ts";
-import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
+import { TextStream } from "~/models/tokenizers/text_stream.ts";
+import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
+import { denoFolder } from "~/storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 /** Bytes of UTF-8 as GPT-2's vocabulary writes them. */

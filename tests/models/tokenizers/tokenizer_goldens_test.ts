@@ -5,9 +5,9 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readText } from "../../../data/texts.ts";
-import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
+import { readText } from "~/data/texts.ts";
+import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
+import { denoFolder } from "~/storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 const DATA = "../shared/data";

@@ -4,11 +4,11 @@
 import assert from "node:assert/strict";
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readText } from "../../../data/texts.ts";
+import { readText } from "~/data/texts.ts";
 import { fixture } from "../../fixture.ts";
-import { UserError } from "../../../base/errors.ts";
-import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
+import { UserError } from "~/base/errors.ts";
+import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
+import { denoFolder } from "~/storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 const ROOT = join(import.meta.dirname!, "../../..");

@@ -2,10 +2,10 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { UserError } from "../../../base/errors.ts";
-import { readText } from "../../../data/texts.ts";
-import { TextTokenizer } from "../../../models/tokenizers/tokenizer.ts";
-import { denoFolder } from "../../../storage/deno_folder.ts";
+import { UserError } from "~/base/errors.ts";
+import { readText } from "~/data/texts.ts";
+import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
+import { denoFolder } from "~/storage/deno_folder.ts";
 
 const ROOT = join(import.meta.dirname!, "../../..");
 const MODELS = join(ROOT, "examples/models");

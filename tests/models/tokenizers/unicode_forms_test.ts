@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { normalized } from "../../../models/tokenizers/unicode_forms.ts";
+import { normalized } from "~/models/tokenizers/unicode_forms.ts";
 
 Deno.test("normalization forms are those of the tokenizers library, which knows Unicode 9", () => {
   // As tokenizers 0.22.2 and 0.23.3 have them.

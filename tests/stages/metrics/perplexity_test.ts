@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import type { Perplexity } from "../../../models/metrics/figures.ts";
-import { perplexity, perplexityText } from "../../../stages/metrics/perplexity.ts";
+import type { Perplexity } from "~/models/metrics/figures.ts";
+import { perplexity, perplexityText } from "~/stages/metrics/perplexity.ts";
 
 Deno.test("perplexities have as many digits as they are worth", () => {
   const texts = [24.631, 999.999, 4102.3, 2.5e7, null, undefined].map(perplexityText);

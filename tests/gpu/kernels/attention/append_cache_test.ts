@@ -1,5 +1,5 @@
-import { appendCache } from "../../../../gpu/kernels/attention/append_cache.ts";
-import { type CacheDtype, cacheWidth } from "../../../../gpu/kernels/attention/attention_decode.ts";
+import { appendCache } from "~/gpu/kernels/attention/append_cache.ts";
+import { type CacheDtype, cacheWidth } from "~/gpu/kernels/attention/attention_decode.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { ropeHead } from "../../../reference/decoder.ts";
 import { normals, uniforms } from "../../../reference/random.ts";

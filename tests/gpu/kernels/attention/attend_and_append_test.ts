@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
-import type { Gpu } from "../../../../gpu/device.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import {
   attendAndAppend,
   type CacheDtype,
   cacheWidth,
-} from "../../../../gpu/kernels/attention/attention_decode.ts";
-import type { Tensor } from "../../../../gpu/tensor.ts";
+} from "~/gpu/kernels/attention/attention_decode.ts";
+import type { Tensor } from "~/gpu/tensor.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { ropeHead } from "../../../reference/decoder.ts";
 import { normals, uniforms } from "../../../reference/random.ts";

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
-import type { Gpu } from "../../../../gpu/device.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import {
   attentionDecode,
   type CacheDtype,
   cacheWidth,
-} from "../../../../gpu/kernels/attention/attention_decode.ts";
+} from "~/gpu/kernels/attention/attention_decode.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { attentionReference } from "../../../reference/attention.ts";
 import { normals } from "../../../reference/random.ts";

@@ -1,5 +1,5 @@
-import type { Gpu } from "../../../../gpu/device.ts";
-import { attention, type AttentionShape } from "../../../../gpu/kernels/attention/attention.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import { attention, type AttentionShape } from "~/gpu/kernels/attention/attention.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { attentionReference } from "../../../reference/attention.ts";
 import { normals } from "../../../reference/random.ts";

@@ -1,4 +1,4 @@
-import { rope } from "../../../../gpu/kernels/attention/rope.ts";
+import { rope } from "~/gpu/kernels/attention/rope.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { ropeHead } from "../../../reference/decoder.ts";
 import { normals } from "../../../reference/random.ts";

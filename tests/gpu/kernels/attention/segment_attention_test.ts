@@ -1,9 +1,6 @@
 import assert from "node:assert/strict";
-import type { Gpu } from "../../../../gpu/device.ts";
-import {
-  type AttentionHeads,
-  segmentAttention,
-} from "../../../../gpu/kernels/attention/attention.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import { type AttentionHeads, segmentAttention } from "~/gpu/kernels/attention/attention.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { attentionReference } from "../../../reference/attention.ts";
 import { normals } from "../../../reference/random.ts";

@@ -1,4 +1,4 @@
-import { fitSalient, fitZones } from "../../../../gpu/kernels/binarize/fit_rows.ts";
+import { fitSalient, fitZones } from "~/gpu/kernels/binarize/fit_rows.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { fitPlanes, rowsOf } from "../../../reference/billm.ts";
 import { normals, seededRandom } from "../../../reference/random.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { refineFits } from "../../../../gpu/kernels/binarize/refine_fits.ts";
+import { refineFits } from "~/gpu/kernels/binarize/refine_fits.ts";
 import { assertClose } from "../../../assert_close.ts";
 import {
   fitPlane,

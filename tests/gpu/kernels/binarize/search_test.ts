@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { uniform } from "../../../../gpu/kernel.ts";
-import salientSearchSource from "../../../../gpu/kernels/binarize/salient_search.wgsl" with {
+import { uniform } from "~/gpu/kernel.ts";
+import salientSearchSource from "~/gpu/kernels/binarize/salient_search.wgsl" with {
   type: "text",
 };
 import {
@@ -13,11 +13,11 @@ import {
   type SearchShape,
   selectSalientColumns,
   splitZones,
-} from "../../../../gpu/kernels/binarize/search.ts";
-import splitSearchSource from "../../../../gpu/kernels/binarize/split_search.wgsl" with {
+} from "~/gpu/kernels/binarize/search.ts";
+import splitSearchSource from "~/gpu/kernels/binarize/split_search.wgsl" with {
   type: "text",
 };
-import type { Tensor } from "../../../../gpu/tensor.ts";
+import type { Tensor } from "~/gpu/tensor.ts";
 import { assertClose } from "../../../assert_close.ts";
 import {
   columnSaliency,

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { columnOrder } from "../../../../gpu/kernels/binarize/search.ts";
-import { splitByOutput } from "../../../../gpu/kernels/binarize/split_output.ts";
+import { columnOrder } from "~/gpu/kernels/binarize/search.ts";
+import { splitByOutput } from "~/gpu/kernels/binarize/split_output.ts";
 import { binarize, rowsOf } from "../../../reference/billm.ts";
 import { normals, uniforms } from "../../../reference/random.ts";
 import { DEVICES } from "../../devices.ts";

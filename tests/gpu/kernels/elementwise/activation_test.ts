@@ -3,7 +3,7 @@ import {
   activation,
   type ActivationName,
   ACTIVATIONS,
-} from "../../../../gpu/kernels/elementwise/activation.ts";
+} from "~/gpu/kernels/elementwise/activation.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { gelu, geluTanh, relu, silu } from "../../../reference/decoder.ts";
 import { uniforms } from "../../../reference/random.ts";

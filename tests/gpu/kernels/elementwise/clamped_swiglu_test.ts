@@ -1,4 +1,4 @@
-import { clampedSwiglu } from "../../../../gpu/kernels/elementwise/clamped_swiglu.ts";
+import { clampedSwiglu } from "~/gpu/kernels/elementwise/clamped_swiglu.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { clampedSwigluReference } from "../../../reference/ops.ts";
 import { uniforms } from "../../../reference/random.ts";

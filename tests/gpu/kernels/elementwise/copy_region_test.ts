@@ -1,8 +1,4 @@
-import {
-  copyRegion,
-  placeRegion,
-  type Region,
-} from "../../../../gpu/kernels/elementwise/copy_region.ts";
+import { copyRegion, placeRegion, type Region } from "~/gpu/kernels/elementwise/copy_region.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { uniforms } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";

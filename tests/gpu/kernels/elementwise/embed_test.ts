@@ -1,5 +1,5 @@
-import { embed } from "../../../../gpu/kernels/elementwise/embed.ts";
-import type { Dtype } from "../../../../gpu/tensor.ts";
+import { embed } from "~/gpu/kernels/elementwise/embed.ts";
+import type { Dtype } from "~/gpu/tensor.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { normals, seededRandom, uniforms } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";

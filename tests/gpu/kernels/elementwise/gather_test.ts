@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { gatherColumns, gatherSquare } from "../../../../gpu/kernels/elementwise/gather.ts";
+import { gatherColumns, gatherSquare } from "~/gpu/kernels/elementwise/gather.ts";
 import { normals, seededRandom } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { narrow } from "../../../../gpu/kernels/elementwise/narrow.ts";
+import { narrow } from "~/gpu/kernels/elementwise/narrow.ts";
 import { seededRandom } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";
 

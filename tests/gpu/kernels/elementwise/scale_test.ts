@@ -1,5 +1,5 @@
-import { add } from "../../../../gpu/kernels/elementwise/add.ts";
-import { scale } from "../../../../gpu/kernels/elementwise/scale.ts";
+import { add } from "~/gpu/kernels/elementwise/add.ts";
+import { scale } from "~/gpu/kernels/elementwise/scale.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { normals } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";

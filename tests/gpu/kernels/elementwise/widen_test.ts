@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { widen } from "../../../../gpu/kernels/elementwise/widen.ts";
+import { widen } from "~/gpu/kernels/elementwise/widen.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { gpu } from "../../gpu.ts";
 

@@ -1,4 +1,4 @@
-import { combine } from "../../../../gpu/kernels/experts/combine.ts";
+import { combine } from "~/gpu/kernels/experts/combine.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { combineReference } from "../../../reference/experts.ts";
 import { normals } from "../../../reference/random.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { expertRows } from "../../../../gpu/kernels/experts/expert_rows.ts";
+import { expertRows } from "~/gpu/kernels/experts/expert_rows.ts";
 import { normals } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { route } from "../../../../gpu/kernels/experts/route.ts";
+import { route } from "~/gpu/kernels/experts/route.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { routeReference } from "../../../reference/experts.ts";
 import { normals } from "../../../reference/random.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { countPairs, sortPairs } from "../../../../gpu/kernels/experts/sort_pairs.ts";
+import { countPairs, sortPairs } from "~/gpu/kernels/experts/sort_pairs.ts";
 import { seededRandom } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";
 

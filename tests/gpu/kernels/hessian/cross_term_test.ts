@@ -1,4 +1,4 @@
-import { accumulateCrossTerm, correction } from "../../../../gpu/kernels/hessian/cross_term.ts";
+import { accumulateCrossTerm, correction } from "~/gpu/kernels/hessian/cross_term.ts";
 import { assertClose } from "../../../assert_close.ts";
 import {
   damped,

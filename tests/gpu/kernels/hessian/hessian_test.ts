@@ -1,17 +1,17 @@
 import assert from "node:assert/strict";
-import type { Gpu } from "../../../../gpu/device.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import {
   accumulateHessian,
   dampedDiagonal,
   dampedHessian,
   mirrorUpper,
   zeroDeadColumns,
-} from "../../../../gpu/kernels/hessian/hessian.ts";
-import { inverseFactor } from "../../../../gpu/kernels/hessian/inverse_factor.ts";
-import { ArtifactStore } from "../../../../pipeline/run/artifacts.ts";
-import type { RunEvent } from "../../../../pipeline/run/events.ts";
-import type { GroupContext, GroupStage, LinearLayer } from "../../../../pipeline/stage.ts";
-import { hessian as stage } from "../../../../stages/hessian.ts";
+} from "~/gpu/kernels/hessian/hessian.ts";
+import { inverseFactor } from "~/gpu/kernels/hessian/inverse_factor.ts";
+import { ArtifactStore } from "~/pipeline/run/artifacts.ts";
+import type { RunEvent } from "~/pipeline/run/events.ts";
+import type { GroupContext, GroupStage, LinearLayer } from "~/pipeline/stage.ts";
+import { hessian as stage } from "~/stages/hessian.ts";
 import { assertClose } from "../../../assert_close.ts";
 import {
   damped,

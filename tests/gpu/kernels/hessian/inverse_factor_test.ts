@@ -1,9 +1,6 @@
 import assert from "node:assert/strict";
-import type { Gpu } from "../../../../gpu/device.ts";
-import {
-  type FactorPrecision,
-  inverseFactor,
-} from "../../../../gpu/kernels/hessian/inverse_factor.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import { type FactorPrecision, inverseFactor } from "~/gpu/kernels/hessian/inverse_factor.ts";
 import { assertClose } from "../../../assert_close.ts";
 import {
   damped,

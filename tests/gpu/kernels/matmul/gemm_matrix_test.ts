@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import type { Gpu } from "../../../../gpu/device.ts";
-import type { KernelSource } from "../../../../gpu/kernel.ts";
-import { gemm, multiplyHalves } from "../../../../gpu/kernels/matmul/gemm.ts";
-import { halve, type Halves } from "../../../../gpu/kernels/matmul/halve.ts";
-import type { Tensor } from "../../../../gpu/tensor.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import type { KernelSource } from "~/gpu/kernel.ts";
+import { gemm, multiplyHalves } from "~/gpu/kernels/matmul/gemm.ts";
+import { halve, type Halves } from "~/gpu/kernels/matmul/halve.ts";
+import type { Tensor } from "~/gpu/tensor.ts";
 import { openGpu } from "../../open_gpu.ts";
 import { normals } from "../../../reference/random.ts";
 

@@ -1,8 +1,8 @@
 /** Products whose matrices are stored in f16 or bf16. */
 import assert from "node:assert/strict";
-import type { Gpu } from "../../../../gpu/device.ts";
-import { gemm, type GemmLayout, type Matrix } from "../../../../gpu/kernels/matmul/gemm.ts";
-import type { Storage, Storages } from "../../../../gpu/kernels/matmul/gemm_source.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import { gemm, type GemmLayout, type Matrix } from "~/gpu/kernels/matmul/gemm.ts";
+import type { Storage, Storages } from "~/gpu/kernels/matmul/gemm_source.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { matmul, transposed } from "../../../reference/linear_algebra.ts";
 import { uniforms } from "../../../reference/random.ts";

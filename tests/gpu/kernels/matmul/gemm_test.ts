@@ -1,17 +1,17 @@
 import assert from "node:assert/strict";
-import type { Gpu } from "../../../../gpu/device.ts";
+import type { Gpu } from "~/gpu/device.ts";
 import {
   gemm,
   type GemmLayout,
   type Matrix,
   queueTiles,
   TILES,
-} from "../../../../gpu/kernels/matmul/gemm.ts";
+} from "~/gpu/kernels/matmul/gemm.ts";
 import {
   tileKernelBytes,
   tileName,
   type TileShape,
-} from "../../../../gpu/kernels/matmul/gemm_tile_source.ts";
+} from "~/gpu/kernels/matmul/gemm_tile_source.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { matmul, transposed } from "../../../reference/linear_algebra.ts";
 import { uniforms } from "../../../reference/random.ts";

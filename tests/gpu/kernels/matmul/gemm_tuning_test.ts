@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { gemm, TILES } from "../../../../gpu/kernels/matmul/gemm.ts";
-import { tileName, type TileShape } from "../../../../gpu/kernels/matmul/gemm_tile_source.ts";
-import { TileTuning } from "../../../../gpu/kernels/matmul/gemm_tuning.ts";
-import { tuningFile, tuningFolder } from "../../../../hosts/deno_gpu.ts";
+import { gemm, TILES } from "~/gpu/kernels/matmul/gemm.ts";
+import { tileName, type TileShape } from "~/gpu/kernels/matmul/gemm_tile_source.ts";
+import { TileTuning } from "~/gpu/kernels/matmul/gemm_tuning.ts";
+import { tuningFile, tuningFolder } from "~/hosts/deno_gpu.ts";
 import { Environment } from "../../../environment.ts";
 import { TemporaryFolder } from "../../../temporary_folder.ts";
 import { gpu } from "../../gpu.ts";

@@ -1,6 +1,6 @@
-import type { Gpu } from "../../../../gpu/device.ts";
-import { matvec } from "../../../../gpu/kernels/matmul/matvec.ts";
-import type { MatvecDtype } from "../../../../gpu/kernels/matmul/matvec_source.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import { matvec } from "~/gpu/kernels/matmul/matvec.ts";
+import type { MatvecDtype } from "~/gpu/kernels/matmul/matvec_source.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { normals } from "../../../reference/random.ts";
 import { DEVICES } from "../../devices.ts";

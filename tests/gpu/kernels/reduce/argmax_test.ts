@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { argmax, NOT_FINITE } from "../../../../gpu/kernels/reduce/argmax.ts";
+import { argmax, NOT_FINITE } from "~/gpu/kernels/reduce/argmax.ts";
 import { normals } from "../../../reference/random.ts";
 import { DEVICES } from "../../devices.ts";
 

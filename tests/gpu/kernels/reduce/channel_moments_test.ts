@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { ChannelMoments } from "../../../../gpu/kernels/reduce/channel_moments.ts";
+import { ChannelMoments } from "~/gpu/kernels/reduce/channel_moments.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { normals } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";

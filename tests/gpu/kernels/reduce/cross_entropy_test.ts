@@ -1,5 +1,5 @@
-import type { Gpu } from "../../../../gpu/device.ts";
-import { crossEntropy } from "../../../../gpu/kernels/reduce/cross_entropy.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import { crossEntropy } from "~/gpu/kernels/reduce/cross_entropy.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { crossEntropyReference } from "../../../reference/decoder.ts";
 import { normals, seededRandom } from "../../../reference/random.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import type { Gpu } from "../../../../gpu/device.ts";
-import { KL_STATE, klDivergence } from "../../../../gpu/kernels/reduce/kl_divergence.ts";
+import type { Gpu } from "~/gpu/device.ts";
+import { KL_STATE, klDivergence } from "~/gpu/kernels/reduce/kl_divergence.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { klReference } from "../../../reference/divergence.ts";
 import { normals } from "../../../reference/random.ts";

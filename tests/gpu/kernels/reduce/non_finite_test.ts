@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { countNonFinite } from "../../../../gpu/kernels/reduce/non_finite.ts";
+import { countNonFinite } from "~/gpu/kernels/reduce/non_finite.ts";
 import { uniforms } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { norm } from "../../../../gpu/kernels/reduce/norm.ts";
+import { norm } from "~/gpu/kernels/reduce/norm.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { layerNorm, rmsNorm } from "../../../reference/decoder.ts";
 import { normals, uniforms } from "../../../reference/random.ts";

@@ -1,4 +1,4 @@
-import { outputErrorParts, relativeError } from "../../../../gpu/kernels/reduce/output_error.ts";
+import { outputErrorParts, relativeError } from "~/gpu/kernels/reduce/output_error.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { matmul, transposed } from "../../../reference/linear_algebra.ts";
 import { normals } from "../../../reference/random.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { quantiles } from "../../../../gpu/kernels/reduce/quantile.ts";
+import { quantiles } from "~/gpu/kernels/reduce/quantile.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { quantilesReference } from "../../../reference/billm.ts";
 import { normals, seededRandom } from "../../../reference/random.ts";

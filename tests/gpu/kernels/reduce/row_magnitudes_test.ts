@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { rowMagnitudes } from "../../../../gpu/kernels/reduce/row_magnitudes.ts";
+import { rowMagnitudes } from "~/gpu/kernels/reduce/row_magnitudes.ts";
 import { normals } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";
 

@@ -1,13 +1,6 @@
 import assert from "node:assert/strict";
-import {
-  markLiveColumns,
-  zeroUnmarkedColumns,
-} from "../../../../gpu/kernels/rotation/dead_columns.ts";
-import {
-  transformInput,
-  transformRows,
-  undoTransform,
-} from "../../../../gpu/kernels/rotation/rotate.ts";
+import { markLiveColumns, zeroUnmarkedColumns } from "~/gpu/kernels/rotation/dead_columns.ts";
+import { transformInput, transformRows, undoTransform } from "~/gpu/kernels/rotation/rotate.ts";
 import {
   type InputTransform,
   isNegative,
@@ -15,7 +8,7 @@ import {
   signStart,
   transformOnHost,
   undoOnHost,
-} from "../../../../gpu/kernels/rotation/rotation.ts";
+} from "~/gpu/kernels/rotation/rotation.ts";
 import { assertClose } from "../../../assert_close.ts";
 import { normals } from "../../../reference/random.ts";
 import { gpu } from "../../gpu.ts";

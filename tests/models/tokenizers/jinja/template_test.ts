@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { fixture } from "../../../fixture.ts";
-import { TemplateError } from "../../../../models/tokenizers/jinja/limits.ts";
-import { Template } from "../../../../models/tokenizers/jinja/template.ts";
+import { TemplateError } from "~/models/tokenizers/jinja/limits.ts";
+import { Template } from "~/models/tokenizers/jinja/template.ts";
 
 /** The text of a template; null if it fails, false if it prints the address of an object. */
 type Result = string | null | false;
