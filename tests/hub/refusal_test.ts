@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { fetchFiles, fetchModel } from "~/hub/fetch_files.ts";
 import type { HubRepository } from "~/hub/repository.ts";
 import { HubPlace, noise, tree } from "./hub_place.ts";
-import { json, type LoopbackHub, text } from "./loopback_hub.ts";
+import { json, type LoopbackHub, type RepositoryOptions, text } from "./loopback_hub.ts";
 
 const MODEL: HubRepository = { type: "model", id: "org/model", revision: "main" };
 const DATA: HubRepository = { type: "dataset", id: "org/data", revision: "main" };
@@ -10,7 +10,7 @@ const FILES = { "config.json": "{}", "model.safetensors": noise(2000) };
 
 interface Refusal {
   /** The files of the model and their rights. */
-  model?: Parameters<LoopbackHub["add"]> extends [unknown, unknown, ...infer Rest] ? Rest : never;
+  model?: [files: Record<string, Uint8Array | string>, rights?: RepositoryOptions];
   prepare?: (hub: LoopbackHub) => void;
   token?: string;
   repository?: Partial<HubRepository>;
@@ -35,14 +35,10 @@ function refuses(
     const settings = hub.settings(cache, token ? { token, tokenSource: "HF_TOKEN" } : {});
     const options = place.options({ settings });
     const wanted = { ...(paths ? DATA : MODEL), ...repository };
+    const expected = `Cannot download ${subject ?? `"${wanted.id}"`}: ${message}`;
     await assert.rejects(
       paths ? fetchFiles(wanted, paths, options) : fetchModel(wanted, options),
-      {
-        name: "UserError",
-        message: `Cannot download ${subject ?? `"${wanted.id}"`}: ${
-          message.replaceAll("HUB", hub.url)
-        }`,
-      },
+      { name: "UserError", message: expected.replaceAll("HUB", hub.url) },
     );
     // Nothing is left that would look like a download.
     assert.deepEqual(tree(cache).filter((path) => /\/refs\/|incomplete/.test(path)), []);
