@@ -1,7 +1,6 @@
 // What every codec must do, whatever it stores.
 
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { UserError } from "~/base/errors.ts";
 import type { BillmHost } from "~/codecs/billm/host.ts";
 import type { Codec, HostLinear, InputTransform, StoreForm } from "~/codecs/codec.ts";
@@ -20,9 +19,8 @@ import { type QuantizationConfig, rotationConfigOf } from "~/codecs/quantization
 import { undoOnHost } from "~/gpu/kernels/rotation/rotation.ts";
 import { Checkpoint } from "~/storage/checkpoint.ts";
 import type { TensorToWrite } from "~/storage/safetensors.ts";
-import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { gpu } from "../gpu/gpu.ts";
-import { openCheckpoint } from "../open.ts";
+import { written } from "../open.ts";
 import { normals } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { productReference, randomPacked } from "./billm/random_packed.ts";
@@ -106,12 +104,6 @@ function clearPadding({ rows, cols, planes, zones, bits, salient }: BillmHost): 
       bits[plane * rows * width + i] &= kept;
     }
   }
-}
-
-/** The linear layer as a file holds it. */
-function written(folder: string, tensors: TensorToWrite[]): Checkpoint {
-  writeSafetensors(join(folder, "model.safetensors"), tensors);
-  return openCheckpoint(folder);
 }
 
 for (const codec of CODECS) {

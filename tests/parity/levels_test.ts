@@ -13,9 +13,8 @@ import { type Planned, StageClock } from "~/pipeline/run/run.ts";
 import type { LinearStage } from "~/pipeline/stage.ts";
 import { levels } from "~/stages/levels.ts";
 import { Checkpoint } from "~/storage/checkpoint.ts";
-import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
-import { openCheckpoint } from "../open.ts";
+import { written } from "../open.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
   areLayersThere,
@@ -64,11 +63,10 @@ Deno.test({
         const cols = widths[layer];
         const host = hostOf(file, name, cols);
         using folder = new TemporaryFolder();
-        writeSafetensors(
-          folder.file("model.safetensors"),
+        using checkpoint = written(
+          folder.path,
           codec.store("up", host, { scales: "f16", flags: "plain" }),
         );
-        using checkpoint = openCheckpoint(folder.path);
         const found = loadLevels(checkpoint, "up", { cols, blockSize: 128 });
         assert.deepEqual(found, host);
         const weights = dequantizeLevelsHost(found);

@@ -15,10 +15,9 @@ import { type Planned, StageClock } from "~/pipeline/run/run.ts";
 import type { LinearStage } from "~/pipeline/stage.ts";
 import { trellis } from "~/stages/trellis.ts";
 import { Checkpoint } from "~/storage/checkpoint.ts";
-import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { assertClose } from "../assert_close.ts";
 import { openGpu } from "../gpu/open_gpu.ts";
-import { openCheckpoint } from "../open.ts";
+import { written } from "../open.ts";
 import type { OnGpu } from "../stages/linear_on_gpu.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
@@ -69,9 +68,8 @@ Deno.test({
         const host = hostOf(file, name);
         using folder = new TemporaryFolder();
         const { tensors } = storeLinear(NAME, { codec, host }, { scales: "f16", flags: "plain" });
-        writeSafetensors(folder.file("model.safetensors"), tensors);
-        using written = openCheckpoint(folder.path);
-        const read = loadLinear(written, {
+        using checkpoint = written(folder.path, tensors);
+        const read = loadLinear(checkpoint, {
           ...{ quant_method: "billm", format_version: 5, block_size: 128 },
           columns: { [NAME]: host.cols },
         }, NAME)!.host as TrellisHost;

@@ -11,10 +11,9 @@ import { residualBinarize } from "~/stages/residual_binarize.ts";
 import { rowSearch } from "~/stages/row_search.ts";
 import { salientSelect } from "~/stages/salient_select.ts";
 import { splitSearch } from "~/stages/split_search.ts";
-import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { gpu } from "../gpu/gpu.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
-import { openCheckpoint } from "../open.ts";
+import { written } from "../open.ts";
 import { matmul, transposed } from "../reference/linear_algebra.ts";
 import { normals } from "../reference/random.ts";
 import { lossOf } from "../reference/row_search.ts";
@@ -76,8 +75,7 @@ Deno.test("what row-search finds is what is stored, with scales in f16, 8 and 4 
       using folder = new TemporaryFolder();
       const name = "model.layers.0.mlp.up_proj";
       const { tensors } = storeLinear(name, { codec: draft.codec, host }, { scales, flags });
-      writeSafetensors(folder.file("model.safetensors"), tensors);
-      using checkpoint = openCheckpoint(folder.path);
+      using checkpoint = written(folder.path, tensors);
       const quantization = {
         ...{ quant_method: "billm" as const, format_version: 4, block_size: 32 },
         columns: { [name]: COLS },

@@ -7,17 +7,17 @@ import { grid } from "~/codecs/grid/codec.ts";
 import { GRID_BITS, type GridLayout } from "~/codecs/grid/grid.ts";
 import { dequantizeGridHost, loadGrid } from "~/codecs/grid/store.ts";
 import { storeLinear, versionFor } from "~/codecs/mod.ts";
+import type { Checkpoint } from "~/storage/checkpoint.ts";
 import { FORMAT_VERSION, packedMetadata } from "~/storage/packed_metadata.ts";
 import type { TensorToWrite } from "~/storage/safetensors.ts";
-import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { gpu } from "../../gpu/gpu.ts";
 import { randomGrid } from "./random_grid.ts";
-import { openCheckpoint } from "../../open.ts";
+import { written } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { PLAIN } from "../store_forms.ts";
 
-function write(folder: string, tensors: TensorToWrite[]): void {
-  writeSafetensors(join(folder, "model.safetensors"), tensors, packedMetadata(tensors, grid.since));
+function write(folder: string, tensors: TensorToWrite[]): Checkpoint {
+  return written(folder, tensors, packedMetadata(tensors, grid.since));
 }
 
 const LAYOUTS: [layout: GridLayout, share: number, parts: string[], isOrdered?: boolean][] = [
@@ -83,8 +83,7 @@ for (const [layout, share, parts, isOrdered = false] of LAYOUTS) {
     for (const flags of ["plain", "entropy"] as const) {
       using folder = new TemporaryFolder();
       const packed = storeLinear("up", { codec: grid, host: host }, { ...PLAIN, flags });
-      write(folder.path, packed.tensors);
-      using checkpoint = openCheckpoint(folder.path);
+      using checkpoint = write(folder.path, packed.tensors);
       const names = [...checkpoint.tensors.keys()].sort();
       if (flags === "plain") assert.deepEqual(names, parts.map((part) => `up.grid_${part}`));
       const bytes = [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
@@ -194,8 +193,7 @@ for (const [change, part, problem] of DAMAGED) {
     const { tensors } = storeLinear("up", { codec: grid, host: host }, PLAIN);
     const parts = new Map(tensors.map((tensor) => [tensor.name.slice("up.grid_".length), tensor]));
     change(parts);
-    write(folder.path, tensors);
-    using checkpoint = openCheckpoint(folder.path);
+    using checkpoint = write(folder.path, tensors);
     const path = folder.file("model.safetensors");
     assert.throws(
       () => loadGrid(checkpoint, "up", { cols: 200, blockSize: 32 }),
@@ -237,8 +235,7 @@ for (const [zeros, part, at, value, problem] of DAMAGED_NUMBERS) {
       const order = new Uint16Array(buffer);
       order[at] = Number.isNaN(value) ? order[at + 1] : value; // or one column twice
     } else new Float16Array(buffer)[at] = value;
-    write(folder.path, tensors);
-    using checkpoint = openCheckpoint(folder.path);
+    using checkpoint = write(folder.path, tensors);
     assert.throws(
       () => loadGrid(checkpoint, "up", { cols: 75, blockSize: 32 }),
       (error: Error) => {
@@ -271,8 +268,9 @@ Deno.test("a grid with two kinds of zeros is refused", () => {
   const tensors = (["free", "half"] as const).flatMap((zeros) =>
     storeLinear("up", { codec: grid, host: randomGrid({ ...size, zeros }, 0).host }, PLAIN).tensors
   );
-  write(folder.path, [...new Map(tensors.map((tensor) => [tensor.name, tensor])).values()]);
-  using checkpoint = openCheckpoint(folder.path);
+  using checkpoint = write(folder.path, [
+    ...new Map(tensors.map((tensor) => [tensor.name, tensor])).values(),
+  ]);
   assert.throws(
     () => loadGrid(checkpoint, "up", { cols: 64, blockSize: 32 }),
     /"up.grid_zero" is beside "up.grid_real_zeros", expected one of them;/,
@@ -288,8 +286,7 @@ Deno.test("an entropy code of other weights is refused", () => {
   });
   const mask = tensors.find(({ name }) => name === "up.grid_mask")!;
   (mask.data as Uint8Array).fill(0xff, 40);
-  write(folder.path, tensors);
-  using checkpoint = openCheckpoint(folder.path);
+  using checkpoint = write(folder.path, tensors);
   assert.throws(
     () => loadGrid(checkpoint, "up", { cols: layout.cols, blockSize: 32 }),
     /"up.grid_mask" is no entropy code of flags, expected one of 70 x 200;/,

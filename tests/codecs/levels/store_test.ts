@@ -12,21 +12,17 @@ import {
   storeLevels,
 } from "~/codecs/levels/store.ts";
 import { storeLinear, versionFor } from "~/codecs/mod.ts";
+import type { Checkpoint } from "~/storage/checkpoint.ts";
 import { packedMetadata } from "~/storage/packed_metadata.ts";
 import type { TensorToWrite } from "~/storage/safetensors.ts";
-import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { gpu } from "../../gpu/gpu.ts";
-import { openCheckpoint } from "../../open.ts";
+import { written } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { PLAIN } from "../store_forms.ts";
 import { packedRow, randomLevels } from "./random_levels.ts";
 
-function write(folder: string, tensors: TensorToWrite[]): void {
-  writeSafetensors(
-    join(folder, "model.safetensors"),
-    tensors,
-    packedMetadata(tensors, levels.since),
-  );
+function write(folder: string, tensors: TensorToWrite[]): Checkpoint {
+  return written(folder, tensors, packedMetadata(tensors, levels.since));
 }
 
 /** So few columns that the number of words does not tell the number of levels, and others. */
@@ -39,8 +35,7 @@ for (const kind of LEVEL_KINDS) {
       const { host, weight } = randomLevels({ rows, cols, ...kind });
       using folder = new TemporaryFolder();
       const packed = storeLinear("up", { codec: levels, host }, PLAIN);
-      write(folder.path, packed.tensors);
-      using checkpoint = openCheckpoint(folder.path);
+      using checkpoint = write(folder.path, packed.tensors);
       const names = [...checkpoint.tensors.keys()].sort();
       assert.deepEqual(names, ["up.level_codes", `up.levels_${kind.count}`]);
       const bytes = [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0);
@@ -64,8 +59,7 @@ for (const kind of LEVEL_KINDS) {
       host.theta[i] = [0, -0, least, -least, 65504, -0.1][i % 6];
     }
     using folder = new TemporaryFolder();
-    write(folder.path, storeLevels("up", host));
-    using checkpoint = openCheckpoint(folder.path);
+    using checkpoint = write(folder.path, storeLevels("up", host));
     const found = loadLevels(checkpoint, "up", { cols: 40, blockSize: 128 });
     const values = dequantizeLevelsHost(found);
     assert.ok(values.includes(0) && !values.some((value) => Object.is(value, -0)));
@@ -155,8 +149,7 @@ for (const [count, change, part, problem] of DAMAGED) {
     const tensors = storeLevels("up", randomLevels(layout).host);
     const parts = new Map(tensors.map((tensor) => [tensor.name.slice("up.".length), tensor]));
     change(parts);
-    write(folder.path, [...parts.values()]);
-    using checkpoint = openCheckpoint(folder.path);
+    using checkpoint = write(folder.path, [...parts.values()]);
     const path = folder.file("model.safetensors");
     assert.throws(
       () => loadLevels(checkpoint, "up", { cols: 44, blockSize: 128 }),

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { UserError } from "~/base/errors.ts";
 import { rowsTensor, storeLinear, versionFor } from "~/codecs/mod.ts";
 import { trellis } from "~/codecs/trellis/codec.ts";
@@ -10,12 +9,10 @@ import {
   TRELLIS_BITS,
   type TrellisLayout,
 } from "~/codecs/trellis/trellis.ts";
-import { Checkpoint } from "~/storage/checkpoint.ts";
 import { FORMAT_VERSION } from "~/storage/packed_metadata.ts";
 import type { TensorToWrite } from "~/storage/safetensors.ts";
-import { writeSafetensors } from "~/storage/write_safetensors.ts";
 import { gpu } from "../../gpu/gpu.ts";
-import { openCheckpoint } from "../../open.ts";
+import { written } from "../../open.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 import { randomTrellis } from "./random_trellis.ts";
 
@@ -34,11 +31,6 @@ const LAYOUTS: [TrellisLayout, isOrdered: boolean][] = TRELLISES.flatMap((trelli
     (i + j) % 2 === 0,
   ])
 );
-
-function written(folder: string, tensors: TensorToWrite[]): Checkpoint {
-  writeSafetensors(join(folder, "model.safetensors"), tensors);
-  return openCheckpoint(folder);
-}
 
 Deno.test("there are seven tables", () => assert.equal(TRELLISES.length, 7));
 
