@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "~/base/errors.ts";
-import { Checkpoint } from "~/storage/checkpoint.ts";
-import { denoFile, denoFolder } from "~/storage/deno_folder.ts";
-import { readPytorch } from "~/storage/pytorch.ts";
-import { type StoredTensor, TensorReader } from "~/storage/safetensors.ts";
-import { writeSafetensors } from "~/storage/write_safetensors.ts";
+import { UserError } from "../../base/errors.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
+import { readPytorch } from "../../storage/pytorch.ts";
+import { type StoredTensor, TensorReader } from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { seededRandom } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
@@ -193,7 +193,11 @@ Deno.test("views of all kinds are read in their order: whole, by rows and in chu
     const same = (found: Uint8Array, wanted: Uint8Array, what: string) =>
       assert.ok(found.toHex() === wanted.toHex(), `${name}: ${what}`);
     same(checkpoint.readBytes(name), expected, "whole");
-    same(new Uint8Array(checkpoint.readFloat32(name).buffer), expected, "as f32");
+    same(
+      new Uint8Array(checkpoint.readFloat32(name).buffer),
+      expected,
+      "as f32",
+    );
     for (const chunkBytes of [4, 36, 1000, 65_536, 1e9]) {
       const pieces: number[] = [];
       let pieceBytes = 0;
@@ -470,7 +474,10 @@ Deno.test("a damaged file of the format before zip is refused", () => {
     "it lists a storage that it does not contain; download it again",
   );
   const twice = tensor(storage("FloatStorage", "5", 5, NONE), [5]);
-  check(legacy(pickle(dict({ twice, a })), whole), 'it lacks its storage "5"; download it again');
+  check(
+    legacy(pickle(dict({ twice, a })), whole),
+    'it lacks its storage "5"; download it again',
+  );
   check(
     legacy(state, whole, { littleEndian: false }),
     'its byte order is "big", but only "little" is supported; save it on another computer',
@@ -492,7 +499,10 @@ Deno.test("what is no checkpoint at all is refused", () => {
     "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
     "it is a Git LFS pointer, not the file itself; run `git lfs pull`",
   );
-  check("<!DOCTYPE html><p>404", "it is an HTML page, perhaps an error message; download it again");
+  check(
+    "<!DOCTYPE html><p>404",
+    "it is an HTML page, perhaps an error message; download it again",
+  );
   const start = "that do not start as a file of torch.save(); download it again";
   check("", `it has 0 bytes ${start}`);
   check("weights", `it has 7 bytes ${start}`);

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { UserError } from "~/base/errors.ts";
-import { Checkpoint } from "~/storage/checkpoint.ts";
-import { denoFile, denoFolder } from "~/storage/deno_folder.ts";
+import { UserError } from "../../base/errors.ts";
+import { Checkpoint } from "../../storage/checkpoint.ts";
+import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
 import {
   fromFloat32,
   isFloatDtype,
@@ -12,8 +12,8 @@ import {
   TensorReader,
   type TensorToWrite,
   toFloat32,
-} from "~/storage/safetensors.ts";
-import { writeSafetensors } from "~/storage/write_safetensors.ts";
+} from "../../storage/safetensors.ts";
+import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { fillDiskFor } from "../full_disk.ts";
 
 const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
@@ -340,7 +340,10 @@ Deno.test("writeSafetensors() refuses wrong data and leaves the old file as it w
     const a = { name: "a", dtype: "F32", shape: [2, 2], data: new Uint8Array(12) } as const;
     const write = (...tensors: unknown[]) => () =>
       writeSafetensors(path, tensors as TensorToWrite[]);
-    assert.throws(write(a), new RangeError('Tensor "a" gives 12 bytes, but F32 [2, 2] needs 16'));
+    assert.throws(
+      write(a),
+      new RangeError('Tensor "a" gives 12 bytes, but F32 [2, 2] needs 16'),
+    );
     assert.throws(
       write(a, a),
       new RangeError('Cannot write two tensors, or one and the metadata, named "a"'),
