@@ -14,6 +14,7 @@ import {
   toFloat32,
 } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { fixture } from "../fixture.ts";
 import { fillDiskFor } from "../full_disk.ts";
 
 const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
@@ -80,9 +81,7 @@ const FOLDER_PROBLEMS: Record<string, string> = {
     '"weight_map"',
 };
 
-const cases: { file: string; ok: boolean; note: string }[] = JSON.parse(
-  Deno.readTextFileSync(join(CASES, "cases.json")),
-);
+const cases: { file: string; ok: boolean; note: string }[] = fixture("safetensors-cases/cases");
 for (const { file, ok, note } of cases) {
   if (file.includes("all_65536")) continue; // made in "toFloat32() is exact" instead
   const path = join(CASES, file).replace(/[\\/]$/, "");
