@@ -7,9 +7,10 @@ import { PythonRandom } from "../../base/python_random.ts";
 import { type DatasetUse, type FetchFiles, openDataset } from "../../data/datasets.ts";
 import { readRows } from "../../data/rows.ts";
 import { writeTokenIds } from "../../data/windows.ts";
+import { fixtureFolder } from "../fixture.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
-const PARQUET = join(import.meta.dirname!, "../fixtures/parquet");
+const PARQUET = fixtureFolder("parquet");
 
 /** Gives one token a UTF-16 unit, so that windows can be read as text. */
 const tokenizer = () => ({ encode: (text: string) => text.split("").map(codeOf) });

@@ -9,9 +9,10 @@ import {
   ZERO_SHOT_TASKS,
   zeroShotTask,
 } from "../../data/zero_shot_tasks.ts";
+import { fixtureFolder } from "../fixture.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
-const PARQUET = new URL("../fixtures/parquet/", import.meta.url).pathname;
+const PARQUET = fixtureFolder("parquet");
 
 function question(task: string, row: Record<string, unknown>): Question {
   return zeroShotTask(task).question(new QuestionRow(row, "x.jsonl", 7));

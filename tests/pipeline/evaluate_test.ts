@@ -18,6 +18,7 @@ import type { RunRecord } from "../../pipeline/run/record.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { Environment } from "../environment.ts";
+import { fixtureBytes } from "../fixture.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { type StageItem, Workplace } from "../micro_model.ts";
 
@@ -273,7 +274,7 @@ Deno.test("evaluate fetches the questions of a task from the hub", async () => {
   await using hub = new LoopbackHub();
   const { id, revision, file } = zeroShotTask("arc-easy").hub;
   assert.equal(revision, "main");
-  const parquet = readFileSync(new URL("../fixtures/parquet/questions.parquet", import.meta.url));
+  const parquet = fixtureBytes("parquet/questions.parquet");
   const commit = hub.add("dataset", id, { [file]: parquet, "other.parquet": "not needed" });
   using _ = new Environment({
     HF_ENDPOINT: hub.url,
