@@ -64,7 +64,7 @@ Deno.test({
   async fn() {
     const page = readFileSync(join(PROJECT, "docs/serve.md"), "utf8");
     const block = (type: string) => new RegExp(`\`\`\`${type}\n([^]*?)\`\`\``).exec(page)![1];
-    const [, , , model] = block("sh").trim().split(" ");
+    const [, , model] = block("sh").trim().split(" ");
     const { url, process, ended } = await start([join(PROJECT, model)]);
     const code = block("ts").replace("http://127.0.0.1:8080", url);
     const example = await new Deno.Command(Deno.execPath(), { args: ["eval", code] }).output();
