@@ -9,6 +9,9 @@ import { ROOMS } from "./rooms.ts";
 import { TemporaryFolder } from "./temporary_folder.ts";
 
 const BLOCKS = PAGES.flatMap(blocksOf);
+const SOURCES = ROOMS.flatMap((room) =>
+  readdirSync(join(PROJECT, room), { recursive: true }).map((name) => join(room, `${name}`))
+).filter((name) => name.endsWith(".ts"));
 
 Deno.test("sections that come from the code are up to date", () => {
   for (const { path, text, wanted } of pagesFromCode()) {
@@ -70,19 +73,29 @@ Deno.test("blocks of YAML are pipelines or parts of one", async () => {
 });
 
 Deno.test("blocks of TypeScript are well typed", async () => {
+  // The JavaScript of docs/browser.md is run by tests/browser/package.ts.
+  const pages = PAGES.filter((page) => blocksOf(page).some(({ language }) => language === "ts"));
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["check", "--doc-only", ...PAGES],
+    args: ["check", "--doc-only", ...pages],
     cwd: PROJECT,
   }).output();
   assert(success, new TextDecoder().decode(stderr));
 });
 
+Deno.test("docs/stages.md has every artifact, and docs/troubleshooting.md messages as they are", () => {
+  const declared = readFileSync(join(PROJECT, "pipeline/stage.ts"), "utf8")
+    .match(/interface Artifacts \{([^]*?)\n\}/)![1].match(/(?<=^  ")[\w-]+/gm)!;
+  const stages = textOf("docs/stages.md");
+  assert.deepEqual(declared.filter((name) => !stages.includes(`\`${name}\``)), []);
+  const code = SOURCES.map((name) => readFileSync(join(PROJECT, name), "utf8")).join("\n")
+    .replace(/[`"] \+\s+[`"]/g, ""); // texts in several pieces
+  const messages = textOf("docs/troubleshooting.md").match(/(?<=^\| `)[^`]+/gm)!;
+  assert.deepEqual(messages.filter((message) => !code.includes(message)), []);
+});
+
 Deno.test("docs/hub.md lists the variables of the environment", () => {
   const names = (text: string) => text.match(/\b(BILLM|HF)_[A-Z]+(_[A-Z]+)*\b/g) ?? [];
-  const files = ROOMS.flatMap((room) =>
-    readdirSync(join(PROJECT, room), { recursive: true }).map((name) => join(room, `${name}`))
-  ).filter((name) => name.endsWith(".ts"));
-  const used = ["billm", ...files].flatMap((name) =>
+  const used = ["billm", ...SOURCES].flatMap((name) =>
     names(readFileSync(join(PROJECT, name), "utf8"))
   );
   const rows = textOf("docs/hub.md").match(/^\| `(BILLM|HF)_.*$/gm)!;
