@@ -16,6 +16,7 @@ import type { RunEvent } from "../../pipeline/run/events.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 import { readHeader } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { fixtureFolder } from "../fixture.ts";
 import { fillDiskFor } from "../full_disk.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";
@@ -23,7 +24,7 @@ import { startTask } from "../start_task.ts";
 /** The supported model types, as messages list them. */
 const MODEL_TYPES = Object.keys(ARCHITECTURES).sort().join(", ");
 
-const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
+const CASES = fixtureFolder("safetensors-cases");
 
 /** Checks that every file of a run's folder is complete: half a file would not be readable. */
 function checkWhole(folder: string): void {

@@ -18,7 +18,7 @@ import type { RunRecord } from "../../pipeline/run/record.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { Environment } from "../environment.ts";
-import { fixtureBytes } from "../fixture.ts";
+import { fixtureFolder } from "../fixture.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { type StageItem, Workplace } from "../micro_model.ts";
 
@@ -274,7 +274,7 @@ Deno.test("evaluate fetches the questions of a task from the hub", async () => {
   await using hub = new LoopbackHub();
   const { id, revision, file } = zeroShotTask("arc-easy").hub;
   assert.equal(revision, "main");
-  const parquet = fixtureBytes("parquet/questions.parquet");
+  const parquet = readFileSync(join(fixtureFolder("parquet"), "questions.parquet"));
   const commit = hub.add("dataset", id, { [file]: parquet, "other.parquet": "not needed" });
   using _ = new Environment({
     HF_ENDPOINT: hub.url,

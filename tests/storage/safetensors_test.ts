@@ -14,10 +14,10 @@ import {
   toFloat32,
 } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
-import { fixture } from "../fixture.ts";
+import { fixture, fixtureFolder } from "../fixture.ts";
 import { fillDiskFor } from "../full_disk.ts";
 
-const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
+const CASES = fixtureFolder("safetensors-cases");
 const SHARED = join(import.meta.dirname!, "../../../shared");
 const noShared = !exists(SHARED);
 
@@ -81,7 +81,7 @@ const FOLDER_PROBLEMS: Record<string, string> = {
     '"weight_map"',
 };
 
-const cases: { file: string; ok: boolean; note: string }[] = fixture("safetensors-cases/cases");
+const cases: { file: string; ok: boolean; note: string }[] = fixture("safetensors-notes");
 for (const { file, ok, note } of cases) {
   if (file.includes("all_65536")) continue; // made in "toFloat32() is exact" instead
   const path = join(CASES, file).replace(/[\\/]$/, "");
