@@ -7,8 +7,8 @@
  * `<!-- no pipeline: WHAT -->` says what else.
  */
 
-import { cpSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { delimiter, join } from "node:path";
 import { parse, stringify } from "yaml";
 import { importStage } from "../tasks/task.ts";
 import { loadGrid } from "../pipeline/grid/load_grid.ts";
@@ -69,7 +69,16 @@ export async function runBlocks(
   prepare = (code: string) => code,
 ): Promise<void> {
   const copy = copyCheckout(join(folder, "checkout"));
-  const env = { HF_HOME: join(folder, "hub"), HF_HUB_OFFLINE: "1", BILLM_NO_INSTALL: "1" };
+  const commands = join(folder, "commands");
+  mkdirSync(commands);
+  // Stands for a browser.
+  writeFileSync(join(commands, "xdg-open"), '#!/bin/sh\ntest -s "$1"\n', { mode: 0o755 });
+  const env = {
+    PATH: `${commands}${delimiter}${Deno.env.get("PATH")}`,
+    HF_HOME: join(folder, "hub"),
+    HF_HUB_OFFLINE: "1",
+    BILLM_NO_INSTALL: "1",
+  };
   for (const { where, code } of blocks) {
     const { code: status, stdout, stderr } = await runScript(prepare(code), copy, env);
     if (status !== 0) {
