@@ -1,16 +1,19 @@
-// Reads compressed fixtures; `deno run -A tests/fixture.ts PATH ...` puts FILE.br in the place of files, and
-// FOLDER.json.br in that of the files of folders.
+// Reads compressed fixtures. `deno run -A tests/fixture.ts PATH ...` puts PATH.br in the place of a file or
+// a folder; in a folder, scripts and what is compressed already stay.
 
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { Buffer } from "node:buffer";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { brotliCompressSync, brotliDecompressSync } from "node:zlib";
-import { TemporaryFolder } from "./temporary_folder.ts";
-
-/** The bytes of a compressed fixture by its path in tests/fixtures, without ".br". */
-export function fixtureBytes(name: string): Uint8Array<ArrayBuffer> {
-  const path = join(import.meta.dirname!, "fixtures", `${name}.br`);
-  return new Uint8Array(brotliDecompressSync(readFileSync(path)));
-}
 
 /**
  * The content of a compressed fixture.
@@ -22,40 +25,48 @@ export function fixture<Content>(name: string): Content {
 }
 
 /**
- * A folder with the files of a packed one, which goes when the tests end.
+ * The bytes of a compressed fixture.
  *
- * @param name Its path in tests/fixtures, without ".json.br".
+ * @param name Its path in tests/fixtures, without ".br".
  */
-export function fixtureFolder(name: string): string {
-  const folder = new TemporaryFolder();
-  addEventListener("unload", () => folder[Symbol.dispose]());
-  for (const [file, text] of Object.entries(fixture<Record<string, string>>(name))) {
-    const path = join(folder.path, file);
-    mkdirSync(dirname(path), { recursive: true });
-    writeFileSync(path, text, "latin1");
-  }
-  return folder.path;
+export function fixtureBytes(name: string): Uint8Array {
+  return brotliDecompressSync(readFileSync(join(import.meta.dirname!, "fixtures", `${name}.br`)));
 }
 
-/** The bytes of each file in a folder as characters, by its path there; without scripts. */
-function filesOf(folder: string): Record<string, string> {
-  const names = readdirSync(folder, { recursive: true }).map(String).sort()
-    .filter((name) => statSync(join(folder, name)).isFile() && !name.endsWith(".py"));
-  return Object.fromEntries(
-    names.map((name) => [name, readFileSync(join(folder, name), "latin1")]),
-  );
+/**
+ * A folder with the files of a compressed one: a line of JSON with their names and sizes, and their bytes.
+ * It is removed at the end of the process.
+ *
+ * @param name Its path in tests/fixtures, without ".br".
+ */
+export function fixtureFolder(name: string): string {
+  const folder = mkdtempSync(join(tmpdir(), "billm-fixture-"));
+  globalThis.addEventListener("unload", () => rmSync(folder, { recursive: true, force: true }));
+  const bytes = fixtureBytes(name);
+  let at = bytes.indexOf(10) + 1;
+  for (const [path, size] of JSON.parse(new TextDecoder().decode(bytes.subarray(0, at)))) {
+    mkdirSync(dirname(join(folder, path)), { recursive: true });
+    writeFileSync(join(folder, path), bytes.subarray(at, at += size));
+  }
+  return folder;
+}
+
+function compressed(path: string): Uint8Array {
+  if (path.endsWith(".json")) {
+    return brotliCompressSync(JSON.stringify(JSON.parse(readFileSync(path, "utf8"))));
+  }
+  if (!statSync(path).isDirectory()) return brotliCompressSync(readFileSync(path));
+  const names = readdirSync(path, { recursive: true, encoding: "utf8" }).sort()
+    .filter((name) => statSync(join(path, name)).isFile() && !/\.(br|py)$/.test(name));
+  const files = names.map((name) => readFileSync(join(path, name)));
+  const head = JSON.stringify(names.map((name, i) => [name, files[i].length]));
+  names.forEach((name) => rmSync(join(path, name)));
+  return brotliCompressSync(Buffer.concat([Buffer.from(`${head}\n`), ...files]));
 }
 
 if (import.meta.main) {
   for (const path of Deno.args) {
-    const isFolder = statSync(path).isDirectory();
-    const content = isFolder
-      ? JSON.stringify(filesOf(path))
-      : path.endsWith(".json")
-      ? JSON.stringify(JSON.parse(readFileSync(path, "utf8")))
-      : readFileSync(path);
-    writeFileSync(`${path}${isFolder ? ".json" : ""}.br`, brotliCompressSync(content));
-    if (isFolder) Object.keys(filesOf(path)).forEach((name) => rmSync(join(path, name)));
-    else rmSync(path);
+    writeFileSync(`${path}.br`, compressed(path));
+    if (statSync(path).isFile()) rmSync(path);
   }
 }

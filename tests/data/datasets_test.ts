@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
+import { fixtureFolder } from "../fixture.ts";
 import { UserError } from "../../base/errors.ts";
 import { PythonRandom } from "../../base/python_random.ts";
 import { type DatasetUse, type FetchFiles, openDataset } from "../../data/datasets.ts";
 import { readRows } from "../../data/rows.ts";
 import { writeTokenIds } from "../../data/windows.ts";
-import { fixtureFolder } from "../fixture.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 const PARQUET = fixtureFolder("parquet");

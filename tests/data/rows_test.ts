@@ -3,11 +3,11 @@ import { Buffer } from "node:buffer";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
+import { fixtureFolder } from "../fixture.ts";
 import { UserError } from "../../base/errors.ts";
 import { textOfLine } from "../../data/json_rows.ts";
 import { hasRows, readRows } from "../../data/rows.ts";
 import { joinTexts, readText } from "../../data/texts.ts";
-import { fixtureFolder } from "../fixture.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 const PARQUET = fixtureFolder("parquet");

@@ -11,12 +11,12 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { fixtureFolder } from "../fixture.ts";
 import { ARCHITECTURES } from "../../models/architectures/mod.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
 import { readHeader } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
-import { fixtureFolder } from "../fixture.ts";
 import { fillDiskFor } from "../full_disk.ts";
 import { contents, type MicroModelOptions, type StageItem, Workplace } from "../micro_model.ts";
 import { startTask } from "../start_task.ts";

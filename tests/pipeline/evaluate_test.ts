@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fixtureFolder } from "../fixture.ts";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { PipelineFileError } from "../../pipeline/config/errors.ts";
@@ -18,7 +19,6 @@ import type { RunRecord } from "../../pipeline/run/record.ts";
 import { denoFolder } from "../../storage/deno_folder.ts";
 import { assertClose } from "../assert_close.ts";
 import { Environment } from "../environment.ts";
-import { fixtureFolder } from "../fixture.ts";
 import { LoopbackHub } from "../hub/loopback_hub.ts";
 import { type StageItem, Workplace } from "../micro_model.ts";
 

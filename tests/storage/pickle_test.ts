@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { PickleDict, type PickleNames, unpickle } from "../../storage/pickle.ts";
 import { FormatError } from "../../storage/safetensors.ts";
-import { fixtureBytes } from "../fixture.ts";
 import { bytes, call, dict, global, integer, little, pickle, text, tuple } from "./pytorch_file.ts";
+
+const DATA = join(import.meta.dirname!, "../fixtures/pytorch");
 
 /** Keeps what it is given. */
 class Call {
@@ -43,7 +45,7 @@ function mapOf(value: unknown): Map<unknown, unknown> {
 
 for (const protocol of [2, 3, 4, 5]) {
   Deno.test(`values that Python pickled by protocol ${protocol} are read`, () => {
-    const file = fixtureBytes(`pytorch/values-${protocol}.pkl`);
+    const file = Deno.readFileSync(join(DATA, `values-${protocol}.pkl`));
     const values = mapOf(valueOf(file));
     assert.deepEqual(values.get("integers"), [
       ...[0, 255, 256, 65536, -1, -(2 ** 31), 2 ** 31, Number.MAX_SAFE_INTEGER],
@@ -210,7 +212,7 @@ Deno.test("a damaged pickle is refused with its place", () => {
 
 Deno.test("every part of a pickle that lacks its end is refused", () => {
   for (const protocol of [2, 4]) {
-    const file = fixtureBytes(`pytorch/values-${protocol}.pkl`);
+    const file = Deno.readFileSync(join(DATA, `values-${protocol}.pkl`));
     for (let length = 0; length < file.length; length++) {
       assert.throws(() => valueOf(file.slice(0, length)), FormatError, `${length} bytes`);
     }
