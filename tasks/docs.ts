@@ -78,10 +78,10 @@ function code(text: string): string {
   return `\`${text}\``;
 }
 
+/** A table without spaces beside the bars, since it is not meant to be written by hand. */
 function table(head: string[], rows: string[][]): string {
-  const lines = [head, head.map(() => "---"), ...rows];
-  return lines.map((cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`)
-    .join("\n");
+  return [head, head.map(() => "---"), ...rows]
+    .map((cells) => `|${cells.map((cell) => cell.replaceAll("|", "\\|")).join("|")}|`).join("\n");
 }
 
 /** A chain without its first stage, `download`, and its last ones from `pack` on. */

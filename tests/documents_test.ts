@@ -14,7 +14,10 @@ const SOURCES = ROOMS.flatMap((room) =>
 ).filter((name) => name.endsWith(".ts"));
 
 Deno.test("sections that come from the code are up to date", () => {
-  for (const { path, text, wanted } of pagesFromCode()) {
+  const pages = pagesFromCode();
+  const names = pages.flatMap(({ text }) => text.match(/(?<=<!-- from the code: )[\w-]+/g));
+  assert.deepEqual(names.sort(), ["families", "family-list", "fields", "recipes", "stages"]);
+  for (const { path, text, wanted } of pages) {
     assert.equal(text, wanted, `${path}: run \`deno task docs\``);
   }
   for (const [type, { models, features }] of Object.entries(ARCHITECTURES)) {
