@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { ARCHITECTURES } from "../models/architectures/mod.ts";
+import { STAGES } from "../stages/mod.ts";
 import { pagesFromCode } from "../tasks/docs.ts";
 import { PROJECT } from "./checkout.ts";
 import { blocksOf, checkYaml, isShell, PAGES, runBlocks, shortened, textOf } from "./documents.ts";
@@ -90,6 +91,15 @@ Deno.test("docs/stages.md has every artifact, and docs/troubleshooting.md messag
     .match(/interface Artifacts \{([^]*?)\n\}/)![1].match(/(?<=^\s+")[\w-]+/gm)!;
   const stages = textOf("docs/stages.md");
   assert.deepEqual(declared.filter((name) => !stages.includes(`\`${name}\``)), []);
+  const rows = [...stages.matchAll(/^\| (`.*?) \| (.*?) \|/gm)];
+  for (const { name, gives } of STAGES) {
+    for (const artifact of gives.filter((name) => name !== "block-error")) {
+      const isListed = rows.some(([, names, givers]) =>
+        names.includes(`\`${artifact}\``) && givers.includes(`\`${name}\``)
+      );
+      assert(isListed, `docs/stages.md: ${name} gives ${artifact}`);
+    }
+  }
   const code = SOURCES.map((name) => readFileSync(join(PROJECT, name), "utf8")).join("\n")
     .replace(/[`"] \+\s+[`"]/g, ""); // texts in several pieces
   const messages = textOf("docs/troubleshooting.md").match(/(?<=^\| `)[^`]+/gm)!;
