@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs, type ParseArgsConfig } from "node:util";
+import { didYouMean } from "../base/did_you_mean.ts";
 import { UserError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
 import { visibleText } from "../base/visible_text.ts";
@@ -79,11 +80,11 @@ export async function importStage(absolutePath: string): Promise<Stage> {
 /** Prints an error and ends the process. */
 function endWith(error: unknown): never {
   if (error instanceof PipelineFileError) {
-    console.error(error.message);
+    console.error(asTyped(error.message));
     Deno.exit(2);
   }
   if (error instanceof UserError) {
-    console.error(`Error: ${error.message}`);
+    console.error(asTyped(`Error: ${error.message}`));
     Deno.exit(1);
   }
   const stack = error instanceof Error ? error.stack ?? "" : "";
@@ -140,7 +141,7 @@ function printVisibly(): void {
 }
 
 /** Changes to the working directory of the command, because tasks start in the project folder. */
-function startInCallersFolder(): void {
+export function startInCallersFolder(): void {
   const folder = Deno.env.get("INIT_CWD");
   if (folder) Deno.chdir(folder);
 }
@@ -157,9 +158,19 @@ export function warnOf({ warnings }: { warnings: readonly string[] }): void {
   for (const message of warnings) console.error(`Warning: ${message}`);
 }
 
+/** A command as the user types it: `deno task quantize`, or with the launcher's name. */
+export function commandName(task: string): string {
+  return `${Deno.env.get("BILLM_COMMAND") || "deno task"} ${task}`.trimEnd();
+}
+
+/** A text whose commands are those that the user types. */
+export function asTyped(text: string): string {
+  return text.replaceAll(/deno task(?= [a-z])/g, () => commandName(""));
+}
+
 /** A function that creates usage errors of a task. */
 export function usageErrors(task: string): (message: string) => PipelineFileError {
-  return (message) => new PipelineFileError([{ where: `deno task ${task}`, message }]);
+  return (message) => new PipelineFileError([{ where: commandName(task), message }]);
 }
 
 type OptionsConfig = NonNullable<ParseArgsConfig["options"]>;
@@ -202,7 +213,7 @@ export function runCommand<const Options extends OptionsConfig>(
   return runTask(
     async (signal, watched) => {
       const { values, positionals } = inHomes(parse());
-      if ((values as { help?: boolean }).help) return console.log(help);
+      if ((values as { help?: boolean }).help) return console.log(asTyped(help));
       watched();
       startInCallersFolder();
       await main({ values: values as OptionValues<Options>, positionals, signal });
@@ -218,9 +229,15 @@ export function runCommand<const Options extends OptionsConfig>(
         options: { ...options, help: { type: "boolean", short: "h" } },
       });
     } catch (error) {
-      throw usageErrors(name)(
-        `${(error as Error).message}; deno task ${name} --help prints the usage`,
-      );
+      const { message } = error as Error;
+      const [, option] = /^Unknown option '(-[^'=]*)/.exec(message) ?? [];
+      const known = [...Object.keys(options), "help"].map((name) => `--${name}`);
+      const guess = option && didYouMean(option, known);
+      const text = option
+        ? `Unknown option '${option}'` +
+          (guess ? `; did you mean ${guess}?` : `; its options: ${known.join(", ")};`)
+        : `${message.replace(/[.].*/s, "")};`;
+      throw usageErrors(name)(`${text} ${commandName(name)} --help prints the usage`);
     }
   }
 }
