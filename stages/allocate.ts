@@ -5,7 +5,7 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { counted, listed, sum } from "../base/figures.ts";
 import { BYTES_PATTERN } from "../base/units.ts";
-import { pathOption } from "../pipeline/config/json_schema.ts";
+import { pathOption, PATHS } from "../pipeline/config/json_schema.ts";
 import { SENSITIVITIES } from "../pipeline/run/run_folder.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { chooseCandidates } from "./allocation.ts";
@@ -39,7 +39,7 @@ const optionsForm = z.strictObject({
   ),
   "sensitivities": pathOption.optional().describe(
     "A file of what was measured: read if it exists and fits, else written; default in the run's folder",
-  ),
+  ).register(PATHS, { isPath: true, mayLack: true }),
   "mode": z.enum(["full", "cheap"]).default("full").describe(
     "full: each linear layer is measured at each rate; cheap: at one rate, and the others are " +
       "estimated by the ratio of their output errors in every fourth decoder layer",

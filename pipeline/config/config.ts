@@ -10,6 +10,7 @@ import type { Backend } from "../../hosts/deno_gpu.ts";
 import { inHome } from "../../storage/home.ts";
 import { pipelineFields } from "./json_schema.ts";
 import { MOST_STAGES } from "./limits.ts";
+import { type AbsentPath, folderOf, placePaths } from "./paths.ts";
 import { expandRecipe, namedStages, type Recipe, type RecipeContext } from "./recipes.ts";
 import { parseYaml, PipelineSource, type Place, readText, type Slot } from "./source.ts";
 import { checkValue, cut, hint, type Path, show } from "./values.ts";
@@ -96,9 +97,11 @@ export interface PipelineConfig<S extends StageDeclaration> {
   recipe?: string;
   /**
    * The YAML as run: the text of the file, after `--set` the changed text with comments. It lists the
-   * stages of a recipe.
+   * stages of a recipe, and its paths are relative to the working directory.
    */
   text: string;
+  /** Paths that the file names, and that existed nowhere when it was loaded. */
+  absent: AbsentPath[];
 }
 
 /** Options of {@link loadPipeline}. */
@@ -131,7 +134,11 @@ export async function loadPipeline<S extends StageDeclaration>(
   path: string,
   { stages, recipes = [], sets = [], importStage = importDefault, text }: LoadOptions<S>,
 ): Promise<PipelineConfig<S>> {
-  const source = new PipelineSource(path, text ?? await readText(path));
+  const source = new PipelineSource(
+    path,
+    text ?? await readText(path),
+    text === undefined ? folderOf(path) : undefined,
+  );
   const load = stageLoader(path, importStage);
   await applyChanges(source, setChanges(source, sets, load), { recipes, stages });
   if (source.has(["matrix"])) {
@@ -153,17 +160,18 @@ export async function checkPipeline<S extends StageDeclaration>(
   stages: readonly S[],
   load: StageLoader<S>,
 ): Promise<PipelineConfig<S>> {
+  const named = namedStages(stages);
+  const absent = placePaths(source, await writtenOptions(source, named, load));
   const value = source.value();
   const checked = checkValue(pipelineFields, value, "");
   source.reportAll(checked.issues, []);
   const { mode } = checked.data ?? value;
   const list = Array.isArray(value.stages) ? value.stages.slice(0, MOST_STAGES) : [];
   const entries: Entry<S>[] = [];
-  const known = namedStages(stages);
   for (const [index, item] of list.entries()) {
-    entries.push(await readEntry(source, item, index, known, mode === "reference", load));
+    entries.push(await readEntry(source, item, index, named, mode === "reference", load));
   }
-  checkChain(source, entries, known);
+  checkChain(source, entries, named);
   source.throwProblems();
 
   const { matrix: _, recipe: __, ...fields } = checked.data!;
@@ -182,7 +190,29 @@ export async function checkPipeline<S extends StageDeclaration>(
       stages,
     ),
     text: source.text(),
+    absent,
   };
+}
+
+/** The places of the options in the file, with their schemas. */
+async function writtenOptions<S extends StageDeclaration>(
+  source: PipelineSource,
+  stages: readonly S[],
+  load: StageLoader<S>,
+) {
+  const { stages: list } = source.value();
+  const found: { path: Path; name: string; options: z.ZodObject }[] = [];
+  for (const [i, item] of (Array.isArray(list) ? list.slice(0, MOST_STAGES) : []).entries()) {
+    if (!isRecord(item)) continue;
+    const [name] = Object.keys(item);
+    const stage = typeof item.use === "string"
+      ? (await load(item.use)).stage
+      : stages.find((stage) => stage.name === name);
+    if (!stage) continue;
+    const path = ["stages", i, ...("use" in item ? [] : [name])];
+    found.push({ path, name: stage.name, options: stage.options });
+  }
+  return found;
 }
 
 /** The chain with appended stages; see {@link StageDeclaration.completes}. */

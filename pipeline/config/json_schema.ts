@@ -7,9 +7,21 @@ import type { StageDeclaration } from "./config.ts";
 import { MOST_STAGES } from "./limits.ts";
 import { namedStages, type Recipe } from "./recipes.ts";
 
+/** What is known of a path. */
+export interface PathForm {
+  isPath: true;
+  /** Whether it need not exist. */
+  mayLack?: boolean;
+  /** Words that are no paths. */
+  names?: readonly string[];
+}
+
+/** The schemas of paths; those that are made of them are paths, too. */
+export const PATHS = z.registry<PathForm>();
+
 /** The schema of a path of this machine. */
 export const pathOption = z.string().min(1).overwrite((path) => inHome(path))
-  .refine(isPlainPath, NO_HOME);
+  .refine(isPlainPath, NO_HOME).register(PATHS, { isPath: true });
 
 /** A JSON Schema, draft 2020-12. */
 export type JsonSchema = z.core.JSONSchema.BaseSchema;

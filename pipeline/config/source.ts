@@ -67,8 +67,11 @@ export class PipelineSource {
   #changed = false;
   #recipe?: string;
 
-  /** @throws {PipelineFileError} If the text is not YAML or not a map. */
-  constructor(readonly file: string, text: string) {
+  /**
+   * @param folder The folder of the file; absent if there is no file.
+   * @throws {PipelineFileError} If the text is not YAML or not a map.
+   */
+  constructor(readonly file: string, text: string, readonly folder?: string) {
     this.#text = text;
     const { document, problems } = parseYaml(text, this.#lines);
     this.#document = document;
@@ -207,6 +210,18 @@ export class PipelineSource {
   origin(path: Path): Place | undefined {
     const nodes = path.map((_, depth) => this.node(path.slice(0, depth + 1)));
     return nodes.map((node) => node && this.#origins.get(node)).findLast((origin) => origin);
+  }
+
+  /** Whether the value at `path` comes from the command line. */
+  isOverride(path: Path): boolean {
+    return this.origin(path)?.where.startsWith("--") ?? false;
+  }
+
+  /** Replaces a string, which keeps its place; all aliases must be valid. */
+  replaceString(path: Path, text: string): void {
+    if (!isScalar(this.node(path))) this.inlineAliases();
+    (this.node(path) as Scalar).value = text;
+    this.#changed = true;
   }
 
   /** Removes a key of the root map. */

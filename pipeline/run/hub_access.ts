@@ -33,6 +33,8 @@ export class HubAccess {
     readonly beforeWeights: () => Promise<void>,
     /** Where shards go that are removed after use, and who hears of them. */
     readonly late?: Pick<ShardsOptions, "onArrived" | "onRemove"> & { folder: string },
+    /** Where a folder of the model's name was looked for, in words. */
+    readonly places?: string,
   ) {}
 
   /**
@@ -68,7 +70,8 @@ export class HubAccess {
       return this.#remember(await fetchModel(repository, { ...options, beforeWeights, ...late }));
     } catch (error) {
       if (!(error instanceof NoSuchRepository || error instanceof HubUnreachable)) throw error;
-      const message = `${error.message}; a folder "${id}" is not there either`;
+      const message = `${error.message}; a folder "${id}" is not there either` +
+        (this.places ? `: ${this.places}` : "");
       throw new UserError(message, { cause: error });
     }
   }

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
-import { join } from "node:path";
+import { existsSync } from "node:fs";
+import { basename, dirname, extname, join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { type DenoGpuOptions, openGpu } from "../../hosts/deno_gpu.ts";
@@ -17,7 +18,7 @@ import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
 import { access, ArtifactStore } from "./artifacts.ts";
 import type { Emit, LayerRecord } from "./events.ts";
 import { FolderLock } from "./folder_lock.ts";
-import { HubAccess } from "./hub_access.ts";
+import { HUB_ID, HubAccess } from "./hub_access.ts";
 import { RunInputs } from "./inputs.ts";
 import { quantizeLayers } from "./layers.ts";
 import type { CellRecord, RunRecord } from "./record.ts";
@@ -160,6 +161,7 @@ export async function runPipeline(
     cell,
   } = options;
   const started = performance.now();
+  refuseAbsent(config);
   FolderLock.check(config.output);
   const { "host-memory": hostBytes } = config.gpu;
   const hostMemory = new SpillingMemory(join(config.output, SPILL), {
@@ -186,7 +188,7 @@ export async function runPipeline(
     folder: join(config.output, SHARDS),
     onArrived: (path) => inputs.note([path]),
     onRemove: (path) => inputs.forget(path),
-  });
+  }, config.absent.find(({ name }) => name === "model")?.places);
   const datasets = new Map<string, LocalDataset>();
   const needed = neededBy(config.stages);
   const context: ModelContext = {
@@ -366,6 +368,17 @@ export async function runPipeline(
   return done;
 }
 
+/** @throws {PipelineFileError} If a path of the file is neither beside it nor in the working directory. */
+function refuseAbsent({ absent, model }: PipelineConfig<Stage>): void {
+  const problems = absent.filter(({ path, name }) =>
+    !existsSync(path) && !(name === "model" && HUB_ID.test(model))
+  ).map(({ where, name, path, places }) => ({
+    where,
+    message: `${name}: there is no "${path}": ${places}`,
+  }));
+  if (problems.length > 0) throw new PipelineFileError(problems);
+}
+
 /** The part of the record for the artifact "allocation". */
 function allocationOf(artifacts: ArtifactStore): Pick<RunRecord, "allocation"> {
   const allocation = artifacts.find("allocation");
@@ -426,14 +439,22 @@ function identityOf(
   named: readonly PlannedStage<Stage>[],
   inputs: Readonly<Record<string, string>>,
 ): string {
+  // Where an input lies does not matter, only what it is.
+  const withoutPlaces = (_: string, value: unknown) => {
+    if (typeof value !== "string") return value;
+    const within = Object.keys(inputs)
+      .filter((path) => path === value || dirname(path) === join(value));
+    return within.length > 0 ? within.map((path) => inputs[path] + extname(path)) : value;
+  };
   const stages = named.map(({ stage, options, module }) => ({
     name: stage.name,
-    options,
+    options: JSON.stringify(options, withoutPlaces),
     code: module ? sha256OfFile(module) : stage.run.toString(),
   }));
   const { precision } = config.gpu;
   const everything = {
-    ...{ version: VERSION, seed: config.seed, mode: config.mode, stages, inputs },
+    ...{ version: VERSION, seed: config.seed, mode: config.mode, stages },
+    inputs: Object.entries(inputs).map(([path, hash]) => [basename(path), hash]),
     ...(precision !== "f32" && { precision }),
   };
   return createHash("sha256").update(JSON.stringify(everything)).digest("hex");
