@@ -1,4 +1,4 @@
-// Reads compressed fixtures; `deno run -A tests/fixture.ts FILE.json ...` puts FILE.json.br in their place.
+// Reads compressed fixtures; `deno run -A tests/fixture.ts FILE ...` puts FILE.br in their place.
 
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -10,13 +10,23 @@ import { brotliCompressSync, brotliDecompressSync } from "node:zlib";
  * @param name Its path in tests/fixtures, without ".json.br".
  */
 export function fixture<Content>(name: string): Content {
-  const path = join(import.meta.dirname!, "fixtures", `${name}.json.br`);
-  return JSON.parse(brotliDecompressSync(readFileSync(path)).toString());
+  return JSON.parse(new TextDecoder().decode(fixtureBytes(`${name}.json`)));
+}
+
+/**
+ * The bytes of a compressed fixture.
+ *
+ * @param name Its path in tests/fixtures, without ".br".
+ */
+export function fixtureBytes(name: string): Uint8Array {
+  return brotliDecompressSync(readFileSync(join(import.meta.dirname!, "fixtures", `${name}.br`)));
 }
 
 if (import.meta.main) {
   for (const path of Deno.args) {
-    const content = JSON.stringify(JSON.parse(readFileSync(path, "utf8")));
+    const bytes = readFileSync(path);
+    const isJson = path.endsWith(".json");
+    const content = isJson ? JSON.stringify(JSON.parse(bytes.toString())) : bytes;
     writeFileSync(`${path}.br`, brotliCompressSync(content));
     rmSync(path);
   }

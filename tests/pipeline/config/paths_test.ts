@@ -34,12 +34,12 @@ stages:
   assert.deepEqual(config.absent, [{
     path: "q.jsonl",
     name: "evaluate.zero-shot.1.dataset",
-    where: `${file}:9:38`,
+    where: `${file}:9:46`,
     places: `it is neither in "${place.folder}", the folder of the file, nor in "${Deno.cwd()}", ` +
       "that of the command",
   }]);
   const message =
-    `${file}:9:38: evaluate.zero-shot.1.dataset: there is no "q.jsonl": it is neither`;
+    `${file}:9:46: evaluate.zero-shot.1.dataset: there is no "q.jsonl": it is neither`;
   await assert.rejects(runPipeline(config), (error: Error) => error.message.startsWith(message));
 });
 
