@@ -7,13 +7,15 @@ import { bytesText, percentText } from "../base/units.ts";
 import { type Gpu, NoAdapter } from "../gpu/device.ts";
 import { openGpu } from "../hosts/deno_gpu.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
-import type { PipelineConfig } from "../pipeline/config/config.ts";
+import { needsOf, type PipelineConfig } from "../pipeline/config/config.ts";
 import { chooseCell } from "../pipeline/grid/grid.ts";
 import { loadGrid, type RunCell, type RunGrid } from "../pipeline/grid/load_grid.ts";
+import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
-import { gpuOptions, type RunOptions } from "../pipeline/run/run.ts";
+import { checkStages, gpuOptions, type RunOptions } from "../pipeline/run/run.ts";
 import { runGrid, runPipeline } from "../report/run_with_report.ts";
 import type { Stage } from "../pipeline/stage.ts";
+import { checkPurpose } from "../stages/check_purpose.ts";
 import { pairsIn } from "../stages/metrics/metric.ts";
 import { METRICS } from "../stages/metrics/mod.ts";
 import { RECIPES, STAGES } from "../stages/mod.ts";
@@ -98,6 +100,10 @@ await runCommand(
       ...(ofBits && { text: ofBits.text }),
     });
     const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
+    for (const { config } of cells ?? grid.cells) {
+      checkPurpose(config);
+      checkStages(config.stages);
+    }
     const emit = values.json ? showJson() : showProgress();
     const runOptions = { emit, signal, overwrite: values.overwrite };
     if (grid.hasMatrix || cells) {
@@ -213,6 +219,16 @@ function planText(config: PipelineConfig<Stage>): string {
     const text = Object.entries(options)
       .map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join(", ");
     lines.push(`  once per ${scope}`.padEnd(18) + `${name.padEnd(18)} ${text}`);
+    const { stage } = config.stages.find(({ stage }) => stage.name === name)!;
+    const flow = [["takes", needsOf(stage, options)], ["gives", stage.gives]] as const;
+    const flowText = flow.filter(([, names]) => names.length > 0)
+      .map(([verb, names]) => `${verb} ${names.join(", ")}`).join("; ");
+    if (flowText) lines.push(" ".repeat(20) + flowText);
+  }
+  for (const { where, name, path, places } of config.absent) {
+    if (existsSync(path)) continue;
+    const rest = name === "model" && HUB_ID.test(path) ? ", so it is sought on the hub" : "";
+    lines.push(`Not there now: ${name} "${path}" (${where}); ${places}${rest}`);
   }
   return lines.join("\n");
 }

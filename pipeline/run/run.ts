@@ -162,6 +162,7 @@ export async function runPipeline(
   } = options;
   const started = performance.now();
   refuseAbsent(config);
+  checkStages(config.stages);
   FolderLock.check(config.output);
   const { "host-memory": hostBytes } = config.gpu;
   const hostMemory = new SpillingMemory(join(config.output, SPILL), {
@@ -232,19 +233,6 @@ export async function runPipeline(
   const before = firstInner < 0 ? config.stages : config.stages.slice(0, firstInner);
   const inner = config.stages.slice(before.length, innerEnd);
   const after = firstInner < 0 ? [] : config.stages.slice(innerEnd);
-  if (inner.length > 0 && !before.some(({ stage }) => stage.gives.includes("model-files"))) {
-    const [{ stage, where }] = inner;
-    const message = `Stage "${stage.name}" needs "model-files", which stage "download" gives; ` +
-      `put download before it`;
-    throw new PipelineFileError([{ where, message }]);
-  }
-  const observer = inner.find(({ stage }) => "observe" in stage && stage.observe);
-  if (observer && !before.some(({ stage }) => stage.gives.includes("calibration"))) {
-    const { stage, where } = observer;
-    const message = `Stage "${stage.name}" needs "calibration", which stage "calibrate" gives; ` +
-      `put calibrate before it`;
-    throw new PipelineFileError([{ where, message }]);
-  }
   const runModelStages = async (stages: PlannedStage<Stage>[]) => {
     for (const planned of stages.filter(isModelStage)) {
       await context.pause();
@@ -419,6 +407,27 @@ export function gpuOptions({ gpu }: PipelineConfig<Stage>): DenoGpuOptions {
     precision,
     memory: memory ? bytesOf(memory) : undefined,
   };
+}
+
+/**
+ * Refuses stages that cannot run in their order, before anything of a run is done.
+ *
+ * @throws {PipelineFileError} With the first problem.
+ */
+export function checkStages(stages: readonly PlannedStage<Stage>[]): void {
+  const given = new Set<string>();
+  for (const { stage, where } of stages) {
+    const needs = stage.scope === "model" ? [] : [["model-files", "download"]];
+    if ("observe" in stage && stage.observe) needs.push(["calibration", "calibrate"]);
+    for (const [artifact, giver] of needs) {
+      if (given.has(artifact)) continue;
+      const message = `Stage "${stage.name}" needs "${artifact}", which stage "${giver}" gives; ` +
+        `put ${giver} before it`;
+      throw new PipelineFileError([{ where, message }]);
+    }
+    stage.gives.forEach((artifact) => given.add(artifact));
+  }
+  blockSizeOf(stages);
 }
 
 /** The artifacts that stages need; those of scope "block" get the costs of their columns. */

@@ -64,17 +64,27 @@ Deno.test("quantize --check prints the plan and makes nothing", async () => {
     `${file} is valid (model and data not checked).
 name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per model  download           
+                    gives model-files
   once per model  calibrate          dataset: "${place.calibration}", samples: 2, ` +
       `sequence-length: 32, order: "layer", batch-tokens: 8192, activations: "f32"
+                    takes model-files; gives calibration
   once per group  hessian            damping: 0.01
+                    takes calibration; gives hessian, factor, column-costs, column-order, ` +
+      `column-places, ordered-factor, ordered-costs
   once per block  salient-select     metric: "hessian", max-columns: 49, norm: "l1", search: "saliency"
+                    takes calibration, column-costs; gives salient-columns, saliency
   once per block  residual-binarize  planes: 2
+                    takes salient-columns; gives salient-fit
   once per block  split-search       candidates: 9, search: "saliency"
+                    takes calibration, saliency; gives zones, zone-fits
   once per block  compensate         block-size: 32, feedback: "block", assign: "fit"
+                    takes factor; gives block-error
   once per group  pack               scales: "f16", flags: "plain", embeddings: "stored"
+                    takes model-files; gives packed-model
   once per model  evaluate           perplexity: ` +
       `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4,"kl-windows":16}], ` +
       `original: true, cache: false, batch-tokens: 8192
+                    takes model-files; gives evaluation
 Size: not known before the run with these stages
 `,
   );
@@ -123,7 +133,7 @@ Deno.test("quantize --check prints the size to be expected", async () => {
   const file = place.pipeline({ model: "somebody/somewhere" });
   assert.match(
     (await quantize([file, "--check"])).stdout,
-    /Size: known once the model is there\n$/,
+    /Not there now: model "somebody\/somewhere" .*, so it is sought on the hub\nSize: known once the model is there\n$/,
   );
 });
 
@@ -137,13 +147,16 @@ name model-2-bit, model ${place.model}, output out/model-2-bit, mode default, se
 `,
   ));
   assert.match(stdout, /calibrate +dataset: "wikitext2", samples: 128, sequence-length: 128/);
-  assert.match(stdout, /trellis +bits: 2,.*\n.*pack .*embeddings: 8\n.*evaluate .*"wikitext2"/);
+  assert.match(
+    stdout,
+    /trellis +bits: 2,.*\n.*\n.*pack .*embeddings: 8\n.*\n.*evaluate .*"wikitext2"/,
+  );
   const hub = await quantize(["someone/A Model", "--bits=1.6", "--check"]);
   assert.match(
     hub.stdout,
     /^name A-Model-1\.6-bit, model someone\/A Model, output out\/A-Model-1\.6/m,
   );
-  assert.match(hub.stdout, /sequence-length: 2048.*\n.*allocate +target-bits: 1\.62/);
+  assert.match(hub.stdout, /sequence-length: 2048.*\n.*\n.*allocate +target-bits: 1\.62/);
 
   const sets = [
     `output=${place.path("out")}`,
