@@ -8,6 +8,7 @@ import { VERSION } from "../base/version.ts";
 import { visibleText } from "../base/visible_text.ts";
 import { importDefault } from "../pipeline/config/config.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
+import { StageError } from "../pipeline/run/guard_stage.ts";
 import type { Stage } from "../pipeline/stage.ts";
 import { isSystemError, reasonOf } from "../storage/folder.ts";
 import { inHome } from "../storage/home.ts";
@@ -82,6 +83,12 @@ function endWith(error: unknown): never {
   if (error instanceof PipelineFileError) {
     console.error(asTyped(error.message));
     Deno.exit(2);
+  }
+  if (error instanceof StageError) { // whose author needs the trace
+    const { message, cause } = error;
+    const trace = (cause as Error | undefined)?.stack?.match(/^ {4}at .*/ms)?.[0];
+    console.error([`Error: ${message}`, trace].filter(Boolean).join("\n"));
+    Deno.exit(1);
   }
   if (error instanceof UserError) {
     console.error(asTyped(`Error: ${error.message}`));

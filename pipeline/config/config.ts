@@ -229,6 +229,17 @@ function completed<S extends StageDeclaration>(
   return chain.toSpliced(last + 1, 0, ...missing);
 }
 
+/** The question whether another word is meant. */
+function meant(word: string, known: readonly string[]): string {
+  const guess = didYouMean(word, known);
+  return guess === undefined ? "" : `; did you mean "${guess}"?`;
+}
+
+/** The artifacts that a stage declares, without needs that depend on its options. */
+function artifactsOf({ needs, gives, excludes = [] }: StageDeclaration): string[] {
+  return [...typeof needs === "function" ? [] : needs, ...gives, ...excludes];
+}
+
 /** The artifacts that a stage needs with these options. */
 export function needsOf(stage: StageDeclaration, options: unknown): readonly string[] {
   return typeof stage.needs === "function" ? stage.needs(options) : stage.needs;
@@ -448,8 +459,7 @@ async function readEntry<S extends StageDeclaration>(
       const names = stages.map(({ name }) => name);
       const guess = didYouMean(name, names);
       const known = `Known stages: ${names.join(", ")}`;
-      const meant = guess ? `; did you mean "${guess}"?` : ".";
-      source.report(place, `Unknown stage "${name}"${meant} ${known}`);
+      source.report(place, `Unknown stage "${name}"${meant(name, names) || "."} ${known}`);
       return { place, guess: stages.find((stage) => stage.name === guess) };
     }
     if (keys.length > 1) {
@@ -508,6 +518,18 @@ function checkChain<S extends StageDeclaration>(
   // An entry that could not be read at all may be what gives the artifact.
   if (!entries.every(({ stage, guess }) => stage ?? guess)) return;
   const planned = entries.map(({ stage, guess }) => (stage ?? guess)!);
+  const builtIn = stages.flatMap(artifactsOf);
+  for (const { stage, place, module } of entries) {
+    const others = planned.filter((other) => other !== stage).flatMap(artifactsOf);
+    const known = [...new Set([...builtIn, ...others])];
+    for (const name of module === undefined ? [] : stage!.gives) {
+      if (known.includes(name)) continue;
+      const message = `Stage "${stage!.name}" gives the artifact "${name}", which no other stage ` +
+        `knows${hint(name, known, "known are")}`;
+      source.report(place, message);
+    }
+  }
+
   const given = new Set<string>();
   for (const [index, { stage, options, place }] of entries.entries()) {
     const unread = stage && options === undefined && typeof stage.needs === "function";
@@ -518,7 +540,7 @@ function checkChain<S extends StageDeclaration>(
       );
       const remedy = giver
         ? `which stage "${giver.name}" gives; put ${giver.name} before it`
-        : "which no stage gives";
+        : `which no stage gives${meant(need, planned.flatMap(({ gives }) => gives))}`;
       source.report(place, `Stage "${stage!.name}" needs "${need}", ${remedy}`);
     }
     for (const artifact of stage?.excludes ?? []) {

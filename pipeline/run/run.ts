@@ -18,6 +18,7 @@ import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
 import { access, ArtifactStore } from "./artifacts.ts";
 import type { Emit, LayerRecord } from "./events.ts";
 import { FolderLock } from "./folder_lock.ts";
+import { guardStage } from "./guard_stage.ts";
 import { HUB_ID, HubAccess } from "./hub_access.ts";
 import { RunInputs } from "./inputs.ts";
 import { quantizeLayers } from "./layers.ts";
@@ -149,7 +150,7 @@ const BLOCK_SIZES = [32, 64, 128, 256];
  * @throws {DOMException} "AbortError" if the run was interrupted by the signal.
  */
 export async function runPipeline(
-  config: PipelineConfig<Stage>,
+  given: PipelineConfig<Stage>,
   options: RunOptions = {},
 ): Promise<RunRecord> {
   const {
@@ -161,6 +162,7 @@ export async function runPipeline(
     cell,
   } = options;
   const started = performance.now();
+  const config = { ...given, stages: given.stages.map(guardStage) };
   refuseAbsent(config);
   checkStages(config.stages);
   FolderLock.check(config.output);
