@@ -1,13 +1,14 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { counted } from "../base/figures.ts";
+import { counted, plural } from "../base/figures.ts";
 import { bytesText } from "../base/units.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { requireTensors } from "../models/required_tensors.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { defineStage } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
+import { refuseOtherThanModel } from "../storage/model_folder.ts";
 import { checkNeeds, modelBytes, needsText, quantizes, runNeeds } from "./run_needs.ts";
 
 /** The stage that finds the model, a folder or a name on the hub, and checks its files. */
@@ -56,6 +57,7 @@ export const download = defineStage({
     let folder = denoFolder(name);
     let label = name;
     if (existsSync(name)) {
+      refuseOtherThanModel(name);
       if (revision) {
         throw new UserError(
           `The model "${name}" is a folder, so it has no revision "${revision}"; ` +
@@ -88,7 +90,7 @@ export const download = defineStage({
     context.emit({
       type: "stage",
       stage: "download",
-      text: `${label}: ${modelType}, ${layers} layers, ${hiddenSize} wide`,
+      text: `${label}: ${modelType}, ${layers} ${plural(layers, "layer")}, ${hiddenSize} wide`,
     });
   },
 });

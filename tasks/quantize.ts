@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { stringify } from "yaml";
 import { UserError } from "../base/errors.ts";
 import { listed } from "../base/figures.ts";
@@ -22,9 +22,18 @@ import { RECIPES, STAGES } from "../stages/mod.ts";
 import { expectedSize } from "../stages/rate_plan.ts";
 import { checkNeeds, needsText, quantizes, runNeeds } from "../stages/run_needs.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
+import { refuseOtherThanModel } from "../storage/model_folder.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
+import { runName, windowLength } from "./pipeline_of_model.ts";
 import { showJson, showProgress } from "./progress.ts";
-import { importStage, RESUMES, runCommand, usageErrors } from "./task.ts";
+import {
+  checkPipelineArguments,
+  commandName,
+  importStage,
+  RESUMES,
+  runCommand,
+  usageErrors,
+} from "./task.ts";
 
 /** The rates of the recipes that are named after theirs. */
 const RATES = RECIPES.flatMap(({ name }) => name.match(/^([\d.]+)-bit$/)?.[1] ?? []);
@@ -84,10 +93,12 @@ const options = {
 await runCommand(
   { name: "quantize", help: HELP, options, interrupted: RESUMES },
   async ({ values, positionals, signal }) => {
+    const usageError = usageErrors("quantize");
+    if (values.bits === undefined) checkPipelineArguments(usageError, positionals, values.set);
     if (positionals.length !== 1) {
-      throw usageErrors("quantize")(
+      throw usageError(
         `Give one pipeline file, or one model with --bits, found ${positionals.length}; ` +
-          "deno task quantize --help prints the usage",
+          `${commandName("quantize")} --help prints the usage`,
       );
     }
     const [given] = positionals;
@@ -143,9 +154,10 @@ function pipelineOfBits(model: string, bits: string): { name: string; text: stri
       `--bits takes a model, found the pipeline file "${model}"; give the model, or leave --bits out`,
     );
   }
-  const own = basename(model.replace(/[/\\]+$/, "")).replace(/[^A-Za-z0-9._-]/g, "-");
-  const name = `${own.replace(/^[^A-Za-z0-9]+/, "") || "model"}-${bits}-bit`;
-  const length = lengthFor(model);
+  if (existsSync(model) || !HUB_ID.test(model)) refuseOtherThanModel(model);
+  const name = `${runName(model)}-${bits}-bit`;
+  const isThere = existsSync(join(model, "config.json"));
+  const length = windowLength(isThere ? readConfig(denoFolder(model)).architecture : undefined);
   const text = stringify({
     name,
     model,
@@ -156,13 +168,6 @@ function pipelineOfBits(model: string, bits: string): { name: string; text: stri
     },
   });
   return { name: `${model} --bits ${bits}`, text };
-}
-
-/** Tokens of a window: as many as the model takes, up to the usual number. */
-function lengthFor(model: string): number {
-  const usual = 2048;
-  if (!existsSync(join(model, "config.json"))) return usual;
-  return Math.min(usual, readConfig(denoFolder(model)).architecture.maxLength);
 }
 
 function printCells(

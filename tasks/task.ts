@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs, type ParseArgsConfig } from "node:util";
@@ -8,9 +8,11 @@ import { VERSION } from "../base/version.ts";
 import { visibleText } from "../base/visible_text.ts";
 import { importDefault } from "../pipeline/config/config.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
+import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { StageError } from "../pipeline/run/guard_stage.ts";
 import type { Stage } from "../pipeline/stage.ts";
 import { isSystemError, reasonOf } from "../storage/folder.ts";
+import { nearPath, refuseOtherThanModel } from "../storage/model_folder.ts";
 import { inHome } from "../storage/home.ts";
 import { startWatchdog } from "./watchdog.ts";
 import type { SharedState } from "./watchdog_state.ts";
@@ -153,11 +155,52 @@ export function startInCallersFolder(): void {
   if (folder) Deno.chdir(folder);
 }
 
-/** The model folder of an argument, which may also be the folder of the run that packed the model. */
+/**
+ * The model folder of an argument, which may also be the folder of the run that packed the model.
+ *
+ * @throws {UserError} If it is another thing.
+ */
 export function modelFolder(path: string): string {
   const packed = join(path, "model");
   const isRun = !existsSync(join(path, "config.json")) && existsSync(join(packed, "config.json"));
-  return isRun ? packed : path;
+  if (isRun) return packed;
+  refuseOtherThanModel(path);
+  return path;
+}
+
+/**
+ * Refuses arguments that are no pipeline file, and overrides that the shell has split.
+ *
+ * @throws {PipelineFileError} If there is one, with what may be meant.
+ */
+export function checkPipelineArguments(
+  usageError: (message: string) => PipelineFileError,
+  positionals: readonly string[],
+  sets: readonly string[] = [],
+): void {
+  const split = sets.find((set) => !/^[^=]+=./.test(set));
+  if (split !== undefined && positionals.length > 1) {
+    const whole = [split, ...positionals.slice(1)].join("");
+    throw usageError(
+      `--set takes PATH=VALUE as one word, found "${split}" and after it ` +
+        `"${positionals.slice(1).join(" ")}"; write --set ${whole}, in quotes if it has spaces`,
+    );
+  }
+  if (positionals.length !== 1) return;
+  const [path] = positionals;
+  const found = statSync(path, { throwIfNoEntry: false });
+  const isModel = found?.isDirectory() ? existsSync(join(path, "config.json")) : !found &&
+    HUB_ID.test(path) && path.includes("/") && !/\.(ya?ml|json)$/.test(path);
+  if (isModel || /\.(gguf|safetensors|bin)$/i.test(path)) {
+    if (found && !found.isDirectory()) refuseOtherThanModel(path);
+    throw usageError(
+      `"${path}" is a model, not a pipeline file; quantize it with ` +
+        `${commandName(`quantize ${path} --bits 2`)}, or write a file for it with ` +
+        commandName(`init ${path}`),
+    );
+  }
+  const near = found ? undefined : nearPath(path);
+  if (near) throw usageError(`There is no pipeline file "${path}"; did you mean "${near}"?`);
 }
 
 /** Prints the warnings of a model. */

@@ -13,7 +13,7 @@ import { MOST_STAGES } from "./limits.ts";
 import { type AbsentPath, folderOf, placePaths } from "./paths.ts";
 import { expandRecipe, namedStages, type Recipe, type RecipeContext } from "./recipes.ts";
 import { parseYaml, PipelineSource, type Place, readText, type Slot } from "./source.ts";
-import { checkValue, cut, hint, type Path, show } from "./values.ts";
+import { checkValue, cut, hint, type Issue, type Path, show } from "./values.ts";
 
 export { pipelineJsonSchema } from "./json_schema.ts";
 export type { Recipe } from "./recipes.ts";
@@ -164,7 +164,7 @@ export async function checkPipeline<S extends StageDeclaration>(
   const absent = placePaths(source, await writtenOptions(source, named, load));
   const value = source.value();
   const checked = checkValue(pipelineFields, value, "");
-  source.reportAll(checked.issues, []);
+  source.reportAll(checked.issues.map((issue) => withHome(issue, named, value)), []);
   const { mode } = checked.data ?? value;
   const list = Array.isArray(value.stages) ? value.stages.slice(0, MOST_STAGES) : [];
   const entries: Entry<S>[] = [];
@@ -192,6 +192,28 @@ export async function checkPipeline<S extends StageDeclaration>(
     text: source.text(),
     absent,
   };
+}
+
+/** An issue about a key of the pipeline that is a stage, or an option of one, which says where it belongs. */
+function withHome(
+  issue: Issue,
+  stages: readonly StageDeclaration[],
+  { stages: list }: { stages?: unknown },
+): Issue {
+  const { path: [key, ...rest], part, message } = issue;
+  if (part !== "key" || rest.length > 0) return issue;
+  const [start] = message.split(";");
+  if (stages.some(({ name }) => name === key)) {
+    const text = `${start}; it is a stage: write stages.${String(key)}, or put it under "stages"`;
+    return { ...issue, message: text };
+  }
+  const inChain = JSON.stringify(list ?? []);
+  const owner = stages.find(({ name, options }) =>
+    inChain.includes(`"${name}"`) && Object.hasOwn(options.shape, key)
+  );
+  if (!owner) return issue;
+  const text = `${start}; it is an option of ${owner.name}: stages.${owner.name}.${String(key)}`;
+  return { ...issue, message: text };
 }
 
 /** The places of the options in the file, with their schemas. */

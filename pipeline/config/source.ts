@@ -14,9 +14,10 @@ import {
   visit,
   YAMLMap,
 } from "yaml";
-import { counted } from "../../base/figures.ts";
+import { counted, listed } from "../../base/figures.ts";
 import { MOST_LEVELS } from "../../storage/json_nesting.ts";
 import { PipelineFileError } from "./errors.ts";
+import { pipelineFields } from "./json_schema.ts";
 import { MOST_ALIASES, MOST_LETTERS, MOST_PROBLEMS } from "./limits.ts";
 import { cut, type Issue, type Path, show } from "./values.ts";
 
@@ -41,6 +42,11 @@ export async function readText(file: string): Promise<string> {
     throw fail("it is not UTF-8 text");
   }
 }
+
+/** As many keys that no pipeline has are taken for another kind of file. */
+const MOST_OTHER_KEYS = 5;
+
+const PIPELINE_KEYS = Object.keys(pipelineFields.shape);
 
 /** The place of a problem; problems are sorted by `order`: offsets in the file, then overrides. */
 export interface Place {
@@ -89,7 +95,20 @@ export class PipelineSource {
       );
       this.throwProblems();
     }
+    this.#refuseOtherFiles(root as YAMLMap);
     this.#checkKeys();
+  }
+
+  /** @throws {PipelineFileError} If no key is one of a pipeline, as in the config.json of a model. */
+  #refuseOtherFiles(root: YAMLMap): void {
+    const keys = root.items.map(({ key }) => String((key as Scalar)?.value));
+    if (keys.length < MOST_OTHER_KEYS || keys.some((key) => PIPELINE_KEYS.includes(key))) return;
+    const what = keys.includes("model_type")
+      ? "the configuration of a model; for a pipeline file for the model: deno task init FOLDER"
+      : `a map with ${listed(keys.slice(0, MOST_OTHER_KEYS), "and")}, but none of ` +
+        `${PIPELINE_KEYS.join(", ")}`;
+    this.report(this.#at(0), `This is no pipeline file: it is ${what}`);
+    this.throwProblems();
   }
 
   /** The problems found so far. */
@@ -430,6 +449,13 @@ export function parseYaml(
     offset,
     message: `Not valid YAML: ${message}`,
   }));
+  // All others may come of the tabs.
+  const tabs = problems.filter(({ message }) => message.includes("Tabs are not allowed"));
+  if (tabs.length > 0) {
+    const more = tabs.length > 1 ? `, here and in ${counted(tabs.length - 1, "more line")}` : "";
+    problems.splice(0, Infinity, tabs[0]);
+    tabs[0].message += `${more}; write spaces`;
+  }
   if (second) {
     const message = "Not valid YAML: The text has more than one document";
     problems.push({ offset: second.range[0], message });

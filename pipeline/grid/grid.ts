@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { didYouMean } from "../../base/did_you_mean.ts";
+import { plural } from "../../base/figures.ts";
 import { UserError } from "../../base/errors.ts";
 import { reasonOf } from "../../storage/folder.ts";
 import { PipelineFileError } from "../config/errors.ts";
@@ -94,7 +95,11 @@ export function chooseCell<Cell extends { name: string }>(
   const [, index, count] = /^(\d+)\/(\d+)$/.exec(argument) ?? [];
   if (index !== undefined) {
     if (Number(count) !== cells.length) {
-      throw fail(`The grid has ${cells.length} cells, not ${count}; --check prints them`);
+      throw fail(
+        `The grid has ${cells.length} ${
+          plural(cells.length, "cell")
+        }, not ${count}; --check prints them`,
+      );
     }
     const cell = cells[Number(index) - 1];
     if (!cell) throw fail(`The cells are numbered from 1 to ${cells.length}`);

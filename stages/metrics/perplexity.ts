@@ -1,5 +1,13 @@
 import { z } from "zod";
-import { counted, decimal, growthText, isNumber, NONE, percent } from "../../base/figures.ts";
+import {
+  counted,
+  decimal,
+  growthText,
+  isNumber,
+  NONE,
+  percent,
+  plural,
+} from "../../base/figures.ts";
 import { percentText } from "../../base/units.ts";
 import { DATASETS } from "../../data/datasets.ts";
 import { divergence } from "../../models/metrics/divergence.ts";
@@ -118,7 +126,8 @@ export const perplexity: Metric<Entry, Perplexity> = {
 
   values(figure) {
     const { perplexity: value, dataset, windows, sequenceLength, divergence } = figure;
-    const on = (windows: number) => `on ${dataset}, ${windows} windows of ${sequenceLength} tokens`;
+    const on = (windows: number) =>
+      `on ${dataset}, ${windows} ${plural(windows, "window")} of ${sequenceLength} tokens`;
     const values = [{ name: "perplexity", value, text: `${terminalText(value)} ${on(windows)}` }];
     if (figure.lnRatio !== undefined) {
       const text = `${signed(figure.lnRatio)} ${on(windows)}`;

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { counted, decimal, isNumber, NONE, percent, sum } from "../../base/figures.ts";
+import { counted, decimal, isNumber, NONE, percent, plural, sum } from "../../base/figures.ts";
 import { percentText } from "../../base/units.ts";
 import type { ZeroShot } from "../../models/metrics/figures.ts";
 import { zeroShot as measure } from "../../models/metrics/zero_shot.ts";
@@ -60,8 +60,10 @@ export const zeroShot: Metric<TaskOption, ZeroShot> = {
     JSON.stringify([task, dataset, questions, specialTokens]),
 
   values({ acc, accStderr, accNorm, accNormStderr, task, questions, truncated }) {
-    const rest = `on ${task}, ${questions} questions` +
-      (truncated > 0 ? `, ${truncated} requests truncated to the maximum length` : "");
+    const rest = `on ${task}, ${questions} ${plural(questions, "question")}` +
+      (truncated > 0
+        ? `, ${truncated} ${plural(truncated, "request")} truncated to the maximum length`
+        : "");
     const told = (name: string, value: number, error: number) => ({
       name,
       value,
