@@ -1,3 +1,4 @@
+import { LayerPlan } from "../models/layer_plan.ts";
 import { roleOf } from "../models/ops/experts.ts";
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -19,6 +20,7 @@ import {
   targetIn,
   targetOf,
 } from "./rate_plan.ts";
+import { secondsPerToken } from "./run_needs.ts";
 import { type MeasuredChain, readSensitivities, writeSensitivities } from "./sensitivities.ts";
 
 const optionsForm = z.strictObject({
@@ -51,6 +53,9 @@ const optionsForm = z.strictObject({
 
 type Options = z.output<typeof optionsForm>;
 
+/** Rates of most stages that quantize. */
+const USUAL_RATES = 4;
+
 /** The windows that are compared, if the options name no number. */
 const WINDOWS = { full: 6, cheap: 3 };
 
@@ -70,6 +75,22 @@ export const allocate = defineStage({
 
   async check(context, options) {
     planOf(context, options);
+  },
+
+  /** Each linear layer at each rate is followed by the layers behind it, half of all in the mean. */
+  async plan(context, { mode, windows = WINDOWS[mode], candidates }) {
+    const model = context.get("model-files");
+    const { layers, head } = await secondsPerToken(context.gpu, model);
+    const { options } = context.stages.find(({ stage }) => stage.name === "calibrate")!;
+    const linears = sum(
+      Array.from(
+        { length: model.architecture.layers },
+        (_, i) => new LayerPlan(model.architecture, i).modules.length,
+      ),
+    );
+    const rates = mode === "cheap" ? 1 : candidates?.length ?? USUAL_RATES;
+    const tokens = rates * linears * windows * options["sequence-length"];
+    return [{ stage: "allocate", seconds: tokens * (layers / 2 + head) }];
   },
 
   async restore(context, { sensitivities }) {

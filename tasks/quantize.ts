@@ -25,7 +25,7 @@ import { denoFolder } from "../storage/deno_folder.ts";
 import { refuseOtherThanModel } from "../storage/model_folder.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
 import { runName, windowLength } from "./pipeline_of_model.ts";
-import { showJson, showProgress } from "./progress.ts";
+import { printLabelled, showJson, showProgress } from "./progress.ts";
 import {
   checkPipelineArguments,
   commandName,
@@ -131,7 +131,8 @@ await runCommand(
       return;
     }
     const record = await runPipeline(config, runOptions);
-    console.log(values.json ? JSON.stringify({ type: "record", ...record }) : summary(record));
+    if (values.json) console.log(JSON.stringify({ type: "record", ...record }));
+    else printLabelled(summary(record, config.output));
   },
 );
 
@@ -199,7 +200,10 @@ async function quantizeCells(
   const results = await runGrid(grid, options, cells);
   const [{ run }] = results;
   if (json) results.forEach((result) => console.log(JSON.stringify({ type: "result", ...result })));
-  else console.log(results.length === 1 && run ? summary(run) : `\n${resultsText(results)}`);
+  else if (results.length === 1 && run) {
+    const [cell] = cells ?? grid.cells;
+    printLabelled(summary(run, cell.config.output));
+  } else console.log(`\n${resultsText(results)}`);
   const failed = results.filter(({ record }) => record.status === "failed");
   if (failed.length === 0) return;
   const what = results.length === 1 ? "The cell" : `${failed.length} of ${results.length} cells`;
@@ -280,7 +284,10 @@ async function printNeeds(
 }
 
 /** The lines that summarize a finished run. */
-function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): string {
+function summary(
+  { packed, evaluation, peakGpuBytes, stages }: RunRecord,
+  output: string,
+): string[] {
   const lines: string[] = [""];
   const label = (text: string) => text.padEnd(17);
   if (packed) {
@@ -288,7 +295,10 @@ function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): strin
     const what = "signs" in packed.storedBitsByPart ? "signs" : "codes";
     lines.push(
       label("Size") + `${bytesText(packed.bytes)} in total, ${share} of ` +
-        `${bytesText(packed.originalBytes)} (embeddings and head ${tablesText(stages)})`,
+        `${bytesText(packed.originalBytes)}, ` +
+        `${(packed.originalBytes / packed.bytes).toFixed(1)} times smaller (embeddings and head ${
+          tablesText(stages)
+        })`,
       label("Paper bits") + `${packed.paperBits.toFixed(2)} per weight of the linear layers ` +
         `(${what} only)`,
       label("Stored bits") + `${packed.storedBits.toFixed(2)} per weight of the linear layers: ` +
@@ -301,7 +311,13 @@ function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): strin
     lines.push(...pairsIn(metric, evaluation).map((pair) => label(name) + line(pair)));
   }
   if (peakGpuBytes) lines.push(label("Peak GPU memory") + bytesText(peakGpuBytes));
-  return lines.join("\n");
+  const report = join(output, "report.html");
+  if (existsSync(report)) lines.push(label("Report") + report);
+  if (packed) {
+    const command = commandName(`generate ${output} --prompt "Once upon a time"`);
+    lines.push(label("Try it") + command);
+  }
+  return lines;
 }
 
 /** The form in which `pack` stored embeddings and head. */

@@ -13,7 +13,7 @@ export class StageError extends UserError {
 }
 
 const HOOKS = [
-  ...["inputs", "restore", "check", "run"],
+  ...["inputs", "restore", "check", "plan", "run"],
   ...["transform", "observe", "endLayer", "finish"],
 ];
 

@@ -16,8 +16,7 @@ import type { HashedFile } from "../../storage/files.ts";
 import type { Emit } from "./events.ts";
 
 /** A name on the hub: "gpt2" or "facebook/opt-125m". */
-export const HUB_ID =
-  /^(?!.*\.(?:gguf|safetensors|bin|ya?ml)$)[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
+export const HUB_ID = /^(?!.*\.(?:gguf|safetensors|bin|ya?ml)$)[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 
 /** Access of a run to the Hugging Face hub; records the commits used. */
 export class HubAccess {

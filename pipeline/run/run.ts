@@ -16,7 +16,7 @@ import { isFilledFile, sha256OfFile } from "../../storage/files.ts";
 import { needsOf, type PipelineConfig, type PlannedStage } from "../config/config.ts";
 import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
 import { access, ArtifactStore } from "./artifacts.ts";
-import type { Emit, LayerRecord } from "./events.ts";
+import type { Emit, LayerRecord, PlanStep } from "./events.ts";
 import { FolderLock } from "./folder_lock.ts";
 import { guardStage } from "./guard_stage.ts";
 import { HUB_ID, HubAccess } from "./hub_access.ts";
@@ -321,6 +321,11 @@ export async function runPipeline(
         `adapters round differently, so the result may differ in some bits`,
     });
   }
+  const steps: PlanStep[] = [];
+  for (const { stage, options } of config.stages) {
+    steps.push(...await stage.plan?.(context, options) ?? []);
+  }
+  emit({ type: "plan", steps });
 
   await runModelStages(before.slice(findsModel));
   let peak = gpu.memory.peak;

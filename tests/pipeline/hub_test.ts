@@ -201,5 +201,8 @@ Deno.test("texts as JSON lines and folders of texts calibrate and evaluate", asy
     .with(-1, place.place.evaluateWith({ dataset: `${folder}/` }));
   const { code, stderr, stdout } = await place.quantize({ stages });
   assert.deepEqual([code, stderr], [0, ""]);
-  assert.match(stdout, /^Perplexity {7}[\d.]+ -> [\d.]+ \(ln ratio [-+][\d.]+\) on .*\/; KL /m);
+  assert.match(
+    stdout,
+    /^Perplexity {7}[\d.]+ -> [\d.]+ \([\d.]+ times, ln ratio [-+][\d.]+\) on .*\/; KL /m,
+  );
 });

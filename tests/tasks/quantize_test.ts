@@ -278,6 +278,7 @@ const KEYS: Record<string, string[]> = {
   metric: ["stage", "name", "value", "text"],
   end: ["output", "seconds"],
   "already-done": ["output"],
+  plan: ["steps"],
 };
 
 Deno.test("quantize --json prints one event to a line, the record last; --overwrite runs again", async () => {
@@ -331,7 +332,9 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
     "",
     `Size             ${bytes(record.packed.bytes)} in total, ` +
     `${(100 * record.packed.bytes / record.packed.originalBytes).toFixed(1)} % of ` +
-    `${bytes(record.packed.originalBytes)} (embeddings and head in 8 bits)`,
+    `${bytes(record.packed.originalBytes)}, ` +
+    `${(record.packed.originalBytes / record.packed.bytes).toFixed(1)} times smaller ` +
+    "(embeddings and head in 8 bits)",
     `Paper bits       ${
       record.packed.paperBits.toFixed(2)
     } per weight of the linear layers (signs only)`,
@@ -339,9 +342,13 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
     Object.entries(record.packed.storedBitsByPart)
       .map(([part, bits]) => `${part} ${(bits as number).toFixed(3)}`).join(", "),
     `Perplexity       ${before.perplexity.toFixed(2)} -> ${after.perplexity.toFixed(2)} ` +
-    `(ln ratio ${ratio}) on ${place.evaluation}; ` +
+    `(${
+      (Math.exp(after.loss - before.loss)).toFixed(2)
+    } times, ln ratio ${ratio}) on ${place.evaluation}; ` +
     `KL ${after.divergence.kl.toFixed(4)} nats, same top token ${agreement}`,
     `Peak GPU memory  ${(record.peakGpuBytes / 1e6).toFixed(1)} MB`,
+    `Report           ${place.path("out/report.html")}`,
+    `Try it           deno task generate ${place.path("out")} --prompt "Once upon a time"`,
     "",
   ];
   const software = /A software adapter/.test(first.stdout)
