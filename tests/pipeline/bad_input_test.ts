@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { fixtureFolder } from "../fixture.ts";
 import { ARCHITECTURES } from "../../models/architectures/mod.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
@@ -23,7 +24,7 @@ import { startTask } from "../start_task.ts";
 /** The supported model types, as messages list them. */
 const MODEL_TYPES = Object.keys(ARCHITECTURES).sort().join(", ");
 
-const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
+const CASES = fixtureFolder("safetensors-cases");
 
 /** Checks that every file of a run's folder is complete: half a file would not be readable. */
 function checkWhole(folder: string): void {

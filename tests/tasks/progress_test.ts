@@ -214,6 +214,7 @@ Deno.test("a terminal: the time left is that of the whole run, corrected by what
       seconds = 85; // likewise
       report(progress(1, 4, text));
       seconds = 100;
+      report(progress(4, 4, text));
       report(progress(0, 4));
       seconds = 115;
       report(progress(3, 4));
@@ -224,6 +225,7 @@ Deno.test("a terminal: the time left is that of the whole run, corrected by what
       "20 %, 1:20 left",
       "80 %, 0:20 left",
       "80 %, 0:35 left",
+      "83 %, 0:20 left",
       "83 %, 0:20 left",
       "95 %, 0:05 left",
     ]);
