@@ -48,7 +48,7 @@ const optionsForm = z.strictObject({
   ),
 }).refine(
   (options) => (options["target-bits"] === undefined) !== (options["target-size"] === undefined),
-  { path: ["target-bits"], message: "must stand alone, or target-size in its place" },
+  { path: ["target-bits"], message: "must stand alone, or target-size in its place: one of them" },
 );
 
 type Options = z.output<typeof optionsForm>;

@@ -40,7 +40,9 @@ function problemOf(path: string): string | undefined {
   const gguf = names.find((name) => /\.gguf$/i.test(name));
   if (gguf) return `it holds the GGUF file "${gguf}", ${GGUF}`;
   if (names.includes("run.json")) {
-    return "it is the folder of a run that has not finished, or packs nothing; run its pipeline again";
+    return existsSync(join(path, "model/config.json"))
+      ? "it is the folder of a run, whose model is packed already; give the original one"
+      : "it is the folder of a run that has not finished, or packs nothing; run its pipeline again";
   }
   const [, hubName] = /^models--(.+)$/.exec(basename(path)) ?? [];
   if (hubName) return `it is a place of the hub's cache; give "${hubName.replace("--", "/")}"`;

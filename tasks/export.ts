@@ -82,7 +82,7 @@ function formatOf(name: string | undefined) {
   if (found) return found;
   const guess = didYouMean(name, names);
   throw usageError(
-    `Unknown format "${name}"${guess ? `; did you mean "${guess}"?` : ""}; ${known}`,
+    `Unknown format "${name}"; ${guess ? `did you mean "${guess}"? ` : ""}${known}`,
   );
 }
 

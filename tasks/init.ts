@@ -80,7 +80,10 @@ async function architectureOnHub(
 ): Promise<Architecture | undefined> {
   const settings = hubSettings();
   const repository = { type: "model" as const, id, revision: "main" };
-  if (settings.offline) return undefined;
+  if (settings.offline) {
+    console.error(`Warning: "${id}" is no folder here, and was not checked on the hub: offline`);
+    return undefined;
+  }
   try {
     const session = new HubSession(settings, repository, DEFAULT_LIMITS, signal, () => {}, true);
     const url = `${settings.endpoint}/${id}/resolve/main/config.json`;

@@ -42,7 +42,7 @@ await runCommand(
     throw usageError(
       `There is no stage "${name}"` +
         (isRecipe ? ", but a recipe of that name" : guess ? `; did you mean "${guess}"?` : "") +
-        ` Stages: ${names.join(", ")}`,
+        `${guess ? "" : ";"} stages: ${names.join(", ")}`,
     );
   },
 );

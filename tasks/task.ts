@@ -1,9 +1,10 @@
-import { existsSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { didYouMean } from "../base/did_you_mean.ts";
 import { UserError } from "../base/errors.ts";
+import { listed } from "../base/figures.ts";
 import { VERSION } from "../base/version.ts";
 import { visibleText } from "../base/visible_text.ts";
 import { importDefault } from "../pipeline/config/config.ts";
@@ -199,8 +200,18 @@ export function checkPipelineArguments(
         commandName(`init ${path}`),
     );
   }
-  const near = found ? undefined : nearPath(path);
-  if (near) throw usageError(`There is no pipeline file "${path}"; did you mean "${near}"?`);
+  if (found?.isDirectory()) {
+    const files = readdirSync(path).filter((name) => /\.ya?ml$/.test(name)).slice(0, 5)
+      .map((name) => `"${join(path, name)}"`);
+    const rest = files.length > 0 ? listed(files, "or") : "the file itself, which ends in .yaml";
+    throw usageError(`"${path}" is a folder, not a pipeline file; give ${rest}`);
+  }
+  if (found) return;
+  const near = nearPath(path);
+  throw usageError(
+    `There is no pipeline file "${path}"; ` +
+      (near ? `did you mean "${near}"?` : `${commandName("init MODEL")} writes one`),
+  );
 }
 
 /** Prints the warnings of a model. */
@@ -286,6 +297,10 @@ export function runCommand<const Options extends OptionsConfig>(
       const text = option
         ? `Unknown option '${option}'` +
           (guess ? `; did you mean ${guess}?` : `; its options: ${known.join(", ")};`)
+        : /^Option '(\S+)' argument is ambiguous/.test(message)
+        ? `${/'(\S+)'/.exec(message)![1]} is followed by another option; write ${
+          /'(\S+)'/.exec(message)![1]
+        }=VALUE for a value that begins with "-";`
         : `${message.replace(/[.].*/s, "")};`;
       throw usageErrors(name)(`${text} ${commandName(name)} --help prints the usage`);
     }

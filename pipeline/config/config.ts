@@ -342,7 +342,7 @@ async function applySet<S extends StageDeclaration>(
 ): Promise<string | undefined> {
   const [, name, written] = text.match(/^([^=]+)=(.*)$/s) ?? [];
   const keys = name?.split(".") ?? [""];
-  if (keys.includes("")) return "Not of the form path=value";
+  if (keys.includes("")) return "Not of the form path=value, as in seed=3";
   const { document, problems: [problem] } = parseYaml(written);
   if (problem) return problem.message;
   const value = document.contents ?? new Scalar(null);

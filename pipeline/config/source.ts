@@ -48,6 +48,12 @@ const MOST_OTHER_KEYS = 5;
 
 const PIPELINE_KEYS = Object.keys(pipelineFields.shape);
 
+/** What messages of the parser mean. */
+const HINTS: Record<string, string> = {
+  "Implicit keys need to be on a single line": 'a line here is neither "key: value" nor an item',
+  "Implicit map keys need to be followed by map values": "a colon is missing behind a key",
+};
+
 /** The place of a problem; problems are sorted by `order`: offsets in the file, then overrides. */
 export interface Place {
   where: string;
@@ -99,13 +105,14 @@ export class PipelineSource {
     this.#checkKeys();
   }
 
-  /** @throws {PipelineFileError} If no key is one of a pipeline, as in the config.json of a model. */
+  /** @throws {PipelineFileError} If the keys are not those of a pipeline, as in a model's config.json. */
   #refuseOtherFiles(root: YAMLMap): void {
     const keys = root.items.map(({ key }) => String((key as Scalar)?.value));
-    if (keys.length < MOST_OTHER_KEYS || keys.some((key) => PIPELINE_KEYS.includes(key))) return;
+    const others = keys.filter((key) => !PIPELINE_KEYS.includes(key));
+    if (others.length < MOST_OTHER_KEYS || keys.length - others.length > 1) return;
     const what = keys.includes("model_type")
       ? "the configuration of a model; for a pipeline file for the model: deno task init FOLDER"
-      : `a map with ${listed(keys.slice(0, MOST_OTHER_KEYS), "and")}, but none of ` +
+      : `a map with ${listed(others.slice(0, MOST_OTHER_KEYS), "and")} in place of ` +
         `${PIPELINE_KEYS.join(", ")}`;
     this.report(this.#at(0), `This is no pipeline file: it is ${what}`);
     this.throwProblems();
@@ -447,7 +454,7 @@ export function parseYaml(
   }
   const problems = [...document.errors, ...document.warnings].map(({ pos: [offset], message }) => ({
     offset,
-    message: `Not valid YAML: ${message}`,
+    message: `Not valid YAML: ${HINTS[message] ?? message}`,
   }));
   // All others may come of the tabs.
   const tabs = problems.filter(({ message }) => message.includes("Tabs are not allowed"));

@@ -11,6 +11,7 @@ import { NoSuchRepository } from "../../hub/refusal.ts";
 import type { HubRepository } from "../../hub/repository.ts";
 import { HubUnreachable } from "../../hub/session.ts";
 import { Shards, type ShardsOptions } from "../../hub/shards.ts";
+import { nearPath } from "../../storage/model_folder.ts";
 import { VerifiedFiles } from "../../hub/verify.ts";
 import type { HashedFile } from "../../storage/files.ts";
 import type { Emit } from "./events.ts";
@@ -69,9 +70,12 @@ export class HubAccess {
       const late = !keep && { onMissingShards };
       return this.#remember(await fetchModel(repository, { ...options, beforeWeights, ...late }));
     } catch (error) {
-      if (!(error instanceof NoSuchRepository || error instanceof HubUnreachable)) throw error;
+      const isMissing = error instanceof NoSuchRepository || error instanceof HubUnreachable ||
+        (error instanceof UserError && error.message.includes(" offline: "));
+      if (!isMissing) throw error;
+      const near = nearPath(id);
       const message = `${error.message}; a folder "${id}" is not there either` +
-        (this.places ? `: ${this.places}` : "");
+        (this.places ? `: ${this.places}` : "") + (near ? `; did you mean "${near}"?` : "");
       throw new UserError(message, { cause: error });
     }
   }

@@ -30,7 +30,7 @@ Deno.test("generate refuses wrong arguments", async () => {
     const [args, message] of [
       [["--prompt", "a"], "Give one model, found 0"],
       [["a", "b", "--prompt", "a"], "Give one model, found 2"],
-      [["m"], "Give a --prompt"],
+      [["m"], 'Give a --prompt, such as --prompt "Once upon a time"'],
       [
         [...prompt, "--max-tokens", "0"],
         '--max-tokens must be a whole number of at least 1, found "0"',
