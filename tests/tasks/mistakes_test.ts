@@ -45,7 +45,7 @@ quantize model/model.safetensors => is a file of one => give the folder "model"
 quantize model/config.json => configuration of a model => init FOLDER
 quantize model/tokenizer.json => version, truncation => in place of name, model
 quantize odd.json => lacks "name" => the name of the run
-quantize model --bits 4 => found "4" => must be 1, 1.6, 2, 2.5 or 3
+quantize model --bits 4 => --bits must be 1, 1.6, 2, 2.5 or 3, found "4" => for 4 or more bits write a file
 quantize p.yaml --bits 2 => found the pipeline file => leave --bits out
 quantize models --bits 2 => has no config.json => give "models/tiny"
 quantize a.gguf --bits 2 => GGUF => by its name on the hub
@@ -64,6 +64,12 @@ generate model --prompt a --temprature 1 => --temprature => did you mean --tempe
 generate model --prompt a --temperature hot => found "hot" => must be a number
 generate model --prompt a --temperature -1 => followed by another option => write --temperature=VALUE
 generate model --prompt a --max-tokens 0 => found "0" => at least 1
+generate model --prompt a --top-k x => --top-k must be a whole number of at least 1 => found "x"
+generate model --prompt a --temperature= => found "" => must be a number
+generate model --prompt a --temperature=-1 => found -1 => at least 0
+generate model --prompt a --seed 0.5 => found 0.5 => a whole number
+generate model --prompt a --top-p 0.5 --temperature 0 => --top-p => needs a --temperature above 0
+generate model --prompt a --chat=yes => '--chat' does not take an argument => --help prints
 generate model --prompt a --top-k 5 => --top-k => needs a --temperature above 0
 generate model --prompt a --temperature 1 --top-p 2 => found 2 => at most 1
 generate model --prompt a --cache f8 => found "f8" => f32 or f16
@@ -71,6 +77,7 @@ generate model --prompt a --chat => has no chat template => give it a plain prom
 generate p.yaml --prompt a => it is a pipeline file => quantize p.yaml
 generate model/model.safetensors --prompt a => a file of one => give the folder "model"
 inspect => found 0 => Give one folder
+inspect a b c => found 3 => Give one folder
 inspect mdoel => no such folder => did you mean "model"?
 inspect none/such => "none/such" => no such folder
 inspect empty => is no model => the folder is empty
@@ -91,27 +98,36 @@ export out x.gguf --to gguf => cannot be expressed => --allow lossy
 serve => found 0 => Give one model
 serve model --port http => found "http" => a whole number
 serve model --port 70000 => "70000" => at most 65535
+serve model --cors http://a/b => found "http://a/b" => an origin such as http://localhost:3000, or *
 serve model --context 100000 => --context 100000 => at most 128
 serve models => no config.json => give "models/tiny"
 push out => found 1 argument => Give a run and a repository
 push model me/x => no run in "model" => give the folder of one
+push measured me/x => its pipeline has no stage "pack" => so there is no model
 push out me/x => there is no token => set HF_TOKEN
 push out me/x/y --dry-run => "me/x/y" => write "owner/name"
 push out me/x --base a/b/c => found "a/b/c" => OWNER/NAME
+dequantize a b c => found 3 => Give two folders
+dequantize none/such x => "none/such" => no such folder
 dequantize out => found 1 => Give two folders, MODEL and OUT
 dequantize model plain => is not packed => nothing to dequantize
 dequantize out model => is not empty => --overwrite
 dequantize out plain --dtype f8 => found "f8" => f16 or f32
 compare model => found 1 => Give two folders
+compare none/such none/such => "none/such" => no such folder
 compare model a.gguf => GGUF => give the model
 report => found none => Give at least one folder
 report nowhere => no folder "nowhere" => such as out/NAME
 report model => no run in "model" => run.json, which quantize writes
 report out --layers 9 => found "9" => from 1 to 1
+report out --layers 1-2 => found "1-2" => with commas
+report out --peers x.json => found one => needs several runs
+report out --outptu x => --outptu => did you mean --output?
 report out --svg x.svg => found one => needs several runs
 schema x => 'x' => --help prints
 doctor --fix => --fix => its options: --json
 dawn now => 'now' => --help prints
+matrix => found 0 => Give one pipeline file
 matrix model => is a model => init model
 matrix p.yaml --set a = 4 => found "a" => write --set a=4
 synth x => found "" => one of opt-125m
@@ -119,7 +135,9 @@ synth x --like opt-126m => "opt-126m" => did you mean "opt-125m"?
 synth x --like opt-125m --layers many => found "many" => whole number
 synth model --like opt-125m --layers 1 => holds another model => give an empty folder
 web a b => found 2 => one model at most
-web nowhere => "nowhere" => loads models from the hub itself
+web --port 99999 => found 99999 => at most 65535
+web ./nowhere => "./nowhere" => there is no such folder
+web owner/name => no such folder => loads models from the hub itself: give it the name
 init => found 0 => Give one model
 init p.yaml => found "p.yaml" => Give a model
 init model p.yaml => "p.yaml" is there already => --overwrite
@@ -163,6 +181,7 @@ recipe: "rtn => Missing closing "quote => x.yaml:4
 recipe: rtn; gpu: auto => found "auto" => must be a map
 recipe: rtn; name: b => "name" occurs twice => may occur once
 recipe: rtn; matrix: {stages.rtn.bits: 2} => found 2 => a list of values
+recipe: rtn; matrix: {sed: [1]} => "sed" in matrix => did you mean "seed"?
 recipe: rtn; matrix: {bits: [2, 3]} => "bits" in matrix => known keys: model, recipe
 `;
 
@@ -170,8 +189,9 @@ const STAGE = `import { z } from ${JSON.stringify(import.meta.resolve("zod"))};
 export default { name: "s", scope: "block", summary: "", needs: [], gives: ["salient-colums"],
   options: z.strictObject({}), run() {} };`;
 
-function check({ code, stderr }: Ending, mistake: string, parts: readonly string[]): void {
+function check({ code, stdout, stderr }: Ending, mistake: string, parts: readonly string[]): void {
   assert.ok(code === 1 || code === 2, `${mistake} ends with ${code}`);
+  if (code === 2) assert.equal(stdout, "", mistake);
   for (const part of parts) assert.ok(stderr.includes(part), `${mistake}: ${part}\n${stderr}`);
   assert.doesNotMatch(stderr, /fault of this program|\n\s+at /, mistake);
   assert.ok(stderr.trimEnd().split("\n").length <= 5, stderr);
@@ -181,6 +201,8 @@ Deno.test("each mistake of a user is told with what was found and what would do"
   using place = new Workplace({ layers: 1, intermediate: 128 });
   using _ = new Environment({ HF_HUB_OFFLINE: "1", HF_TOKEN: "", NO_COLOR: "1", INIT_CWD: "" });
   await place.run({ stages: ["download", "rtn", "pack"] as StageItem[] });
+  const stages = ["download", place.evaluate];
+  await place.run({ stages, output: place.path("measured") });
   const before = Deno.cwd();
   Deno.chdir(place.folder);
   try {

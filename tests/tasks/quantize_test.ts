@@ -31,25 +31,6 @@ Deno.test("quantize --help prints the usage, the recipes and the stages", async 
   }
 });
 
-Deno.test("quantize refuses wrong arguments", async () => {
-  const usage = "deno task quantize --help prints the usage\n";
-  for (
-    const [args, message] of [
-      [[], "Give one pipeline file, or one model with --bits, found 0"],
-      [["a.yaml", "b.yaml"], "Give one pipeline file, or one model with --bits, found 2"],
-      [["a.yaml", "--set"], "Option '--set <value>' argument missing"],
-      [["a.yaml", "--json=yes"], "Option '--json' does not take an argument"],
-    ] as const
-  ) {
-    const { code, stdout, stderr } = await quantize([...args]);
-    assert.equal(stderr, `deno task quantize: ${message}; ${usage}`);
-    assert.deepEqual([code, stdout], [2, ""]);
-  }
-  const { code, stderr } = await quantize(["a.yaml", "--chek"]);
-  assert.equal(code, 2);
-  assert.match(stderr, /^deno task quantize: Unknown option '--chek'.*prints the usage\n$/);
-});
-
 Deno.test("quantize --check prints the plan and makes nothing", async () => {
   using place = new Workplace({ layers: 1 });
   const file = place.pipeline();
@@ -167,23 +148,6 @@ name model-2-bit, model ${place.model}, output out/model-2-bit, mode default, se
   const run = await quantize([place.model, "--bits", "2", ...sets]);
   assert.equal(run.code, 0, run.stderr);
   assert.match(run.stdout, /Stored bits +2\.\d\d|Stored bits +3\.\d\d/);
-
-  for (
-    const [args, message] of [
-      [
-        [place.model, "--bits", "4"],
-        '--bits must be 1, 1.6, 2, 2.5 or 3, found "4"; for 4 or more bits write a file with ' +
-        "recipe: gptq",
-      ],
-      [
-        ["a.yaml", "--bits", "2"],
-        '--bits takes a model, found the pipeline file "a.yaml"; give the model, or leave --bits out',
-      ],
-    ] as const
-  ) {
-    const { code, stderr } = await quantize([...args]);
-    assert.deepEqual([code, stderr], [2, `deno task quantize: ${message}\n`]);
-  }
 });
 
 Deno.test("quantize --check prints the chain of a recipe with its name", async () => {
