@@ -2,14 +2,25 @@ import { existsSync } from "node:fs";
 import { didYouMean } from "../base/did_you_mean.ts";
 import { VERSION } from "../base/version.ts";
 import project from "../deno.json" with { type: "json" };
-import { commandName, runTask, startInCallersFolder, usageErrors } from "./task.ts";
+import { asTyped, commandName, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 // What the launcher runs for a name that is no task: help, the version, or a mistake.
 
 /** The commands of users, in the order of the help; all other tasks are those of developers. */
 const COMMANDS = [
-  ...["init", "quantize", "generate", "report", "inspect", "serve", "web", "export", "push"],
-  ...["dequantize", "compare", "stages", "matrix", "schema", "doctor", "dawn", "synth"],
+  ...["init", "quantize", "generate", "report", "inspect", "serve", "web", "web:package"],
+  ...[
+    "export",
+    "push",
+    "dequantize",
+    "compare",
+    "stages",
+    "matrix",
+    "schema",
+    "doctor",
+    "dawn",
+    "synth",
+  ],
 ];
 
 const tasks: Record<string, { description: string }> = project.tasks;
@@ -23,7 +34,7 @@ await runTask(async () => {
   }
   if (!["help", "--help", "-h"].includes(name)) throw unknown();
   const [asked] = rest;
-  if (asked === undefined) return console.log(help());
+  if (asked === undefined) return console.log(asTyped(help()));
   if (!(asked in tasks)) throw unknown(asked);
   const { code } = await new Deno.Command(Deno.execPath(), {
     args: ["task", "--quiet", "--cwd", `${import.meta.dirname}/..`, asked, "--help"],
@@ -37,7 +48,7 @@ function help(): string {
   const line = (name: string) =>
     `  ${name.padEnd(width)}  ${tasks[name].description.split(": deno task")[0]}`;
   const others = Object.keys(tasks).filter((name) => !COMMANDS.includes(name));
-  return `Usage: ${commandName("")}COMMAND [ARGUMENTS]
+  return `Usage: ${commandName("COMMAND")} [ARGUMENTS]
 
 Commands
 ${COMMANDS.map(line).join("\n")}
