@@ -147,6 +147,10 @@ init models => no config.json => give "models/tiny"
 init model --recipe 2bit => "2bit" => did you mean "2-bit"?
 stages rnt => "rnt" => did you mean "rtn"?
 stages default => a recipe of that name => stages: download
+bench/products --shape 64 => found "64" => ROWSxCOLS, as in 4096x4096
+bench/products --form f16 => --form must be one of billm, grid-2, grid-4, levels-2, trellis-2 => found "f16"
+bench/trellis --bits 4 => found "4" => --bits must be one of 1, 1.5, 2, 2.5, 3
+bench/zero_shot --like llama-8b => found "llama-8b" => --like must be one of
 billm quantise => "quantise" => quantize"?
 billm p.yaml => "p.yaml" => quantize p.yaml"?
 billm help frobnicate => "frobnicate" => help lists the commands
