@@ -30,6 +30,7 @@ import {
   checkPipelineArguments,
   commandName,
   importStage,
+  isModel,
   RESUMES,
   runCommand,
   usageErrors,
@@ -44,7 +45,7 @@ function listText(items: readonly { name: string; summary: string }[]): string {
 }
 
 const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
-       deno task quantize MODEL --bits BITS [options]
+       deno task quantize MODEL [--bits BITS] [options]
 
 Runs a pipeline file: reads the model, calibrates, quantizes, packs and evaluates. The same
 command resumes an interrupted run.
@@ -52,11 +53,11 @@ command resumes an interrupted run.
 A file with "matrix" is a grid: its cells run one after another, each in its own folder in the
 output folder. Finished cells are skipped. A cell that fails does not stop the others.
 
-With --bits, no file is needed: MODEL, a folder or a name on the hub, is quantized by the recipe of
-that name, calibrated and evaluated on WikiText-2, into out/MODEL-BITS-bit.
+No file is needed: MODEL, a folder or a name on the hub, is quantized by the recipe of its bits,
+calibrated and evaluated on WikiText-2, into out/MODEL-BITS-bit.
 
 Options
-  --bits BITS        Bits per weight of the linear layers: ${listed(RATES, "or")}
+  --bits BITS        Bits per weight of the linear layers of a model: ${listed(RATES, "or")} (2)
   --set PATH=VALUE   Override a value of the file (repeatable):
                      --set stages.calibrate.samples=16 --set mode=reference
                      With a recipe, also --set recipe=NAME, --set stages.NAME=false to leave out a
@@ -94,15 +95,17 @@ await runCommand(
   { name: "quantize", help: HELP, options, interrupted: RESUMES },
   async ({ values, positionals, signal }) => {
     const usageError = usageErrors("quantize");
-    if (values.bits === undefined) checkPipelineArguments(usageError, positionals, values.set);
-    if (positionals.length !== 1) {
+    const isOne = positionals.length === 1;
+    const { bits = isOne && isModel(positionals[0]) ? "2" : undefined } = values;
+    if (bits === undefined) checkPipelineArguments(usageError, positionals, values.set);
+    if (!isOne) {
       throw usageError(
-        `Give one pipeline file, or one model with --bits, found ${positionals.length}; ` +
+        `Give one pipeline file or one model, found ${positionals.length}; ` +
           `${commandName("quantize")} --help prints the usage`,
       );
     }
     const [given] = positionals;
-    const ofBits = values.bits === undefined ? undefined : pipelineOfBits(given, values.bits);
+    const ofBits = bits === undefined ? undefined : pipelineOfBits(given, bits);
     const grid = await loadGrid(ofBits?.name ?? given, {
       stages: STAGES,
       recipes: RECIPES,

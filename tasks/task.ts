@@ -169,6 +169,13 @@ export function modelFolder(path: string): string {
   return path;
 }
 
+/** Whether an argument is the folder of a model, or looks like its name on the hub. */
+export function isModel(path: string): boolean {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found) return found.isDirectory() && existsSync(join(path, "config.json"));
+  return HUB_ID.test(path) && path.includes("/") && !path.endsWith(".json");
+}
+
 /**
  * Refuses arguments that are no pipeline file, and overrides that the shell has split.
  *
@@ -190,9 +197,7 @@ export function checkPipelineArguments(
   if (positionals.length !== 1) return;
   const [path] = positionals;
   const found = statSync(path, { throwIfNoEntry: false });
-  const isModel = found?.isDirectory() ? existsSync(join(path, "config.json")) : !found &&
-    HUB_ID.test(path) && path.includes("/") && !/\.(ya?ml|json)$/.test(path);
-  if (isModel || /\.(gguf|safetensors|bin)$/i.test(path)) {
+  if (isModel(path) || /\.(gguf|safetensors|bin)$/i.test(path)) {
     if (found && !found.isDirectory()) refuseOtherThanModel(path);
     throw usageError(
       `"${path}" is a model, not a pipeline file; quantize it with ` +

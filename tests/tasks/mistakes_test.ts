@@ -9,7 +9,7 @@ import { startTask } from "../start_task.ts";
 // packed form "out", pipeline files p.yaml and g.yaml, a grid, lie in the folder of the command.
 
 const COMMANDS = `
-quantize => found 0 => Give one pipeline file, or one model with --bits
+quantize => found 0 => Give one pipeline file or one model
 quantize p.yaml g.yaml => found 2 => Give one pipeline file
 quantize p.yaml --chek => --chek => did you mean --check?
 quantize p.yaml --output x => --output => its options: --bits, --set
@@ -36,8 +36,6 @@ quantize g.yaml --set stages.rtn.bits=4 => The matrix varies => choose cells wit
 quantize g.yaml --set stages.gptq.bits=4 => "stages.gptq" names no stage => its stages: download, rtn, pack
 quantize pp.yaml => no pipeline file "pp.yaml" => did you mean "p.yaml"?
 quantize none.yaml => no pipeline file "none.yaml" => init MODEL writes one
-quantize model => "model" is a model => quantize model --bits 2
-quantize facebook/opt-125m => is a model, not a pipeline file => init facebook/opt-125m
 quantize models => is a folder => give the file
 quantize out => is a folder => give "out/pipeline.yaml"
 quantize a.gguf => GGUF => give the model that it was made from
@@ -128,7 +126,8 @@ schema x => 'x' => --help prints
 doctor --fix => --fix => its options: --json
 dawn now => 'now' => --help prints
 matrix => found 0 => Give one pipeline file
-matrix model => is a model => init model
+matrix model => is a model => quantize model --bits 2
+matrix facebook/opt-125m => is a model, not a pipeline file => init facebook/opt-125m
 matrix p.yaml --set a = 4 => found "a" => write --set a=4
 synth x => found "" => one of opt-125m
 synth x --like opt-126m => "opt-126m" => did you mean "opt-125m"?

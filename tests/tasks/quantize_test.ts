@@ -132,6 +132,9 @@ name model-2-bit, model ${place.model}, output out/model-2-bit, mode default, se
     stdout,
     /trellis +bits: 2,.*\n.*\n.*pack .*embeddings: 8\n.*\n.*evaluate .*"wikitext2"/,
   );
+  const unless = await quantize([place.model, "--check"]);
+  const plan = (text: string) => text.replace(/^Needs.*/m, "");
+  assert.equal(plan(unless.stdout), plan(stdout), "2 bits unless told");
   const hub = await quantize(["someone/A Model", "--bits=1.6", "--check"]);
   assert.match(
     hub.stdout,
