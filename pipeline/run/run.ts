@@ -187,11 +187,12 @@ export async function runPipeline(
   };
   const inputs = new RunInputs();
   inputs.noteFolder(config.model);
+  const absent = config.absent.find(({ name }) => name === "model");
   const hub = new HubAccess(emit, signal, async () => void await fetchData(), {
     folder: join(config.output, SHARDS),
     onArrived: (path) => inputs.note([path]),
     onRemove: (path) => inputs.forget(path),
-  }, config.absent.find(({ name }) => name === "model")?.places);
+  }, absent && `${absent.places} (${absent.where})`);
   const datasets = new Map<string, LocalDataset>();
   const needed = neededBy(config.stages);
   const context: ModelContext = {

@@ -50,7 +50,7 @@ export interface Work<F = unknown> {
 }
 
 /** A part of a measurement. */
-export interface Part {
+export interface MetricPart {
   /** Its name in {@link Work.progress}. */
   what: string;
   /** Tokens that go through the decoder layers and the head. */
@@ -132,7 +132,7 @@ export interface Metric<Entry = any, F extends Figure = any> {
    * @param cached In the measurement of a packed model whose original is measured: whether figures of the
    *   original are cached.
    */
-  parts?(context: ModelContext, entries: readonly Entry[], cached?: boolean): Promise<Part[]>;
+  parts?(context: ModelContext, entries: readonly Entry[], cached?: boolean): Promise<MetricPart[]>;
   /** @param entries One, unless `together`. */
   measure(work: Work<F>, entries: readonly Entry[]): Promise<F[]>;
 

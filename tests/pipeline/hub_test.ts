@@ -123,7 +123,10 @@ Deno.test("a name that is neither a folder nor on the hub is refused", async () 
   const { code, stderr } = await place.quantize({ model: "someone/mirco" });
   assert.equal(code, 1);
   assert.match(stderr, /^Error: Cannot download "someone\/mirco": /);
-  assert.match(stderr, /; a folder "someone\/mirco" is not there either\n$/);
+  assert.match(
+    stderr,
+    /; a folder "someone\/mirco" is not there either: it is neither in ".*\(.*\.yaml:2:\d+\)\n$/,
+  );
   const offline = await place.quantize({ model: "someone/mirco" }, {
     env: { HF_HUB_OFFLINE: "1" },
   });
