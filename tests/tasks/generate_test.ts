@@ -24,17 +24,6 @@ Deno.test("generate --help prints the usage", async () => {
   }
 });
 
-Deno.test("generate says what is wrong with a model", async () => {
-  using place = new Workplace({ layers: 1 });
-  const nowhere = place.path("not", "there");
-  const missing = await task([nowhere, "--prompt", "a"]);
-  assert.equal(missing.code, 1);
-  assert.match(
-    missing.stderr,
-    /^Error: Cannot open the model ".*": there is no such folder; give /,
-  );
-});
-
 Deno.test("generate prints the text, then what it took; --json the same as an object", async () => {
   using place = new Workplace({ layers: 2 });
   const args = ["--prompt", "The city of", "--max-tokens", "9"];

@@ -18,19 +18,16 @@ quantize p.yaml --set => '--set <value>' argument missing => --help prints
 quantize p.yaml --set a = 4 => found "a" and after it "= 4" => write --set a=4
 quantize p.yaml --set seed= 4 => found "seed=" => write --set seed=4
 quantize p.yaml --set seed => --set seed: Not of the form => as in seed=3
-quantize p.yaml --set =4 => --set =4 => path=value
 quantize p.yaml --set rtn.bits=4 => it is a stage => write stages.rtn
 quantize p.yaml --set bits=4 => an option of rtn => stages.rtn.bits
 quantize p.yaml --set stages.rnt.bits=4 => "stages.rnt" names no stage => did you mean "rtn"?
 quantize p.yaml --set stages.rtn.bit=4 => "bit" in rtn => did you mean "bits"?
 quantize p.yaml --set stages.rtn.bits=5 => found 5 => one of 1, 2, 3, 4, 8
-quantize p.yaml --set stages.rtn=4 => found 4 => must be a map
 quantize p.yaml --set sed=4 => "sed" => did you mean "seed"?
 quantize p.yaml --set recipe=2bit => "2bit" => did you mean "2-bit"?
 quantize p.yaml --set gpu.memory=12 => found 12 => like "12GB"
 quantize p.yaml --cell 3/12 => has 1 cell, not 12 => --check prints them
 quantize g.yaml --cell 3 => no cell "3" => 3/2
-quantize g.yaml --cell 3/2 => --cell 3/2 => from 1 to 2
 quantize g.yaml --cell bits-22 => "bits-22" => did you mean "bits-2"?
 quantize g.yaml --set stages.rtn.bits=4 => The matrix varies => choose cells with --cell
 quantize g.yaml --set stages.gptq.bits=4 => "stages.gptq" names no stage => its stages: download, rtn, pack
@@ -57,7 +54,6 @@ quantize p.yaml --set model=bare => it has no weights => model.safetensors
 quantize p.yaml --set model=empty => is no model => the folder is empty
 generate => found 0 => Give one model
 generate model => --prompt => such as --prompt
-generate model out --prompt a => found 2 => Give one model
 generate model --prompt a --temprature 1 => --temprature => did you mean --temperature?
 generate model --prompt a --temperature hot => found "hot" => must be a number
 generate model --prompt a --temperature -1 => followed by another option => write --temperature=VALUE
@@ -72,6 +68,7 @@ generate model --prompt a --top-k 5 => --top-k => needs a --temperature above 0
 generate model --prompt a --temperature 1 --top-p 2 => found 2 => at most 1
 generate model --prompt a --cache f8 => found "f8" => f32 or f16
 generate model --prompt a --chat => has no chat template => give it a plain prompt
+generate ./not/there --prompt a => there is no such folder => give the folder that holds config.json
 generate p.yaml --prompt a => it is a pipeline file => quantize p.yaml
 generate model/model.safetensors --prompt a => a file of one => give the folder "model"
 inspect => found 0 => Give one folder
@@ -98,7 +95,6 @@ serve model --port http => found "http" => a whole number
 serve model --port 70000 => "70000" => at most 65535
 serve model --cors http://a/b => found "http://a/b" => an origin such as http://localhost:3000, or *
 serve model --context 100000 => --context 100000 => at most 128
-serve models => no config.json => give "models/tiny"
 push out => found 1 argument => Give a run and a repository
 push model me/x => no run in "model" => give the folder of one
 push measured me/x => its pipeline has no stage "pack" => so there is no model
@@ -128,7 +124,6 @@ dawn now => 'now' => --help prints
 matrix => found 0 => Give one pipeline file
 matrix model => is a model => quantize model --bits 2
 matrix facebook/opt-125m => is a model, not a pipeline file => init facebook/opt-125m
-matrix p.yaml --set a = 4 => found "a" => write --set a=4
 synth x => found "" => one of opt-125m
 synth x --like opt-126m => "opt-126m" => did you mean "opt-125m"?
 synth x --like opt-125m --layers many => found "many" => whole number
@@ -142,12 +137,12 @@ init p.yaml => found "p.yaml" => Give a model
 init model p.yaml => "p.yaml" is there already => --overwrite
 init model x.json => "x.json" => ends in .yaml
 init out/model => quantized already => give the original
-init models => no config.json => give "models/tiny"
 init model --recipe 2bit => "2bit" => did you mean "2-bit"?
 stages rnt => "rnt" => did you mean "rtn"?
 stages default => a recipe of that name => stages: download
 bench/products --shape 64 => found "64" => ROWSxCOLS, as in 4096x4096
 bench/products --form f16 => --form must be one of billm, grid-2, grid-4, levels-2, trellis-2 => found "f16"
+bench/generate --like opt-125m --forms grid-5 => found "grid-5" => --forms must be some of billm
 bench/trellis --bits 4 => found "4" => --bits must be one of 1, 1.5, 2, 2.5, 3
 bench/zero_shot --like llama-8b => found "llama-8b" => --like must be one of
 billm quantise => "quantise" => quantize"?
