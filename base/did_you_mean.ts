@@ -14,7 +14,8 @@ export function didYouMean(word: string, candidates: readonly string[]): string 
   const letters = (word: string) => [...word.toLowerCase()].sort().join("");
   for (const candidate of candidates) {
     const found = distance(word.toLowerCase(), candidate.toLowerCase());
-    const edits = letters(word) === letters(candidate) ? Math.min(found, 1) : found;
+    const isSwap = word.length === candidate.length && letters(word) === letters(candidate);
+    const edits = isSwap ? Math.min(found, 1) : found;
     if (edits <= limit && edits < (best?.edits ?? Infinity)) best = { candidate, edits };
   }
   return best?.candidate;
