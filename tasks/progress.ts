@@ -13,6 +13,7 @@ export function showProgress(terminal = Deno.stdout.isTerminal()): Emit {
 
 /** Prints lines with labels of 17 columns, which a terminal shows in bold. */
 export function printLabelled(lines: readonly string[]): void {
+  if (!Deno.stdout.isTerminal()) return console.log(lines.join("\n"));
   const text = lines.map((line) => {
     const visible = visibleText(line);
     return styled("bold", visible.slice(0, 17)) + visible.slice(17);
@@ -104,7 +105,7 @@ class TimeLeft {
     if (this.#steps.length === 0) return undefined;
     const now = performance.now();
     const isOf = (step: PlanStep) => step.stage === stage && (step.text ?? text) === text;
-    const part = done / total;
+    const part = total > 0 ? done / total : 0;
     if (!this.#current?.step || !isOf(this.#current.step)) {
       this.#known.push(...this.#spent(now));
       const step = this.#steps.find((step) => isOf(step) && !step.begun);

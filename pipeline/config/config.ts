@@ -542,11 +542,12 @@ function checkChain<S extends StageDeclaration>(
   const planned = entries.map(({ stage, guess }) => (stage ?? guess)!);
   const builtIn = stages.flatMap(artifactsOf);
   for (const { stage, place, module } of entries) {
+    if (!stage || module === undefined) continue;
     const others = planned.filter((other) => other !== stage).flatMap(artifactsOf);
     const known = [...new Set([...builtIn, ...others])];
-    for (const name of module === undefined ? [] : stage!.gives) {
+    for (const name of [...stage.gives, ...stage.excludes ?? []]) {
       if (known.includes(name)) continue;
-      const message = `Stage "${stage!.name}" gives the artifact "${name}", which no other stage ` +
+      const message = `Stage "${stage.name}" names the artifact "${name}", which no other stage ` +
         `knows${hint(name, known, "known are")}`;
       source.report(place, message);
     }

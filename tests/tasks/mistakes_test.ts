@@ -165,7 +165,7 @@ stages: [download, trelis, pack] => "trelis" => did you mean "trellis"?
 stages:; - download; - rtn:;   bits: 2; - pack => Key "bits" stands beside stage "rtn" => indent the options of rtn
 stages: {rtn: {}} => which needs a recipe => add "recipe: default"
 stages: [download, {use: ./none.ts}, pack] => "./none.ts" => no such file
-stages: [download, {use: ./s.ts}, rtn, pack] => gives the artifact "salient-colums" => did you mean "salient-columns"?
+stages: [download, {use: ./s.ts}, rtn, pack] => names the artifact "salient-colums" => did you mean "salient-columns"?
 recipe: rtn; calibrate: {dataset: c4} => it is a stage => put it under "stages"
 recipe: rtn; bits: 2 => an option of rtn => stages.rtn.bits
 recipe: 2-bit; stages: {calibrate: {dataset: wikitext}} => found "wikitext" => wikitext2
