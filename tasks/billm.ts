@@ -1,7 +1,7 @@
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { didYouMean } from "../base/did_you_mean.ts";
 import { VERSION } from "../base/version.ts";
-import project from "../deno.json" with { type: "json" };
 import { asTyped, commandName, runTask, startInCallersFolder, usageErrors } from "./task.ts";
 
 // What the launcher runs for a name that is no task: help, the version, or a mistake.
@@ -23,7 +23,10 @@ const COMMANDS = [
   ],
 ];
 
-const tasks: Record<string, { description: string }> = project.tasks;
+const PROJECT = join(import.meta.dirname!, "..");
+const { tasks }: { tasks: Record<string, { description: string }> } = JSON.parse(
+  readFileSync(join(PROJECT, "deno.json"), "utf8"),
+);
 
 const [name = "help", ...rest] = Deno.args;
 
@@ -37,7 +40,7 @@ await runTask(async () => {
   if (asked === undefined) return console.log(asTyped(help()));
   if (!(asked in tasks)) throw unknown(asked);
   const { code } = await new Deno.Command(Deno.execPath(), {
-    args: ["task", "--quiet", "--cwd", `${import.meta.dirname}/..`, asked, "--help"],
+    args: ["task", "--quiet", "--cwd", PROJECT, asked, "--help"],
   }).spawn().status;
   Deno.exit(code);
 });
