@@ -22,9 +22,9 @@ import { commandName, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task init MODEL [FILE] [options]
 
-Writes a pipeline file for a model, with a comment on each key. MODEL is a folder, or a name on the
-Hugging Face hub; FILE is the model's name with .yaml if left out. The file calibrates and evaluates
-on WikiText-2 if the hub is to be used or its cache has the data, else on the texts of this program.
+Writes a commented pipeline file for MODEL, a folder or a name on the hub. FILE is the model's name
+with .yaml if left out. It calibrates and evaluates on WikiText-2 if that can be had, else on the
+texts of this program.
 
 Options
   --recipe NAME   The recipe (2-bit): ${RECIPES.slice(0, 7).map(({ name }) => name).join(", ")} ...

@@ -13,10 +13,8 @@ quantize => found 0 => Give one pipeline file or one model
 quantize p.yaml g.yaml => found 2 => Give one pipeline file
 quantize p.yaml --chek => --chek => did you mean --check?
 quantize p.yaml --output x => --output => its options: --bits, --set
-quantize p.yaml --check=yes => '--check' does not take => --help prints
 quantize p.yaml --set => '--set <value>' argument missing => --help prints
 quantize p.yaml --set a = 4 => found "a" and after it "= 4" => write --set a=4
-quantize p.yaml --set seed= 4 => found "seed=" => write --set seed=4
 quantize p.yaml --set seed => --set seed: Not of the form => as in seed=3
 quantize p.yaml --set rtn.bits=4 => it is a stage => write stages.rtn
 quantize p.yaml --set bits=4 => an option of rtn => stages.rtn.bits
@@ -43,7 +41,6 @@ quantize odd.json => lacks "name" => the name of the run
 quantize model --bits 4 => --bits must be 1, 1.6, 2, 2.5 or 3, found "4" => for 4 or more bits write a file
 quantize p.yaml --bits 2 => found the pipeline file => leave --bits out
 quantize models --bits 2 => has no config.json => give "models/tiny"
-quantize a.gguf --bits 2 => GGUF => by its name on the hub
 quantize mdoel --bits 2 => offline => did you mean "model"?
 quantize out --bits 2 => is packed already => give the original one
 quantize p.yaml --set output=odd.json => folder "odd.json" => a file is in the way
@@ -70,8 +67,6 @@ generate model --prompt a --cache f8 => found "f8" => f32 or f16
 generate model --prompt a --chat => has no chat template => give it a plain prompt
 generate ./not/there --prompt a => there is no such folder => give the folder that holds config.json
 generate p.yaml --prompt a => it is a pipeline file => quantize p.yaml
-generate model/model.safetensors --prompt a => a file of one => give the folder "model"
-inspect => found 0 => Give one folder
 inspect a b c => found 3 => Give one folder
 inspect mdoel => no such folder => did you mean "model"?
 inspect none/such => "none/such" => no such folder
@@ -103,17 +98,14 @@ push out me/x/y --dry-run => "me/x/y" => write "owner/name"
 push out me/x --base a/b/c => found "a/b/c" => OWNER/NAME
 dequantize a b c => found 3 => Give two folders
 dequantize none/such x => "none/such" => no such folder
-dequantize out => found 1 => Give two folders, MODEL and OUT
 dequantize model plain => is not packed => nothing to dequantize
 dequantize out model => is not empty => --overwrite
 dequantize out plain --dtype f8 => found "f8" => f16 or f32
 compare model => found 1 => Give two folders
 compare none/such none/such => "none/such" => no such folder
-compare model a.gguf => GGUF => give the model
 report => found none => Give at least one folder
 report nowhere => no folder "nowhere" => such as out/NAME
 report model => no run in "model" => run.json, which quantize writes
-report out --layers 9 => found "9" => from 1 to 1
 report out --layers 1-2 => found "1-2" => with commas
 report out --peers x.json => found one => needs several runs
 report out --outptu x => --outptu => did you mean --output?
@@ -132,7 +124,6 @@ web a b => found 2 => one model at most
 web --port 99999 => found 99999 => at most 65535
 web ./nowhere => "./nowhere" => there is no such folder
 web owner/name => no such folder => loads models from the hub itself: give it the name
-init => found 0 => Give one model
 init p.yaml => found "p.yaml" => Give a model
 init model p.yaml => "p.yaml" is there already => --overwrite
 init model x.json => "x.json" => ends in .yaml
