@@ -270,7 +270,8 @@ class Measurement {
     const { context } = this;
     const data = this.#hashes(await metric.inputs(context, entry));
     const key = await metric.key(context, entry, data);
-    return { figure: metric.option, model: this.#modelHashes(), ...key };
+    const precision = context.gpu.roundsProducts ? { precision: "f16" } : {};
+    return { figure: metric.option, model: this.#modelHashes(), ...precision, ...key };
   }
 
   #modelHashes(): Record<string, string> {
