@@ -295,21 +295,24 @@ export function runCommand<const Options extends OptionsConfig>(
         options: { ...options, help: { type: "boolean", short: "h" } },
       });
     } catch (error) {
-      const { message } = error as Error;
-      const [, option] = /^Unknown option '(-[^'=]*)/.exec(message) ?? [];
-      const known = [...Object.keys(options), "help"].map((name) => `--${name}`);
-      const guess = option && didYouMean(option, known);
-      const text = option
-        ? `Unknown option '${option}'` +
-          (guess ? `; did you mean ${guess}?` : `; its options: ${known.join(", ")};`)
-        : /^Option '(\S+)' argument is ambiguous/.test(message)
-        ? `${/'(\S+)'/.exec(message)![1]} is followed by another option; write ${
-          /'(\S+)'/.exec(message)![1]
-        }=VALUE for a value that begins with "-";`
-        : `${message.replace(/[.].*/s, "")};`;
+      const text = optionProblem((error as Error).message, Object.keys(options));
       throw usageErrors(name)(`${text} ${commandName(name)} --help prints the usage`);
     }
   }
+}
+
+/** What parseArgs says of an option, with what may be meant. */
+function optionProblem(message: string, names: readonly string[]): string {
+  const [, kind, option] = /^(Unknown option|Option) '(-[^'=\s]*)/.exec(message) ?? [];
+  if (message.includes("ambiguous")) {
+    return `${option} is followed by another option; write ${option}=VALUE for a value that begins ` +
+      'with "-";';
+  }
+  if (kind !== "Unknown option") return `${message.replace(/[.].*/s, "")};`;
+  const known = [...names, "help"].map((name) => `--${name}`);
+  const guess = didYouMean(option, known);
+  const rest = guess ? `did you mean ${guess}?` : `its options: ${known.join(", ")};`;
+  return `Unknown option '${option}'; ${rest}`;
 }
 
 /** The options of all tasks that are paths; arguments besides options are paths, too. */

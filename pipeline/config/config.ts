@@ -164,7 +164,7 @@ export async function checkPipeline<S extends StageDeclaration>(
   const absent = placePaths(source, await writtenOptions(source, named, load));
   const value = source.value();
   const checked = checkValue(pipelineFields, value, "");
-  source.reportAll(checked.issues.map((issue) => withHome(issue, named, value)), []);
+  source.reportAll(checked.issues.map((issue) => explainMisplaced(issue, named, value)), []);
   const { mode } = checked.data ?? value;
   const list = Array.isArray(value.stages) ? value.stages.slice(0, MOST_STAGES) : [];
   const entries: Entry<S>[] = [];
@@ -194,8 +194,8 @@ export async function checkPipeline<S extends StageDeclaration>(
   };
 }
 
-/** An issue about a key of the pipeline that is a stage, or an option of one, which says where it belongs. */
-function withHome(
+/** The issue of a key; if it is a stage or an option of one, the message says where it belongs. */
+function explainMisplaced(
   issue: Issue,
   stages: readonly StageDeclaration[],
   { stages: list }: { stages?: unknown },
