@@ -40,12 +40,10 @@ quantize model/tokenizer.json => version, truncation => in place of name, model
 quantize odd.json => lacks "name" => the name of the run
 quantize model --bits 4 => --bits must be 1, 1.6, 2, 2.5 or 3, found "4" => for 4 or more bits write a file
 quantize p.yaml --bits 2 => found the pipeline file => leave --bits out
-quantize models --bits 2 => has no config.json => give "models/tiny"
 quantize mdoel --bits 2 => offline => did you mean "model"?
 quantize out --bits 2 => is packed already => give the original one
 quantize p.yaml --set output=odd.json => folder "odd.json" => a file is in the way
 quantize p.yaml --set model=./none/x => no such folder => give the folder that holds config.json
-quantize p.yaml --set model=models => no config.json => give "models/tiny"
 quantize p.yaml --set model=out/model => quantized already => give the original
 quantize p.yaml --set model=bare => it has no weights => model.safetensors
 quantize p.yaml --set model=empty => is no model => the folder is empty
