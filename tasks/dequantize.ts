@@ -2,6 +2,7 @@ import { existsSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../base/errors.ts";
+import { plural } from "../base/figures.ts";
 import { bytesText } from "../base/units.ts";
 import { elementsOf } from "../gpu/tensor.ts";
 import { isKnownModel, ModelFiles, SMALL_FILES } from "../models/model_files.ts";
@@ -73,7 +74,11 @@ await runCommand(command, async ({ values, positionals, signal }) => {
       if (existsSync(path)) copyFileAtomically(path, join(temporary, name));
     }
     replaceFolder(temporary, out);
-    console.log(`${out}: ${weights.tensors.size} tensors, ${bytesText(bytes)}`);
+    console.log(
+      `${out}: ${weights.tensors.size} ${plural(weights.tensors.size, "tensor")}, ${
+        bytesText(bytes)
+      }`,
+    );
   } catch (error) {
     rmSync(temporary, { recursive: true, force: true });
     throw error;
