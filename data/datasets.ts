@@ -22,6 +22,7 @@ export type FetchFiles = (
 /** The use of a data set. */
 export type DatasetUse = "calibration" | "evaluation";
 
+/** @internal */
 export interface CalibrationOptions {
   /** Number of windows. */
   samples: number;
@@ -33,6 +34,7 @@ export interface CalibrationOptions {
   pause?: () => Promise<void>;
 }
 
+/** @internal */
 export interface EvaluationOptions {
   /** Tokens per window. */
   length: number;
@@ -42,6 +44,7 @@ export interface EvaluationOptions {
 
 /** A data set with local files, which are read on demand. */
 export interface LocalDataset {
+  /** Its name or path in the pipeline file. */
   name: string;
   /** All files that the windows come from. */
   files: string[];

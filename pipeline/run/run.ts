@@ -23,7 +23,9 @@ import { quantizeLayers } from "./layers.ts";
 import type { CellRecord, RunRecord } from "./record.ts";
 import { PIPELINE, type PlannedRun, RunFolder, SHARDS, SPILL } from "./run_folder.ts";
 
+/** Options of a run. */
 export interface RunOptions {
+  /** Receives the events. */
   emit?: Emit;
   /** Deprecated name of {@link RunOptions.emit}. */
   report?: Emit;
@@ -46,6 +48,7 @@ export interface RunOptions {
  * @param original The original model, if any.
  * @param pause Called periodically; may throw to abort.
  * @throws {UserError} If a model cannot be read or a file cannot be written.
+ * @internal
  */
 export type WriteReport = (
   folder: string,
@@ -59,6 +62,7 @@ export type WriteReport = (
  *
  * @param folder The output folder of the run.
  * @throws {UserError} If the record is not one that can be reported on.
+ * @internal
  */
 export type HasReport = (folder: string, record: RunRecord) => boolean;
 
