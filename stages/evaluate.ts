@@ -1,19 +1,26 @@
 import { basename, extname } from "node:path";
 import { z } from "zod";
+import { UserError } from "../base/errors.ts";
 import { listed } from "../base/figures.ts";
 import { tuningFolder } from "../hosts/deno_gpu.ts";
 import { ModelFiles } from "../models/model_files.ts";
-import type { Evaluation } from "../pipeline/run/record.ts";
+import type { Evaluation, SampleText } from "../pipeline/run/record.ts";
 import type { ModelContext, ModelStage } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
+import { evaluationWindows } from "./data.ts";
 import { FigureCache, type FigureKey } from "./figure_cache.ts";
 import type { Figure, Metric, Work } from "./metrics/metric.ts";
 import { METRICS, warningsOf } from "./metrics/mod.ts";
+import type { PerplexityEntry } from "./metrics/perplexity.ts";
+import { continuation, samplePrompt } from "./sample.ts";
 
 const common = {
   "original": z.boolean().default(true).describe("Also measure the original model"),
   "cache": z.boolean().default(true).describe(
     "Use cached figures of the original model from earlier runs",
+  ),
+  "sample": z.boolean().default(true).describe(
+    "Continue the beginning of the first text of perplexity with both models, for the report",
   ),
   "batch-tokens": z.int().min(1).max(65535).default(8192).describe(
     "Tokens per batch",
@@ -93,10 +100,52 @@ export const evaluate: ModelStage<Options> = {
       if (metric.recordKey === undefined) Object.assign(evaluation, measured);
       else if (entries.length > 0) evaluation[metric.recordKey] = measured;
     }
+    if (options.sample) {
+      evaluation.sample = await sampleOf(context, options, cache, originalFiles, packedFiles);
+    }
     context.set("evaluation", evaluation);
     for (const message of warningsOf(evaluation)) context.emit({ type: "warning", message });
   },
 };
+
+/** Texts of both models; undefined without a text or a tokenizer, and if neither model gives one. */
+async function sampleOf(
+  context: ModelContext,
+  options: Options,
+  cache: FigureCache,
+  original: ModelFiles,
+  packed: ModelFiles | undefined,
+): Promise<SampleText | undefined> {
+  const [text] = (options.perplexity ?? []) as PerplexityEntry[];
+  if (!text) return undefined;
+  const { dataset, windows, "sequence-length": length } = text;
+  const ids = samplePrompt((await evaluationWindows(context, dataset, length, windows))[0]);
+  let prompt: string;
+  try {
+    prompt = original.tokenizer.decode(ids);
+  } catch (error) {
+    if (error instanceof UserError) return undefined; // the texts are token ids
+    throw error;
+  }
+  const key = { figure: "sample", model: modelHashes(context, original), prompt: ids };
+  const ofOriginal = async () => {
+    if (!options.original || context.hub.shards) return undefined;
+    const known = cache.find<string>(key)?.figure;
+    if (known !== undefined) return known;
+    const found = await continuation(context, original, ids);
+    if (found !== undefined) cache.keep(key, found, context.gpu.name);
+    return found;
+  };
+  const texts = {
+    original: await ofOriginal(),
+    packed: packed && await continuation(context, packed, ids),
+  };
+  return texts.original ?? texts.packed ? { prompt, ...texts } : undefined;
+}
+
+function modelHashes(context: ModelContext, model: ModelFiles): Record<string, string> {
+  return Object.fromEntries(model.files.map((file) => [basename(file), context.sha256(file)]));
+}
 
 /** What else there is to the measurements of a model. */
 interface Surroundings {
@@ -217,12 +266,7 @@ class Measurement {
     const { context } = this;
     const data = this.#hashes(await metric.inputs(context, entry));
     const key = await metric.key(context, entry, data);
-    return { figure: metric.option, model: this.#modelHashes(), ...key };
-  }
-
-  #modelHashes(): Record<string, string> {
-    const hashes = this.model.files.map((file) => [basename(file), this.context.sha256(file)]);
-    return Object.fromEntries(hashes);
+    return { figure: metric.option, model: modelHashes(context, this.model), ...key };
   }
 
   /** Content hashes and formats of data files; the names do not matter. */

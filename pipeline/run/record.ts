@@ -10,12 +10,24 @@ export interface Measured<Figure> {
   packed?: Figure[];
 }
 
+/** How models continue the beginning of an evaluation text. */
+export interface SampleText {
+  /** The beginning. */
+  prompt: string;
+  /** What the original adds; absent if it was not asked. */
+  original?: string;
+  /** What the packed model adds; absent if there is none. */
+  packed?: string;
+}
+
 /** The result of `evaluate`: perplexities, and other metrics under their keys. */
 export interface Evaluation extends Measured<Perplexity> {
   /** Absent without zero-shot tasks. */
   zeroShot?: Measured<ZeroShot>;
+  /** Absent with `sample: false`, and where the models cannot generate or are too large. */
+  sample?: SampleText;
   /** Figures of further metrics. */
-  [metric: string]: Measured<unknown> | unknown[] | undefined;
+  [metric: string]: Measured<unknown> | unknown[] | SampleText | undefined;
 }
 
 /** A file of the packed model. */
@@ -61,6 +73,12 @@ export interface RunRecord {
   billm: string;
   /** Version of Deno. */
   deno: string;
+  /** Commit of its checkout, with "-dirty" if files differ; absent outside of one. */
+  commit?: string;
+  /** Operating system, architecture and cores: "linux x86_64, 16 cores". */
+  system?: string;
+  /** Version of the GPU's driver, where the system tells it. */
+  driver?: string;
   /** Adapter and driver. */
   adapter: string;
   /** Whose WebGPU, with its version; absent in records of earlier versions. */

@@ -4,6 +4,7 @@ import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { type DenoGpuOptions, openGpu } from "../../hosts/deno_gpu.ts";
 import { SpillingMemory } from "../../hosts/spilling_memory.ts";
+import { surroundings } from "../../hosts/surroundings.ts";
 import { PipelineFileError } from "../config/errors.ts";
 import { sum, sumByKey } from "../../base/figures.ts";
 import { bytesOf } from "../../base/units.ts";
@@ -308,6 +309,7 @@ export async function runPipeline(
     status: "running",
     ...planned,
     deno: Deno.version.deno,
+    ...await surroundings(gpu.name),
     adapter: gpu.name,
     backend: gpu.host.name,
     ...(config.gpu.precision !== "f32" && { precision: config.gpu.precision }),

@@ -30,6 +30,7 @@ const entry = z.strictObject({
 });
 
 type Entry = z.output<typeof entry>;
+export type { Entry as PerplexityEntry };
 
 /** JSON has null for a perplexity that is not finite. */
 const figure = figureForm.extend({
