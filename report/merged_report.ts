@@ -15,7 +15,7 @@ import { type Figure, type Metric, type Pair, pairsIn } from "../stages/metrics/
 import { METRICS } from "../stages/metrics/mod.ts";
 import type { Comparison, RunInFolder } from "./cells.ts";
 import { type Content, Html, html } from "./html.ts";
-import { page, section } from "./page.ts";
+import { contents, page, section } from "./page.ts";
 import { paperTable } from "./paper_table.ts";
 import { paretoFront, type Result } from "./pareto.ts";
 import type { Peers } from "./peers.ts";
@@ -84,13 +84,7 @@ export class MergedReport {
    */
   page(folder: string): string {
     const { done, failed, missing } = this.comparison;
-    return page(`${this.title}: BiLLM report`, [
-      html`
-        <header>
-          <h1>${this.title}</h1>
-          <p class="subtitle">${this.#countText()}</p>
-        </header>
-      `,
+    const sections = [
       failed.length + missing.length > 0
         ? section("Not done", tableHtml(this.#problemTable()))
         : undefined,
@@ -108,6 +102,16 @@ export class MergedReport {
       ),
       this.peers ? this.#peerSection(this.peers) : undefined,
       done.length > 0 ? this.#runSections(folder) : undefined,
+    ];
+    return page(`${this.title}: BiLLM report`, [
+      html`
+        <header>
+          <h1>${this.title}</h1>
+          <p class="subtitle">${this.#countText()}</p>
+        </header>
+      `,
+      contents(sections),
+      sections,
     ]);
   }
 

@@ -100,8 +100,9 @@ export const evaluate: ModelStage<Options> = {
       if (metric.recordKey === undefined) Object.assign(evaluation, measured);
       else if (entries.length > 0) evaluation[metric.recordKey] = measured;
     }
-    if (options.sample) {
-      evaluation.sample = await sampleOf(context, options, cache, originalFiles, packedFiles);
+    if (options.sample && packedFiles) {
+      const sample = await sampleOf(context, options, cache, originalFiles, packedFiles);
+      if (sample) evaluation.sample = sample;
     }
     context.set("evaluation", evaluation);
     for (const message of warningsOf(evaluation)) context.emit({ type: "warning", message });
@@ -114,7 +115,7 @@ async function sampleOf(
   options: Options,
   cache: FigureCache,
   original: ModelFiles,
-  packed: ModelFiles | undefined,
+  packed: ModelFiles,
 ): Promise<SampleText | undefined> {
   const [text] = (options.perplexity ?? []) as PerplexityEntry[];
   if (!text) return undefined;
@@ -136,11 +137,13 @@ async function sampleOf(
     if (found !== undefined) cache.keep(key, found, context.gpu.name);
     return found;
   };
-  const texts = {
-    original: await ofOriginal(),
-    packed: packed && await continuation(context, packed, ids),
+  const [first, second] = [await ofOriginal(), await continuation(context, packed, ids)];
+  if ((first ?? second) === undefined) return undefined;
+  return {
+    prompt,
+    ...(first !== undefined && { original: first }),
+    ...(second !== undefined && { packed: second }),
   };
-  return texts.original ?? texts.packed ? { prompt, ...texts } : undefined;
 }
 
 function modelHashes(context: ModelContext, model: ModelFiles): Record<string, string> {

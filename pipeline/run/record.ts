@@ -14,9 +14,9 @@ export interface Measured<Figure> {
 export interface SampleText {
   /** The beginning. */
   prompt: string;
-  /** What the original adds; absent if it was not asked. */
+  /** What the original adds; absent if it was not, or cannot be, asked. */
   original?: string;
-  /** What the packed model adds; absent if there is none. */
+  /** What the packed model adds; absent if it cannot be asked. */
   packed?: string;
 }
 
