@@ -42,7 +42,7 @@ function textOf(cell: Cell): string {
 
 /** A text with line-break opportunities after slashes and within dotted names. */
 function breakable(text: string): Html {
-  const parts = text.split(/(?<=\/|\.(?=[a-z]))/);
+  const parts = text.split(/(?<=\/|\.\w+\.)/);
   return html`${parts.map((part, i) => i === 0 ? part : html`<wbr />${part}`)}`;
 }
 
