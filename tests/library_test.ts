@@ -1,6 +1,14 @@
 import assert from "node:assert/strict";
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
+import { parse } from "yaml";
 import { VERSION } from "../base/version.ts";
 import { PROJECT } from "./checkout.ts";
 import { Workplace } from "./micro_model.ts";
@@ -69,6 +77,24 @@ Deno.test("every public symbol has a docstring", async () => {
   await deno(PROJECT, "doc", "--lint", "mod.ts");
 });
 
-Deno.test("all files name one version", () => {
+Deno.test("all files name one version of the program, and one of Deno", () => {
+  const read = (name: string) => readFileSync(join(PROJECT, name), "utf8");
   assert.equal(project.version, VERSION);
+  assert.match(read("CITATION.cff"), new RegExp(`^version: ${VERSION}$`, "m"));
+  const [, deno] = read("billm").match(/^version=([\d.]+)$/m)!;
+  assert.match(read("Dockerfile"), new RegExp(`^FROM denoland/deno:debian-${deno}$`, "m"));
+});
+
+Deno.test("forms and metadata of the project are YAML, and its pages link to what is there", () => {
+  const folder = join(PROJECT, ".github");
+  const files = readdirSync(folder, { recursive: true }).map((name) => join(folder, `${name}`));
+  for (const file of [...files, join(PROJECT, "CITATION.cff")]) {
+    if (/\.(ya?ml|cff)$/.test(file)) assert(parse(readFileSync(file, "utf8")), file);
+  }
+  for (const page of ["CONTRIBUTING", "CODE_OF_CONDUCT", "SECURITY", "LICENSES", "docs/library"]) {
+    const path = join(PROJECT, `${page}.md`);
+    for (const [, link] of readFileSync(path, "utf8").matchAll(/\]\((?!https:)([^)#]+)/g)) {
+      assert(existsSync(join(path, "..", link)), `${page}.md: ${link}`);
+    }
+  }
 });
