@@ -172,6 +172,7 @@ export type {
   Measured,
   PackedModel,
   RunRecord,
+  SampleText,
   WrittenFileRecord,
 } from "./pipeline/run/record.ts";
 export type { RunOptions } from "./pipeline/run/run.ts";
