@@ -268,6 +268,11 @@ export class Gpu implements AsyncDisposable {
     return this.#lost;
   }
 
+  /** Whether products that may be rounded to f16 are, see `mayRound` of `gemm`. */
+  get roundsProducts(): boolean {
+    return this.precision === "f16" && this.matrices;
+  }
+
   /** The current and peak memory use. */
   get memory(): MemoryUse {
     return { ...this.#memory };

@@ -8,6 +8,8 @@ import {
   Gpu,
   type GpuOptions,
   LEAST_LIMIT,
+  type Precision,
+  PRECISIONS,
 } from "../gpu/device.ts";
 import type { GpuHost, TextStore } from "../gpu/host.ts";
 import { findAdapter, listAdapters, selectionOf } from "./adapters.ts";
@@ -56,6 +58,8 @@ export type MachineAdapter = AdapterChoice | number | string;
 export interface DenoGpuOptions extends Omit<GpuOptions, "adapter"> {
   /** `BILLM_ADAPTER` if absent or "auto". */
   adapter?: MachineAdapter;
+  /** `BILLM_PRECISION` if absent, else "f32". */
+  precision?: Precision;
   /** `BILLM_BACKEND` if absent, else "deno". */
   backend?: Backend;
 }
@@ -87,8 +91,9 @@ export async function openGpu(options: DenoGpuOptions = {}): Promise<Gpu> {
     );
   }
   const adapter = await select(options.adapter);
-  const all = { limits: { binding }, ...options, adapter };
-  const backend = options.backend ?? backendVariable();
+  const precision = options.precision ?? variable("BILLM_PRECISION", PRECISIONS) ?? "f32";
+  const all = { limits: { binding }, ...options, adapter, precision };
+  const backend = options.backend ?? variable("BILLM_BACKEND", BACKENDS) ?? "deno";
   if (backend === "deno") return await Gpu.open(DENO_GPU, all);
   const file = findDawn(dawnFolder());
   if (!file) {
@@ -108,13 +113,16 @@ export async function openGpu(options: DenoGpuOptions = {}): Promise<Gpu> {
   return await Gpu.open(DENO_GPU, all);
 }
 
-function backendVariable(): Backend {
-  const text = Deno.env.get("BILLM_BACKEND") || "deno";
-  const backend = BACKENDS.find((name) => name === text);
-  if (!backend) {
-    throw new UserError(`BILLM_BACKEND must be one of ${BACKENDS.join(", ")}, found "${text}"`);
-  }
-  return backend;
+/** The choice in an environment variable, if it is set. */
+function variable<Choice extends string>(
+  name: string,
+  choices: readonly Choice[],
+): Choice | undefined {
+  const text = Deno.env.get(name);
+  if (!text) return undefined;
+  const choice = choices.find((choice) => choice === text);
+  if (!choice) throw new UserError(`${name} must be one of ${choices.join(", ")}, found "${text}"`);
+  return choice;
 }
 
 /** Makes the adapter that a user names the only one that WebGPU can find. */

@@ -64,7 +64,7 @@ export class Head {
     await this.matrix.parts("f32", async (part, first) => {
       const c = { tensor: logits, start: first, stride: vocabulary };
       const [n] = part.shape;
-      await gemm(gpu, { layout: "NT", m: tokens, n, k: width, a: x, b: part, c });
+      await gemm(gpu, { layout: "NT", m: tokens, n, k: width, a: x, b: part, c, mayRound: true });
     });
     await this.cap(logits);
     return logits;
@@ -122,7 +122,7 @@ export class Head {
           using logits = gpu.empty([m, n]);
           using wanted = gpu.upload(targets[i].subarray(start, start + m), [m]);
           const a = { tensor: x, start: start * width };
-          await gemm(gpu, { layout: "NT", m, n, k: width, a, b: part, c: logits });
+          await gemm(gpu, { layout: "NT", m, n, k: width, a, b: part, c: logits, mayRound: true });
           await this.cap(logits);
           await crossEntropy(gpu, logits, wanted, first, states[i].view(start * 4, [m, 4]));
         }

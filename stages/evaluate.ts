@@ -128,7 +128,9 @@ async function sampleOf(
     if (error instanceof UserError) return undefined; // the texts are token ids
     throw error;
   }
-  const key = { figure: "sample", model: modelHashes(context, original), prompt: ids };
+  const precision = context.gpu.roundsProducts ? { precision: "f16" } : {};
+  const model = modelHashes(context, original);
+  const key = { figure: "sample", model, ...precision, prompt: ids };
   const ofOriginal = async () => {
     if (!options.original || context.hub.shards) return undefined;
     const known = cache.find<string>(key)?.figure;
@@ -269,7 +271,8 @@ class Measurement {
     const { context } = this;
     const data = this.#hashes(await metric.inputs(context, entry));
     const key = await metric.key(context, entry, data);
-    return { figure: metric.option, model: modelHashes(context, this.model), ...key };
+    const precision = context.gpu.roundsProducts ? { precision: "f16" } : {};
+    return { figure: metric.option, model: modelHashes(context, this.model), ...precision, ...key };
   }
 
   /** Content hashes and formats of data files; the names do not matter. */

@@ -23,6 +23,8 @@ const SMALL: BillmTile = { rows: 64, cols: 64, depth: 16 };
  * weights may be salient, which takes several scales and tests for each.
  */
 const SLAB_TOKENS = { ordinary: 1024, salient: 256 };
+/** The same where slabs are multiplied on tensor cores. */
+const ROUNDED_SLAB_TOKENS = 64;
 
 /** Where weights are unpacked for a product of many tokens: in workgroup memory, or in GPU memory. */
 export type UnpackedIn = "tiles" | "slabs";
@@ -65,7 +67,9 @@ export async function billmMatmul(
     );
   }
   const y = gpu.empty([tokens, rows]);
-  const fromTokens = SLAB_TOKENS[planes > 0 ? "salient" : "ordinary"];
+  const fromTokens = gpu.roundsProducts
+    ? ROUNDED_SLAB_TOKENS
+    : SLAB_TOKENS[planes > 0 ? "salient" : "ordinary"];
   unpacked ??= gpu.software || tokens >= fromTokens ? "slabs" : "tiles";
   if (unpacked === "slabs") {
     const unpack = (first: number, count: number) => unpackRows(gpu, weight, first, count);

@@ -8,6 +8,9 @@ const SLAB_BYTES = 64 << 20;
 const LARGE_SLAB_BYTES = 256 << 20;
 const SLAB_BYTES_ON_CPU = 16 << 20;
 
+/** The same on tensor cores, since the other factor is rounded for each slab. */
+const ROUNDED_SLAB_BYTES = 256 << 20;
+
 /** Tiles of a product, of 128 x 128, from which a large GPU is busy. */
 const BUSY_TILES = 256;
 const TILE = 128;
@@ -51,6 +54,7 @@ export async function multiplySlabs(
       c: { tensor: y, start: first },
       bias: bias?.view(first, [n]),
       residual: residual && { tensor: residual, start: first },
+      mayRound: true,
     });
   }
 }
@@ -60,7 +64,7 @@ export async function multiplySlabs(
  * are whole tiles of a codec. On a GPU, the slabs of a weight are about equally large.
  */
 export function slabRows(
-  gpu: Pick<Gpu, "software" | "maxBinding">,
+  gpu: Pick<Gpu, "software" | "maxBinding" | "roundsProducts">,
   tokens: number,
   rows: number,
   cols: number,
@@ -68,6 +72,7 @@ export function slabRows(
   const within = (bytes: number) =>
     Math.max(64, Math.floor(Math.min(bytes, gpu.maxBinding) / 4 / cols / 64) * 64);
   if (gpu.software) return within(SLAB_BYTES_ON_CPU);
+  if (gpu.roundsProducts) return Math.min(within(ROUNDED_SLAB_BYTES), Math.ceil(rows / TILE) * TILE);
   const busy = tokens <= FEW_TOKENS
     ? Infinity
     : Math.ceil(BUSY_TILES / Math.ceil(tokens / TILE)) * TILE;

@@ -78,7 +78,7 @@ export async function divergence(
           ] as const
         ) {
           const rows = { tensor: x, start: start * cols };
-          await gemm(gpu, { layout: "NT", m, n, k: cols, a: rows, b: part, c });
+          await gemm(gpu, { layout: "NT", m, n, k: cols, a: rows, b: part, c, mayRound: true });
           await own.cap(c);
         }
         const state = result.view(start * KL_STATE.columns, [m, KL_STATE.columns]);

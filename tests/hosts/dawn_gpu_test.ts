@@ -26,9 +26,10 @@ Deno.test("a backend that is not installed, or does not exist, is refused with w
     });
     return [code, stderr];
   };
-  const [missing, unknown, lost, automatic] = await Promise.all([
+  const [missing, unknown, imprecise, lost, automatic] = await Promise.all([
     generate({ BILLM_BACKEND: "dawn" }),
     generate({ BILLM_BACKEND: "vulkan" }),
+    generate({ BILLM_PRECISION: "f8" }),
     generate({ BILLM_BACKEND: "dawn", BILLM_DAWN: "/no/dawn.node" }),
     generate({ BILLM_BACKEND: "auto" }),
   ]);
@@ -36,6 +37,10 @@ Deno.test("a backend that is not installed, or does not exist, is refused with w
   assert.match(`${missing[1]}`, /is "dawn", which is not installed; `deno task dawn` installs it/);
   const known = "BILLM_BACKEND must be one of deno, dawn, auto";
   assert.deepEqual(unknown, [1, `Error: ${known}, found "vulkan"\n`]);
+  assert.deepEqual(imprecise, [
+    1,
+    'Error: BILLM_PRECISION must be one of f32, f16, found "f8"\n',
+  ]);
   assert.deepEqual(lost, [
     1,
     'Error: BILLM_DAWN is "/no/dawn.node", but there is no such file\n',

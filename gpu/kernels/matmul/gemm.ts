@@ -180,7 +180,7 @@ const MATRICES_FROM = 2 ** 24;
 
 /** Whether a product is computed on tensor cores. */
 export function suitsMatrices(gpu: Gpu, { layout, m, n, k, mayRound }: Gemm): boolean {
-  return mayRound === true && gpu.matrices && gpu.precision === "f16" && layout !== "NN" &&
+  return mayRound === true && gpu.roundsProducts && layout !== "NN" &&
     m * n * k >= MATRICES_FROM && n % 4 === 0 &&
     4 * (m + MATRIX_TILE) * (n + MATRIX_TILE) < gpu.maxBinding;
 }

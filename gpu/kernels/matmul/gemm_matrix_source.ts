@@ -41,10 +41,12 @@ export function matrixKernel(
   const [tileRows, tileCols] = isTransposed ? [MATRIX_DEPTH, tile] : [tile, MATRIX_DEPTH];
   const stride = tileCols + 8;
   const across = tileCols / 8;
-  const at = (row: string, col: string) =>
+  // The place of a fragment is the subgroup's times a constant, plus a constant: then compilers see that
+  // loads stay in bounds, and drop the checks, which cost a third of the rate.
+  const at = (subgroup: string, row: number, k: number) =>
     isTransposed
-      ? `((${col}) * ${stride}u + ${row}) / 8u`
-      : `((${row}) * ${stride}u + ${col}) / 8u`;
+      ? `${subgroup} * ${quarter / 8}u + ${(k * stride + row) / 8}u`
+      : `${subgroup} * ${quarter * stride / 8}u + ${(row * stride + k) / 8}u`;
   /** Rows of a tile that the threads move at a time. */
   const together = THREADS / across;
   const fetch = (name: string) =>
@@ -60,17 +62,15 @@ export function matrixKernel(
   let step${name} = ${isTransposed ? `${MATRIX_DEPTH}u * width${name}` : `${MATRIX_DEPTH / 8}u`};`;
   };
   const [left, right] = isTransposed ? ["col_major", "row_major"] : ["row_major", "col_major"];
-  const load = (type: string, order: string, array: string, row: string, k: number) =>
-    `subgroupMatrixLoad<${type}, ${order}>(&${array}, ${at(row, `${k}u`)}, ${stride / unit}u)`;
+  const load = (type: string, order: string, array: string, place: string) =>
+    `subgroupMatrixLoad<${type}, ${order}>(&${array}, ${place}, ${stride / unit}u)`;
   const multiply = repeat(MATRIX_DEPTH / 16, (step) => {
     const k = step * 16;
     return `{
-      ${
-      repeat(fragments, (i) => `let a${i} = ${load("Left", left, "sA", `rows + ${i * 16}u`, k)};`)
-    }
+      ${repeat(fragments, (i) => `let a${i} = ${load("Left", left, "sA", at("low", i * 16, k))};`)}
       ${
       repeat(fragments, (j) =>
-        `{ let b = ${load("Right", right, "sB", `cols + ${j * 16}u`, k)};
+        `{ let b = ${load("Right", right, "sB", at("right", j * 16, k))};
         ${
           repeat(
             fragments,
@@ -85,7 +85,7 @@ export function matrixKernel(
   const target = inPlace ? "C" : "T";
   const [origin, width] = inPlace
     ? ["p.c_start + (m0 + rows) * p.c_stride + n0 + cols", "p.c_stride"]
-    : [`(m0 + rows) * padded + n0 + cols`, "padded"];
+    : ["(m0 + rows) * padded + n0 + cols", "padded"];
   const store = repeat(
     fragments,
     (i) =>
@@ -124,8 +124,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let m0 = (first + place % band) * ${tile}u;
   let n0 = place / band * ${tile}u;
   if ((p.flags & 8u) != 0u && n0 + ${tile}u <= m0) { return; }
-  let rows = (lane / 64u) * ${quarter}u;
-  let cols = (lane / 32u) % 2u * ${quarter}u;
+  let low = lane / 64u;
+  let right = lane / 32u % 2u;
   ${sums}
   ${repeat(moved, (i) => `var rA${i}: vec4u; var rB${i}: vec4u;`)}
   let own = (lane / ${across}u) * ${stride / 8}u + lane % ${across}u;
@@ -154,6 +154,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     workgroupBarrier();
   }
   let padded = across * ${tile}u;
+  let rows = low * ${quarter}u;
+  let cols = right * ${quarter}u;
   let origin = ${origin};
   ${store}
   storageBarrier();

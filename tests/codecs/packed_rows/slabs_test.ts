@@ -5,10 +5,11 @@ import { normals } from "../../reference/random.ts";
 import { productReference } from "../billm/random_packed.ts";
 
 Deno.test("slabs keep a GPU busy within the memory that they may take", () => {
-  const gpu = { software: false, maxBinding: 2 ** 31 };
+  const gpu = { software: false, maxBinding: 2 ** 31, roundsProducts: false };
   assert.equal(slabRows(gpu, 2048, 4096, 4096), 4096, "64 MB");
   assert.equal(slabRows(gpu, 2048, 11008, 4096), 3712, "three of about the same size");
   assert.equal(slabRows(gpu, 512, 11008, 4096), 11008, "a single one");
+  assert.equal(slabRows({ ...gpu, roundsProducts: true }, 2048, 11008, 4096), 11008, "f16");
   assert.equal(slabRows(gpu, 512, 4096, 11008), 4096);
   assert.equal(slabRows(gpu, 512, 22016, 4096), 11008, "two within 256 MB");
   assert.equal(slabRows(gpu, 512, 32000, 11008), 5376, "six within 256 MB");
