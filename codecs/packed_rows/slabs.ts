@@ -72,7 +72,9 @@ export function slabRows(
   const within = (bytes: number) =>
     Math.max(64, Math.floor(Math.min(bytes, gpu.maxBinding) / 4 / cols / 64) * 64);
   if (gpu.software) return within(SLAB_BYTES_ON_CPU);
-  if (gpu.roundsProducts) return Math.min(within(ROUNDED_SLAB_BYTES), Math.ceil(rows / TILE) * TILE);
+  if (gpu.roundsProducts) {
+    return Math.min(within(ROUNDED_SLAB_BYTES), Math.ceil(rows / TILE) * TILE);
+  }
   const busy = tokens <= FEW_TOKENS
     ? Infinity
     : Math.ceil(BUSY_TILES / Math.ceil(tokens / TILE)) * TILE;
