@@ -48,7 +48,14 @@ function textOf({ default: _, ...schema }: JsonSchema): string {
 
 /** A schema without what only people read, and without the paths of a matrix. */
 function without({ title: _, description: __, ...schema }: JsonSchema): JsonSchema {
-  const { properties } = schema;
+  const { properties, anyOf } = schema;
+  if (schema.enum) delete schema.type; // the values say it
+  const isConst = (option: unknown) => isRecord(option) && Object.hasOwn(option, "const");
+  if (anyOf?.every(isConst)) return { enum: anyOf.map((option) => (option as JsonSchema).const!) };
+  // What a list allows, too, is shared.
+  if (anyOf && anyOf.length > 2 && isConst(anyOf.at(-1))) {
+    schema.anyOf = [{ anyOf: anyOf.slice(0, -1) }, anyOf.at(-1)!];
+  }
   const kept = properties &&
     Object.entries(properties).filter(([path]) => !path.startsWith("stages."));
   return mapped({ ...schema, ...(kept && { properties: Object.fromEntries(kept) }) }, without);
