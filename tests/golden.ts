@@ -12,10 +12,35 @@ export function assertGolden<Value>(
   { first, sha256 }: Golden<Value>,
 ): void {
   assert.deepEqual(found.slice(0, first.length), first);
-  const hash = createHash("sha256").update(JSON.stringify(found)).digest("hex");
   assert.equal(
-    hash,
+    hashOf(JSON.stringify(found)),
     sha256,
     `the values after these differ: ${JSON.stringify(found).slice(0, 2000)}`,
   );
+}
+
+/**
+ * Checks texts against hashes of them: two hexadecimal digits for each group of so many, one after the other,
+ * and 16 digits for all.
+ *
+ * @param about What is said of a group that differs.
+ */
+export function assertHashes(
+  texts: readonly string[],
+  hashes: string,
+  size: number,
+  about: (first: number, end: number) => string,
+): void {
+  const groups = Math.ceil(texts.length / size);
+  assert.equal(hashes.length, 2 * groups + 16);
+  const matches = (first: number, end: number, wanted: string) =>
+    assert.ok(hashOf(texts.slice(first, end).join("")).startsWith(wanted), about(first, end));
+  for (let i = 0; i < groups; i++) {
+    matches(i * size, (i + 1) * size, hashes.slice(2 * i, 2 * i + 2));
+  }
+  matches(0, texts.length, hashes.slice(2 * groups));
+}
+
+function hashOf(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
 }

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { fixture } from "../../fixture.ts";
+import { assertHashes } from "../../golden.ts";
 import { decoderOf } from "../../../models/tokenizers/decoders.ts";
 import { normalizerOf } from "../../../models/tokenizers/normalizers.ts";
 import { preTokenizerOf } from "../../../models/tokenizers/pre_tokenizers.ts";
@@ -12,10 +13,7 @@ import { MemoryFolder } from "../../../storage/memory_folder.ts";
 // deno-lint-ignore no-explicit-any -- JSON of many forms
 type Json = any;
 
-/**
- * Components with hashes of what they give: of each text four hexadecimal digits; of those of 16 texts two, one
- * after the other; and of those of all texts 16.
- */
+/** Components with {@link assertHashes hashes} of the first four digits of hashes of what they give. */
 type Cases = [component: Json, hashes: string][];
 
 const FIXTURE:
@@ -26,27 +24,14 @@ const FIXTURE:
   > = fixture("tokenizers/components");
 const { texts } = FIXTURE;
 
-const TOGETHER = 16;
-
-function hashOf(text: string, digits: number): string {
-  return createHash("sha256").update(text).digest("hex").slice(0, digits);
-}
-
 /** Checks what a component gives of all texts. */
 function check([component, hashes]: Cases[number], give: (text: string) => unknown): void {
-  const name = JSON.stringify(component).slice(0, 400);
-  const found = texts.map((text) => hashOf(JSON.stringify(give(text)), 4));
-  for (let i = 0; i < texts.length; i += TOGETHER) {
-    const hash = hashOf(found.slice(i, i + TOGETHER).join(""), 2);
-    if (hash === hashes.slice(i / 8, i / 8 + 2)) continue;
-    const given = texts.slice(i, i + TOGETHER).map((text) => [text, give(text)]);
-    assert.fail(`${name} gives of one of these texts something else: ${JSON.stringify(given)}`);
-  }
-  assert.equal(
-    hashes.slice(2 * Math.ceil(texts.length / TOGETHER)),
-    hashOf(found.join(""), 16),
-    name,
-  );
+  const found = texts.map((text) => JSON.stringify(give(text)));
+  const digits = found.map((text) => createHash("sha256").update(text).digest("hex").slice(0, 4));
+  assertHashes(digits, hashes, 16, (first, end) => {
+    const given = texts.slice(first, end).map((text, i) => [text, found[first + i]]);
+    return `${JSON.stringify(component).slice(0, 400)} should not give ${JSON.stringify(given)}`;
+  });
 }
 
 /** The parts of a text between its spaces, every third one as its bytes, as the fixture has them. */
