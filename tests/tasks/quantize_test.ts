@@ -74,7 +74,7 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
   once per group  pack               scales: "f16", flags: "plain", embeddings: "stored"
   once per model  evaluate           perplexity: ` +
       `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4,"kl-windows":16}], ` +
-      `original: true, cache: false, batch-tokens: 8192
+      `original: true, cache: false, sample: false, batch-tokens: 8192
 Size: not known before the run with these stages
 `,
   );
