@@ -23,6 +23,7 @@ export type FetchFiles = (
 /** The use of a data set. */
 export type DatasetUse = "calibration" | "evaluation";
 
+/** @internal */
 export interface CalibrationOptions {
   /** Number of windows. */
   samples: number;
@@ -34,6 +35,7 @@ export interface CalibrationOptions {
   pause?: () => Promise<void>;
 }
 
+/** @internal */
 export interface EvaluationOptions {
   /** Tokens per window. */
   length: number;
@@ -43,6 +45,7 @@ export interface EvaluationOptions {
 
 /** A data set with local files, which are read on demand. */
 export interface LocalDataset {
+  /** Its name or path in the pipeline file. */
   name: string;
   /** All files that the windows come from. */
   files: string[];

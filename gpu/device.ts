@@ -13,14 +13,17 @@ import { type Dtype, DTYPE_BYTES, elementsOf, type Piece, shapeText, Tensor } fr
 
 /** The kinds of adapters to open: the fastest, a hardware GPU only, or a software adapter only. */
 export const ADAPTER_KINDS = ["auto", "hardware", "software"] as const;
+/** One of {@link ADAPTER_KINDS}. */
 export type AdapterChoice = typeof ADAPTER_KINDS[number];
 
 /** How large products are computed; see {@link GpuOptions}. */
 export const PRECISIONS = ["f32", "f16"] as const;
+/** One of {@link PRECISIONS}. */
 export type Precision = typeof PRECISIONS[number];
 
 /** The options of {@link Gpu.open}. */
 export interface GpuOptions {
+  /** The adapter to open; "auto" if absent. */
   adapter?: AdapterChoice;
   /**
    * The budget of GPU memory in bytes. It limits stored activations and pooled buffers, not the working
@@ -45,7 +48,11 @@ export interface GpuOptions {
 /** There is no adapter at all. */
 export class NoAdapter extends UserError {}
 
-/** A section of the GPU's work whose time is measured. */
+/**
+ * A section of the GPU's work whose time is measured.
+ *
+ * @internal
+ */
 export interface Section {
   name: string;
   /** The weight of the time, if one of several equal pieces of work is measured; 1 if absent. */
@@ -54,8 +61,11 @@ export interface Section {
 
 /** GPU memory in bytes; pooled memory is free for reuse but not returned to the system. */
 export interface MemoryUse {
+  /** In use. */
   current: number;
+  /** Free for reuse. */
   pooled: number;
+  /** The most that was in use at once. */
   peak: number;
 }
 
@@ -66,6 +76,7 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
   return both;
 }
 
+/** @internal */
 type Grid = readonly [number, number, number];
 
 interface KnownKernel {
@@ -81,7 +92,11 @@ interface Call {
   later?: Dispatch["later"];
 }
 
-/** Recorded dispatches, which can be replayed; see {@link Gpu.record}. */
+/**
+ * Recorded dispatches, which can be replayed; see {@link Gpu.record}.
+ *
+ * @internal
+ */
 export interface Recording {
   readonly calls: Call[];
   /** The memory pool of its dispatches. */
@@ -110,7 +125,9 @@ const POISON = 0x7fc0_7fc0; // NaN as f32, as two bf16 and as two f16
  * Without scopes, Deno would report nothing and results would be zeros.
  */
 export class Gpu implements AsyncDisposable {
+  /** What differs by host. */
   readonly host: GpuHost;
+  /** The device of the WebGPU API. */
   readonly device: GPUDevice;
   /** The name of the adapter and its driver, as the adapter reports it. */
   readonly name: string;
@@ -128,7 +145,9 @@ export class Gpu implements AsyncDisposable {
   readonly f64: boolean;
   /** Whether kernels may multiply 16 x 16 matrices of f16 with sums in f32, in subgroups of 32. */
   readonly matrices: boolean;
+  /** How large products are computed. */
   readonly precision: Precision;
+  /** Whether new tensors are filled with NaN. */
   readonly poison: boolean;
   /** The maximum size of a buffer in bytes; larger tensors have several. */
   readonly maxBuffer: number;
@@ -558,6 +577,7 @@ export class Gpu implements AsyncDisposable {
    * @throws {Error} If anything queued before this point failed.
    */
   async read(tensor: Tensor): Promise<Float32Array<ArrayBuffer>>;
+  /** The elements of a tensor. */
   async read<Dtype extends "u32">(tensor: Tensor, as: Dtype): Promise<Uint32Array<ArrayBuffer>>;
   async read(tensor: Tensor, as?: "u32"): Promise<Float32Array | Uint32Array> {
     const bytes = await this.readBytes(tensor);
@@ -871,6 +891,7 @@ export class Gpu implements AsyncDisposable {
     if (++this.#dispatches === DISPATCHES_PER_SUBMIT) this.flush();
   }
 
+  /** Waits for the queue and frees everything. */
   async [Symbol.asyncDispose](): Promise<void> {
     try {
       await this.idle();

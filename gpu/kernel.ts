@@ -5,9 +5,11 @@ import type { Tensor } from "./tensor.ts";
 
 /** WGSL text and the pipeline constants (`override`) to compile it with. */
 export interface KernelSource {
+  /** Its name in messages and timings. */
   name: string;
   /** The text, or a function that generates it, called only if the kernel is not compiled yet. */
   source: string | (() => string);
+  /** Values of the shader's overrides. */
   constants?: Record<string, number>;
 }
 
@@ -56,7 +58,11 @@ export function uniform(u32: readonly number[], f32: readonly number[] = []): Ui
 /** WebGPU's limit of workgroups per dimension. */
 export const MAX_GROUPS = 65535;
 
-/** A pipeline of a kernel. */
+/**
+ * A pipeline of a kernel.
+ *
+ * @internal
+ */
 export interface KernelForm {
   pipeline: GPUComputePipeline;
   layout: GPUBindGroupLayout;
@@ -64,7 +70,11 @@ export interface KernelForm {
   bindings: readonly (readonly number[])[];
 }
 
-/** A bind group and the form of the kernel that it belongs to. */
+/**
+ * A bind group and the form of the kernel that it belongs to.
+ *
+ * @internal
+ */
 export interface BoundKernel {
   form: KernelForm;
   group: GPUBindGroup;
@@ -75,7 +85,7 @@ export interface BoundKernel {
 /** A compiled compute pipeline. Its bindings are read from the WGSL text, all in group 0. */
 export class Kernel {
   /** The bind groups of earlier calls, by the buffers that they bind; managed by the {@link Gpu}. */
-  readonly bindGroups = new Map<string, BoundKernel>();
+  readonly bindGroups: Map<string, BoundKernel> = new Map();
   /** The forms for tensors of several panels, by the numbers of panels. */
   readonly #forms = new Map<string, KernelForm>();
 

@@ -64,10 +64,9 @@ export interface DenoGpuOptions extends Omit<GpuOptions, "adapter"> {
   backend?: Backend;
 }
 
-/**
- * Implementations of WebGPU: Deno's own; Dawn's; or Dawn's where it is installed and finds tensor cores.
- */
+/** Implementations of WebGPU: Deno's own; Dawn's; or Dawn's where it is installed and finds tensor cores. */
 export const BACKENDS = ["deno", "dawn", "auto"] as const;
+/** One of {@link BACKENDS}. */
 export type Backend = typeof BACKENDS[number];
 
 /** Dawn's instances by their files, each opened once. */

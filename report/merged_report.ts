@@ -15,7 +15,7 @@ import { type Figure, type Metric, type Pair, pairsIn } from "../stages/metrics/
 import { METRICS } from "../stages/metrics/mod.ts";
 import type { Comparison, RunInFolder } from "./cells.ts";
 import { type Content, Html, html } from "./html.ts";
-import { page, section } from "./page.ts";
+import { contents, page, section } from "./page.ts";
 import { paperTable } from "./paper_table.ts";
 import { compactPicture } from "./picture.ts";
 import { paretoFront, type Result } from "./pareto.ts";
@@ -85,13 +85,7 @@ export class MergedReport {
    */
   page(folder: string): string {
     const { done, failed, missing } = this.comparison;
-    return page(`${this.title}: BiLLM report`, [
-      html`
-        <header>
-          <h1>${this.title}</h1>
-          <p class="subtitle">${this.#countText()}</p>
-        </header>
-      `,
+    const sections = [
       failed.length + missing.length > 0
         ? section("Not done", tableHtml(this.#problemTable()))
         : undefined,
@@ -109,6 +103,16 @@ export class MergedReport {
       ),
       this.peers ? this.#peerSection(this.peers) : undefined,
       done.length > 0 ? this.#runSections(folder) : undefined,
+    ];
+    return page(`${this.title}: BiLLM report`, [
+      html`
+        <header>
+          <h1>${this.title}</h1>
+          <p class="subtitle">${this.#countText()}</p>
+        </header>
+      `,
+      contents(sections),
+      sections,
     ]);
   }
 

@@ -1,21 +1,28 @@
 import { basename, extname } from "node:path";
 import { z } from "zod";
+import { UserError } from "../base/errors.ts";
 import { listed } from "../base/figures.ts";
 import { tuningFolder } from "../hosts/deno_gpu.ts";
 import { ModelFiles } from "../models/model_files.ts";
 import type { PlanStep } from "../pipeline/run/events.ts";
-import type { Evaluation } from "../pipeline/run/record.ts";
+import type { Evaluation, SampleText } from "../pipeline/run/record.ts";
 import type { ModelContext, ModelStage } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
+import { evaluationWindows } from "./data.ts";
 import { FigureCache, type FigureKey } from "./figure_cache.ts";
 import type { Figure, Metric, Work } from "./metrics/metric.ts";
 import { METRICS, warningsOf } from "./metrics/mod.ts";
+import type { PerplexityEntry } from "./metrics/perplexity.ts";
+import { continuation, samplePrompt } from "./sample.ts";
 import { secondsPerToken } from "./run_needs.ts";
 
 const common = {
   "original": z.boolean().default(true).describe("Also measure the original model"),
   "cache": z.boolean().default(true).describe(
     "Use cached figures of the original model from earlier runs",
+  ),
+  "sample": z.boolean().default(true).describe(
+    "Continue the beginning of the first text of perplexity with both models, for the report",
   ),
   "batch-tokens": z.int().min(1).max(65535).default(8192).describe(
     "Tokens per batch",
@@ -107,6 +114,10 @@ export const evaluate: ModelStage<Options> = {
       if (metric.recordKey === undefined) Object.assign(evaluation, measured);
       else if (entries.length > 0) evaluation[metric.recordKey] = measured;
     }
+    if (options.sample && packedFiles) {
+      const sample = await sampleOf(context, options, originalFiles, packedFiles);
+      if (sample) evaluation.sample = sample;
+    }
     context.set("evaluation", evaluation);
     for (const message of warningsOf(evaluation)) context.emit({ type: "warning", message });
   },
@@ -121,8 +132,57 @@ function measurementOfOriginal(
   model: ModelFiles,
   isReference = false,
 ): Measurement {
-  const cache = new FigureCache(options.cache ? tuningFolder() : undefined);
-  return new Measurement(context, options, model, ORIGINAL, { cache, isReference });
+  return new Measurement(context, options, model, ORIGINAL, {
+    cache: cacheOf(options),
+    isReference,
+  });
+}
+
+function cacheOf(options: Options): FigureCache {
+  return new FigureCache(options.cache ? tuningFolder() : undefined);
+}
+
+/** Texts of both models; undefined without a text or a tokenizer, and if neither model gives one. */
+async function sampleOf(
+  context: ModelContext,
+  options: Options,
+  original: ModelFiles,
+  packed: ModelFiles,
+): Promise<SampleText | undefined> {
+  const [text] = (options.perplexity ?? []) as PerplexityEntry[];
+  if (!text) return undefined;
+  const { dataset, windows, "sequence-length": length } = text;
+  const ids = samplePrompt((await evaluationWindows(context, dataset, length, windows))[0]);
+  let prompt: string;
+  try {
+    prompt = original.tokenizer.decode(ids);
+  } catch (error) {
+    if (error instanceof UserError) return undefined; // the texts are token ids
+    throw error;
+  }
+  const precision = context.gpu.roundsProducts ? { precision: "f16" } : {};
+  const model = modelHashes(context, original);
+  const key = { figure: "sample", model, ...precision, prompt: ids };
+  const cache = cacheOf(options);
+  const ofOriginal = async () => {
+    if (!options.original || context.hub.shards) return undefined;
+    const known = cache.find<string>(key)?.figure;
+    if (known !== undefined) return known;
+    const found = await continuation(context, original, ids);
+    if (found !== undefined) cache.keep(key, found, context.gpu.name);
+    return found;
+  };
+  const [first, second] = [await ofOriginal(), await continuation(context, packed, ids)];
+  if ((first ?? second) === undefined) return undefined;
+  return {
+    prompt,
+    ...(first !== undefined && { original: first }),
+    ...(second !== undefined && { packed: second }),
+  };
+}
+
+function modelHashes(context: ModelContext, model: ModelFiles): Record<string, string> {
+  return Object.fromEntries(model.files.map((file) => [basename(file), context.sha256(file)]));
 }
 
 /** What else there is to the measurements of a model. */
@@ -271,12 +331,7 @@ class Measurement {
     const data = this.#hashes(await metric.inputs(context, entry));
     const key = await metric.key(context, entry, data);
     const precision = context.gpu.roundsProducts ? { precision: "f16" } : {};
-    return { figure: metric.option, model: this.#modelHashes(), ...precision, ...key };
-  }
-
-  #modelHashes(): Record<string, string> {
-    const hashes = this.model.files.map((file) => [basename(file), this.context.sha256(file)]);
-    return Object.fromEntries(hashes);
+    return { figure: metric.option, model: modelHashes(context, this.model), ...precision, ...key };
   }
 
   /** Content hashes and formats of data files; the names do not matter. */

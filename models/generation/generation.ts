@@ -27,6 +27,7 @@ const TURN_TOKENS = 512;
 
 /** The options of {@link ResidentModel.load}. */
 export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
+  /** Ends the loading. */
   signal?: AbortSignal;
   /** Called after each layer. */
   onProgress?(done: number, total: number): void;
@@ -190,6 +191,7 @@ export class ResidentModel implements Disposable {
     );
   }
 
+  /** Frees the weights. */
   [Symbol.dispose](): void {
     for (const weights of this.#layers) weights[Symbol.dispose]();
     this.decoder[Symbol.dispose]();
@@ -234,6 +236,7 @@ export interface GenerateOptions extends ContinueOptions {
 
 /** A generated token. */
 export interface GeneratedToken {
+  /** Its number in the vocabulary. */
   id: number;
   /**
    * The text that the token adds: empty while a character is incomplete. The last token flushes the

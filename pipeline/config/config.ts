@@ -2,6 +2,7 @@ import { basename, dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { isMap, isScalar, isSeq, type Node, Scalar } from "yaml";
 import { z } from "zod";
+import type { ZodObject } from "../../base/schema.ts";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import { UserError } from "../../base/errors.ts";
 import { isRecord } from "../../base/record.ts";
@@ -24,12 +25,14 @@ export type { Recipe } from "./recipes.ts";
  */
 export type Scope = "model" | "group" | "layer" | "linear" | "block";
 
+/** @internal */
 type Presets = Record<string, unknown>;
 
 /** The declaration of a stage, as needed to check pipeline files. */
 export interface StageDeclaration {
   /** Name in pipeline files, such as "salient-select". */
   name: string;
+  /** How often it runs. */
   scope: Scope;
   /** One-line description. */
   summary: string;
@@ -37,7 +40,7 @@ export interface StageDeclaration {
    * Schema of the options: a strictObject with hyphenated keys, each with `.describe()` and usually
    * `.default()`. Messages of checks follow the key: "must be odd".
    */
-  options: z.ZodObject;
+  options: ZodObject;
   /** Default option values in `mode: reference`; a function if they depend on the written options. */
   presets?: { reference?: Presets | ((written: Readonly<Record<string, unknown>>) => Presets) };
   /** Artifacts that earlier stages must give; a function if they depend on the options. */
@@ -61,7 +64,9 @@ export interface StageDeclaration {
 
 /** A stage of a pipeline with its checked options, including defaults. */
 export interface PlannedStage<S extends StageDeclaration> {
+  /** The stage. */
   stage: S;
+  /** Its options, checked. */
   // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
   options: any;
   /** `file:line:column` of the stage's name, or of the module's if it has `use`. */
@@ -76,6 +81,7 @@ export interface PlannedStage<S extends StageDeclaration> {
 export interface PipelineConfig<S extends StageDeclaration> {
   /** Path of the file, as given. */
   file: string;
+  /** Name of the run. */
   name: string;
   /** The folder of the model or its name on the hub, as written. */
   model: string;
@@ -83,6 +89,7 @@ export interface PipelineConfig<S extends StageDeclaration> {
   output: string;
   /** An integer from 0 to 2³² - 1. */
   seed: number;
+  /** Whose defaults the stages have. */
   mode: "default" | "reference";
   /** `memory` and `host-memory` are strings such as "12GB". */
   gpu: {
@@ -92,6 +99,7 @@ export interface PipelineConfig<S extends StageDeclaration> {
     memory?: string;
     "host-memory"?: string;
   };
+  /** The stages, in order. */
   stages: PlannedStage<S>[];
   /** The name of the recipe that gave the stages, if any. */
   recipe?: string;

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { BYTES_PATTERN } from "../../base/units.ts";
+import { VERSION } from "../../base/version.ts";
 import { PRECISIONS } from "../../gpu/device.ts";
 import { BACKENDS } from "../../hosts/deno_gpu.ts";
 import { inHome, isPlainPath, NO_HOME } from "../../storage/home.ts";
@@ -124,7 +125,7 @@ export function knownKeys(schema: JsonSchema, path: readonly PropertyKey[]): str
 export function pipelineJsonSchema(
   all: readonly StageDeclaration[],
   recipes: readonly Recipe[] = [],
-): object {
+): JsonSchema {
   const stages = namedStages(all);
   const { properties: fields = {}, required = [], ...rest } = jsonSchemaOf(pipelineFields);
   const { recipe: { description }, ...properties } = fields as Record<string, JsonSchema>;
@@ -181,7 +182,7 @@ export function pipelineJsonSchema(
     }),
   } as JsonSchema;
   const { model, recipe, seed, mode, gpu, stages: list } = properties;
-  const settings: Record<string, object> = {
+  const settings: Record<string, JsonSchema> = {
     model,
     ...(hasRecipes && { recipe }),
     seed,
@@ -196,6 +197,7 @@ export function pipelineJsonSchema(
   }
   return {
     $schema: "https://json-schema.org/draft/2020-12/schema",
+    $id: `urn:billm:pipeline:${VERSION}`,
     title: "Pipeline",
     ...rest,
     // A matrix may provide the other required keys.
@@ -212,7 +214,7 @@ export function pipelineJsonSchema(
 }
 
 /** The schemas of files with a list of stages, and with a recipe. */
-function formsOf(required: readonly string[]): object[] {
+function formsOf(required: string[]): JsonSchema[] {
   const others = required.filter((key) => key !== "stages");
   return [
     { required, not: { required: ["recipe"] }, properties: { stages: { type: "array" } } },
@@ -229,7 +231,7 @@ function pathsOf(path: string, schema: JsonSchema): Record<string, JsonSchema> {
 }
 
 /** @param settings Schemas of the values that a matrix may vary, by path. */
-function matrixSchema(settings: Record<string, object>): object {
+function matrixSchema(settings: Record<string, JsonSchema>): JsonSchema {
   const maps = (description: string) => ({
     description,
     type: "array",

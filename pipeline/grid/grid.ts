@@ -14,7 +14,9 @@ import type { RunCell, RunGrid } from "./load_grid.ts";
 
 /** The result of a cell; `run` is present if it is done. */
 export interface CellResult {
+  /** cell.json. */
   record: CellRecord;
+  /** run.json; absent if the cell failed. */
   run?: RunRecord;
 }
 

@@ -36,11 +36,15 @@ export interface RunCell<S extends StageDeclaration> {
 
 /** A checked pipeline file with a `matrix`; a file without one is a grid of one cell. */
 export interface RunGrid<S extends StageDeclaration> {
+  /** Path of the file, as given. */
   file: string;
+  /** Name of the grid. */
   name: string;
   /** The folder of the cells' folders. */
   output: string;
+  /** Whether the file has a matrix. */
   hasMatrix: boolean;
+  /** The cells, in the order of the matrix. */
   cells: RunCell<S>[];
 }
 

@@ -41,12 +41,16 @@ export interface PlanStep {
   seconds: number;
 }
 
+/** Receives the events of a run. */
 export type Emit = (event: RunEvent) => void;
 
 /** The run record of a linear layer. */
 export interface LinearRecord extends LinearFacts {
+  /** "model.layers.0.self_attn.q_proj" */
   name: string;
+  /** Outputs. */
   rows: number;
+  /** Inputs. */
   cols: number;
   /**
    * tr((W-Q) H (W-Q)ᵀ) / tr(W H Wᵀ) on the calibration data; absent without a Hessian or if the output
@@ -73,15 +77,22 @@ export interface LinearRecord extends LinearFacts {
 
 /** The run record of a decoder layer. */
 export interface LayerRecord {
+  /** Index, from 0. */
   layer: number;
+  /** Seconds that it took. */
   seconds: number;
   /** GPU seconds for queued work, wall-clock seconds for the rest. */
   secondsByStage: Record<string, number>;
+  /** Peak GPU memory. */
   peakGpuBytes: number;
   /** Peak bytes of tensors while a stage ran, in this layer or an earlier one. */
   peakGpuBytesByStage?: Record<string, number>;
+  /** The written file. */
   file: string;
+  /** Its size. */
   bytes: number;
+  /** Its hash. */
   sha256: string;
+  /** Its linear layers. */
   linears: LinearRecord[];
 }

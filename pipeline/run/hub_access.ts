@@ -19,7 +19,11 @@ import type { Emit } from "./events.ts";
 /** A name on the hub: "gpt2" or "facebook/opt-125m". */
 export const HUB_ID = /^(?!.*\.(?:gguf|safetensors|bin|ya?ml)$)[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 
-/** Access of a run to the Hugging Face hub; records the commits used. */
+/**
+ * Access of a run to the Hugging Face hub; records the commits used.
+ *
+ * @internal
+ */
 export class HubAccess {
   /** Commit hashes by "id@revision". */
   readonly commits: Record<string, string> = {};

@@ -5,6 +5,7 @@ import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { type DenoGpuOptions, openGpu } from "../../hosts/deno_gpu.ts";
 import { SpillingMemory } from "../../hosts/spilling_memory.ts";
+import { surroundings } from "../../hosts/surroundings.ts";
 import { PipelineFileError } from "../config/errors.ts";
 import { sum, sumByKey } from "../../base/figures.ts";
 import { bytesOf } from "../../base/units.ts";
@@ -25,7 +26,9 @@ import { quantizeLayers } from "./layers.ts";
 import type { CellRecord, RunRecord } from "./record.ts";
 import { PIPELINE, type PlannedRun, RunFolder, SHARDS, SPILL } from "./run_folder.ts";
 
+/** Options of a run. */
 export interface RunOptions {
+  /** Receives the events. */
   emit?: Emit;
   /** Deprecated name of {@link RunOptions.emit}. */
   report?: Emit;
@@ -48,6 +51,7 @@ export interface RunOptions {
  * @param original The original model, if any.
  * @param pause Called periodically; may throw to abort.
  * @throws {UserError} If a model cannot be read or a file cannot be written.
+ * @internal
  */
 export type WriteReport = (
   folder: string,
@@ -61,6 +65,7 @@ export type WriteReport = (
  *
  * @param folder The output folder of the run.
  * @throws {UserError} If the record is not one that can be reported on.
+ * @internal
  */
 export type HasReport = (folder: string, record: RunRecord) => boolean;
 
@@ -297,6 +302,7 @@ export async function runPipeline(
     status: "running",
     ...planned,
     deno: Deno.version.deno,
+    ...await surroundings(gpu.name),
     adapter: gpu.name,
     backend: gpu.host.name,
     ...(config.gpu.precision !== "f32" && { precision: config.gpu.precision }),

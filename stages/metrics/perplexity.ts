@@ -38,6 +38,7 @@ const entry = z.strictObject({
 });
 
 type Entry = z.output<typeof entry>;
+export type { Entry as PerplexityEntry };
 
 /** JSON has null for a perplexity that is not finite. */
 const figure = figureForm.extend({
@@ -57,12 +58,14 @@ const figure = figureForm.extend({
 const MOST_GROWTH = 10;
 
 /** Headings of reports, and their explanations. */
-const LN_RATIO = "ln ratio";
+const RATIO = "Ratio";
+const DELTA_LOSS = "Δ loss";
 const KL = "KL, nats";
 const AGREEMENT = "Same top token";
 const HINTS = {
-  "Growth": "Perplexity of the packed model over that of the original",
-  [LN_RATIO]: "ln(perplexity / perplexity of the original): the loss added to each token, in nats",
+  [RATIO]: "Perplexity of the packed model over that of the original",
+  [DELTA_LOSS]:
+    "ln(perplexity / perplexity of the original): the loss added to each token, in nats",
   [KL]: "Mean KL divergence of the packed model's next-token distribution from the original's",
   [AGREEMENT]: "Predictions whose most likely token is that of the original",
 };
@@ -224,7 +227,7 @@ export const perplexity: Metric<Entry, Perplexity> = {
       note: before && after
         ? [
           `${growthText(before.perplexity, after.perplexity)} on ${after.dataset}`,
-          ...(isNumber(ratio) ? [`ln ratio ${lnText(ratio)}`] : []),
+          ...(isNumber(ratio) ? [`Δ loss ${lnText(ratio)}`] : []),
           ...(isNumber(kl) ? [`KL ${decimal(kl, 3)} nats`] : []),
         ].join(", ")
         : `of the ${after ? "packed" : "original"} model on ${lastOf(pair).dataset}`,
@@ -236,7 +239,7 @@ export const perplexity: Metric<Entry, Perplexity> = {
     return {
       caption: "Perplexity before and after",
       head: [
-        ...["Text", "Windows", "Original", "Packed", "Growth", LN_RATIO],
+        ...["Text", "Windows", "Original", "Packed", RATIO, DELTA_LOSS],
         ...(isCompared ? [KL, AGREEMENT, "Windows for KL"] : []),
       ],
       hints: { ...HINTS, "Windows for KL": "The windows that KL and same top token come from" },
@@ -277,16 +280,16 @@ export const perplexity: Metric<Entry, Perplexity> = {
           text: (pairs) => perplexityText(pairOf(pairs).after?.perplexity),
         },
         {
-          head: "Growth",
-          hint: HINTS["Growth"],
+          head: RATIO,
+          hint: HINTS[RATIO],
           text(pairs) {
             const { before, after } = pairOf(pairs);
             return growthText(before?.perplexity, after?.perplexity);
           },
         },
         {
-          head: LN_RATIO,
-          hint: HINTS[LN_RATIO],
+          head: DELTA_LOSS,
+          hint: HINTS[DELTA_LOSS],
           text: (pairs) => lnText(lnRatioOf(pairOf(pairs))),
         },
         ...(pairs.some((pair) => isOf(pair) && pair.after?.divergence)

@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { copyFileAtomically } from "../../storage/files.ts";
-import { replaceFolder } from "./replace_folder.ts";
+import { writeFolder } from "./write_folder.ts";
 import { FILE_LIST, type ServedModel } from "./served_model.ts";
 
 /**
@@ -14,7 +14,7 @@ export function writeSite(
   page: ReadonlyMap<string, string>,
   model?: ServedModel,
 ): void {
-  replaceFolder(folder, "site.json", ({ generator }) => generator === "billm", (part) => {
+  writeFolder(folder, "site.json", ({ generator }) => generator === "billm", (part) => {
     for (const [name, text] of page) writeFileSync(join(part, name), text);
     if (!model) return;
     const place = join(part, model.place);

@@ -51,7 +51,12 @@ class Place implements Disposable {
     const { questions: dataset } = this;
     const texts = [{ dataset: this.work.evaluation, "sequence-length": 32, windows: 4 }];
     return {
-      evaluate: { perplexity: texts, "zero-shot": [{ task: "piqa", dataset }], ...options },
+      evaluate: {
+        perplexity: texts,
+        "zero-shot": [{ task: "piqa", dataset }],
+        sample: false,
+        ...options,
+      },
     };
   }
 

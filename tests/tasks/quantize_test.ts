@@ -64,7 +64,7 @@ name micro, model ${place.model}, output ${out}, mode reference, seed 0
                     takes model-files; gives packed-model
   once per model  evaluate           perplexity: ` +
       `[{"dataset":"${place.evaluation}","sequence-length":32,"windows":4,"kl-windows":16}], ` +
-      `original: true, cache: false, batch-tokens: 8192
+      `original: true, cache: false, sample: false, batch-tokens: 8192
                     takes model-files; gives evaluation
 Size: not known before the run with these stages
 `,

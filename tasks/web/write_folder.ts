@@ -1,6 +1,7 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import { FolderBeside } from "../../storage/output_folder.ts";
 
 /**
  * Replaces a folder that the program has written earlier, or writes a new one: it is complete or not there.
@@ -10,7 +11,7 @@ import { UserError } from "../../base/errors.ts";
  * @param write Writes the files into a folder.
  * @throws {UserError} If something else is in the folder.
  */
-export function replaceFolder(
+export function writeFolder(
   folder: string,
   mark: string,
   isOurs: (content: Record<string, unknown>) => boolean,
@@ -20,17 +21,9 @@ export function replaceFolder(
   if (existsSync(path) && !isReplaceable(path, mark, isOurs)) {
     throw new UserError(`Cannot write to "${folder}": other files are there; name a new folder`);
   }
-  const part = `${path}.part`;
-  rmSync(part, { recursive: true, force: true });
-  mkdirSync(part, { recursive: true });
-  try {
-    write(part);
-  } catch (error) {
-    rmSync(part, { recursive: true, force: true });
-    throw error;
-  }
-  rmSync(path, { recursive: true, force: true });
-  renameSync(part, path);
+  using part = new FolderBeside(path);
+  write(part.path);
+  part.replace();
 }
 
 function isReplaceable(
