@@ -1,6 +1,7 @@
 import { open } from "node:fs/promises";
 import { extname } from "node:path";
 import { isSystemError } from "../../storage/folder.ts";
+import type { PageFiles } from "./page_files.ts";
 import { FILE_LIST, type ServedModel } from "./served_model.ts";
 
 const TYPES: Record<string, string> = {
@@ -19,11 +20,11 @@ const CHUNK = 1 << 20;
  * @param page The files of the page by name.
  */
 export async function pageServer(
-  page: ReadonlyMap<string, string>,
+  page: PageFiles,
   model?: ServedModel,
 ): Promise<(request: Request) => Promise<Response>> {
   const zipped = new Map<string, Uint8Array<ArrayBuffer>>();
-  for (const [name, text] of page) zipped.set(name, await gzip(text));
+  for (const [name, content] of page) zipped.set(name, await gzip(content));
   return async (request) => {
     const { method, headers, url } = request;
     if (method !== "GET" && method !== "HEAD") {
@@ -35,7 +36,7 @@ export async function pageServer(
       const isZipped = /\bgzip\b/.test(headers.get("accept-encoding") ?? "");
       return new Response(isZipped ? zipped.get(name) : page.get(name), {
         headers: {
-          "content-type": TYPES[extname(name)],
+          "content-type": typeOf(name),
           "cache-control": "no-cache",
           "vary": "accept-encoding",
           ...(isZipped && { "content-encoding": "gzip" }),
@@ -52,8 +53,12 @@ export async function pageServer(
   };
 }
 
-async function gzip(text: string): Promise<Uint8Array<ArrayBuffer>> {
-  const stream = new Blob([text]).stream().pipeThrough(new CompressionStream("gzip"));
+function typeOf(path: string): string {
+  return TYPES[extname(path)] ?? "application/octet-stream";
+}
+
+async function gzip(content: string | Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
+  const stream = new Blob([content]).stream().pipeThrough(new CompressionStream("gzip"));
   return await new Response(stream).bytes();
 }
 
@@ -76,7 +81,7 @@ async function fileResponse(path: string, { method, headers }: Request): Promise
   }
   const { size, mtimeMs } = await file.stat();
   const common = {
-    "content-type": TYPES[extname(path)] ?? "application/octet-stream",
+    "content-type": typeOf(path),
     "accept-ranges": "bytes",
     "cache-control": "no-cache",
     "etag": `"${size}-${mtimeMs}"`,

@@ -146,7 +146,12 @@ Deno.test("a model is loaded, writes what it writes in Deno, and again without a
   const prompt = "The detective 🕵️ looked";
   const expected = prompt + await generateHere(packed, prompt, 24);
   await using visit = await Visit.start();
-  const { url, server } = start();
+  const loaded = new Set<string>();
+  const { url, server } = start((request) => {
+    const name = new URL(request.url).pathname.slice(1) || "index.html";
+    if (files.has(name)) loaded.add(name);
+    return handler(request);
+  });
   const { port } = server.addr;
   await visit.open(url);
   await visit.until("document.getElementById('address').value");
@@ -163,6 +168,9 @@ Deno.test("a model is loaded, writes what it writes in Deno, and again without a
   assert.match(await visit.text("stored"), /^tiny, \d+\.\d kB/);
   assert.deepEqual(await visit.violations(), []);
   await visit.until("navigator.serviceWorker.controller");
+  assert.deepEqual([...loaded].sort(), [...files.keys()].sort());
+  const bytes = [...files.values()].reduce((sum, file) => sum + Buffer.byteLength(file), 0);
+  assert(bytes < 300_000, `the page has ${bytes} bytes`);
   await server.shutdown();
   await visit.open(url);
   await visit.until("document.querySelector('#stored button')");
@@ -343,7 +351,10 @@ Deno.test("prompts: stopped, too long, wrong settings, further turns of a chat",
   await visit.do(`document.querySelector("[name=topP]").value = ""; $("clear").click()`);
   assert.match(await visit.load("/nowhere"), /^There is no model at/); // the loaded one stays
   await visit.write("One", "chat", 3);
-  await visit.write("Two", "chat", 3);
+  assert.match(await visit.text("speed"), /^\d+ prompt tokens at/);
+  const { text } = await visit.write("Two", "chat", 3);
+  assert.match(await visit.text("speed"), /^\d prompt tokens after \d\d of the last text at/);
+  assert.equal(text, "");
   const titles = await visit.browser.evaluate(
     "[...document.querySelectorAll('.entry h3')].map((h) => h.textContent)",
   );

@@ -79,6 +79,35 @@ for (const dynamic of [false, true]) {
   });
 }
 
+Deno.test("a text takes its cache from those that it is given, and returns it however it ends", async () => {
+  using folder = new TemporaryFolder();
+  const path = writeMicroModel(join(folder.path, "m"), { layers: 1, maxLength: 24 });
+  using files = ModelFiles.open(denoFolder(path));
+  using model = await ResidentModel.load(gpu, files);
+  using caches = new PrefixCaches(model, 1);
+  const end = async (prompt: number[], maxTokens: number) => {
+    const tokens = continueTokens(model, prompt, { maxTokens, caches });
+    const ids: number[] = [];
+    for (;;) {
+      const { value, done } = await tokens.next();
+      if (done) return { ids, reused: value.reusedTokens };
+      ids.push(value.id);
+    }
+  };
+  const prompt = idsOf(8, 1);
+  const first = await end(prompt, 5);
+  assert.deepEqual(first, { ids: await collect(model, prompt, { maxTokens: 5 }), reused: 0 });
+  const next = [...prompt, ...first.ids, ...idsOf(2, 2)];
+  const second = { ids: await collect(model, next, { maxTokens: 4 }), reused: 12 };
+  assert.deepEqual(await end(next, 4), second);
+  for await (const { id } of continueTokens(model, next, { maxTokens: 4, caches })) {
+    assert.equal(id, second.ids[0]);
+    break;
+  }
+  await assert.rejects(end(idsOf(25, 1), 2), /takes at most 24/);
+  assert.deepEqual(await end(next, 4), { ...second, reused: 14 });
+});
+
 Deno.test("a long prompt runs in turns; other texts run between them", async () => {
   using folder = new TemporaryFolder();
   const path = writeMicroModel(join(folder.path, "m"), { layers: 1, maxLength: 1400, hidden: 32 });
