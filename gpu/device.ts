@@ -74,6 +74,16 @@ interface KnownKernel {
   isCompiled: boolean;
 }
 
+/** A device without a {@link Gpu}. */
+interface SpareDevice {
+  adapter: GPUAdapter;
+  device: GPUDevice;
+  readback: Readback;
+}
+
+/** The spare devices of hosts, by the adapter that was asked for. */
+const spares = new WeakMap<GpuHost, Map<AdapterChoice, SpareDevice>>();
+
 interface Call {
   params?: Uint8Array;
   bound: BoundKernel;
@@ -136,6 +146,12 @@ export class Gpu implements AsyncDisposable {
   readonly maxBinding: number;
 
   #readback: Readback;
+  /** What buffers are there. */
+  #buffers = new Set<GPUBuffer>();
+  #onError = (event: Event) => {
+    this.#lost ??= (event as GPUUncapturedErrorEvent).error.message;
+  };
+  #isDisposed = false;
   #kernels = new Map<string, KnownKernel>();
   #compiled: Kernel[] = [];
   #pool = new Map<number, GPUBuffer[]>();
@@ -160,9 +176,9 @@ export class Gpu implements AsyncDisposable {
   private constructor(
     host: GpuHost,
     device: GPUDevice,
-    adapter: GPUAdapter,
+    private readonly adapter: GPUAdapter,
     readback: Readback,
-    options: GpuOptions,
+    private readonly options: GpuOptions,
   ) {
     const { memory = Infinity, hostMemory = IN_MEMORY, poison = false, limits = {} } = options;
     this.precision = options.precision ?? "f32";
@@ -203,9 +219,7 @@ export class Gpu implements AsyncDisposable {
       size: this.#uniformBytes.byteLength,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
     });
-    device.addEventListener("uncapturederror", (event) => {
-      this.#lost ??= (event as GPUUncapturedErrorEvent).error.message;
-    });
+    device.addEventListener("uncapturederror", this.#onError);
     device.lost.then(({ message, reason }) => {
       if (reason !== "destroyed") this.#lost ??= `the device was lost: ${message}`;
     });
@@ -219,6 +233,11 @@ export class Gpu implements AsyncDisposable {
    */
   static async open(host: GpuHost, options: GpuOptions = {}): Promise<Gpu> {
     const { adapter: choice = "auto" } = options;
+    const spare = spares.get(host)?.get(choice);
+    if (spare) {
+      spares.get(host)!.delete(choice);
+      return new Gpu(host, spare.device, spare.adapter, spare.readback, options);
+    }
     const adapter = await requestAdapter(host, choice);
     if (!adapter) throw new NoAdapter(`No WebGPU adapter was found; ${host.adapterAdvice}`);
     const { description, isFallbackAdapter } = adapter.info;
@@ -356,6 +375,7 @@ export class Gpu implements AsyncDisposable {
         size,
         usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
       });
+    this.#buffers.add(buffer);
     recording?.buffers.add(buffer);
     this.#memory.current += buffer.size;
     const { current, pooled, peak } = this.#memory;
@@ -505,6 +525,7 @@ export class Gpu implements AsyncDisposable {
       for (const buffer of buffers.splice(count)) {
         this.#memory.pooled -= buffer.size; // recordings keep theirs
         destroyed.add(this.#numberOf(buffer));
+        this.#buffers.delete(buffer);
         buffer.destroy();
       }
       left += count * size;
@@ -867,11 +888,30 @@ export class Gpu implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isDisposed) return;
+    this.#isDisposed = true;
+    let isSpare = false;
     try {
       await this.idle();
+      isSpare = this.host.keepsDevices === true;
     } finally {
-      this.device.destroy();
+      if (isSpare) await this.#leaveDevice();
+      else this.device.destroy();
     }
+  }
+
+  /** Leaves the device to the next {@link Gpu}, with nothing of this one. */
+  async #leaveDevice(): Promise<void> {
+    const { device, host, adapter, options: { adapter: choice = "auto" } } = this;
+    for (const buffer of [...this.#buffers, this.#uniforms]) buffer.destroy();
+    for (const { buffer } of this.#timing?.pending ?? []) buffer.destroy();
+    this.#timing?.set.destroy();
+    device.removeEventListener("uncapturederror", this.#onError);
+    const errors = await Promise.all([device.popErrorScope(), device.popErrorScope()]);
+    const known = spares.get(host) ?? new Map<AdapterChoice, SpareDevice>();
+    spares.set(host, known);
+    if (known.has(choice) || errors.some((error) => error)) return device.destroy();
+    known.set(choice, { adapter, device, readback: this.#readback });
   }
 }
 

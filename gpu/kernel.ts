@@ -114,6 +114,7 @@ export class Kernel {
     const whole = { ...pipelineOf(gpu, name, source, constants), bindings };
     const error = await gpu.device.popErrorScope();
     if (error) throw new Error(`Cannot compile the kernel "${name}": ${error.message}`);
+    keepPipeline(gpu, name, source, constants, whole);
     return new Kernel(gpu, name, source, constants, whole, uniformBinding);
   }
 
@@ -173,12 +174,43 @@ function declaredBindings(source: string): DeclaredBinding[] {
   }));
 }
 
+type Pipeline = Pick<KernelForm, "pipeline" | "layout">;
+
+/** The pipelines of devices that outlive a {@link Gpu}, by name, constants and text. */
+const pipelines = new WeakMap<GPUDevice, Map<string, Pipeline>>();
+
 function pipelineOf(
+  gpu: Gpu,
+  label: string,
+  source: string,
+  constants?: Record<string, number>,
+): Pipeline {
+  const key = JSON.stringify([label, constants, source]);
+  return pipelines.get(gpu.device)?.get(key) ?? compile(gpu, label, source, constants);
+}
+
+/** Keeps a pipeline that is valid. */
+function keepPipeline(
+  { device, host }: Gpu,
+  label: string,
+  source: string,
+  constants: Record<string, number> | undefined,
+  { pipeline, layout }: Pipeline,
+): void {
+  if (!host.keepsDevices) return;
+  const known = pipelines.get(device) ?? new Map<string, Pipeline>();
+  pipelines.set(
+    device,
+    known.set(JSON.stringify([label, constants, source]), { pipeline, layout }),
+  );
+}
+
+function compile(
   { device, host }: Gpu,
   label: string,
   source: string,
   constants?: Record<string, number>,
-): Pick<KernelForm, "pipeline" | "layout"> {
+): Pipeline {
   const layout = device.createBindGroupLayout({
     label,
     entries: declaredBindings(source).map(({ binding, isUniform, isReadOnly }) => ({

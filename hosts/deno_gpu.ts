@@ -46,6 +46,7 @@ export const DENO_GPU: GpuHost = {
   },
 
   scope: () => new AsyncLocalStorage(),
+  keepsDevices: true,
   nextTask,
 };
 
