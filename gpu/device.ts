@@ -6,6 +6,7 @@ import {
   Kernel,
   type KernelForm,
   type KernelSource,
+  type Pipeline,
 } from "./kernel.ts";
 import { Readback } from "./readback.ts";
 import { type Scope, TurnScope } from "./scope.ts";
@@ -74,15 +75,17 @@ interface KnownKernel {
   isCompiled: boolean;
 }
 
-/** A device without a {@link Gpu}. */
-interface SpareDevice {
+/** What the next {@link Gpu} can take over. */
+interface Opened {
   adapter: GPUAdapter;
   device: GPUDevice;
   readback: Readback;
+  /** Pipelines by the name, the constants and the text of their kernels. */
+  pipelines: Map<string, Pipeline>;
 }
 
-/** The spare devices of hosts, by the adapter that was asked for. */
-const spares = new WeakMap<GpuHost, Map<AdapterChoice, SpareDevice>>();
+/** Devices that are not in use, by the adapter that was asked for. */
+const spares = new WeakMap<GpuHost, Map<AdapterChoice, Opened>>();
 
 interface Call {
   params?: Uint8Array;
@@ -146,7 +149,7 @@ export class Gpu implements AsyncDisposable {
   readonly maxBinding: number;
 
   #readback: Readback;
-  /** What buffers are there. */
+  /** The buffers of tensors. */
   #buffers = new Set<GPUBuffer>();
   #onError = (event: Event) => {
     this.#lost ??= (event as GPUUncapturedErrorEvent).error.message;
@@ -175,11 +178,10 @@ export class Gpu implements AsyncDisposable {
 
   private constructor(
     host: GpuHost,
-    device: GPUDevice,
-    private readonly adapter: GPUAdapter,
-    readback: Readback,
+    private readonly opened: Opened,
     private readonly options: GpuOptions,
   ) {
+    const { adapter, device } = opened;
     const { memory = Infinity, hostMemory = IN_MEMORY, poison = false, limits = {} } = options;
     this.precision = options.precision ?? "f32";
     this.host = host;
@@ -205,7 +207,7 @@ export class Gpu implements AsyncDisposable {
     const whole = (bytes: number) => Math.floor(bytes / UNIFORM_SLOT) * UNIFORM_SLOT;
     this.maxBuffer = whole(Math.min(limits.buffer ?? Infinity, maxBufferSize));
     this.maxBinding = whole(Math.min(limits.binding ?? Infinity, maxStorageBufferBindingSize));
-    this.#readback = readback;
+    this.#readback = opened.readback;
     if (has("timestamp-query")) {
       this.#timing = {
         set: device.createQuerySet({ type: "timestamp", count: TIMESTAMPS }),
@@ -236,7 +238,7 @@ export class Gpu implements AsyncDisposable {
     const spare = spares.get(host)?.get(choice);
     if (spare) {
       spares.get(host)!.delete(choice);
-      return new Gpu(host, spare.device, spare.adapter, spare.readback, options);
+      return new Gpu(host, spare, options);
     }
     const adapter = await requestAdapter(host, choice);
     if (!adapter) throw new NoAdapter(`No WebGPU adapter was found; ${host.adapterAdvice}`);
@@ -260,7 +262,13 @@ export class Gpu implements AsyncDisposable {
       ] as const
     ) limits[limit] = adapter.limits[limit];
     const device = await requestDevice(host, adapter, limits);
-    return new Gpu(host, device, adapter, await Readback.open(device), options);
+    const readback = await Readback.open(device);
+    return new Gpu(host, { adapter, device, readback, pipelines: new Map() }, options);
+  }
+
+  /** Compiled pipelines, see {@link Kernel.compile}. */
+  get pipelines(): Map<string, Pipeline> {
+    return this.opened.pipelines;
   }
 
   /** Why the device can no longer be used; undefined if it can. */
@@ -902,16 +910,14 @@ export class Gpu implements AsyncDisposable {
 
   /** Leaves the device to the next {@link Gpu}, with nothing of this one. */
   async #leaveDevice(): Promise<void> {
-    const { device, host, adapter, options: { adapter: choice = "auto" } } = this;
+    const { device, host, options: { adapter: choice = "auto" } } = this;
     for (const buffer of [...this.#buffers, this.#uniforms]) buffer.destroy();
-    for (const { buffer } of this.#timing?.pending ?? []) buffer.destroy();
     this.#timing?.set.destroy();
     device.removeEventListener("uncapturederror", this.#onError);
     const errors = await Promise.all([device.popErrorScope(), device.popErrorScope()]);
-    const known = spares.get(host) ?? new Map<AdapterChoice, SpareDevice>();
-    spares.set(host, known);
-    if (known.has(choice) || errors.some((error) => error)) return device.destroy();
-    known.set(choice, { adapter, device, readback: this.#readback });
+    const others = spares.get(host) ?? new Map<AdapterChoice, Opened>();
+    if (others.has(choice) || errors.some((error) => error)) return device.destroy();
+    spares.set(host, others.set(choice, this.opened));
   }
 }
 

@@ -56,10 +56,14 @@ export function uniform(u32: readonly number[], f32: readonly number[] = []): Ui
 /** WebGPU's limit of workgroups per dimension. */
 export const MAX_GROUPS = 65535;
 
-/** A pipeline of a kernel. */
-export interface KernelForm {
+/** A compiled text. */
+export interface Pipeline {
   pipeline: GPUComputePipeline;
   layout: GPUBindGroupLayout;
+}
+
+/** A pipeline of a kernel. */
+export interface KernelForm extends Pipeline {
   /** The binding numbers of each tensor's panels, by tensor. */
   bindings: readonly (readonly number[])[];
 }
@@ -110,11 +114,16 @@ export class Kernel {
       );
     }
     const uniformBinding = declared.find(({ isUniform }) => isUniform)?.binding;
-    gpu.device.pushErrorScope("validation");
-    const whole = { ...pipelineOf(gpu, name, source, constants), bindings };
-    const error = await gpu.device.popErrorScope();
-    if (error) throw new Error(`Cannot compile the kernel "${name}": ${error.message}`);
-    keepPipeline(gpu, name, source, constants, whole);
+    const key = JSON.stringify([name, constants, source]);
+    let pipeline = gpu.pipelines.get(key);
+    if (!pipeline) {
+      gpu.device.pushErrorScope("validation");
+      pipeline = pipelineOf(gpu, name, source, constants);
+      const error = await gpu.device.popErrorScope();
+      if (error) throw new Error(`Cannot compile the kernel "${name}": ${error.message}`);
+      gpu.pipelines.set(key, pipeline);
+    }
+    const whole = { ...pipeline, bindings };
     return new Kernel(gpu, name, source, constants, whole, uniformBinding);
   }
 
@@ -174,38 +183,7 @@ function declaredBindings(source: string): DeclaredBinding[] {
   }));
 }
 
-type Pipeline = Pick<KernelForm, "pipeline" | "layout">;
-
-/** The pipelines of devices that outlive a {@link Gpu}, by name, constants and text. */
-const pipelines = new WeakMap<GPUDevice, Map<string, Pipeline>>();
-
 function pipelineOf(
-  gpu: Gpu,
-  label: string,
-  source: string,
-  constants?: Record<string, number>,
-): Pipeline {
-  const key = JSON.stringify([label, constants, source]);
-  return pipelines.get(gpu.device)?.get(key) ?? compile(gpu, label, source, constants);
-}
-
-/** Keeps a pipeline that is valid. */
-function keepPipeline(
-  { device, host }: Gpu,
-  label: string,
-  source: string,
-  constants: Record<string, number> | undefined,
-  { pipeline, layout }: Pipeline,
-): void {
-  if (!host.keepsDevices) return;
-  const known = pipelines.get(device) ?? new Map<string, Pipeline>();
-  pipelines.set(
-    device,
-    known.set(JSON.stringify([label, constants, source]), { pipeline, layout }),
-  );
-}
-
-function compile(
   { device, host }: Gpu,
   label: string,
   source: string,

@@ -67,23 +67,16 @@ Deno.test("a device serves the next Gpu, with its kernels and nothing else", asy
   await first[Symbol.asyncDispose]();
   await first[Symbol.asyncDispose](); // once is enough
 
-  let compiled = 0;
-  const create = device.createComputePipeline.bind(device);
-  device.createComputePipeline = (descriptor) => {
-    compiled++;
-    return create(descriptor);
-  };
+  device.createComputePipeline = () => assert.fail("it is compiled already");
   const second = await openGpu();
   assert.equal(second.device, device);
   assert.deepEqual(second.memory, { current: 0, pooled: 0, peak: 0 });
   assert.deepEqual([...await double(second, values)], [2, 4, 6, 8]);
-  assert.equal(compiled, 0);
-  for (const name of ["wrong", "wrong again"]) {
-    await assert.rejects(second.kernel({ name, source: "fn main( {" }), /Cannot compile/);
-  }
   device.createBuffer({ size: 4, usage: 0xffff }); // is invalid
   await assert.rejects(second[Symbol.asyncDispose](), /^Error: WebGPU: /);
   await using third = await openGpu();
   assert.notEqual(third.device, device, "one with an error is not used again");
-  assert.deepEqual([...await double(third, values)], [2, 4, 6, 8]);
+  for (let i = 0; i < 2; i++) {
+    await assert.rejects(third.kernel({ name: `${i}`, source: "fn main( {" }), /Cannot compile/);
+  }
 });
