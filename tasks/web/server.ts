@@ -19,28 +19,21 @@ const CHUNK = 1 << 20;
  *
  * @param page The files of the page by name.
  */
-export async function pageServer(
+export function pageServer(
   page: PageFiles,
   model?: ServedModel,
-): Promise<(request: Request) => Promise<Response>> {
-  const zipped = new Map<string, Uint8Array<ArrayBuffer>>();
-  for (const [name, content] of page) zipped.set(name, await gzip(content));
+): (request: Request) => Promise<Response> {
   return async (request) => {
-    const { method, headers, url } = request;
+    const { method, url } = request;
     if (method !== "GET" && method !== "HEAD") {
       return new Response("", { status: 405, headers: { allow: "GET, HEAD" } });
     }
     const { pathname } = new URL(url);
     const name = pathname === "/" ? "index.html" : pathname.slice(1);
-    if (page.has(name)) {
-      const isZipped = /\bgzip\b/.test(headers.get("accept-encoding") ?? "");
-      return new Response(isZipped ? zipped.get(name) : page.get(name), {
-        headers: {
-          "content-type": typeOf(name),
-          "cache-control": "no-cache",
-          "vary": "accept-encoding",
-          ...(isZipped && { "content-encoding": "gzip" }),
-        },
+    const content = page.get(name);
+    if (content !== undefined) {
+      return new Response(content, {
+        headers: { "content-type": typeOf(name), "cache-control": "no-cache" },
       });
     }
     const file = model && name.startsWith(`${model.place}/`)
@@ -55,11 +48,6 @@ export async function pageServer(
 
 function typeOf(path: string): string {
   return TYPES[extname(path)] ?? "application/octet-stream";
-}
-
-async function gzip(content: string | Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
-  const stream = new Blob([content]).stream().pipeThrough(new CompressionStream("gzip"));
-  return await new Response(stream).bytes();
 }
 
 function decoded(name: string): string {

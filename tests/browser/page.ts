@@ -39,7 +39,7 @@ const packed = place.path("out", "model");
 writeFileSync(join(packed, "chat_template.jinja"), TEMPLATE);
 const model = ServedModel.open(packed, "tiny");
 const files = await pageFiles(`./${model.place}`);
-const handler: Serve = await pageServer(files, model);
+const handler: Serve = pageServer(files, model);
 Deno.test.afterAll(() => place[Symbol.dispose]());
 
 /** The page in a browser, and what people do with it. */
@@ -367,7 +367,7 @@ Deno.test("the next turn of a chat runs its new tokens only", async () => {
   const template = "{% for m in messages %}{{ m.content }}</s>{% endfor %}";
   writeFileSync(join(path, "chat_template.jinja"), template);
   const tiny = ServedModel.open(path, "tiny-llama");
-  const { url, server } = start(await pageServer(files, tiny));
+  const { url, server } = start(pageServer(files, tiny));
   await using visit = await Visit.start();
   await visit.open(url);
   assert.equal(await visit.load(`${url}${tiny.place}`), "");
@@ -428,7 +428,7 @@ Deno.test("a browser without WebGPU, and one without subgroups", async () => {
     Object.defineProperty(GPUAdapter.prototype, "features", { get() {
       return new Set([...get.call(this)].filter((name) => name !== "subgroups")); } });\n`;
   const other = start(
-    await pageServer(
+    pageServer(
       new Map(files).set("worker.js", lacking + files.get("worker.js")),
       model,
     ),
@@ -452,7 +452,7 @@ Deno.test("a GPU with the fewest bindings runs grids, and says so of what needs 
   const bare = new Map(files).set("worker.js", least + files.get("worker.js"));
   const servers = await Promise.all(
     [model, ServedModel.open(billm.path("out", "model"), "billm")].map(async (model) => {
-      const { url, server } = start(await pageServer(bare, model));
+      const { url, server } = start(pageServer(bare, model));
       return { url, server, model: `${url}${model.place}` };
     }),
   );
@@ -477,7 +477,7 @@ Deno.test({
     const prompt = "The capital of France is";
     const expected = await generateHere(own!, prompt, 16);
     const model = ServedModel.open(own!, "own");
-    const { url, server } = start(await pageServer(files, model));
+    const { url, server } = start(pageServer(files, model));
     await using visit = await Visit.start();
     await visit.open(url);
     await visit.do(`$("address").value = "./${model.place}"; $("load").click()`);
