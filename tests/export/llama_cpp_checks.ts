@@ -233,61 +233,45 @@ for (const [stage, types] of CHAINS) {
  * quantized: a model that predicts nothing any more amplifies the rounding of llama.cpp's activations.
  */
 const own = Deno.env.get("EXPORT_MODEL");
-const QUICK = { rounds: 0, sweeps: 0, moves: 0, skip: ["*.mlp.*"] };
-const OWN_CHAINS: [name: string, stage: StageItem, types: Record<string, number>][] = [
-  ["three levels", { levels: { count: 3, ...QUICK } }, { Q2_0: 120 }],
-  ["signs", { levels: { count: 2, ...QUICK } }, { Q2_0: 120 }],
-  [
-    "2 bits",
-    { gptq: { bits: 2, zeros: "middle", "group-size": 64, skip: ["*.mlp.*"] } },
-    { Q2_0: 120 },
-  ],
-  ["3 bits", { rtn: { bits: 3, zeros: "middle", "group-size": 64 } }, { Q4_0: 210 }],
-  ["4 bits", { rtn: { bits: 4, zeros: "symmetric", "group-size": 32 } }, { Q4_0: 210 }],
+const skip = ["*.mlp.*"];
+const QUICK = { rounds: 0, sweeps: 0, moves: 0, skip };
+const OWN_STAGES: [name: string, stage: StageItem, type: string, count: number][] = [
+  ["three levels", { levels: { count: 3, ...QUICK } }, "Q2_0", 120],
+  ["signs", { levels: { count: 2, ...QUICK } }, "Q2_0", 120],
+  ["2 bits", { gptq: { bits: 2, zeros: "middle", "group-size": 64, skip } }, "Q2_0", 120],
+  ["3 bits", { rtn: { bits: 3, zeros: "middle", "group-size": 64 } }, "Q4_0", 210],
+  ["4 bits", { rtn: { bits: 4, zeros: "symmetric", "group-size": 32 } }, "Q4_0", 210],
 ];
-/** Types whose blocks do not fill 576 columns. */
-const TOO_WIDE = ["Q1_0", "TQ1_0", "TQ2_0", "Q2_K", "Q3_K"];
-const OWN_TOKENS = 200;
 
-for (const [name, stage, types] of OWN_CHAINS) {
+for (const [name, stage, type, count] of OWN_STAGES) {
   Deno.test({
-    name: `a model of 576 columns, ${name} as ${Object.keys(types)}`,
+    name: `a model of 576 columns, ${name} as ${type}`,
     ignore: own === undefined,
     async fn() {
       using place = new Workplace({ layers: 1 });
       const calibrate = place.calibrateWith({ samples: 8, "sequence-length": 64 });
-      const chain = /levels|gptq/.test(JSON.stringify(stage))
-        ? [calibrate, "hessian", stage]
-        : [stage];
-      await place.run({ model: own, stages: ["download", ...chain, { pack: { embeddings: 8 } }] });
+      const stages = count === 120 ? [calibrate, "hessian", stage] : [stage];
+      await place.run({ model: own, stages: ["download", ...stages, { pack: { embeddings: 8 } }] });
       const packed = place.path("out/model");
       const out = place.path("model.gguf");
-      for (const asked of TOO_WIDE) {
+      for (const asked of ["Q1_0", "TQ1_0", "TQ2_0", "Q2_K", "Q3_K"]) {
         await assert.rejects(
           exportModel(gguf, packed, out, { ...OPTIONS, types: [asked] }),
-          new RegExp(
-            `: ${asked} (takes rows of a multiple of (128|256) columns, not 576|holds .* not )`,
-          ),
+          new RegExp(`: ${asked} (takes rows of .* columns, not 576|holds .*, not )`),
         );
       }
-      const { tokenizer } = ModelFiles.open(denoFolder(own!));
+      using files = ModelFiles.open(denoFolder(own!));
       const text = readText(join(PROJECT, "examples/text/evaluation.txt.gz"));
-      const ids = tokenizer.encode(text.slice(0, 8 * OWN_TOKENS)).slice(0, OWN_TOKENS);
+      const ids = files.tokenizer.encode(text.slice(0, 2000)).slice(0, 200);
       const { exported, positions } = await check(packed, out, ids);
-      for (const [type, count] of Object.entries(types)) {
-        assert.equal(exported.types[type], count);
-      }
+      assert.equal(exported.types[type], count);
       const [ours, theirs] = [0, 1].map((side) => {
-        const all = positions.slice(0, -1).map(({ losses }) => losses[side]);
-        return Math.exp(all.reduce((sum, loss) => sum + loss) / all.length);
+        const sum = positions.slice(0, -1).reduce((sum, { losses }) => sum + losses[side], 0);
+        return Math.exp(sum / (ids.length - 1));
       });
       const others = positions.filter(({ ours, theirs }) => ours !== theirs);
-      const nearest = Math.max(0, ...others.map(({ gap, difference }) => gap / difference));
-      console.log(
-        `${name}: perplexity ${ours.toFixed(2)}, in llama.cpp ${theirs.toFixed(2)}; ` +
-          `${others.length} of ${ids.length} best tokens differ, by ${nearest.toFixed(2)} of the ` +
-          `bound at most; log-probabilities by ${worstOf(positions).toFixed(2)}`,
-      );
+      const share = Math.max(0, ...others.map(({ gap, difference }) => gap / difference));
+      console.log({ name, ours, theirs, others: others.length, share, worst: worstOf(positions) });
       assertSameChoices(positions);
       assert.ok(Math.abs(theirs / ours - 1) < 0.01, `perplexities ${ours} and ${theirs}`);
     },

@@ -62,8 +62,13 @@ class Place implements AsyncDisposable {
     return [{ download: { keep } }, ...method.slice(1)];
   }
 
-  async quantize(stages = this.stages(), options: TaskOptions = {}, output = this.output) {
-    const file = this.place.pipeline({ model: "someone/micro", stages, output });
+  async quantize(
+    stages = this.stages(),
+    options: TaskOptions = {},
+    output = this.output,
+    name = "micro",
+  ) {
+    const file = this.place.pipeline({ model: `someone/${name}`, stages, output });
     return await startTask("quantize", [file], {
       ...options,
       env: {
@@ -396,23 +401,12 @@ Deno.test("what cannot come shard by shard is refused before anything large is d
   ];
   for (const [name, content, message, options = { lfs }] of cases) {
     hub.add("model", `someone/${name}`, content, options);
-    const file = place.place.pipeline({
-      model: `someone/${name}`,
-      stages: place.stages(),
-      output: place.place.path(name),
-    });
-    const { code, stderr } = await startTask("quantize", [file], {
-      env: {
-        HF_ENDPOINT: hub.url,
-        HF_HOME: place.place.path("hf"),
-        HF_HUB_OFFLINE: "",
-        HF_TOKEN: "",
-      },
-    });
+    const output = place.path(name);
+    const { code, stderr } = await place.quantize(undefined, {}, output, name);
     assert.equal(code, 1, name);
     assert.match(stderr, message);
     assert.match(stderr, /^Error: [^\n]+\n$/, "one line");
-    assert.ok(!existsSync(place.place.path(name)), name);
+    assert.ok(!existsSync(output), name);
   }
   const whole = hub.requests.filter(({ path, route, to }) =>
     /\d\.(?:safetensors|bin)$/.test(path ?? "") && ["lfs", "resolve-cache"].includes(route) &&
