@@ -178,7 +178,7 @@ export class Gpu implements AsyncDisposable {
 
   private constructor(
     host: GpuHost,
-    private readonly opened: Opened,
+    readonly opened: Opened,
     private readonly options: GpuOptions,
   ) {
     const { adapter, device } = opened;
@@ -264,11 +264,6 @@ export class Gpu implements AsyncDisposable {
     const device = await requestDevice(host, adapter, limits);
     const readback = await Readback.open(device);
     return new Gpu(host, { adapter, device, readback, pipelines: new Map() }, options);
-  }
-
-  /** Compiled pipelines, see {@link Kernel.compile}. */
-  get pipelines(): Map<string, Pipeline> {
-    return this.opened.pipelines;
   }
 
   /** Why the device can no longer be used; undefined if it can. */

@@ -115,13 +115,14 @@ export class Kernel {
     }
     const uniformBinding = declared.find(({ isUniform }) => isUniform)?.binding;
     const key = JSON.stringify([name, constants, source]);
-    let pipeline = gpu.pipelines.get(key);
+    const { pipelines } = gpu.opened;
+    let pipeline = pipelines.get(key);
     if (!pipeline) {
       gpu.device.pushErrorScope("validation");
       pipeline = pipelineOf(gpu, name, source, constants);
       const error = await gpu.device.popErrorScope();
       if (error) throw new Error(`Cannot compile the kernel "${name}": ${error.message}`);
-      gpu.pipelines.set(key, pipeline);
+      pipelines.set(key, pipeline);
     }
     const whole = { ...pipeline, bindings };
     return new Kernel(gpu, name, source, constants, whole, uniformBinding);
