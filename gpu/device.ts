@@ -6,6 +6,7 @@ import {
   Kernel,
   type KernelForm,
   type KernelSource,
+  type Pipeline,
 } from "./kernel.ts";
 import { Readback } from "./readback.ts";
 import { type Scope, TurnScope } from "./scope.ts";
@@ -85,6 +86,18 @@ interface KnownKernel {
   isCompiled: boolean;
 }
 
+/** What the next {@link Gpu} can take over. */
+interface Opened {
+  adapter: GPUAdapter;
+  device: GPUDevice;
+  readback: Readback;
+  /** Pipelines by the name, the constants and the text of their kernels. */
+  pipelines: Map<string, Pipeline>;
+}
+
+/** Devices that are not in use, by the adapter that was asked for. */
+const spares = new WeakMap<GpuHost, Map<AdapterChoice, Opened>>();
+
 interface Call {
   params?: Uint8Array;
   bound: BoundKernel;
@@ -155,6 +168,12 @@ export class Gpu implements AsyncDisposable {
   readonly maxBinding: number;
 
   #readback: Readback;
+  /** The buffers of tensors. */
+  #buffers = new Set<GPUBuffer>();
+  #onError = (event: Event) => {
+    this.#lost ??= (event as GPUUncapturedErrorEvent).error.message;
+  };
+  #isDisposed = false;
   #kernels = new Map<string, KnownKernel>();
   #compiled: Kernel[] = [];
   #pool = new Map<number, GPUBuffer[]>();
@@ -178,11 +197,10 @@ export class Gpu implements AsyncDisposable {
 
   private constructor(
     host: GpuHost,
-    device: GPUDevice,
-    adapter: GPUAdapter,
-    readback: Readback,
-    options: GpuOptions,
+    readonly opened: Opened,
+    private readonly options: GpuOptions,
   ) {
+    const { adapter, device } = opened;
     const { memory = Infinity, hostMemory = IN_MEMORY, poison = false, limits = {} } = options;
     this.precision = options.precision ?? "f32";
     this.host = host;
@@ -208,7 +226,7 @@ export class Gpu implements AsyncDisposable {
     const whole = (bytes: number) => Math.floor(bytes / UNIFORM_SLOT) * UNIFORM_SLOT;
     this.maxBuffer = whole(Math.min(limits.buffer ?? Infinity, maxBufferSize));
     this.maxBinding = whole(Math.min(limits.binding ?? Infinity, maxStorageBufferBindingSize));
-    this.#readback = readback;
+    this.#readback = opened.readback;
     if (has("timestamp-query")) {
       this.#timing = {
         set: device.createQuerySet({ type: "timestamp", count: TIMESTAMPS }),
@@ -222,9 +240,7 @@ export class Gpu implements AsyncDisposable {
       size: this.#uniformBytes.byteLength,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
     });
-    device.addEventListener("uncapturederror", (event) => {
-      this.#lost ??= (event as GPUUncapturedErrorEvent).error.message;
-    });
+    device.addEventListener("uncapturederror", this.#onError);
     device.lost.then(({ message, reason }) => {
       if (reason !== "destroyed") this.#lost ??= `the device was lost: ${message}`;
     });
@@ -238,6 +254,11 @@ export class Gpu implements AsyncDisposable {
    */
   static async open(host: GpuHost, options: GpuOptions = {}): Promise<Gpu> {
     const { adapter: choice = "auto" } = options;
+    const spare = spares.get(host)?.get(choice);
+    if (spare) {
+      spares.get(host)!.delete(choice);
+      return new Gpu(host, spare, options);
+    }
     const adapter = await requestAdapter(host, choice);
     if (!adapter) throw new NoAdapter(`No WebGPU adapter was found; ${host.adapterAdvice}`);
     const { description, isFallbackAdapter } = adapter.info;
@@ -260,7 +281,8 @@ export class Gpu implements AsyncDisposable {
       ] as const
     ) limits[limit] = adapter.limits[limit];
     const device = await requestDevice(host, adapter, limits);
-    return new Gpu(host, device, adapter, await Readback.open(device), options);
+    const readback = await Readback.open(device);
+    return new Gpu(host, { adapter, device, readback, pipelines: new Map() }, options);
   }
 
   /** Why the device can no longer be used; undefined if it can. */
@@ -380,6 +402,7 @@ export class Gpu implements AsyncDisposable {
         size,
         usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
       });
+    this.#buffers.add(buffer);
     recording?.buffers.add(buffer);
     this.#memory.current += buffer.size;
     const { current, pooled, peak } = this.#memory;
@@ -529,6 +552,7 @@ export class Gpu implements AsyncDisposable {
       for (const buffer of buffers.splice(count)) {
         this.#memory.pooled -= buffer.size; // recordings keep theirs
         destroyed.add(this.#numberOf(buffer));
+        this.#buffers.delete(buffer);
         buffer.destroy();
       }
       left += count * size;
@@ -893,11 +917,28 @@ export class Gpu implements AsyncDisposable {
 
   /** Waits for the queue and frees everything. */
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isDisposed) return;
+    this.#isDisposed = true;
+    let isSpare = false;
     try {
       await this.idle();
+      isSpare = this.host.keepsDevices === true;
     } finally {
-      this.device.destroy();
+      if (isSpare) await this.#leaveDevice();
+      else this.device.destroy();
     }
+  }
+
+  /** Leaves the device to the next {@link Gpu}, with nothing of this one. */
+  async #leaveDevice(): Promise<void> {
+    const { device, host, options: { adapter: choice = "auto" } } = this;
+    for (const buffer of [...this.#buffers, this.#uniforms]) buffer.destroy();
+    this.#timing?.set.destroy();
+    device.removeEventListener("uncapturederror", this.#onError);
+    const errors = await Promise.all([device.popErrorScope(), device.popErrorScope()]);
+    const others = spares.get(host) ?? new Map<AdapterChoice, Opened>();
+    if (others.has(choice) || errors.some((error) => error)) return device.destroy();
+    spares.set(host, others.set(choice, this.opened));
   }
 }
 

@@ -75,6 +75,8 @@ export interface GpuHost {
   prelude?(needs: readonly KernelNeed[]): string;
   /** A scope that tracks asynchronous context; a {@link TurnScope} is used if absent. */
   scope?<Value>(): Scope<Value>;
+  /** Whether a device that is no longer used serves the next {@link Gpu}, with its compiled kernels. */
+  readonly keepsDevices?: boolean;
   /** Resolves in the host's next task. */
   nextTask(): Promise<void>;
 }

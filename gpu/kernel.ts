@@ -59,13 +59,21 @@ export function uniform(u32: readonly number[], f32: readonly number[] = []): Ui
 export const MAX_GROUPS = 65535;
 
 /**
+ * A compiled text.
+ *
+ * @internal
+ */
+export interface Pipeline {
+  pipeline: GPUComputePipeline;
+  layout: GPUBindGroupLayout;
+}
+
+/**
  * A pipeline of a kernel.
  *
  * @internal
  */
-export interface KernelForm {
-  pipeline: GPUComputePipeline;
-  layout: GPUBindGroupLayout;
+export interface KernelForm extends Pipeline {
   /** The binding numbers of each tensor's panels, by tensor. */
   bindings: readonly (readonly number[])[];
 }
@@ -120,10 +128,17 @@ export class Kernel {
       );
     }
     const uniformBinding = declared.find(({ isUniform }) => isUniform)?.binding;
-    gpu.device.pushErrorScope("validation");
-    const whole = { ...pipelineOf(gpu, name, source, constants), bindings };
-    const error = await gpu.device.popErrorScope();
-    if (error) throw new Error(`Cannot compile the kernel "${name}": ${error.message}`);
+    const key = JSON.stringify([name, constants, source]);
+    const { pipelines } = gpu.opened;
+    let pipeline = pipelines.get(key);
+    if (!pipeline) {
+      gpu.device.pushErrorScope("validation");
+      pipeline = pipelineOf(gpu, name, source, constants);
+      const error = await gpu.device.popErrorScope();
+      if (error) throw new Error(`Cannot compile the kernel "${name}": ${error.message}`);
+      pipelines.set(key, pipeline);
+    }
+    const whole = { ...pipeline, bindings };
     return new Kernel(gpu, name, source, constants, whole, uniformBinding);
   }
 
@@ -188,7 +203,7 @@ function pipelineOf(
   label: string,
   source: string,
   constants?: Record<string, number>,
-): Pick<KernelForm, "pipeline" | "layout"> {
+): Pipeline {
   const layout = device.createBindGroupLayout({
     label,
     entries: declaredBindings(source).map(({ binding, isUniform, isReadOnly }) => ({

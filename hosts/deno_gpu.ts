@@ -48,6 +48,7 @@ export const DENO_GPU: GpuHost = {
   },
 
   scope: () => new AsyncLocalStorage(),
+  keepsDevices: true,
   nextTask,
 };
 

@@ -99,7 +99,8 @@ await runCommand({ name: "generate", help: HELP, options }, async (given) => {
     tokensPerSecond: rate(end.tokens - 1, end.seconds), // the first one belongs to the prompt
   };
   if (values.json) {
-    const figures = { ...end, ...rates, gpuBytes: current + pooled, adapter: gpu.name };
+    const { reusedTokens: _none, ...times } = end;
+    const figures = { ...times, ...rates, gpuBytes: current + pooled, adapter: gpu.name };
     console.log(JSON.stringify({ model: files.name, prompt, text, ids, ...figures }));
   } else {
     if (!text.endsWith("\n")) print("\n");

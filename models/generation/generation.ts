@@ -13,6 +13,7 @@ import type { Registers } from "../registers.ts";
 import { type ChatMessage, renderChat } from "../tokenizers/chat_template.ts";
 import { TextStream } from "../tokenizers/text_stream.ts";
 import { KeyValueCache } from "./kv_cache.ts";
+import type { PrefixCaches } from "./prefix_caches.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
 import { type ChosenToken, GreedySteps, SampledSteps } from "./steps.ts";
 
@@ -214,6 +215,8 @@ export interface ContinueOptions extends SamplingOptions {
    * without it, the text has a cache of its own.
    */
   kept?: KeyValueCache;
+  /** Caches from which the text takes its own, with what it shares with earlier texts. */
+  caches?: PrefixCaches;
   /** Gives the log-probability of each token, and those of this many most likely ones. */
   logprobs?: number;
   /**
@@ -251,6 +254,8 @@ export interface GenerationEnd {
   reason: "stop-token" | "max-tokens" | "max-length" | "interrupted";
   /** Tokens of the prompt. */
   promptTokens: number;
+  /** Those of them that were in a KV cache already. */
+  reusedTokens: number;
   /** Generated tokens. */
   tokens: number;
   /** Seconds from the start to the first generated token. */
@@ -334,12 +339,16 @@ export async function* continueTokens(
   }
   const stopIds = new Set(options.stopIds);
   const capacity = Math.min(maxLength, promptTokens + maxTokens - 1); // the last token is not run
-  using own = kept ? undefined : new KeyValueCache(gpu, files.architecture, capacity, dtype);
-  const cache = kept ?? own!;
+  const held = kept ? undefined : options.caches?.take(prompt, capacity);
+  using _held = { [Symbol.dispose]: () => held?.release(text) };
+  const given = kept ?? held?.cache;
+  using own = given ? undefined : new KeyValueCache(gpu, files.architecture, capacity, dtype);
+  const cache = given ?? own!;
   checkKept(cache, promptTokens, capacity);
   const end: GenerationEnd = {
     reason: "interrupted",
     promptTokens,
+    reusedTokens: cache.length,
     tokens: 0,
     promptSeconds: 0,
     seconds: 0,

@@ -1,6 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { copyFileAtomically } from "../../storage/files.ts";
+import type { PageFiles } from "./page_files.ts";
 import { writeFolder } from "./write_folder.ts";
 import { FILE_LIST, type ServedModel } from "./served_model.ts";
 
@@ -11,11 +12,11 @@ import { FILE_LIST, type ServedModel } from "./served_model.ts";
  */
 export function writeSite(
   folder: string,
-  page: ReadonlyMap<string, string>,
+  page: PageFiles,
   model?: ServedModel,
 ): void {
   writeFolder(folder, "site.json", ({ generator }) => generator === "billm", (part) => {
-    for (const [name, text] of page) writeFileSync(join(part, name), text);
+    for (const [name, content] of page) writeFileSync(join(part, name), content);
     if (!model) return;
     const place = join(part, model.place);
     mkdirSync(place, { recursive: true });
