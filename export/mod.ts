@@ -45,7 +45,9 @@ export async function exportModel(
 
 /** @throws {UserError} If a path is not one for a new file of this format. */
 function checkOutputFile(out: string, ending: string, overwrite: boolean): void {
-  if (!out.endsWith(ending)) throw new UserError(`"${out}" does not end in "${ending}"`);
+  if (!out.endsWith(ending)) {
+    throw new UserError(`"${out}" does not end in "${ending}"; write "${out}${ending}"`);
+  }
   const found = statSync(out, { throwIfNoEntry: false });
   if (found?.isDirectory()) throw new UserError(`"${out}" is a folder; give a file`);
   if (found && !overwrite) {

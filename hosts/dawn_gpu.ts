@@ -19,6 +19,38 @@ interface Dawn {
 /** Instances end when they are collected, with all of their devices. */
 const kept: GPU[] = [];
 
+/** Milliseconds between two questions in a long wait. */
+const LONGEST_PAUSE = 1;
+
+/**
+ * Makes Dawn ask less often, the longer it waits, whether work is done. It asks by `setImmediate`, with a new
+ * native function each time. Deno keeps these in a list, and removes each by a search: seconds of a wait would
+ * cost seconds of collecting garbage.
+ */
+export function paceQuestions(): void {
+  const immediate = globalThis.setImmediate;
+  let [since, isAsking] = [0, false];
+  const paced = (callback: (...args: unknown[]) => void, ...args: unknown[]) => {
+    if (!/\[native code\]\s*}$/.test(Function.prototype.toString.call(callback))) {
+      return immediate(callback, ...args);
+    }
+    const now = performance.now();
+    if (!isAsking) since = now; // not again, but for the first time
+    const pause = Math.min((now - since) / 20, LONGEST_PAUSE);
+    const ask = () => {
+      isAsking = true;
+      try {
+        callback(...args);
+      } finally {
+        isAsking = false;
+      }
+    };
+    const wait = () => performance.now() - now < pause ? immediate(wait) : ask();
+    return pause < LONGEST_PAUSE ? immediate(wait) : setTimeout(ask, LONGEST_PAUSE);
+  };
+  globalThis.setImmediate = Object.assign(paced, immediate) as unknown as typeof immediate;
+}
+
 /**
  * The WebGPU host of Dawn's binding for Node. Compared with Deno's own WebGPU it has matrix products on
  * tensor cores and short waits, but neither f64 nor subgroup barriers. Shaders check bounds, as Deno's do:
@@ -35,6 +67,7 @@ export function dawnHost(file: string, base: GpuHost): GpuHost {
     async requestAdapter(options) {
       if (!gpu) {
         const dawn: Dawn = createRequire(import.meta.url)(file);
+        if (kept.length === 0) paceQuestions();
         gpu = dawn.create([
           ...(Deno.build.os === "linux" ? ["backend=vulkan"] : []),
           `enable-dawn-features=${TOGGLES.join()}`,

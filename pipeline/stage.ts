@@ -8,7 +8,7 @@ import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
 import type { PlannedStage, StageDeclaration } from "./config/config.ts";
 import type { Rates, SomeOptions } from "./quantizer.ts";
-import type { Emit, LayerRecord, LinearRecord } from "./run/events.ts";
+import type { Emit, LayerRecord, LinearRecord, PlanStep } from "./run/events.ts";
 import type { HubAccess } from "./run/hub_access.ts";
 import type { Evaluation, PackedModel } from "./run/record.ts";
 import type { RunFolder } from "./run/run_folder.ts";
@@ -225,6 +225,8 @@ export interface StageBase<Options> extends StageDeclaration {
   inputs?(context: ModelContext, options: Options): Promise<string[]>;
   /** Writes again what the stage had written into the folder of a finished run and is gone or damaged, or says so. */
   restore?(context: ModelContext, options: Options): Promise<void>;
+  /** What takes long in it, in its order; called when the run begins, after the checks. */
+  plan?(context: ModelContext, options: Options): Promise<PlanStep[]>;
   /** Early check, called when the model is known: throws before any long work on what would fail later. */
   check?(context: ModelContext, options: Options): Promise<void>;
 }

@@ -17,6 +17,7 @@ import type { Comparison, RunInFolder } from "./cells.ts";
 import { type Content, Html, html } from "./html.ts";
 import { contents, page, section } from "./page.ts";
 import { paperTable } from "./paper_table.ts";
+import { compactPicture } from "./picture.ts";
 import { paretoFront, type Result } from "./pareto.ts";
 import type { Peers } from "./peers.ts";
 import style from "./report.css" with { type: "text" };
@@ -167,7 +168,7 @@ export class MergedReport {
       <rect width="100%" height="100%" rx="8" style="fill: var(--page)"/>
       ${charts}</svg>
     `;
-    return `${content.text.trim()}\n`;
+    return compactPicture(content.text);
   }
 
   #countText(): string {
@@ -450,14 +451,13 @@ function nameCell(
   };
 }
 
-/** The CSS rules that a standalone SVG needs: colours and fonts. */
+/** The style of a standalone SVG: what a page has, and fonts. */
 function pictureStyle(): string {
   const rules = style.match(/[^{}]+\{(?:[^{}]|\{[^{}]*\})*\}/g) ?? [];
   const wanted =
     /^\s*(:root|@media screen|\.(tick|grid|axis|front|reference|leader|dot|diamond|peer|name)\b|text\.)/;
-  const own = `svg { overflow: visible; font-family: system-ui, -apple-system, "Segoe UI", ` +
-    `Roboto, Helvetica, Arial, sans-serif; font-variant-numeric: tabular-nums; }\n` +
+  return rules.filter((rule) => wanted.test(rule)).join("\n") +
+    `svg { overflow: visible; font-family: system-ui, -apple-system, "Segoe UI", Roboto, ` +
+    `Helvetica, Arial, sans-serif; font-variant-numeric: tabular-nums; }\n` +
     `.heading { fill: var(--text); font-size: 14px; font-weight: 600; }\n`;
-  return rules.filter((rule) => wanted.test(rule)).map((rule) => rule.trim()).join("\n") + "\n" +
-    own;
 }

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../base/errors.ts";
+import { plural } from "../base/figures.ts";
 import { bytesText } from "../base/units.ts";
 import { elementsOf } from "../gpu/tensor.ts";
 import { isKnownModel, ModelFiles, SMALL_FILES } from "../models/model_files.ts";
@@ -72,7 +73,8 @@ await runCommand(command, async ({ values, positionals, signal }) => {
     if (existsSync(path)) copyFileAtomically(path, join(temporary.path, name));
   }
   temporary.replace();
-  console.log(`${out}: ${weights.tensors.size} tensors, ${bytesText(bytes)}`);
+  const count = weights.tensors.size;
+  console.log(`${out}: ${count} ${plural(count, "tensor")}, ${bytesText(bytes)}`);
 });
 
 /** Whether a file may be one that this task has written. */

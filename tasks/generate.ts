@@ -64,7 +64,9 @@ const options = {
 await runCommand({ name: "generate", help: HELP, options }, async (given) => {
   const { values, positionals, signal } = given;
   if (positionals.length !== 1) throw usageError(`Give one model, found ${positionals.length}`);
-  if (values.prompt === undefined) throw usageError("Give a --prompt");
+  if (values.prompt === undefined) {
+    throw usageError('Give a --prompt, such as --prompt "Once upon a time"');
+  }
   const options = readOptions();
   const prompt = values.prompt === "-" ? await readInput() : values.prompt;
 

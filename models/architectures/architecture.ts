@@ -42,6 +42,10 @@ export interface Architecture {
 
 /** A family of architectures: the models with one `model_type`. */
 export interface ArchitectureFamily {
+  /** The models of the family by their usual names, for lists of what is supported. */
+  models?: string;
+  /** What sets it apart from LLaMA, in a few words. */
+  features?: string;
   /**
    * Reads the architecture from a config.json.
    *

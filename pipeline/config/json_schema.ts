@@ -8,9 +8,24 @@ import type { StageDeclaration } from "./config.ts";
 import { MOST_STAGES } from "./limits.ts";
 import { namedStages, type Recipe } from "./recipes.ts";
 
+/** What is known of a path. */
+export interface PathForm {
+  isPath: true;
+  /** Whether it need not exist. */
+  mayLack?: boolean;
+  /** Words that are no paths. */
+  names?: readonly string[];
+}
+
+/** The schemas of paths; those that are made of them are paths, too. */
+export const PATHS = z.registry<PathForm>();
+
 /** The schema of a path of this machine. */
 export const pathOption = z.string().min(1).overwrite((path) => inHome(path))
-  .refine(isPlainPath, NO_HOME);
+  .refine(isPlainPath, NO_HOME).register(PATHS, { isPath: true });
+
+const SIZE = 'must be like "12GB" or "512MB"';
+const memorySize = z.string(SIZE).regex(BYTES_PATTERN, SIZE);
 
 /** A JSON Schema, draft 2020-12. */
 export type JsonSchema = z.core.JSONSchema.BaseSchema;
@@ -46,12 +61,12 @@ export const pipelineFields = z.strictObject({
         "installed and finds tensor cores. BILLM_BACKEND if left out, else deno",
     ),
     precision: z.enum(PRECISIONS).default("f32").describe(
-      "f16 rounds the factors of large products to f16 where there are tensor cores; sums stay f32. Experimental",
+      "f16 rounds the factors of large products to f16 where there are tensor cores; sums stay f32",
     ),
-    memory: z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional().describe(
+    memory: memorySize.optional().describe(
       "GPU memory to stay under; as much as there is if left out. Changes the time, not the result",
     ),
-    "host-memory": z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional()
+    "host-memory": memorySize.optional()
       .describe(
         "host memory for activations that GPU memory has no room for, beyond which they go to a file in the " +
           "folder of the run; most of what is free if left out. Changes the time, not the result",

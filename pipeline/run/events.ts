@@ -13,6 +13,7 @@ export type RunEvent =
     resumedLayers: number;
   }
   | { type: "stage"; stage: string; text: string }
+  | { type: "plan"; steps: PlanStep[] }
   | {
     type: "progress";
     stage: string;
@@ -31,6 +32,14 @@ export type RunEvent =
   | { type: "end"; output: string; seconds: number }
   | { type: "cell"; cell: string; index: number; cells: number }
   | { type: "cell-failed"; cell: string; error: string };
+
+/** A long part of a run, and how long it will take, roughly. */
+export interface PlanStep {
+  stage: string;
+  /** The text of its progress events; any if absent. */
+  text?: string;
+  seconds: number;
+}
 
 /** Receives the events of a run. */
 export type Emit = (event: RunEvent) => void;

@@ -56,6 +56,18 @@ export interface Work<F = unknown> {
   progress(what: string): (done: number, total: number) => Promise<void>;
 }
 
+/** A part of a measurement. */
+export interface MetricPart {
+  /** Its name in {@link Work.progress}. */
+  what: string;
+  /** Tokens that go through the decoder layers and the head. */
+  tokens: number;
+  /** Further tokens that go through the head. */
+  headTokens?: number;
+  /** Whether the original runs for it. */
+  ofOriginal?: boolean;
+}
+
 /** A number of a metric event. */
 export interface MetricValue {
   /** "perplexity" */
@@ -123,6 +135,14 @@ export interface Metric<Entry = any, F extends Figure = any> {
   key(context: ModelContext, entry: Entry, data: readonly string[]): FigureKey | Promise<FigureKey>;
   /** Whether entries are measured together; one after another if absent. */
   together?: boolean;
+  /**
+   * The parts of a measurement, for the time that is left; without them it counts as none.
+   *
+   * @param entries One, unless `together`.
+   * @param cached In the measurement of a packed model whose original is measured: whether figures of the
+   *   original are cached.
+   */
+  parts?(context: ModelContext, entries: readonly Entry[], cached?: boolean): Promise<MetricPart[]>;
   /**
    * The figures of some entries, of each in order.
    *

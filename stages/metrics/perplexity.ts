@@ -1,5 +1,13 @@
 import { z } from "zod";
-import { counted, decimal, growthText, isNumber, NONE, percent } from "../../base/figures.ts";
+import {
+  counted,
+  decimal,
+  growthText,
+  isNumber,
+  NONE,
+  percent,
+  plural,
+} from "../../base/figures.ts";
 import { percentText } from "../../base/units.ts";
 import { DATASETS } from "../../data/datasets.ts";
 import { divergence } from "../../models/metrics/divergence.ts";
@@ -93,6 +101,19 @@ export const perplexity: Metric<Entry, Perplexity> = {
     };
   },
 
+  async parts(context, [text], cached) {
+    const { dataset } = text;
+    const windows = await windowsOf(context, text);
+    const tokens = windows.length * windows[0].length;
+    const compared = cached === undefined ? 0 : klWindows(text, windows).length * windows[0].length;
+    if (compared === 0) return [{ what: dataset, tokens }];
+    return [
+      { what: dataset, tokens },
+      ...(cached ? [{ what: forDivergence(dataset), tokens: compared, ofOriginal: true }] : []),
+      { what: divergenceOn(dataset), tokens: 0, headTokens: 2 * compared },
+    ];
+  },
+
   async measure(work, [text]) {
     const { context, model, batchTokens, progress, reference, isReference } = work;
     const { dataset } = text;
@@ -121,7 +142,8 @@ export const perplexity: Metric<Entry, Perplexity> = {
 
   values(figure) {
     const { perplexity: value, dataset, windows, sequenceLength, divergence } = figure;
-    const on = (windows: number) => `on ${dataset}, ${windows} windows of ${sequenceLength} tokens`;
+    const on = (windows: number) =>
+      `on ${dataset}, ${windows} ${plural(windows, "window")} of ${sequenceLength} tokens`;
     const values = [{ name: "perplexity", value, text: `${terminalText(value)} ${on(windows)}` }];
     if (figure.lnRatio !== undefined) {
       const text = `${signed(figure.lnRatio)} ${on(windows)}`;
@@ -158,7 +180,10 @@ export const perplexity: Metric<Entry, Perplexity> = {
       const values = figuresOf(pair).map(({ perplexity }) => terminalText(perplexity));
       const { dataset, divergence } = lastOf(pair);
       const ratio = lnRatioOf(pair);
-      return `${values.join(" -> ")}${isNumber(ratio) ? ` (ln ratio ${signed(ratio)})` : ""} ` +
+      const growth = isNumber(ratio)
+        ? ` (${Math.exp(ratio).toFixed(2)} times, ln ratio ${signed(ratio)})`
+        : "";
+      return `${values.join(" -> ")}${growth} ` +
         `on ${dataset}` +
         (divergence
           ? `; KL ${divergence.kl.toFixed(4)} nats, same top token ` +
@@ -321,6 +346,9 @@ function klWindows({ "kl-windows": count }: Entry, windows: readonly unknown[]):
   return spreadWindows(windows.length, count === "all" ? windows.length : count);
 }
 
+const forDivergence = (dataset: string) => `${dataset}, for the KL divergence`;
+const divergenceOn = (dataset: string) => `${dataset}, KL divergence`;
+
 /** States of the original by entry, until the packed model is compared with them. */
 const kept = new WeakMap<ModelContext, Map<string, FinalStates>>();
 
@@ -345,13 +373,13 @@ async function compare(
   gpu.trim(); // what the perplexity took
   if (!before) {
     const windows = await windowsOf(context, text);
-    const onProgress = reference.progress(`${dataset}, for the KL divergence`);
+    const onProgress = reference.progress(forDivergence(dataset));
     const options = { windows, batchTokens, onProgress };
     before = await finalStates(gpu, reference.model, states.windows, options);
   }
   return await divergence(gpu, { model: reference.model, states: before }, { model, states }, {
     dataset,
-    onProgress: progress(`${dataset}, KL divergence`),
+    onProgress: progress(divergenceOn(dataset)),
   });
 }
 

@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { fixtureFolder } from "../fixture.ts";
 import { ARCHITECTURES } from "../../models/architectures/mod.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
@@ -23,7 +24,7 @@ import { startTask } from "../start_task.ts";
 /** The supported model types, as messages list them. */
 const MODEL_TYPES = Object.keys(ARCHITECTURES).sort().join(", ");
 
-const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
+const CASES = fixtureFolder("safetensors-cases");
 
 /** Checks that every file of a run's folder is complete: half a file would not be readable. */
 function checkWhole(folder: string): void {
@@ -264,6 +265,7 @@ Deno.test("a run is refused: a packed model is to be packed again", async () => 
   ) {
     const fields = { model, output: place.path("again"), ...(stages && { stages }) };
     await assert.rejects(place.run(fields), { name: "UserError", message });
+    if (stages?.length === 2) continue; // the command refuses the chain
     const { code, stderr } = await startTask("quantize", [place.pipeline(fields), "--check"]);
     assert.deepEqual([code, stderr], [1, `Error: ${message}\n`]);
   }
@@ -561,7 +563,7 @@ Deno.test("quantize ends with 2 if the pipeline file is not there or not YAML", 
   await checkCommand(
     [file],
     2,
-    `${file}: Cannot read the pipeline file "${file}": no such file\n`,
+    `deno task quantize: There is no pipeline file "${file}"; deno task init MODEL writes one\n`,
   );
   const bad = place.path("bad.yaml");
   writeFileSync(bad, "name: x\nstages: [download\n");

@@ -204,11 +204,17 @@ Deno.test("the picture alone is an SVG with its own colours for dark and light",
   assert.equal(picture.attributes.xmlns, "http://www.w3.org/2000/svg");
   assert.doesNotMatch(text.replace("http://www.w3.org/2000/svg", ""), /https?:|url\(|<script/);
   const style = textOf(elements(picture, "style")[0]);
-  assert.match(style, /@media screen and \(prefers-color-scheme: dark\) \{ :root \{ --page: #/);
+  assert.match(style, /@media screen and \(prefers-color-scheme:dark\)\{:root\{--page:#/);
   const used = [...text.matchAll(/class="([^"]+)"/g)].flatMap(([, names]) => names.split(" "));
   for (const name of new Set(used)) {
     if (["chart", "label", "best"].includes(name)) continue;
-    assert.ok(style.includes(`.${name} {`), `the style lacks "${name}"`);
+    assert.ok(style.includes(`.${name}{`), `the style lacks "${name}"`);
+  }
+  for (const [, name] of style.matchAll(/[{;](--[\w-]+):/g)) {
+    assert.ok(text.includes(`var(${name})`), `nothing uses "${name}"`);
+  }
+  for (const [, name] of style.matchAll(/\.([a-z-]+)\b(?=[^{}]*\{)/g)) {
+    assert.ok(used.includes(name), `nothing is a "${name}"`);
   }
   const names = elements(picture, "text").map(textOf);
   for (

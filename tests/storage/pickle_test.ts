@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { fixtureFolder } from "../fixture.ts";
 import { PickleDict, type PickleNames, unpickle } from "../../storage/pickle.ts";
 import { FormatError } from "../../storage/safetensors.ts";
 import { bytes, call, dict, global, integer, little, pickle, text, tuple } from "./pytorch_file.ts";
 
-const DATA = join(import.meta.dirname!, "../fixtures/pytorch");
+const DATA = fixtureFolder("pytorch");
 
 /** Keeps what it is given. */
 class Call {

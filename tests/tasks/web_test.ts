@@ -18,7 +18,6 @@ import { ServedModel } from "../../tasks/web/served_model.ts";
 import { pageServer } from "../../tasks/web/server.ts";
 import { writeSite } from "../../tasks/web/write_site.ts";
 import { PROJECT } from "../checkout.ts";
-import { startTask } from "../start_task.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
 const MODEL = join(PROJECT, "examples/models/tiny-llama");
@@ -146,22 +145,4 @@ Deno.test("the files of the page need no others, and are small when they are com
   for (const [, name] of index.matchAll(/(?:src|href)="(?!data:)([^"]+)"/g)) {
     assert(page.has(name), name);
   }
-});
-
-Deno.test("deno task web refuses arguments that it does not know before it builds anything", async () => {
-  const cases: [args: string[], said: RegExp, code: number][] = [
-    [["a", "b"], /Give one model at most, found 2/, 2],
-    [["--port", "99999"], /--port must be at most 65535, found 99999/, 2],
-    [["/nowhere"], /^Error: Cannot serve "\/nowhere": there is no such folder$/m, 1],
-    [
-      ["owner/name"],
-      /no such folder; the page loads models from the hub itself: give it the name$/m,
-      1,
-    ],
-  ];
-  const results = await Promise.all(cases.map(([args]) => startTask("web", args)));
-  results.forEach(({ code, stderr }, i) => {
-    assert.match(stderr, cases[i][1]);
-    assert.equal(code, cases[i][2]);
-  });
 });

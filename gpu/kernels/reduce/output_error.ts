@@ -12,7 +12,9 @@ const PARTS = 256;
 async function quadraticForm(gpu: Gpu, d: Tensor, hessian: Tensor, part: Tensor): Promise<void> {
   const [rows, n] = d.shape;
   using product = gpu.empty(d.shape);
-  await gemm(gpu, { layout: "NN", m: rows, n, k: n, a: d, b: hessian, c: product });
+  // H is symmetric, and tensor cores multiply with transposed matrices.
+  const layout = gpu.roundsProducts ? "NT" : "NN";
+  await gemm(gpu, { layout, m: rows, n, k: n, a: d, b: hessian, c: product, mayRound: true });
   await dotParts(gpu, d, product, part);
 }
 
