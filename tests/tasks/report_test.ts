@@ -157,7 +157,8 @@ Deno.test("report of a grid: 0 if all cells are done, 1 and a page if not", asyn
     /^Error: Cannot read the peers ".*": results\.0\.bytes: .*\{ name, bytes, perplexity \}/,
   );
   const page = parseHtml(readFileSync(join(grid, "report.html"), "utf8"));
-  assert.deepEqual(elements(page, "a").map(({ attributes }) => attributes.href), [
+  const links = elements(page, "a").map(({ attributes }) => attributes.href);
+  assert.deepEqual(links.filter((link) => !link.startsWith("#")), [
     "c1/report.html",
     "c2/report.html",
   ]);
