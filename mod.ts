@@ -133,6 +133,7 @@ export { Gpu, ModelFiles } from "./hosts/deno.ts";
 export { type Backend, BACKENDS } from "./hosts/deno_gpu.ts";
 export type { Export, Exported, ExportOptions, Misfit } from "./export/export.ts";
 export { exportModel, EXPORTS } from "./export/mod.ts";
+export type { AbsentPath } from "./pipeline/config/paths.ts";
 export {
   type LoadOptions,
   loadPipeline,
@@ -164,6 +165,7 @@ export type {
   Emit as Report,
   LayerRecord,
   LinearRecord,
+  PlanStep,
   RunEvent,
 } from "./pipeline/run/events.ts";
 export type {
@@ -201,6 +203,7 @@ export type {
   Column,
   Figure,
   Metric,
+  MetricPart,
   MetricValue,
   Pair,
   Reference,

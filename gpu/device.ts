@@ -197,6 +197,7 @@ export class Gpu implements AsyncDisposable {
 
   private constructor(
     host: GpuHost,
+    /** @internal */
     readonly opened: Opened,
     private readonly options: GpuOptions,
   ) {
