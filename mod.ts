@@ -146,6 +146,7 @@ export {
 export { PipelineFileError, type PipelineProblem } from "./pipeline/config/errors.ts";
 export type { JsonSchema } from "./pipeline/config/json_schema.ts";
 export type { CellResult } from "./pipeline/grid/grid.ts";
+export type { AbsentPath } from "./pipeline/config/paths.ts";
 export {
   loadGrid,
   type RunCell,
@@ -164,6 +165,7 @@ export type {
   Emit as Report,
   LayerRecord,
   LinearRecord,
+  PlanStep,
   RunEvent,
 } from "./pipeline/run/events.ts";
 export type {
@@ -201,6 +203,7 @@ export type {
   Column,
   Figure,
   Metric,
+  MetricPart,
   MetricValue,
   Pair,
   Reference,

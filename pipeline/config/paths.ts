@@ -18,6 +18,7 @@ export function folderOf(file: string): string | undefined {
 
 /** A path of a pipeline file that is neither in its folder nor in the working directory. */
 export interface AbsentPath {
+  /** As it is written. */
   path: string;
   /** `file:line:column` of the path. */
   where: string;

@@ -35,9 +35,11 @@ export type RunEvent =
 
 /** A long part of a run, and how long it will take, roughly. */
 export interface PlanStep {
+  /** The stage that it belongs to. */
   stage: string;
   /** The text of its progress events; any if absent. */
   text?: string;
+  /** How long it will take. */
   seconds: number;
 }
 
