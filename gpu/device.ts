@@ -86,7 +86,11 @@ interface KnownKernel {
   isCompiled: boolean;
 }
 
-/** What the next {@link Gpu} can take over. */
+/**
+ * What the next {@link Gpu} can take over.
+ *
+ * @internal
+ */
 interface Opened {
   adapter: GPUAdapter;
   device: GPUDevice;

@@ -81,6 +81,7 @@ Deno.test("all files name one version of the program, and one of Deno", () => {
   const read = (name: string) => readFileSync(join(PROJECT, name), "utf8");
   assert.equal(project.version, VERSION);
   assert.match(read("CITATION.cff"), new RegExp(`^version: ${VERSION}$`, "m"));
+  assert(read("docs/library.md").includes(`"jsr:${project.name}@^${VERSION}"`));
   const [, deno] = read("billm").match(/^version=([\d.]+)$/m)!;
   assert.match(read("Dockerfile"), new RegExp(`^FROM denoland/deno:debian-${deno}$`, "m"));
 });
