@@ -61,11 +61,11 @@ interface Position {
   /** The tokens of greatest probability. */
   ours: number;
   theirs: number;
-  /** By how much ours is more probable than theirs, in log-probability, by this program. */
+  /** Our log-probability of ours, less that of theirs. */
   gap: number;
-  /** The greatest difference between the log-probabilities of a token in both programs. */
+  /** The greatest difference between the log-probabilities of a token. */
   difference: number;
-  /** The logarithm of the probability of the token that follows, by each. */
+  /** The cross-entropy of the token that follows. */
   losses: [ours: number, theirs: number];
 }
 
@@ -94,8 +94,8 @@ function compare(
 }
 
 /**
- * Checks that llama.cpp's best token is ours, or that ours is ahead by less than the programs differ. The bound
- * is the greatest difference of the position once; twice as much could not be exceeded, whatever llama.cpp gave.
+ * Checks that llama.cpp's best token is ours, or that ours is ahead by at most the greatest difference of the
+ * position. Twice as much could not be exceeded, whatever llama.cpp gave.
  */
 function assertSameChoices(positions: readonly Position[]): void {
   for (const { ours, theirs, gap, difference } of positions) {

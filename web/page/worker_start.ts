@@ -1,7 +1,4 @@
-/**
- * What the page starts as its worker: it unpacks the worker itself, which is served as gzip, so that the page
- * is small on hosts that compress nothing, too.
- */
+/** Unpacks the worker of the page: a gzip file, so that the page is small on every host. */
 
 /// <reference lib="webworker" />
 
