@@ -147,7 +147,6 @@ export {
 export { PipelineFileError, type PipelineProblem } from "./pipeline/config/errors.ts";
 export type { JsonSchema } from "./pipeline/config/json_schema.ts";
 export type { CellResult } from "./pipeline/grid/grid.ts";
-export type { AbsentPath } from "./pipeline/config/paths.ts";
 export {
   loadGrid,
   type RunCell,
