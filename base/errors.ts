@@ -3,6 +3,7 @@
  * Tasks print it without a stack trace; any other error is a defect in this program.
  */
 export class UserError extends Error {
+  /** "UserError". */
   override name = "UserError";
 }
 

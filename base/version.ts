@@ -1,2 +1,2 @@
 /** The version of the program, which is part of a run's identity. */
-export const VERSION = "0.9.0";
+export const VERSION = "0.10.0";

@@ -8,6 +8,7 @@ import type { EqualSteps, NoEqualSteps } from "./equal_steps.ts";
 
 /** The shape of a packed linear layer as config.json states it; its tensors give the rows. */
 export interface PackedShape {
+  /** Columns of the linear layer. */
   cols: number;
   /** Columns that share scales, of methods that work on blocks of columns. */
   blockSize: number;
@@ -26,7 +27,9 @@ export interface StoreForm {
 
 /** A linear layer in host memory, in the form that its codec reads and writes. */
 export interface HostLinear {
+  /** Rows of the weight: outputs. */
   rows: number;
+  /** Columns of the weight: inputs. */
   cols: number;
 }
 
@@ -44,9 +47,13 @@ export interface LinearFacts {
 
 /** A column in tables of linear layers, computed from their facts. */
 export interface FactColumn {
+  /** Its key in JSON. */
   key: string;
+  /** Its heading. */
   heading: string;
+  /** The value of a linear layer. */
   value(facts: LinearFacts): number;
+  /** A value as text. */
   text(value: number): string;
   /** How the values of several linear layers are aggregated: summed, or averaged over all weights. */
   together: "sum" | "mean";
@@ -88,7 +95,9 @@ export interface Codec<Host extends HostLinear = HostLinear> {
   readonly usualParts: readonly string[];
   /** Size columns in tables, each with the parts that it sums. */
   readonly sizeColumns: Readonly<Record<string, readonly string[]>>;
+  /** Columns of `inspect`. */
   readonly factColumns: readonly FactColumn[];
+  /** Heat maps of the report. */
   readonly factMaps: readonly FactMap[];
 
   /**
@@ -106,6 +115,7 @@ export interface Codec<Host extends HostLinear = HostLinear> {
    * `[rows, cols]`; bit-identical to {@link Codec.matrix} on the GPU.
    */
   dequantize(host: Host, first?: number, rows?: number): Float32Array<ArrayBuffer>;
+  /** The statistics of a linear layer. */
   facts(host: Host): LinearFacts;
   /**
    * The number of values of each tensor that are NaN or infinite when stored, by the suffix of its name;
@@ -138,13 +148,17 @@ export interface Codec<Host extends HostLinear = HostLinear> {
 
 /** Terms added to a product: bias f32 `[rows]`, residual f32 `[tokens, rows]`. */
 export interface Addends {
+  /** f32 `[rows]`. */
   bias?: Tensor;
+  /** f32 `[tokens, rows]`. */
   residual?: Tensor;
 }
 
 /** The weight of a linear layer on the GPU. */
 export interface Weight extends Disposable {
+  /** Outputs. */
   readonly rows: number;
+  /** Inputs. */
   readonly cols: number;
   /**
    * x · weightᵀ (+ bias) (+ residual), for one token and for many.
@@ -160,6 +174,7 @@ export type { InputTransform, VectorSource };
 
 /** What a product with one vector includes: first the source, then the transform, at last the addends. */
 export interface VectorOptions extends Addends {
+  /** Where the vector comes from; x itself if absent. */
   source?: VectorSource;
   /** A transform of the input that {@link WeightGroup.transforms} allows. */
   transform?: InputTransform;
@@ -191,7 +206,9 @@ export interface WeightGroup extends Disposable {
 
 /** Linear layers of one shape, one above the other, of which a table says which one a vector passes through. */
 export interface StackedWeights extends Disposable {
+  /** Outputs of each layer. */
   readonly rows: number;
+  /** Inputs of each layer. */
   readonly cols: number;
   /**
    * Queues the products of vectors with the linear layers of their experts, in one dispatch.
@@ -211,6 +228,7 @@ export interface StackChoice {
   routing: Tensor;
   /** The place of each expert in the stack, u32 `[experts]`. */
   places: Tensor;
+  /** Vectors in all. */
   vectors: number;
   /** Vectors that share a row of x: 1 or k. */
   perRow: number;
@@ -234,6 +252,7 @@ export interface SearchArguments {
 
 /** A linear layer on the GPU while stages quantize it, before it is downloaded and stored. */
 export interface Draft<Host extends HostLinear = HostLinear> extends Disposable {
+  /** The codec that will store it. */
   readonly codec: Codec<Host>;
   /**
    * Downloads the layer.
@@ -251,7 +270,9 @@ export interface Draft<Host extends HostLinear = HostLinear> extends Disposable 
 
 /** A linear layer in host memory with its codec. */
 export interface PackedLinear<Host extends HostLinear = HostLinear> {
+  /** Its codec. */
   codec: Codec<Host>;
+  /** The layer in the form of its codec. */
   host: Host;
   /** What the input goes through before the product: the codec's weights are those of W~. */
   transform?: InputTransform;

@@ -3,7 +3,9 @@
  * rounded as {@link Codec.dequantize} rounds it.
  */
 export interface EqualSteps {
+  /** Outputs. */
   rows: number;
+  /** Inputs. */
   cols: number;
   /** Bits of a code. */
   bits: number;
@@ -26,7 +28,9 @@ export interface EqualSteps {
 
 /** Why a linear layer has no such form, as the end of a sentence, and what would have one. */
 export interface NoEqualSteps {
+  /** Why there are none. */
   problem: string;
+  /** What would help. */
   remedy: string;
 }
 

@@ -5,7 +5,11 @@ import type { StoredDtype, StoredTensor } from "../storage/safetensors.ts";
 
 /** A reader of a packed linear layer's tensors that checks their dtypes and shapes. */
 export class PartReader {
-  /** @param prefix The common prefix of the tensors' suffixes. */
+  /**
+   * A reader of one linear layer.
+   *
+   * @param prefix The common prefix of the tensors' suffixes.
+   */
   constructor(
     readonly checkpoint: Checkpoint,
     /** "model.layers.0.self_attn.q_proj" */
@@ -13,11 +17,16 @@ export class PartReader {
     readonly prefix = "",
   ) {}
 
+  /** Whether the checkpoint has a part. */
   has(part: string): boolean {
     return this.checkpoint.has(this.#nameOf(part));
   }
 
-  /** @throws {UserError} If there is no such tensor. */
+  /**
+   * The tensor of a part.
+   *
+   * @throws {UserError} If there is no such tensor.
+   */
   get(part: string): StoredTensor {
     return this.checkpoint.get(this.#nameOf(part));
   }
@@ -36,7 +45,11 @@ export class PartReader {
     return this.checkpoint.readBytes(tensor.name);
   }
 
-  /** @throws {UserError} Always: a tensor does not match the others. */
+  /**
+   * Says that a tensor does not match the others.
+   *
+   * @throws {UserError} Always.
+   */
   refuse(part: string, found: string, wanted: string): never {
     const { file, name } = this.get(part);
     throw new UserError(

@@ -3,7 +3,11 @@ import { isRecord } from "../base/record.ts";
 import { LEAST_RUN, MOST_RUN, type Rotation, runFor } from "../gpu/kernels/rotation/rotation.ts";
 import { TRANSFORMS_SINCE, versionProblem } from "../storage/packed_metadata.ts";
 
-/** The `quantization_config` object in the config.json of a packed model. */
+/**
+ * The `quantization_config` object in the config.json of a packed model.
+ *
+ * @internal
+ */
 export interface QuantizationConfig {
   quant_method: "billm";
   /** The stage that quantized the linear layers, such as "gptq"; absent for BiLLM's own method. */
@@ -43,7 +47,11 @@ export interface StackConfig {
 /** The name of the hash that gives the signs of a rotation; see `isNegative()`. */
 const GENERATOR = "hash32";
 
-/** The `rotation` object of `quantization_config`. */
+/**
+ * The `rotation` object of `quantization_config`.
+ *
+ * @internal
+ */
 export interface RotationConfig {
   /** The name of the hash that gives the signs. */
   generator: typeof GENERATOR;

@@ -1,6 +1,7 @@
 import { readdirSync, statSync } from "node:fs";
 import { basename, extname, join, resolve } from "node:path";
 import { didYouMean } from "../base/did_you_mean.ts";
+import { plural } from "../base/figures.ts";
 import { UserError } from "../base/errors.ts";
 import { reasonOf } from "../storage/folder.ts";
 import { cropDocuments, type TokenSource } from "./document_crops.ts";
@@ -22,6 +23,7 @@ export type FetchFiles = (
 /** The use of a data set. */
 export type DatasetUse = "calibration" | "evaluation";
 
+/** @internal */
 export interface CalibrationOptions {
   /** Number of windows. */
   samples: number;
@@ -33,6 +35,7 @@ export interface CalibrationOptions {
   pause?: () => Promise<void>;
 }
 
+/** @internal */
 export interface EvaluationOptions {
   /** Tokens per window. */
   length: number;
@@ -42,6 +45,7 @@ export interface EvaluationOptions {
 
 /** A data set with local files, which are read on demand. */
 export interface LocalDataset {
+  /** Its name or path in the pipeline file. */
   name: string;
   /** All files that the windows come from. */
   files: string[];
@@ -249,7 +253,9 @@ function openTokenIds(name: string, file: string): LocalDataset {
     const windows = readTokenIds(file);
     if (windows[0].length < length) {
       throw new UserError(
-        `The token windows of "${name}" have ${windows[0].length} tokens, fewer than ` +
+        `The token windows of "${name}" have ${windows[0].length} ${
+          plural(windows[0].length, "token")
+        }, fewer than ` +
           `sequence-length ${length}; use a smaller sequence-length`,
       );
     }
@@ -262,7 +268,9 @@ function openTokenIds(name: string, file: string): LocalDataset {
       const windows = read(length);
       if (windows.length < samples) {
         throw new UserError(
-          `"${name}" holds ${windows.length} windows, fewer than samples ${samples}; ` +
+          `"${name}" holds ${windows.length} ${
+            plural(windows.length, "window")
+          }, fewer than samples ${samples}; ` +
             `use a smaller number of samples`,
         );
       }

@@ -4,7 +4,11 @@ import { PythonRandom } from "../base/python_random.ts";
 import { textOfLine } from "./json_rows.ts";
 import { readLines } from "./lines.ts";
 
-/** A tokenizer. */
+/**
+ * A tokenizer.
+ *
+ * @internal
+ */
 export interface TokenSource {
   encode(text: string): number[];
 }

@@ -1,7 +1,11 @@
 import { UserError } from "../base/errors.ts";
 import { kindOf } from "./json_rows.ts";
 
-/** A row of a question data set; values are checked on access. */
+/**
+ * A row of a question data set; values are checked on access.
+ *
+ * @internal
+ */
 export class QuestionRow {
   readonly #values: Record<string, unknown>;
 

@@ -1,4 +1,5 @@
 import { UserError } from "../base/errors.ts";
+import { plural } from "../base/figures.ts";
 import { PythonRandom } from "../base/python_random.ts";
 import { denoFile } from "../storage/deno_folder.ts";
 import { readHeader, TensorReader } from "../storage/safetensors.ts";
@@ -64,7 +65,9 @@ function countWindows(ids: ArrayLike<number>, length: number, name?: string): nu
   }
   if (ids.length < length) {
     throw new UserError(
-      `The text${name === undefined ? "" : ` "${name}"`} has ${ids.length} tokens, fewer than ` +
+      `The text${name === undefined ? "" : ` "${name}"`} has ${ids.length} ${
+        plural(ids.length, "token")
+      }, fewer than ` +
         `one window of ${length}; use a longer text or a smaller sequence-length`,
     );
   }
@@ -81,7 +84,9 @@ export function readTokenIds(path: string): Int32Array<ArrayBuffer>[] {
     throw new UserError(`Cannot read token ids from "${path}": ${problem}`);
   };
   const tensors = [...readHeader(denoFile(path)).tensors.values()];
-  if (tensors.length !== 1) refuse(`it has ${tensors.length} tensors, but one is needed`);
+  if (tensors.length !== 1) {
+    refuse(`it has ${tensors.length} ${plural(tensors.length, "tensor")}, but one is needed`);
+  }
   const [tensor] = tensors;
   const { dtype, shape } = tensor;
   if ((dtype !== "I32" && dtype !== "I64") || shape.length !== 2 || tensor.bytes === 0) {

@@ -3,7 +3,11 @@ import { UserError } from "../base/errors.ts";
 import { QuestionRow } from "./question_row.ts";
 import { readObjects } from "./rows.ts";
 
-/** A request for the log-likelihood of a continuation after a context. */
+/**
+ * A request for the log-likelihood of a continuation after a context.
+ *
+ * @internal
+ */
 export interface ScoreRequest {
   context: string;
   continuation: string;
@@ -21,6 +25,7 @@ export interface Question {
 
 /** A zero-shot task of lm-evaluation-harness. */
 export interface ZeroShotTask {
+  /** Its name in pipeline files. */
   name: string;
   /** Version of the task in the harness; figures of different versions are not comparable. */
   version: string;
@@ -34,6 +39,7 @@ export interface ZeroShotTask {
 
 /** The questions of a task, and the kind of their rows. */
 export interface Questions {
+  /** The questions, in the order of the file. */
   questions: Question[];
   /** Whether the rows contain prepared contexts and choices instead of the columns of the data set. */
   prepared: boolean;

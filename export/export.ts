@@ -27,6 +27,7 @@ export interface Misfit {
 
 /** What an export has written. */
 export interface Exported {
+  /** Bytes of the written files. */
   bytes: number;
   /** The number of tensors by what they are stored as. */
   types: Record<string, number>;
@@ -40,6 +41,7 @@ export interface Exported {
 export interface Export {
   /** As commands and pipeline files name it. */
   readonly name: string;
+  /** What it writes, in one line. */
   readonly summary: string;
   /** Whether the model is a folder or a single file, then with the ending of its name. */
   readonly form: { kind: "folder" } | { kind: "file"; ending: string };

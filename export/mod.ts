@@ -1,10 +1,10 @@
-import { mkdirSync, rmSync, statSync } from "node:fs";
+import { mkdirSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { UserError } from "../base/errors.ts";
 import { SMALL_FILES } from "../models/model_files.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
 import { reasonOf } from "../storage/folder.ts";
-import { checkOutputFolder, makeFolderBeside, replaceFolder } from "../storage/output_folder.ts";
+import { checkOutputFolder, FolderBeside } from "../storage/output_folder.ts";
 import { compressedTensors } from "./compressed_tensors.ts";
 import type { Export, Exported, ExportOptions } from "./export.ts";
 import { gguf } from "./gguf/gguf.ts";
@@ -37,20 +37,17 @@ export async function exportModel(
     return { ...await format.write(source, out, options), warnings };
   }
   checkOutputFolder(folder, out, overwrite, isExportedFile);
-  const temporary = makeFolderBeside(out);
-  try {
-    const exported = await format.write(source, temporary, options);
-    replaceFolder(temporary, out);
-    return { ...exported, warnings };
-  } catch (error) {
-    rmSync(temporary, { recursive: true, force: true });
-    throw error;
-  }
+  using temporary = new FolderBeside(out);
+  const exported = await format.write(source, temporary.path, options);
+  temporary.replace();
+  return { ...exported, warnings };
 }
 
 /** @throws {UserError} If a path is not one for a new file of this format. */
 function checkOutputFile(out: string, ending: string, overwrite: boolean): void {
-  if (!out.endsWith(ending)) throw new UserError(`"${out}" does not end in "${ending}"`);
+  if (!out.endsWith(ending)) {
+    throw new UserError(`"${out}" does not end in "${ending}"; write "${out}${ending}"`);
+  }
   const found = statSync(out, { throwIfNoEntry: false });
   if (found?.isDirectory()) throw new UserError(`"${out}" is a folder; give a file`);
   if (found && !overwrite) {

@@ -36,7 +36,11 @@ export interface OpenMatrix {
   values(first: number, rows: number): Float32Array;
 }
 
-/** A plain or packed model as exports read it. */
+/**
+ * A plain or packed model as exports read it.
+ *
+ * @internal
+ */
 export class ExportSource implements Disposable {
   #plain?: PlainWeights;
 

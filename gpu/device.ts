@@ -6,6 +6,7 @@ import {
   Kernel,
   type KernelForm,
   type KernelSource,
+  type Pipeline,
 } from "./kernel.ts";
 import { Readback } from "./readback.ts";
 import { type Scope, TurnScope } from "./scope.ts";
@@ -13,14 +14,17 @@ import { type Dtype, DTYPE_BYTES, elementsOf, type Piece, shapeText, Tensor } fr
 
 /** The kinds of adapters to open: the fastest, a hardware GPU only, or a software adapter only. */
 export const ADAPTER_KINDS = ["auto", "hardware", "software"] as const;
+/** One of {@link ADAPTER_KINDS}. */
 export type AdapterChoice = typeof ADAPTER_KINDS[number];
 
 /** How large products are computed; see {@link GpuOptions}. */
 export const PRECISIONS = ["f32", "f16"] as const;
+/** One of {@link PRECISIONS}. */
 export type Precision = typeof PRECISIONS[number];
 
 /** The options of {@link Gpu.open}. */
 export interface GpuOptions {
+  /** The adapter to open; "auto" if absent. */
   adapter?: AdapterChoice;
   /**
    * The budget of GPU memory in bytes. It limits stored activations and pooled buffers, not the working
@@ -45,7 +49,11 @@ export interface GpuOptions {
 /** There is no adapter at all. */
 export class NoAdapter extends UserError {}
 
-/** A section of the GPU's work whose time is measured. */
+/**
+ * A section of the GPU's work whose time is measured.
+ *
+ * @internal
+ */
 export interface Section {
   name: string;
   /** The weight of the time, if one of several equal pieces of work is measured; 1 if absent. */
@@ -54,8 +62,11 @@ export interface Section {
 
 /** GPU memory in bytes; pooled memory is free for reuse but not returned to the system. */
 export interface MemoryUse {
+  /** In use. */
   current: number;
+  /** Free for reuse. */
   pooled: number;
+  /** The most that was in use at once. */
   peak: number;
 }
 
@@ -66,6 +77,7 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
   return both;
 }
 
+/** @internal */
 type Grid = readonly [number, number, number];
 
 interface KnownKernel {
@@ -74,6 +86,22 @@ interface KnownKernel {
   isCompiled: boolean;
 }
 
+/**
+ * What the next {@link Gpu} can take over.
+ *
+ * @internal
+ */
+interface Opened {
+  adapter: GPUAdapter;
+  device: GPUDevice;
+  readback: Readback;
+  /** Pipelines by the name, the constants and the text of their kernels. */
+  pipelines: Map<string, Pipeline>;
+}
+
+/** Devices that are not in use, by the adapter that was asked for. */
+const spares = new WeakMap<GpuHost, Map<AdapterChoice, Opened>>();
+
 interface Call {
   params?: Uint8Array;
   bound: BoundKernel;
@@ -81,7 +109,11 @@ interface Call {
   later?: Dispatch["later"];
 }
 
-/** Recorded dispatches, which can be replayed; see {@link Gpu.record}. */
+/**
+ * Recorded dispatches, which can be replayed; see {@link Gpu.record}.
+ *
+ * @internal
+ */
 export interface Recording {
   readonly calls: Call[];
   /** The memory pool of its dispatches. */
@@ -110,7 +142,9 @@ const POISON = 0x7fc0_7fc0; // NaN as f32, as two bf16 and as two f16
  * Without scopes, Deno would report nothing and results would be zeros.
  */
 export class Gpu implements AsyncDisposable {
+  /** What differs by host. */
   readonly host: GpuHost;
+  /** The device of the WebGPU API. */
   readonly device: GPUDevice;
   /** The name of the adapter and its driver, as the adapter reports it. */
   readonly name: string;
@@ -128,7 +162,9 @@ export class Gpu implements AsyncDisposable {
   readonly f64: boolean;
   /** Whether kernels may multiply 16 x 16 matrices of f16 with sums in f32, in subgroups of 32. */
   readonly matrices: boolean;
+  /** How large products are computed. */
   readonly precision: Precision;
+  /** Whether new tensors are filled with NaN. */
   readonly poison: boolean;
   /** The maximum size of a buffer in bytes; larger tensors have several. */
   readonly maxBuffer: number;
@@ -136,6 +172,12 @@ export class Gpu implements AsyncDisposable {
   readonly maxBinding: number;
 
   #readback: Readback;
+  /** The buffers of tensors. */
+  #buffers = new Set<GPUBuffer>();
+  #onError = (event: Event) => {
+    this.#lost ??= (event as GPUUncapturedErrorEvent).error.message;
+  };
+  #isDisposed = false;
   #kernels = new Map<string, KnownKernel>();
   #compiled: Kernel[] = [];
   #pool = new Map<number, GPUBuffer[]>();
@@ -159,11 +201,11 @@ export class Gpu implements AsyncDisposable {
 
   private constructor(
     host: GpuHost,
-    device: GPUDevice,
-    adapter: GPUAdapter,
-    readback: Readback,
-    options: GpuOptions,
+    /** @internal */
+    readonly opened: Opened,
+    private readonly options: GpuOptions,
   ) {
+    const { adapter, device } = opened;
     const { memory = Infinity, hostMemory = IN_MEMORY, poison = false, limits = {} } = options;
     this.precision = options.precision ?? "f32";
     this.host = host;
@@ -189,7 +231,7 @@ export class Gpu implements AsyncDisposable {
     const whole = (bytes: number) => Math.floor(bytes / UNIFORM_SLOT) * UNIFORM_SLOT;
     this.maxBuffer = whole(Math.min(limits.buffer ?? Infinity, maxBufferSize));
     this.maxBinding = whole(Math.min(limits.binding ?? Infinity, maxStorageBufferBindingSize));
-    this.#readback = readback;
+    this.#readback = opened.readback;
     if (has("timestamp-query")) {
       this.#timing = {
         set: device.createQuerySet({ type: "timestamp", count: TIMESTAMPS }),
@@ -203,9 +245,7 @@ export class Gpu implements AsyncDisposable {
       size: this.#uniformBytes.byteLength,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
     });
-    device.addEventListener("uncapturederror", (event) => {
-      this.#lost ??= (event as GPUUncapturedErrorEvent).error.message;
-    });
+    device.addEventListener("uncapturederror", this.#onError);
     device.lost.then(({ message, reason }) => {
       if (reason !== "destroyed") this.#lost ??= `the device was lost: ${message}`;
     });
@@ -219,6 +259,11 @@ export class Gpu implements AsyncDisposable {
    */
   static async open(host: GpuHost, options: GpuOptions = {}): Promise<Gpu> {
     const { adapter: choice = "auto" } = options;
+    const spare = spares.get(host)?.get(choice);
+    if (spare) {
+      spares.get(host)!.delete(choice);
+      return new Gpu(host, spare, options);
+    }
     const adapter = await requestAdapter(host, choice);
     if (!adapter) throw new NoAdapter(`No WebGPU adapter was found; ${host.adapterAdvice}`);
     const { description, isFallbackAdapter } = adapter.info;
@@ -241,7 +286,8 @@ export class Gpu implements AsyncDisposable {
       ] as const
     ) limits[limit] = adapter.limits[limit];
     const device = await requestDevice(host, adapter, limits);
-    return new Gpu(host, device, adapter, await Readback.open(device), options);
+    const readback = await Readback.open(device);
+    return new Gpu(host, { adapter, device, readback, pipelines: new Map() }, options);
   }
 
   /** Why the device can no longer be used; undefined if it can. */
@@ -361,6 +407,7 @@ export class Gpu implements AsyncDisposable {
         size,
         usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
       });
+    this.#buffers.add(buffer);
     recording?.buffers.add(buffer);
     this.#memory.current += buffer.size;
     const { current, pooled, peak } = this.#memory;
@@ -510,6 +557,7 @@ export class Gpu implements AsyncDisposable {
       for (const buffer of buffers.splice(count)) {
         this.#memory.pooled -= buffer.size; // recordings keep theirs
         destroyed.add(this.#numberOf(buffer));
+        this.#buffers.delete(buffer);
         buffer.destroy();
       }
       left += count * size;
@@ -558,6 +606,7 @@ export class Gpu implements AsyncDisposable {
    * @throws {Error} If anything queued before this point failed.
    */
   async read(tensor: Tensor): Promise<Float32Array<ArrayBuffer>>;
+  /** The elements of a tensor. */
   async read<Dtype extends "u32">(tensor: Tensor, as: Dtype): Promise<Uint32Array<ArrayBuffer>>;
   async read(tensor: Tensor, as?: "u32"): Promise<Float32Array | Uint32Array> {
     const bytes = await this.readBytes(tensor);
@@ -871,12 +920,30 @@ export class Gpu implements AsyncDisposable {
     if (++this.#dispatches === DISPATCHES_PER_SUBMIT) this.flush();
   }
 
+  /** Waits for the queue and frees everything. */
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isDisposed) return;
+    this.#isDisposed = true;
+    let isSpare = false;
     try {
       await this.idle();
+      isSpare = this.host.keepsDevices === true;
     } finally {
-      this.device.destroy();
+      if (isSpare) await this.#leaveDevice();
+      else this.device.destroy();
     }
+  }
+
+  /** Leaves the device to the next {@link Gpu}, with nothing of this one. */
+  async #leaveDevice(): Promise<void> {
+    const { device, host, options: { adapter: choice = "auto" } } = this;
+    for (const buffer of [...this.#buffers, this.#uniforms]) buffer.destroy();
+    this.#timing?.set.destroy();
+    device.removeEventListener("uncapturederror", this.#onError);
+    const errors = await Promise.all([device.popErrorScope(), device.popErrorScope()]);
+    const others = spares.get(host) ?? new Map<AdapterChoice, Opened>();
+    if (others.has(choice) || errors.some((error) => error)) return device.destroy();
+    spares.set(host, others.set(choice, this.opened));
   }
 }
 

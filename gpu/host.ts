@@ -17,7 +17,11 @@ export interface KeptBytes {
   free(): void;
 }
 
-/** A store of bytes for which GPU memory has no room. Disposal frees them all. */
+/**
+ * A store of bytes for which GPU memory has no room. Disposal frees them all.
+ *
+ * @internal
+ */
 export interface HostStore extends Disposable {
   /**
    * Keeps bytes.
@@ -47,7 +51,11 @@ export const IN_MEMORY: HostMemory = {
   }),
 };
 
-/** The host environment of WebGPU: passed to {@link Gpu.open}, never detected. */
+/**
+ * The host environment of WebGPU: passed to {@link Gpu.open}, never detected.
+ *
+ * @internal
+ */
 export interface GpuHost {
   /** The name with its version; measurements are repeated when it changes. */
   readonly name: string;
@@ -67,6 +75,8 @@ export interface GpuHost {
   prelude?(needs: readonly KernelNeed[]): string;
   /** A scope that tracks asynchronous context; a {@link TurnScope} is used if absent. */
   scope?<Value>(): Scope<Value>;
+  /** Whether a device that is no longer used serves the next {@link Gpu}, with its compiled kernels. */
+  readonly keepsDevices?: boolean;
   /** Resolves in the host's next task. */
   nextTask(): Promise<void>;
 }

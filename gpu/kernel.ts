@@ -5,9 +5,11 @@ import type { Tensor } from "./tensor.ts";
 
 /** WGSL text and the pipeline constants (`override`) to compile it with. */
 export interface KernelSource {
+  /** Its name in messages and timings. */
   name: string;
   /** The text, or a function that generates it, called only if the kernel is not compiled yet. */
   source: string | (() => string);
+  /** Values of the shader's overrides. */
   constants?: Record<string, number>;
 }
 
@@ -56,15 +58,31 @@ export function uniform(u32: readonly number[], f32: readonly number[] = []): Ui
 /** WebGPU's limit of workgroups per dimension. */
 export const MAX_GROUPS = 65535;
 
-/** A pipeline of a kernel. */
-export interface KernelForm {
+/**
+ * A compiled text.
+ *
+ * @internal
+ */
+export interface Pipeline {
   pipeline: GPUComputePipeline;
   layout: GPUBindGroupLayout;
+}
+
+/**
+ * A pipeline of a kernel.
+ *
+ * @internal
+ */
+export interface KernelForm extends Pipeline {
   /** The binding numbers of each tensor's panels, by tensor. */
   bindings: readonly (readonly number[])[];
 }
 
-/** A bind group and the form of the kernel that it belongs to. */
+/**
+ * A bind group and the form of the kernel that it belongs to.
+ *
+ * @internal
+ */
 export interface BoundKernel {
   form: KernelForm;
   group: GPUBindGroup;
@@ -75,7 +93,7 @@ export interface BoundKernel {
 /** A compiled compute pipeline. Its bindings are read from the WGSL text, all in group 0. */
 export class Kernel {
   /** The bind groups of earlier calls, by the buffers that they bind; managed by the {@link Gpu}. */
-  readonly bindGroups = new Map<string, BoundKernel>();
+  readonly bindGroups: Map<string, BoundKernel> = new Map();
   /** The forms for tensors of several panels, by the numbers of panels. */
   readonly #forms = new Map<string, KernelForm>();
 
@@ -110,10 +128,17 @@ export class Kernel {
       );
     }
     const uniformBinding = declared.find(({ isUniform }) => isUniform)?.binding;
-    gpu.device.pushErrorScope("validation");
-    const whole = { ...pipelineOf(gpu, name, source, constants), bindings };
-    const error = await gpu.device.popErrorScope();
-    if (error) throw new Error(`Cannot compile the kernel "${name}": ${error.message}`);
+    const key = JSON.stringify([name, constants, source]);
+    const { pipelines } = gpu.opened;
+    let pipeline = pipelines.get(key);
+    if (!pipeline) {
+      gpu.device.pushErrorScope("validation");
+      pipeline = pipelineOf(gpu, name, source, constants);
+      const error = await gpu.device.popErrorScope();
+      if (error) throw new Error(`Cannot compile the kernel "${name}": ${error.message}`);
+      pipelines.set(key, pipeline);
+    }
+    const whole = { ...pipeline, bindings };
     return new Kernel(gpu, name, source, constants, whole, uniformBinding);
   }
 
@@ -178,7 +203,7 @@ function pipelineOf(
   label: string,
   source: string,
   constants?: Record<string, number>,
-): Pick<KernelForm, "pipeline" | "layout"> {
+): Pipeline {
   const layout = device.createBindGroupLayout({
     label,
     entries: declaredBindings(source).map(({ binding, isUniform, isReadOnly }) => ({

@@ -19,7 +19,11 @@ export function shapeText(shape: readonly number[]): string {
   return `[${shape.join(", ")}]`;
 }
 
-/** A range of bytes of one buffer. */
+/**
+ * A range of bytes of one buffer.
+ *
+ * @internal
+ */
 export interface Piece {
   buffer: GPUBuffer;
   offset: number;
@@ -36,6 +40,7 @@ export class Tensor implements Disposable {
   /** Bytes of the elements, rounded up to whole u32 words. */
   readonly bytes: number;
 
+  /** Made by {@link GpuDevice}, which owns the memory. */
   constructor(
     readonly gpu: Gpu,
     /** The memory: one buffer, or several that follow one another if it is more than one can hold. */
@@ -88,6 +93,7 @@ export class Tensor implements Disposable {
     }
   }
 
+  /** Gives the memory back to the pool. */
   [Symbol.dispose](): void {
     this.gpu.free(this);
   }

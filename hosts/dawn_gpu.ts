@@ -27,7 +27,7 @@ const LONGEST_PAUSE = 1;
  * native function each time. Deno keeps these in a list, and removes each by a search: seconds of a wait would
  * cost seconds of collecting garbage.
  */
-function paceQuestions(): void {
+export function paceQuestions(): void {
   const immediate = globalThis.setImmediate;
   let [since, isAsking] = [0, false];
   const paced = (callback: (...args: unknown[]) => void, ...args: unknown[]) => {

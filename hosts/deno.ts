@@ -13,7 +13,7 @@ export const Gpu = { open: openGpu };
 export type ModelFiles = FolderFiles;
 
 /** Opens models in folders on disk. */
-export const ModelFiles = {
+export const ModelFiles: { open(path: string, name?: string): FolderFiles } = {
   /**
    * Opens a model folder in the layout of transformers, plain or packed.
    *

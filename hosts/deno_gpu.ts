@@ -48,6 +48,7 @@ export const DENO_GPU: GpuHost = {
   },
 
   scope: () => new AsyncLocalStorage(),
+  keepsDevices: true,
   nextTask,
 };
 
@@ -64,10 +65,9 @@ export interface DenoGpuOptions extends Omit<GpuOptions, "adapter"> {
   backend?: Backend;
 }
 
-/**
- * Implementations of WebGPU: Deno's own; Dawn's; or Dawn's where it is installed and finds tensor cores.
- */
+/** Implementations of WebGPU: Deno's own; Dawn's; or Dawn's where it is installed and finds tensor cores. */
 export const BACKENDS = ["deno", "dawn", "auto"] as const;
+/** One of {@link BACKENDS}. */
 export type Backend = typeof BACKENDS[number];
 
 /** Dawn's instances by their files, each opened once. */

@@ -55,6 +55,8 @@ const ALIGNMENT = 128;
  * batch needs to resume at some operation. Each batch has a place in GPU memory for the residual stream
  * and, if there is room, for the input of a linear layer beside it. A batch whose stream does not fit
  * is kept by the host.
+ *
+ * @internal
  */
 export class Activations implements Disposable {
   readonly dtype: ActivationDtype;

@@ -24,7 +24,11 @@ export interface DecoderOptions {
   ropeFrequencies?: FrequencyDtype;
 }
 
-/** A model on the GPU: loads and runs decoder layers, and owns the state that layers share. */
+/**
+ * A model on the GPU: loads and runs decoder layers, and owns the state that layers share.
+ *
+ * @internal
+ */
 export class Decoder implements Disposable {
   readonly embedding: Embedding;
   readonly head: Head;

@@ -25,14 +25,14 @@ export interface LoadedExperts {
 /** The weights of a decoder layer on the GPU, by names without the layer's prefix. */
 export class LayerWeights<W extends Weight = Weight> implements Disposable {
   /** Linear layers by module: "self_attn.q_proj". */
-  readonly linears = new Map<string, LoadedLinear<W>>();
+  readonly linears: Map<string, LoadedLinear<W>> = new Map();
   /** Other tensors in f32, by name: "input_layernorm.weight". */
-  readonly tensors = new Map<string, Tensor>();
+  readonly tensors: Map<string, Tensor> = new Map();
   /** Groups of linear layers by operation; their members are also in `linears`. */
-  readonly groups = new Map<Op, { group: WeightGroup; biases?: Tensor }>();
+  readonly groups: Map<Op, { group: WeightGroup; biases?: Tensor }> = new Map();
 
   /** Those of experts by module, with `*` in place of an expert: "mlp.experts.*.gate_proj". */
-  readonly experts = new Map<string, LoadedExperts>();
+  readonly experts: Map<string, LoadedExperts> = new Map();
 
   /** @param layer The layer's index, from 0. */
   constructor(readonly layer: number, readonly plan: LayerPlan) {}

@@ -224,6 +224,7 @@ export class ModelFiles implements Disposable {
     return [...small, ...checkpoint.files].map((name) => source.file(name).path);
   }
 
+  /** Closes the files. */
   [Symbol.dispose](): void {
     this.checkpoint[Symbol.dispose]();
   }

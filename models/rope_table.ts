@@ -13,6 +13,8 @@ import {
 /**
  * The format that rotary frequencies are rounded to. "f32" matches a model as transformers loads it; a
  * model that is cast as a whole with `.half()` or `.to(bfloat16)` rounds its frequencies too.
+ *
+ * @internal
  */
 export type FrequencyDtype = "f32" | "f16" | "bf16";
 

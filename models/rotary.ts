@@ -3,12 +3,15 @@
  * unscaled frequency of pair i is theta^(-2i / dims). Layers with equal rotation share one object.
  */
 export interface Rotary {
+  /** Numbers per head. */
   headDim: number;
   /** The entries of a head that are rotated, the first ones; `headDim` if absent. */
   dims?: number;
   /** Whether pair i is entries 2i and 2i + 1, instead of i and i + dims / 2. */
   interleaved?: true;
+  /** The base of the frequencies. */
   theta: number;
+  /** Absent if there is none. */
   scaling?: RotaryScaling;
 }
 

@@ -1,5 +1,6 @@
 import { distance } from "fastest-levenshtein";
 import { z } from "zod";
+import type { Output, ZodObject } from "../base/schema.ts";
 import { UserError } from "../base/errors.ts";
 import { globTest } from "../base/glob.ts";
 import { LayerPlan } from "../models/layer_plan.ts";
@@ -31,9 +32,13 @@ export interface Rates<Options> {
   bytes(options: Options, shape: { rows: number; cols: number }): number;
 }
 
-/** A stage that quantizes whole linear layers, before {@link defineQuantizer} completes it. */
-type Quantizer<Schema extends z.ZodObject> =
-  & Omit<LinearStage<z.output<Schema>>, "scope" | "options" | "optionsOf">
+/**
+ * A stage that quantizes whole linear layers, before {@link defineQuantizer} completes it.
+ *
+ * @internal
+ */
+type Quantizer<Schema extends ZodObject> =
+  & Omit<LinearStage<Output<Schema>>, "scope" | "options" | "optionsOf">
   & { options: Schema };
 
 const OVERRIDES =
@@ -47,10 +52,10 @@ const SKIP =
  * other options for single linear layers, and `skip`, linear layers that stay dense. Its `run` gets the
  * options of the linear layer that it is called for.
  */
-export function defineQuantizer<Schema extends z.ZodObject>(
+export function defineQuantizer<Schema extends ZodObject>(
   stage: Quantizer<Schema>,
-): LinearStage<z.output<Schema> & LinearRules> {
-  type Options = z.output<Schema>;
+): LinearStage<Output<Schema> & LinearRules> {
+  type Options = Output<Schema>;
   const { options: own, needs, blockSize, check } = stage;
   const base = (options: SomeOptions): SomeOptions => {
     const { overrides: _, skip: __, ...rest } = options;

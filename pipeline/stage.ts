@@ -1,4 +1,4 @@
-import type { z } from "zod";
+import type { Output, ZodObject } from "../base/schema.ts";
 import type { Draft, LinearFacts, PackedLinear } from "../codecs/codec.ts";
 import type { LocalDataset } from "../data/datasets.ts";
 import type { Gpu } from "../gpu/device.ts";
@@ -8,7 +8,7 @@ import type { Calibration } from "../models/calibration.ts";
 import type { ModelFiles } from "../models/model_files.ts";
 import type { PlannedStage, StageDeclaration } from "./config/config.ts";
 import type { Rates, SomeOptions } from "./quantizer.ts";
-import type { Emit, LayerRecord, LinearRecord } from "./run/events.ts";
+import type { Emit, LayerRecord, LinearRecord, PlanStep } from "./run/events.ts";
 import type { HubAccess } from "./run/hub_access.ts";
 import type { Evaluation, PackedModel } from "./run/record.ts";
 import type { RunFolder } from "./run/run_folder.ts";
@@ -74,13 +74,16 @@ export interface Artifacts {
   "evaluation": Evaluation;
 }
 
+/** The name of an artifact. */
 export type ArtifactName = keyof Artifacts;
 
 /** Context of every stage. */
 export interface ModelContext {
+  /** The device. */
   gpu: Gpu;
   /** The model as the pipeline file names it. */
   model: string;
+  /** The seed of the run. */
   seed: number;
   /** Columns that share scales. */
   blockSize: number;
@@ -91,7 +94,9 @@ export interface ModelContext {
    * through the original model. Absent if there is none.
    */
   originalFor?: string;
+  /** The folder of the run. */
   folder: RunFolder;
+  /** Access to the hub. */
   hub: HubAccess;
   /**
    * A data set by its name on the hub or its path, with local files.
@@ -117,8 +122,13 @@ export interface ModelContext {
   signal: AbortSignal;
   /** Yields to signals and timers; throws if the run was interrupted. */
   pause(): Promise<void>;
-  /** @throws {Error} If no stage has set the artifact. */
+  /**
+   * An artifact.
+   *
+   * @throws {Error} If no stage has set it.
+   */
   get<Name extends ArtifactName>(name: Name): Artifacts[Name];
+  /** The artifact, if a stage has set it. */
   find<Name extends ArtifactName>(name: Name): Artifacts[Name] | undefined;
   /**
    * Whether a stage of the pipeline needs the artifact. Stages of scope "block" need "factor" and
@@ -133,16 +143,19 @@ export interface ModelContext {
 export interface GroupContext extends ModelContext {
   /** Index of the decoder layer, from 0, and the number of layers. */
   layer: { index: number; count: number };
+  /** The linear layers of the group. */
   linears: LinearLayer[];
 }
 
 /** Context of a stage of scope "linear": one linear layer with all its columns. */
 export interface LinearContext extends GroupContext {
+  /** The linear layer. */
   linear: LinearLayer;
 }
 
 /** Context of a stage of scope "block": a block of adjacent columns of one linear layer. */
 export interface BlockContext extends LinearContext {
+  /** The block. */
   block: Block;
 }
 
@@ -152,7 +165,9 @@ export interface LinearLayer {
   name: string;
   /** "self_attn.q_proj" */
   module: string;
+  /** Outputs. */
   rows: number;
+  /** Inputs. */
   cols: number;
   /**
    * The weights that the quantized ones approximate: those of the model, or what a stage such as
@@ -184,7 +199,9 @@ export interface LinearLayer {
 
 /** A block of adjacent columns of a linear layer. */
 export interface Block {
+  /** Index of its first column. */
   first: number;
+  /** Its columns. */
   cols: number;
   /** Columns per block of this run; the last block may have fewer. */
   size: number;
@@ -194,7 +211,8 @@ export interface Block {
   costs: Tensor;
 }
 
-interface StageBase<Options> extends StageDeclaration {
+/** What stages of all scopes have. */
+export interface StageBase<Options> extends StageDeclaration {
   /**
    * Whether the stage needs a second stream of calibration data, through the original model; see
    * {@link GroupStage.observe} and {@link Calibration.original}.
@@ -207,13 +225,17 @@ interface StageBase<Options> extends StageDeclaration {
   inputs?(context: ModelContext, options: Options): Promise<string[]>;
   /** Writes again what the stage had written into the folder of a finished run and is gone or damaged, or says so. */
   restore?(context: ModelContext, options: Options): Promise<void>;
+  /** What takes long in it, in its order; called when the run begins, after the checks. */
+  plan?(context: ModelContext, options: Options): Promise<PlanStep[]>;
   /** Early check, called when the model is known: throws before any long work on what would fail later. */
   check?(context: ModelContext, options: Options): Promise<void>;
 }
 
 /** A stage that runs once per model. */
 export interface ModelStage<Options = unknown> extends StageBase<Options> {
+  /** Once per model. */
   scope: "model";
+  /** Its work. */
   run(context: ModelContext, options: Options): Promise<void>;
 }
 
@@ -244,6 +266,7 @@ export interface GroupStage<Options = unknown> extends StageBase<Options> {
     input: Tensor,
     original?: Tensor,
   ): Promise<void>;
+  /** Its work on a group. */
   run(context: GroupContext, options: Options): Promise<void>;
   /** Called when all groups of a decoder layer are done; returns the written file. */
   endLayer?(
@@ -257,6 +280,7 @@ export interface GroupStage<Options = unknown> extends StageBase<Options> {
 
 /** A stage that runs once per linear layer. */
 export interface LinearStage<Options = unknown> extends StageBase<Options> {
+  /** Once per linear layer. */
   scope: "linear";
   /** Its rates, for a stage that chooses the bits of each linear layer. */
   rates?: Rates<Options>;
@@ -271,12 +295,15 @@ export interface LinearStage<Options = unknown> extends StageBase<Options> {
    * linear layer; for the time that is expected before a run. Absent if that is hardly any.
    */
   work?(options: Options, shape: { rows: number; cols: number }): number;
+  /** Its work on a linear layer. */
   run(context: LinearContext, options: Options): Promise<void>;
 }
 
 /** A stage that runs once per block of columns of each linear layer. */
 export interface BlockStage<Options = unknown> extends StageBase<Options> {
+  /** Once per block. */
   scope: "block";
+  /** Its work on a block. */
   run(context: BlockContext, options: Options): Promise<void>;
 }
 
@@ -292,8 +319,8 @@ export type Stage<Options = any> =
   | BlockStage<Options>;
 
 /** A typed stage: infers the option type of its functions from its schema. */
-export function defineStage<Schema extends z.ZodObject>(
-  stage: Stage<z.output<Schema>> & { options: Schema },
-): Stage<z.output<Schema>> {
+export function defineStage<Schema extends ZodObject>(
+  stage: Stage<Output<Schema>> & { options: Schema },
+): Stage<Output<Schema>> {
   return stage;
 }

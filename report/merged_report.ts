@@ -15,8 +15,9 @@ import { type Figure, type Metric, type Pair, pairsIn } from "../stages/metrics/
 import { METRICS } from "../stages/metrics/mod.ts";
 import type { Comparison, RunInFolder } from "./cells.ts";
 import { type Content, Html, html } from "./html.ts";
-import { page, section } from "./page.ts";
+import { contents, page, section } from "./page.ts";
 import { paperTable } from "./paper_table.ts";
+import { compactPicture } from "./picture.ts";
 import { paretoFront, type Result } from "./pareto.ts";
 import type { Peers } from "./peers.ts";
 import style from "./report.css" with { type: "text" };
@@ -84,13 +85,7 @@ export class MergedReport {
    */
   page(folder: string): string {
     const { done, failed, missing } = this.comparison;
-    return page(`${this.title}: BiLLM report`, [
-      html`
-        <header>
-          <h1>${this.title}</h1>
-          <p class="subtitle">${this.#countText()}</p>
-        </header>
-      `,
+    const sections = [
       failed.length + missing.length > 0
         ? section("Not done", tableHtml(this.#problemTable()))
         : undefined,
@@ -108,6 +103,16 @@ export class MergedReport {
       ),
       this.peers ? this.#peerSection(this.peers) : undefined,
       done.length > 0 ? this.#runSections(folder) : undefined,
+    ];
+    return page(`${this.title}: BiLLM report`, [
+      html`
+        <header>
+          <h1>${this.title}</h1>
+          <p class="subtitle">${this.#countText()}</p>
+        </header>
+      `,
+      contents(sections),
+      sections,
     ]);
   }
 
@@ -163,7 +168,7 @@ export class MergedReport {
       <rect width="100%" height="100%" rx="8" style="fill: var(--page)"/>
       ${charts}</svg>
     `;
-    return `${content.text.trim()}\n`;
+    return compactPicture(content.text);
   }
 
   #countText(): string {
@@ -446,14 +451,13 @@ function nameCell(
   };
 }
 
-/** The CSS rules that a standalone SVG needs: colours and fonts. */
+/** The style of a standalone SVG: what a page has, and fonts. */
 function pictureStyle(): string {
   const rules = style.match(/[^{}]+\{(?:[^{}]|\{[^{}]*\})*\}/g) ?? [];
   const wanted =
     /^\s*(:root|@media screen|\.(tick|grid|axis|front|reference|leader|dot|diamond|peer|name)\b|text\.)/;
-  const own = `svg { overflow: visible; font-family: system-ui, -apple-system, "Segoe UI", ` +
-    `Roboto, Helvetica, Arial, sans-serif; font-variant-numeric: tabular-nums; }\n` +
+  return rules.filter((rule) => wanted.test(rule)).join("\n") +
+    `svg { overflow: visible; font-family: system-ui, -apple-system, "Segoe UI", Roboto, ` +
+    `Helvetica, Arial, sans-serif; font-variant-numeric: tabular-nums; }\n` +
     `.heading { fill: var(--text); font-size: 14px; font-weight: 600; }\n`;
-  return rules.filter((rule) => wanted.test(rule)).map((rule) => rule.trim()).join("\n") + "\n" +
-    own;
 }

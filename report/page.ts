@@ -26,9 +26,22 @@ export function page(title: string, content: Content): string {
 /** A section of a page. */
 export function section(heading: string, ...content: Content[]): Html {
   return html`
-    <section>
+    <section id="${heading.toLowerCase().replace(/\W+/g, "-")}">
     <h2>${heading}</h2>
     ${content}</section>
+  `;
+}
+
+/** Links to the sections of a page. */
+export function contents(sections: Content): Html {
+  const found = html`${sections}`.text.matchAll(/<section id="([^"]*)">\s*<h2>(.*?)<\/h2>/g);
+  const links = [...found].map(([, id, heading]) =>
+    html`<li><a href="#${id}">${new Html(heading)}</a></li>`
+  );
+  return html`
+    <nav aria-label="Sections">
+      <ul class="legend">${links}</ul>
+    </nav>
   `;
 }
 

@@ -12,7 +12,7 @@ import {
 import { timeText } from "../base/units.ts";
 import type { FactMap, WeightKind } from "../codecs/codec.ts";
 import { CODECS } from "../codecs/mod.ts";
-import type { LayerRecord } from "../pipeline/run/events.ts";
+import type { LayerRecord, LinearRecord } from "../pipeline/run/events.ts";
 import { moduleOf, type RunRecord } from "../pipeline/run/record.ts";
 import {
   cellBar,
@@ -29,7 +29,7 @@ import { type Histogram, WEIGHT_KINDS } from "./histograms.ts";
 import { type Content, type Html, html } from "./html.ts";
 import { bitsByPart, LayerTable, shortNames } from "./layers.ts";
 import { earlierMeasurements, measuredMetrics, shareText } from "./measures.ts";
-import { legend, page, section, type Tile, tiles } from "./page.ts";
+import { contents, legend, page, section, type Tile, tiles } from "./page.ts";
 import {
   type Cell,
   escapeMarkdown,
@@ -52,15 +52,8 @@ export interface FinishedRun {
 export function runReport(run: FinishedRun): string {
   const { record } = run;
   const table = new LayerTable(record.layers ?? []);
-  return page(`${record.name}: BiLLM report`, [
-    html`
-      <header>
-        <h1>${record.name}</h1>
-        <p class="subtitle">${record.model}, quantized ${dateText(record.finished)} on ${record
-          .adapter}</p>
-      </header>
-    `,
-    summarySection(record),
+  const sections = [
+    sampleSection(record),
     metricSections(record),
     bitsSection(record, table),
     errorSection(table),
@@ -70,6 +63,18 @@ export function runReport(run: FinishedRun): string {
     distributionSection(run.histograms ?? []),
     timeSection(record),
     configurationSection(run),
+  ];
+  return page(`${record.name}: BiLLM report`, [
+    html`
+      <header>
+        <h1>${record.name}</h1>
+        <p class="subtitle">${record.model}, quantized ${dateText(record.finished)} on ${record
+          .adapter}</p>
+      </header>
+    `,
+    contents(sections),
+    summarySection(record),
+    sections,
   ]);
 }
 
@@ -147,6 +152,28 @@ function summarySection(record: RunRecord): Html {
       )}
     </section>
   `;
+}
+
+/** What both models say, side by side. */
+function sampleSection({ evaluation: { sample } = { original: [] } }: RunRecord): Content {
+  if (!sample) return undefined;
+  const texts = [["Original", sample.original], ["Packed", sample.packed]] as const;
+  return section(
+    "Sample text",
+    html`
+      <p>The beginning of the evaluation text, in grey, and how the models continue it with the most
+      likely tokens.</p>
+      <div class="samples">
+      ${texts.map(([name, text]) =>
+        text === undefined ? undefined : html`
+          <figure>
+            <figcaption>${name}</figcaption>
+            <blockquote><span class="quiet">${sample.prompt}</span>${text}</blockquote>
+          </figure>
+        `
+      )}</div>
+    `,
+  );
 }
 
 /** Sections of metrics that have their own. */
@@ -292,6 +319,7 @@ function errorSection(table: LayerTable): Content {
       })}<figcaption>Modules from top to bottom, decoder layers from left to right.</figcaption>
       </figure>
     `,
+    tableHtml(worstTable(table)),
     foldedTable(
       "Errors as a table",
       layerTable(
@@ -301,6 +329,24 @@ function errorSection(table: LayerTable): Content {
       ),
     ),
   );
+}
+
+/** Linear layers that {@link worstTable} lists. */
+const WORST = 5;
+
+/** The linear layers with the greatest relative errors. */
+function worstTable({ linears }: LayerTable): Table {
+  const errorOf = ({ relativeOutputError: error }: LinearRecord) => isNumber(error) ? error : -1;
+  const worst = [...linears].sort((a, b) => errorOf(b) - errorOf(a)).slice(0, WORST);
+  return {
+    caption: "The linear layers with the greatest output errors",
+    head: ["Worst linear layers", "Output error", "Stored bits"],
+    rows: worst.map((linear) => [
+      linear.name,
+      percent(linear.relativeOutputError, 2),
+      decimal(sum(Object.values(bitsByPart([linear]))), 3),
+    ]),
+  };
 }
 
 function correctionSection(table: LayerTable): Content {
@@ -463,6 +509,11 @@ function distributionTable(
   };
 }
 
+/** A text as one word of a shell. */
+function shellWord(text: string): string {
+  return /^[\w./=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
 /** Seconds and memory by stage in the order of the pipeline, then other work. */
 function stageRows(record: RunRecord) {
   const { secondsByStage = {}, peakGpuBytesByStage = {}, seconds = 0 } = record;
@@ -476,7 +527,7 @@ function stageRows(record: RunRecord) {
   }));
   const rest = seconds - sum(rows.map(({ seconds }) => seconds));
   // GPU and host work may overlap, so the sum of the stages may exceed the total.
-  if (rest > 0) rows.push({ name: "the rest", seconds: rest, bytes: undefined! });
+  if (rest > 0) rows.push({ name: "other", seconds: rest, bytes: undefined! });
   return rows;
 }
 
@@ -558,10 +609,13 @@ function timeSection(record: RunRecord): Content {
 
 function configurationSection({ record, pipeline }: FinishedRun): Html {
   const { inputs, commits = {}, packed } = record;
+  const folder = packed?.folder.replace(/[\\/]model[\\/]?$/, "") ?? `out/${record.name}`;
   const facts = [
-    ["BiLLM", record.billm],
+    ["BiLLM", record.commit ? `${record.billm}, commit ${record.commit}` : record.billm],
     ["Deno", record.deno],
+    ...(record.system ? [["System", record.system]] : []),
     ["Adapter", record.adapter],
+    ...(record.driver ? [["Driver", record.driver]] : []),
     ["Model", record.model],
     ["Mode", record.mode],
     ["Seed", `${record.seed}`],
@@ -578,7 +632,11 @@ function configurationSection({ record, pipeline }: FinishedRun): Html {
   return section(
     "Reproducing this run",
     html`
-      <p>The pipeline file as run; its paths are relative to the working directory.</p>
+      <p>The pipeline file as run, and the command that runs it again; paths are relative to the working
+      directory.</p>
+      <pre><code>deno task quantize ${shellWord(`${folder}/pipeline.yaml`)} --set ${shellWord(
+        `output=${folder}-again`,
+      )}</code></pre>
       <pre><code>${pipeline}</code></pre>
     `,
     tableHtml({ caption: "Versions", head: ["What", "Value"], rows: facts, left: 2 }),

@@ -40,9 +40,9 @@ function textOf(cell: Cell): string {
   return typeof cell === "string" ? cell : cell.text;
 }
 
-/** A text with line-break opportunities after slashes, for paths. */
+/** A text with line-break opportunities after slashes and within dotted names. */
 function breakable(text: string): Html {
-  const parts = text.split(/(?<=\/)/);
+  const parts = text.split(/(?<=\/|\.\w+\.)/);
   return html`${parts.map((part, i) => i === 0 ? part : html`<wbr />${part}`)}`;
 }
 
@@ -50,7 +50,8 @@ function breakable(text: string): Html {
 export function tableHtml(table: Table): Html {
   const { caption, head, rows, hints = {}, total = false } = table;
   const kinds = head.map((_, column) => kindOf(table, column));
-  const content = (cell: Cell): Content => typeof cell === "string" ? breakable(cell) : cell.html;
+  const content = (cell: Cell, kind: string): Content =>
+    typeof cell !== "string" ? cell.html : kind === "words" ? breakable(cell) : cell;
   const headCells = head.map((text, column) => {
     const kind = kinds[column];
     const hint = hints[text];
@@ -61,8 +62,8 @@ export function tableHtml(table: Table): Html {
   const lines = rows.map((row, i) => {
     const cells = row.map((cell, column) =>
       column === 0 && textOf(cell) !== ""
-        ? html`<th scope="row" class="${kinds[0]}">${content(cell)}</th>`
-        : html`<td class="${kinds[column]}">${content(cell)}</td>`
+        ? html`<th scope="row" class="${kinds[0]}">${content(cell, kinds[0])}</th>`
+        : html`<td class="${kinds[column]}">${content(cell, kinds[column])}</td>`
     );
     return total && i === rows.length - 1
       ? html`

@@ -1,3 +1,4 @@
+import { LayerPlan } from "../models/layer_plan.ts";
 import { roleOf } from "../models/ops/experts.ts";
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -5,7 +6,7 @@ import { z } from "zod";
 import { UserError } from "../base/errors.ts";
 import { counted, listed, sum } from "../base/figures.ts";
 import { BYTES_PATTERN } from "../base/units.ts";
-import { pathOption } from "../pipeline/config/json_schema.ts";
+import { pathOption, PATHS } from "../pipeline/config/json_schema.ts";
 import { SENSITIVITIES } from "../pipeline/run/run_folder.ts";
 import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { chooseCandidates } from "./allocation.ts";
@@ -19,6 +20,7 @@ import {
   targetIn,
   targetOf,
 } from "./rate_plan.ts";
+import { secondsPerToken } from "./run_needs.ts";
 import { type MeasuredChain, readSensitivities, writeSensitivities } from "./sensitivities.ts";
 
 const optionsForm = z.strictObject({
@@ -39,17 +41,20 @@ const optionsForm = z.strictObject({
   ),
   "sensitivities": pathOption.optional().describe(
     "A file of what was measured: read if it exists and fits, else written; default in the run's folder",
-  ),
+  ).register(PATHS, { isPath: true, mayLack: true }),
   "mode": z.enum(["full", "cheap"]).default("full").describe(
     "full: each linear layer is measured at each rate; cheap: at one rate, and the others are " +
       "estimated by the ratio of their output errors in every fourth decoder layer",
   ),
 }).refine(
   (options) => (options["target-bits"] === undefined) !== (options["target-size"] === undefined),
-  { path: ["target-bits"], message: "must stand alone, or target-size in its place" },
+  { path: ["target-bits"], message: "must stand alone, or target-size in its place: one of them" },
 );
 
 type Options = z.output<typeof optionsForm>;
+
+/** Rates of most stages that quantize. */
+const USUAL_RATES = 4;
 
 /** The windows that are compared, if the options name no number. */
 const WINDOWS = { full: 6, cheap: 3 };
@@ -70,6 +75,22 @@ export const allocate = defineStage({
 
   async check(context, options) {
     planOf(context, options);
+  },
+
+  /** Each linear layer at each rate is followed by the layers behind it, half of all in the mean. */
+  async plan(context, { mode, windows = WINDOWS[mode], candidates }) {
+    const model = context.get("model-files");
+    const { layers, head } = await secondsPerToken(context.gpu, model);
+    const { options } = context.stages.find(({ stage }) => stage.name === "calibrate")!;
+    const linears = sum(
+      Array.from(
+        { length: model.architecture.layers },
+        (_, i) => new LayerPlan(model.architecture, i).modules.length,
+      ),
+    );
+    const rates = mode === "cheap" ? 1 : candidates?.length ?? USUAL_RATES;
+    const tokens = rates * linears * windows * options["sequence-length"];
+    return [{ stage: "allocate", seconds: tokens * (layers / 2 + head) }];
   },
 
   async restore(context, { sensitivities }) {

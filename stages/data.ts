@@ -1,7 +1,7 @@
 import { UserError } from "../base/errors.ts";
 import { DATASETS } from "../data/datasets.ts";
 import type { ModelFiles } from "../models/model_files.ts";
-import { pathOption } from "../pipeline/config/json_schema.ts";
+import { pathOption, PATHS } from "../pipeline/config/json_schema.ts";
 import type { ModelContext } from "../pipeline/stage.ts";
 import { perRun } from "./per_run.ts";
 
@@ -19,7 +19,8 @@ export const datasetOption = pathOption
     } (downloaded from the hub); or a .txt, .txt.gz, .jsonl, .jsonl.gz or .parquet file ` +
       "(column text), a folder of these, a .raw file of WikiText, or a .safetensors file with token " +
       "ids [windows, length]",
-  );
+  )
+  .register(PATHS, { isPath: true, names: NAMES });
 
 /** Checks the length of windows. @throws {UserError} If it exceeds the maximum of the model. */
 function checkLength({ name, architecture: { maxLength } }: ModelFiles, length: number): void {

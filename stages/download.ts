@@ -1,14 +1,29 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../base/errors.ts";
-import { counted } from "../base/figures.ts";
+import { counted, plural } from "../base/figures.ts";
 import { bytesText } from "../base/units.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
 import { requireTensors } from "../models/required_tensors.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
-import { defineStage } from "../pipeline/stage.ts";
+import { defineStage, type ModelContext } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
-import { checkNeeds, modelBytes, needsText, quantizes, runNeeds } from "./run_needs.ts";
+import { refuseOtherThanModel } from "../storage/model_folder.ts";
+import { perRun } from "./per_run.ts";
+import {
+  checkNeeds,
+  modelBytes,
+  needsText,
+  quantizes,
+  type RunNeeds,
+  runNeeds,
+} from "./run_needs.ts";
+
+const once = perRun<RunNeeds>();
+
+/** What the run takes, with the speed of its device. */
+const needsOnce = (context: ModelContext) =>
+  once(context, [], () => runNeeds(context.get("model-files"), context.stages, context.gpu));
 
 /** The stage that finds the model, a folder or a name on the hub, and checks its files. */
 export const download = defineStage({
@@ -34,7 +49,7 @@ export const download = defineStage({
     const output = context.folder.path;
     let left = 0;
     if (quantizes(stages)) {
-      const needs = await runNeeds(model, stages, gpu);
+      const needs = await needsOnce(context);
       left = Math.max(0, (needs.diskBytes ?? 0) - modelBytes(output));
       gpu.resetPeak(); // that of the measurement
       context.emit({ type: "stage", stage: "needs", text: needsText(needs) });
@@ -51,11 +66,18 @@ export const download = defineStage({
     });
   },
 
+  async plan(context) {
+    if (!quantizes(context.stages)) return [];
+    const { seconds = 0 } = await needsOnce(context);
+    return [{ stage: "layers", seconds }];
+  },
+
   async run(context, { revision, keep = true }) {
     const { model: name } = context;
     let folder = denoFolder(name);
     let label = name;
     if (existsSync(name)) {
+      refuseOtherThanModel(name);
       if (revision) {
         throw new UserError(
           `The model "${name}" is a folder, so it has no revision "${revision}"; ` +
@@ -88,7 +110,7 @@ export const download = defineStage({
     context.emit({
       type: "stage",
       stage: "download",
-      text: `${label}: ${modelType}, ${layers} layers, ${hiddenSize} wide`,
+      text: `${label}: ${modelType}, ${layers} ${plural(layers, "layer")}, ${hiddenSize} wide`,
     });
   },
 });

@@ -1,19 +1,28 @@
 import { basename, extname } from "node:path";
 import { z } from "zod";
+import { UserError } from "../base/errors.ts";
 import { listed } from "../base/figures.ts";
 import { tuningFolder } from "../hosts/deno_gpu.ts";
 import { ModelFiles } from "../models/model_files.ts";
-import type { Evaluation } from "../pipeline/run/record.ts";
+import type { PlanStep } from "../pipeline/run/events.ts";
+import type { Evaluation, SampleText } from "../pipeline/run/record.ts";
 import type { ModelContext, ModelStage } from "../pipeline/stage.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
+import { evaluationWindows } from "./data.ts";
 import { FigureCache, type FigureKey } from "./figure_cache.ts";
 import type { Figure, Metric, Work } from "./metrics/metric.ts";
 import { METRICS, warningsOf } from "./metrics/mod.ts";
+import type { PerplexityEntry } from "./metrics/perplexity.ts";
+import { continuation, samplePrompt } from "./sample.ts";
+import { secondsPerToken } from "./run_needs.ts";
 
 const common = {
   "original": z.boolean().default(true).describe("Also measure the original model"),
   "cache": z.boolean().default(true).describe(
     "Use cached figures of the original model from earlier runs",
+  ),
+  "sample": z.boolean().default(true).describe(
+    "Continue the beginning of the first text of perplexity with both models, for the report",
   ),
   "batch-tokens": z.int().min(1).max(65535).default(8192).describe(
     "Tokens per batch",
@@ -43,6 +52,12 @@ function asked(options: Options): { metric: Metric; entries: unknown[] }[] {
   }));
 }
 
+/** The entries that are measured together. */
+function groupsOf(metric: Metric, entries: readonly unknown[]): (readonly unknown[])[] {
+  if (entries.length === 0) return [];
+  return metric.together ? [entries] : entries.map((entry) => [entry]);
+}
+
 /** The stage that measures quality loss: the metrics of the original and of the packed model. */
 export const evaluate: ModelStage<Options> = {
   name: "evaluate",
@@ -70,18 +85,24 @@ export const evaluate: ModelStage<Options> = {
     }
   },
 
+  async plan(context, options) {
+    const model = context.get("model-files");
+    const first = measurementOfOriginal(context, options, model);
+    const steps = options.original ? await first.plan() : [];
+    if (!context.stages.some(({ stage }) => stage.gives.includes("packed-model"))) return steps;
+    const reference = options.original ? { measurement: first, figures: [] } : undefined;
+    const packed = new Measurement(context, options, model, PACKED, { reference });
+    return [...steps, ...await packed.plan()];
+  },
+
   async run(context, options) {
     const originalFiles = context.get("model-files");
     const packedModel = context.find("packed-model");
     using packedFiles = packedModel && ModelFiles.open(denoFolder(packedModel.folder));
-    const cache = new FigureCache(options.cache ? tuningFolder() : undefined);
-    const first = new Measurement(context, options, originalFiles, "original model", {
-      cache,
-      isReference: packedFiles !== undefined,
-    });
+    const first = measurementOfOriginal(context, options, originalFiles, !!packedFiles);
     const original = options.original ? await first.run() : undefined;
     const packed = packedFiles &&
-      await new Measurement(context, options, packedFiles, "packed model", {
+      await new Measurement(context, options, packedFiles, PACKED, {
         reference: original && { measurement: first, figures: original },
       }).run();
     const evaluation: Evaluation = { original: [] };
@@ -93,10 +114,76 @@ export const evaluate: ModelStage<Options> = {
       if (metric.recordKey === undefined) Object.assign(evaluation, measured);
       else if (entries.length > 0) evaluation[metric.recordKey] = measured;
     }
+    if (options.sample && packedFiles) {
+      const sample = await sampleOf(context, options, originalFiles, packedFiles);
+      if (sample) evaluation.sample = sample;
+    }
     context.set("evaluation", evaluation);
     for (const message of warningsOf(evaluation)) context.emit({ type: "warning", message });
   },
 };
+
+const ORIGINAL = "original model";
+const PACKED = "packed model";
+
+function measurementOfOriginal(
+  context: ModelContext,
+  options: Options,
+  model: ModelFiles,
+  isReference = false,
+): Measurement {
+  return new Measurement(context, options, model, ORIGINAL, {
+    cache: cacheOf(options),
+    isReference,
+  });
+}
+
+function cacheOf(options: Options): FigureCache {
+  return new FigureCache(options.cache ? tuningFolder() : undefined);
+}
+
+/** Texts of both models; undefined without a text or a tokenizer, and if neither model gives one. */
+async function sampleOf(
+  context: ModelContext,
+  options: Options,
+  original: ModelFiles,
+  packed: ModelFiles,
+): Promise<SampleText | undefined> {
+  const [text] = (options.perplexity ?? []) as PerplexityEntry[];
+  if (!text) return undefined;
+  const { dataset, windows, "sequence-length": length } = text;
+  const ids = samplePrompt((await evaluationWindows(context, dataset, length, windows))[0]);
+  let prompt: string;
+  try {
+    prompt = original.tokenizer.decode(ids);
+  } catch (error) {
+    if (error instanceof UserError) return undefined; // the texts are token ids
+    throw error;
+  }
+  const precision = context.gpu.roundsProducts ? { precision: "f16" } : {};
+  const model = modelHashes(context, original);
+  const key = { figure: "sample", model, ...precision, prompt: ids };
+  const cache = cacheOf(options);
+  const ofOriginal = async () => {
+    if (!options.original || context.hub.shards) return undefined;
+    const known = cache.find<string>(key)?.figure;
+    if (known !== undefined) return known;
+    const found = await continuation(context, original, ids);
+    if (found !== undefined) cache.keep(key, found, context.gpu.name);
+    return found;
+  };
+  const [first, second] = [await ofOriginal(), await continuation(context, packed, ids)];
+  if ((first ?? second) === undefined) return undefined;
+  return {
+    prompt,
+    ...(first !== undefined && { original: first }),
+    ...(second !== undefined && { packed: second }),
+  };
+}
+
+function modelHashes(context: ModelContext, model: ModelFiles): Record<string, string> {
+  return Object.fromEntries(model.files.map((file) => [basename(file), context.sha256(file)]));
+}
 
 /** What else there is to the measurements of a model. */
 interface Surroundings {
@@ -122,14 +209,40 @@ class Measurement {
     this.cache = surroundings.cache;
   }
 
+  /** What takes long. */
+  async plan(): Promise<PlanStep[]> {
+    const { context, label } = this;
+    const { layers, head } = await secondsPerToken(context.gpu, this.model);
+    const steps: PlanStep[] = [];
+    const original = this.surroundings.reference?.measurement;
+    for (const { metric, entries } of asked(this.options)) {
+      for (const group of groupsOf(metric, entries)) {
+        const missing = [];
+        for (const entry of group) if (!await this.#cached(metric, entry)) missing.push(entry);
+        if (missing.length === 0) continue;
+        const isCached = original && await original.#cached(metric, group[0]) !== undefined;
+        const parts = await metric.parts?.(context, missing, isCached) ?? [];
+        steps.push(...parts.map(({ what, tokens, headTokens = 0, ofOriginal }) => ({
+          stage: "evaluate",
+          text: `${ofOriginal ? ORIGINAL : label}, ${what}`,
+          seconds: tokens * (layers + head) + headTokens * head,
+        })));
+      }
+    }
+    return steps;
+  }
+
+  async #cached(metric: Metric, entry: unknown): Promise<Figure | undefined> {
+    return this.#find(await this.#key(metric, entry), metric.dataset(entry));
+  }
+
   /** Figures by metric. */
   async run(): Promise<Figure[][]> {
     const all: Figure[][] = [];
     const { reference } = this.surroundings;
     for (const [i, { metric, entries }] of asked(this.options).entries()) {
-      const groups = metric.together ? [entries] : entries.map((entry) => [entry]);
       const figures: Figure[] = [];
-      for (const group of groups) {
+      for (const group of groupsOf(metric, entries)) {
         const first = figures.length;
         const before = reference?.figures[i].slice(first, first + group.length);
         figures.push(...await this.#measure(metric, group, before));
@@ -218,12 +331,7 @@ class Measurement {
     const data = this.#hashes(await metric.inputs(context, entry));
     const key = await metric.key(context, entry, data);
     const precision = context.gpu.roundsProducts ? { precision: "f16" } : {};
-    return { figure: metric.option, model: this.#modelHashes(), ...precision, ...key };
-  }
-
-  #modelHashes(): Record<string, string> {
-    const hashes = this.model.files.map((file) => [basename(file), this.context.sha256(file)]);
-    return Object.fromEntries(hashes);
+    return { figure: metric.option, model: modelHashes(context, this.model), ...precision, ...key };
   }
 
   /** Content hashes and formats of data files; the names do not matter. */

@@ -136,7 +136,7 @@ async function quantizingSeconds(
     passes: number;
   },
 ): Promise<number> {
-  const rate = EFFICIENCY * await productRate(gpu);
+  const rate = await runRate(gpu);
   const { tokens, length, work } = load;
   const correction = stages.find(({ stage }) => stage.name === "propagate-error")?.options;
   let operations = 0;
@@ -162,6 +162,34 @@ async function quantizingSeconds(
     operations += 2 * tokens * length * hidden * (work.original ? 2 : 1);
   }
   return operations / rate + PACKING * weights;
+}
+
+const rates = new WeakMap<Gpu, Promise<number>>();
+
+/** The FLOP/s of whole runs, measured once for a device. */
+function runRate(gpu: Gpu): Promise<number> {
+  const rate = rates.get(gpu) ?? productRate(gpu).then((rate) => EFFICIENCY * rate);
+  rates.set(gpu, rate);
+  return rate;
+}
+
+/** Seconds that a token takes in the decoder layers of a model, and in its head. */
+export async function secondsPerToken(
+  gpu: Gpu,
+  { architecture }: ModelFiles,
+): Promise<{ layers: number; head: number }> {
+  const groups = Array.from(
+    { length: architecture.layers },
+    (_, i) => new LayerPlan(architecture, i).groups,
+  ).flat();
+  const weights = sum(
+    groups.map(({ cols, linears, expert }) =>
+      (expert ? expert.k / expert.of : 1) * cols * sum(linears.map(({ rows }) => rows))
+    ),
+  );
+  const perWeight = 2 / await runRate(gpu);
+  const { vocabularySize, embeddingSize } = architecture;
+  return { layers: perWeight * weights, head: perWeight * vocabularySize * embeddingSize };
 }
 
 /** The operations of a search over whole rows, see {@link LinearStage.work}; from measured times. */

@@ -88,11 +88,16 @@ export class Checkpoint implements Disposable {
     return new Checkpoint(folder, [name], readHeader(source).tensors, [source]);
   }
 
+  /** Whether there is a tensor of that name. */
   has(name: string): boolean {
     return this.tensors.has(name);
   }
 
-  /** @throws {UserError} If there is no such tensor. */
+  /**
+   * A tensor by its name.
+   *
+   * @throws {UserError} If there is no such tensor.
+   */
   get(name: string): StoredTensor {
     const tensor = this.tensors.get(name);
     if (tensor) return tensor;
@@ -153,6 +158,7 @@ export class Checkpoint implements Disposable {
     return toFloat32(this.readBytes(name, part), dtype);
   }
 
+  /** Closes the files. */
   [Symbol.dispose](): void {
     this.#reader[Symbol.dispose]();
   }

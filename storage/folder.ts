@@ -28,6 +28,8 @@ export interface SourceFile {
 /**
  * A folder of a model, provided by the host: on disk, in a browser, or in memory. Reads are synchronous;
  * a browser reads in a worker or has loaded everything before.
+ *
+ * @internal
  */
 export interface Folder {
   /** The folder's name in messages. */

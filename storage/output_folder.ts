@@ -1,7 +1,6 @@
 import {
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   realpathSync,
   renameSync,
@@ -47,22 +46,32 @@ export function checkOutputFolder(
   }
 }
 
-/** A new temporary folder on the same disk. @throws {UserError} If it cannot be made. */
-export function makeFolderBeside(path: string): string {
-  try {
-    mkdirSync(dirname(resolve(path)), { recursive: true });
-    return mkdtempSync(`${resolve(path)}-`);
-  } catch (error) {
-    throw new UserError(`Cannot make the folder "${path}": ${reasonOf(error)}`);
-  }
-}
+/** A folder on the disk of another one, in whose place it can be put; otherwise it is removed. */
+export class FolderBeside implements Disposable {
+  readonly path: string;
 
-/** Puts a folder in place of another one or of none. @throws {UserError} If it cannot be done. */
-export function replaceFolder(temporary: string, out: string): void {
-  try {
-    rmSync(out, { recursive: true, force: true });
-    renameSync(temporary, out);
-  } catch (error) {
-    throw new UserError(`Cannot write the folder "${out}": ${reasonOf(error)}`);
+  /** @throws {UserError} If it cannot be made. */
+  constructor(readonly out: string) {
+    this.path = `${resolve(out)}-${crypto.randomUUID()}`;
+    try {
+      mkdirSync(dirname(this.path), { recursive: true });
+      mkdirSync(this.path);
+    } catch (error) {
+      throw new UserError(`Cannot make the folder "${out}": ${reasonOf(error)}`);
+    }
+  }
+
+  /** Puts it in the place of the other one or of none. @throws {UserError} If it cannot be done. */
+  replace(): void {
+    try {
+      rmSync(this.out, { recursive: true, force: true });
+      renameSync(this.path, this.out);
+    } catch (error) {
+      throw new UserError(`Cannot write the folder "${this.out}": ${reasonOf(error)}`);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.path, { recursive: true, force: true });
   }
 }

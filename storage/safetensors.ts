@@ -12,7 +12,11 @@ import {
   readChecksums,
 } from "./packed_metadata.ts";
 
-/** Bits per element by dtype, in the order of the reference implementation, which also orders files. */
+/**
+ * Bits per element by dtype, in the order of the reference implementation, which also orders files.
+ *
+ * @internal
+ */
 export const DTYPE_BITS = {
   BOOL: 8,
   F4: 4,
@@ -38,7 +42,11 @@ export const DTYPE_BITS = {
   U64: 64,
 } as const;
 
-/** A dtype of the safetensors format. */
+/**
+ * A dtype of the safetensors format.
+ *
+ * @internal
+ */
 export type StoredDtype = keyof typeof DTYPE_BITS;
 
 /** The dtypes that {@link toFloat32} supports. */
@@ -49,10 +57,13 @@ export type FloatDtype = "F16" | "BF16" | "F32" | "F64";
  * `strides`, the elements are spaced or in another order.
  */
 export interface StoredTensor {
+  /** Its name. */
   name: string;
+  /** Type of its elements. */
   dtype: StoredDtype;
   /** The shape; `[]` is one element. */
   shape: number[];
+  /** The file that has it. */
   file: string;
   /** The offset of the first element from the start of the file, possibly unaligned. */
   offset: number;
@@ -425,7 +436,11 @@ export function rowsOf(tensor: StoredTensor, first: number, rows: number): Store
   };
 }
 
-/** A part of a tensor: some rows of a matrix, or of one of the matrices that the tensor stacks. */
+/**
+ * A part of a tensor: some rows of a matrix, or of one of the matrices that the tensor stacks.
+ *
+ * @internal
+ */
 export interface TensorPart {
   /** The index of the matrix in a tensor of several; absent if the tensor is a matrix or a vector. */
   matrix?: number;
@@ -605,9 +620,13 @@ export function fromFloat32(values: Float32Array, dtype: FloatDtype): Uint8Array
 
 /** A tensor to write; `data` provides all its bytes, as a whole or in chunks. */
 export interface TensorToWrite {
+  /** Its name. */
   name: string;
+  /** Type of its elements. */
   dtype: StoredDtype;
+  /** Its dimensions. */
   shape: number[];
+  /** Its bytes, little-endian. */
   data: Uint8Array | Iterable<Uint8Array>;
 }
 

@@ -1,4 +1,5 @@
 import { percentText } from "../base/units.ts";
+import { plural } from "../base/figures.ts";
 import { elementsOf, shapeText } from "../gpu/tensor.ts";
 import { isKnownModel, ModelFiles } from "../models/model_files.ts";
 import { PlainWeights } from "../models/plain_weights.ts";
@@ -120,7 +121,7 @@ function numbersDiffer(a: PlainWeights, b: PlainWeights, name: string): Differen
 
 function text(differences: readonly Difference[], tensors: number): string {
   const equal = tensors - differences.length;
-  if (differences.length === 0) return `Equal: ${tensors} tensors`;
+  if (differences.length === 0) return `Equal: ${tensors} ${plural(tensors, "tensor")}`;
   const rows = differences.map((difference) => {
     const { name, missing, shapes, count, maxAbsolute, rms, relativeRms } = difference;
     if (missing) return [name, `only in ${missing === "a" ? "B" : "A"}`];

@@ -1,7 +1,8 @@
-import { existsSync, rmSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../base/errors.ts";
+import { plural } from "../base/figures.ts";
 import { bytesText } from "../base/units.ts";
 import { elementsOf } from "../gpu/tensor.ts";
 import { isKnownModel, ModelFiles, SMALL_FILES } from "../models/model_files.ts";
@@ -10,7 +11,7 @@ import { requireTensors } from "../models/required_tensors.ts";
 import { denoFile, denoFolder } from "../storage/deno_folder.ts";
 import { copyFileAtomically, writeJsonAtomically } from "../storage/files.ts";
 import { readJsonToWrite } from "../storage/json.ts";
-import { checkOutputFolder, makeFolderBeside, replaceFolder } from "../storage/output_folder.ts";
+import { checkOutputFolder, FolderBeside } from "../storage/output_folder.ts";
 import type { TensorToWrite } from "../storage/safetensors.ts";
 import { writeSafetensors } from "../storage/write_safetensors.ts";
 import { showProgress } from "./progress.ts";
@@ -62,22 +63,18 @@ await runCommand(command, async ({ values, positionals, signal }) => {
     warnOf(files);
   }
   checkOutputFolder(model, out, values.overwrite ?? false, isModelFile);
-  const temporary = makeFolderBeside(out);
-  try {
-    const names = [...weights.tensors.keys()];
-    const wide = new Set(names.filter((name) => dtype === "f32" || isWide(weights, name)));
-    const bytes = await writeWeights(weights, wide, temporary, signal);
-    writeConfig(model, temporary, wide.size > 0);
-    for (const name of SMALL_FILES.filter((name) => name !== "config.json")) {
-      const path = join(model, name);
-      if (existsSync(path)) copyFileAtomically(path, join(temporary, name));
-    }
-    replaceFolder(temporary, out);
-    console.log(`${out}: ${weights.tensors.size} tensors, ${bytesText(bytes)}`);
-  } catch (error) {
-    rmSync(temporary, { recursive: true, force: true });
-    throw error;
+  using temporary = new FolderBeside(out);
+  const names = [...weights.tensors.keys()];
+  const wide = new Set(names.filter((name) => dtype === "f32" || isWide(weights, name)));
+  const bytes = await writeWeights(weights, wide, temporary.path, signal);
+  writeConfig(model, temporary.path, wide.size > 0);
+  for (const name of SMALL_FILES.filter((name) => name !== "config.json")) {
+    const path = join(model, name);
+    if (existsSync(path)) copyFileAtomically(path, join(temporary.path, name));
   }
+  temporary.replace();
+  const count = weights.tensors.size;
+  console.log(`${out}: ${count} ${plural(count, "tensor")}, ${bytesText(bytes)}`);
 });
 
 /** Whether a file may be one that this task has written. */

@@ -1,6 +1,7 @@
 import { basename, resolve } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { bytesText } from "../base/units.ts";
+import { plural } from "../base/figures.ts";
 import { misfitLines } from "../export/export.ts";
 import { exportModel, EXPORTS } from "../export/mod.ts";
 import { didYouMean } from "../base/did_you_mean.ts";
@@ -44,7 +45,9 @@ const command = {
 
 await runCommand(command, async ({ values, positionals, signal }) => {
   if (positionals.length !== 2) {
-    throw usageError(`Give MODEL and OUT, found ${positionals.length} arguments`);
+    throw usageError(
+      `Give MODEL and OUT, found ${positionals.length} ${plural(positionals.length, "argument")}`,
+    );
   }
   const format = formatOf(values.to);
   const { allow } = values;
@@ -79,7 +82,7 @@ function formatOf(name: string | undefined) {
   if (found) return found;
   const guess = didYouMean(name, names);
   throw usageError(
-    `Unknown format "${name}"${guess ? `; did you mean "${guess}"?` : ""}; ${known}`,
+    `Unknown format "${name}"; ${guess ? `did you mean "${guess}"? ` : ""}${known}`,
   );
 }
 

@@ -108,8 +108,7 @@ async function dawn(): Promise<Finding> {
   const check = "dawn";
   try {
     if (!findDawn(dawnFolder())) {
-      const text =
-        "not installed; it reaches NVIDIA's tensor cores, experimentally (deno task dawn)";
+      const text = "not installed; it reaches NVIDIA's tensor cores (deno task dawn, docs/dawn.md)";
       return { check, state: "good", text, values: { installed: false } };
     }
     await using gpu = await openGpu({ backend: "dawn" });

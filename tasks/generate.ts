@@ -64,7 +64,9 @@ const options = {
 await runCommand({ name: "generate", help: HELP, options }, async (given) => {
   const { values, positionals, signal } = given;
   if (positionals.length !== 1) throw usageError(`Give one model, found ${positionals.length}`);
-  if (values.prompt === undefined) throw usageError("Give a --prompt");
+  if (values.prompt === undefined) {
+    throw usageError('Give a --prompt, such as --prompt "Once upon a time"');
+  }
   const options = readOptions();
   const prompt = values.prompt === "-" ? await readInput() : values.prompt;
 
@@ -97,7 +99,8 @@ await runCommand({ name: "generate", help: HELP, options }, async (given) => {
     tokensPerSecond: rate(end.tokens - 1, end.seconds), // the first one belongs to the prompt
   };
   if (values.json) {
-    const figures = { ...end, ...rates, gpuBytes: current + pooled, adapter: gpu.name };
+    const { reusedTokens: _none, ...times } = end;
+    const figures = { ...times, ...rates, gpuBytes: current + pooled, adapter: gpu.name };
     console.log(JSON.stringify({ model: files.name, prompt, text, ids, ...figures }));
   } else {
     if (!text.endsWith("\n")) print("\n");

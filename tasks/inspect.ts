@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { UserError } from "../base/errors.ts";
-import { isNumber, sum, sumByKey } from "../base/figures.ts";
+import { isNumber, plural, sum, sumByKey } from "../base/figures.ts";
 import { bytesText, percentText } from "../base/units.ts";
 import type { Codec } from "../codecs/codec.ts";
 import { loadLinear, packedLinears } from "../codecs/mod.ts";
@@ -370,7 +370,9 @@ function plainText({ folder, tensors, elements, bytes }: PlainReport): string {
   const all = `${(8 * sizeOf(tensors) / elements).toFixed(3)}`;
   rows.push(["all", "", `${elements}`, all, bytesText(sizeOf(tensors))]);
   return [
-    `${folder}: plain, ${tensors.length} tensors, weight files of ${bytesText(bytes)}`,
+    `${folder}: plain, ${tensors.length} ${plural(tensors.length, "tensor")}, weight files of ${
+      bytesText(bytes)
+    }`,
     "",
     tableText(["tensor", "dtype", "shape", "bits", "size"], rows, 2),
   ].join("\n");

@@ -1,7 +1,7 @@
 import { PipelineFileError } from "../pipeline/config/errors.ts";
 import { loadGrid } from "../pipeline/grid/load_grid.ts";
 import { RECIPES, STAGES } from "../stages/mod.ts";
-import { importStage, runCommand, usageErrors } from "./task.ts";
+import { checkPipelineArguments, importStage, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task matrix PIPELINE.yaml [--set PATH=VALUE]...
 
@@ -28,6 +28,7 @@ const usageError = usageErrors("matrix");
 const options = { set: { type: "string", multiple: true } } as const;
 
 await runCommand({ name: "matrix", help: HELP, options }, async ({ values, positionals }) => {
+  checkPipelineArguments(usageError, positionals, values.set);
   if (positionals.length !== 1) {
     throw usageError(`Give one pipeline file, found ${positionals.length}`);
   }

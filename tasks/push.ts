@@ -62,6 +62,7 @@ await runCommand({ name: "push", help: HELP, options, interrupted }, async (give
   if (values.base !== undefined && !HUB_ID.test(values.base)) {
     throw usageError(`--base must be OWNER/NAME, found "${values.base}"`);
   }
+  const run = readRun(folder);
   const settings = hubSettings();
   if (!values["dry-run"]) checkToken(settings, id);
   const progress = terminalProgress();
@@ -74,7 +75,6 @@ await runCommand({ name: "push", help: HELP, options, interrupted }, async (give
         `${doing === "hashing" ? "Reading" : "Sending"} ${bytesText(done)} of ${bytesText(total)}`,
       ),
   };
-  const run = readRun(folder);
   const { record } = run;
   const { pipeline } = finishedRun(folder, record);
   const base = values.base ?? baseOnHub(record);

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { stringify } from "yaml";
 import { UserError } from "../base/errors.ts";
 import { listed } from "../base/figures.ts";
@@ -7,22 +7,34 @@ import { bytesText, percentText } from "../base/units.ts";
 import { type Gpu, NoAdapter } from "../gpu/device.ts";
 import { openGpu } from "../hosts/deno_gpu.ts";
 import { ModelFiles, readConfig } from "../models/model_files.ts";
-import type { PipelineConfig } from "../pipeline/config/config.ts";
+import { needsOf, type PipelineConfig } from "../pipeline/config/config.ts";
 import { chooseCell } from "../pipeline/grid/grid.ts";
 import { loadGrid, type RunCell, type RunGrid } from "../pipeline/grid/load_grid.ts";
+import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import type { RunRecord } from "../pipeline/run/record.ts";
-import { gpuOptions, type RunOptions } from "../pipeline/run/run.ts";
+import { checkStages, gpuOptions, type RunOptions } from "../pipeline/run/run.ts";
 import { runGrid, runPipeline } from "../report/run_with_report.ts";
 import type { Stage } from "../pipeline/stage.ts";
+import { checkPurpose } from "../stages/check_purpose.ts";
 import { pairsIn } from "../stages/metrics/metric.ts";
 import { METRICS } from "../stages/metrics/mod.ts";
 import { RECIPES, STAGES } from "../stages/mod.ts";
 import { expectedSize } from "../stages/rate_plan.ts";
 import { checkNeeds, needsText, quantizes, runNeeds } from "../stages/run_needs.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
+import { refuseOtherThanModel } from "../storage/model_folder.ts";
 import { cellsText, resultsText } from "./grid_text.ts";
-import { showJson, showProgress } from "./progress.ts";
-import { importStage, RESUMES, runCommand, usageErrors } from "./task.ts";
+import { runName, windowLength } from "./pipeline_of_model.ts";
+import { printLabelled, showJson, showProgress } from "./progress.ts";
+import {
+  checkPipelineArguments,
+  commandName,
+  importStage,
+  isModel,
+  RESUMES,
+  runCommand,
+  usageErrors,
+} from "./task.ts";
 
 /** The rates of the recipes that are named after theirs. */
 const RATES = RECIPES.flatMap(({ name }) => name.match(/^([\d.]+)-bit$/)?.[1] ?? []);
@@ -33,7 +45,7 @@ function listText(items: readonly { name: string; summary: string }[]): string {
 }
 
 const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
-       deno task quantize MODEL --bits BITS [options]
+       deno task quantize MODEL [--bits BITS] [options]
 
 Runs a pipeline file: reads the model, calibrates, quantizes, packs and evaluates. The same
 command resumes an interrupted run.
@@ -41,11 +53,11 @@ command resumes an interrupted run.
 A file with "matrix" is a grid: its cells run one after another, each in its own folder in the
 output folder. Finished cells are skipped. A cell that fails does not stop the others.
 
-With --bits, no file is needed: MODEL, a folder or a name on the hub, is quantized by the recipe of
-that name, calibrated and evaluated on WikiText-2, into out/MODEL-BITS-bit.
+No file is needed: MODEL, a folder or a name on the hub, is quantized by the recipe of its bits,
+calibrated and evaluated on WikiText-2, into out/MODEL-BITS-bit.
 
 Options
-  --bits BITS        Bits per weight of the linear layers: ${listed(RATES, "or")}
+  --bits BITS        Bits per weight of the linear layers of a model: ${listed(RATES, "or")} (2)
   --set PATH=VALUE   Override a value of the file (repeatable):
                      --set stages.calibrate.samples=16 --set mode=reference
                      With a recipe, also --set recipe=NAME, --set stages.NAME=false to leave out a
@@ -82,14 +94,18 @@ const options = {
 await runCommand(
   { name: "quantize", help: HELP, options, interrupted: RESUMES },
   async ({ values, positionals, signal }) => {
-    if (positionals.length !== 1) {
-      throw usageErrors("quantize")(
-        `Give one pipeline file, or one model with --bits, found ${positionals.length}; ` +
-          "deno task quantize --help prints the usage",
+    const usageError = usageErrors("quantize");
+    const isOne = positionals.length === 1;
+    const { bits = isOne && isModel(positionals[0]) ? "2" : undefined } = values;
+    if (bits === undefined) checkPipelineArguments(usageError, positionals, values.set);
+    if (!isOne) {
+      throw usageError(
+        `Give one pipeline file or one model, found ${positionals.length}; ` +
+          `${commandName("quantize")} --help prints the usage`,
       );
     }
     const [given] = positionals;
-    const ofBits = values.bits === undefined ? undefined : pipelineOfBits(given, values.bits);
+    const ofBits = bits === undefined ? undefined : pipelineOfBits(given, bits);
     const grid = await loadGrid(ofBits?.name ?? given, {
       stages: STAGES,
       recipes: RECIPES,
@@ -98,6 +114,10 @@ await runCommand(
       ...(ofBits && { text: ofBits.text }),
     });
     const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
+    for (const { config } of cells ?? grid.cells) {
+      checkPurpose(config);
+      checkStages(config.stages);
+    }
     const emit = values.json ? showJson() : showProgress();
     const runOptions = { emit, signal, overwrite: values.overwrite };
     if (grid.hasMatrix || cells) {
@@ -114,7 +134,8 @@ await runCommand(
       return;
     }
     const record = await runPipeline(config, runOptions);
-    console.log(values.json ? JSON.stringify({ type: "record", ...record }) : summary(record));
+    if (values.json) console.log(JSON.stringify({ type: "record", ...record }));
+    else printLabelled(summary(record, config.output));
   },
 );
 
@@ -137,9 +158,10 @@ function pipelineOfBits(model: string, bits: string): { name: string; text: stri
       `--bits takes a model, found the pipeline file "${model}"; give the model, or leave --bits out`,
     );
   }
-  const own = basename(model.replace(/[/\\]+$/, "")).replace(/[^A-Za-z0-9._-]/g, "-");
-  const name = `${own.replace(/^[^A-Za-z0-9]+/, "") || "model"}-${bits}-bit`;
-  const length = lengthFor(model);
+  if (existsSync(model) || !HUB_ID.test(model)) refuseOtherThanModel(model);
+  const name = `${runName(model)}-${bits}-bit`;
+  const isThere = existsSync(join(model, "config.json"));
+  const length = windowLength(isThere ? readConfig(denoFolder(model)).architecture : undefined);
   const text = stringify({
     name,
     model,
@@ -150,13 +172,6 @@ function pipelineOfBits(model: string, bits: string): { name: string; text: stri
     },
   });
   return { name: `${model} --bits ${bits}`, text };
-}
-
-/** Tokens of a window: as many as the model takes, up to the usual number. */
-function lengthFor(model: string): number {
-  const usual = 2048;
-  if (!existsSync(join(model, "config.json"))) return usual;
-  return Math.min(usual, readConfig(denoFolder(model)).architecture.maxLength);
 }
 
 function printCells(
@@ -188,7 +203,10 @@ async function quantizeCells(
   const results = await runGrid(grid, options, cells);
   const [{ run }] = results;
   if (json) results.forEach((result) => console.log(JSON.stringify({ type: "result", ...result })));
-  else console.log(results.length === 1 && run ? summary(run) : `\n${resultsText(results)}`);
+  else if (results.length === 1 && run) {
+    const [cell] = cells ?? grid.cells;
+    printLabelled(summary(run, cell.config.output));
+  } else console.log(`\n${resultsText(results)}`);
   const failed = results.filter(({ record }) => record.status === "failed");
   if (failed.length === 0) return;
   const what = results.length === 1 ? "The cell" : `${failed.length} of ${results.length} cells`;
@@ -213,6 +231,16 @@ function planText(config: PipelineConfig<Stage>): string {
     const text = Object.entries(options)
       .map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join(", ");
     lines.push(`  once per ${scope}`.padEnd(18) + `${name.padEnd(18)} ${text}`);
+    const { stage } = config.stages.find(({ stage }) => stage.name === name)!;
+    const flow = [["takes", needsOf(stage, options)], ["gives", stage.gives]] as const;
+    const flowText = flow.filter(([, names]) => names.length > 0)
+      .map(([verb, names]) => `${verb} ${names.join(", ")}`).join("; ");
+    if (flowText) lines.push(" ".repeat(20) + flowText);
+  }
+  for (const { where, name, path, places } of config.absent) {
+    if (existsSync(path)) continue;
+    const rest = name === "model" && HUB_ID.test(path) ? ", so it is sought on the hub" : "";
+    lines.push(`Not there now: ${name} "${path}" (${where}); ${places}${rest}`);
   }
   return lines.join("\n");
 }
@@ -259,7 +287,10 @@ async function printNeeds(
 }
 
 /** The lines that summarize a finished run. */
-function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): string {
+function summary(
+  { packed, evaluation, peakGpuBytes, stages }: RunRecord,
+  output: string,
+): string[] {
   const lines: string[] = [""];
   const label = (text: string) => text.padEnd(17);
   if (packed) {
@@ -267,7 +298,10 @@ function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): strin
     const what = "signs" in packed.storedBitsByPart ? "signs" : "codes";
     lines.push(
       label("Size") + `${bytesText(packed.bytes)} in total, ${share} of ` +
-        `${bytesText(packed.originalBytes)} (embeddings and head ${tablesText(stages)})`,
+        `${bytesText(packed.originalBytes)}, ` +
+        `${(packed.originalBytes / packed.bytes).toFixed(1)} times smaller (embeddings and head ${
+          tablesText(stages)
+        })`,
       label("Paper bits") + `${packed.paperBits.toFixed(2)} per weight of the linear layers ` +
         `(${what} only)`,
       label("Stored bits") + `${packed.storedBits.toFixed(2)} per weight of the linear layers: ` +
@@ -280,7 +314,13 @@ function summary({ packed, evaluation, peakGpuBytes, stages }: RunRecord): strin
     lines.push(...pairsIn(metric, evaluation).map((pair) => label(name) + line(pair)));
   }
   if (peakGpuBytes) lines.push(label("Peak GPU memory") + bytesText(peakGpuBytes));
-  return lines.join("\n");
+  const report = join(output, "report.html");
+  if (existsSync(report)) lines.push(label("Report") + report);
+  if (packed) {
+    const command = commandName(`generate ${output} --prompt "Once upon a time"`);
+    lines.push(label("Try it") + command);
+  }
+  return lines;
 }
 
 /** The form in which `pack` stored embeddings and head. */

@@ -65,11 +65,13 @@ await runCommand(command, async ({ values, positionals, signal }) => {
 
 function findFolders(paths: string[]): string[] {
   const lacking = paths.find((path) => !existsSync(path));
-  if (lacking !== undefined) throw usageError(`There is no folder "${lacking}"`);
+  if (lacking !== undefined) {
+    throw usageError(`There is no folder "${lacking}"; give that of a run, such as out/NAME`);
+  }
   const folders = findRuns(paths);
   if (folders.length > 0) return folders;
   const where = paths.map((path) => `"${path}"`).join(", ");
-  throw usageError(`There is no run in ${where}: no folder with a run.json`);
+  throw usageError(`There is no run in ${where}: no folder with a run.json, which quantize writes`);
 }
 
 /**

@@ -1,5 +1,11 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import { didYouMean } from "../base/did_you_mean.ts";
+import { UserError } from "../base/errors.ts";
 import { SHAPES } from "../models/synthetic.ts";
+import { denoFile } from "../storage/deno_folder.ts";
+import { readJson } from "../storage/json.ts";
 import { count, runCommand, usageErrors } from "./task.ts";
 import { writeSyntheticModel, writeSyntheticTokens } from "./write_synthetic.ts";
 
@@ -30,7 +36,10 @@ const options = {
 await runCommand({ name: "synth", help: HELP, options }, ({ values, positionals }) => {
   const name = values.like ?? "";
   if (!Object.hasOwn(SHAPES, name)) {
-    throw usageError(`--like must be one of ${Object.keys(SHAPES).join(", ")}, found "${name}"`);
+    const names = Object.keys(SHAPES);
+    const guess = didYouMean(name, names);
+    const meant = guess ? `; did you mean "${guess}"?` : "";
+    throw usageError(`--like must be one of ${names.join(", ")}, found "${name}"${meant}`);
   }
   if (positionals.length !== 1) throw usageError(`Give one folder, found ${positionals.length}`);
   const [folder] = positionals;
@@ -40,6 +49,7 @@ await runCommand({ name: "synth", help: HELP, options }, ({ values, positionals 
     ...SHAPES[name],
     ...(layers > 0 && { num_hidden_layers: layers }),
   };
+  refuseOthers(folder, config);
   writeSyntheticModel(folder, config, seed);
   const tokens = join(folder, "token_ids.safetensors");
   writeSyntheticTokens(tokens, {
@@ -50,3 +60,10 @@ await runCommand({ name: "synth", help: HELP, options }, ({ values, positionals 
   });
   console.log(`${folder}: random weights in the shapes of ${name}; calibrate on ${tokens}`);
 });
+
+/** @throws {UserError} If a folder holds a model other than the one to be written. */
+function refuseOthers(folder: string, config: unknown): void {
+  const path = join(folder, "config.json");
+  if (!existsSync(path) || isDeepStrictEqual(readJson(denoFile(path)), config)) return;
+  throw new UserError(`"${folder}" holds another model; give an empty folder, or a new one`);
+}

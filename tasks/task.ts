@@ -1,14 +1,19 @@
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs, type ParseArgsConfig } from "node:util";
+import { didYouMean } from "../base/did_you_mean.ts";
 import { UserError } from "../base/errors.ts";
+import { listed } from "../base/figures.ts";
 import { VERSION } from "../base/version.ts";
 import { visibleText } from "../base/visible_text.ts";
 import { importDefault } from "../pipeline/config/config.ts";
 import { PipelineFileError } from "../pipeline/config/errors.ts";
+import { HUB_ID } from "../pipeline/run/hub_access.ts";
+import { StageError } from "../pipeline/run/guard_stage.ts";
 import type { Stage } from "../pipeline/stage.ts";
 import { isSystemError, reasonOf } from "../storage/folder.ts";
+import { nearPath, refuseOtherThanModel } from "../storage/model_folder.ts";
 import { inHome } from "../storage/home.ts";
 import { startWatchdog } from "./watchdog.ts";
 import type { SharedState } from "./watchdog_state.ts";
@@ -79,11 +84,17 @@ export async function importStage(absolutePath: string): Promise<Stage> {
 /** Prints an error and ends the process. */
 function endWith(error: unknown): never {
   if (error instanceof PipelineFileError) {
-    console.error(error.message);
+    console.error(asTyped(error.message));
     Deno.exit(2);
   }
+  if (error instanceof StageError) { // whose author needs the trace
+    const { message, cause } = error;
+    const trace = (cause as Error | undefined)?.stack?.match(/^ {4}at .*/ms)?.[0];
+    console.error([`Error: ${message}`, trace].filter(Boolean).join("\n"));
+    Deno.exit(1);
+  }
   if (error instanceof UserError) {
-    console.error(`Error: ${error.message}`);
+    console.error(asTyped(`Error: ${error.message}`));
     Deno.exit(1);
   }
   const stack = error instanceof Error ? error.stack ?? "" : "";
@@ -140,16 +151,72 @@ function printVisibly(): void {
 }
 
 /** Changes to the working directory of the command, because tasks start in the project folder. */
-function startInCallersFolder(): void {
+export function startInCallersFolder(): void {
   const folder = Deno.env.get("INIT_CWD");
   if (folder) Deno.chdir(folder);
 }
 
-/** The model folder of an argument, which may also be the folder of the run that packed the model. */
+/**
+ * The model folder of an argument, which may also be the folder of the run that packed the model.
+ *
+ * @throws {UserError} If it is another thing.
+ */
 export function modelFolder(path: string): string {
   const packed = join(path, "model");
   const isRun = !existsSync(join(path, "config.json")) && existsSync(join(packed, "config.json"));
-  return isRun ? packed : path;
+  if (isRun) return packed;
+  refuseOtherThanModel(path);
+  return path;
+}
+
+/** Whether an argument is the folder of a model, or looks like its name on the hub. */
+export function isModel(path: string): boolean {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found) return found.isDirectory() && existsSync(join(path, "config.json"));
+  return HUB_ID.test(path) && path.includes("/") && !path.endsWith(".json");
+}
+
+/**
+ * Refuses arguments that are no pipeline file, and overrides that the shell has split.
+ *
+ * @throws {PipelineFileError} If there is one, with what may be meant.
+ */
+export function checkPipelineArguments(
+  usageError: (message: string) => PipelineFileError,
+  positionals: readonly string[],
+  sets: readonly string[] = [],
+): void {
+  const split = sets.find((set) => !/^[^=]+=./.test(set));
+  if (split !== undefined && positionals.length > 1) {
+    const whole = [split, ...positionals.slice(1)].join("");
+    throw usageError(
+      `--set takes PATH=VALUE as one word, found "${split}" and after it ` +
+        `"${positionals.slice(1).join(" ")}"; write --set ${whole}, in quotes if it has spaces`,
+    );
+  }
+  if (positionals.length !== 1) return;
+  const [path] = positionals;
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (isModel(path) || /\.(gguf|safetensors|bin)$/i.test(path)) {
+    if (found && !found.isDirectory()) refuseOtherThanModel(path);
+    throw usageError(
+      `"${path}" is a model, not a pipeline file; quantize it with ` +
+        `${commandName(`quantize ${path} --bits 2`)}, or write a file for it with ` +
+        commandName(`init ${path}`),
+    );
+  }
+  if (found?.isDirectory()) {
+    const files = readdirSync(path).filter((name) => /\.ya?ml$/.test(name)).slice(0, 5)
+      .map((name) => `"${join(path, name)}"`);
+    const rest = files.length > 0 ? listed(files, "or") : "the file itself, which ends in .yaml";
+    throw usageError(`"${path}" is a folder, not a pipeline file; give ${rest}`);
+  }
+  if (found) return;
+  const near = nearPath(path);
+  throw usageError(
+    `There is no pipeline file "${path}"; ` +
+      (near ? `did you mean "${near}"?` : `${commandName("init MODEL")} writes one`),
+  );
 }
 
 /** Prints the warnings of a model. */
@@ -157,9 +224,19 @@ export function warnOf({ warnings }: { warnings: readonly string[] }): void {
   for (const message of warnings) console.error(`Warning: ${message}`);
 }
 
+/** A command as the user types it: `deno task quantize`, or with the launcher's name. */
+export function commandName(task: string): string {
+  return `${Deno.env.get("BILLM_COMMAND") || "deno task"} ${task}`.trimEnd();
+}
+
+/** A text whose commands are those that the user types. */
+export function asTyped(text: string): string {
+  return text.replaceAll(/deno task(?= [a-z])/g, () => commandName(""));
+}
+
 /** A function that creates usage errors of a task. */
 export function usageErrors(task: string): (message: string) => PipelineFileError {
-  return (message) => new PipelineFileError([{ where: `deno task ${task}`, message }]);
+  return (message) => new PipelineFileError([{ where: commandName(task), message }]);
 }
 
 type OptionsConfig = NonNullable<ParseArgsConfig["options"]>;
@@ -202,7 +279,7 @@ export function runCommand<const Options extends OptionsConfig>(
   return runTask(
     async (signal, watched) => {
       const { values, positionals } = inHomes(parse());
-      if ((values as { help?: boolean }).help) return console.log(help);
+      if ((values as { help?: boolean }).help) return console.log(asTyped(help));
       watched();
       startInCallersFolder();
       await main({ values: values as OptionValues<Options>, positionals, signal });
@@ -218,11 +295,24 @@ export function runCommand<const Options extends OptionsConfig>(
         options: { ...options, help: { type: "boolean", short: "h" } },
       });
     } catch (error) {
-      throw usageErrors(name)(
-        `${(error as Error).message}; deno task ${name} --help prints the usage`,
-      );
+      const text = optionProblem((error as Error).message, Object.keys(options));
+      throw usageErrors(name)(`${text} ${commandName(name)} --help prints the usage`);
     }
   }
+}
+
+/** What parseArgs says of an option, with what may be meant. */
+function optionProblem(message: string, names: readonly string[]): string {
+  const [, kind, option] = /^(Unknown option|Option) '(-[^'=\s]*)/.exec(message) ?? [];
+  if (message.includes("ambiguous")) {
+    return `${option} is followed by another option; write ${option}=VALUE for a value that begins ` +
+      'with "-";';
+  }
+  if (kind !== "Unknown option") return `${message.replace(/[.].*/s, "")};`;
+  const known = [...names, "help"].map((name) => `--${name}`);
+  const guess = didYouMean(option, known);
+  const rest = guess ? `did you mean ${guess}?` : `its options: ${known.join(", ")};`;
+  return `Unknown option '${option}'; ${rest}`;
 }
 
 /** The options of all tasks that are paths; arguments besides options are paths, too. */

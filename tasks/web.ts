@@ -45,7 +45,7 @@ await runCommand({ name: "web", help: HELP, options }, async ({ values, position
     writeSite(build, page, model);
     return console.log(`Written: ${build}`);
   }
-  const handler = await pageServer(page, model);
+  const handler = pageServer(page, model);
   const onListen = ({ hostname, port }: Deno.NetAddr) =>
     console.log(`Open http://${hostname === "127.0.0.1" ? "localhost" : hostname}:${port}/`);
   try {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import {
   chmodSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -14,7 +15,7 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 
 /** What the launcher calls and the tests leave as it is. */
-const TOOLS = ["cat", "dirname", "env", "grep", "head", "sed", "sort"];
+const TOOLS = ["cat", "dirname", "env", "grep", "head", "readlink", "sed", "sort"];
 
 /** Where a machine has commands of its own. */
 function findCommand(name: string): string | undefined {
@@ -37,6 +38,8 @@ interface Machine {
   driver?: boolean;
   loader?: boolean;
   env?: Record<string, string>;
+  /** Where a symbolic link leads that the launcher is started through. */
+  link?: string;
   /** Exit codes of commands, 0 unless told otherwise. */
   codes?: Record<string, number>;
 }
@@ -63,6 +66,7 @@ function launch(machine: Machine, args: string[], shell: string): Launch {
     driver = true,
     loader = true,
     env = {},
+    link,
     codes = {},
   } = machine;
   const root = realpathSync(mkdtempSync(join(tmpdir(), "billm-launcher-")));
@@ -98,9 +102,12 @@ function launch(machine: Machine, args: string[], shell: string): Launch {
     const moved = text.replaceAll(/ (\/(usr|etc)\/[a-z/]*vulkan)/g, ` ${root}$1`);
     assert.equal(moved.split(root).length, 4, "all places of drivers are the test's own");
     writeFileSync(join(project, "billm"), moved);
+    copyFileSync(join(import.meta.dirname!, "../deno.json"), join(project, "deno.json"));
+    const started = join(link ? work : project, "billm");
+    if (link) symlinkSync(link, started);
 
     const { code, stdout, stderr } = new Deno.Command(findCommand(shell)!, {
-      args: [join(project, "billm"), ...args],
+      args: [started, ...args],
       cwd: work,
       clearEnv: true,
       env: { PATH: bin, HOME: root, ...env },
@@ -135,7 +142,7 @@ const NEW =
   "deno 2.9.6 (stable, release, x86_64-unknown-linux-gnu)\nv8 15.0.245.2\ntypescript 6.0.3";
 const OLD =
   "deno 2.3.1 (stable, release, x86_64-unknown-linux-gnu)\nv8 13.7.152.6\ntypescript 5.8.3";
-const TASK = ["task", "--cwd", "PROJECT", "quantize", "a.yaml"];
+const TASK = ["task", "--quiet", "--cwd", "PROJECT", "quantize", "a.yaml"];
 const INSTALLING =
   "billm: no Vulkan driver found: installing Mesa's software driver (mesa-vulkan-drivers, libvulkan1)\n";
 const PACKAGES = [
@@ -182,19 +189,32 @@ test("without Deno and npx it says what to install", (run) => {
 
 test("without arguments it prints the usage", (run) => {
   const { code, stderr, calls } = run({ deno: NEW }, []);
-  assert.equal(
+  assert.match(
     stderr,
-    "billm: usage: ./billm TASK [ARGUMENTS], for example: " +
-      "./billm quantize examples/tiny-llama.yaml\n",
+    /^billm: usage: (.*billm) COMMAND \[ARGUMENTS\], .*; \1 help lists the commands\n$/,
   );
   assert.deepEqual([code, calls], [2, []]);
 });
 
-test("--help prints the usage and lists the tasks; nothing is installed", (run) => {
-  for (const option of ["-h", "--help"]) {
-    const { code, stdout, stderr, calls } = run({ deno: NEW, driver: false }, [option]);
-    assert.match(stdout, /^usage: \.\/billm TASK \[ARGUMENTS\]/);
-    assert.deepEqual([code, stderr, calls], [0, "", [["deno", "task", "--cwd", "PROJECT"]]]);
+test("what is no task goes to tasks/billm.ts; nothing is installed, nor for help", (run) => {
+  for (
+    const args of [["help"], ["--help"], ["--version"], ["quantise", "a b"], ["q.antize"], ["yaml"]]
+  ) {
+    const { code, stderr, calls } = run({ deno: NEW, driver: false }, args);
+    assert.deepEqual([code, stderr], [0, ""]);
+    assert.deepEqual(calls, [["deno", "run", "-A", "PROJECT/tasks/billm.ts", ...args]]);
+  }
+  const { stderr, calls } = run({ deno: NEW, driver: false }, ["quantize", "--help"]);
+  assert.deepEqual([stderr, calls], [
+    "",
+    [["deno", "task", "--quiet", "--cwd", "PROJECT", "quantize", "--help"]],
+  ]);
+});
+
+test("it works through symbolic links", (run) => {
+  for (const link of ["../my project/billm", "../bin/../my project/billm"]) {
+    const { stderr, calls, callersFolder } = run({ deno: NEW, link });
+    assert.deepEqual([stderr, calls, callersFolder], ["", [["deno", ...TASK]], "WORK"]);
   }
 });
 
@@ -210,7 +230,7 @@ test("arguments arrive as they are, and the exit code goes back", (run) => {
     "a'b\"c\\",
     "é\n",
   ];
-  const words = ["task", "--cwd", "PROJECT", ...args];
+  const words = ["task", "--quiet", "--cwd", "PROJECT", ...args];
   const withDeno = run({ deno: NEW, codes: { deno: 130 } }, args);
   assert.deepEqual([withDeno.code, withDeno.calls], [130, [["deno", ...words]]]);
   const withNpx = run({ codes: { npx: 2 } }, args);

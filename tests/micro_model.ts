@@ -305,7 +305,7 @@ export class Workplace implements Disposable {
   evaluateWith(options: Record<string, unknown>): StageItem {
     const { evaluation: dataset } = this;
     const perplexity = [{ dataset, "sequence-length": 32, windows: 4, ...options }];
-    return { evaluate: { perplexity, cache: false } };
+    return { evaluate: { perplexity, cache: false, sample: false } };
   }
 
   /** The stages of the whole method. */

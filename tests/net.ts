@@ -176,9 +176,11 @@ async function run({ model, fields, interruptedAfter }: Pipeline) {
   }
   const { record } = await place.run({ gpu: { adapter: "software" }, ...wanted });
   const numbers = JSON.stringify(numbersOf(record));
+  const files = contents(join(place.path("out"), "model"));
+  const short = (hash: string) => hash.slice(0, 16); // 64 bits are enough to see a change
   return {
-    files: contents(join(place.path("out"), "model")),
-    numbers: createHash("sha256").update(numbers).digest("hex"),
+    files: Object.fromEntries(Object.entries(files).map(([name, hash]) => [name, short(hash)])),
+    numbers: short(createHash("sha256").update(numbers).digest("hex")),
     bytes: record.packed!.bytes,
     loss: record.evaluation?.packed?.[0].loss,
   };

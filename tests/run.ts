@@ -73,9 +73,12 @@ const paths = Deno.args.filter((argument) => !argument.startsWith("-"));
 const files = testFiles(paths.length > 0 ? paths : [join(PROJECT, "tests")]);
 const total: Counts = { passed: 0, failed: 0 };
 const broken: string[] = [];
+const times: [seconds: number, file: string][] = [];
 const workers = Array.from({ length: WORKERS }, async () => {
   for (let file = files.shift(); file !== undefined; file = files.shift()) {
+    const begin = performance.now();
     const { passed, failed } = await runFile(file, options);
+    times.push([Math.round((performance.now() - begin) / 1000), file]);
     total.passed += passed;
     total.failed += failed;
     if (failed > 0) broken.push(file);
@@ -83,6 +86,10 @@ const workers = Array.from({ length: WORKERS }, async () => {
 });
 await Promise.all(workers);
 const seconds = Math.round((performance.now() - start) / 1000);
+const slowest = times.sort(([a], [b]) => b - a).slice(0, 10).filter(([seconds]) => seconds > 0);
+console.log(
+  `\nSlowest files:${slowest.map(([seconds, file]) => `\n  ${seconds}s ${file}`).join("")}`,
+);
 if (broken.length > 0) console.log(`\nFiles with failures:\n  ${broken.sort().join("\n  ")}`);
 const { passed, failed } = total;
 console.log(`\n${failed ? "FAILED" : "ok"} | ${passed} passed | ${failed} failed (${seconds}s)`);

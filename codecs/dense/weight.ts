@@ -5,12 +5,15 @@ import type { Addends, Weight } from "../codec.ts";
 
 /** A dense weight: an f32, f16 or bf16 matrix `[rows, cols]`, which it owns. */
 export class DenseWeight implements Weight {
+  /** Owns the matrix, f32 `[rows, cols]`. */
   constructor(readonly matrix: Tensor) {}
 
+  /** Outputs. */
   get rows(): number {
     return this.matrix.shape[0];
   }
 
+  /** Inputs. */
   get cols(): number {
     return this.matrix.shape[1];
   }
@@ -33,6 +36,7 @@ export class DenseWeight implements Weight {
     return c;
   }
 
+  /** Frees the matrix. */
   [Symbol.dispose](): void {
     this.matrix[Symbol.dispose]();
   }

@@ -10,29 +10,46 @@ const onGpus = new WeakMap<Gpu, Map<string, Tensor>>();
 /** The f16 bytes of a table, little-endian. */
 export function tableBytes(trellis: Trellis): Uint8Array<ArrayBuffer> {
   if (!hasTable(trellis)) throw new RangeError(`There is no table for ${JSON.stringify(trellis)}`);
-  const text = TABLE_DATA[nameOf(trellis)];
-  const words = Uint32Array.from({ length: text.length / 5 }, (_, i) => {
-    const digits = [...text.slice(5 * i, 5 * i + 5)];
-    return digits.reduce((word, digit) => 85 * word + Z85.indexOf(digit), 0);
-  });
-  let place = 0;
-  const bit = () => words[place >> 5] >>> (31 - (place++ & 31)) & 1;
-  const values = new Uint16Array(2 ** trellis.stateBits * stepsOf(trellis).stepWeights).map(() => {
-    const sign = bit();
-    let rank = 0;
-    while (bit()) rank++;
-    let value = sign << 5 | EXPONENTS[rank];
-    for (let i = 0; i < 10; i++) value = value << 1 | bit();
-    return value;
-  });
-  return new Uint8Array(values.buffer);
+  return decodeTable(
+    TABLE_DATA[nameOf(trellis)],
+    2 ** trellis.stateBits * stepsOf(trellis).stepWeights,
+  );
 }
 
-/** The digits of Z85, ZeroMQ's base 85. */
-const Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
-
-/** The exponent bits of f16 by the number of 1s that encodes them, the most frequent first. */
+/** The exponents of f16 numbers in the tables, as stored, from the most to the least frequent one. */
 const EXPONENTS = [14, 15, 13, 12, 11, 16, 10, 9, 8, 7, 6, 5, 4, 2, 3, 1];
+
+/**
+ * The f16 bytes of a table from its text. Two characters, digits in base 91, are 13 bits. A number is the
+ * place of its exponent in {@link EXPONENTS} as so many ones and a zero, then its sign and mantissa. The
+ * digits are the printable characters of ASCII but space, `"`, `<` and the backslash.
+ */
+function decodeTable(text: string, count: number): Uint8Array<ArrayBuffer> {
+  const digit = (at: number) => {
+    const code = text.charCodeAt(at);
+    return code - 33 - Number(code > 34) - Number(code > 60) - Number(code > 92);
+  };
+  let [at, buffer, left] = [0, 0, 0];
+  const take = (bits: number) => {
+    while (left < bits) {
+      buffer = buffer * 8192 + digit(at) * 91 + digit(at + 1);
+      at += 2;
+      left += 13;
+    }
+    left -= bits;
+    const value = Math.floor(buffer / 2 ** left);
+    buffer %= 2 ** left;
+    return value;
+  };
+  const values = new Uint16Array(count);
+  for (let i = 0; i < count; i++) {
+    let place = 0;
+    while (take(1) === 1) place++;
+    const [sign, mantissa] = [take(1), take(10)];
+    values[i] = sign << 15 | EXPONENTS[place] << 10 | mantissa;
+  }
+  return new Uint8Array(values.buffer);
+}
 
 /**
  * The table of a trellis: the weights of each state before they are multiplied by their row's scale, f32

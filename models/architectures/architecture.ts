@@ -4,11 +4,15 @@ import type { Fields } from "./fields.ts";
 
 /** The architecture of a model, as read from its config.json. */
 export interface Architecture {
+  /** `model_type` of config.json. */
   modelType: string;
+  /** Tokens in the vocabulary. */
   vocabularySize: number;
+  /** Width of the residual stream. */
   hiddenSize: number;
   /** Width of the embedding and of the head's input; `hiddenSize` if the model has no projections. */
   embeddingSize: number;
+  /** Number of decoder layers. */
   layers: number;
   /** The longest window that the model supports, in tokens. */
   maxLength: number;
@@ -38,6 +42,10 @@ export interface Architecture {
 
 /** A family of architectures: the models with one `model_type`. */
 export interface ArchitectureFamily {
+  /** The models of the family by their usual names, for lists of what is supported. */
+  models?: string;
+  /** What sets it apart from LLaMA, in a few words. */
+  features?: string;
   /**
    * Reads the architecture from a config.json.
    *

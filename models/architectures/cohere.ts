@@ -5,6 +5,8 @@ import { readPatternWindows } from "./sliding_windows.ts";
 
 /** Command R: attention and feed-forward beside each other, from one layer norm without bias. */
 export const cohere: ArchitectureFamily = {
+  models: "Command R, Aya",
+  features: "parallel branches, interleaved rotation, logit scale",
   read(original) {
     const fields = withSizes(original);
     return readLlama(fields, {
@@ -19,6 +21,8 @@ export const cohere: ArchitectureFamily = {
 
 /** Command R7B and A: sliding windows and rotary positions in three layers of four. */
 export const cohere2: ArchitectureFamily = {
+  models: "Command R7B, Command A",
+  features: "as Command R; sliding windows",
   read(original) {
     const fields = withSizes(original);
     const windows = readPatternWindows(fields, fields.integer("num_hidden_layers"), 4);

@@ -9,7 +9,11 @@ const MOST_LAYERS = 4096;
 
 /** A reader of the fields of a config.json; its errors name the file and the field. */
 export class Fields {
-  /** @param prefix The prefix of field names in messages. */
+  /**
+   * The fields of an object.
+   *
+   * @param prefix The prefix of field names in messages.
+   */
   constructor(
     readonly json: Record<string, unknown>,
     readonly file: string,
@@ -37,7 +41,11 @@ export class Fields {
     return new Fields(json, this.file, this.prefix);
   }
 
-  /** @param reason What is said behind the value that was found. */
+  /**
+   * Refuses the value of a field.
+   *
+   * @param reason What is said behind the value that was found.
+   */
   fail(key: string, wanted: string, reason?: string): never {
     const found = this.json[key] === undefined ? "nothing" : JSON.stringify(this.json[key]);
     throw new UserError(
@@ -47,6 +55,7 @@ export class Fields {
     );
   }
 
+  /** An integer. */
   integer(key: string, fallback?: number): number {
     const value = this.json[key] ?? fallback;
     if (!Number.isSafeInteger(value) || (value as number) < 1) {
@@ -65,6 +74,7 @@ export class Fields {
     return value;
   }
 
+  /** A positive integer. */
   count(key: string, fallback: number): number {
     const value = this.json[key] ?? fallback;
     if (!Number.isSafeInteger(value) || (value as number) < 0) {
@@ -73,6 +83,7 @@ export class Fields {
     return this.#atMost(MOST, key, value as number);
   }
 
+  /** A number. */
   number(key: string, fallback?: number): number {
     const value = this.json[key] ?? fallback;
     if (typeof value !== "number" || !(value > 0)) this.fail(key, "a number above 0");
@@ -95,12 +106,14 @@ export class Fields {
     return values as number[];
   }
 
+  /** A boolean. */
   boolean(key: string, fallback: boolean): boolean {
     const value = this.json[key] ?? fallback;
     if (typeof value !== "boolean") this.fail(key, "true or false");
     return value as boolean;
   }
 
+  /** An activation function by its name. */
   activation(key: string, fallback: ActivationName): ActivationName {
     const value = this.json[key] ?? fallback;
     if (typeof value !== "string" || !Object.hasOwn(ACTIVATIONS, value)) {

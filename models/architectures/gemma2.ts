@@ -5,6 +5,8 @@ import { readLayerWindows } from "./sliding_windows.ts";
 
 /** Gemma 2: norms before and behind each branch, soft caps, sliding windows in every other layer. */
 export const gemma2: ArchitectureFamily = {
+  models: "Gemma 2",
+  features: "four norms, soft caps, sliding windows",
   read(original) {
     const fields = original.withDefaults({
       vocab_size: 256000,

@@ -7,6 +7,8 @@ import { readPatternWindows } from "./sliding_windows.ts";
 
 /** Gemma 3, text: norms on the heads of q and k, five layers of six with a window and positions of their own. */
 export const gemma3Text: ArchitectureFamily = {
+  models: "Gemma 3 (text)",
+  features: "four norms, sliding windows, two rotary bases",
   read(original) {
     const fields = original.withDefaults({
       vocab_size: 262208,
@@ -38,6 +40,8 @@ export const gemma3Text: ArchitectureFamily = {
 
 /** The text model inside a Gemma 3 with a vision tower. */
 export const gemma3: ArchitectureFamily = {
+  models: "Gemma 3 (the text part of multimodal models)",
+  features: "as the text models",
   read: (fields) => gemma3Text.read(fields.within("text_config")),
 };
 

@@ -8,6 +8,8 @@ import { readRotary, scaledLength } from "./rotary_fields.ts";
  * query, key and value follow one another in the output of one linear layer.
  */
 export const gptNeox: ArchitectureFamily = {
+  models: "GPT-NeoX, Pythia",
+  features: "parallel branches; q, k, v fused by head",
   read(original) {
     const fields = original.withDefaults({
       vocab_size: 50432,

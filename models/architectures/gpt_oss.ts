@@ -8,6 +8,8 @@ import { readLayerWindows } from "./sliding_windows.ts";
  * sliding window.
  */
 export const gptOss: ArchitectureFamily = {
+  models: "GPT-OSS",
+  features: "experts stored as MXFP4, attention sinks",
   read: (fields) => {
     const bias = fields.boolean("attention_bias", true);
     return readLlama(fields, {

@@ -4,6 +4,8 @@ import { attentionBias, type LlamaKind, readLlama } from "./llama.ts";
 
 /** Granite 3 without experts: LLaMA with four factors. */
 export const granite: ArchitectureFamily = {
+  models: "Granite 3",
+  features: "multipliers of embeddings, scores, branches, logits",
   read: (fields) =>
     readLlama(fields, {
       ...graniteKind(fields),

@@ -5,6 +5,8 @@ import { readLlama } from "./llama.ts";
 
 /** Granite with experts, whose matrices checkpoints stack. */
 export const granitemoe: ArchitectureFamily = {
+  models: "Granite 3 with experts",
+  features: "the same multipliers; experts",
   read: (fields) =>
     readLlama(fields, {
       ...graniteKind(fields),

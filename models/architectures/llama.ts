@@ -9,6 +9,8 @@ import { readRotary, type RotaryDefaults, scaledLength } from "./rotary_fields.t
 import type { SlidingWindows } from "./sliding_windows.ts";
 
 export const llama: ArchitectureFamily = {
+  models: "LLaMA 1 to 3, Vicuna and other descendants",
+  features: "biases",
   read: (fields) =>
     readLlama(fields, {
       intermediateSize: 11008,

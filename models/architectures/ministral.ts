@@ -4,6 +4,8 @@ import { readLayerWindows } from "./sliding_windows.ts";
 
 /** Ministral: Mistral with the sliding window in the layers that config.json lists. */
 export const ministral: ArchitectureFamily = {
+  models: "Ministral 8B",
+  features: "sliding window in some layers",
   read: (fields) =>
     readLlama(fields, {
       keyValueHeads: 8,

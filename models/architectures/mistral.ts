@@ -3,6 +3,8 @@ import { readLlama } from "./llama.ts";
 import { readSlidingWindow } from "./sliding_windows.ts";
 
 export const mistral: ArchitectureFamily = {
+  models: "Mistral, Mistral Nemo",
+  features: "sliding window",
   read: (fields) =>
     readLlama(fields, {
       keyValueHeads: 8,

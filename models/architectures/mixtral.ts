@@ -5,6 +5,8 @@ import { readSlidingWindow } from "./sliding_windows.ts";
 
 /** Mixtral: Mistral with experts in all layers. */
 export const mixtral: ArchitectureFamily = {
+  models: "Mixtral",
+  features: "experts",
   read: (fields) =>
     readLlama(fields, {
       keyValueHeads: 8,

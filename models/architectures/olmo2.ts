@@ -4,6 +4,8 @@ import { attentionBias, type LlamaKind, readLlama } from "./llama.ts";
 
 /** OLMo 2: norms behind attention and feed-forward, and of q and k over all heads. */
 export const olmo2: ArchitectureFamily = {
+  models: "OLMo 2",
+  features: "norms behind the branches and on q and k",
   read: (fields) => readLlama(fields, olmoKind(fields)),
 };
 

@@ -4,6 +4,8 @@ import { attentionBias, readLlama } from "./llama.ts";
 
 /** OLMoE: LLaMA with experts, and norms of q and k over all heads. */
 export const olmoe: ArchitectureFamily = {
+  models: "OLMoE",
+  features: "experts",
   read(fields) {
     if (fields.json.clip_qkv != null) fields.fail("clip_qkv", "null", "clipping is not supported");
     return readLlama(fields, {

@@ -3,6 +3,8 @@ import type { NormOp } from "../ops/norm.ts";
 import type { ArchitectureFamily } from "./architecture.ts";
 
 export const opt: ArchitectureFamily = {
+  models: "OPT",
+  features: "pre- and post-layer-norm, projections",
   read(fields) {
     const hiddenSize = fields.integer("hidden_size");
     const layers = fields.layers("num_hidden_layers");

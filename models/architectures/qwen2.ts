@@ -3,6 +3,8 @@ import { readLlama } from "./llama.ts";
 import { readQwenWindows } from "./sliding_windows.ts";
 
 export const qwen2: ArchitectureFamily = {
+  models: "Qwen2, Qwen2.5",
+  features: "biases on q, k, v; sliding window in some layers",
   read: (fields) =>
     readLlama(fields, {
       keyValueHeads: 32,

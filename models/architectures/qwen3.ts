@@ -3,6 +3,8 @@ import { attentionBias, HEAD_NORMS, readLlama } from "./llama.ts";
 import { readQwenWindows } from "./sliding_windows.ts";
 
 export const qwen3: ArchitectureFamily = {
+  models: "Qwen3",
+  features: "norms on the heads of q and k",
   read: (fields) =>
     readLlama(fields, {
       keyValueHeads: 32,

@@ -6,6 +6,8 @@ import { readOptionalWindows } from "./sliding_windows.ts";
 
 /** Qwen3 with experts in some or all layers. */
 export const qwen3Moe: ArchitectureFamily = {
+  models: "Qwen3 with experts",
+  features: "norms on the heads of q and k; experts",
   read: (fields) =>
     readLlama(fields, {
       keyValueHeads: 4,

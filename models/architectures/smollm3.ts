@@ -5,6 +5,8 @@ import { readOptionalWindows } from "./sliding_windows.ts";
 
 /** SmolLM3: LLaMA with rotary positions in three layers of four. */
 export const smollm3: ArchitectureFamily = {
+  models: "SmolLM3",
+  features: "layers without rotary positions",
   read(fields) {
     const hasRotary = readRotaryLayers(fields, fields.integer("num_hidden_layers"));
     return readLlama(fields, {

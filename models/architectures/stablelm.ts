@@ -3,6 +3,8 @@ import { readLlama } from "./llama.ts";
 
 /** StableLM: LLaMA with layer norms, and rotary positions for a part of each head. */
 export const stablelm: ArchitectureFamily = {
+  models: "StableLM",
+  features: "layer norms, partial rotation, parallel branches",
   read(fields) {
     const parallel = fields.boolean("use_parallel_residual", false);
     return readLlama(fields, {

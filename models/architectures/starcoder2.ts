@@ -4,6 +4,8 @@ import { readSlidingWindow } from "./sliding_windows.ts";
 
 /** StarCoder2: layer norms, biases, and a feed-forward network without a gate. */
 export const starcoder2: ArchitectureFamily = {
+  models: "StarCoder2",
+  features: "layer norms, no gate, sliding window",
   read(fields) {
     const bias = fields.boolean("use_bias", true);
     return readLlama(fields, {

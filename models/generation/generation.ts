@@ -13,6 +13,7 @@ import type { Registers } from "../registers.ts";
 import { type ChatMessage, renderChat } from "../tokenizers/chat_template.ts";
 import { TextStream } from "../tokenizers/text_stream.ts";
 import { KeyValueCache } from "./kv_cache.ts";
+import type { PrefixCaches } from "./prefix_caches.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
 import { type ChosenToken, GreedySteps, SampledSteps } from "./steps.ts";
 
@@ -27,6 +28,7 @@ const TURN_TOKENS = 512;
 
 /** The options of {@link ResidentModel.load}. */
 export interface ResidentOptions extends Pick<DecoderOptions, "ropeFrequencies"> {
+  /** Ends the loading. */
   signal?: AbortSignal;
   /** Called after each layer. */
   onProgress?(done: number, total: number): void;
@@ -190,6 +192,7 @@ export class ResidentModel implements Disposable {
     );
   }
 
+  /** Frees the weights. */
   [Symbol.dispose](): void {
     for (const weights of this.#layers) weights[Symbol.dispose]();
     this.decoder[Symbol.dispose]();
@@ -212,6 +215,8 @@ export interface ContinueOptions extends SamplingOptions {
    * without it, the text has a cache of its own.
    */
   kept?: KeyValueCache;
+  /** Caches from which the text takes its own, with what it shares with earlier texts. */
+  caches?: PrefixCaches;
   /** Gives the log-probability of each token, and those of this many most likely ones. */
   logprobs?: number;
   /**
@@ -234,6 +239,7 @@ export interface GenerateOptions extends ContinueOptions {
 
 /** A generated token. */
 export interface GeneratedToken {
+  /** Its number in the vocabulary. */
   id: number;
   /**
    * The text that the token adds: empty while a character is incomplete. The last token flushes the
@@ -248,6 +254,8 @@ export interface GenerationEnd {
   reason: "stop-token" | "max-tokens" | "max-length" | "interrupted";
   /** Tokens of the prompt. */
   promptTokens: number;
+  /** Those of them that were in a KV cache already. */
+  reusedTokens: number;
   /** Generated tokens. */
   tokens: number;
   /** Seconds from the start to the first generated token. */
@@ -331,12 +339,16 @@ export async function* continueTokens(
   }
   const stopIds = new Set(options.stopIds);
   const capacity = Math.min(maxLength, promptTokens + maxTokens - 1); // the last token is not run
-  using own = kept ? undefined : new KeyValueCache(gpu, files.architecture, capacity, dtype);
-  const cache = kept ?? own!;
+  const held = kept ? undefined : options.caches?.take(prompt, capacity);
+  using _held = { [Symbol.dispose]: () => held?.release(text) };
+  const given = kept ?? held?.cache;
+  using own = given ? undefined : new KeyValueCache(gpu, files.architecture, capacity, dtype);
+  const cache = given ?? own!;
   checkKept(cache, promptTokens, capacity);
   const end: GenerationEnd = {
     reason: "interrupted",
     promptTokens,
+    reusedTokens: cache.length,
     tokens: 0,
     promptSeconds: 0,
     seconds: 0,

@@ -13,7 +13,11 @@ export class KeyValueCache implements Disposable {
   /** By decoder layer; f32 or f16 `[capacity, keyValueHeads * padded headDim]`. */
   readonly layers: readonly { keys: Tensor; values: Tensor }[];
 
-  /** @param capacity Capacity in tokens. */
+  /**
+   * Allocates a cache.
+   *
+   * @param capacity Capacity in tokens.
+   */
   constructor(
     readonly gpu: Gpu,
     architecture: Architecture,
@@ -26,6 +30,7 @@ export class KeyValueCache implements Disposable {
     }));
   }
 
+  /** Frees it. */
   [Symbol.dispose](): void {
     // In reverse, so that the next cache of this size has its buffers in the same order.
     for (const { keys, values } of this.layers.toReversed()) this.gpu.free(values, keys);

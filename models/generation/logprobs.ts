@@ -2,6 +2,7 @@ import { mostLikely } from "./sampling.ts";
 
 /** The log-probability of a token. */
 export interface Logprob {
+  /** Its number in the vocabulary. */
   id: number;
   /** The natural logarithm of its probability by the model, before temperature, penalties and cuts. */
   logprob: number;
@@ -9,6 +10,7 @@ export interface Logprob {
 
 /** The log-probability of a chosen token. */
 export interface Logprobs {
+  /** Of the chosen token, in nats. */
   logprob: number;
   /** The most likely tokens at its place, the most likely first. */
   top: Logprob[];

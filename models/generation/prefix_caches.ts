@@ -19,6 +19,7 @@ class Place {
 
 /** The KV cache of a text, to be given back. */
 export interface HeldCache {
+  /** The cache, for this text alone until it is released. */
   readonly cache: KeyValueCache;
   /** Tokens of the prompt that were in a cache already. */
   readonly reused: number;
@@ -39,7 +40,11 @@ export class PrefixCaches implements Disposable {
   readonly #places: Place[];
   #uses = 0;
 
-  /** @param texts The most texts at a time; as many caches stay. */
+  /**
+   * The caches of a model, none at first.
+   *
+   * @param texts The most texts at a time; as many caches stay.
+   */
   constructor(
     readonly model: ResidentModel,
     texts: number,
@@ -114,6 +119,7 @@ export class PrefixCaches implements Disposable {
     place.isTaken = false;
   }
 
+  /** Frees all caches. */
   [Symbol.dispose](): void {
     for (const { cache } of this.#places) cache?.[Symbol.dispose]();
   }

@@ -9,6 +9,7 @@ import type { Sampler } from "./sampling.ts";
 
 /** A token of a text. */
 export interface ChosenToken {
+  /** Its number in the vocabulary. */
   id: number;
   /** Absent unless asked for. */
   logprobs?: Logprobs;

@@ -1,10 +1,14 @@
 /** A perplexity with its data set. */
 export interface Perplexity {
+  /** Name or path of the text. */
   dataset: string;
+  /** Tokens per window. */
   sequenceLength: number;
+  /** Windows measured. */
   windows: number;
   /** The mean cross-entropy over all windows, in nats. */
   loss: number;
+  /** exp(loss). */
   perplexity: number;
   /**
    * ln(perplexity / perplexity of the original), the difference of the losses; of a packed model whose
@@ -13,6 +17,7 @@ export interface Perplexity {
   lnRatio?: number;
   /** Of a packed model whose original was measured too, unless it was not requested. */
   divergence?: Divergence;
+  /** Where the figure comes from, if not from this run. */
   cached?: CachedFigure;
 }
 
@@ -32,6 +37,7 @@ export interface ZeroShot {
   task: string;
   /** The version of the task in lm-evaluation-harness, whose protocol is used: "1.0". */
   version: string;
+  /** Name or path of the questions. */
   dataset: string;
   /**
    * Whether contexts and choices come verbatim from the data instead of being built by the task from
@@ -40,6 +46,7 @@ export interface ZeroShot {
   prepared: boolean;
   /** Whether each context began with the tokenizer's special tokens, such as a first token. */
   specialTokens: boolean;
+  /** Questions measured. */
   questions: number;
   /** The requested limit on the number of questions; absent if there was none. */
   limit?: number;
@@ -53,7 +60,9 @@ export interface ZeroShot {
   accStderr: number;
   /** Accuracy with log-likelihoods divided by the characters of the choices; in tasks that have it. */
   accNorm?: number;
+  /** Standard error of `accNorm`. */
   accNormStderr?: number;
+  /** Where the figure comes from, if not from this run. */
   cached?: CachedFigure;
 }
 
@@ -61,5 +70,6 @@ export interface ZeroShot {
 export interface CachedFigure {
   /** ISO 8601. */
   measured: string;
+  /** The adapter that it was measured on. */
   adapter: string;
 }

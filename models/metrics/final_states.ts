@@ -4,6 +4,8 @@ import type { Tensor } from "../../gpu/tensor.ts";
 /**
  * The head's inputs for some windows of a text, in host memory: the last layer's outputs after final
  * norm and projection. They are those of the tokens that predict another one of their window.
+ *
+ * @internal
  */
 export class FinalStates {
   readonly #states = new Map<number, Float32Array<ArrayBuffer>>();

@@ -2,7 +2,11 @@ import type { Gpu } from "../../gpu/device.ts";
 import type { Segments } from "../../gpu/kernels/attention/attention.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 
-/** A text whose last tokens are scored: by their likelihood given the tokens before them. */
+/**
+ * A text whose last tokens are scored: by their likelihood given the tokens before them.
+ *
+ * @internal
+ */
 export interface Prompt {
   /** At least two tokens; the last one is predicted but not read. */
   tokens: Int32Array;

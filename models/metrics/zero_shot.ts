@@ -13,10 +13,18 @@ import type { TextTokenizer } from "../tokenizers/tokenizer.ts";
 import { logLikelihoods } from "./log_likelihoods.ts";
 import type { Prompt } from "./prompt_batch.ts";
 
-/** The part of a tokenizer that encodes requests. */
+/**
+ * The part of a tokenizer that encodes requests.
+ *
+ * @internal
+ */
 export type RequestTokenizer = Pick<TextTokenizer, "encode" | "bosId" | "eosId">;
 
-/** The options of encoding requests. */
+/**
+ * The options of encoding requests.
+ *
+ * @internal
+ */
 export interface EncodeOptions {
   /** Whether each context begins with the tokenizer's special tokens. */
   specialTokens: boolean;
@@ -26,13 +34,17 @@ export interface EncodeOptions {
 
 /** The encoded questions of a task. */
 export interface PreparedTask {
+  /** The task. */
   task: ZeroShotTask;
   /** Name of the data, for the record. */
   dataset: string;
+  /** Whether the tokenizer adds special tokens. */
   specialTokens: boolean;
   /** The requested limit on the number of questions. */
   limit?: number;
+  /** Whether the file already had requests. */
   prepared: boolean;
+  /** The questions. */
   questions: Question[];
   /** One prompt per choice of each question. */
   prompts: Prompt[][];

@@ -7,12 +7,17 @@ import type { OpKind } from "./op.ts";
 
 /** An activation function of a register, or of one times another. */
 export interface ActivationOp {
+  /** The kind of operation. */
   op: "activation";
+  /** The function. */
   name: ActivationName;
+  /** Register of the input. */
   from: string;
   /** The register that f(x) is multiplied by, if any. */
   up?: string;
+  /** Register of the output. */
   to: string;
+  /** Numbers per token. */
   width: number;
 }
 

@@ -3,12 +3,15 @@ import type { OpKind } from "./op.ts";
 
 /** The sum of a register and a multiple of another, such as the residual stream and a branch. */
 export interface AddOp {
+  /** The kind of operation. */
   op: "add";
   /** The register that receives the sum. */
   to: string;
+  /** Register that is added. */
   from: string;
   /** Factor of `from`; 1 if absent. */
   factor?: number;
+  /** Numbers per token. */
   width: number;
 }
 

@@ -9,14 +9,21 @@ import type { OpContext, OpKind } from "./op.ts";
 
 /** Causal softmax(scale · q kᵀ) v, head by head. */
 export interface AttentionOp {
+  /** The kind of operation. */
   op: "attention";
+  /** Register of the queries. */
   query: string;
+  /** Register of the keys. */
   key: string;
+  /** Register of the values. */
   value: string;
+  /** Register of the output. */
   to: string;
+  /** Query heads. */
   heads: number;
   /** Divides `heads`: each key-value head serves a group of query heads. */
   keyValueHeads: number;
+  /** Numbers per head. */
   headDim: number;
   /** Tokens that a token attends to, including itself; all before it if absent. */
   slidingWindow?: number;

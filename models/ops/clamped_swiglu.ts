@@ -6,10 +6,15 @@ import type { OpKind } from "./op.ts";
 
 /** The gated activation of the experts of GPT-OSS, of two registers. */
 export interface ClampedSwigluOp extends ClampedSwiglu {
+  /** The kind of operation. */
   op: "clamped_swiglu";
+  /** Register of the gate. */
   from: string;
+  /** Register of the factor. */
   up: string;
+  /** Register of the output. */
   to: string;
+  /** Numbers per token. */
   width: number;
 }
 

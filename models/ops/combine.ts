@@ -3,12 +3,15 @@ import type { OpKind } from "./op.ts";
 
 /** The sum of a register and the weighted outputs of each token's experts. */
 export interface CombineOp {
+  /** The kind of operation. */
   op: "combine";
   /** The register that receives the sum. */
   to: string;
   /** The outputs of the experts, `[tokens, k · width]`. */
   from: string;
+  /** Register of the experts and their weights. */
   routing: string;
+  /** Numbers per token. */
   width: number;
   /** Experts per token. */
   k: number;

@@ -7,18 +7,23 @@ import type { GroupedLinear, LinearGroup, OpKind } from "./op.ts";
  * outputs are `[tokens, k · rows]`, slot by slot.
  */
 export interface ExpertsOp {
+  /** The kind of operation. */
   op: "experts";
+  /** Register of the input. */
   from: string;
   /** The register that tells the experts of each token. */
   routing: string;
+  /** Numbers per input. */
   cols: number;
   /** Experts of the layer, and per token. */
   experts: number;
+  /** Experts per token. */
   k: number;
   /** Whether each slot of a token has an input of its own, `[tokens, k · cols]`. */
   each: boolean;
   /** The linear layers of an expert; `*` in the module stands for its index. */
   linears: readonly GroupedLinear[];
+  /** Whether they have biases. */
   bias: boolean;
   /** The module that stacks those of all experts in checkpoints; absent if each has its own tensors. */
   stacked?: { module: string; columns?: boolean };

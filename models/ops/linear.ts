@@ -3,6 +3,7 @@ import type { LinearGroup, OpKind } from "./op.ts";
 
 /** Linear layers that share an input: x · weightᵀ (+ bias) (+ residual). */
 export interface LinearOp extends LinearGroup {
+  /** The kind of operation. */
   op: "linear";
 }
 

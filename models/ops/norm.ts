@@ -5,10 +5,15 @@ import type { OpKind } from "./op.ts";
 
 /** An RMS norm (with a weight) or a layer norm (with a weight and, unless `bias` is false, a bias). */
 export interface NormOp {
+  /** The kind of operation. */
   op: "norm";
+  /** RMSNorm or LayerNorm. */
   kind: "rms" | "layer";
+  /** Module with the weight. */
   module: string;
+  /** Register of the input. */
   from: string;
+  /** Register of the output. */
   to: string;
   /** Elements that are normalized together. */
   width: number;
@@ -19,7 +24,9 @@ export interface NormOp {
    * named `norms.0`, `norms.1` and so on; heads share one weight if absent.
    */
   perHead?: "rows" | "modules";
+  /** Added to the variance. */
   epsilon: number;
+  /** Whether it has a bias. */
   bias?: boolean;
   /** Added to the stored weight; nothing if absent. */
   offset?: number;

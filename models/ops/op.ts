@@ -32,7 +32,9 @@ export interface LinearGroup {
   from: string;
   /** The width of the input. */
   cols: number;
+  /** The layers, in the order of their outputs. */
   linears: readonly GroupedLinear[];
+  /** Whether they have biases. */
   bias: boolean;
   /** The register that is added to each output. */
   residual?: string;
@@ -49,6 +51,7 @@ export interface LinearGroup {
 
 /** One of the matrices that a tensor stacks. */
 export interface StackedMatrix {
+  /** Its index. */
   matrix: number;
   /** The number of matrices. */
   of: number;
@@ -61,6 +64,7 @@ export interface StackedMatrix {
 
 /** The place of an expert among those of a decoder layer. */
 export interface ExpertPlace {
+  /** Its index. */
   index: number;
   /** Experts of the layer. */
   of: number;
@@ -78,6 +82,7 @@ export interface GroupedLinear {
   role?: string;
   /** The register that receives its output. */
   to: string;
+  /** Outputs. */
   rows: number;
 }
 

@@ -4,8 +4,11 @@ import type { OpKind } from "./op.ts";
 
 /** A rotary embedding: rotates the heads of registers in place. */
 export interface RopeOp {
+  /** The kind of operation. */
   op: "rope";
+  /** Registers that it rotates in place. */
   registers: readonly { register: string; heads: number }[];
+  /** Angles of the positions. */
   rotary: Rotary;
 }
 

@@ -4,15 +4,19 @@ import type { OpKind } from "./op.ts";
 
 /** The choice of each token's experts: the greatest k logits of a router, and their softmax. */
 export interface RouteOp {
+  /** The kind of operation. */
   op: "route";
   /** The router, a linear layer that is never quantized. */
   module: string;
+  /** Whether it has a bias. */
   bias?: boolean;
+  /** Register of the input. */
   from: string;
   /** Receives the k experts of each token by falling logits, then their weights: `[tokens, 2 k]`. */
   to: string;
   /** Of `from`. */
   width: number;
+  /** Number of experts. */
   experts: number;
   /** Experts per token. */
   k: number;

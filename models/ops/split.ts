@@ -9,10 +9,13 @@ const ROWS = 4 * 65535;
  * `[tokens, heads, parts, width]` to `[tokens, heads, width]` for each part.
  */
 export interface SplitOp {
+  /** The kind of operation. */
   op: "split";
+  /** Register of the input. */
   from: string;
   /** The registers of the parts, in order. */
   to: readonly string[];
+  /** Number of heads. */
   heads: number;
   /** Elements of a part of a head. */
   width: number;

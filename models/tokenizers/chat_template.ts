@@ -8,7 +8,9 @@ import { readTokenizerSettings } from "./tokenizer_settings.ts";
 
 /** A message of a conversation. */
 export interface ChatMessage {
+  /** Who speaks. */
   role: "system" | "user" | "assistant";
+  /** What is said. */
   content: string;
 }
 

@@ -34,6 +34,8 @@ export const TOKENIZER_FILES = [
 /**
  * A tokenizer: text to token ids and back, equal to that of `transformers`. Each component of
  * `tokenizer.json` and each of its options is implemented as in the Rust library, or refused by name.
+ *
+ * @internal
  */
 export class TextTokenizer {
   readonly #added: AddedTokens;

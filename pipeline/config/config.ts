@@ -2,6 +2,7 @@ import { basename, dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { isMap, isScalar, isSeq, type Node, Scalar } from "yaml";
 import { z } from "zod";
+import type { ZodObject } from "../../base/schema.ts";
 import { didYouMean } from "../../base/did_you_mean.ts";
 import { UserError } from "../../base/errors.ts";
 import { isRecord } from "../../base/record.ts";
@@ -10,9 +11,10 @@ import type { Backend } from "../../hosts/deno_gpu.ts";
 import { inHome } from "../../storage/home.ts";
 import { pipelineFields } from "./json_schema.ts";
 import { MOST_STAGES } from "./limits.ts";
+import { type AbsentPath, folderOf, placePaths } from "./paths.ts";
 import { expandRecipe, namedStages, type Recipe, type RecipeContext } from "./recipes.ts";
 import { parseYaml, PipelineSource, type Place, readText, type Slot } from "./source.ts";
-import { checkValue, cut, hint, type Path, show } from "./values.ts";
+import { checkValue, cut, hint, type Issue, type Path, show } from "./values.ts";
 
 export { pipelineJsonSchema } from "./json_schema.ts";
 export type { Recipe } from "./recipes.ts";
@@ -23,12 +25,14 @@ export type { Recipe } from "./recipes.ts";
  */
 export type Scope = "model" | "group" | "layer" | "linear" | "block";
 
+/** @internal */
 type Presets = Record<string, unknown>;
 
 /** The declaration of a stage, as needed to check pipeline files. */
 export interface StageDeclaration {
   /** Name in pipeline files, such as "salient-select". */
   name: string;
+  /** How often it runs. */
   scope: Scope;
   /** One-line description. */
   summary: string;
@@ -36,7 +40,7 @@ export interface StageDeclaration {
    * Schema of the options: a strictObject with hyphenated keys, each with `.describe()` and usually
    * `.default()`. Messages of checks follow the key: "must be odd".
    */
-  options: z.ZodObject;
+  options: ZodObject;
   /** Default option values in `mode: reference`; a function if they depend on the written options. */
   presets?: { reference?: Presets | ((written: Readonly<Record<string, unknown>>) => Presets) };
   /** Artifacts that earlier stages must give; a function if they depend on the options. */
@@ -60,7 +64,9 @@ export interface StageDeclaration {
 
 /** A stage of a pipeline with its checked options, including defaults. */
 export interface PlannedStage<S extends StageDeclaration> {
+  /** The stage. */
   stage: S;
+  /** Its options, checked. */
   // deno-lint-ignore no-explicit-any -- what `stage.options` parsed
   options: any;
   /** `file:line:column` of the stage's name, or of the module's if it has `use`. */
@@ -75,6 +81,7 @@ export interface PlannedStage<S extends StageDeclaration> {
 export interface PipelineConfig<S extends StageDeclaration> {
   /** Path of the file, as given. */
   file: string;
+  /** Name of the run. */
   name: string;
   /** The folder of the model or its name on the hub, as written. */
   model: string;
@@ -82,6 +89,7 @@ export interface PipelineConfig<S extends StageDeclaration> {
   output: string;
   /** An integer from 0 to 2³² - 1. */
   seed: number;
+  /** Whose defaults the stages have. */
   mode: "default" | "reference";
   /** `memory` and `host-memory` are strings such as "12GB". */
   gpu: {
@@ -91,14 +99,17 @@ export interface PipelineConfig<S extends StageDeclaration> {
     memory?: string;
     "host-memory"?: string;
   };
+  /** The stages, in order. */
   stages: PlannedStage<S>[];
   /** The name of the recipe that gave the stages, if any. */
   recipe?: string;
   /**
    * The YAML as run: the text of the file, after `--set` the changed text with comments. It lists the
-   * stages of a recipe.
+   * stages of a recipe, and its paths are relative to the working directory.
    */
   text: string;
+  /** Paths that the file names, and that existed nowhere when it was loaded. */
+  absent: AbsentPath[];
 }
 
 /** Options of {@link loadPipeline}. */
@@ -131,7 +142,11 @@ export async function loadPipeline<S extends StageDeclaration>(
   path: string,
   { stages, recipes = [], sets = [], importStage = importDefault, text }: LoadOptions<S>,
 ): Promise<PipelineConfig<S>> {
-  const source = new PipelineSource(path, text ?? await readText(path));
+  const source = new PipelineSource(
+    path,
+    text ?? await readText(path),
+    text === undefined ? folderOf(path) : undefined,
+  );
   const load = stageLoader(path, importStage);
   await applyChanges(source, setChanges(source, sets, load), { recipes, stages });
   if (source.has(["matrix"])) {
@@ -153,17 +168,18 @@ export async function checkPipeline<S extends StageDeclaration>(
   stages: readonly S[],
   load: StageLoader<S>,
 ): Promise<PipelineConfig<S>> {
+  const named = namedStages(stages);
+  const absent = placePaths(source, await writtenOptions(source, named, load));
   const value = source.value();
   const checked = checkValue(pipelineFields, value, "");
-  source.reportAll(checked.issues, []);
+  source.reportAll(checked.issues.map((issue) => explainMisplaced(issue, named, value)), []);
   const { mode } = checked.data ?? value;
   const list = Array.isArray(value.stages) ? value.stages.slice(0, MOST_STAGES) : [];
   const entries: Entry<S>[] = [];
-  const known = namedStages(stages);
   for (const [index, item] of list.entries()) {
-    entries.push(await readEntry(source, item, index, known, mode === "reference", load));
+    entries.push(await readEntry(source, item, index, named, mode === "reference", load));
   }
-  checkChain(source, entries, known);
+  checkChain(source, entries, named);
   source.throwProblems();
 
   const { matrix: _, recipe: __, ...fields } = checked.data!;
@@ -182,7 +198,51 @@ export async function checkPipeline<S extends StageDeclaration>(
       stages,
     ),
     text: source.text(),
+    absent,
   };
+}
+
+/** The issue of a key; if it is a stage or an option of one, the message says where it belongs. */
+function explainMisplaced(
+  issue: Issue,
+  stages: readonly StageDeclaration[],
+  { stages: list }: { stages?: unknown },
+): Issue {
+  const { path: [key, ...rest], part, message } = issue;
+  if (part !== "key" || rest.length > 0) return issue;
+  const [start] = message.split(";");
+  if (stages.some(({ name }) => name === key)) {
+    const text = `${start}; it is a stage: write stages.${String(key)}, or put it under "stages"`;
+    return { ...issue, message: text };
+  }
+  const inChain = JSON.stringify(list ?? []);
+  const owner = stages.find(({ name, options }) =>
+    inChain.includes(`"${name}"`) && Object.hasOwn(options.shape, key)
+  );
+  if (!owner) return issue;
+  const text = `${start}; it is an option of ${owner.name}: stages.${owner.name}.${String(key)}`;
+  return { ...issue, message: text };
+}
+
+/** The places of the options in the file, with their schemas. */
+async function writtenOptions<S extends StageDeclaration>(
+  source: PipelineSource,
+  stages: readonly S[],
+  load: StageLoader<S>,
+) {
+  const { stages: list } = source.value();
+  const found: { path: Path; name: string; options: z.ZodObject }[] = [];
+  for (const [i, item] of (Array.isArray(list) ? list.slice(0, MOST_STAGES) : []).entries()) {
+    if (!isRecord(item)) continue;
+    const [name] = Object.keys(item);
+    const stage = typeof item.use === "string"
+      ? (await load(item.use)).stage
+      : stages.find((stage) => stage.name === name);
+    if (!stage) continue;
+    const path = ["stages", i, ...("use" in item ? [] : [name])];
+    found.push({ path, name: stage.name, options: stage.options });
+  }
+  return found;
 }
 
 /** The chain with appended stages; see {@link StageDeclaration.completes}. */
@@ -197,6 +257,17 @@ function completed<S extends StageDeclaration>(
     completes !== undefined && !chain.some(({ stage }) => stage.gives.includes(completes))
   ).map((stage) => ({ stage, options: stage.options.parse({}), where, implied: true }));
   return chain.toSpliced(last + 1, 0, ...missing);
+}
+
+/** The question whether another word is meant. */
+function meant(word: string, known: readonly string[]): string {
+  const guess = didYouMean(word, known);
+  return guess === undefined ? "" : `; did you mean "${guess}"?`;
+}
+
+/** The artifacts that a stage declares, without needs that depend on its options. */
+function artifactsOf({ needs, gives, excludes = [] }: StageDeclaration): string[] {
+  return [...typeof needs === "function" ? [] : needs, ...gives, ...excludes];
 }
 
 /** The artifacts that a stage needs with these options. */
@@ -279,7 +350,7 @@ async function applySet<S extends StageDeclaration>(
 ): Promise<string | undefined> {
   const [, name, written] = text.match(/^([^=]+)=(.*)$/s) ?? [];
   const keys = name?.split(".") ?? [""];
-  if (keys.includes("")) return "Not of the form path=value";
+  if (keys.includes("")) return "Not of the form path=value, as in seed=3";
   const { document, problems: [problem] } = parseYaml(written);
   if (problem) return problem.message;
   const value = document.contents ?? new Scalar(null);
@@ -418,8 +489,7 @@ async function readEntry<S extends StageDeclaration>(
       const names = stages.map(({ name }) => name);
       const guess = didYouMean(name, names);
       const known = `Known stages: ${names.join(", ")}`;
-      const meant = guess ? `; did you mean "${guess}"?` : ".";
-      source.report(place, `Unknown stage "${name}"${meant} ${known}`);
+      source.report(place, `Unknown stage "${name}"${meant(name, names) || "."} ${known}`);
       return { place, guess: stages.find((stage) => stage.name === guess) };
     }
     if (keys.length > 1) {
@@ -478,6 +548,19 @@ function checkChain<S extends StageDeclaration>(
   // An entry that could not be read at all may be what gives the artifact.
   if (!entries.every(({ stage, guess }) => stage ?? guess)) return;
   const planned = entries.map(({ stage, guess }) => (stage ?? guess)!);
+  const builtIn = stages.flatMap(artifactsOf);
+  for (const { stage, place, module } of entries) {
+    if (!stage || module === undefined) continue;
+    const others = planned.filter((other) => other !== stage).flatMap(artifactsOf);
+    const known = [...new Set([...builtIn, ...others])];
+    for (const name of [...stage.gives, ...stage.excludes ?? []]) {
+      if (known.includes(name)) continue;
+      const message = `Stage "${stage.name}" names the artifact "${name}", which no other stage ` +
+        `knows${hint(name, known, "known are")}`;
+      source.report(place, message);
+    }
+  }
+
   const given = new Set<string>();
   for (const [index, { stage, options, place }] of entries.entries()) {
     const unread = stage && options === undefined && typeof stage.needs === "function";
@@ -488,7 +571,7 @@ function checkChain<S extends StageDeclaration>(
       );
       const remedy = giver
         ? `which stage "${giver.name}" gives; put ${giver.name} before it`
-        : "which no stage gives";
+        : `which no stage gives${meant(need, planned.flatMap(({ gives }) => gives))}`;
       source.report(place, `Stage "${stage!.name}" needs "${need}", ${remedy}`);
     }
     for (const artifact of stage?.excludes ?? []) {

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { BYTES_PATTERN } from "../../base/units.ts";
+import { VERSION } from "../../base/version.ts";
 import { PRECISIONS } from "../../gpu/device.ts";
 import { BACKENDS } from "../../hosts/deno_gpu.ts";
 import { inHome, isPlainPath, NO_HOME } from "../../storage/home.ts";
@@ -7,9 +8,24 @@ import type { StageDeclaration } from "./config.ts";
 import { MOST_STAGES } from "./limits.ts";
 import { namedStages, type Recipe } from "./recipes.ts";
 
+/** What is known of a path. */
+export interface PathForm {
+  isPath: true;
+  /** Whether it need not exist. */
+  mayLack?: boolean;
+  /** Words that are no paths. */
+  names?: readonly string[];
+}
+
+/** The schemas of paths; those that are made of them are paths, too. */
+export const PATHS = z.registry<PathForm>();
+
 /** The schema of a path of this machine. */
 export const pathOption = z.string().min(1).overwrite((path) => inHome(path))
-  .refine(isPlainPath, NO_HOME);
+  .refine(isPlainPath, NO_HOME).register(PATHS, { isPath: true });
+
+const SIZE = 'must be like "12GB" or "512MB"';
+const memorySize = z.string(SIZE).regex(BYTES_PATTERN, SIZE);
 
 /** A JSON Schema, draft 2020-12. */
 export type JsonSchema = z.core.JSONSchema.BaseSchema;
@@ -47,10 +63,10 @@ export const pipelineFields = z.strictObject({
     precision: z.enum(PRECISIONS).default("f32").describe(
       "f16 rounds the factors of large products to f16 where there are tensor cores; sums stay f32",
     ),
-    memory: z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional().describe(
+    memory: memorySize.optional().describe(
       "GPU memory to stay under; as much as there is if left out. Changes the time, not the result",
     ),
-    "host-memory": z.string().regex(BYTES_PATTERN, 'must be like "12GB" or "512MB"').optional()
+    "host-memory": memorySize.optional()
       .describe(
         "host memory for activations that GPU memory has no room for, beyond which they go to a file in the " +
           "folder of the run; most of what is free if left out. Changes the time, not the result",
@@ -109,7 +125,7 @@ export function knownKeys(schema: JsonSchema, path: readonly PropertyKey[]): str
 export function pipelineJsonSchema(
   all: readonly StageDeclaration[],
   recipes: readonly Recipe[] = [],
-): object {
+): JsonSchema {
   const stages = namedStages(all);
   const { properties: fields = {}, required = [], ...rest } = jsonSchemaOf(pipelineFields);
   const { recipe: { description }, ...properties } = fields as Record<string, JsonSchema>;
@@ -166,7 +182,7 @@ export function pipelineJsonSchema(
     }),
   } as JsonSchema;
   const { model, recipe, seed, mode, gpu, stages: list } = properties;
-  const settings: Record<string, object> = {
+  const settings: Record<string, JsonSchema> = {
     model,
     ...(hasRecipes && { recipe }),
     seed,
@@ -181,6 +197,7 @@ export function pipelineJsonSchema(
   }
   return {
     $schema: "https://json-schema.org/draft/2020-12/schema",
+    $id: `urn:billm:pipeline:${VERSION}`,
     title: "Pipeline",
     ...rest,
     // A matrix may provide the other required keys.
@@ -197,7 +214,7 @@ export function pipelineJsonSchema(
 }
 
 /** The schemas of files with a list of stages, and with a recipe. */
-function formsOf(required: readonly string[]): object[] {
+function formsOf(required: string[]): JsonSchema[] {
   const others = required.filter((key) => key !== "stages");
   return [
     { required, not: { required: ["recipe"] }, properties: { stages: { type: "array" } } },
@@ -214,7 +231,7 @@ function pathsOf(path: string, schema: JsonSchema): Record<string, JsonSchema> {
 }
 
 /** @param settings Schemas of the values that a matrix may vary, by path. */
-function matrixSchema(settings: Record<string, object>): object {
+function matrixSchema(settings: Record<string, JsonSchema>): JsonSchema {
   const maps = (description: string) => ({
     description,
     type: "array",

@@ -14,9 +14,10 @@ import {
   visit,
   YAMLMap,
 } from "yaml";
-import { counted } from "../../base/figures.ts";
+import { counted, listed } from "../../base/figures.ts";
 import { MOST_LEVELS } from "../../storage/json_nesting.ts";
 import { PipelineFileError } from "./errors.ts";
+import { pipelineFields } from "./json_schema.ts";
 import { MOST_ALIASES, MOST_LETTERS, MOST_PROBLEMS } from "./limits.ts";
 import { cut, type Issue, type Path, show } from "./values.ts";
 
@@ -41,6 +42,17 @@ export async function readText(file: string): Promise<string> {
     throw fail("it is not UTF-8 text");
   }
 }
+
+/** As many keys that no pipeline has are taken for another kind of file. */
+const MOST_OTHER_KEYS = 5;
+
+const PIPELINE_KEYS = Object.keys(pipelineFields.shape);
+
+/** What messages of the parser mean. */
+const HINTS: Record<string, string> = {
+  "Implicit keys need to be on a single line": 'a line here is neither "key: value" nor an item',
+  "Implicit map keys need to be followed by map values": "a colon is missing behind a key",
+};
 
 /** The place of a problem; problems are sorted by `order`: offsets in the file, then overrides. */
 export interface Place {
@@ -67,8 +79,11 @@ export class PipelineSource {
   #changed = false;
   #recipe?: string;
 
-  /** @throws {PipelineFileError} If the text is not YAML or not a map. */
-  constructor(readonly file: string, text: string) {
+  /**
+   * @param folder The folder of the file; absent if there is no file.
+   * @throws {PipelineFileError} If the text is not YAML or not a map.
+   */
+  constructor(readonly file: string, text: string, readonly folder?: string) {
     this.#text = text;
     const { document, problems } = parseYaml(text, this.#lines);
     this.#document = document;
@@ -86,7 +101,21 @@ export class PipelineSource {
       );
       this.throwProblems();
     }
+    this.#refuseOtherFiles(root as YAMLMap);
     this.#checkKeys();
+  }
+
+  /** @throws {PipelineFileError} If the keys are not those of a pipeline, as in a model's config.json. */
+  #refuseOtherFiles(root: YAMLMap): void {
+    const keys = root.items.map(({ key }) => String((key as Scalar)?.value));
+    const others = keys.filter((key) => !PIPELINE_KEYS.includes(key));
+    if (others.length < MOST_OTHER_KEYS || keys.length - others.length > 1) return;
+    const what = keys.includes("model_type")
+      ? "the configuration of a model; for a pipeline file for the model: deno task init FOLDER"
+      : `a map with ${listed(others.slice(0, MOST_OTHER_KEYS), "and")} in place of ` +
+        `${PIPELINE_KEYS.join(", ")}`;
+    this.report(this.#at(0), `This is no pipeline file: it is ${what}`);
+    this.throwProblems();
   }
 
   /** The problems found so far. */
@@ -207,6 +236,18 @@ export class PipelineSource {
   origin(path: Path): Place | undefined {
     const nodes = path.map((_, depth) => this.node(path.slice(0, depth + 1)));
     return nodes.map((node) => node && this.#origins.get(node)).findLast((origin) => origin);
+  }
+
+  /** Whether the value at `path` comes from the command line. */
+  isOverride(path: Path): boolean {
+    return this.origin(path)?.where.startsWith("--") ?? false;
+  }
+
+  /** Replaces a string, which keeps its place; all aliases must be valid. */
+  replaceString(path: Path, text: string): void {
+    if (!isScalar(this.node(path))) this.inlineAliases();
+    (this.node(path) as Scalar).value = text;
+    this.#changed = true;
   }
 
   /** Removes a key of the root map. */
@@ -413,8 +454,15 @@ export function parseYaml(
   }
   const problems = [...document.errors, ...document.warnings].map(({ pos: [offset], message }) => ({
     offset,
-    message: `Not valid YAML: ${message}`,
+    message: `Not valid YAML: ${HINTS[message] ?? message}`,
   }));
+  // All others may come of the tabs.
+  const tabs = problems.filter(({ message }) => message.includes("Tabs are not allowed"));
+  if (tabs.length > 0) {
+    const more = tabs.length > 1 ? `, here and in ${counted(tabs.length - 1, "more line")}` : "";
+    problems.splice(0, Infinity, tabs[0]);
+    tabs[0].message += `${more}; write spaces`;
+  }
   if (second) {
     const message = "Not valid YAML: The text has more than one document";
     problems.push({ offset: second.range[0], message });

@@ -1,10 +1,12 @@
 import { join } from "node:path";
 import { didYouMean } from "../../base/did_you_mean.ts";
+import { plural } from "../../base/figures.ts";
 import { UserError } from "../../base/errors.ts";
 import { reasonOf } from "../../storage/folder.ts";
 import { PipelineFileError } from "../config/errors.ts";
 import { CELL_RECORD, type CellRecord, type RunRecord } from "../run/record.ts";
 import { FolderInUse } from "../run/folder_lock.ts";
+import { StageError } from "../run/guard_stage.ts";
 import { type RunOptions, runPipeline } from "../run/run.ts";
 import { saveFailedCell } from "../run/run_folder.ts";
 import type { Stage } from "../stage.ts";
@@ -12,7 +14,9 @@ import type { RunCell, RunGrid } from "./load_grid.ts";
 
 /** The result of a cell; `run` is present if it is done. */
 export interface CellResult {
+  /** cell.json. */
   record: CellRecord;
+  /** run.json; absent if the cell failed. */
   run?: RunRecord;
 }
 
@@ -53,11 +57,12 @@ async function runCell(
     return { record: recordOf(run), run };
   } catch (failure) {
     signal?.throwIfAborted();
-    const { message, stack = message } = failure instanceof Error
-      ? failure
-      : new Error(String(failure));
+    const message = failure instanceof Error ? failure.message : String(failure);
     // An internal error must not stop the other cells, but it must be visible.
-    if (!(failure instanceof UserError)) emit({ type: "warning", message: stack });
+    const fault = failure instanceof StageError ? failure.cause : failure;
+    if (!(fault instanceof UserError)) {
+      emit({ type: "warning", message: fault instanceof Error ? fault.stack ?? message : message });
+    }
     const error = failure instanceof PipelineFileError
       ? failure.problems.map(({ message }) => message).join("; ")
       : message;
@@ -94,7 +99,11 @@ export function chooseCell<Cell extends { name: string }>(
   const [, index, count] = /^(\d+)\/(\d+)$/.exec(argument) ?? [];
   if (index !== undefined) {
     if (Number(count) !== cells.length) {
-      throw fail(`The grid has ${cells.length} cells, not ${count}; --check prints them`);
+      throw fail(
+        `The grid has ${cells.length} ${
+          plural(cells.length, "cell")
+        }, not ${count}; --check prints them`,
+      );
     }
     const cell = cells[Number(index) - 1];
     if (!cell) throw fail(`The cells are numbered from 1 to ${cells.length}`);

@@ -17,6 +17,7 @@ import {
   type StageLoader,
   stageLoader,
 } from "../config/config.ts";
+import { folderOf } from "../config/paths.ts";
 import { inHome } from "../../storage/home.ts";
 import { PipelineSource, type Place, readText, throwSorted } from "../config/source.ts";
 import { type MatrixCell, matrixCells } from "./matrix.ts";
@@ -35,11 +36,15 @@ export interface RunCell<S extends StageDeclaration> {
 
 /** A checked pipeline file with a `matrix`; a file without one is a grid of one cell. */
 export interface RunGrid<S extends StageDeclaration> {
+  /** Path of the file, as given. */
   file: string;
+  /** Name of the grid. */
   name: string;
   /** The folder of the cells' folders. */
   output: string;
+  /** Whether the file has a matrix. */
   hasMatrix: boolean;
+  /** The cells, in the order of the matrix. */
   cells: RunCell<S>[];
 }
 
@@ -63,13 +68,14 @@ export async function loadGrid<S extends StageDeclaration>(
   const text = given ?? await readText(path);
   const isCommon = (set: string) => COMMON_KEYS.includes(pathOf(set)[0]);
   const openSource = async () => {
-    const source = new PipelineSource(path, text);
+    const folder = given === undefined ? folderOf(path) : undefined;
+    const source = new PipelineSource(path, text, folder);
     for (const change of setChanges(source, sets.filter(isCommon), load)) await change.apply();
     return source;
   };
   const base = await openSource();
   if (!base.has(["matrix"])) {
-    return gridOfOne(await loadPipeline(path, { stages, recipes, sets, importStage, text }));
+    return gridOfOne(await loadPipeline(path, { stages, recipes, sets, importStage, text: given }));
   }
   base.throwProblems();
   const { name, output: written = `out/${name}`, matrix } = base.value();

@@ -13,6 +13,7 @@ export type RunEvent =
     resumedLayers: number;
   }
   | { type: "stage"; stage: string; text: string }
+  | { type: "plan"; steps: PlanStep[] }
   | {
     type: "progress";
     stage: string;
@@ -32,12 +33,26 @@ export type RunEvent =
   | { type: "cell"; cell: string; index: number; cells: number }
   | { type: "cell-failed"; cell: string; error: string };
 
+/** A long part of a run, and how long it will take, roughly. */
+export interface PlanStep {
+  /** The stage's name. */
+  stage: string;
+  /** The text of its progress events; any if absent. */
+  text?: string;
+  /** How long it will take. */
+  seconds: number;
+}
+
+/** Receives the events of a run. */
 export type Emit = (event: RunEvent) => void;
 
 /** The run record of a linear layer. */
 export interface LinearRecord extends LinearFacts {
+  /** "model.layers.0.self_attn.q_proj" */
   name: string;
+  /** Outputs. */
   rows: number;
+  /** Inputs. */
   cols: number;
   /**
    * tr((W-Q) H (W-Q)ᵀ) / tr(W H Wᵀ) on the calibration data; absent without a Hessian or if the output
@@ -64,15 +79,22 @@ export interface LinearRecord extends LinearFacts {
 
 /** The run record of a decoder layer. */
 export interface LayerRecord {
+  /** Index, from 0. */
   layer: number;
+  /** Seconds that it took. */
   seconds: number;
   /** GPU seconds for queued work, wall-clock seconds for the rest. */
   secondsByStage: Record<string, number>;
+  /** Peak GPU memory. */
   peakGpuBytes: number;
   /** Peak bytes of tensors while a stage ran, in this layer or an earlier one. */
   peakGpuBytesByStage?: Record<string, number>;
+  /** The written file. */
   file: string;
+  /** Its size. */
   bytes: number;
+  /** Its hash. */
   sha256: string;
+  /** Its linear layers. */
   linears: LinearRecord[];
 }

@@ -11,14 +11,19 @@ import { NoSuchRepository } from "../../hub/refusal.ts";
 import type { HubRepository } from "../../hub/repository.ts";
 import { HubUnreachable } from "../../hub/session.ts";
 import { Shards, type ShardsOptions } from "../../hub/shards.ts";
+import { nearPath } from "../../storage/model_folder.ts";
 import { VerifiedFiles } from "../../hub/verify.ts";
 import type { HashedFile } from "../../storage/files.ts";
 import type { Emit } from "./events.ts";
 
 /** A name on the hub: "gpt2" or "facebook/opt-125m". */
-export const HUB_ID = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
+export const HUB_ID = /^(?!.*\.(?:gguf|safetensors|bin|ya?ml)$)[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 
-/** Access of a run to the Hugging Face hub; records the commits used. */
+/**
+ * Access of a run to the Hugging Face hub; records the commits used.
+ *
+ * @internal
+ */
 export class HubAccess {
   /** Commit hashes by "id@revision". */
   readonly commits: Record<string, string> = {};
@@ -33,6 +38,8 @@ export class HubAccess {
     readonly beforeWeights: () => Promise<void>,
     /** Where shards go that are removed after use, and who hears of them. */
     readonly late?: Pick<ShardsOptions, "onArrived" | "onRemove"> & { folder: string },
+    /** Where a folder of the model's name was looked for, in words. */
+    readonly places?: string,
   ) {}
 
   /**
@@ -67,8 +74,12 @@ export class HubAccess {
       const late = !keep && { onMissingShards };
       return this.#remember(await fetchModel(repository, { ...options, beforeWeights, ...late }));
     } catch (error) {
-      if (!(error instanceof NoSuchRepository || error instanceof HubUnreachable)) throw error;
-      const message = `${error.message}; a folder "${id}" is not there either`;
+      const isMissing = error instanceof NoSuchRepository || error instanceof HubUnreachable ||
+        (error instanceof UserError && error.message.includes(" offline: "));
+      if (!isMissing) throw error;
+      const near = nearPath(id);
+      const message = `${error.message}; a folder "${id}" is not there either` +
+        (this.places ? `: ${this.places}` : "") + (near ? `; did you mean "${near}"?` : "");
       throw new UserError(message, { cause: error });
     }
   }

@@ -76,6 +76,9 @@ const runForm = z.looseObject({
   billm: z.string(),
   deno: z.string(),
   adapter: z.string(),
+  commit: z.string().optional(),
+  system: z.string().optional(),
+  driver: z.string().optional(),
   backend: z.string().optional(),
   precision: z.string().optional(),
   name: z.string().min(1),
@@ -110,6 +113,11 @@ const runForm = z.looseObject({
   evaluation: z.looseObject({
     original: z.array(z.unknown()).optional(),
     packed: z.array(z.unknown()).optional(),
+    sample: z.looseObject({
+      prompt: z.string(),
+      original: z.string().optional(),
+      packed: z.string().optional(),
+    }).optional(),
   }).optional(),
 });
 

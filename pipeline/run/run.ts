@@ -1,9 +1,11 @@
 import { createHash } from "node:crypto";
-import { join } from "node:path";
+import { existsSync } from "node:fs";
+import { basename, dirname, extname, join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../../base/errors.ts";
 import { type DenoGpuOptions, openGpu } from "../../hosts/deno_gpu.ts";
 import { SpillingMemory } from "../../hosts/spilling_memory.ts";
+import { surroundings } from "../../hosts/surroundings.ts";
 import { PipelineFileError } from "../config/errors.ts";
 import { sum, sumByKey } from "../../base/figures.ts";
 import { bytesOf } from "../../base/units.ts";
@@ -15,15 +17,18 @@ import { isFilledFile, sha256OfFile } from "../../storage/files.ts";
 import { needsOf, type PipelineConfig, type PlannedStage } from "../config/config.ts";
 import type { GroupStage, ModelContext, ModelStage, Stage } from "../stage.ts";
 import { access, ArtifactStore } from "./artifacts.ts";
-import type { Emit, LayerRecord } from "./events.ts";
+import type { Emit, LayerRecord, PlanStep } from "./events.ts";
 import { FolderLock } from "./folder_lock.ts";
-import { HubAccess } from "./hub_access.ts";
+import { guardStage } from "./guard_stage.ts";
+import { HUB_ID, HubAccess } from "./hub_access.ts";
 import { RunInputs } from "./inputs.ts";
 import { quantizeLayers } from "./layers.ts";
 import type { CellRecord, RunRecord } from "./record.ts";
 import { PIPELINE, type PlannedRun, RunFolder, SHARDS, SPILL } from "./run_folder.ts";
 
+/** Options of a run. */
 export interface RunOptions {
+  /** Receives the events. */
   emit?: Emit;
   /** Deprecated name of {@link RunOptions.emit}. */
   report?: Emit;
@@ -46,6 +51,7 @@ export interface RunOptions {
  * @param original The original model, if any.
  * @param pause Called periodically; may throw to abort.
  * @throws {UserError} If a model cannot be read or a file cannot be written.
+ * @internal
  */
 export type WriteReport = (
   folder: string,
@@ -59,6 +65,7 @@ export type WriteReport = (
  *
  * @param folder The output folder of the run.
  * @throws {UserError} If the record is not one that can be reported on.
+ * @internal
  */
 export type HasReport = (folder: string, record: RunRecord) => boolean;
 
@@ -148,7 +155,7 @@ const BLOCK_SIZES = [32, 64, 128, 256];
  * @throws {DOMException} "AbortError" if the run was interrupted by the signal.
  */
 export async function runPipeline(
-  config: PipelineConfig<Stage>,
+  given: PipelineConfig<Stage>,
   options: RunOptions = {},
 ): Promise<RunRecord> {
   const {
@@ -160,6 +167,9 @@ export async function runPipeline(
     cell,
   } = options;
   const started = performance.now();
+  const config = { ...given, stages: given.stages.map(guardStage) };
+  refuseAbsent(config);
+  checkStages(config.stages);
   FolderLock.check(config.output);
   const { "host-memory": hostBytes } = config.gpu;
   const hostMemory = new SpillingMemory(join(config.output, SPILL), {
@@ -182,11 +192,12 @@ export async function runPipeline(
   };
   const inputs = new RunInputs();
   inputs.noteFolder(config.model);
+  const absent = config.absent.find(({ name }) => name === "model");
   const hub = new HubAccess(emit, signal, async () => void await fetchData(), {
     folder: join(config.output, SHARDS),
     onArrived: (path) => inputs.note([path]),
     onRemove: (path) => inputs.forget(path),
-  });
+  }, absent && `${absent.places} (${absent.where})`);
   const datasets = new Map<string, LocalDataset>();
   const needed = neededBy(config.stages);
   const context: ModelContext = {
@@ -230,19 +241,6 @@ export async function runPipeline(
   const before = firstInner < 0 ? config.stages : config.stages.slice(0, firstInner);
   const inner = config.stages.slice(before.length, innerEnd);
   const after = firstInner < 0 ? [] : config.stages.slice(innerEnd);
-  if (inner.length > 0 && !before.some(({ stage }) => stage.gives.includes("model-files"))) {
-    const [{ stage, where }] = inner;
-    const message = `Stage "${stage.name}" needs "model-files", which stage "download" gives; ` +
-      `put download before it`;
-    throw new PipelineFileError([{ where, message }]);
-  }
-  const observer = inner.find(({ stage }) => "observe" in stage && stage.observe);
-  if (observer && !before.some(({ stage }) => stage.gives.includes("calibration"))) {
-    const { stage, where } = observer;
-    const message = `Stage "${stage.name}" needs "calibration", which stage "calibrate" gives; ` +
-      `put calibrate before it`;
-    throw new PipelineFileError([{ where, message }]);
-  }
   const runModelStages = async (stages: PlannedStage<Stage>[]) => {
     for (const planned of stages.filter(isModelStage)) {
       await context.pause();
@@ -304,6 +302,7 @@ export async function runPipeline(
     status: "running",
     ...planned,
     deno: Deno.version.deno,
+    ...await surroundings(gpu.name),
     adapter: gpu.name,
     backend: gpu.host.name,
     ...(config.gpu.precision !== "f32" && { precision: config.gpu.precision }),
@@ -329,6 +328,11 @@ export async function runPipeline(
         `adapters round differently, so the result may differ in some bits`,
     });
   }
+  const steps: PlanStep[] = [];
+  for (const { stage, options } of config.stages) {
+    steps.push(...await stage.plan?.(context, options) ?? []);
+  }
+  emit({ type: "plan", steps });
 
   await runModelStages(before.slice(findsModel));
   let peak = gpu.memory.peak;
@@ -364,6 +368,17 @@ export async function runPipeline(
   if (cell) folder.saveCell(cell(done));
   emit({ type: "end", output: config.output, seconds: done.seconds! });
   return done;
+}
+
+/** @throws {PipelineFileError} If a path of the file is neither beside it nor in the working directory. */
+function refuseAbsent({ absent, model }: PipelineConfig<Stage>): void {
+  const problems = absent.filter(({ path, name }) =>
+    !existsSync(path) && !(name === "model" && HUB_ID.test(model))
+  ).map(({ where, name, path, places }) => ({
+    where,
+    message: `${name}: there is no "${path}": ${places}`,
+  }));
+  if (problems.length > 0) throw new PipelineFileError(problems);
 }
 
 /** The part of the record for the artifact "allocation". */
@@ -408,6 +423,27 @@ export function gpuOptions({ gpu }: PipelineConfig<Stage>): DenoGpuOptions {
   };
 }
 
+/**
+ * Refuses stages that cannot run in their order, before anything of a run is done.
+ *
+ * @throws {PipelineFileError} With the first problem.
+ */
+export function checkStages(stages: readonly PlannedStage<Stage>[]): void {
+  const given = new Set<string>();
+  for (const { stage, where } of stages) {
+    const needs = stage.scope === "model" ? [] : [["model-files", "download"]];
+    if ("observe" in stage && stage.observe) needs.push(["calibration", "calibrate"]);
+    for (const [artifact, giver] of needs) {
+      if (given.has(artifact)) continue;
+      const message = `Stage "${stage.name}" needs "${artifact}", which stage "${giver}" gives; ` +
+        `put ${giver} before it`;
+      throw new PipelineFileError([{ where, message }]);
+    }
+    stage.gives.forEach((artifact) => given.add(artifact));
+  }
+  blockSizeOf(stages);
+}
+
 /** The artifacts that stages need; those of scope "block" get the costs of their columns. */
 function neededBy(stages: readonly PlannedStage<Stage>[]): Set<string> {
   return new Set(stages.flatMap(({ stage, options }) => [
@@ -426,14 +462,22 @@ function identityOf(
   named: readonly PlannedStage<Stage>[],
   inputs: Readonly<Record<string, string>>,
 ): string {
+  // Where an input lies does not matter, only what it is.
+  const withoutPlaces = (_: string, value: unknown) => {
+    if (typeof value !== "string") return value;
+    const within = Object.keys(inputs)
+      .filter((path) => path === value || dirname(path) === join(value));
+    return within.length > 0 ? within.map((path) => inputs[path] + extname(path)) : value;
+  };
   const stages = named.map(({ stage, options, module }) => ({
     name: stage.name,
-    options,
+    options: JSON.stringify(options, withoutPlaces),
     code: module ? sha256OfFile(module) : stage.run.toString(),
   }));
   const { precision } = config.gpu;
   const everything = {
-    ...{ version: VERSION, seed: config.seed, mode: config.mode, stages, inputs },
+    ...{ version: VERSION, seed: config.seed, mode: config.mode, stages },
+    inputs: Object.entries(inputs).map(([path, hash]) => [basename(path), hash]),
     ...(precision !== "f32" && { precision }),
   };
   return createHash("sha256").update(JSON.stringify(everything)).digest("hex");

@@ -72,6 +72,8 @@ const SUBFOLDERS: Record<string, (name: string) => boolean> = {
  *
  * Of a folder that is no run of this program nothing is removed, and of one that is, only files that the
  * program has written.
+ *
+ * @internal
  */
 export class RunFolder implements Disposable {
   #lock: FolderLock | undefined;

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { ZodObject, ZodType } from "../../base/schema.ts";
 import { isRecord } from "../../base/record.ts";
 import type { CachedFigure } from "../../models/metrics/figures.ts";
 import type { ModelFiles } from "../../models/model_files.ts";
@@ -11,6 +12,7 @@ import type { FigureKey } from "../figure_cache.ts";
 export interface Figure {
   /** The data set, as named in the pipeline file or on the hub. */
   dataset: string;
+  /** Where it comes from, if not from this run. */
   cached?: CachedFigure;
 }
 
@@ -22,12 +24,15 @@ export const figureForm = z.looseObject({
 
 /** Figures of the original and of the packed model on the same data; one of them may be missing. */
 export interface Pair<F> {
+  /** Of the original. */
   before?: F;
+  /** Of the packed model. */
   after?: F;
 }
 
 /** The original in the measurement of a packed model. */
 export interface Reference<F> {
+  /** The original. */
   model: ModelFiles;
   /** Its figures of the same entries. */
   figures: readonly F[];
@@ -37,7 +42,9 @@ export interface Reference<F> {
 
 /** The context of a measurement. */
 export interface Work<F = unknown> {
+  /** The context of `evaluate`. */
   context: ModelContext;
+  /** The model to measure. */
   model: ModelFiles;
   /** The original, if the model is packed and the original was measured. */
   reference?: Reference<F>;
@@ -45,14 +52,27 @@ export interface Work<F = unknown> {
   isReference?: boolean;
   /** Tokens per batch. */
   batchTokens: number;
-  /** @returns A callback for each step of the work; it throws if the run was interrupted. */
+  /** A callback for each step of the work; it throws if the run was interrupted. */
   progress(what: string): (done: number, total: number) => Promise<void>;
+}
+
+/** A part of a measurement. */
+export interface MetricPart {
+  /** Its name in {@link Work.progress}. */
+  what: string;
+  /** Tokens that go through the decoder layers and the head. */
+  tokens: number;
+  /** Further tokens that go through the head. */
+  headTokens?: number;
+  /** Whether the original runs for it. */
+  ofOriginal?: boolean;
 }
 
 /** A number of a metric event. */
 export interface MetricValue {
   /** "perplexity" */
   name: string;
+  /** The value. */
   value: number;
   /** The number and the data. */
   text: string;
@@ -60,17 +80,19 @@ export interface MetricValue {
 
 /** A column of a table with one row per run. */
 export interface Column<F> {
+  /** Its heading. */
   head: string;
   /** Explanation of the heading, shown as its tooltip. */
   hint?: string;
-  /** @param pairs Figures of the row's run, possibly none. */
+  /** The cell of a run with some figures, possibly none. */
   text(pairs: readonly Pair<F>[]): string;
 }
 
 /** The vertical axis of a chart over the size of the weight files; less is better. */
 export interface Chart<F> {
-  /** @returns A number that is not finite if the figure is not charted. */
+  /** The height of a figure; not finite if it is not charted. */
   value(figure: F): number;
+  /** A value as text. */
   text(value: number): string;
   /** The label of a grid line. */
   tick(value: number): string;
@@ -87,12 +109,12 @@ export interface Metric<Entry = any, F extends Figure = any> {
   /** Description of the list in JSON Schema. */
   description: string;
   /** Schema of an entry. */
-  entry: z.ZodType<Entry>;
+  entry: ZodType<Entry>;
   /**
    * Schema of a figure in a record, which may have been damaged; what it lets through, all functions below
    * can present. If absent, figures are taken as they are.
    */
-  figure?: z.ZodObject;
+  figure?: ZodObject;
   /** Name in sentences, in lower case: "zero-shot accuracy". */
   noun: string;
   /** The key of the record's `evaluation` with the figures; absent if they are the evaluation itself. */
@@ -113,7 +135,19 @@ export interface Metric<Entry = any, F extends Figure = any> {
   key(context: ModelContext, entry: Entry, data: readonly string[]): FigureKey | Promise<FigureKey>;
   /** Whether entries are measured together; one after another if absent. */
   together?: boolean;
-  /** @param entries One, unless `together`. */
+  /**
+   * The parts of a measurement, for the time that is left; without them it counts as none.
+   *
+   * @param entries One, unless `together`.
+   * @param cached In the measurement of a packed model whose original is measured: whether figures of the
+   *   original are cached.
+   */
+  parts?(context: ModelContext, entries: readonly Entry[], cached?: boolean): Promise<MetricPart[]>;
+  /**
+   * The figures of some entries, of each in order.
+   *
+   * @param entries One, unless `together`.
+   */
   measure(work: Work<F>, entries: readonly Entry[]): Promise<F[]>;
 
   /** The subject of a figure; figures with equal subjects are comparable. */

@@ -1,5 +1,13 @@
 import { z } from "zod";
-import { counted, decimal, growthText, isNumber, NONE, percent } from "../../base/figures.ts";
+import {
+  counted,
+  decimal,
+  growthText,
+  isNumber,
+  NONE,
+  percent,
+  plural,
+} from "../../base/figures.ts";
 import { percentText } from "../../base/units.ts";
 import { DATASETS } from "../../data/datasets.ts";
 import { divergence } from "../../models/metrics/divergence.ts";
@@ -30,6 +38,7 @@ const entry = z.strictObject({
 });
 
 type Entry = z.output<typeof entry>;
+export type { Entry as PerplexityEntry };
 
 /** JSON has null for a perplexity that is not finite. */
 const figure = figureForm.extend({
@@ -49,12 +58,14 @@ const figure = figureForm.extend({
 const MOST_GROWTH = 10;
 
 /** Headings of reports, and their explanations. */
-const LN_RATIO = "ln ratio";
+const RATIO = "Ratio";
+const DELTA_LOSS = "Δ loss";
 const KL = "KL, nats";
 const AGREEMENT = "Same top token";
 const HINTS = {
-  "Growth": "Perplexity of the packed model over that of the original",
-  [LN_RATIO]: "ln(perplexity / perplexity of the original): the loss added to each token, in nats",
+  [RATIO]: "Perplexity of the packed model over that of the original",
+  [DELTA_LOSS]:
+    "ln(perplexity / perplexity of the original): the loss added to each token, in nats",
   [KL]: "Mean KL divergence of the packed model's next-token distribution from the original's",
   [AGREEMENT]: "Predictions whose most likely token is that of the original",
 };
@@ -90,6 +101,19 @@ export const perplexity: Metric<Entry, Perplexity> = {
     };
   },
 
+  async parts(context, [text], cached) {
+    const { dataset } = text;
+    const windows = await windowsOf(context, text);
+    const tokens = windows.length * windows[0].length;
+    const compared = cached === undefined ? 0 : klWindows(text, windows).length * windows[0].length;
+    if (compared === 0) return [{ what: dataset, tokens }];
+    return [
+      { what: dataset, tokens },
+      ...(cached ? [{ what: forDivergence(dataset), tokens: compared, ofOriginal: true }] : []),
+      { what: divergenceOn(dataset), tokens: 0, headTokens: 2 * compared },
+    ];
+  },
+
   async measure(work, [text]) {
     const { context, model, batchTokens, progress, reference, isReference } = work;
     const { dataset } = text;
@@ -118,7 +142,8 @@ export const perplexity: Metric<Entry, Perplexity> = {
 
   values(figure) {
     const { perplexity: value, dataset, windows, sequenceLength, divergence } = figure;
-    const on = (windows: number) => `on ${dataset}, ${windows} windows of ${sequenceLength} tokens`;
+    const on = (windows: number) =>
+      `on ${dataset}, ${windows} ${plural(windows, "window")} of ${sequenceLength} tokens`;
     const values = [{ name: "perplexity", value, text: `${terminalText(value)} ${on(windows)}` }];
     if (figure.lnRatio !== undefined) {
       const text = `${signed(figure.lnRatio)} ${on(windows)}`;
@@ -155,7 +180,10 @@ export const perplexity: Metric<Entry, Perplexity> = {
       const values = figuresOf(pair).map(({ perplexity }) => terminalText(perplexity));
       const { dataset, divergence } = lastOf(pair);
       const ratio = lnRatioOf(pair);
-      return `${values.join(" -> ")}${isNumber(ratio) ? ` (ln ratio ${signed(ratio)})` : ""} ` +
+      const growth = isNumber(ratio)
+        ? ` (${Math.exp(ratio).toFixed(2)} times, ln ratio ${signed(ratio)})`
+        : "";
+      return `${values.join(" -> ")}${growth} ` +
         `on ${dataset}` +
         (divergence
           ? `; KL ${divergence.kl.toFixed(4)} nats, same top token ` +
@@ -199,7 +227,7 @@ export const perplexity: Metric<Entry, Perplexity> = {
       note: before && after
         ? [
           `${growthText(before.perplexity, after.perplexity)} on ${after.dataset}`,
-          ...(isNumber(ratio) ? [`ln ratio ${lnText(ratio)}`] : []),
+          ...(isNumber(ratio) ? [`Δ loss ${lnText(ratio)}`] : []),
           ...(isNumber(kl) ? [`KL ${decimal(kl, 3)} nats`] : []),
         ].join(", ")
         : `of the ${after ? "packed" : "original"} model on ${lastOf(pair).dataset}`,
@@ -211,7 +239,7 @@ export const perplexity: Metric<Entry, Perplexity> = {
     return {
       caption: "Perplexity before and after",
       head: [
-        ...["Text", "Windows", "Original", "Packed", "Growth", LN_RATIO],
+        ...["Text", "Windows", "Original", "Packed", RATIO, DELTA_LOSS],
         ...(isCompared ? [KL, AGREEMENT, "Windows for KL"] : []),
       ],
       hints: { ...HINTS, "Windows for KL": "The windows that KL and same top token come from" },
@@ -252,16 +280,16 @@ export const perplexity: Metric<Entry, Perplexity> = {
           text: (pairs) => perplexityText(pairOf(pairs).after?.perplexity),
         },
         {
-          head: "Growth",
-          hint: HINTS["Growth"],
+          head: RATIO,
+          hint: HINTS[RATIO],
           text(pairs) {
             const { before, after } = pairOf(pairs);
             return growthText(before?.perplexity, after?.perplexity);
           },
         },
         {
-          head: LN_RATIO,
-          hint: HINTS[LN_RATIO],
+          head: DELTA_LOSS,
+          hint: HINTS[DELTA_LOSS],
           text: (pairs) => lnText(lnRatioOf(pairOf(pairs))),
         },
         ...(pairs.some((pair) => isOf(pair) && pair.after?.divergence)
@@ -318,6 +346,9 @@ function klWindows({ "kl-windows": count }: Entry, windows: readonly unknown[]):
   return spreadWindows(windows.length, count === "all" ? windows.length : count);
 }
 
+const forDivergence = (dataset: string) => `${dataset}, for the KL divergence`;
+const divergenceOn = (dataset: string) => `${dataset}, KL divergence`;
+
 /** States of the original by entry, until the packed model is compared with them. */
 const kept = new WeakMap<ModelContext, Map<string, FinalStates>>();
 
@@ -342,13 +373,13 @@ async function compare(
   gpu.trim(); // what the perplexity took
   if (!before) {
     const windows = await windowsOf(context, text);
-    const onProgress = reference.progress(`${dataset}, for the KL divergence`);
+    const onProgress = reference.progress(forDivergence(dataset));
     const options = { windows, batchTokens, onProgress };
     before = await finalStates(gpu, reference.model, states.windows, options);
   }
   return await divergence(gpu, { model: reference.model, states: before }, { model, states }, {
     dataset,
-    onProgress: progress(`${dataset}, KL divergence`),
+    onProgress: progress(divergenceOn(dataset)),
   });
 }
 

@@ -1,8 +1,8 @@
 import { z } from "zod";
-import { counted, decimal, isNumber, NONE, percent, sum } from "../../base/figures.ts";
+import { counted, decimal, isNumber, NONE, percent, plural, sum } from "../../base/figures.ts";
 import { percentText } from "../../base/units.ts";
 import type { ZeroShot } from "../../models/metrics/figures.ts";
-import { zeroShot as measure } from "../../models/metrics/zero_shot.ts";
+import { type PreparedTask, zeroShot as measure } from "../../models/metrics/zero_shot.ts";
 import { type Column, figureForm, figuresOf, lastOf, type Metric, type Pair } from "./metric.ts";
 import {
   datasetOf,
@@ -25,6 +25,8 @@ const figure = figureForm.extend({
   accNorm: accuracy.optional(),
   accNormStderr: accuracy.optional(),
 });
+
+const namesOf = (tasks: readonly PreparedTask[]) => tasks.map(({ task }) => task.name).join(", ");
 
 /** Zero-shot accuracy on multiple-choice tasks of lm-evaluation-harness. */
 export const zeroShot: Metric<TaskOption, ZeroShot> = {
@@ -49,10 +51,19 @@ export const zeroShot: Metric<TaskOption, ZeroShot> = {
   },
 
   together: true,
+  async parts(context, options) {
+    const tasks = await Promise.all(options.map((option) => preparedTask(context, option)));
+    // The choices of a question share its context.
+    const tokens = tasks.flatMap(({ prompts }) => prompts).map((prompts) =>
+      Math.max(...prompts.map(({ tokens, scored }) => tokens.length - scored)) +
+      sum(prompts.map(({ scored }) => scored))
+    );
+    return [{ what: namesOf(tasks), tokens: sum(tokens) }];
+  },
   async measure({ context, model, batchTokens, progress }, options) {
     const tasks = [];
     for (const option of options) tasks.push(await preparedTask(context, option));
-    const onProgress = progress(tasks.map(({ task }) => task.name).join(", "));
+    const onProgress = progress(namesOf(tasks));
     return await measure(context.gpu, model, tasks, { batchTokens, onProgress });
   },
 
@@ -60,8 +71,10 @@ export const zeroShot: Metric<TaskOption, ZeroShot> = {
     JSON.stringify([task, dataset, questions, specialTokens]),
 
   values({ acc, accStderr, accNorm, accNormStderr, task, questions, truncated }) {
-    const rest = `on ${task}, ${questions} questions` +
-      (truncated > 0 ? `, ${truncated} requests truncated to the maximum length` : "");
+    const rest = `on ${task}, ${questions} ${plural(questions, "question")}` +
+      (truncated > 0
+        ? `, ${truncated} ${plural(truncated, "request")} truncated to the maximum length`
+        : "");
     const told = (name: string, value: number, error: number) => ({
       name,
       value,

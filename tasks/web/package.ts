@@ -4,7 +4,7 @@ import { dirname, join, normalize } from "node:path";
 import { typescript } from "./typescript.ts";
 import { VERSION } from "../../base/version.ts";
 import { bundleForBrowsers } from "./bundle.ts";
-import { replaceFolder } from "./replace_folder.ts";
+import { writeFolder } from "./write_folder.ts";
 
 const PROJECT = join(import.meta.dirname!, "../..");
 /** The module that the package consists of. */
@@ -25,7 +25,7 @@ export async function writePackage(folder: string): Promise<void> {
       ["LICENSE", readFileSync(join(PROJECT, "LICENSE"), "utf8")],
       ...[...await declarations()].map(([name, text]) => [`types/${name}`, text] as const),
     ]);
-    replaceFolder(folder, "package.json", ({ name }) => name === NAME, (part) => {
+    writeFolder(folder, "package.json", ({ name }) => name === NAME, (part) => {
       for (const [name, text] of files) {
         mkdirSync(dirname(join(part, name)), { recursive: true });
         writeFileSync(join(part, name), text);

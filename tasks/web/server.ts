@@ -1,6 +1,7 @@
 import { open } from "node:fs/promises";
 import { extname } from "node:path";
 import { isSystemError } from "../../storage/folder.ts";
+import type { PageFiles } from "./page_files.ts";
 import { FILE_LIST, type ServedModel } from "./served_model.ts";
 
 const TYPES: Record<string, string> = {
@@ -18,28 +19,21 @@ const CHUNK = 1 << 20;
  *
  * @param page The files of the page by name.
  */
-export async function pageServer(
-  page: ReadonlyMap<string, string>,
+export function pageServer(
+  page: PageFiles,
   model?: ServedModel,
-): Promise<(request: Request) => Promise<Response>> {
-  const zipped = new Map<string, Uint8Array<ArrayBuffer>>();
-  for (const [name, text] of page) zipped.set(name, await gzip(text));
+): (request: Request) => Promise<Response> {
   return async (request) => {
-    const { method, headers, url } = request;
+    const { method, url } = request;
     if (method !== "GET" && method !== "HEAD") {
       return new Response("", { status: 405, headers: { allow: "GET, HEAD" } });
     }
     const { pathname } = new URL(url);
     const name = pathname === "/" ? "index.html" : pathname.slice(1);
-    if (page.has(name)) {
-      const isZipped = /\bgzip\b/.test(headers.get("accept-encoding") ?? "");
-      return new Response(isZipped ? zipped.get(name) : page.get(name), {
-        headers: {
-          "content-type": TYPES[extname(name)],
-          "cache-control": "no-cache",
-          "vary": "accept-encoding",
-          ...(isZipped && { "content-encoding": "gzip" }),
-        },
+    const content = page.get(name);
+    if (content !== undefined) {
+      return new Response(content, {
+        headers: { "content-type": typeOf(name), "cache-control": "no-cache" },
       });
     }
     const file = model && name.startsWith(`${model.place}/`)
@@ -52,9 +46,8 @@ export async function pageServer(
   };
 }
 
-async function gzip(text: string): Promise<Uint8Array<ArrayBuffer>> {
-  const stream = new Blob([text]).stream().pipeThrough(new CompressionStream("gzip"));
-  return await new Response(stream).bytes();
+function typeOf(path: string): string {
+  return TYPES[extname(path)] ?? "application/octet-stream";
 }
 
 function decoded(name: string): string {
@@ -76,7 +69,7 @@ async function fileResponse(path: string, { method, headers }: Request): Promise
   }
   const { size, mtimeMs } = await file.stat();
   const common = {
-    "content-type": TYPES[extname(path)] ?? "application/octet-stream",
+    "content-type": typeOf(path),
     "accept-ranges": "bytes",
     "cache-control": "no-cache",
     "etag": `"${size}-${mtimeMs}"`,

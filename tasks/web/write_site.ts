@@ -1,7 +1,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { copyFileAtomically } from "../../storage/files.ts";
-import { replaceFolder } from "./replace_folder.ts";
+import type { PageFiles } from "./page_files.ts";
+import { writeFolder } from "./write_folder.ts";
 import { FILE_LIST, type ServedModel } from "./served_model.ts";
 
 /**
@@ -11,11 +12,11 @@ import { FILE_LIST, type ServedModel } from "./served_model.ts";
  */
 export function writeSite(
   folder: string,
-  page: ReadonlyMap<string, string>,
+  page: PageFiles,
   model?: ServedModel,
 ): void {
-  replaceFolder(folder, "site.json", ({ generator }) => generator === "billm", (part) => {
-    for (const [name, text] of page) writeFileSync(join(part, name), text);
+  writeFolder(folder, "site.json", ({ generator }) => generator === "billm", (part) => {
+    for (const [name, content] of page) writeFileSync(join(part, name), content);
     if (!model) return;
     const place = join(part, model.place);
     mkdirSync(place, { recursive: true });

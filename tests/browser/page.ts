@@ -5,7 +5,7 @@
  */
 import axe from "axe-core";
 import assert from "node:assert/strict";
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { openGpu } from "../../hosts/deno_gpu.ts";
@@ -15,6 +15,7 @@ import { denoFolder } from "../../storage/deno_folder.ts";
 import { pageFiles } from "../../tasks/web/page_files.ts";
 import { ServedModel } from "../../tasks/web/served_model.ts";
 import { pageServer } from "../../tasks/web/server.ts";
+import { PROJECT } from "../checkout.ts";
 import { Workplace } from "../micro_model.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import { Chromium, type View } from "./chromium.ts";
@@ -38,7 +39,7 @@ const packed = place.path("out", "model");
 writeFileSync(join(packed, "chat_template.jinja"), TEMPLATE);
 const model = ServedModel.open(packed, "tiny");
 const files = await pageFiles(`./${model.place}`);
-const handler: Serve = await pageServer(files, model);
+const handler: Serve = pageServer(files, model);
 Deno.test.afterAll(() => place[Symbol.dispose]());
 
 /** The page in a browser, and what people do with it. */
@@ -163,6 +164,8 @@ Deno.test("a model is loaded, writes what it writes in Deno, and again without a
   assert.match(await visit.text("stored"), /^tiny, \d+\.\d kB/);
   assert.deepEqual(await visit.violations(), []);
   await visit.until("navigator.serviceWorker.controller");
+  const bytes = [...files.values()].reduce((sum, file) => sum + Buffer.byteLength(file), 0);
+  assert(bytes < 300_000, `the page has ${bytes} bytes`);
   await server.shutdown();
   await visit.open(url);
   await visit.until("document.querySelector('#stored button')");
@@ -351,6 +354,27 @@ Deno.test("prompts: stopped, too long, wrong settings, further turns of a chat",
   await server.shutdown();
 });
 
+Deno.test("the next turn of a chat runs its new tokens only", async () => {
+  using folder = new TemporaryFolder();
+  const path = join(folder.path, "tiny-llama");
+  cpSync(join(PROJECT, "examples/models/tiny-llama"), path, { recursive: true });
+  const template = "{% for m in messages %}{{ m.content }}</s>{% endfor %}";
+  writeFileSync(join(path, "chat_template.jinja"), template);
+  const tiny = ServedModel.open(path, "tiny-llama");
+  const { url, server } = start(pageServer(files, tiny));
+  await using visit = await Visit.start();
+  await visit.open(url);
+  assert.equal(await visit.load(`${url}${tiny.place}`), "");
+  const { text: answer } = await visit.write("The old man", "chat", 8);
+  assert.match(await visit.text("speed"), /^4 prompt tokens at/);
+  const { text } = await visit.write("And then", "chat", 8);
+  // The last token of the answer has not been run yet.
+  assert.match(await visit.text("speed"), /^5 prompt tokens after 11 of the last text at/);
+  const prompt = `The old man</s>${answer}</s>And then</s>`;
+  assert.equal(text, (await generateHere(path, prompt, 8)).trimStart());
+  await server.shutdown();
+});
+
 Deno.test("a second tab waits for the download of the first, and uses it", async () => {
   await using visit = await Visit.start();
   let isHeld = true;
@@ -398,7 +422,7 @@ Deno.test("a browser without WebGPU, and one without subgroups", async () => {
     Object.defineProperty(GPUAdapter.prototype, "features", { get() {
       return new Set([...get.call(this)].filter((name) => name !== "subgroups")); } });\n`;
   const other = start(
-    await pageServer(
+    pageServer(
       new Map(files).set("worker.js", lacking + files.get("worker.js")),
       model,
     ),
@@ -422,7 +446,7 @@ Deno.test("a GPU with the fewest bindings runs grids, and says so of what needs 
   const bare = new Map(files).set("worker.js", least + files.get("worker.js"));
   const servers = await Promise.all(
     [model, ServedModel.open(billm.path("out", "model"), "billm")].map(async (model) => {
-      const { url, server } = start(await pageServer(bare, model));
+      const { url, server } = start(pageServer(bare, model));
       return { url, server, model: `${url}${model.place}` };
     }),
   );
@@ -447,7 +471,7 @@ Deno.test({
     const prompt = "The capital of France is";
     const expected = await generateHere(own!, prompt, 16);
     const model = ServedModel.open(own!, "own");
-    const { url, server } = start(await pageServer(files, model));
+    const { url, server } = start(pageServer(files, model));
     await using visit = await Visit.start();
     await visit.open(url);
     await visit.do(`$("address").value = "./${model.place}"; $("load").click()`);

@@ -76,7 +76,6 @@ Deno.test("on paper a report is light, whatever the screen is, and shows its fol
     [await browser.evaluate(folded), await browser.evaluate(page)],
     [false, "rgb(20, 23, 26)"],
   );
-  await keepPicture("run.pdf", () => browser.pdf());
   await browser.send("Emulation.setEmulatedMedia", {
     media: "print",
     features: [{ name: "prefers-color-scheme", value: "dark" }],
@@ -88,6 +87,22 @@ Deno.test("on paper a report is light, whatever the screen is, and shows its fol
     [true, "rgb(255, 255, 255)"],
   );
 });
+
+/** The most layers of what is common: LLaMA-7B, Qwen3, SmolLM2. */
+const PRINTED = { "run": 6, "32-layers": 32 };
+
+for (const [name, layers] of Object.entries(PRINTED)) {
+  Deno.test(`the report of ${layers} layers prints on four pages or fewer`, async () => {
+    using folder = new TemporaryFolder();
+    const path = join(folder.path, "report.html");
+    writeFileSync(path, runReport(finishedRun({ layers })));
+    await browser.show(pathToFileURL(path).href, VIEWS.light);
+    const pdf = await browser.pdf();
+    await keepPicture(`${name}.pdf`, () => Promise.resolve(pdf));
+    const pages = new TextDecoder("latin1").decode(pdf).match(/\/Type\s*\/Page\b/g)!.length;
+    assert(pages >= 2 && pages <= 4, `${pages} pages`);
+  });
+}
 
 function violationText({ id, impact, help, nodes }: Violation): string {
   return `${impact} ${id}: ${help}; ${

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
+import { fixtureFolder } from "../fixture.ts";
 import { UserError } from "~/base/errors.ts";
 import { PythonRandom } from "~/base/python_random.ts";
 import { type DatasetUse, type FetchFiles, openDataset } from "~/data/datasets.ts";
@@ -9,7 +10,7 @@ import { readRows } from "~/data/rows.ts";
 import { writeTokenIds } from "~/data/windows.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
-const PARQUET = join(import.meta.dirname!, "../fixtures/parquet");
+const PARQUET = fixtureFolder("parquet");
 
 /** Gives one token a UTF-16 unit, so that windows can be read as text. */
 const tokenizer = () => ({ encode: (text: string) => text.split("").map(codeOf) });

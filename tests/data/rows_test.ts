@@ -3,18 +3,20 @@ import { Buffer } from "node:buffer";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
+import { fixtureFolder } from "../fixture.ts";
 import { UserError } from "~/base/errors.ts";
 import { textOfLine } from "~/data/json_rows.ts";
 import { hasRows, readRows } from "~/data/rows.ts";
 import { joinTexts, readText } from "~/data/texts.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
-const PARQUET = join(import.meta.dirname!, "../fixtures/parquet");
+const PARQUET = fixtureFolder("parquet");
 
 async function rowsOf(path: string, column?: string): Promise<string[]> {
   return await Array.fromAsync(readRows(path, column));
 }
 
+/** The rows of a file with that name and content. */
 async function rowsWhere(name: string, content: string | Uint8Array): Promise<string[]> {
   using folder = new TemporaryFolder();
   const path = folder.file(name);

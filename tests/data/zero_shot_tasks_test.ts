@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { fixtureFolder } from "../fixture.ts";
 import { UserError } from "~/base/errors.ts";
 import { QuestionRow } from "~/data/question_row.ts";
 import {
@@ -11,7 +12,7 @@ import {
 } from "~/data/zero_shot_tasks.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 
-const PARQUET = new URL("../fixtures/parquet/", import.meta.url).pathname;
+const PARQUET = `${fixtureFolder("parquet")}/`;
 
 function question(task: string, row: Record<string, unknown>): Question {
   return zeroShotTask(task).question(new QuestionRow(row, "x.jsonl", 7));

@@ -74,22 +74,14 @@ export class LlamaCpp implements AsyncDisposable {
   }
 
   /** The text of the next tokens of greatest probability. */
-  async complete(prompt: string, count: number): Promise<string> {
+  async complete(prompt: string, count: number, vocabulary: number): Promise<string> {
     const { bos, shouldPrependBosToken } = this.model.tokens;
     const ids = [...(shouldPrependBosToken ? [bos!] : []), ...this.encode(prompt)];
-    const start = ids.length;
-    while (ids.length < start + count) {
-      const context = await this.model.createContext({ contextSize: ids.length + 8 });
-      const options = { generateNext: { probabilities: true, options: { temperature: 1 } } };
-      const input = ids.map((id, i): [number, Record<string, unknown>] => [
-        id,
-        i === ids.length - 1 ? options : {},
-      ]);
-      const found = await context.getSequence().controlledEvaluate(input);
-      ids.push(found.at(-1)!.next.probabilities.keys().next().value!);
-      await context.dispose();
+    for (let i = 0; i < count; i++) {
+      const last = (await this.logProbabilities(ids, vocabulary)).subarray(-vocabulary);
+      ids.push(last.indexOf(Math.max(...last)));
     }
-    return this.model.detokenize(ids.slice(start));
+    return this.model.detokenize(ids.slice(-count));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -60,7 +60,7 @@ Deno.test("wllama opens a Q2_0 file in Chromium and begins as llama.cpp does", a
     const text = await chromium.evaluate<string>(`complete(${JSON.stringify(prompt)})`);
     await using llama = await LlamaCpp.open(file);
     // Products round differently there, so that near ties of a model of 2 bits fall differently.
-    const expected = await llama.complete(prompt, 4);
+    const expected = await llama.complete(prompt, 4, 4096);
     assert.ok(text.startsWith(expected), `"${text}" begins with "${expected}"`);
   } finally {
     await chromium.close();

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import type { Gpu } from "~/gpu/device.ts";
 import { openGpu } from "~/hosts/deno_gpu.ts";
 
 /** Runs some work with a value of `BILLM_BINDING`. */
@@ -38,5 +39,44 @@ Deno.test("BILLM_BINDING lowers the limit of a binding, to whole units of 256 by
     const values = Uint32Array.from({ length: 500 }, (_, i) => i);
     using tensor = gpu.upload(values, [500]);
     assert.deepEqual(await gpu.read(tensor, "u32"), values);
+  }
+});
+
+const DOUBLE = {
+  name: "double_for_this_test",
+  source: `@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+@compute @workgroup_size(4) fn main(@builtin(global_invocation_id) id: vec3u) { x[id.x] *= 2; }`,
+};
+
+/** Doubles numbers with a kernel. */
+async function double(gpu: Gpu, values: Float32Array): Promise<Float32Array> {
+  using x = gpu.upload(values, [values.length]);
+  const kernel = await gpu.kernel(DOUBLE);
+  kernel.dispatch({ tensors: [x], workgroups: 1 });
+  return await gpu.read(x);
+}
+
+Deno.test("a device serves the next Gpu, with its kernels and nothing else", async () => {
+  const values = Float32Array.of(1, 2, 3, 4);
+  const first = await openGpu();
+  const { device } = first;
+  first.upload(values, [4]); // is not freed
+  await double(first, values);
+  await using other = await openGpu();
+  assert.notEqual(other.device, device, "it is in use");
+  await first[Symbol.asyncDispose]();
+  await first[Symbol.asyncDispose](); // once is enough
+
+  device.createComputePipeline = () => assert.fail("it is compiled already");
+  const second = await openGpu();
+  assert.equal(second.device, device);
+  assert.deepEqual(second.memory, { current: 0, pooled: 0, peak: 0 });
+  assert.deepEqual([...await double(second, values)], [2, 4, 6, 8]);
+  device.createBuffer({ size: 4, usage: 0xffff }); // is invalid
+  await assert.rejects(second[Symbol.asyncDispose](), /^Error: WebGPU: /);
+  await using third = await openGpu();
+  assert.notEqual(third.device, device, "one with an error is not used again");
+  for (let i = 0; i < 2; i++) {
+    await assert.rejects(third.kernel({ name: `${i}`, source: "fn main( {" }), /Cannot compile/);
   }
 });

@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { fixtureFolder } from "../fixture.ts";
 import { ARCHITECTURES } from "../../models/architectures/mod.ts";
 import type { RunEvent } from "../../pipeline/run/events.ts";
 import { denoFile } from "../../storage/deno_folder.ts";
@@ -23,7 +24,7 @@ import { startTask } from "../start_task.ts";
 /** The supported model types, as messages list them. */
 const MODEL_TYPES = Object.keys(ARCHITECTURES).sort().join(", ");
 
-const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
+const CASES = fixtureFolder("safetensors-cases");
 
 /** Checks that every file of a run's folder is complete: half a file would not be readable. */
 function checkWhole(folder: string): void {
@@ -44,8 +45,8 @@ interface BadInput {
   /** The whole message; PLACE is the temporary folder. */
   message: string;
   name?: string;
-  /** Whether anything may have been made in the output folder. */
-  leaves?: "nothing" | "no layers" | "layer 0";
+  /** What may have been made in the output folder; nothing if absent. */
+  leaves?: "no layers" | "layer 0" | "model";
 }
 
 function refuses(what: string, { model, prepare, fields, message, leaves, ...rest }: BadInput) {
@@ -59,7 +60,7 @@ function refuses(what: string, { model, prepare, fields, message, leaves, ...res
     checkWhole(out);
     const made = existsSync(out) && statSync(out).isDirectory() ? Object.keys(contents(out)) : [];
     const shards = made.filter((file) => /^model.*\.safetensors$/.test(file));
-    if (leaves === "nothing") assert.deepEqual(made, []);
+    if (!leaves) assert.deepEqual(made, []);
     if (leaves === "no layers") assert.deepEqual(shards, []);
     if (leaves === "layer 0") assert.deepEqual(shards, ["model/model-00002-of-00003.safetensors"]);
   });
@@ -72,17 +73,14 @@ refuses("no model folder", {
   message: 'Cannot open the model "PLACE/no-model": there is no such folder; ' +
     "give the folder that holds config.json and the weights, " +
     "or a name on the hub such as facebook/opt-125m",
-  leaves: "nothing",
 });
 refuses("no config.json", {
   prepare: ({ model }) => rmSync(join(model, "config.json")),
   message: 'Cannot read "PLACE/model/config.json": no such file or folder',
-  leaves: "nothing",
 });
 refuses("config.json is not JSON", {
   prepare: ({ model }) => writeFileSync(join(model, "config.json"), "{ model_type"),
   message: 'Cannot read "PLACE/model/config.json": it is not JSON; download it again',
-  leaves: "nothing",
 });
 refuses("config.json is a list", {
   prepare: ({ model }) => writeFileSync(join(model, "config.json"), "[]"),
@@ -92,7 +90,6 @@ refuses("an unknown model_type", {
   model: { config: { model_type: "mamba" } },
   message: `"PLACE/model/config.json": model_type must be a supported one (${MODEL_TYPES}), ` +
     'found "mamba": its layers are state-space models (Mamba) without attention',
-  leaves: "nothing",
 });
 refuses("rotary positions scaled in a way that is not supported", {
   model: { config: { rope_parameters: { rope_type: "ntk", factor: 8 } } },
@@ -113,7 +110,6 @@ refuses("no weights", {
   prepare: ({ model }) => rmSync(join(model, "model.safetensors")),
   message: 'Cannot open "PLACE/model": it has no weights as "model.safetensors" or ' +
     '"pytorch_model.bin", nor an index of such files',
-  leaves: "nothing",
 });
 for (
   const [file, problem] of Object.entries({
@@ -126,7 +122,6 @@ for (
     prepare: ({ model }) =>
       copyFileSync(join(CASES, `${file}.safetensors`), join(model, "model.safetensors")),
     message: `Cannot read "PLACE/model/model.safetensors": ${problem}`,
-    leaves: "nothing",
   });
 }
 refuses("no tokenizer", {
@@ -134,7 +129,6 @@ refuses("no tokenizer", {
   message: 'Cannot open the tokenizer of "PLACE/model": it needs "tokenizer.json" ' +
     'for its class TokenizersBackend (found only "tokenizer_config.json"); ' +
     "make one in Python with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
-  leaves: "nothing",
 });
 
 // --- Tensors ------------------------------------------------------------------------------------
@@ -169,14 +163,12 @@ for (
     model: without(name),
     message: `Cannot find tensor "${name}" in "PLACE/model"; ` +
       `the nearest names are ${nearest.map((known) => `"${known}"`).join(", ")}`,
-    leaves: "nothing",
   });
 }
 refuses("the head is missing where it is not the embedding", {
   model: { config: { tie_word_embeddings: false } },
   message: 'Cannot find tensor "lm_head.weight" in "PLACE/model"; the nearest names are ' +
     '"model.norm.weight", "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"',
-  leaves: "nothing",
 });
 
 for (
@@ -216,10 +208,10 @@ for (
     ["model.layers.0.post_attention_layernorm.weight", [-Infinity], "no layers", {}],
     ["model.embed_tokens.weight", [NaN, 1, Infinity], "no layers", {}],
     ["model.embed_tokens.weight", [Infinity], "no layers", { dtype: "F32" }],
-    ["model.norm.weight", [NaN], undefined, { dtype: "BF16" }],
+    ["model.norm.weight", [NaN], "model", { dtype: "BF16" }],
     ["model.decoder.embed_positions.weight", [NaN], "no layers", { family: "opt" }],
-    ["model.decoder.layers.1.fc1.bias", [Infinity], undefined, { family: "opt" }],
-    ["model.decoder.final_layer_norm.bias", [Infinity], undefined, { family: "opt" }],
+    ["model.decoder.layers.1.fc1.bias", [Infinity], "layer 0", { family: "opt" }],
+    ["model.decoder.final_layer_norm.bias", [Infinity], "model", { family: "opt" }],
   ] as [string, number[], BadInput["leaves"], MicroModelOptions][]
 ) {
   refuses(`${name} holds ${values.join(", ")}`, {
@@ -238,6 +230,7 @@ refuses("the head holds NaN", {
     },
   },
   message: damaged("lm_head.weight"),
+  leaves: "model",
 });
 refuses("a plain file in what config.json says is a packed model", {
   prepare(place) {
@@ -264,6 +257,7 @@ Deno.test("a run is refused: a packed model is to be packed again", async () => 
   ) {
     const fields = { model, output: place.path("again"), ...(stages && { stages }) };
     await assert.rejects(place.run(fields), { name: "UserError", message });
+    if (stages?.length === 2) continue; // the command refuses the chain
     const { code, stderr } = await startTask("quantize", [place.pipeline(fields), "--check"]);
     assert.deepEqual([code, stderr], [1, `Error: ${message}\n`]);
   }
@@ -274,7 +268,6 @@ Deno.test("a run is refused: a packed model is to be packed again", async () => 
 refuses("no calibration text", {
   prepare: ({ calibration }) => rmSync(calibration),
   message: 'Cannot read "PLACE/calibration.txt": no such file or folder',
-  leaves: "nothing",
 });
 refuses("an empty folder as evaluation text", {
   prepare({ evaluation }) {
@@ -284,7 +277,6 @@ refuses("an empty folder as evaluation text", {
   message:
     'Cannot read "PLACE/evaluation.txt": the folder has no file that ends in .txt, .txt.gz, .raw, ' +
     ".jsonl, .jsonl.gz, .json.gz, .parquet; its subfolders are not searched",
-  leaves: "nothing",
 });
 refuses("a calibration text that is not UTF-8", {
   prepare: ({ calibration }) => writeFileSync(calibration, new Uint8Array([0x63, 0xe9, 0x63])),
@@ -302,7 +294,6 @@ refuses("an evaluation text shorter than one window", {
   prepare: ({ evaluation }) => writeFileSync(evaluation, "the law of the sea"),
   message: 'The text "evaluation.txt" has 6 tokens, fewer than one window of 32; ' +
     "use a longer text or a smaller sequence-length",
-  leaves: "nothing",
 });
 refuses("windows of calibration longer than the model takes", {
   fields: (place) => ({
@@ -318,7 +309,6 @@ refuses("windows of evaluation longer than the model takes", {
   }),
   message: 'Windows of sequence-length 129 exceed the maximum length of the model "PLACE/model" ' +
     "(128 tokens); use a smaller sequence-length",
-  leaves: "nothing",
 });
 
 /** Calibration on a file of token ids, [windows, length]. */
@@ -411,7 +401,6 @@ refuses("no stage makes calibration data", {
   name: "PipelineFileError",
   message: 'PLACE/pipeline0.yaml:6:5: Stage "split-search" needs "calibration", which stage ' +
     '"calibrate" gives; put calibrate before it',
-  leaves: "nothing",
 });
 
 // --- The output folder --------------------------------------------------------------------------
@@ -561,7 +550,7 @@ Deno.test("quantize ends with 2 if the pipeline file is not there or not YAML", 
   await checkCommand(
     [file],
     2,
-    `${file}: Cannot read the pipeline file "${file}": no such file\n`,
+    `deno task quantize: There is no pipeline file "${file}"; deno task init MODEL writes one\n`,
   );
   const bad = place.path("bad.yaml");
   writeFileSync(bad, "name: x\nstages: [download\n");

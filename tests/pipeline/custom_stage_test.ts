@@ -286,12 +286,15 @@ Deno.test("a user's stage that throws ends the run, which keeps its complete lay
   assert.equal(rude.code, 1);
   assert.match(
     rude.stderr,
-    /^Error: the stage of ".*throws\.ts" has failed: Error: my own mistake\n/,
+    /^Error: the stage of ".*throws\.ts" has failed in layer 2, self_attn\.q_proj: Error: my own mistake\n/,
   );
   assert.match(rude.stderr, /throws\.ts:8:/, "the place in the user's own file");
   const kind = await run(true);
   assert.equal(kind.code, 1);
-  assert.equal(kind.stderr, "Error: Nothing of mine fits here\n");
+  assert.equal(
+    kind.stderr,
+    'Error: Stage "throws" in layer 2, self_attn.q_proj: Nothing of mine fits here\n',
+  );
   for (const kindly of [false, true]) {
     assert.deepEqual(Object.keys(contents(place.path(`out-${kindly}`))), [
       "calibration.safetensors",
@@ -355,7 +358,10 @@ Deno.test("a user's stage that throws is named, whatever its folder and file are
       stages: ["download", place.calibrate, { use, kindly: false }, "pack"],
     });
     const { code, stderr } = await startTask("quantize", [file]);
-    assert.ok(stderr.startsWith(`Error: the stage of "${place.path(use)}" has failed: `), stderr);
+    assert.ok(
+      stderr.startsWith(`Error: the stage of "${place.path(use)}" has failed in layer 1, `),
+      stderr,
+    );
     assert.equal(code, 1);
   }
 });

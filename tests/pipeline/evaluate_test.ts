@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fixtureFolder } from "../fixture.ts";
 import { UserError } from "../../base/errors.ts";
 import { openGpu } from "../../hosts/deno_gpu.ts";
 import { PipelineFileError } from "../../pipeline/config/errors.ts";
@@ -50,7 +51,12 @@ class Place implements Disposable {
     const { questions: dataset } = this;
     const texts = [{ dataset: this.work.evaluation, "sequence-length": 32, windows: 4 }];
     return {
-      evaluate: { perplexity: texts, "zero-shot": [{ task: "piqa", dataset }], ...options },
+      evaluate: {
+        perplexity: texts,
+        "zero-shot": [{ task: "piqa", dataset }],
+        sample: false,
+        ...options,
+      },
     };
   }
 
@@ -273,7 +279,7 @@ Deno.test("evaluate fetches the questions of a task from the hub", async () => {
   await using hub = new LoopbackHub();
   const { id, revision, file } = zeroShotTask("arc-easy").hub;
   assert.equal(revision, "main");
-  const parquet = readFileSync(new URL("../fixtures/parquet/questions.parquet", import.meta.url));
+  const parquet = readFileSync(join(fixtureFolder("parquet"), "questions.parquet"));
   const commit = hub.add("dataset", id, { [file]: parquet, "other.parquet": "not needed" });
   using _ = new Environment({
     HF_ENDPOINT: hub.url,

@@ -123,7 +123,10 @@ Deno.test("a name that is neither a folder nor on the hub is refused", async () 
   const { code, stderr } = await place.quantize({ model: "someone/mirco" });
   assert.equal(code, 1);
   assert.match(stderr, /^Error: Cannot download "someone\/mirco": /);
-  assert.match(stderr, /; a folder "someone\/mirco" is not there either\n$/);
+  assert.match(
+    stderr,
+    /; a folder "someone\/mirco" is not there either: it is neither in ".*\(.*\.yaml:2:\d+\)\n$/,
+  );
   const offline = await place.quantize({ model: "someone/mirco" }, {
     env: { HF_HUB_OFFLINE: "1" },
   });
@@ -201,5 +204,8 @@ Deno.test("texts as JSON lines and folders of texts calibrate and evaluate", asy
     .with(-1, place.place.evaluateWith({ dataset: `${folder}/` }));
   const { code, stderr, stdout } = await place.quantize({ stages });
   assert.deepEqual([code, stderr], [0, ""]);
-  assert.match(stdout, /^Perplexity {7}[\d.]+ -> [\d.]+ \(ln ratio [-+][\d.]+\) on .*\/; KL /m);
+  assert.match(
+    stdout,
+    /^Perplexity {7}[\d.]+ -> [\d.]+ \([\d.]+ times, ln ratio [-+][\d.]+\) on .*\/; KL /m,
+  );
 });

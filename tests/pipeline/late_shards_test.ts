@@ -29,30 +29,51 @@ function shardOf(name: string): number {
   return name.includes("embed") ? 0 : SHARDS - 1;
 }
 
+/** The model of most tests. */
+const micro = new Workplace({ layers: LAYERS });
+Deno.test.afterAll(() => micro[Symbol.dispose]());
+
+/** The packed models of runs without a hub, by their stages, which name the place of their texts. */
+const wholes = new Map<string, Record<string, string>>();
+
+let places = 0;
+
 class Place implements AsyncDisposable {
   readonly hub = new LoopbackHub();
   readonly place: Workplace;
+  /** The folder of what runs leave. */
+  readonly folder: string;
   readonly output: string;
 
-  constructor(options: MicroModelOptions = {}, shard = shardOf) {
-    this.place = new Workplace({ layers: LAYERS, ...options });
-    this.output = this.place.path("late");
+  constructor(options?: MicroModelOptions, shard = shardOf) {
+    this.place = options ? new Workplace({ layers: LAYERS, ...options }) : micro;
+    this.folder = this.place.path(`place-${places++}`);
+    this.output = this.path("late");
     const files = shardedFiles(this.place.model, SHARDS, shard);
     const lfs = (path: string) => path.endsWith(".safetensors");
     this.hub.add("model", "someone/micro", files, { lfs });
+  }
+
+  path(...names: string[]): string {
+    return join(this.folder, ...names);
   }
 
   stages(method: StageItem[] = this.place.method, keep = false): StageItem[] {
     return [{ download: { keep } }, ...method.slice(1)];
   }
 
-  async quantize(stages = this.stages(), options: TaskOptions = {}, output = this.output) {
-    const file = this.place.pipeline({ model: "someone/micro", stages, output });
+  async quantize(
+    stages = this.stages(),
+    options: TaskOptions = {},
+    output = this.output,
+    name = "micro",
+  ) {
+    const file = this.place.pipeline({ model: `someone/${name}`, stages, output });
     return await startTask("quantize", [file], {
       ...options,
       env: {
         HF_ENDPOINT: this.hub.url,
-        HF_HOME: this.place.path("hf"),
+        HF_HOME: this.path("hf"),
         HF_HUB_OFFLINE: "",
         HF_TOKEN: "",
         ...options.env,
@@ -62,9 +83,14 @@ class Place implements AsyncDisposable {
 
   /** Runs as without keep: false, from the folder. */
   async expected(stages = this.place.method): Promise<Record<string, string>> {
-    const output = this.place.path("whole");
-    if (!existsSync(output)) await this.place.run({ output, stages });
-    return contents(join(output, "model"));
+    const key = JSON.stringify(stages);
+    let whole = wholes.get(key);
+    if (whole) return whole;
+    const output = this.path("whole");
+    await this.place.run({ output, stages });
+    whole = contents(join(output, "model"));
+    wholes.set(key, whole);
+    return whole;
   }
 
   get model(): Record<string, string> {
@@ -92,7 +118,7 @@ class Place implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.hub[Symbol.asyncDispose]();
-    this.place[Symbol.dispose]();
+    if (this.place !== micro) this.place[Symbol.dispose]();
   }
 }
 
@@ -102,8 +128,8 @@ function quantizing({ place }: Place): StageItem[] {
 }
 
 const HEAD = { shape: [4096, 64], values: normals(4096 * 64, 5, 0.1) };
-const MODELS: Record<string, MicroModelOptions> = {
-  llama: { family: "llama" },
+const MODELS: Record<string, MicroModelOptions | undefined> = {
+  llama: undefined,
   opt: { family: "opt" },
   "a head of its own": {
     config: { tie_word_embeddings: false },
@@ -136,25 +162,26 @@ for (const [what, options] of Object.entries(MODELS)) {
     assert.deepEqual(readdirSync(place.output).sort(), LEFT);
     const ours = /^(?:model-0000\d-of-00007\.safetensors|[0-9a-f]{64}(?:\.incomplete)?)$/;
     assert.ok([...seen].every((name) => ours.test(name)), [...seen].join());
-    const shared = readdirSync(place.place.path("hf/hub"), { recursive: true }).map(String);
+    const shared = readdirSync(place.path("hf/hub"), { recursive: true }).map(String);
     assert.ok(!shared.some((path) => path.endsWith(".safetensors")));
     // What is read again: each layer by `evaluate`, three by the report; the ends stay.
     assert.deepEqual([place.transfers[0], place.transfers[6]], [1, 1]);
     assert.ok(place.transfers.every((count) => count <= 3), `${place.transfers}`);
 
-    const { inputs, evaluation } = JSON.parse(
-      Deno.readTextFileSync(join(place.output, "run.json")),
-    );
-    const kept = place.place.path("kept");
-    const again = await place.quantize(place.stages(undefined, true), {}, kept);
-    assert.deepEqual([again.code, again.stderr], [0, ""]);
-    const record = JSON.parse(Deno.readTextFileSync(join(kept, "run.json")));
-    assert.deepEqual([record.inputs, record.evaluation], [inputs, evaluation]);
-    assert.deepEqual(contents(join(kept, "model")), expected);
-    assert.equal(
-      Deno.readTextFileSync(join(kept, "histograms.json")),
-      Deno.readTextFileSync(join(place.output, "histograms.json")),
-    );
+    const [late, whole] = [place.output, place.path("whole")].map((folder) => {
+      const text = (name: string) => Deno.readTextFileSync(join(folder, name));
+      const { inputs, evaluation } = JSON.parse(text("run.json"));
+      return { inputs, evaluation, histograms: text("histograms.json") };
+    });
+    assert.deepEqual([late.evaluation, late.histograms], [whole.evaluation, whole.histograms]);
+    if (!options) {
+      const kept = place.path("kept");
+      const again = await place.quantize(place.stages(undefined, true), {}, kept);
+      assert.deepEqual([again.code, again.stderr], [0, ""]);
+      const { inputs } = JSON.parse(Deno.readTextFileSync(join(kept, "run.json")));
+      assert.deepEqual(inputs, late.inputs);
+      assert.deepEqual(contents(join(kept, "model")), expected);
+    }
 
     const before = place.transfers;
     const third = await place.quantize();
@@ -166,23 +193,23 @@ for (const [what, options] of Object.entries(MODELS)) {
 Deno.test("shards that the shared cache has are used from there and stay", async () => {
   await using place = new Place();
   const expected = await place.expected();
-  const whole = await place.quantize(place.stages(undefined, true), {}, place.place.path("kept"));
+  const whole = await place.quantize(place.stages(undefined, true), {}, place.path("kept"));
   assert.equal(whole.code, 0, whole.stderr);
   assert.deepEqual(place.transfers, Array(SHARDS).fill(1));
   // Two of them go.
-  const shared = place.place.path("hf/hub/models--someone--micro/snapshots");
+  const shared = place.path("hf/hub/models--someone--micro/snapshots");
   const [commit] = readdirSync(shared);
   for (const shard of [2, 4]) {
     const link = join(shared, commit, shardFile(shard, SHARDS));
     rmSync(Deno.realPathSync(link));
     rmSync(link);
   }
-  const before = contents(place.place.path("hf"));
+  const before = contents(place.path("hf"));
   const { code, stderr, stdout } = await place.quantize();
   assert.deepEqual([code, stderr], [0, ""]);
   assert.match(stdout, / in 2 shards come when they are needed, /);
   assert.deepEqual(place.model, expected);
-  assert.deepEqual(contents(place.place.path("hf")), before);
+  assert.deepEqual(contents(place.path("hf")), before);
   assert.deepEqual([0, 1, 3, 5, 6].map((shard) => place.transfers[shard]), Array(5).fill(1));
   assert.ok(place.transfers[2] > 1 && place.transfers[4] > 1, `${place.transfers}`);
 });
@@ -265,7 +292,7 @@ Deno.test("a shard that somebody removes or changes is an error, and the same co
 
 Deno.test("the next shard is on its way during the first of the layers before it", async () => {
   // Layers 0 to 2 in a shard, the others in the next one.
-  await using place = new Place({}, (name) => {
+  await using place = new Place(undefined, (name) => {
     const layer = Number(/\.layers\.(\d+)\./.exec(name)?.[1] ?? NaN);
     return layer >= 3 ? 2 : layer >= 0 ? 1 : 0;
   });
@@ -374,23 +401,12 @@ Deno.test("what cannot come shard by shard is refused before anything large is d
   ];
   for (const [name, content, message, options = { lfs }] of cases) {
     hub.add("model", `someone/${name}`, content, options);
-    const file = place.place.pipeline({
-      model: `someone/${name}`,
-      stages: place.stages(),
-      output: place.place.path(name),
-    });
-    const { code, stderr } = await startTask("quantize", [file], {
-      env: {
-        HF_ENDPOINT: hub.url,
-        HF_HOME: place.place.path("hf"),
-        HF_HUB_OFFLINE: "",
-        HF_TOKEN: "",
-      },
-    });
+    const output = place.path(name);
+    const { code, stderr } = await place.quantize(undefined, {}, output, name);
     assert.equal(code, 1, name);
     assert.match(stderr, message);
     assert.match(stderr, /^Error: [^\n]+\n$/, "one line");
-    assert.ok(!existsSync(place.place.path(name)), name);
+    assert.ok(!existsSync(output), name);
   }
   const whole = hub.requests.filter(({ path, route, to }) =>
     /\d\.(?:safetensors|bin)$/.test(path ?? "") && ["lfs", "resolve-cache"].includes(route) &&

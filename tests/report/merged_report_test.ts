@@ -103,7 +103,7 @@ Deno.test("a merged page is well-formed and has the figures of each run", () => 
   ]);
   const llama = tableOf(page, "Runs of models/tiny-llama");
   assert.deepEqual(llama.slice(0, 3).concat(llama.slice(6, 7)), [
-    ["#", "Run", "Stored bits", "Size", "Perplexity, evaluation.txt", "Growth", "ln ratio", "Time"],
+    ["#", "Run", "Stored bits", "Size", "Perplexity, evaluation.txt", "Ratio", "Δ loss", "Time"],
     ["1", "rtn-1", "2.588", "2.0 MB", "4 102", "× 167", "+5.115", "2:16"],
     ["2", "rtn-2", "2.588", "2.4 MB", "383.80", "× 15.58", "+2.746", "2:16"],
     ["6", "sign", "2.588", "1.8 MB", "not finite", "–", "+696.796", "2:16"],
@@ -141,7 +141,7 @@ Deno.test("divergences have columns where some run has them", () => {
   const page = parseHtml(new MergedReport(runs).page("/out"));
   const llama = tableOf(page, "Runs of models/tiny-llama").slice(0, 3);
   assert.deepEqual(llama.map((row) => row.slice(6, 9)), [
-    ["ln ratio", "KL, nats", "Same top token"],
+    ["Δ loss", "KL, nats", "Same top token"],
     ["+5.115", "4.5000", "6.3 %"],
     ["+2.746", "–", "–"],
   ]);
@@ -204,11 +204,17 @@ Deno.test("the picture alone is an SVG with its own colours for dark and light",
   assert.equal(picture.attributes.xmlns, "http://www.w3.org/2000/svg");
   assert.doesNotMatch(text.replace("http://www.w3.org/2000/svg", ""), /https?:|url\(|<script/);
   const style = textOf(elements(picture, "style")[0]);
-  assert.match(style, /@media screen and \(prefers-color-scheme: dark\) \{ :root \{ --page: #/);
+  assert.match(style, /@media screen and \(prefers-color-scheme:dark\)\{:root\{--page:#/);
   const used = [...text.matchAll(/class="([^"]+)"/g)].flatMap(([, names]) => names.split(" "));
   for (const name of new Set(used)) {
     if (["chart", "label", "best"].includes(name)) continue;
-    assert.ok(style.includes(`.${name} {`), `the style lacks "${name}"`);
+    assert.ok(style.includes(`.${name}{`), `the style lacks "${name}"`);
+  }
+  for (const [, name] of style.matchAll(/[{;](--[\w-]+):/g)) {
+    assert.ok(text.includes(`var(${name})`), `nothing uses "${name}"`);
+  }
+  for (const [, name] of style.matchAll(/\.([a-z-]+)\b(?=[^{}]*\{)/g)) {
+    assert.ok(used.includes(name), `nothing is a "${name}"`);
   }
   const names = elements(picture, "text").map(textOf);
   for (

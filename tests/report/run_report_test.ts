@@ -23,7 +23,9 @@ Deno.test("a report is well-formed, needs nothing from elsewhere and has no scri
   for (const layers of [1, 6, 40]) {
     const text = runReport(finishedRun({ layers }));
     const page = parseHtml(text);
-    assert.deepEqual(addresses(page), []);
+    const ids = elements(page, "section").map(({ attributes }) => attributes.id).filter(Boolean);
+    assert.deepEqual(addresses(page), ids.map((id) => `#${id}`), "each section is linked");
+    assert.equal(new Set(ids).size, ids.length);
     assert.doesNotMatch(text, /https?:|@import|url\(|\/\/[a-z]/i);
     assert.doesNotMatch(text, /NaN|undefined|Infinity|\[object/);
   }
@@ -33,6 +35,7 @@ Deno.test("the headings are one h1 and sections below it", () => {
   const page = parseHtml(runReport(finishedRun()));
   assert.deepEqual(elements(page, "h1").map(textOf), ["tiny"]);
   assert.deepEqual(elements(page, "h2").map(textOf), [
+    "Sample text",
     "Zero-shot tasks",
     "Bits by part",
     "Output error by layer and module",
@@ -54,7 +57,7 @@ Deno.test("the tables hold the figures of the record", () => {
   const { record } = run;
   const page = parseHtml(runReport(run));
   assert.deepEqual(tableOf(page, "Perplexity before and after"), [
-    ["Text", "Windows", "Original", "Packed", "Growth", "ln ratio"],
+    ["Text", "Windows", "Original", "Packed", "Ratio", "Δ loss"],
     ["text/evaluation.txt", "101 × 256", "24.63", "33.67", "× 1.37", "+0.313"],
   ]);
   assert.deepEqual(tableOf(page, "Zero-shot accuracy in percent, with standard errors"), [
@@ -100,7 +103,7 @@ Deno.test("the tables hold the figures of the record", () => {
     ["pack", "0.64 s", "0.5 %", "–"],
     ["evaluate", "1:14", "54.3 %", "99.0 MB"],
     ["factor", "9.24 s", "6.8 %", "–"],
-    ["the rest", "19.2 s", "14.1 %", "–"],
+    ["other", "19.2 s", "14.1 %", "–"],
     ["all", "2:16", "", "247.6 MB"],
   ]);
   const modules = tableOf(page, "Bits per weight by module and part");
@@ -123,7 +126,7 @@ Deno.test("the tables hold the figures of the record", () => {
     (1 / 256).toFixed(3),
     (2 + 8 * 18 / 256 + 1 / 256).toFixed(3),
   ]);
-  assert.deepEqual(textOf(elements(page, "pre")[0]), run.pipeline.replace(/\s+/g, " ").trim());
+  assert.deepEqual(textOf(elements(page, "pre")[1]), run.pipeline.replace(/\s+/g, " ").trim());
   const versions = new Map(tableOf(page, "Versions").map(([name, value]) => [name, value]));
   assert.equal(versions.get("Deno"), "2.9.6");
   assert.equal(versions.get("Identity"), "ab".repeat(32));
@@ -159,6 +162,7 @@ Deno.test("what a record says is shown as it is, never as HTML", () => {
   const record = runRecord({ name: evil, model: evil, layers: 2 });
   record.adapter = evil;
   record.evaluation!.packed![0].dataset = evil;
+  record.evaluation!.sample = { prompt: evil, original: "", packed: evil };
   record.inputs = { [evil]: evil };
   record.stages.push({ name: evil, options: { [evil]: evil } });
   record.layers![0].linears[0].name = `model.layers.0.${evil}`;
@@ -166,7 +170,11 @@ Deno.test("what a record says is shown as it is, never as HTML", () => {
   const page = parseHtml(runReport(report));
   assert.deepEqual(elements(page, "script"), []);
   assert.deepEqual(elements(page, "h1").map(textOf), [evil]);
-  assert.equal(textOf(elements(page, "pre")[0]), `name: "${evil}"`);
+  const [command, pipeline] = elements(page, "pre").map(textOf);
+  assert.equal(command, "deno task quantize out/tiny/pipeline.yaml --set output=out/tiny-again");
+  assert.equal(pipeline, `name: "${evil}"`);
+  const samples = elements(page, "blockquote").map(textOf);
+  assert.deepEqual(samples, [evil, evil + evil]);
   const markdown = runMarkdown(report);
   assert.doesNotMatch(markdown, /(?<!\\)<script/);
   assert.match(markdown, /^## \\<script\\>/);
@@ -212,17 +220,17 @@ Deno.test("a record with divergences shows them, with what they mean", () => {
   const record = runRecord({ divergence: { windows: 16, kl: 0.31234, agreement: 0.7654 } });
   const page = parseHtml(runReport({ record, pipeline: "" }));
   const [head, row] = tableOf(page, "Perplexity before and after");
-  assert.deepEqual(head.slice(5), ["ln ratio", "KL, nats", "Same top token", "Windows for KL"]);
+  assert.deepEqual(head.slice(5), ["Δ loss", "KL, nats", "Same top token", "Windows for KL"]);
   assert.deepEqual(row.slice(5), ["+0.313", "0.3123", "76.5 %", "16 windows"]);
   const hints = elements(page, "th").filter(({ attributes }) => attributes.title)
     .map((cell) => [textOf(cell), cell.attributes.title]);
   assert.deepEqual(hints.map(([text]) => text), [
-    "Growth",
-    ...["ln ratio", "KL, nats", "Same top token", "Windows for KL"],
+    "Ratio",
+    ...["Δ loss", "KL, nats", "Same top token", "Windows for KL"],
   ]);
   assert.match(hints[2][1], /KL divergence of the packed model's next-token distribution/);
   const [tile] = elements(page, "dd").map(textOf);
-  assert.match(tile, /, ln ratio \+0\.313, KL 0\.312 nats$/);
+  assert.match(tile, /, Δ loss \+0\.313, KL 0\.312 nats$/);
   assert.doesNotMatch(textOf(page), /Warning:/);
 });
 
@@ -269,7 +277,7 @@ Deno.test("the summary says what was lost, what it takes and where cached figure
   const tiles = elements(page, "dl")[0].children.filter((child) => typeof child !== "string")
     .map((tile) => [...elements(tile, "dt"), ...elements(tile, "dd")].map(textOf));
   assert.deepEqual(tiles, [
-    ["Perplexity", "24.63 → 33.67 × 1.37 on text/evaluation.txt, ln ratio +0.313"],
+    ["Perplexity", "24.63 → 33.67 × 1.37 on text/evaluation.txt, Δ loss +0.313"],
     ["Zero-shot accuracy", "58.3 % → 53.5 % mean of 2 tasks"],
     ["Stored bits per weight", "2.588 of the linear layers; the paper counts 1.055"],
     ["Weight files", "2.6 MB 22.6 % of 11.5 MB"],

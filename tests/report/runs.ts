@@ -107,6 +107,9 @@ export function runRecord(options: RunOptions = {}): RunRecord {
     identity: "ab".repeat(32),
     billm: "0.3.0",
     deno: "2.9.6",
+    commit: "0123456789abcdef0123456789abcdef01234567-dirty",
+    system: "linux 6.1.0, x86_64, 2 cores",
+    driver: "570.86",
     adapter: "llvmpipe (LLVM 15.0.6, 512 bits)",
     name,
     model,
@@ -164,6 +167,11 @@ export function runRecord(options: RunOptions = {}): RunRecord {
         perplexity: perplexity as number,
         ...(divergence && { divergence }),
       }],
+      sample: {
+        prompt: 'It was <a> "dark"\n\nand stormy',
+        original: " night, and the rain fell in torrents & the wind blew.",
+        packed: " day, and the rain, and the rain, and the rain, and the rain.",
+      },
       ...(zeroShot && { zeroShot: { original: tasks(0), packed: tasks(-0.0475) } }),
     },
   };

@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { fixtureFolder } from "../fixture.ts";
 import { PickleDict, type PickleNames, unpickle } from "~/storage/pickle.ts";
 import { FormatError } from "~/storage/safetensors.ts";
 import { bytes, call, dict, global, integer, little, pickle, text, tuple } from "./pytorch_file.ts";
 
-const DATA = join(import.meta.dirname!, "../fixtures/pytorch");
+const DATA = fixtureFolder("pytorch");
 
 /** Keeps what it is given. */
 class Call {
@@ -35,6 +36,7 @@ function refusal(...instructions: (string | number | Uint8Array)[]): string {
   throw new assert.AssertionError({ message: `Not refused: ${instructions}` });
 }
 
+/** A dictionary as a Map. */
 function mapOf(value: unknown): Map<unknown, unknown> {
   assert.ok(value instanceof PickleDict);
   const map = new Map<unknown, unknown>();
@@ -56,7 +58,10 @@ for (const protocol of [2, 3, 4, 5]) {
     assert.deepEqual(values.get("others"), [true, false, null]);
     assert.deepEqual(
       mapOf(values.get("dict")),
-      new Map<unknown, unknown>([["a", new PickleDict()], [1, "one"]]),
+      new Map<unknown, unknown>([
+        ["a", new PickleDict()],
+        [1, "one"],
+      ]),
     );
     const [first, second] = values.get("twice") as unknown[];
     assert.deepEqual(first, ["s"]);

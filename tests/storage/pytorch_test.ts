@@ -8,6 +8,7 @@ import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
 import { readPytorch } from "../../storage/pytorch.ts";
 import { type StoredTensor, TensorReader } from "../../storage/safetensors.ts";
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
+import { fixtureFolder } from "../fixture.ts";
 import { seededRandom } from "../reference/random.ts";
 import { TemporaryFolder } from "../temporary_folder.ts";
 import {
@@ -29,7 +30,7 @@ import {
   zip,
 } from "./pytorch_file.ts";
 
-const DATA = join(import.meta.dirname!, "../fixtures/pytorch");
+const DATA = fixtureFolder("pytorch");
 const SHARED = join(import.meta.dirname!, "../../../shared/fixtures");
 const noShared = !existsSync(join(SHARED, "pytorch-checkpoints"));
 

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { UserError } from "../../base/errors.ts";
+import { fixture, fixtureFolder } from "../fixture.ts";
 import { Checkpoint } from "../../storage/checkpoint.ts";
 import { denoFile, denoFolder } from "../../storage/deno_folder.ts";
 import {
@@ -16,7 +17,7 @@ import {
 import { writeSafetensors } from "../../storage/write_safetensors.ts";
 import { fillDiskFor } from "../full_disk.ts";
 
-const CASES = join(import.meta.dirname!, "../fixtures/safetensors-cases");
+const CASES = fixtureFolder("safetensors-cases");
 const SHARED = join(import.meta.dirname!, "../../../shared");
 const noShared = !exists(SHARED);
 
@@ -80,9 +81,7 @@ const FOLDER_PROBLEMS: Record<string, string> = {
     '"weight_map"',
 };
 
-const cases: { file: string; ok: boolean; note: string }[] = JSON.parse(
-  Deno.readTextFileSync(join(CASES, "cases.json")),
-);
+const cases = fixture<{ file: string; ok: boolean; note: string }[]>("safetensors-cases");
 for (const { file, ok, note } of cases) {
   if (file.includes("all_65536")) continue; // made in "toFloat32() is exact" instead
   const path = join(CASES, file).replace(/[\\/]$/, "");

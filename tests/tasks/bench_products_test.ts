@@ -13,19 +13,3 @@ Deno.test("bench:products measures the forms of linear layers and variants of th
   assert.match(lines.join("\n"), /^trellis-2 +entries, 4 parts, 2 bands, /m);
   assert.doesNotMatch(stdout, /NaN|Infinity/);
 });
-
-Deno.test("bench:products says what is wrong with its arguments", async () => {
-  for (
-    const [args, text] of [
-      [["--shape", "64"], '--shape must be ROWSxCOLS, as in 4096x4096, found "64"'],
-      [
-        ["--form", "f16"],
-        "--form must be one of billm, grid-2, grid-4, levels-2, trellis-2, found",
-      ],
-    ] as const
-  ) {
-    const { code, stderr } = await startTask("bench/products", [...args]);
-    assert.equal(code, 2);
-    assert.ok(stderr.startsWith(`deno task bench:products: ${text}`), stderr);
-  }
-});

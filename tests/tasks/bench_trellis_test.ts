@@ -12,10 +12,3 @@ Deno.test("bench:trellis measures forms of a search that give the same", async (
   assert.ok(others.length > 1);
   assert.doesNotMatch(stdout, /OTHER RESULT|NaN/);
 });
-
-Deno.test("bench:trellis says what is wrong with its arguments", async () => {
-  const { code, stderr } = await startTask("bench/trellis", ["--bits", "4"]);
-  assert.equal(code, 2);
-  const text = '--bits must be one of 1, 1.5, 2, 2.5, 3, found "4"';
-  assert.ok(stderr.startsWith(`deno task bench:trellis: ${text}`), stderr);
-});

@@ -71,11 +71,8 @@ Deno.test({
   },
 });
 
-Deno.test("doctor --help prints the usage, and wrong arguments are refused", async () => {
+Deno.test("doctor --help prints the usage", async () => {
   assert.match((await doctor(["--help"])).stdout, /^Usage: deno task doctor \[--json\]\n/);
-  const { code, stderr } = await doctor(["--jsno"]);
-  assert.equal(code, 2);
-  assert.match(stderr, /^deno task doctor: Unknown option '--jsno'/);
 });
 
 Deno.test("the product that doctor checks is right, and one that is wrong is found", async () => {

@@ -24,63 +24,6 @@ Deno.test("generate --help prints the usage", async () => {
   }
 });
 
-Deno.test("generate refuses wrong arguments", async () => {
-  const prompt = ["m", "--prompt", "a"];
-  for (
-    const [args, message] of [
-      [["--prompt", "a"], "Give one model, found 0"],
-      [["a", "b", "--prompt", "a"], "Give one model, found 2"],
-      [["m"], "Give a --prompt"],
-      [
-        [...prompt, "--max-tokens", "0"],
-        '--max-tokens must be a whole number of at least 1, found "0"',
-      ],
-      [[...prompt, "--top-k", "x"], '--top-k must be a whole number of at least 1, found "x"'],
-      [[...prompt, "--temperature", "hot"], '--temperature must be a number, found "hot"'],
-      [[...prompt, "--temperature="], '--temperature must be a number, found ""'],
-      [[...prompt, "--temperature=-1"], "The temperature must be a number of at least 0, found -1"],
-      [
-        [...prompt, "--top-p", "1.5"],
-        "The top-p must be a number above 0 and at most 1, found 1.5",
-      ],
-      [[...prompt, "--seed", "0.5"], "The seed must be a whole number, found 0.5"],
-      [[...prompt, "--top-k", "5"], "--top-k needs a --temperature above 0"],
-      [
-        [...prompt, "--top-p", "0.5", "--temperature", "0"],
-        "--top-p needs a --temperature above 0",
-      ],
-      [[...prompt, "--cache", "int8"], '--cache must be f32 or f16, found "int8"'],
-      [
-        [...prompt, "--chat=yes"],
-        "Option '--chat' does not take an argument; deno task generate --help prints the usage",
-      ],
-    ] as const
-  ) {
-    const { code, stdout, stderr } = await task([...args]);
-    assert.equal(stderr, `deno task generate: ${message}\n`);
-    assert.deepEqual([code, stdout], [2, ""]);
-  }
-});
-
-Deno.test("generate says what is wrong with a model", async () => {
-  using place = new Workplace({ layers: 1 });
-  const nowhere = place.path("not", "there");
-  const missing = await task([nowhere, "--prompt", "a"]);
-  assert.equal(missing.code, 1);
-  assert.match(
-    missing.stderr,
-    /^Error: Cannot open the model ".*": there is no such folder; give /,
-  );
-  const chat = await task([place.model, "--prompt", "a", "--chat"]);
-  assert.deepEqual([chat.code, chat.stdout], [1, ""]);
-  assert.equal(
-    chat.stderr,
-    `Error: "${place.model}" has no chat template, neither "chat_template.jinja" nor a ` +
-      `"chat_template" in "tokenizer_config.json", so it was probably not trained for chats; ` +
-      `give it a plain prompt\n`,
-  );
-});
-
 Deno.test("generate prints the text, then what it took; --json the same as an object", async () => {
   using place = new Workplace({ layers: 2 });
   const args = ["--prompt", "The city of", "--max-tokens", "9"];

@@ -54,26 +54,11 @@ function damage(model: string, name: string): string {
   return file;
 }
 
-for (const [task, folders] of [["inspect", 1], ["dequantize", 2], ["compare", 2]] as const) {
-  Deno.test(`${task} --help prints the usage; wrong arguments are refused`, async () => {
+for (const task of ["inspect", "dequantize", "compare"] as const) {
+  Deno.test(`${task} --help prints the usage`, async () => {
     const help = await startTask(task, ["--help"]);
     assert.deepEqual([help.code, help.stderr], [0, ""]);
     assert.match(help.stdout, new RegExp(`^Usage: deno task ${task} `));
-    const given = folders === 1 ? "Give one folder" : /^Give two folders/;
-    for (const args of [[], ["a", "b", "c"]]) {
-      const { code, stdout, stderr } = await startTask(task, args);
-      assert.deepEqual([code, stdout], [2, ""]);
-      const start = `deno task ${task}: `;
-      assert.ok(stderr.startsWith(start), stderr);
-      const message = stderr.slice(start.length);
-      if (typeof given === "string") assert.equal(message, `${given}, found ${args.length}\n`);
-      else assert.match(message, given);
-    }
-    const unknown = await startTask(task, ["--chek"]);
-    assert.deepEqual([unknown.code, unknown.stdout], [2, ""]);
-    assert.match(unknown.stderr, new RegExp(`^deno task ${task}: Unknown option '--chek'`));
-    const missing = await startTask(task, ["no/such", "no/such"].slice(0, folders));
-    assertFails(missing, 1, 'Error: Cannot open "no/such": there is no such folder');
   });
 
   Deno.test(`${task} names the file and the tensor that are damaged`, async () => {

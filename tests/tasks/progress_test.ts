@@ -189,6 +189,51 @@ Deno.test("a terminal: a long text does not go over the end of the line", () => 
   assert.equal(bar.length, 79);
 });
 
+Deno.test("a terminal: the time left is that of the whole run, corrected by what steps take", () => {
+  const { now } = performance;
+  let seconds = 0;
+  performance.now = () => 1000 * seconds;
+  try {
+    const text = printed(() => {
+      const report = showProgress(true);
+      report(events[1]);
+      const text = "original model, a.txt";
+      const steps = [
+        { stage: "layers", seconds: 40 },
+        { stage: "evaluate", text, seconds: 10 },
+        { stage: "evaluate", text: "packed model, a.txt", seconds: 10 },
+      ];
+      report({ type: "plan", steps });
+      const layer = (done: number) =>
+        report({ type: "progress", stage: "layers", done, total: 4, text: `layer ${done}` });
+      layer(0);
+      seconds = 20; // twice as long as expected
+      layer(1);
+      seconds = 80;
+      report(progress(0, 4, text));
+      seconds = 85; // likewise
+      report(progress(1, 4, text));
+      seconds = 100;
+      report(progress(4, 4, text));
+      report(progress(0, 4));
+      seconds = 115;
+      report(progress(3, 4));
+    });
+    const bars = stripVTControlCharacters(text).split("\r").filter((line) => line.includes("%"));
+    assert.deepEqual(bars.map((bar) => bar.replace(/^.* (?=\d+ %)/, "").replace(/ {2}.*/, "")), [
+      "0 %, 1:00 left",
+      "20 %, 1:20 left",
+      "80 %, 0:20 left",
+      "80 %, 0:35 left",
+      "83 %, 0:20 left",
+      "83 %, 0:20 left",
+      "95 %, 0:05 left",
+    ]);
+  } finally {
+    performance.now = now;
+  }
+});
+
 Deno.test("JSON: one event to a line", () => {
   const text = printed(() => events.forEach(showJson()));
   assert.deepEqual(text.trimEnd().split("\n").map((line) => JSON.parse(line)), events);

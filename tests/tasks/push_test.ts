@@ -11,21 +11,6 @@ import { startTask } from "../start_task.ts";
 const TOKEN = "hf_kim";
 const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
-Deno.test("push refuses wrong arguments, and what is no run with a packed model", async () => {
-  using place = new Workplace({ layers: 1 });
-  await place.run({ stages: ["download", place.evaluate] });
-  const env = { HF_TOKEN: TOKEN, HF_ENDPOINT: "http://127.0.0.1:9", HF_HUB_OFFLINE: "" };
-  const cases: [args: string[], code: number, message: RegExp][] = [
-    [[place.model, "kim/x"], 2, /There is no run in ".*": no run.json; give the folder of one\n$/],
-    [[place.path("out"), "kim/x"], 1, /its pipeline has no stage "pack", so there is no model\n$/],
-  ];
-  const results = await Promise.all(cases.map(([args]) => startTask("push", args, { env })));
-  for (const [i, [, code, message]] of cases.entries()) {
-    assert.equal(results[i].code, code);
-    assert.match(results[i].stderr, message);
-  }
-});
-
 Deno.test("push uploads a run with its card, and only what has changed", async () => {
   await using hub = new LoopbackHub();
   using place = new Workplace({ layers: 1 });

@@ -157,7 +157,8 @@ Deno.test("report of a grid: 0 if all cells are done, 1 and a page if not", asyn
     /^Error: Cannot read the peers ".*": results\.0\.bytes: .*\{ name, bytes, perplexity \}/,
   );
   const page = parseHtml(readFileSync(join(grid, "report.html"), "utf8"));
-  assert.deepEqual(elements(page, "a").map(({ attributes }) => attributes.href), [
+  const links = elements(page, "a").map(({ attributes }) => attributes.href);
+  assert.deepEqual(links.filter((link) => !link.startsWith("#")), [
     "c1/report.html",
     "c2/report.html",
   ]);
@@ -182,26 +183,11 @@ Deno.test("report of a grid: 0 if all cells are done, 1 and a page if not", asyn
   ]);
 });
 
-Deno.test("report --help prints the usage; wrong arguments are refused", async () => {
+Deno.test("report --help prints the usage; several runs have no --layers", async () => {
   using folder = new TemporaryFolder();
   const help = await startTask("report", ["--help"]);
   assert.deepEqual([help.code, help.stderr], [0, ""]);
   assert.match(help.stdout, /^Usage: deno task report /);
-  const refusals: [args: string[], message: string][] = [
-    [[], "Give at least one folder, found none"],
-    [[join(folder.path, "x")], `There is no folder "${join(folder.path, "x")}"`],
-    [[folder.path], `There is no run in "${folder.path}": no folder with a run.json`],
-    [[out, "--svg", "x.svg"], "--svg needs several runs, found one"],
-    [[out, "--peers", "x.json"], "--peers needs several runs, found one"],
-    [[out, "--layers", "3"], '--layers must be numbers from 1 to 2 with commas, found "3"'],
-    [[out, "--layers", "1-2"], '--layers must be numbers from 1 to 2 with commas, found "1-2"'],
-  ];
-  for (const [args, message] of refusals) {
-    const { code, stdout, stderr } = await startTask("report", args);
-    assert.deepEqual([code, stdout, stderr], [2, "", `deno task report: ${message}\n`]);
-  }
-  const unknown = await startTask("report", [out, "--outptu", "x"]);
-  assert.deepEqual([unknown.code, unknown.stdout], [2, ""]);
   const grid = makeGrid(folder.path, 2);
   const several = await startTask("report", [grid, "--layers", "1"]);
   assert.equal(

@@ -56,9 +56,3 @@ Deno.test("bench:zero-shot measures windows, shared and separate contexts", asyn
     assert.equal(rates.tokensPerSecond, tokens / (32 * secondsOfLayer + secondsOfHead));
   }
 });
-
-Deno.test("bench:zero-shot says what is wrong with its arguments", async () => {
-  const { code, stderr } = await startTask("bench/zero_shot", ["--like", "llama-8b"]);
-  assert.equal(code, 2);
-  assert.match(stderr, /^deno task bench:zero-shot: --like must be one of .*, found "llama-8b"$/m);
-});

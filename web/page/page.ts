@@ -136,11 +136,13 @@ function showEnd({ end, gpuBytes }: Answer & { type: "end" }): void {
     "max-length": "stopped at the longest text of the model",
     "interrupted": "stopped",
   };
-  const { promptTokens, promptSeconds, tokens, seconds, reason } = end;
-  const rate = promptSeconds > 0 ? ` at ${(promptTokens / promptSeconds).toFixed(1)}/s` : "";
+  const { promptTokens, reusedTokens, promptSeconds, tokens, seconds, reason } = end;
+  const run = promptTokens - reusedTokens;
+  const rate = promptSeconds > 0 ? ` at ${(run / promptSeconds).toFixed(1)}/s` : "";
+  const reused = reusedTokens > 0 ? ` after ${reusedTokens} of the last text` : "";
   setText(
     "speed",
-    `${promptTokens} prompt tokens${rate}; ${speedText(tokens - 1, seconds, tokens)}; ` +
+    `${run} prompt tokens${reused}${rate}; ${speedText(tokens - 1, seconds, tokens)}; ` +
       `${bytesText(gpuBytes)} of GPU memory; ${reasons[reason]}`,
   );
   enter("ready");

@@ -25,7 +25,7 @@ export type ModelPlace =
 /** A prompt to continue, or a conversation to answer. */
 export type Input = { prompt: string } | { messages: ChatMessage[] };
 
-export type Options = Omit<ContinueOptions, "signal">;
+export type Options = Omit<ContinueOptions, "signal" | "caches">;
 
 /** What is known of a loaded model. */
 export interface Loaded {

@@ -7,7 +7,7 @@
 
 const CACHE = "billm-page";
 /** The files of the page, beside this one. */
-const FILES = ["./", "page.css", "page.js", "worker.js", "site.json"];
+const FILES = ["./", "page.css", "page.js", "worker.js", "worker.packed", "site.json"];
 
 const worker = globalThis as unknown as ServiceWorkerGlobalScope;
 

@@ -11,6 +11,7 @@ import {
   ModelFiles,
   ModelStore,
   openGpu,
+  PrefixCaches,
   ResidentModel,
   UserError,
 } from "../web.ts";
@@ -21,6 +22,8 @@ import type { Answer, Input, Loaded, ModelPlace, Options, Question } from "./pro
 interface Running {
   gpu: Gpu;
   model: ResidentModel;
+  /** The KV cache of the last text, for the next turn of a chat. */
+  caches: PrefixCaches;
   held: Held;
   /** Of the stored model; undefined if it is not stored. */
   key?: string;
@@ -137,7 +140,8 @@ async function load(place: ModelPlace, signal: AbortSignal): Promise<void> {
     const onProgress = (done: number, total: number) =>
       say({ type: "progress", text: `Loading layer ${done} of ${total}`, done, total });
     const model = held.use(await ResidentModel.load(gpu, files, { signal, onProgress }));
-    running = { gpu, model, held, ...keyOfPlace(place) };
+    const caches = held.use(new PrefixCaches(model, 1));
+    running = { gpu, model, caches, held, ...keyOfPlace(place) };
     const seconds = (performance.now() - start) / 1000;
     say({ type: "loaded", model: describe(running, folder, seconds) });
     for (const text of files.warnings) say({ type: "notice", text });
@@ -215,8 +219,8 @@ async function unload(): Promise<void> {
 
 async function write(input: Input, options: Options, signal: AbortSignal): Promise<void> {
   if (!running) throw new UserError("No model is loaded");
-  const { gpu, model } = running;
-  const tokens = generate(model, { ...input, ...options, signal });
+  const { gpu, model, caches } = running;
+  const tokens = generate(model, { ...input, ...options, caches, signal });
   for (let count = 1;; count++) {
     const { value, done } = await tokens.next();
     if (done) {

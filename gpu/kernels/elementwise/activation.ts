@@ -15,6 +15,7 @@ export const ACTIVATIONS = {
   gelu_pytorch_tanh: 3,
 } as const;
 
+/** @internal */
 export type ActivationName = keyof typeof ACTIVATIONS;
 
 /**

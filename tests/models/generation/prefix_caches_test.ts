@@ -18,14 +18,19 @@ function idsOf(count: number, seed: number): number[] {
   return Array.from({ length: count }, (_, i) => (i * 389 + seed * 977 + 7) % 4096);
 }
 
-async function collect(
-  model: ResidentModel,
-  prompt: readonly number[],
-  options: Parameters<typeof continueTokens>[2],
-): Promise<number[]> {
-  const ids: number[] = [];
-  for await (const { id } of continueTokens(model, prompt, options)) ids.push(id);
-  return ids;
+type Options = Parameters<typeof continueTokens>[2];
+
+async function generated(model: ResidentModel, prompt: readonly number[], options: Options) {
+  const tokens = continueTokens(model, prompt, options);
+  for (const ids: number[] = [];;) {
+    const { value, done } = await tokens.next();
+    if (done) return { ids, reused: value.reusedTokens };
+    ids.push(value.id);
+  }
+}
+
+async function collect(model: ResidentModel, prompt: readonly number[], options: Options) {
+  return (await generated(model, prompt, options)).ids;
 }
 
 for (const dynamic of [false, true]) {
@@ -43,11 +48,9 @@ for (const dynamic of [false, true]) {
       memory.push(gpu.memory.current);
       using caches = new PrefixCaches(model, 2);
       const run = async (prompt: number[], maxTokens: number) => {
-        const held = caches.take(prompt, prompt.length + maxTokens - 1);
-        const ids = await collect(model, prompt, { maxTokens, kept: held.cache });
-        held.release([...prompt, ...ids]);
+        const { ids, reused } = await generated(model, prompt, { maxTokens, caches });
         assert.deepEqual(ids, await collect(model, prompt, { maxTokens }));
-        return { reused: held.reused, text: [...prompt, ...ids] };
+        return { reused, text: [...prompt, ...ids] };
       };
       const first = await run(idsOf(8, 1), 6);
       assert.equal(first.reused, 0);
@@ -68,6 +71,10 @@ for (const dynamic of [false, true]) {
         const short = await run(long.text.slice(0, 12), 2);
         assert(short.reused <= 11);
       }
+      for await (const _ of continueTokens(model, first.text, { maxTokens: 4, caches })) break;
+      const tooLong = generated(model, idsOf(maxLength + 1, 1), { caches });
+      await assert.rejects(tooLong, /takes at most/);
+      // However a text ends, its cache is given back.
       const held = [caches.take(idsOf(3, 6), 4), caches.take(idsOf(3, 6), 4)];
       assert.throws(() => caches.take([1], 2), /All KV caches are taken/);
       for (const one of held) one.release([]);

@@ -1,11 +1,11 @@
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { writeFileSync } from "node:fs";
 import { UserError } from "~/base/errors.ts";
 import { mergesOf, type Piece, readSentencePiece } from "~/models/tokenizers/sentencepiece.ts";
 import { WireReader } from "~/models/tokenizers/wire_reader.ts";
 import { denoFile } from "~/storage/deno_folder.ts";
+import { fixtureBytes } from "../../fixture.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 type Write = (writer: BinaryWriter) => void;
@@ -75,9 +75,7 @@ Deno.test("unknown members are passed over, and the last of the known ones count
 });
 
 Deno.test("a model that SentencePiece trained is read", () => {
-  const { pieces } = readSentencePiece(
-    denoFile(join(import.meta.dirname!, "../../fixtures/tokenizers/tokenizer.model")),
-  );
+  const { pieces } = read(fixtureBytes("tokenizers/tokenizer.model"));
   assert.equal(pieces.length, 700);
   assert.deepEqual(pieces.slice(0, 7).map(({ text, type }) => [text, type]), [
     ["<unk>", 2],
@@ -137,7 +135,11 @@ const REFUSED: [name: string, bytes: Uint8Array | string, problem: string][] = [
     "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
     "it is a Git LFS pointer, not the file itself; run `git lfs pull`",
   ],
-  ["a text", "Hello world", "it is damaged or not a SentencePiece model; download it again"],
+  [
+    "a text",
+    "Hello world",
+    "it is damaged or not a SentencePiece model; download it again",
+  ],
   ["without a trainer", modelFile({ trainer: null }), "it is cut off; download it again"],
   ["without a normalizer", modelFile({ normalizer: null }), "it is cut off; download it again"],
   [
@@ -239,9 +241,7 @@ Deno.test("no changed byte of a model leads to another error", () => {
 });
 
 Deno.test("a model that SentencePiece trained is refused when cut off in its pieces", () => {
-  const file = readFileSync(
-    join(import.meta.dirname!, "../../fixtures/tokenizers/tokenizer.model"),
-  );
+  const file = fixtureBytes("tokenizers/tokenizer.model");
   for (let length = 1; length < file.length - 400; length += 97) {
     assert.throws(() => read(file.subarray(0, length)), UserError, `${length} bytes`);
   }

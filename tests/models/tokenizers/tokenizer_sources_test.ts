@@ -2,17 +2,16 @@
 // transformers 4.57.6. Version 5 gives other ids for Llama.
 
 import assert from "node:assert/strict";
-import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readText } from "~/data/texts.ts";
-import { fixture } from "../../fixture.ts";
+import { fixture, fixtureBytes } from "../../fixture.ts";
 import { UserError } from "~/base/errors.ts";
 import { TextTokenizer } from "~/models/tokenizers/tokenizer.ts";
 import { denoFolder } from "~/storage/deno_folder.ts";
 import { TemporaryFolder } from "../../temporary_folder.ts";
 
 const ROOT = join(import.meta.dirname!, "../../..");
-const DATA = join(ROOT, "tests/fixtures/tokenizers");
 const TINY_OPT = join(ROOT, "examples/models/tiny-opt/tokenizer.json");
 
 interface Golden {
@@ -38,7 +37,7 @@ const { texts, gemma, cases }: {
 function write(folder: string, { source, files }: Pick<Golden, "source" | "files">): void {
   const content: Record<string, Record<string, unknown>> = {};
   if (source === "model") {
-    copyFileSync(join(DATA, "tokenizer.model"), join(folder, "tokenizer.model"));
+    writeFileSync(join(folder, "tokenizer.model"), fixtureBytes("tokenizers/tokenizer.model"));
   } else if (source === "gemma") {
     writeFileSync(join(folder, "tokenizer.model"), Uint8Array.fromBase64(gemma));
   } else {

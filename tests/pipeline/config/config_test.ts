@@ -770,9 +770,9 @@ for (
       '"stages.foo" names no stage of this pipeline; its stages: ' +
       "download, calibrate, hessian, salient-select, compensate, pack, evaluate",
     ],
-    ["stages.calibrate.samples", "Not of the form path=value"],
-    ["=3", "Not of the form path=value"],
-    ["stages..samples=3", "Not of the form path=value"],
+    ["stages.calibrate.samples", "Not of the form path=value, as in seed=3"],
+    ["=3", "Not of the form path=value, as in seed=3"],
+    ["stages..samples=3", "Not of the form path=value, as in seed=3"],
     ["seed=", "seed must be a whole number, found null"],
     [
       "seed=[1",
@@ -805,7 +805,7 @@ refuses(
     'p.yaml:5:5: calibrate lacks "dataset": a text file',
     'p.yaml:6:1: Unknown key "seeed" in the pipeline; did you mean "seed"?',
     "--set stages.calibrate.samples=0: calibrate.samples must be at least 1, found 0",
-    "--set x: Not of the form path=value",
+    "--set x: Not of the form path=value, as in seed=3",
   ],
   { sets: ["stages.calibrate.samples=0", "x"] },
 );

@@ -61,6 +61,7 @@ const optionsOf = ({ stages }: PipelineConfig<Stage>, name: string) =>
 /** A pipeline without its file, its text and the name of its recipe. */
 const plain = ({ stages, ...rest }: PipelineConfig<Stage>) => ({
   ...rest,
+  absent: rest.absent.map(({ path, name }) => [path, name]),
   text: "",
   file: "",
   recipe: undefined,

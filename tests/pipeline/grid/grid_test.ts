@@ -225,7 +225,7 @@ export default {
   const matrix = { "stages.defect.fails": [true, false] };
   const { results, events } = await run(place.pipeline({ stages, matrix }));
   assert.deepEqual(results.map(({ record }) => [record.status, record.error]), [
-    ["failed", "the defect"],
+    ["failed", `the stage of "${place.path("defect.ts")}" has failed: TypeError: the defect`],
     ["done", undefined],
   ]);
   const [warning] = events.filter((event) => event.type === "warning");

@@ -95,6 +95,7 @@ Deno.test("the text of a cell is a pipeline file that gives the same", async () 
     const again = await loadPipeline(file, { stages: STAGES });
     const plain = ({ stages, ...rest }: typeof config) => ({
       ...rest,
+      absent: rest.absent.map(({ path, name }) => [path, name]),
       file: "",
       stages: stages.map(({ stage, options }) => [stage.name, options]),
     });

@@ -237,6 +237,7 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
       "stage download",
       "stage needs",
       "start",
+      "plan",
       "stage calibrate",
       ...[0, 1, 2, 3].flatMap(() => ["progress layers x 8", "linear x 7", "layer"]),
       "progress evaluate x 5",
@@ -248,6 +249,12 @@ Deno.test("a run of the whole method and what it leaves", async (t) => {
     const [start] = events.filter((event) => event.type === "start");
     assert.deepEqual([start.name, start.output, start.resumedLayers], ["micro", out, 0]);
     assert.equal(start.adapter, record.adapter);
+    const [{ steps }] = events.filter((event) => event.type === "plan");
+    const texts = new Set(
+      events.flatMap((event) => event.type === "progress" ? [event.stage, event.text] : []),
+    );
+    assert.ok(steps.every(({ stage, text, seconds }) => texts.has(text ?? stage) && seconds > 0));
+    assert.equal(steps.length, 4, "layers, both models and their comparison");
     const layers = events.filter((event) => event.type === "layer");
     assert.deepEqual(
       layers,
@@ -751,6 +758,7 @@ Deno.test("chain: download and evaluate only", async () => {
   assert.deepEqual(sequence(events), [
     "stage download",
     "start",
+    "plan",
     "progress evaluate x 2",
     "metric evaluate",
     "end",

@@ -39,11 +39,14 @@ Deno.test("the terminal tells how far the packed model is from the original", ()
   const divergence = { windows: 16, kl: 0.12345, agreement: 0.87654 };
   const { line, columns } = perplexity.terminal;
   assert.equal(line({ before }), "20.00 on a.txt");
-  assert.equal(line({ before, after: figure(25) }), "20.00 -> 25.00 (ln ratio +0.223) on a.txt");
+  assert.equal(
+    line({ before, after: figure(25) }),
+    "20.00 -> 25.00 (1.25 times, ln ratio +0.223) on a.txt",
+  );
   const pair = { before, after: figure(19, { divergence }) };
   assert.equal(
     line(pair),
-    "20.00 -> 19.00 (ln ratio -0.051) on a.txt; KL 0.1235 nats, same top token 87.65 %",
+    "20.00 -> 19.00 (0.95 times, ln ratio -0.051) on a.txt; KL 0.1235 nats, same top token 87.65 %",
   );
   const texts = (pairs: typeof pair[]) => columns!.map(({ text }) => text(pairs));
   assert.deepEqual(texts([pair]), ["19.00", "20.00", "-0.051", "0.1235", "87.7 %"]);

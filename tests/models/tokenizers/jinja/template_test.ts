@@ -2,16 +2,22 @@
 
 import assert from "node:assert/strict";
 import { fixture } from "../../../fixture.ts";
+import { assertHashes } from "../../../golden.ts";
 import { TemplateError } from "~/models/tokenizers/jinja/limits.ts";
 import { Template } from "~/models/tokenizers/jinja/template.ts";
 
-/** The text of a template; null if it fails, false if it prints the address of an object. */
-type Result = string | null | false;
+/** The text of a template; null if it fails. */
+type Result = string | null;
 
 interface Goldens {
   now: [number, number, number, number, number, number];
   context: Record<string, unknown>;
-  families: { parts: string[][]; results: Result[] }[];
+  families: {
+    parts: string[][];
+    /** Templates that print the address of an object, whose result counts as false. */
+    open: number[];
+    hashes: string;
+  }[];
   models: { templates: string[]; variants: Record<string, unknown>[]; results: Result[][] };
 }
 
@@ -41,18 +47,18 @@ function product(parts: string[][]): string[] {
 }
 
 Deno.test("families of templates give the texts of Jinja, and fail where it does", () => {
-  const wrong: unknown[] = [];
   let checked = 0;
-  for (const { parts, results } of goldens.families) {
-    product(parts).forEach((template, i) => {
-      if (results[i] === false) return;
-      const [found, error] = tried(template);
-      checked++;
-      if (found !== results[i]) wrong.push({ template, found, error, expected: results[i] });
+  for (const { parts, open, hashes } of goldens.families) {
+    const templates = product(parts);
+    const results = templates.map((template, i) => open.includes(i) ? [false] : tried(template));
+    checked += templates.length - open.length;
+    const texts = results.map(([result]) => JSON.stringify(result));
+    assertHashes(texts, hashes, 8, (first, end) => {
+      const given = templates.slice(first, end).map((text, i) => [text, ...results[first + i]]);
+      return `not what Jinja gives: ${JSON.stringify(given)}`;
     });
   }
   assert.ok(checked > 5000);
-  assert.deepEqual(wrong, []);
 });
 
 Deno.test("templates in the style of known models give the texts of Jinja", () => {
