@@ -38,20 +38,20 @@ export type { Checkpoint } from "./storage/checkpoint.ts";
 export type { StoredTensor, TensorToWrite } from "./storage/safetensors.ts";
 export type { LocalDataset } from "./data/datasets.ts";
 export {
-  type Question,
-  type Questions,
-  readQuestions,
-  type ZeroShotTask,
-  zeroShotTask,
+	type Question,
+	type Questions,
+	readQuestions,
+	type ZeroShotTask,
+	zeroShotTask,
 } from "./data/zero_shot_tasks.ts";
 export {
-  ADAPTER_KINDS,
-  type AdapterChoice,
-  type Gpu as GpuDevice,
-  type GpuOptions,
-  type MemoryUse,
-  type Precision,
-  PRECISIONS,
+	ADAPTER_KINDS,
+	type AdapterChoice,
+	type Gpu as GpuDevice,
+	type GpuOptions,
+	type MemoryUse,
+	type Precision,
+	PRECISIONS,
 } from "./gpu/device.ts";
 export type { HostMemory } from "./gpu/host.ts";
 export { type Dispatch, Kernel, type KernelSource, uniform } from "./gpu/kernel.ts";
@@ -60,25 +60,25 @@ export type { ClampedSwiglu } from "./gpu/kernels/elementwise/clamped_swiglu.ts"
 export type { Rotation } from "./gpu/kernels/rotation/rotation.ts";
 export { type Dtype, Tensor } from "./gpu/tensor.ts";
 export type {
-  Addends,
-  Codec,
-  Draft,
-  FactColumn,
-  FactMap,
-  HostLinear,
-  InputTransform,
-  LinearFacts,
-  PackedLinear,
-  PackedShape,
-  SearchArguments,
-  StackChoice,
-  StackedWeights,
-  StoreForm,
-  VectorOptions,
-  VectorSource,
-  Weight,
-  WeightGroup,
-  WeightKind,
+	Addends,
+	Codec,
+	Draft,
+	FactColumn,
+	FactMap,
+	HostLinear,
+	InputTransform,
+	LinearFacts,
+	PackedLinear,
+	PackedShape,
+	SearchArguments,
+	StackChoice,
+	StackedWeights,
+	StoreForm,
+	VectorOptions,
+	VectorSource,
+	Weight,
+	WeightGroup,
+	WeightKind,
 } from "./codecs/codec.ts";
 export { DenseWeight } from "./codecs/dense/weight.ts";
 export type { EqualSteps, NoEqualSteps } from "./codecs/equal_steps.ts";
@@ -91,15 +91,15 @@ export { addArchitecture, ARCHITECTURES } from "./models/architectures/mod.ts";
 export type { Calibration } from "./models/calibration.ts";
 export type { DecoderOptions } from "./models/decoder.ts";
 export {
-  type ContinuedToken,
-  type ContinueOptions,
-  continueTokens,
-  generate,
-  type GeneratedToken,
-  type GenerateOptions,
-  type GenerationEnd,
-  ResidentModel,
-  type ResidentOptions,
+	type ContinuedToken,
+	type ContinueOptions,
+	continueTokens,
+	generate,
+	type GeneratedToken,
+	type GenerateOptions,
+	type GenerationEnd,
+	ResidentModel,
+	type ResidentOptions,
 } from "./models/generation/generation.ts";
 export type { KeyValueCache } from "./models/generation/kv_cache.ts";
 export { type HeldCache, PrefixCaches } from "./models/generation/prefix_caches.ts";
@@ -109,10 +109,10 @@ export type { ChosenToken } from "./models/generation/steps.ts";
 export type { CachedFigure, Divergence, Perplexity, ZeroShot } from "./models/metrics/figures.ts";
 export { perplexity, type PerplexityOptions } from "./models/metrics/perplexity.ts";
 export {
-  type PreparedTask,
-  prepareTask,
-  zeroShot,
-  type ZeroShotOptions,
+	type PreparedTask,
+	prepareTask,
+	zeroShot,
+	type ZeroShotOptions,
 } from "./models/metrics/zero_shot.ts";
 export type { ModelFiles as ModelFolder } from "./models/model_files.ts";
 export type { ActivationOp } from "./models/ops/activation.ts";
@@ -135,79 +135,79 @@ export type { Export, Exported, ExportOptions, Misfit } from "./export/export.ts
 export { exportModel, EXPORTS } from "./export/mod.ts";
 export type { AbsentPath } from "./pipeline/config/paths.ts";
 export {
-  type LoadOptions,
-  loadPipeline,
-  type PipelineConfig,
-  pipelineJsonSchema,
-  type PlannedStage,
-  type Recipe,
-  type Scope,
-  type StageDeclaration,
+	type LoadOptions,
+	loadPipeline,
+	type PipelineConfig,
+	pipelineJsonSchema,
+	type PlannedStage,
+	type Recipe,
+	type Scope,
+	type StageDeclaration,
 } from "./pipeline/config/config.ts";
 export { PipelineFileError, type PipelineProblem } from "./pipeline/config/errors.ts";
 export type { JsonSchema } from "./pipeline/config/json_schema.ts";
 export type { CellResult } from "./pipeline/grid/grid.ts";
 export {
-  loadGrid,
-  type RunCell,
-  type RunCell as GridCell,
-  type RunGrid,
-  type RunGrid as Grid,
+	loadGrid,
+	type RunCell,
+	type RunCell as GridCell,
+	type RunGrid,
+	type RunGrid as Grid,
 } from "./pipeline/grid/load_grid.ts";
 export {
-  defineQuantizer,
-  type LinearRules,
-  type Rates,
-  type SomeOptions,
+	defineQuantizer,
+	type LinearRules,
+	type Rates,
+	type SomeOptions,
 } from "./pipeline/quantizer.ts";
 export type {
-  Emit,
-  Emit as Report,
-  LayerRecord,
-  LinearRecord,
-  PlanStep,
-  RunEvent,
+	Emit,
+	Emit as Report,
+	LayerRecord,
+	LinearRecord,
+	PlanStep,
+	RunEvent,
 } from "./pipeline/run/events.ts";
 export type {
-  CellRecord,
-  Evaluation,
-  Measured,
-  PackedModel,
-  RunRecord,
-  SampleText,
-  WrittenFileRecord,
+	CellRecord,
+	Evaluation,
+	Measured,
+	PackedModel,
+	RunRecord,
+	SampleText,
+	WrittenFileRecord,
 } from "./pipeline/run/record.ts";
 export type { RunOptions } from "./pipeline/run/run.ts";
 export {
-  type ArtifactName,
-  type Artifacts,
-  type Block,
-  type BlockContext,
-  type BlockStage,
-  defineStage,
-  type GroupContext,
-  type GroupContext as LayerContext,
-  type GroupStage,
-  type GroupStage as LayerStage,
-  type LinearContext,
-  type LinearLayer,
-  type LinearStage,
-  type ModelContext,
-  type ModelStage,
-  type Stage,
-  type StageBase,
+	type ArtifactName,
+	type Artifacts,
+	type Block,
+	type BlockContext,
+	type BlockStage,
+	defineStage,
+	type GroupContext,
+	type GroupContext as LayerContext,
+	type GroupStage,
+	type GroupStage as LayerStage,
+	type LinearContext,
+	type LinearLayer,
+	type LinearStage,
+	type ModelContext,
+	type ModelStage,
+	type Stage,
+	type StageBase,
 } from "./pipeline/stage.ts";
 export type { FigureKey } from "./stages/figure_cache.ts";
 export type {
-  Chart,
-  Column,
-  Figure,
-  Metric,
-  MetricPart,
-  MetricValue,
-  Pair,
-  Reference,
-  Work,
+	Chart,
+	Column,
+	Figure,
+	Metric,
+	MetricPart,
+	MetricValue,
+	Pair,
+	Reference,
+	Work,
 } from "./stages/metrics/metric.ts";
 export { addMetric, METRICS } from "./stages/metrics/mod.ts";
 export { RECIPES, STAGES } from "./stages/mod.ts";
@@ -217,8 +217,8 @@ export { runGrid, runPipeline } from "./report/run_with_report.ts";
 export const z: typeof zod = zod;
 /** Types of zod, such as `z.output<typeof options>`. */
 export declare namespace z {
-  /** What a schema lets through. */
-  type output<Schema> = Output<Schema>;
-  /** What a schema lets through. */
-  type infer<Schema> = Output<Schema>;
+	/** What a schema lets through. */
+	type output<Schema> = Output<Schema>;
+	/** What a schema lets through. */
+	type infer<Schema> = Output<Schema>;
 }

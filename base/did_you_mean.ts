@@ -9,14 +9,14 @@ import { distance } from "fastest-levenshtein";
  * @returns The nearest candidate, the first one of several; undefined if none is near.
  */
 export function didYouMean(word: string, candidates: readonly string[]): string | undefined {
-  const limit = Math.min(3, Math.round(0.4 * word.length));
-  let best: { candidate: string; edits: number } | undefined;
-  const letters = (word: string) => [...word.toLowerCase()].sort().join("");
-  for (const candidate of candidates) {
-    const found = distance(word.toLowerCase(), candidate.toLowerCase());
-    const isSwap = word.length === candidate.length && letters(word) === letters(candidate);
-    const edits = isSwap ? Math.min(found, 1) : found;
-    if (edits <= limit && edits < (best?.edits ?? Infinity)) best = { candidate, edits };
-  }
-  return best?.candidate;
+	const limit = Math.min(3, Math.round(0.4 * word.length));
+	let best: { candidate: string; edits: number } | undefined;
+	const letters = (word: string) => [...word.toLowerCase()].sort().join("");
+	for (const candidate of candidates) {
+		const found = distance(word.toLowerCase(), candidate.toLowerCase());
+		const isSwap = word.length === candidate.length && letters(word) === letters(candidate);
+		const edits = isSwap ? Math.min(found, 1) : found;
+		if (edits <= limit && edits < (best?.edits ?? Infinity)) best = { candidate, edits };
+	}
+	return best?.candidate;
 }

@@ -3,8 +3,8 @@
  * Tasks print it without a stack trace; any other error is a defect in this program.
  */
 export class UserError extends Error {
-  /** "UserError". */
-  override name = "UserError";
+	/** "UserError". */
+	override name = "UserError";
 }
 
 /**
@@ -14,10 +14,10 @@ export class UserError extends Error {
  * @throws {UserError} If it is not 0.
  */
 export function refuseNonFinite(model: string, name: string, count: number): void {
-  if (count === 0) return;
-  throw new UserError(
-    `"${model}": "${name}" holds ${count} ` +
-      `${count === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
-      `the model is damaged, get it again`,
-  );
+	if (count === 0) return;
+	throw new UserError(
+		`"${model}": "${name}" holds ${count} ` +
+			`${count === 1 ? "value that is" : "values that are"} NaN or infinite; ` +
+			`the model is damaged, get it again`,
+	);
 }

@@ -3,10 +3,10 @@
  * itself.
  */
 export function globTest(pattern: string): (name: string) => boolean {
-  const source = pattern.replace(
-    /[\\^$.*+?()[\]{}|]/g,
-    (sign) => sign === "*" ? ".*" : sign === "?" ? "." : `\\${sign}`,
-  );
-  const whole = new RegExp(`^${source}$`, "s");
-  return (name) => whole.test(name);
+	const source = pattern.replace(
+		/[\\^$.*+?()[\]{}|]/g,
+		(sign) => sign === "*" ? ".*" : sign === "?" ? "." : `\\${sign}`,
+	);
+	const whole = new RegExp(`^${source}$`, "s");
+	return (name) => whole.test(name);
 }

@@ -1,8 +1,8 @@
 /** What ends the program, or the part of it that waits, if work takes longer than it may. */
 export interface Watch {
-  /** @param what The work, as in "encoding 12 characters". */
-  begin(what: string, seconds: number): void;
-  end(): void;
+	/** @param what The work, as in "encoding 12 characters". */
+	begin(what: string, seconds: number): void;
+	end(): void;
 }
 
 /** Seconds that any such work may take. */
@@ -15,7 +15,7 @@ let isRunning = false;
 
 /** Has work that cannot be interrupted watched from now on. Without a watch it may take any time. */
 export function watchTime(by: Watch): void {
-  watch = by;
+	watch = by;
 }
 
 /**
@@ -26,13 +26,13 @@ export function watchTime(by: Watch): void {
  * @param size Characters that it treats.
  */
 export function withTimeLimit<Result>(what: string, size: number, run: () => Result): Result {
-  if (!watch || isRunning) return run(); // the limit around it holds
-  isRunning = true;
-  watch.begin(what, SECONDS + Math.ceil(size / CHARACTERS_PER_SECOND));
-  try {
-    return run();
-  } finally {
-    watch.end();
-    isRunning = false;
-  }
+	if (!watch || isRunning) return run(); // the limit around it holds
+	isRunning = true;
+	watch.begin(what, SECONDS + Math.ceil(size / CHARACTERS_PER_SECOND));
+	try {
+		return run();
+	} finally {
+		watch.end();
+		isRunning = false;
+	}
 }

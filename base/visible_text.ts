@@ -4,9 +4,9 @@
  * also valid within JSON.
  */
 export function visibleText(text: string): string {
-  return text.replaceAll(
-    // deno-lint-ignore no-control-regex -- these are what is looked for
-    /[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
+	return text.replaceAll(
+		// deno-lint-ignore no-control-regex -- these are what is looked for
+		/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
+		(character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+	);
 }

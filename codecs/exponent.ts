@@ -15,21 +15,21 @@ export const EXPONENTS = { least: -126, most: 126 };
  * @throws {UserError} If it is damaged or out of range.
  */
 export function loadExponent(checkpoint: Checkpoint, name: string): number | undefined {
-  const reader = new PartReader(checkpoint, name);
-  if (!reader.has(EXPONENT)) return undefined;
-  const bytes = reader.read(EXPONENT, "I32", [1]);
-  const exponent = new DataView(bytes.buffer, bytes.byteOffset).getInt32(0, true);
-  const { least, most } = EXPONENTS;
-  if (exponent < least || exponent > most) {
-    reader.refuse(EXPONENT, `${exponent}`, `a number from ${least} to ${most}`);
-  }
-  return exponent;
+	const reader = new PartReader(checkpoint, name);
+	if (!reader.has(EXPONENT)) return undefined;
+	const bytes = reader.read(EXPONENT, "I32", [1]);
+	const exponent = new DataView(bytes.buffer, bytes.byteOffset).getInt32(0, true);
+	const { least, most } = EXPONENTS;
+	if (exponent < least || exponent > most) {
+		reader.refuse(EXPONENT, `${exponent}`, `a number from ${least} to ${most}`);
+	}
+	return exponent;
 }
 
 /** NAME.exponent, I32 `[1]`; nothing without an exponent. */
 export function storeExponent(name: string, exponent: number | undefined): TensorToWrite[] {
-  if (exponent === undefined) return [];
-  const data = new Uint8Array(4);
-  new DataView(data.buffer).setInt32(0, exponent, true);
-  return [{ name: `${name}.${EXPONENT}`, dtype: "I32", shape: [1], data }];
+	if (exponent === undefined) return [];
+	const data = new Uint8Array(4);
+	new DataView(data.buffer).setInt32(0, exponent, true);
+	return [{ name: `${name}.${EXPONENT}`, dtype: "I32", shape: [1], data }];
 }

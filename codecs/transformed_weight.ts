@@ -5,42 +5,42 @@ import type { Addends, InputTransform, VectorSource, Weight, WeightGroup } from 
 
 /** A weight that transforms its input before the product; owns the weight that it multiplies with. */
 export class TransformedWeight implements Weight {
-  constructor(
-    readonly gpu: Gpu,
-    readonly inner: Weight,
-    readonly transform: InputTransform,
-  ) {}
+	constructor(
+		readonly gpu: Gpu,
+		readonly inner: Weight,
+		readonly transform: InputTransform,
+	) {}
 
-  get rows(): number {
-    return this.inner.rows;
-  }
+	get rows(): number {
+		return this.inner.rows;
+	}
 
-  get cols(): number {
-    return this.inner.cols;
-  }
+	get cols(): number {
+		return this.inner.cols;
+	}
 
-  async multiply(x: Tensor, addends?: Addends): Promise<Tensor> {
-    using input = await this.input(x);
-    return await this.inner.multiply(input, addends);
-  }
+	async multiply(x: Tensor, addends?: Addends): Promise<Tensor> {
+		using input = await this.input(x);
+		return await this.inner.multiply(input, addends);
+	}
 
-  /**
-   * The transformed input, f32 `[tokens, cols]`, owned by the caller.
-   *
-   * @throws {RangeError} If the shape of x does not match.
-   */
-  async input(x: Tensor): Promise<Tensor> {
-    const { gpu, rows, cols, transform } = this;
-    if (x.shape[1] !== cols) {
-      const shapes = `${shapeText(x.shape)} with a weight of ${shapeText([rows, cols])}`;
-      throw new RangeError(`Cannot multiply ${shapes}`);
-    }
-    return await transformInput(gpu, x, cols, transform);
-  }
+	/**
+	 * The transformed input, f32 `[tokens, cols]`, owned by the caller.
+	 *
+	 * @throws {RangeError} If the shape of x does not match.
+	 */
+	async input(x: Tensor): Promise<Tensor> {
+		const { gpu, rows, cols, transform } = this;
+		if (x.shape[1] !== cols) {
+			const shapes = `${shapeText(x.shape)} with a weight of ${shapeText([rows, cols])}`;
+			throw new RangeError(`Cannot multiply ${shapes}`);
+		}
+		return await transformInput(gpu, x, cols, transform);
+	}
 
-  [Symbol.dispose](): void {
-    this.inner[Symbol.dispose]();
-  }
+	[Symbol.dispose](): void {
+		this.inner[Symbol.dispose]();
+	}
 }
 
 /**
@@ -48,46 +48,46 @@ export class TransformedWeight implements Weight {
  * otherwise once in a dispatch of its own. Owns the group that it multiplies with.
  */
 export class TransformedGroup implements WeightGroup {
-  readonly weights: readonly TransformedWeight[];
+	readonly weights: readonly TransformedWeight[];
 
-  constructor(
-    readonly gpu: Gpu,
-    readonly inner: WeightGroup,
-    readonly transform: InputTransform,
-    /** Whether the product transforms its input. */
-    readonly isFused = !gpu.software && inner.transforms?.(transform) === true,
-  ) {
-    this.weights = inner.weights.map((weight) => new TransformedWeight(gpu, weight, transform));
-  }
+	constructor(
+		readonly gpu: Gpu,
+		readonly inner: WeightGroup,
+		readonly transform: InputTransform,
+		/** Whether the product transforms its input. */
+		readonly isFused = !gpu.software && inner.transforms?.(transform) === true,
+	) {
+		this.weights = inner.weights.map((weight) => new TransformedWeight(gpu, weight, transform));
+	}
 
-  get rows(): number {
-    return this.inner.rows;
-  }
+	get rows(): number {
+		return this.inner.rows;
+	}
 
-  get starts(): readonly number[] {
-    return this.inner.starts;
-  }
+	get starts(): readonly number[] {
+		return this.inner.starts;
+	}
 
-  /** In one dispatch, or one computes the source and transforms it, and the next one multiplies. */
-  async multiplyVector(
-    x: Tensor,
-    { source, ...addends }: Addends & { source?: VectorSource } = {},
-  ): Promise<Tensor> {
-    const { gpu, inner, rows, transform } = this;
-    const [{ cols }] = this.weights;
-    const up = source?.op === "activation" ? source.up ?? 0 : 0;
-    if (x.size !== up + cols) {
-      const shapes = `${shapeText(x.shape)} with weights of ${shapeText([rows, cols])}`;
-      throw new RangeError(`Cannot multiply ${shapes}`);
-    }
-    if (this.isFused) return await inner.multiplyVector(x, { source, transform, ...addends });
-    using input = await transformInput(gpu, x, cols, transform, source);
-    return await inner.multiplyVector(input, addends);
-  }
+	/** In one dispatch, or one computes the source and transforms it, and the next one multiplies. */
+	async multiplyVector(
+		x: Tensor,
+		{ source, ...addends }: Addends & { source?: VectorSource } = {},
+	): Promise<Tensor> {
+		const { gpu, inner, rows, transform } = this;
+		const [{ cols }] = this.weights;
+		const up = source?.op === "activation" ? source.up ?? 0 : 0;
+		if (x.size !== up + cols) {
+			const shapes = `${shapeText(x.shape)} with weights of ${shapeText([rows, cols])}`;
+			throw new RangeError(`Cannot multiply ${shapes}`);
+		}
+		if (this.isFused) return await inner.multiplyVector(x, { source, transform, ...addends });
+		using input = await transformInput(gpu, x, cols, transform, source);
+		return await inner.multiplyVector(input, addends);
+	}
 
-  [Symbol.dispose](): void {
-    this.inner[Symbol.dispose]();
-  }
+	[Symbol.dispose](): void {
+		this.inner[Symbol.dispose]();
+	}
 }
 
 /**
@@ -98,21 +98,21 @@ export class TransformedGroup implements WeightGroup {
  * @returns f32 `[tokens, rows]` each, owned by the caller.
  */
 export async function multiplyAll(
-  x: Tensor,
-  products: readonly (Addends & { weight: Weight })[],
+	x: Tensor,
+	products: readonly (Addends & { weight: Weight })[],
 ): Promise<Tensor[]> {
-  const inputs = new Map<string, Tensor>();
-  const results: Tensor[] = [];
-  for (const { weight, ...addends } of products) {
-    if (!(weight instanceof TransformedWeight)) {
-      results.push(await weight.multiply(x, addends));
-      continue;
-    }
-    const { rotation, exponent } = weight.transform;
-    const key = `${rotation?.seed} ${rotation?.block} ${exponent}`;
-    if (!inputs.has(key)) inputs.set(key, await weight.input(x));
-    results.push(await weight.inner.multiply(inputs.get(key)!, addends));
-  }
-  x.gpu.free(...inputs.values());
-  return results;
+	const inputs = new Map<string, Tensor>();
+	const results: Tensor[] = [];
+	for (const { weight, ...addends } of products) {
+		if (!(weight instanceof TransformedWeight)) {
+			results.push(await weight.multiply(x, addends));
+			continue;
+		}
+		const { rotation, exponent } = weight.transform;
+		const key = `${rotation?.seed} ${rotation?.block} ${exponent}`;
+		if (!inputs.has(key)) inputs.set(key, await weight.input(x));
+		results.push(await weight.inner.multiply(inputs.get(key)!, addends));
+	}
+	x.gpu.free(...inputs.values());
+	return results;
 }

@@ -6,13 +6,13 @@ import { readText } from "./texts.ts";
 type RowReader = (path: string, column: string) => AsyncGenerator<string>;
 
 const READERS: Record<string, RowReader> = {
-  ".txt": wholeText,
-  ".txt.gz": wholeText,
-  ".raw": wholeText,
-  ".jsonl": jsonRows,
-  ".jsonl.gz": jsonRows,
-  ".json.gz": jsonRows,
-  ".parquet": parquetRows,
+	".txt": wholeText,
+	".txt.gz": wholeText,
+	".raw": wholeText,
+	".jsonl": jsonRows,
+	".jsonl.gz": jsonRows,
+	".json.gz": jsonRows,
+	".parquet": parquetRows,
 };
 
 /** File name extensions of {@link readRows}. */
@@ -20,7 +20,7 @@ export const ROW_EXTENSIONS: readonly string[] = Object.keys(READERS);
 
 /** Whether {@link readRows} supports a file name; case is ignored. */
 export function hasRows(path: string): boolean {
-  return readerOf(path) !== undefined;
+	return readerOf(path) !== undefined;
 }
 
 /**
@@ -30,22 +30,22 @@ export function hasRows(path: string): boolean {
  * @throws {UserError} If the file cannot be read, or at the first invalid document.
  */
 export function readRows(path: string, column = "text"): AsyncGenerator<string> {
-  const reader = readerOf(path);
-  if (!reader) {
-    const known = ROW_EXTENSIONS.join(", ");
-    throw new UserError(`Cannot read "${path}": its name ends in none of ${known}`);
-  }
-  return reader(path, column);
+	const reader = readerOf(path);
+	if (!reader) {
+		const known = ROW_EXTENSIONS.join(", ");
+		throw new UserError(`Cannot read "${path}": its name ends in none of ${known}`);
+	}
+	return reader(path, column);
 }
 
 /** File name extensions of {@link readObjects}. */
 export const OBJECT_EXTENSIONS: readonly string[] = ROW_EXTENSIONS
-  .filter((extension) => READERS[extension] !== wholeText);
+	.filter((extension) => READERS[extension] !== wholeText);
 
 /** Whether {@link readObjects} supports a file name; case is ignored. */
 export function hasObjects(path: string): boolean {
-  const reader = readerOf(path);
-  return reader !== undefined && reader !== wholeText;
+	const reader = readerOf(path);
+	return reader !== undefined && reader !== wholeText;
 }
 
 /**
@@ -54,18 +54,18 @@ export function hasObjects(path: string): boolean {
  * @throws {UserError} If the file cannot be read, or at the first invalid row.
  */
 export function readObjects(path: string): AsyncGenerator<Record<string, unknown>> {
-  if (!hasObjects(path)) {
-    const known = OBJECT_EXTENSIONS.join(", ");
-    throw new UserError(`Cannot read "${path}": its name ends in none of ${known}`);
-  }
-  return readerOf(path) === parquetRows ? parquetObjects(path) : jsonObjects(path);
+	if (!hasObjects(path)) {
+		const known = OBJECT_EXTENSIONS.join(", ");
+		throw new UserError(`Cannot read "${path}": its name ends in none of ${known}`);
+	}
+	return readerOf(path) === parquetRows ? parquetObjects(path) : jsonObjects(path);
 }
 
 function readerOf(path: string): RowReader | undefined {
-  const extension = ROW_EXTENSIONS.find((extension) => path.toLowerCase().endsWith(extension));
-  return extension === undefined ? undefined : READERS[extension];
+	const extension = ROW_EXTENSIONS.find((extension) => path.toLowerCase().endsWith(extension));
+	return extension === undefined ? undefined : READERS[extension];
 }
 
 async function* wholeText(path: string): AsyncGenerator<string> {
-  yield readText(path);
+	yield readText(path);
 }

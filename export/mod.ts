@@ -25,39 +25,39 @@ export const EXPORTS: readonly Export[] = [gguf, compressedTensors, gptq, mlx];
  * @throws {UserError} If the model cannot be read, something does not map, or it cannot be written.
  */
 export async function exportModel(
-  format: Export,
-  folder: string,
-  out: string,
-  { overwrite = false, name, ...options }: ExportOptions & { overwrite?: boolean; name?: string },
+	format: Export,
+	folder: string,
+	out: string,
+	{ overwrite = false, name, ...options }: ExportOptions & { overwrite?: boolean; name?: string },
 ): Promise<Exported & { warnings: readonly string[] }> {
-  using source = ExportSource.open(denoFolder(folder), name);
-  const { warnings } = source.model;
-  if (format.form.kind === "file") {
-    checkOutputFile(out, format.form.ending, overwrite);
-    return { ...await format.write(source, out, options), warnings };
-  }
-  checkOutputFolder(folder, out, overwrite, isExportedFile);
-  using temporary = new FolderBeside(out);
-  const exported = await format.write(source, temporary.path, options);
-  temporary.replace();
-  return { ...exported, warnings };
+	using source = ExportSource.open(denoFolder(folder), name);
+	const { warnings } = source.model;
+	if (format.form.kind === "file") {
+		checkOutputFile(out, format.form.ending, overwrite);
+		return { ...await format.write(source, out, options), warnings };
+	}
+	checkOutputFolder(folder, out, overwrite, isExportedFile);
+	using temporary = new FolderBeside(out);
+	const exported = await format.write(source, temporary.path, options);
+	temporary.replace();
+	return { ...exported, warnings };
 }
 
 /** @throws {UserError} If a path is not one for a new file of this format. */
 function checkOutputFile(out: string, ending: string, overwrite: boolean): void {
-  if (!out.endsWith(ending)) {
-    throw new UserError(`"${out}" does not end in "${ending}"; write "${out}${ending}"`);
-  }
-  const found = statSync(out, { throwIfNoEntry: false });
-  if (found?.isDirectory()) throw new UserError(`"${out}" is a folder; give a file`);
-  if (found && !overwrite) {
-    throw new UserError(`"${out}" exists already; give another, or --overwrite to replace it`);
-  }
-  try {
-    mkdirSync(dirname(resolve(out)), { recursive: true });
-  } catch (error) {
-    throw new UserError(`Cannot make the folder of "${out}": ${reasonOf(error)}`);
-  }
+	if (!out.endsWith(ending)) {
+		throw new UserError(`"${out}" does not end in "${ending}"; write "${out}${ending}"`);
+	}
+	const found = statSync(out, { throwIfNoEntry: false });
+	if (found?.isDirectory()) throw new UserError(`"${out}" is a folder; give a file`);
+	if (found && !overwrite) {
+		throw new UserError(`"${out}" exists already; give another, or --overwrite to replace it`);
+	}
+	try {
+		mkdirSync(dirname(resolve(out)), { recursive: true });
+	} catch (error) {
+		throw new UserError(`Cannot make the folder of "${out}": ${reasonOf(error)}`);
+	}
 }
 
 /** The folder of exports in that of a run. */
@@ -65,7 +65,7 @@ export const EXPORT_FOLDER = "exports";
 
 /** Whether a file may be one that an export has written into a folder. */
 export function isExportedFile(name: string): boolean {
-  return SMALL_FILES.includes(name) ||
-    /^model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?$/.test(name) ||
-    EXPORTS.some(({ form }) => form.kind === "file" && name === `model${form.ending}`);
+	return SMALL_FILES.includes(name) ||
+		/^model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?$/.test(name) ||
+		EXPORTS.some(({ form }) => form.kind === "file" && name === `model${form.ending}`);
 }

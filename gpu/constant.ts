@@ -10,14 +10,14 @@ const known = new WeakMap<Gpu, { data: Float32Array; tensor: Tensor }[]>();
  * @returns f32 `[data.length]`; a view, so that freeing it has no effect.
  */
 export function constant(gpu: Gpu, data: Float32Array): Tensor {
-  const list = known.get(gpu) ?? [];
-  known.set(gpu, list);
-  const same = list.find((entry) =>
-    entry.data.length === data.length && entry.data.every((value, i) => value === data[i])
-  );
-  if (same) return same.tensor;
-  const owner = gpu.upload(data, [data.length]);
-  const tensor = owner.view(0, owner.shape);
-  list.push({ data: data.slice(), tensor });
-  return tensor;
+	const list = known.get(gpu) ?? [];
+	known.set(gpu, list);
+	const same = list.find((entry) =>
+		entry.data.length === data.length && entry.data.every((value, i) => value === data[i])
+	);
+	if (same) return same.tensor;
+	const owner = gpu.upload(data, [data.length]);
+	const tensor = owner.view(0, owner.shape);
+	list.push({ data: data.slice(), tensor });
+	return tensor;
 }

@@ -13,7 +13,7 @@ const TOGGLES = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia"];
 
 /** What Dawn's binding for Node exports. */
 interface Dawn {
-  create(options: string[]): GPU;
+	create(options: string[]): GPU;
 }
 
 /** Instances end when they are collected, with all of their devices. */
@@ -28,27 +28,27 @@ const LONGEST_PAUSE = 1;
  * cost seconds of collecting garbage.
  */
 export function paceQuestions(): void {
-  const immediate = globalThis.setImmediate;
-  let [since, isAsking] = [0, false];
-  const paced = (callback: (...args: unknown[]) => void, ...args: unknown[]) => {
-    if (!/\[native code\]\s*}$/.test(Function.prototype.toString.call(callback))) {
-      return immediate(callback, ...args);
-    }
-    const now = performance.now();
-    if (!isAsking) since = now; // not again, but for the first time
-    const pause = Math.min((now - since) / 20, LONGEST_PAUSE);
-    const ask = () => {
-      isAsking = true;
-      try {
-        callback(...args);
-      } finally {
-        isAsking = false;
-      }
-    };
-    const wait = () => performance.now() - now < pause ? immediate(wait) : ask();
-    return pause < LONGEST_PAUSE ? immediate(wait) : setTimeout(ask, LONGEST_PAUSE);
-  };
-  globalThis.setImmediate = Object.assign(paced, immediate) as unknown as typeof immediate;
+	const immediate = globalThis.setImmediate;
+	let [since, isAsking] = [0, false];
+	const paced = (callback: (...args: unknown[]) => void, ...args: unknown[]) => {
+		if (!/\[native code\]\s*}$/.test(Function.prototype.toString.call(callback))) {
+			return immediate(callback, ...args);
+		}
+		const now = performance.now();
+		if (!isAsking) since = now; // not again, but for the first time
+		const pause = Math.min((now - since) / 20, LONGEST_PAUSE);
+		const ask = () => {
+			isAsking = true;
+			try {
+				callback(...args);
+			} finally {
+				isAsking = false;
+			}
+		};
+		const wait = () => performance.now() - now < pause ? immediate(wait) : ask();
+		return pause < LONGEST_PAUSE ? immediate(wait) : setTimeout(ask, LONGEST_PAUSE);
+	};
+	globalThis.setImmediate = Object.assign(paced, immediate) as unknown as typeof immediate;
 }
 
 /**
@@ -60,32 +60,32 @@ export function paceQuestions(): void {
  * @param base Deno's host, for what does not depend on WebGPU's implementation.
  */
 export function dawnHost(file: string, base: GpuHost): GpuHost {
-  let gpu: GPU | undefined;
-  return {
-    name: `${base.name}, Dawn ${DAWN_VERSION}`,
-    adapterAdvice: base.adapterAdvice,
-    async requestAdapter(options) {
-      if (!gpu) {
-        const dawn: Dawn = createRequire(import.meta.url)(file);
-        if (kept.length === 0) paceQuestions();
-        gpu = dawn.create([
-          ...(Deno.build.os === "linux" ? ["backend=vulkan"] : []),
-          `enable-dawn-features=${TOGGLES.join()}`,
-          "disable-dawn-features=timestamp_quantization",
-        ]);
-        kept.push(gpu);
-      }
-      return await gpu.requestAdapter(options);
-    },
-    wantedFeatures: (
-      { features },
-    ) => [FEATURES.filter((name) => features.has(name as GPUFeatureName))],
-    systemMemory: base.systemMemory,
-    tuning: base.tuning,
-    prelude: browserPrelude,
-    scope: base.scope,
-    nextTask: base.nextTask,
-  };
+	let gpu: GPU | undefined;
+	return {
+		name: `${base.name}, Dawn ${DAWN_VERSION}`,
+		adapterAdvice: base.adapterAdvice,
+		async requestAdapter(options) {
+			if (!gpu) {
+				const dawn: Dawn = createRequire(import.meta.url)(file);
+				if (kept.length === 0) paceQuestions();
+				gpu = dawn.create([
+					...(Deno.build.os === "linux" ? ["backend=vulkan"] : []),
+					`enable-dawn-features=${TOGGLES.join()}`,
+					"disable-dawn-features=timestamp_quantization",
+				]);
+				kept.push(gpu);
+			}
+			return await gpu.requestAdapter(options);
+		},
+		wantedFeatures: (
+			{ features },
+		) => [FEATURES.filter((name) => features.has(name as GPUFeatureName))],
+		systemMemory: base.systemMemory,
+		tuning: base.tuning,
+		prelude: browserPrelude,
+		scope: base.scope,
+		nextTask: base.nextTask,
+	};
 }
 
 /**
@@ -95,18 +95,18 @@ export function dawnHost(file: string, base: GpuHost): GpuHost {
  * @throws {UserError} If `BILLM_DAWN` names no file.
  */
 export function findDawn(folder: string | undefined): string | undefined {
-  const named = Deno.env.get("BILLM_DAWN");
-  if (named) {
-    if (existsSync(named)) return named;
-    throw new UserError(`BILLM_DAWN is "${named}", but there is no such file`);
-  }
-  if (!folder) return undefined;
-  const { os, arch } = Deno.build;
-  const platform = {
-    darwin: "darwin-universal",
-    linux: `linux-${arch === "aarch64" ? "arm64" : "x64"}`,
-    windows: `win32-${arch === "aarch64" ? "arm64" : "x64"}`,
-  }[os as string];
-  const file = join(folder, "node_modules", "webgpu", "dist", `${platform}`, "dawn.node");
-  return existsSync(file) ? file : undefined;
+	const named = Deno.env.get("BILLM_DAWN");
+	if (named) {
+		if (existsSync(named)) return named;
+		throw new UserError(`BILLM_DAWN is "${named}", but there is no such file`);
+	}
+	if (!folder) return undefined;
+	const { os, arch } = Deno.build;
+	const platform = {
+		darwin: "darwin-universal",
+		linux: `linux-${arch === "aarch64" ? "arm64" : "x64"}`,
+		windows: `win32-${arch === "aarch64" ? "arm64" : "x64"}`,
+	}[os as string];
+	const file = join(folder, "node_modules", "webgpu", "dist", `${platform}`, "dawn.node");
+	return existsSync(file) ? file : undefined;
 }

@@ -14,13 +14,13 @@ export type ModelFiles = FolderFiles;
 
 /** Opens models in folders on disk. */
 export const ModelFiles: { open(path: string, name?: string): FolderFiles } = {
-  /**
-   * Opens a model folder in the layout of transformers, plain or packed.
-   *
-   * @param name The model's name in messages; the folder if absent.
-   * @throws {UserError} If a file is missing, damaged or not supported.
-   */
-  open(path: string, name?: string): FolderFiles {
-    return FolderFiles.open(denoFolder(path), name);
-  },
+	/**
+	 * Opens a model folder in the layout of transformers, plain or packed.
+	 *
+	 * @param name The model's name in messages; the folder if absent.
+	 * @throws {UserError} If a file is missing, damaged or not supported.
+	 */
+	open(path: string, name?: string): FolderFiles {
+		return FolderFiles.open(denoFolder(path), name);
+	},
 };

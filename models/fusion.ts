@@ -9,32 +9,32 @@ import { type Outputs, type Registers, updateRegisters } from "./registers.ts";
  * fused into one dispatch.
  */
 export async function runToken(context: OpContext, registers: Registers): Promise<void> {
-  const { gpu, weights } = context;
-  const { ops, live } = weights.plan;
-  const products: Tensor[] = []; // of groups; the registers are views of them
-  for (let at = 0; at < ops.length; at++) {
-    const source = sourceAt(at, context);
-    const op = source ? ops[++at] : ops[at];
-    const known = weights.groups.get(op);
-    let outputs: Outputs;
-    if (known) {
-      const { from, residual, linears } = kindOf(op).group!(op);
-      const { x, ...made } = source ?? { x: registers.get(from)! };
-      const addends = {
-        bias: known.biases,
-        residual: residual ? registers.get(residual) : undefined,
-      };
-      const y = await known.group.multiplyVector(x, { ...made, ...addends });
-      products.push(y);
-      outputs = linears.map(({ to, rows }, i) => [to, y.view(known.group.starts[i], [1, rows])]);
-    } else outputs = await kindOf(op).run(op, context);
-    updateRegisters(registers, outputs, live[at + 1]);
-  }
-  // The layer's output is a view of its product from the first row on; the register takes it over.
-  const hidden = registers.get("hidden")!;
-  const owner = products.find((product) => product.sharesMemoryWith(hidden));
-  if (owner) registers.set("hidden", owner);
-  gpu.free(...products.filter((product) => product !== owner));
+	const { gpu, weights } = context;
+	const { ops, live } = weights.plan;
+	const products: Tensor[] = []; // of groups; the registers are views of them
+	for (let at = 0; at < ops.length; at++) {
+		const source = sourceAt(at, context);
+		const op = source ? ops[++at] : ops[at];
+		const known = weights.groups.get(op);
+		let outputs: Outputs;
+		if (known) {
+			const { from, residual, linears } = kindOf(op).group!(op);
+			const { x, ...made } = source ?? { x: registers.get(from)! };
+			const addends = {
+				bias: known.biases,
+				residual: residual ? registers.get(residual) : undefined,
+			};
+			const y = await known.group.multiplyVector(x, { ...made, ...addends });
+			products.push(y);
+			outputs = linears.map(({ to, rows }, i) => [to, y.view(known.group.starts[i], [1, rows])]);
+		} else outputs = await kindOf(op).run(op, context);
+		updateRegisters(registers, outputs, live[at + 1]);
+	}
+	// The layer's output is a view of its product from the first row on; the register takes it over.
+	const hidden = registers.get("hidden")!;
+	const owner = products.find((product) => product.sharesMemoryWith(hidden));
+	if (owner) registers.set("hidden", owner);
+	gpu.free(...products.filter((product) => product !== owner));
 }
 
 /**
@@ -42,10 +42,10 @@ export async function runToken(context: OpContext, registers: Registers): Promis
  * the group's kernel supports the operation as its prologue.
  */
 function sourceAt(at: number, context: OpContext) {
-  const { plan: { ops, live }, groups } = context.weights;
-  const [op, next] = [ops[at], ops[at + 1]];
-  if (!next || !groups.has(next)) return undefined;
-  const { from } = kindOf(next).group!(next);
-  if (!Object.hasOwn(kindOf(op).writes(op), from) || live[at + 2].has(from)) return undefined;
-  return kindOf(op).source?.(op, context);
+	const { plan: { ops, live }, groups } = context.weights;
+	const [op, next] = [ops[at], ops[at + 1]];
+	if (!next || !groups.has(next)) return undefined;
+	const { from } = kindOf(next).group!(next);
+	if (!Object.hasOwn(kindOf(op).writes(op), from) || live[at + 2].has(from)) return undefined;
+	return kindOf(op).source?.(op, context);
 }

@@ -12,12 +12,12 @@ import type { StoredTensors } from "./stored_tensors.ts";
  * @throws {UserError} If the matrix is missing, has another shape or holds NaN or infinite values.
  */
 export async function project(
-  stored: StoredTensors,
-  place: Place | undefined,
-  x: Tensor,
+	stored: StoredTensors,
+	place: Place | undefined,
+	x: Tensor,
 ): Promise<Tensor> {
-  if (!place) return x;
-  using _ = x;
-  using projection = new DenseWeight(await stored.checked(place));
-  return await projection.multiply(x);
+	if (!place) return x;
+	using _ = x;
+	using projection = new DenseWeight(await stored.checked(place));
+	return await projection.multiply(x);
 }

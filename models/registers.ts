@@ -13,17 +13,17 @@ export type Outputs = [register: string, tensor: Tensor][];
  * @param live The registers that later operations read.
  */
 export function updateRegisters(
-  registers: Registers,
-  outputs: Outputs,
-  live: LiveRegisters,
+	registers: Registers,
+	outputs: Outputs,
+	live: LiveRegisters,
 ): void {
-  for (const [register, tensor] of outputs) {
-    registers.get(register)?.[Symbol.dispose]();
-    registers.set(register, tensor);
-  }
-  for (const [register, tensor] of registers) {
-    if (live.has(register)) continue;
-    registers.delete(register);
-    tensor[Symbol.dispose]();
-  }
+	for (const [register, tensor] of outputs) {
+		registers.get(register)?.[Symbol.dispose]();
+		registers.set(register, tensor);
+	}
+	for (const [register, tensor] of registers) {
+		if (live.has(register)) continue;
+		registers.delete(register);
+		tensor[Symbol.dispose]();
+	}
 }

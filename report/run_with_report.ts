@@ -17,10 +17,10 @@ const REPORT = { hasReport: hasRunReport, writeReport: writeRunReport };
  * @throws {DOMException} "AbortError" if the run was interrupted by the signal.
  */
 export function runPipeline(
-  config: PipelineConfig<Stage>,
-  options: RunOptions = {},
+	config: PipelineConfig<Stage>,
+	options: RunOptions = {},
 ): Promise<RunRecord> {
-  return run(config, { ...REPORT, ...options });
+	return run(config, { ...REPORT, ...options });
 }
 
 /**
@@ -32,9 +32,9 @@ export function runPipeline(
  * @throws {DOMException} "AbortError" if the signal interrupted it.
  */
 export function runGrid(
-  grid: RunGrid<Stage>,
-  options: RunOptions = {},
-  cells?: readonly RunCell<Stage>[],
+	grid: RunGrid<Stage>,
+	options: RunOptions = {},
+	cells?: readonly RunCell<Stage>[],
 ): Promise<CellResult[]> {
-  return runCells(grid, { ...REPORT, ...options }, cells);
+	return runCells(grid, { ...REPORT, ...options }, cells);
 }

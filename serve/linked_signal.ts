@@ -3,27 +3,27 @@
  * that those that live long, such as a server's, do not collect listeners.
  */
 export class LinkedSignal implements Disposable {
-  readonly #controller = new AbortController();
-  readonly #links: [of: AbortSignal, listener: () => void][];
+	readonly #controller = new AbortController();
+	readonly #links: [of: AbortSignal, listener: () => void][];
 
-  constructor(...others: readonly AbortSignal[]) {
-    this.#links = others.map((other) => {
-      const listener = () => this.abort(other.reason);
-      other.addEventListener("abort", listener);
-      if (other.aborted) listener();
-      return [other, listener];
-    });
-  }
+	constructor(...others: readonly AbortSignal[]) {
+		this.#links = others.map((other) => {
+			const listener = () => this.abort(other.reason);
+			other.addEventListener("abort", listener);
+			if (other.aborted) listener();
+			return [other, listener];
+		});
+	}
 
-  get signal(): AbortSignal {
-    return this.#controller.signal;
-  }
+	get signal(): AbortSignal {
+		return this.#controller.signal;
+	}
 
-  abort(reason: unknown): void {
-    this.#controller.abort(reason);
-  }
+	abort(reason: unknown): void {
+		this.#controller.abort(reason);
+	}
 
-  [Symbol.dispose](): void {
-    for (const [other, listener] of this.#links) other.removeEventListener("abort", listener);
-  }
+	[Symbol.dispose](): void {
+		for (const [other, listener] of this.#links) other.removeEventListener("abort", listener);
+	}
 }

@@ -13,40 +13,40 @@ const REFINE = 8;
  * @see GPTQ, https://arxiv.org/abs/2210.17323
  */
 export const compensate = defineStage({
-  name: "compensate",
-  scope: "block",
-  summary: "Let later columns compensate for each block's error",
-  options: z.strictObject({
-    "block-size": z.literal([32, 64, 128, 256]).default(128).describe(
-      "Columns that share scales and are quantized together",
-    ),
-    "feedback": z.enum(["block", "column"]).default("column").describe(
-      "block: only later blocks compensate for an error (as in the released program); " +
-        "column: also later columns in the block",
-    ),
-    "assign": z.enum(["fit", "nearest"]).default("nearest").describe(
-      "Bits of a weight: those of the fit, or those of the nearest stored value",
-    ),
-    "refine": z.int().min(0).max(100).optional().describe(
-      "Rounds of refitting means and scales to the bits, and the bits to them; " +
-        "8 if absent, none with assign: fit",
-    ),
-  }).refine(({ assign, refine }) => assign === "nearest" || !refine, {
-    path: ["refine"],
-    message: "must be 0 with assign: fit",
-  }),
-  presets: { reference: { feedback: "block", assign: "fit" } },
-  excludes: ["block-error"],
-  needs: ["factor"],
-  gives: ["block-error"],
-  blockSize: (options) => options["block-size"],
+	name: "compensate",
+	scope: "block",
+	summary: "Let later columns compensate for each block's error",
+	options: z.strictObject({
+		"block-size": z.literal([32, 64, 128, 256]).default(128).describe(
+			"Columns that share scales and are quantized together",
+		),
+		"feedback": z.enum(["block", "column"]).default("column").describe(
+			"block: only later blocks compensate for an error (as in the released program); " +
+				"column: also later columns in the block",
+		),
+		"assign": z.enum(["fit", "nearest"]).default("nearest").describe(
+			"Bits of a weight: those of the fit, or those of the nearest stored value",
+		),
+		"refine": z.int().min(0).max(100).optional().describe(
+			"Rounds of refitting means and scales to the bits, and the bits to them; " +
+				"8 if absent, none with assign: fit",
+		),
+	}).refine(({ assign, refine }) => assign === "nearest" || !refine, {
+		path: ["refine"],
+		message: "must be 0 with assign: fit",
+	}),
+	presets: { reference: { feedback: "block", assign: "fit" } },
+	excludes: ["block-error"],
+	needs: ["factor"],
+	gives: ["block-error"],
+	blockSize: (options) => options["block-size"],
 
-  async run(context, options) {
-    const error = await blockBits(context, {
-      feedback: options.feedback === "column",
-      nearest: options.assign === "nearest",
-      refine: options.refine ?? (options.assign === "nearest" ? REFINE : 0),
-    });
-    await spreadError(context, error);
-  },
+	async run(context, options) {
+		const error = await blockBits(context, {
+			feedback: options.feedback === "column",
+			nearest: options.assign === "nearest",
+			refine: options.refine ?? (options.assign === "nearest" ? REFINE : 0),
+		});
+		await spreadError(context, error);
+	},
 });

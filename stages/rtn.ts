@@ -1,18 +1,18 @@
 import { z } from "zod";
 import { defineQuantizer } from "../pipeline/quantizer.ts";
 import {
-  bitsOption,
-  blockOfGroup,
-  GRID_RATES,
-  groupSizeOption,
-  hasGridFor,
-  hasZerosFor,
-  levelOptions,
-  levelsOf,
-  NO_GRID,
-  NO_ZEROS,
-  NOT_FOR_GRIDS,
-  referenceGrid,
+	bitsOption,
+	blockOfGroup,
+	GRID_RATES,
+	groupSizeOption,
+	hasGridFor,
+	hasZerosFor,
+	levelOptions,
+	levelsOf,
+	NO_GRID,
+	NO_ZEROS,
+	NOT_FOR_GRIDS,
+	referenceGrid,
 } from "./grid_options.ts";
 import { linearGrid } from "./linear_grid.ts";
 
@@ -24,32 +24,32 @@ import { linearGrid } from "./linear_grid.ts";
  * with zero as one of the values.
  */
 export const rtn = defineQuantizer({
-  name: "rtn",
-  summary: "Round each weight to the nearest value of a grid",
-  options: z.strictObject({
-    "bits": bitsOption,
-    "group-size": groupSizeOption("row"),
-    ...levelOptions,
-  }).refine(hasGridFor, NO_GRID).refine(hasZerosFor, NO_ZEROS),
-  presets: { reference: referenceGrid },
-  excludes: NOT_FOR_GRIDS,
-  needs: ["model-files"],
-  gives: ["block-error"],
-  blockSize: blockOfGroup,
-  rates: GRID_RATES,
+	name: "rtn",
+	summary: "Round each weight to the nearest value of a grid",
+	options: z.strictObject({
+		"bits": bitsOption,
+		"group-size": groupSizeOption("row"),
+		...levelOptions,
+	}).refine(hasGridFor, NO_GRID).refine(hasZerosFor, NO_ZEROS),
+	presets: { reference: referenceGrid },
+	excludes: NOT_FOR_GRIDS,
+	needs: ["model-files"],
+	gives: ["block-error"],
+	blockSize: blockOfGroup,
+	rates: GRID_RATES,
 
-  async run(context, options) {
-    const { bits, "group-size": groupSize } = options;
-    const levels = levelsOf(options);
-    const perRow = groupSize === "row";
-    const choice = {
-      method: "rtn",
-      bits,
-      perRow,
-      feedback: "none",
-      order: "none",
-      refit: 0,
-    } as const;
-    await linearGrid(context, { ...levels, ...choice });
-  },
+	async run(context, options) {
+		const { bits, "group-size": groupSize } = options;
+		const levels = levelsOf(options);
+		const perRow = groupSize === "row";
+		const choice = {
+			method: "rtn",
+			bits,
+			perRow,
+			feedback: "none",
+			order: "none",
+			refit: 0,
+		} as const;
+		await linearGrid(context, { ...levels, ...choice });
+	},
 });

@@ -10,7 +10,7 @@ const ADDED = 48;
 
 /** The prompt of sample texts: the first tokens of a window. */
 export function samplePrompt(window: Int32Array): number[] {
-  return [...window.subarray(0, Math.min(PROMPT, window.length >> 1))];
+	return [...window.subarray(0, Math.min(PROMPT, window.length >> 1))];
 }
 
 /**
@@ -18,22 +18,22 @@ export function samplePrompt(window: Int32Array): number[] {
  * GPU memory than the run has taken anyway, and where it cannot generate.
  */
 export async function continuation(
-  { gpu, signal, layerRecords }: ModelContext,
-  model: ModelFiles,
-  prompt: readonly number[],
+	{ gpu, signal, layerRecords }: ModelContext,
+	model: ModelFiles,
+	prompt: readonly number[],
 ): Promise<string | undefined> {
-  const peak = Math.max(gpu.memory.peak, ...layerRecords.map(({ peakGpuBytes }) => peakGpuBytes));
-  const bytes = sum([...model.checkpoint.tensors.values()].map(({ bytes }) => bytes));
-  if (2 * bytes > peak) return undefined;
-  try {
-    using resident = await ResidentModel.load(gpu, model, { signal });
-    let text = "";
-    const tokens = generate(resident, { prompt, maxTokens: ADDED, signal });
-    for await (const token of tokens) text += token.text;
-    signal.throwIfAborted();
-    return text;
-  } catch (error) {
-    if (error instanceof UserError) return undefined;
-    throw error;
-  }
+	const peak = Math.max(gpu.memory.peak, ...layerRecords.map(({ peakGpuBytes }) => peakGpuBytes));
+	const bytes = sum([...model.checkpoint.tensors.values()].map(({ bytes }) => bytes));
+	if (2 * bytes > peak) return undefined;
+	try {
+		using resident = await ResidentModel.load(gpu, model, { signal });
+		let text = "";
+		const tokens = generate(resident, { prompt, maxTokens: ADDED, signal });
+		for await (const token of tokens) text += token.text;
+		signal.throwIfAborted();
+		return text;
+	} catch (error) {
+		if (error instanceof UserError) return undefined;
+		throw error;
+	}
 }

@@ -11,10 +11,10 @@ const LAZY_COLUMNS = 1024;
 
 /** The weights that compensate for errors. */
 export interface Spread {
-  /** W, f32 `[rows, cols]`. */
-  weight: Tensor;
-  /** U, f32 `[cols, cols]`. */
-  factor: Tensor;
+	/** W, f32 `[rows, cols]`. */
+	weight: Tensor;
+	/** U, f32 `[cols, cols]`. */
+	factor: Tensor;
 }
 
 /** Errors that the columns beyond do not compensate for yet, f32 `[rows, n]`, by the weights. */
@@ -22,9 +22,9 @@ const errorsOf = new WeakMap<Tensor, Tensor>();
 
 /** Lets later columns of the context's linear layer compensate for the error of its block. */
 export async function spreadError(context: BlockContext, error: Tensor): Promise<void> {
-  const { linear, block } = context;
-  const target = { weight: linear.weight, factor: context.get("factor") };
-  await spreadErrorFrom(block.first, error, target);
+	const { linear, block } = context;
+	const target = { weight: linear.weight, factor: context.get("factor") };
+	await spreadErrorFrom(block.first, error, target);
 }
 
 /**
@@ -36,37 +36,37 @@ export async function spreadError(context: BlockContext, error: Tensor): Promise
  * @see GPTQ, https://arxiv.org/abs/2210.17323
  */
 export async function spreadErrorFrom(
-  start: number,
-  error: Tensor,
-  { weight, factor }: Spread,
+	start: number,
+	error: Tensor,
+	{ weight, factor }: Spread,
 ): Promise<void> {
-  const { gpu } = weight;
-  const [rows, cols] = weight.shape;
-  const width = error.shape[1];
-  const later = start + width;
-  const first = start - start % LAZY_COLUMNS;
-  const end = Math.min(first + LAZY_COLUMNS, cols);
-  const makeUpFor = (a: Tensor, from: number, start: number, stop: number) =>
-    gemm(gpu, {
-      layout: "NN",
-      m: rows,
-      n: stop - start,
-      k: a.shape[1],
-      alpha: -1,
-      accumulate: true,
-      a,
-      b: { tensor: factor, start: from * cols + start, stride: cols },
-      c: { tensor: weight, start, stride: cols },
-    });
-  await makeUpFor(error, start, later, end);
-  if (end === cols) return;
-  const errors = errorsOf.get(weight) ?? gpu.empty([rows, end - first]);
-  errorsOf.set(weight, errors);
-  const region = { tensor: error, start: 0, stride: width, rows, cols: width };
-  const stride = end - first;
-  await placeRegion(gpu, region, { tensor: errors, start: start - first, stride });
-  if (later < end) return;
-  await makeUpFor(errors, first, end, cols);
-  gpu.free(errors);
-  errorsOf.delete(weight);
+	const { gpu } = weight;
+	const [rows, cols] = weight.shape;
+	const width = error.shape[1];
+	const later = start + width;
+	const first = start - start % LAZY_COLUMNS;
+	const end = Math.min(first + LAZY_COLUMNS, cols);
+	const makeUpFor = (a: Tensor, from: number, start: number, stop: number) =>
+		gemm(gpu, {
+			layout: "NN",
+			m: rows,
+			n: stop - start,
+			k: a.shape[1],
+			alpha: -1,
+			accumulate: true,
+			a,
+			b: { tensor: factor, start: from * cols + start, stride: cols },
+			c: { tensor: weight, start, stride: cols },
+		});
+	await makeUpFor(error, start, later, end);
+	if (end === cols) return;
+	const errors = errorsOf.get(weight) ?? gpu.empty([rows, end - first]);
+	errorsOf.set(weight, errors);
+	const region = { tensor: error, start: 0, stride: width, rows, cols: width };
+	const stride = end - first;
+	await placeRegion(gpu, region, { tensor: errors, start: start - first, stride });
+	if (later < end) return;
+	await makeUpFor(errors, first, end, cols);
+	gpu.free(errors);
+	errorsOf.delete(weight);
 }

@@ -39,86 +39,86 @@ const usageError = usageErrors("init");
 const options = { recipe: { type: "string" }, overwrite: { type: "boolean" } } as const;
 
 await runCommand({ name: "init", help: HELP, options }, async (given) => {
-  const { values: { recipe = "2-bit", overwrite }, positionals, signal } = given;
-  if (positionals.length < 1 || positionals.length > 2) {
-    throw usageError(`Give one model, and perhaps a file, found ${positionals.length} arguments`);
-  }
-  const [model, file = `${runName(model)}.yaml`] = positionals;
-  if (/\.ya?ml$/i.test(model) || !/\.ya?ml$/i.test(file)) {
-    const found = positionals.map((path) => `"${path}"`).join(" and ");
-    throw usageError(`Give a model, and then a file that ends in .yaml, found ${found}`);
-  }
-  if (existsSync(file) && (!overwrite || !statSync(file).isFile())) {
-    throw new UserError(`"${file}" is there already; give another name, or --overwrite`);
-  }
-  const recipes = RECIPES.map(({ name }) => name);
-  if (!recipes.includes(recipe)) {
-    const guess = didYouMean(recipe, recipes);
-    const rest = guess ? `did you mean "${guess}"?` : `the recipes are ${recipes.join(", ")}`;
-    throw usageError(`There is no recipe "${recipe}"; ${rest}`);
-  }
-  const isFolder = existsSync(model);
-  if (isFolder || !HUB_ID.test(model)) refuseOtherThanModel(model);
-  const architecture = isFolder || !HUB_ID.test(model)
-    ? architectureOf(model)
-    : await architectureOnHub(model, signal);
-  const text = pipelineText(model, file, recipe, architecture);
-  writeFileAtomically(file, text);
-  console.log(`Written: ${file}\nRun it with: ${commandName(`quantize ${file}`)}`);
+	const { values: { recipe = "2-bit", overwrite }, positionals, signal } = given;
+	if (positionals.length < 1 || positionals.length > 2) {
+		throw usageError(`Give one model, and perhaps a file, found ${positionals.length} arguments`);
+	}
+	const [model, file = `${runName(model)}.yaml`] = positionals;
+	if (/\.ya?ml$/i.test(model) || !/\.ya?ml$/i.test(file)) {
+		const found = positionals.map((path) => `"${path}"`).join(" and ");
+		throw usageError(`Give a model, and then a file that ends in .yaml, found ${found}`);
+	}
+	if (existsSync(file) && (!overwrite || !statSync(file).isFile())) {
+		throw new UserError(`"${file}" is there already; give another name, or --overwrite`);
+	}
+	const recipes = RECIPES.map(({ name }) => name);
+	if (!recipes.includes(recipe)) {
+		const guess = didYouMean(recipe, recipes);
+		const rest = guess ? `did you mean "${guess}"?` : `the recipes are ${recipes.join(", ")}`;
+		throw usageError(`There is no recipe "${recipe}"; ${rest}`);
+	}
+	const isFolder = existsSync(model);
+	if (isFolder || !HUB_ID.test(model)) refuseOtherThanModel(model);
+	const architecture = isFolder || !HUB_ID.test(model)
+		? architectureOf(model)
+		: await architectureOnHub(model, signal);
+	const text = pipelineText(model, file, recipe, architecture);
+	writeFileAtomically(file, text);
+	console.log(`Written: ${file}\nRun it with: ${commandName(`quantize ${file}`)}`);
 });
 
 function architectureOf(folder: string): Architecture {
-  const { architecture, quantization } = readConfig(denoFolder(folder), folder);
-  if (!quantization) return architecture;
-  throw new UserError(`The model "${folder}" is quantized already; give the original one`);
+	const { architecture, quantization } = readConfig(denoFolder(folder), folder);
+	if (!quantization) return architecture;
+	throw new UserError(`The model "${folder}" is quantized already; give the original one`);
 }
 
 /** The architecture of a model on the hub; undefined if the hub cannot be asked. */
 async function architectureOnHub(
-  id: string,
-  signal: AbortSignal,
+	id: string,
+	signal: AbortSignal,
 ): Promise<Architecture | undefined> {
-  const settings = hubSettings();
-  const repository = { type: "model" as const, id, revision: "main" };
-  if (settings.offline) {
-    console.error(`Warning: "${id}" is no folder here, and was not checked on the hub: offline`);
-    return undefined;
-  }
-  try {
-    const session = new HubSession(settings, repository, DEFAULT_LIMITS, signal, () => {}, true);
-    const url = `${settings.endpoint}/${id}/resolve/main/config.json`;
-    const config: unknown = await (await session.fetch(url)).json();
-    return readArchitecture(isRecord(config) ? config : {}, id);
-  } catch (error) {
-    if (!(error instanceof HubUnreachable)) throw error;
-    console.error(`Warning: "${id}" was not checked: ${error.message}`);
-    return undefined;
-  }
+	const settings = hubSettings();
+	const repository = { type: "model" as const, id, revision: "main" };
+	if (settings.offline) {
+		console.error(`Warning: "${id}" is no folder here, and was not checked on the hub: offline`);
+		return undefined;
+	}
+	try {
+		const session = new HubSession(settings, repository, DEFAULT_LIMITS, signal, () => {}, true);
+		const url = `${settings.endpoint}/${id}/resolve/main/config.json`;
+		const config: unknown = await (await session.fetch(url)).json();
+		return readArchitecture(isRecord(config) ? config : {}, id);
+	} catch (error) {
+		if (!(error instanceof HubUnreachable)) throw error;
+		console.error(`Warning: "${id}" was not checked: ${error.message}`);
+		return undefined;
+	}
 }
 
 function pipelineText(
-  model: string,
-  file: string,
-  recipe: string,
-  architecture: Architecture | undefined,
+	model: string,
+	file: string,
+	recipe: string,
+	architecture: Architecture | undefined,
 ): string {
-  const from = (path: string) => {
-    const near = relative(dirname(resolve(file)), resolve(path));
-    return isAbsolute(path) && near.startsWith("..") ? path : near;
-  };
-  const isFolder = existsSync(model);
-  const { cache, offline } = hubSettings();
-  const { id, revision } = DATASETS.wikitext2;
-  const cached = new RepositoryCache(cache, { type: "dataset", id, revision }).folder;
-  const usesHub = existsSync(join(cached, "snapshots")) || (!isFolder && !offline);
-  const text = (name: string) => from(join(PROJECT, `examples/text/${name}.txt.gz`));
-  const length = Math.min(usesHub ? 2048 : 256, windowLength(architecture));
-  const what = architecture
-    ? `: ${architecture.modelType}, ${architecture.layers} layers, ${architecture.hiddenSize} wide`
-    : "";
-  const name = runName(model);
-  const quoted = (word: string) => stringify(word).trim();
-  return `# ${model}${what}
+	const from = (path: string) => {
+		const near = relative(dirname(resolve(file)), resolve(path));
+		return isAbsolute(path) && near.startsWith("..") ? path : near;
+	};
+	const isFolder = existsSync(model);
+	const { cache, offline } = hubSettings();
+	const { id, revision } = DATASETS.wikitext2;
+	const cached = new RepositoryCache(cache, { type: "dataset", id, revision }).folder;
+	const usesHub = existsSync(join(cached, "snapshots")) || (!isFolder && !offline);
+	const text = (name: string) => from(join(PROJECT, `examples/text/${name}.txt.gz`));
+	const length = Math.min(usesHub ? 2048 : 256, windowLength(architecture));
+	const what = architecture
+		? `: ${architecture.modelType}, ${architecture.layers} layers, ${architecture.hiddenSize} wide`
+		: "";
+	const name = runName(model);
+	const quoted = (word: string) => stringify(word).trim();
+	return `# ${model}${what}
 #   ${commandName(`quantize ${file} --check`)}   # prints the plan, and what the run takes
 #   ${commandName(`quantize ${file}`)}           # runs it, and resumes an interrupted run
 
@@ -139,8 +139,8 @@ stages:
     # Texts for the perplexity of the original and of the packed model; windows: 20 takes fewer
     perplexity:
       - { dataset: ${
-    quoted(usesHub ? "wikitext2" : text("evaluation"))
-  }, sequence-length: ${length} }
+		quoted(usesHub ? "wikitext2" : text("evaluation"))
+	}, sequence-length: ${length} }
     # zero-shot: [piqa, arc-easy] # questions, from the hub
 
 # seed: 0 # of all random choices

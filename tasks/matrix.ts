@@ -28,26 +28,26 @@ const usageError = usageErrors("matrix");
 const options = { set: { type: "string", multiple: true } } as const;
 
 await runCommand({ name: "matrix", help: HELP, options }, async ({ values, positionals }) => {
-  checkPipelineArguments(usageError, positionals, values.set);
-  if (positionals.length !== 1) {
-    throw usageError(`Give one pipeline file, found ${positionals.length}`);
-  }
-  const [file] = positionals;
-  const { cells } = await loadGrid(file, {
-    stages: STAGES,
-    recipes: RECIPES,
-    sets: values.set,
-    importStage,
-  });
-  if (cells.length > MAX_JOBS) {
-    const message = `The grid has ${cells.length} cells, and GitHub Actions runs at most ` +
-      `${MAX_JOBS} jobs of a matrix; split the grid into several files`;
-    throw new PipelineFileError([{ where: file, message }]);
-  }
-  const include = cells.map(({ name, index }) => ({
-    cell: `${index}/${cells.length}`,
-    name,
-    key: name.replaceAll(",", "+"),
-  }));
-  console.log(JSON.stringify({ include }));
+	checkPipelineArguments(usageError, positionals, values.set);
+	if (positionals.length !== 1) {
+		throw usageError(`Give one pipeline file, found ${positionals.length}`);
+	}
+	const [file] = positionals;
+	const { cells } = await loadGrid(file, {
+		stages: STAGES,
+		recipes: RECIPES,
+		sets: values.set,
+		importStage,
+	});
+	if (cells.length > MAX_JOBS) {
+		const message = `The grid has ${cells.length} cells, and GitHub Actions runs at most ` +
+			`${MAX_JOBS} jobs of a matrix; split the grid into several files`;
+		throw new PipelineFileError([{ where: file, message }]);
+	}
+	const include = cells.map(({ name, index }) => ({
+		cell: `${index}/${cells.length}`,
+		name,
+		key: name.replaceAll(",", "+"),
+	}));
+	console.log(JSON.stringify({ include }));
 });

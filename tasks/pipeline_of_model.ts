@@ -3,11 +3,11 @@ import type { Architecture } from "../models/architectures/architecture.ts";
 
 /** The name of a run of a model, from that of its folder or on the hub. */
 export function runName(model: string): string {
-  const own = basename(model.replace(/[/\\]+$/, "")).replace(/[^A-Za-z0-9._-]/g, "-");
-  return own.replace(/^[^A-Za-z0-9]+/, "") || "model";
+	const own = basename(model.replace(/[/\\]+$/, "")).replace(/[^A-Za-z0-9._-]/g, "-");
+	return own.replace(/^[^A-Za-z0-9]+/, "") || "model";
 }
 
 /** Tokens of a window: as many as the model takes, up to the usual number. */
 export function windowLength(architecture: Architecture | undefined): number {
-  return Math.min(2048, architecture?.maxLength ?? Infinity);
+	return Math.min(2048, architecture?.maxLength ?? Infinity);
 }

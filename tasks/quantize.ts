@@ -27,13 +27,13 @@ import { cellsText, resultsText } from "./grid_text.ts";
 import { runName, windowLength } from "./pipeline_of_model.ts";
 import { printLabelled, showJson, showProgress } from "./progress.ts";
 import {
-  checkPipelineArguments,
-  commandName,
-  importStage,
-  isModel,
-  RESUMES,
-  runCommand,
-  usageErrors,
+	checkPipelineArguments,
+	commandName,
+	importStage,
+	isModel,
+	RESUMES,
+	runCommand,
+	usageErrors,
 } from "./task.ts";
 
 /** The rates of the recipes that are named after theirs. */
@@ -41,7 +41,7 @@ const RATES = RECIPES.flatMap(({ name }) => name.match(/^([\d.]+)-bit$/)?.[1] ??
 
 /** Names with their summaries, one per line. */
 function listText(items: readonly { name: string; summary: string }[]): string {
-  return items.map(({ name, summary }) => `  ${name.padEnd(18)} ${summary}`).join("\n");
+	return items.map(({ name, summary }) => `  ${name.padEnd(18)} ${summary}`).join("\n");
 }
 
 const HELP = `Usage: deno task quantize PIPELINE.yaml [options]
@@ -83,60 +83,60 @@ ${listText(STAGES.filter(({ completes }) => !completes))}
 `;
 
 const options = {
-  bits: { type: "string" },
-  set: { type: "string", multiple: true },
-  cell: { type: "string", multiple: true },
-  check: { type: "boolean" },
-  json: { type: "boolean" },
-  overwrite: { type: "boolean" },
+	bits: { type: "string" },
+	set: { type: "string", multiple: true },
+	cell: { type: "string", multiple: true },
+	check: { type: "boolean" },
+	json: { type: "boolean" },
+	overwrite: { type: "boolean" },
 } as const;
 
 await runCommand(
-  { name: "quantize", help: HELP, options, interrupted: RESUMES },
-  async ({ values, positionals, signal }) => {
-    const usageError = usageErrors("quantize");
-    const isOne = positionals.length === 1;
-    const { bits = isOne && isModel(positionals[0]) ? "2" : undefined } = values;
-    if (bits === undefined) checkPipelineArguments(usageError, positionals, values.set);
-    if (!isOne) {
-      throw usageError(
-        `Give one pipeline file or one model, found ${positionals.length}; ` +
-          `${commandName("quantize")} --help prints the usage`,
-      );
-    }
-    const [given] = positionals;
-    const ofBits = bits === undefined ? undefined : pipelineOfBits(given, bits);
-    const grid = await loadGrid(ofBits?.name ?? given, {
-      stages: STAGES,
-      recipes: RECIPES,
-      sets: values.set,
-      importStage,
-      ...(ofBits && { text: ofBits.text }),
-    });
-    const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
-    for (const { config } of cells ?? grid.cells) {
-      checkPurpose(config);
-      checkStages(config.stages);
-    }
-    const emit = values.json ? showJson() : showProgress();
-    const runOptions = { emit, signal, overwrite: values.overwrite };
-    if (grid.hasMatrix || cells) {
-      if (values.check) printCells(grid, cells, values.json);
-      else await quantizeCells(grid, cells, values.json, runOptions);
-      return;
-    }
-    const config = { ...grid.cells[0].config, output: grid.output };
-    if (values.check) {
-      console.log(
-        values.json ? JSON.stringify(planOf(config)) : `${planText(config)}\n${sizeLine(config)}`,
-      );
-      if (!values.json) await printNeeds(config);
-      return;
-    }
-    const record = await runPipeline(config, runOptions);
-    if (values.json) console.log(JSON.stringify({ type: "record", ...record }));
-    else printLabelled(summary(record, config.output));
-  },
+	{ name: "quantize", help: HELP, options, interrupted: RESUMES },
+	async ({ values, positionals, signal }) => {
+		const usageError = usageErrors("quantize");
+		const isOne = positionals.length === 1;
+		const { bits = isOne && isModel(positionals[0]) ? "2" : undefined } = values;
+		if (bits === undefined) checkPipelineArguments(usageError, positionals, values.set);
+		if (!isOne) {
+			throw usageError(
+				`Give one pipeline file or one model, found ${positionals.length}; ` +
+					`${commandName("quantize")} --help prints the usage`,
+			);
+		}
+		const [given] = positionals;
+		const ofBits = bits === undefined ? undefined : pipelineOfBits(given, bits);
+		const grid = await loadGrid(ofBits?.name ?? given, {
+			stages: STAGES,
+			recipes: RECIPES,
+			sets: values.set,
+			importStage,
+			...(ofBits && { text: ofBits.text }),
+		});
+		const cells = values.cell?.map((cell) => chooseCell(grid.cells, cell));
+		for (const { config } of cells ?? grid.cells) {
+			checkPurpose(config);
+			checkStages(config.stages);
+		}
+		const emit = values.json ? showJson() : showProgress();
+		const runOptions = { emit, signal, overwrite: values.overwrite };
+		if (grid.hasMatrix || cells) {
+			if (values.check) printCells(grid, cells, values.json);
+			else await quantizeCells(grid, cells, values.json, runOptions);
+			return;
+		}
+		const config = { ...grid.cells[0].config, output: grid.output };
+		if (values.check) {
+			console.log(
+				values.json ? JSON.stringify(planOf(config)) : `${planText(config)}\n${sizeLine(config)}`,
+			);
+			if (!values.json) await printNeeds(config);
+			return;
+		}
+		const record = await runPipeline(config, runOptions);
+		if (values.json) console.log(JSON.stringify({ type: "record", ...record }));
+		else printLabelled(summary(record, config.output));
+	},
 );
 
 /**
@@ -146,117 +146,117 @@ await runCommand(
  * @throws {PipelineFileError} If there is no such recipe, or the model is a pipeline file.
  */
 function pipelineOfBits(model: string, bits: string): { name: string; text: string } {
-  const usageError = usageErrors("quantize");
-  if (!RATES.includes(bits)) {
-    throw usageError(
-      `--bits must be ${listed(RATES, "or")}, found ${JSON.stringify(bits)}; for 4 or more bits ` +
-        "write a file with recipe: gptq",
-    );
-  }
-  if (/\.ya?ml$/i.test(model)) {
-    throw usageError(
-      `--bits takes a model, found the pipeline file "${model}"; give the model, or leave --bits out`,
-    );
-  }
-  if (existsSync(model) || !HUB_ID.test(model)) refuseOtherThanModel(model);
-  const name = `${runName(model)}-${bits}-bit`;
-  const isThere = existsSync(join(model, "config.json"));
-  const length = windowLength(isThere ? readConfig(denoFolder(model)).architecture : undefined);
-  const text = stringify({
-    name,
-    model,
-    recipe: `${bits}-bit`,
-    stages: {
-      calibrate: { dataset: "wikitext2", "sequence-length": length },
-      evaluate: { perplexity: [{ dataset: "wikitext2", "sequence-length": length }] },
-    },
-  });
-  return { name: `${model} --bits ${bits}`, text };
+	const usageError = usageErrors("quantize");
+	if (!RATES.includes(bits)) {
+		throw usageError(
+			`--bits must be ${listed(RATES, "or")}, found ${JSON.stringify(bits)}; for 4 or more bits ` +
+				"write a file with recipe: gptq",
+		);
+	}
+	if (/\.ya?ml$/i.test(model)) {
+		throw usageError(
+			`--bits takes a model, found the pipeline file "${model}"; give the model, or leave --bits out`,
+		);
+	}
+	if (existsSync(model) || !HUB_ID.test(model)) refuseOtherThanModel(model);
+	const name = `${runName(model)}-${bits}-bit`;
+	const isThere = existsSync(join(model, "config.json"));
+	const length = windowLength(isThere ? readConfig(denoFolder(model)).architecture : undefined);
+	const text = stringify({
+		name,
+		model,
+		recipe: `${bits}-bit`,
+		stages: {
+			calibrate: { dataset: "wikitext2", "sequence-length": length },
+			evaluate: { perplexity: [{ dataset: "wikitext2", "sequence-length": length }] },
+		},
+	});
+	return { name: `${model} --bits ${bits}`, text };
 }
 
 function printCells(
-  grid: RunGrid<Stage>,
-  chosen: RunCell<Stage>[] | undefined,
-  json: boolean | undefined,
+	grid: RunGrid<Stage>,
+	chosen: RunCell<Stage>[] | undefined,
+	json: boolean | undefined,
 ): void {
-  const cells = chosen ?? grid.cells;
-  if (json) {
-    const plans = cells.map(({ name, index, values, config }) => ({
-      cell: name,
-      index,
-      values,
-      plan: planOf(config),
-    }));
-    const { name, output } = grid;
-    console.log(JSON.stringify({ name, output, count: grid.cells.length, cells: plans }));
-  } else if (chosen) console.log(chosen.map(({ config }) => planText(config)).join("\n\n"));
-  else console.log(cellsText(grid));
+	const cells = chosen ?? grid.cells;
+	if (json) {
+		const plans = cells.map(({ name, index, values, config }) => ({
+			cell: name,
+			index,
+			values,
+			plan: planOf(config),
+		}));
+		const { name, output } = grid;
+		console.log(JSON.stringify({ name, output, count: grid.cells.length, cells: plans }));
+	} else if (chosen) console.log(chosen.map(({ config }) => planText(config)).join("\n\n"));
+	else console.log(cellsText(grid));
 }
 
 /** @throws {UserError} If a cell failed. */
 async function quantizeCells(
-  grid: RunGrid<Stage>,
-  cells: RunCell<Stage>[] | undefined,
-  json: boolean | undefined,
-  options: RunOptions,
+	grid: RunGrid<Stage>,
+	cells: RunCell<Stage>[] | undefined,
+	json: boolean | undefined,
+	options: RunOptions,
 ): Promise<void> {
-  const results = await runGrid(grid, options, cells);
-  const [{ run }] = results;
-  if (json) results.forEach((result) => console.log(JSON.stringify({ type: "result", ...result })));
-  else if (results.length === 1 && run) {
-    const [cell] = cells ?? grid.cells;
-    printLabelled(summary(run, cell.config.output));
-  } else console.log(`\n${resultsText(results)}`);
-  const failed = results.filter(({ record }) => record.status === "failed");
-  if (failed.length === 0) return;
-  const what = results.length === 1 ? "The cell" : `${failed.length} of ${results.length} cells`;
-  throw new UserError(`${what} failed; the same command retries unfinished cells`);
+	const results = await runGrid(grid, options, cells);
+	const [{ run }] = results;
+	if (json) results.forEach((result) => console.log(JSON.stringify({ type: "result", ...result })));
+	else if (results.length === 1 && run) {
+		const [cell] = cells ?? grid.cells;
+		printLabelled(summary(run, cell.config.output));
+	} else console.log(`\n${resultsText(results)}`);
+	const failed = results.filter(({ record }) => record.status === "failed");
+	if (failed.length === 0) return;
+	const what = results.length === 1 ? "The cell" : `${failed.length} of ${results.length} cells`;
+	throw new UserError(`${what} failed; the same command retries unfinished cells`);
 }
 
 function planOf(config: PipelineConfig<Stage>) {
-  const stages = config.stages.filter(({ implied }) => !implied)
-    .map(({ stage: { name, scope }, options }) => ({ name, scope, options }));
-  const { name, model, output, mode, seed, recipe } = config;
-  return { name, model, output, mode, seed, recipe, stages };
+	const stages = config.stages.filter(({ implied }) => !implied)
+		.map(({ stage: { name, scope }, options }) => ({ name, scope, options }));
+	const { name, model, output, mode, seed, recipe } = config;
+	return { name, model, output, mode, seed, recipe, stages };
 }
 
 function planText(config: PipelineConfig<Stage>): string {
-  const plan = planOf(config);
-  const lines = [
-    `${config.file} is valid (model and data not checked).`,
-    `name ${plan.name}, model ${plan.model}, output ${plan.output}, mode ${plan.mode}, ` +
-    `seed ${plan.seed}${plan.recipe === undefined ? "" : `, recipe ${plan.recipe}`}`,
-  ];
-  for (const { name, scope, options } of plan.stages) {
-    const text = Object.entries(options)
-      .map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join(", ");
-    lines.push(`  once per ${scope}`.padEnd(18) + `${name.padEnd(18)} ${text}`);
-    const { stage } = config.stages.find(({ stage }) => stage.name === name)!;
-    const flow = [["takes", needsOf(stage, options)], ["gives", stage.gives]] as const;
-    const flowText = flow.filter(([, names]) => names.length > 0)
-      .map(([verb, names]) => `${verb} ${names.join(", ")}`).join("; ");
-    if (flowText) lines.push(" ".repeat(20) + flowText);
-  }
-  for (const { where, name, path, places } of config.absent) {
-    if (existsSync(path)) continue;
-    const rest = name === "model" && HUB_ID.test(path) ? ", so it is sought on the hub" : "";
-    lines.push(`Not there now: ${name} "${path}" (${where}); ${places}${rest}`);
-  }
-  return lines.join("\n");
+	const plan = planOf(config);
+	const lines = [
+		`${config.file} is valid (model and data not checked).`,
+		`name ${plan.name}, model ${plan.model}, output ${plan.output}, mode ${plan.mode}, ` +
+		`seed ${plan.seed}${plan.recipe === undefined ? "" : `, recipe ${plan.recipe}`}`,
+	];
+	for (const { name, scope, options } of plan.stages) {
+		const text = Object.entries(options)
+			.map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join(", ");
+		lines.push(`  once per ${scope}`.padEnd(18) + `${name.padEnd(18)} ${text}`);
+		const { stage } = config.stages.find(({ stage }) => stage.name === name)!;
+		const flow = [["takes", needsOf(stage, options)], ["gives", stage.gives]] as const;
+		const flowText = flow.filter(([, names]) => names.length > 0)
+			.map(([verb, names]) => `${verb} ${names.join(", ")}`).join("; ");
+		if (flowText) lines.push(" ".repeat(20) + flowText);
+	}
+	for (const { where, name, path, places } of config.absent) {
+		if (existsSync(path)) continue;
+		const rest = name === "model" && HUB_ID.test(path) ? ", so it is sought on the hub" : "";
+		lines.push(`Not there now: ${name} "${path}" (${where}); ${places}${rest}`);
+	}
+	return lines.join("\n");
 }
 
 /** What is known of the size of the packed model. */
 function sizeLine({ model, stages }: PipelineConfig<Stage>): string {
-  if (!existsSync(join(model, "config.json"))) {
-    return "Size: known once the model is there";
-  }
-  using files = ModelFiles.open(denoFolder(model));
-  const size = expectedSize(files, stages);
-  if (!size) return "Size: not known before the run with these stages";
-  const { bytes: [least, most], bits: [fewest, greatest] } = size;
-  const range = (a: string, b: string) => a === b ? a : `${a} to ${b}`;
-  return `Size: weight files of ${range(bytesText(least), bytesText(most))} at most, ` +
-    `${range(fewest.toFixed(2), greatest.toFixed(2))} bits per weight of the linear layers`;
+	if (!existsSync(join(model, "config.json"))) {
+		return "Size: known once the model is there";
+	}
+	using files = ModelFiles.open(denoFolder(model));
+	const size = expectedSize(files, stages);
+	if (!size) return "Size: not known before the run with these stages";
+	const { bytes: [least, most], bits: [fewest, greatest] } = size;
+	const range = (a: string, b: string) => a === b ? a : `${a} to ${b}`;
+	return `Size: weight files of ${range(bytesText(least), bytesText(most))} at most, ` +
+		`${range(fewest.toFixed(2), greatest.toFixed(2))} bits per weight of the linear layers`;
 }
 
 /**
@@ -265,67 +265,67 @@ function sizeLine({ model, stages }: PipelineConfig<Stage>): string {
  * @throws {UserError} If that is more than there is.
  */
 async function printNeeds(
-  config: PipelineConfig<Stage>,
+	config: PipelineConfig<Stage>,
 ) {
-  const { model, stages, output } = config;
-  if (!quantizes(stages) || !existsSync(join(model, "config.json"))) return;
-  using files = ModelFiles.open(denoFolder(model));
-  let gpu: Gpu;
-  try {
-    gpu = await openGpu(gpuOptions(config));
-  } catch (error) {
-    if (!(error instanceof NoAdapter)) throw error;
-    console.log(
-      `Needs: ${needsText(await runNeeds(files, stages))}\n(no GPU here: ${error.message})`,
-    );
-    return;
-  }
-  await using device = gpu;
-  const needs = await runNeeds(files, stages, device);
-  console.log(`Needs: ${needsText(needs)}`);
-  await checkNeeds(needs, device, { name: model, output });
+	const { model, stages, output } = config;
+	if (!quantizes(stages) || !existsSync(join(model, "config.json"))) return;
+	using files = ModelFiles.open(denoFolder(model));
+	let gpu: Gpu;
+	try {
+		gpu = await openGpu(gpuOptions(config));
+	} catch (error) {
+		if (!(error instanceof NoAdapter)) throw error;
+		console.log(
+			`Needs: ${needsText(await runNeeds(files, stages))}\n(no GPU here: ${error.message})`,
+		);
+		return;
+	}
+	await using device = gpu;
+	const needs = await runNeeds(files, stages, device);
+	console.log(`Needs: ${needsText(needs)}`);
+	await checkNeeds(needs, device, { name: model, output });
 }
 
 /** The lines that summarize a finished run. */
 function summary(
-  { packed, evaluation, peakGpuBytes, stages }: RunRecord,
-  output: string,
+	{ packed, evaluation, peakGpuBytes, stages }: RunRecord,
+	output: string,
 ): string[] {
-  const lines: string[] = [""];
-  const label = (text: string) => text.padEnd(17);
-  if (packed) {
-    const share = percentText(packed.bytes / packed.originalBytes);
-    const what = "signs" in packed.storedBitsByPart ? "signs" : "codes";
-    lines.push(
-      label("Size") + `${bytesText(packed.bytes)} in total, ${share} of ` +
-        `${bytesText(packed.originalBytes)}, ` +
-        `${(packed.originalBytes / packed.bytes).toFixed(1)} times smaller (embeddings and head ${
-          tablesText(stages)
-        })`,
-      label("Paper bits") + `${packed.paperBits.toFixed(2)} per weight of the linear layers ` +
-        `(${what} only)`,
-      label("Stored bits") + `${packed.storedBits.toFixed(2)} per weight of the linear layers: ` +
-        Object.entries(packed.storedBitsByPart)
-          .map(([part, bits]) => `${part} ${bits.toFixed(3)}`).join(", "),
-    );
-  }
-  for (const metric of METRICS) {
-    const { name, line } = metric.terminal;
-    lines.push(...pairsIn(metric, evaluation).map((pair) => label(name) + line(pair)));
-  }
-  if (peakGpuBytes) lines.push(label("Peak GPU memory") + bytesText(peakGpuBytes));
-  const report = join(output, "report.html");
-  if (existsSync(report)) lines.push(label("Report") + report);
-  if (packed) {
-    const command = commandName(`generate ${output} --prompt "Once upon a time"`);
-    lines.push(label("Try it") + command);
-  }
-  return lines;
+	const lines: string[] = [""];
+	const label = (text: string) => text.padEnd(17);
+	if (packed) {
+		const share = percentText(packed.bytes / packed.originalBytes);
+		const what = "signs" in packed.storedBitsByPart ? "signs" : "codes";
+		lines.push(
+			label("Size") + `${bytesText(packed.bytes)} in total, ${share} of ` +
+				`${bytesText(packed.originalBytes)}, ` +
+				`${(packed.originalBytes / packed.bytes).toFixed(1)} times smaller (embeddings and head ${
+					tablesText(stages)
+				})`,
+			label("Paper bits") + `${packed.paperBits.toFixed(2)} per weight of the linear layers ` +
+				`(${what} only)`,
+			label("Stored bits") + `${packed.storedBits.toFixed(2)} per weight of the linear layers: ` +
+				Object.entries(packed.storedBitsByPart)
+					.map(([part, bits]) => `${part} ${bits.toFixed(3)}`).join(", "),
+		);
+	}
+	for (const metric of METRICS) {
+		const { name, line } = metric.terminal;
+		lines.push(...pairsIn(metric, evaluation).map((pair) => label(name) + line(pair)));
+	}
+	if (peakGpuBytes) lines.push(label("Peak GPU memory") + bytesText(peakGpuBytes));
+	const report = join(output, "report.html");
+	if (existsSync(report)) lines.push(label("Report") + report);
+	if (packed) {
+		const command = commandName(`generate ${output} --prompt "Once upon a time"`);
+		lines.push(label("Try it") + command);
+	}
+	return lines;
 }
 
 /** The form in which `pack` stored embeddings and head. */
 function tablesText(stages: RunRecord["stages"]): string {
-  const options = stages.find(({ name }) => name === "pack")?.options as { embeddings?: unknown };
-  const { embeddings = "stored" } = options ?? {};
-  return embeddings === "stored" ? "as in the original" : `in ${embeddings} bits`;
+	const options = stages.find(({ name }) => name === "pack")?.options as { embeddings?: unknown };
+	const { embeddings = "stored" } = options ?? {};
+	return embeddings === "stored" ? "as in the original" : `in ${embeddings} bits`;
 }

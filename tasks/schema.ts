@@ -19,8 +19,8 @@ Options
 const options = { compact: { type: "boolean" } } as const;
 
 await runCommand({ name: "schema", help: HELP, options, takesArguments: false }, ({ values }) => {
-  const whole = pipelineJsonSchema(STAGES, RECIPES);
-  console.log(
-    values.compact ? JSON.stringify(compactSchema(whole)) : JSON.stringify(whole, null, 2),
-  );
+	const whole = pipelineJsonSchema(STAGES, RECIPES);
+	console.log(
+		values.compact ? JSON.stringify(compactSchema(whole)) : JSON.stringify(whole, null, 2),
+	);
 });

@@ -43,15 +43,15 @@ Exit codes: 0 ended by Ctrl-C or SIGTERM, 1 failed, 2 bad arguments, 130 ended a
 const usageError = usageErrors("serve");
 
 const options = {
-  "port": { type: "string" },
-  "host": { type: "string" },
-  "name": { type: "string" },
-  "context": { type: "string" },
-  "parallel": { type: "string" },
-  "cache": { type: "string" },
-  "api-key": { type: "string", multiple: true },
-  "cors": { type: "string", multiple: true },
-  "requests": { type: "string" },
+	"port": { type: "string" },
+	"host": { type: "string" },
+	"name": { type: "string" },
+	"context": { type: "string" },
+	"parallel": { type: "string" },
+	"cache": { type: "string" },
+	"api-key": { type: "string", multiple: true },
+	"cors": { type: "string", multiple: true },
+	"requests": { type: "string" },
 } as const;
 
 /** Tokens that a context is not halved below. */
@@ -61,85 +61,85 @@ const interrupted = "Requests in progress were cut off.";
 const command = { name: "serve", help: HELP, options, interrupted, drains: true };
 
 await runCommand(command, async ({ values, positionals, signal }) => {
-  if (positionals.length !== 1) throw usageError(`Give one model, found ${positionals.length}`);
-  const [name] = positionals;
-  const { cache = "f32", host = "127.0.0.1" } = values;
-  if (cache !== "f32" && cache !== "f16") {
-    throw usageError(`--cache must be f32 or f16, found "${cache}"`);
-  }
-  const number = (option: "port" | "context" | "parallel" | "requests", fallback: number) =>
-    count(usageError, `--${option}`, values[option], fallback, option === "port" ? 0 : 1);
-  const port = number("port", 8080);
-  if (port > 65535) throw usageError(`--port must be at most 65535, found "${port}"`);
-  const parallel = number("parallel", 4);
-  const mostRequests = number("requests", 64);
-  const asked = values.context === undefined ? undefined : number("context", 0);
-  const apiKeys = readKeys(values["api-key"] ?? []);
-  const origins = (values.cors ?? []).map(readOrigin);
+	if (positionals.length !== 1) throw usageError(`Give one model, found ${positionals.length}`);
+	const [name] = positionals;
+	const { cache = "f32", host = "127.0.0.1" } = values;
+	if (cache !== "f32" && cache !== "f16") {
+		throw usageError(`--cache must be f32 or f16, found "${cache}"`);
+	}
+	const number = (option: "port" | "context" | "parallel" | "requests", fallback: number) =>
+		count(usageError, `--${option}`, values[option], fallback, option === "port" ? 0 : 1);
+	const port = number("port", 8080);
+	if (port > 65535) throw usageError(`--port must be at most 65535, found "${port}"`);
+	const parallel = number("parallel", 4);
+	const mostRequests = number("requests", 64);
+	const asked = values.context === undefined ? undefined : number("context", 0);
+	const apiKeys = readKeys(values["api-key"] ?? []);
+	const origins = (values.cors ?? []).map(readOrigin);
 
-  const progress = terminalProgress();
-  using files = await openModel(name, signal, progress);
-  warnOf(files);
-  await using gpu = await openGpu();
-  using model = await loadModel(gpu, files, signal, progress);
-  const context = await contextOf(model, parallel, cache, asked);
-  const metrics = new Metrics();
-  using engine = new Engine(model, { parallel, context, cache }, metrics);
-  const id = values.name ?? nameOf(name);
-  let server: TextServer;
-  try {
-    server = new TextServer(engine, { files, id, context }, {
-      hostname: host,
-      port,
-      apiKeys,
-      origins,
-      mostRequests,
-      onFault: (error) => {
-        console.error("Error:", error);
-        if (gpu.fault !== undefined) console.error("The GPU is lost; restart the server");
-      },
-    });
-  } catch (error) {
-    if (!isSystemError(error)) throw error;
-    throw new UserError(`Cannot listen on ${host}, port ${port}: ${reasonOf(error)}`);
-  }
-  if (apiKeys.length === 0 && !isLoopback(host)) {
-    console.error("Warning: anyone who reaches this address can use the server; give an --api-key");
-  }
-  console.log(
-    `Serving "${id}" at ${server.url}/v1: ${context} tokens of context, ` +
-      `${parallel} ${plural(parallel, "text")} at a time, on ${gpu.name}`,
-  );
-  await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
-  const { requests } = server;
-  console.error(
-    `\nEnding after ${requests} ${plural(requests, "request")}; Ctrl-C again ends at once`,
-  );
-  await server.drain();
+	const progress = terminalProgress();
+	using files = await openModel(name, signal, progress);
+	warnOf(files);
+	await using gpu = await openGpu();
+	using model = await loadModel(gpu, files, signal, progress);
+	const context = await contextOf(model, parallel, cache, asked);
+	const metrics = new Metrics();
+	using engine = new Engine(model, { parallel, context, cache }, metrics);
+	const id = values.name ?? nameOf(name);
+	let server: TextServer;
+	try {
+		server = new TextServer(engine, { files, id, context }, {
+			hostname: host,
+			port,
+			apiKeys,
+			origins,
+			mostRequests,
+			onFault: (error) => {
+				console.error("Error:", error);
+				if (gpu.fault !== undefined) console.error("The GPU is lost; restart the server");
+			},
+		});
+	} catch (error) {
+		if (!isSystemError(error)) throw error;
+		throw new UserError(`Cannot listen on ${host}, port ${port}: ${reasonOf(error)}`);
+	}
+	if (apiKeys.length === 0 && !isLoopback(host)) {
+		console.error("Warning: anyone who reaches this address can use the server; give an --api-key");
+	}
+	console.log(
+		`Serving "${id}" at ${server.url}/v1: ${context} tokens of context, ` +
+			`${parallel} ${plural(parallel, "text")} at a time, on ${gpu.name}`,
+	);
+	await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+	const { requests } = server;
+	console.error(
+		`\nEnding after ${requests} ${plural(requests, "request")}; Ctrl-C again ends at once`,
+	);
+	await server.drain();
 });
 
 function readKeys(given: readonly string[]): string[] {
-  const keys = [...given, ...(Deno.env.get("BILLM_API_KEY") ?? "").split(",").filter(Boolean)];
-  for (const key of keys) {
-    if (!/^[\x21-\x7e]+$/.test(key)) {
-      throw usageError("An API key must be of ASCII characters without spaces");
-    }
-  }
-  return keys;
+	const keys = [...given, ...(Deno.env.get("BILLM_API_KEY") ?? "").split(",").filter(Boolean)];
+	for (const key of keys) {
+		if (!/^[\x21-\x7e]+$/.test(key)) {
+			throw usageError("An API key must be of ASCII characters without spaces");
+		}
+	}
+	return keys;
 }
 
 function readOrigin(text: string): string {
-  if (text === "*" || URL.parse(text)?.origin === text) return text;
-  throw usageError(
-    `--cors must be an origin such as http://localhost:3000, or *; found "${text}"`,
-  );
+	if (text === "*" || URL.parse(text)?.origin === text) return text;
+	throw usageError(
+		`--cors must be an origin such as http://localhost:3000, or *; found "${text}"`,
+	);
 }
 
 /** The model's name in requests: its name on the hub, or that of its folder or its run's. */
 function nameOf(name: string): string {
-  if (!existsSync(name)) return name;
-  const folder = resolve(modelFolder(name));
-  return basename(basename(folder) === "model" ? dirname(folder) : folder);
+	if (!existsSync(name)) return name;
+	const folder = resolve(modelFolder(name));
+	return basename(basename(folder) === "model" ? dirname(folder) : folder);
 }
 
 /**
@@ -148,34 +148,34 @@ function nameOf(name: string): string {
  * @throws {UserError} If the KV caches do not fit into GPU memory.
  */
 async function contextOf(
-  { decoder: { gpu }, files }: ResidentModel,
-  parallel: number,
-  cache: CacheDtype,
-  asked: number | undefined,
+	{ decoder: { gpu }, files }: ResidentModel,
+	parallel: number,
+	cache: CacheDtype,
+	asked: number | undefined,
 ): Promise<number> {
-  const { architecture } = files;
-  const { maxLength } = architecture;
-  if (asked !== undefined && asked > maxLength) {
-    throw new UserError(
-      `"${files.name}" takes at most ${maxLength} tokens, found --context ${asked}`,
-    );
-  }
-  const inUse = gpu.memory.current;
-  for (let context = asked ?? maxLength;; context = Math.ceil(context / 2)) {
-    const wanted = inUse + parallel * cacheBytes(architecture, context, cache);
-    const memory = await gpu.memoryFor(wanted);
-    if (memory >= wanted) return context;
-    if (asked === undefined && context > LEAST_CONTEXT) continue;
-    throw new UserError(
-      `${
-        bytesText(memory)
-      } of GPU memory is too little for ${parallel} texts of ${context} tokens: ` +
-        `with the weights they take ${bytesText(wanted)}; give less --context or --parallel` +
-        (cache === "f32" ? ", or --cache f16" : ""),
-    );
-  }
+	const { architecture } = files;
+	const { maxLength } = architecture;
+	if (asked !== undefined && asked > maxLength) {
+		throw new UserError(
+			`"${files.name}" takes at most ${maxLength} tokens, found --context ${asked}`,
+		);
+	}
+	const inUse = gpu.memory.current;
+	for (let context = asked ?? maxLength;; context = Math.ceil(context / 2)) {
+		const wanted = inUse + parallel * cacheBytes(architecture, context, cache);
+		const memory = await gpu.memoryFor(wanted);
+		if (memory >= wanted) return context;
+		if (asked === undefined && context > LEAST_CONTEXT) continue;
+		throw new UserError(
+			`${
+				bytesText(memory)
+			} of GPU memory is too little for ${parallel} texts of ${context} tokens: ` +
+				`with the weights they take ${bytesText(wanted)}; give less --context or --parallel` +
+				(cache === "f32" ? ", or --cache f16" : ""),
+		);
+	}
 }
 
 function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || host.startsWith("127.");
+	return host === "localhost" || host === "::1" || host.startsWith("127.");
 }

@@ -13,27 +13,27 @@ import { type Orders, SharedState } from "./watchdog_state.ts";
  * @throws {UserError} If `BILLM_TIME_LIMIT` is no number above 0.
  */
 export function startWatchdog(
-  interrupted: string,
-  drains: boolean,
-  interrupt: () => void,
+	interrupted: string,
+	drains: boolean,
+	interrupt: () => void,
 ): SharedState {
-  const scale = Number(Deno.env.get("BILLM_TIME_LIMIT") || 1);
-  if (!(scale > 0)) {
-    throw new UserError(
-      `BILLM_TIME_LIMIT must be a number above 0, found "${Deno.env.get("BILLM_TIME_LIMIT")}"`,
-    );
-  }
-  const state = new SharedState();
-  const worker = new Worker(new URL("./watchdog_worker.ts", import.meta.url), { type: "module" });
-  worker.onmessage = () => {
-    Deno.addSignalListener("SIGINT", interrupt);
-    if (drains && Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", interrupt);
-  };
-  worker.postMessage({ memory: state.memory, interrupted, drains } satisfies Orders);
-  const watch: Watch = {
-    begin: (what, seconds) => state.begin(what, scale * seconds),
-    end: () => state.end(),
-  };
-  watchTime(watch);
-  return state;
+	const scale = Number(Deno.env.get("BILLM_TIME_LIMIT") || 1);
+	if (!(scale > 0)) {
+		throw new UserError(
+			`BILLM_TIME_LIMIT must be a number above 0, found "${Deno.env.get("BILLM_TIME_LIMIT")}"`,
+		);
+	}
+	const state = new SharedState();
+	const worker = new Worker(new URL("./watchdog_worker.ts", import.meta.url), { type: "module" });
+	worker.onmessage = () => {
+		Deno.addSignalListener("SIGINT", interrupt);
+		if (drains && Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", interrupt);
+	};
+	worker.postMessage({ memory: state.memory, interrupted, drains } satisfies Orders);
+	const watch: Watch = {
+		begin: (what, seconds) => state.begin(what, scale * seconds),
+		end: () => state.end(),
+	};
+	watchTime(watch);
+	return state;
 }

@@ -26,41 +26,41 @@ Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted.
 const usageError = usageErrors("web");
 
 const options = {
-  port: { type: "string" },
-  host: { type: "string" },
-  build: { type: "string" },
+	port: { type: "string" },
+	host: { type: "string" },
+	build: { type: "string" },
 } as const;
 
 await runCommand({ name: "web", help: HELP, options }, async ({ values, positionals, signal }) => {
-  const { port: portText, host: hostname = "127.0.0.1", build } = values;
-  if (positionals.length > 1) {
-    throw usageError(`Give one model at most, found ${positionals.length}`);
-  }
-  const port = count(usageError, "--port", portText, 8000, 0);
-  if (port > 65535) throw usageError(`--port must be at most 65535, found ${port}`);
-  const [given] = positionals;
-  const model = given === undefined ? undefined : open(given);
-  const page = await pageFiles(model && `./${model.place}`);
-  if (build !== undefined) {
-    writeSite(build, page, model);
-    return console.log(`Written: ${build}`);
-  }
-  const handler = pageServer(page, model);
-  const onListen = ({ hostname, port }: Deno.NetAddr) =>
-    console.log(`Open http://${hostname === "127.0.0.1" ? "localhost" : hostname}:${port}/`);
-  try {
-    await Deno.serve({ port, hostname, signal, onListen }, handler).finished;
-  } catch (error) {
-    if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-    throw new UserError(`Cannot listen on port ${port}: another program does; give another --port`);
-  }
-  signal.throwIfAborted();
+	const { port: portText, host: hostname = "127.0.0.1", build } = values;
+	if (positionals.length > 1) {
+		throw usageError(`Give one model at most, found ${positionals.length}`);
+	}
+	const port = count(usageError, "--port", portText, 8000, 0);
+	if (port > 65535) throw usageError(`--port must be at most 65535, found ${port}`);
+	const [given] = positionals;
+	const model = given === undefined ? undefined : open(given);
+	const page = await pageFiles(model && `./${model.place}`);
+	if (build !== undefined) {
+		writeSite(build, page, model);
+		return console.log(`Written: ${build}`);
+	}
+	const handler = pageServer(page, model);
+	const onListen = ({ hostname, port }: Deno.NetAddr) =>
+		console.log(`Open http://${hostname === "127.0.0.1" ? "localhost" : hostname}:${port}/`);
+	try {
+		await Deno.serve({ port, hostname, signal, onListen }, handler).finished;
+	} catch (error) {
+		if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+		throw new UserError(`Cannot listen on port ${port}: another program does; give another --port`);
+	}
+	signal.throwIfAborted();
 });
 
 function open(folder: string): ServedModel {
-  if (existsSync(folder)) return ServedModel.open(modelFolder(folder), basename(resolve(folder)));
-  throw new UserError(
-    `Cannot serve "${folder}": there is no such folder` +
-      (HUB_ID.test(folder) ? `; the page loads models from the hub itself: give it the name` : ""),
-  );
+	if (existsSync(folder)) return ServedModel.open(modelFolder(folder), basename(resolve(folder)));
+	throw new UserError(
+		`Cannot serve "${folder}": there is no such folder` +
+			(HUB_ID.test(folder) ? `; the page loads models from the hub itself: give it the name` : ""),
+	);
 }

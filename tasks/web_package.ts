@@ -15,10 +15,10 @@ Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted.
 const usageError = usageErrors("web:package");
 
 await runCommand({ name: "web:package", help: HELP, options: {} }, async ({ positionals }) => {
-  if (positionals.length > 1) {
-    throw usageError(`Give one folder at most, found ${positionals.length}`);
-  }
-  const [folder = "dist"] = positionals;
-  await writePackage(folder);
-  console.log(`Written: ${folder}`);
+	if (positionals.length > 1) {
+		throw usageError(`Give one folder at most, found ${positionals.length}`);
+	}
+	const [folder = "dist"] = positionals;
+	await writePackage(folder);
+	console.log(`Written: ${folder}`);
 });

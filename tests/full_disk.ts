@@ -3,14 +3,14 @@
  * finds no space for any byte. Until disposal. Linux only.
  */
 export function fillDiskFor(path: string): Disposable {
-  const { openSync } = Deno;
-  Deno.openSync = (name, options) =>
-    `${name}`.startsWith(`${path}.`) && options?.createNew
-      ? openSync("/dev/full", { write: true })
-      : openSync(name, options);
-  return {
-    [Symbol.dispose]: () => {
-      Deno.openSync = openSync;
-    },
-  };
+	const { openSync } = Deno;
+	Deno.openSync = (name, options) =>
+		`${name}`.startsWith(`${path}.`) && options?.createNew
+			? openSync("/dev/full", { write: true })
+			: openSync(name, options);
+	return {
+		[Symbol.dispose]: () => {
+			Deno.openSync = openSync;
+		},
+	};
 }

@@ -12,10 +12,10 @@ export const openModel = (folder: string) => ModelFiles.open(denoFolder(folder))
 
 /** The checkpoint of a folder after some tensors are written there. */
 export function written(
-  folder: string,
-  tensors: TensorToWrite[],
-  metadata?: Record<string, string>,
+	folder: string,
+	tensors: TensorToWrite[],
+	metadata?: Record<string, string>,
 ): Checkpoint {
-  writeSafetensors(join(folder, "model.safetensors"), tensors, metadata);
-  return openCheckpoint(folder);
+	writeSafetensors(join(folder, "model.safetensors"), tensors, metadata);
+	return openCheckpoint(folder);
 }

@@ -23,14 +23,14 @@ export type { GpuHost, TextStore } from "../gpu/host.ts";
 export type { CacheDtype } from "../gpu/kernels/attention/attention_decode.ts";
 export { browserGpu, openGpu } from "../hosts/browser_gpu.ts";
 export {
-  type ContinueOptions,
-  continueTokens,
-  generate,
-  type GeneratedToken,
-  type GenerateOptions,
-  type GenerationEnd,
-  ResidentModel,
-  type ResidentOptions,
+	type ContinueOptions,
+	continueTokens,
+	generate,
+	type GeneratedToken,
+	type GenerateOptions,
+	type GenerationEnd,
+	ResidentModel,
+	type ResidentOptions,
 } from "../models/generation/generation.ts";
 export { type HeldCache, PrefixCaches } from "../models/generation/prefix_caches.ts";
 export type { SamplingOptions } from "../models/generation/sampling.ts";

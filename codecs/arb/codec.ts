@@ -12,47 +12,47 @@ import { loadArb, storeArb } from "./store.ts";
  * @see ARB-LLM, https://arxiv.org/abs/2410.03129
  */
 export const arb: Codec<ArbHost> = {
-  name: "arb",
-  main: "arb_signs",
-  since: 6,
-  parts: {
-    arb_signs: "signs",
-    arb_flags: "flags",
-    arb_salient_signs: "salient-signs",
-    arb_salient_columns: "salient-columns",
-    arb_scales: "scales",
-    arb_column_scales: "column-scales",
-    arb_salient_column_scales: "column-scales",
-  },
-  usualParts: ["signs", "flags", "salient-signs", "salient-columns", "scales"],
-  sizeColumns: {
-    signs: ["signs"],
-    flags: ["flags"],
-    salient: ["salient-signs", "salient-columns"],
-    scales: ["scales", "column-scales"],
-  },
-  factColumns: ZONED_COLUMNS,
-  factMaps: [SALIENT_COLUMNS],
-  load: loadArb,
-  store: storeArb,
-  dequantize: dequantizeArb,
+	name: "arb",
+	main: "arb_signs",
+	since: 6,
+	parts: {
+		arb_signs: "signs",
+		arb_flags: "flags",
+		arb_salient_signs: "salient-signs",
+		arb_salient_columns: "salient-columns",
+		arb_scales: "scales",
+		arb_column_scales: "column-scales",
+		arb_salient_column_scales: "column-scales",
+	},
+	usualParts: ["signs", "flags", "salient-signs", "salient-columns", "scales"],
+	sizeColumns: {
+		signs: ["signs"],
+		flags: ["flags"],
+		salient: ["salient-signs", "salient-columns"],
+		scales: ["scales", "column-scales"],
+	},
+	factColumns: ZONED_COLUMNS,
+	factMaps: [SALIENT_COLUMNS],
+	load: loadArb,
+	store: storeArb,
+	dequantize: dequantizeArb,
 
-  facts(host) {
-    const salient = salientOf(host);
-    return {
-      salientColumns: salientPerBlock(salient, host),
-      highFraction: highFraction(host),
-      paperBits: 1 + salient.length / host.cols,
-    };
-  },
+	facts(host) {
+		const salient = salientOf(host);
+		return {
+			salientColumns: salientPerBlock(salient, host),
+			highFraction: highFraction(host),
+			paperBits: 1 + salient.length / host.cols,
+		};
+	},
 
-  nonFinite({ scales, columns }) {
-    return { arb_scales: infiniteHalves(scales), arb_column_scales: infiniteHalves(columns) };
-  },
+	nonFinite({ scales, columns }) {
+		return { arb_scales: infiniteHalves(scales), arb_column_scales: infiniteHalves(columns) };
+	},
 
-  kinds: arbKinds,
-  matrix: arbMatrix,
-  upload: uploadArb,
-  groups: () => true,
-  uploadGroup: uploadArbGroup,
+	kinds: arbKinds,
+	matrix: arbMatrix,
+	upload: uploadArb,
+	groups: () => true,
+	uploadGroup: uploadArbGroup,
 };

@@ -9,31 +9,31 @@ import candidates from "./row_candidates_arb.wgsl" with { type: "text" };
 
 /** Tabu search for the bits of each row, with fixed scales; `quantized` and the bits are updated. */
 export async function searchArb(
-  gpu: Gpu,
-  linear: ArbTensors,
-  { target, hessian, quantized, rounds, moves, pause }: SearchArguments,
+	gpu: Gpu,
+	linear: ArbTensors,
+	{ target, hessian, quantized, rounds, moves, pause }: SearchArguments,
 ): Promise<void> {
-  const search = searchOf(linear);
-  using residual = gpu.empty(target.shape);
-  const recompute = () => computeResidual(gpu, target, hessian, quantized, residual);
-  for (let round = 0; round < rounds; round++) {
-    await recompute();
-    const count = Math.ceil(moves * linear.cols);
-    const matrices: [Tensor, Tensor, Tensor] = [hessian, residual, quantized];
-    await searchRowsInTurns(gpu, search, ...matrices, count, round, recompute, pause);
-  }
+	const search = searchOf(linear);
+	using residual = gpu.empty(target.shape);
+	const recompute = () => computeResidual(gpu, target, hessian, quantized, residual);
+	for (let round = 0; round < rounds; round++) {
+		await recompute();
+		const count = Math.ceil(moves * linear.cols);
+		const matrices: [Tensor, Tensor, Tensor] = [hessian, residual, quantized];
+		await searchRowsInTurns(gpu, search, ...matrices, count, round, recompute, pause);
+	}
 }
 
 function searchOf(linear: ArbTensors): RowSearch {
-  const { cols, blockSize, columnScales, bitmap, mask, scales, columns, codes } = linear;
-  return {
-    name: "arb",
-    candidates,
-    constants: {
-      ...{ BLOCK: blockSize, BLOCKS: Math.ceil(cols / blockSize), WORDS: bitWords(cols) },
-      ...{ SCALES: arbScales(linear), PLANES: arbPlanes(linear) },
-      ...{ COLUMN_SCALES: Number(columnScales), BITMAP: Number(bitmap) },
-    },
-    tensors: [mask, scales, columns, codes],
-  };
+	const { cols, blockSize, columnScales, bitmap, mask, scales, columns, codes } = linear;
+	return {
+		name: "arb",
+		candidates,
+		constants: {
+			...{ BLOCK: blockSize, BLOCKS: Math.ceil(cols / blockSize), WORDS: bitWords(cols) },
+			...{ SCALES: arbScales(linear), PLANES: arbPlanes(linear) },
+			...{ COLUMN_SCALES: Number(columnScales), BITMAP: Number(bitmap) },
+		},
+		tensors: [mask, scales, columns, codes],
+	};
 }

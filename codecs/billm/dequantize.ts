@@ -15,24 +15,24 @@ import { type BillmLayout, scalesPerBlock } from "./quantize_block.ts";
  * @returns f32 `[rows, cols]`, owned by the caller.
  */
 export async function dequantize(
-  gpu: Gpu,
-  layout: BillmLayout,
-  bits: Tensor,
-  scales: Tensor,
-  salient: Tensor,
-  weight = gpu.empty([layout.rows, layout.cols]),
+	gpu: Gpu,
+	layout: BillmLayout,
+	bits: Tensor,
+	scales: Tensor,
+	salient: Tensor,
+	weight = gpu.empty([layout.rows, layout.cols]),
 ): Promise<Tensor> {
-  const { rows, cols, blockSize, zones, planes } = layout;
-  const words = bitWords(cols);
-  const kernel = await gpu.kernel({
-    name: "dequantize_billm",
-    source,
-    constants: { ZONES: zones, PLANES: planes, SCALES: scalesPerBlock(layout) },
-  });
-  kernel.dispatch({
-    params: uniform([rows, cols, words, blockSize, Math.ceil(cols / blockSize)]),
-    tensors: [bits, scales, salient, weight],
-    workgroups: Math.ceil(rows * words / 64),
-  });
-  return weight;
+	const { rows, cols, blockSize, zones, planes } = layout;
+	const words = bitWords(cols);
+	const kernel = await gpu.kernel({
+		name: "dequantize_billm",
+		source,
+		constants: { ZONES: zones, PLANES: planes, SCALES: scalesPerBlock(layout) },
+	});
+	kernel.dispatch({
+		params: uniform([rows, cols, words, blockSize, Math.ceil(cols / blockSize)]),
+		tensors: [bits, scales, salient, weight],
+		workgroups: Math.ceil(rows * words / 64),
+	});
+	return weight;
 }

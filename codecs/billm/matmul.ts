@@ -5,12 +5,12 @@ import type { Addends } from "../codec.ts";
 import { multiplySlabs } from "../packed_rows/slabs.ts";
 import orderColumns from "./order_columns.wgsl" with { type: "text" };
 import {
-  billmMatmulBytes,
-  billmMatmulKernel,
-  type BillmTile,
-  MATMUL_FLAGS,
-  UNPACKED_ROWS,
-  unpackKernel,
+	billmMatmulBytes,
+	billmMatmulKernel,
+	type BillmTile,
+	MATMUL_FLAGS,
+	UNPACKED_ROWS,
+	unpackKernel,
 } from "./matmul_source.ts";
 import { billmMatvec, MATVEC_TOKENS } from "./matvec.ts";
 import { type BillmTensors, formName, formOf, tilesOf, UNIT_COLS, unitsOf } from "./tensors.ts";
@@ -37,13 +37,13 @@ export type UnpackedIn = "tiles" | "slabs";
  * @throws {RangeError} If the shape of x does not match the weight.
  */
 export async function billmProduct(
-  gpu: Gpu,
-  x: Tensor,
-  weight: BillmTensors,
-  addends: Addends = {},
+	gpu: Gpu,
+	x: Tensor,
+	weight: BillmTensors,
+	addends: Addends = {},
 ): Promise<Tensor> {
-  const multiply = x.shape[0] <= MATVEC_TOKENS ? billmMatvec : billmMatmul;
-  return await multiply(gpu, x, weight, addends);
+	const multiply = x.shape[0] <= MATVEC_TOKENS ? billmMatvec : billmMatmul;
+	return await multiply(gpu, x, weight, addends);
 }
 
 /**
@@ -53,78 +53,78 @@ export async function billmProduct(
  * @param unpacked Where, for measurements; as suits the adapter and the number of tokens if absent.
  */
 export async function billmMatmul(
-  gpu: Gpu,
-  x: Tensor,
-  weight: BillmTensors,
-  addends: Addends = {},
-  unpacked?: UnpackedIn,
+	gpu: Gpu,
+	x: Tensor,
+	weight: BillmTensors,
+	addends: Addends = {},
+	unpacked?: UnpackedIn,
 ): Promise<Tensor> {
-  const { rows, cols, planes } = weight;
-  const [tokens, width] = x.shape;
-  if (width !== cols) {
-    throw new RangeError(
-      `Cannot multiply ${shapeText(x.shape)} with a packed weight of ${shapeText([rows, cols])}`,
-    );
-  }
-  const y = gpu.empty([tokens, rows]);
-  const fromTokens = gpu.roundsProducts
-    ? ROUNDED_SLAB_TOKENS
-    : SLAB_TOKENS[planes > 0 ? "salient" : "ordinary"];
-  unpacked ??= gpu.software || tokens >= fromTokens ? "slabs" : "tiles";
-  if (unpacked === "slabs") {
-    const unpack = (first: number, count: number) => unpackRows(gpu, weight, first, count);
-    await multiplySlabs(gpu, x, { rows, unpack }, addends, y);
-  } else await multiplyTiles(gpu, x, weight, addends, y);
-  return y;
+	const { rows, cols, planes } = weight;
+	const [tokens, width] = x.shape;
+	if (width !== cols) {
+		throw new RangeError(
+			`Cannot multiply ${shapeText(x.shape)} with a packed weight of ${shapeText([rows, cols])}`,
+		);
+	}
+	const y = gpu.empty([tokens, rows]);
+	const fromTokens = gpu.roundsProducts
+		? ROUNDED_SLAB_TOKENS
+		: SLAB_TOKENS[planes > 0 ? "salient" : "ordinary"];
+	unpacked ??= gpu.software || tokens >= fromTokens ? "slabs" : "tiles";
+	if (unpacked === "slabs") {
+		const unpack = (first: number, count: number) => unpackRows(gpu, weight, first, count);
+		await multiplySlabs(gpu, x, { rows, unpack }, addends, y);
+	} else await multiplyTiles(gpu, x, weight, addends, y);
+	return y;
 }
 
 /** Queues the product into `y`, unpacking tiles in workgroup memory. */
 async function multiplyTiles(
-  gpu: Gpu,
-  x: Tensor,
-  weight: BillmTensors,
-  { bias, residual }: Addends,
-  y: Tensor,
+	gpu: Gpu,
+	x: Tensor,
+	weight: BillmTensors,
+	{ bias, residual }: Addends,
+	y: Tensor,
 ): Promise<void> {
-  const { rows, cols, blockSize, bits, scales, factors, salient, order } = weight;
-  const [tokens] = x.shape;
-  const form = formOf(weight);
-  const [tiles, units] = [tilesOf(weight), unitsOf(weight)];
-  const positions = units * UNIT_COLS;
-  const tile = tileFor(gpu, tokens, rows);
-  const [tilesDown, tilesAcross] = [Math.ceil(tokens / tile.rows), Math.ceil(rows / tile.cols)];
-  using ordered = gpu.empty([tilesDown * tile.rows, positions]);
-  const reorder = await gpu.kernel({ name: "order_columns", source: orderColumns });
-  reorder.dispatch({
-    params: uniform([tokens, cols, positions]),
-    tensors: [x, order, ordered],
-    workgroups: [Math.ceil(positions / 256), Math.min(tokens, 32768), Math.ceil(tokens / 32768)],
-  });
-  const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
-  const paired = billmMatmulBytes(tile, true) <= maxComputeWorkgroupStorageSize;
-  const aligned = rows % 4 === 0;
-  const kernel = await gpu.kernel({
-    name: `packed_matmul_${formName(form)}_${tile.rows}x${tile.cols}${paired ? "_paired" : ""}${
-      aligned ? "" : "_any"
-    }`,
-    source: () => billmMatmulKernel(form, { tile, paired, aligned }),
-  });
-  const flags = (bias ? MATMUL_FLAGS.bias : 0) | (residual ? MATMUL_FLAGS.residual : 0);
-  const blocks = Math.ceil(cols / blockSize);
-  kernel.dispatch({
-    params: uniform([tokens, rows, units, blocks, blockSize, tiles, flags]),
-    tensors: [ordered, bits, scales, factors ?? scales, salient, bias ?? x, residual ?? x, y],
-    workgroups: [tilesAcross, tilesDown],
-  });
+	const { rows, cols, blockSize, bits, scales, factors, salient, order } = weight;
+	const [tokens] = x.shape;
+	const form = formOf(weight);
+	const [tiles, units] = [tilesOf(weight), unitsOf(weight)];
+	const positions = units * UNIT_COLS;
+	const tile = tileFor(gpu, tokens, rows);
+	const [tilesDown, tilesAcross] = [Math.ceil(tokens / tile.rows), Math.ceil(rows / tile.cols)];
+	using ordered = gpu.empty([tilesDown * tile.rows, positions]);
+	const reorder = await gpu.kernel({ name: "order_columns", source: orderColumns });
+	reorder.dispatch({
+		params: uniform([tokens, cols, positions]),
+		tensors: [x, order, ordered],
+		workgroups: [Math.ceil(positions / 256), Math.min(tokens, 32768), Math.ceil(tokens / 32768)],
+	});
+	const { maxComputeWorkgroupStorageSize } = gpu.device.limits;
+	const paired = billmMatmulBytes(tile, true) <= maxComputeWorkgroupStorageSize;
+	const aligned = rows % 4 === 0;
+	const kernel = await gpu.kernel({
+		name: `packed_matmul_${formName(form)}_${tile.rows}x${tile.cols}${paired ? "_paired" : ""}${
+			aligned ? "" : "_any"
+		}`,
+		source: () => billmMatmulKernel(form, { tile, paired, aligned }),
+	});
+	const flags = (bias ? MATMUL_FLAGS.bias : 0) | (residual ? MATMUL_FLAGS.residual : 0);
+	const blocks = Math.ceil(cols / blockSize);
+	kernel.dispatch({
+		params: uniform([tokens, rows, units, blocks, blockSize, tiles, flags]),
+		tensors: [ordered, bits, scales, factors ?? scales, salient, bias ?? x, residual ?? x, y],
+		workgroups: [tilesAcross, tilesDown],
+	});
 }
 
 function tileFor(gpu: Gpu, tokens: number, rows: number): BillmTile {
-  const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
-  const fits = maxComputeInvocationsPerWorkgroup >= 256 &&
-    billmMatmulBytes(LARGE, false) <= maxComputeWorkgroupStorageSize;
-  // Fewer large tiles than this leave multiprocessors idle.
-  const count = Math.ceil(tokens / LARGE.rows) * Math.ceil(rows / LARGE.cols);
-  return fits && count >= 128 ? LARGE : SMALL;
+	const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
+	const fits = maxComputeInvocationsPerWorkgroup >= 256 &&
+		billmMatmulBytes(LARGE, false) <= maxComputeWorkgroupStorageSize;
+	// Fewer large tiles than this leave multiprocessors idle.
+	const count = Math.ceil(tokens / LARGE.rows) * Math.ceil(rows / LARGE.cols);
+	return fits && count >= 128 ? LARGE : SMALL;
 }
 
 /**
@@ -134,24 +134,24 @@ function tileFor(gpu: Gpu, tokens: number, rows: number): BillmTile {
  * @returns f32 `[rows, cols]`; a new one is owned by the caller.
  */
 export async function unpackRows(
-  gpu: Gpu,
-  weight: BillmTensors,
-  first = 0,
-  rows: number = weight.rows - first,
-  out: Tensor = gpu.empty([rows, weight.cols]),
+	gpu: Gpu,
+	weight: BillmTensors,
+	first = 0,
+	rows: number = weight.rows - first,
+	out: Tensor = gpu.empty([rows, weight.cols]),
 ): Promise<Tensor> {
-  const { cols, blockSize, bits, scales, factors, salient, order } = weight;
-  const form = formOf(weight);
-  const units = unitsOf(weight);
-  const kernel = await gpu.kernel({
-    name: `unpack_rows_${formName(form)}`,
-    source: () => unpackKernel(form),
-  });
-  const down = Math.ceil(rows / UNPACKED_ROWS);
-  kernel.dispatch({
-    params: uniform([first, rows, cols, units, Math.ceil(cols / blockSize), blockSize]),
-    tensors: [bits, scales, factors ?? scales, salient, order, out],
-    workgroups: [units, Math.min(down, MAX_GROUPS), Math.ceil(down / MAX_GROUPS)],
-  });
-  return out;
+	const { cols, blockSize, bits, scales, factors, salient, order } = weight;
+	const form = formOf(weight);
+	const units = unitsOf(weight);
+	const kernel = await gpu.kernel({
+		name: `unpack_rows_${formName(form)}`,
+		source: () => unpackKernel(form),
+	});
+	const down = Math.ceil(rows / UNPACKED_ROWS);
+	kernel.dispatch({
+		params: uniform([first, rows, cols, units, Math.ceil(cols / blockSize), blockSize]),
+		tensors: [bits, scales, factors ?? scales, salient, order, out],
+		workgroups: [units, Math.min(down, MAX_GROUPS), Math.ceil(down / MAX_GROUPS)],
+	});
+	return out;
 }

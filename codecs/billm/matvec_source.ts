@@ -6,17 +6,17 @@ export const MATVEC_FLAGS = { bias: 1, residual: 2 } as const;
 
 /** The parameters of {@link billmMatvecKernel}. */
 export interface PackedMatvecShape {
-  /** Tokens of one pass over the weight. */
-  tokens: 1 | 2 | 4;
-  /** Groups of 32 threads that split the columns; a power of two. */
-  splits: number;
-  /** Whether loops are unrolled, for GPUs. */
-  unrolled: boolean;
+	/** Tokens of one pass over the weight. */
+	tokens: 1 | 2 | 4;
+	/** Groups of 32 threads that split the columns; a power of two. */
+	splits: number;
+	/** Whether loops are unrolled, for GPUs. */
+	unrolled: boolean;
 }
 
 /** Bytes of workgroup memory that {@link billmMatvecKernel} needs. */
 export function billmMatvecBytes(splits: number): number {
-  return 4 * 32 * (16 * splits + 1) + 2 * 4 * 32 * splits;
+	return 4 * 32 * (16 * splits + 1) + 2 * 4 * 32 * splits;
 }
 
 /**
@@ -36,132 +36,132 @@ export function billmMatvecBytes(splits: number): number {
  * the same time, which avoids bank conflicts.
  */
 export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): string {
-  const { zones, planes, coded, mixed } = form;
-  const { tokens, splits, unrolled } = shape;
-  const planeCount = planesOf(form);
-  const scale = scaleSource(form, "scale");
-  const words = 4 / tokens; // words of a unit in the lookup table at a time
-  const groups = 32 / tokens; // groups of four columns per token
-  const firstPlanes = Math.min(planeCount, 2); // other planes are read only for salient columns
+	const { zones, planes, coded, mixed } = form;
+	const { tokens, splits, unrolled } = shape;
+	const planeCount = planesOf(form);
+	const scale = scaleSource(form, "scale");
+	const words = 4 / tokens; // words of a unit in the lookup table at a time
+	const groups = 32 / tokens; // groups of four columns per token
+	const firstPlanes = Math.min(planeCount, 2); // other planes are read only for salient columns
 
-  const each = (count: number, name: string, body: (i: string) => string) =>
-    unrolled
-      ? repeat(count, (i) => `{ ${body(`${i}u`)} }`)
-      : `for (var ${name} = 0u; ${name} < ${count}u; ${name}++) { ${body(name)} }`;
-  const sums = (token: number) => [
-    `all${token}`,
-    `plus${token}`,
-    ...(zones === 2 ? [`high${token}`, `high_plus${token}`] : []),
-    ...(planes > 0 ? [`marked${token}`] : []),
-    ...Array.from({ length: planes }, (_, k) => `marked_plus${token}_${k}`),
-  ];
-  const allSums = Array.from({ length: tokens }, (_, token) => sums(token)).flat();
+	const each = (count: number, name: string, body: (i: string) => string) =>
+		unrolled
+			? repeat(count, (i) => `{ ${body(`${i}u`)} }`)
+			: `for (var ${name} = 0u; ${name} < ${count}u; ${name}++) { ${body(name)} }`;
+	const sums = (token: number) => [
+		`all${token}`,
+		`plus${token}`,
+		...(zones === 2 ? [`high${token}`, `high_plus${token}`] : []),
+		...(planes > 0 ? [`marked${token}`] : []),
+		...Array.from({ length: planes }, (_, k) => `marked_plus${token}_${k}`),
+	];
+	const allSums = Array.from({ length: tokens }, (_, token) => sums(token)).flat();
 
-  /** Adds the contribution of the sums since the last call. */
-  const settle = `{
+	/** Adds the contribution of the sums since the last call. */
+	const settle = `{
     let low_mean = ${scale.zoneMean(0)};
     let low_scale = ${scale.zoneScale(0)};
     let of_all = low_mean - low_scale;
     ${
-    zones === 2
-      ? `let high_scale = ${scale.zoneScale(1)};
+		zones === 2
+			? `let high_scale = ${scale.zoneScale(1)};
     let of_high = ${scale.zoneMean(1)} - high_scale - of_all;
     let of_high_plus = 2.0 * (high_scale - low_scale);`
-      : ""
-  }
+			: ""
+	}
     ${repeat(planes, (k) => `let salient_scale${k} = ${scale.salientScale(k)};`)}
     ${
-    planes > 0
-      ? `let of_marked = ${scale.salientMean}${repeat(planes, (k) => ` - salient_scale${k}`, "")};`
-      : ""
-  }
+		planes > 0
+			? `let of_marked = ${scale.salientMean}${repeat(planes, (k) => ` - salient_scale${k}`, "")};`
+			: ""
+	}
     ${
-    repeat(tokens, (t) =>
-      `y${t} += of_all * all${t} + 2.0 * low_scale * plus${t}${
-        zones === 2 ? ` + of_high * high${t} + of_high_plus * high_plus${t}` : ""
-      };
+		repeat(tokens, (t) =>
+			`y${t} += of_all * all${t} + 2.0 * low_scale * plus${t}${
+				zones === 2 ? ` + of_high * high${t} + of_high_plus * high_plus${t}` : ""
+			};
     ${planes > 0 ? `y${t} += of_marked * marked${t};` : ""}
     ${
-        repeat(planes, (k) => `y${t} += 2.0 * salient_scale${k} * marked_plus${t}_${k};`)
-      }`)
-  }
+				repeat(planes, (k) => `y${t} += 2.0 * salient_scale${k} * marked_plus${t}_${k};`)
+			}`)
+	}
     ${allSums.map((name) => `${name} = 0.0;`).join(" ")}
   }`;
 
-  /** The table entry of a token's group of columns for four bits of a word. */
-  const entry = (token: number, group: string, word: string, bits: string) => {
-    const index = unrolled
-      ? `${token * groups + parseInt(word) * 8 + parseInt(group)}`
-      : `${token * groups}u + ${word} * 8u + ${group}`;
-    const shifted = unrolled ? `${bits} >> ${4 * parseInt(group)}u` : `${bits} >> (${group} * 4u)`;
-    return `table[${index}][base | ((${shifted}) & 15u)]`;
-  };
-  /** Looks up the salient columns of 16 positions; usually few words have any. */
-  const lookUpMarked = (local: string, word: string, half: number) =>
-    `if ((marks[${word}] & ${half === 0 ? "0xffffu" : "0xffff0000u"}) != 0u) {
+	/** The table entry of a token's group of columns for four bits of a word. */
+	const entry = (token: number, group: string, word: string, bits: string) => {
+		const index = unrolled
+			? `${token * groups + parseInt(word) * 8 + parseInt(group)}`
+			: `${token * groups}u + ${word} * 8u + ${group}`;
+		const shifted = unrolled ? `${bits} >> ${4 * parseInt(group)}u` : `${bits} >> (${group} * 4u)`;
+		return `table[${index}][base | ((${shifted}) & 15u)]`;
+	};
+	/** Looks up the salient columns of 16 positions; usually few words have any. */
+	const lookUpMarked = (local: string, word: string, half: number) =>
+		`if ((marks[${word}] & ${half === 0 ? "0xffffu" : "0xffff0000u"}) != 0u) {
       ${
-      repeat(planes, (k) =>
-        `let bits${k} = marks[${word}] & ${
-          k < firstPlanes ? `plane${k}[${word}]` : `bits[here + ${32 * k}u][${word}]`
-        };`)
-    }
+			repeat(planes, (k) =>
+				`let bits${k} = marks[${word}] & ${
+					k < firstPlanes ? `plane${k}[${word}]` : `bits[here + ${32 * k}u][${word}]`
+				};`)
+		}
       ${
-      each(4, "g", (g) =>
-        repeat(tokens, (t) =>
-          repeat(planes, (k) =>
-            `marked_plus${t}_${k} += ${
-              entry(
-                t,
-                unrolled ? `${half * 4 + parseInt(g)}u` : `(${half * 4}u + g)`,
-                local,
-                `bits${k}`,
-              )
-            };`)))
-    }
+			each(4, "g", (g) =>
+				repeat(tokens, (t) =>
+					repeat(planes, (k) =>
+						`marked_plus${t}_${k} += ${
+							entry(
+								t,
+								unrolled ? `${half * 4 + parseInt(g)}u` : `(${half * 4}u + g)`,
+								local,
+								`bits${k}`,
+							)
+						};`)))
+		}
       ${
-      repeat(tokens, (t) =>
-        `{ let total = marked_totals[${t * groups / 4}u + ${local} * 2u + ${half}u][split];
+			repeat(tokens, (t) =>
+				`{ let total = marked_totals[${t * groups / 4}u + ${local} * 2u + ${half}u][split];
         marked${t} += (total.x + total.y) + (total.z + total.w); }`)
-    }
+		}
     }`;
-  const lookUp = (local: string, word: string) => `
+	const lookUp = (local: string, word: string) => `
     let ordinary = ~marks[${word}];
     let plus = plane0[${word}] & ordinary;
     ${zones === 2 ? `let high = plane1[${word}] & ordinary; let both = plus & high;` : ""}
     ${
-    each(8, "g", (g) =>
-      repeat(tokens, (t) =>
-        `plus${t} += ${entry(t, g, local, "plus")};
+		each(8, "g", (g) =>
+			repeat(tokens, (t) =>
+				`plus${t} += ${entry(t, g, local, "plus")};
       ${
-          zones === 2
-            ? `high${t} += ${entry(t, g, local, "high")};
+					zones === 2
+						? `high${t} += ${entry(t, g, local, "high")};
       high_plus${t} += ${entry(t, g, local, "both")};`
-            : ""
-        }`))
-  }
+						: ""
+				}`))
+	}
     ${
-    repeat(tokens, (t) =>
-      `{ let total = totals[${t * groups / 4}u + ${local} * 2u][split] + totals[${
-        t * groups / 4
-      }u + ${local} * 2u + 1u][split];
+		repeat(tokens, (t) =>
+			`{ let total = totals[${t * groups / 4}u + ${local} * 2u][split] + totals[${
+				t * groups / 4
+			}u + ${local} * 2u + 1u][split];
       all${t} += (total.x + total.y) + (total.z + total.w); }`)
-  }
+	}
     ${planes === 0 ? "" : [0, 1].map((half) => lookUpMarked(local, word, half)).join("\n")}
     ${
-    mixed
-      ? `{ let block = min((unit * 128u + ${word} * 32u) / p.block_size, p.blocks - 1u);
+		mixed
+			? `{ let block = min((unit * 128u + ${word} * 32u) / p.block_size, p.blocks - 1u);
       ${scale.load("tile", "block", "lane")} }
     ${settle}`
-      : ""
-  }`;
+			: ""
+	}`;
 
-  /** The unit and part that follow `ahead` parts later. */
-  const placeOf = (part: number, ahead: number) =>
-    `order_at(unit + ${splits * Math.floor((part + ahead) / tokens)}u, ${
-      (part + ahead) % tokens * groups
-    }u + group)`;
-  const part = (i: number) =>
-    `{
+	/** The unit and part that follow `ahead` parts later. */
+	const placeOf = (part: number, ahead: number) =>
+		`order_at(unit + ${splits * Math.floor((part + ahead) / tokens)}u, ${
+			(part + ahead) % tokens * groups
+		}u + group)`;
+	const part = (i: number) =>
+		`{
     workgroupBarrier(); // everyone is done with the table
     fill(lane, split, x, place);
     place = next_place;
@@ -169,26 +169,26 @@ export function billmMatvecKernel(form: BillmForm, shape: PackedMatvecShape): st
     next_place = ${placeOf(i, 2)};
     workgroupBarrier();
     ${
-      each(
-        words,
-        "w",
-        (w) => lookUp(w, unrolled ? `${i * words + parseInt(w)}u` : `(${i * words}u + ${w})`),
-      )
-    }
+			each(
+				words,
+				"w",
+				(w) => lookUp(w, unrolled ? `${i * words + parseInt(w)}u` : `(${i * words}u + ${w})`),
+			)
+		}
   }`;
 
-  const fetch = `if (next < p.units) {
+	const fetch = `if (next < p.units) {
     next_here = (tile * p.units + next) * ${32 * planeCount}u + lane;
     ${repeat(firstPlanes, (k) => `next_plane${k} = bits[next_here + ${32 * k}u];`)}
     next_marks = salient[next];
     ${
-    mixed ? "" : `{ let block = next * 128u / p.block_size;
+		mixed ? "" : `{ let block = next * 128u / p.block_size;
     ${scaleSource(form, "next_scale").load("tile", "block", "lane")} }`
-  }
+	}
   }`;
-  const scaleCount = scale.declare.split(";").length - 1;
+	const scaleCount = scale.declare.split(";").length - 1;
 
-  return `
+	return `
 struct Params {
   rows: u32, cols: u32, units: u32, blocks: u32, block_size: u32, tiles: u32, tokens: u32, flags: u32,
   first: u32, // token
@@ -230,22 +230,22 @@ fn fill(lane: u32, split: u32, x: vec4f, place: vec4u) {
   let xy = x.x + x.y;
   let zw = x.z + x.w;
   ${
-    repeat(16, (subset) => {
-      const low = ["", "x.x", "x.y", "xy"][subset & 3];
-      const high = ["", "x.z", "x.w", "zw"][subset >> 2];
-      const sum = [low, high].filter((text) => text).join(" + ") || "0.0";
-      return `table[lane][base | ${subset}u] = ${sum};`;
-    })
-  }
+		repeat(16, (subset) => {
+			const low = ["", "x.x", "x.y", "xy"][subset & 3];
+			const high = ["", "x.z", "x.w", "zw"][subset >> 2];
+			const sum = [low, high].filter((text) => text).join(" + ") || "0.0";
+			return `table[lane][base | ${subset}u] = ${sum};`;
+		})
+	}
   let is_marked = place >= vec4u(${2 ** 31}u);
   let others = select(x, vec4f(0.0), is_marked);
   totals[lane >> 2u][split][lane & 3u] = (others.x + others.y) + (others.z + others.w);
   ${
-    planes > 0
-      ? `let marked = select(vec4f(0.0), x, is_marked);
+		planes > 0
+			? `let marked = select(vec4f(0.0), x, is_marked);
   marked_totals[lane >> 2u][split][lane & 3u] = (marked.x + marked.y) + (marked.z + marked.w);`
-      : ""
-  }
+			: ""
+	}
 }
 
 @compute @workgroup_size(${32 * splits})
@@ -262,12 +262,12 @@ fn main(
   let token = lane / ${groups}u; // whose activations this thread loads
   let group = lane % ${groups}u;
   ${
-    coded
-      ? `let factor = factors[tile * 32u + lane];
+		coded
+			? `let factor = factors[tile * 32u + lane];
   let mean_factor = factor.x;
   let scale_factor = factor.y;`
-      : ""
-  }
+			: ""
+	}
   ${repeat(tokens, (t) => `var y${t} = 0.0;`)}
   ${allSums.map((name) => `var ${name} = 0.0;`).join(" ")}
   ${repeat(firstPlanes, (k) => `var plane${k}: vec4u; var next_plane${k}: vec4u;`)}

@@ -7,9 +7,9 @@ import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { InputTransform, VectorOptions } from "../codec.ts";
 import type { BillmGroupTensors } from "./group.ts";
 import {
-  billmVectorBytes,
-  billmVectorKernel,
-  type BillmVectorShape,
+	billmVectorBytes,
+	billmVectorKernel,
+	type BillmVectorShape,
 } from "./vector_product_source.ts";
 import { formName, formOf, UNIT_COLS, unitsOf } from "./tensors.ts";
 
@@ -27,13 +27,13 @@ const WORTHWHILE_STEPS = 4;
 
 /** Whether {@link billmVectorProduct} supports this block size on this adapter. */
 export function multipliesVectors(gpu: Gpu, blockSize: number): boolean {
-  const { subgroupSize } = gpu;
-  return subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0;
+	const { subgroupSize } = gpu;
+	return subgroupSize >= 8 && subgroupSize <= 64 && blockSize % UNIT_COLS === 0;
 }
 
 /** Whether {@link billmVectorProduct} can transform its input in this way: runs must be within units. */
 export function transformsVectors(transform: InputTransform): boolean {
-  return runOf(transform) <= UNIT_COLS;
+	return runOf(transform) <= UNIT_COLS;
 }
 
 /**
@@ -46,56 +46,56 @@ export function transformsVectors(transform: InputTransform): boolean {
  * @throws {RangeError} If the shape of x does not match.
  */
 export async function billmVectorProduct(
-  gpu: Gpu,
-  x: Tensor,
-  group: BillmGroupTensors,
-  { source, transform, bias, residual }: VectorOptions = {},
+	gpu: Gpu,
+	x: Tensor,
+	group: BillmGroupTensors,
+	{ source, transform, bias, residual }: VectorOptions = {},
 ): Promise<Tensor> {
-  const { rows, cols, blockSize, bits, scales, factors, places, starts } = group;
-  const up = source?.op === "activation" ? source.up : undefined;
-  if (x.size !== (up ?? 0) + cols) {
-    throw new RangeError(
-      `Cannot multiply ${shapeText(x.shape)} with packed weights of ${shapeText([rows, cols])}`,
-    );
-  }
-  const form = formOf(group);
-  const units = unitsOf(group);
-  const shape = shapeFor(gpu, rows, units);
-  const blockUnits = blockSize / UNIT_COLS;
-  const input = vectorInput(source);
-  const xRun = transform && runOf(transform);
-  // A workgroup must not span two layers.
-  const { lanes, splits, steps, turns } = shape;
-  const run = steps * lanes;
-  const [, part1 = rows, part2 = rows] = starts;
-  const group1 = Math.ceil(part1 / run);
-  const group2 = group1 + Math.ceil((part2 - part1) / run);
-  const kernel = await gpu.kernel({
-    name: `packed_vector_${formName(form)}_${blockUnits}_${splits}x${steps}` +
-      `${turns ? "_turns" : ""}_${input}${xRun === undefined ? "" : `_runs_of_${xRun}`}`,
-    source: () =>
-      (source?.op === "activation" ? activate : "") +
-      billmVectorKernel(form, shape, input, blockUnits, xRun),
-    constants: {
-      ...{ ROWS: rows, COLS: cols, UNITS: units, BLOCKS: Math.ceil(cols / blockSize) },
-      ...{ PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
-      ...{ HAS_BIAS: +(bias !== undefined), HAS_RESIDUAL: +(residual !== undefined) },
-      ...(source?.op === "activation" && { KIND: ACTIVATIONS[source.name] }),
-      ...(up !== undefined && { UP: up }),
-      ...(source?.op === "rms" && { EPSILON: source.epsilon }),
-      ...(transform && transformConstants(transform)),
-    },
-  });
-  const y = gpu.empty([1, rows]);
-  kernel.dispatch({
-    tensors: [
-      ...[x, bits, scales, factors ?? scales, places, bias ?? x, residual ?? x],
-      ...(source?.op === "rms" ? [source.weight] : []),
-      y,
-    ],
-    workgroups: group2 + Math.ceil((rows - part2) / run),
-  });
-  return y;
+	const { rows, cols, blockSize, bits, scales, factors, places, starts } = group;
+	const up = source?.op === "activation" ? source.up : undefined;
+	if (x.size !== (up ?? 0) + cols) {
+		throw new RangeError(
+			`Cannot multiply ${shapeText(x.shape)} with packed weights of ${shapeText([rows, cols])}`,
+		);
+	}
+	const form = formOf(group);
+	const units = unitsOf(group);
+	const shape = shapeFor(gpu, rows, units);
+	const blockUnits = blockSize / UNIT_COLS;
+	const input = vectorInput(source);
+	const xRun = transform && runOf(transform);
+	// A workgroup must not span two layers.
+	const { lanes, splits, steps, turns } = shape;
+	const run = steps * lanes;
+	const [, part1 = rows, part2 = rows] = starts;
+	const group1 = Math.ceil(part1 / run);
+	const group2 = group1 + Math.ceil((part2 - part1) / run);
+	const kernel = await gpu.kernel({
+		name: `packed_vector_${formName(form)}_${blockUnits}_${splits}x${steps}` +
+			`${turns ? "_turns" : ""}_${input}${xRun === undefined ? "" : `_runs_of_${xRun}`}`,
+		source: () =>
+			(source?.op === "activation" ? activate : "") +
+			billmVectorKernel(form, shape, input, blockUnits, xRun),
+		constants: {
+			...{ ROWS: rows, COLS: cols, UNITS: units, BLOCKS: Math.ceil(cols / blockSize) },
+			...{ PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
+			...{ HAS_BIAS: +(bias !== undefined), HAS_RESIDUAL: +(residual !== undefined) },
+			...(source?.op === "activation" && { KIND: ACTIVATIONS[source.name] }),
+			...(up !== undefined && { UP: up }),
+			...(source?.op === "rms" && { EPSILON: source.epsilon }),
+			...(transform && transformConstants(transform)),
+		},
+	});
+	const y = gpu.empty([1, rows]);
+	kernel.dispatch({
+		tensors: [
+			...[x, bits, scales, factors ?? scales, places, bias ?? x, residual ?? x],
+			...(source?.op === "rms" ? [source.weight] : []),
+			y,
+		],
+		workgroups: group2 + Math.ceil((rows - part2) / run),
+	});
+	return y;
 }
 
 /**
@@ -103,21 +103,21 @@ export async function billmVectorProduct(
  * workgroups than saturate a GPU, as far as workgroup memory holds the sums of that many rows.
  */
 export function shapeFor(
-  gpu: Pick<Gpu, "subgroupSize" | "subgroupBarriers" | "device">,
-  rows: number,
-  units: number,
+	gpu: Pick<Gpu, "subgroupSize" | "subgroupBarriers" | "device">,
+	rows: number,
+	units: number,
 ): BillmVectorShape {
-  const { subgroupSize: lanes, subgroupBarriers, device: { limits } } = gpu;
-  const wanted = Math.ceil(rows / (lanes * WORKGROUPS));
-  const fits = (splits: number, steps: number) =>
-    splits * lanes <= limits.maxComputeInvocationsPerWorkgroup &&
-    billmVectorBytes({ lanes, splits, steps }) <= limits.maxComputeWorkgroupStorageSize;
-  let most = wanted > 1 ? SPLITS.many : SPLITS.one;
-  while (most > 1 && !fits(most, Math.min(wanted, WORTHWHILE_STEPS))) most--;
-  const turns = Math.ceil(units / most);
-  const splits = Math.ceil(units / turns);
-  let mostSteps = splits;
-  while (mostSteps > 1 && !fits(splits, mostSteps)) mostSteps--;
-  const steps = Math.ceil(wanted / Math.ceil(wanted / mostSteps)); // so that workgroups are equally long
-  return { lanes, splits, steps, turns: turns > 1, subgroupBarriers };
+	const { subgroupSize: lanes, subgroupBarriers, device: { limits } } = gpu;
+	const wanted = Math.ceil(rows / (lanes * WORKGROUPS));
+	const fits = (splits: number, steps: number) =>
+		splits * lanes <= limits.maxComputeInvocationsPerWorkgroup &&
+		billmVectorBytes({ lanes, splits, steps }) <= limits.maxComputeWorkgroupStorageSize;
+	let most = wanted > 1 ? SPLITS.many : SPLITS.one;
+	while (most > 1 && !fits(most, Math.min(wanted, WORTHWHILE_STEPS))) most--;
+	const turns = Math.ceil(units / most);
+	const splits = Math.ceil(units / turns);
+	let mostSteps = splits;
+	while (mostSteps > 1 && !fits(splits, mostSteps)) mostSteps--;
+	const steps = Math.ceil(wanted / Math.ceil(wanted / mostSteps)); // so that workgroups are equally long
+	return { lanes, splits, steps, turns: turns > 1, subgroupBarriers };
 }

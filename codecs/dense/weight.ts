@@ -5,39 +5,39 @@ import type { Addends, Weight } from "../codec.ts";
 
 /** A dense weight: an f32, f16 or bf16 matrix `[rows, cols]`, which it owns. */
 export class DenseWeight implements Weight {
-  /** Owns the matrix, f32 `[rows, cols]`. */
-  constructor(readonly matrix: Tensor) {}
+	/** Owns the matrix, f32 `[rows, cols]`. */
+	constructor(readonly matrix: Tensor) {}
 
-  /** Outputs. */
-  get rows(): number {
-    return this.matrix.shape[0];
-  }
+	/** Outputs. */
+	get rows(): number {
+		return this.matrix.shape[0];
+	}
 
-  /** Inputs. */
-  get cols(): number {
-    return this.matrix.shape[1];
-  }
+	/** Inputs. */
+	get cols(): number {
+		return this.matrix.shape[1];
+	}
 
-  async multiply(x: Tensor, { bias, residual }: Addends = {}): Promise<Tensor> {
-    const { matrix, rows: n } = this;
-    const { gpu } = matrix;
-    const [m, k] = x.shape;
-    if (k !== this.cols) {
-      throw new RangeError(
-        `Cannot multiply ${shapeText(x.shape)} with a weight of ${shapeText(matrix.shape)}`,
-      );
-    }
-    const c = gpu.empty([m, n]);
-    if (m === 1) await matvec(gpu, { x, weight: matrix, out: c, bias, residual });
-    else {
-      const product = { layout: "NT", m, n, k, a: x, b: matrix, c, mayRound: true } as const;
-      await gemm(gpu, { ...product, bias, residual });
-    }
-    return c;
-  }
+	async multiply(x: Tensor, { bias, residual }: Addends = {}): Promise<Tensor> {
+		const { matrix, rows: n } = this;
+		const { gpu } = matrix;
+		const [m, k] = x.shape;
+		if (k !== this.cols) {
+			throw new RangeError(
+				`Cannot multiply ${shapeText(x.shape)} with a weight of ${shapeText(matrix.shape)}`,
+			);
+		}
+		const c = gpu.empty([m, n]);
+		if (m === 1) await matvec(gpu, { x, weight: matrix, out: c, bias, residual });
+		else {
+			const product = { layout: "NT", m, n, k, a: x, b: matrix, c, mayRound: true } as const;
+			await gemm(gpu, { ...product, bias, residual });
+		}
+		return c;
+	}
 
-  /** Frees the matrix. */
-  [Symbol.dispose](): void {
-    this.matrix[Symbol.dispose]();
-  }
+	/** Frees the matrix. */
+	[Symbol.dispose](): void {
+		this.matrix[Symbol.dispose]();
+	}
 }

@@ -2,10 +2,10 @@ import type { Gpu } from "../../gpu/device.ts";
 import { uniform } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import {
-  embeddingConstants,
-  embeddingRowBytes,
-  embeddingScaleGroups,
-  type EmbeddingTensors,
+	embeddingConstants,
+	embeddingRowBytes,
+	embeddingScaleGroups,
+	type EmbeddingTensors,
 } from "./dequantize_embedding.ts";
 import valueAt from "./embedding_value.wgsl" with { type: "text" };
 import source from "./look_up_embedding.wgsl" with { type: "text" };
@@ -20,26 +20,26 @@ import source from "./look_up_embedding.wgsl" with { type: "text" };
  * @param moves See embed().
  */
 export async function lookUpEmbedding(
-  gpu: Gpu,
-  ids: Tensor,
-  { layout, codes, scales, zeros }: EmbeddingTensors,
-  out: Tensor,
-  accumulate = false,
-  first = 0,
-  moves = false,
+	gpu: Gpu,
+	ids: Tensor,
+	{ layout, codes, scales, zeros }: EmbeddingTensors,
+	out: Tensor,
+	accumulate = false,
+	first = 0,
+	moves = false,
 ): Promise<void> {
-  const { rows, cols } = layout;
-  const kernel = await gpu.kernel({
-    name: "embed_table",
-    source: valueAt + source,
-    constants: { ...embeddingConstants(layout), ACCUMULATE: Number(accumulate) },
-  });
-  const params = (steps: number) =>
-    uniform([rows, cols, embeddingRowBytes(layout), embeddingScaleGroups(layout), first - steps]);
-  kernel.dispatch({
-    params: params(0),
-    tensors: [ids, codes, scales, zeros ?? scales, out],
-    workgroups: [Math.ceil(cols / 64), ids.size],
-    later: moves ? params : undefined,
-  });
+	const { rows, cols } = layout;
+	const kernel = await gpu.kernel({
+		name: "embed_table",
+		source: valueAt + source,
+		constants: { ...embeddingConstants(layout), ACCUMULATE: Number(accumulate) },
+	});
+	const params = (steps: number) =>
+		uniform([rows, cols, embeddingRowBytes(layout), embeddingScaleGroups(layout), first - steps]);
+	kernel.dispatch({
+		params: params(0),
+		tensors: [ids, codes, scales, zeros ?? scales, out],
+		workgroups: [Math.ceil(cols / 64), ids.size],
+		later: moves ? params : undefined,
+	});
 }

@@ -10,55 +10,55 @@ const SLAB_BYTES_ON_CPU = 16 << 20;
 
 /** Packed linear layers of some experts, which transform their input in the same way, if they do. */
 export class PackedExperts implements ExpertWeights {
-  readonly #places: Tensor;
+	readonly #places: Tensor;
 
-  /** @param members The expert of each linear layer of the stack, of `experts` of the decoder layer. */
-  constructor(
-    readonly gpu: Gpu,
-    readonly stack: StackedWeights,
-    readonly members: readonly number[],
-    readonly experts: number,
-    readonly transform?: InputTransform,
-  ) {
-    this.#places = uploadPlaces(gpu, members, experts);
-  }
+	/** @param members The expert of each linear layer of the stack, of `experts` of the decoder layer. */
+	constructor(
+		readonly gpu: Gpu,
+		readonly stack: StackedWeights,
+		readonly members: readonly number[],
+		readonly experts: number,
+		readonly transform?: InputTransform,
+	) {
+		this.#places = uploadPlaces(gpu, members, experts);
+	}
 
-  get rows(): number {
-    return this.stack.rows;
-  }
+	get rows(): number {
+		return this.stack.rows;
+	}
 
-  get cols(): number {
-    return this.stack.cols;
-  }
+	get cols(): number {
+		return this.stack.cols;
+	}
 
-  async multiply(product: ExpertProduct): Promise<void> {
-    const { stack, transform, cols } = this;
-    const { routed, each, bias, y } = product;
-    const { routing, tokens, k } = routed;
-    const x = transform ? await routed.transformed(product.x, cols, transform) : product.x;
-    if (tokens > VECTOR_TOKENS) return await this.#multiplySlabs({ ...product, x });
-    const places = this.#places;
-    const choice = { routing, places, vectors: tokens * k, perRow: each ? 1 : k };
-    await stack.multiplyVectors(x, choice, y, bias);
-  }
+	async multiply(product: ExpertProduct): Promise<void> {
+		const { stack, transform, cols } = this;
+		const { routed, each, bias, y } = product;
+		const { routing, tokens, k } = routed;
+		const x = transform ? await routed.transformed(product.x, cols, transform) : product.x;
+		if (tokens > VECTOR_TOKENS) return await this.#multiplySlabs({ ...product, x });
+		const places = this.#places;
+		const choice = { routing, places, vectors: tokens * k, perRow: each ? 1 : k };
+		await stack.multiplyVectors(x, choice, y, bias);
+	}
 
-  /** Unpacks some experts at a time. */
-  async #multiplySlabs(product: ExpertProduct): Promise<void> {
-    const { gpu, stack, members, experts, rows, cols } = this;
-    const bytes = gpu.software ? SLAB_BYTES_ON_CPU : SLAB_BYTES;
-    const together = Math.max(1, Math.floor(bytes / (4 * rows * cols)));
-    for (let first = 0; first < members.length; first += together) {
-      const some = members.slice(first, first + together);
-      using slab = new DenseExperts(gpu, rows, cols, some, experts);
-      for (const [i, expert] of some.entries()) {
-        await stack.unpack(first + i, slab.matrix(expert));
-      }
-      await slab.multiply(product);
-    }
-  }
+	/** Unpacks some experts at a time. */
+	async #multiplySlabs(product: ExpertProduct): Promise<void> {
+		const { gpu, stack, members, experts, rows, cols } = this;
+		const bytes = gpu.software ? SLAB_BYTES_ON_CPU : SLAB_BYTES;
+		const together = Math.max(1, Math.floor(bytes / (4 * rows * cols)));
+		for (let first = 0; first < members.length; first += together) {
+			const some = members.slice(first, first + together);
+			using slab = new DenseExperts(gpu, rows, cols, some, experts);
+			for (const [i, expert] of some.entries()) {
+				await stack.unpack(first + i, slab.matrix(expert));
+			}
+			await slab.multiply(product);
+		}
+	}
 
-  [Symbol.dispose](): void {
-    this.stack[Symbol.dispose]();
-    this.gpu.free(this.#places);
-  }
+	[Symbol.dispose](): void {
+		this.stack[Symbol.dispose]();
+		this.gpu.free(this.#places);
+	}
 }

@@ -6,8 +6,8 @@
 
 /** Further bindings, read-only. */
 export const STACK_BINDINGS = [
-  { name: "routing", type: "f32", comment: "[tokens, 2 K]: experts, then their weights" },
-  { name: "expert_places", type: "u32", comment: "[experts], the linear layer of each" },
+	{ name: "routing", type: "f32", comment: "[tokens, 2 K]: experts, then their weights" },
+	{ name: "expert_places", type: "u32", comment: "[experts], the linear layer of each" },
 ] as const;
 
 /** Further pipeline constants; `ROWS` is that of one linear layer. */
@@ -23,7 +23,7 @@ override PER_ROW: u32; // products that share a row of x`;
  * @param startsX What declares `x_start`.
  */
 export function stackedRows(run: number, startsX = "let x_start"): string {
-  return `let expert = u32(routing[token / K * 2u * K + token % K]);
+	return `let expert = u32(routing[token / K * 2u * K + token % K]);
   let part = expert_places[expert];
   if (part == 0xffffffffu) { return; } // the whole workgroup
   ${startsX} = token / PER_ROW * COLS;

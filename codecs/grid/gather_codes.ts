@@ -12,17 +12,17 @@ import source from "./gather_codes.wgsl" with { type: "text" };
  * @param target u32 `[rows, ⌈cols / 32⌉, bits]`, not `codes`.
  */
 export async function gatherCodes(
-  gpu: Gpu,
-  codes: Tensor,
-  places: Tensor,
-  target: Tensor,
+	gpu: Gpu,
+	codes: Tensor,
+	places: Tensor,
+	target: Tensor,
 ): Promise<void> {
-  const [rows, , bits] = codes.shape;
-  const [cols] = places.shape;
-  const kernel = await gpu.kernel({ name: "gather_codes", source, constants: { BITS: bits } });
-  kernel.dispatch({
-    params: uniform([rows, cols, bitWords(cols)]),
-    tensors: [codes, places, target],
-    workgroups: Math.ceil(rows * bitWords(cols) / 64),
-  });
+	const [rows, , bits] = codes.shape;
+	const [cols] = places.shape;
+	const kernel = await gpu.kernel({ name: "gather_codes", source, constants: { BITS: bits } });
+	kernel.dispatch({
+		params: uniform([rows, cols, bitWords(cols)]),
+		tensors: [codes, places, target],
+		workgroups: Math.ceil(rows * bitWords(cols) / 64),
+	});
 }

@@ -17,19 +17,19 @@ import source from "./mark_salient.wgsl" with { type: "text" };
  * @param first The column of `mask` that corresponds to the first column of `saliency`, a multiple of 32.
  */
 export async function markSalient(
-  gpu: Gpu,
-  saliency: Tensor,
-  fraction: number,
-  mask: Tensor,
-  first = 0,
+	gpu: Gpu,
+	saliency: Tensor,
+	fraction: number,
+	mask: Tensor,
+	first = 0,
 ): Promise<void> {
-  const [rows, cols] = saliency.shape;
-  const noColumns = constant(gpu, new Float32Array(cols)).view(0, [cols], "u32"); // 0 has the same bits in f32 and u32
-  using threshold = await quantiles(gpu, saliency, noColumns, [1 - fraction]);
-  const kernel = await gpu.kernel({ name: "mark_salient", source });
-  kernel.dispatch({
-    params: uniform([rows, cols, mask.shape[1], first / 32]),
-    tensors: [saliency, threshold, mask],
-    workgroups: Math.ceil(rows * bitWords(cols) / 64),
-  });
+	const [rows, cols] = saliency.shape;
+	const noColumns = constant(gpu, new Float32Array(cols)).view(0, [cols], "u32"); // 0 has the same bits in f32 and u32
+	using threshold = await quantiles(gpu, saliency, noColumns, [1 - fraction]);
+	const kernel = await gpu.kernel({ name: "mark_salient", source });
+	kernel.dispatch({
+		params: uniform([rows, cols, mask.shape[1], first / 32]),
+		tensors: [saliency, threshold, mask],
+		workgroups: Math.ceil(rows * bitWords(cols) / 64),
+	});
 }

@@ -21,25 +21,25 @@ const SOFTWARE_ITERATIONS = 60000;
  * @param theta Receives the parameters, exact f16 values, f32 `[rows, parameters]`.
  */
 export async function fitLevels(
-  gpu: Gpu,
-  kind: LevelKind,
-  { weight, costs, theta }: { weight: Tensor; costs: Tensor; theta: Tensor },
+	gpu: Gpu,
+	kind: LevelKind,
+	{ weight, costs, theta }: { weight: Tensor; costs: Tensor; theta: Tensor },
 ): Promise<void> {
-  const [rows, cols] = weight.shape;
-  const kernel = await gpu.kernel(
-    withReduction(gpu, {
-      name: `fit_levels_${kindName(kind)}`,
-      source: roundF16 + levelsSource(kind) + THETA_OF_ROW + STORE_THETA + source,
-    }),
-  );
-  const turns = Math.ceil(cols / reductionLanes(gpu));
-  const most = gpu.software ? Math.max(1, Math.floor(SOFTWARE_ITERATIONS / turns) - 2) : STEPS;
-  for (let done = 0; done < STEPS; done += most) {
-    const steps = Math.min(most, STEPS - done);
-    kernel.dispatch({
-      params: uniform([rows, cols, steps, Number(done === 0), Number(done + steps === STEPS)]),
-      tensors: [weight, costs, theta],
-      workgroups: rows,
-    });
-  }
+	const [rows, cols] = weight.shape;
+	const kernel = await gpu.kernel(
+		withReduction(gpu, {
+			name: `fit_levels_${kindName(kind)}`,
+			source: roundF16 + levelsSource(kind) + THETA_OF_ROW + STORE_THETA + source,
+		}),
+	);
+	const turns = Math.ceil(cols / reductionLanes(gpu));
+	const most = gpu.software ? Math.max(1, Math.floor(SOFTWARE_ITERATIONS / turns) - 2) : STEPS;
+	for (let done = 0; done < STEPS; done += most) {
+		const steps = Math.min(most, STEPS - done);
+		kernel.dispatch({
+			params: uniform([rows, cols, steps, Number(done === 0), Number(done + steps === STEPS)]),
+			tensors: [weight, costs, theta],
+			workgroups: rows,
+		});
+	}
 }

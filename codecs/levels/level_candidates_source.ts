@@ -9,14 +9,14 @@ import { levelsSource, selected, THETA_OF_ROW } from "./levels_source.ts";
  *   variables of each thread, which software adapters select from in half the time.
  */
 export function levelCandidates(kind: LevelKind, isShared: boolean): Candidates {
-  const codes = Array.from({ length: kind.count }, (_, code) => code);
-  const stepTo = (from: number, to: number) =>
-    to in codes ? `possible(levels.l${to} - levels.l${from})` : "NONE";
-  const step = (code: number) => isShared ? `steps[${code}]` : `step${code}`;
-  const table = isShared
-    ? `var<workgroup> steps: array<vec2f, ${kind.count}>;`
-    : codes.map((code) => `var<private> step${code}: vec2f;`).join("\n");
-  return `${levelsSource(kind)}${THETA_OF_ROW}
+	const codes = Array.from({ length: kind.count }, (_, code) => code);
+	const stepTo = (from: number, to: number) =>
+		to in codes ? `possible(levels.l${to} - levels.l${from})` : "NONE";
+	const step = (code: number) => isShared ? `steps[${code}]` : `step${code}`;
+	const table = isShared
+		? `var<workgroup> steps: array<vec2f, ${kind.count}>;`
+		: codes.map((code) => `var<private> step${code}: vec2f;`).join("\n");
+	return `${levelsSource(kind)}${THETA_OF_ROW}
 @group(0) @binding(4) var<storage, read> theta: array<f32>;       // [rows, PARAMETERS]
 @group(0) @binding(5) var<storage, read_write> codes: array<u32>; // [rows, cols]
 

@@ -2,15 +2,15 @@ import { gaussianLevels, type LevelKind, levelParts, parametersOf } from "./leve
 
 /** An f32 number in WGSL. */
 function f32(value: number): string {
-  return Number.isInteger(value) ? `${value}.0` : `${value}f`;
+	return Number.isInteger(value) ? `${value}.0` : `${value}f`;
 }
 
 /** WGSL that selects the value of a code, `values[i]` for code i. */
 export function selected(code: string, values: readonly string[]): string {
-  return values.slice(1).reduce(
-    (text, value, i) => `select(${text}, ${value}, ${code} == ${i + 1}u)`,
-    values[0],
-  );
+	return values.slice(1).reduce(
+		(text, value, i) => `select(${text}, ${value}, ${code} == ${i + 1}u)`,
+		values[0],
+	);
 }
 
 /**
@@ -26,26 +26,26 @@ export function selected(code: string, values: readonly string[]): string {
  *     start(deviation)              parameters for normal numbers of a deviation
  */
 export function levelsSource(kind: LevelKind): string {
-  const parts = levelParts(kind);
-  const codes = parts.map((_, code) => code);
-  const valueOf = ({ parameter, factor }: typeof parts[number]) => {
-    if (factor === 0) return "0.0";
-    const theta = `theta.${"xy"[parameter]}`;
-    const size = Math.abs(factor) === 1 ? theta : `${theta} * ${f32(Math.abs(factor))}`;
-    return factor < 0 ? `negated(${size})` : size;
-  };
-  const patternOf = ({ parameter, factor }: typeof parts[number]) => {
-    const both = [0, 1].map((i) => f32(i === parameter ? factor : 0));
-    return `vec2f(${both.join(", ")})`;
-  };
-  const starts = [0, 1].map((parameter) => {
-    const gaussian = gaussianLevels(kind.count);
-    const own = parts.map((part) => part.parameter === parameter ? part.factor : 0);
-    const square = own.reduce((sum, factor) => sum + factor * factor, 0);
-    const product = own.reduce((sum, factor, code) => sum + factor * gaussian[code], 0);
-    return f32(square > 0 ? product / square : 0);
-  });
-  return `
+	const parts = levelParts(kind);
+	const codes = parts.map((_, code) => code);
+	const valueOf = ({ parameter, factor }: typeof parts[number]) => {
+		if (factor === 0) return "0.0";
+		const theta = `theta.${"xy"[parameter]}`;
+		const size = Math.abs(factor) === 1 ? theta : `${theta} * ${f32(Math.abs(factor))}`;
+		return factor < 0 ? `negated(${size})` : size;
+	};
+	const patternOf = ({ parameter, factor }: typeof parts[number]) => {
+		const both = [0, 1].map((i) => f32(i === parameter ? factor : 0));
+		return `vec2f(${both.join(", ")})`;
+	};
+	const starts = [0, 1].map((parameter) => {
+		const gaussian = gaussianLevels(kind.count);
+		const own = parts.map((part) => part.parameter === parameter ? part.factor : 0);
+		const square = own.reduce((sum, factor) => sum + factor * factor, 0);
+		const product = own.reduce((sum, factor, code) => sum + factor * gaussian[code], 0);
+		return f32(square > 0 ? product / square : 0);
+	});
+	return `
 const PARAMETERS = ${parametersOf(kind)}u;
 
 struct Levels { ${codes.map((code) => `l${code}: f32`).join(", ")} }
@@ -70,11 +70,11 @@ fn nearest(levels: Levels, x: f32) -> Nearest {
   var value = levels.l0;
   var least = abs(x - levels.l0);
 ${
-    codes.slice(1).map((code) => `
+		codes.slice(1).map((code) => `
   let off${code} = abs(x - levels.l${code});
   if (off${code} < least) { least = off${code}; code = ${code}u; value = levels.l${code}; }`)
-      .join("")
-  }
+			.join("")
+	}
   return Nearest(code, value);
 }
 
@@ -104,5 +104,5 @@ fn store_theta(row: u32, own: vec2f) {
 
 /** The kind as a part of names of kernels. */
 export function kindName({ count, pattern }: LevelKind): string {
-  return `${count}_${pattern}`;
+	return `${count}_${pattern}`;
 }

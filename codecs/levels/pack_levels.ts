@@ -12,22 +12,22 @@ import source from "./pack_levels.wgsl" with { type: "text" };
  * @param target Receives the packed codes, in the order of columns.
  */
 export async function packLevels(
-  gpu: Gpu,
-  codes: Tensor,
-  places: Tensor,
-  target: LinearLevels,
+	gpu: Gpu,
+	codes: Tensor,
+	places: Tensor,
+	target: LinearLevels,
 ): Promise<void> {
-  const { rows, cols, count } = target;
-  const { columns, bits } = LEVEL_FIELDS[count];
-  const words = levelWords(target);
-  const kernel = await gpu.kernel({
-    name: "pack_levels",
-    source,
-    constants: { COUNT: count, DIGITS: columns, BITS: bits },
-  });
-  kernel.dispatch({
-    params: uniform([rows, cols, words]),
-    tensors: [codes, places, target.codes],
-    workgroups: Math.ceil(rows * words / 64),
-  });
+	const { rows, cols, count } = target;
+	const { columns, bits } = LEVEL_FIELDS[count];
+	const words = levelWords(target);
+	const kernel = await gpu.kernel({
+		name: "pack_levels",
+		source,
+		constants: { COUNT: count, DIGITS: columns, BITS: bits },
+	});
+	kernel.dispatch({
+		params: uniform([rows, cols, words]),
+		tensors: [codes, places, target.codes],
+		workgroups: Math.ceil(rows * words / 64),
+	});
 }

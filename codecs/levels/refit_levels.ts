@@ -11,13 +11,13 @@ import source from "./refit_levels.wgsl" with { type: "text" };
 
 /** A linear layer of levels while its codes are searched, with its columns in any order. */
 export interface SearchedLevels {
-  kind: LevelKind;
-  /** u32 `[rows, cols]`. */
-  codes: Tensor;
-  /** The parameters of each row, exact f16 values, f32 `[rows, parameters]`. */
-  theta: Tensor;
-  /** H, damped, symmetric, f32 `[cols, cols]`. */
-  hessian: Tensor;
+	kind: LevelKind;
+	/** u32 `[rows, cols]`. */
+	codes: Tensor;
+	/** The parameters of each row, exact f16 values, f32 `[rows, parameters]`. */
+	theta: Tensor;
+	/** H, damped, symmetric, f32 `[cols, cols]`. */
+	hessian: Tensor;
 }
 
 /**
@@ -29,41 +29,41 @@ export interface SearchedLevels {
  *   `[parameters · rows, cols]`.
  */
 export async function refitLevels(
-  gpu: Gpu,
-  { kind, codes, theta, hessian }: SearchedLevels,
-  targetProduct: Tensor,
-  product: Tensor,
+	gpu: Gpu,
+	{ kind, codes, theta, hessian }: SearchedLevels,
+	targetProduct: Tensor,
+	product: Tensor,
 ): Promise<void> {
-  const [rows, cols] = codes.shape;
-  const height = parametersOf(kind) * rows;
-  using factors = gpu.empty([height, cols]);
-  const pattern = await gpu.kernel({
-    name: `pattern_levels_${kindName(kind)}`,
-    source: () => levelsSource(kind) + patternSource,
-  });
-  pattern.dispatch({
-    params: uniform([rows, cols]),
-    tensors: [codes, factors],
-    workgroups: [Math.ceil(cols / 16), Math.ceil(rows / 4)],
-  });
-  await gemm(gpu, {
-    layout: "NN",
-    m: height,
-    n: cols,
-    k: cols,
-    a: factors,
-    b: hessian,
-    c: product,
-  });
-  const refit = await gpu.kernel(
-    withReduction(gpu, {
-      name: `refit_levels_${kindName(kind)}`,
-      source: roundF16 + levelsSource(kind) + THETA_OF_ROW + STORE_THETA + source,
-    }),
-  );
-  refit.dispatch({
-    params: uniform([rows, cols]),
-    tensors: [codes, targetProduct, product, theta],
-    workgroups: rows,
-  });
+	const [rows, cols] = codes.shape;
+	const height = parametersOf(kind) * rows;
+	using factors = gpu.empty([height, cols]);
+	const pattern = await gpu.kernel({
+		name: `pattern_levels_${kindName(kind)}`,
+		source: () => levelsSource(kind) + patternSource,
+	});
+	pattern.dispatch({
+		params: uniform([rows, cols]),
+		tensors: [codes, factors],
+		workgroups: [Math.ceil(cols / 16), Math.ceil(rows / 4)],
+	});
+	await gemm(gpu, {
+		layout: "NN",
+		m: height,
+		n: cols,
+		k: cols,
+		a: factors,
+		b: hessian,
+		c: product,
+	});
+	const refit = await gpu.kernel(
+		withReduction(gpu, {
+			name: `refit_levels_${kindName(kind)}`,
+			source: roundF16 + levelsSource(kind) + THETA_OF_ROW + STORE_THETA + source,
+		}),
+	);
+	refit.dispatch({
+		params: uniform([rows, cols]),
+		tensors: [codes, targetProduct, product, theta],
+		workgroups: rows,
+	});
 }

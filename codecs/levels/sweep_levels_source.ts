@@ -22,29 +22,29 @@ export type LevelSweep = "feedback" | "descent";
  * Reference: tests/reference/levels.ts.
  */
 export function sweepLevelsKernel(kind: LevelKind, sweep: LevelSweep): string {
-  const all = Array.from({ length: TOGETHER }, (_, i) => i);
-  const isDescent = sweep === "descent";
-  const lines = (line: (i: number) => string) => all.map(line).join("\n");
-  const step = (i: number) => `
+	const all = Array.from({ length: TOGETHER }, (_, i) => i);
+	const isDescent = sweep === "descent";
+	const lines = (line: (i: number) => string) => all.map(line).join("\n");
+	const step = (i: number) => `
     if (col + ${i}u < p.cols) {
       let diagonal = entry(col + ${i}u, col + ${i}u);
       ${
-    isDescent
-      ? `let old = level(levels, c${i});
+		isDescent
+			? `let old = level(levels, c${i});
       let chosen = nearest(levels, old + x${i} / diagonal);
       e${i} = chosen.level - old;`
-      : `let chosen = nearest(levels, x${i});
+			: `let chosen = nearest(levels, x${i});
       e${i} = (x${i} - chosen.level) / diagonal;`
-  }
+	}
       c${i} = chosen.code;
 ${all.slice(i + 1).map((k) => `      x${k} -= e${i} * entry(col + ${i}u, col + ${k}u);`).join("\n")}
     }`;
-  const sum = all.map((i) => `e${i} * entry(col + ${i}u, k)`).join(" + ");
-  const update = `for (var k = col + ${TOGETHER}u + share; k < p.cols; k += LANES) {
+	const sum = all.map((i) => `e${i} * entry(col + ${i}u, k)`).join(" + ");
+	const update = `for (var k = col + ${TOGETHER}u + share; k < p.cols; k += LANES) {
       tile[tile_at + k] -= ${sum};
     }`;
-  const isMoved = all.map((i) => `e${i} != 0.0`).join(" || ");
-  return `${levelsSource(kind)}${THETA_OF_ROW}
+	const isMoved = all.map((i) => `e${i} != 0.0`).join(" || ");
+	return `${levelsSource(kind)}${THETA_OF_ROW}
 override ROWS: u32 = 16;
 override LANES: u32 = 8;    // threads of a row
 override STRIDE: u32 = 136; // of the rows in workgroup memory, at least the columns + ${TOGETHER}
@@ -86,23 +86,23 @@ fn main(
 ${lines((i) => `    var x${i} = tile[tile_at + col + ${i}u];`)}
 ${lines((i) => `    var e${i} = 0.0;`)}
 ${
-    lines((i) =>
-      isDescent
-        ? `    var c${i} = codes[row_at + min(col + ${i}u, p.cols - 1)];`
-        : `    var c${i} = 0u;`
-    )
-  }
+		lines((i) =>
+			isDescent
+				? `    var c${i} = codes[row_at + min(col + ${i}u, p.cols - 1)];`
+				: `    var c${i} = 0u;`
+		)
+	}
 ${lines(step)}
     workgroupBarrier(); // all threads of the row have read these columns and their codes
     if (writes) {
 ${
-    lines((i) =>
-      `      if (share == ${i}u % LANES && col + ${i}u < p.cols) {
+		lines((i) =>
+			`      if (share == ${i}u % LANES && col + ${i}u < p.cols) {
         codes[row_at + col + ${i}u] = c${i};
         steps[row * p.cols + col + ${i}u] = e${i};
       }`
-    )
-  }
+		)
+	}
     }
     ${isDescent ? `if (${isMoved}) {\n    ${update}\n    }` : update}
   }

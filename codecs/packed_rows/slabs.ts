@@ -22,9 +22,9 @@ const FEW_TOKENS = 1024;
 
 /** A packed weight that is unpacked slab by slab. */
 export interface UnpackedInSlabs {
-  rows: number;
-  /** The dequantized weights of some rows, f32 `[rows, cols]`, owned by the caller. */
-  unpack(first: number, rows: number): Promise<Tensor>;
+	rows: number;
+	/** The dequantized weights of some rows, f32 `[rows, cols]`, owned by the caller. */
+	unpack(first: number, rows: number): Promise<Tensor>;
 }
 
 /**
@@ -35,28 +35,28 @@ export interface UnpackedInSlabs {
  * @param y Receives the product, f32 `[tokens, rows]`.
  */
 export async function multiplySlabs(
-  gpu: Gpu,
-  x: Tensor,
-  { rows, unpack }: UnpackedInSlabs,
-  { bias, residual }: Addends,
-  y: Tensor,
+	gpu: Gpu,
+	x: Tensor,
+	{ rows, unpack }: UnpackedInSlabs,
+	{ bias, residual }: Addends,
+	y: Tensor,
 ): Promise<void> {
-  const [m, cols] = x.shape;
-  const most = slabRows(gpu, m, rows, cols);
-  for (let first = 0; first < rows; first += most) {
-    const n = Math.min(most, rows - first);
-    using slab = await unpack(first, n);
-    await gemm(gpu, {
-      layout: "NT",
-      ...{ m, n, k: cols },
-      a: x,
-      b: slab,
-      c: { tensor: y, start: first },
-      bias: bias?.view(first, [n]),
-      residual: residual && { tensor: residual, start: first },
-      mayRound: true,
-    });
-  }
+	const [m, cols] = x.shape;
+	const most = slabRows(gpu, m, rows, cols);
+	for (let first = 0; first < rows; first += most) {
+		const n = Math.min(most, rows - first);
+		using slab = await unpack(first, n);
+		await gemm(gpu, {
+			layout: "NT",
+			...{ m, n, k: cols },
+			a: x,
+			b: slab,
+			c: { tensor: y, start: first },
+			bias: bias?.view(first, [n]),
+			residual: residual && { tensor: residual, start: first },
+			mayRound: true,
+		});
+	}
 }
 
 /**
@@ -64,21 +64,21 @@ export async function multiplySlabs(
  * are whole tiles of a codec. On a GPU, the slabs of a weight are about equally large.
  */
 export function slabRows(
-  gpu: Pick<Gpu, "software" | "maxBinding" | "roundsProducts">,
-  tokens: number,
-  rows: number,
-  cols: number,
+	gpu: Pick<Gpu, "software" | "maxBinding" | "roundsProducts">,
+	tokens: number,
+	rows: number,
+	cols: number,
 ): number {
-  const within = (bytes: number) =>
-    Math.max(64, Math.floor(Math.min(bytes, gpu.maxBinding) / 4 / cols / 64) * 64);
-  if (gpu.software) return within(SLAB_BYTES_ON_CPU);
-  if (gpu.roundsProducts) {
-    return Math.min(within(ROUNDED_SLAB_BYTES), Math.ceil(rows / TILE) * TILE);
-  }
-  const busy = tokens <= FEW_TOKENS
-    ? Infinity
-    : Math.ceil(BUSY_TILES / Math.ceil(tokens / TILE)) * TILE;
-  const most = Math.max(within(SLAB_BYTES), Math.min(busy, within(LARGE_SLAB_BYTES)));
-  const slabs = Math.ceil(rows / most);
-  return Math.min(most, Math.ceil(rows / slabs / TILE) * TILE);
+	const within = (bytes: number) =>
+		Math.max(64, Math.floor(Math.min(bytes, gpu.maxBinding) / 4 / cols / 64) * 64);
+	if (gpu.software) return within(SLAB_BYTES_ON_CPU);
+	if (gpu.roundsProducts) {
+		return Math.min(within(ROUNDED_SLAB_BYTES), Math.ceil(rows / TILE) * TILE);
+	}
+	const busy = tokens <= FEW_TOKENS
+		? Infinity
+		: Math.ceil(BUSY_TILES / Math.ceil(tokens / TILE)) * TILE;
+	const most = Math.max(within(SLAB_BYTES), Math.min(busy, within(LARGE_SLAB_BYTES)));
+	const slabs = Math.ceil(rows / most);
+	return Math.min(most, Math.ceil(rows / slabs / TILE) * TILE);
 }

@@ -8,10 +8,10 @@ import { shapeText, type Tensor } from "../../gpu/tensor.ts";
 import type { InputTransform, VectorOptions } from "../codec.ts";
 import type { PackedRows } from "./packed_rows.ts";
 import {
-  type RowCode,
-  rowVectorBytes,
-  rowVectorKernel,
-  type RowVectorShape,
+	type RowCode,
+	rowVectorBytes,
+	rowVectorKernel,
+	type RowVectorShape,
 } from "./vector_source.ts";
 
 /** The most threads of a workgroup: 256, as more would leave fewer workgroups than multiprocessors. */
@@ -35,68 +35,68 @@ const SOFTWARE_THREADS = 16;
  * @throws {RangeError} If the shape of x does not match.
  */
 export async function multiplyRows(
-  gpu: Gpu,
-  x: Tensor,
-  layers: PackedRows,
-  { source, transform, bias, residual }: VectorOptions = {},
+	gpu: Gpu,
+	x: Tensor,
+	layers: PackedRows,
+	{ source, transform, bias, residual }: VectorOptions = {},
 ): Promise<Tensor> {
-  const { rows, cols, starts, order, tensors } = layers;
-  const up = source?.op === "activation" ? source.up : undefined;
-  const tokens = source ? 1 : x.shape[0];
-  if (x.size !== (up ?? 0) + tokens * cols) {
-    throw new RangeError(
-      `Cannot multiply ${shapeText(x.shape)} with packed weights of ${shapeText([rows, cols])}`,
-    );
-  }
-  const code = layers.code(gpu, rows);
-  const shape = rowShape(gpu, code, cols);
-  const { threads, lanes, bands = 1, turns = 1 } = shape;
-  const input = vectorInput(source);
-  const ordered = order !== undefined;
-  const xRun = transform && runOf(transform);
-  const aligned = (!ordered || xRun !== undefined) && cols % 4 === 0 && (up ?? 0) % 4 === 0;
-  const chunks = Math.ceil(cols / code.chunk);
-  // A workgroup must not span two layers.
-  const [, part1 = rows, part2 = rows] = starts;
-  const run = bands * code.rows;
-  const group1 = Math.ceil(part1 / run);
-  const group2 = group1 + Math.ceil((part2 - part1) / run);
-  const kernel = await gpu.kernel({
-    name: `row_vector_${code.name}_${code.rows}_${threads}${lanes ? `_of_${lanes}` : ""}` +
-      `${bands > 1 ? `_bands_${bands}` : ""}${turns > 1 ? `_turns_${turns}` : ""}_${input}` +
-      `${ordered ? "_ordered" : aligned ? "" : "_any"}` +
-      `${xRun === undefined ? "" : `_runs_of_${xRun}`}`,
-    source: () =>
-      (source?.op === "activation" ? activate : "") +
-      rowVectorKernel(code, shape, { input, ordered, aligned, run: xRun }),
-    constants: {
-      ...{
-        ROWS: rows,
-        COLS: cols,
-        CHUNKS: chunks,
-        PANELS: Math.ceil(chunks / (threads / bands * turns)),
-      },
-      ...{ PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
-      ...{ HAS_BIAS: +(bias !== undefined), HAS_RESIDUAL: +(residual !== undefined) },
-      ...(order && { ORDER_QUADS: order.shape[1] / 4 }),
-      ...(source?.op === "activation" && { KIND: ACTIVATIONS[source.name] }),
-      ...(up !== undefined && { UP: up }),
-      ...(source?.op === "rms" && { EPSILON: source.epsilon }),
-      ...(transform && transformConstants(transform)),
-      ...layers.constants,
-    },
-  });
-  const y = gpu.empty([tokens, rows]);
-  const groups = group2 + Math.ceil((rows - part2) / run);
-  kernel.dispatch({
-    tensors: [
-      ...[x, ...tensors, ...(order ? [order] : []), bias ?? x, residual ?? x],
-      ...(source?.op === "rms" ? [source.weight] : []),
-      y,
-    ],
-    workgroups: [Math.min(groups, MAX_GROUPS), Math.ceil(groups / MAX_GROUPS), tokens],
-  });
-  return y;
+	const { rows, cols, starts, order, tensors } = layers;
+	const up = source?.op === "activation" ? source.up : undefined;
+	const tokens = source ? 1 : x.shape[0];
+	if (x.size !== (up ?? 0) + tokens * cols) {
+		throw new RangeError(
+			`Cannot multiply ${shapeText(x.shape)} with packed weights of ${shapeText([rows, cols])}`,
+		);
+	}
+	const code = layers.code(gpu, rows);
+	const shape = rowShape(gpu, code, cols);
+	const { threads, lanes, bands = 1, turns = 1 } = shape;
+	const input = vectorInput(source);
+	const ordered = order !== undefined;
+	const xRun = transform && runOf(transform);
+	const aligned = (!ordered || xRun !== undefined) && cols % 4 === 0 && (up ?? 0) % 4 === 0;
+	const chunks = Math.ceil(cols / code.chunk);
+	// A workgroup must not span two layers.
+	const [, part1 = rows, part2 = rows] = starts;
+	const run = bands * code.rows;
+	const group1 = Math.ceil(part1 / run);
+	const group2 = group1 + Math.ceil((part2 - part1) / run);
+	const kernel = await gpu.kernel({
+		name: `row_vector_${code.name}_${code.rows}_${threads}${lanes ? `_of_${lanes}` : ""}` +
+			`${bands > 1 ? `_bands_${bands}` : ""}${turns > 1 ? `_turns_${turns}` : ""}_${input}` +
+			`${ordered ? "_ordered" : aligned ? "" : "_any"}` +
+			`${xRun === undefined ? "" : `_runs_of_${xRun}`}`,
+		source: () =>
+			(source?.op === "activation" ? activate : "") +
+			rowVectorKernel(code, shape, { input, ordered, aligned, run: xRun }),
+		constants: {
+			...{
+				ROWS: rows,
+				COLS: cols,
+				CHUNKS: chunks,
+				PANELS: Math.ceil(chunks / (threads / bands * turns)),
+			},
+			...{ PART1: part1, PART2: part2, GROUP1: group1, GROUP2: group2 },
+			...{ HAS_BIAS: +(bias !== undefined), HAS_RESIDUAL: +(residual !== undefined) },
+			...(order && { ORDER_QUADS: order.shape[1] / 4 }),
+			...(source?.op === "activation" && { KIND: ACTIVATIONS[source.name] }),
+			...(up !== undefined && { UP: up }),
+			...(source?.op === "rms" && { EPSILON: source.epsilon }),
+			...(transform && transformConstants(transform)),
+			...layers.constants,
+		},
+	});
+	const y = gpu.empty([tokens, rows]);
+	const groups = group2 + Math.ceil((rows - part2) / run);
+	kernel.dispatch({
+		tensors: [
+			...[x, ...tensors, ...(order ? [order] : []), bias ?? x, residual ?? x],
+			...(source?.op === "rms" ? [source.weight] : []),
+			y,
+		],
+		workgroups: [Math.min(groups, MAX_GROUPS), Math.ceil(groups / MAX_GROUPS), tokens],
+	});
+	return y;
 }
 
 /**
@@ -105,22 +105,22 @@ export async function multiplyRows(
  * order of their own.
  */
 export function transformsRows(
-  gpu: Gpu,
-  layers: PackedRows,
-  transform: InputTransform,
+	gpu: Gpu,
+	layers: PackedRows,
+	transform: InputTransform,
 ): boolean {
-  const { rows, cols, order } = layers;
-  const code = layers.code(gpu, rows);
-  const { threads, lanes, bands = 1, turns = 1 } = rowShape(gpu, code, cols);
-  const isOnePanel = cols <= threads / bands * turns * code.chunk;
-  const groups = Math.ceil(rows / (bands * code.rows));
-  return lanes > 0 && runOf(transform) <= 4 * lanes && (order === undefined || isOnePanel) &&
-    groups * cols <= MOST_TRANSFORMED;
+	const { rows, cols, order } = layers;
+	const code = layers.code(gpu, rows);
+	const { threads, lanes, bands = 1, turns = 1 } = rowShape(gpu, code, cols);
+	const isOnePanel = cols <= threads / bands * turns * code.chunk;
+	const groups = Math.ceil(rows / (bands * code.rows));
+	return lanes > 0 && runOf(transform) <= 4 * lanes && (order === undefined || isOnePanel) &&
+		groups * cols <= MOST_TRANSFORMED;
 }
 
 /** Threads of a subgroup, or 0 if products do not use subgroups. */
 function lanesOf({ subgroupSize }: Pick<Gpu, "subgroupSize">): number {
-  return subgroupSize >= 4 && subgroupSize <= 64 ? subgroupSize : 0;
+	return subgroupSize >= 4 && subgroupSize <= 64 ? subgroupSize : 0;
 }
 
 /**
@@ -128,30 +128,30 @@ function lanesOf({ subgroupSize }: Pick<Gpu, "subgroupSize">): number {
  * than these panels need.
  */
 export function rowShape(
-  gpu: Pick<Gpu, "software" | "subgroupSize" | "device">,
-  code: Pick<RowCode, "chunk" | "rows" | "bands" | "threads" | "turns" | "bytes" | "isDense">,
-  cols: number,
+	gpu: Pick<Gpu, "software" | "subgroupSize" | "device">,
+	code: Pick<RowCode, "chunk" | "rows" | "bands" | "threads" | "turns" | "bytes" | "isDense">,
+	cols: number,
 ): RowVectorShape {
-  const { software, device: { limits } } = gpu;
-  const { bands = 1, threads: wantedThreads = MOST_THREADS } = code;
-  const lanes = lanesOf(gpu);
-  if (software) return { threads: bands * (lanes || SOFTWARE_THREADS), lanes, bands };
-  const unit = lanes || 32;
-  const mostThreads = Math.min(wantedThreads, limits.maxComputeInvocationsPerWorkgroup);
-  const fits = (columns: number, turns: number) =>
-    bands * columns <= mostThreads &&
-    rowVectorBytes(code, { threads: bands * columns, lanes, bands, turns }) <=
-      limits.maxComputeWorkgroupStorageSize;
-  const next = (columns: number) => lanes ? columns + unit : 2 * columns;
-  let most = unit; // threads of a band
-  while (fits(next(most), 1)) most = next(most);
-  const chunks = Math.ceil(cols / code.chunk);
-  const wanted = Math.ceil(chunks / Math.ceil(chunks / most));
-  let columns = unit;
-  while (columns < wanted) columns = next(columns);
-  const ofThread = Math.ceil(chunks / columns);
-  let turns = Math.min(code.turns ?? 1, ofThread);
-  while (turns > 1 && !fits(columns, turns)) turns--;
-  turns = Math.ceil(ofThread / Math.ceil(ofThread / turns)); // so that panels are equally long
-  return { threads: bands * columns, lanes, bands, turns };
+	const { software, device: { limits } } = gpu;
+	const { bands = 1, threads: wantedThreads = MOST_THREADS } = code;
+	const lanes = lanesOf(gpu);
+	if (software) return { threads: bands * (lanes || SOFTWARE_THREADS), lanes, bands };
+	const unit = lanes || 32;
+	const mostThreads = Math.min(wantedThreads, limits.maxComputeInvocationsPerWorkgroup);
+	const fits = (columns: number, turns: number) =>
+		bands * columns <= mostThreads &&
+		rowVectorBytes(code, { threads: bands * columns, lanes, bands, turns }) <=
+			limits.maxComputeWorkgroupStorageSize;
+	const next = (columns: number) => lanes ? columns + unit : 2 * columns;
+	let most = unit; // threads of a band
+	while (fits(next(most), 1)) most = next(most);
+	const chunks = Math.ceil(cols / code.chunk);
+	const wanted = Math.ceil(chunks / Math.ceil(chunks / most));
+	let columns = unit;
+	while (columns < wanted) columns = next(columns);
+	const ofThread = Math.ceil(chunks / columns);
+	let turns = Math.min(code.turns ?? 1, ofThread);
+	while (turns > 1 && !fits(columns, turns)) turns--;
+	turns = Math.ceil(ofThread / Math.ceil(ofThread / turns)); // so that panels are equally long
+	return { threads: bands * columns, lanes, bands, turns };
 }

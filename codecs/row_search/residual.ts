@@ -5,13 +5,13 @@ import type { Tensor } from "../../gpu/tensor.ts";
 
 /** Computes R = (W - Q) H into `residual`; all f32, W and Q `[rows, cols]`, H symmetric. */
 export async function computeResidual(
-  gpu: Gpu,
-  target: Tensor,
-  hessian: Tensor,
-  quantized: Tensor,
-  residual: Tensor,
+	gpu: Gpu,
+	target: Tensor,
+	hessian: Tensor,
+	quantized: Tensor,
+	residual: Tensor,
 ): Promise<void> {
-  const [rows, cols] = target.shape;
-  using error = await difference(gpu, target, quantized);
-  await gemm(gpu, { layout: "NN", m: rows, n: cols, k: cols, a: error, b: hessian, c: residual });
+	const [rows, cols] = target.shape;
+	using error = await difference(gpu, target, quantized);
+	await gemm(gpu, { layout: "NN", m: rows, n: cols, k: cols, a: error, b: hessian, c: residual });
 }

@@ -35,29 +35,29 @@ export type Candidates = string;
  * @param isUnrolled Whether they are in registers, for GPUs, instead of arrays, which compile faster.
  */
 export function rowSearchSource(
-  candidates: Candidates,
-  perThread: number,
-  isUnrolled: boolean,
-  choice: Choice,
+	candidates: Candidates,
+	perThread: number,
+	isUnrolled: boolean,
+	choice: Choice,
 ): string {
-  const columns = Array.from({ length: perThread }, (_, e) => e);
-  const place = (e: number | string) =>
-    isUnrolled
-      ? { r: `r${e}`, h: `h${e}`, state: `state${e}` }
-      : { r: `r[${e}]`, h: `h[${e}]`, state: `state[${e}]` };
-  const declare = isUnrolled
-    ? columns.map((e) => `var r${e} = 0.0; var h${e} = 0.0; var state${e} = LOCKED;`)
-    : [
-      `var r: array<f32, ${perThread}>; var h: array<f32, ${perThread}>;`,
-      `var state: array<u32, ${perThread}>;`,
-    ];
-  const forEach = (body: (column: ReturnType<typeof place>) => string) =>
-    isUnrolled
-      ? columns.map((e) => `{ let col = ${e}u * LANES + lane; ${body(place(e))} }`).join("\n")
-      : `for (var e = 0u; e < ${perThread}u; e++) { let col = e * LANES + lane; ${
-        body(place("e"))
-      } }`;
-  return `${chooseSource(choice)}
+	const columns = Array.from({ length: perThread }, (_, e) => e);
+	const place = (e: number | string) =>
+		isUnrolled
+			? { r: `r${e}`, h: `h${e}`, state: `state${e}` }
+			: { r: `r[${e}]`, h: `h[${e}]`, state: `state[${e}]` };
+	const declare = isUnrolled
+		? columns.map((e) => `var r${e} = 0.0; var h${e} = 0.0; var state${e} = LOCKED;`)
+		: [
+			`var r: array<f32, ${perThread}>; var h: array<f32, ${perThread}>;`,
+			`var state: array<u32, ${perThread}>;`,
+		];
+	const forEach = (body: (column: ReturnType<typeof place>) => string) =>
+		isUnrolled
+			? columns.map((e) => `{ let col = ${e}u * LANES + lane; ${body(place(e))} }`).join("\n")
+			: `for (var e = 0u; e < ${perThread}u; e++) { let col = e * LANES + lane; ${
+				body(place("e"))
+			} }`;
+	return `${chooseSource(choice)}
 override TENURE: u32 = 10;
 
 struct Params { first: u32, rows: u32, cols: u32, moves: u32, seed: u32 }
@@ -89,7 +89,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 
   ${declare.join("\n  ")}
   ${
-    forEach(({ r, h, state }) => `
+		forEach(({ r, h, state }) => `
     ${state} = LOCKED;
     if (col < p.cols) {
       ${r} = residual[row * p.cols + col];
@@ -97,7 +97,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       let start = code_of(row, col);
       ${state} = start | ((start & CODE) << 3u);
     }`)
-  }
+	}
 
   var change = 0.0; // of the loss since the start
   var best = 0.0;
@@ -111,7 +111,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     var gain = 1e30;
     var place = 0u;
     ${
-    forEach(({ r, h, state }) => `
+		forEach(({ r, h, state }) => `
       // The move before, which no thread but the column's own has seen so far.
       if (last.step != 0.0) {
         ${r} -= last.step * H[h_at + min(col, p.cols - 1)];
@@ -125,19 +125,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
           place = col;
         }
       }`)
-  }
+	}
     if (turn > p.moves) { break; } // the last turn only completes the last move
     let wins = is_least(gain, place, turn, lane);
     var own = Move(gain, 0.0, place, 0u);
     if (wins && (gain < 1e30)) {
       ${
-    isUnrolled
-      ? `var r = 0.0; var h = 0.0; var state = 0u;
+		isUnrolled
+			? `var r = 0.0; var h = 0.0; var state = 0u;
       ${forEach(({ r, h, state }) => `if (col == place) { r = ${r}; h = ${h}; state = ${state}; }`)}
       own = best_change(row, place, state, r, h);`
-      : `let e = place / LANES;
+			: `let e = place / LANES;
       own = best_change(row, place, state[e], r[e], h[e]);`
-  }
+	}
     }
     last = shared_move(own, wins, turn);
     if (last.step != 0.0) { change += last.gain; } // otherwise all columns are locked
@@ -146,13 +146,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
 
   ${
-    forEach(({ state }) => `
+		forEach(({ state }) => `
     if (col < p.cols) {
       let code = (${state} >> 3u) & CODE;
       quantized[row * p.cols + col] = value_of(row, col, (${state} & MARK) | code);
       put(row, col, code);
     }`)
-  }
+	}
   workgroupBarrier();
   finish(row, lane);
 }
@@ -165,13 +165,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
  * other ten.
  */
 function chooseSource(choice: Choice): string {
-  const start = `
+	const start = `
 override LANES: u32 = 256;
 
 struct Move { gain: f32, step: f32, col: u32, code: u32 }
 `;
-  if (choice === "subgroup") {
-    return `${start}
+	if (choice === "subgroup") {
+		return `${start}
 fn prepare(lane: u32) {}
 
 fn is_least(gain: f32, col: u32, turn: u32, lane: u32) -> bool {
@@ -190,8 +190,8 @@ fn shared_move(own: Move, wins: bool, turn: u32) -> Move {
   );
 }
 `;
-  }
-  return `${start}
+	}
+	return `${start}
 // The least key of the even and of the odd turns.
 var<workgroup> keys: array<atomic<u32>, 2>;
 var<workgroup> chosen: Move;

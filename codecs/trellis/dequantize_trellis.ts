@@ -12,27 +12,27 @@ import { stepsOf, tilesOf, type TrellisTensors } from "./trellis.ts";
  * @returns The target; a new one is owned by the caller.
  */
 export async function dequantizeTrellis(
-  gpu: Gpu,
-  layer: TrellisTensors,
-  weight: Tensor = gpu.empty([layer.rows, layer.cols]),
+	gpu: Gpu,
+	layer: TrellisTensors,
+	weight: Tensor = gpu.empty([layer.rows, layer.cols]),
 ): Promise<Tensor> {
-  const { rows, cols, stateBits, stream, scales, order } = layer;
-  const { stepBits, stepWeights, words } = stepsOf(layer);
-  const kernel = await gpu.kernel({
-    name: "dequantize_trellis",
-    source,
-    constants: {
-      STATE_BITS: stateBits,
-      STEP_BITS: stepBits,
-      STEP_WEIGHTS: stepWeights,
-      WORDS: words,
-      ORDERED: Number(order !== undefined),
-    },
-  });
-  kernel.dispatch({
-    params: uniform([rows, cols, tilesOf(layer)[1]]),
-    tensors: [stream, scales, tableOnGpu(gpu, layer), order ?? stream, weight],
-    workgroups: [Math.ceil(cols / stepWeights / 16), Math.ceil(rows / 4)],
-  });
-  return weight;
+	const { rows, cols, stateBits, stream, scales, order } = layer;
+	const { stepBits, stepWeights, words } = stepsOf(layer);
+	const kernel = await gpu.kernel({
+		name: "dequantize_trellis",
+		source,
+		constants: {
+			STATE_BITS: stateBits,
+			STEP_BITS: stepBits,
+			STEP_WEIGHTS: stepWeights,
+			WORDS: words,
+			ORDERED: Number(order !== undefined),
+		},
+	});
+	kernel.dispatch({
+		params: uniform([rows, cols, tilesOf(layer)[1]]),
+		tensors: [stream, scales, tableOnGpu(gpu, layer), order ?? stream, weight],
+		workgroups: [Math.ceil(cols / stepWeights / 16), Math.ceil(rows / 4)],
+	});
+	return weight;
 }

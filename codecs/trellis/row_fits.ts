@@ -14,13 +14,13 @@ import spreadSource from "./row_spread.wgsl" with { type: "text" };
  * @returns f32 `[rows]`, owned by the caller.
  */
 export async function rowSpreads(gpu: Gpu, weight: Tensor): Promise<Tensor> {
-  const [rows, cols] = weight.shape;
-  const kernel = await gpu.kernel(
-    withReduction(gpu, { name: "row_spread", source: spreadSource }),
-  );
-  const spread = gpu.empty([rows]);
-  kernel.dispatch({ params: uniform([rows, cols]), tensors: [weight, spread], workgroups: rows });
-  return spread;
+	const [rows, cols] = weight.shape;
+	const kernel = await gpu.kernel(
+		withReduction(gpu, { name: "row_spread", source: spreadSource }),
+	);
+	const spread = gpu.empty([rows]);
+	kernel.dispatch({ params: uniform([rows, cols]), tensors: [weight, spread], workgroups: rows });
+	return spread;
 }
 
 /**
@@ -32,18 +32,18 @@ export async function rowSpreads(gpu: Gpu, weight: Tensor): Promise<Tensor> {
  * @param scales Receives the scales, exact f16 values, f32 `[rows]`.
  */
 export async function fitRowScales(
-  gpu: Gpu,
-  { weight, values, hessian, scales }: Record<"weight" | "values" | "hessian" | "scales", Tensor>,
+	gpu: Gpu,
+	{ weight, values, hessian, scales }: Record<"weight" | "values" | "hessian" | "scales", Tensor>,
 ): Promise<void> {
-  const [rows, cols] = weight.shape;
-  using turned = gpu.empty([rows, cols]);
-  await gemm(gpu, { layout: "NN", m: rows, n: cols, k: cols, a: values, b: hessian, c: turned });
-  const kernel = await gpu.kernel(
-    withReduction(gpu, { name: "row_scale", source: roundF16 + scaleSource }),
-  );
-  kernel.dispatch({
-    params: uniform([rows, cols]),
-    tensors: [weight, values, turned, scales],
-    workgroups: rows,
-  });
+	const [rows, cols] = weight.shape;
+	using turned = gpu.empty([rows, cols]);
+	await gemm(gpu, { layout: "NN", m: rows, n: cols, k: cols, a: values, b: hessian, c: turned });
+	const kernel = await gpu.kernel(
+		withReduction(gpu, { name: "row_scale", source: roundF16 + scaleSource }),
+	);
+	kernel.dispatch({
+		params: uniform([rows, cols]),
+		tensors: [weight, values, turned, scales],
+		workgroups: rows,
+	});
 }

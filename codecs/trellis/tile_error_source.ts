@@ -10,8 +10,8 @@ import { TILE } from "./trellis.ts";
  * A thread solves one row; U_gg is in workgroup memory.
  */
 export function tileErrorKernel(): string {
-  const all = (line: (j: number) => string) => repeat(TILE, line, "\n  ");
-  return `
+	const all = (line: (j: number) => string) => repeat(TILE, line, "\n  ");
+	return `
 struct Params { rows: u32, cols: u32, first_col: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;      // [rows, cols]
@@ -36,11 +36,11 @@ fn main(
   let at = row * p.cols + p.first_col;
   let s = spread[row];
   ${
-    all((j) => {
-      const known = repeat(j, (i) => ` - e${i} * u[${i}][${j}]`, "");
-      return `let e${j} = (weight[at + ${j}u] - values[at + ${j}u] * s${known}) / u[${j}][${j}];`;
-    })
-  }
+		all((j) => {
+			const known = repeat(j, (i) => ` - e${i} * u[${i}][${j}]`, "");
+			return `let e${j} = (weight[at + ${j}u] - values[at + ${j}u] * s${known}) / u[${j}][${j}];`;
+		})
+	}
   ${all((j) => `error[row * ${TILE}u + ${j}u] = e${j};`)}
 }
 `;

@@ -13,17 +13,17 @@ import { tileErrorKernel } from "./tile_error_source.ts";
  * @returns f32 `[rows, 16]`, owned by the caller.
  */
 export async function tileErrors(
-  gpu: Gpu,
-  first: number,
-  { weight, values, spread, factor }: Record<"weight" | "values" | "spread" | "factor", Tensor>,
+	gpu: Gpu,
+	first: number,
+	{ weight, values, spread, factor }: Record<"weight" | "values" | "spread" | "factor", Tensor>,
 ): Promise<Tensor> {
-  const [rows, cols] = weight.shape;
-  const kernel = await gpu.kernel({ name: "tile_error", source: tileErrorKernel });
-  const error = gpu.empty([rows, TILE]);
-  kernel.dispatch({
-    params: uniform([rows, cols, first]),
-    tensors: [weight, values, spread, factor, error],
-    workgroups: [Math.ceil(rows / 64), 1],
-  });
-  return error;
+	const [rows, cols] = weight.shape;
+	const kernel = await gpu.kernel({ name: "tile_error", source: tileErrorKernel });
+	const error = gpu.empty([rows, TILE]);
+	kernel.dispatch({
+		params: uniform([rows, cols, first]),
+		tensors: [weight, values, spread, factor, error],
+		workgroups: [Math.ceil(rows / 64), 1],
+	});
+	return error;
 }

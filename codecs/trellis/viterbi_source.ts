@@ -3,46 +3,46 @@ import { stepsOf, TILE, type Trellis } from "./trellis.ts";
 
 /** The form of the kernel of {@link searchTiles}. */
 export interface ViterbiForm {
-  /** Threads of a workgroup, a power of two: 2^stepBits .. 2^(stateBits - stepBits). */
-  threads: number;
-  /** Buffers of least costs: two need one barrier per step, one needs two barriers and half the memory. */
-  buffers: 1 | 2;
-  /**
-   * Rows of back pointers in workgroup memory, a power of two. All of them, or as many as are copied
-   * there at a time from a storage buffer.
-   */
-  staged: number;
+	/** Threads of a workgroup, a power of two: 2^stepBits .. 2^(stateBits - stepBits). */
+	threads: number;
+	/** Buffers of least costs: two need one barrier per step, one needs two barriers and half the memory. */
+	buffers: 1 | 2;
+	/**
+	 * Rows of back pointers in workgroup memory, a power of two. All of them, or as many as are copied
+	 * there at a time from a storage buffer.
+	 */
+	staged: number;
 }
 
 /** What follows from a trellis and the form of its kernel. */
 export interface ViterbiShape {
-  /** Overlaps of two states, 2^(stateBits - stepBits). */
-  overlaps: number;
-  /** Overlaps that a thread owns. */
-  owned: number;
-  /** Steps whose back pointers share a u32 of each thread. */
-  packed: number;
-  /** Rows of back pointers, one u32 per thread each. */
-  rows: number;
-  /** Words between the buffers' rows of threads that keep accesses apart in the banks. */
-  apart: number;
+	/** Overlaps of two states, 2^(stateBits - stepBits). */
+	overlaps: number;
+	/** Overlaps that a thread owns. */
+	owned: number;
+	/** Steps whose back pointers share a u32 of each thread. */
+	packed: number;
+	/** Rows of back pointers, one u32 per thread each. */
+	rows: number;
+	/** Words between the buffers' rows of threads that keep accesses apart in the banks. */
+	apart: number;
 }
 
 export function viterbiShape(trellis: Trellis, { threads }: Pick<ViterbiForm, "threads">) {
-  const { stepBits, steps } = stepsOf(trellis);
-  const overlaps = 2 ** (trellis.stateBits - stepBits);
-  const owned = overlaps / threads;
-  const packed = Math.min(16, 2 ** Math.floor(Math.log2(32 / (owned * stepBits))));
-  const apart = Math.floor(32 / (owned * 2 ** stepBits));
-  return { overlaps, owned, packed, rows: steps / packed, apart } satisfies ViterbiShape;
+	const { stepBits, steps } = stepsOf(trellis);
+	const overlaps = 2 ** (trellis.stateBits - stepBits);
+	const owned = overlaps / threads;
+	const packed = Math.min(16, 2 ** Math.floor(Math.log2(32 / (owned * stepBits))));
+	const apart = Math.floor(32 / (owned * 2 ** stepBits));
+	return { overlaps, owned, packed, rows: steps / packed, apart } satisfies ViterbiShape;
 }
 
 /** Bytes of workgroup memory that the kernel takes. */
 export function viterbiBytes(trellis: Trellis, form: ViterbiForm): number {
-  const { overlaps, owned, apart } = viterbiShape(trellis, form);
-  const best = form.buffers * (overlaps + owned * 2 ** stepsOf(trellis).stepBits * apart);
-  const { steps } = stepsOf(trellis);
-  return 4 * (best + form.staged * form.threads + TILE * TILE + steps + 2 * form.threads + 1);
+	const { overlaps, owned, apart } = viterbiShape(trellis, form);
+	const best = form.buffers * (overlaps + owned * 2 ** stepsOf(trellis).stepBits * apart);
+	const { steps } = stepsOf(trellis);
+	return 4 * (best + form.staged * form.threads + TILE * TILE + steps + 2 * form.threads + 1);
 }
 
 /**
@@ -66,91 +66,91 @@ export function viterbiBytes(trellis: Trellis, form: ViterbiForm): number {
  * the last and the first state; the second one is forced to it.
  */
 export function viterbiKernel(trellis: Trellis, form: ViterbiForm): string {
-  const { stepBits, stepWeights, steps, words } = stepsOf(trellis);
-  const { stateBits } = trellis;
-  const { threads, buffers, staged } = form;
-  const { overlaps, owned, packed, rows, apart } = viterbiShape(trellis, form);
-  const branches = 2 ** stepBits;
-  const isResident = staged >= rows;
-  const kept = Math.min(staged, rows);
-  const unrolled = Math.max(packed, 4 / stepWeights, 2);
-  const each = Math.max(1, owned / branches); // values of s >> stepBits of a thread's states
-  const sharing = owned / each; // overlaps whose states read the same
-  const columns = threads / branches; // threads with the same h
+	const { stepBits, stepWeights, steps, words } = stepsOf(trellis);
+	const { stateBits } = trellis;
+	const { threads, buffers, staged } = form;
+	const { overlaps, owned, packed, rows, apart } = viterbiShape(trellis, form);
+	const branches = 2 ** stepBits;
+	const isResident = staged >= rows;
+	const kept = Math.min(staged, rows);
+	const unrolled = Math.max(packed, 4 / stepWeights, 2);
+	const each = Math.max(1, owned / branches); // values of s >> stepBits of a thread's states
+	const sharing = owned / each; // overlaps whose states read the same
+	const columns = threads / branches; // threads with the same h
 
-  const entry = (b: number, h: number) => `entry_${b}_${h}`;
-  const loads = repeat(
-    owned,
-    (b) =>
-      repeat(branches, (h) => {
-        const at = `(first + ${b + h * overlaps}u)`;
-        return stepWeights === 1
-          ? `let ${entry(b, h)} = table[${at}];`
-          : `let ${entry(b, h)} = vec2f(table[2u * ${at}], table[2u * ${at} + 1u]);`;
-      }, "\n  "),
-    "\n  ",
-  );
+	const entry = (b: number, h: number) => `entry_${b}_${h}`;
+	const loads = repeat(
+		owned,
+		(b) =>
+			repeat(branches, (h) => {
+				const at = `(first + ${b + h * overlaps}u)`;
+				return stepWeights === 1
+					? `let ${entry(b, h)} = table[${at}];`
+					: `let ${entry(b, h)} = vec2f(table[2u * ${at}], table[2u * ${at} + 1u]);`;
+			}, "\n  "),
+		"\n  ",
+	);
 
-  const costName = (h: number, count: number) => count === 1 ? `c${h}` : `c${h}_${count}`;
-  const wayName = (h: number, count: number) => count === 1 ? `${h}u` : `way${h}_${count}`;
-  /** The least of the costs h .. h + count - 1, the first of equal ones, and which it is: as a tree. */
-  const least = (h: number, count: number): string => {
-    const half = count / 2;
-    if (count === 1) return "";
-    const [a, b] = [costName(h, half), costName(h + half, half)];
-    const [first, second] = [wayName(h, half), wayName(h + half, half)];
-    return `${least(h, half)} ${least(h + half, half)}
+	const costName = (h: number, count: number) => count === 1 ? `c${h}` : `c${h}_${count}`;
+	const wayName = (h: number, count: number) => count === 1 ? `${h}u` : `way${h}_${count}`;
+	/** The least of the costs h .. h + count - 1, the first of equal ones, and which it is: as a tree. */
+	const least = (h: number, count: number): string => {
+		const half = count / 2;
+		if (count === 1) return "";
+		const [a, b] = [costName(h, half), costName(h + half, half)];
+		const [first, second] = [wayName(h, half), wayName(h + half, half)];
+		return `${least(h, half)} ${least(h + half, half)}
         let ${costName(h, count)} = min(${a}, ${b});
         let ${wayName(h, count)} = select(${first}, ${second}, ${b} < ${a});`;
-  };
+	};
 
-  /** The part of a step i that takes the minima of group g. */
-  const minima = (i: number, g: number) => {
-    const source = buffers === 2 ? i % 2 : 0;
-    const reads = repeat(
-      branches,
-      (h) => `let r${h} = best[${source}][slot${g}][${h}][column${g}];`,
-      "\n      ",
-    );
-    const distance = (b: number, h: number) => {
-      if (stepWeights === 1) {
-        return `let d${h} = x${i} - ${entry(b, h)}; let c${h} = fma(d${h}, d${h}, r${h});`;
-      }
-      return `let d${h} = x${i} - ${entry(b, h)}; ` +
-        `let c${h} = fma(d${h}.y, d${h}.y, fma(d${h}.x, d${h}.x, r${h}));`;
-    };
-    const owners = repeat(sharing, (j) => {
-      const b = g * sharing + j;
-      const shift = (i % packed) * owned * stepBits + b * stepBits;
-      return `{
+	/** The part of a step i that takes the minima of group g. */
+	const minima = (i: number, g: number) => {
+		const source = buffers === 2 ? i % 2 : 0;
+		const reads = repeat(
+			branches,
+			(h) => `let r${h} = best[${source}][slot${g}][${h}][column${g}];`,
+			"\n      ",
+		);
+		const distance = (b: number, h: number) => {
+			if (stepWeights === 1) {
+				return `let d${h} = x${i} - ${entry(b, h)}; let c${h} = fma(d${h}, d${h}, r${h});`;
+			}
+			return `let d${h} = x${i} - ${entry(b, h)}; ` +
+				`let c${h} = fma(d${h}.y, d${h}.y, fma(d${h}.x, d${h}.x, r${h}));`;
+		};
+		const owners = repeat(sharing, (j) => {
+			const b = g * sharing + j;
+			const shift = (i % packed) * owned * stepBits + b * stepBits;
+			return `{
         ${repeat(branches, (h) => distance(b, h), "\n        ")}
         ${least(0, branches)}
         new${b} = ${costName(0, branches)};
         word |= ${wayName(0, branches)} << ${shift}u;
       }`;
-    }, "\n      ");
-    return `{
+		}, "\n      ");
+		return `{
       ${reads}
       ${owners}
     }`;
-  };
+	};
 
-  const savedAt = (row: string) => `saved[own + ${row} * ${threads}u]`;
+	const savedAt = (row: string) => `saved[own + ${row} * ${threads}u]`;
 
-  const step = (i: number) => {
-    const to = buffers === 2 ? (i + 1) % 2 : 0;
-    const at = Math.floor(i / packed);
-    const isFirst = i % packed === 0;
-    const isLast = i % packed === packed - 1;
-    const element = (v: number) => {
-      const e = i * stepWeights + v;
-      return `v${e >> 2}.${XYZW[e & 3]}`;
-    };
-    const row = `turn / ${packed}u + ${at}u`;
-    const keep = isResident
-      ? `back[${row}][thread] = word;`
-      : `if (pass_number == 1u || turn >= ${steps / 2}u) { ${savedAt(`(${row})`)} = word; }`;
-    return `// step ${i}
+	const step = (i: number) => {
+		const to = buffers === 2 ? (i + 1) % 2 : 0;
+		const at = Math.floor(i / packed);
+		const isFirst = i % packed === 0;
+		const isLast = i % packed === packed - 1;
+		const element = (v: number) => {
+			const e = i * stepWeights + v;
+			return `v${e >> 2}.${XYZW[e & 3]}`;
+		};
+		const row = `turn / ${packed}u + ${at}u`;
+		const keep = isResident
+			? `back[${row}][thread] = word;`
+			: `if (pass_number == 1u || turn >= ${steps / 2}u) { ${savedAt(`(${row})`)} = word; }`;
+		return `// step ${i}
     ${isFirst ? "word = 0u;" : ""}
     let x${i} = ${stepWeights === 1 ? element(0) : `vec2f(${element(0)}, ${element(1)})`};
     ${repeat(each, (g) => minima(i, g), "\n    ")}
@@ -158,33 +158,33 @@ export function viterbiKernel(trellis: Trellis, form: ViterbiForm): string {
     ${repeat(owned, (b) => `best[${to}][${b}][branch][column] = new${b};`, "\n    ")}
     ${isLast ? keep : ""}
     workgroupBarrier();`;
-  };
+	};
 
-  const walk = repeat(packed, (j) => {
-    const i = packed - 1 - j;
-    const shift = `${i * owned * stepBits}u + q % ${owned}u * ${stepBits}u`;
-    return `{
+	const walk = repeat(packed, (j) => {
+		const i = packed - 1 - j;
+		const shift = `${i * owned * stepBits}u + q % ${owned}u * ${stepBits}u`;
+		return `{
           let way = (back[${
-      isResident ? "row" : `row % ${kept}u`
-    }][q / ${owned}u] >> (${shift})) & ${branches - 1}u;
+			isResident ? "row" : `row % ${kept}u`
+		}][q / ${owned}u] >> (${shift})) & ${branches - 1}u;
           let state = q + way * ${overlaps}u;
           states[${packed}u * row + ${i}u] = state;
           q = state >> ${stepBits}u;
         }`;
-  }, "\n        ");
-  const walkRows = (first: string, end: string) =>
-    `for (var row = ${end}; row > ${first};) {
+	}, "\n        ");
+	const walkRows = (first: string, end: string) =>
+		`for (var row = ${end}; row > ${first};) {
         row--;
         ${walk}
       }`;
-  const trace = isResident
-    ? `if (thread == 0u) {
+	const trace = isResident
+		? `if (thread == 0u) {
       var q = overlap;
       ${walkRows("first_row", `${rows}u`)}
       overlap = q;
     }
     workgroupBarrier();`
-    : `${repeat(kept, (r) => `back[${r}][thread] = ${savedAt(`${rows - kept + r}u`)};`, "\n    ")}
+		: `${repeat(kept, (r) => `back[${r}][thread] = ${savedAt(`${rows - kept + r}u`)};`, "\n    ")}
     for (var end = ${rows}u; end > first_row; end -= ${kept}u) {
       workgroupBarrier();
       // The next rows arrive while one thread walks.
@@ -199,7 +199,7 @@ export function viterbiKernel(trellis: Trellis, form: ViterbiForm): string {
       ${repeat(kept, (r) => `back[${r}][thread] = row${r};`, "\n      ")}
     }`;
 
-  return `
+	return `
 struct Params { rows: u32, cols: u32, first_col: u32, beside: u32, first_tile: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> weight: array<f32>; // [rows, cols]
@@ -208,15 +208,15 @@ struct Params { rows: u32, cols: u32, first_col: u32, beside: u32, first_tile: u
 @group(0) @binding(4) var<storage, read_write> values: array<f32>; // [rows, cols]
 @group(0) @binding(5) var<storage, read_write> stream: array<u32>; // [tiles below, beside, ${words}]
 ${
-    isResident
-      ? ""
-      : `@group(0) @binding(6) var<storage, read_write> saved: array<u32>; // [workgroups, ${rows}, ${threads}]`
-  }
+		isResident
+			? ""
+			: `@group(0) @binding(6) var<storage, read_write> saved: array<u32>; // [workgroups, ${rows}, ${threads}]`
+	}
 
 // The least cost of each overlap, by q % ${owned}, its highest bits and the rest.
 var<workgroup> best: array<array<array<array<f32, ${
-    columns + apart
-  }>, ${branches}>, ${owned}>, ${buffers}>;
+		columns + apart
+	}>, ${branches}>, ${owned}>, ${buffers}>;
 var<workgroup> back: array<array<u32, ${threads}>, ${kept}>;
 var<workgroup> x: array<vec4f, ${TILE * TILE / 4}>;
 var<workgroup> states: array<u32, ${steps}>;
@@ -234,15 +234,15 @@ fn main(
   let branch = thread / ${columns}u;
   let column = thread % ${columns}u;
   ${
-    repeat(
-      each,
-      (g) =>
-        `let shared${g} = (first + ${g * sharing}u) >> ${stepBits}u;
+		repeat(
+			each,
+			(g) =>
+				`let shared${g} = (first + ${g * sharing}u) >> ${stepBits}u;
   let slot${g} = shared${g} % ${owned}u;
   let column${g} = shared${g} / ${owned}u;`,
-      "\n  ",
-    )
-  }
+			"\n  ",
+		)
+	}
   ${isResident ? "" : `let own = workgroup.x * ${rows * threads}u + thread;`}
   for (var i = thread; i < ${TILE * TILE / 4}u; i += ${threads}u) {
     let row = tile * ${TILE}u + i / 4u;
@@ -263,13 +263,13 @@ fn main(
   for (var pass_number = 0u; pass_number < 2u; pass_number++) {
     // Before the first step of the second pass, all overlaps but the forced one are out of the question.
     ${
-    repeat(
-      owned,
-      (b) =>
-        `best[0][${b}][branch][column] = select(0.0, 1e30, pass_number == 1u && first + ${b}u != overlap);`,
-      "\n    ",
-    )
-  }
+		repeat(
+			owned,
+			(b) =>
+				`best[0][${b}][branch][column] = select(0.0, 1e30, pass_number == 1u && first + ${b}u != overlap);`,
+			"\n    ",
+		)
+	}
     let turned = select(${TILE * TILE / 2}u, 0u, pass_number == 1u);
     workgroupBarrier();
     var word = 0u;
@@ -285,12 +285,12 @@ fn main(
       var cost = new0;
       var place = 0u;
       ${
-    repeat(
-      owned - 1,
-      (b) => `place = select(place, ${b + 1}u, new${b + 1} < cost); cost = min(cost, new${b + 1});`,
-      "\n      ",
-    )
-  }
+		repeat(
+			owned - 1,
+			(b) => `place = select(place, ${b + 1}u, new${b + 1} < cost); cost = min(cost, new${b + 1});`,
+			"\n      ",
+		)
+	}
       least_cost[thread] = cost;
       least_at[thread] = first + place;
       workgroupBarrier();

@@ -33,17 +33,17 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 }`;
 
 export default defineStage({
-  name: "clip-outliers",
-  scope: "linear",
-  summary: "Bound the weights of each row",
-  options: z.strictObject({
-    factor: z.number().min(1).max(10).default(3).describe("Bound, in root mean squares of the row"),
-  }),
-  needs: ["model-files"],
-  gives: [],
+	name: "clip-outliers",
+	scope: "linear",
+	summary: "Bound the weights of each row",
+	options: z.strictObject({
+		factor: z.number().min(1).max(10).default(3).describe("Bound, in root mean squares of the row"),
+	}),
+	needs: ["model-files"],
+	gives: [],
 
-  async run({ gpu, linear: { weight, rows, cols } }, { factor }) {
-    const kernel = await gpu.kernel({ name: "clip_outliers", source });
-    kernel.dispatch({ params: uniform([cols], [factor]), tensors: [weight], workgroups: rows });
-  },
+	async run({ gpu, linear: { weight, rows, cols } }, { factor }) {
+		const kernel = await gpu.kernel({ name: "clip_outliers", source });
+		kernel.dispatch({ params: uniform([cols], [factor]), tensors: [weight], workgroups: rows });
+	},
 });

@@ -2,16 +2,16 @@
 import { defineStage, z } from "../../mod.ts";
 
 export default defineStage({
-  name: "spaced-salient",
-  scope: "block",
-  summary: "Take evenly spaced columns as the salient ones",
-  options: z.strictObject({ columns: z.int().min(1).max(32).default(8).describe("How many") }),
-  needs: [],
-  gives: ["salient-columns"],
+	name: "spaced-salient",
+	scope: "block",
+	summary: "Take evenly spaced columns as the salient ones",
+	options: z.strictObject({ columns: z.int().min(1).max(32).default(8).describe("How many") }),
+	needs: [],
+	gives: ["salient-columns"],
 
-  async run({ gpu, block, set }, { columns }) {
-    const mask = new Uint32Array(block.cols);
-    for (let i = 0; i < columns; i++) mask[Math.floor(i * block.cols / columns)] = 1;
-    set("salient-columns", gpu.upload(mask, [block.cols]));
-  },
+	async run({ gpu, block, set }, { columns }) {
+		const mask = new Uint32Array(block.cols);
+		for (let i = 0; i < columns; i++) mask[Math.floor(i * block.cols / columns)] = 1;
+		set("salient-columns", gpu.upload(mask, [block.cols]));
+	},
 });

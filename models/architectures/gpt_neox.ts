@@ -8,104 +8,104 @@ import { readRotary, scaledLength } from "./rotary_fields.ts";
  * query, key and value follow one another in the output of one linear layer.
  */
 export const gptNeox: ArchitectureFamily = {
-  models: "GPT-NeoX, Pythia",
-  features: "parallel branches; q, k, v fused by head",
-  read(original) {
-    const fields = original.withDefaults({
-      vocab_size: 50432,
-      hidden_size: 6144,
-      num_hidden_layers: 44,
-      num_attention_heads: 64,
-    });
-    const hiddenSize = fields.integer("hidden_size");
-    const heads = fields.integer("num_attention_heads");
-    if (hiddenSize % heads) {
-      fields.fail("hidden_size", `a multiple of num_attention_heads, ${heads}`);
-    }
-    const headDim = hiddenSize / heads;
-    const inner = fields.integer("intermediate_size", 24576);
-    const epsilon = fields.number("layer_norm_eps", 1e-5);
-    const bias = fields.boolean("attention_bias", true);
-    const parallel = fields.boolean("use_parallel_residual", true);
-    const rotary = readRotary(fields, headDim, {
-      theta: fields.number("rotary_emb_base", 10000),
-      share: fields.number("rotary_pct", 0.25),
-    });
-    const norm = (module: string, to: string): NormOp => (
-      { op: "norm", kind: "layer", module, from: "hidden", to, width: hiddenSize, epsilon }
-    );
-    const attentionNorm = norm("input_layernorm", "input");
-    const feedForwardNorm = norm("post_attention_layernorm", "other");
-    const attention: Op[] = [
-      {
-        op: "linear",
-        from: "input",
-        cols: hiddenSize,
-        linears: [{ module: "attention.query_key_value", to: "qkv", rows: 3 * hiddenSize }],
-        bias,
-      },
-      { op: "split", from: "qkv", to: ["q", "k", "v"], heads, width: headDim },
-      { op: "rope", registers: ["q", "k"].map((register) => ({ register, heads })), rotary },
-      {
-        op: "attention",
-        query: "q",
-        key: "k",
-        value: "v",
-        to: "x",
-        heads,
-        keyValueHeads: heads,
-        headDim,
-        rotary,
-      },
-      {
-        op: "linear",
-        from: "x",
-        cols: hiddenSize,
-        linears: [{ module: "attention.dense", to: "hidden", rows: hiddenSize }],
-        bias,
-        residual: "hidden",
-      },
-    ];
-    const feedForward: Op[] = [
-      {
-        op: "linear",
-        from: "other",
-        cols: hiddenSize,
-        linears: [{ module: "mlp.dense_h_to_4h", to: "x", rows: inner }],
-        bias: true,
-      },
-      {
-        op: "activation",
-        name: fields.activation("hidden_act", "gelu"),
-        from: "x",
-        to: "x",
-        width: inner,
-      },
-      {
-        op: "linear",
-        from: "x",
-        cols: inner,
-        linears: [{ module: "mlp.dense_4h_to_h", to: "hidden", rows: hiddenSize }],
-        bias: true,
-        residual: "hidden",
-      },
-    ];
-    const steps = parallel
-      ? [attentionNorm, feedForwardNorm, ...attention, ...feedForward]
-      : [attentionNorm, ...attention, feedForwardNorm, ...feedForward];
-    return {
-      vocabularySize: fields.integer("vocab_size"),
-      hiddenSize,
-      embeddingSize: hiddenSize,
-      layers: fields.integer("num_hidden_layers"),
-      maxLength: scaledLength(rotary, fields.integer("max_position_embeddings", 2048)),
-      steps: () => steps,
-      finalNorm: { ...norm("gpt_neox.final_layer_norm", "hidden") },
-      names: {
-        layer: (i) => `gpt_neox.layers.${i}.`,
-        embedding: "gpt_neox.embed_in",
-        head: fields.boolean("tie_word_embeddings", false) ? undefined : "embed_out",
-      },
-    };
-  },
+	models: "GPT-NeoX, Pythia",
+	features: "parallel branches; q, k, v fused by head",
+	read(original) {
+		const fields = original.withDefaults({
+			vocab_size: 50432,
+			hidden_size: 6144,
+			num_hidden_layers: 44,
+			num_attention_heads: 64,
+		});
+		const hiddenSize = fields.integer("hidden_size");
+		const heads = fields.integer("num_attention_heads");
+		if (hiddenSize % heads) {
+			fields.fail("hidden_size", `a multiple of num_attention_heads, ${heads}`);
+		}
+		const headDim = hiddenSize / heads;
+		const inner = fields.integer("intermediate_size", 24576);
+		const epsilon = fields.number("layer_norm_eps", 1e-5);
+		const bias = fields.boolean("attention_bias", true);
+		const parallel = fields.boolean("use_parallel_residual", true);
+		const rotary = readRotary(fields, headDim, {
+			theta: fields.number("rotary_emb_base", 10000),
+			share: fields.number("rotary_pct", 0.25),
+		});
+		const norm = (module: string, to: string): NormOp => (
+			{ op: "norm", kind: "layer", module, from: "hidden", to, width: hiddenSize, epsilon }
+		);
+		const attentionNorm = norm("input_layernorm", "input");
+		const feedForwardNorm = norm("post_attention_layernorm", "other");
+		const attention: Op[] = [
+			{
+				op: "linear",
+				from: "input",
+				cols: hiddenSize,
+				linears: [{ module: "attention.query_key_value", to: "qkv", rows: 3 * hiddenSize }],
+				bias,
+			},
+			{ op: "split", from: "qkv", to: ["q", "k", "v"], heads, width: headDim },
+			{ op: "rope", registers: ["q", "k"].map((register) => ({ register, heads })), rotary },
+			{
+				op: "attention",
+				query: "q",
+				key: "k",
+				value: "v",
+				to: "x",
+				heads,
+				keyValueHeads: heads,
+				headDim,
+				rotary,
+			},
+			{
+				op: "linear",
+				from: "x",
+				cols: hiddenSize,
+				linears: [{ module: "attention.dense", to: "hidden", rows: hiddenSize }],
+				bias,
+				residual: "hidden",
+			},
+		];
+		const feedForward: Op[] = [
+			{
+				op: "linear",
+				from: "other",
+				cols: hiddenSize,
+				linears: [{ module: "mlp.dense_h_to_4h", to: "x", rows: inner }],
+				bias: true,
+			},
+			{
+				op: "activation",
+				name: fields.activation("hidden_act", "gelu"),
+				from: "x",
+				to: "x",
+				width: inner,
+			},
+			{
+				op: "linear",
+				from: "x",
+				cols: inner,
+				linears: [{ module: "mlp.dense_4h_to_h", to: "hidden", rows: hiddenSize }],
+				bias: true,
+				residual: "hidden",
+			},
+		];
+		const steps = parallel
+			? [attentionNorm, feedForwardNorm, ...attention, ...feedForward]
+			: [attentionNorm, ...attention, feedForwardNorm, ...feedForward];
+		return {
+			vocabularySize: fields.integer("vocab_size"),
+			hiddenSize,
+			embeddingSize: hiddenSize,
+			layers: fields.integer("num_hidden_layers"),
+			maxLength: scaledLength(rotary, fields.integer("max_position_embeddings", 2048)),
+			steps: () => steps,
+			finalNorm: { ...norm("gpt_neox.final_layer_norm", "hidden") },
+			names: {
+				layer: (i) => `gpt_neox.layers.${i}.`,
+				embedding: "gpt_neox.embed_in",
+				head: fields.boolean("tie_word_embeddings", false) ? undefined : "embed_out",
+			},
+		};
+	},
 };

@@ -25,30 +25,30 @@ import { stablelm } from "./stablelm.ts";
 import { starcoder2 } from "./starcoder2.ts";
 
 const table: Record<string, ArchitectureFamily> = {
-  cohere,
-  cohere2,
-  gemma2,
-  gemma3,
-  gemma3_text: gemma3Text,
-  gpt_neox: gptNeox,
-  gpt_oss: gptOss,
-  granite,
-  granitemoe,
-  llama,
-  ministral,
-  mistral,
-  mixtral,
-  olmo2,
-  olmo3,
-  olmoe,
-  opt,
-  phi3,
-  qwen2,
-  qwen3,
-  qwen3_moe: qwen3Moe,
-  smollm3,
-  stablelm,
-  starcoder2,
+	cohere,
+	cohere2,
+	gemma2,
+	gemma3,
+	gemma3_text: gemma3Text,
+	gpt_neox: gptNeox,
+	gpt_oss: gptOss,
+	granite,
+	granitemoe,
+	llama,
+	ministral,
+	mistral,
+	mixtral,
+	olmo2,
+	olmo3,
+	olmoe,
+	opt,
+	phi3,
+	qwen2,
+	qwen3,
+	qwen3_moe: qwen3Moe,
+	smollm3,
+	stablelm,
+	starcoder2,
 };
 
 /**
@@ -64,9 +64,9 @@ export const ARCHITECTURES: Readonly<Record<string, ArchitectureFamily>> = table
  * @throws {Error} If the model type is registered already.
  */
 export function addArchitecture(modelType: string, family: ArchitectureFamily): Disposable {
-  if (Object.hasOwn(table, modelType)) throw new Error(`There is a "${modelType}" already`);
-  table[modelType] = family;
-  return { [Symbol.dispose]: () => void delete table[modelType] };
+	if (Object.hasOwn(table, modelType)) throw new Error(`There is a "${modelType}" already`);
+	table[modelType] = family;
+	return { [Symbol.dispose]: () => void delete table[modelType] };
 }
 
 /**
@@ -77,11 +77,11 @@ export function addArchitecture(modelType: string, family: ArchitectureFamily): 
  * @throws {UserError} If the model type is unknown or a field is missing, invalid or not supported.
  */
 export function readArchitecture(config: Record<string, unknown>, file: string): Architecture {
-  const fields = new Fields(config, file);
-  const modelType = config.model_type;
-  if (typeof modelType !== "string" || !Object.hasOwn(table, modelType)) {
-    const known = Object.keys(table).sort().join(", ");
-    return fields.fail("model_type", `a supported one (${known})`, specialOf(config));
-  }
-  return { modelType, ...table[modelType].read(fields) };
+	const fields = new Fields(config, file);
+	const modelType = config.model_type;
+	if (typeof modelType !== "string" || !Object.hasOwn(table, modelType)) {
+		const known = Object.keys(table).sort().join(", ");
+		return fields.fail("model_type", `a supported one (${known})`, specialOf(config));
+	}
+	return { modelType, ...table[modelType].read(fields) };
 }

@@ -17,46 +17,46 @@ import { split, type SplitOp } from "./split.ts";
  * generation all use this description.
  */
 export type Op =
-  | NormOp
-  | LinearOp
-  | SplitOp
-  | RopeOp
-  | AttentionOp
-  | ActivationOp
-  | ClampedSwigluOp
-  | AddOp
-  | RouteOp
-  | ExpertsOp
-  | CombineOp;
+	| NormOp
+	| LinearOp
+	| SplitOp
+	| RopeOp
+	| AttentionOp
+	| ActivationOp
+	| ClampedSwigluOp
+	| AddOp
+	| RouteOp
+	| ExpertsOp
+	| CombineOp;
 
 /** The kinds of operations. A new one is a file in this folder and a line here and in {@link Op}. */
 export const OPS: { readonly [K in Op["op"]]: OpKind<Extract<Op, { op: K }>> } = {
-  norm,
-  linear,
-  split,
-  rope,
-  attention,
-  activation,
-  clamped_swiglu: clampedSwiglu,
-  add,
-  route,
-  experts,
-  combine,
+	norm,
+	linear,
+	split,
+	rope,
+	attention,
+	activation,
+	clamped_swiglu: clampedSwiglu,
+	add,
+	route,
+	experts,
+	combine,
 };
 
 /** The kind of an operation. */
 export function kindOf(op: Op): OpKind<Op> {
-  return OPS[op.op] as OpKind<Op>;
+	return OPS[op.op] as OpKind<Op>;
 }
 
 /** The operation, if it consists of experts, which are kept apart from other linear layers. */
 export function expertsOf(op: Op): ExpertsOp | undefined {
-  return op.op === "experts" ? op : undefined;
+	return op.op === "experts" ? op : undefined;
 }
 
 /** The groups of linear layers of an operation, in the order of execution. */
 export function groupsOf(op: Op): readonly LinearGroup[] {
-  const kind = kindOf(op);
-  const group = kind.group?.(op);
-  return group ? [group] : kind.groups?.(op) ?? [];
+	const kind = kindOf(op);
+	const group = kind.group?.(op);
+	return group ? [group] : kind.groups?.(op) ?? [];
 }

@@ -9,37 +9,37 @@ const ROWS = 4 * 65535;
  * `[tokens, heads, parts, width]` to `[tokens, heads, width]` for each part.
  */
 export interface SplitOp {
-  /** The kind of operation. */
-  op: "split";
-  /** Register of the input. */
-  from: string;
-  /** The registers of the parts, in order. */
-  to: readonly string[];
-  /** Number of heads. */
-  heads: number;
-  /** Elements of a part of a head. */
-  width: number;
+	/** The kind of operation. */
+	op: "split";
+	/** Register of the input. */
+	from: string;
+	/** The registers of the parts, in order. */
+	to: readonly string[];
+	/** Number of heads. */
+	heads: number;
+	/** Elements of a part of a head. */
+	width: number;
 }
 
 export const split: OpKind<SplitOp> = {
-  isCheap: true,
-  reads: ({ from, to, heads, width }) => ({ [from]: to.length * heads * width }),
-  writes: ({ to, heads, width }) =>
-    Object.fromEntries(to.map((register) => [register, heads * width])),
+	isCheap: true,
+	reads: ({ from, to, heads, width }) => ({ [from]: to.length * heads * width }),
+	writes: ({ to, heads, width }) =>
+		Object.fromEntries(to.map((register) => [register, heads * width])),
 
-  async run({ from, to, heads, width }, { gpu, registers }) {
-    const tensor = registers.get(from)!;
-    const [tokens] = tensor.shape;
-    const stride = to.length * width;
-    return await Promise.all(to.map(async (register, part) => {
-      const out = gpu.empty([tokens, heads * width]);
-      for (let first = 0; first < tokens * heads; first += ROWS) {
-        const rows = Math.min(ROWS, tokens * heads - first);
-        const start = first * stride + part * width;
-        const target = { tensor: out, start: first * width, stride: width };
-        await placeRegion(gpu, { tensor, start, stride, rows, cols: width }, target);
-      }
-      return [register, out] as [string, typeof out];
-    }));
-  },
+	async run({ from, to, heads, width }, { gpu, registers }) {
+		const tensor = registers.get(from)!;
+		const [tokens] = tensor.shape;
+		const stride = to.length * width;
+		return await Promise.all(to.map(async (register, part) => {
+			const out = gpu.empty([tokens, heads * width]);
+			for (let first = 0; first < tokens * heads; first += ROWS) {
+				const rows = Math.min(ROWS, tokens * heads - first);
+				const start = first * stride + part * width;
+				const target = { tensor: out, start: first * width, stride: width };
+				await placeRegion(gpu, { tensor, start, stride, rows, cols: width }, target);
+			}
+			return [register, out] as [string, typeof out];
+		}));
+	},
 };

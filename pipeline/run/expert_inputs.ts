@@ -17,12 +17,12 @@ const TILE_ROWS = 64;
 
 /** What is known of a group of linear layers of an expert: its input, and its place. */
 export type ExpertGroup = Pick<LinearGroup, "from" | "cols"> & {
-  expert: NonNullable<LinearGroup["expert"]>;
+	expert: NonNullable<LinearGroup["expert"]>;
 };
 
 /** Whether an expert gets too few tokens for a Hessian of its linear layers. */
 export function isStarved(tokens: number, cols: number, allTokens: number): boolean {
-  return tokens < Math.max(cols, LEAST_SHARE * allTokens);
+	return tokens < Math.max(cols, LEAST_SHARE * allTokens);
 }
 
 /**
@@ -30,42 +30,42 @@ export function isStarved(tokens: number, cols: number, allTokens: number): bool
  * stages are shown inputs of known shapes; all batches are counted before it waits.
  */
 export class ExpertCounts implements Disposable {
-  readonly #onGpu: Tensor;
-  readonly #stride: number;
-  #found?: Uint32Array;
+	readonly #onGpu: Tensor;
+	readonly #stride: number;
+	#found?: Uint32Array;
 
-  constructor(readonly gpu: Gpu, readonly batches: number, readonly experts: number) {
-    this.#stride = Math.ceil(experts / ALIGNMENT) * ALIGNMENT;
-    this.#onGpu = gpu.zeros([batches, this.#stride], "u32");
-  }
+	constructor(readonly gpu: Gpu, readonly batches: number, readonly experts: number) {
+		this.#stride = Math.ceil(experts / ALIGNMENT) * ALIGNMENT;
+		this.#onGpu = gpu.zeros([batches, this.#stride], "u32");
+	}
 
-  /** Queues the count of a batch. */
-  async count(batch: number, routing: Tensor): Promise<void> {
-    const { gpu, experts } = this;
-    const own = this.#onGpu.view(batch * this.#stride, [experts]);
-    await countPairs(gpu, routing, experts, own);
-  }
+	/** Queues the count of a batch. */
+	async count(batch: number, routing: Tensor): Promise<void> {
+		const { gpu, experts } = this;
+		const own = this.#onGpu.view(batch * this.#stride, [experts]);
+		await countPairs(gpu, routing, experts, own);
+	}
 
-  /** Waits for the counts. */
-  async read(): Promise<void> {
-    this.#found = await this.gpu.read(this.#onGpu, "u32");
-  }
+	/** Waits for the counts. */
+	async read(): Promise<void> {
+		this.#found = await this.gpu.read(this.#onGpu, "u32");
+	}
 
-  /** The tokens of each expert in a batch. */
-  of(batch: number): Uint32Array {
-    return this.#found!.subarray(batch * this.#stride, batch * this.#stride + this.experts);
-  }
+	/** The tokens of each expert in a batch. */
+	of(batch: number): Uint32Array {
+		return this.#found!.subarray(batch * this.#stride, batch * this.#stride + this.experts);
+	}
 
-  /** The tokens of an expert in all batches. */
-  total(expert: number): number {
-    let sum = 0;
-    for (let batch = 0; batch < this.batches; batch++) sum += this.of(batch)[expert];
-    return sum;
-  }
+	/** The tokens of an expert in all batches. */
+	total(expert: number): number {
+		let sum = 0;
+		for (let batch = 0; batch < this.batches; batch++) sum += this.of(batch)[expert];
+		return sum;
+	}
 
-  [Symbol.dispose](): void {
-    this.gpu.free(this.#onGpu);
-  }
+	[Symbol.dispose](): void {
+		this.gpu.free(this.#onGpu);
+	}
 }
 
 /**
@@ -80,46 +80,46 @@ export class ExpertCounts implements Disposable {
  * @param showAll Called with the input of all experts together, if present.
  */
 export async function showExperts<Group extends ExpertGroup>(
-  gpu: Gpu,
-  counts: Uint32Array,
-  kind: ExpertGroup,
-  wanted: readonly Group[],
-  { registers, others }: { registers: Registers; others?: Registers },
-  show: (group: Group, input: Tensor, original?: Tensor) => Promise<void>,
-  showAll?: (input: Tensor, original?: Tensor) => Promise<void>,
+	gpu: Gpu,
+	counts: Uint32Array,
+	kind: ExpertGroup,
+	wanted: readonly Group[],
+	{ registers, others }: { registers: Registers; others?: Registers },
+	show: (group: Group, input: Tensor, original?: Tensor) => Promise<void>,
+	showAll?: (input: Tensor, original?: Tensor) => Promise<void>,
 ): Promise<void> {
-  const { from, cols, expert: { of, routing } } = kind;
-  const own = { x: registers.get(from)!, routing: registers.get(routing)! };
-  const isSame = others === registers;
-  const other = others && !isSame
-    ? { x: others.get(from)!, routing: others.get(routing)! }
-    : undefined;
-  using pairs = await sortPairs(gpu, own.routing, of, TILE_ROWS);
-  const { order } = pairs;
-  const showRange = async (
-    range: { first: number; count: number },
-    to: (input: Tensor, original?: Tensor) => Promise<void>,
-  ) => {
-    await gpu.inFewSizes(async () => {
-      using input = await expertRows(gpu, own, cols, { order, ...range });
-      using original = other && await expertRows(gpu, own, cols, { order, ...range }, other);
-      await to(input, isSame ? input : original);
-    });
-  };
-  const starts = [0];
-  for (const count of counts) starts.push(starts.at(-1)! + count);
-  if (showAll) {
-    const all = starts.at(-1)!;
-    if (own.x.shape[1] === cols) await showAll(own.x, isSame ? own.x : other?.x);
-    else await showRange({ first: 0, count: all }, showAll);
-  }
-  for (const group of wanted) {
-    const { index } = group.expert;
-    const count = counts[index];
-    if (count === 0) continue;
-    await showRange(
-      { first: starts[index], count },
-      (input, original) => show(group, input, original),
-    );
-  }
+	const { from, cols, expert: { of, routing } } = kind;
+	const own = { x: registers.get(from)!, routing: registers.get(routing)! };
+	const isSame = others === registers;
+	const other = others && !isSame
+		? { x: others.get(from)!, routing: others.get(routing)! }
+		: undefined;
+	using pairs = await sortPairs(gpu, own.routing, of, TILE_ROWS);
+	const { order } = pairs;
+	const showRange = async (
+		range: { first: number; count: number },
+		to: (input: Tensor, original?: Tensor) => Promise<void>,
+	) => {
+		await gpu.inFewSizes(async () => {
+			using input = await expertRows(gpu, own, cols, { order, ...range });
+			using original = other && await expertRows(gpu, own, cols, { order, ...range }, other);
+			await to(input, isSame ? input : original);
+		});
+	};
+	const starts = [0];
+	for (const count of counts) starts.push(starts.at(-1)! + count);
+	if (showAll) {
+		const all = starts.at(-1)!;
+		if (own.x.shape[1] === cols) await showAll(own.x, isSame ? own.x : other?.x);
+		else await showRange({ first: 0, count: all }, showAll);
+	}
+	for (const group of wanted) {
+		const { index } = group.expert;
+		const count = counts[index];
+		if (count === 0) continue;
+		await showRange(
+			{ first: starts[index], count },
+			(input, original) => show(group, input, original),
+		);
+	}
 }

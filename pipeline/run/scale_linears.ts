@@ -19,39 +19,39 @@ const FAINT = 2 ** -14;
  * too small beside the others to be stored well are reported by a warning.
  */
 export async function scaleLinears({ gpu, linears, emit }: GroupContext): Promise<void> {
-  const starts: number[] = [];
-  let size = 0;
-  for (const { rows } of linears) {
-    starts.push(size);
-    size += Math.ceil(rows / STRIDE) * STRIDE;
-  }
-  // Memory that nothing uses yet, so that no run needs more of it.
-  const room = linears.find(({ quantized }) => quantized.size >= size)?.quantized;
-  using tops = room ? room.view(0, [size]) : gpu.empty([size]);
-  for (const [i, { weight, rows }] of linears.entries()) {
-    await rowMagnitudes(gpu, weight, tops.view(starts[i], [rows]));
-  }
-  const found = await gpu.read(tops);
-  for (const [i, linear] of linears.entries()) {
-    const magnitudes = found.subarray(starts[i], starts[i] + linear.rows);
-    const exponent = exponentFor(magnitudes.reduce((a, b) => Math.max(a, b), 0));
-    const faint = magnitudes.filter((top) => top > 0 && top < FAINT * 2 ** exponent).length;
-    if (faint > 0) {
-      emit({
-        type: "warning",
-        message:
-          `${counted(faint, "row")} of "${linear.name}" ${
-            faint === 1 ? "is" : "are"
-          } so small beside the others that ` +
-          `f16 scales keep few of their digits, or none`,
-      });
-    }
-    if (exponent === 0) continue;
-    for (const matrix of [linear.original, linear.weight]) {
-      await transformRows(gpu, matrix, { exponent: -exponent });
-    }
-    linear.transform = { ...linear.transform, exponent };
-  }
+	const starts: number[] = [];
+	let size = 0;
+	for (const { rows } of linears) {
+		starts.push(size);
+		size += Math.ceil(rows / STRIDE) * STRIDE;
+	}
+	// Memory that nothing uses yet, so that no run needs more of it.
+	const room = linears.find(({ quantized }) => quantized.size >= size)?.quantized;
+	using tops = room ? room.view(0, [size]) : gpu.empty([size]);
+	for (const [i, { weight, rows }] of linears.entries()) {
+		await rowMagnitudes(gpu, weight, tops.view(starts[i], [rows]));
+	}
+	const found = await gpu.read(tops);
+	for (const [i, linear] of linears.entries()) {
+		const magnitudes = found.subarray(starts[i], starts[i] + linear.rows);
+		const exponent = exponentFor(magnitudes.reduce((a, b) => Math.max(a, b), 0));
+		const faint = magnitudes.filter((top) => top > 0 && top < FAINT * 2 ** exponent).length;
+		if (faint > 0) {
+			emit({
+				type: "warning",
+				message:
+					`${counted(faint, "row")} of "${linear.name}" ${
+						faint === 1 ? "is" : "are"
+					} so small beside the others that ` +
+					`f16 scales keep few of their digits, or none`,
+			});
+		}
+		if (exponent === 0) continue;
+		for (const matrix of [linear.original, linear.weight]) {
+			await transformRows(gpu, matrix, { exponent: -exponent });
+		}
+		linear.transform = { ...linear.transform, exponent };
+	}
 }
 
 /**
@@ -59,7 +59,7 @@ export async function scaleLinears({ gpu, linears, emit }: GroupContext): Promis
  * weights are 0.
  */
 export function exponentFor(largest: number): number {
-  if (largest === 0 || largest >= 2 ** -USUAL && largest <= 2 ** USUAL) return 0;
-  const bits = new Uint32Array(Float32Array.of(largest).buffer)[0];
-  return Math.max(EXPONENTS.least, Math.min(EXPONENTS.most, (bits >>> 23) - 127));
+	if (largest === 0 || largest >= 2 ** -USUAL && largest <= 2 ** USUAL) return 0;
+	const bits = new Uint32Array(Float32Array.of(largest).buffer)[0];
+	return Math.max(EXPONENTS.least, Math.min(EXPONENTS.most, (bits >>> 23) - 127));
 }

@@ -5,8 +5,8 @@ import { perplexity } from "./perplexity.ts";
 import { zeroShot } from "./zero_shot.ts";
 
 const table: Metric[] = [
-  perplexity,
-  zeroShot,
+	perplexity,
+	zeroShot,
 ];
 
 /**
@@ -22,12 +22,12 @@ export const METRICS: readonly Metric[] = table;
  * @throws {Error} If another metric has the same option or record key.
  */
 export function addMetric<Entry>(metric: Metric<Entry>): Disposable {
-  const isTaken = METRICS.some(({ option, recordKey }) =>
-    option === metric.option || recordKey === metric.recordKey
-  );
-  if (isTaken) throw new Error(`There is a metric "${metric.option}" already, or one in its place`);
-  table.push(metric);
-  return { [Symbol.dispose]: () => void table.splice(table.indexOf(metric), 1) };
+	const isTaken = METRICS.some(({ option, recordKey }) =>
+		option === metric.option || recordKey === metric.recordKey
+	);
+	if (isTaken) throw new Error(`There is a metric "${metric.option}" already, or one in its place`);
+	table.push(metric);
+	return { [Symbol.dispose]: () => void table.splice(table.indexOf(metric), 1) };
 }
 
 /**
@@ -37,16 +37,16 @@ export function addMetric<Entry>(metric: Metric<Entry>): Disposable {
  * @throws {UserError} If a metric cannot present one of its figures.
  */
 export function checkFigures({ evaluation }: RunRecord, path: string): void {
-  for (const metric of METRICS) {
-    const problem = figureProblem(metric, evaluation);
-    if (problem === undefined) continue;
-    throw new UserError(`"${path}" is not a record of this program: ${problem}`);
-  }
+	for (const metric of METRICS) {
+		const problem = figureProblem(metric, evaluation);
+		if (problem === undefined) continue;
+		throw new UserError(`"${path}" is not a record of this program: ${problem}`);
+	}
 }
 
 /** The warnings of all metrics about the figures of a run. */
 export function warningsOf(evaluation: Evaluation | undefined): string[] {
-  return METRICS.flatMap((metric) =>
-    pairsIn(metric, evaluation).flatMap((pair) => metric.warnings?.(pair) ?? [])
-  );
+	return METRICS.flatMap((metric) =>
+		pairsIn(metric, evaluation).flatMap((pair) => metric.warnings?.(pair) ?? [])
+	);
 }

@@ -14,43 +14,43 @@ const taskName = z.enum(Object.keys(ZERO_SHOT_TASKS));
 
 /** Schema of an entry of the option for tasks. */
 export const taskOption = z.union([
-  taskName,
-  z.strictObject({
-    "task": taskName.describe("The task"),
-    "dataset": pathOption
-      .refine((dataset) => /[./\\]/.test(dataset), "must be a path such as ./questions.jsonl")
-      .optional()
-      .describe(
-        "A .jsonl, .jsonl.gz or .parquet file with the columns of the task's data set, or with " +
-          "query, choices and gold; default the task's data set on the hub",
-      ),
-    "limit": z.int().min(1).optional().describe("Maximum number of questions; default all"),
-    "special-tokens": z.boolean().default(false).describe(
-      "Prepend the tokenizer's special tokens, such as BOS, to each context",
-    ),
-  }),
+	taskName,
+	z.strictObject({
+		"task": taskName.describe("The task"),
+		"dataset": pathOption
+			.refine((dataset) => /[./\\]/.test(dataset), "must be a path such as ./questions.jsonl")
+			.optional()
+			.describe(
+				"A .jsonl, .jsonl.gz or .parquet file with the columns of the task's data set, or with " +
+					"query, choices and gold; default the task's data set on the hub",
+			),
+		"limit": z.int().min(1).optional().describe("Maximum number of questions; default all"),
+		"special-tokens": z.boolean().default(false).describe(
+			"Prepend the tokenizer's special tokens, such as BOS, to each context",
+		),
+	}),
 ]);
 
 export type TaskOption = z.output<typeof taskOption>;
 
 /** An entry in its long form. */
 interface Entry {
-  task: string;
-  dataset?: string;
-  limit?: number;
-  specialTokens: boolean;
+	task: string;
+	dataset?: string;
+	limit?: number;
+	specialTokens: boolean;
 }
 
 function entryOf(option: TaskOption): Entry {
-  if (typeof option === "string") return { task: option, specialTokens: false };
-  const { task, dataset, limit, "special-tokens": specialTokens } = option;
-  return { task, dataset, limit, specialTokens };
+	if (typeof option === "string") return { task: option, specialTokens: false };
+	const { task, dataset, limit, "special-tokens": specialTokens } = option;
+	return { task, dataset, limit, specialTokens };
 }
 
 /** The name of the data of a task, for the record. */
 export function datasetOf(option: TaskOption): string {
-  const { task, dataset } = entryOf(option);
-  return dataset ?? zeroShotTask(task).hub.id;
+	const { task, dataset } = entryOf(option);
+	return dataset ?? zeroShotTask(task).hub.id;
 }
 
 /**
@@ -59,23 +59,23 @@ export function datasetOf(option: TaskOption): string {
  * @throws {UserError} If it cannot be found or fetched.
  */
 export async function questionFile(context: ModelContext, option: TaskOption): Promise<string> {
-  const { task, dataset } = entryOf(option);
-  if (dataset === undefined) {
-    const { id, revision, file } = zeroShotTask(task).hub;
-    const folder = await context.hub.dataset({ type: "dataset", id, revision }, [file]);
-    return join(folder, file);
-  }
-  try {
-    if (statSync(dataset).isDirectory()) throw new UserError(`Cannot read "${dataset}": a folder`);
-  } catch (error) {
-    if (error instanceof UserError) throw error;
-    throw new UserError(`Cannot read "${dataset}": ${reasonOf(error)}`);
-  }
-  if (hasObjects(dataset)) return dataset;
-  throw new UserError(
-    `Cannot read the questions "${dataset}": its name ends in none of ` +
-      OBJECT_EXTENSIONS.join(", "),
-  );
+	const { task, dataset } = entryOf(option);
+	if (dataset === undefined) {
+		const { id, revision, file } = zeroShotTask(task).hub;
+		const folder = await context.hub.dataset({ type: "dataset", id, revision }, [file]);
+		return join(folder, file);
+	}
+	try {
+		if (statSync(dataset).isDirectory()) throw new UserError(`Cannot read "${dataset}": a folder`);
+	} catch (error) {
+		if (error instanceof UserError) throw error;
+		throw new UserError(`Cannot read "${dataset}": ${reasonOf(error)}`);
+	}
+	if (hasObjects(dataset)) return dataset;
+	throw new UserError(
+		`Cannot read the questions "${dataset}": its name ends in none of ` +
+			OBJECT_EXTENSIONS.join(", "),
+	);
 }
 
 const once = perRun<PreparedTask>();
@@ -86,20 +86,20 @@ const once = perRun<PreparedTask>();
  * @throws {UserError} If the data are damaged or cannot be encoded.
  */
 export function preparedTask(context: ModelContext, option: TaskOption): Promise<PreparedTask> {
-  return once(context, option, () => prepare(context, option));
+	return once(context, option, () => prepare(context, option));
 }
 
 async function prepare(context: ModelContext, option: TaskOption): Promise<PreparedTask> {
-  const { limit, specialTokens, ...entry } = entryOf(option);
-  const task = zeroShotTask(entry.task);
-  const { tokenizer, architecture: { maxLength } } = context.get("model-files");
-  const questions = await readQuestions(task, await questionFile(context, option), limit);
-  return await prepareTask(tokenizer, questions, {
-    task,
-    dataset: datasetOf(option),
-    limit,
-    specialTokens,
-    maxLength,
-    pause: () => context.pause(),
-  });
+	const { limit, specialTokens, ...entry } = entryOf(option);
+	const task = zeroShotTask(entry.task);
+	const { tokenizer, architecture: { maxLength } } = context.get("model-files");
+	const questions = await readQuestions(task, await questionFile(context, option), limit);
+	return await prepareTask(tokenizer, questions, {
+		task,
+		dataset: datasetOf(option),
+		limit,
+		specialTokens,
+		maxLength,
+		pause: () => context.pause(),
+	});
 }

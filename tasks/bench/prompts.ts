@@ -27,57 +27,57 @@ const REPEAT = 8;
 const usageError = usageErrors("bench:prompts");
 
 const command = {
-  name: "bench:prompts",
-  help: HELP,
-  options: { tokens: { type: "string" }, runs: { type: "string" } },
-  takesArguments: false,
+	name: "bench:prompts",
+	help: HELP,
+	options: { tokens: { type: "string" }, runs: { type: "string" } },
+	takesArguments: false,
 } as const;
 
 await runCommand(command, async ({ values }) => {
-  await using gpu = await openGpu();
-  const tokens = count(usageError, "--tokens", values.tokens, gpu.software ? 32 : 512);
-  const runs = count(usageError, "--runs", values.runs, gpu.software ? 1 : 5);
-  const repeat = gpu.software ? 1 : REPEAT;
-  const shapes = gpu.software ? [[256, 256]] : [[4096, 4096], [11008, 4096], [4096, 11008]];
-  console.log(`${gpu.name}, Deno ${Deno.version.deno}, ${tokens} tokens, median of ${runs} runs`);
-  for (const [rows, cols] of shapes) {
-    using x = gpu.zeros([tokens, cols]);
-    const lines: string[][] = [];
-    const add = async (
-      name: string,
-      multiply: () => Promise<void>,
-      unpack?: () => Promise<void>,
-    ) => {
-      const ms = await gpuMilliseconds(gpu, multiply, { runs, repeat });
-      const alone = unpack && await gpuMilliseconds(gpu, unpack, { runs, repeat });
-      const rate = 2 * tokens * rows * cols / ms / 1e9;
-      lines.push([name, ms.toFixed(3), rate.toFixed(1), alone?.toFixed(3) ?? ""]);
-    };
-    const product = (weight: Weight) => async () => gpu.free(await weight.multiply(x));
-    for (const dtype of ["f16", "f32"] as const) {
-      using weight = new DenseWeight(gpu.zeros([rows, cols], dtype));
-      await add(dtype, product(weight));
-    }
-    for (const [name, { linear }] of Object.entries(RANDOM_FORMS)) {
-      const { codec, host } = linear(rows, cols);
-      using weight = await codec.upload(gpu, host);
-      if (weight instanceof PackedRowsWeight) {
-        await add(name, product(weight), async () => {
-          using _ = await weight.layer.unpack(gpu, 0, rows);
-        });
-      } else if (weight instanceof BillmWeight) {
-        const { tensors } = weight;
-        for (const place of ["tiles", "slabs"] satisfies UnpackedIn[]) {
-          await add(
-            `${name}, unpacked in ${place}`,
-            async () => gpu.free(await billmMatmul(gpu, x, tensors, {}, place)),
-            place === "tiles" ? undefined : async () => gpu.free(await unpackRows(gpu, tensors)),
-          );
-        }
-      }
-    }
-    gpu.trim();
-    console.log(`\n${rows} x ${cols}`);
-    console.log(tableText(["form", "ms", "TFLOP/s", "unpacking, ms"], lines, 1));
-  }
+	await using gpu = await openGpu();
+	const tokens = count(usageError, "--tokens", values.tokens, gpu.software ? 32 : 512);
+	const runs = count(usageError, "--runs", values.runs, gpu.software ? 1 : 5);
+	const repeat = gpu.software ? 1 : REPEAT;
+	const shapes = gpu.software ? [[256, 256]] : [[4096, 4096], [11008, 4096], [4096, 11008]];
+	console.log(`${gpu.name}, Deno ${Deno.version.deno}, ${tokens} tokens, median of ${runs} runs`);
+	for (const [rows, cols] of shapes) {
+		using x = gpu.zeros([tokens, cols]);
+		const lines: string[][] = [];
+		const add = async (
+			name: string,
+			multiply: () => Promise<void>,
+			unpack?: () => Promise<void>,
+		) => {
+			const ms = await gpuMilliseconds(gpu, multiply, { runs, repeat });
+			const alone = unpack && await gpuMilliseconds(gpu, unpack, { runs, repeat });
+			const rate = 2 * tokens * rows * cols / ms / 1e9;
+			lines.push([name, ms.toFixed(3), rate.toFixed(1), alone?.toFixed(3) ?? ""]);
+		};
+		const product = (weight: Weight) => async () => gpu.free(await weight.multiply(x));
+		for (const dtype of ["f16", "f32"] as const) {
+			using weight = new DenseWeight(gpu.zeros([rows, cols], dtype));
+			await add(dtype, product(weight));
+		}
+		for (const [name, { linear }] of Object.entries(RANDOM_FORMS)) {
+			const { codec, host } = linear(rows, cols);
+			using weight = await codec.upload(gpu, host);
+			if (weight instanceof PackedRowsWeight) {
+				await add(name, product(weight), async () => {
+					using _ = await weight.layer.unpack(gpu, 0, rows);
+				});
+			} else if (weight instanceof BillmWeight) {
+				const { tensors } = weight;
+				for (const place of ["tiles", "slabs"] satisfies UnpackedIn[]) {
+					await add(
+						`${name}, unpacked in ${place}`,
+						async () => gpu.free(await billmMatmul(gpu, x, tensors, {}, place)),
+						place === "tiles" ? undefined : async () => gpu.free(await unpackRows(gpu, tensors)),
+					);
+				}
+			}
+		}
+		gpu.trim();
+		console.log(`\n${rows} x ${cols}`);
+		console.log(tableText(["form", "ms", "TFLOP/s", "unpacking, ms"], lines, 1));
+	}
 });

@@ -12,29 +12,29 @@ import { FolderBeside } from "../../storage/output_folder.ts";
  * @throws {UserError} If something else is in the folder.
  */
 export function writeFolder(
-  folder: string,
-  mark: string,
-  isOurs: (content: Record<string, unknown>) => boolean,
-  write: (part: string) => void,
+	folder: string,
+	mark: string,
+	isOurs: (content: Record<string, unknown>) => boolean,
+	write: (part: string) => void,
 ): void {
-  const path = folder.replace(/[\\/]+$/, "");
-  if (existsSync(path) && !isReplaceable(path, mark, isOurs)) {
-    throw new UserError(`Cannot write to "${folder}": other files are there; name a new folder`);
-  }
-  using part = new FolderBeside(path);
-  write(part.path);
-  part.replace();
+	const path = folder.replace(/[\\/]+$/, "");
+	if (existsSync(path) && !isReplaceable(path, mark, isOurs)) {
+		throw new UserError(`Cannot write to "${folder}": other files are there; name a new folder`);
+	}
+	using part = new FolderBeside(path);
+	write(part.path);
+	part.replace();
 }
 
 function isReplaceable(
-  path: string,
-  mark: string,
-  isOurs: (content: Record<string, unknown>) => boolean,
+	path: string,
+	mark: string,
+	isOurs: (content: Record<string, unknown>) => boolean,
 ): boolean {
-  try {
-    if (readdirSync(path).length === 0) return true;
-    return isOurs(JSON.parse(readFileSync(join(path, mark), "utf8")) ?? {});
-  } catch {
-    return false; // a file, or a folder without the mark
-  }
+	try {
+		if (readdirSync(path).length === 0) return true;
+		return isOurs(JSON.parse(readFileSync(join(path, mark), "utf8")) ?? {});
+	} catch {
+		return false; // a file, or a folder without the mark
+	}
 }

@@ -11,16 +11,16 @@ import { FILE_LIST, type ServedModel } from "./served_model.ts";
  * @throws {UserError} If something else than an earlier page is in the folder, or a file cannot be copied.
  */
 export function writeSite(
-  folder: string,
-  page: PageFiles,
-  model?: ServedModel,
+	folder: string,
+	page: PageFiles,
+	model?: ServedModel,
 ): void {
-  writeFolder(folder, "site.json", ({ generator }) => generator === "billm", (part) => {
-    for (const [name, content] of page) writeFileSync(join(part, name), content);
-    if (!model) return;
-    const place = join(part, model.place);
-    mkdirSync(place, { recursive: true });
-    for (const [name, path] of model.paths) copyFileAtomically(path, join(place, name));
-    writeFileSync(join(place, FILE_LIST), JSON.stringify(model.list()));
-  });
+	writeFolder(folder, "site.json", ({ generator }) => generator === "billm", (part) => {
+		for (const [name, content] of page) writeFileSync(join(part, name), content);
+		if (!model) return;
+		const place = join(part, model.place);
+		mkdirSync(place, { recursive: true });
+		for (const [name, path] of model.paths) copyFileAtomically(path, join(place, name));
+		writeFileSync(join(place, FILE_LIST), JSON.stringify(model.list()));
+	});
 }

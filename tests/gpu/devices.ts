@@ -6,6 +6,6 @@ export const hardware = await openAsHardware();
 
 /** What a kernel with variants is tested on. */
 export const DEVICES = [
-  { kernels: "the adapter's kernels", gpu },
-  { kernels: "kernels of real GPUs", gpu: hardware },
+	{ kernels: "the adapter's kernels", gpu },
+	{ kernels: "kernels of real GPUs", gpu: hardware },
 ];

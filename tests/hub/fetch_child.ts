@@ -8,16 +8,16 @@ import { QUICK } from "./hub_place.ts";
 const controller = new AbortController();
 Deno.addSignalListener("SIGINT", () => controller.abort());
 try {
-  const snapshot = await fetchModel({ type: "model", id: "org/model", revision: "main" }, {
-    settings: hubSettings(),
-    signal: controller.signal,
-    limits: QUICK,
-  });
-  console.log(JSON.stringify(snapshot));
-  Deno.exit(0);
+	const snapshot = await fetchModel({ type: "model", id: "org/model", revision: "main" }, {
+		settings: hubSettings(),
+		signal: controller.signal,
+		limits: QUICK,
+	});
+	console.log(JSON.stringify(snapshot));
+	Deno.exit(0);
 } catch (error) {
-  if (controller.signal.aborted) Deno.exit(130);
-  if (!(error instanceof UserError)) throw error;
-  console.log(error.message);
-  Deno.exit(1);
+	if (controller.signal.aborted) Deno.exit(130);
+	if (!(error instanceof UserError)) throw error;
+	console.log(error.message);
+	Deno.exit(1);
 }

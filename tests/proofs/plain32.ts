@@ -11,79 +11,79 @@ import { defineStage } from "../../pipeline/stage.ts";
 import { STAGES } from "../../stages/mod.ts";
 
 interface Plain32 extends HostLinear {
-  /** `[rows, cols]`. */
-  values: Float32Array<ArrayBuffer>;
+	/** `[rows, cols]`. */
+	values: Float32Array<ArrayBuffer>;
 }
 
 export const plain32: Codec<Plain32> = {
-  name: "plain32",
-  main: "plain32",
-  since: 3,
-  parts: { plain32: "values" },
-  usualParts: [],
-  sizeColumns: { values: ["values"] },
-  factColumns: [{
-    key: "largest",
-    heading: "largest",
-    value: () => 32,
-    text: (bits) => `${bits} bits`,
-    together: "mean",
-  }],
-  factMaps: [],
+	name: "plain32",
+	main: "plain32",
+	since: 3,
+	parts: { plain32: "values" },
+	usualParts: [],
+	sizeColumns: { values: ["values"] },
+	factColumns: [{
+		key: "largest",
+		heading: "largest",
+		value: () => 32,
+		text: (bits) => `${bits} bits`,
+		together: "mean",
+	}],
+	factMaps: [],
 
-  load(checkpoint, name, { cols }) {
-    const reader = new PartReader(checkpoint, name);
-    const [rows] = reader.get("plain32").shape;
-    const values = new Float32Array(reader.read("plain32", "F32", [rows, cols]).buffer);
-    return { rows, cols, values };
-  },
+	load(checkpoint, name, { cols }) {
+		const reader = new PartReader(checkpoint, name);
+		const [rows] = reader.get("plain32").shape;
+		const values = new Float32Array(reader.read("plain32", "F32", [rows, cols]).buffer);
+		return { rows, cols, values };
+	},
 
-  store: (name, { rows, cols, values }) => [{
-    name: `${name}.plain32`,
-    dtype: "F32",
-    shape: [rows, cols],
-    data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-  }],
+	store: (name, { rows, cols, values }) => [{
+		name: `${name}.plain32`,
+		dtype: "F32",
+		shape: [rows, cols],
+		data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+	}],
 
-  dequantize: ({ cols, values }, first = 0, rows) =>
-    values.slice(first * cols, rows === undefined ? undefined : (first + rows) * cols),
+	dequantize: ({ cols, values }, first = 0, rows) =>
+		values.slice(first * cols, rows === undefined ? undefined : (first + rows) * cols),
 
-  facts: () => ({ salientColumns: [], highFraction: 0, paperBits: 32 }),
+	facts: () => ({ salientColumns: [], highFraction: 0, paperBits: 32 }),
 
-  nonFinite: () => ({}),
+	nonFinite: () => ({}),
 
-  matrix: (gpu, { rows, cols, values }) => Promise.resolve(gpu.upload(values, [rows, cols])),
+	matrix: (gpu, { rows, cols, values }) => Promise.resolve(gpu.upload(values, [rows, cols])),
 
-  async upload(gpu, host) {
-    return new DenseWeight(await this.matrix(gpu, host));
-  },
+	async upload(gpu, host) {
+		return new DenseWeight(await this.matrix(gpu, host));
+	},
 };
 
 class Plain32Draft implements Draft<Plain32> {
-  readonly codec = plain32;
+	readonly codec = plain32;
 
-  async download(_form: unknown, quantized: Tensor): Promise<Plain32> {
-    const [rows, cols] = quantized.shape;
-    return { rows, cols, values: await quantized.gpu.read(quantized) };
-  }
+	async download(_form: unknown, quantized: Tensor): Promise<Plain32> {
+		const [rows, cols] = quantized.shape;
+		return { rows, cols, values: await quantized.gpu.read(quantized) };
+	}
 
-  [Symbol.dispose](): void {}
+	[Symbol.dispose](): void {}
 }
 
 const keep = defineStage({
-  name: "keep",
-  scope: "linear",
-  summary: "Keep the weights as they are",
-  options: z.strictObject({}),
-  needs: ["model-files"],
-  gives: [],
+	name: "keep",
+	scope: "linear",
+	summary: "Keep the weights as they are",
+	options: z.strictObject({}),
+	needs: ["model-files"],
+	gives: ["block-error"],
 
-  run({ gpu, linear }) {
-    gpu.copy(linear.weight, linear.quantized);
-    linear.method = "keep";
-    linear.draft = new Plain32Draft();
-    return Promise.resolve();
-  },
+	run({ gpu, linear }) {
+		gpu.copy(linear.weight, linear.quantized);
+		linear.method = "keep";
+		linear.draft = new Plain32Draft();
+		return Promise.resolve();
+	},
 });
 
 addCodec(plain32);

@@ -14,49 +14,49 @@ const ROWS = 9;
 
 // Fewer columns than are made up for at a time, just as many, more, and some over.
 for (const cols of [200, 1024, 1100, 2176]) {
-  for (const feedback of ["column", "block"]) {
-    Deno.test(`later columns make up for all errors: ${cols} columns, feedback ${feedback}`, async () => {
-      const weight = normals(ROWS * cols, 1);
-      const factor = randomFactor(cols);
-      const errors = new Float32Array(ROWS * cols);
-      let quantized = new Float32Array();
-      let before = 0;
-      for (let turn = 0; turn < 2; turn++) {
-        before = gpu.memory.current; // constants stay on the device from the first turn on
-        const linear = linearOnGpu(gpu, weight, ROWS);
-        using store = new ArtifactStore();
-        store.set("factor", gpu.upload(factor, [cols, cols]));
-        const probe: Partial<BlockStage> = {
-          name: "probe",
-          scope: "block",
-          async run({ get, block }) {
-            const found = await gpu.read(get("block-error"));
-            for (let row = 0; row < ROWS; row++) {
-              errors.set(
-                found.subarray(row * block.cols, (row + 1) * block.cols),
-                row * cols + block.first,
-              );
-            }
-          },
-        };
-        const stages = [planned(compensate, { feedback }), { stage: probe, options: {} }];
-        const context = { gpu, blockSize: 128, ...access(store) } as unknown as GroupContext;
-        await quantizeLinear(
-          context,
-          store,
-          linear,
-          stages as Planned<BlockStage>[],
-          new StageClock(gpu),
-        );
-        quantized = await gpu.read(linear.quantized);
-        freeLinear(gpu, linear);
-      }
-      const seen = seenFactor(factor, 128, feedback);
-      const difference = weight.map((w, i) => w - quantized[i]);
-      assert.ok(errors.some((error) => Math.abs(error) > 0.1));
-      // Sums of up to 2176 f32 products of about 0.05.
-      assertClose(difference, matmul(errors, seen, ROWS, cols, cols), { abs: 3e-4, what: "W - Q" });
-      assert.equal(gpu.memory.current, before, "everything is freed");
-    });
-  }
+	for (const feedback of ["column", "block"]) {
+		Deno.test(`later columns make up for all errors: ${cols} columns, feedback ${feedback}`, async () => {
+			const weight = normals(ROWS * cols, 1);
+			const factor = randomFactor(cols);
+			const errors = new Float32Array(ROWS * cols);
+			let quantized = new Float32Array();
+			let before = 0;
+			for (let turn = 0; turn < 2; turn++) {
+				before = gpu.memory.current; // constants stay on the device from the first turn on
+				const linear = linearOnGpu(gpu, weight, ROWS);
+				using store = new ArtifactStore();
+				store.set("factor", gpu.upload(factor, [cols, cols]));
+				const probe: Partial<BlockStage> = {
+					name: "probe",
+					scope: "block",
+					async run({ get, block }) {
+						const found = await gpu.read(get("block-error"));
+						for (let row = 0; row < ROWS; row++) {
+							errors.set(
+								found.subarray(row * block.cols, (row + 1) * block.cols),
+								row * cols + block.first,
+							);
+						}
+					},
+				};
+				const stages = [planned(compensate, { feedback }), { stage: probe, options: {} }];
+				const context = { gpu, blockSize: 128, ...access(store) } as unknown as GroupContext;
+				await quantizeLinear(
+					context,
+					store,
+					linear,
+					stages as Planned<BlockStage>[],
+					new StageClock(gpu),
+				);
+				quantized = await gpu.read(linear.quantized);
+				freeLinear(gpu, linear);
+			}
+			const seen = seenFactor(factor, 128, feedback);
+			const difference = weight.map((w, i) => w - quantized[i]);
+			assert.ok(errors.some((error) => Math.abs(error) > 0.1));
+			// Sums of up to 2176 f32 products of about 0.05.
+			assertClose(difference, matmul(errors, seen, ROWS, cols, cols), { abs: 3e-4, what: "W - Q" });
+			assert.equal(gpu.memory.current, before, "everything is freed");
+		});
+	}
 }

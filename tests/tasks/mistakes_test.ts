@@ -177,62 +177,62 @@ export default { name: "s", scope: "block", summary: "", needs: [], gives: ["sal
   options: z.strictObject({}), run() {} };`;
 
 function check({ code, stdout, stderr }: Ending, mistake: string, parts: readonly string[]): void {
-  assert.ok(code === 1 || code === 2, `${mistake} ends with ${code}`);
-  if (code === 2) assert.equal(stdout, "", mistake);
-  for (const part of parts) assert.ok(stderr.includes(part), `${mistake}: ${part}\n${stderr}`);
-  assert.doesNotMatch(stderr, /fault of this program|\n\s+at /, mistake);
-  assert.ok(stderr.trimEnd().split("\n").length <= 5, stderr);
+	assert.ok(code === 1 || code === 2, `${mistake} ends with ${code}`);
+	if (code === 2) assert.equal(stdout, "", mistake);
+	for (const part of parts) assert.ok(stderr.includes(part), `${mistake}: ${part}\n${stderr}`);
+	assert.doesNotMatch(stderr, /fault of this program|\n\s+at /, mistake);
+	assert.ok(stderr.trimEnd().split("\n").length <= 5, stderr);
 }
 
 Deno.test("each mistake of a user is told with what was found and what would do", async (t) => {
-  using place = new Workplace({ layers: 1, intermediate: 128 });
-  using _ = new Environment({ HF_HUB_OFFLINE: "1", HF_TOKEN: "", NO_COLOR: "1", INIT_CWD: "" });
-  await place.run({ stages: ["download", "rtn", "pack"] as StageItem[] });
-  const stages = ["download", place.evaluate];
-  await place.run({ stages, output: place.path("measured") });
-  const before = Deno.cwd();
-  Deno.chdir(place.folder);
-  try {
-    for (const folder of ["models/tiny", "bare", "empty", "unfinished", "models--a--b", "ggufs"]) {
-      mkdirSync(folder, { recursive: true });
-    }
-    for (const folder of ["models/tiny", "bare"]) {
-      copyFileSync("model/config.json", `${folder}/config.json`);
-    }
-    for (const file of ["a.gguf", "ggufs/a.gguf"]) writeFileSync(file, "GGUF");
-    for (const file of ["odd.json", "unfinished/run.json"]) writeFileSync(file, "{}");
-    const head = "name: a\nmodel: model\n";
-    writeFileSync("p.yaml", `${head}recipe: rtn\nstages: { rtn: { bits: 2 } }\n`);
-    writeFileSync("g.yaml", `${head}recipe: rtn\nmatrix: { stages.rtn.bits: [2, 3] }\n`);
-    writeFileSync("s.ts", STAGE);
+	using place = new Workplace({ layers: 1, intermediate: 128 });
+	using _ = new Environment({ HF_HUB_OFFLINE: "1", HF_TOKEN: "", NO_COLOR: "1", INIT_CWD: "" });
+	await place.run({ stages: ["download", "rtn", "pack"] as StageItem[] });
+	const stages = ["download", place.evaluate];
+	await place.run({ stages, output: place.path("measured") });
+	const before = Deno.cwd();
+	Deno.chdir(place.folder);
+	try {
+		for (const folder of ["models/tiny", "bare", "empty", "unfinished", "models--a--b", "ggufs"]) {
+			mkdirSync(folder, { recursive: true });
+		}
+		for (const folder of ["models/tiny", "bare"]) {
+			copyFileSync("model/config.json", `${folder}/config.json`);
+		}
+		for (const file of ["a.gguf", "ggufs/a.gguf"]) writeFileSync(file, "GGUF");
+		for (const file of ["odd.json", "unfinished/run.json"]) writeFileSync(file, "{}");
+		const head = "name: a\nmodel: model\n";
+		writeFileSync("p.yaml", `${head}recipe: rtn\nstages: { rtn: { bits: 2 } }\n`);
+		writeFileSync("g.yaml", `${head}recipe: rtn\nmatrix: { stages.rtn.bits: [2, 3] }\n`);
+		writeFileSync("s.ts", STAGE);
 
-    const commands = COMMANDS.trim().split("\n").map((line) => line.split(" => "));
-    const files = FILES.trim().split("\n").map((line) => line.split(" => "));
-    assert.ok(commands.length + files.length >= 120);
-    for (const [mistake, ...parts] of commands) {
-      const [task, ...args] = mistake.split(" ");
-      await t.step(mistake, async () => check(await runInProcess(task, args), mistake, parts));
-    }
-    for (const [mistake, ...parts] of files) {
-      await t.step(mistake, async () => {
-        writeFileSync(
-          "x.yaml",
-          `${head}${mistake.replaceAll("; ", "\n").replaceAll(";\t", "\n\t")}\n`,
-        );
-        check(await runInProcess("quantize", ["x.yaml", "--check"]), mistake, parts);
-      });
-    }
-    for (
-      const [args, ...parts] of [
-        [["p.yaml", "--set", "gpu.adapter=nvida"], "nvida", "llvmpipe"],
-        [["p.yaml", "--set", "gpu.backend=down"], 'found "down"', "dawn"],
-      ] as const
-    ) {
-      await t.step(args.join(" "), async () => {
-        check(await startTask("quantize", [...args], { cwd: place.folder }), `${args}`, parts);
-      });
-    }
-  } finally {
-    Deno.chdir(before);
-  }
+		const commands = COMMANDS.trim().split("\n").map((line) => line.split(" => "));
+		const files = FILES.trim().split("\n").map((line) => line.split(" => "));
+		assert.ok(commands.length + files.length >= 120);
+		for (const [mistake, ...parts] of commands) {
+			const [task, ...args] = mistake.split(" ");
+			await t.step(mistake, async () => check(await runInProcess(task, args), mistake, parts));
+		}
+		for (const [mistake, ...parts] of files) {
+			await t.step(mistake, async () => {
+				writeFileSync(
+					"x.yaml",
+					`${head}${mistake.replaceAll("; ", "\n").replaceAll(";\t", "\n\t")}\n`,
+				);
+				check(await runInProcess("quantize", ["x.yaml", "--check"]), mistake, parts);
+			});
+		}
+		for (
+			const [args, ...parts] of [
+				[["p.yaml", "--set", "gpu.adapter=nvida"], "nvida", "llvmpipe"],
+				[["p.yaml", "--set", "gpu.backend=down"], 'found "down"', "dawn"],
+			] as const
+		) {
+			await t.step(args.join(" "), async () => {
+				check(await startTask("quantize", [...args], { cwd: place.folder }), `${args}`, parts);
+			});
+		}
+	} finally {
+		Deno.chdir(before);
+	}
 });

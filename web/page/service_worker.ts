@@ -12,8 +12,8 @@ const FILES = ["./", "page.css", "page.js", "worker.js", "worker.packed", "site.
 const worker = globalThis as unknown as ServiceWorkerGlobalScope;
 
 worker.addEventListener("install", (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)));
-  void worker.skipWaiting();
+	event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)));
+	void worker.skipWaiting();
 });
 
 worker.addEventListener("activate", (event) => event.waitUntil(worker.clients.claim()));
@@ -21,21 +21,21 @@ worker.addEventListener("activate", (event) => event.waitUntil(worker.clients.cl
 const addresses = new Set(FILES.map((name) => new URL(name, worker.location.href).pathname));
 
 worker.addEventListener("fetch", (event) => {
-  const { request } = event;
-  const { origin, pathname } = new URL(request.url);
-  const isOwn = origin === worker.location.origin && addresses.has(pathname);
-  if (isOwn && request.method === "GET") event.respondWith(fetchOrRecall(request, pathname));
+	const { request } = event;
+	const { origin, pathname } = new URL(request.url);
+	const isOwn = origin === worker.location.origin && addresses.has(pathname);
+	if (isOwn && request.method === "GET") event.respondWith(fetchOrRecall(request, pathname));
 });
 
 async function fetchOrRecall(request: Request, pathname: string): Promise<Response> {
-  const cache = await caches.open(CACHE);
-  try {
-    const response = await fetch(request);
-    if (response.ok) await cache.put(pathname, response.clone());
-    return response;
-  } catch (error) {
-    const kept = await cache.match(pathname);
-    if (kept) return kept;
-    throw error;
-  }
+	const cache = await caches.open(CACHE);
+	try {
+		const response = await fetch(request);
+		if (response.ok) await cache.put(pathname, response.clone());
+		return response;
+	} catch (error) {
+		const kept = await cache.match(pathname);
+		if (kept) return kept;
+		throw error;
+	}
 }

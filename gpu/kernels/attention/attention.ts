@@ -2,47 +2,47 @@ import type { Gpu } from "../../device.ts";
 import { type Kernel, uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import {
-  attentionBroadcastKernel,
-  attentionBroadcastQueries,
+	attentionBroadcastKernel,
+	attentionBroadcastQueries,
 } from "./attention_broadcast_source.ts";
 import { attentionKernel } from "./attention_source.ts";
 import { attentionTileBytes, attentionTileKernel } from "./attention_tile_source.ts";
 
 /** The head layout of an attention, and its sliding window. */
 export interface AttentionHeads {
-  heads: number;
-  /** Divides `heads`: each key-value head serves a group of query heads. */
-  keyValueHeads: number;
-  headDim: number;
-  /** Tokens that a token attends to, including itself; all before it if absent. */
-  slidingWindow?: number;
-  /** Factor of the scores; 1 / √headDim if absent. */
-  scale?: number;
-  /** Bounds scores softly, cap · tanh(score / cap); unbounded if absent. */
-  cap?: number;
-  /** A score of each head, f32 `[heads]`, that takes a share of the weight for itself; none if absent. */
-  sinks?: Tensor;
+	heads: number;
+	/** Divides `heads`: each key-value head serves a group of query heads. */
+	keyValueHeads: number;
+	headDim: number;
+	/** Tokens that a token attends to, including itself; all before it if absent. */
+	slidingWindow?: number;
+	/** Factor of the scores; 1 / √headDim if absent. */
+	scale?: number;
+	/** Bounds scores softly, cap · tanh(score / cap); unbounded if absent. */
+	cap?: number;
+	/** A score of each head, f32 `[heads]`, that takes a share of the weight for itself; none if absent. */
+	sinks?: Tensor;
 }
 
 /** The shape of an attention over windows. */
 export interface AttentionShape extends AttentionHeads {
-  /** Tokens of a window; a token attends to itself and those before it in its window. */
-  length: number;
+	/** Tokens of a window; a token attends to itself and those before it in its window. */
+	length: number;
 }
 
 /**
  * The texts of a batch of tokens. A prefix that several texts share occurs once, as its own segment.
  */
 export interface Segments {
-  /**
-   * u32 `[segments, 4]`: the first row of the prefix segment, the number of its rows, the first own row,
-   * and the total number of rows. The rows of a segment are contiguous.
-   */
-  table: Tensor;
-  /** The greatest number of own rows of a segment. */
-  longest: number;
-  /** The greatest total number of rows of a segment. */
-  length: number;
+	/**
+	 * u32 `[segments, 4]`: the first row of the prefix segment, the number of its rows, the first own row,
+	 * and the total number of rows. The rows of a segment are contiguous.
+	 */
+	table: Tensor;
+	/** The greatest number of own rows of a segment. */
+	longest: number;
+	/** The greatest total number of rows of a segment. */
+	length: number;
 }
 
 /**
@@ -54,22 +54,22 @@ export interface Segments {
  * @see FlashAttention, https://arxiv.org/abs/2205.14135
  */
 export async function attention(
-  gpu: Gpu,
-  q: Tensor,
-  k: Tensor,
-  v: Tensor,
-  { length, ...shape }: AttentionShape,
+	gpu: Gpu,
+	q: Tensor,
+	k: Tensor,
+	v: Tensor,
+	{ length, ...shape }: AttentionShape,
 ): Promise<Tensor> {
-  const { slidingWindow = Infinity, sinks } = shape;
-  const slides = slidingWindow < length;
-  const { kernel, queries } = await kernelFor(gpu, shape, slides, false);
-  const out = gpu.empty(q.shape);
-  kernel.dispatch({
-    params: parameters(length, shape, slides ? slidingWindow : length),
-    tensors: [q, k, v, out, ...(sinks ? [sinks] : [])],
-    workgroups: [Math.ceil(length / queries), shape.heads, q.shape[0] / length],
-  });
-  return out;
+	const { slidingWindow = Infinity, sinks } = shape;
+	const slides = slidingWindow < length;
+	const { kernel, queries } = await kernelFor(gpu, shape, slides, false);
+	const out = gpu.empty(q.shape);
+	kernel.dispatch({
+		params: parameters(length, shape, slides ? slidingWindow : length),
+		tensors: [q, k, v, out, ...(sinks ? [sinks] : [])],
+		workgroups: [Math.ceil(length / queries), shape.heads, q.shape[0] / length],
+	});
+	return out;
 }
 
 /**
@@ -81,73 +81,73 @@ export async function attention(
  * @returns f32, the shape of `q`, owned by the caller; rows outside all segments are not written.
  */
 export async function segmentAttention(
-  gpu: Gpu,
-  q: Tensor,
-  k: Tensor,
-  v: Tensor,
-  { table, longest, length }: Segments,
-  shape: AttentionHeads,
+	gpu: Gpu,
+	q: Tensor,
+	k: Tensor,
+	v: Tensor,
+	{ table, longest, length }: Segments,
+	shape: AttentionHeads,
 ): Promise<Tensor> {
-  const { slidingWindow = Infinity, sinks } = shape;
-  const slides = slidingWindow < length;
-  const { kernel, queries } = await kernelFor(gpu, shape, slides, true);
-  const out = gpu.empty(q.shape);
-  const [segments] = table.shape;
-  kernel.dispatch({
-    params: parameters(segments, shape, slides ? slidingWindow : length),
-    tensors: [q, k, v, out, table, ...(sinks ? [sinks] : [])],
-    workgroups: [Math.ceil(longest / queries), shape.heads, segments],
-  });
-  return out;
+	const { slidingWindow = Infinity, sinks } = shape;
+	const slides = slidingWindow < length;
+	const { kernel, queries } = await kernelFor(gpu, shape, slides, true);
+	const out = gpu.empty(q.shape);
+	const [segments] = table.shape;
+	kernel.dispatch({
+		params: parameters(segments, shape, slides ? slidingWindow : length),
+		tensors: [q, k, v, out, table, ...(sinks ? [sinks] : [])],
+		workgroups: [Math.ceil(longest / queries), shape.heads, segments],
+	});
+	return out;
 }
 
 function parameters(
-  first: number,
-  { heads, keyValueHeads, headDim, scale = 1 / Math.sqrt(headDim), cap }: AttentionHeads,
-  slidingWindow: number,
+	first: number,
+	{ heads, keyValueHeads, headDim, scale = 1 / Math.sqrt(headDim), cap }: AttentionHeads,
+	slidingWindow: number,
 ): Uint8Array {
-  const factors = cap === undefined ? [scale] : [scale, cap];
-  return uniform([first, heads, keyValueHeads, slidingWindow], factors);
+	const factors = cap === undefined ? [scale] : [scale, cap];
+	return uniform([first, heads, keyValueHeads, slidingWindow], factors);
 }
 
 /** The kernel for an adapter, and the queries per workgroup. */
 async function kernelFor(
-  gpu: Gpu,
-  { headDim, cap, sinks }: AttentionHeads,
-  slides: boolean,
-  isSegmented: boolean,
+	gpu: Gpu,
+	{ headDim, cap, sinks }: AttentionHeads,
+	slides: boolean,
+	isSegmented: boolean,
 ): Promise<{ kernel: Kernel; queries: number }> {
-  const [isCapped, hasSinks] = [cap !== undefined, sinks !== undefined];
-  const form = { slides, isSegmented, isCapped, hasSinks };
-  const kind = (isSegmented ? "_segments" : "") + (slides ? "_sliding" : "") +
-    (isCapped ? "_capped" : "") + (hasSinks ? "_sinks" : "");
-  const { maxComputeWorkgroupStorageSize: memory } = gpu.device.limits;
-  if (!gpu.software && headDim % 64 === 0 && headDim <= 128) {
-    // Segments are short, so that large tiles would be mostly padding.
-    const queries = (isSegmented ? [64] : [128, 64])
-      .find((queries) => attentionTileBytes(headDim, queries) <= memory);
-    if (queries) {
-      const kernel = await gpu.kernel({
-        name: `attention_tile_${headDim}_${queries}${kind}`,
-        source: () => attentionTileKernel(headDim, queries, form),
-      });
-      return { kernel, queries };
-    }
-  }
-  if (gpu.software && gpu.subgroupSize > 0) {
-    const lanes = gpu.subgroupSize;
-    const kernel = await gpu.kernel({
-      name: `attention_broadcast_${headDim}_${lanes}${kind}`,
-      source: () => attentionBroadcastKernel(headDim, lanes, form),
-    });
-    return { kernel, queries: lanes * attentionBroadcastQueries(headDim) };
-  }
-  let lanes = 32;
-  // A tile of keys and one of values must fit into workgroup memory.
-  while (lanes > 4 && 8 * lanes * (headDim + 3) > memory) lanes /= 2;
-  const kernel = await gpu.kernel({
-    name: `attention_${headDim}_${lanes}${kind}`,
-    source: () => attentionKernel(headDim, lanes, form),
-  });
-  return { kernel, queries: lanes };
+	const [isCapped, hasSinks] = [cap !== undefined, sinks !== undefined];
+	const form = { slides, isSegmented, isCapped, hasSinks };
+	const kind = (isSegmented ? "_segments" : "") + (slides ? "_sliding" : "") +
+		(isCapped ? "_capped" : "") + (hasSinks ? "_sinks" : "");
+	const { maxComputeWorkgroupStorageSize: memory } = gpu.device.limits;
+	if (!gpu.software && headDim % 64 === 0 && headDim <= 128) {
+		// Segments are short, so that large tiles would be mostly padding.
+		const queries = (isSegmented ? [64] : [128, 64])
+			.find((queries) => attentionTileBytes(headDim, queries) <= memory);
+		if (queries) {
+			const kernel = await gpu.kernel({
+				name: `attention_tile_${headDim}_${queries}${kind}`,
+				source: () => attentionTileKernel(headDim, queries, form),
+			});
+			return { kernel, queries };
+		}
+	}
+	if (gpu.software && gpu.subgroupSize > 0) {
+		const lanes = gpu.subgroupSize;
+		const kernel = await gpu.kernel({
+			name: `attention_broadcast_${headDim}_${lanes}${kind}`,
+			source: () => attentionBroadcastKernel(headDim, lanes, form),
+		});
+		return { kernel, queries: lanes * attentionBroadcastQueries(headDim) };
+	}
+	let lanes = 32;
+	// A tile of keys and one of values must fit into workgroup memory.
+	while (lanes > 4 && 8 * lanes * (headDim + 3) > memory) lanes /= 2;
+	const kernel = await gpu.kernel({
+		name: `attention_${headDim}_${lanes}${kind}`,
+		source: () => attentionKernel(headDim, lanes, form),
+	});
+	return { kernel, queries: lanes };
 }

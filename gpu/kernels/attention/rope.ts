@@ -11,19 +11,19 @@ import source from "./rope.wgsl" with { type: "text" };
  * @param interleaved Whether neighbours rotate together, instead of entries i and i + pairs.
  */
 export async function rope(
-  gpu: Gpu,
-  x: Tensor,
-  table: Tensor,
-  heads: number,
-  interleaved = false,
+	gpu: Gpu,
+	x: Tensor,
+	table: Tensor,
+	heads: number,
+	interleaved = false,
 ): Promise<void> {
-  const [tokens, width] = x.shape;
-  const [length, pairs] = table.shape;
-  const constants = { INTERLEAVED: Number(interleaved) };
-  const kernel = await gpu.kernel({ name: "rope", source, constants });
-  kernel.dispatch({
-    params: uniform([tokens, heads, pairs, length, width / heads]),
-    tensors: [table, x],
-    workgroups: [Math.ceil(heads * pairs / 64), tokens],
-  });
+	const [tokens, width] = x.shape;
+	const [length, pairs] = table.shape;
+	const constants = { INTERLEAVED: Number(interleaved) };
+	const kernel = await gpu.kernel({ name: "rope", source, constants });
+	kernel.dispatch({
+		params: uniform([tokens, heads, pairs, length, width / heads]),
+		tensors: [table, x],
+		workgroups: [Math.ceil(heads * pairs / 64), tokens],
+	});
 }

@@ -13,14 +13,14 @@ import { rowShape } from "./row_shape.ts";
  * @returns f32 `[rows, 2 * planes]`: mean and scale of each plane, owned by the caller.
  */
 export async function fitSalient(
-  gpu: Gpu,
-  weight: Tensor,
-  salient: Tensor,
-  planes: number,
+	gpu: Gpu,
+	weight: Tensor,
+	salient: Tensor,
+	planes: number,
 ): Promise<Tensor> {
-  const fit = gpu.empty([weight.shape[0], 2 * planes]);
-  await fitRows(gpu, weight, salient, salient, fit, { PLANES: planes, ZONES: 0 });
-  return fit;
+	const fit = gpu.empty([weight.shape[0], 2 * planes]);
+	await fitRows(gpu, weight, salient, salient, fit, { PLANES: planes, ZONES: 0 });
+	return fit;
 }
 
 /**
@@ -30,31 +30,31 @@ export async function fitSalient(
  * @returns f32 `[rows, 2 * zones]`: mean and scale of the low and the high zone, owned by the caller.
  */
 export async function fitZones(
-  gpu: Gpu,
-  weight: Tensor,
-  salient: Tensor,
-  zones: Tensor | undefined,
+	gpu: Gpu,
+	weight: Tensor,
+	salient: Tensor,
+	zones: Tensor | undefined,
 ): Promise<Tensor> {
-  const fit = gpu.empty([weight.shape[0], zones ? 4 : 2]);
-  await fitRows(gpu, weight, salient, zones ?? salient, fit, { PLANES: 1, ZONES: zones ? 2 : 1 });
-  return fit;
+	const fit = gpu.empty([weight.shape[0], zones ? 4 : 2]);
+	await fitRows(gpu, weight, salient, zones ?? salient, fit, { PLANES: 1, ZONES: zones ? 2 : 1 });
+	return fit;
 }
 
 async function fitRows(
-  gpu: Gpu,
-  weight: Tensor,
-  salient: Tensor,
-  zones: Tensor,
-  fit: Tensor,
-  form: { PLANES: number; ZONES: number },
+	gpu: Gpu,
+	weight: Tensor,
+	salient: Tensor,
+	zones: Tensor,
+	fit: Tensor,
+	form: { PLANES: number; ZONES: number },
 ): Promise<void> {
-  const [rows, cols] = weight.shape;
-  const shape = rowShape(gpu, cols);
-  const constants = { ...shape, ...form };
-  const kernel = await gpu.kernel({ name: "fit_rows", source: overRow + source, constants });
-  kernel.dispatch({
-    params: uniform([rows, cols]),
-    tensors: [weight, salient, zones, fit],
-    workgroups: Math.ceil(rows / shape.ROWS),
-  });
+	const [rows, cols] = weight.shape;
+	const shape = rowShape(gpu, cols);
+	const constants = { ...shape, ...form };
+	const kernel = await gpu.kernel({ name: "fit_rows", source: overRow + source, constants });
+	kernel.dispatch({
+		params: uniform([rows, cols]),
+		tensors: [weight, salient, zones, fit],
+		workgroups: Math.ceil(rows / shape.ROWS),
+	});
 }

@@ -23,44 +23,44 @@ const ROWS = 16;
  * @returns The zones of all columns, u32 `[rows, ⌈cols / 32⌉]`, owned by the caller.
  */
 export async function splitSalient(
-  gpu: Gpu,
-  values: Tensor,
-  salient: Tensor,
-  cost: Tensor,
-  probabilities: readonly number[],
-  zones: Tensor,
-  size: number = values.shape[1],
+	gpu: Gpu,
+	values: Tensor,
+	salient: Tensor,
+	cost: Tensor,
+	probabilities: readonly number[],
+	zones: Tensor,
+	size: number = values.shape[1],
 ): Promise<Tensor> {
-  const [rows, cols] = values.shape;
-  const candidates = probabilities.length;
-  using others = gpu.empty([cols], "u32");
-  const negate = await gpu.kernel({ name: "other_columns", source: othersSource });
-  negate.dispatch({
-    params: uniform([cols]),
-    tensors: [salient, others],
-    workgroups: Math.ceil(cols / 64),
-  });
-  using threshold = await quantilesWithin(gpu, values, others, probabilities);
-  const parts = Math.ceil(rows / ROWS);
-  const search = await gpu.kernel({
-    name: "salient_split",
-    source: splitSource,
-    constants: { ROWS, SLOTS: gpu.software ? 1 : 8, TILE: ROWS * size },
-  });
-  using error = gpu.empty([parts, candidates]);
-  search.dispatch({
-    params: uniform([rows, cols, candidates]),
-    tensors: [values, others, cost, threshold, error],
-    workgroups: parts,
-  });
-  using best = await bestCandidate(gpu, error);
-  using more = await zoneBits(gpu, values, others, threshold, best);
-  const join = await gpu.kernel({ name: "both_zones", source: bothSource });
-  const both = gpu.empty(zones.shape, "u32");
-  join.dispatch({
-    params: uniform([zones.size]),
-    tensors: [zones, more, both],
-    workgroups: Math.ceil(zones.size / 64),
-  });
-  return both;
+	const [rows, cols] = values.shape;
+	const candidates = probabilities.length;
+	using others = gpu.empty([cols], "u32");
+	const negate = await gpu.kernel({ name: "other_columns", source: othersSource });
+	negate.dispatch({
+		params: uniform([cols]),
+		tensors: [salient, others],
+		workgroups: Math.ceil(cols / 64),
+	});
+	using threshold = await quantilesWithin(gpu, values, others, probabilities);
+	const parts = Math.ceil(rows / ROWS);
+	const search = await gpu.kernel({
+		name: "salient_split",
+		source: splitSource,
+		constants: { ROWS, SLOTS: gpu.software ? 1 : 8, TILE: ROWS * size },
+	});
+	using error = gpu.empty([parts, candidates]);
+	search.dispatch({
+		params: uniform([rows, cols, candidates]),
+		tensors: [values, others, cost, threshold, error],
+		workgroups: parts,
+	});
+	using best = await bestCandidate(gpu, error);
+	using more = await zoneBits(gpu, values, others, threshold, best);
+	const join = await gpu.kernel({ name: "both_zones", source: bothSource });
+	const both = gpu.empty(zones.shape, "u32");
+	join.dispatch({
+		params: uniform([zones.size]),
+		tensors: [zones, more, both],
+		workgroups: Math.ceil(zones.size / 64),
+	});
+	return both;
 }

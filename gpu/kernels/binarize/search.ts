@@ -22,32 +22,32 @@ const ROWS_PER_PART = 32;
 
 /** The constants of a search kernel. */
 export interface SearchShape {
-  /** Rows per workgroup, in workgroup memory. */
-  ROWS: number;
-  /** Groups of four candidates in parallel. */
-  SLOTS: number;
-  /** Groups of four candidates per thread, in sequence. */
-  QUADS: number;
+	/** Rows per workgroup, in workgroup memory. */
+	ROWS: number;
+	/** Groups of four candidates in parallel. */
+	SLOTS: number;
+	/** Groups of four candidates per thread, in sequence. */
+	QUADS: number;
 }
 
 /** The constants and the dispatch grid of a search kernel. */
 export function searchGrid(
-  { ROWS, SLOTS, QUADS }: SearchShape,
-  rows: number,
-  cols: number,
-  candidates: number,
+	{ ROWS, SLOTS, QUADS }: SearchShape,
+	rows: number,
+	cols: number,
+	candidates: number,
 ): { constants: Record<string, number>; workgroups: [number, number] } {
-  return {
-    constants: {
-      ROWS,
-      SLOTS,
-      QUADS,
-      TILE: (ROWS + 1) * cols,
-      // Coalesced loads of a row on a GPU; on a software adapter each thread loads its own row.
-      LOADERS: SLOTS > 1 ? Math.min(32, ROWS * SLOTS) : 1,
-    },
-    workgroups: [Math.ceil(rows / ROWS), Math.ceil(candidates / (4 * SLOTS * QUADS))],
-  };
+	return {
+		constants: {
+			ROWS,
+			SLOTS,
+			QUADS,
+			TILE: (ROWS + 1) * cols,
+			// Coalesced loads of a row on a GPU; on a software adapter each thread loads its own row.
+			LOADERS: SLOTS > 1 ? Math.min(32, ROWS * SLOTS) : 1,
+		},
+		workgroups: [Math.ceil(rows / ROWS), Math.ceil(candidates / (4 * SLOTS * QUADS))],
+	};
 }
 
 /**
@@ -56,30 +56,30 @@ export function searchGrid(
  * load its rows only once.
  */
 function searchShape(gpu: Gpu, cols: number): SearchShape {
-  const entries = (gpu.device.limits.maxComputeWorkgroupStorageSize - 4608) / 4;
-  const most = 2 ** Math.floor(Math.log2(entries / cols - 1));
-  if (gpu.software) return { ROWS: Math.min(16, most), SLOTS: 1, QUADS: MAX_CANDIDATES / 4 };
-  const ROWS = Math.min(32, most);
-  return { ROWS, SLOTS: 128 / ROWS, QUADS: 1 };
+	const entries = (gpu.device.limits.maxComputeWorkgroupStorageSize - 4608) / 4;
+	const most = 2 ** Math.floor(Math.log2(entries / cols - 1));
+	if (gpu.software) return { ROWS: Math.min(16, most), SLOTS: 1, QUADS: MAX_CANDIDATES / 4 };
+	const ROWS = Math.min(32, most);
+	return { ROWS, SLOTS: 128 / ROWS, QUADS: 1 };
 }
 
 /** Threads of a kernel with a single workgroup, a multiple of {@link MAX_BLOCK}. */
 function threadsOfOneGroup(gpu: Gpu): number {
-  return gpu.software
-    ? MAX_BLOCK
-    : Math.min(1024, gpu.device.limits.maxComputeInvocationsPerWorkgroup);
+	return gpu.software
+		? MAX_BLOCK
+		: Math.min(1024, gpu.device.limits.maxComputeInvocationsPerWorkgroup);
 }
 
 /** The saliency w² · cost of each weight, f32, the shape of `weight`; `cost` is f32 `[cols]`. */
 export async function saliency(gpu: Gpu, weight: Tensor, cost: Tensor): Promise<Tensor> {
-  const kernel = await gpu.kernel({ name: "saliency", source: saliencySource });
-  const out = gpu.empty(weight.shape);
-  kernel.dispatch({
-    params: uniform([weight.size, weight.shape[1]]),
-    tensors: [weight, cost, out],
-    workgroups: Math.ceil(weight.size / 64),
-  });
-  return out;
+	const kernel = await gpu.kernel({ name: "saliency", source: saliencySource });
+	const out = gpu.empty(weight.shape);
+	kernel.dispatch({
+		params: uniform([weight.size, weight.shape[1]]),
+		tensors: [weight, cost, out],
+		workgroups: Math.ceil(weight.size / 64),
+	});
+	return out;
 }
 
 /**
@@ -90,34 +90,34 @@ export async function saliency(gpu: Gpu, weight: Tensor, cost: Tensor): Promise<
  * @param norm A column counts with the sum of its saliencies, or with that of their squares.
  */
 export async function columnOrder(
-  gpu: Gpu,
-  weight: Tensor,
-  cost: Tensor,
-  metric: SaliencyMetric,
-  norm: "l1" | "l2" = "l1",
+	gpu: Gpu,
+	weight: Tensor,
+	cost: Tensor,
+	metric: SaliencyMetric,
+	norm: "l1" | "l2" = "l1",
 ): Promise<Tensor> {
-  const [rows, cols] = weight.shape;
-  const parts = Math.ceil(rows / ROWS_PER_PART);
-  const sum = await gpu.kernel({
-    name: "column_saliency",
-    source: columnSaliencySource,
-    constants: {
-      METRIC: metric === "hessian" ? 0 : 1,
-      SQUARES: Number(norm === "l2"),
-      ROWS: ROWS_PER_PART,
-      SLICES: gpu.software ? 1 : 4,
-    },
-  });
-  using part = gpu.empty([parts, cols]);
-  sum.dispatch({ params: uniform([rows, cols]), tensors: [weight, cost, part], workgroups: parts });
-  const sort = await gpu.kernel({
-    name: "column_order",
-    source: columnOrderSource,
-    constants: { LANES: threadsOfOneGroup(gpu) },
-  });
-  const order = gpu.empty([cols], "u32");
-  sort.dispatch({ params: uniform([parts, cols]), tensors: [part, order], workgroups: 1 });
-  return order;
+	const [rows, cols] = weight.shape;
+	const parts = Math.ceil(rows / ROWS_PER_PART);
+	const sum = await gpu.kernel({
+		name: "column_saliency",
+		source: columnSaliencySource,
+		constants: {
+			METRIC: metric === "hessian" ? 0 : 1,
+			SQUARES: Number(norm === "l2"),
+			ROWS: ROWS_PER_PART,
+			SLICES: gpu.software ? 1 : 4,
+		},
+	});
+	using part = gpu.empty([parts, cols]);
+	sum.dispatch({ params: uniform([rows, cols]), tensors: [weight, cost, part], workgroups: parts });
+	const sort = await gpu.kernel({
+		name: "column_order",
+		source: columnOrderSource,
+		constants: { LANES: threadsOfOneGroup(gpu) },
+	});
+	const order = gpu.empty([cols], "u32");
+	sort.dispatch({ params: uniform([parts, cols]), tensors: [part, order], workgroups: 1 });
+	return order;
 }
 
 /**
@@ -127,28 +127,28 @@ export async function columnOrder(
  * @returns The index of the candidate, u32 `[1]`; with `order`, 1 for each marked column, u32 `[cols]`.
  */
 export async function bestCandidate(gpu: Gpu, error: Tensor, order?: Tensor): Promise<Tensor> {
-  const [parts, candidates] = error.shape;
-  const cols = order?.size ?? 1;
-  const kernel = await gpu.kernel({
-    name: "best_candidate",
-    source: bestSource,
-    constants: { SLICES: threadsOfOneGroup(gpu) / MAX_CANDIDATES, MARK: Number(!!order) },
-  });
-  const chosen = gpu.empty([cols], "u32");
-  kernel.dispatch({
-    params: uniform([parts, candidates, cols]),
-    tensors: [error, order ?? error, chosen],
-    workgroups: 1,
-  });
-  return chosen;
+	const [parts, candidates] = error.shape;
+	const cols = order?.size ?? 1;
+	const kernel = await gpu.kernel({
+		name: "best_candidate",
+		source: bestSource,
+		constants: { SLICES: threadsOfOneGroup(gpu) / MAX_CANDIDATES, MARK: Number(!!order) },
+	});
+	const chosen = gpu.empty([cols], "u32");
+	kernel.dispatch({
+		params: uniform([parts, candidates, cols]),
+		tensors: [error, order ?? error, chosen],
+		workgroups: 1,
+	});
+	return chosen;
 }
 
 /** Marks the first `count` columns of `order`: u32 `[cols]`, 1 for a marked column. */
 export async function markColumns(gpu: Gpu, order: Tensor, count: number): Promise<Tensor> {
-  if (count < 1) return gpu.zeros(order.shape, "u32");
-  // The last of as many candidates is the best one.
-  const error = new Float32Array(MAX_CANDIDATES).fill(1, 0, count - 1);
-  return await bestCandidate(gpu, constant(gpu, error).view(0, [1, count]), order);
+	if (count < 1) return gpu.zeros(order.shape, "u32");
+	// The last of as many candidates is the best one.
+	const error = new Float32Array(MAX_CANDIDATES).fill(1, 0, count - 1);
+	return await bestCandidate(gpu, constant(gpu, error).view(0, [1, count]), order);
 }
 
 /**
@@ -162,28 +162,28 @@ export async function markColumns(gpu: Gpu, order: Tensor, count: number): Promi
  * @returns u32 `[cols]`, 1 for a salient column.
  */
 export async function selectSalientColumns(
-  gpu: Gpu,
-  values: Tensor,
-  order: Tensor,
-  cost: Tensor,
-  maxColumns: number,
+	gpu: Gpu,
+	values: Tensor,
+	order: Tensor,
+	cost: Tensor,
+	maxColumns: number,
 ): Promise<Tensor> {
-  const [rows, cols] = values.shape;
-  const candidates = Math.min(maxColumns, cols - 1);
-  if (candidates < 1) return gpu.zeros([cols], "u32");
-  const { constants, workgroups } = searchGrid(searchShape(gpu, cols), rows, cols, candidates);
-  const search = await gpu.kernel({
-    name: "salient_search",
-    source: salientSearchSource,
-    constants,
-  });
-  using error = gpu.empty([workgroups[0], candidates]);
-  search.dispatch({
-    params: uniform([rows, cols, candidates]),
-    tensors: [values, order, cost, error],
-    workgroups,
-  });
-  return await bestCandidate(gpu, error, order);
+	const [rows, cols] = values.shape;
+	const candidates = Math.min(maxColumns, cols - 1);
+	if (candidates < 1) return gpu.zeros([cols], "u32");
+	const { constants, workgroups } = searchGrid(searchShape(gpu, cols), rows, cols, candidates);
+	const search = await gpu.kernel({
+		name: "salient_search",
+		source: salientSearchSource,
+		constants,
+	});
+	using error = gpu.empty([workgroups[0], candidates]);
+	search.dispatch({
+		params: uniform([rows, cols, candidates]),
+		tensors: [values, order, cost, error],
+		workgroups,
+	});
+	return await bestCandidate(gpu, error, order);
 }
 
 /**
@@ -194,24 +194,24 @@ export async function selectSalientColumns(
  * @returns Bit mask of the high zone, u32 `[rows, ⌈cols / 32⌉]`.
  */
 export async function splitZones(
-  gpu: Gpu,
-  values: Tensor,
-  salient: Tensor,
-  cost: Tensor,
-  threshold: Tensor,
+	gpu: Gpu,
+	values: Tensor,
+	salient: Tensor,
+	cost: Tensor,
+	threshold: Tensor,
 ): Promise<Tensor> {
-  const [rows, cols] = values.shape;
-  const candidates = threshold.size;
-  const { constants, workgroups } = searchGrid(searchShape(gpu, cols), rows, cols, candidates);
-  const search = await gpu.kernel({ name: "split_search", source: splitSearchSource, constants });
-  using error = gpu.empty([workgroups[0], candidates]);
-  search.dispatch({
-    params: uniform([rows, cols, candidates]),
-    tensors: [values, salient, cost, threshold, error],
-    workgroups,
-  });
-  using best = await bestCandidate(gpu, error);
-  return await zoneBits(gpu, values, salient, threshold, best);
+	const [rows, cols] = values.shape;
+	const candidates = threshold.size;
+	const { constants, workgroups } = searchGrid(searchShape(gpu, cols), rows, cols, candidates);
+	const search = await gpu.kernel({ name: "split_search", source: splitSearchSource, constants });
+	using error = gpu.empty([workgroups[0], candidates]);
+	search.dispatch({
+		params: uniform([rows, cols, candidates]),
+		tensors: [values, salient, cost, threshold, error],
+		workgroups,
+	});
+	using best = await bestCandidate(gpu, error);
+	return await zoneBits(gpu, values, salient, threshold, best);
 }
 
 /**
@@ -221,20 +221,20 @@ export async function splitZones(
  * @returns Bit mask of the high zone, u32 `[rows, ⌈cols / 32⌉]`, owned by the caller.
  */
 export async function zoneBits(
-  gpu: Gpu,
-  values: Tensor,
-  salient: Tensor,
-  threshold: Tensor,
-  best: Tensor,
+	gpu: Gpu,
+	values: Tensor,
+	salient: Tensor,
+	threshold: Tensor,
+	best: Tensor,
 ): Promise<Tensor> {
-  const [rows, cols] = values.shape;
-  const bits = await gpu.kernel({ name: "zone_bits", source: zoneBitsSource });
-  const words = Math.ceil(cols / 32);
-  const zones = gpu.empty([rows, words], "u32");
-  bits.dispatch({
-    params: uniform([rows, cols]),
-    tensors: [values, salient, threshold, best, zones],
-    workgroups: Math.ceil(rows * words / 64),
-  });
-  return zones;
+	const [rows, cols] = values.shape;
+	const bits = await gpu.kernel({ name: "zone_bits", source: zoneBitsSource });
+	const words = Math.ceil(cols / 32);
+	const zones = gpu.empty([rows, words], "u32");
+	bits.dispatch({
+		params: uniform([rows, cols]),
+		tensors: [values, salient, threshold, best, zones],
+		workgroups: Math.ceil(rows * words / 64),
+	});
+	return zones;
 }

@@ -19,28 +19,28 @@ const ROWS = 16;
  * @returns Bit mask of the high zone, u32 `[rows, ⌈cols / 32⌉]`, owned by the caller.
  */
 export async function splitByOutput(
-  gpu: Gpu,
-  values: Tensor,
-  salient: Tensor,
-  hessian: Tensor,
-  first: number,
-  threshold: Tensor,
+	gpu: Gpu,
+	values: Tensor,
+	salient: Tensor,
+	hessian: Tensor,
+	first: number,
+	threshold: Tensor,
 ): Promise<Tensor> {
-  const [rows, cols] = values.shape;
-  const [, n] = hessian.shape;
-  const candidates = threshold.size;
-  const parts = Math.ceil(rows / ROWS);
-  const kernel = await gpu.kernel({
-    name: "split_output",
-    source,
-    constants: { ROWS, LANES: gpu.software ? 2 : 8, STRIDE: Math.ceil(cols / 4) * 4 },
-  });
-  using error = gpu.empty([parts, candidates]);
-  kernel.dispatch({
-    params: uniform([rows, cols, candidates, first * (n + 1), n]),
-    tensors: [values, salient, hessian, threshold, error],
-    workgroups: [parts, candidates],
-  });
-  using best = await bestCandidate(gpu, error);
-  return await zoneBits(gpu, values, salient, threshold, best);
+	const [rows, cols] = values.shape;
+	const [, n] = hessian.shape;
+	const candidates = threshold.size;
+	const parts = Math.ceil(rows / ROWS);
+	const kernel = await gpu.kernel({
+		name: "split_output",
+		source,
+		constants: { ROWS, LANES: gpu.software ? 2 : 8, STRIDE: Math.ceil(cols / 4) * 4 },
+	});
+	using error = gpu.empty([parts, candidates]);
+	kernel.dispatch({
+		params: uniform([rows, cols, candidates, first * (n + 1), n]),
+		tensors: [values, salient, hessian, threshold, error],
+		workgroups: [parts, candidates],
+	});
+	using best = await bestCandidate(gpu, error);
+	return await zoneBits(gpu, values, salient, threshold, best);
 }

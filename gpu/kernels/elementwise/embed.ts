@@ -13,22 +13,22 @@ import source from "./embed.wgsl" with { type: "text" };
  * @param moves Whether the ids are positions, so that replaying a recording advances by one row per step.
  */
 export async function embed(
-  gpu: Gpu,
-  ids: Tensor,
-  table: Tensor,
-  first: number,
-  out: Tensor,
-  accumulate = false,
-  moves = false,
+	gpu: Gpu,
+	ids: Tensor,
+	table: Tensor,
+	first: number,
+	out: Tensor,
+	accumulate = false,
+	moves = false,
 ): Promise<void> {
-  const [rows, cols] = table.shape;
-  const constants = { FORMAT: FORMATS[table.dtype]!, ACCUMULATE: Number(accumulate) };
-  const kernel = await gpu.kernel({ name: "embed", source, constants });
-  const params = (steps: number) => uniform([ids.size, cols, first - steps, rows]);
-  kernel.dispatch({
-    params: params(0),
-    tensors: [ids, table, out],
-    workgroups: [Math.ceil(cols / 64), ids.size],
-    later: moves ? params : undefined,
-  });
+	const [rows, cols] = table.shape;
+	const constants = { FORMAT: FORMATS[table.dtype]!, ACCUMULATE: Number(accumulate) };
+	const kernel = await gpu.kernel({ name: "embed", source, constants });
+	const params = (steps: number) => uniform([ids.size, cols, first - steps, rows]);
+	kernel.dispatch({
+		params: params(0),
+		tensors: [ids, table, out],
+		workgroups: [Math.ceil(cols / 64), ids.size],
+		later: moves ? params : undefined,
+	});
 }

@@ -12,13 +12,13 @@ import source from "./gather.wgsl" with { type: "text" };
  * @returns The target; a new one is owned by the caller.
  */
 export async function gatherColumns(
-  gpu: Gpu,
-  matrix: Tensor,
-  places: Tensor,
-  target: Tensor = gpu.empty(matrix.shape),
+	gpu: Gpu,
+	matrix: Tensor,
+	places: Tensor,
+	target: Tensor = gpu.empty(matrix.shape),
 ): Promise<Tensor> {
-  await gather(gpu, matrix, places, target, false);
-  return target;
+	await gather(gpu, matrix, places, target, false);
+	return target;
 }
 
 /**
@@ -30,23 +30,23 @@ export async function gatherColumns(
  * @returns f32 `[n, n]`, owned by the caller.
  */
 export async function gatherSquare(gpu: Gpu, matrix: Tensor, places: Tensor): Promise<Tensor> {
-  const target = gpu.empty(matrix.shape);
-  await gather(gpu, matrix, places, target, true);
-  return target;
+	const target = gpu.empty(matrix.shape);
+	await gather(gpu, matrix, places, target, true);
+	return target;
 }
 
 async function gather(
-  gpu: Gpu,
-  matrix: Tensor,
-  places: Tensor,
-  target: Tensor,
-  rowsToo: boolean,
+	gpu: Gpu,
+	matrix: Tensor,
+	places: Tensor,
+	target: Tensor,
+	rowsToo: boolean,
 ): Promise<void> {
-  const [rows, cols] = matrix.shape;
-  const kernel = await gpu.kernel({ name: "gather", source, constants: { ROWS: Number(rowsToo) } });
-  kernel.dispatch({
-    params: uniform([rows, cols]),
-    tensors: [matrix, places, target],
-    workgroups: [Math.ceil(cols / 16), Math.ceil(rows / 4)],
-  });
+	const [rows, cols] = matrix.shape;
+	const kernel = await gpu.kernel({ name: "gather", source, constants: { ROWS: Number(rowsToo) } });
+	kernel.dispatch({
+		params: uniform([rows, cols]),
+		tensors: [matrix, places, target],
+		workgroups: [Math.ceil(cols / 16), Math.ceil(rows / 4)],
+	});
 }

@@ -12,16 +12,16 @@ import source from "./narrow.wgsl" with { type: "text" };
  * @returns `out`.
  */
 export async function narrow(
-  gpu: Gpu,
-  values: Tensor,
-  overflows: Tensor,
-  out: Tensor = gpu.empty(values.shape, "f16"),
+	gpu: Gpu,
+	values: Tensor,
+	overflows: Tensor,
+	out: Tensor = gpu.empty(values.shape, "f16"),
 ): Promise<Tensor> {
-  const kernel = await gpu.kernel({ name: "narrow", source });
-  kernel.dispatch({
-    params: uniform([values.size]),
-    tensors: [values, out, overflows],
-    workgroups: Math.ceil(values.size / 128),
-  });
-  return out;
+	const kernel = await gpu.kernel({ name: "narrow", source });
+	kernel.dispatch({
+		params: uniform([values.size]),
+		tensors: [values, out, overflows],
+		workgroups: Math.ceil(values.size / 128),
+	});
+	return out;
 }

@@ -9,11 +9,11 @@ import source from "./scale.wgsl" with { type: "text" };
  * @param cap Bounds the result softly, cap · tanh(factor · x / cap); unbounded if absent.
  */
 export async function scale(gpu: Gpu, x: Tensor, factor: number, cap?: number): Promise<void> {
-  const constants = { CAPPED: Number(cap !== undefined) };
-  const kernel = await gpu.kernel({ name: "scale", source, constants });
-  kernel.dispatch({
-    params: uniform([x.size], [factor, cap ?? 0]),
-    tensors: [x],
-    workgroups: Math.ceil(x.size / 64),
-  });
+	const constants = { CAPPED: Number(cap !== undefined) };
+	const kernel = await gpu.kernel({ name: "scale", source, constants });
+	kernel.dispatch({
+		params: uniform([x.size], [factor, cap ?? 0]),
+		tensors: [x],
+		workgroups: Math.ceil(x.size / 64),
+	});
 }

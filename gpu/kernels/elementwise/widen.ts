@@ -10,17 +10,17 @@ import source from "./widen.wgsl" with { type: "text" };
  * @returns A tensor of the same shape, f32, owned by the caller.
  */
 export async function widen(gpu: Gpu, stored: Tensor): Promise<Tensor> {
-  if (stored.dtype === "f32") return gpu.clone(stored);
-  const kernel = await gpu.kernel({
-    name: "widen",
-    source,
-    constants: { FORMAT: FORMATS[stored.dtype]! },
-  });
-  const out = gpu.empty(stored.shape);
-  kernel.dispatch({
-    params: uniform([stored.size]),
-    tensors: [stored, out],
-    workgroups: Math.ceil(stored.size / 128),
-  });
-  return out;
+	if (stored.dtype === "f32") return gpu.clone(stored);
+	const kernel = await gpu.kernel({
+		name: "widen",
+		source,
+		constants: { FORMAT: FORMATS[stored.dtype]! },
+	});
+	const out = gpu.empty(stored.shape);
+	kernel.dispatch({
+		params: uniform([stored.size]),
+		tensors: [stored, out],
+		workgroups: Math.ceil(stored.size / 128),
+	});
+	return out;
 }

@@ -13,19 +13,19 @@ import source from "./combine.wgsl" with { type: "text" };
  * @returns f32 `[tokens, width]`, owned by the caller.
  */
 export async function combine(
-  gpu: Gpu,
-  y: Tensor,
-  routing: Tensor,
-  residual: Tensor,
-  factor = 1,
+	gpu: Gpu,
+	y: Tensor,
+	routing: Tensor,
+	residual: Tensor,
+	factor = 1,
 ): Promise<Tensor> {
-  const [tokens, width] = residual.shape;
-  const kernel = await gpu.kernel({ name: "combine", source });
-  const out = gpu.empty([tokens, width]);
-  kernel.dispatch({
-    params: uniform([tokens, width, routing.shape[1] / 2], [factor]),
-    tensors: [y, routing, residual, out],
-    workgroups: Math.ceil(tokens * width / 64),
-  });
-  return out;
+	const [tokens, width] = residual.shape;
+	const kernel = await gpu.kernel({ name: "combine", source });
+	const out = gpu.empty([tokens, width]);
+	kernel.dispatch({
+		params: uniform([tokens, width, routing.shape[1] / 2], [factor]),
+		tensors: [y, routing, residual, out],
+		workgroups: Math.ceil(tokens * width / 64),
+	});
+	return out;
 }

@@ -7,40 +7,40 @@ import source from "./expert_matvec.wgsl" with { type: "text" };
 
 /** The products of a few vectors with the matrices of their experts. */
 export interface ExpertMatvec {
-  /** f32 `[vectors, cols]`, or one vector for every `perRow` of them. */
-  x: Tensor;
-  perRow: number;
-  vectors: number;
-  /** The experts of each token, then their weights, f32 `[tokens, 2 k]`. */
-  routing: Tensor;
-  /** Matrices `[rows, cols]` of f32, f16 or bf16, each from a multiple of `step` elements on. */
-  weights: Tensor;
-  step: number;
-  rows: number;
-  cols: number;
-  /** The matrix of each expert, u32 `[experts]`; 0xffffffff for an expert whose rows of `y` stay. */
-  places: Tensor;
-  /** f32 `[experts, rows]`. */
-  bias?: Tensor;
-  /** Receives the products, f32 `[vectors, rows]`. */
-  y: Tensor;
+	/** f32 `[vectors, cols]`, or one vector for every `perRow` of them. */
+	x: Tensor;
+	perRow: number;
+	vectors: number;
+	/** The experts of each token, then their weights, f32 `[tokens, 2 k]`. */
+	routing: Tensor;
+	/** Matrices `[rows, cols]` of f32, f16 or bf16, each from a multiple of `step` elements on. */
+	weights: Tensor;
+	step: number;
+	rows: number;
+	cols: number;
+	/** The matrix of each expert, u32 `[experts]`; 0xffffffff for an expert whose rows of `y` stay. */
+	places: Tensor;
+	/** f32 `[experts, rows]`. */
+	bias?: Tensor;
+	/** Receives the products, f32 `[vectors, rows]`. */
+	y: Tensor;
 }
 
 /** Queues products of vectors with the matrices of their experts, each of which is read once per vector. */
 export async function expertMatvec(
-  gpu: Gpu,
-  { x, perRow, vectors, routing, weights, step, rows, cols, places, bias, y }: ExpertMatvec,
+	gpu: Gpu,
+	{ x, perRow, vectors, routing, weights, step, rows, cols, places, bias, y }: ExpertMatvec,
 ): Promise<void> {
-  const kernel = await gpu.kernel(
-    withReduction(gpu, {
-      name: "expert_matvec",
-      source,
-      constants: { FORMAT: FORMATS[weights.dtype]!, HAS_BIAS: Number(bias !== undefined) },
-    }),
-  );
-  kernel.dispatch({
-    params: uniform([rows, cols, step, routing.shape[1] / 2, perRow]),
-    tensors: [x, weights, routing, places, bias ?? x, y],
-    workgroups: [rows, vectors],
-  });
+	const kernel = await gpu.kernel(
+		withReduction(gpu, {
+			name: "expert_matvec",
+			source,
+			constants: { FORMAT: FORMATS[weights.dtype]!, HAS_BIAS: Number(bias !== undefined) },
+		}),
+	);
+	kernel.dispatch({
+		params: uniform([rows, cols, step, routing.shape[1] / 2, perRow]),
+		tensors: [x, weights, routing, places, bias ?? x, y],
+		workgroups: [rows, vectors],
+	});
 }

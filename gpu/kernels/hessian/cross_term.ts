@@ -11,37 +11,37 @@ import { CHUNK } from "./hessian.ts";
  * @param cross f32 `[n, n]`.
  */
 export async function accumulateCrossTerm(
-  gpu: Gpu,
-  original: Tensor,
-  input: Tensor,
-  cross: Tensor,
-  factor: number,
+	gpu: Gpu,
+	original: Tensor,
+	input: Tensor,
+	cross: Tensor,
+	factor: number,
 ): Promise<void> {
-  const [tokens, n] = input.shape;
-  using lost = await difference(gpu, original, input);
-  for (let start = 0; start < tokens; start += CHUNK) {
-    await gemm(gpu, {
-      layout: "TN",
-      m: n,
-      n,
-      k: Math.min(CHUNK, tokens - start),
-      a: { tensor: lost, start: start * n },
-      b: { tensor: input, start: start * n },
-      c: cross,
-      alpha: factor,
-      accumulate: true,
-    });
-  }
+	const [tokens, n] = input.shape;
+	using lost = await difference(gpu, original, input);
+	for (let start = 0; start < tokens; start += CHUNK) {
+		await gemm(gpu, {
+			layout: "TN",
+			m: n,
+			n,
+			k: Math.min(CHUNK, tokens - start),
+			a: { tensor: lost, start: start * n },
+			b: { tensor: input, start: start * n },
+			c: cross,
+			alpha: factor,
+			accumulate: true,
+		});
+	}
 }
 
 /** A correction of weights with one input; disposing it frees what it is made of. */
 export interface Correction extends Disposable {
-  /**
-   * W* = W + strength · W C (UᵀU), as a new tensor of the shape of W.
-   *
-   * @param weight W, f32 `[rows, n]`.
-   */
-  apply(weight: Tensor): Promise<Tensor>;
+	/**
+	 * W* = W + strength · W C (UᵀU), as a new tensor of the shape of W.
+	 *
+	 * @param weight W, f32 `[rows, n]`.
+	 */
+	apply(weight: Tensor): Promise<Tensor>;
 }
 
 /**
@@ -52,35 +52,35 @@ export interface Correction extends Disposable {
  * @param rows The rows of all weights together: with more than n, C UᵀU is computed first.
  */
 export async function correction(
-  gpu: Gpu,
-  cross: Tensor,
-  factor: Tensor,
-  rows: number,
-  strength: number,
+	gpu: Gpu,
+	cross: Tensor,
+	factor: Tensor,
+	rows: number,
+	strength: number,
 ): Promise<Correction> {
-  const [n] = cross.shape;
-  const multiply = async (layout: "NN" | "NT", a: Tensor, b: Tensor, to?: Tensor) => {
-    const [m] = a.shape;
-    const c = gpu.empty([m, n]);
-    const alpha = to ? strength : 1;
-    await gemm(gpu, { layout, m, n, k: n, a, b, c, alpha, residual: to });
-    return c;
-  };
-  if (rows > n) {
-    using half = await multiply("NT", cross, factor);
-    const matrix = await multiply("NN", half, factor);
-    return {
-      apply: (weight) => multiply("NN", weight, matrix, weight),
-      [Symbol.dispose]: () => gpu.free(matrix),
-    };
-  }
-  return {
-    async apply(weight) {
-      const product = await multiply("NN", weight, cross);
-      using half = await multiply("NT", product, factor);
-      gpu.free(product);
-      return await multiply("NN", half, factor, weight);
-    },
-    [Symbol.dispose]() {},
-  };
+	const [n] = cross.shape;
+	const multiply = async (layout: "NN" | "NT", a: Tensor, b: Tensor, to?: Tensor) => {
+		const [m] = a.shape;
+		const c = gpu.empty([m, n]);
+		const alpha = to ? strength : 1;
+		await gemm(gpu, { layout, m, n, k: n, a, b, c, alpha, residual: to });
+		return c;
+	};
+	if (rows > n) {
+		using half = await multiply("NT", cross, factor);
+		const matrix = await multiply("NN", half, factor);
+		return {
+			apply: (weight) => multiply("NN", weight, matrix, weight),
+			[Symbol.dispose]: () => gpu.free(matrix),
+		};
+	}
+	return {
+		async apply(weight) {
+			const product = await multiply("NN", weight, cross);
+			using half = await multiply("NT", product, factor);
+			gpu.free(product);
+			return await multiply("NN", half, factor, weight);
+		},
+		[Symbol.dispose]() {},
+	};
 }

@@ -19,16 +19,16 @@ export const FACTOR_BLOCK = 64;
  * @param each Rows and columns per thread, 4 or 8.
  */
 export function factorBlockKernel(real: "f32" | "f64", each: 4 | 8): string {
-  const threads = FACTOR_BLOCK / each; // along each side
-  const groups = each / 4; // vectors in a thread's row
-  const entry = (name: string, i: number, j: number) => `${name}${i}_${j >> 2}.${XYZW[j & 3]}`;
-  const step = (r: number) => {
-    const side = r & 1;
-    const vector = (index: string) => `rows[${side}][${index}]`;
-    const place = (side: "x" | "y", g: number) => `${groups}u * t${side} + ${g}u`;
-    const subtract = (i: number) =>
-      repeat(groups, (g) => `d${i}_${g} += above${i >> 2}.${XYZW[i & 3]} * q${g};`);
-    return `{ // row k = ${each} * owner + ${r}
+	const threads = FACTOR_BLOCK / each; // along each side
+	const groups = each / 4; // vectors in a thread's row
+	const entry = (name: string, i: number, j: number) => `${name}${i}_${j >> 2}.${XYZW[j & 3]}`;
+	const step = (r: number) => {
+		const side = r & 1;
+		const vector = (index: string) => `rows[${side}][${index}]`;
+		const place = (side: "x" | "y", g: number) => `${groups}u * t${side} + ${g}u`;
+		const subtract = (i: number) =>
+			repeat(groups, (g) => `d${i}_${g} += above${i >> 2}.${XYZW[i & 3]} * q${g};`);
+		return `{ // row k = ${each} * owner + ${r}
       if (ty == owner) {
         ${repeat(groups, (g) => `var row${g} = c${r}_${g} - d${r}_${g};`)}
         if (tx == owner) {
@@ -43,10 +43,10 @@ export function factorBlockKernel(real: "f32" | "f64", each: 4 | 8): string {
       if (!good && failed == 0u) { failed = p.n - (p.start + ${each}u * owner + ${r}u); }
       let scale = real(1.0) / sqrt(select(real(1.0), pivot, good));
       ${
-      repeat(groups, (g) =>
-        `let q${g} = ${vector(place("x", g))} * scale;
+			repeat(groups, (g) =>
+				`let q${g} = ${vector(place("x", g))} * scale;
       let above${g} = ${vector(place("y", g))} * scale;`)
-    }
+		}
       if (tx == owner) {
         ${repeat(each, (i) => `${entry("c", i, r)} = real(0.0); ${entry("d", i, r)} = real(0.0);`)}
       }
@@ -56,10 +56,10 @@ export function factorBlockKernel(real: "f32" | "f64", each: 4 | 8): string {
         ${repeat(groups, (g) => `c${r}_${g} = q${g}; d${r}_${g} = real4();`)}
       }
     }`;
-  };
-  const vectors = (line: (i: number, g: number) => string) =>
-    repeat(each, (i) => repeat(groups, (g) => line(i, g)));
-  return `
+	};
+	const vectors = (line: (i: number, g: number) => string) =>
+		repeat(each, (i) => repeat(groups, (g) => line(i, g)));
+	return `
 alias real = ${real};
 alias real4 = vec4<real>;
 
@@ -87,12 +87,12 @@ fn main(@builtin(local_invocation_index) thread: u32) {
   let row = ${each}u * ty;
   let col = ${each}u * tx;
   ${
-    vectors((i, g) =>
-      `var c${i}_${g} = real4(${
-        [0, 1, 2, 3].map((j) => `load(row + ${i}u, col + ${4 * g + j}u)`).join(", ")
-      });`
-    )
-  }
+		vectors((i, g) =>
+			`var c${i}_${g} = real4(${
+				[0, 1, 2, 3].map((j) => `load(row + ${i}u, col + ${4 * g + j}u)`).join(", ")
+			});`
+		)
+	}
   var failed = 0u;
   for (var left = (p.size + ${each - 1}u) / ${each}u; left > 0u; left--) {
     let owner = left - 1u;
@@ -102,11 +102,11 @@ fn main(@builtin(local_invocation_index) thread: u32) {
   }
   if (thread == 0u && failed != 0u && status[0] == 0u) { status[0] = failed; }
   ${
-    vectors((i, g) =>
-      `U[(row + ${i}u) * ${FACTOR_BLOCK / 4}u + ${groups}u * tx + ${g}u] = select(real4(), ` +
-      `c${i}_${g}, col + vec4u(${[0, 1, 2, 3].map((j) => `${4 * g + j}u`)}) >= vec4u(row + ${i}u));`
-    )
-  }
+		vectors((i, g) =>
+			`U[(row + ${i}u) * ${FACTOR_BLOCK / 4}u + ${groups}u * tx + ${g}u] = select(real4(), ` +
+			`c${i}_${g}, col + vec4u(${[0, 1, 2, 3].map((j) => `${4 * g + j}u`)}) >= vec4u(row + ${i}u));`
+		)
+	}
 }
 `;
 }
@@ -118,7 +118,7 @@ const DEPTH = 16; // terms that are summed up by themselves
 
 /** A WGSL line per each of a thread's 8 x 2 vectors. */
 function each(line: (i: number, g: number) => string): string {
-  return repeat(8, (i) => [0, 1].map((g) => line(i, g)).join(" "));
+	return repeat(8, (i) => [0, 1].map((g) => line(i, g)).join(" "));
 }
 
 /**
@@ -126,17 +126,17 @@ function each(line: (i: number, g: number) => string): string {
  * `[DEPTH][cols / 4]`.
  */
 function multiply(rows: number, cols: number): string {
-  return `${each((i, g) => `var s${i}_${g} = vec4f();`)}
+	return `${each((i, g) => `var s${i}_${g} = vec4f();`)}
     ${
-    repeat(DEPTH, (k) =>
-      `{ ${
-        [0, 1].map((g) =>
-          `let a${g} = tile_a[${k}][ty + ${g * rows / 8}u]; ` +
-          `let b${g} = tile_b[${k}][tx + ${g * cols / 8}u];`
-        ).join(" ")
-      }
+		repeat(DEPTH, (k) =>
+			`{ ${
+				[0, 1].map((g) =>
+					`let a${g} = tile_a[${k}][ty + ${g * rows / 8}u]; ` +
+					`let b${g} = tile_b[${k}][tx + ${g * cols / 8}u];`
+				).join(" ")
+			}
     ${each((i, g) => `s${i}_${g} = fma(vec4f(a${i >> 2}.${XYZW[i & 3]}), b${g}, s${i}_${g});`)} }`)
-  }
+	}
     ${each((i, g) => `c${i}_${g} += s${i}_${g};`)}`;
 }
 
@@ -150,18 +150,18 @@ function multiply(rows: number, cols: number): string {
  * is no prefetching.
  */
 export function updateKernel(tile: { rows: number; cols: number } = UPDATE_TILE): string {
-  const { rows, cols } = tile;
-  const threadsX = cols / 8;
-  const threads = threadsX * rows / 8;
-  const fetch = (name: string, width: number, first: string) => {
-    const vectors = width / 4;
-    return repeat(DEPTH * vectors / threads, (q) =>
-      `{ let piece = thread + ${q * threads}u;
+	const { rows, cols } = tile;
+	const threadsX = cols / 8;
+	const threads = threadsX * rows / 8;
+	const fetch = (name: string, width: number, first: string) => {
+		const vectors = width / 4;
+		return repeat(DEPTH * vectors / threads, (q) =>
+			`{ let piece = thread + ${q * threads}u;
       let k = piece / ${vectors}u;
       let at = (k0 + k) * row_stride + (${first} >> 2u) + piece % ${vectors}u;
       ${name}[k][piece % ${vectors}u] = select(vec4f(), Q[at], k0 + k < p.k); }`);
-  };
-  return `
+	};
+	return `
 struct Params { m: u32, n: u32, k: u32, q_stride: u32, c_stride: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> Q: array<vec4f>;       // [k, q_stride]
@@ -191,11 +191,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     workgroupBarrier(); // everyone is done with the tiles
   }
   ${
-    each((i, g) =>
-      `put(m0 + ${(i >> 2) * rows / 2 + (i & 3)}u + ty * 4u, ` +
-      `n0 + ${g * cols / 2}u + tx * 4u, c${i}_${g});`
-    )
-  }
+		each((i, g) =>
+			`put(m0 + ${(i >> 2) * rows / 2 + (i & 3)}u + ty * 4u, ` +
+			`n0 + ${g * cols / 2}u + tx * 4u, c${i}_${g});`
+		)
+	}
 }
 `;
 }
@@ -209,18 +209,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
  * {@link updateKernel}; no other workgroup accesses the part of A that it replaces.
  */
 export function rowsKernel(): string {
-  const width = FACTOR_BLOCK / 4;
-  const turned = (name: string, value: (i: number) => string) =>
-    `{ let k = 4u * (thread % 4u);
+	const width = FACTOR_BLOCK / 4;
+	const turned = (name: string, value: (i: number) => string) =>
+		`{ let k = 4u * (thread % 4u);
       let at = thread / 4u;
       ${repeat(4, (i) => `let v${i} = ${value(i)};`)}
       ${
-      repeat(4, (j) =>
-        `${name}[k + ${j}u][at] = vec4f(${
-          [0, 1, 2, 3].map((i) => `v${i}.${XYZW[j]}`).join(", ")
-        });`)
-    } }`;
-  return `
+			repeat(4, (j) =>
+				`${name}[k + ${j}u][at] = vec4f(${
+					[0, 1, 2, 3].map((i) => `v${i}.${XYZW[j]}`).join(", ")
+				});`)
+		} }`;
+	return `
 struct Params { n: u32, start: u32, size: u32, q_stride: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> U: array<vec4f>;       // [64, 64]
@@ -253,27 +253,27 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     ${turned("tile_a", (i) => `U[((4u * at + ${i}u) * ${FACTOR_BLOCK}u + k0 + k) >> 2u]`)}
     if (before) {
       ${
-    turned("tile_b", (i) =>
-      `select(vec4f(), A[((n0 + 4u * at + ${i}u) * p.n + p.start + k0 + k) >> 2u], k0 + k < p.size)`)
-  }
+		turned("tile_b", (i) =>
+			`select(vec4f(), A[((n0 + 4u * at + ${i}u) * p.n + p.start + k0 + k) >> 2u], k0 + k < p.size)`)
+	}
     } else {
       ${
-    repeat(4, (q) =>
-      `{ let k = ${4 * q}u + thread / ${width}u;
+		repeat(4, (q) =>
+			`{ let k = ${4 * q}u + thread / ${width}u;
       let at = ((p.start + k0 + k) * p.n + n0) >> 2u;
       tile_b[k][thread % ${width}u] = select(vec4f(), A[at + thread % ${width}u], k0 + k < p.size); }`)
-  }
+	}
     }
     workgroupBarrier();
     ${multiply(FACTOR_BLOCK, FACTOR_BLOCK)}
     workgroupBarrier(); // everyone is done with the tiles, and with A
   }
   ${
-    each((i, g) =>
-      `put(${(i >> 2) * FACTOR_BLOCK / 2 + (i & 3)}u + ty * 4u, ` +
-      `n0 + ${g * FACTOR_BLOCK / 2}u + tx * 4u, before, c${i}_${g});`
-    )
-  }
+		each((i, g) =>
+			`put(${(i >> 2) * FACTOR_BLOCK / 2 + (i & 3)}u + ty * 4u, ` +
+			`n0 + ${g * FACTOR_BLOCK / 2}u + tx * 4u, before, c${i}_${g});`
+		)
+	}
   if (!before) { return; }
   for (var piece = thread; piece < ${FACTOR_BLOCK * width}u; piece += 64u) {
     let col = 4u * (piece % ${width}u);

@@ -27,84 +27,84 @@ export type MatrixLayout = Exclude<GemmLayout, "NN">;
  * @param tile Rows and columns of C per workgroup; smaller in tests.
  */
 export function matrixKernel(
-  layout: MatrixLayout,
-  storages: Pick<Storages, "c" | "r">,
-  unit: number,
-  inPlace: boolean,
-  tile = MATRIX_TILE,
+	layout: MatrixLayout,
+	storages: Pick<Storages, "c" | "r">,
+	unit: number,
+	inPlace: boolean,
+	tile = MATRIX_TILE,
 ): string {
-  const quarter = tile / 2;
-  const fragments = quarter / 16;
-  /** vec4u (of eight halves) that a thread moves per operand and step. */
-  const moved = tile * MATRIX_DEPTH / 8 / THREADS;
-  const isTransposed = layout === "TN"; // k is the slow dimension of both
-  const [tileRows, tileCols] = isTransposed ? [MATRIX_DEPTH, tile] : [tile, MATRIX_DEPTH];
-  const stride = tileCols + 8;
-  const across = tileCols / 8;
-  // The place of a fragment is the subgroup's times a constant, plus a constant: then compilers see that
-  // loads stay in bounds, and drop the checks, which cost a third of the rate.
-  const at = (subgroup: string, row: number, k: number) =>
-    isTransposed
-      ? `${subgroup} * ${quarter / 8}u + ${(k * stride + row) / 8}u`
-      : `${subgroup} * ${quarter * stride / 8}u + ${(row * stride + k) / 8}u`;
-  /** Rows of a tile that the threads move at a time. */
-  const together = THREADS / across;
-  const fetch = (name: string) =>
-    repeat(moved, (i) => `r${name}${i} = ${name}[at${name} + ${i * together}u * width${name}];`);
-  const put = (name: string) =>
-    repeat(moved, (i) => `s${name}[own + ${i * together * stride / 8}u] = r${name}${i};`);
-  const place = (name: "A" | "B", first: string) => {
-    const operand = name.toLowerCase();
-    const row = isTransposed ? "" : `${first} + `;
-    const col = isTransposed ? `${first} / 8u + ` : "";
-    return `let width${name} = p.${operand}_stride / 8u;
+	const quarter = tile / 2;
+	const fragments = quarter / 16;
+	/** vec4u (of eight halves) that a thread moves per operand and step. */
+	const moved = tile * MATRIX_DEPTH / 8 / THREADS;
+	const isTransposed = layout === "TN"; // k is the slow dimension of both
+	const [tileRows, tileCols] = isTransposed ? [MATRIX_DEPTH, tile] : [tile, MATRIX_DEPTH];
+	const stride = tileCols + 8;
+	const across = tileCols / 8;
+	// The place of a fragment is the subgroup's times a constant, plus a constant: then compilers see that
+	// loads stay in bounds, and drop the checks, which cost a third of the rate.
+	const at = (subgroup: string, row: number, k: number) =>
+		isTransposed
+			? `${subgroup} * ${quarter / 8}u + ${(k * stride + row) / 8}u`
+			: `${subgroup} * ${quarter * stride / 8}u + ${(row * stride + k) / 8}u`;
+	/** Rows of a tile that the threads move at a time. */
+	const together = THREADS / across;
+	const fetch = (name: string) =>
+		repeat(moved, (i) => `r${name}${i} = ${name}[at${name} + ${i * together}u * width${name}];`);
+	const put = (name: string) =>
+		repeat(moved, (i) => `s${name}[own + ${i * together * stride / 8}u] = r${name}${i};`);
+	const place = (name: "A" | "B", first: string) => {
+		const operand = name.toLowerCase();
+		const row = isTransposed ? "" : `${first} + `;
+		const col = isTransposed ? `${first} / 8u + ` : "";
+		return `let width${name} = p.${operand}_stride / 8u;
   var at${name} = p.${operand}_start / 8u + (${row}lane / ${across}u) * width${name} + ${col}lane % ${across}u;
   let step${name} = ${isTransposed ? `${MATRIX_DEPTH}u * width${name}` : `${MATRIX_DEPTH / 8}u`};`;
-  };
-  const [left, right] = isTransposed ? ["col_major", "row_major"] : ["row_major", "col_major"];
-  const load = (type: string, order: string, array: string, place: string) =>
-    `subgroupMatrixLoad<${type}, ${order}>(&${array}, ${place}, ${stride / unit}u)`;
-  const multiply = repeat(MATRIX_DEPTH / 16, (step) => {
-    const k = step * 16;
-    return `{
+	};
+	const [left, right] = isTransposed ? ["col_major", "row_major"] : ["row_major", "col_major"];
+	const load = (type: string, order: string, array: string, place: string) =>
+		`subgroupMatrixLoad<${type}, ${order}>(&${array}, ${place}, ${stride / unit}u)`;
+	const multiply = repeat(MATRIX_DEPTH / 16, (step) => {
+		const k = step * 16;
+		return `{
       ${repeat(fragments, (i) => `let a${i} = ${load("Left", left, "sA", at("low", i * 16, k))};`)}
       ${
-      repeat(fragments, (j) =>
-        `{ let b = ${load("Right", right, "sB", at("right", j * 16, k))};
+			repeat(fragments, (j) =>
+				`{ let b = ${load("Right", right, "sB", at("right", j * 16, k))};
         ${
-          repeat(
-            fragments,
-            (i) => `c${i}_${j} = subgroupMatrixMultiplyAccumulate(a${i}, b, c${i}_${j});`,
-          )
-        } }`)
-    }
+					repeat(
+						fragments,
+						(i) => `c${i}_${j} = subgroupMatrixMultiplyAccumulate(a${i}, b, c${i}_${j});`,
+					)
+				} }`)
+		}
     }`;
-  });
-  const sums = repeat(fragments, (i) => repeat(fragments, (j) => `var c${i}_${j} = Sum();`));
-  // Through global memory, which the caches hold: stores to workgroup memory halve the rate.
-  const target = inPlace ? "C" : "T";
-  const [origin, width] = inPlace
-    ? ["p.c_start + (m0 + rows) * p.c_stride + n0 + cols", "p.c_stride"]
-    : ["(m0 + rows) * padded + n0 + cols", "padded"];
-  const store = repeat(
-    fragments,
-    (i) =>
-      repeat(
-        fragments,
-        (j) =>
-          `subgroupMatrixStore<row_major>(&${target}, origin + ${16 * i}u * ${width} + ${
-            16 * j
-          }u, c${i}_${j}, ${width});`,
-      ),
-  );
-  return `${prelude({ storages: { ...ALL_F32, ...storages }, aligned: !inPlace, halves: true })}
+	});
+	const sums = repeat(fragments, (i) => repeat(fragments, (j) => `var c${i}_${j} = Sum();`));
+	// Through global memory, which the caches hold: stores to workgroup memory halve the rate.
+	const target = inPlace ? "C" : "T";
+	const [origin, width] = inPlace
+		? ["p.c_start + (m0 + rows) * p.c_stride + n0 + cols", "p.c_stride"]
+		: ["(m0 + rows) * padded + n0 + cols", "padded"];
+	const store = repeat(
+		fragments,
+		(i) =>
+			repeat(
+				fragments,
+				(j) =>
+					`subgroupMatrixStore<row_major>(&${target}, origin + ${16 * i}u * ${width} + ${
+						16 * j
+					}u, c${i}_${j}, ${width});`,
+			),
+	);
+	return `${prelude({ storages: { ...ALL_F32, ...storages }, aligned: !inPlace, halves: true })}
 @group(0) @binding(6) var<storage, read> a_scale: array<f32>; // [m], powers of two
 @group(0) @binding(7) var<storage, read> b_scale: array<f32>; // [n], padded to whole tiles
 ${
-    inPlace
-      ? ""
-      : "@group(0) @binding(8) var<storage, read_write> T: array<f32>; // [m, n], padded to whole tiles"
-  }
+		inPlace
+			? ""
+			: "@group(0) @binding(8) var<storage, read_write> T: array<f32>; // [m, n], padded to whole tiles"
+	}
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
@@ -180,7 +180,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
  * `[16, 64]`.
  */
 export function unitKernel(unit: number): string {
-  return `
+	return `
 @group(0) @binding(0) var<storage, read> A: array<vec4u>;
 @group(0) @binding(1) var<storage, read> B: array<vec4u>;
 @group(0) @binding(2) var<storage, read_write> C: array<f32>;

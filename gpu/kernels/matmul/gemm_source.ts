@@ -15,10 +15,10 @@ export type Storage = Extract<Dtype, "f32" | "f16" | "bf16">;
 
 /** The storage formats of a product: factors a and b, result c and residual r. */
 export interface Storages {
-  a: Storage;
-  b: Storage;
-  c: Exclude<Storage, "bf16">;
-  r: Storage;
+	a: Storage;
+	b: Storage;
+	c: Exclude<Storage, "bf16">;
+	r: Storage;
 }
 
 /** Everything in f32. */
@@ -40,21 +40,21 @@ struct Params {
 
 /** The WGSL element type of a matrix array: four adjacent values if rows are aligned, else a word. */
 export function elementType(storage: Storage, aligned: boolean): string {
-  if (storage === "f32") return aligned ? "vec4f" : "f32";
-  return aligned ? "vec2u" : "u32";
+	if (storage === "f32") return aligned ? "vec4f" : "f32";
+	return aligned ? "vec2u" : "u32";
 }
 
 /** WGSL for four adjacent values as f32, from an element of {@link elementType} for aligned rows. */
 export function widened(storage: Storage, value: string): string {
-  return storage === "f32" ? value : `widen_${storage}(${value})`;
+	return storage === "f32" ? value : `widen_${storage}(${value})`;
 }
 
 /** WGSL for four adjacent values from element `index`, a multiple of four if rows are aligned. */
 export function load(array: string, storage: Storage, aligned: boolean, index: string): string {
-  if (aligned) return widened(storage, `${array}[(${index}) >> 2u]`);
-  const one = (at: string) =>
-    storage === "f32" ? `${array}[${at}]` : `half_${storage}(${array}[(${at}) >> 1u], ${at})`;
-  return `vec4f(${[0, 1, 2, 3].map((i) => one(`${index} + ${i}u`)).join(", ")})`;
+	if (aligned) return widened(storage, `${array}[(${index}) >> 2u]`);
+	const one = (at: string) =>
+		storage === "f32" ? `${array}[${at}]` : `half_${storage}(${array}[(${at}) >> 1u], ${at})`;
+	return `vec4f(${[0, 1, 2, 3].map((i) => one(`${index} + ${i}u`)).join(", ")})`;
 }
 
 /** WGSL functions that unpack four values, or one, from words of two. */
@@ -81,38 +81,38 @@ fn narrow_f16(v: vec4f) -> vec2u {
 
 /** The options of {@link prelude}. */
 export interface PreludeOptions {
-  storages: Storages;
-  /** Whether every row starts at a multiple of four elements and the columns are a multiple of four. */
-  aligned: boolean;
-  /** Whether C consists of whole tiles, so that there are no bounds checks. */
-  whole?: boolean;
-  /** The {@link GEMM_FLAGS}, if they are known at compile time. */
-  flags?: number;
-  /** Whether A and B are arrays of eight f16 each, which the kernel reads by itself. */
-  halves?: boolean;
-  /**
-   * Whether the product is a grouped one: a tile has rows of one expert. `put` then takes the expert, the
-   * end of the tile, and the place of a row in the order of pairs, in which the rows of C are.
-   */
-  grouped?: boolean;
+	storages: Storages;
+	/** Whether every row starts at a multiple of four elements and the columns are a multiple of four. */
+	aligned: boolean;
+	/** Whether C consists of whole tiles, so that there are no bounds checks. */
+	whole?: boolean;
+	/** The {@link GEMM_FLAGS}, if they are known at compile time. */
+	flags?: number;
+	/** Whether A and B are arrays of eight f16 each, which the kernel reads by itself. */
+	halves?: boolean;
+	/**
+	 * Whether the product is a grouped one: a tile has rows of one expert. `put` then takes the expert, the
+	 * end of the tile, and the place of a row in the order of pairs, in which the rows of C are.
+	 */
+	grouped?: boolean;
 }
 
 /** WGSL bindings, parameters and the function `put`, which finishes four adjacent entries of C. */
 export function prelude(
-  { storages, aligned, whole = false, flags: known, halves = false, grouped = false }:
-    PreludeOptions,
+	{ storages, aligned, whole = false, flags: known, halves = false, grouped = false }:
+		PreludeOptions,
 ): string {
-  const { a, b, c, r } = storages;
-  const extra = (name: keyof typeof GEMM_FLAGS, text: string) => {
-    const flag = GEMM_FLAGS[name];
-    if (known === undefined) return `if ((p.flags & ${flag}u) != 0u) { ${text} }`;
-    return known & flag ? `{ ${text} }` : "";
-  };
-  const store = aligned
-    ? `C[at >> 2u] = ${c === "f16" ? "narrow_f16(v)" : "v"};`
-    : repeat(4, (i) => `if (col + ${i}u < p.n) { C[at + ${i}u] = v.${XYZW[i]}; }`);
-  if (grouped) return groupedPrelude(storages, aligned, store);
-  return `${GEMM_PARAMS}
+	const { a, b, c, r } = storages;
+	const extra = (name: keyof typeof GEMM_FLAGS, text: string) => {
+		const flag = GEMM_FLAGS[name];
+		if (known === undefined) return `if ((p.flags & ${flag}u) != 0u) { ${text} }`;
+		return known & flag ? `{ ${text} }` : "";
+	};
+	const store = aligned
+		? `C[at >> 2u] = ${c === "f16" ? "narrow_f16(v)" : "v"};`
+		: repeat(4, (i) => `if (col + ${i}u < p.n) { C[at + ${i}u] = v.${XYZW[i]}; }`);
+	if (grouped) return groupedPrelude(storages, aligned, store);
+	return `${GEMM_PARAMS}
 @group(0) @binding(1) var<storage, read> A: array<${halves ? "vec4u" : elementType(a, aligned)}>;
 @group(0) @binding(2) var<storage, read> B: array<${halves ? "vec4u" : elementType(b, aligned)}>;
 @group(0) @binding(3) var<storage, read_write> C: array<${elementType(c, aligned)}>; // [m, n]
@@ -120,9 +120,9 @@ export function prelude(
 @group(0) @binding(5) var<storage, read> R: array<${elementType(r, aligned)}>;       // [m, n]
 ${Object.values(storages).every((storage) => storage === "f32") ? "" : WIDEN}
 ${
-    halves ? "" : `fn load_a(index: u32) -> vec4f { return ${load("A", a, aligned, "index")}; }
+		halves ? "" : `fn load_a(index: u32) -> vec4f { return ${load("A", a, aligned, "index")}; }
 fn load_b(index: u32) -> vec4f { return ${load("B", b, aligned, "index")}; }`
-  }
+	}
 
 fn put(row: u32, col: u32, sum: vec4f) {
   ${whole ? "" : "if (row >= p.m || col >= p.n) { return; }"}
@@ -130,11 +130,11 @@ fn put(row: u32, col: u32, sum: vec4f) {
   let at = p.c_start + row * p.c_stride + col;
   ${extra("bias", `v += ${load("bias", "f32", aligned, "col")};`)}
   ${
-    extra(
-      "residual",
-      `let r = p.r_start + row * p.r_stride + col; v += ${load("R", r, aligned, "r")};`,
-    )
-  }
+		extra(
+			"residual",
+			`let r = p.r_start + row * p.r_stride + col; v += ${load("R", r, aligned, "r")};`,
+		)
+	}
   ${extra("accumulate", `v += ${load("C", c, aligned, "at")};`)}
   ${store}
 }
@@ -143,24 +143,24 @@ fn put(row: u32, col: u32, sum: vec4f) {
 
 /** {@link prelude} of a grouped product, see `grouped_gemm.ts`. */
 function groupedPrelude({ a, b }: Storages, aligned: boolean, store: string): string {
-  return `
+	return `
 struct Params {
   n: u32, k: u32, has_bias: u32, per_row: u32,
   a_stride: u32, b_stride: u32, b_step: u32, c_stride: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> A: array<${
-    elementType(a, aligned)
-  }>; // [pairs / per_row, k]
+		elementType(a, aligned)
+	}>; // [pairs / per_row, k]
 @group(0) @binding(2) var<storage, read> B: array<${
-    elementType(b, aligned)
-  }>; // matrices [n, k], b_step apart
+		elementType(b, aligned)
+	}>; // matrices [n, k], b_step apart
 @group(0) @binding(3) var<storage, read_write> C: array<${
-    elementType("f32", aligned)
-  }>; // [pairs, n]
+		elementType("f32", aligned)
+	}>; // [pairs, n]
 @group(0) @binding(4) var<storage, read> bias: array<${
-    elementType("f32", aligned)
-  }>; // [experts, n]
+		elementType("f32", aligned)
+	}>; // [experts, n]
 @group(0) @binding(5) var<storage, read> order: array<u32>;  // [pairs]
 @group(0) @binding(6) var<storage, read> tiles: array<u32>;  // [3 tiles + 1]
 @group(0) @binding(7) var<storage, read> places: array<u32>; // [experts], the matrix of each
@@ -190,11 +190,11 @@ fn put(expert: u32, end: u32, place: u32, col: u32, sum: vec4f) {
  * @param storages Of C, which is f32 unless rows are aligned, and the residual.
  */
 export function finishKernel(
-  aligned: boolean,
-  flags: number,
-  { c, r }: Pick<Storages, "c" | "r"> = ALL_F32,
+	aligned: boolean,
+	flags: number,
+	{ c, r }: Pick<Storages, "c" | "r"> = ALL_F32,
 ): string {
-  return `${prelude({ storages: { a: "f32", b: "f32", c, r }, aligned, flags })}
+	return `${prelude({ storages: { a: "f32", b: "f32", c, r }, aligned, flags })}
 @compute @workgroup_size(16, 4)
 fn main(@builtin(global_invocation_id) id: vec3u) {
   let row = id.y;

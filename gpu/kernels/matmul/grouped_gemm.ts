@@ -4,12 +4,12 @@ import type { Tensor } from "../../tensor.ts";
 import type { SortedPairs } from "../experts/sort_pairs.ts";
 import { ALL_F32 } from "./gemm_source.ts";
 import {
-  type GemmFit,
-  tileKernel,
-  tileKernelBytes,
-  tileName,
-  type TileShape,
-  tileThreads,
+	type GemmFit,
+	tileKernel,
+	tileKernelBytes,
+	tileName,
+	type TileShape,
+	tileThreads,
 } from "./gemm_tile_source.ts";
 
 /**
@@ -17,9 +17,9 @@ import {
  * adapters, whose compilers take long for more.
  */
 export const GROUPED_TILES: readonly TileShape[] = [
-  { rows: 128, cols: 128, depth: 16, threadRows: 8, threadCols: 8 },
-  { rows: 64, cols: 64, depth: 16, threadRows: 8, threadCols: 8 },
-  { rows: 16, cols: 32, depth: 8, threadRows: 4, threadCols: 4 },
+	{ rows: 128, cols: 128, depth: 16, threadRows: 8, threadCols: 8 },
+	{ rows: 64, cols: 64, depth: 16, threadRows: 8, threadCols: 8 },
+	{ rows: 16, cols: 32, depth: 8, threadRows: 4, threadCols: 4 },
 ];
 const [LARGE, SMALL, SOFTWARE] = GROUPED_TILES;
 
@@ -28,35 +28,35 @@ const MANY_PAIRS = 96;
 
 /** The matrices of a grouped product. */
 export interface GroupedGemm {
-  /** The input, f32 `[tokens, k]`, or `[pairs, k]` if each pair has a row of its own. */
-  x: Tensor;
-  /** Whether each pair has a row of its own in `x`. */
-  each: boolean;
-  pairs: SortedPairs;
-  /** Matrices `[rows, cols]` of f32, f16 or bf16, each from a multiple of `step` elements on. */
-  weights: Tensor;
-  step: number;
-  rows: number;
-  cols: number;
-  /** The matrix of each expert, u32 `[experts]`; 0xffffffff for an expert whose rows of `y` stay. */
-  places: Tensor;
-  /** f32 `[experts, rows]`. */
-  bias?: Tensor;
-  /** Receives the product of each pair with the matrix of its expert, f32 `[pairs, rows]`. */
-  y: Tensor;
+	/** The input, f32 `[tokens, k]`, or `[pairs, k]` if each pair has a row of its own. */
+	x: Tensor;
+	/** Whether each pair has a row of its own in `x`. */
+	each: boolean;
+	pairs: SortedPairs;
+	/** Matrices `[rows, cols]` of f32, f16 or bf16, each from a multiple of `step` elements on. */
+	weights: Tensor;
+	step: number;
+	rows: number;
+	cols: number;
+	/** The matrix of each expert, u32 `[experts]`; 0xffffffff for an expert whose rows of `y` stay. */
+	places: Tensor;
+	/** f32 `[experts, rows]`. */
+	bias?: Tensor;
+	/** Receives the product of each pair with the matrix of its expert, f32 `[pairs, rows]`. */
+	y: Tensor;
 }
 
 /** The rows of the tiles that suit so many pairs. */
 export function groupedTileRows(gpu: Gpu, pairs: number, experts: number): number {
-  return tileFor(gpu, pairs, experts).rows;
+	return tileFor(gpu, pairs, experts).rows;
 }
 
 function tileFor(gpu: Gpu, pairs: number, experts: number): TileShape {
-  if (gpu.software) return SOFTWARE;
-  const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
-  const isPossible = tileThreads(LARGE) <= maxComputeInvocationsPerWorkgroup &&
-    tileKernelBytes("NT", LARGE, "whole") <= maxComputeWorkgroupStorageSize;
-  return isPossible && pairs >= MANY_PAIRS * experts ? LARGE : SMALL;
+	if (gpu.software) return SOFTWARE;
+	const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = gpu.device.limits;
+	const isPossible = tileThreads(LARGE) <= maxComputeInvocationsPerWorkgroup &&
+		tileKernelBytes("NT", LARGE, "whole") <= maxComputeWorkgroupStorageSize;
+	return isPossible && pairs >= MANY_PAIRS * experts ? LARGE : SMALL;
 }
 
 /**
@@ -65,32 +65,32 @@ function tileFor(gpu: Gpu, pairs: number, experts: number): TileShape {
  * product with the matrix alone, bit by bit.
  */
 export async function groupedGemm(
-  gpu: Gpu,
-  { x, each, pairs, weights, step, rows, cols, places, bias, y }: GroupedGemm,
+	gpu: Gpu,
+	{ x, each, pairs, weights, step, rows, cols, places, bias, y }: GroupedGemm,
 ): Promise<void> {
-  const tile = GROUPED_TILES.find(({ rows }) => rows === pairs.tileRows)!;
-  const storages = { ...ALL_F32, b: weights.dtype as "f32" };
-  const isAligned = [rows, cols, step].every((value) => value % 4 === 0);
-  const isWhole = isAligned && rows % tile.cols === 0 && cols % tile.depth === 0;
-  const { maxComputeWorkgroupStorageSize: most } = gpu.device.limits;
-  const isPaired = cols % (2 * tile.depth) === 0 && tileKernelBytes("NT", tile, "paired") <= most;
-  const fit: GemmFit = !isAligned ? "any" : !isWhole ? "aligned" : isPaired ? "paired" : "whole";
-  const kernel = await gpu.kernel({
-    name: `grouped_gemm_${tileName(tile)}_${fit}_${weights.dtype}`,
-    source: () => tileKernel("NT", tile, fit, storages, true),
-  });
-  kernel.dispatch({
-    params: uniform([
-      rows,
-      cols,
-      Number(bias !== undefined),
-      each ? 1 : pairs.k,
-      cols,
-      cols,
-      step,
-      rows,
-    ]),
-    tensors: [x, weights, y, bias ?? x, pairs.order, pairs.tiles, places],
-    workgroups: [Math.ceil(rows / tile.cols), pairs.mostTiles],
-  });
+	const tile = GROUPED_TILES.find(({ rows }) => rows === pairs.tileRows)!;
+	const storages = { ...ALL_F32, b: weights.dtype as "f32" };
+	const isAligned = [rows, cols, step].every((value) => value % 4 === 0);
+	const isWhole = isAligned && rows % tile.cols === 0 && cols % tile.depth === 0;
+	const { maxComputeWorkgroupStorageSize: most } = gpu.device.limits;
+	const isPaired = cols % (2 * tile.depth) === 0 && tileKernelBytes("NT", tile, "paired") <= most;
+	const fit: GemmFit = !isAligned ? "any" : !isWhole ? "aligned" : isPaired ? "paired" : "whole";
+	const kernel = await gpu.kernel({
+		name: `grouped_gemm_${tileName(tile)}_${fit}_${weights.dtype}`,
+		source: () => tileKernel("NT", tile, fit, storages, true),
+	});
+	kernel.dispatch({
+		params: uniform([
+			rows,
+			cols,
+			Number(bias !== undefined),
+			each ? 1 : pairs.k,
+			cols,
+			cols,
+			step,
+			rows,
+		]),
+		tensors: [x, weights, y, bias ?? x, pairs.order, pairs.tiles, places],
+		workgroups: [Math.ceil(rows / tile.cols), pairs.mostTiles],
+	});
 }

@@ -6,11 +6,11 @@ import { elementType, load, type Storage, WIDEN } from "./gemm_source.ts";
 
 /** A matrix in f16, padded by zeros, whose rows or columns have power-of-two scales. */
 export interface Halves extends Disposable {
-  /** u32 words of two f16, row-major `[paddedRows, paddedCols]`. */
-  words: Tensor;
-  paddedCols: number;
-  /** f32, one per row or column, padded: the matrix is words · scale. */
-  scales: Tensor;
+	/** u32 words of two f16, row-major `[paddedRows, paddedCols]`. */
+	words: Tensor;
+	paddedCols: number;
+	/** f32, one per row or column, padded: the matrix is words · scale. */
+	scales: Tensor;
 }
 
 /**
@@ -22,63 +22,63 @@ export interface Halves extends Disposable {
  * @param multiples The numbers whose multiples rows and columns are padded to; even.
  */
 export async function halve(
-  gpu: Gpu,
-  by: "row" | "column",
-  matrix: Placed,
-  [rows, cols]: readonly [number, number],
-  multiples: readonly [number, number],
+	gpu: Gpu,
+	by: "row" | "column",
+	matrix: Placed,
+	[rows, cols]: readonly [number, number],
+	multiples: readonly [number, number],
 ): Promise<Halves> {
-  const [paddedRows, paddedCols] = [rows, cols].map((length, i) =>
-    Math.ceil(length / multiples[i]) * multiples[i]
-  );
-  const { tensor, start, stride } = matrix;
-  const storage = tensor.dtype as Storage;
-  const aligned = [start, stride, cols].every((value) => value % 4 === 0);
-  const words = gpu.empty([paddedRows, paddedCols / 2], "u32");
-  const scales = gpu.empty([by === "row" ? paddedRows : paddedCols]);
-  const params = uniform([rows, cols, start, stride, paddedRows, paddedCols]);
-  const name = `${storage}_${aligned ? "aligned" : "any"}`;
-  if (by === "row") {
-    const kernel = await gpu.kernel({
-      name: `halve_rows_${name}`,
-      source: () => rowsSource(storage, aligned),
-    });
-    kernel.dispatch({ params, tensors: [tensor, words, scales], workgroups: paddedRows });
-  } else {
-    using largest = gpu.zeros([paddedCols], "u32");
-    const find = await gpu.kernel({
-      name: `largest_columns_${name}`,
-      source: () => largestSource(storage, aligned),
-    });
-    const across = Math.ceil(paddedCols / 256);
-    find.dispatch({
-      params,
-      tensors: [tensor, largest],
-      workgroups: [across, Math.ceil(rows / SLAB)],
-    });
-    const round = await gpu.kernel({
-      name: `halve_columns_${name}`,
-      source: () => columnsSource(storage, aligned),
-    });
-    round.dispatch({
-      params,
-      tensors: [tensor, words, scales, largest],
-      workgroups: [across, Math.ceil(paddedRows / 4)],
-    });
-  }
-  return {
-    words,
-    paddedCols,
-    scales,
-    [Symbol.dispose]: () => gpu.free(words, scales),
-  };
+	const [paddedRows, paddedCols] = [rows, cols].map((length, i) =>
+		Math.ceil(length / multiples[i]) * multiples[i]
+	);
+	const { tensor, start, stride } = matrix;
+	const storage = tensor.dtype as Storage;
+	const aligned = [start, stride, cols].every((value) => value % 4 === 0);
+	const words = gpu.empty([paddedRows, paddedCols / 2], "u32");
+	const scales = gpu.empty([by === "row" ? paddedRows : paddedCols]);
+	const params = uniform([rows, cols, start, stride, paddedRows, paddedCols]);
+	const name = `${storage}_${aligned ? "aligned" : "any"}`;
+	if (by === "row") {
+		const kernel = await gpu.kernel({
+			name: `halve_rows_${name}`,
+			source: () => rowsSource(storage, aligned),
+		});
+		kernel.dispatch({ params, tensors: [tensor, words, scales], workgroups: paddedRows });
+	} else {
+		using largest = gpu.zeros([paddedCols], "u32");
+		const find = await gpu.kernel({
+			name: `largest_columns_${name}`,
+			source: () => largestSource(storage, aligned),
+		});
+		const across = Math.ceil(paddedCols / 256);
+		find.dispatch({
+			params,
+			tensors: [tensor, largest],
+			workgroups: [across, Math.ceil(rows / SLAB)],
+		});
+		const round = await gpu.kernel({
+			name: `halve_columns_${name}`,
+			source: () => columnsSource(storage, aligned),
+		});
+		round.dispatch({
+			params,
+			tensors: [tensor, words, scales, largest],
+			workgroups: [across, Math.ceil(paddedRows / 4)],
+		});
+	}
+	return {
+		words,
+		paddedCols,
+		scales,
+		[Symbol.dispose]: () => gpu.free(words, scales),
+	};
 }
 
 /** Rows of which a thread of the search for the largest magnitudes takes its columns. */
 const SLAB = 128;
 
 function shared(storage: Storage, aligned: boolean): string {
-  return `
+	return `
 struct Params { rows: u32, cols: u32, start: u32, stride: u32, padded_rows: u32, padded_cols: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> X: array<${elementType(storage, aligned)}>;
@@ -88,12 +88,12 @@ fn values(row: u32, col: u32) -> vec4f {
   if (row >= p.rows || col >= p.cols) { return vec4f(); }
   let index = p.start + row * p.stride + col;
   ${
-    aligned
-      ? `return ${load("X", storage, true, "index")};`
-      : `let v = ${
-        load("X", storage, false, "index")
-      };\n  return select(vec4f(), v, vec4u(col, col + 1u, col + 2u, col + 3u) < vec4u(p.cols));`
-  }
+		aligned
+			? `return ${load("X", storage, true, "index")};`
+			: `let v = ${
+				load("X", storage, false, "index")
+			};\n  return select(vec4f(), v, vec4u(col, col + 1u, col + 2u, col + 3u) < vec4u(p.cols));`
+	}
 }
 fn largest_of(v: vec4f) -> f32 {
   let a = abs(v);
@@ -112,7 +112,7 @@ fn halves(v: vec4f) -> vec2u { return vec2u(pack2x16float(v.xy), pack2x16float(v
 
 /** One workgroup per row. */
 function rowsSource(storage: Storage, aligned: boolean): string {
-  return `${shared(storage, aligned)}
+	return `${shared(storage, aligned)}
 @group(0) @binding(2) var<storage, read_write> H: array<vec2u>;
 @group(0) @binding(3) var<storage, read_write> scales: array<f32>;
 var<workgroup> parts: array<f32, 128>;
@@ -141,7 +141,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 
 /** The bits of the largest magnitude of each column, which order like the magnitudes. */
 function largestSource(storage: Storage, aligned: boolean): string {
-  return `${shared(storage, aligned)}
+	return `${shared(storage, aligned)}
 @group(0) @binding(2) var<storage, read_write> largest: array<atomic<u32>>;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -160,7 +160,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 }
 
 function columnsSource(storage: Storage, aligned: boolean): string {
-  return `${shared(storage, aligned)}
+	return `${shared(storage, aligned)}
 @group(0) @binding(2) var<storage, read_write> H: array<vec2u>;
 @group(0) @binding(3) var<storage, read_write> scales: array<f32>;
 @group(0) @binding(4) var<storage, read> largest: array<u32>;

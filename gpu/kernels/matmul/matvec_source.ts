@@ -9,7 +9,7 @@ export const MATVEC_FLAGS = { bias: 1, residual: 2 };
 
 /** Columns that a thread reads at a time, 16 bytes. */
 export function matvecStep(dtype: MatvecDtype): number {
-  return dtype === "f32" ? 4 : 8;
+	return dtype === "f32" ? 4 : 8;
 }
 
 /**
@@ -23,51 +23,51 @@ export function matvecStep(dtype: MatvecDtype): number {
  * @param aligned Whether rows are whole reads of 16 bytes; else a thread reads entry by entry.
  */
 export function matvecKernel(
-  dtype: MatvecDtype,
-  lanes: number,
-  useSubgroup: boolean,
-  aligned: boolean,
+	dtype: MatvecDtype,
+	lanes: number,
+	useSubgroup: boolean,
+	aligned: boolean,
 ): string {
-  const rows = Array.from({ length: MATVEC_ROWS }, (_, r) => r);
-  const step = aligned ? matvecStep(dtype) : 1;
-  const all = (line: (r: number) => string) => rows.map(line).join("\n    ");
-  const product = (r: number): string => {
-    const at = `weight[row${r} + i]`;
-    if (!aligned) return `sum${r} += x[token * p.k + i] * entry(row${r} + i);`;
-    switch (dtype) {
-      case "f32":
-        return `sum${r} += dot(x0, ${at});`;
-      case "f16":
-        return `let w${r} = ${at};
+	const rows = Array.from({ length: MATVEC_ROWS }, (_, r) => r);
+	const step = aligned ? matvecStep(dtype) : 1;
+	const all = (line: (r: number) => string) => rows.map(line).join("\n    ");
+	const product = (r: number): string => {
+		const at = `weight[row${r} + i]`;
+		if (!aligned) return `sum${r} += x[token * p.k + i] * entry(row${r} + i);`;
+		switch (dtype) {
+			case "f32":
+				return `sum${r} += dot(x0, ${at});`;
+			case "f16":
+				return `let w${r} = ${at};
     sum${r} += dot(x0, vec4f(unpack2x16float(w${r}.x), unpack2x16float(w${r}.y)))
       + dot(x1, vec4f(unpack2x16float(w${r}.z), unpack2x16float(w${r}.w)));`;
-      case "bf16": // even columns are the low halves
-        return `let w${r} = ${at};
+			case "bf16": // even columns are the low halves
+				return `let w${r} = ${at};
     sum${r} += dot(even, bitcast<vec4f>(w${r} << vec4u(16u)))
       + dot(odd, bitcast<vec4f>(w${r} & vec4u(0xffff0000u)));`;
-    }
-  };
-  const vector = !aligned ? "" : dtype === "f32" ? "let x0 = x[start + i];" : `
+		}
+	};
+	const vector = !aligned ? "" : dtype === "f32" ? "let x0 = x[start + i];" : `
     let x0 = x[start + 2u * i];
     let x1 = x[start + 2u * i + 1u];` + (dtype === "bf16"
-    ? `
+		? `
     let even = vec4f(x0.xz, x1.xz);
     let odd = vec4f(x0.yw, x1.yw);`
-    : "");
-  // Reduces all rows at once, for few barriers.
-  const four = `vec4f(${rows.map((r) => `sum${r}`).join(", ")})`;
-  const strides = Array.from({ length: Math.log2(lanes) }, (_, i) => lanes >> (i + 1));
-  const addUp = useSubgroup ? `let sums = subgroupAdd(${four});` : `partials[lane] = ${four};
+		: "");
+	// Reduces all rows at once, for few barriers.
+	const four = `vec4f(${rows.map((r) => `sum${r}`).join(", ")})`;
+	const strides = Array.from({ length: Math.log2(lanes) }, (_, i) => lanes >> (i + 1));
+	const addUp = useSubgroup ? `let sums = subgroupAdd(${four});` : `partials[lane] = ${four};
   workgroupBarrier();
   ${
-    strides.map((stride) =>
-      `if (lane < ${stride}u) { partials[lane] += partials[lane + ${stride}u]; }
+		strides.map((stride) =>
+			`if (lane < ${stride}u) { partials[lane] += partials[lane + ${stride}u]; }
   workgroupBarrier();`
-    ).join("\n  ")
-  }
+		).join("\n  ")
+	}
   let sums = partials[0];`;
-  const stored = !aligned ? "u32" : dtype === "f32" ? "vec4f" : "vec4u";
-  return `
+	const stored = !aligned ? "u32" : dtype === "f32" ? "vec4f" : "vec4u";
+	return `
 struct Params { n: u32, k: u32, flags: u32, start: u32, stride: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<${aligned ? "vec4f" : "f32"}>;   // [tokens, k]
@@ -77,18 +77,18 @@ struct Params { n: u32, k: u32, flags: u32, start: u32, stride: u32 }
 @group(0) @binding(5) var<storage, read_write> out: array<f32>; // row t from start + t * stride on
 
 ${
-    aligned ? "" : `fn entry(index: u32) -> f32 {
+		aligned ? "" : `fn entry(index: u32) -> f32 {
   ${
-      dtype === "f32" ? "return bitcast<f32>(weight[index]);" : `let word = weight[index >> 1u];
+			dtype === "f32" ? "return bitcast<f32>(weight[index]);" : `let word = weight[index >> 1u];
   let odd = (index & 1u) == 1u;
   ${
-        dtype === "bf16"
-          ? "return bitcast<f32>(select(word << 16u, word & 0xffff0000u, odd));"
-          : "let pair = unpack2x16float(word);\n  return select(pair.x, pair.y, odd);"
-      }`
-    }
+				dtype === "bf16"
+					? "return bitcast<f32>(select(word << 16u, word & 0xffff0000u, odd));"
+					: "let pair = unpack2x16float(word);\n  return select(pair.x, pair.y, odd);"
+			}`
+		}
 }`
-  }
+	}
 
 ${useSubgroup ? "" : `var<workgroup> partials: array<vec4f, ${lanes}>;`}
 

@@ -20,26 +20,26 @@ const MOST_LANES = 1024;
  * @returns `out` or a new tensor, owned by the caller; {@link NOT_FINITE} for rows with NaN or infinities.
  */
 export async function argmax(
-  gpu: Gpu,
-  x: Tensor,
-  out?: Tensor,
-  slotAt?: (steps: number) => number,
+	gpu: Gpu,
+	x: Tensor,
+	out?: Tensor,
+	slotAt?: (steps: number) => number,
 ): Promise<Tensor> {
-  const [rows, cols] = x.shape;
-  const aligned = cols % 4 === 0;
-  const lanes = largeLanes(gpu, MOST_LANES);
-  const kernel = await gpu.kernel({
-    name: aligned ? "argmax" : "argmax_any",
-    source: () => largeReduction(gpu) + argmaxKernel(lanes, aligned),
-    constants: { LANES: lanes },
-  });
-  out ??= gpu.empty([rows], "u32");
-  const params = (steps: number) => uniform([cols, slotAt?.(steps) ?? 0]);
-  kernel.dispatch({
-    params: params(0),
-    tensors: [x, out],
-    workgroups: [rows, 1],
-    later: slotAt && params,
-  });
-  return out;
+	const [rows, cols] = x.shape;
+	const aligned = cols % 4 === 0;
+	const lanes = largeLanes(gpu, MOST_LANES);
+	const kernel = await gpu.kernel({
+		name: aligned ? "argmax" : "argmax_any",
+		source: () => largeReduction(gpu) + argmaxKernel(lanes, aligned),
+		constants: { LANES: lanes },
+	});
+	out ??= gpu.empty([rows], "u32");
+	const params = (steps: number) => uniform([cols, slotAt?.(steps) ?? 0]);
+	kernel.dispatch({
+		params: params(0),
+		tensors: [x, out],
+		workgroups: [rows, 1],
+		later: slotAt && params,
+	});
+	return out;
 }

@@ -14,15 +14,15 @@ const READS = 4;
  * @param aligned Whether rows consist of whole vec4s.
  */
 export function argmaxKernel(lanes: number, aligned: boolean): string {
-  const width = aligned ? 4 : 1;
-  const bits = aligned ? "vec4u" : "u32";
-  const greatest = (v: string) => aligned ? `max(max(${v}.x, ${v}.y), max(${v}.z, ${v}.w))` : v;
-  const look = (r: number) =>
-    `bits = max(bits, bitcast<${bits}>(x${r}) & ${bits}(0x7fffffffu));
+	const width = aligned ? 4 : 1;
+	const bits = aligned ? "vec4u" : "u32";
+	const greatest = (v: string) => aligned ? `max(max(${v}.x, ${v}.y), max(${v}.z, ${v}.w))` : v;
+	const look = (r: number) =>
+		`bits = max(bits, bitcast<${bits}>(x${r}) & ${bits}(0x7fffffffu));
     let greatest${r} = ${greatest(`x${r}`)};
     if (greatest${r} > top) { top = greatest${r}; place = i${r}; }`;
-  const isWrong = "bits >= " + (aligned ? "vec4u(0x7f800000u)" : "0x7f800000u");
-  return `
+	const isWrong = "bits >= " + (aligned ? "vec4u(0x7f800000u)" : "0x7f800000u");
+	return `
 struct Params { cols: u32, slot: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<${aligned ? "vec4f" : "f32"}>; // [rows, cols]
@@ -46,13 +46,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   if (top == greatest) {
     var index = place * ${width}u;
     ${
-    aligned
-      ? `let found = x[start + place];
+		aligned
+			? `let found = x[start + place];
     if (found.x != top) {
       index += select(select(3u, 2u, found.z == top), 1u, found.y == top);
     }`
-      : ""
-  }
+			: ""
+	}
     before = -f32(index);
   }
   before = max_over_lanes(before, lane);

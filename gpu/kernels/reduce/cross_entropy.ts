@@ -13,17 +13,17 @@ import { withReduction } from "./reduction.ts";
  *   with `first` 0 must come first.
  */
 export async function crossEntropy(
-  gpu: Gpu,
-  logits: Tensor,
-  targets: Tensor,
-  first: number,
-  state: Tensor,
+	gpu: Gpu,
+	logits: Tensor,
+	targets: Tensor,
+	first: number,
+	state: Tensor,
 ): Promise<void> {
-  const [rows, cols] = logits.shape;
-  const kernel = await gpu.kernel(withReduction(gpu, { name: "cross_entropy", source }));
-  kernel.dispatch({
-    params: uniform([rows, cols, first]),
-    tensors: [logits, targets, state],
-    workgroups: rows,
-  });
+	const [rows, cols] = logits.shape;
+	const kernel = await gpu.kernel(withReduction(gpu, { name: "cross_entropy", source }));
+	kernel.dispatch({
+		params: uniform([rows, cols, first]),
+		tensors: [logits, targets, state],
+		workgroups: rows,
+	});
 }

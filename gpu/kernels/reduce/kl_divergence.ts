@@ -17,17 +17,17 @@ export const KL_STATE = { columns: 8, id: 3, divergence: 6, otherId: 7 } as cons
  *   nats and the most likely ids, the least one of equals. The part with `first` 0 must come first.
  */
 export async function klDivergence(
-  gpu: Gpu,
-  logits: Tensor,
-  other: Tensor,
-  first: number,
-  state: Tensor,
+	gpu: Gpu,
+	logits: Tensor,
+	other: Tensor,
+	first: number,
+	state: Tensor,
 ): Promise<void> {
-  const [rows, cols] = logits.shape;
-  const kernel = await gpu.kernel(withReduction(gpu, { name: "kl_divergence", source }));
-  kernel.dispatch({
-    params: uniform([rows, cols, first]),
-    tensors: [logits, other, state],
-    workgroups: rows,
-  });
+	const [rows, cols] = logits.shape;
+	const kernel = await gpu.kernel(withReduction(gpu, { name: "kl_divergence", source }));
+	kernel.dispatch({
+		params: uniform([rows, cols, first]),
+		tensors: [logits, other, state],
+		workgroups: rows,
+	});
 }

@@ -7,10 +7,10 @@ import { withReduction } from "./reduction.ts";
 
 /** The options of {@link norm}. */
 export interface NormOptions {
-  /** Whether the mean is subtracted (layer norm); if absent, whether there is a bias. */
-  center?: boolean;
-  /** Elements that are normalized together; the size of the weight if absent. */
-  width?: number;
+	/** Whether the mean is subtracted (layer norm); if absent, whether there is a bias. */
+	center?: boolean;
+	/** Elements that are normalized together; the size of the weight if absent. */
+	width?: number;
 }
 
 /**
@@ -22,25 +22,25 @@ export interface NormOptions {
  * @returns f32, the shape of `x`, owned by the caller.
  */
 export async function norm(
-  gpu: Gpu,
-  x: Tensor,
-  weight: Tensor,
-  bias: Tensor | undefined,
-  epsilon: number,
-  { center = bias !== undefined, width = weight.size }: NormOptions = {},
+	gpu: Gpu,
+	x: Tensor,
+	weight: Tensor,
+	bias: Tensor | undefined,
+	epsilon: number,
+	{ center = bias !== undefined, width = weight.size }: NormOptions = {},
 ): Promise<Tensor> {
-  const rows = x.size / width;
-  const constants = { CENTER: Number(center), BIAS: Number(bias !== undefined) };
-  const kernel = await gpu.kernel(
-    rows === 1 && !gpu.software
-      ? { name: "norm_row", source: () => large + source, constants: { ...constants, LANES: 256 } }
-      : withReduction(gpu, { name: "norm", source, constants }),
-  );
-  const out = gpu.empty(x.shape);
-  kernel.dispatch({
-    params: uniform([rows, width, weight.size / width], [epsilon]),
-    tensors: [x, weight, bias ?? weight, out],
-    workgroups: rows,
-  });
-  return out;
+	const rows = x.size / width;
+	const constants = { CENTER: Number(center), BIAS: Number(bias !== undefined) };
+	const kernel = await gpu.kernel(
+		rows === 1 && !gpu.software
+			? { name: "norm_row", source: () => large + source, constants: { ...constants, LANES: 256 } }
+			: withReduction(gpu, { name: "norm", source, constants }),
+	);
+	const out = gpu.empty(x.shape);
+	kernel.dispatch({
+		params: uniform([rows, width, weight.size / width], [epsilon]),
+		tensors: [x, weight, bias ?? weight, out],
+		workgroups: rows,
+	});
+	return out;
 }

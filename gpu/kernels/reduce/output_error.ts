@@ -10,18 +10,18 @@ const PARTS = 256;
 
 /** tr(D H Dᵀ) = Σ (D H) ∘ D as partial sums, f32 `[256]`. */
 async function quadraticForm(gpu: Gpu, d: Tensor, hessian: Tensor, part: Tensor): Promise<void> {
-  const [rows, n] = d.shape;
-  using product = gpu.empty(d.shape);
-  // H is symmetric, and tensor cores multiply with transposed matrices.
-  const layout = gpu.roundsProducts ? "NT" : "NN";
-  await gemm(gpu, { layout, m: rows, n, k: n, a: d, b: hessian, c: product, mayRound: true });
-  await dotParts(gpu, d, product, part);
+	const [rows, n] = d.shape;
+	using product = gpu.empty(d.shape);
+	// H is symmetric, and tensor cores multiply with transposed matrices.
+	const layout = gpu.roundsProducts ? "NT" : "NN";
+	await gemm(gpu, { layout, m: rows, n, k: n, a: d, b: hessian, c: product, mayRound: true });
+	await dotParts(gpu, d, product, part);
 }
 
 /** Σ a ∘ b as partial sums, f32 `[256]`. */
 async function dotParts(gpu: Gpu, a: Tensor, b: Tensor, part: Tensor): Promise<void> {
-  const dot = await gpu.kernel(withReduction(gpu, { name: "dot", source: dotSource }));
-  dot.dispatch({ params: uniform([a.size]), tensors: [a, b, part], workgroups: PARTS });
+	const dot = await gpu.kernel(withReduction(gpu, { name: "dot", source: dotSource }));
+	dot.dispatch({ params: uniform([a.size]), tensors: [a, b, part], workgroups: PARTS });
 }
 
 /**
@@ -33,16 +33,16 @@ async function dotParts(gpu: Gpu, a: Tensor, b: Tensor, part: Tensor): Promise<v
  * @returns f32 `[2, 256]`, owned by the caller; see {@link relativeError}.
  */
 export async function outputErrorParts(
-  gpu: Gpu,
-  weight: Tensor,
-  quantized: Tensor,
-  hessian: Tensor,
+	gpu: Gpu,
+	weight: Tensor,
+	quantized: Tensor,
+	hessian: Tensor,
 ): Promise<Tensor> {
-  using d = await difference(gpu, weight, quantized);
-  const parts = gpu.empty([2, PARTS]);
-  await quadraticForm(gpu, d, hessian, parts.view(0, [PARTS]));
-  await quadraticForm(gpu, weight, hessian, parts.view(PARTS, [PARTS]));
-  return parts;
+	using d = await difference(gpu, weight, quantized);
+	const parts = gpu.empty([2, PARTS]);
+	await quadraticForm(gpu, d, hessian, parts.view(0, [PARTS]));
+	await quadraticForm(gpu, weight, hessian, parts.view(PARTS, [PARTS]));
+	return parts;
 }
 
 /**
@@ -52,16 +52,16 @@ export async function outputErrorParts(
  * @returns f32 `[2, 256]`, owned by the caller.
  */
 export async function changeParts(gpu: Gpu, a: Tensor, b: Tensor): Promise<Tensor> {
-  using d = await difference(gpu, a, b);
-  const parts = gpu.empty([2, PARTS]);
-  await dotParts(gpu, d, d, parts.view(0, [PARTS]));
-  await dotParts(gpu, b, b, parts.view(PARTS, [PARTS]));
-  return parts;
+	using d = await difference(gpu, a, b);
+	const parts = gpu.empty([2, PARTS]);
+	await dotParts(gpu, d, d, parts.view(0, [PARTS]));
+	await dotParts(gpu, b, b, parts.view(PARTS, [PARTS]));
+	return parts;
 }
 
 /** The error relative to the output, tr((W-Q) H (W-Q)ᵀ) / tr(W H Wᵀ). */
 export async function relativeError(parts: Tensor): Promise<number> {
-  const sums = await parts.gpu.read(parts);
-  const sum = (from: number) => sums.subarray(from, from + PARTS).reduce((a, b) => a + b, 0);
-  return sum(0) / sum(PARTS);
+	const sums = await parts.gpu.read(parts);
+	const sum = (from: number) => sums.subarray(from, from + PARTS).reduce((a, b) => a + b, 0);
+	return sum(0) / sum(PARTS);
 }

@@ -14,9 +14,9 @@ const BINS = 1024;
 const firstCounts = new WeakMap<Gpu, Tensor>();
 
 function firstCount(gpu: Gpu): Tensor {
-  const count = firstCounts.get(gpu) ?? gpu.zeros([FIRST_BINS], "u32");
-  firstCounts.set(gpu, count);
-  return count;
+	const count = firstCounts.get(gpu) ?? gpu.zeros([FIRST_BINS], "u32");
+	firstCounts.set(gpu, count);
+	return count;
 }
 
 /**
@@ -29,16 +29,16 @@ function firstCount(gpu: Gpu): Tensor {
  * @returns f32 `[probabilities.length]`, owned by the caller.
  */
 export async function quantiles(
-  gpu: Gpu,
-  values: Tensor,
-  salient: Tensor,
-  probabilities: readonly number[],
+	gpu: Gpu,
+	values: Tensor,
+	salient: Tensor,
+	probabilities: readonly number[],
 ): Promise<Tensor> {
-  const last = values.size - 1;
-  // f32 products, as in the released program. Computed on the host, as the device may not round them.
-  const { fround } = Math;
-  const places = probabilities.map((probability) => fround(fround(probability) * fround(last)));
-  return await quantilesAt(gpu, values, salient, constant(gpu, Float32Array.from(places)));
+	const last = values.size - 1;
+	// f32 products, as in the released program. Computed on the host, as the device may not round them.
+	const { fround } = Math;
+	const places = probabilities.map((probability) => fround(fround(probability) * fround(last)));
+	return await quantilesAt(gpu, values, salient, constant(gpu, Float32Array.from(places)));
 }
 
 /**
@@ -47,63 +47,63 @@ export async function quantiles(
  * @param excluded u32 `[cols]`, 1 for the other columns; if all are, the quantiles are those of zeros.
  */
 export async function quantilesWithin(
-  gpu: Gpu,
-  values: Tensor,
-  excluded: Tensor,
-  probabilities: readonly number[],
+	gpu: Gpu,
+	values: Tensor,
+	excluded: Tensor,
+	probabilities: readonly number[],
 ): Promise<Tensor> {
-  const n = probabilities.length;
-  const kernel = await gpu.kernel({ name: "quantile_places", source: placesSource });
-  using place = gpu.empty([n]);
-  kernel.dispatch({
-    params: uniform([values.shape[0], values.shape[1], n]),
-    tensors: [excluded, constant(gpu, Float32Array.from(probabilities)), place],
-    workgroups: 1,
-  });
-  return await quantilesAt(gpu, values, excluded, place);
+	const n = probabilities.length;
+	const kernel = await gpu.kernel({ name: "quantile_places", source: placesSource });
+	using place = gpu.empty([n]);
+	kernel.dispatch({
+		params: uniform([values.shape[0], values.shape[1], n]),
+		tensors: [excluded, constant(gpu, Float32Array.from(probabilities)), place],
+		workgroups: 1,
+	});
+	return await quantilesAt(gpu, values, excluded, place);
 }
 
 /** The quantiles at some places, from 0 on, among the ascending magnitudes, f32 `[n]`, at most 128. */
 async function quantilesAt(
-  gpu: Gpu,
-  values: Tensor,
-  salient: Tensor,
-  place: Tensor,
+	gpu: Gpu,
+	values: Tensor,
+	salient: Tensor,
+	place: Tensor,
 ): Promise<Tensor> {
-  const n = place.size;
-  if (n > 128) throw new RangeError(`At most 128 quantiles at a time, asked for ${n}`);
-  const last = values.size - 1;
-  const first = firstCount(gpu);
-  const slots = 2 * n; // the ranks below and above each quantile
-  using count = gpu.empty([2, slots, BINS], "u32");
-  using slot = gpu.empty([FIRST_BINS + slots * BINS], "u32");
-  using wanted = gpu.empty([2, slots, 3], "u32");
-  const out = gpu.empty([n]);
-  // On a GPU each thread takes a few values; a software adapter has few workgroups, so that little time
-  // goes into clearing and merging bins.
-  const lanes = gpu.software ? 16 : 256;
-  const groups = Math.min(Math.ceil(values.size / (4 * lanes)), gpu.software ? 16 : 256);
-  const kernels = [];
-  for (let level = 0; level < 3; level++) {
-    const constants = { LEVEL: level, LANES: lanes };
-    kernels.push({
-      tally: await gpu.kernel({ name: "quantile_count", source: countSource, constants }),
-      pick: await gpu.kernel({ name: "quantile_pick", source: pickSource, constants }),
-      slotsSearched: [1, slots, n][level],
-    });
-  }
-  // No await from here on: the first counts are shared, so calls must not interleave.
-  for (const { tally, pick, slotsSearched } of kernels) {
-    tally.dispatch({
-      params: uniform([values.size, values.shape[1], count.size]),
-      tensors: [values, salient, slot, first, count],
-      workgroups: groups,
-    });
-    pick.dispatch({
-      params: uniform([n, last]),
-      tensors: [place, count, first, wanted, slot, out],
-      workgroups: slotsSearched,
-    });
-  }
-  return out;
+	const n = place.size;
+	if (n > 128) throw new RangeError(`At most 128 quantiles at a time, asked for ${n}`);
+	const last = values.size - 1;
+	const first = firstCount(gpu);
+	const slots = 2 * n; // the ranks below and above each quantile
+	using count = gpu.empty([2, slots, BINS], "u32");
+	using slot = gpu.empty([FIRST_BINS + slots * BINS], "u32");
+	using wanted = gpu.empty([2, slots, 3], "u32");
+	const out = gpu.empty([n]);
+	// On a GPU each thread takes a few values; a software adapter has few workgroups, so that little time
+	// goes into clearing and merging bins.
+	const lanes = gpu.software ? 16 : 256;
+	const groups = Math.min(Math.ceil(values.size / (4 * lanes)), gpu.software ? 16 : 256);
+	const kernels = [];
+	for (let level = 0; level < 3; level++) {
+		const constants = { LEVEL: level, LANES: lanes };
+		kernels.push({
+			tally: await gpu.kernel({ name: "quantile_count", source: countSource, constants }),
+			pick: await gpu.kernel({ name: "quantile_pick", source: pickSource, constants }),
+			slotsSearched: [1, slots, n][level],
+		});
+	}
+	// No await from here on: the first counts are shared, so calls must not interleave.
+	for (const { tally, pick, slotsSearched } of kernels) {
+		tally.dispatch({
+			params: uniform([values.size, values.shape[1], count.size]),
+			tensors: [values, salient, slot, first, count],
+			workgroups: groups,
+		});
+		pick.dispatch({
+			params: uniform([n, last]),
+			tensors: [place, count, first, wanted, slot, out],
+			workgroups: slotsSearched,
+		});
+	}
+	return out;
 }

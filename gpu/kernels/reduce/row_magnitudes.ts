@@ -11,7 +11,7 @@ import source from "./row_magnitudes.wgsl" with { type: "text" };
  * @param out Receives the magnitudes, f32 `[rows]`.
  */
 export async function rowMagnitudes(gpu: Gpu, matrix: Tensor, out: Tensor): Promise<void> {
-  const [rows, cols] = matrix.shape;
-  const kernel = await gpu.kernel(withReduction(gpu, { name: "row_magnitudes", source }));
-  kernel.dispatch({ params: uniform([rows, cols]), tensors: [matrix, out], workgroups: rows });
+	const [rows, cols] = matrix.shape;
+	const kernel = await gpu.kernel(withReduction(gpu, { name: "row_magnitudes", source }));
+	kernel.dispatch({ params: uniform([rows, cols]), tensors: [matrix, out], workgroups: rows });
 }

@@ -10,7 +10,7 @@ import source from "./dead_columns.wgsl" with { type: "text" };
  * @param live Receives ones, u32 `[cols]`; other entries stay.
  */
 export async function markLiveColumns(gpu: Gpu, x: Tensor, live: Tensor): Promise<void> {
-  await run(gpu, true, x.size / live.size, [x, live], live.size);
+	await run(gpu, true, x.size / live.size, [x, live], live.size);
 }
 
 /**
@@ -19,11 +19,11 @@ export async function markLiveColumns(gpu: Gpu, x: Tensor, live: Tensor): Promis
  * @param live u32 `[cols]`, 0 for those columns.
  */
 export async function zeroUnmarkedColumns(gpu: Gpu, live: Tensor, weight: Tensor): Promise<void> {
-  await run(gpu, false, weight.shape[0], [live, weight], live.size);
+	await run(gpu, false, weight.shape[0], [live, weight], live.size);
 }
 
 async function run(gpu: Gpu, marks: boolean, rows: number, tensors: Tensor[], cols: number) {
-  const constants = { MARK: Number(marks) };
-  const kernel = await gpu.kernel({ name: "dead_columns", source, constants });
-  kernel.dispatch({ params: uniform([rows, cols]), tensors, workgroups: Math.ceil(cols / 64) });
+	const constants = { MARK: Number(marks) };
+	const kernel = await gpu.kernel({ name: "dead_columns", source, constants });
+	kernel.dispatch({ params: uniform([rows, cols]), tensors, workgroups: Math.ceil(cols / 64) });
 }

@@ -25,25 +25,25 @@ const SOURCES = { itself: 0, plain: 1, rms: 2, activation: 3, gated: 4 } as cons
  * @returns f32 `[rows, cols]`, owned by the caller.
  */
 export async function transformInput(
-  gpu: Gpu,
-  x: Tensor,
-  cols: number,
-  transform: InputTransform,
-  from?: VectorSource,
+	gpu: Gpu,
+	x: Tensor,
+	cols: number,
+	transform: InputTransform,
+	from?: VectorSource,
 ): Promise<Tensor> {
-  const rows = from ? 1 : x.size / cols;
-  const out = gpu.empty([rows, cols]);
-  await run(gpu, { x, out, cols, transform, from });
-  return out;
+	const rows = from ? 1 : x.size / cols;
+	const out = gpu.empty([rows, cols]);
+	await run(gpu, { x, out, cols, transform, from });
+	return out;
 }
 
 /** Transforms the rows of a matrix, f32 `[rows, cols]`, in place: each as an input. */
 export async function transformRows(
-  gpu: Gpu,
-  matrix: Tensor,
-  transform: InputTransform,
+	gpu: Gpu,
+	matrix: Tensor,
+	transform: InputTransform,
 ): Promise<void> {
-  await run(gpu, { out: matrix, cols: matrix.shape[1], transform });
+	await run(gpu, { out: matrix, cols: matrix.shape[1], transform });
 }
 
 /**
@@ -51,43 +51,43 @@ export async function transformRows(
  * layout, bit-identical to those of `undoOnHost`.
  */
 export async function undoTransform(
-  gpu: Gpu,
-  weight: Tensor,
-  transform: InputTransform,
+	gpu: Gpu,
+	weight: Tensor,
+	transform: InputTransform,
 ): Promise<void> {
-  await run(gpu, { out: weight, cols: weight.shape[1], transform, undo: true });
+	await run(gpu, { out: weight, cols: weight.shape[1], transform, undo: true });
 }
 
 async function run(
-  gpu: Gpu,
-  { x, out, cols, transform, from, undo = false }: {
-    /** Absent if `out` is changed in place. */
-    x?: Tensor;
-    out: Tensor;
-    cols: number;
-    transform: InputTransform;
-    from?: VectorSource;
-    undo?: boolean;
-  },
+	gpu: Gpu,
+	{ x, out, cols, transform, from, undo = false }: {
+		/** Absent if `out` is changed in place. */
+		x?: Tensor;
+		out: Tensor;
+		cols: number;
+		transform: InputTransform;
+		from?: VectorSource;
+		undo?: boolean;
+	},
 ): Promise<void> {
-  const up = from?.op === "activation" ? from.up : undefined;
-  const kind = !x ? "itself" : !from ? "plain" : up === undefined ? from.op : "gated";
-  const kernel = await gpu.kernel({
-    name: "rotate",
-    source: largeReduction(gpu) + activate + source,
-    constants: {
-      ...{ SOURCE: SOURCES[kind], UNDO: Number(undo), LANES: largeLanes(gpu, LANES) },
-      KIND: from?.op === "activation" ? ACTIVATIONS[from.name] : 0,
-    },
-  });
-  const { block = 1, seed = 0 } = transform.rotation ?? {};
-  using unused = gpu.empty([1]);
-  kernel.dispatch({
-    params: uniform(
-      [out.size, cols, Math.log2(block), signStart(seed), up ?? 0],
-      [transformFactor(transform), from?.op === "rms" ? from.epsilon : 0],
-    ),
-    tensors: [x ?? unused, from?.op === "rms" ? from.weight : x ?? unused, out],
-    workgroups: Math.ceil(out.size / CHUNK),
-  });
+	const up = from?.op === "activation" ? from.up : undefined;
+	const kind = !x ? "itself" : !from ? "plain" : up === undefined ? from.op : "gated";
+	const kernel = await gpu.kernel({
+		name: "rotate",
+		source: largeReduction(gpu) + activate + source,
+		constants: {
+			...{ SOURCE: SOURCES[kind], UNDO: Number(undo), LANES: largeLanes(gpu, LANES) },
+			KIND: from?.op === "activation" ? ACTIVATIONS[from.name] : 0,
+		},
+	});
+	const { block = 1, seed = 0 } = transform.rotation ?? {};
+	using unused = gpu.empty([1]);
+	kernel.dispatch({
+		params: uniform(
+			[out.size, cols, Math.log2(block), signStart(seed), up ?? 0],
+			[transformFactor(transform), from?.op === "rms" ? from.epsilon : 0],
+		),
+		tensors: [x ?? unused, from?.op === "rms" ? from.weight : x ?? unused, out],
+		workgroups: Math.ceil(out.size / CHUNK),
+	});
 }

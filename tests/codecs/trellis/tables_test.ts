@@ -19,28 +19,28 @@ const TABLES = [
 ] as const;
 
 for (const [stateBits, bits, error, sha256] of TABLES) {
-  const trellis = { stateBits, bits };
-  Deno.test(`the table of ${bits} bits with states of ${stateBits} has its bytes and its error`, async () => {
-    const bytes = tableBytes(trellis);
-    const table = tableOf(trellis);
-    const { stepWeights, words } = stepsOf(trellis);
-    assert.equal(createHash("sha256").update(bytes).digest("hex"), sha256);
-    assert.equal(table.length, 2 ** stateBits * stepWeights);
-    // No value that a GPU might take for 0.
-    assert.ok(table.every((value) => value === 0 || Math.abs(value) >= 2 ** -14));
+	const trellis = { stateBits, bits };
+	Deno.test(`the table of ${bits} bits with states of ${stateBits} has its bytes and its error`, async () => {
+		const bytes = tableBytes(trellis);
+		const table = tableOf(trellis);
+		const { stepWeights, words } = stepsOf(trellis);
+		assert.equal(createHash("sha256").update(bytes).digest("hex"), sha256);
+		assert.equal(table.length, 2 ** stateBits * stepWeights);
+		// No value that a GPU might take for 0.
+		assert.ok(table.every((value) => value === 0 || Math.abs(value) >= 2 ** -14));
 
-    const tiles = stateBits === 8 ? 64 : 24;
-    const rows = 16 * tiles;
-    const weight = normals(rows * 16, 7);
-    using weightTensor = gpu.upload(weight, [rows, 16]);
-    using spread = gpu.upload(new Float32Array(rows).fill(1), [rows]);
-    using values = gpu.empty([rows, 16]);
-    using stream = gpu.empty([tiles, 1, words], "u32");
-    await searchTiles(gpu, { trellis, weight: weightTensor, spread, first: 0, values, stream });
-    const found = await gpu.read(values);
-    const square = weight.reduce((sum, w) => sum + w * w, 0);
-    const off = weight.reduce((sum, w, i) => sum + (w - found[i]) ** 2, 0);
-    // Relative to the weights that were drawn; the number of tiles leaves 2 % of chance.
-    assert.ok(Math.abs(off / square / error - 1) < 0.02, `${off / square}, not ${error}`);
-  });
+		const tiles = stateBits === 8 ? 64 : 24;
+		const rows = 16 * tiles;
+		const weight = normals(rows * 16, 7);
+		using weightTensor = gpu.upload(weight, [rows, 16]);
+		using spread = gpu.upload(new Float32Array(rows).fill(1), [rows]);
+		using values = gpu.empty([rows, 16]);
+		using stream = gpu.empty([tiles, 1, words], "u32");
+		await searchTiles(gpu, { trellis, weight: weightTensor, spread, first: 0, values, stream });
+		const found = await gpu.read(values);
+		const square = weight.reduce((sum, w) => sum + w * w, 0);
+		const off = weight.reduce((sum, w, i) => sum + (w - found[i]) ** 2, 0);
+		// Relative to the weights that were drawn; the number of tiles leaves 2 % of chance.
+		assert.ok(Math.abs(off / square / error - 1) < 0.02, `${off / square}, not ${error}`);
+	});
 }

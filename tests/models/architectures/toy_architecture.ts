@@ -12,16 +12,16 @@ export const TOY_WINDOW = 7;
  * one tensor, and whose gate and up are another.
  */
 const toy: ArchitectureFamily = {
-  read: (fields) =>
-    readLlama(fields, {
-      intermediateSize: 100,
-      maxLength: 128,
-      biases: { qkv: true },
-      fused: { qkv: "self_attn.qkv_proj", gateUp: "mlp.gate_up_proj" },
-      hasPositions: (layer) => layer % 2 === 0,
-      slidingWindows: (layers) =>
-        Array.from({ length: layers }, (_, layer) => layer % 2 === 0 ? undefined : TOY_WINDOW),
-    }),
+	read: (fields) =>
+		readLlama(fields, {
+			intermediateSize: 100,
+			maxLength: 128,
+			biases: { qkv: true },
+			fused: { qkv: "self_attn.qkv_proj", gateUp: "mlp.gate_up_proj" },
+			hasPositions: (layer) => layer % 2 === 0,
+			slidingWindows: (layers) =>
+				Array.from({ length: layers }, (_, layer) => layer % 2 === 0 ? undefined : TOY_WINDOW),
+		}),
 };
 
 addArchitecture("toy", toy);
