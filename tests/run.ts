@@ -67,6 +67,8 @@ function stripColours(text: string): string {
 	return text.replace(/\x1b\[[0-9;]*m/g, "");
 }
 
+// Set by the launcher; messages would name it instead of the task.
+Deno.env.delete("BILLM_COMMAND");
 const start = performance.now();
 const options = Deno.args.filter((argument) => argument.startsWith("-"));
 const paths = Deno.args.filter((argument) => !argument.startsWith("-"));
