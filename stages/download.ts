@@ -15,6 +15,7 @@ import {
 	modelBytes,
 	needsText,
 	quantizes,
+	requireOriginal,
 	type RunNeeds,
 	runNeeds,
 } from "./run_needs.ts";
@@ -104,6 +105,7 @@ export const download = defineStage({
 					`download.keep out`,
 			);
 		}
+		if (quantizes(context.stages)) requireOriginal(model); // before data are fetched
 		for (const message of model.warnings) context.emit({ type: "warning", message });
 		const { modelType, layers, hiddenSize } = model.architecture;
 		context.set("model-files", model);

@@ -67,6 +67,12 @@ export function quantizes(stages: Stages): boolean {
 	return stages.some(({ stage }) => stage.scope !== "model");
 }
 
+/** @throws {UserError} If a model is quantized already. */
+export function requireOriginal({ quantization, name }: ModelFiles): void {
+	if (!quantization) return;
+	throw new UserError(`The model "${name}" is quantized already; give the original one`);
+}
+
 /**
  * What a pipeline that quantizes takes for a model.
  *
@@ -75,9 +81,7 @@ export function quantizes(stages: Stages): boolean {
  */
 export async function runNeeds(model: ModelFiles, stages: Stages, gpu?: Gpu): Promise<RunNeeds> {
 	const { architecture } = model;
-	if (model.quantization) {
-		throw new UserError(`The model "${model.name}" is quantized already; give the original one`);
-	}
+	requireOriginal(model);
 	const load = loadOf(stages);
 	const plans = Array.from(
 		{ length: architecture.layers },
