@@ -91,8 +91,11 @@ export function readQuantizationConfig(
 	if (!isRecord(found)) refuse("", "an object", found);
 	if (found.quant_method !== "billm") {
 		throw new UserError(
-			`"${file}": the model is quantized with ${JSON.stringify(found.quant_method)}, ` +
-				`which cannot be read; use the original model`,
+			`"${file}": the model is quantized ${
+				found.quant_method === undefined
+					? "in a way that it does not name, such as that of MLX"
+					: `with ${JSON.stringify(found.quant_method)}`
+			}, which cannot be read; use the original model`,
 		);
 	}
 	if (!isCount(found.format_version)) {

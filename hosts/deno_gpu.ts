@@ -100,7 +100,7 @@ export async function openGpu(options: DenoGpuOptions = {}): Promise<Gpu> {
 	if (!file) {
 		if (backend === "auto") return await Gpu.open(DENO_GPU, all);
 		throw new UserError(
-			`gpu.backend is "dawn", which is not installed; \`deno task dawn\` installs it ` +
+			`gpu.backend is "dawn", which is not installed; the command dawn installs it ` +
 				`(npm webgpu ${DAWN_VERSION}), or BILLM_DAWN names the file dawn.node of that package`,
 		);
 	}

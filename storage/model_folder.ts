@@ -34,12 +34,13 @@ function problemOf(path: string): string | undefined {
 			: "it is a file; give the folder that holds config.json and the weights";
 	}
 	const names = readdirSync(path).sort();
-	if (names.some((name) => name === "config.json" || /\.(safetensors|bin)(\.|$)/.test(name))) {
-		return;
-	}
+	const isRun = names.includes("run.json") && !names.includes("config.json");
+	const isModelFile = (name: string) =>
+		name === "config.json" || /\.(safetensors|bin)(\.|$)/.test(name);
+	if (!isRun && names.some(isModelFile)) return;
 	const gguf = names.find((name) => /\.gguf$/i.test(name));
 	if (gguf) return `it holds the GGUF file "${gguf}", ${GGUF}`;
-	if (names.includes("run.json")) {
+	if (isRun) {
 		return existsSync(join(path, "model/config.json"))
 			? "it is the folder of a run, whose model is packed already; give the original one"
 			: "it is the folder of a run that has not finished, or packs nothing; run its pipeline again";

@@ -108,7 +108,7 @@ async function dawn(): Promise<Finding> {
 	const check = "dawn";
 	try {
 		if (!findDawn(dawnFolder())) {
-			const text = "not installed; it reaches NVIDIA's tensor cores (deno task dawn, docs/dawn.md)";
+			const text = "not installed; it reaches NVIDIA's tensor cores (the command dawn installs it)";
 			return { check, state: "good", text, values: { installed: false } };
 		}
 		await using gpu = await openGpu({ backend: "dawn" });

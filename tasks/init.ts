@@ -22,8 +22,8 @@ import { commandName, runCommand, usageErrors } from "./task.ts";
 
 const HELP = `Usage: deno task init MODEL [FILE] [options]
 
-Writes a commented pipeline file for MODEL, a folder or a name on the hub. FILE is the model's name
-with .yaml if left out. It calibrates and evaluates on WikiText-2 if that can be had, else on the
+Writes a commented pipeline file for MODEL, a folder or a name on the hub. FILE is the names of
+the model and the recipe with .yaml if left out. It calibrates and evaluates on WikiText-2 if that can be had, else on the
 texts of this program.
 
 Options
@@ -43,7 +43,7 @@ await runCommand({ name: "init", help: HELP, options }, async (given) => {
 	if (positionals.length < 1 || positionals.length > 2) {
 		throw usageError(`Give one model, and perhaps a file, found ${positionals.length} arguments`);
 	}
-	const [model, file = `${runName(model)}.yaml`] = positionals;
+	const [model, file = `${runName(model)}-${recipe}.yaml`] = positionals;
 	if (/\.ya?ml$/i.test(model) || !/\.ya?ml$/i.test(file)) {
 		const found = positionals.map((path) => `"${path}"`).join(" and ");
 		throw usageError(`Give a model, and then a file that ends in .yaml, found ${found}`);
@@ -116,7 +116,7 @@ function pipelineText(
 	const what = architecture
 		? `: ${architecture.modelType}, ${architecture.layers} layers, ${architecture.hiddenSize} wide`
 		: "";
-	const name = runName(model);
+	const name = `${runName(model)}-${recipe}`;
 	const quoted = (word: string) => stringify(word).trim();
 	return `# ${model}${what}
 #   ${commandName(`quantize ${file} --check`)}   # prints the plan, and what the run takes

@@ -317,7 +317,7 @@ function summary(
 	const report = join(output, "report.html");
 	if (existsSync(report)) lines.push(label("Report") + report);
 	if (packed) {
-		const command = commandName(`generate ${output} --prompt "Once upon a time"`);
+		const command = commandName(`generate ${output} --prompt "Once upon a time" --temperature 0.8`);
 		lines.push(label("Try it") + command);
 	}
 	return lines;

@@ -69,8 +69,12 @@ function findFolders(paths: string[]): string[] {
 		throw usageError(`There is no folder "${lacking}"; give that of a run, such as out/NAME`);
 	}
 	const folders = findRuns(paths);
-	if (folders.length > 0) return folders;
-	const where = paths.map((path) => `"${path}"`).join(", ");
+	// The pattern out/grid/* also names files beside the runs.
+	const grids = new Set(folders.map((folder) => dirname(resolve(folder))));
+	const isBeside = (path: string) => statSync(path).isFile() && grids.has(dirname(resolve(path)));
+	const empty = paths.filter((path) => findRuns([path]).length === 0 && !isBeside(path));
+	if (empty.length === 0) return folders;
+	const where = empty.map((path) => `"${path}"`).join(", ");
 	throw usageError(`There is no run in ${where}: no folder with a run.json, which quantize writes`);
 }
 

@@ -57,7 +57,7 @@ export const pipelineFields = z.strictObject({
 				"by its number, a part of its name, or its PCI address",
 		),
 		backend: z.enum(BACKENDS).optional().describe(
-			"whose WebGPU: deno; dawn, which has tensor cores (deno task dawn installs it); or auto: dawn where it is " +
+			"whose WebGPU: deno; dawn, which has tensor cores (the command dawn installs it); or auto: dawn where it is " +
 				"installed and finds tensor cores. BILLM_BACKEND if left out, else deno",
 		),
 		precision: z.enum(PRECISIONS).default("f32").describe(

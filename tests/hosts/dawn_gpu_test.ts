@@ -34,7 +34,7 @@ Deno.test("a backend that is not installed, or does not exist, is refused with w
 		generate({ BILLM_BACKEND: "auto" }),
 	]);
 	assert.equal(missing[0], 1);
-	assert.match(`${missing[1]}`, /is "dawn", which is not installed; `deno task dawn` installs it/);
+	assert.match(`${missing[1]}`, /is "dawn", which is not installed; the command dawn installs it/);
 	const known = "BILLM_BACKEND must be one of deno, dawn, auto";
 	assert.deepEqual(unknown, [1, `Error: ${known}, found "vulkan"\n`]);
 	assert.deepEqual(imprecise, [

@@ -56,13 +56,13 @@ Deno.test("init writes a file that runs, and replaces none unasked", async () =>
 	assert.match(first.stdout, /^Written: files\/a\.yaml\nRun it with: deno task quantize files/);
 	const text = readFileSync(join(folder.path, "files/a.yaml"), "utf8");
 	const { name, model, recipe, stages } = parse(text);
-	assert.deepEqual([name, model, recipe], ["A-Model", "../A Model", "2-bit"]);
+	assert.deepEqual([name, model, recipe], ["A-Model-2-bit", "../A Model", "2-bit"]);
 	assert.equal(stages.calibrate["sequence-length"], 128, "as long as the model takes");
 	const sets = ["stages.calibrate.samples=2", "stages.evaluate.perplexity.0.windows=2"]
 		.flatMap((set) => ["--set", set]);
 	const { code, stdout, stderr } = await startTask("quantize", ["files/a.yaml", ...sets], options);
 	assert.equal(code, 0, stderr);
-	assert.match(stdout, /^Try it {11}deno task generate out\/A-Model --prompt/m);
+	assert.match(stdout, /^Try it {11}deno task generate out\/A-Model-2-bit --prompt/m);
 
 	const again = await startTask("init", ["A Model", "files/a.yaml"], options);
 	assert.deepEqual([again.code, again.stdout], [1, ""]);
@@ -79,7 +79,7 @@ Deno.test("init asks the hub about a model of it", async () => {
 	const options = { cwd: folder.path, env };
 	const { stderr } = await startTask("init", ["some/model"], options);
 	assert.equal(stderr, "");
-	const text = readFileSync(join(folder.path, "model.yaml"), "utf8");
+	const text = readFileSync(join(folder.path, "model-2-bit.yaml"), "utf8");
 	assert.match(text, /^# some\/model: llama, 3 layers, 64 wide\n/);
 	assert.match(text, /\n {4}dataset: wikitext2\n/);
 	const none = await startTask("init", ["some/other"], options);

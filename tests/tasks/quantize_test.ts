@@ -315,7 +315,9 @@ Deno.test("quantize prints plain lines where there is no terminal, and a summary
 		`KL ${after.divergence.kl.toFixed(4)} nats, same top token ${agreement}`,
 		`Peak GPU memory  ${(record.peakGpuBytes / 1e6).toFixed(1)} MB`,
 		`Report           ${place.path("out/report.html")}`,
-		`Try it           deno task generate ${place.path("out")} --prompt "Once upon a time"`,
+		`Try it           deno task generate ${
+			place.path("out")
+		} --prompt "Once upon a time" --temperature 0.8`,
 		"",
 	];
 	const software = /A software adapter/.test(first.stdout)
