@@ -233,7 +233,7 @@ function examine(
 	if (holdsWork && !overwrite) {
 		throw new UserError(
 			`The output folder "${path}" holds a different run: ${difference(earlier, run)}; ` +
-				"choose another output, such as --set output=out/NAME, or give --overwrite to replace it",
+				"choose another output, or give --overwrite to replace it",
 		);
 	}
 	return { state: "new", earlier: undefined };

@@ -510,7 +510,7 @@ const REFUSED: [quantization: unknown, text: string][] = [
 	],
 	[
 		{ bits: 4 },
-		"the model is quantized with undefined, which cannot be read; use the original model",
+		"the model is quantized in a way that it does not name, such as that of MLX, which cannot be read; use the original model",
 	],
 	[
 		{ ...QUANTIZATION, format_version: 7 },
