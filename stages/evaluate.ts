@@ -160,9 +160,7 @@ async function sampleOf(
 		if (error instanceof UserError) return undefined; // the texts are token ids
 		throw error;
 	}
-	const precision = context.gpu.roundsProducts ? { precision: "f16" } : {};
-	const model = modelHashes(context, original);
-	const key = { figure: "sample", model, ...precision, prompt: ids };
+	const key = { ...keyOf(context, "sample", original), prompt: ids };
 	const cache = cacheOf(options);
 	const ofOriginal = async () => {
 		if (!options.original || context.hub.shards) return undefined;
@@ -181,8 +179,10 @@ async function sampleOf(
 	};
 }
 
-function modelHashes(context: ModelContext, model: ModelFiles): Record<string, string> {
-	return Object.fromEntries(model.files.map((file) => [basename(file), context.sha256(file)]));
+/** What the cache key of any figure has. */
+function keyOf(context: ModelContext, figure: string, { files }: ModelFiles): FigureKey {
+	const model = Object.fromEntries(files.map((file) => [basename(file), context.sha256(file)]));
+	return { figure, model, ...context.gpu.roundsProducts && { precision: "f16" } };
 }
 
 /** What else there is to the measurements of a model. */
@@ -330,8 +330,7 @@ class Measurement {
 		const { context } = this;
 		const data = this.#hashes(await metric.inputs(context, entry));
 		const key = await metric.key(context, entry, data);
-		const precision = context.gpu.roundsProducts ? { precision: "f16" } : {};
-		return { figure: metric.option, model: modelHashes(context, this.model), ...precision, ...key };
+		return { ...keyOf(context, metric.option, this.model), ...key };
 	}
 
 	/** Content hashes and formats of data files; the names do not matter. */

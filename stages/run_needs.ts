@@ -68,7 +68,9 @@ export function quantizes(stages: Stages): boolean {
 }
 
 /** @throws {UserError} If a model is quantized already. */
-export function requireOriginal({ quantization, name }: ModelFiles): void {
+export function requireOriginal(
+	{ quantization, name }: Pick<ModelFiles, "quantization" | "name">,
+): void {
 	if (!quantization) return;
 	throw new UserError(`The model "${name}" is quantized already; give the original one`);
 }

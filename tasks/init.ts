@@ -14,6 +14,7 @@ import { readArchitecture } from "../models/architectures/mod.ts";
 import { readConfig } from "../models/model_files.ts";
 import { HUB_ID } from "../pipeline/run/hub_access.ts";
 import { RECIPES } from "../stages/mod.ts";
+import { requireOriginal } from "../stages/run_needs.ts";
 import { denoFolder } from "../storage/deno_folder.ts";
 import { writeFileAtomically } from "../storage/files.ts";
 import { refuseOtherThanModel } from "../storage/model_folder.ts";
@@ -23,8 +24,8 @@ import { commandName, runCommand, usageErrors } from "./task.ts";
 const HELP = `Usage: deno task init MODEL [FILE] [options]
 
 Writes a commented pipeline file for MODEL, a folder or a name on the hub. FILE is the names of
-the model and the recipe with .yaml if left out. It calibrates and evaluates on WikiText-2 if that can be had, else on the
-texts of this program.
+the model and the recipe with .yaml if left out. It calibrates and evaluates on WikiText-2 if that
+can be had, else on the texts of this program.
 
 Options
   --recipe NAME   The recipe (2-bit): ${RECIPES.slice(0, 7).map(({ name }) => name).join(", ")} ...
@@ -43,7 +44,7 @@ await runCommand({ name: "init", help: HELP, options }, async (given) => {
 	if (positionals.length < 1 || positionals.length > 2) {
 		throw usageError(`Give one model, and perhaps a file, found ${positionals.length} arguments`);
 	}
-	const [model, file = `${runName(model)}-${recipe}.yaml`] = positionals;
+	const [model, file = `${runName(model, recipe)}.yaml`] = positionals;
 	if (/\.ya?ml$/i.test(model) || !/\.ya?ml$/i.test(file)) {
 		const found = positionals.map((path) => `"${path}"`).join(" and ");
 		throw usageError(`Give a model, and then a file that ends in .yaml, found ${found}`);
@@ -69,8 +70,8 @@ await runCommand({ name: "init", help: HELP, options }, async (given) => {
 
 function architectureOf(folder: string): Architecture {
 	const { architecture, quantization } = readConfig(denoFolder(folder), folder);
-	if (!quantization) return architecture;
-	throw new UserError(`The model "${folder}" is quantized already; give the original one`);
+	requireOriginal({ quantization, name: folder });
+	return architecture;
 }
 
 /** The architecture of a model on the hub; undefined if the hub cannot be asked. */
@@ -116,7 +117,7 @@ function pipelineText(
 	const what = architecture
 		? `: ${architecture.modelType}, ${architecture.layers} layers, ${architecture.hiddenSize} wide`
 		: "";
-	const name = `${runName(model)}-${recipe}`;
+	const name = runName(model, recipe);
 	const quoted = (word: string) => stringify(word).trim();
 	return `# ${model}${what}
 #   ${commandName(`quantize ${file} --check`)}   # prints the plan, and what the run takes

@@ -159,13 +159,14 @@ function pipelineOfBits(model: string, bits: string): { name: string; text: stri
 		);
 	}
 	if (existsSync(model) || !HUB_ID.test(model)) refuseOtherThanModel(model);
-	const name = `${runName(model)}-${bits}-bit`;
+	const recipe = `${bits}-bit`;
+	const name = runName(model, recipe);
 	const isThere = existsSync(join(model, "config.json"));
 	const length = windowLength(isThere ? readConfig(denoFolder(model)).architecture : undefined);
 	const text = stringify({
 		name,
 		model,
-		recipe: `${bits}-bit`,
+		recipe,
 		stages: {
 			calibrate: { dataset: "wikitext2", "sequence-length": length },
 			evaluate: { perplexity: [{ dataset: "wikitext2", "sequence-length": length }] },
