@@ -1,4 +1,5 @@
 import type { Gpu } from "../gpu/device.ts";
+import type { SharedFactor } from "../gpu/kernels/matmul/gemm.ts";
 import type { InputTransform } from "../gpu/kernels/rotation/rotation.ts";
 import type { VectorSource } from "../gpu/kernels/vector_source.ts";
 import type { Tensor } from "../gpu/tensor.ts";
@@ -152,6 +153,8 @@ export interface Addends {
 	bias?: Tensor;
 	/** f32 `[tokens, rows]`. */
 	residual?: Tensor;
+	/** Keeps the rounded input for further products with it, on tensor cores. */
+	shared?: SharedFactor;
 }
 
 /** The weight of a linear layer on the GPU. */

@@ -1,4 +1,5 @@
 import type { Gpu } from "../gpu/device.ts";
+import { SharedFactor } from "../gpu/kernels/matmul/gemm.ts";
 import { transformInput } from "../gpu/kernels/rotation/rotate.ts";
 import { shapeText, type Tensor } from "../gpu/tensor.ts";
 import type { Addends, InputTransform, VectorSource, Weight, WeightGroup } from "./codec.ts";
@@ -92,7 +93,7 @@ export class TransformedGroup implements WeightGroup {
 
 /**
  * The products of one input with several weights, as {@link Weight.multiply} gives them. The input is
- * transformed once for all weights that transform it in the same way.
+ * transformed once for all weights that transform it in the same way, and rounded once for tensor cores.
  *
  * @param x f32 `[tokens, cols]`.
  * @returns f32 `[tokens, rows]` each, owned by the caller.
@@ -101,18 +102,26 @@ export async function multiplyAll(
 	x: Tensor,
 	products: readonly (Addends & { weight: Weight })[],
 ): Promise<Tensor[]> {
-	const inputs = new Map<string, Tensor>();
+	using plain = new SharedFactor();
+	const inputs = new Map<string, { input: Tensor; shared: SharedFactor }>();
 	const results: Tensor[] = [];
 	for (const { weight, ...addends } of products) {
 		if (!(weight instanceof TransformedWeight)) {
-			results.push(await weight.multiply(x, addends));
+			results.push(await weight.multiply(x, { ...addends, shared: plain }));
 			continue;
 		}
 		const { rotation, exponent } = weight.transform;
 		const key = `${rotation?.seed} ${rotation?.block} ${exponent}`;
-		if (!inputs.has(key)) inputs.set(key, await weight.input(x));
-		results.push(await weight.inner.multiply(inputs.get(key)!, addends));
+		let known = inputs.get(key);
+		if (!known) {
+			inputs.set(key, known = { input: await weight.input(x), shared: new SharedFactor() });
+		}
+		const { input, shared } = known;
+		results.push(await weight.inner.multiply(input, { ...addends, shared }));
 	}
-	x.gpu.free(...inputs.values());
+	for (const { input, shared } of inputs.values()) {
+		shared[Symbol.dispose]();
+		x.gpu.free(input);
+	}
 	return results;
 }

@@ -658,20 +658,26 @@ export class Gpu implements AsyncDisposable {
 		const timing = this.#timing;
 		if (!timing) return {};
 		this.flush(true);
+		const passes: { section: Section; begin: bigint; end: bigint }[] = [];
 		for (const { labels, buffer } of timing.pending.splice(0)) {
 			const ticks = new BigUint64Array(2 * labels.length);
 			await this.#readback.read(buffer, 0, new Uint8Array(ticks.buffer));
 			buffer.destroy();
-			timing.firstTick ??= ticks[0];
-			// A tick is a nanosecond on most devices; the host's clock reveals longer ticks.
-			const sinceFirst = Number(ticks.at(-1)! - timing.firstTick) / 1e9;
+			labels.forEach((section, i) =>
+				passes.push({ section, begin: ticks[2 * i], end: ticks[2 * i + 1] })
+			);
+		}
+		if (passes.length > 0) {
+			timing.firstTick ??= passes[0].begin;
+			// A tick is a nanosecond on most devices; the host's clock reveals longer ticks. The last pass has
+			// just ended.
+			const sinceFirst = Number(passes.at(-1)!.end - timing.firstTick) / 1e9;
 			const byHost = (performance.now() - timing.started!) / 1000;
 			if (byHost > 0.05) timing.unit ??= sinceFirst > byHost / 2 ? 1 : byHost / sinceFirst;
-			labels.forEach(({ name, stands = 1 }, i) => {
-				const ticked = Number(ticks[2 * i + 1] - ticks[2 * i]);
-				const seconds = stands * (timing.unit ?? 1) * ticked / 1e9;
-				timing.seconds[name] = (timing.seconds[name] ?? 0) + seconds;
-			});
+		}
+		for (const { section: { name, stands = 1 }, begin, end } of passes) {
+			const seconds = stands * (timing.unit ?? 1) * Number(end - begin) / 1e9;
+			timing.seconds[name] = (timing.seconds[name] ?? 0) + seconds;
 		}
 		await this.#throwErrors();
 		return { ...timing.seconds };

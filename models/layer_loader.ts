@@ -23,7 +23,7 @@ export interface LoadLayerOptions {
 	/**
 	 * Whether packed linear layers stay packed, which takes a tenth of the memory; products differ by
 	 * rounding only. Otherwise they are dequantized, and products are bit-identical to those of the
-	 * matrices before packing.
+	 * matrices before packing. Plain matrices then stay as they are while the layer is loaded, too.
 	 */
 	packed?: boolean;
 	/**
@@ -173,8 +173,9 @@ class LayerLoader {
 		const codec = this.#codecOf(name);
 		if (!codec) {
 			const place = placeOf(this.#prefix, group, i, "weight");
-			const matrix = await (this.options.stored ? this.#matrix(place) : this.#tensor(place));
-			return new DenseWeight(matrix);
+			const { packed, stored } = this.options;
+			const matrix = await (stored ? this.#matrix(place) : this.#tensor(place));
+			return new DenseWeight(matrix, packed && !stored);
 		}
 		const packed = this.#packed(group, i);
 		if (this.options.packed) {

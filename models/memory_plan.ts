@@ -58,7 +58,8 @@ function layerBytes(
 	const batch = 4 * batchTokens * Math.max(...widths.slice(1).map((width, i) => width + widths[i]));
 	// This layer in f32, the next one as stored.
 	const layers = (4 + 2) * weights;
-	if (!order) return layers + Math.max(batch, 3 * tableBytes(architecture));
+	// On tensor cores also this layer in f16.
+	if (!order) return layers + 2 * weights + Math.max(batch, 3 * tableBytes(architecture));
 	const hessians = groups.map(({ cols }) => 4 * cols ** 2);
 	const widest = Math.max(...hessians);
 	const kept = hessianBytes(plan, work);

@@ -43,6 +43,8 @@ interface Panel {
 	metric: Metric;
 	model: string;
 	dataset: string;
+	/** How the figures were measured. */
+	conditions?: string;
 	original?: Result;
 	results: NamedResult[];
 	/** Numbers of the results on the Pareto front. */
@@ -185,6 +187,11 @@ export class MergedReport {
 			for (const { number } of paretoFront(results)) best.add(number);
 			for (const result of results) result.name = withoutModel(result.name, model);
 		}
+		const alike = Map.groupBy(all, (panel) => `${panel.metric.noun} ${panelName(panel)}`);
+		for (const panels of alike.values()) {
+			if (panels.length === 1) continue;
+			for (const panel of panels) panel.dataset += panel.conditions ? `, ${panel.conditions}` : "";
+		}
 		return all;
 	}
 
@@ -201,7 +208,9 @@ export class MergedReport {
 				if (!isNumber(value)) continue;
 				const { dataset } = after as Figure;
 				const key = `${model} ${metric.subject(after)}`;
-				const panel = panels.get(key) ?? { metric, model, dataset, results: [], best: new Set() };
+				const conditions = chart.conditions?.(after as Figure);
+				const panel = panels.get(key) ??
+					{ metric, model, dataset, conditions, results: [], best: new Set() };
 				panels.set(key, panel);
 				panel.results.push({ number, name, bytes, value });
 				const level = before && chart.value(before);
@@ -342,7 +351,7 @@ ${tableHtml(this.#runTable(runs, folder))}`
 					...(original ? [["", `${model}, original`, ...cells(original)]] : []),
 					...runs.map((run, i) => [
 						`${this.#numbers.get(run)}`,
-						run.name,
+						withoutModel(run.name, model),
 						...cells(pairsByRun[i]),
 					]),
 				];

@@ -1,5 +1,5 @@
 import type { Gpu } from "../../gpu/device.ts";
-import { gemm } from "../../gpu/kernels/matmul/gemm.ts";
+import { gemm, SharedFactor } from "../../gpu/kernels/matmul/gemm.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Addends } from "../codec.ts";
 
@@ -38,9 +38,10 @@ export async function multiplySlabs(
 	gpu: Gpu,
 	x: Tensor,
 	{ rows, unpack }: UnpackedInSlabs,
-	{ bias, residual }: Addends,
+	{ bias, residual, shared }: Addends,
 	y: Tensor,
 ): Promise<void> {
+	using own = new SharedFactor();
 	const [m, cols] = x.shape;
 	const most = slabRows(gpu, m, rows, cols);
 	for (let first = 0; first < rows; first += most) {
@@ -55,6 +56,7 @@ export async function multiplySlabs(
 			bias: bias?.view(first, [n]),
 			residual: residual && { tensor: residual, start: first },
 			mayRound: true,
+			sharedA: shared ?? own,
 		});
 	}
 }

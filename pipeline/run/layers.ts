@@ -35,8 +35,9 @@ interface Stream {
  * Runs the inner stages on each group of linear layers of the decoder layers, and passes the calibration
  * data, if a stage needs them, through the layers.
  *
- * The host runs ahead of the GPU: it waits once per linear layer and per several batches. While the last
- * batches of a layer run, it writes the file of that layer and uploads the weights of the next one.
+ * The host runs ahead of the GPU: it waits once per linear layer and per several batches. While the inputs of
+ * a layer's last group are computed, it uploads the weights of the next layer; while the last batches leave
+ * the layer, it writes the file of that layer.
  *
  * If a stage wants it, the data also pass through the original model, in a second stream.
  *
@@ -187,7 +188,7 @@ class LayerRun {
 		this.#counts.clear();
 		if (this.calibration?.order === "layer") {
 			// Every group sees the original layer; the quantized layer produces the input of the next one.
-			await this.#observeAll(weights, groups);
+			await this.#observeAll(weights, groups, count);
 			for (const group of groups) await this.#quantizeGroup(weights, group);
 		} else {
 			// Stages may change the weights in place.
@@ -195,7 +196,8 @@ class LayerRun {
 			const mostOf = (cols: number) => expertsTogether(cols, streams.length > 0);
 			for (const together of bundles(groups, mostOf)) {
 				if (this.calibration) {
-					await this.#observe(this.#stream("quantized", weights), together, streams[0]);
+					const prefetches = together.at(-1) === groups.at(-1) && index + 1 < count;
+					await this.#observe(this.#stream("quantized", weights), together, prefetches, streams[0]);
 				}
 				for (const group of together) await this.#quantizeGroup(weights, group);
 			}
@@ -210,7 +212,6 @@ class LayerRun {
 				const context = { ...this.context, layer: { index, count } };
 				file = await this.clock.host(stage.name, () => stage.endLayer!(context, options, linears));
 			}
-			if (index + 1 < count) this.decoder.prefetchLayer(index + 1);
 		});
 		await gpu.idle();
 		for (const stream of streams) stream.weights[Symbol.dispose]();
@@ -261,7 +262,11 @@ class LayerRun {
 	 * Lets the stages observe the inputs of all groups, in one pass through the original layer, which takes
 	 * the original stream to the next one.
 	 */
-	async #observeAll(weights: LayerWeights<DenseWeight>, groups: readonly Group[]): Promise<void> {
+	async #observeAll(
+		weights: LayerWeights<DenseWeight>,
+		groups: readonly Group[],
+		count: number,
+	): Promise<void> {
 		const quantized = this.#stream("quantized", weights);
 		const original = this.calibration!.original && this.#stream("original", weights);
 		const all = bundles(groups, () => Infinity);
@@ -287,8 +292,16 @@ class LayerRun {
 			} else {
 				this.context.gpu.free(...others.values());
 			}
+			if (weights.layer + 1 < count) this.#prefetch(weights.layer + 1, batch);
 			await this.#pace(batch);
 		}
+	}
+
+	/** Uploads the weights of the next layer while the GPU works on the last batches of a pass. */
+	#prefetch(layer: number, batch: number): void {
+		if (batch + 1 < this.calibration!.activations.batches) return;
+		this.context.gpu.flush();
+		this.decoder.prefetchLayer(layer);
 	}
 
 	/**
@@ -335,11 +348,13 @@ class LayerRun {
 	 * Lets the stages observe the input of one group, or of several experts; earlier groups are already
 	 * quantized.
 	 *
+	 * @param prefetches Whether to upload the weights of the next layer meanwhile.
 	 * @param original The stream through the original layer, if a stage wants it.
 	 */
 	async #observe(
 		quantized: Stream,
 		groups: readonly Group[],
+		prefetches: boolean,
 		original?: Stream,
 	): Promise<void> {
 		const { gpu } = this.context;
@@ -362,6 +377,7 @@ class LayerRun {
 			const registers = await this.#reach(quantized, batch, group);
 			await this.#show(batch, groups, registers, original && (others ?? registers));
 			gpu.free(...registers.values(), ...others?.values() ?? []);
+			if (prefetches) this.#prefetch(layer + 1, batch);
 			await this.#pace(batch);
 		}
 		for (const { activations } of streams) {

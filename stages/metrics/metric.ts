@@ -96,6 +96,8 @@ export interface Chart<F> {
 	text(value: number): string;
 	/** The label of a grid line. */
 	tick(value: number): string;
+	/** How a figure was measured, where that tells charts of one data set apart. */
+	conditions?(figure: F): string;
 }
 
 /**

@@ -330,6 +330,8 @@ export const perplexity: Metric<Entry, Perplexity> = {
 			if (value >= 1e6) return value.toExponential(0);
 			return decimal(value, value >= 10 || Number.isInteger(value) ? 0 : 1);
 		},
+		conditions: ({ windows, sequenceLength }) =>
+			`${windows} ${plural(windows, "window")} of ${sequenceLength} tokens`,
 	},
 };
 

@@ -118,7 +118,7 @@ Deno.test("a merged page is well-formed and has the figures of each run", () => 
 	const tasks = tableOf(page, "Zero-shot accuracy in percent, normalized where there is one");
 	assert.deepEqual(tasks[0], ["#", "Run", "piqa", "boolq", "mean"]);
 	assert.deepEqual(tasks[1], ["", "models/tiny-llama, original", "54.5", "62.0", "58.3"]);
-	assert.deepEqual(tasks[2], ["1", "tiny-llama,rtn-1", "49.8", "57.3", "53.5"]);
+	assert.deepEqual(tasks[2], ["1", "rtn-1", "49.8", "57.3", "53.5"]);
 	const paper = tableOf(page, "models/tiny-llama, as papers print it");
 	assert.deepEqual(paper.slice(0, 3), [
 		["Method", "Claimed bits", "Stored bits", "evaluation.txt", "Zero-shot mean, %", "Time"],
@@ -224,6 +224,25 @@ Deno.test("the picture alone is an SVG with its own colours for dark and light",
 	}
 	const nothing = { done: [], failed: [], missing: [] };
 	assert.equal(new MergedReport(nothing).svg(), undefined);
+});
+
+Deno.test("charts of one data set say how they differ", () => {
+	const [first, second, ...rest] = comparison().done;
+	const { original, packed } = second.record.evaluation!;
+	const fewer = (figures: typeof packed) => figures?.map((figure) => ({ ...figure, windows: 4 }));
+	second.record.evaluation = {
+		...second.record.evaluation,
+		original: fewer(original)!,
+		packed: fewer(packed),
+	};
+	second.record.model = first.record.model;
+	const report = new MergedReport({ done: [first, second, ...rest], failed: [], missing: [] });
+	const names = elements(parseHtml(report.svg()!), "text").map(textOf);
+	const { model } = first.record;
+	for (const windows of [101, 4]) {
+		const title = `${model} on text/evaluation.txt, ${windows} windows of 256 tokens`;
+		assert.ok(names.includes(title), names.join("\n"));
+	}
 });
 
 Deno.test("results of another program are drawn as diamonds, beside the front", () => {

@@ -1,10 +1,18 @@
 import type { Gpu } from "../../device.ts";
 import { type Kernel, uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
+import { unitOf } from "../matmul/gemm.ts";
+import { halve } from "../matmul/halve.ts";
 import {
 	attentionBroadcastKernel,
 	attentionBroadcastQueries,
 } from "./attention_broadcast_source.ts";
+import {
+	attentionMatrixBytes,
+	attentionMatrixKernel,
+	MATRIX_QUERIES,
+} from "./attention_matrix_source.ts";
+import type { AttentionForm } from "./attention_rows_source.ts";
 import { attentionKernel } from "./attention_source.ts";
 import { attentionTileBytes, attentionTileKernel } from "./attention_tile_source.ts";
 
@@ -62,12 +70,19 @@ export async function attention(
 ): Promise<Tensor> {
 	const { slidingWindow = Infinity, sinks } = shape;
 	const slides = slidingWindow < length;
+	const params = parameters(length, shape, slides ? slidingWindow : length);
+	const more = sinks ? [sinks] : [];
+	const windows = q.shape[0] / length;
+	if (suitsMatrices(gpu, shape, length)) {
+		const rows = { params, more, longest: length, count: windows };
+		return await matrixAttention(gpu, [q, k, v], shape, formOf(shape, slides, false), rows);
+	}
 	const { kernel, queries } = await kernelFor(gpu, shape, slides, false);
 	const out = gpu.empty(q.shape);
 	kernel.dispatch({
-		params: parameters(length, shape, slides ? slidingWindow : length),
-		tensors: [q, k, v, out, ...(sinks ? [sinks] : [])],
-		workgroups: [Math.ceil(length / queries), shape.heads, q.shape[0] / length],
+		params,
+		tensors: [q, k, v, out, ...more],
+		workgroups: [Math.ceil(length / queries), shape.heads, windows],
 	});
 	return out;
 }
@@ -90,15 +105,86 @@ export async function segmentAttention(
 ): Promise<Tensor> {
 	const { slidingWindow = Infinity, sinks } = shape;
 	const slides = slidingWindow < length;
+	const [segments] = table.shape;
+	const params = parameters(segments, shape, slides ? slidingWindow : length);
+	const more = [table, ...(sinks ? [sinks] : [])];
+	if (suitsMatrices(gpu, shape, length)) {
+		const rows = { params, more, longest, count: segments };
+		return await matrixAttention(gpu, [q, k, v], shape, formOf(shape, slides, true), rows);
+	}
 	const { kernel, queries } = await kernelFor(gpu, shape, slides, true);
 	const out = gpu.empty(q.shape);
-	const [segments] = table.shape;
 	kernel.dispatch({
-		params: parameters(segments, shape, slides ? slidingWindow : length),
-		tensors: [q, k, v, out, table, ...(sinks ? [sinks] : [])],
+		params,
+		tensors: [q, k, v, out, ...more],
 		workgroups: [Math.ceil(longest / queries), shape.heads, segments],
 	});
 	return out;
+}
+
+/** Texts from which attention is worth rounding its operands, in tokens. */
+const MATRICES_FROM = 32;
+
+/** Whether an attention is computed on tensor cores. */
+function suitsMatrices(gpu: Gpu, { headDim }: AttentionHeads, length: number): boolean {
+	const { maxComputeWorkgroupStorageSize, maxStorageBuffersPerShaderStage } = gpu.device.limits;
+	return gpu.roundsProducts && headDim % 64 === 0 && headDim <= 128 && length >= MATRICES_FROM &&
+		attentionMatrixBytes(headDim) <= maxComputeWorkgroupStorageSize &&
+		maxStorageBuffersPerShaderStage >= 9;
+}
+
+/**
+ * Attention with queries, keys, values and softmax weights in f16, and sums in f32.
+ *
+ * @param rows The parameters and further tensors of the kernel, the number of windows or segments, and the
+ *   queries of the longest.
+ */
+async function matrixAttention(
+	gpu: Gpu,
+	[q, k, v]: readonly Tensor[],
+	{ heads, headDim }: AttentionHeads,
+	form: AttentionForm,
+	rows: { params: Uint8Array; more: readonly Tensor[]; longest: number; count: number },
+): Promise<Tensor> {
+	const round = (by: "row" | "column", tensor: Tensor) => {
+		const [tokens, width] = tensor.shape;
+		return halve(gpu, by, { tensor, start: 0, stride: width }, [tokens, width], [1, 1]);
+	};
+	using queries = await round("row", q);
+	using keys = await round("row", k);
+	using values = await round("column", v);
+	const unit = await unitOf(gpu);
+	const kernel = await gpu.kernel({
+		name: `attention_matrix_${headDim}_${unit}${suffixOf(form)}`,
+		source: () => attentionMatrixKernel(headDim, unit, form),
+	});
+	const out = gpu.empty(q.shape);
+	const factors = [queries, keys, values];
+	kernel.dispatch({
+		params: rows.params,
+		tensors: [
+			...factors.map(({ words }) => words),
+			out,
+			...rows.more,
+			...factors.map(({ scales }) => scales),
+		],
+		workgroups: [Math.ceil(rows.longest / MATRIX_QUERIES), heads, rows.count],
+	});
+	return out;
+}
+
+function formOf(
+	{ cap, sinks }: AttentionHeads,
+	slides: boolean,
+	isSegmented: boolean,
+): AttentionForm {
+	return { slides, isSegmented, isCapped: cap !== undefined, hasSinks: sinks !== undefined };
+}
+
+/** The form of a kernel in its name. */
+function suffixOf({ slides, isSegmented, isCapped, hasSinks }: AttentionForm): string {
+	return (isSegmented ? "_segments" : "") + (slides ? "_sliding" : "") +
+		(isCapped ? "_capped" : "") + (hasSinks ? "_sinks" : "");
 }
 
 function parameters(
@@ -113,14 +199,13 @@ function parameters(
 /** The kernel for an adapter, and the queries per workgroup. */
 async function kernelFor(
 	gpu: Gpu,
-	{ headDim, cap, sinks }: AttentionHeads,
+	heads: AttentionHeads,
 	slides: boolean,
 	isSegmented: boolean,
 ): Promise<{ kernel: Kernel; queries: number }> {
-	const [isCapped, hasSinks] = [cap !== undefined, sinks !== undefined];
-	const form = { slides, isSegmented, isCapped, hasSinks };
-	const kind = (isSegmented ? "_segments" : "") + (slides ? "_sliding" : "") +
-		(isCapped ? "_capped" : "") + (hasSinks ? "_sinks" : "");
+	const { headDim } = heads;
+	const form = formOf(heads, slides, isSegmented);
+	const kind = suffixOf(form);
 	const { maxComputeWorkgroupStorageSize: memory } = gpu.device.limits;
 	if (!gpu.software && headDim % 64 === 0 && headDim <= 128) {
 		// Segments are short, so that large tiles would be mostly padding.

@@ -2,6 +2,7 @@ import type { Gpu } from "../../device.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import source from "./rope.wgsl" with { type: "text" };
+import fourSource from "./rope_four.wgsl" with { type: "text" };
 
 /**
  * Rotary embedding: rotates the heads of `x`, f32 `[tokens, heads * headDim]`, in place.
@@ -19,11 +20,17 @@ export async function rope(
 ): Promise<void> {
 	const [tokens, width] = x.shape;
 	const [length, pairs] = table.shape;
-	const constants = { INTERLEAVED: Number(interleaved) };
-	const kernel = await gpu.kernel({ name: "rope", source, constants });
+	const headDim = width / heads;
+	const isFourfold = !interleaved && pairs % 4 === 0 && headDim % 4 === 0;
+	const kernel = await gpu.kernel(
+		isFourfold
+			? { name: "rope_4", source: fourSource }
+			: { name: "rope", source, constants: { INTERLEAVED: Number(interleaved) } },
+	);
+	const threads = heads * pairs / (isFourfold ? 4 : 1);
 	kernel.dispatch({
-		params: uniform([tokens, heads, pairs, length, width / heads]),
+		params: uniform([tokens, heads, pairs, length, headDim]),
 		tensors: [table, x],
-		workgroups: [Math.ceil(heads * pairs / 64), tokens],
+		workgroups: [Math.ceil(threads / 64), tokens],
 	});
 }

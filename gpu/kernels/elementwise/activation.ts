@@ -3,6 +3,7 @@ import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import activate from "./activate.wgsl" with { type: "text" };
 import source from "./activation.wgsl" with { type: "text" };
+import fourSource from "./activation_four.wgsl" with { type: "text" };
 
 /** The activation functions by their names in config.json (`hidden_act`, `activation_function`). */
 export const ACTIVATIONS = {
@@ -30,12 +31,18 @@ export async function activation(
 	up?: Tensor,
 ): Promise<Tensor> {
 	const constants = { KIND: ACTIVATIONS[name], GATED: Number(up !== undefined) };
-	const kernel = await gpu.kernel({ name: "activation", source: activate + source, constants });
+	const isFourfold = x.size % 4 === 0;
+	const kernel = await gpu.kernel({
+		name: isFourfold ? "activation_4" : "activation",
+		source: () => activate + (isFourfold ? fourSource : source),
+		constants,
+	});
+	const count = isFourfold ? x.size / 4 : x.size;
 	const out = gpu.empty(x.shape);
 	kernel.dispatch({
-		params: uniform([x.size]),
+		params: uniform([count]),
 		tensors: [x, up ?? x, out],
-		workgroups: Math.ceil(x.size / 64),
+		workgroups: Math.ceil(count / 64),
 	});
 	return out;
 }

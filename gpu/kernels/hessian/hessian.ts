@@ -13,7 +13,7 @@ import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
 /** Tokens per sum: long f32 sums lose accuracy, which the quantization loop amplifies. */
 export const CHUNK = 1024;
 /** The same on tensor cores, whose sums truncate; less than what rounding to f16 costs. */
-const MATRIX_CHUNK = 8192;
+export const MATRIX_CHUNK = 8192;
 
 /**
  * Accumulates a batch in a Hessian: H += factor · XᵀX, in the upper triangle (and parts of the lower).

@@ -55,8 +55,24 @@ export interface Gemm {
 	residual?: Matrix | Tensor;
 	/** Whether A and B may be rounded to f16, which happens if the device's precision is f16. */
 	mayRound?: boolean;
+	/** Keeps the rounded A for further products with it. */
+	sharedA?: SharedFactor;
+	/** Keeps the rounded B. */
+	sharedB?: SharedFactor;
 	/** Whether to skip tiles of C that are fully below the diagonal (they keep their content). */
 	upperOnly?: boolean;
+}
+
+/** A factor of several products, which is rounded once; to be disposed of after them. */
+export class SharedFactor implements Disposable {
+	/** The rounded factor, once a product has needed it. */
+	halves?: Halves;
+
+	/** Frees the rounded factor. */
+	[Symbol.dispose](): void {
+		this.halves?.[Symbol.dispose]();
+		this.halves = undefined;
+	}
 }
 
 /** A {@link Matrix} with all of its numbers. */
@@ -192,14 +208,17 @@ function isWritable({ c, residual = c }: Call): boolean {
 
 async function matrixGemm(gpu: Gpu, call: Call): Promise<void> {
 	const { layout, m, n, k, a, b } = call;
+	using ownA = new SharedFactor();
+	using ownB = new SharedFactor();
+	const { sharedA = ownA, sharedB = ownB } = call;
 	const isSame = a.tensor === b.tensor && a.start === b.start && a.stride === b.stride && m === n;
 	const round = (matrix: Placed, length: number) =>
 		layout === "TN"
 			? halve(gpu, "column", matrix, [k, length], [MATRIX_DEPTH, MATRIX_TILE])
 			: halve(gpu, "row", matrix, [length, k], [MATRIX_TILE, MATRIX_DEPTH]);
-	using left = await round(a, m);
-	using right = isSame ? undefined : await round(b, n);
-	await multiplyHalves(gpu, call, left, right ?? left);
+	const left = sharedA.halves ??= await round(a, m);
+	const right = isSame ? left : sharedB.halves ??= await round(b, n);
+	await multiplyHalves(gpu, call, left, right);
 }
 
 /**
@@ -251,7 +270,7 @@ export async function multiplyHalves(
 const units = new WeakMap<Gpu, Promise<number>>();
 
 /** What offsets of fragments in arrays of vec4u count on a device, in halves. */
-function unitOf(gpu: Gpu): Promise<number> {
+export function unitOf(gpu: Gpu): Promise<number> {
 	let unit = units.get(gpu);
 	if (!unit) units.set(gpu, unit = findUnit(gpu));
 	return unit;

@@ -1,70 +1,9 @@
 import assert from "node:assert/strict";
-import type { Gpu } from "~/gpu/device.ts";
-import type { KernelSource } from "~/gpu/kernel.ts";
 import { gemm, multiplyHalves } from "~/gpu/kernels/matmul/gemm.ts";
 import { halve, type Halves } from "~/gpu/kernels/matmul/halve.ts";
 import type { Tensor } from "~/gpu/tensor.ts";
-import { openGpu } from "../../open_gpu.ts";
+import { openWithMatrices } from "../../emulated_matrices.ts";
 import { normals } from "../../../reference/random.ts";
-
-/**
- * Subgroup matrices in plain WGSL: a fragment of a factor is a place in workgroup memory, and each of 32
- * lanes has eight entries of a sum.
- */
-const EMULATION = `
-struct Fragment { array: u32, start: u32, stride: u32, columns: bool }
-alias Sum = array<f32, 8>;
-fn entry(f: Fragment, row: u32, col: u32) -> f32 {
-  let at = f.start + select(row * f.stride + col, col * f.stride + row, f.columns);
-  var four: vec4u;
-  if (f.array == 0u) { four = sA[at / 8u]; } else { four = sB[at / 8u]; }
-  let pair = unpack2x16float(four[at / 2u % 4u]);
-  return pair[at % 2u];
-}
-fn multiply(a: Fragment, b: Fragment, c: Sum, lane: u32) -> Sum {
-  var sum = c;
-  for (var i = 0u; i < 8u; i++) {
-    let at = lane % 32u + i * 32u;
-    for (var k = 0u; k < 16u; k++) { sum[i] += entry(a, at / 16u, k) * entry(b, k, at % 16u); }
-  }
-  return sum;
-}
-`;
-
-/** A kernel with subgroup matrices, whose offsets count eight halves, for any adapter. */
-function emulated(text: string): string {
-	if (!text.includes("subgroupMatrix")) return text;
-	return text
-		.replace(/alias (Left|Right|Sum) = .*;/g, "")
-		.replace(/subgroup_matrix_(left|right)<f16, 16, 16>/g, "Fragment")
-		.replace(/subgroup_matrix_result<f32, 16, 16>/g, "Sum")
-		.replace(
-			/subgroupMatrixLoad<\w+, (row|col)_major>\(&s([AB]),\s*(.+?),\s*(\d+)u\)/gs,
-			(_, order, array, at, stride) =>
-				`Fragment(${array === "A" ? 0 : 1}u, (${at}) * 8u, ${8 * stride}u, ${order === "col"})`,
-		)
-		.replace(
-			/subgroupMatrixMultiplyAccumulate\((\w+), (\w+), (\w+)\)/g,
-			"multiply($1, $2, $3, lane)",
-		)
-		.replace(
-			/subgroupMatrixStore<row_major>\(&(\w+), (.+?), (\w+), ([\w.]+)\);/g,
-			(_, array, at, sum, stride) =>
-				`for (var i = 0u; i < 8u; i++) { let e = lane % 32u + i * 32u; ` +
-				`${array}[${at} + e / 16u * ${stride} + e % 16u] = ${sum}[i]; }`,
-		) + EMULATION;
-}
-
-/** A device that rounds to f16, with emulated tensor cores. */
-async function openWithMatrices(): Promise<Gpu> {
-	const gpu = await openGpu({ precision: "f16", backend: "deno", poison: true });
-	const kernel = gpu.kernel.bind(gpu);
-	const all = (source: KernelSource) => {
-		const { source: text } = source;
-		return kernel({ ...source, source: () => emulated(typeof text === "string" ? text : text()) });
-	};
-	return Object.defineProperties(gpu, { matrices: { value: true }, kernel: { value: all } });
-}
 
 const gpu = await openWithMatrices();
 /** A small tile, since the emulation is slow to compile. */
