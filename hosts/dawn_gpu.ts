@@ -81,7 +81,9 @@ export function dawnHost(file: string, base: GpuHost): GpuHost {
 			{ features },
 		) => [FEATURES.filter((name) => features.has(name as GPUFeatureName))],
 		systemMemory: base.systemMemory,
-		tuning: base.tuning,
+		get tuning() {
+			return base.tuning; // as the environment is now
+		},
 		prelude: browserPrelude,
 		scope: base.scope,
 		nextTask: base.nextTask,

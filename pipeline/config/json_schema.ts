@@ -61,7 +61,8 @@ export const pipelineFields = z.strictObject({
 				"installed and finds tensor cores. BILLM_BACKEND if left out, else deno",
 		),
 		precision: z.enum(PRECISIONS).default("f32").describe(
-			"f16 rounds the factors of large products to f16 where there are tensor cores; sums stay f32",
+			"f16 rounds the factors of large products and of attention to f16 where there are tensor cores; sums " +
+				"stay f32",
 		),
 		memory: memorySize.optional().describe(
 			"GPU memory to stay under; as much as there is if left out. Changes the time, not the result",

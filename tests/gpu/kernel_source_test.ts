@@ -32,11 +32,12 @@ const HAS: Record<KernelNeed, boolean> = {
 	"subgroup matrices": gpu.matrices,
 };
 
-/** What naga says of a text; undefined if it is valid, or needs what this adapter lacks. */
+/** What the compiler says of a text; undefined if it is valid, or needs what this adapter lacks. */
 async function complaint(code: string): Promise<string | undefined> {
-	if (!needsOf(code).every((need) => HAS[need])) return undefined;
+	const needs = needsOf(code);
+	if (!needs.every((need) => HAS[need])) return undefined;
 	gpu.device.pushErrorScope("validation");
-	gpu.device.createShaderModule({ code });
+	gpu.device.createShaderModule({ code: (gpu.host.prelude?.(needs) ?? "") + code });
 	return (await gpu.device.popErrorScope())?.message;
 }
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { gemm, multiplyHalves } from "~/gpu/kernels/matmul/gemm.ts";
+import { gemm, multiplyHalves, SharedFactor } from "~/gpu/kernels/matmul/gemm.ts";
 import { halve, type Halves } from "~/gpu/kernels/matmul/halve.ts";
 import type { Tensor } from "~/gpu/tensor.ts";
 import { openWithMatrices } from "../../emulated_matrices.ts";
@@ -97,6 +97,25 @@ Deno.test("a product that may not be rounded is not", async () => {
 		() => 0,
 	);
 	assert.ok(error < 1e-6, `${error}`);
+});
+
+Deno.test("a factor of several products is rounded once", async () => {
+	const [m, n, k] = [256, 256, 256];
+	using a = gpu.upload(values(m * k), [m, k]);
+	using shared = new SharedFactor();
+	const before = gpu.memory.current;
+	const products: Float32Array[] = [];
+	for (const sharedA of [undefined, shared, shared]) {
+		using b = gpu.upload(normals(n * k, 5), [n, k]);
+		using c = gpu.empty([m, n]);
+		await gemm(gpu, { layout: "NT", m, n, k, a, b, c, mayRound: true, sharedA });
+		products.push(await gpu.read(c));
+	}
+	assert.deepEqual(products[1], products[0]);
+	assert.deepEqual(products[2], products[0]);
+	assert.equal(gpu.memory.current - before, 2 * m * k + 4 * m);
+	shared[Symbol.dispose]();
+	assert.equal(gpu.memory.current, before);
 });
 
 Deno.test("Xᵀ X is added to a matrix, in its upper triangle", async () => {

@@ -71,7 +71,7 @@ Deno.test("TileTuning keeps what other classes and adapters chose", async () => 
 	const { adapters } = JSON.parse(readFileSync(path, "utf8"));
 	assert.deepEqual(adapters.other, { NT: "tile" });
 	const [, [name, own]] = Object.entries(adapters);
-	assert(name.startsWith(`${gpu.name}, Deno ${Deno.version.deno}, kernels `));
+	assert(name.startsWith(`${gpu.name}, ${gpu.host.name}, kernels `));
 	assert.deepEqual(own, { NT: tileName(fast), TN: tileName(slow) });
 });
 

@@ -5,6 +5,7 @@ import { assertClose } from "../../../assert_close.ts";
 import { klReference } from "../../../reference/divergence.ts";
 import { normals } from "../../../reference/random.ts";
 import { DEVICES } from "../../devices.ts";
+import { gpu as adapter } from "../../gpu.ts";
 
 /** Divergences and most likely ids of rows whose vocabulary comes in parts. */
 async function measured(gpu: Gpu, logits: Float32Array, other: Float32Array, parts: number[]) {
@@ -73,7 +74,8 @@ for (const { kernels, gpu } of DEVICES) {
 			const wanted = expected(logits, other, vocabulary);
 			// Sums of up to 1000 terms in f32 of differences up to 60.
 			assertClose(actual.divergences, wanted.divergences, { abs: 2e-5, rel: 2e-6 });
-			assert.equal(actual.divergences[4], 0);
+			// Compilers of GPUs contract products and sums, each as it likes.
+			assert.ok(Math.abs(actual.divergences[4]) <= (adapter.software ? 0 : 1e-7));
 			assert.deepEqual(actual.ids, wanted.ids);
 			assert.deepEqual(actual.otherIds, wanted.otherIds);
 		});
