@@ -12,7 +12,9 @@ import {
 	type StageItem,
 	Workplace,
 } from "../micro_model.ts";
+import { Environment } from "../environment.ts";
 import { normals } from "../reference/random.ts";
+import { runInProcess } from "../run_in_process.ts";
 import { startTask, type TaskOptions } from "../start_task.ts";
 
 const SHARDS = 7;
@@ -69,16 +71,18 @@ class Place implements AsyncDisposable {
 		name = "micro",
 	) {
 		const file = this.place.pipeline({ model: `someone/${name}`, stages, output });
-		return await startTask("quantize", [file], {
-			...options,
-			env: {
-				HF_ENDPOINT: this.hub.url,
-				HF_HOME: this.path("hf"),
-				HF_HUB_OFFLINE: "",
-				HF_TOKEN: "",
-				...options.env,
-			},
-		});
+		const env = {
+			HF_ENDPOINT: this.hub.url,
+			HF_HOME: this.path("hf"),
+			HF_HUB_OFFLINE: "",
+			HF_TOKEN: "",
+			...options.env,
+		};
+		if (Object.keys(options).some((option) => option !== "env")) {
+			return await startTask("quantize", [file], { ...options, env });
+		}
+		using _ = new Environment({ NO_COLOR: "1", INIT_CWD: "", ...env });
+		return await runInProcess("quantize", [file]); // with kernels that are compiled already
 	}
 
 	/** Runs as without keep: false, from the folder. */
