@@ -153,7 +153,7 @@ export interface Addends {
 	bias?: Tensor;
 	/** f32 `[tokens, rows]`. */
 	residual?: Tensor;
-	/** Keeps the rounded input for further products with it, on tensor cores. */
+	/** @internal Keeps the rounded input for further products with it, on tensor cores. */
 	shared?: SharedFactor;
 }
 
