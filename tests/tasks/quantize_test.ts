@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { RECIPES, STAGES } from "../../stages/mod.ts";
 import { contents, type StageItem, Workplace } from "../micro_model.ts";
+import { runInProcess } from "../run_in_process.ts";
 import { startTask } from "../start_task.ts";
 
 const quantize = (args: string[], options = {}) => startTask("quantize", args, options);
@@ -183,7 +184,7 @@ Deno.test("the example pipelines are good, and say what they download and need",
 	assert.ok(examples.length >= 16);
 	for (const example of examples) {
 		const path = join(project, "examples", example);
-		const { code, stderr } = await quantize([path, "--check"]);
+		const { code, stderr } = await runInProcess("quantize", [path, "--check"]);
 		assert.deepEqual([code, stderr], [0, ""], example);
 		const text = readFileSync(path, "utf8");
 		if (/^ *model: \[?(examples|out)\//m.test(text)) continue;

@@ -21,7 +21,7 @@ import { type MicroTensor, Workplace } from "../../micro_model.ts";
 import { openCheckpoint, openModel } from "../../open.ts";
 import { crossEntropyReference } from "../../reference/decoder.ts";
 import { architectureReference } from "../../reference/ops.ts";
-import { startTask } from "../../start_task.ts";
+import { runInProcess } from "../../run_in_process.ts";
 import { LoadedModel } from "../loaded_model.ts";
 import { randomWindows } from "../random_model.ts";
 
@@ -308,7 +308,7 @@ for (const [index, name] of Object.keys(FAMILIES).entries()) {
 		assert.deepEqual(await generated(model, prompt, count), expected);
 		if (!DEQUANTIZED.includes(name)) return;
 		const out = place.path("dequantized");
-		const { code, stderr } = await startTask("dequantize", [folder, out]);
+		const { code, stderr } = await runInProcess("dequantize", [folder, out]);
 		assert.equal(code, 0, stderr);
 		assert.match(stderr, name in PREFIXES ? /nothing reads its "vision_tower/ : /^$/);
 		using dequantized = await LoadedModel.open(gpu, out);

@@ -26,8 +26,17 @@ const SOURCES: [name: string, files: string[], texts: string][] = [
 	["gpt2", ["vocab.json", "merges.txt"], "gpt-2"],
 ];
 
-/** Loads a tokenizer from these files alone. */
+const loaded = new Map<string, TextTokenizer>();
+
+/** A tokenizer from these files alone. */
 function load(name: string, files: string[]): TextTokenizer {
+	const key = [name, ...files].join();
+	let tokenizer = loaded.get(key);
+	if (!tokenizer) loaded.set(key, tokenizer = loadAnew(name, files));
+	return tokenizer;
+}
+
+function loadAnew(name: string, files: string[]): TextTokenizer {
 	using folder = new TemporaryFolder();
 	for (const file of [...files, "tokenizer_config.json"]) {
 		const source = join(TOKENIZERS, name, file);
