@@ -23,7 +23,7 @@ export interface LoadLayerOptions {
 	/**
 	 * Whether packed linear layers stay packed, which takes a tenth of the memory; products differ by
 	 * rounding only. Otherwise they are dequantized, and products are bit-identical to those of the
-	 * matrices before packing. Plain matrices then stay as they are while the layer is loaded, too.
+	 * matrices before packing. Plain matrices must then not be changed.
 	 */
 	packed?: boolean;
 	/**

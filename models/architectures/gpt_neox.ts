@@ -1,6 +1,7 @@
 import type { Op } from "../ops/mod.ts";
 import type { NormOp } from "../ops/norm.ts";
 import type { ArchitectureFamily } from "./architecture.ts";
+import { plainFeedForward } from "./plain_feed_forward.ts";
 import { readRotary, scaledLength } from "./rotary_fields.ts";
 
 /**
@@ -66,30 +67,14 @@ export const gptNeox: ArchitectureFamily = {
 				residual: "hidden",
 			},
 		];
-		const feedForward: Op[] = [
-			{
-				op: "linear",
-				from: "other",
-				cols: hiddenSize,
-				linears: [{ module: "mlp.dense_h_to_4h", to: "x", rows: inner }],
-				bias: true,
-			},
-			{
-				op: "activation",
-				name: fields.activation("hidden_act", "gelu"),
-				from: "x",
-				to: "x",
-				width: inner,
-			},
-			{
-				op: "linear",
-				from: "x",
-				cols: inner,
-				linears: [{ module: "mlp.dense_4h_to_h", to: "hidden", rows: hiddenSize }],
-				bias: true,
-				residual: "hidden",
-			},
-		];
+		const feedForward = plainFeedForward({
+			from: "other",
+			hiddenSize,
+			inner,
+			activation: fields.activation("hidden_act", "gelu"),
+			modules: ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
+			bias: true,
+		});
 		const steps = parallel
 			? [attentionNorm, feedForwardNorm, ...attention, ...feedForward]
 			: [attentionNorm, ...attention, feedForwardNorm, ...feedForward];

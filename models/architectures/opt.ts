@@ -1,6 +1,7 @@
 import type { Op } from "../ops/mod.ts";
 import type { NormOp } from "../ops/norm.ts";
 import type { ArchitectureFamily } from "./architecture.ts";
+import { plainFeedForward } from "./plain_feed_forward.ts";
 
 export const opt: ArchitectureFamily = {
 	models: "OPT",
@@ -63,30 +64,14 @@ export const opt: ArchitectureFamily = {
 				residual: "hidden",
 			},
 		];
-		const feedForward: Op[] = [
-			{
-				op: "linear",
-				from: input,
-				cols: hiddenSize,
-				linears: [{ module: "fc1", to: "x", rows: inner }],
-				bias,
-			},
-			{
-				op: "activation",
-				name: fields.activation("activation_function", "relu"),
-				from: "x",
-				to: "x",
-				width: inner,
-			},
-			{
-				op: "linear",
-				from: "x",
-				cols: inner,
-				linears: [{ module: "fc2", to: "hidden", rows: hiddenSize }],
-				bias,
-				residual: "hidden",
-			},
-		];
+		const feedForward = plainFeedForward({
+			from: input,
+			hiddenSize,
+			inner,
+			activation: fields.activation("activation_function", "relu"),
+			modules: ["fc1", "fc2"],
+			bias,
+		});
 		const steps = normFirst
 			? [attentionNorm, ...attention, feedForwardNorm, ...feedForward]
 			: [...attention, attentionNorm, ...feedForward, feedForwardNorm];

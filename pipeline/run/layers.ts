@@ -188,7 +188,7 @@ class LayerRun {
 		this.#counts.clear();
 		if (this.calibration?.order === "layer") {
 			// Every group sees the original layer; the quantized layer produces the input of the next one.
-			await this.#observeAll(weights, groups, count);
+			await this.#observeAll(weights, groups);
 			for (const group of groups) await this.#quantizeGroup(weights, group);
 		} else {
 			// Stages may change the weights in place.
@@ -196,8 +196,8 @@ class LayerRun {
 			const mostOf = (cols: number) => expertsTogether(cols, streams.length > 0);
 			for (const together of bundles(groups, mostOf)) {
 				if (this.calibration) {
-					const prefetches = together.at(-1) === groups.at(-1) && index + 1 < count;
-					await this.#observe(this.#stream("quantized", weights), together, prefetches, streams[0]);
+					const isLast = together.at(-1) === groups.at(-1);
+					await this.#observe(this.#stream("quantized", weights), together, isLast, streams[0]);
 				}
 				for (const group of together) await this.#quantizeGroup(weights, group);
 			}
@@ -262,11 +262,7 @@ class LayerRun {
 	 * Lets the stages observe the inputs of all groups, in one pass through the original layer, which takes
 	 * the original stream to the next one.
 	 */
-	async #observeAll(
-		weights: LayerWeights<DenseWeight>,
-		groups: readonly Group[],
-		count: number,
-	): Promise<void> {
+	async #observeAll(weights: LayerWeights<DenseWeight>, groups: readonly Group[]): Promise<void> {
 		const quantized = this.#stream("quantized", weights);
 		const original = this.calibration!.original && this.#stream("original", weights);
 		const all = bundles(groups, () => Infinity);
@@ -292,14 +288,14 @@ class LayerRun {
 			} else {
 				this.context.gpu.free(...others.values());
 			}
-			if (weights.layer + 1 < count) this.#prefetch(weights.layer + 1, batch);
+			this.#prefetch(weights.layer + 1, batch);
 			await this.#pace(batch);
 		}
 	}
 
-	/** Uploads the weights of the next layer while the GPU works on the last batches of a pass. */
+	/** Uploads the weights of the next layer, if any, while the GPU works on the last batches of a pass. */
 	#prefetch(layer: number, batch: number): void {
-		if (batch + 1 < this.calibration!.activations.batches) return;
+		if (batch + 1 < this.calibration!.activations.batches || layer === this.#modules.length) return;
 		this.context.gpu.flush();
 		this.decoder.prefetchLayer(layer);
 	}
@@ -348,13 +344,13 @@ class LayerRun {
 	 * Lets the stages observe the input of one group, or of several experts; earlier groups are already
 	 * quantized.
 	 *
-	 * @param prefetches Whether to upload the weights of the next layer meanwhile.
+	 * @param isLast Whether they are the last of the layer: the weights of the next one are then uploaded.
 	 * @param original The stream through the original layer, if a stage wants it.
 	 */
 	async #observe(
 		quantized: Stream,
 		groups: readonly Group[],
-		prefetches: boolean,
+		isLast: boolean,
 		original?: Stream,
 	): Promise<void> {
 		const { gpu } = this.context;
@@ -377,7 +373,7 @@ class LayerRun {
 			const registers = await this.#reach(quantized, batch, group);
 			await this.#show(batch, groups, registers, original && (others ?? registers));
 			gpu.free(...registers.values(), ...others?.values() ?? []);
-			if (prefetches) this.#prefetch(layer + 1, batch);
+			if (isLast) this.#prefetch(layer + 1, batch);
 			await this.#pace(batch);
 		}
 		for (const { activations } of streams) {

@@ -5,39 +5,41 @@ import { openGpu } from "./open_gpu.ts";
 /**
  * Subgroup matrices in plain WGSL: a fragment of a factor is a place in workgroup memory, and each of 32
  * lanes has eight entries of a sum.
+ *
+ * @param one 1, in a form that compilers do not know if they must not unroll the loops.
  */
-const PRODUCT = `
+const matrices = (one: string) => `
 struct Fragment { array: u32, start: u32, stride: u32, columns: bool }
 alias Sum = array<f32, 8>;
-fn entry(f: Fragment, row: u32, col: u32) -> f32 {
-  let at = f.start + select(row * f.stride + col, col * f.stride + row, f.columns);
-  var four: vec4u;
-  if (f.array == 0u) { four = sA[at / 8u]; } else { four = sB[at / 8u]; }
-  let pair = unpack2x16float(four[at / 2u % 4u]);
-  return pair[at % 2u];
+fn place(f: Fragment, row: u32, col: u32) -> u32 {
+  return f.start + select(row * f.stride + col, col * f.stride + row, f.columns);
 }
 fn multiply(a: Fragment, b: Fragment, c: Sum, lane: u32) -> Sum {
   var sum = c;
-  for (var i = 0u; i < 8u; i++) {
+  for (var i = 0u; i < 8u * ${one}; i++) {
     let at = lane % 32u + i * 32u;
-    for (var k = 0u; k < 16u; k++) { sum[i] += entry(a, at / 16u, k) * entry(b, k, at % 16u); }
+    for (var k = 0u; k < 16u * ${one}; k++) { sum[i] += entry(a, at / 16u, k) * entry(b, k, at % 16u); }
   }
   return sum;
 }
 `;
 
-/**
- * The same for attention, where the queries keep their place. Loops have bounds that compilers do not know, so
- * that they do not unroll them.
- */
-const ATTENTION = `
-struct Fragment { array: u32, start: u32, stride: u32, columns: bool }
-alias Sum = array<f32, 8>;
+const PRODUCT = matrices("1u") + `
+fn entry(f: Fragment, row: u32, col: u32) -> f32 {
+  let at = place(f, row, col);
+  var four: vec4u;
+  if (f.array == 0u) { four = sA[at / 8u]; } else { four = sB[at / 8u]; }
+  return unpack2x16float(four[at / 2u % 4u])[at % 2u];
+}
+`;
+
+/** The same for attention, where the queries keep their place. */
+const ATTENTION = matrices("min(p.heads, 1u)") + `
 var<workgroup> sQ: array<vec4u, 64 * 17>;
 var<workgroup> lanes: array<f32, 128>;
 fn half(v: f32) -> f32 { return unpack2x16float(pack2x16float(vec2f(v, 0.0))).x; }
 fn entry(f: Fragment, row: u32, col: u32) -> f32 {
-  let at = f.start + select(row * f.stride + col, col * f.stride + row, f.columns);
+  let at = place(f, row, col);
   if (f.array == 2u) { return sP[at]; }
   var four: vec4u;
   if (f.array == 0u) { four = sQ[at / 8u]; } else { four = sT[at / 8u]; }
@@ -48,14 +50,6 @@ fn sums_at(start: u32, stride: u32, lane: u32) -> Sum {
   for (var i = 0u; i < 8u * min(p.heads, 1u); i++) {
     let e = lane % 32u + i * 32u;
     sum[i] = sS[start + e / 16u * stride + e % 16u];
-  }
-  return sum;
-}
-fn multiply(a: Fragment, b: Fragment, c: Sum, lane: u32) -> Sum {
-  var sum = c;
-  for (var i = 0u; i < 8u * min(p.heads, 1u); i++) {
-    let at = lane % 32u + i * 32u;
-    for (var k = 0u; k < 16u * min(p.heads, 1u); k++) { sum[i] += entry(a, at / 16u, k) * entry(b, k, at % 16u); }
   }
   return sum;
 }

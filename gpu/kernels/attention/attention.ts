@@ -2,7 +2,7 @@ import type { Gpu } from "../../device.ts";
 import { type Kernel, uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import { unitOf } from "../matmul/gemm.ts";
-import { halve } from "../matmul/halve.ts";
+import { halve, type Halves } from "../matmul/halve.ts";
 import {
 	attentionBroadcastKernel,
 	attentionBroadcastQueries,
@@ -68,23 +68,10 @@ export async function attention(
 	v: Tensor,
 	{ length, ...shape }: AttentionShape,
 ): Promise<Tensor> {
-	const { slidingWindow = Infinity, sinks } = shape;
-	const slides = slidingWindow < length;
-	const params = parameters(length, shape, slides ? slidingWindow : length);
-	const more = sinks ? [sinks] : [];
-	const windows = q.shape[0] / length;
-	if (suitsMatrices(gpu, shape, length)) {
-		const rows = { params, more, longest: length, count: windows };
-		return await matrixAttention(gpu, [q, k, v], shape, formOf(shape, slides, false), rows);
-	}
-	const { kernel, queries } = await kernelFor(gpu, shape, slides, false);
-	const out = gpu.empty(q.shape);
-	kernel.dispatch({
-		params,
-		tensors: [q, k, v, out, ...more],
-		workgroups: [Math.ceil(length / queries), shape.heads, windows],
+	return await attend(gpu, [q, k, v], shape, {
+		...{ first: length, length, longest: length },
+		count: q.shape[0] / length,
 	});
-	return out;
 }
 
 /**
@@ -103,23 +90,71 @@ export async function segmentAttention(
 	{ table, longest, length }: Segments,
 	shape: AttentionHeads,
 ): Promise<Tensor> {
-	const { slidingWindow = Infinity, sinks } = shape;
-	const slides = slidingWindow < length;
 	const [segments] = table.shape;
-	const params = parameters(segments, shape, slides ? slidingWindow : length);
-	const more = [table, ...(sinks ? [sinks] : [])];
+	const rows = { first: segments, length, longest, count: segments, table };
+	return await attend(gpu, [q, k, v], shape, rows);
+}
+
+/** The texts of an attention. */
+interface Texts {
+	/** The first parameter of the kernel. */
+	first: number;
+	/** The rows of the longest text, and the queries among them. */
+	length: number;
+	longest: number;
+	count: number;
+	/** That of {@link Segments}; absent for windows. */
+	table?: Tensor;
+}
+
+async function attend(
+	gpu: Gpu,
+	[q, k, v]: readonly [Tensor, Tensor, Tensor],
+	shape: AttentionHeads,
+	{ first, length, longest, count, table }: Texts,
+): Promise<Tensor> {
+	const { heads, slidingWindow = Infinity, cap, sinks } = shape;
+	const slides = slidingWindow < length;
+	const form: AttentionForm = {
+		slides,
+		isSegmented: table !== undefined,
+		isCapped: cap !== undefined,
+		hasSinks: sinks !== undefined,
+	};
+	const params = parameters(first, shape, slides ? slidingWindow : length);
+	const more = [table, sinks].filter((tensor) => tensor !== undefined);
 	if (suitsMatrices(gpu, shape, length)) {
-		const rows = { params, more, longest, count: segments };
-		return await matrixAttention(gpu, [q, k, v], shape, formOf(shape, slides, true), rows);
+		using queries = await round(gpu, "row", q);
+		using keys = await round(gpu, "row", k);
+		using values = await round(gpu, "column", v);
+		const kernel = await matrixKernel(gpu, shape, form);
+		const out = gpu.empty(q.shape);
+		const rounded = [queries, keys, values];
+		kernel.dispatch({
+			params,
+			tensors: [
+				...rounded.map(({ words }) => words),
+				out,
+				...more,
+				...rounded.map(({ scales }) => scales),
+			],
+			workgroups: [Math.ceil(longest / MATRIX_QUERIES), heads, count],
+		});
+		return out;
 	}
-	const { kernel, queries } = await kernelFor(gpu, shape, slides, true);
+	const { kernel, queries } = await kernelFor(gpu, shape, form);
 	const out = gpu.empty(q.shape);
 	kernel.dispatch({
 		params,
 		tensors: [q, k, v, out, ...more],
-		workgroups: [Math.ceil(longest / queries), shape.heads, segments],
+		workgroups: [Math.ceil(longest / queries), heads, count],
 	});
 	return out;
+}
+
+function round(gpu: Gpu, by: "row" | "column", tensor: Tensor): Promise<Halves> {
+	const [tokens, width] = tensor.shape;
+	return halve(gpu, by, { tensor, start: 0, stride: width }, [tokens, width], [1, 1]);
 }
 
 /** Texts from which attention is worth rounding its operands, in tokens. */
@@ -133,52 +168,17 @@ function suitsMatrices(gpu: Gpu, { headDim }: AttentionHeads, length: number): b
 		maxStorageBuffersPerShaderStage >= 9;
 }
 
-/**
- * Attention with queries, keys, values and softmax weights in f16, and sums in f32.
- *
- * @param rows The parameters and further tensors of the kernel, the number of windows or segments, and the
- *   queries of the longest.
- */
-async function matrixAttention(
+/** The kernel for tensor cores, with queries, keys, values and softmax weights in f16, and sums in f32. */
+async function matrixKernel(
 	gpu: Gpu,
-	[q, k, v]: readonly Tensor[],
-	{ heads, headDim }: AttentionHeads,
+	{ headDim }: AttentionHeads,
 	form: AttentionForm,
-	rows: { params: Uint8Array; more: readonly Tensor[]; longest: number; count: number },
-): Promise<Tensor> {
-	const round = (by: "row" | "column", tensor: Tensor) => {
-		const [tokens, width] = tensor.shape;
-		return halve(gpu, by, { tensor, start: 0, stride: width }, [tokens, width], [1, 1]);
-	};
-	using queries = await round("row", q);
-	using keys = await round("row", k);
-	using values = await round("column", v);
+): Promise<Kernel> {
 	const unit = await unitOf(gpu);
-	const kernel = await gpu.kernel({
+	return await gpu.kernel({
 		name: `attention_matrix_${headDim}_${unit}${suffixOf(form)}`,
 		source: () => attentionMatrixKernel(headDim, unit, form),
 	});
-	const out = gpu.empty(q.shape);
-	const factors = [queries, keys, values];
-	kernel.dispatch({
-		params: rows.params,
-		tensors: [
-			...factors.map(({ words }) => words),
-			out,
-			...rows.more,
-			...factors.map(({ scales }) => scales),
-		],
-		workgroups: [Math.ceil(rows.longest / MATRIX_QUERIES), heads, rows.count],
-	});
-	return out;
-}
-
-function formOf(
-	{ cap, sinks }: AttentionHeads,
-	slides: boolean,
-	isSegmented: boolean,
-): AttentionForm {
-	return { slides, isSegmented, isCapped: cap !== undefined, hasSinks: sinks !== undefined };
 }
 
 /** The form of a kernel in its name. */
@@ -199,17 +199,14 @@ function parameters(
 /** The kernel for an adapter, and the queries per workgroup. */
 async function kernelFor(
 	gpu: Gpu,
-	heads: AttentionHeads,
-	slides: boolean,
-	isSegmented: boolean,
+	{ headDim }: AttentionHeads,
+	form: AttentionForm,
 ): Promise<{ kernel: Kernel; queries: number }> {
-	const { headDim } = heads;
-	const form = formOf(heads, slides, isSegmented);
 	const kind = suffixOf(form);
 	const { maxComputeWorkgroupStorageSize: memory } = gpu.device.limits;
 	if (!gpu.software && headDim % 64 === 0 && headDim <= 128) {
 		// Segments are short, so that large tiles would be mostly padding.
-		const queries = (isSegmented ? [64] : [128, 64])
+		const queries = (form.isSegmented ? [64] : [128, 64])
 			.find((queries) => attentionTileBytes(headDim, queries) <= memory);
 		if (queries) {
 			const kernel = await gpu.kernel({

@@ -5,14 +5,8 @@ import { FORMATS } from "../elementwise/formats.ts";
 import { withReduction } from "../reduce/reduction.ts";
 import source from "./expert_matvec.wgsl" with { type: "text" };
 
-/** The products of a few vectors with the matrices of their experts. */
-export interface ExpertMatvec {
-	/** f32 `[vectors, cols]`, or one vector for every `perRow` of them. */
-	x: Tensor;
-	perRow: number;
-	vectors: number;
-	/** The experts of each token, then their weights, f32 `[tokens, 2 k]`. */
-	routing: Tensor;
+/** The matrices of experts. */
+export interface ExpertMatrices {
 	/** Matrices `[rows, cols]` of f32, f16 or bf16, each from a multiple of `step` elements on. */
 	weights: Tensor;
 	step: number;
@@ -22,6 +16,16 @@ export interface ExpertMatvec {
 	places: Tensor;
 	/** f32 `[experts, rows]`. */
 	bias?: Tensor;
+}
+
+/** The products of a few vectors with the matrices of their experts. */
+export interface ExpertMatvec extends ExpertMatrices {
+	/** f32 `[vectors, cols]`, or one vector for every `perRow` of them. */
+	x: Tensor;
+	perRow: number;
+	vectors: number;
+	/** The experts of each token, then their weights, f32 `[tokens, 2 k]`. */
+	routing: Tensor;
 	/** Receives the products, f32 `[vectors, rows]`. */
 	y: Tensor;
 }

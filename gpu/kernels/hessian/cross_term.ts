@@ -1,10 +1,8 @@
 import type { Gpu } from "../../device.ts";
 import type { Tensor } from "../../tensor.ts";
-import { gemm, multiplyHalves, suitsMatrices } from "../matmul/gemm.ts";
-import { MATRIX_DEPTH, MATRIX_TILE } from "../matmul/gemm_matrix_source.ts";
-import { halve } from "../matmul/halve.ts";
+import { gemm } from "../matmul/gemm.ts";
 import { difference } from "../reduce/difference.ts";
-import { CHUNK, MATRIX_CHUNK } from "./hessian.ts";
+import { accumulateProduct } from "./hessian.ts";
 
 /**
  * Accumulates a batch in a cross term: C += factor · (X - X_q)ᵀ X_q.
@@ -19,38 +17,8 @@ export async function accumulateCrossTerm(
 	cross: Tensor,
 	factor: number,
 ): Promise<void> {
-	const [tokens, n] = input.shape;
 	using lost = await difference(gpu, original, input);
-	const sum = { layout: "TN", m: n, n, c: cross, alpha: factor, accumulate: true } as const;
-	if (suitsMatrices(gpu, { ...sum, k: tokens, a: lost, b: input, mayRound: true })) {
-		const round = (tensor: Tensor) =>
-			halve(
-				gpu,
-				"column",
-				{ tensor, start: 0, stride: n },
-				[tokens, n],
-				[MATRIX_DEPTH, MATRIX_TILE],
-			);
-		using left = await round(lost);
-		using right = await round(input);
-		for (let first = 0; first < tokens; first += MATRIX_CHUNK) {
-			await multiplyHalves(
-				gpu,
-				{ ...sum, k: Math.min(MATRIX_CHUNK, tokens - first), first },
-				left,
-				right,
-			);
-		}
-		return;
-	}
-	for (let start = 0; start < tokens; start += CHUNK) {
-		await gemm(gpu, {
-			...sum,
-			k: Math.min(CHUNK, tokens - start),
-			a: { tensor: lost, start: start * n },
-			b: { tensor: input, start: start * n },
-		});
-	}
+	await accumulateProduct(gpu, [lost, input], cross, { factor });
 }
 
 /** A correction of weights with one input; disposing it frees what it is made of. */

@@ -11,9 +11,9 @@ import source from "./hessian.wgsl" with { type: "text" };
 import meanSource from "./mean_diagonal.wgsl" with { type: "text" };
 
 /** Tokens per sum: long f32 sums lose accuracy, which the quantization loop amplifies. */
-export const CHUNK = 1024;
+const CHUNK = 1024;
 /** The same on tensor cores, whose sums truncate; less than what rounding to f16 costs. */
-export const MATRIX_CHUNK = 8192;
+const MATRIX_CHUNK = 8192;
 
 /**
  * Accumulates a batch in a Hessian: H += factor · XᵀX, in the upper triangle (and parts of the lower).
@@ -27,32 +27,40 @@ export async function accumulateHessian(
 	hessian: Tensor,
 	factor: number,
 ): Promise<void> {
-	const [tokens, n] = input.shape;
-	const product = { layout: "TN", m: n, n, k: tokens, a: input, b: input, c: hessian } as const;
-	if (suitsMatrices(gpu, { ...product, mayRound: true })) {
-		const placed = { tensor: input, start: 0, stride: n };
-		using x = await halve(gpu, "column", placed, [tokens, n], [MATRIX_DEPTH, MATRIX_TILE]);
+	await accumulateProduct(gpu, [input, input], hessian, { factor, upperOnly: true });
+}
+
+/**
+ * Accumulates C += factor · XᵀY of activations.
+ *
+ * @param factors X and Y, f32 `[tokens, n]`; they may be the same tensor.
+ * @param c f32 `[n, n]`.
+ */
+export async function accumulateProduct(
+	gpu: Gpu,
+	[x, y]: readonly [Tensor, Tensor],
+	c: Tensor,
+	{ factor, upperOnly }: { factor: number; upperOnly?: boolean },
+): Promise<void> {
+	const [tokens, n] = x.shape;
+	const sum = { layout: "TN", m: n, n, c, alpha: factor, accumulate: true, upperOnly } as const;
+	if (suitsMatrices(gpu, { ...sum, k: tokens, a: x, b: y, mayRound: true })) {
+		const round = (tensor: Tensor) => {
+			const placed = { tensor, start: 0, stride: n };
+			return halve(gpu, "column", placed, [tokens, n], [MATRIX_DEPTH, MATRIX_TILE]);
+		};
+		using left = await round(x);
+		using other = x === y ? undefined : await round(y);
 		for (let first = 0; first < tokens; first += MATRIX_CHUNK) {
 			const k = Math.min(MATRIX_CHUNK, tokens - first);
-			const options = { ...product, k, first, alpha: factor, accumulate: true, upperOnly: true };
-			await multiplyHalves(gpu, options, x, x);
+			await multiplyHalves(gpu, { ...sum, k, first }, left, other ?? left);
 		}
 		return;
 	}
 	for (let start = 0; start < tokens; start += CHUNK) {
-		const x = { tensor: input, start: start * n };
-		await gemm(gpu, {
-			layout: "TN",
-			m: n,
-			n,
-			k: Math.min(CHUNK, tokens - start),
-			a: x,
-			b: x,
-			c: hessian,
-			alpha: factor,
-			accumulate: true,
-			upperOnly: true,
-		});
+		const part = (tensor: Tensor) => ({ tensor, start: start * n });
+		const k = Math.min(CHUNK, tokens - start);
+		await gemm(gpu, { ...sum, k, a: part(x), b: part(y) });
 	}
 }
 

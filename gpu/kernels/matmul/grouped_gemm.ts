@@ -1,4 +1,5 @@
 import type { Gpu } from "../../device.ts";
+import type { ExpertMatrices } from "../experts/expert_matvec.ts";
 import { uniform } from "../../kernel.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { SortedPairs } from "../experts/sort_pairs.ts";
@@ -27,21 +28,12 @@ const [LARGE, SMALL, SOFTWARE] = GROUPED_TILES;
 const MANY_PAIRS = 96;
 
 /** The matrices of a grouped product. */
-export interface GroupedGemm {
+export interface GroupedGemm extends ExpertMatrices {
 	/** The input, f32 `[tokens, k]`, or `[pairs, k]` if each pair has a row of its own. */
 	x: Tensor;
 	/** Whether each pair has a row of its own in `x`. */
 	each: boolean;
 	pairs: SortedPairs;
-	/** Matrices `[rows, cols]` of f32, f16 or bf16, each from a multiple of `step` elements on. */
-	weights: Tensor;
-	step: number;
-	rows: number;
-	cols: number;
-	/** The matrix of each expert, u32 `[experts]`; 0xffffffff for an expert whose rows of `y` stay. */
-	places: Tensor;
-	/** f32 `[experts, rows]`. */
-	bias?: Tensor;
 	/** Receives the product of each pair with the matrix of its expert, f32 `[pairs, rows]`. */
 	y: Tensor;
 }
